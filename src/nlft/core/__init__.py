@@ -1,0 +1,1 @@
+"""Alignment of the three conditions, then pure mathematics: log-probabilities, saliency, loss."""

@@ -1,0 +1,1 @@
+"""From questions and feedback to examples: records, graders, problems, judgments."""

@@ -1,0 +1,1 @@
+"""The saliency map. Reads run directories; imports no torch."""

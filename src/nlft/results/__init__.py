@@ -1,0 +1,1 @@
+"""What came of it: evaluation with its evidence, and statistics."""

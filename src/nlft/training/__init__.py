@@ -1,0 +1,1 @@
+"""The trainer, its baselines, and the run directory that everything else reads."""
