@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -110,6 +111,13 @@ class RunDir:
     def settings(self) -> dict[str, Any]:
         return dict(yaml.safe_load(self.settings_path.read_text(encoding="utf-8")))
 
+    def clear(self) -> None:
+        """Remove an earlier run's files, and nothing that is not a run's."""
+        for folder in (self.saliency_path, self.checkpoints_path, self.adapter_path):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.settings_path, self.events_path, self.evaluation_path):
+            file.unlink(missing_ok=True)
+
     def start_events(self, resumed_step: int | None) -> None:
         """Make room for this run's events: an empty log, or one whose later lines are marked superseded.
 
@@ -179,9 +187,27 @@ class RunDir:
         return sorted(_step_of(path) for path in self._step_files())
 
     def snapshot(self, step: int) -> Snapshot:
-        from safetensors import safe_open
+        """The watched examples at one step.
 
-        with safe_open(self._step_path(step), framework="numpy") as file:
+        Raises:
+            FileNotFoundError: the step has none (any more).
+            UserError: it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self._step_path(step)
+        try:
+            return self._read_snapshot(path, safe_open)
+        except FileNotFoundError:
+            raise
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{display_path(path)} cannot be read: {error}\n  Delete it; the other steps do not need it."
+            ) from error
+
+    @staticmethod
+    def _read_snapshot(path: Path, safe_open: Any) -> Snapshot:
+        with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()["nlft"])
             names = set(file.keys())
 

@@ -1,0 +1,212 @@
+"""Settings: a YAML file and flags that override it, to the dataclasses they are handed.
+
+Flags are made by transformers' parser from the dataclasses' own fields. What it leaves unchecked (YAML values'
+types, equal keys, ranges) is checked here, and every problem is reported at once.
+"""
+
+import difflib
+import types
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, fields
+from enum import Enum
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from nlft.errors import ConfigError, Problem, UserError, display_path
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take, both ends included. Stands in `Annotated`; the page's sliders and the
+    refusals of the trainer come from it as well."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high  # false for NaN
+
+    def __str__(self) -> str:
+        if self.high == inf:
+            return f"{self.low:g} or more"
+        return f"{self.low:g} to {self.high:g}"
+
+
+def parse(
+    prog: str,
+    description: str,
+    settings: Sequence[type[Any]],
+    argv: Sequence[str],
+    add_arguments: Callable[[ArgumentParser], None] = lambda parser: None,
+) -> tuple[Any, ...]:
+    """Read `--config FILE` and flags into one instance of each dataclass, and a namespace of the other arguments.
+
+    Args:
+        settings: dataclasses; their field names must not overlap.
+        add_arguments: adds what is no setting, such as the input file.
+
+    Raises:
+        ConfigError: unknown keys or flags, wrong types, values out of range: all of them.
+    """
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            # argparse would print two screens of flags before the one line that matters.
+            raise UserError(f"{prog}: {message}\n  `{prog} --help` lists all arguments.")
+
+    parser = Parser(list(settings), prog=prog, description=description, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags override it.")
+    add_arguments(parser)
+    before = ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config", type=Path)
+    config = before.parse_known_args(argv)[0].config
+    if config is not None:
+        parser.set_defaults(**read_config(config, settings))
+    try:
+        *instances, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
+    except ValueError as error:  # TrainingArguments checks some combinations itself
+        raise UserError(f"{prog}: {error}") from error
+    known = [option for action in parser._actions for option in action.option_strings]
+    problems = [_unknown(flag, flag, known) for flag in unknown if flag.startswith("-")]
+    problems += [Problem(word, "is one word too many", f"See `{prog} --help`.") for word in unknown if not problems]
+    if problems:
+        raise ConfigError(problems)
+    if len(instances) == len(settings):
+        instances.append(Namespace())
+    check_ranges(*instances[:-1])
+    return tuple(instances)
+
+
+def read_config(path: Path, settings: Sequence[type[Any]]) -> dict[str, Any]:
+    """The YAML file's values by field name, each checked against its field's type.
+
+    Raises:
+        ConfigError: everything that is wrong with the file, with its line.
+        UserError: the file cannot be read.
+    """
+    where = display_path(path)
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: cannot be read: {error}\n  Give a YAML file of settings.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: is not YAML: {error}") from error
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{where}: holds no settings.\n  Write one `name: value` a line.")
+    hints = {name: hint for cls in settings for name, hint in get_type_hints(cls).items()}
+    names = {f.name for cls in settings for f in fields(cls) if f.init}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key_node, value_node in node.value:
+        line = f"{where}:{key_node.start_mark.line + 1}"
+        key = key_node.value
+        if key not in names:
+            problems.append(_unknown(line, key, names))
+        elif key in values:
+            problems.append(Problem(line, f'"{key}" is set a second time', "Keep one of the two lines."))
+        else:
+            value = _construct(value_node)
+            try:
+                values[key] = coerce(value, hints[key])
+            except ValueError as error:
+                problems.append(Problem(line, f'"{key}" is {value!r}', f"{error}."))
+                values[key] = None
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """The YAML value as the hint wants it. YAML reads `1e-4` as a string; a float field takes it all the same.
+
+    Raises:
+        ValueError: it is of another type; the message says what is wanted.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Annotated:
+        return coerce(value, args[0])
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return coerce(value, option)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"Choose one of {', '.join(map(str, args))}")
+    elif origin in (list, Sequence):
+        if isinstance(value, list):
+            return [coerce(item, args[0]) if args else item for item in value]
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value).value
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(hint, type) and isinstance(value, hint if hint is not type(None) else type(None)):
+        return value
+    elif origin is dict and isinstance(value, dict):
+        return value
+    raise ValueError(f"Give {_in_words(hint)}")
+
+
+def check_ranges(*instances: Any) -> None:
+    """Hold every field that has a `Range` to it, and every field that has choices.
+
+    Raises:
+        ConfigError: all values out of range.
+    """
+    problems = []
+    for instance in instances:
+        hints = get_type_hints(type(instance), include_extras=True)
+        for field_ in fields(instance):
+            limit = range_of(hints[field_.name])
+            value = getattr(instance, field_.name)
+            if limit is not None and value is not None and value not in limit:
+                problems.append(_out_of_range(field_, value, limit))
+    if problems:
+        raise ConfigError(problems)
+
+
+def range_of(hint: Any) -> Range | None:
+    """The `Range` in an annotation, if it has one."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next((found for option in get_args(hint) if (found := range_of(option))), None)
+    return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)), None)
+
+
+def _out_of_range(field_: Field[Any], value: Any, limit: Range) -> Problem:
+    return Problem(f"--{field_.name}", f"is {value}", f"Give {limit}. ({field_.metadata.get('help', '')})")
+
+
+def _unknown(where: str, name: str, known: Any) -> Problem:
+    close = difflib.get_close_matches(name, known, n=1)
+    cure = f"Did you mean {close[0]}?" if close else "See --help for what there is."
+    return Problem(where, f'"{name}" is no setting', cure)
+
+
+def _construct(node: yaml.Node) -> Any:
+    return yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+
+
+def _in_words(hint: Any) -> str:
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_in_words(option) for option in get_args(hint))
+    if get_origin(hint) in (list, Sequence):
+        return "a list"
+    return words.get(hint, "a mapping" if get_origin(hint) is dict or hint is dict else str(hint))

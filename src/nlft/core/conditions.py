@@ -1,0 +1,272 @@
+"""One completion under three prompts: rendering, tokenising, and padding to aligned rows.
+
+Nothing outside this module and `logprobs` knows how long a prompt was.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlft.errors import Problem, ProblemsError, UserError
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+
+IGNORE_INDEX = -100
+CORRECTION_MARK = "Correction:"
+
+STANDARD_PROMPT_TEMPLATE = "{prompt}\n\nReference answer:\n{answer}\n\nRespond in line with the reference answer."
+JUDGE_PROMPT_TEMPLATE = (
+    "{prompt}\n\nA reviewer wrote about a response:\n{judgment}\n\nWrite that response, with the weaknesses named."
+)
+
+_SENTINEL = "nlft-completion-goes-here"
+
+
+@dataclass(frozen=True)
+class Templates:
+    """How the question, the standard answer and the judgment become the three prompts.
+
+    Attributes:
+        standard: text of the user's turn under `standard`; `{prompt}` and `{answer}` are filled in.
+        judge: text of the user's turn under `judge`; `{prompt}` and `{judgment}` are filled in.
+        judge_shows_correction: keep the judgment's `Correction:` sentences in the judge prompt. In view of "34 is
+            wrong, it should be 29" a model may avoid 34, and the ratio test never fires.
+        system_prompt: put before every prompt that has no system message of its own.
+    """
+
+    standard: str = STANDARD_PROMPT_TEMPLATE
+    judge: str = JUDGE_PROMPT_TEMPLATE
+    judge_shows_correction: bool = False
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        wanted = [("standard", self.standard, "{answer}"), ("judge", self.judge, "{judgment}")]
+        problems = [
+            Problem(f"--{name}_prompt_template", f"has no {slot}", f"Put {slot} where it belongs.")
+            for name, template, needed in wanted
+            for slot in ("{prompt}", needed)
+            if slot not in template
+        ]
+        if problems:
+            raise ProblemsError(problems)
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """Token ids of one example: the same completion ids follow every condition's prompt.
+
+    Attributes:
+        base, standard, judge: prompt ids; `judge` is None for right completions, which have no need of it.
+        completion: ends with the model's end-of-turn token.
+        target: ids of the text that `answer_weight` trains (standard answer or revision), ending likewise.
+    """
+
+    id: str | int
+    label: bool
+    base: list[int]
+    standard: list[int]
+    judge: list[int] | None
+    completion: list[int]
+    target: list[int]
+
+
+class ConditionEncoder:
+    """Renders prompts with a tokenizer's chat template (plain text where it has none) and tokenises them."""
+
+    def __init__(self, tokenizer: Any, templates: Templates | None = None, max_length: int | None = None) -> None:
+        """
+        Args:
+            tokenizer: a transformers tokenizer.
+            max_length: most tokens that prompt and completion may have together; None for no limit.
+        """
+        self.tokenizer = tokenizer
+        self.templates = templates or Templates()
+        self.max_length = max_length
+        self.end_of_turn_id = end_of_turn_id(tokenizer)
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt up to where the model's own words begin. Sampling and evaluation use this as well."""
+        if self.tokenizer.chat_template is None:
+            text = _plain(prompt, self.templates.system_prompt)
+            ids: list[int] = self.tokenizer(text)["input_ids"]
+            # Some tokenizers close every text with an end mark; a prompt goes on.
+            if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
+                ids = ids[:-1]
+            return ids
+        messages = _messages(prompt, self.templates.system_prompt)
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        # The template has written the special tokens already; adding them again would double the first one.
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Ids of a completion, tokenised apart from any prompt and closed with the end-of-turn token.
+
+        Joined text can merge a token across the seam, and the conditions would disagree on the completion's length.
+        """
+        ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return ids if ids and ids[-1] == self.end_of_turn_id else [*ids, self.end_of_turn_id]
+
+    def encode(
+        self,
+        *,
+        id: str | int,
+        prompt: Prompt,
+        completion: str,
+        label: bool,
+        answer: str,
+        judgment: str | None = None,
+        revision: str | None = None,
+    ) -> EncodedExample:
+        """Encode one example under its conditions.
+
+        Raises:
+            ProblemsError: a wrong completion whose judgment is missing or all corrections; a prompt that does not
+                fit `max_length`. It is never cut: a cut prompt is another condition.
+        """
+        judge = None
+        if not label:
+            shown = judgment or ""
+            if not self.templates.judge_shows_correction:
+                shown = without_corrections(shown)
+            if not shown.strip():
+                raise ProblemsError([_nothing_to_show(id)])
+            judge = self.prompt_ids(_refill(prompt, self.templates.judge, judgment=shown))
+        encoded = EncodedExample(
+            id=id,
+            label=label,
+            base=self.prompt_ids(prompt),
+            standard=self.prompt_ids(_refill(prompt, self.templates.standard, answer=answer)),
+            judge=judge,
+            completion=self.completion_ids(completion),
+            target=self.completion_ids(revision or answer),
+        )
+        self._check_lengths(encoded)
+        return encoded
+
+    def _check_lengths(self, encoded: EncodedExample) -> None:
+        if self.max_length is None:
+            return
+        rows = [
+            ("base", encoded.base, encoded.completion),
+            ("standard", encoded.standard, encoded.completion),
+            ("judge", encoded.judge or [], encoded.completion),
+            ("base", encoded.base, encoded.target),
+        ]
+        problems = [
+            Problem(
+                f"example {encoded.id!r}",
+                f"takes {length} tokens under the {name} prompt, over max_length {self.max_length}",
+                "Raise --max_length, or shorten or drop the example.",
+            )
+            for name, prompt, text in rows
+            if (length := len(prompt) + len(text)) > self.max_length
+        ]
+        if problems:
+            raise ProblemsError(problems[:1])
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values into `{name}` slots in one pass, leaving `{prompt}` and any braces in the values alone."""
+    return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
+
+
+def without_corrections(judgment: str) -> str:
+    """The judgment without its corrections: from `Correction:` to the end of that line.
+
+    >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
+    'The step "64 - 35 = 34" is miscalculated.'
+    """
+    kept = (line.partition(CORRECTION_MARK)[0].rstrip() for line in judgment.split("\n"))
+    return "\n".join(line for line in kept if line)
+
+
+def end_of_turn_id(tokenizer: Any) -> int:
+    """The token that closes an assistant's turn: the first one after its text in the chat template, else EOS.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    if tokenizer.chat_template is not None:
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+        tail = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(_SENTINEL)[2]
+        ids = tokenizer(tail.lstrip(), add_special_tokens=False)["input_ids"]
+        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        if ids and ids[0] in special:
+            return int(ids[0])
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no end-of-sequence token.\n  Set tokenizer.eos_token.")
+    return int(tokenizer.eos_token_id)
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as text for people: a string as it is, messages one under the other with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def _nothing_to_show(id: str | int) -> Problem:
+    return Problem(
+        f"example {id!r}",
+        "has no judgment to show in the judge prompt, apart from corrections",
+        f"Say what is wrong in a sentence before `{CORRECTION_MARK}`, or set --judge_shows_correction.",
+    )
+
+
+def _messages(prompt: Prompt, system_prompt: str | None) -> list[Message]:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
+def _plain(prompt: Prompt, system_prompt: str | None) -> str:
+    parts = [m["content"] for m in _messages(prompt, system_prompt)]
+    text = "\n\n".join(parts)
+    return text if text[-1:].isspace() else text + "\n"
+
+
+def _refill(prompt: Prompt, template: str, **values: str) -> Prompt:
+    """The prompt with its last message put into the template's `{prompt}`; earlier turns stay as they are."""
+    if isinstance(prompt, str):
+        return fill(template, prompt=prompt, **values)
+    *earlier, last = prompt
+    return [*earlier, {**last, "content": fill(template, prompt=last["content"], **values)}]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of one batch, padded on the right.
+
+    Attributes:
+        input_ids, attention_mask: (rows, length).
+        labels: (rows, length); the token to be scored at its own position, as in transformers (the model reads
+            it one position earlier), `IGNORE_INDEX` elsewhere.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+def pad_rows(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Rows:
+    """Pad (prompt ids, completion ids) pairs to one length; completion tokens become the labels."""
+    length = max(len(p) + len(c) for p, c in sequences)
+    input_ids = torch.full((len(sequences), length), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, IGNORE_INDEX)
+    for row, (prompt, completion) in enumerate(sequences):
+        start, stop = len(prompt), len(prompt) + len(completion)
+        input_ids[row, :start] = torch.tensor(prompt, dtype=torch.long)
+        input_ids[row, start:stop] = torch.tensor(completion, dtype=torch.long)
+        attention_mask[row, :stop] = 1
+        labels[row, start:stop] = input_ids[row, start:stop]
+    return Rows(input_ids, attention_mask, labels)

@@ -1,0 +1,264 @@
+"""Log-probabilities of completion tokens, without the (batch, length, vocabulary) logits ever existing.
+
+The causal LM's own `forward` learns one more keyword, so that a call on the wrapped model (PEFT, DDP, FSDP) still
+passes every hook; a call to an unwrapped inner module would skip the gradient all-reduce.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import ModelOutput
+
+from nlft.core.conditions import IGNORE_INDEX, Rows
+from nlft.errors import NLFTError
+
+DEFAULT_CHUNK_BYTES = 256 * 2**20
+# Copies of a chunk's float32 logits alive at once, at most: the head's output, its float32 form, the gradient, and
+# one of the logit transformation. The chunk is cut so that all of them together stay within the stated bytes.
+_LIVE_COPIES = 4
+
+
+@dataclass
+class ScoredTokens(ModelOutput):  # type: ignore[misc]
+    """What a scoring forward returns, flat over the scored tokens in row-major order.
+
+    Attributes:
+        log_odds: (scored,) float32, log p − log(1−p); both logarithms follow from it without loss.
+        top1: (scored,) bool, whether the token is the model's first choice.
+        hidden: (scored, hidden_size), final-norm states at the positions that predict the tokens, detached; only
+            when asked for.
+    """
+
+    log_odds: Tensor | None = None
+    top1: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Scores of one batch, aligned: (rows, completion_len), padded on the right where `mask` is False.
+
+    Attributes:
+        logp: natural log p of each token; 0 on padding.
+        log1mp: log(1−p); 0 on padding. Finite wherever the logits are, also where p rounds to 0 or 1.
+        mask: True on completion tokens.
+        top1: True where the token is the model's first choice.
+        hidden: (rows, completion_len, hidden_size) or None.
+    """
+
+    logp: Tensor
+    log1mp: Tensor
+    mask: Tensor
+    top1: Tensor
+    hidden: Tensor | None = None
+
+
+def score(model: Any, rows: Rows, *, hidden: bool = False) -> TokenLogprobs:
+    """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
+
+    Args:
+        model: the model as training holds it, wrapped or not.
+        hidden: also return the hidden states (for the neighbourhood walk).
+    """
+    wanted = rows.labels != IGNORE_INDEX
+    out = model(
+        input_ids=rows.input_ids,
+        attention_mask=rows.attention_mask,
+        score_labels=rows.labels,
+        score_hidden=hidden,
+        use_cache=False,
+    )
+    lengths = wanted.sum(1)
+    width = int(lengths.max())
+    mask = torch.arange(width, device=wanted.device) < lengths[:, None]
+
+    def place(flat: Tensor) -> Tensor:
+        shape = mask.shape + flat.shape[1:]
+        where = mask.reshape(mask.shape + (1,) * (flat.dim() - 1)).expand(shape)
+        return flat.new_zeros(shape).masked_scatter(where, flat)
+
+    return TokenLogprobs(
+        logp=place(logsigmoid(out.log_odds)),
+        log1mp=place(logsigmoid(-out.log_odds)),
+        mask=mask,
+        top1=place(out.top1),
+        hidden=place(out.hidden) if hidden else None,
+    )
+
+
+def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
+    """Teach a causal LM's forward the keyword `score_labels`; without it the forward stays the original one.
+
+    Args:
+        model: any `AutoModelForCausalLM`, bare or under PEFT; a second call only changes the chunk.
+        chunk_bytes: memory that the logits of one chunk, with their copies and gradient, may take.
+
+    Raises:
+        NLFTError: the model does something to its logits that is not known here, so scores would be wrong.
+    """
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    model._nlft_chunk_bytes = chunk_bytes
+    if hasattr(model, "_nlft_finish_logits"):
+        return
+    original_forward = model.forward
+    model._nlft_finish_logits = _logit_finisher(model.config.get_text_config())
+    _check_against_own_logits(model)
+
+    # `wraps` keeps the signature, against which `generate` checks its keywords.
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if score_labels is None:
+            kwargs.pop("score_hidden", None)
+            return original_forward(*args, **kwargs)
+        # PEFT spells out keywords that were not given; the decoder knows no `labels`.
+        given = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
+        return _scoring_forward(self, score_labels, *args, **given)
+
+    model.forward = MethodType(forward, model)
+
+
+def _scoring_forward(
+    model: Any, score_labels: Tensor, *args: Any, score_hidden: bool = False, **kwargs: Any
+) -> ScoredTokens:
+    # Decoder and head are looked up on each call: PEFT and FSDP replace them after this forward was put in place.
+    states = model.base_model(*args, **kwargs).last_hidden_state
+    head = model.get_output_embeddings()
+    wanted = score_labels[:, 1:] != IGNORE_INDEX
+    selected = states[:, :-1][wanted]
+    targets = score_labels[:, 1:][wanted]
+    log_odds, top1 = _log_odds_in_chunks(
+        selected, targets, lambda h: model._nlft_finish_logits(head(h)), head, model._nlft_chunk_bytes
+    )
+    return ScoredTokens(log_odds=log_odds, top1=top1, hidden=selected.detach() if score_hidden else None)
+
+
+def _log_odds_in_chunks(
+    hidden: Tensor, targets: Tensor, to_logits: Callable[[Tensor], Tensor], head: Any, chunk_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """log p − log(1−p) of each target, (scored,) float32, and whether it is the first choice."""
+    vocab_size = head.weight.shape[0] if hasattr(head, "weight") else head.out_features
+    size = max(1, chunk_bytes // (4 * _LIVE_COPIES * vocab_size))
+    if torch.is_grad_enabled() and any(p.requires_grad for p in head.parameters()):
+
+        def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return _LogOdds.apply(to_logits(h).float(), t)  # type: ignore[no-any-return, no-untyped-call]
+
+        parts = [
+            checkpoint(scored, h, t, use_reentrant=False)
+            for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+        ]
+        if parts:
+            log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
+            return log_odds, top1
+    return _FrozenHeadLogOdds.apply(hidden, targets, to_logits, size)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LogOdds(torch.autograd.Function):
+    """log-odds u of the target from float32 logits: z_target − logsumexp of the others.
+
+    Equals `log_softmax(z)[target] - log(1 - softmax(z)[target])`, but never takes 1−p of a rounded p. Since
+    du/dz is (1 on the target, −softmax over the others), only the logits are kept, and one buffer is written.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        index = targets[:, None]
+        others = logits.scatter(1, index, -torch.inf)
+        best = others.amax(1, keepdim=True)
+        target_logit = logits.gather(1, index)
+        lse = best + others.sub_(best).exp_().sum(1, keepdim=True).log_()
+        ctx.save_for_backward(logits, index, lse)
+        top1 = (target_logit >= best).squeeze(1)
+        ctx.mark_non_differentiable(top1)
+        return (target_logit - lse).squeeze(1), top1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        logits, index, lse = ctx.saved_tensors
+        grad = grad[:, None]
+        out = (logits - lse).exp_().scatter_(1, index, 0).mul_(-grad)
+        return out.scatter_(1, index, grad), None
+
+
+class _FrozenHeadLogOdds(torch.autograd.Function):
+    """`_LogOdds` through a head that is not trained, chunk by chunk, with no recomputation in backward.
+
+    A token's log-odds depend on its own state alone, so forward keeps du/dstate, (scored, hidden_size), and
+    backward is one product: the head runs twice in all, where checkpointing needs three passes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, to_logits: Callable[[Tensor], Tensor], size: int
+    ) -> tuple[Tensor, Tensor]:
+        wants_grad = ctx.needs_input_grad[0]
+        log_odds = hidden.new_empty(len(hidden), dtype=torch.float32)
+        top1 = torch.empty_like(targets, dtype=torch.bool)
+        slope = torch.empty_like(hidden) if wants_grad else None
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            with torch.set_grad_enabled(wants_grad):
+                states = hidden[part].detach().requires_grad_(wants_grad)
+                u, first = _LogOdds.apply(to_logits(states).float(), targets[part])  # type: ignore[no-untyped-call]
+            log_odds[part], top1[part] = u.detach(), first
+            if slope is not None:
+                (slope[part],) = torch.autograd.grad(u, states, torch.ones_like(u))
+        ctx.save_for_backward(*([slope] if slope is not None else []))
+        ctx.mark_non_differentiable(top1)
+        return log_odds, top1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return (grad[:, None] * slope).to(slope.dtype), None, None, None
+
+
+def _logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
+    """What the model family does to the head's output: scaling (Cohere, Granite, ...), soft cap (Gemma 2)."""
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            scale = getattr(config, name)
+            break
+    else:
+        if getattr(config, "logits_scaling", None):
+            scale = 1 / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def finish(logits: Tensor) -> Tensor:
+        if scale != 1.0:
+            logits = logits * scale
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return finish
+
+
+@torch.no_grad()
+def _check_against_own_logits(model: Any) -> None:
+    """Compare head(decoder(x)), finished, with the model's own logits on a few tokens: a family that does
+    something else to its logits is refused here rather than trained on wrong scores."""
+    embeddings = model.get_input_embeddings().weight
+    ids = torch.arange(1, 5, device=embeddings.device)[None] % embeddings.shape[0]
+    was_training = model.training
+    model.eval()
+    try:
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = model._nlft_finish_logits(model.get_output_embeddings()(states)).float()
+    finally:
+        model.train(was_training)
+    # Relative to the logits' size: bf16 keeps 8 bits, and a forgotten scale or cap is off by far more.
+    if not torch.allclose(own, ours, rtol=2e-2, atol=2e-2 * float(own.abs().max())):
+        raise NLFTError(
+            f"{type(model).__name__} changes its logits after the LM head in a way that is not known here "
+            f"(largest difference {float((own - ours).abs().max()):.3g}), so log-probabilities would be wrong.\n"
+            "  Please report the model's name."
+        )

@@ -1,0 +1,54 @@
+"""Log-probabilities times weights, to a scalar."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nlft.core.saliency import TokenWeights
+
+
+@dataclass(frozen=True)
+class SampleLosses:
+    """Each sample's loss, summed over its tokens, (batch,); the parts add up to `total`."""
+
+    likelihood: Tensor
+    unlikelihood: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.likelihood + self.unlikelihood
+
+
+def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> SampleLosses:
+    """−Σ_t likelihood_t · logp_t and −Σ_t unlikelihood_t · log1mp_t for each sample.
+
+    Args:
+        weights: constants for the gradient.
+        logp, log1mp: (batch, completion_len), with gradient; padding has weight 0.
+    """
+    return SampleLosses(
+        likelihood=-(weights.likelihood * logp).sum(1),
+        unlikelihood=-(weights.unlikelihood * log1mp).sum(1),
+    )
+
+
+@dataclass(frozen=True)
+class Window:
+    """How much one optimizer step averages over: the whole accumulation window, on all ranks."""
+
+    samples: float
+    tokens: float
+
+
+def normalize(losses: Tensor, lengths: Tensor, window: Window, normalization: str) -> Tensor:
+    """This micro-batch's share of the window's loss.
+
+    Args:
+        losses: (batch,) summed over tokens.
+        lengths: (batch,) completion tokens of each sample.
+        normalization: `sample` for (1/B) Σ_i L_i / N_i, `token` for Σ_i L_i / Σ_i N_i.
+    """
+    if normalization == "sample":
+        return torch.sum(losses / lengths) / window.samples
+    return torch.sum(losses) / window.tokens

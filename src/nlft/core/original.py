@@ -1,0 +1,130 @@
+"""`nlft-original`: what the paper's published code computes, defects included, so that its runs can be repeated.
+
+Known and kept: the walk joins tokens whose states lie *far* from the centre (a cosine distance taken for a
+similarity), and the centre is not reset between walks; all samples of a batch are one long sequence, so clusters
+cross from one to the next and the 6% is a share of the batch; the loss is multiplied by ten; wrong samples' plain
+NLL is read in the judge row at the base row's positions. In training each sample is its own batch, as in the
+paper's script. Comparisons are made on float32 probabilities, not on logarithms: at the thresholds they differ.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from nlft.config import Range
+from nlft.core.loss import SampleLosses
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, setting
+
+LOSS_FACTOR = 10.0
+_ZERO_GUARD = 1e-5
+
+
+@dataclass(frozen=True)
+class OriginalSettings:
+    """Settings of `nlft-original`."""
+
+    threshold: Annotated[float, Range(0, inf)] = setting(1.5, "tau in the mistake's weight 2 sigmoid(pJ/pB - tau).")
+    ratio: Annotated[float, Range(1, inf)] = setting(
+        1.5, "How many times likelier a mistake is under judge than under base, and than under standard."
+    )
+    judge_floor: Annotated[float, Range(0, 1)] = setting(0.01, "Least probability of a mistake under judge.")
+    salient_fraction: Annotated[float, Range(0, 1)] = setting(
+        0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
+    )
+    cluster_distance: Annotated[float, Range(0, 2)] = setting(
+        0.4, "A token joins a cluster while its cosine distance to the centre is above this (as published)."
+    )
+    correct_threshold: Annotated[float, Range(0, 1)] = setting(
+        0.95, "In right samples, tokens above this probability under standard are salient."
+    )
+
+
+def original_token_weights(
+    base: Tensor, judge: Tensor | None, standard: Tensor, hidden: Tensor, settings: OriginalSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Salient mask, cluster mask and weight of each token of a batch laid end to end.
+
+    Args:
+        base, judge, standard: float32 probabilities, (tokens,); `judge` is None for right samples.
+        hidden: (tokens, hidden_size) states that predict the tokens, base row.
+    """
+    if judge is not None:
+        salient = (judge / base > settings.ratio) & (judge / standard > settings.ratio)
+        salient &= judge > settings.judge_floor
+        cluster = original_cluster(salient, hidden, settings.cluster_distance)
+        elsewhere = standard.sqrt().masked_fill(cluster, 0)
+        if salient.sum() / len(salient) > settings.salient_fraction:
+            elsewhere = torch.zeros_like(elsewhere)
+        push = 2 * torch.sigmoid(judge / base - settings.threshold)
+        return salient, cluster, torch.where(salient, push, elsewhere)
+    limit = settings.correct_threshold
+    salient = standard > limit
+    cluster = original_cluster(salient, hidden, settings.cluster_distance)
+    relative = (standard / limit) ** torch.where(cluster, 0.3, 0.6)
+    return salient, cluster, torch.where(salient, 1 + ((standard - limit) / (1 - limit)) ** 5, relative)
+
+
+def original_cluster(salient: Tensor, hidden: Tensor, distance: float) -> Tensor:
+    """Tokens reached from the salient ones: left, then right, the centre drifting on from one to the other."""
+    states, reached = hidden.float().cpu(), salient.cpu().clone()
+    for start in salient.cpu().nonzero()[:, 0].tolist():
+        centre = states[start]
+        for way in (range(start - 1, -1, -1), range(start + 1, len(reached))):
+            for at in way:
+                cosine = torch.nn.functional.cosine_similarity(centre, states[at], dim=0)
+                if not 1 - cosine > distance:
+                    break
+                reached[at] = True
+                centre = (centre + states[at]) / 2
+    return reached.to(salient.device)
+
+
+def guarded_log(probability: Tensor) -> Tensor:
+    """log p, with a p of exactly 0 replaced by 1e-5."""
+    return torch.log(torch.where(probability == 0, probability + _ZERO_GUARD, probability))
+
+
+def original_weights(logprobs: ConditionLogprobs, settings: OriginalSettings) -> TokenWeights:
+    """Token weights, each sample its own batch."""
+    assert logprobs.standard is not None
+    assert logprobs.judge is not None
+    assert logprobs.hidden is not None
+    zeros = torch.zeros_like(logprobs.base, dtype=torch.float32)
+    likelihood, unlikelihood = zeros, zeros.clone()
+    tag = torch.zeros_like(logprobs.mask, dtype=torch.uint8)
+    gated = torch.zeros_like(logprobs.label)
+    for row, right in enumerate(logprobs.label.tolist()):
+        mask = logprobs.mask[row]
+        base, judge, standard = (
+            x[row][mask].float().exp() for x in (logprobs.base, logprobs.judge, logprobs.standard)
+        )
+        salient, cluster, weight = original_token_weights(
+            base, None if right else judge, standard, logprobs.hidden[row][mask], settings
+        )
+        mistakes = torch.zeros_like(salient) if right else salient
+        likelihood[row, mask] = weight.masked_fill(mistakes, 0)
+        unlikelihood[row, mask] = weight.masked_fill(~mistakes, 0)
+        if not right and salient.sum() / len(salient) > settings.salient_fraction:
+            gated[row] = True
+        rest = Tag.GATED if gated[row] else Tag.PLAIN
+        tags = torch.full_like(tag[row][mask], rest).masked_fill(cluster, Tag.NEIGHBOUR)
+        tag[row, mask] = tags.masked_fill(salient, Tag.SALIENT)
+    return TokenWeights(likelihood, unlikelihood, tag, gated)
+
+
+def original_losses(weights: TokenWeights, logp: Tensor, misread_logp: Tensor) -> SampleLosses:
+    """Ten times branch loss and NLL of each sample, summed over its tokens.
+
+    Args:
+        weights: from `original_weights`.
+        logp: (batch, completion_len) under base, with gradient.
+        misread_logp: same shape, with gradient: the judge row's log-probabilities of the base row's labels at the
+            base row's positions (for right samples the base row's own).
+    """
+    p = logp.exp()
+    pull = -(weights.likelihood * guarded_log(p)).sum(1)
+    push = -(weights.unlikelihood * guarded_log(1 - p)).sum(1)
+    return SampleLosses(likelihood=LOSS_FACTOR * (pull - misread_logp.sum(1)), unlikelihood=LOSS_FACTOR * push)

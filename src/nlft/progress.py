@@ -1,0 +1,32 @@
+"""Progress of anything longer than a second: a bar in a terminal, a line now and then anywhere else."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """Whole lines for a log file, where carriage returns would pile up in one."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        self.fp.write((msg if msg is not None else str(self)) + "\n")
+        return True
+
+
+def progress(desc: str, total: int, unit: str, *, disable: bool = False) -> "tqdm[Any]":
+    """A progress bar with rate and time left, on standard error; use it as a context manager."""
+    terminal = sys.stderr.isatty()
+    return (tqdm if terminal else _Lines)(
+        desc=desc,
+        total=total,
+        unit=unit,
+        disable=disable,
+        mininterval=0.2 if terminal else 15,
+        # A slow step must not wait for a number of steps that only fast ones reach.
+        miniters=1,
+        leave=True,
+        ncols=None if terminal else 100,
+        dynamic_ncols=terminal,
+        file=sys.stderr,
+    )

@@ -1,0 +1,143 @@
+"""The baselines, through TRL's own trainers, on the same file and the same token ids."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTConfig, SFTTrainer
+
+from nlft.config import Range
+from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
+from nlft.data.records import Example, completion_text, revision_text
+from nlft.errors import UserError
+from nlft.training.batches import encode_examples
+from nlft.training.callbacks import ProgressLine, RunDirCallback
+from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.run_dir import RunDir
+from nlft.training.trainer import data_fingerprint, environment, model_card
+
+SFTTarget = Literal["answer", "completion", "all-completions"]
+
+
+@dataclass
+class SFTSettings(SFTConfig):  # type: ignore[misc]
+    """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
+
+    learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
+    report_to: str | list[str] | None = field(
+        default="none", metadata={"help": "Trackers to report to: wandb, trackio, tensorboard, none."}
+    )
+    bf16: bool | None = field(
+        default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
+    )
+    max_length: Annotated[int | None, Range(8, inf)] = field(
+        default=1024, metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."}
+    )
+    target: SFTTarget = field(
+        default="answer",
+        metadata={
+            "help": "What is trained: standard answers; right completions and revisions; or all completions.",
+        },
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+
+    def __post_init__(self) -> None:
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
+        super().__post_init__()
+
+
+def sft_rows(
+    examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget
+) -> list[dict[str, list[int]]]:
+    """Token ids and labels of what SFT trains on, rendered and tokenised as NLFT renders its base condition.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    if target not in get_args(SFTTarget):
+        raise UserError(f"--target {target}: is none of {', '.join(get_args(SFTTarget))}.")
+    texts = [(example, text) for example in examples for text in _texts(example, target)]
+    if not texts:
+        raise UserError(
+            f"none of the {len(examples)} examples has a right completion or a revision.\n"
+            "  Train on --target answer, or add right completions."
+        )
+    rows = []
+    encoded = encode_examples(examples, ConditionEncoder(encoder.tokenizer, encoder.templates))
+    prompts = {example.id: e.base for example, e in zip(examples, encoded, strict=True)}
+    for example, text in texts:
+        prompt, completion = prompts[example.id], encoder.completion_ids(text)
+        if encoder.max_length is not None and len(prompt) + len(completion) > encoder.max_length:
+            raise UserError(
+                f"example {example.id!r}: takes {len(prompt) + len(completion)} tokens, over max_length "
+                f"{encoder.max_length}.\n  Raise --max_length, or shorten or drop the example."
+            )
+        rows.append(
+            {
+                "input_ids": [*prompt, *completion],
+                "labels": [IGNORE_INDEX] * len(prompt) + completion,
+            }
+        )
+    return rows
+
+
+def _texts(example: Example, target: SFTTarget) -> list[str]:
+    if target == "answer":
+        return [example.answer]
+    completions = [completion_text(example)] if example.label or target == "all-completions" else []
+    revision = revision_text(example)
+    return completions + ([revision] if revision is not None and target == "completion" else [])
+
+
+class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer, writing a run directory."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: SFTSettings,
+        examples: Sequence[Example],
+        processing_class: Any,
+        peft_config: PeftConfig | None,
+    ) -> None:
+        encoder = ConditionEncoder(processing_class, Templates(system_prompt=args.system_prompt), args.max_length)
+        rows = sft_rows(examples, encoder, args.target)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processing_class,
+            peft_config=peft_config,
+        )
+        for unwanted in (ProgressCallback, PrinterCallback):
+            self.remove_callback(unwanted)
+        self.add_callback(ProgressLine())
+        base = str(model.config._name_or_path)
+        settings = {
+            "method": "sft",
+            "model_name_or_path": base,
+            "target": args.target,
+            "seed": args.seed,
+            **environment(),
+            "data": {"examples": len(examples), "rows": len(rows), "sha256": data_fingerprint(list(examples))},
+            "training": json.loads(args.to_json_string()),
+        }
+        card = model_card(base, "sft", f"SFT on `{args.target}`", list(examples))
+        recorder = RunDirCallback(RunDir(args.output_dir), settings, card)
+        recorder.trainer = self
+        self.add_callback(recorder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL would write its card at each checkpoint into the run directory; ours is written once, in adapter/."""

@@ -1,0 +1,174 @@
+"""Checkpoints without a pickle, written aside and then renamed, refused when incomplete.
+
+Trainer saves optimizer, scheduler, RNG state and arguments with torch.save; and where such a file is missing it
+resumes without an error to other weights. The overrides here write safetensors and JSON, and a manifest.
+"""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from nlft.errors import UserError, display_path
+from nlft.training.run_dir import RunDir, write_whole
+
+MANIFEST = "manifest.json"
+OPTIMIZER = "optimizer.safetensors"
+SCHEDULER = "scheduler.json"
+
+
+class SafeCheckpoints(Trainer):  # type: ignore[misc]
+    """Mixin for a Trainer whose `output_dir` is a run directory."""
+
+    _writing: Path | None = None
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return str(self._writing or RunDir(self.args.output_dir).checkpoints_path)
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        home = RunDir(self.args.output_dir).checkpoints_path
+        name = f"checkpoint-{self.state.global_step}"
+        self._writing = home / ".writing"
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            aside, self._writing = self._writing / name, None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            files = sorted(str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file())
+            sizes = {name: (aside / name).stat().st_size for name in files}
+            write_whole(aside / MANIFEST, json.dumps({"world_size": self.args.world_size, "files": sizes}).encode())
+            shutil.rmtree(home / name, ignore_errors=True)
+            os.replace(aside, home / name)
+            aside.parent.rmdir()
+            rotate_checkpoints(output_dir=str(home), save_total_limit=self.args.save_total_limit, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = output_dir or self.args.output_dir
+        if self.args.should_save:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder, state_dict=state_dict, is_main_process=self.args.should_save)
+        if self.args.should_save and self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # their engines have formats of their own
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        if not self.args.should_save:
+            return
+        tensors, plain = _split(self.optimizer.state_dict())
+        save_file(tensors, os.path.join(output_dir, OPTIMIZER), metadata={"plain": json.dumps(plain)})
+        _write_json(Path(output_dir) / SCHEDULER, self.lr_scheduler.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        from safetensors import safe_open
+
+        path = os.path.join(checkpoint, OPTIMIZER)
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads(file.metadata()["plain"])
+        self.optimizer.load_state_dict(_join(load_file(path), plain))
+        self.lr_scheduler.load_state_dict(json.loads((Path(checkpoint) / SCHEDULER).read_text()))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        version, keys, position = random.getstate()
+        algorithm, words, *rest = np.random.get_state()  # noqa: NPY002, the generator that Trainer seeds
+        plain = {"python": [version, position], "numpy": [algorithm, *(float(x) for x in rest)]}
+        tensors = {
+            "python": torch.tensor(keys, dtype=torch.int64),
+            "numpy": torch.from_numpy(np.asarray(words).astype(np.int64)),
+            "cpu": torch.random.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            tensors["cuda"] = torch.cuda.get_rng_state()
+        os.makedirs(output_dir, exist_ok=True)
+        save_file(tensors, self._rng_file(output_dir), metadata={"plain": json.dumps(plain)})
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        from safetensors import safe_open
+
+        path = self._rng_file(checkpoint)
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads(file.metadata()["plain"])
+        tensors = load_file(path)
+        version, position = plain["python"]
+        random.setstate((version, tuple(tensors["python"].tolist()), position))
+        algorithm, at, has_gauss, gauss = plain["numpy"]
+        words = tensors["numpy"].numpy().astype(np.uint32)
+        np.random.set_state((algorithm, words, int(at), int(has_gauss), gauss))  # noqa: NPY002
+        torch.random.set_rng_state(tensors["cpu"])
+        if torch.cuda.is_available() and "cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["cuda"])
+
+    def _rng_file(self, folder: str) -> str:
+        return os.path.join(folder, f"rng_state_{self.args.process_index}.safetensors")
+
+
+def checkpoint_to_resume(run: RunDir, wanted: str | bool, world_size: int) -> Path:
+    """The checkpoint that `--resume_from_checkpoint` names: `true` means the latest of the run.
+
+    Raises:
+        UserError: there is none, it is incomplete, or another number of processes wrote it.
+    """
+    if str(wanted).lower() == "true":
+        found = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+        if not found:
+            raise UserError(
+                f"{display_path(run.path)}: has no checkpoint to resume from.\n  Leave out --resume_from_checkpoint."
+            )
+        path = found[-1]
+    else:
+        path = Path(str(wanted))
+    where = display_path(path)
+    if not (path / MANIFEST).is_file():
+        raise UserError(f"{where}: has no {MANIFEST}, so it is no whole checkpoint.\n  Resume from another one.")
+    manifest = json.loads((path / MANIFEST).read_text())
+    for name, size in manifest["files"].items():
+        if not (path / name).is_file() or (path / name).stat().st_size != size:
+            raise UserError(f"{where}: {name} is missing or cut short.\n  Resume from another checkpoint.")
+    if manifest["world_size"] != world_size:
+        raise UserError(
+            f"{where}: was written by {manifest['world_size']} processes, and this run has {world_size}.\n"
+            "  Start as many."
+        )
+    return path
+
+
+def _split(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors and as plain values."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
+    for index, values in state["state"].items():
+        plain["state"][index] = {}
+        for name, value in values.items():
+            if torch.is_tensor(value):
+                tensors[f"{index}.{name}"] = value.contiguous()
+            else:
+                plain["state"][index][name] = value
+    return tensors, plain
+
+
+def _join(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    state = {int(index): dict(values) for index, values in plain["state"].items()}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        state[int(index)][name] = tensor
+    return {"state": state, "param_groups": plain["param_groups"]}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value).encode())

@@ -1,0 +1,103 @@
+"""One batch under all its conditions: what the model being trained says of each completion token right now."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlft.core.logprobs import TokenLogprobs, score
+from nlft.core.saliency import ConditionLogprobs, hidden_band
+from nlft.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Scores of a batch of B samples.
+
+    Attributes:
+        logp, log1mp: (B, completion_len) under base, with gradient where it is enabled.
+        conditions: the same tokens under every condition, without gradient: what a saliency scheme reads.
+        lengths: (B,) completion tokens.
+        target_logp, target_lengths: the trained answers, (B, answer_len) and (B,), or None.
+        misread_logp: (B, completion_len), see `original_losses`, or None.
+        top1: (rows, length) bool, the model's first choice, over all tokens that are trained.
+        trained: same shape, True where a token is trained.
+    """
+
+    logp: Tensor
+    log1mp: Tensor
+    conditions: ConditionLogprobs
+    lengths: Tensor
+    target_logp: Tensor | None
+    target_lengths: Tensor | None
+    misread_logp: Tensor | None
+    top1: Tensor
+    trained: Tensor
+
+
+def score_batch(model: Any, batch: Batch, needs: frozenset[str], *, base_without_dropout: bool = False) -> ScoredBatch:
+    """Score a batch `live`: one pass with gradient, and one without for standard and judge.
+
+    Args:
+        needs: see `Scheme.needs`.
+        base_without_dropout: score base once more in eval mode for the tags, as dropout in the adapter calls for.
+    """
+    size, width = len(batch.label), batch.width
+    frozen = None
+    # Without gradient first: its buffers are gone before the pass that keeps activations.
+    with torch.no_grad(), evaluating(model):
+        if batch.frozen is not None:
+            frozen = score(model, batch.frozen)
+        clean = score(model, batch.graded) if base_without_dropout and needs else None
+    wants_hidden = bool(needs & {"band", "hidden"})
+    graded = score(model, batch.graded, hidden=wants_hidden)
+    mask = graded.mask[:size, :width]
+    hidden = graded.hidden[:size, :width] if graded.hidden is not None else None
+    after_targets = 2 * size if batch.targets else size
+    base = (clean or graded).logp[:size, :width].detach()
+    return ScoredBatch(
+        logp=graded.logp[:size, :width],
+        log1mp=graded.log1mp[:size, :width],
+        conditions=ConditionLogprobs(
+            base=base,
+            mask=mask,
+            label=batch.label,
+            standard=frozen.logp[:size, :width] if frozen is not None else None,
+            judge=_judge(base, frozen, batch.label, width) if frozen is not None else None,
+            band=hidden_band(hidden, mask) if hidden is not None and "band" in needs else None,
+            hidden=hidden if "hidden" in needs else None,
+        ),
+        lengths=mask.sum(1),
+        target_logp=graded.logp[size:after_targets] if batch.targets else None,
+        target_lengths=graded.mask[size:after_targets].sum(1) if batch.targets else None,
+        misread_logp=_misread(graded, after_targets, batch) if batch.misread else None,
+        top1=graded.top1[:after_targets],
+        trained=graded.mask[:after_targets],
+    )
+
+
+def _judge(base: Tensor, frozen: TokenLogprobs, label: Tensor, width: int) -> Tensor:
+    """Judge rows put back beside their samples; right samples, which have none, hold base."""
+    judge = base.clone()
+    judge[~label] = frozen.logp[len(label) :, :width].to(judge.dtype)
+    return judge
+
+
+def _misread(graded: TokenLogprobs, start: int, batch: Batch) -> Tensor:
+    logp = graded.logp[: len(batch.label), : batch.width]
+    rows = (~batch.label).nonzero()[:, 0]
+    return logp.index_copy(0, rows, graded.logp[start:, : batch.width]) if len(rows) else logp
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in eval mode, and back in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

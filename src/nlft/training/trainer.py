@@ -1,0 +1,361 @@
+"""NLFTTrainer: transformers' Trainer with the loss of Natural Language Fine-Tuning."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from math import inf
+from typing import Annotated, Any, Literal
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from nlft.config import Range
+from nlft.core.conditions import JUDGE_PROMPT_TEMPLATE, STANDARD_PROMPT_TEMPLATE, ConditionEncoder, Templates
+from nlft.core.logprobs import enable_scoring
+from nlft.core.loss import Window, normalize
+from nlft.core.schemes import scheme_of
+from nlft.data.records import Example
+from nlft.errors import UserError
+from nlft.training.batches import BatchBuilder, as_examples, encode_examples
+from nlft.training.callbacks import (
+    ProgressLine,
+    RunDirCallback,
+    WatchCallback,
+    choose_watched,
+    watched_example,
+)
+from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.condition_scores import ScoredBatch, score_batch
+from nlft.training.model import ModelSettings, default_lora, load_model, load_tokenizer, wrap
+from nlft.training.run_dir import RunDir
+
+
+@dataclass
+class NLFTConfig(TrainingArguments):  # type: ignore[misc]
+    """Settings of a training run; the scheme's own settings are `saliency` of the trainer."""
+
+    learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
+    report_to: str | list[str] | None = field(
+        default="none", metadata={"help": "Trackers to report to: wandb, trackio, tensorboard, none."}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Recompute activations in backward: less memory, some 20% slower. On unless set."},
+    )
+    max_length: Annotated[int | None, Range(8, inf)] = field(
+        default=1024, metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."}
+    )
+    condition_logprobs: Literal["live"] = field(
+        default="live", metadata={"help": "When the conditions are scored. live: by the model being trained, each step."}
+    )
+    loss_normalization: Literal["sample", "token"] = field(
+        default="sample", metadata={"help": "Mean over samples of their mean over tokens, or mean over all tokens."}
+    )
+    answer_weight: Annotated[float, Range(0, inf)] = field(
+        default=0.0, metadata={"help": "lambda: adds so much plain NLL of the revision or standard answer under base."}
+    )
+    standard_prompt_template: str = field(
+        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
+    )
+    judge_prompt_template: str = field(
+        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge; {prompt}, {judgment}."}
+    )
+    judge_shows_correction: bool = field(
+        default=False, metadata={"help": "Keep the judgment's `Correction:` sentences in the judge prompt."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+    logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
+        default=256, metadata={"help": "Memory for the logits of one chunk, with their copies and gradient, in MiB."}
+    )
+    watch: Annotated[int, Range(0, 1000)] = field(
+        default=8, metadata={"help": "How many examples the saliency map follows."}
+    )
+    watch_every: Annotated[int, Range(0, inf)] = field(
+        default=10, metadata={"help": "Score the watched examples every so many steps; 0: at start and end only."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.activation_checkpointing is None:  # `gradient_checkpointing` is its older name
+            older = self.gradient_checkpointing
+            self.activation_checkpointing = True if older is None else older
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
+        super().__post_init__()
+
+    def templates(self) -> Templates:
+        return Templates(
+            standard=self.standard_prompt_template,
+            judge=self.judge_prompt_template,
+            judge_shows_correction=self.judge_shows_correction,
+            system_prompt=self.system_prompt,
+        )
+
+
+class NLFTTrainer(SafeCheckpoints):
+    """Trains a causal LM on examples with written feedback.
+
+    The `output_dir` becomes a run directory: run.yaml, events.jsonl, saliency/, checkpoints/, adapter/.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: NLFTConfig | None = None,
+        train_dataset: Iterable[Example | Mapping[str, Any]] | None = None,
+        eval_dataset: Iterable[Example | Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: PeftConfig | Literal["default"] | None = "default",
+        saliency: Any = "nlft",
+    ) -> None:
+        """
+        Args:
+            model: a model, bare or with a PEFT adapter to go on training, or the name of one (loaded in bf16).
+            train_dataset, eval_dataset: examples, or rows with their fields (a `datasets.Dataset`, say).
+            processing_class: the tokenizer; loaded by the model's name if left out.
+            peft_config: the adapter to add. By default the paper's LoRA, unless the model has an adapter already;
+                None trains all weights.
+            saliency: a scheme's name or its settings object.
+
+        Raises:
+            UserError: something about the data, the settings or the model cannot be used.
+        """
+        args = args or NLFTConfig(output_dir="runs/nlft")
+        if args.n_gpu > 1:
+            raise UserError("several GPUs are in sight of one process.\n  Start with `accelerate launch` or torchrun.")
+        if train_dataset is None:
+            raise UserError("`train_dataset` is missing.\n  Give a list of examples or a dataset of their rows.")
+        torch.manual_seed(args.seed)  # the adapter's random start must follow the seed
+        model, tokenizer = _model_and_tokenizer(model, processing_class)
+        has_adapter = isinstance(model, PeftModel)
+        wanted = (None if has_adapter else default_lora(model)) if peft_config == "default" else peft_config
+        model = wrap(model, wanted)
+        enable_scoring(model, args.logit_chunk_mib * 2**20)
+        if args.activation_checkpointing and isinstance(model, PeftModel):
+            # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
+            model.enable_input_require_grads()
+
+        self.scheme, self.saliency = scheme_of(saliency)
+        self.needs = self.scheme.needs(self.saliency)
+        self.examples = as_examples(train_dataset)
+        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
+        train = encode_examples(self.examples, encoder)
+        held_out = encode_examples(as_examples(eval_dataset), encoder) if eval_dataset is not None else None
+        self.builder = BatchBuilder(
+            tokenizer.pad_token_id, needs=self.needs, targets=args.answer_weight > 0
+        )
+        args.remove_unused_columns = False  # the rows are encoded already, and are no columns
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self.builder,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # `compute_loss` divides by the whole window itself; Trainer's own count of label tokens is no use to `sample`.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+        self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
+        self._num_tokens = 0.0
+        self._logged_at = (time.monotonic(), 0)
+        self._watch: WatchCallback | None = None
+        self._follow(train, tokenizer)
+
+    def _follow(self, train: list[Any], tokenizer: Any) -> None:
+        """Wire up progress, the run directory and the watched examples."""
+        for unwanted in (ProgressCallback, PrinterCallback):
+            self.remove_callback(unwanted)
+        self.add_callback(ProgressLine())
+        run = RunDir(self.args.output_dir)
+        recorder = RunDirCallback(run, self.run_settings(), self.model_card())
+        recorder.trainer = self
+        self.add_callback(recorder)
+        watched = choose_watched(self.examples, self.args.watch) if "standard" in self.needs else []
+        if watched:
+            if self.args.should_save:
+                run.write_watched([watched_example(self.examples[i], train[i], tokenizer) for i in watched])
+            builder = BatchBuilder(self.builder.pad_token_id, needs=self.builder.needs, targets=False)
+            encoded = [train[i] for i in watched]
+            self._watch = WatchCallback(
+                run, builder, self.scheme, self.saliency, encoded, self.args.watch_every
+            )
+            self.add_callback(self._watch)
+
+    @property
+    def watch_seconds(self) -> float:
+        """What scoring the watched examples has cost so far."""
+        return self._watch.seconds if self._watch else 0.0
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The window's micro-batches; counts what the loss is divided by, over all of them and all ranks."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            counts = torch.stack([_counts(b) for b in batches]).sum(0).to(device)
+            self._window, self._target_window = _windows(self.accelerator.reduce(counts, "sum"))
+        return batches, items
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        training = model.training
+        batch = self.builder.batch(inputs)
+        scored = score_batch(
+            model, batch, self.needs, base_without_dropout=training and self._has_dropout
+        )
+        weights = self.scheme.weigh(scored.conditions, self.saliency)
+        losses = self.scheme.losses(weights, scored.logp, scored.log1mp, scored.misread_logp)
+        window, target_window = (
+            (self._window, self._target_window) if training else _windows(_counts(inputs).to(batch.label.device))
+        )
+
+        def share(per_sample: Tensor, lengths: Tensor, of: Window) -> Tensor:
+            return normalize(per_sample, lengths, of, self.args.loss_normalization)
+
+        parts = {
+            "nlft/likelihood_loss": share(losses.likelihood, scored.lengths, window),
+            "nlft/unlikelihood_loss": share(losses.unlikelihood, scored.lengths, window),
+        }
+        if scored.target_logp is not None and scored.target_lengths is not None:
+            answer = share(-scored.target_logp.sum(1), scored.target_lengths, target_window)
+            parts["nlft/answer_loss"] = self.args.answer_weight * answer
+        loss = torch.stack(list(parts.values())).sum()
+        self._record("train" if training else "eval", loss, parts, scored, weights, inputs)
+        if training:
+            loss = loss * self.accelerator.num_processes  # DDP takes the mean over ranks, the window has the sum
+        return (loss, {}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def _record(
+        self, mode: str, loss: Tensor, parts: dict[str, Tensor], scored: ScoredBatch, weights: Any, inputs: Any
+    ) -> None:
+        """Add to the sums that `log` divides; nothing here waits for the device."""
+        mask, wrong = scored.conditions.mask, ~scored.conditions.label
+        one = torch.zeros_like(loss)  # filled in by `log`: how many windows the sums cover
+        new = {
+            "loss": (loss.detach(), one),
+            **{name: (value.detach(), one) for name, value in parts.items()},
+            "mean_token_accuracy": ((scored.top1 & scored.trained).sum(), scored.trained.sum()),
+            "nlft/salient_fraction": (weights.salient.sum(), mask.sum()),
+            "nlft/gated_fraction": (weights.gated.sum(), wrong.sum()),
+            "num_tokens": (inputs["attention_mask"].sum(), one),
+        }
+        sums = self._metrics[mode]
+        for name, (top, bottom) in new.items():
+            old = sums.get(name, (0.0, 0.0))
+            sums[name] = (old[0] + top.float(), old[1] + bottom.float())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add our own metrics, reduced over ranks: the loss that Trainer reports under DDP is not the loss."""
+        mode = "train" if "loss" in logs else "eval" if any(k.startswith("eval_") for k in logs) else None
+        if mode and self._metrics[mode]:
+            names = list(self._metrics[mode])
+            sums = torch.stack([torch.stack(self._metrics[mode][name]) for name in names])
+            totals = self.accelerator.reduce(sums, "sum").tolist()
+            self._metrics[mode].clear()
+            logs.update(self._means(dict(zip(names, totals, strict=True)), mode))
+        super().log(logs, start_time)
+
+    def _means(self, totals: dict[str, list[float]], mode: str) -> dict[str, float]:
+        tokens = totals.pop("num_tokens")[0]
+        now, (then, step) = time.monotonic(), self._logged_at
+        windows = max(self.state.global_step - step, 1)
+        means = {name: top / (bottom or windows) for name, (top, bottom) in totals.items() if bottom or top}
+        means = {name: means.get(name, 0.0) for name in totals}
+        if mode == "eval":
+            return {f"eval_{name}": value for name, value in means.items() if not name.endswith("loss")}
+        self._logged_at = (now, self.state.global_step)
+        self._num_tokens += tokens
+        return {**means, "num_tokens": self._num_tokens, "tokens_per_second": tokens / max(now - then, 1e-9)}
+
+    def run_settings(self) -> dict[str, Any]:
+        """What run.yaml holds, besides the format version."""
+        return {
+            "method": "nlft",
+            "model_name_or_path": _base_name(self.model),
+            "scheme": self.scheme.name,
+            "saliency": asdict(self.saliency),
+            "seed": self.args.seed,
+            **environment(),
+            "data": {"examples": len(self.examples), "sha256": data_fingerprint(self.examples)},
+            "training": json.loads(self.args.to_json_string()),
+        }
+
+    def model_card(self) -> str:
+        return model_card(_base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and thread count: what else a result depends on."""
+    packages = ("nlft", "torch", "transformers", "peft", "trl", "accelerate")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def data_fingerprint(examples: list[Example]) -> str:
+    """SHA-256 over the examples as JSON lines."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(asdict(example), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:
+    """A short model card in the hub's format."""
+    right = sum(e.label for e in examples)
+    return (
+        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: peft\ntags: [nlft, {method}]\n---\n\n"
+        f"# Adapter for {base}\n\n"
+        f"Trained with nlft {version('nlft')} ({details}) on {len(examples)} examples, {right} right and "
+        f"{len(examples) - right} wrong (SHA-256 {data_fingerprint(examples)[:16]}). The run directory's `run.yaml` "
+        f"has every setting.\n\n"
+        "Load it with `peft.PeftModel.from_pretrained(base, this_folder)`.\n"
+    )
+
+
+def _model_and_tokenizer(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    settings = ModelSettings(model_name_or_path=model if isinstance(model, str) else model.config._name_or_path)
+    if isinstance(model, str):
+        model = load_model(settings, trainable=True)
+    tokenizer = tokenizer or load_tokenizer(settings)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _base_name(model: Any) -> str:
+    return str(model.config._name_or_path)
+
+
+def _counts(features: Mapping[str, Tensor]) -> Tensor:
+    """Samples, completion tokens, trained answers and their tokens of one micro-batch."""
+    lengths, targets = features["lengths"], features["target_lengths"]
+    return torch.stack([lengths.new_tensor(len(lengths)), lengths.sum(), (targets > 0).sum(), targets.sum()])
+
+
+def _windows(counts: Tensor) -> tuple[Window, Window]:
+    samples, tokens, targets, target_tokens = counts.float().clamp(min=1)
+    return Window(samples, tokens), Window(targets, target_tokens)

@@ -1,0 +1,129 @@
+"""Rendering and alignment: one completion, the same ids under every prompt."""
+
+import pytest
+import tiny
+import torch
+
+from nlft.core.conditions import (
+    IGNORE_INDEX,
+    ConditionEncoder,
+    Templates,
+    end_of_turn_id,
+    pad_rows,
+    without_corrections,
+)
+from nlft.errors import ProblemsError
+
+WRONG = {
+    "id": "a",
+    "prompt": "How many?",
+    "completion": "64 - 35 = 34",
+    "label": False,
+    "answer": "64 - 35 = 29",
+    "judgment": 'The step "64 - 35 = 34" is miscalculated.\nCorrection: 64 - 35 = 29.',
+}
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_same_completion_follows_every_prompt_and_ends_the_turn(chat):
+    tokenizer = tiny.tokenizer(chat)
+    encoded = ConditionEncoder(tokenizer).encode(**WRONG)
+    assert tokenizer.decode(encoded.completion) == "64 - 35 = 34<|end|>"
+    texts = {name: tokenizer.decode(getattr(encoded, name)) for name in ("base", "standard", "judge")}
+    assert "29" not in texts["base"]
+    assert "29" in texts["standard"]
+    assert '"64 - 35 = 34" is miscalculated' in texts["judge"]
+    assert all("How many?" in text for text in texts.values())
+
+
+def test_chat_models_go_through_their_template_and_base_models_get_plain_text():
+    chat = ConditionEncoder(tiny.tokenizer(True))
+    assert chat.tokenizer.decode(chat.prompt_ids("Hi")) == "<s><|user|>Hi<|end|><|assistant|>"
+    plain = ConditionEncoder(tiny.tokenizer(False))
+    assert plain.tokenizer.decode(plain.prompt_ids("Hi")) == "Hi\n"
+
+
+def test_messages_and_a_string_render_alike():
+    encoder = ConditionEncoder(tiny.tokenizer(True))
+    assert encoder.prompt_ids("Hi") == encoder.prompt_ids([{"role": "user", "content": "Hi"}])
+
+
+def test_only_the_last_message_goes_into_the_templates():
+    turns = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "reply"},
+        {"role": "user", "content": "second"},
+    ]
+    encoder = ConditionEncoder(tiny.tokenizer(True))
+    encoded = encoder.encode(**{**WRONG, "prompt": turns})
+    text = encoder.tokenizer.decode(encoded.judge)
+    assert text.startswith("<s><|user|>first<|end|><|assistant|>reply<|end|><|user|>second\n")
+    assert text.count("miscalculated") == 1
+
+
+def test_a_system_prompt_goes_before_prompts_that_have_none():
+    encoder = ConditionEncoder(tiny.tokenizer(True), Templates(system_prompt="Be brief."))
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]
+    assert "<|system|>Be brief.<|end|><|user|>Hi" in encoder.tokenizer.decode(encoder.prompt_ids("Hi"))
+    assert "Be brief" not in encoder.tokenizer.decode(encoder.prompt_ids(own))
+
+
+def test_corrections_stay_out_of_the_judge_prompt_unless_asked_for():
+    tokenizer = tiny.tokenizer()
+    hidden = tokenizer.decode(ConditionEncoder(tokenizer).encode(**WRONG).judge)
+    shown = tokenizer.decode(ConditionEncoder(tokenizer, Templates(judge_shows_correction=True)).encode(**WRONG).judge)
+    assert "29" not in hidden
+    assert "Correction: 64 - 35 = 29." in shown
+
+
+def test_a_correction_within_a_line_goes_too():
+    assert without_corrections("A is wrong. Correction: B.\nC is wrong.") == "A is wrong.\nC is wrong."
+
+
+def test_a_judgment_of_corrections_alone_is_refused_by_name():
+    with pytest.raises(ProblemsError, match="example 'a': has no judgment to show"):
+        ConditionEncoder(tiny.tokenizer()).encode(**{**WRONG, "judgment": "Correction: 29."})
+
+
+def test_braces_and_slots_in_the_users_text_stay_as_they_are():
+    tokenizer = tiny.tokenizer()
+    odd = {**WRONG, "prompt": "{answer} {judgment} {0}", "answer": "{prompt} }{"}
+    encoded = ConditionEncoder(tokenizer).encode(**odd)
+    assert "{prompt} }{" in tokenizer.decode(encoded.standard)
+    assert "{answer} {judgment} {0}" in tokenizer.decode(encoded.base)
+    assert tokenizer.decode(encoded.standard).count("{answer} {judgment} {0}") == 1
+
+
+def test_what_does_not_fit_is_an_error_that_names_the_example_and_is_never_cut():
+    encoder = ConditionEncoder(tiny.tokenizer(), max_length=60)
+    with pytest.raises(ProblemsError, match="example 'a': takes .* tokens under the standard prompt, over max_length 60"):
+        encoder.encode(**WRONG)
+
+
+def test_a_template_without_its_slot_is_refused():
+    with pytest.raises(ProblemsError, match="--judge_prompt_template: has no {judgment}"):
+        Templates(judge="{prompt}")
+
+
+def test_a_completion_that_ends_its_turn_already_gets_no_second_end():
+    tokenizer = tiny.tokenizer()
+    encoder = ConditionEncoder(tokenizer)
+    assert encoder.completion_ids("Yes<|end|>") == encoder.completion_ids("Yes")
+    assert encoder.completion_ids("Yes")[-1] == end_of_turn_id(tokenizer)
+
+
+def test_the_revision_is_what_answer_weight_trains_where_there_is_one():
+    tokenizer = tiny.tokenizer()
+    encoder = ConditionEncoder(tokenizer)
+    assert tokenizer.decode(encoder.encode(**WRONG).target) == "64 - 35 = 29<|end|>"
+    revised = encoder.encode(**WRONG, revision="It is 29.")
+    assert tokenizer.decode(revised.target) == "It is 29.<|end|>"
+
+
+def test_padded_rows_label_the_completion_alone():
+    rows = pad_rows([([5, 6], [7, 8, 9]), ([5], [6])], pad_token_id=0)
+    assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9], [5, 6, 0, 0, 0]]
+    assert rows.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    x = IGNORE_INDEX
+    assert rows.labels.tolist() == [[x, x, 7, 8, 9], [x, 6, x, x, x]]
+    assert rows.labels.dtype == torch.int64

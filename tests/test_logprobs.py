@@ -1,0 +1,195 @@
+"""Log-probabilities against the plain full-softmax form, in values, gradients and memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, get_peft_model
+
+from nlft.core.conditions import IGNORE_INDEX, pad_rows
+from nlft.core.logprobs import _LogOdds, enable_scoring, score
+from nlft.errors import NLFTError
+
+
+def some_rows(seed=0):
+    numbers = torch.Generator().manual_seed(seed)
+
+    def ids(n):
+        return torch.randint(6, tiny.VOCAB, (n,), generator=numbers).tolist()
+
+    return pad_rows([(ids(7), ids(5)), (ids(3), ids(11)), (ids(12), ids(1))], pad_token_id=0)
+
+
+def plain(model, rows):
+    """The naive form: all logits, their softmax in float64, the labels' entries."""
+    logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits.double()
+    logp = logits.log_softmax(-1)[:, :-1]
+    labels = rows.labels[:, 1:]
+    wanted = labels != IGNORE_INDEX
+    at_label = logp.gather(2, labels.clamp(min=0)[..., None])
+    others = logp.scatter(2, labels.clamp(min=0)[..., None], -torch.inf).logsumexp(-1)
+    return at_label[..., 0][wanted], others[wanted]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_values_and_gradients_equal_the_full_softmax(family):
+    model = tiny.model(family)
+    model.requires_grad_(False)
+    transposed = family == "gpt2"
+    lora = LoraConfig(target_modules="all-linear", r=4, init_lora_weights=False, fan_in_fan_out=transposed)
+    adapted = get_peft_model(model, lora)
+    enable_scoring(adapted, chunk_bytes=20_000)  # a few positions a chunk
+    rows = some_rows()
+    adapters = [p for p in adapted.parameters() if p.requires_grad]
+    weights = torch.randn(17, generator=torch.Generator().manual_seed(1)).double()
+
+    ours = score(adapted, rows)
+    logp, log1mp = ours.logp[ours.mask], ours.log1mp[ours.mask]
+    (weights * logp - 0.5 * weights * log1mp).sum().backward()
+    our_grads = [p.grad.clone() for p in adapters]
+    adapted.zero_grad()
+    plain_logp, plain_log1mp = plain(adapted, rows)
+    (weights * plain_logp - 0.5 * weights * plain_log1mp).sum().backward()
+
+    torch.testing.assert_close(logp.double(), plain_logp, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log1mp.double(), plain_log1mp, atol=1e-5, rtol=1e-5)
+    for ours_, parameter in zip(our_grads, adapters, strict=True):
+        torch.testing.assert_close(ours_, parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_full_fine_tuning_and_a_trained_head_get_the_same_gradients(family):
+    """Every weight trains, the (tied) head too: the checkpointed path."""
+    model = tiny.model(family)
+    enable_scoring(model, chunk_bytes=20_000)
+    rows = some_rows()
+    scored = score(model, rows)
+    scored.logp.sum().backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    plain(model, rows)[0].sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("gap", [-200.0, -90.0, -20.0, 0.0, 20.0, 90.0, 200.0])
+def test_probabilities_that_round_to_zero_and_one_keep_their_logs_and_gradients(gap):
+    """At a gap of ±90 and beyond, p is 0 or 1 in float32; the logs and their gradients are still exact."""
+    logits = torch.tensor([[gap, 0.3, -0.2, -50.0], [gap, -300.0, 0.0, 0.5]], requires_grad=True)
+    targets = torch.tensor([0, 0])
+    odds, _ = _LogOdds.apply(logits, targets)
+    logp, log1mp = torch.nn.functional.logsigmoid(odds), torch.nn.functional.logsigmoid(-odds)
+    exact = logits.detach().double().requires_grad_()
+    exact_logp = exact[:, 0] - exact.logsumexp(1)
+    exact_log1mp = exact[:, 1:].logsumexp(1) - exact.logsumexp(1)
+    for ours, theirs in [(logp, exact_logp), (log1mp, exact_log1mp)]:
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-6)
+        (our_grad,) = torch.autograd.grad(ours.sum(), logits, retain_graph=True)
+        (their_grad,) = torch.autograd.grad(theirs.sum(), exact, retain_graph=True)
+        torch.testing.assert_close(our_grad.double(), their_grad, atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_choice_is_marked():
+    model = tiny.model()
+    enable_scoring(model)
+    rows = some_rows()
+    scored = score(model, rows)
+    best = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits.argmax(-1)[:, :-1]
+    labels = rows.labels[:, 1:]
+    expected = (best == labels)[labels != IGNORE_INDEX]
+    assert torch.equal(scored.top1[scored.mask], expected)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_padding_does_not_change_a_score(family):
+    model = tiny.model(family)
+    enable_scoring(model)
+    alone = pad_rows([([7, 8, 9], [10, 11, 12])], pad_token_id=0)
+    padded = pad_rows([([7, 8, 9], [10, 11, 12]), (list(range(6, 40)), list(range(40, 60)))], pad_token_id=0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            score(model, padded).logp[0, :3], score(model, alone).logp[0], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_generation_goes_on_working():
+    model = tiny.model()
+    ids = torch.tensor([[6, 7, 8]])
+    before = model.generate(ids, max_new_tokens=5, do_sample=False)
+    enable_scoring(model)
+    assert torch.equal(model.generate(ids, max_new_tokens=5, do_sample=False), before)
+
+
+def test_a_row_without_completion_costs_nothing_and_breaks_nothing():
+    model = tiny.model()
+    enable_scoring(model)
+    rows = pad_rows([([7, 8, 9], []), ([7, 8], [9])], pad_token_id=0)
+    scored = score(model, rows)
+    assert scored.mask.tolist() == [[False], [True]]
+    scored.logp.sum().backward()
+
+
+def test_a_model_with_an_unknown_way_with_its_logits_is_refused():
+    model = tiny.model()
+    forward = model.forward
+
+    def doubled(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = out.logits * 2
+        return out
+
+    model.forward = doubled
+    with pytest.raises(NLFTError, match="LlamaForCausalLM changes its logits"):
+        enable_scoring(model)
+
+
+MEMORY = """
+import resource, sys, torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+from nlft.core.conditions import pad_rows
+from nlft.core.logprobs import enable_scoring, score
+
+form, vocab, tokens, chunk = sys.argv[1], 128_000, 2048, 128 * 2**20
+config = LlamaConfig(vocab_size=vocab, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                     num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=4096)
+model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+model.model.layers[0].mlp.up_proj.weight.requires_grad_()
+enable_scoring(model, chunk)
+
+def step(n):
+    # Short rows: attention over one long one would need as much as the logits do.
+    rows = pad_rows([([5], [7] * 128)] * (n // 128), 0)
+    if form == "chunked":
+        loss = score(model, rows).logp.sum()
+    else:
+        logits = model(input_ids=rows.input_ids).logits
+        loss = logits[:, :-1].float().log_softmax(-1)[..., 7].sum()
+    loss.backward()
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+step(128)  # warm-up: threads, kernels, autograd
+before = peak()
+step(tokens)
+print(peak() - before)
+"""
+
+
+def peak_rise(form: str) -> int:
+    done = subprocess.run([sys.executable, "-c", MEMORY, form], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_peak_memory_at_a_large_vocabulary_stays_within_one_chunk():
+    chunk = 128 * 2**20
+    ours, plain_form = peak_rise("chunked"), peak_rise("plain")
+    print(f"\nvocabulary 128,000, 2,048 tokens: chunked {ours / 2**20:.0f} MiB, plain {plain_form / 2**20:.0f} MiB")
+    assert ours < chunk
+    assert plain_form > chunk, "the plain form must fail what the chunked form passes"

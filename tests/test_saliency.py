@@ -1,0 +1,246 @@
+"""The `nlft` scheme against its formulas written out plainly, one token at a time."""
+
+from dataclasses import replace
+from math import exp, log, sqrt
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from nlft.core.loss import Window, normalize, sample_losses
+from nlft.core.saliency import (
+    ConditionLogprobs,
+    NLFTSettings,
+    Tag,
+    UniformSettings,
+    hidden_band,
+    neighbourhood,
+    nlft_weights,
+    uniform_weights,
+)
+
+PAPER = NLFTSettings()
+
+
+def random_batch(seed, lengths, labels, hidden_size=6, sharp=2.0):
+    numbers = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    shape = (len(lengths), width)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+
+    def logp():
+        return torch.nn.functional.logsigmoid(sharp * torch.randn(shape, generator=numbers)) * mask
+
+    steps = torch.randn(*shape, hidden_size, generator=numbers)
+    hidden = 2 * steps + 0.4 * steps.cumsum(1)  # some neighbours resemble each other
+    standard, base, judge = logp(), logp(), logp()
+    return ConditionLogprobs(
+        base=base,
+        mask=mask,
+        label=torch.tensor(labels),
+        standard=torch.where(torch.rand(shape, generator=numbers) < 0.2, standard / 100, standard),
+        judge=judge,
+        band=hidden_band(hidden, mask),
+    )
+
+
+def row(batch, i):
+    """One sample alone, without its padding."""
+    n = int(batch.mask[i].sum())
+    part = {
+        name: getattr(batch, name)[i : i + 1, :n] for name in ("base", "mask", "standard", "judge", "band")
+    }
+    return ConditionLogprobs(label=batch.label[i : i + 1], **part)
+
+
+def slow_walk(salient, band, kappa):
+    """The walk as the definition reads, on one sample; centre as an explicit list of weights."""
+    n = len(salient)
+
+    def inner(a, b):
+        lag = abs(a - b)
+        return float(band[min(a, b), lag]) if lag <= 16 else 0.0
+
+    reached = list(salient)
+    for start in range(n):
+        if not salient[start]:
+            continue
+        for step in (-1, 1):
+            centre = {start: 1.0}
+            at = start + step
+            while 0 <= at < n:
+                dot = sum(w * inner(j, at) for j, w in centre.items())
+                norm = sum(a * b * inner(i, j) for i, a in centre.items() for j, b in centre.items())
+                if not (norm > 0 and inner(at, at) > 0 and dot > kappa * sqrt(norm * inner(at, at))):
+                    break
+                reached[at] = True
+                centre = {j: w / 2 for j, w in centre.items()}
+                centre[at] = centre.get(at, 0.0) + 0.5
+                at += step
+    return reached
+
+
+def slow_weights(batch, cfg):
+    """(likelihood, unlikelihood) of a batch of one, as the paper's equations read."""
+    pb, pj, ps = (x[0].double().exp().tolist() for x in (batch.base, batch.judge, batch.standard))
+    n = len(pb)
+    right = bool(batch.label[0])
+    if right:
+        salient = [s > cfg.certain_threshold for s in ps]
+    else:
+        salient = [
+            j / b > cfg.mistake_ratio and j / s > cfg.mistake_ratio and j > cfg.mistake_floor
+            for b, j, s in zip(pb, pj, ps, strict=True)
+        ]
+    near = slow_walk(salient, batch.band[0].double().numpy(), cfg.neighbour_similarity)
+    gated = sum(salient) / n > cfg.gate_fraction
+    likelihood, unlikelihood = [0.0] * n, [0.0] * n
+    for t in range(n):
+        if right:
+            limit = cfg.certain_threshold
+            if salient[t]:
+                weight = 1 + ((ps[t] - limit) / (1 - limit)) ** 5
+            else:
+                weight = (ps[t] / limit) ** (0.3 if near[t] else 0.6)
+            likelihood[t] = cfg.branch_weight * weight + cfg.nll_weight
+        elif salient[t]:
+            unlikelihood[t] = cfg.branch_weight * 2 / (1 + exp(-(pj[t] / pb[t] - cfg.unlikelihood_shift)))
+        else:
+            after = cfg.after_mistake == "zero" and any(salient[:t])
+            likelihood[t] = 0.0 if gated or near[t] or after else cfg.branch_weight * sqrt(ps[t])
+    return likelihood, unlikelihood
+
+
+CASES = [
+    (seed, label, cfg)
+    for seed in range(12)
+    for label in (True, False)
+    for cfg in (PAPER, replace(PAPER, gate_fraction=1.0), replace(PAPER, gate_fraction=1.0, after_mistake="zero"))
+]
+
+
+@pytest.mark.parametrize(("seed", "label", "cfg"), CASES)
+def test_weights_equal_the_equations_written_out(seed, label, cfg):
+    batch = random_batch(seed, [40], [label])
+    weights = nlft_weights(batch, cfg)
+    likelihood, unlikelihood = slow_weights(batch, cfg)
+    torch.testing.assert_close(weights.likelihood[0], torch.tensor(likelihood), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights.unlikelihood[0], torch.tensor(unlikelihood), atol=1e-5, rtol=1e-5)
+
+
+def test_the_cases_above_meet_every_kind_of_token():
+    """A comparison over samples without mistakes or neighbours would compare little."""
+    seen = {tag: 0 for tag in Tag}
+    for seed, label, cfg in CASES:
+        for tag in nlft_weights(random_batch(seed, [40], [label]), cfg).tag.flatten().tolist():
+            seen[Tag(tag)] += 1
+    assert all(count > 50 for count in seen.values()), seen
+
+
+@given(seed=st.integers(0, 10_000), kappa=st.floats(-0.5, 0.95), share=st.floats(0.02, 0.6))
+@settings(max_examples=60, deadline=None)
+def test_the_walk_equals_the_definition(seed, kappa, share):
+    numbers = torch.Generator().manual_seed(seed)
+    mask = torch.ones(2, 30, dtype=torch.bool)
+    mask[1, 17:] = False
+    hidden = torch.randn(2, 30, 4, generator=numbers).cumsum(1)
+    band = hidden_band(hidden, mask)
+    salient = (torch.rand(2, 30, generator=numbers) < share) & mask
+    found = neighbourhood(salient, band, kappa)
+    for i in range(2):
+        n = int(mask[i].sum())
+        expected = slow_walk(salient[i, :n].tolist(), band[i, :n].double().numpy(), kappa)
+        assert found[i, :n].tolist() == expected
+        assert not found[i, n:].any()
+
+
+def test_the_band_holds_inner_products_to_float16():
+    mask = torch.tensor([[True] * 20])
+    hidden = torch.randn(1, 20, 64) * 30
+    band = hidden_band(hidden, mask)[0].double()
+    exact = hidden[0].double() @ hidden[0].double().T
+    exact = exact / exact.diagonal().max()
+    assert band.shape == (20, 17)
+    for lag in range(17):
+        expected = exact.diagonal(lag)
+        np.testing.assert_allclose(band[: 20 - lag, lag], expected, atol=1e-3)
+        assert (band[20 - lag :, lag] == 0).all()
+
+
+LENGTHS, LABELS = [40, 9, 25, 33], [False, True, True, False]
+
+
+def test_padding_never_changes_a_weight_and_a_mixed_batch_gives_each_what_it_gets_alone():
+    batch = random_batch(3, LENGTHS, LABELS)
+    together = nlft_weights(batch, PAPER)
+    for i, n in enumerate(LENGTHS):
+        alone = nlft_weights(row(batch, i), PAPER)
+        for name in ("likelihood", "unlikelihood", "tag"):
+            assert torch.equal(getattr(together, name)[i, :n], getattr(alone, name)[0]), name
+            assert not getattr(together, name)[i, n:].any(), "padding has a weight"
+        assert bool(together.gated[i]) == bool(alone.gated[0])
+
+
+def test_what_a_right_sample_holds_for_judge_changes_nothing():
+    batch = random_batch(4, LENGTHS, LABELS)
+    nonsense = torch.where(batch.label[:, None], torch.full_like(batch.judge, float("nan")), batch.judge)
+    weights = nlft_weights(batch, PAPER)
+    other = nlft_weights(replace(batch, judge=nonsense), PAPER)
+    assert torch.equal(weights.likelihood, other.likelihood)
+    assert torch.equal(weights.unlikelihood, other.unlikelihood)
+
+
+def test_at_six_percent_exactly_the_rest_is_kept_and_above_it_is_gated():
+    def weights(mistakes):
+        lp = torch.full((1, 50), log(0.3))
+        judge = lp.clone()
+        judge[0, :mistakes] = log(0.9)
+        band = torch.zeros(1, 50, 17, dtype=torch.float16)
+        batch = ConditionLogprobs(
+            base=lp, mask=torch.ones(1, 50, dtype=torch.bool), label=torch.tensor([False]),
+            standard=lp, judge=judge, band=band,
+        )  # fmt: skip
+        return nlft_weights(batch, PAPER)
+
+    assert not weights(3).gated.item()
+    assert weights(3).likelihood[0, 3:].gt(0).all()
+    assert weights(4).gated.item()
+    assert weights(4).likelihood.eq(0).all()
+
+
+def test_the_branch_off_leaves_plain_likelihood_of_right_samples():
+    batch = random_batch(5, LENGTHS, LABELS)
+    weights = nlft_weights(batch, replace(PAPER, branch_weight=0.0))
+    assert torch.equal(weights.likelihood, (batch.mask & batch.label[:, None]).float())
+    assert not weights.unlikelihood.any()
+
+
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_weights_of_one_give_plain_cross_entropy(normalization):
+    numbers = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 12, 50, generator=numbers, dtype=torch.float64)
+    labels = torch.randint(0, 50, (3, 12), generator=numbers)
+    mask = torch.arange(12) < torch.tensor([12, 5, 8])[:, None]
+    logp = logits.log_softmax(-1).gather(2, labels[..., None])[..., 0]
+    batch = ConditionLogprobs(base=logp, mask=mask, label=torch.tensor([True, False, True]))
+    losses = sample_losses(uniform_weights(batch, UniformSettings()), logp * mask, logp * 0)
+    ours = normalize(losses.total, mask.sum(1), Window(3, 25), normalization)
+    if normalization == "token":
+        expected = torch.nn.functional.cross_entropy(logits[mask], labels[mask])
+    else:
+        rows = [torch.nn.functional.cross_entropy(logits[i][mask[i]], labels[i][mask[i]]) for i in range(3)]
+        expected = torch.stack(rows).mean()
+    assert abs(float(ours - expected)) < 1e-6
+
+
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_batch_8x1_and_1x8_reach_the_same_loss(normalization):
+    batch = random_batch(6, [40, 9, 25, 33, 12, 7, 28, 31], [True, False] * 4)
+    weights = nlft_weights(batch, PAPER)
+    lengths = batch.mask.sum(1)
+    losses = sample_losses(weights, batch.base, batch.base - 1).total
+    window = Window(8, float(lengths.sum()))
+    whole = normalize(losses, lengths, window, normalization)
+    parts = sum(normalize(losses[i : i + 1], lengths[i : i + 1], window, normalization) for i in range(8))
+    torch.testing.assert_close(whole, parts)

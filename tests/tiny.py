@@ -1,0 +1,66 @@
+"""Tiny random models and a tokenizer made in-process: mathematics needs no trained weights, and no network."""
+
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+SPECIAL = ["<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+CHAT_TEMPLATE = (
+    "<s>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+VOCAB = 256 + len(SPECIAL)
+
+_SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}
+FAMILIES = {
+    "llama": lambda: LlamaConfig(**_SMALL, **_HEADS),
+    "qwen3": lambda: Qwen3Config(**_SMALL, **_HEADS),
+    "gemma": lambda: GemmaConfig(**_SMALL, **_HEADS),
+    "gemma2": lambda: Gemma2Config(**_SMALL, **_HEADS, final_logit_softcapping=5.0),
+    "gpt2": lambda: GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=512),
+}
+
+
+@cache
+def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
+    """One token a byte, and a handful of special ones; with a chat template or without."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*SPECIAL, *letters])}
+    core = Tokenizer(models.BPE(vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    from tokenizers.decoders import ByteLevel
+
+    core.decoder = ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<|end|>",
+        additional_special_tokens=SPECIAL[3:],
+    )
+    fast.chat_template = CHAT_TEMPLATE if chat else None
+    return fast
+
+
+def model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32):
+    torch.manual_seed(seed)
+    config = FAMILIES[family]()
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    net = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    # Random weights of the usual size say next to nothing; larger ones make probabilities that differ.
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    return net.eval()
