@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 the user's input was wrong. Heavy imports stand 
 so that `nlft --help` answers at once.
 """
 
+import os
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -175,9 +176,8 @@ def _done(run: Any, trainer: Any, watch_seconds: float | None) -> None:
 def _sample(argv: Argv) -> None:
     from nlft.config import parse
     from nlft.core.conditions import ConditionEncoder, Templates
-    from nlft.data.collect import SamplingSettings, sample
+    from nlft.data.collect import SamplingSettings, sample, sampling_grader
     from nlft.data.generation import LocalModel
-    from nlft.data.grading import get_grader
     from nlft.data.records import read_questions, write_examples
     from nlft.training.model import ModelSettings, load_model, load_tokenizer
 
@@ -190,7 +190,7 @@ def _sample(argv: Argv) -> None:
         argv, add,
     )  # fmt: skip
     questions = read_questions(other.file)[: settings.limit]
-    grader = get_grader(settings.grader)
+    grader = sampling_grader(settings)
     encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=settings.system_prompt))
     local = LocalModel(
         load_model(model_settings, trainable=False),
@@ -308,10 +308,9 @@ def quiet_libraries() -> None:
     """Keep other packages' notes to developers away from users."""
     # PEFT 0.21 and TRL 1.16 ask transformers 5.23 for gradient checkpointing by its older name.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
-    if not sys.stderr.isatty():
-        import os
-
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Bars for a few milliseconds of work, one a step of TRL's preparation.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns at each fork
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Argv], None]]] = {

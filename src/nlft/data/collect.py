@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Annotated
+from typing import Annotated, Literal
 
 from nlft.config import Range
 from nlft.core.conditions import Prompt, fill, prompt_text
 from nlft.data.generation import LocalModel
-from nlft.data.grading import Grader
+from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Example, Question, completion_text
 from nlft.data.rules import judge_by_rules
 from nlft.errors import UserError
@@ -22,6 +22,9 @@ class SamplingSettings:
     grader: str = field(
         default="number",
         metadata={"help": "number, exact, choice, regex, or a Python function's dotted path."},
+    )
+    extraction: Literal["strict", "flexible", "original"] = field(
+        default="flexible", metadata={"help": "How the number grader reads an answer: after ####, or the last number."}
     )
     prompt_template: str = field(
         default="{prompt}", metadata={"help": "What the model is asked; {prompt} is the question."}
@@ -38,6 +41,12 @@ class SamplingSettings:
     )
     system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
     seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
+
+
+def sampling_grader(settings: SamplingSettings) -> Grader:
+    """The grader that labels sampled answers."""
+    options = {"extraction": settings.extraction} if settings.grader == "number" else {}
+    return get_grader(settings.grader, **options)
 
 
 def ask(question: Question, template: str) -> Prompt:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from nlft.core.conditions import ConditionEncoder, Prompt
 
@@ -52,13 +51,8 @@ class LocalModel:
         self.batch_size = batch_size
         self.temperature = temperature
         self.seed = seed
-        tokenizer = encoder.tokenizer
-        self._config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,  # sampling is the processor's draw below, from each question's own random numbers
-            eos_token_id=sorted({encoder.end_of_turn_id, tokenizer.eos_token_id} - {None}),
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        self.max_new_tokens = max_new_tokens
+        self._ends = {encoder.end_of_turn_id, encoder.tokenizer.eos_token_id} - {None}
 
     def answer(self, prompts: Sequence[tuple[str, Prompt]]) -> Iterator[list[tuple[int, Generated]]]:
         """Answer prompts, a batch at a time.
@@ -78,39 +72,62 @@ class LocalModel:
 
     @torch.inference_mode()
     def _generate(self, prompts: list[list[int]], keys: list[str]) -> list[Generated]:
-        width = max(map(len, prompts))
-        pad = self._config.pad_token_id
-        rows = [[pad] * (width - len(ids)) + ids for ids in prompts]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        """Decode a batch, dropping rows as they finish: one long answer must not hold up its batch."""
+        width, count = max(map(len, prompts)), len(prompts)
         device = next(self.model.parameters()).device
-        draw = [_DrawByQuestion(keys, self.seed, self.temperature)] if self.temperature > 0 else []
-        out = self.model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=self._config,
-            logits_processor=LogitsProcessorList(draw),
-        )
-        return [self._finish(ids) for ids in out[:, width:].tolist()]
+        pad = self.encoder.tokenizer.pad_token_id
+        step = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
+        mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
+        mask[:, :width] = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+        position = mask.cumsum(1) - 1
+        pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else _greedy
+        written: list[list[int]] = [[] for _ in prompts]
+        alive, cache, start = list(range(count)), None, 0
+        for length in range(width, width + self.max_new_tokens):
+            out = self.model(
+                input_ids=step,
+                attention_mask=mask[:, :length],
+                position_ids=position[:, start:length].clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            tokens = pick(out.logits[:, -1].float(), alive).tolist()
+            for row, token in zip(alive, tokens, strict=True):
+                written[row].append(token)
+            going = [at for at, token in enumerate(tokens) if token not in self._ends]
+            if not going:
+                break
+            cache, start = out.past_key_values, length
+            if len(going) < len(alive):
+                keep = torch.tensor(going, device=device)
+                cache.batch_select_indices(keep)
+                mask, position = mask[keep], position[keep]
+                alive, tokens = [alive[at] for at in going], [tokens[at] for at in going]
+            step = torch.tensor(tokens, device=device)[:, None]
+        return [self._finish(ids) for ids in written]
 
     def _finish(self, ids: list[int]) -> Generated:
-        ends = set(self._config.eos_token_id)
-        length = next((at + 1 for at, token in enumerate(ids) if token in ends), None)
-        text = self.encoder.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        return Generated(text.strip(), length or len(ids), "stop" if length else "length")
+        stopped = ids[-1] in self._ends
+        text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        return Generated(text.strip(), len(ids), "stop" if stopped else "length")
 
 
-class _DrawByQuestion(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token of each row: the one that this question's random number at this position picks from the
-    tempered distribution. One number a token, by inversion, so nothing depends on the other rows."""
+def _greedy(logits: Tensor, rows: list[int]) -> Tensor:
+    return logits.argmax(-1)
+
+
+class _Draw:
+    """Draws each row's next token with that question's own random numbers, one a token, by inversion of the
+    tempered distribution; so nothing depends on the other rows."""
 
     def __init__(self, keys: list[str], seed: int, temperature: float) -> None:
         digests = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
         bits = [np.random.Philox(key=int.from_bytes(d[:16], "little")) for d in digests]
-        self._temperature = temperature
         self._numbers = [np.random.Generator(b) for b in bits]
+        self._temperature = temperature
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        draws = torch.tensor([rng.random() for rng in self._numbers], device=scores.device)
-        cumulative = (scores.double() / self._temperature).softmax(-1).cumsum(-1)
-        picked = (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, picked, 0.0)
+    def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
+        draws = torch.tensor([self._numbers[row].random() for row in rows], device=logits.device)
+        cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
+        return (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1)

@@ -1,6 +1,7 @@
 """The model to train: loaded by name, with a fresh LoRA adapter or one to go on from."""
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
 from nlft.config import Range
@@ -160,6 +162,8 @@ def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> 
 
 def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
     name = settings.model_name_or_path
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # its carriage returns would pile up in a log file
     try:
         return cls.from_pretrained(
             name, revision=settings.model_revision, **options
@@ -183,7 +187,6 @@ def _first_line(error: Exception) -> str:
 def peak_memory_bytes() -> dict[str, int]:
     """Peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
     import resource
-    import sys
 
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}

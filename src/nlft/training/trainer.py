@@ -337,10 +337,13 @@ def model_card(base: str, method: str, details: str, examples: list[Example]) ->
 
 
 def _model_and_tokenizer(model: Any, tokenizer: Any) -> tuple[Any, Any]:
-    settings = ModelSettings(model_name_or_path=model if isinstance(model, str) else model.config._name_or_path)
+    """The model, loaded if it is a name, and its tokenizer, loaded if there is none."""
     if isinstance(model, str):
+        settings = ModelSettings(model_name_or_path=model)
         model = load_model(settings, trainable=True)
-    tokenizer = tokenizer or load_tokenizer(settings)
+        tokenizer = tokenizer or load_tokenizer(settings)
+    elif tokenizer is None:
+        tokenizer = load_tokenizer(ModelSettings(model_name_or_path=_base_name(model)))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -1,0 +1,263 @@
+"""Graders: a completion and its standard answer -> right, wrong or ungraded, with what was read from each.
+
+"Could not grade" is apart from "wrong": a completion without any number is no evidence about arithmetic.
+Where verdicts differ from lm-evaluation-harness is listed, and held to the code, in docs/GRADING.md.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from nlft.errors import UserError
+
+Reading = Callable[[str], str | None]
+
+MARK = "####"  # what follows it is the final answer, as in GSM8K
+
+# The filters "strict-match" and "flexible-extract" of lm-evaluation-harness's gsm8k task.
+_STRICT = re.compile(r"#### (-?[0-9.,]+)")
+_FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+_ORIGINAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+# A hyphen after a digit or letter joins ("10-3"), it does not negate.
+_IN_SENTENCE = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
+_STATED_CHOICE = re.compile(r"(?i:\b(?:answer|choice|option)(?:\s+is|\s*:)?)[\s*:(\[{$]*([A-Z])(?![\w'’])")
+_MARKED_CHOICE = re.compile(r"\(([A-Z])\)|^[ \t*]*([A-Z])[).:](?!\w)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verdict with its evidence.
+
+    Attributes:
+        verdict: "ungraded" where nothing could be compared, which is not "wrong".
+        extracted: what was read from the completion; None if nothing was.
+        expected: what was read from the standard answer; None if nothing was.
+        explanation: one sentence for a person.
+    """
+
+    verdict: Literal["right", "wrong", "ungraded"]
+    extracted: str | None
+    expected: str | None
+    explanation: str
+
+
+Grader = Callable[[str, str], Grade]
+"""(completion, standard answer) -> Grade."""
+
+
+def get_grader(name: str, **options: Any) -> Grader:
+    """The grader of that name, or the Python function at that dotted path.
+
+    Args:
+        name: `number`, `exact`, `choice`, `regex`, `label`, or `package.module:function` (the working
+            directory is searched too): a function of completion and answer that returns a bool or a Grade.
+        options: `extraction` for number, `ignore_case` for exact, `pattern` and `which` for regex; a function
+            gets them as keyword arguments.
+    Raises:
+        UserError: there is no such grader, or it has no such option.
+    """
+    if name not in _GRADERS:
+        return partial(_call, _function(name), name, options)
+    make = _GRADERS[name]
+    known = list(inspect.signature(make).parameters)
+    for option in options:
+        if option not in known:
+            cure = f"It has {', '.join(known)}." if known else "It has none."
+            raise UserError(f"The grader {name} has no option {option!r}.\n  {cure}")
+    return make(**options)
+
+
+def extract_strict(text: str) -> str | None:
+    """The number after the first `#### `, as lm-eval's strict-match; None where that gives "[invalid]"."""
+    found = _STRICT.search(text)
+    return found[1] if found else None
+
+
+def extract_flexible(text: str) -> str | None:
+    """The last number-like string, as lm-eval's flexible-extract; None where that gives "[invalid]"."""
+    return _last(_FLEXIBLE, text)
+
+
+def extract_original_gold(text: str) -> str | None:
+    """What the original project reads from a standard answer; None where it raises."""
+    found = extract_strict(text)
+    return None if found is None else found.replace(",", "")
+
+
+def extract_original(text: str) -> str | None:
+    """What the original project reads from a model's output; None where it gives "[invalid]".
+
+    The first number between the first and the second mark; the last number where there is no mark.
+    """
+    before, *marked = text.replace(",", "").split(MARK)
+    if not marked:
+        return _last(_ORIGINAL, before)
+    found = _ORIGINAL.search(marked[0])
+    return found[0] if found else None
+
+
+def extract_expected(answer: str) -> str | None:
+    """The number of a standard answer: after its last mark, else all of it, else its last number."""
+    _, mark, after = answer.rpartition(MARK)
+    stated = after if mark else answer
+    if as_number(stated) is not None:
+        return stated.strip()
+    if mark and (found := _IN_SENTENCE.search(after)):
+        return found[0]
+    return _last(_IN_SENTENCE, answer)
+
+
+def extract_choice(text: str) -> str | None:
+    """The letter that a text settles on; None if it names none, or several without saying which."""
+    text = text.rpartition(MARK)[2].strip()
+    bare = text.strip("()[]*.:$ \n")
+    if len(bare) == 1 and bare.isascii() and bare.isalpha():
+        return bare.upper()
+    if stated := _STATED_CHOICE.findall(text):
+        return str(stated[-1])
+    marked = {first or second for first, second in _MARKED_CHOICE.findall(text)}
+    return marked.pop() if len(marked) == 1 else None
+
+
+def as_number(text: str) -> Decimal | None:
+    """The text as a number, without dollar signs, commas, spaces and one trailing period; None if none."""
+    text = text.replace("$", "").replace(",", "").strip()
+    return Decimal(text) if _NUMBER.fullmatch(text) else None
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.findall(text)
+    return found[-1] if found else None
+
+
+def _number(extraction: str = "strict") -> Grader:
+    if extraction == "original":
+        return partial(_compare, "number", extract_original, extract_original_gold, str)
+    extractions: dict[str, Reading] = {"strict": extract_strict, "flexible": extract_flexible}
+    if extraction not in extractions:
+        raise UserError(
+            f"The grader number has no extraction {extraction!r}.\n  Choose strict, flexible or original."
+        )
+    return partial(_compare, "number", extractions[extraction], extract_expected, as_number)
+
+
+def _exact(ignore_case: bool = False) -> Grader:
+    def read(text: str) -> str:
+        text = " ".join(text.rpartition(MARK)[2].split())
+        return text.casefold() if ignore_case else text
+
+    return partial(_compare, "text", read, lambda answer: read(answer) or None, str)
+
+
+def _choice() -> Grader:
+    return partial(_compare, "choice", extract_choice, extract_choice, str)
+
+
+def _regex(pattern: str = "", which: str = "last") -> Grader:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"The pattern {pattern!r} is not a regular expression: {error}.\n  Mend it."
+        ) from error
+    if compiled.groups < 1:
+        raise UserError(f"The pattern {pattern!r} has no group.\n  Put what is compared in parentheses.")
+    if which not in ("first", "last"):
+        raise UserError(f"The grader regex cannot take the {which!r} match.\n  Choose first or last.")
+
+    def read(text: str) -> str | None:
+        found = [match[1] for match in compiled.finditer(text) if match[1] is not None]
+        return found[0 if which == "first" else -1].strip() if found else None
+
+    return partial(_compare, "match", read, read, str)
+
+
+def _label() -> Grader:
+    return lambda completion, answer: Grade("ungraded", None, None, "The grader label grades nothing.")
+
+
+_GRADERS: dict[str, Callable[..., Grader]] = {
+    "number": _number,
+    "exact": _exact,
+    "choice": _choice,
+    "regex": _regex,
+    "label": _label,
+}
+
+
+def _compare(
+    thing: str, read: Reading, read_answer: Reading, value: Callable[[str], Any], completion: str, answer: str
+) -> Grade:
+    """Grade by comparing `value` of what the two readings find; a `value` of None cannot be compared."""
+    extracted, expected = read(completion), read_answer(answer)
+    for found, owner in ((expected, "standard answer"), (extracted, "completion")):
+        if found is None:
+            return Grade("ungraded", extracted, expected, f"No {thing} was found in the {owner}.")
+        if value(found) is None:
+            return Grade(
+                "ungraded", extracted, expected, f'"{found}", read from the {owner}, is not a {thing}.'
+            )
+    assert extracted is not None
+    assert expected is not None
+    if value(extracted) == value(expected):
+        return Grade("right", extracted, expected, f'"{extracted}" is the expected {thing}.')
+    return Grade("wrong", extracted, expected, f'"{extracted}" was given, "{expected}" expected.')
+
+
+def _function(path: str) -> Callable[..., Any]:
+    """Import the function at `package.module:function` or `package.module.function`."""
+    module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
+    if not module_name or not attribute:
+        near = difflib.get_close_matches(path, _GRADERS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"There is no grader {path!r}.{hint}\n"
+            f"  Choose {', '.join(_GRADERS)}, or name a Python function: package.module:function."
+        )
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # a console script, unlike `python -m`, does not look where it is started
+    try:
+        function = getattr(importlib.import_module(module_name), attribute, None)
+    except Exception as error:  # whatever the user's module raises, it is the user's to mend
+        raise UserError(
+            f"The grader {path!r} cannot be imported: {type(error).__name__}: {error}.\n"
+            f"  Name a function as package.module:function; {here} is searched too."
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        state = "has no" if function is None else "has a value, not a function,"
+        raise UserError(
+            f"The module {module_name} {state} {attribute!r}.\n"
+            "  Name a function of completion and answer that returns True or False."
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def _call(
+    function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str
+) -> Grade:
+    """Grade with the user's function."""
+    try:
+        result = function(completion, answer, **options)
+    except Exception as error:
+        raise UserError(
+            f"The grader {name} failed on {completion[:80]!r}: {type(error).__name__}: {error}.\n  Mend it."
+        ) from error
+    if isinstance(result, Grade):
+        return result
+    if not isinstance(result, bool):
+        raise UserError(
+            f"The grader {name} returned {type(result).__name__}.\n  Let it return True, False or a Grade."
+        )
+    verdict: Literal["right", "wrong"] = "right" if result else "wrong"
+    return Grade(verdict, None, None, f"{name} returned {result}.")

@@ -1,0 +1,7 @@
+"""No test may reach for the hub, and each runs in a folder of its own."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["WANDB_MODE"] = "offline"

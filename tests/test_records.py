@@ -1,0 +1,357 @@
+"""Examples on disk: every bad record is refused with line and cure, and what is written reads back equal."""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import malformed_cases
+from malformed_cases import CASES, GOOD, record, refusal
+from nlft.data.records import (
+    Example,
+    Question,
+    completion_text,
+    read_examples,
+    read_questions,
+    revision_text,
+    write_examples,
+)
+from nlft.errors import RecordsError, UserError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(content: bytes | str, name: str = "train.jsonl", **options) -> list[Example]:
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_examples(name, **options)
+
+
+def questions(*records: dict) -> list[Question]:
+    Path("q.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return read_questions("q.jsonl")
+
+
+# What is refused.
+
+
+def test_there_are_many_malformed_files():
+    assert len(CASES) >= 40
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_malformed_file_is_refused_with_place_and_cure(name):
+    filename, content = CASES[name]
+    problems = refusal(filename, content).problems
+    assert problems
+    for problem in problems:
+        assert problem.where.startswith(filename)
+        assert problem.what.endswith((".", "?"))
+        assert problem.cure.endswith(".")
+        assert str(problem).isprintable() or "\n" in str(problem)
+
+
+def test_the_table_of_malformed_files_is_current():
+    text = malformed_cases.DOC.read_text(encoding="utf-8")
+    written = text.split(malformed_cases.BEGIN)[1].split(malformed_cases.END)[0]
+    assert written.strip() == malformed_cases.table(), "run: python tests/malformed_cases.py --write"
+
+
+def test_all_bad_records_are_reported_at_once():
+    problems = refusal(
+        "train.jsonl", b"\n".join([record(label=0, answer=""), b"{", record(prompt=3)])
+    ).problems
+    assert [(p.where, p.field) for p in problems] == [
+        ("train.jsonl:1", "label"),
+        ("train.jsonl:1", "answer"),
+        ("train.jsonl:2", None),
+    ]
+
+
+def test_an_id_used_before_is_reported_with_the_record_s_other_problems():
+    problems = refusal("train.jsonl", record() + b"\n\n" + record(answer="")).problems
+    assert [(p.where, p.field) for p in problems] == [("train.jsonl:3", "answer"), ("train.jsonl:3", "id")]
+    assert "train.jsonl:1" in problems[1].what
+
+
+def test_error_names_the_line_after_blank_lines_and_crlf():
+    assert (
+        refusal("train.jsonl", record() + b"\r\n\r\n \n" + record(answer="")).problems[0].where.endswith(":4")
+    )
+
+
+def test_records_of_a_list_know_their_true_lines():
+    content = (
+        b"[\n" + record(answer="") + b",\n\n\n" + record(id=2, label=3) + b", " + record(id=3, prompt="")
+    )
+    problems = refusal("train.json", content + b"\n]\n").problems
+    assert [(p.where, p.field) for p in problems] == [
+        ("train.json:2", "answer"),
+        ("train.json:5", "label"),
+        ("train.json:5", "prompt"),
+    ]
+
+
+def test_line_separators_inside_strings_end_no_line():
+    content = '{"id": 0, "answer": "\u2028\x85"}\n'.encode() + record(answer="")
+    assert [p.where for p in refusal("train.jsonl", content).problems][-1] == "train.jsonl:2"
+
+
+@pytest.mark.parametrize(
+    "name", ["no-such.jsonl", "no-such.json", ".", "folder.jsonl", "train", "locked.jsonl"]
+)
+def test_a_path_that_cannot_be_read_is_named(name, monkeypatch):
+    Path("folder.jsonl").mkdir()
+    if name == "locked.jsonl":
+        Path(name).write_bytes(record())
+
+        def denied(_: Path) -> bytes:  # permissions do not stop root, who may be running this
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(RecordsError) as error:
+        read_examples(name)
+    assert error.value.problems[0].where == name
+    assert error.value.problems[0].cure
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=60) | st.text(alphabet='[]{}",:0123456789ab\\u \n', max_size=60).map(str.encode))
+def test_any_bytes_are_read_or_refused(content):
+    for name in ("train.jsonl", "train.json"):
+        with suppress(RecordsError):
+            assert read(content, name)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [*GOOD, "judgment", "revision", "instruction", "output", "input", "score", "correct", "x"]
+        ),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content"]), inner)
+            ),
+            max_leaves=6,
+        ),
+    )
+)
+def test_any_object_is_read_or_refused(fields):
+    content = json.dumps({**GOOD, **fields})
+    for reader in (read_examples, read_questions):
+        Path("train.jsonl").write_text(content, encoding="utf-8")
+        with suppress(RecordsError):
+            assert len(reader("train.jsonl")) == 1
+
+
+# What is read.
+
+
+def test_a_record_is_read_as_it_is():
+    assert read(record(finish_reason="stop")) == [
+        Example(1, "6 * 7?", "42", True, "42", extra={"finish_reason": "stop"})
+    ]
+
+
+def test_a_byte_order_mark_is_accepted():
+    assert read(b"\xef\xbb\xbf" + record()) == read(record())
+    assert read(b"\xef\xbb\xbf[" + record() + b"]", "train.json") == read(record())
+
+
+def test_one_object_may_be_a_json_file():
+    assert read(json.dumps(GOOD, indent=2), "train.json") == read(record())
+
+
+def test_a_missing_judgment_may_be_allowed():
+    assert read(record(label=False), require_judgment=False)[0].judgment is None
+    assert read(record(label=True, judgment=" "))[0].judgment is None
+
+
+def test_a_blank_completion_is_an_answer_too():
+    assert read(record(completion=" "))[0].completion == " "
+
+
+USER = [{"role": "user", "content": "6 * 7?"}]
+ASSISTANT = [{"role": "assistant", "content": "42"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("6 * 7?", ASSISTANT, "42"), (USER, ASSISTANT, ASSISTANT)),
+        ((USER, "42", "42"), (USER, ASSISTANT, ASSISTANT)),
+        ((USER, ASSISTANT, ASSISTANT), (USER, ASSISTANT, ASSISTANT)),
+        (("6 * 7?", "42", ASSISTANT), ("6 * 7?", "42", "42")),
+    ],
+)
+def test_mixtures_of_text_and_messages_become_one_form(given, expected):
+    prompt, completion, revision = given
+    (example,) = read(record(prompt=prompt, completion=completion, revision=revision))
+    assert (example.prompt, example.completion, example.revision) == expected
+    assert completion_text(example) == revision_text(example) == "42"
+
+
+ORIGINAL = {"id": 3, "instruction": "Add.", "input": "1 2", "output": "4", "judgment": "No.", "answer": "3"}
+
+
+def test_an_original_record_is_converted():
+    assert read(json.dumps(ORIGINAL)) == [Example(3, "Add.\n1 2", "4", False, "3", "No.")]
+    assert read(json.dumps(ORIGINAL | {"input": ""}))[0].prompt == "Add."
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"score": 7}, True),
+        ({"score": 6.9}, False),
+        ({"score": 9, "label": False}, True),
+        ({"score": None, "correct": True}, True),
+        ({"label": True}, True),
+        ({"judgment": ""}, True),
+        ({"judgment": "No."}, False),
+    ],
+)
+def test_an_original_record_s_label_is_found(fields, label):
+    assert read(json.dumps(ORIGINAL | fields))[0].label is label
+
+
+def test_what_decided_an_original_record_s_label_is_kept():
+    assert read(json.dumps(ORIGINAL | {"score": 8}))[0].extra == {"score": 8}
+
+
+# What is written.
+
+TEXT = st.text(
+    alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from('\u2028\u2029\x85\n\r\x00😀\\"'),
+    min_size=1,
+    max_size=12,
+)
+SOLID = TEXT.filter(str.strip)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def examples(draw):
+    def message(role):
+        return [{"role": role, "content": draw(SOLID)}]
+
+    in_messages, label = draw(st.booleans()), draw(st.booleans())
+    judgment = draw(SOLID if not label else st.none() | SOLID)
+    revised = draw(st.booleans())
+    return Example(
+        id=draw(st.integers() | SOLID),
+        prompt=[{"role": "system", "content": ""}, *message("user")] if in_messages else draw(SOLID),
+        completion=message("assistant") if in_messages else draw(SOLID),
+        label=label,
+        answer=draw(SOLID),
+        judgment=judgment,
+        revision=None if not revised else message("assistant") if in_messages else draw(SOLID),
+        extra=draw(st.dictionaries(TEXT.map(lambda name: f"x_{name}"), JSON, max_size=2)),
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(examples(), min_size=1, max_size=4, unique_by=lambda example: str(example.id)))
+def test_what_is_written_reads_back_equal(written):
+    write_examples("train.jsonl", written)
+    assert read_examples("train.jsonl") == written
+    assert Path("train.jsonl").read_bytes().count(b"\n") == len(written)
+
+
+def test_fields_are_written_in_order_and_without_nulls():
+    write_examples("new/train.jsonl", [Example("é", "p", "c", False, "a", "j", extra={"x": 1, "id": 9})])
+    fields = (
+        '"id": "é", "prompt": "p", "completion": "c", "label": false, "answer": "a", "judgment": "j", "x": 1'
+    )
+    assert Path("new/train.jsonl").read_text(encoding="utf-8") == "{" + fields + "}\n"
+
+
+def test_a_failed_write_leaves_the_old_file(monkeypatch):
+    example = Example(1, "p", "c", True, "a")
+    write_examples("train.jsonl", [example])
+    before = Path("train.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_examples("train.jsonl", [example, Example(2, "p", "c", True, "a", extra={"x": float("nan")})])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match=r"train\.jsonl: No space left on device"):
+        write_examples("train.jsonl", [])
+    assert [path.name for path in Path().iterdir()] == ["train.jsonl"]
+    assert Path("train.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["train.json", "train", "folder.jsonl", "file/train.jsonl"])
+def test_where_nothing_can_be_written_is_an_error_with_a_cure(name):
+    Path("folder.jsonl").mkdir()
+    Path("file").touch()
+    with pytest.raises(UserError, match="\n  "):
+        write_examples(name, [])
+
+
+# Questions.
+
+
+def test_questions_come_in_several_forms():
+    assert questions(
+        {"prompt": "p <<1>>", "answer": "a <<1>>", "id": "x"},
+        {"question": "48/2?", "answer": "48/2 = <<48/2=24>>24\n#### 24"},
+        GOOD | {"finish_reason": "stop", "id": 5},
+        ORIGINAL,
+        {"prompt": USER, "answer": "42"},
+    ) == [
+        Question("x", "p <<1>>", "a <<1>>"),
+        Question("q-2", "48/2?", "48/2 = 24\n#### 24"),
+        Question(5, "6 * 7?", "42"),
+        Question(3, "Add.\n1 2", "3"),
+        Question("q-5", USER, "42"),
+    ]
+
+
+def test_an_id_that_is_made_up_counts_records_not_lines():
+    Path("train.jsonl").write_text('\n\n{"question": "q", "answer": "a"}\n', encoding="utf-8")
+    assert read_questions("train.jsonl")[0].id == "train-1"
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"question": "", "answer": "a"}, "question"),
+        ({"prompt": "p"}, "answer"),
+        ({"answer": "a"}, "prompt"),
+        ({"prompt": "p", "answer": "a", "topic": "sums"}, "topic"),
+        ({"prompt": "p", "question": "p", "answer": "a"}, "question"),
+        ({"prompt": "p", "answer": "a", "id": "q-2"}, "id"),
+    ],
+)
+def test_a_bad_question_is_refused_with_its_field(record, field):
+    with pytest.raises(RecordsError) as error:
+        questions(record, {"prompt": "p", "answer": "a"})
+    assert [p.field for p in error.value.problems] == [field]
+
+
+def test_importing_the_data_modules_loads_nothing_heavy():
+    code = (
+        "import sys, nlft.data.records, nlft.data.grading, nlft.data.problems, nlft.data.rules;"
+        "print(sorted({'torch', 'transformers', 'numpy', 'pandas', 'trl'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

@@ -1,0 +1,111 @@
+"""The run directory's reader and writer."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from nlft.errors import UserError
+from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+
+
+def scores(n=3, judge=True):
+    f = np.linspace(-2, -0.1, n, dtype=np.float32)
+    return TokenScores(
+        base=f,
+        standard=f / 2,
+        judge=f / 3 if judge else None,
+        likelihood=np.ones(n, np.float32),
+        unlikelihood=np.zeros(n, np.float32),
+        tag=np.arange(n, dtype=np.uint8),
+        band=np.ones((n, 17), np.float16),
+    )
+
+
+def snapshot(step):
+    return Snapshot(step, 0.5, "nlft", {"mistake_ratio": 1.5}, ["plain", "salient"], [scores(), scores(5, judge=False)])
+
+
+def test_a_snapshot_comes_back_as_it_went_in(tmp_path):
+    run = RunDir(tmp_path)
+    run.write_snapshot(snapshot(20))
+    run.write_snapshot(snapshot(3))
+    assert run.snapshot_steps() == [3, 20]
+    back = run.snapshot(20)
+    assert (back.step, back.epoch, back.scheme, back.settings) == (20, 0.5, "nlft", {"mistake_ratio": 1.5})
+    assert back.scores[1].judge is None
+    for name in ("base", "standard", "judge", "likelihood", "unlikelihood", "tag", "band"):
+        ours, theirs = getattr(back.scores[0], name), getattr(scores(), name)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_watched_examples_come_back_with_odd_characters(tmp_path):
+    odd = WatchedExample("é", False, "p\u2028", "a", None, ["\x00", "\u202e", "</script>", "\x1b[31m"])
+    run = RunDir(tmp_path)
+    run.write_watched([odd])
+    assert run.watched() == [odd]
+    assert RunDir(tmp_path / "none").watched() == []
+
+
+def test_numbers_that_json_has_no_word_for_become_null(tmp_path):
+    run = RunDir(tmp_path)
+    run.append_event({"step": 1, "loss": float("nan"), "grad_norm": float("inf"), "lr": 0.5})
+    assert run.events() == [{"step": 1, "loss": None, "grad_norm": None, "lr": 0.5}]
+    json.loads(run.events_path.read_text())
+
+
+def test_a_torn_last_line_is_ignored(tmp_path):
+    run = RunDir(tmp_path)
+    run.append_event({"step": 1})
+    with run.events_path.open("ab") as file:
+        file.write(b'{"step": 2, "lo')
+    assert run.events() == [{"step": 1}]
+
+
+def test_a_full_disk_warns_once_and_training_goes_on(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(UserWarning, match=r"saliency map of step 20: .*No space left.*training goes on"):
+        RunDir(tmp_path).write_snapshot(snapshot(20))
+    assert RunDir(tmp_path).snapshot_steps() == []
+
+
+def test_a_torn_snapshot_is_named(tmp_path):
+    run = RunDir(tmp_path)
+    run.write_snapshot(snapshot(20))
+    path = next(run.saliency_path.iterdir())
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"step-00000020.safetensors cannot be read"):
+        run.snapshot(20)
+
+
+def test_resume_marks_later_lines_superseded_and_drops_later_snapshots(tmp_path):
+    run = RunDir(tmp_path)
+    for step in (1, 2, 3):
+        run.append_event({"step": step})
+        run.write_snapshot(snapshot(step))
+    run.start_events(resumed_step=1)
+    assert run.events() == [{"step": 1}]
+    assert [e["step"] for e in run.events(superseded=True)] == [1, 2, 3]
+    assert run.snapshot_steps() == [1]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_no_run_is_refused(tmp_path, there):
+    folder = tmp_path if there else tmp_path / "none"
+    with pytest.raises(UserError, match=r"holds no run.yaml|does not exist"):
+        RunDir.open(folder)
+
+
+def test_clearing_a_run_leaves_everything_else(tmp_path):
+    run = RunDir(tmp_path)
+    run.write_settings({})
+    run.append_event({"step": 1})
+    run.write_snapshot(snapshot(1))
+    (tmp_path / "notes.txt").write_text("mine")
+    run.clear()
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

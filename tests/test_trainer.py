@@ -1,0 +1,370 @@
+"""NLFTTrainer: equal to TRL where it should be, exact on resume, alike on one process and two."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from nlft.core.saliency import NLFTSettings
+from nlft.data.records import Example
+from nlft.errors import ProblemsError, UserError
+from nlft.training.baselines import SFTBaseline, SFTSettings
+from nlft.training.checkpoints import checkpoint_to_resume
+from nlft.training.run_dir import RunDir
+from nlft.training.trainer import NLFTConfig, NLFTTrainer
+
+
+def examples(count=12):
+    made = []
+    for i in range(count):
+        a, b, wrong = 40 + i, 11 + 2 * i, i % 3 != 0
+        said = a - b + (3 if wrong else 0)
+        made.append(
+            Example(
+                id=f"e{i}",
+                prompt=f"What is {a} minus {b}?",
+                completion=f"{a} - {b} = {said}\n#### {said}",
+                label=not wrong,
+                answer=f"{a} - {b} = {a - b}" + " indeed" * (i % 4),
+                judgment=f'"{a} - {b} = {said}" is miscalculated.\nCorrection: it is {a - b}.' if wrong else None,
+            )
+        )
+    return made
+
+
+def lora(model, **options):
+    torch.manual_seed(7)
+    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options))
+
+
+def adapter(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+COMMON = {
+    "per_device_train_batch_size": 3,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 2,
+    "learning_rate": 1e-2,
+    "activation_checkpointing": False,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "use_cpu": True,
+}
+
+
+def nlft_trainer(folder, data=None, model=None, saliency="nlft", callbacks=None, **settings):
+    args = NLFTConfig(output_dir=str(folder), **{**COMMON, **settings})
+    return NLFTTrainer(
+        model or lora(tiny.model()),
+        args,
+        data or examples(),
+        processing_class=tiny.tokenizer(),
+        saliency=saliency,
+        callbacks=callbacks,
+    )
+
+
+def test_uniform_with_token_trains_as_trls_sft_trainer_does(tmp_path):
+    """Same ids, same order, float32: the losses of every step, and the adapters at the end, agree."""
+    ours = nlft_trainer(tmp_path / "ours", saliency="uniform", loss_normalization="token")
+    ours.train()
+    args = SFTSettings(output_dir=str(tmp_path / "trl"), target="all-completions", **COMMON)
+    theirs = SFTBaseline(lora(tiny.model()), args, examples(), tiny.tokenizer(), None)
+    theirs.train()
+    steps = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)]
+    assert len(steps[0]) == len(steps[1]) == 4
+    torch.testing.assert_close(torch.tensor(steps[0]), torch.tensor(steps[1]), atol=1e-5, rtol=1e-5)
+    accuracy = [
+        [e["mean_token_accuracy"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)
+    ]
+    torch.testing.assert_close(torch.tensor(accuracy[0]), torch.tensor(accuracy[1]), atol=0.05, rtol=0)
+    trained = adapter(theirs.model)
+    assert len(trained) > 10
+    for name, weight in adapter(ours.model).items():
+        torch.testing.assert_close(weight, trained[name], atol=1e-5, rtol=1e-5)
+
+
+def test_uniform_with_token_has_the_gradients_of_trls_sft_trainer(tmp_path):
+    ours = nlft_trainer(tmp_path / "ours", saliency="uniform", loss_normalization="token")
+    args = SFTSettings(output_dir=str(tmp_path / "trl"), target="all-completions", **COMMON)
+    theirs = SFTBaseline(lora(tiny.model()), args, examples(), tiny.tokenizer(), None)
+    features = ours.builder(ours.train_dataset[:5])
+    ours.model.train(), theirs.model.train()
+    ours.get_batch_samples(iter([features]), 1, torch.device("cpu"))
+    ours.compute_loss(ours.model, features).backward()
+    batch = theirs.data_collator([theirs.train_dataset[i] for i in range(5)])
+    items = (batch["labels"][:, 1:] != -100).sum()
+    theirs.compute_loss(theirs.model, batch, num_items_in_batch=items).backward()
+    grads = {name: p.grad for name, p in theirs.model.named_parameters() if p.requires_grad}
+    assert any(g.abs().max() > 1e-4 for g in grads.values())
+    for name, p in ours.model.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(p.grad, grads[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_batch_size_and_accumulation_do_not_change_the_training(tmp_path, normalization):
+    runs = []
+    for size, accumulation in [(6, 1), (1, 6)]:
+        trainer = nlft_trainer(
+            tmp_path / f"{size}",
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            loss_normalization=normalization,
+            answer_weight=0.7,
+        )
+        trainer.train()
+        runs.append((adapter(trainer.model), [e["loss"] for e in trainer.state.log_history if "loss" in e]))
+    torch.testing.assert_close(torch.tensor(runs[0][1]), torch.tensor(runs[1][1]), atol=1e-4, rtol=1e-4)
+    for name, weight in runs[0][0].items():
+        torch.testing.assert_close(weight, runs[1][0][name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["nlft", "nlft-original", "uniform"])
+def test_a_mixed_batch_gives_each_sample_the_loss_it_has_alone(tmp_path, scheme):
+    trainer = nlft_trainer(tmp_path, saliency=scheme)
+    trainer.model.eval()
+    data = trainer.train_dataset[:6]
+    assert len({e.label for e in data}) == 2
+
+    def loss(part):
+        with torch.no_grad():
+            return float(trainer.compute_loss(trainer.model, trainer.builder(part)))
+
+    alone = [loss([e]) for e in data]
+    assert abs(loss(data) - sum(alone) / 6) < 1e-4 * max(1, abs(loss(data)))
+
+
+def test_answer_weight_adds_the_answers_nll_with_its_own_denominator(tmp_path):
+    plain = nlft_trainer(tmp_path / "a")
+    weighted = nlft_trainer(tmp_path / "b", answer_weight=0.5)
+    data = plain.train_dataset[:4]
+    for trainer in (plain, weighted):
+        trainer.model.eval()
+    with torch.no_grad():
+        without = plain.compute_loss(plain.model, plain.builder(data))
+        with_ = weighted.compute_loss(weighted.model, weighted.builder(data))
+        nll = []
+        for e in data:
+            ids = torch.tensor([[*e.base, *e.target]])
+            logp = plain.model(input_ids=ids).logits.log_softmax(-1)[0, len(e.base) - 1 : -1]
+            nll.append(-logp.gather(1, torch.tensor(e.target)[:, None]).mean())
+    torch.testing.assert_close(with_ - without, 0.5 * torch.stack(nll).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_in_the_adapter_does_not_reach_the_tags(tmp_path):
+    """With dropout, base is scored once more without it: tags are the same whatever dropout draws."""
+    seen = []
+    trainer = nlft_trainer(tmp_path, model=lora(tiny.model(), lora_dropout=0.5, init_lora_weights=False))
+    weigh = trainer.scheme.weigh
+    trainer.scheme = replace(trainer.scheme, weigh=lambda lp, s: seen.append(lp) or weigh(lp, s))
+    features = trainer.builder(trainer.train_dataset[:4])
+    trainer.model.train()
+    trainer.get_batch_samples(iter([features]), 1, torch.device("cpu"))
+    losses = [trainer.compute_loss(trainer.model, features).item() for _ in range(2)]
+    assert losses[0] != losses[1], "dropout should be at work in the loss"
+    assert torch.equal(seen[0].base, seen[1].base)
+    assert torch.equal(seen[0].standard, seen[1].standard)
+
+
+def test_the_run_directory_holds_what_it_should_and_no_pickle(tmp_path):
+    trainer = nlft_trainer(tmp_path, save_strategy="epoch", watch=4, watch_every=2, answer_weight=1.0)
+    trainer.train()
+    run = RunDir.open(tmp_path)
+    settings = run.settings()
+    assert settings["method"] == "nlft"
+    assert settings["saliency"]["mistake_ratio"] == 1.5
+    assert {"torch", "transformers", "nlft"} <= set(settings["versions"])
+    events = [e for e in run.events() if "loss" in e]
+    assert [e["step"] for e in events] == [1, 2, 3, 4]
+    for name in (
+        "mean_token_accuracy", "num_tokens", "tokens_per_second", "eta_seconds", "nlft/salient_fraction",
+        "nlft/gated_fraction", "nlft/likelihood_loss", "nlft/unlikelihood_loss", "nlft/answer_loss", "learning_rate",
+    ):  # fmt: skip
+        assert all(isinstance(e[name], float) for e in events), name
+    parts = ("nlft/likelihood_loss", "nlft/unlikelihood_loss", "nlft/answer_loss")
+    assert all(abs(sum(e[p] for p in parts) - e["loss"]) < 1e-4 for e in events)
+    assert run.snapshot_steps() == [0, 2, 4]
+    watched = run.watched()
+    assert [w.label for w in watched].count(True) == 2
+    for step in run.snapshot_steps():
+        for example, scores in zip(watched, run.snapshot(step).scores, strict=True):
+            assert len(scores.base) == len(scores.tag) == len(example.tokens)
+            assert (scores.judge is None) == example.label
+            assert scores.band.shape == (len(example.tokens), 17)
+    assert "".join(watched[0].tokens) == "40 - 11 = 29\n#### 29<|end|>"
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert {"run.yaml", "events.jsonl", "adapter_model.safetensors", "manifest.json"} <= {p.name for p in files}
+    assert not [p for p in files if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not list(tmp_path.rglob(".*"))
+    assert "nlft" in (run.adapter_path / "README.md").read_text()
+
+
+def test_the_trained_adapter_loads_and_changes_the_model(tmp_path):
+    trainer = nlft_trainer(tmp_path)
+    trainer.train()
+    ids = torch.tensor([[6, 7, 8, 9]])
+    loaded = PeftModel.from_pretrained(tiny.model(), tmp_path / "adapter")
+    with torch.no_grad():
+        ours, bare = trainer.model.eval()(ids).logits, tiny.model()(ids).logits
+        torch.testing.assert_close(loaded(ids).logits, ours, atol=1e-5, rtol=1e-5)
+    assert (ours - bare).abs().max() > 1e-3
+
+
+def test_the_loss_goes_down_on_the_mistakes_and_the_answers(tmp_path):
+    settings = NLFTSettings(gate_fraction=1.0)
+    trainer = nlft_trainer(tmp_path, saliency=settings, num_train_epochs=8, answer_weight=1.0)
+    trainer.train()
+    events = [e for e in trainer.state.log_history if "loss" in e]
+    assert events[-1]["nlft/answer_loss"] < 0.8 * events[0]["nlft/answer_loss"]
+    assert events[-1]["loss"] < events[0]["loss"]
+
+
+def test_resume_is_bit_identical(tmp_path):
+    whole = nlft_trainer(tmp_path / "whole", save_strategy="steps", save_steps=2, save_total_limit=9, num_train_epochs=3)
+    whole.train()
+    source = RunDir(tmp_path / "whole").checkpoints_path
+    names = sorted(p.name for p in source.iterdir())
+    assert names == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    (tmp_path / "again" / "checkpoints").mkdir(parents=True)
+    (source / "checkpoint-2").rename(tmp_path / "again" / "checkpoints" / "checkpoint-2")
+    (tmp_path / "again" / "events.jsonl").write_text('{"step": 2, "loss": 1}\n{"step": 3, "loss": 1}\n')
+    run = RunDir(tmp_path / "again")
+    again = nlft_trainer(run.path, num_train_epochs=3)
+    again.train(resume_from_checkpoint=str(checkpoint_to_resume(run, "true", 1)))
+    for name, weight in adapter(whole.model).items():
+        assert torch.equal(weight, adapter(again.model)[name]), name
+    steps = [e["step"] for e in run.events() if "loss" in e]
+    assert steps == [2, 3, 4, 5, 6], "what the checkpoint did not hold is superseded"
+    assert [e["step"] for e in run.events(superseded=True) if e.get("superseded")] == [3]
+
+
+def test_a_partial_checkpoint_is_refused(tmp_path):
+    trainer = nlft_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    trainer.train()
+    run = RunDir(tmp_path)
+    path = checkpoint_to_resume(run, "true", 1)
+    (path / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"optimizer.safetensors is missing or cut short"):
+        checkpoint_to_resume(run, "true", 1)
+    (path / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"no manifest.json"):
+        checkpoint_to_resume(run, str(path), 1)
+
+
+def test_examples_that_do_not_fit_are_all_named(tmp_path):
+    data = examples()
+    data[2] = replace(data[2], answer="very " * 100)
+    data[5] = replace(data[5], prompt="long " * 100)
+    with pytest.raises(ProblemsError) as caught:
+        nlft_trainer(tmp_path, data=data, max_length=220)
+    assert "'e2'" in str(caught.value)
+    assert "'e5'" in str(caught.value)
+    assert "max_length" in str(caught.value)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_any_causal_lm_trains_with_the_default_adapter(tmp_path, family):
+    trainer = nlft_trainer(tmp_path, model=tiny.model(family), max_steps=2, activation_checkpointing=True)
+    trainer.train()
+    assert isinstance(trainer.model, PeftModel)
+    moved = [n for n, p in trainer.model.named_parameters() if "lora_B" in n and p.abs().max() > 0]
+    assert moved
+    assert all(p.dtype == torch.float32 for n, p in trainer.model.named_parameters() if "lora_" in n)
+
+
+def test_the_adapter_is_float32_over_a_bfloat16_base(tmp_path):
+    trainer = nlft_trainer(tmp_path, model=tiny.model(dtype=torch.bfloat16), max_steps=1)
+    trainer.train()
+    kinds = {(p.requires_grad, p.dtype) for p in trainer.model.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(t.dtype == torch.float32 for t in saved.values())
+
+
+def test_evaluation_reports_the_loss_on_held_out_examples(tmp_path):
+    trainer = NLFTTrainer(
+        lora(tiny.model()),
+        NLFTConfig(output_dir=str(tmp_path), **COMMON, eval_strategy="epoch"),
+        examples(9),
+        eval_dataset=examples(12)[9:],
+        processing_class=tiny.tokenizer(),
+    )
+    trainer.train()
+    found = [e for e in trainer.state.log_history if "eval_loss" in e]
+    assert len(found) == 2
+    assert all(e["eval_loss"] > 0 and 0 <= e["eval_nlft/salient_fraction"] <= 1 for e in found)
+
+
+def test_rows_of_a_dataset_are_as_good_as_examples(tmp_path):
+    from dataclasses import asdict
+
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{k: v for k, v in asdict(e).items() if k != "extra"} for e in examples()])
+    trainer = nlft_trainer(tmp_path, data=rows, max_steps=1)
+    assert trainer.examples == examples()
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
+    pytest.importorskip(tracker, reason=f"{tracker} is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    trainer = nlft_trainer(tmp_path / "run", max_steps=2, report_to=tracker)
+    trainer.train()
+    if tracker == "wandb":
+        import wandb
+
+        wandb.finish()
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and ("tfevents" in p.name or p.suffix == ".wandb")]
+    assert written
+    assert any(b"salient_fraction" in p.read_bytes() for p in written)
+
+TWO_PROCESSES = """
+import json, sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_trainer import adapter, examples, nlft_trainer
+trainer = nlft_trainer(sys.argv[2], data=examples(8), per_device_train_batch_size=int(sys.argv[3]),
+                       gradient_accumulation_steps=1, num_train_epochs=1, max_steps=2, optim="sgd",
+                       learning_rate=0.5, answer_weight=0.5, loss_normalization=sys.argv[4], watch=2)
+trainer.train()
+if trainer.args.process_index == 0:
+    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
+    weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
+    json.dump({"wrapper": type(trainer.model_wrapped).__name__, "losses": losses, "weights": weights},
+              open(sys.argv[2] + ".json", "w"))
+"""
+
+
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_two_processes_train_as_one_does(tmp_path, normalization):
+    """DDP over gloo: the wrapped model is called, so gradients are reduced; losses are those of the whole batch."""
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    here = str(Path(__file__).parent)
+
+    def run(name, processes, size):
+        out = tmp_path / name
+        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
+        command = [sys.executable, *launch, str(script), here, str(out), str(size), normalization]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(out.with_suffix(".json").read_text())
+
+    one, two = run("one", 1, 4), run("two", 2, 2)
+    assert two["wrapper"] == "DistributedDataParallel"
+    torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), atol=1e-5, rtol=1e-5)
+    for name, weight in one["weights"].items():
+        other = torch.tensor(two["weights"][name.replace("module.", "")])
+        torch.testing.assert_close(torch.tensor(weight), other, atol=1e-5, rtol=1e-4)
