@@ -49,9 +49,7 @@ def chromium() -> Iterator[Browser]:
     """One Chromium for the session; a machine without one skips, and says so."""
     executable = shutil.which("chromium")
     if executable is None:
-        pytest.skip(
-            "NO BROWSER TESTS RUN: `chromium` is not on the PATH, so what the page does goes unchecked"
-        )
+        pytest.skip("NO BROWSER TESTS RUN: `chromium` is not on the PATH, so what the page does goes unchecked")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield browser

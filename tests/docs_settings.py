@@ -1,4 +1,4 @@
-"""Writes the settings tables of docs/SALIENCY.md from the settings' own fields: `python tests/docs_settings.py --write`."""
+"""Writes the settings tables of docs/SALIENCY.md from the settings' own fields, with `--write`."""
 
 import sys
 from dataclasses import fields

@@ -1,9 +1,9 @@
 """Rendering and alignment: one completion, the same ids under every prompt."""
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from nlft.core.conditions import (
     IGNORE_INDEX,
     ConditionEncoder,
@@ -96,12 +96,14 @@ def test_braces_and_slots_in_the_users_text_stay_as_they_are():
 
 def test_what_does_not_fit_is_an_error_that_names_the_example_and_is_never_cut():
     encoder = ConditionEncoder(tiny.tokenizer(), max_length=60)
-    with pytest.raises(ProblemsError, match="example 'a': takes .* tokens under the standard prompt, over max_length 60"):
+    with pytest.raises(
+        ProblemsError, match=r"example 'a': takes .* tokens under the standard prompt, over max_length 60"
+    ):
         encoder.encode(**WRONG)
 
 
 def test_a_template_without_its_slot_is_refused():
-    with pytest.raises(ProblemsError, match="--judge_prompt_template: has no {judgment}"):
+    with pytest.raises(ProblemsError, match=r"--judge_prompt_template: has no \{judgment\}"):
         Templates(judge="{prompt}")
 
 

@@ -36,9 +36,7 @@ def weigh(case):
     given = case["inputs"]
     hidden = torch.cat([torch.tensor(sample, dtype=torch.float32) for sample in given["hidden"]])
     judge = None if given["p_judge"] is None else flat(given["p_judge"])
-    return original_token_weights(
-        flat(given["p_base"]), judge, flat(given["p_standard"]), hidden, settings_of(case)
-    )
+    return original_token_weights(flat(given["p_base"]), judge, flat(given["p_standard"]), hidden, settings_of(case))
 
 
 def test_all_recorded_cases_are_here():

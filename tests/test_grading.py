@@ -31,9 +31,7 @@ IGNORED = [",", r"\$", "(?s).*#### ", r"\.$"]  # regexes_to_ignore of the harnes
 
 def harness_reading(reading: str, text: str) -> str:
     """What the harness's filter of that name reads."""
-    extraction = pytest.importorskip(
-        "lm_eval.filters.extraction", reason="compares with lm-eval (pip: lm-eval)"
-    )
+    extraction = pytest.importorskip("lm_eval.filters.extraction", reason="compares with lm-eval (pip: lm-eval)")
     pattern, group = {
         "strict": (r"#### (\-?[0-9\.\,]+)", 0),
         "flexible": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
@@ -61,9 +59,7 @@ def kind_of_difference(reading: str, completion: str, answer: str) -> str | None
         return "no number in the completion" if grade.extracted is None else "what is read is no number"
     assert (grade.verdict, harness) == ("right", 0), (completion, answer, grade)
     bare = re.fullmatch(r"(?:(?s:.*)#### )?[-0-9.,$]*", answer)
-    return (
-        "the same number, written otherwise" if bare else "the answer has more than its number behind `#### `"
-    )
+    return "the same number, written otherwise" if bare else "the answer has more than its number behind `#### `"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
@@ -85,9 +81,7 @@ def test_strict_and_flexible_read_what_the_harness_reads(text):
 
 def documented_differences() -> list[tuple[str, str, str, str, int, str]]:
     text = (HERE.parent / "docs" / "GRADING.md").read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^\| (.+) \| (\w+) \| `(\".*\")` \| `(\".*\")` \| ([01]) \| (\w+) \|$", text, re.MULTILINE
-    )
+    rows = re.findall(r"^\| (.+) \| (\w+) \| `(\".*\")` \| `(\".*\")` \| ([01]) \| (\w+) \|$", text, re.MULTILINE)
     return [(k, r, json.loads(c), json.loads(a), int(h), n) for k, r, c, a, h, n in rows]
 
 
@@ -122,9 +116,7 @@ def test_numbers_are_equal_however_they_are_written(text, value):
     assert as_number(text) == as_number(value) is not None
 
 
-@pytest.mark.parametrize(
-    "text", ["", ",", "1.2.3", "72..", "-", "five", "1e5", "٣", "1 000", "NaN", "Infinity"]
-)
+@pytest.mark.parametrize("text", ["", ",", "1.2.3", "72..", "-", "five", "1e5", "٣", "1 000", "NaN", "Infinity"])
 def test_odd_strings_are_no_numbers(text):
     assert as_number(text) is None
 
@@ -162,9 +154,7 @@ def test_a_grade_keeps_its_evidence():
 
 def test_no_number_is_ungraded_and_says_where():
     grade = get_grader("number")
-    assert grade("It is 29.", "#### 29") == Grade(
-        "ungraded", None, "29", "No number was found in the completion."
-    )
+    assert grade("It is 29.", "#### 29") == Grade("ungraded", None, "29", "No number was found in the completion.")
     assert grade("#### 29", "Many.").explanation == "No number was found in the standard answer."
     assert grade("#### 1.2.3", "#### 1").explanation == '"1.2.3", read from the completion, is not a number.'
 
@@ -215,9 +205,7 @@ def test_exact_leaves_white_space_aside_and_case_on_request():
 def test_regex_compares_groups():
     grade = get_grader("regex", pattern=r"x = (\S+)")
     assert grade("x = 1, no, x = 2", "x = 2").verdict == "right"
-    assert (
-        get_grader("regex", pattern=r"x = (\S+)", which="first")("x = 1\nx = 2", "x = 2").verdict == "wrong"
-    )
+    assert get_grader("regex", pattern=r"x = (\S+)", which="first")("x = 1\nx = 2", "x = 2").verdict == "wrong"
     assert grade("none", "x = 2").verdict == "ungraded"
 
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 
+import tiny
 from nlft.core.conditions import IGNORE_INDEX, pad_rows
 from nlft.core.logprobs import _LogOdds, enable_scoring, score
 from nlft.errors import NLFTError
@@ -111,9 +111,7 @@ def test_padding_does_not_change_a_score(family):
     alone = pad_rows([([7, 8, 9], [10, 11, 12])], pad_token_id=0)
     padded = pad_rows([([7, 8, 9], [10, 11, 12]), (list(range(6, 40)), list(range(40, 60)))], pad_token_id=0)
     with torch.no_grad():
-        torch.testing.assert_close(
-            score(model, padded).logp[0, :3], score(model, alone).logp[0], atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(score(model, padded).logp[0, :3], score(model, alone).logp[0], atol=1e-5, rtol=1e-5)
 
 
 def test_generation_goes_on_working():

@@ -217,9 +217,7 @@ def test_hundred_steps_of_eight_long_examples_stay_below_15_megabytes(tmp_path: 
         )
 
     examples = [replace(WRONG, id=index, tokens=[" token"] * 200) for index in range(8)]
-    run = new_run(
-        tmp_path / "r", examples, [snapshot(step, *(noise() for _ in range(8))) for step in range(100)]
-    )
+    run = new_run(tmp_path / "r", examples, [snapshot(step, *(noise() for _ in range(8))) for step in range(100)])
     size = export_map(run, tmp_path / "map.html").stat().st_size
     assert 1e6 < size < 15e6
 
@@ -320,9 +318,7 @@ const pixel = (colour) => {
 
 def strip_colour(page: Page, index: int, condition: str, example: int = 0) -> tuple[float, ...]:
     strip = token(page, index, example).locator(f"[data-condition={condition}]")
-    found = strip.evaluate(
-        "(element) => {" + PIXEL + "return pixel(getComputedStyle(element).backgroundColor); }"
-    )
+    found = strip.evaluate("(element) => {" + PIXEL + "return pixel(getComputedStyle(element).backgroundColor); }")
     return tuple(found)
 
 
@@ -330,9 +326,7 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     """WCAG 2's contrast ratio of two sRGB colours."""
 
     def luminance(colour: tuple[float, ...]) -> float:
-        linear = [
-            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)
-        ]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
@@ -522,9 +516,7 @@ def test_salient_share_is_told_per_example(page: Page) -> None:
 
 def test_search_and_label_filter_cards_and_list_alike(page: Page) -> None:
     def visible() -> tuple[list[str], int, str]:
-        cards = [
-            card.get_attribute("id") or "" for card in page.locator("article").all() if card.is_visible()
-        ]
+        cards = [card.get_attribute("id") or "" for card in page.locator("article").all() if card.is_visible()]
         return cards, page.locator("#jump li:visible").count(), page.get_by_role("status").last.inner_text()
 
     page.get_by_role("searchbox").fill("MARBLES away")
@@ -569,9 +561,7 @@ def test_text_contrast_is_at_least_4_5(
         assert contrast(tuple(ink), tuple(paper)) >= 4.5, text
 
 
-def test_hostile_text_shows_as_text_and_runs_nowhere(
-    hostile_run: RunDir, tmp_path: Path, open_page: OpenPage
-) -> None:
+def test_hostile_text_shows_as_text_and_runs_nowhere(hostile_run: RunDir, tmp_path: Path, open_page: OpenPage) -> None:
     page = open_page(export_map(hostile_run, tmp_path / "map.html"))
     shown = page.locator("#example-0 .token > .text").all_text_contents()
     assert shown == [
@@ -601,9 +591,7 @@ def test_right_to_left_token_does_not_reorder_its_neighbours(tmp_path: Path, ope
     assert lefts == sorted(lefts)
 
 
-def test_right_to_left_completion_flows_and_walks_from_right_to_left(
-    tmp_path: Path, open_page: OpenPage
-) -> None:
+def test_right_to_left_completion_flows_and_walks_from_right_to_left(tmp_path: Path, open_page: OpenPage) -> None:
     run = new_run(tmp_path / "r", [replace(WRONG, tokens=["שלום", " עולם", " 12"])], [snapshot(1, scores(3))])
     page = open_page(export_map(run, tmp_path / "map.html"))
     lefts = page.evaluate("[...document.querySelectorAll('.token')].map((cell) => cell.offsetLeft)")

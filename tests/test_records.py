@@ -66,9 +66,7 @@ def test_the_table_of_malformed_files_is_current():
 
 
 def test_all_bad_records_are_reported_at_once():
-    problems = refusal(
-        "train.jsonl", b"\n".join([record(label=0, answer=""), b"{", record(prompt=3)])
-    ).problems
+    problems = refusal("train.jsonl", b"\n".join([record(label=0, answer=""), b"{", record(prompt=3)])).problems
     assert [(p.where, p.field) for p in problems] == [
         ("train.jsonl:1", "label"),
         ("train.jsonl:1", "answer"),
@@ -83,15 +81,11 @@ def test_an_id_used_before_is_reported_with_the_record_s_other_problems():
 
 
 def test_error_names_the_line_after_blank_lines_and_crlf():
-    assert (
-        refusal("train.jsonl", record() + b"\r\n\r\n \n" + record(answer="")).problems[0].where.endswith(":4")
-    )
+    assert refusal("train.jsonl", record() + b"\r\n\r\n \n" + record(answer="")).problems[0].where.endswith(":4")
 
 
 def test_records_of_a_list_know_their_true_lines():
-    content = (
-        b"[\n" + record(answer="") + b",\n\n\n" + record(id=2, label=3) + b", " + record(id=3, prompt="")
-    )
+    content = b"[\n" + record(answer="") + b",\n\n\n" + record(id=2, label=3) + b", " + record(id=3, prompt="")
     problems = refusal("train.json", content + b"\n]\n").problems
     assert [(p.where, p.field) for p in problems] == [
         ("train.json:2", "answer"),
@@ -105,9 +99,7 @@ def test_line_separators_inside_strings_end_no_line():
     assert [p.where for p in refusal("train.jsonl", content).problems][-1] == "train.jsonl:2"
 
 
-@pytest.mark.parametrize(
-    "name", ["no-such.jsonl", "no-such.json", ".", "folder.jsonl", "train", "locked.jsonl"]
-)
+@pytest.mark.parametrize("name", ["no-such.jsonl", "no-such.json", ".", "folder.jsonl", "train", "locked.jsonl"])
 def test_a_path_that_cannot_be_read_is_named(name, monkeypatch):
     Path("folder.jsonl").mkdir()
     if name == "locked.jsonl":
@@ -134,14 +126,10 @@ def test_any_bytes_are_read_or_refused(content):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(
-            [*GOOD, "judgment", "revision", "instruction", "output", "input", "score", "correct", "x"]
-        ),
+        st.sampled_from([*GOOD, "judgment", "revision", "instruction", "output", "input", "score", "correct", "x"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-            lambda inner: (
-                st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content"]), inner)
-            ),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content"]), inner),
             max_leaves=6,
         ),
     )
@@ -274,9 +262,7 @@ def test_what_is_written_reads_back_equal(written):
 
 def test_fields_are_written_in_order_and_without_nulls():
     write_examples("new/train.jsonl", [Example("é", "p", "c", False, "a", "j", extra={"x": 1, "id": 9})])
-    fields = (
-        '"id": "é", "prompt": "p", "completion": "c", "label": false, "answer": "a", "judgment": "j", "x": 1'
-    )
+    fields = '"id": "é", "prompt": "p", "completion": "c", "label": false, "answer": "a", "judgment": "j", "x": 1'
     assert Path("new/train.jsonl").read_text(encoding="utf-8") == "{" + fields + "}\n"
 
 
@@ -351,7 +337,4 @@ def test_importing_the_data_modules_loads_nothing_heavy():
         "import sys, nlft.data.records, nlft.data.grading, nlft.data.problems, nlft.data.rules;"
         "print(sorted({'torch', 'transformers', 'numpy', 'pandas', 'trl'} & set(sys.modules)))"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

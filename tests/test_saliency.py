@@ -6,7 +6,8 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nlft.core.loss import Window, normalize, sample_losses
 from nlft.core.saliency import (
@@ -48,9 +49,7 @@ def random_batch(seed, lengths, labels, hidden_size=6, sharp=2.0):
 def row(batch, i):
     """One sample alone, without its padding."""
     n = int(batch.mask[i].sum())
-    part = {
-        name: getattr(batch, name)[i : i + 1, :n] for name in ("base", "mask", "standard", "judge", "band")
-    }
+    part = {name: getattr(batch, name)[i : i + 1, :n] for name in ("base", "mask", "standard", "judge", "band")}
     return ConditionLogprobs(label=batch.label[i : i + 1], **part)
 
 
@@ -116,7 +115,11 @@ CASES = [
     (seed, label, cfg)
     for seed in range(12)
     for label in (True, False)
-    for cfg in (PAPER, replace(PAPER, gate_fraction=1.0), replace(PAPER, gate_fraction=1.0, after_mistake="zero"))
+    for cfg in (
+        PAPER,
+        replace(PAPER, gate_fraction=1.0),
+        replace(PAPER, gate_fraction=1.0, after_mistake="zero"),
+    )
 ]
 
 
@@ -131,7 +134,7 @@ def test_weights_equal_the_equations_written_out(seed, label, cfg):
 
 def test_the_cases_above_meet_every_kind_of_token():
     """A comparison over samples without mistakes or neighbours would compare little."""
-    seen = {tag: 0 for tag in Tag}
+    seen = dict.fromkeys(Tag, 0)
     for seed, label, cfg in CASES:
         for tag in nlft_weights(random_batch(seed, [40], [label]), cfg).tag.flatten().tolist():
             seen[Tag(tag)] += 1

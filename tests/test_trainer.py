@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
+import tiny
 from nlft.core.saliency import NLFTSettings
 from nlft.data.records import Example
 from nlft.errors import ProblemsError, UserError
@@ -82,9 +82,7 @@ def test_uniform_with_token_trains_as_trls_sft_trainer_does(tmp_path):
     steps = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)]
     assert len(steps[0]) == len(steps[1]) == 4
     torch.testing.assert_close(torch.tensor(steps[0]), torch.tensor(steps[1]), atol=1e-5, rtol=1e-5)
-    accuracy = [
-        [e["mean_token_accuracy"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)
-    ]
+    accuracy = [[e["mean_token_accuracy"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)]
     torch.testing.assert_close(torch.tensor(accuracy[0]), torch.tensor(accuracy[1]), atol=0.05, rtol=0)
     trained = adapter(theirs.model)
     assert len(trained) > 10
@@ -229,7 +227,9 @@ def test_the_loss_goes_down_on_the_mistakes_and_the_answers(tmp_path):
 
 
 def test_resume_is_bit_identical(tmp_path):
-    whole = nlft_trainer(tmp_path / "whole", save_strategy="steps", save_steps=2, save_total_limit=9, num_train_epochs=3)
+    whole = nlft_trainer(
+        tmp_path / "whole", save_strategy="steps", save_steps=2, save_total_limit=9, num_train_epochs=3
+    )
     whole.train()
     source = RunDir(tmp_path / "whole").checkpoints_path
     names = sorted(p.name for p in source.iterdir())
@@ -330,6 +330,7 @@ def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
     written = [p for p in tmp_path.rglob("*") if p.is_file() and ("tfevents" in p.name or p.suffix == ".wandb")]
     assert written
     assert any(b"salient_fraction" in p.read_bytes() for p in written)
+
 
 TWO_PROCESSES = """
 import json, sys, torch

@@ -81,9 +81,7 @@ def _train(argv: Argv) -> None:
     )
     saliency = _chosen_scheme(other.scheme, dict(zip(SCHEMES, schemes, strict=True)))
     examples, run = _examples_and_run(other, args)
-    checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(
-        run, args.resume_from_checkpoint, args.world_size
-    )
+    checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if _adds_adapter(model_settings) else None
     trainer = NLFTTrainer(
@@ -112,9 +110,7 @@ def _sft(argv: Argv) -> None:
         lambda parser: _training_arguments(parser, None),
     )
     examples, run = _examples_and_run(other, args)
-    checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(
-        run, args.resume_from_checkpoint, args.world_size
-    )
+    checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if _adds_adapter(model_settings) else None
     trainer = SFTBaseline(model, args, examples, load_tokenizer(model_settings), adapter)

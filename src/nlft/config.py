@@ -54,7 +54,7 @@ def parse(
     """
     from transformers import HfArgumentParser
 
-    class Parser(HfArgumentParser):
+    class Parser(HfArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
             # argparse would print two screens of flags before the one line that matters.
             raise UserError(f"{prog}: {message}\n  `{prog} --help` lists all arguments.")
@@ -146,22 +146,23 @@ def coerce(value: Any, hint: Any) -> Any:
         raise ValueError(f"Choose one of {', '.join(map(str, args))}")
     elif origin in (list, Sequence):
         if isinstance(value, list):
-            return [coerce(item, args[0]) if args else item for item in value]
-    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value).value
-    elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif isinstance(hint, type) and isinstance(value, hint if hint is not type(None) else type(None)):
-        return value
-    elif origin is dict and isinstance(value, dict):
-        return value
+            return [coerce(item, args[0]) for item in value]
+    elif _fits(value, origin or hint):
+        return float(value) if hint is float else value
     raise ValueError(f"Give {_in_words(hint)}")
+
+
+def _fits(value: Any, kind: type[Any]) -> bool:
+    """Whether a YAML value may stand for a plain type; true and false are no numbers."""
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            float(value)
+        except ValueError:
+            return False
+        return True
+    if issubclass(kind, Enum):
+        return value in [member.value for member in kind]
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def check_ranges(*instances: Any) -> None:
@@ -200,7 +201,7 @@ def _unknown(where: str, name: str, known: Any) -> Problem:
 
 
 def _construct(node: yaml.Node) -> Any:
-    return yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
 def _in_words(hint: Any) -> str:

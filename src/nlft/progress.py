@@ -9,9 +9,8 @@ from tqdm import tqdm
 class _Lines(tqdm):  # type: ignore[type-arg]
     """Whole lines for a log file, where carriage returns would pile up in one."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         self.fp.write((msg if msg is not None else str(self)) + "\n")
-        return True
 
 
 def progress(desc: str, total: int, unit: str, *, disable: bool = False) -> "tqdm[Any]":

@@ -101,8 +101,7 @@ class ConditionEncoder:
         messages = _messages(prompt, self.templates.system_prompt)
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         # The template has written the special tokens already; adding them again would double the first one.
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def completion_ids(self, completion: str) -> list[int]:
         """Ids of a completion, tokenised apart from any prompt and closed with the end-of-turn token.

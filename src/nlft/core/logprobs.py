@@ -149,7 +149,7 @@ def _log_odds_in_chunks(
     if torch.is_grad_enabled() and any(p.requires_grad for p in head.parameters()):
 
         def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            return _LogOdds.apply(to_logits(h).float(), t)  # type: ignore[no-any-return, no-untyped-call]
+            return _LogOdds.apply(to_logits(h).float(), t)  # type: ignore[no-any-return]
 
         parts = [
             checkpoint(scored, h, t, use_reentrant=False)
@@ -158,7 +158,7 @@ def _log_odds_in_chunks(
         if parts:
             log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
             return log_odds, top1
-    return _FrozenHeadLogOdds.apply(hidden, targets, to_logits, size)  # type: ignore[no-any-return, no-untyped-call]
+    return _FrozenHeadLogOdds.apply(hidden, targets, to_logits, size)  # type: ignore[no-any-return]
 
 
 class _LogOdds(torch.autograd.Function):
@@ -181,7 +181,7 @@ class _LogOdds(torch.autograd.Function):
         return (target_logit - lse).squeeze(1), top1
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
         logits, index, lse = ctx.saved_tensors
         grad = grad[:, None]
         out = (logits - lse).exp_().scatter_(1, index, 0).mul_(-grad)
@@ -207,7 +207,7 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
             part = slice(start, start + size)
             with torch.set_grad_enabled(wants_grad):
                 states = hidden[part].detach().requires_grad_(wants_grad)
-                u, first = _LogOdds.apply(to_logits(states).float(), targets[part])  # type: ignore[no-untyped-call]
+                u, first = _LogOdds.apply(to_logits(states).float(), targets[part])
             log_odds[part], top1[part] = u.detach(), first
             if slope is not None:
                 (slope[part],) = torch.autograd.grad(u, states, torch.ones_like(u))
@@ -216,7 +216,7 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
         return log_odds, top1
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
         return (grad[:, None] * slope).to(slope.dtype), None, None, None
 

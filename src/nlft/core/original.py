@@ -98,9 +98,7 @@ def original_weights(logprobs: ConditionLogprobs, settings: OriginalSettings) ->
     gated = torch.zeros_like(logprobs.label)
     for row, right in enumerate(logprobs.label.tolist()):
         mask = logprobs.mask[row]
-        base, judge, standard = (
-            x[row][mask].float().exp() for x in (logprobs.base, logprobs.judge, logprobs.standard)
-        )
+        base, judge, standard = (x[row][mask].float().exp() for x in (logprobs.base, logprobs.judge, logprobs.standard))
         salient, cluster, weight = original_token_weights(
             base, None if right else judge, standard, logprobs.hidden[row][mask], settings
         )

@@ -93,7 +93,8 @@ class NLFTSettings:
         0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
     )
     after_mistake: Literal["keep", "zero"] = setting(
-        "keep", "What follows a wrong sample's first mistake is conditioned on it: keep its weights, or zero them."
+        "keep",
+        "What follows a wrong sample's first mistake is conditioned on it: keep its weights, or zero them.",
     )
     certain_threshold: Annotated[float, Range(0, 1)] = setting(
         0.95, "In right samples, tokens above this probability under standard are salient."
@@ -108,7 +109,8 @@ class NLFTSettings:
         0.6, "Exponent of a right sample's other tokens: (pS / threshold)^exponent."
     )
     neighbour_similarity: Annotated[float, Range(-1, 1)] = setting(
-        0.6, "kappa: a token joins while its state's cosine similarity to the running centre stays above this."
+        0.6,
+        "kappa: a token joins while its state's cosine similarity to the running centre stays above this.",
     )
     nll_weight: Annotated[float, Range(0, inf)] = setting(
         1.0, "Plain likelihood added to every token of right samples."

@@ -72,4 +72,6 @@ def scheme_of(saliency: Any) -> tuple[Scheme, Any]:
             return scheme, scheme.settings()
         if isinstance(saliency, scheme.settings):
             return scheme, saliency
-    raise UserError(f"{saliency!r} is no saliency scheme.\n  Choose one of {', '.join(SCHEMES)}, or its settings object.")
+    raise UserError(
+        f"{saliency!r} is no saliency scheme.\n  Choose one of {', '.join(SCHEMES)}, or its settings object."
+    )

@@ -24,7 +24,8 @@ class SamplingSettings:
         metadata={"help": "number, exact, choice, regex, or a Python function's dotted path."},
     )
     extraction: Literal["strict", "flexible", "original"] = field(
-        default="flexible", metadata={"help": "How the number grader reads an answer: after ####, or the last number."}
+        default="flexible",
+        metadata={"help": "How the number grader reads an answer: after ####, or the last number."},
     )
     prompt_template: str = field(
         default="{prompt}", metadata={"help": "What the model is asked; {prompt} is the question."}

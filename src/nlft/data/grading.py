@@ -144,9 +144,7 @@ def _number(extraction: str = "strict") -> Grader:
         return partial(_compare, "number", extract_original, extract_original_gold, str)
     extractions: dict[str, Reading] = {"strict": extract_strict, "flexible": extract_flexible}
     if extraction not in extractions:
-        raise UserError(
-            f"The grader number has no extraction {extraction!r}.\n  Choose strict, flexible or original."
-        )
+        raise UserError(f"The grader number has no extraction {extraction!r}.\n  Choose strict, flexible or original.")
     return partial(_compare, "number", extractions[extraction], extract_expected, as_number)
 
 
@@ -166,9 +164,7 @@ def _regex(pattern: str = "", which: str = "last") -> Grader:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(
-            f"The pattern {pattern!r} is not a regular expression: {error}.\n  Mend it."
-        ) from error
+        raise UserError(f"The pattern {pattern!r} is not a regular expression: {error}.\n  Mend it.") from error
     if compiled.groups < 1:
         raise UserError(f"The pattern {pattern!r} has no group.\n  Put what is compared in parentheses.")
     if which not in ("first", "last"):
@@ -203,9 +199,7 @@ def _compare(
         if found is None:
             return Grade("ungraded", extracted, expected, f"No {thing} was found in the {owner}.")
         if value(found) is None:
-            return Grade(
-                "ungraded", extracted, expected, f'"{found}", read from the {owner}, is not a {thing}.'
-            )
+            return Grade("ungraded", extracted, expected, f'"{found}", read from the {owner}, is not a {thing}.')
     assert extracted is not None
     assert expected is not None
     if value(extracted) == value(expected):
@@ -243,9 +237,7 @@ def _function(path: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _call(
-    function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str
-) -> Grade:
+def _call(function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str) -> Grade:
     """Grade with the user's function."""
     try:
         result = function(completion, answer, **options)
@@ -256,8 +248,6 @@ def _call(
     if isinstance(result, Grade):
         return result
     if not isinstance(result, bool):
-        raise UserError(
-            f"The grader {name} returned {type(result).__name__}.\n  Let it return True, False or a Grade."
-        )
+        raise UserError(f"The grader {name} returned {type(result).__name__}.\n  Let it return True, False or a Grade.")
     verdict: Literal["right", "wrong"] = "right" if result else "wrong"
     return Grade(verdict, None, None, f"{name} returned {result}.")

@@ -24,8 +24,7 @@ THINGS = ("beads", "buttons", "marbles", "pencils", "postcards", "shells", "stam
 _TEMPLATES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (
         (
-            "{name} has {a} {things} and gets {b} more from {friend}. "
-            "How many {things} does {name} have now?",
+            "{name} has {a} {things} and gets {b} more from {friend}. How many {things} does {name} have now?",
             "a + b: With the new ones {name} has {calc} {things}.",
         ),
         (
@@ -34,13 +33,11 @@ _TEMPLATES: dict[int, tuple[tuple[str, ...], ...]] = {
             "a + b: On the two days {name} read {calc} pages.",
         ),
         (
-            "A jar holds {a} red {things} and {b} blue {things}, and nothing else. "
-            "How many {things} are in the jar?",
+            "A jar holds {a} red {things} and {b} blue {things}, and nothing else. How many {things} are in the jar?",
             "a + b: The jar holds {calc} {things}.",
         ),
         (
-            "{name} has {a} {things} and gives {b} of them to {friend}. "
-            "How many {things} does {name} have left?",
+            "{name} has {a} {things} and gives {b} of them to {friend}. How many {things} does {name} have left?",
             "a - b: After that {name} has {calc} {things} left.",
         ),
         (
@@ -161,8 +158,7 @@ _TEMPLATES: dict[int, tuple[tuple[str, ...], ...]] = {
             "r - c: After the loss {name} has {calc} {things} left.",
         ),
         (
-            "All tickets cost the same, and {b} tickets cost {a} dollars. "
-            "How many dollars do {c} tickets cost?",
+            "All tickets cost the same, and {b} tickets cost {a} dollars. How many dollars do {c} tickets cost?",
             "a / b: One ticket costs {calc} dollars.",
             "r * c: The tickets asked for cost {calc} dollars.",
         ),
@@ -259,7 +255,8 @@ def _check(n: int, steps: Sequence[int]) -> None:
 def _check_space(n: int, steps: Sequence[int], taken: set[_Key]) -> None:
     """Refuse more than half of what exists: beyond, drawing until something new turns up takes too long."""
     for count in set(steps):
-        wanted = sum(steps[i % len(steps)] == count for i in range(n))
+        rounds, rest = divmod(n, len(steps))
+        wanted = rounds * list(steps).count(count) + list(steps[:rest]).count(count)
         most = _space(count) // 2 - sum(kind.steps == count for kind, _ in taken)
         if wanted > most:
             raise UserError(

@@ -1,9 +1,8 @@
 """A judge without a model: it recalculates what a completion writes down, and says in words what is wrong.
 
-A wrong step is quoted as it was written, and its correction has a line of its own that begins `Correction:`,
-because training leaves those lines out of the judge prompt: in view of the right number a model may avoid the
-wrong one, and the mistake would not show. What is not plainly a calculation is left alone: a false accusation
-teaches a model to avoid what was right.
+A wrong step is quoted as it was written, and its correction has a line of its own that begins `Correction:`, because
+training leaves those lines out of the judge prompt: in view of the right number a model may avoid the wrong one, and
+the mistake would not show. What is not plainly a calculation is left alone: a false accusation teaches what is wrong.
 """
 
 import re
@@ -11,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 MOST_FINDINGS = 3
 REPEATED = 3  # so often the same sentence or line is no coincidence
-
 _MARK = "####"
 _LONGEST_QUOTE = 120
 _MOST_TOKENS = 60  # of one side of a calculation; what is longer is left alone
@@ -25,21 +23,17 @@ _MOST_DIGITS = 15
 # What the number grader reads: the first number after a mark and one space, or the last of the text.
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _LAST = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
-# What a reader takes for the final answer as well: other spellings of the mark, and words.
-_PLAIN = r"(?:(?<![\w.,)])-)?\$?(?:[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?|\.[0-9]++)"
-_NUMBER = re.compile(_PLAIN)
-_MARKED = re.compile(rf"####[^\w\n]{{0,8}}?({_PLAIN})|####\s{{1,4}}({_PLAIN})")
-_STATED = re.compile(rf"(?:\banswer(?: is|:)|\\boxed\{{)[ *$]{{0,4}}({_PLAIN})", re.IGNORECASE)
+# A number as people write it, and other spellings of that mark.
+_NUMBER = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?|\.[0-9]++)")
+_MARKED = re.compile(rf"####\W{{0,8}}?({_NUMBER.pattern})")
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
 _TOKEN = re.compile(
     r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})++|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?+
                    (?![.,:]?[0-9])(?:[ ]?\\?%)?)
     |(?P<odd>[0-9][0-9.,:]*|\*\*+|[=!<>:]=+|=>|\\[()\[\]]|\\(?!times\b|cdot\b|div\b)[A-Za-z]+)
-    |(?P<equals>=)
     |(?P<sign>[-+*/×÷·⋅∗−–]|\\times\b|\\cdot\b|\\div\b)
-    |(?P<open>\()|(?P<close>\))
-    |(?P<word>[^\W\d_]+)
-    |(?P<other>\S)""",
+    |(?P<equals>=)|(?P<open>\()|(?P<close>\))
+    |(?P<word>[^\W\d_]+)|(?P<other>\S)""",
     re.VERBOSE,
 )
 _SIGNS = dict.fromkeys("*×·⋅∗", "*") | dict.fromkeys("-−–", "-") | {"/": "/", "÷": "/", "+": "+"}
@@ -51,6 +45,7 @@ _UNCLEAR = re.compile(
     r"|dozens?|hundred|thousand|[mb]illion|remainder|divided|multiplied|added|subtracted|squared|cubed|root|mod",
     re.IGNORECASE,
 )
+_SHARE = re.compile(r"[0-9.,/%)]+|half|double|percent|\w*(?:third|quarter|[a-z]th)s?|fraction|part", re.IGNORECASE)
 _HARMLESS_AFTER = ("more", "less", "fewer", "than", "of", "by", "over", "per")
 # Figures in two measures of a kind cannot be compared as they stand.
 _MEASURES = [
@@ -60,6 +55,7 @@ _MEASURES = [
     {"mg", "kg", "gram", "kilogram", "pound", "lb", "ounce", "oz", "ton"},
     {"ml", "liter", "litre", "gallon", "quart", "pint", "cup"},
 ]
+_OPENS = ("$", "{", "[", "<", "|", '"', "“", "'", "‘", "`", r"\(", r"\[")
 _ROUNDED = re.compile(r".{0,30}?(?:round|approx|about|nearest)", re.IGNORECASE)
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator: 64-35=<<64-35=29>>29
 
@@ -87,11 +83,10 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
 
 def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[str]:
     """At most two: miscalculated steps, and before them a right one whose result is not in the answer."""
-    solution = {(step.value, step.result) for step in find_calculations(answer)}
+    solution = {(step.value, step.result) for step in find_calculations(answer)}  # 17 / 4 = 4, rounded
     known = {value for found in _NUMBER.findall(answer) if (value := _value(found)) is not None}
     findings: dict[str, None] = {}
     for step in find_calculations(completion):
-        # The solution may round a quotient: 17 / 4 = 4 boxes.
         if not step.right and (step.value, step.result) not in solution:
             findings[f'The step "{step.written}" is miscalculated.\nCorrection: {step.corrected}.'] = None
         elif answer_is_wrong and not findings and not {step.value, step.result} & known:
@@ -109,49 +104,41 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
     if not number:
         return f"The response never states a final answer.\n{correction}", True
     if _value(number) != _value(expected):
-        return f'The final answer "{written}" is wrong.\n{correction}', True
+        return f'The final answer "{written[:_LONGEST_QUOTE]}" is wrong.\n{correction}', True
     if _MARK in answer and not _STRICT.search(completion):
-        plain = f"{_MARK}, a space and the number"
-        return (
-            f'The final answer "{written}" is not written as {plain}.\nCorrection: {_MARK} {expected}',
-            False,
-        )
-    last = _LAST.findall(completion)[-1]
+        finding = f'The final answer "{written}" is not written as {_MARK}, a space and the number.'
+        return f"{finding}\nCorrection: {_MARK} {expected}", False
+    last = _LAST.findall(completion)[-1][:_LONGEST_QUOTE]
     if _value(last) != _value(expected):
-        return f'The response goes on after its final answer, up to "{last[:_LONGEST_QUOTE]}".', False
+        return f'The response goes on after its final answer, up to "{last.rstrip(".,") or last}".', False
     return None, False
 
 
 def _expected(answer: str) -> str | None:
     """The number of a standard answer: after its last mark, else its last number."""
-    _, mark, after = answer.rpartition(_MARK)
-    if mark and (found := _NUMBER.search(after)):
-        return found[0]
-    return next(reversed(_NUMBER.findall(answer)), None)
+    marked = _NUMBER.search(answer.rpartition(_MARK)[2]) if _MARK in answer else None
+    numbers = [marked[0]] if marked else _NUMBER.findall(answer)
+    return numbers[-1] if numbers else None
 
 
 def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:
-    """The final answer as written, and its number; both empty where none is stated."""
+    """The final answer as written, and its number; both empty where the last number only restates the question."""
     if found := _STRICT.search(completion):
         return _quotable(found[0].rstrip(".,")), found[1]
     if found := _MARKED.search(completion):
-        number = found[1] or found[2]
-        return (number if "\n" in found[0] else found[0]), number
-    if stated := _STATED.findall(completion):
-        return stated[-1], stated[-1]
-    last = next(reversed(list(_NUMBER.finditer(completion))), None)
-    if last is None or truncated:
+        return (found[1] if re.search(r'["\n\r]', found[0]) else found[0]), found[1]
+    numbers = _NUMBER.findall(completion)
+    if not numbers or truncated:
         return "", ""
-    sentence = next(piece for piece in reversed(_PIECE_ENDS.split(completion)) if _NUMBER.search(piece))
-    return ("", "") if sentence.strip() in question else (last[0], last[0])
+    sentence = [piece for piece in _PIECE_ENDS.split(completion) if _NUMBER.search(piece)][-1].strip()
+    return ("", "") if " " in sentence and sentence in question else (numbers[-1], numbers[-1])
 
 
 def _value(number: str) -> Fraction | None:
     """The number, without dollar signs, commas and a trailing period; None if it is none, or endless."""
     digits = number.replace("$", "").replace(",", "").removesuffix(".")
-    if len(digits) > 300 or not re.fullmatch(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)", digits):
-        return None
-    return Fraction(digits.removesuffix("."))
+    plain = len(digits) <= 300 and re.fullmatch(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)", digits)
+    return Fraction(digits) if plain else None
 
 
 def _repetition(completion: str) -> str | None:
@@ -176,8 +163,7 @@ class Calculation:
 
     Attributes:
         written: the whole of it, verbatim.
-        value: what its left side comes to.
-        result: what is written as its result.
+        value, result: what its left side comes to, and what is written as its result.
         right: whether both agree, as far as the result was rounded.
         corrected: the left side as written, with `value` for a result.
     """
@@ -191,26 +177,12 @@ class Calculation:
 
 def find_calculations(text: str) -> Iterator[Calculation]:
     """The calculations in a text, in order; a chain `a + b = c = d` gives one for each equals sign."""
-    for line in filter(lambda line: "=" in line, text.split("\n")):
-        # Annotations are blanked where they stand in a calculation, else they are calculations themselves.
-        blanked = _ANNOTATION.sub(lambda found: " " * len(found[0]), line)
-        found = list(_in_line(line, blanked))
-        yield from found
-        for inner in _ANNOTATION.findall(line):
-            if not any(inner in calculation.written for calculation in found):
-                yield from _in_line(inner, f"  {inner[2:-2]}  ")
-
-
-def _in_line(line: str, readable: str) -> Iterator[Calculation]:
-    """The calculations of one line, read from `readable`, which has the same length, and quoted from `line`."""
-    sides: list[list[_Token]] = [[]]
-    for token in _tokens(readable):
-        if token.kind == "equals":
-            sides.append([])
-        else:
-            sides[-1].append(token)
-    found = (_calculation(line, left, right) for left, right in pairwise(sides))
-    return (calculation for calculation in found if calculation)
+    for line in text.split("\n"):
+        tokens = groupby(_tokens(line) if "=" in line else [], lambda token: token.kind == "equals")
+        sides = [list(side) for is_equals, side in tokens if not is_equals]
+        for left, right in pairwise(sides):
+            if calculation := _calculation(line, left, right):
+                yield calculation
 
 
 class _Token(NamedTuple):
@@ -221,11 +193,14 @@ class _Token(NamedTuple):
 
 
 def _tokens(line: str) -> list[_Token]:
+    line = _ANNOTATION.sub(lambda found: " " * len(found[0]), line)
     tokens = [_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(line)]
     for at in range(1, len(tokens) - 1):
         before, token, after = tokens[at - 1 : at + 2]
         follows_operand = before.kind in ("number", "close", "word") and after.kind in ("number", "open")
-        if (token.text in ("x", "X") and follows_operand) or (token.text == "of" and before.text[-1] == "%"):
+        if token.text in ("/", "per") and after.kind == "word" and len(after.text) > 1:
+            tokens[at] = _Token("per", token.text, token.start, token.end)
+        elif (token.text in ("x", "X") and follows_operand) or (token.text == "of" and before.text[-1] == "%"):
             tokens[at] = _Token("sign", token.text, token.start, token.end)
     return tokens
 
@@ -233,21 +208,23 @@ def _tokens(line: str) -> list[_Token]:
 def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculation | None:
     """The calculation around an equals sign; None unless both its sides are plain to read."""
     result = _read(right[:_MOST_TOKENS], 0)
-    first = max(0, len(left) - _MOST_TOKENS)
-    for start in range(first, len(left)):
-        side = _read(left, start)
-        if side is not None and side.at == len(left):
+    for start in range(max(0, len(left) - _MOST_TOKENS), len(left)):
+        if (side := _read(left, start)) and side.at == len(left):
             break
     else:
         return None
-    # Nobody knows how 25 / 1/3 is meant.
-    if result is None or not side.signs or "//" in side.signs or not _units_agree(side, result, right):
+    if result is None or not side.signs or "//" in side.signs:  # nobody knows how 25 / 1/3 is meant
         return None
-    if not (_begins_cleanly(line, left, start) and _ends_cleanly(line, right, result.at)):
+    begins = start == 0 or _begins_cleanly(line, left, start)
+    ends = result.at == len(right) or _ends_cleanly(line, right, result.at)
+    if not (begins and ends and _units_agree(side, result, right)):
         return None
-    begin, end = left[start].start, right[result.at - 1].end
-    if line[begin] == line[end : end + 1] == "$":  # set as mathematics, not in dollars
-        begin += 1
+    upto = result.at
+    if right[0].kind == "number" and (not result.signs or result.first == side.value):
+        # Without a chain's next link; of the words behind, with the unit alone: "= 8 apples".
+        upto = 2 if len(right) > 1 and right[1].kind == "word" and _noun(right[1].text) in side.units else 1
+    begin, end = left[start].start, right[upto - 1].end
+    begin += line[begin] == line[end : end + 1] == "$"  # set as mathematics, not in dollars
     corrected = f"{line[begin : left[-1].end]} = {_shown(side.value, result.text)}"
     return Calculation(line[begin:end], side.value, result.first, _agrees(side, result), corrected)
 
@@ -264,12 +241,9 @@ class _Side:
     """An expression, read by recursive descent.
 
     Attributes:
-        at: the first token after it.
-        value: what it comes to.
-        first, text: value and spelling of its first number; `first` is what a running chain hands on
-            (`3 + 4 = 7 * 2 = 14`).
-        signs: its operators.
-        units: of each number the currency, "%", the noun behind it, or None.
+        at, value: the first token after it, and what it comes to.
+        first, text: value and spelling of its first number; a chain hands it on (`3 + 4 = 7 * 2 = 14`).
+        signs, units: its operators; of each number "$", "%", the noun behind it, or None.
         places: the most decimals of its numbers.
     """
 
@@ -305,20 +279,19 @@ class _Side:
         token, after = self._peek(), self._peek(1)
         self.at += 1
         if token.text in ("-", "−") and after.kind == "number" and token.end == after.start:
-            value = -self._operand()
-            if len(self.units) == 1:
-                self.first = value
-            return value
-        if token.kind == "open":
+            is_first, value = not self.units, -self._operand()
+            self.first = value if is_first else self.first
+        elif token.kind == "number":
+            value = self._number(token.text)
+        elif token.kind == "open":
             value = self._terms()
             if self._peek().kind != "close":
                 raise ValueError
             self.at += 1
             self._unit()
-            return value
-        if token.kind != "number":
+        else:
             raise ValueError
-        return self._number(token.text)
+        return value
 
     def _number(self, text: str) -> Fraction:
         digits = re.sub("[^0-9.]", "", text)
@@ -328,61 +301,60 @@ class _Side:
         if not self.units:
             self.first, self.text = value, text
         self.places = max(self.places, len(digits.partition(".")[2]))
-        noun = self._unit()
-        self.units.append("%" if text.endswith("%") else "$" if text[0] in "\\$£€" else noun)
+        symbol = "%" if text.endswith("%") else "$" if text[0] in "\\$£€" else None
+        nouns = self._unit()
+        self.units += nouns if nouns and not symbol else [symbol, *nouns]
         return value
 
-    def _unit(self) -> str | None:
-        """Step over the nouns behind a number, if the expression goes on or ends there."""
+    def _unit(self) -> list[str]:
+        """Step over the nouns behind a number (`red apples`, `miles/hour`), if the expression goes on or ends there."""
         ahead = 0
-        while (token := self._peek(ahead)).kind == "word" and len(token.text) > 1 and not _is_unclear(token):
+        while (token := self._peek(ahead)).kind == "per" or _is_noun(token):
             ahead += 1
-        if not 1 <= ahead <= 3 or token.kind not in ("sign", "close", "end"):
-            return None
+        if not 1 <= ahead <= 5 or token.kind not in ("sign", "close", "end"):
+            return []
         self.at += ahead
-        return _noun(self.tokens[self.at - 1].text)
+        words = [*self.tokens[self.at - ahead : self.at], token]
+        return [_noun(word.text) for word, after in pairwise(words) if word.kind == "word" != after.kind]
 
 
 def _is_unclear(token: _Token) -> bool:
     return token.kind == "word" and _UNCLEAR.fullmatch(token.text) is not None
 
 
+def _is_noun(token: _Token) -> bool:
+    return token.kind == "word" and len(token.text) > 1 and not _is_unclear(token)
+
+
 def _noun(word: str) -> str:
     """Apple and apples are one unit, and so are dollars and $."""
-    noun = word.lower().rstrip("s")
-    return "$" if noun == "dollar" else noun
+    return "$" if (noun := word.lower().rstrip("s")) == "dollar" else noun
 
 
 def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
     """Whether nothing before the expression could belong to it."""
-    if start == 0:
-        return True
-    before, begin = tokens[start - 1], tokens[start].start
-    spaced = before.end < begin
-    if before.text == "and" and start > 1 and tokens[start - 2].kind == "number":  # 1 and 1/4
-        return False
+    before, spaced = tokens[start - 1], tokens[start - 1].end < tokens[start].start
     if before.kind == "word":
-        return spaced and not _is_unclear(before) and (len(before.text) > 1 or before.text in "aAI")
+        earlier = tokens[start - 2] if start > 1 else before
+        is_mixed = before.text == "and" and earlier.kind == "number"  # 1 and 1/4
+        is_share = before.text == "of" and _SHARE.fullmatch(earlier.text) is not None  # but: a total of 3 + 4
+        is_unclear = _is_unclear(before) and before.text != "of"
+        return spaced and not (is_mixed or is_share or is_unclear or before.text in ("x", "X"))
     if before.kind == "sign":
         return start == 1 and spaced and not line[: before.start].strip()  # a list's bullet
     if before.text.startswith("**"):  # bold, unless it is a power
         return not line[: before.start][-1:].isalnum()
-    if before.kind == "open" or before.text in ("{", "[", "<", "|", '"', "“", "'", "‘", "`", r"\(", r"\["):
-        return True
-    return spaced and before.kind in ("close", "other")
+    return before.kind == "open" or before.text in _OPENS or (spaced and before.kind in ("close", "other"))
 
 
 def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
     """Whether nothing after the result could belong to it."""
-    if at == len(tokens):
-        return True
     after, spaced = tokens[at], tokens[at].start > tokens[at - 1].end
-    if after.text[0].isdigit() or (_is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER):
+    is_unclear = _is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER
+    if is_unclear or after.text[0].isdigit() or _ROUNDED.match(line, after.start):
         return False
     if after.kind == "sign":
         return _SIGNS[after.text] == "/" or (spaced and _SIGNS[after.text] == "-")
-    if _ROUNDED.match(line, after.start):
-        return False
     if after.kind == "word":  # 2x, 6 r 1
         return (spaced or len(after.text) > 1) and after.text not in ("x", "r", "R")
     return (after.kind != "open" or spaced) and after.text[0] not in "^_{"
@@ -392,16 +364,13 @@ def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
     """Whether the figures can be compared: no hours + minutes, no cents that come to dollars."""
     named = {unit for unit in side.units if unit}
     adds = bool(set(side.signs) & set("+-"))
-    if adds and "%" in named and None in side.units:
-        return False
     unit = result.units[0]
     if unit is None and result.at < len(right) and right[result.at].kind == "word":
         unit = _noun(right[result.at].text)
-    for measures in _MEASURES:
-        used = named & measures
-        if (adds and len(used) > 1) or (used and unit in measures - used):
-            return False
-    return True
+    kinds = [(named & measures, measures) for measures in _MEASURES]
+    several = any(len(used) > 1 and (adds or unit not in used) for used, _ in kinds)
+    other = any(used and unit in measures - used for used, measures in kinds)
+    return not (several or other or (adds and "%" in named and None in side.units))
 
 
 def _agrees(side: _Side, result: _Side) -> bool:
@@ -421,11 +390,10 @@ def _agrees(side: _Side, result: _Side) -> bool:
 
 def _shown(value: Fraction, like: str) -> str:
     """The value written as the result was: with its currency or percent sign, and at most four decimals."""
-    percent = like.endswith("%")
+    percent = "%" if like.endswith("%") else ""
     exact = value * (100 if percent else 1)
     rounded = exact if (exact * 10**4).denominator == 1 else round(exact, 2)
     whole, decimals = divmod(int(abs(rounded) * 10**4), 10**4)
     digits = f"{whole}.{decimals:04d}".rstrip("0").rstrip(".")
-    currency = like[0] if like[0] in "$£€" else ""
-    about = "about " if rounded != exact else ""
-    return f"{about}{'-' if rounded < 0 else ''}{currency}{digits}{'%' if percent else ''}"
+    sign = ("-" if rounded < 0 else "") + (like[0] if like[0] in "$£€" else "")
+    return f"{'about ' if rounded != exact else ''}{sign}{digits}{percent}"

@@ -46,8 +46,7 @@ def export_map(run: RunDir, out: Path, *, max_steps: int = MAX_STEPS) -> Path:
         write_whole(out, page.encode())
     except OSError as error:
         raise UserError(
-            f"{display_path(out)}: cannot be written ({error.strerror}).\n"
-            "  Give another --out, or make room there."
+            f"{display_path(out)}: cannot be written ({error.strerror}).\n  Give another --out, or make room there."
         ) from error
     return out
 
@@ -62,9 +61,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS) -> dict[str, Any]:
     examples = _watched(run, name)
     recorded = run.snapshot_steps()
     if not examples or not recorded:
-        missing = (
-            "watched no examples" if not examples else "has recorded no step of its watched examples yet"
-        )
+        missing = "watched no examples" if not examples else "has recorded no step of its watched examples yet"
         raise UserError(
             f"{name}: this run {missing}, so there is nothing to map.\n"
             "  Train with --watch 8, or wait for the run's first logged step."
@@ -84,9 +81,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS) -> dict[str, Any]:
         )
     notes = []
     if len(chosen) < len(recorded):
-        notes.append(
-            f"Thinned: {len(chosen)} of {len(recorded)} recorded steps, evenly spaced, first and last kept."
-        )
+        notes.append(f"Thinned: {len(chosen)} of {len(recorded)} recorded steps, evenly spaced, first and last kept.")
     if unreadable:
         notes.append(f"Left out, because their files cannot be read: step {', '.join(unreadable)}.")
         warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
@@ -101,9 +96,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS) -> dict[str, Any]:
 def thin_steps(steps: list[int], max_steps: int) -> list[int]:
     """At most `max_steps` of the steps, evenly spaced, the first and the last among them."""
     if max_steps < 2:
-        raise UserError(
-            f"max_steps is {max_steps}, but a map needs the first step and the last.\n  Give 2 or more."
-        )
+        raise UserError(f"max_steps is {max_steps}, but a map needs the first step and the last.\n  Give 2 or more.")
     if len(steps) <= max_steps:
         return steps
     last = len(steps) - 1

@@ -32,10 +32,12 @@ class EvaluationSettings:
     """How questions are asked and answers graded."""
 
     grader: str = field(
-        default="number", metadata={"help": "number, exact, choice, regex, label, or a Python function's dotted path."}
+        default="number",
+        metadata={"help": "number, exact, choice, regex, label, or a Python function's dotted path."},
     )
     prompt_template: str = field(
-        default="{prompt}", metadata={"help": "What the model is asked; {prompt} is the question. Ask as in training."}
+        default="{prompt}",
+        metadata={"help": "What the model is asked; {prompt} is the question. Ask as in training."},
     )
     max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
         default=256, metadata={"help": "Longest answer, in tokens."}
@@ -106,12 +108,12 @@ def evaluate(
         about: what was evaluated (model, adapter, file); answers of an interrupted run are used again only if it
             is the same.
     """
+    readings = graders(settings.grader)
     questions = questions[: settings.limit]
     about = {**about, **asdict(settings)}
     prompts = [(str(q.id), ask(q, settings.prompt_template)) for q in questions]
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     answers = _answer(model, encoder, prompts, settings, out, {**about, "asked": asked}, desc)
-    readings = graders(settings.grader)
     entries = [
         _entry(question, prompt, answer, readings)
         for question, (_, prompt), answer in zip(questions, prompts, answers, strict=True)
@@ -148,9 +150,7 @@ def _answer(
         done = {line["index"]: Generated(**line["answer"]) for line in lines[1:]}
     else:
         write_whole(log, json.dumps({"about": about}).encode() + b"\n")
-    local = LocalModel(
-        model, encoder, max_new_tokens=settings.max_new_tokens, batch_size=settings.eval_batch_size
-    )
+    local = LocalModel(model, encoder, max_new_tokens=settings.max_new_tokens, batch_size=settings.eval_batch_size)
     open_ = [i for i in range(len(prompts)) if i not in done]
     with progress(desc, len(prompts), "question") as bar, log.open("ab") as file:
         bar.update(len(done))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Any, Literal, get_args
 
-import torch
 from datasets import Dataset
 from peft import PeftConfig
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -20,7 +19,7 @@ from nlft.training.batches import encode_examples
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_dir import RunDir
-from nlft.training.trainer import data_fingerprint, environment, model_card
+from nlft.training.trainer import data_fingerprint, environment, model_card, settle
 
 SFTTarget = Literal["answer", "completion", "all-completions"]
 
@@ -35,14 +34,19 @@ class SFTSettings(SFTConfig):  # type: ignore[misc]
     logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    report_to: str | list[str] | None = field(
-        default="none", metadata={"help": "Trackers to report to: wandb, trackio, tensorboard, none."}
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Older name of activation_checkpointing."}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Recompute activations in backward: less memory, some 20% slower. On unless set."},
     )
     bf16: bool | None = field(
         default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
     )
     max_length: Annotated[int | None, Range(8, inf)] = field(
-        default=1024, metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."}
+        default=1024,
+        metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
     )
     target: SFTTarget = field(
         default="answer",
@@ -53,14 +57,11 @@ class SFTSettings(SFTConfig):  # type: ignore[misc]
     system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
 
     def __post_init__(self) -> None:
-        if not torch.cuda.is_available():
-            self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
+        settle(self)
         super().__post_init__()
 
 
-def sft_rows(
-    examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget
-) -> list[dict[str, list[int]]]:
+def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, list[int]]]:
     """Token ids and labels of what SFT trains on, rendered and tokenised as NLFT renders its base condition.
 
     Raises:
@@ -131,7 +132,11 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
             "target": args.target,
             "seed": args.seed,
             **environment(),
-            "data": {"examples": len(examples), "rows": len(rows), "sha256": data_fingerprint(list(examples))},
+            "data": {
+                "examples": len(examples),
+                "rows": len(rows),
+                "sha256": data_fingerprint(list(examples)),
+            },
             "training": json.loads(args.to_json_string()),
         }
         card = model_card(base, "sft", f"SFT on `{args.target}`", list(examples))

@@ -1,6 +1,6 @@
 """Examples to aligned batches: which rows are scored with gradient, and which without."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,6 @@ from torch import Tensor
 from nlft.core.conditions import ConditionEncoder, EncodedExample, Rows, pad_rows
 from nlft.data.records import Example, completion_text, revision_text
 from nlft.errors import Problem, ProblemsError, RecordsError, UserError
-
-
-def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
-    """Rows of a dataset as examples."""
-    return [row if isinstance(row, Example) else Example(**row) for row in rows]
 
 
 def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> list[EncodedExample]:

@@ -31,9 +31,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         self.card = card
         self.trainer: Any = None  # set by whoever owns both; saving needs all ranks
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start, self._first_step = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             self.run.write_settings(self.settings)
@@ -64,9 +62,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
 class ProgressLine(TrainerCallback):  # type: ignore[misc]
     """One bar for the whole training, with the last loss and the time left."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         shown = state.is_world_process_zero and not args.disable_tqdm
         self._bar = progress("training", state.max_steps, "step", disable=not shown)
         self._bar.update(state.global_step)
@@ -113,18 +109,33 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._last_step = -1
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
     ) -> None:
         self._write(state, model)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
     ) -> None:
         if self.every and state.global_step % self.every == 0:
             self._write(state, model)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
     ) -> None:
         self._write(state, model)
 

@@ -84,7 +84,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
 
     def _save_rng_state(self, output_dir: str) -> None:
         version, keys, position = random.getstate()
-        algorithm, words, *rest = np.random.get_state()  # noqa: NPY002, the generator that Trainer seeds
+        algorithm, words, *rest = np.random.get_state()
         plain = {"python": [version, position], "numpy": [algorithm, *(float(x) for x in rest)]}
         tensors = {
             "python": torch.tensor(keys, dtype=torch.int64),
@@ -109,7 +109,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         random.setstate((version, tuple(tensors["python"].tolist()), position))
         algorithm, at, has_gauss, gauss = plain["numpy"]
         words = tensors["numpy"].numpy().astype(np.uint32)
-        np.random.set_state((algorithm, words, int(at), int(has_gauss), gauss))  # noqa: NPY002
+        np.random.set_state((algorithm, words, int(at), int(has_gauss), gauss))
         torch.random.set_rng_state(tensors["cpu"])
         if torch.cuda.is_available() and "cuda" in tensors:
             torch.cuda.set_rng_state(tensors["cuda"])

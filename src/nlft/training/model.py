@@ -36,7 +36,8 @@ class ModelSettings(ModelConfig):  # type: ignore[misc]
     lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha."})
     lora_dropout: Annotated[float, Range(0, 1)] = field(default=0.0, metadata={"help": "LoRA dropout."})
     adapter: str | None = field(
-        default=None, metadata={"help": "PEFT adapter to start from: a folder, a run directory, or a hub name."}
+        default=None,
+        metadata={"help": "PEFT adapter to start from: a folder, a run directory, or a hub name."},
     )
 
     def __post_init__(self) -> None:
@@ -165,9 +166,7 @@ def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # its carriage returns would pile up in a log file
     try:
-        return cls.from_pretrained(
-            name, revision=settings.model_revision, **options
-        )
+        return cls.from_pretrained(name, revision=settings.model_revision, **options)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--model_name_or_path {name}: cannot be loaded: {_first_line(error)}\n"

@@ -212,10 +212,9 @@ class RunDir:
             names = set(file.keys())
 
             def scores(index: int) -> TokenScores:
-                found = {f.name: f"{index}.{f.name}" for f in fields(TokenScores)}
-                return TokenScores(
-                    **{name: file.get_tensor(key) if key in names else None for name, key in found.items()}
-                )
+                keys = {f.name: f"{index}.{f.name}" for f in fields(TokenScores)}
+                found: dict[str, Any] = {n: file.get_tensor(k) if k in names else None for n, k in keys.items()}
+                return TokenScores(**found)
 
             examples = header.pop("examples")
             return Snapshot(**header, scores=[scores(index) for index in range(examples)])

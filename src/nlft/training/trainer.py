@@ -21,9 +21,9 @@ from nlft.core.conditions import JUDGE_PROMPT_TEMPLATE, STANDARD_PROMPT_TEMPLATE
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize
 from nlft.core.schemes import scheme_of
-from nlft.data.records import Example
+from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
-from nlft.training.batches import BatchBuilder, as_examples, encode_examples
+from nlft.training.batches import BatchBuilder, encode_examples
 from nlft.training.callbacks import (
     ProgressLine,
     RunDirCallback,
@@ -47,24 +47,25 @@ class NLFTConfig(TrainingArguments):  # type: ignore[misc]
     logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    report_to: str | list[str] | None = field(
-        default="none", metadata={"help": "Trackers to report to: wandb, trackio, tensorboard, none."}
-    )
     activation_checkpointing: bool | None = field(
         default=None,
         metadata={"help": "Recompute activations in backward: less memory, some 20% slower. On unless set."},
     )
     max_length: Annotated[int | None, Range(8, inf)] = field(
-        default=1024, metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."}
+        default=1024,
+        metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
     )
     condition_logprobs: Literal["live"] = field(
-        default="live", metadata={"help": "When the conditions are scored. live: by the model being trained, each step."}
+        default="live",
+        metadata={"help": "When the conditions are scored. live: by the model being trained, each step."},
     )
     loss_normalization: Literal["sample", "token"] = field(
-        default="sample", metadata={"help": "Mean over samples of their mean over tokens, or mean over all tokens."}
+        default="sample",
+        metadata={"help": "Mean over samples of their mean over tokens, or mean over all tokens."},
     )
     answer_weight: Annotated[float, Range(0, inf)] = field(
-        default=0.0, metadata={"help": "lambda: adds so much plain NLL of the revision or standard answer under base."}
+        default=0.0,
+        metadata={"help": "lambda: adds so much plain NLL of the revision or standard answer under base."},
     )
     standard_prompt_template: str = field(
         default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
@@ -77,21 +78,19 @@ class NLFTConfig(TrainingArguments):  # type: ignore[misc]
     )
     system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
     logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
-        default=256, metadata={"help": "Memory for the logits of one chunk, with their copies and gradient, in MiB."}
+        default=256,
+        metadata={"help": "Memory for the logits of one chunk, with their copies and gradient, in MiB."},
     )
     watch: Annotated[int, Range(0, 1000)] = field(
         default=8, metadata={"help": "How many examples the saliency map follows."}
     )
     watch_every: Annotated[int, Range(0, inf)] = field(
-        default=10, metadata={"help": "Score the watched examples every so many steps; 0: at start and end only."}
+        default=10,
+        metadata={"help": "Score the watched examples every so many steps; 0: at start and end only."},
     )
 
     def __post_init__(self) -> None:
-        if self.activation_checkpointing is None:  # `gradient_checkpointing` is its older name
-            older = self.gradient_checkpointing
-            self.activation_checkpointing = True if older is None else older
-        if not torch.cuda.is_available():
-            self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
+        settle(self)
         super().__post_init__()
 
     def templates(self) -> Templates:
@@ -101,6 +100,15 @@ class NLFTConfig(TrainingArguments):  # type: ignore[misc]
             judge_shows_correction=self.judge_shows_correction,
             system_prompt=self.system_prompt,
         )
+
+
+def settle(args: TrainingArguments) -> None:
+    """Defaults that depend on something: TRL's activation checkpointing, and pinning only where there is a GPU."""
+    if args.activation_checkpointing is None:  # `gradient_checkpointing` is its older name
+        older = args.gradient_checkpointing
+        args.activation_checkpointing = True if older is None else older
+    if not torch.cuda.is_available():
+        args.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
 
 
 class NLFTTrainer(SafeCheckpoints):
@@ -138,25 +146,14 @@ class NLFTTrainer(SafeCheckpoints):
             raise UserError("several GPUs are in sight of one process.\n  Start with `accelerate launch` or torchrun.")
         if train_dataset is None:
             raise UserError("`train_dataset` is missing.\n  Give a list of examples or a dataset of their rows.")
-        torch.manual_seed(args.seed)  # the adapter's random start must follow the seed
-        model, tokenizer = _model_and_tokenizer(model, processing_class)
-        has_adapter = isinstance(model, PeftModel)
-        wanted = (None if has_adapter else default_lora(model)) if peft_config == "default" else peft_config
-        model = wrap(model, wanted)
-        enable_scoring(model, args.logit_chunk_mib * 2**20)
-        if args.activation_checkpointing and isinstance(model, PeftModel):
-            # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
-            model.enable_input_require_grads()
-
+        model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         self.scheme, self.saliency = scheme_of(saliency)
         self.needs = self.scheme.needs(self.saliency)
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
         train = encode_examples(self.examples, encoder)
         held_out = encode_examples(as_examples(eval_dataset), encoder) if eval_dataset is not None else None
-        self.builder = BatchBuilder(
-            tokenizer.pad_token_id, needs=self.needs, targets=args.answer_weight > 0
-        )
+        self.builder = BatchBuilder(tokenizer.pad_token_id, needs=self.needs, targets=args.answer_weight > 0)
         args.remove_unused_columns = False  # the rows are encoded already, and are no columns
         super().__init__(
             model=model,
@@ -193,9 +190,7 @@ class NLFTTrainer(SafeCheckpoints):
                 run.write_watched([watched_example(self.examples[i], train[i], tokenizer) for i in watched])
             builder = BatchBuilder(self.builder.pad_token_id, needs=self.builder.needs, targets=False)
             encoded = [train[i] for i in watched]
-            self._watch = WatchCallback(
-                run, builder, self.scheme, self.saliency, encoded, self.args.watch_every
-            )
+            self._watch = WatchCallback(run, builder, self.scheme, self.saliency, encoded, self.args.watch_every)
             self.add_callback(self._watch)
 
     @property
@@ -216,9 +211,7 @@ class NLFTTrainer(SafeCheckpoints):
     ) -> Any:
         training = model.training
         batch = self.builder.batch(inputs)
-        scored = score_batch(
-            model, batch, self.needs, base_without_dropout=training and self._has_dropout
-        )
+        scored = score_batch(model, batch, self.needs, base_without_dropout=training and self._has_dropout)
         weights = self.scheme.weigh(scored.conditions, self.saliency)
         losses = self.scheme.losses(weights, scored.logp, scored.log1mp, scored.misread_logp)
         window, target_window = (
@@ -248,7 +241,13 @@ class NLFTTrainer(SafeCheckpoints):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def _record(
-        self, mode: str, loss: Tensor, parts: dict[str, Tensor], scored: ScoredBatch, weights: Any, inputs: Any
+        self,
+        mode: str,
+        loss: Tensor,
+        parts: dict[str, Tensor],
+        scored: ScoredBatch,
+        weights: Any,
+        inputs: Any,
     ) -> None:
         """Add to the sums that `log` divides; nothing here waits for the device."""
         mask, wrong = scored.conditions.mask, ~scored.conditions.label
@@ -336,8 +335,9 @@ def model_card(base: str, method: str, details: str, examples: list[Example]) ->
     )
 
 
-def _model_and_tokenizer(model: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """The model, loaded if it is a name, and its tokenizer, loaded if there is none."""
+def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfig) -> tuple[Any, Any]:
+    """The model with its adapter, able to score, and its tokenizer; what is given as a name is loaded."""
+    torch.manual_seed(args.seed)  # the adapter's random start must follow the seed
     if isinstance(model, str):
         settings = ModelSettings(model_name_or_path=model)
         model = load_model(settings, trainable=True)
@@ -346,6 +346,13 @@ def _model_and_tokenizer(model: Any, tokenizer: Any) -> tuple[Any, Any]:
         tokenizer = load_tokenizer(ModelSettings(model_name_or_path=_base_name(model)))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if peft_config == "default":
+        peft_config = None if isinstance(model, PeftModel) else default_lora(model)
+    model = wrap(model, peft_config)
+    enable_scoring(model, args.logit_chunk_mib * 2**20)
+    if args.activation_checkpointing and isinstance(model, PeftModel):
+        # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
+        model.enable_input_require_grads()
     return model, tokenizer
 
 

@@ -1,0 +1,191 @@
+"""The command through its own entry point: what it prints, and the code it exits with."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from malformed_cases import CASES
+from nlft import cli
+from nlft.data.records import read_examples, write_examples
+from test_trainer import examples
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "examples.jsonl"
+    write_examples(path, examples(6))
+    return path
+
+
+def nlft(*argv):
+    return cli.main([str(a) for a in argv])
+
+
+TRAIN = ["--use_cpu", "--max_steps", "2", "--per_device_train_batch_size", "2", "--disable_tqdm", "true", "--dtype"]
+TRAIN += ["float32", "--save_strategy", "no"]
+
+
+def test_help_names_every_command_and_exits_with_0(capsys):
+    assert nlft("--help") == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name} " in told for name in cli.COMMANDS)
+    assert nlft("--version") == 0
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        nlft(command, "--help")
+    assert exit_.value.code == 0
+    assert f"usage: nlft {command}" in capsys.readouterr().out
+
+
+def test_train_evaluate_and_map_work_together(tmp_path, data, model_folder, capsys):
+    run = tmp_path / "run"
+    model = ["--model_name_or_path", model_folder]
+    assert nlft("train", data, *model, *TRAIN, "--output_dir", run, "--answer_weight", "1", "--watch", "4") == 0
+    told = capsys.readouterr().out
+    assert "adapter: " in told
+    assert "scoring the watched examples took" in told
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"{i}?", "answer": f"#### {i}"}) + "\n" for i in range(5)))
+    short = ["--max_new_tokens", "5", "--dtype", "float32"]
+    assert nlft("evaluate", questions, *model, "--adapter", run, *short) == 0
+    told = capsys.readouterr().out
+    assert "strict" in told
+    assert "flexible" in told
+    found = json.loads((run / "evaluation.json").read_text())
+    assert len(found["questions"]) == 5
+    assert found["adapter"]["sha256"]
+    page = tmp_path / "map.html"
+    assert nlft("map", run, "--html", page) == 0
+    assert "<!doctype html>" in page.read_text().lower()
+
+
+def test_sft_trains_each_target_and_writes_a_run_directory(tmp_path, data, model_folder, capsys):
+    for target, rows in [("answer", 6), ("completion", 2), ("all-completions", 6)]:
+        run = tmp_path / target
+        options = ["--model_name_or_path", model_folder, *TRAIN, "--output_dir", run, "--target", target]
+        assert nlft("sft", data, *options) == 0
+        assert f"rows: {rows}\n" in (run / "run.yaml").read_text()
+        assert (run / "adapter" / "adapter_model.safetensors").is_file()
+        assert (run / "events.jsonl").stat().st_size
+        assert not [p for p in run.rglob("*") if p.suffix in (".bin", ".pt", ".pth")]
+
+
+def test_an_adapter_can_be_trained_on_further(tmp_path, data, model_folder):
+    first, second = tmp_path / "first", tmp_path / "second"
+    model = ["--model_name_or_path", model_folder]
+    assert nlft("train", data, *model, *TRAIN, "--output_dir", first) == 0
+    assert nlft("train", data, *model, *TRAIN, "--output_dir", second, "--adapter", first) == 0
+    weights = [(r / "adapter" / "adapter_model.safetensors").read_bytes() for r in (first, second)]
+    assert weights[0] != weights[1]
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path, data, model_folder, capsys):
+    options = [data, "--model_name_or_path", model_folder, *TRAIN, "--output_dir", tmp_path / "run"]
+    assert nlft("train", *options) == 0
+    assert nlft("train", *options) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert nlft("train", *options, "--overwrite") == 0
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint(tmp_path, data, model_folder):
+    options = [data, "--model_name_or_path", model_folder, *TRAIN[:-1], "steps", "--save_steps", "1"]
+    assert nlft("train", *options, "--output_dir", tmp_path / "run", "--max_steps", "1") == 0
+    more = ["--max_steps", "3", "--resume_from_checkpoint", "true"]
+    assert nlft("train", *options, "--output_dir", tmp_path / "run", *more) == 0
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if "loss" in e] == [1, 2, 3]
+
+
+def test_judge_fills_in_what_is_missing_and_leaves_the_rest(tmp_path):
+    path = tmp_path / "e.jsonl"
+    mine = replace(examples(6)[1], judgment="My own words.")
+    bare = replace(examples(6)[2], judgment=None)
+    write_examples(path, [mine, bare])
+    assert nlft("judge", path) == 0
+    first, second = read_examples(path)
+    assert first.judgment == "My own words."
+    assert '"42 - 15 = 30"' in second.judgment
+
+
+def test_settings_come_from_yaml_and_flags_override_them(tmp_path, data, model_folder):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"model_name_or_path: {model_folder}\nlearning_rate: 1e-3\nmistake_ratio: 2\nwatch: 0\n")
+    options = ["--config", config, *TRAIN, "--output_dir", tmp_path / "run", "--mistake_ratio", "3"]
+    assert nlft("train", data, *options) == 0
+    text = (tmp_path / "run" / "run.yaml").read_text()
+    assert "mistake_ratio: 3.0" in text
+    assert "learning_rate: 0.001" in text
+
+
+WRONG_INPUT = [
+    (["nonsense"], "'nonsense' is no command"),
+    (["train"], "the following arguments are required: file"),
+    (["train", "DATA"], "--model_name_or_path is missing"),
+    (["train", "none.jsonl", "MODEL"], "none.jsonl"),
+    (["train", "DATA", "MODEL", "--mistake_ratio", "0.5"], "--mistake_ratio: is 0.5"),
+    (["train", "DATA", "MODEL", "--scheme", "uniform", "--mistake_ratio", "2"], "no setting of scheme uniform"),
+    (["train", "DATA", "MODEL", "--scheme", "magic"], "invalid choice"),
+    (["train", "DATA", "MODEL", "--learning_rat", "2"], "Did you mean --learning_rate?"),
+    (["train", "DATA", "--model_name_or_path", "no/such"], "cannot be loaded"),
+    (["train", "DATA", "MODEL", "--adapter", "no/such"], "no PEFT adapter"),
+    (["train", "DATA", "MODEL", "--max_length", "20"], "over max_length 20"),
+    (["train", "DATA", "MODEL", "--judge_prompt_template", "x"], "has no {prompt}"),
+    (["train", "DATA", "MODEL", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
+    (["sft", "DATA", "MODEL", "--target", "nothing"], "invalid choice"),
+    (["evaluate", "DATA", "MODEL"], "--out is missing"),
+    (["evaluate", "DATA", "MODEL", "--out", "o.json", "--grader", "no.such:thing"], "no.such"),
+    (["map", "no-run", "--html", "m.html"], "does not exist"),
+    (["map", "."], "required: --html"),
+    (["judge", "none.jsonl"], "none.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("argv", "told"), WRONG_INPUT, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_wrong_input_is_one_clear_message_and_exit_code_2(
+    argv, told, data, model_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    places = {"DATA": [str(data)], "MODEL": ["--model_name_or_path", model_folder]}
+    argv = [word for part in argv for word in places.get(part, [part])]
+    extra = [*TRAIN, "--output_dir", "run"] if argv[0] in ("train", "sft") else []
+    assert nlft(*argv, *extra) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_no_malformed_file_gives_a_traceback(tmp_path, capsys, monkeypatch):
+    """The files of docs/RECORDS.md through the real command."""
+    monkeypatch.chdir(tmp_path)
+    assert len(CASES) >= 20
+    for name, content in CASES.values():
+        Path(name).write_bytes(content)
+        assert nlft("train", name, "--model_name_or_path", "never-loaded", "--output_dir", "run") == 2, name
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert "Traceback" not in told
+
+
+def test_the_installed_command_runs(tmp_path):
+    command = shutil.which("nlft", path=str(Path(sys.executable).parent))
+    assert command
+    done = subprocess.run([command, "map", "nowhere", "--html", "x"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere: does not exist")

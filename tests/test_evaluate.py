@@ -1,0 +1,175 @@
+"""Evaluation and generation: evidence, intervals, resuming, and rows that do not disturb each other."""
+
+import json
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.logprobs import enable_scoring
+from nlft.data.generation import LocalModel, _Draw
+from nlft.data.records import Question
+from nlft.results import evaluate as module
+from nlft.results.evaluate import EvaluationSettings, evaluate
+from nlft.results.stats import paired_difference, wilson
+
+QUESTIONS = [Question(f"q{i}", f"What is {i}?" + " Say it." * (i % 4), f"#### {i}") for i in range(9)]
+
+
+def local(**options):
+    settings = {"max_new_tokens": 12, "batch_size": 4, **options}
+    return LocalModel(tiny.model(), ConditionEncoder(tiny.tokenizer()), **settings)
+
+
+def answers(model, prompts):
+    found = {}
+    for batch in model.answer(prompts):
+        found.update(dict(batch))
+    return [found[i] for i in range(len(prompts))]
+
+
+PROMPTS = [(q.id, q.prompt) for q in QUESTIONS]
+
+
+def test_greedy_answers_are_those_of_generate():
+    model = local(batch_size=3)
+    ours = answers(model, PROMPTS)
+    for (_, prompt), answer in zip(PROMPTS, ours, strict=True):
+        ids = torch.tensor([model.encoder.prompt_ids(prompt)])
+        out = model.model.generate(
+            ids, max_new_tokens=12, do_sample=False, eos_token_id=model.encoder.end_of_turn_id, pad_token_id=0
+        )[0, ids.shape[1] :]
+        assert answer.text == model.encoder.tokenizer.decode(out, skip_special_tokens=True).strip()
+        assert answer.tokens == len(out)
+        assert answer.finish_reason == ("stop" if out[-1] == model.encoder.end_of_turn_id else "length")
+
+
+def test_a_rows_end_does_not_disturb_the_rows_that_go_on():
+    """Rows leave the batch at different lengths; each answer is what it is alone."""
+    model = local(max_new_tokens=40, batch_size=9, temperature=1.5)
+    together = answers(model, PROMPTS)
+    assert len({a.tokens for a in together}) > 2, "rows should end at different lengths"
+    alone = [answers(model, [p])[0] for p in PROMPTS]
+    assert together == alone
+
+
+def test_sampling_depends_on_seed_question_and_position_alone():
+    first = answers(local(temperature=1.0), PROMPTS)
+    assert answers(local(temperature=1.0), PROMPTS[::-1])[::-1] == first
+    assert answers(local(temperature=1.0, seed=1), PROMPTS) != first
+
+
+def test_draws_follow_the_tempered_distribution():
+    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
+    draw = _Draw(["a"], 0, temperature=0.7)
+    counts = np.bincount([int(draw(logits, [0])) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(counts, (logits[0] / 0.7).softmax(0), atol=0.03)
+
+
+def run(tmp_path, settings=None, about=None, questions=QUESTIONS):
+    settings = settings or EvaluationSettings(max_new_tokens=8, eval_batch_size=3)
+    model = tiny.model()
+    out = tmp_path / "evaluation.json"
+    return evaluate(
+        model, ConditionEncoder(tiny.tokenizer()), questions, settings, out, about=about or {"model": "tiny"}
+    )
+
+
+def test_every_question_is_kept_with_its_evidence(tmp_path):
+    summary = run(tmp_path)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [q["id"] for q in found["questions"]] == [q.id for q in QUESTIONS]
+    for q in found["questions"]:
+        assert {"prompt", "answer", "output", "tokens", "finish_reason", "grades"} <= q.keys()
+        for reading in ("strict", "flexible"):
+            assert q["grades"][reading]["verdict"] in ("right", "wrong", "ungraded")
+            assert q["grades"][reading]["explanation"]
+    assert found["summary"]["questions"] == summary.questions == 9
+    assert found["model"] == "tiny"
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"], "the log of finished answers is gone"
+
+
+def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    asked = []
+    generate = LocalModel._generate
+
+    def counted(self, prompts, keys):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(list(keys))
+        return generate(self, prompts, keys)
+
+    monkeypatch.setattr(LocalModel, "_generate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "again")
+    first, asked[:] = [key for keys in asked for key in keys], []
+    log = tmp_path / "again" / "evaluation.partial.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"index": 8, "ans')  # as a killed process leaves it
+    resumed = run(tmp_path / "again")
+    second = [key for keys in asked for key in keys]
+    assert len(first) == 6
+    assert sorted(first + second) == [q.id for q in QUESTIONS]
+    assert resumed == whole
+    texts = [json.loads((tmp_path / d / "evaluation.json").read_text())["questions"] for d in ("whole", "again")]
+    assert texts[0] == texts[1]
+
+
+def test_answers_of_another_model_are_not_used_again(tmp_path, monkeypatch):
+    log = tmp_path / "evaluation.partial.jsonl"
+    log.write_text(json.dumps({"about": {"model": "another"}}) + "\n")
+    run(tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["questions"]
+
+
+def test_where_nothing_can_be_graded_log_likelihoods_are_reported_instead(tmp_path):
+    summary = run(tmp_path, EvaluationSettings(grader="label", max_new_tokens=4), questions=QUESTIONS[:3])
+    assert summary.graded_share == {"accuracy": 0.0}
+    assert "nothing was graded" in summary.lines()[0]
+    model, encoder = tiny.model(), ConditionEncoder(tiny.tokenizer())
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for q in QUESTIONS[:3]:
+            prompt, answer = encoder.prompt_ids(q.prompt), encoder.completion_ids(q.answer)
+            logp = model(torch.tensor([prompt + answer])).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+            total += float(logp.gather(1, torch.tensor(answer)[:, None]).sum())
+            count += len(answer)
+    assert abs(summary.answer_logp - total / count) < 1e-5
+
+
+def test_a_grader_that_does_not_exist_is_told_before_anything_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_answer", lambda *a: pytest.fail("asked the model"))
+    with pytest.raises(Exception, match="nothing"):
+        run(tmp_path, EvaluationSettings(grader="nothing.there:f"))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (5, 10), (10, 10), (38, 200), (1, 1)])
+def test_the_interval_is_wilsons(count, n):
+    z = 1.959963984540054
+    p = count / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    found = wilson(count, n)
+    assert found.low == pytest.approx(max(0, middle - half), abs=1e-9)
+    assert found.high == pytest.approx(min(1, middle + half), abs=1e-9)
+
+
+def test_paired_differences_have_the_width_that_theory_gives():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random(400) < 0.5, rng.random(400) < 0.4
+    gap = paired_difference(ours.tolist(), theirs.tolist())
+    difference = ours.astype(float) - theirs
+    error = difference.std() / sqrt(400)
+    assert gap.value == pytest.approx(difference.mean())
+    assert gap.high - gap.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    assert paired_difference([True, False], [True, False]).low == 0.0
+
+
+def test_scoring_and_generation_share_a_model():
+    model = local()
+    before = answers(model, PROMPTS[:2])
+    enable_scoring(model.model)
+    assert answers(model, PROMPTS[:2]) == before
