@@ -36,18 +36,18 @@ class Plan:
     """How much of everything: sized for ten minutes on two cores.
 
     Attributes:
-        max_steps, batch, learning_rate: the same for every arm; 24 optimizer steps of 4 are two epochs over 50.
+        max_steps, batch, learning_rate: the same for every arm. Small batches: these steps are few.
     """
 
     train: int = 50
     test: int = 200
     seed: int = 0
     max_new_tokens: int = 96
-    generation_batch: int = 64
-    max_steps: int = 24
-    batch: int = 4
+    generation_batch: int = 100
+    max_steps: int = 30
+    batch: int = 2
     learning_rate: float = 5e-4
-    watch_every: int = 12
+    watch_every: int = 15
 
     def budget(self) -> dict[str, Any]:
         """What every arm's training has in common."""
