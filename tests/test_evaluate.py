@@ -1,7 +1,10 @@
 """Evaluation and generation: evidence, intervals, resuming, and rows that do not disturb each other."""
 
 import json
+import subprocess
+import sys
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +98,7 @@ def test_every_question_is_kept_with_its_evidence(tmp_path):
 def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     asked = []
-    generate = LocalModel._generate
+    generate = LocalModel._decode
 
     def counted(self, prompts, keys):
         if len(asked) == 2:
@@ -103,7 +106,7 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
         asked.append(list(keys))
         return generate(self, prompts, keys)
 
-    monkeypatch.setattr(LocalModel, "_generate", counted)
+    monkeypatch.setattr(LocalModel, "_decode", counted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "again")
     first, asked[:] = [key for keys in asked for key in keys], []
@@ -173,3 +176,38 @@ def test_scoring_and_generation_share_a_model():
     before = answers(model, PROMPTS[:2])
     enable_scoring(model.model)
     assert answers(model, PROMPTS[:2]) == before
+
+
+MEMORY = """
+import torch
+import tiny
+from transformers import AutoModelForCausalLM, LlamaConfig
+from nlft.core.conditions import ConditionEncoder
+from nlft.data.generation import LocalModel
+
+config = LlamaConfig(vocab_size=50_000, hidden_size=512, intermediate_size=64, num_hidden_layers=1,
+                     num_attention_heads=2, num_key_value_heads=2)
+model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).requires_grad_(False)
+local = LocalModel(model, ConditionEncoder(tiny.tokenizer()), max_new_tokens=2, batch_size=40)
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+list(local.answer([("a", "?")]))
+before = peak()
+list(local.answer([(str(i), "? " * 20) for i in range(40)]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_a_frozen_head_is_not_copied_for_each_row():
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r})\n" + MEMORY],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 500 * 2**20, "40 copies of this head take 2 GB"

@@ -336,15 +336,15 @@ def test_whatever_the_text_it_is_judged_and_quoted_verbatim(completion):
 @pytest.mark.parametrize("answer", [ANSWER, "yes"])
 def test_a_hundred_thousand_characters_take_less_than_two_seconds(piece, answer):
     completion = (piece * 100_000)[:100_000]
-    start = time.perf_counter()
+    start = time.process_time()
     judged(completion, answer, truncated=True)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_hundred_thousand_random_characters_take_less_than_two_seconds():
     draw = random.Random(0)
     for alphabet in ("0123456789+-*/= ", "01 =x().,%$\n", "abc ,.0=\n"):
         completion = "".join(draw.choices(alphabet, k=100_000))
-        start = time.perf_counter()
+        start = time.process_time()
         judged(completion)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2

@@ -281,6 +281,15 @@ def test_any_causal_lm_trains_with_the_default_adapter(tmp_path, family):
     assert all(p.dtype == torch.float32 for n, p in trainer.model.named_parameters() if "lora_" in n)
 
 
+def test_a_base_model_without_a_chat_template_trains_on_plain_text(tmp_path):
+    args = NLFTConfig(output_dir=str(tmp_path), **{**COMMON, "max_steps": 2})
+    trainer = NLFTTrainer(lora(tiny.model()), args, examples(), processing_class=tiny.tokenizer(chat=False))
+    trainer.train()
+    assert len([e for e in trainer.state.log_history if "loss" in e]) == 2
+    prompt = trainer.processing_class.decode(trainer.train_dataset[0].base)
+    assert prompt == "What is 40 minus 11?\n"
+
+
 def test_the_adapter_is_float32_over_a_bfloat16_base(tmp_path):
     trainer = nlft_trainer(tmp_path, model=tiny.model(dtype=torch.bfloat16), max_steps=1)
     trainer.train()

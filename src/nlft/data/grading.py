@@ -23,8 +23,8 @@ Reading = Callable[[str], str | None]
 MARK = "####"  # what follows it is the final answer, as in GSM8K
 
 # The filters "strict-match" and "flexible-extract" of lm-evaluation-harness's gsm8k task.
-_STRICT = re.compile(r"#### (-?[0-9.,]+)")
-_FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+STRICT = re.compile(r"#### (-?[0-9.,]+)")
+FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _ORIGINAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 # A hyphen after a digit or letter joins ("10-3"), it does not negate.
@@ -78,13 +78,13 @@ def get_grader(name: str, **options: Any) -> Grader:
 
 def extract_strict(text: str) -> str | None:
     """The number after the first `#### `, as lm-eval's strict-match; None where that gives "[invalid]"."""
-    found = _STRICT.search(text)
+    found = STRICT.search(text)
     return found[1] if found else None
 
 
 def extract_flexible(text: str) -> str | None:
     """The last number-like string, as lm-eval's flexible-extract; None where that gives "[invalid]"."""
-    return _last(_FLEXIBLE, text)
+    return _last(FLEXIBLE, text)
 
 
 def extract_original_gold(text: str) -> str | None:

@@ -13,17 +13,15 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
+from nlft.data.grading import FLEXIBLE, MARK, STRICT
+
 MOST_FINDINGS = 3
 REPEATED = 3  # so often the same sentence or line is no coincidence
-_MARK = "####"
 _LONGEST_QUOTE = 120
 _MOST_TOKENS = 60  # of one side of a calculation; what is longer is left alone
 _MOST_DIGITS = 15
 
-# What the number grader reads: the first number after a mark and one space, or the last of the text.
-_STRICT = re.compile(r"#### (-?[0-9.,]+)")
-_LAST = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
-# A number as people write it, and other spellings of that mark.
+# A number as people write it, and other spellings of the mark of a final answer.
 _NUMBER = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?|\.[0-9]++)")
 _MARKED = re.compile(rf"####\W{{0,8}}?({_NUMBER.pattern})")
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
@@ -105,10 +103,10 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
         return f"The response never states a final answer.\n{correction}", True
     if _value(number) != _value(expected):
         return f'The final answer "{written[:_LONGEST_QUOTE]}" is wrong.\n{correction}', True
-    if _MARK in answer and not _STRICT.search(completion):
-        finding = f'The final answer "{written}" is not written as {_MARK}, a space and the number.'
-        return f"{finding}\nCorrection: {_MARK} {expected}", False
-    last = _LAST.findall(completion)[-1][:_LONGEST_QUOTE]
+    if MARK in answer and not STRICT.search(completion):
+        finding = f'The final answer "{written}" is not written as {MARK}, a space and the number.'
+        return f"{finding}\nCorrection: {MARK} {expected}", False
+    last = FLEXIBLE.findall(completion)[-1][:_LONGEST_QUOTE]
     if _value(last) != _value(expected):
         return f'The response goes on after its final answer, up to "{last.rstrip(".,") or last}".', False
     return None, False
@@ -116,14 +114,14 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
 
 def _expected(answer: str) -> str | None:
     """The number of a standard answer: after its last mark, else its last number."""
-    marked = _NUMBER.search(answer.rpartition(_MARK)[2]) if _MARK in answer else None
+    marked = _NUMBER.search(answer.rpartition(MARK)[2]) if MARK in answer else None
     numbers = [marked[0]] if marked else _NUMBER.findall(answer)
     return numbers[-1] if numbers else None
 
 
 def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:
     """The final answer as written, and its number; both empty where the last number only restates the question."""
-    if found := _STRICT.search(completion):
+    if found := STRICT.search(completion):
         return _quotable(found[0].rstrip(".,")), found[1]
     if found := _MARKED.search(completion):
         return (found[1] if re.search(r'["\n\r]', found[0]) else found[0]), found[1]
