@@ -13,7 +13,8 @@ import torch
 import tiny
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
-from nlft.data.generation import LocalModel, _Draw
+from nlft.data.generation import Request
+from nlft.data.local_model import LocalModel, _Draw
 from nlft.data.records import Question
 from nlft.results import evaluate as module
 from nlft.results.evaluate import EvaluationSettings, evaluate
@@ -29,7 +30,7 @@ def local(**options):
 
 def answers(model, prompts):
     found = {}
-    for batch in model.answer(prompts):
+    for batch in model.answer([Request(*prompt) for prompt in prompts]):
         found.update(dict(batch))
     return [found[i] for i in range(len(prompts))]
 
@@ -183,7 +184,9 @@ import torch
 import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 from nlft.core.conditions import ConditionEncoder
-from nlft.data.generation import LocalModel
+from nlft.data.generation import Request
+from nlft.data.generation import Request
+from nlft.data.local_model import LocalModel
 
 config = LlamaConfig(vocab_size=50_000, hidden_size=512, intermediate_size=64, num_hidden_layers=1,
                      num_attention_heads=2, num_key_value_heads=2)
@@ -194,9 +197,9 @@ def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
-list(local.answer([("a", "?")]))
+list(local.answer([Request("a", "?")]))
 before = peak()
-list(local.answer([(str(i), "? " * 20) for i in range(40)]))
+list(local.answer([Request(str(i), "? " * 20) for i in range(40)]))
 print(peak() - before)
 """
 

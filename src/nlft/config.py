@@ -211,3 +211,13 @@ def _in_words(hint: Any) -> str:
     if get_origin(hint) in (list, Sequence):
         return "a list"
     return words.get(hint, "a mapping" if get_origin(hint) is dict or hint is dict else str(hint))
+
+
+class _PlainParser(ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{self.prog}: {message}\n  `{self.prog} --help` lists all arguments.")
+
+
+def plain_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser for commands without a settings dataclass; its errors are ours."""
+    return _PlainParser(prog=prog, description=description, allow_abbrev=False)

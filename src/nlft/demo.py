@@ -174,8 +174,8 @@ def _stage(number: int, title: str, done: Path, work: Any) -> None:
 
 
 def _encoder_and_model(model: str, adapter: str | None = None) -> tuple[Any, Any, Any]:
-    from nlft.cli import quiet_libraries
     from nlft.core.conditions import ConditionEncoder
+    from nlft.progress import quiet_libraries
     from nlft.training.model import ModelSettings, load_model, load_tokenizer
 
     quiet_libraries()
@@ -185,9 +185,10 @@ def _encoder_and_model(model: str, adapter: str | None = None) -> tuple[Any, Any
 
 
 def _collect(folder: Path, plan: Plan, model: str) -> None:
-    from nlft.data.collect import judge, sample
-    from nlft.data.generation import LocalModel
+    from nlft.data.collect import sample
     from nlft.data.grading import get_grader
+    from nlft.data.judging import judge
+    from nlft.data.local_model import LocalModel
     from nlft.data.records import read_questions, write_examples
 
     encoder, net, _ = _encoder_and_model(model)

@@ -1,6 +1,8 @@
-"""Progress of anything longer than a second: a bar in a terminal, a line now and then anywhere else."""
+"""What a user sees of long work: a bar in a terminal, a line now and then anywhere else, no library's chatter."""
 
+import os
 import sys
+import warnings
 from typing import Any
 
 from tqdm import tqdm
@@ -29,3 +31,12 @@ def progress(desc: str, total: int, unit: str, *, disable: bool = False) -> "tqd
         dynamic_ncols=terminal,
         file=sys.stderr,
     )
+
+
+def quiet_libraries() -> None:
+    """Keep other packages' notes to developers away from users."""
+    # PEFT 0.21 and TRL 1.16 ask transformers 5.23 for gradient checkpointing by its older name.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+    # Bars for a few milliseconds of work, one a step of TRL's preparation.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns at each fork

@@ -1,16 +1,15 @@
-"""From questions to judged examples: a model answers, a grader labels, a judge says in words what is wrong."""
+"""From questions to answers: a model answers each as often as asked, and a grader labels what it said."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Literal
 
 from nlft.config import Range
-from nlft.core.conditions import Prompt, fill, prompt_text
-from nlft.data.generation import LocalModel
+from nlft.core.conditions import Prompt, fill
+from nlft.data.generation import Answerer, Generated, Request
 from nlft.data.grading import Grader, get_grader
-from nlft.data.records import Example, Question, completion_text
-from nlft.data.rules import judge_by_rules
+from nlft.data.records import Example, Question
 from nlft.errors import UserError
 from nlft.progress import progress
 
@@ -21,7 +20,9 @@ class SamplingSettings:
 
     grader: str = field(
         default="number",
-        metadata={"help": "number, exact, choice, regex, or a Python function's dotted path."},
+        metadata={
+            "help": "number, exact, choice, regex, label (you label by hand), or a Python function's dotted path."
+        },
     )
     extraction: Literal["strict", "flexible", "original"] = field(
         default="flexible",
@@ -30,18 +31,28 @@ class SamplingSettings:
     prompt_template: str = field(
         default="{prompt}", metadata={"help": "What the model is asked; {prompt} is the question."}
     )
+    samples_per_question: Annotated[int, Range(1, 10_000)] = field(
+        default=1, metadata={"help": "Completions for each question; more than one needs a temperature."}
+    )
     max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
         default=256, metadata={"help": "Longest answer, in tokens."}
     )
     temperature: Annotated[float, Range(0, inf)] = field(default=0.0, metadata={"help": "0 is greedy."})
     batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Questions answered at a time."}
+        default=32, metadata={"help": "Completions that a local model writes at a time."}
     )
     limit: Annotated[int | None, Range(1, 1_000_000_000)] = field(
         default=None, metadata={"help": "Only the first so many questions."}
     )
     system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
     seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
+
+    def __post_init__(self) -> None:
+        if self.samples_per_question > 1 and self.temperature == 0:
+            raise UserError(
+                f"--samples_per_question {self.samples_per_question} at --temperature 0 gives copies.\n"
+                "  Set a temperature, 0.8 for example."
+            )
 
 
 def sampling_grader(settings: SamplingSettings) -> Grader:
@@ -58,61 +69,40 @@ def ask(question: Question, template: str) -> Prompt:
     return [*earlier, {**last, "content": fill(template, prompt=last["content"])}]
 
 
-def sample(questions: Sequence[Question], model: LocalModel, template: str, grader: Grader) -> list[Example]:
-    """One answer to each question, labelled by the grader; wrong ones are still without judgment.
+def sample(
+    questions: Sequence[Question], model: Answerer, template: str, grader: Grader, *, per_question: int = 1
+) -> list[Example]:
+    """Answers to each question, labelled by the grader; wrong ones are still without judgment.
 
     An answer that could not be graded counts as wrong, and its record says so (`verdict`), as it says how it
-    ended (`finish_reason`).
+    ended (`finish_reason`). With several a question, the second of `gsm8k-7` is called `gsm8k-7#2`.
     """
-    prompts = [ask(question, template) for question in questions]
-    found: dict[int, Example] = {}
-    with progress("sampling", len(questions), "question") as bar:
-        for batch in model.answer([(str(q.id), p) for q, p in zip(questions, prompts, strict=True)]):
-            for at, answer in batch:
-                question = questions[at]
-                grade = grader(answer.text, question.answer)
-                found[at] = Example(
-                    id=question.id,
-                    prompt=prompts[at],
-                    completion=answer.text or " ",
-                    label=grade.verdict == "right",
-                    answer=question.answer,
-                    extra={"verdict": grade.verdict, "finish_reason": answer.finish_reason},
-                )
+    wanted = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
+    requests = [Request(key, ask(question, template)) for question, key in wanted]
+    answers = complete(requests, model, "sampling")
+    return [
+        _example(question, question.id if per_question == 1 else key, request.prompt, answer, grader)
+        for (question, key), request, answer in zip(wanted, requests, answers, strict=True)
+    ]
+
+
+def complete(requests: Sequence[Request], model: Answerer, desc: str) -> list[Generated]:
+    """The answers in the order of the requests, with progress."""
+    found: dict[int, Generated] = {}
+    with progress(desc, len(requests), "completion") as bar:
+        for batch in model.answer(requests):
+            found.update(batch)
             bar.update(len(batch))
-    return [found[at] for at in range(len(questions))]
+    return [found[at] for at in range(len(requests))]
 
 
-def judge(examples: Sequence[Example]) -> list[Example]:
-    """The examples with a judgment by rules on every wrong one that has none yet.
-
-    Raises:
-        UserError: the rules find nothing to say about some of them.
-    """
-    judged: list[Example] = []
-    silent: list[str | int] = []
-    for example in examples:
-        if example.label or example.judgment:
-            judged.append(example)
-            continue
-        words = judge_by_rules(
-            prompt_text(example.prompt),
-            completion_text(example),
-            example.answer,
-            truncated=example.extra.get("finish_reason") == "length",
-        )
-        if words is None:
-            silent.append(example.id)
-        else:
-            judged.append(replace(example, judgment=words))
-    if silent:
-        raise UserError(
-            f"the rules find nothing wrong with {len(silent)} examples labelled wrong: {_listed(silent)}.\n"
-            "  Write their judgments by hand, or correct the labels."
-        )
-    return judged
-
-
-def _listed(ids: Sequence[str | int], most: int = 10) -> str:
-    named = ", ".join(map(repr, ids[:most]))
-    return named if len(ids) <= most else f"{named} and {len(ids) - most} more"
+def _example(question: Question, id: str | int, prompt: Prompt, answer: Generated, grader: Grader) -> Example:
+    grade = grader(answer.text, question.answer)
+    return Example(
+        id=id,
+        prompt=prompt,
+        completion=answer.text or " ",
+        label=grade.verdict == "right",
+        answer=question.answer,
+        extra={"verdict": grade.verdict, "finish_reason": answer.finish_reason},
+    )

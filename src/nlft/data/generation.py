@@ -1,15 +1,24 @@
-"""Answers from a local model: batched by length, greedy or sampled."""
+"""What every answerer has in common, be it a local model or a server."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
+from nlft.core.conditions import Prompt
 
-from nlft.core.conditions import ConditionEncoder, Prompt
+Reason = Literal["stop", "length", "content_filter"]
+
+
+class Request(NamedTuple):
+    """One completion that is wanted.
+
+    Attributes:
+        key: names it, and with the seed decides its random draws: `gsm8k-7`, or `gsm8k-7#2` for a third sample.
+        prompt: text, or chat messages.
+    """
+
+    key: str
+    prompt: Prompt
 
 
 @dataclass(frozen=True)
@@ -17,131 +26,34 @@ class Generated:
     """One answer.
 
     Attributes:
-        text: without special tokens.
-        tokens: how many were generated, end-of-turn token included.
+        text: without special tokens; empty if the model said nothing.
+        tokens: how many were generated, end-of-turn token included; as the server counts them, if it is one.
         finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
+        prompt_tokens: how many were read.
     """
 
     text: str
     tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Reason
+    prompt_tokens: int = 0
 
 
-class LocalModel:
-    """A transformers model as an answerer."""
+class Answerer(Protocol):
+    """Something that completes prompts."""
 
-    def __init__(
-        self,
-        model: Any,
-        encoder: ConditionEncoder,
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> None:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that an answer depends on besides its request, as JSON: model, adapter, temperature, seed, ...
+
+        A finished answer is asked for again only if this differs; so there is nothing in it that only changes
+        how fast the answer comes, and no secret.
         """
-        Args:
-            temperature: 0 is greedy.
-            seed: with a question's key and a token's position, all that a random draw depends on; what else is
-                in the batch does not matter.
-        """
-        self.model = model.eval()
-        self.encoder = encoder
-        self.batch_size = batch_size
-        self.temperature = temperature
-        self.seed = seed
-        self.max_new_tokens = max_new_tokens
-        self._ends = {encoder.end_of_turn_id, encoder.tokenizer.eos_token_id} - {None}
+        ...
 
-    def answer(self, prompts: Sequence[tuple[str, Prompt]]) -> Iterator[list[tuple[int, Generated]]]:
-        """Answer prompts, a batch at a time.
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
+        """Complete the requests in whatever order is fastest.
 
-        Args:
-            prompts: (key, prompt) pairs; the key seeds a question's draws.
         Yields:
-            (index into `prompts`, answer) for each prompt of a finished batch; longest prompts first, so that
-            memory runs out at once or not at all.
+            (index into `requests`, answer) pairs, as soon as some are finished.
         """
-        encoded = [self.encoder.prompt_ids(prompt) for _, prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: -len(encoded[i]))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            keys = [prompts[i][0] for i in batch]
-            yield list(zip(batch, self._generate([encoded[i] for i in batch], keys), strict=True))
-
-    def _generate(self, prompts: list[list[int]], keys: list[str]) -> list[Generated]:
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        hook = model.get_output_embeddings().register_forward_pre_hook(_contiguous)
-        try:
-            return self._decode(prompts, keys)
-        finally:
-            hook.remove()
-
-    @torch.inference_mode()
-    def _decode(self, prompts: list[list[int]], keys: list[str]) -> list[Generated]:
-        """Decode a batch, dropping rows as they finish: one long answer must not hold up its batch."""
-        width, count = max(map(len, prompts)), len(prompts)
-        device = next(self.model.parameters()).device
-        pad = self.encoder.tokenizer.pad_token_id
-        step = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
-        mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
-        mask[:, :width] = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
-        position = mask.cumsum(1) - 1
-        pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else _greedy
-        written: list[list[int]] = [[] for _ in prompts]
-        alive, cache, start = list(range(count)), None, 0
-        for length in range(width, width + self.max_new_tokens):
-            out = self.model(
-                input_ids=step,
-                attention_mask=mask[:, :length],
-                position_ids=position[:, start:length].clamp(min=0),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            tokens = pick(out.logits[:, -1].float(), alive).tolist()
-            for row, token in zip(alive, tokens, strict=True):
-                written[row].append(token)
-            going = [at for at, token in enumerate(tokens) if token not in self._ends]
-            if not going:
-                break
-            cache, start = out.past_key_values, length
-            if len(going) < len(alive):
-                keep = torch.tensor(going, device=device)
-                cache.batch_select_indices(keep)
-                mask, position = mask[keep], position[keep]
-                alive, tokens = [alive[at] for at in going], [tokens[at] for at in going]
-            step = torch.tensor(tokens, device=device)[:, None]
-        return [self._finish(ids) for ids in written]
-
-    def _finish(self, ids: list[int]) -> Generated:
-        stopped = ids[-1] in self._ends
-        text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
-        return Generated(text.strip(), len(ids), "stop" if stopped else "length")
-
-
-def _contiguous(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # The last position's states are a strided view, and over frozen weights torch 2.13 multiplies such a view by a
-    # copy of the head for each row: 5.6 GB for 100 rows of SmolLM2.
-    return (inputs[0].contiguous(), *inputs[1:])
-
-
-def _greedy(logits: Tensor, rows: list[int]) -> Tensor:
-    return logits.argmax(-1)
-
-
-class _Draw:
-    """Draws each row's next token with that question's own random numbers, one a token, by inversion of the
-    tempered distribution; so nothing depends on the other rows."""
-
-    def __init__(self, keys: list[str], seed: int, temperature: float) -> None:
-        digests = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
-        bits = [np.random.Philox(key=int.from_bytes(d[:16], "little")) for d in digests]
-        self._numbers = [np.random.Generator(b) for b in bits]
-        self._temperature = temperature
-
-    def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
-        draws = torch.tensor([self._numbers[row].random() for row in rows], device=logits.device)
-        cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
-        return (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1)
+        ...

@@ -17,8 +17,9 @@ from nlft.config import Range
 from nlft.core.conditions import ConditionEncoder, Prompt, pad_rows
 from nlft.core.logprobs import enable_scoring, score
 from nlft.data.collect import ask
-from nlft.data.generation import Generated, LocalModel
+from nlft.data.generation import Generated, Request
 from nlft.data.grading import Grader, get_grader
+from nlft.data.local_model import LocalModel
 from nlft.data.records import Question
 from nlft.progress import progress
 from nlft.results.stats import Proportion, wilson
@@ -111,7 +112,7 @@ def evaluate(
     readings = graders(settings.grader)
     questions = questions[: settings.limit]
     about = {**about, **asdict(settings)}
-    prompts = [(str(q.id), ask(q, settings.prompt_template)) for q in questions]
+    prompts = [Request(str(q.id), ask(q, settings.prompt_template)) for q in questions]
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     answers = _answer(model, encoder, prompts, settings, out, {**about, "asked": asked}, desc)
     entries = [
@@ -135,7 +136,7 @@ def evaluate(
 def _answer(
     model: Any,
     encoder: ConditionEncoder,
-    prompts: list[tuple[str, Prompt]],
+    prompts: list[Request],
     settings: EvaluationSettings,
     out: Path,
     about: dict[str, Any],
@@ -195,9 +196,7 @@ def _summarize(entries: list[dict[str, Any]], readings: list[str], logp: float |
 
 
 @torch.no_grad()
-def _answer_logp(
-    model: Any, encoder: ConditionEncoder, prompts: list[tuple[str, Prompt]], questions: Sequence[Question]
-) -> float:
+def _answer_logp(model: Any, encoder: ConditionEncoder, prompts: list[Request], questions: Sequence[Question]) -> float:
     """Mean log-likelihood of the standard answers' tokens, each answer weighing by its length."""
     enable_scoring(model)
     total, tokens = 0.0, 0

@@ -13,9 +13,9 @@ from trl import SFTConfig, SFTTrainer
 
 from nlft.config import Range
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
+from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, completion_text, revision_text
 from nlft.errors import UserError
-from nlft.training.batches import encode_examples
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_dir import RunDir

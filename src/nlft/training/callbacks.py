@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import ScoredBatch, evaluating, score_batch
 from nlft.core.conditions import EncodedExample, prompt_text
 from nlft.core.saliency import TAG_NAMES, TokenWeights
 from nlft.core.schemes import Scheme
 from nlft.data.records import Example
 from nlft.progress import progress
-from nlft.training.batches import BatchBuilder
-from nlft.training.condition_scores import ScoredBatch, evaluating, score_batch
 from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample, write_whole
 
 

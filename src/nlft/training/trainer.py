@@ -17,13 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.config import Range
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import JUDGE_PROMPT_TEMPLATE, STANDARD_PROMPT_TEMPLATE, ConditionEncoder, Templates
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize
 from nlft.core.schemes import scheme_of
+from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
-from nlft.training.batches import BatchBuilder, encode_examples
 from nlft.training.callbacks import (
     ProgressLine,
     RunDirCallback,
@@ -32,7 +34,6 @@ from nlft.training.callbacks import (
     watched_example,
 )
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.condition_scores import ScoredBatch, score_batch
 from nlft.training.model import ModelSettings, default_lora, load_model, load_tokenizer, wrap
 from nlft.training.run_dir import RunDir
 

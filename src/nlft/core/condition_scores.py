@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nlft.core.batches import Batch
 from nlft.core.logprobs import TokenLogprobs, score
 from nlft.core.saliency import ConditionLogprobs, hidden_band
-from nlft.training.batches import Batch
 
 
 @dataclass(frozen=True)

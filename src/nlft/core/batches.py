@@ -1,45 +1,13 @@
-"""Examples to aligned batches: which rows are scored with gradient, and which without."""
+"""Encoded examples to aligned batches: which rows are scored with gradient, and which without."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nlft.core.conditions import ConditionEncoder, EncodedExample, Rows, pad_rows
-from nlft.data.records import Example, completion_text, revision_text
-from nlft.errors import Problem, ProblemsError, RecordsError, UserError
-
-
-def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> list[EncodedExample]:
-    """Encode every example under its conditions.
-
-    Raises:
-        RecordsError: all examples that do not fit, not the first.
-    """
-    encoded: list[EncodedExample] = []
-    problems: list[Problem] = []
-    for example in examples:
-        try:
-            encoded.append(
-                encoder.encode(
-                    id=example.id,
-                    prompt=example.prompt,
-                    completion=completion_text(example),
-                    label=example.label,
-                    answer=example.answer,
-                    judgment=example.judgment,
-                    revision=revision_text(example),
-                )
-            )
-        except ProblemsError as error:
-            problems += error.problems
-    if problems:
-        raise RecordsError(problems)
-    if not encoded:
-        raise UserError("there are no examples to train on.\n  Give a file with at least one.")
-    return encoded
+from nlft.core.conditions import EncodedExample, Rows, pad_rows
 
 
 @dataclass(frozen=True)

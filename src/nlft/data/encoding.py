@@ -1,0 +1,37 @@
+"""Examples to token ids under every condition, with everything that does not fit named at once."""
+
+from collections.abc import Iterable
+
+from nlft.core.conditions import ConditionEncoder, EncodedExample
+from nlft.data.records import Example, completion_text, revision_text
+from nlft.errors import Problem, ProblemsError, RecordsError, UserError
+
+
+def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> list[EncodedExample]:
+    """Encode every example under its conditions.
+
+    Raises:
+        RecordsError: all examples that do not fit, not the first.
+    """
+    encoded: list[EncodedExample] = []
+    problems: list[Problem] = []
+    for example in examples:
+        try:
+            encoded.append(
+                encoder.encode(
+                    id=example.id,
+                    prompt=example.prompt,
+                    completion=completion_text(example),
+                    label=example.label,
+                    answer=example.answer,
+                    judgment=example.judgment,
+                    revision=revision_text(example),
+                )
+            )
+        except ProblemsError as error:
+            problems += error.problems
+    if problems:
+        raise RecordsError(problems)
+    if not encoded:
+        raise UserError("there are no examples to train on.\n  Give a file with at least one.")
+    return encoded
