@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
@@ -135,18 +136,26 @@ def _scoring_forward(
     selected = states[:, :-1][wanted]
     targets = score_labels[:, 1:][wanted]
     log_odds, top1 = _log_odds_in_chunks(
-        selected, targets, lambda h: model._nlft_finish_logits(head(h)), head, model._nlft_chunk_bytes
+        selected,
+        targets,
+        lambda h: model._nlft_finish_logits(head(h)),
+        head,
+        model._nlft_chunk_bytes,
+        sharded=isinstance(model, FSDPModule) or isinstance(head, FSDPModule),
     )
     return ScoredTokens(log_odds=log_odds, top1=top1, hidden=selected.detach() if score_hidden else None)
 
 
 def _log_odds_in_chunks(
-    hidden: Tensor, targets: Tensor, to_logits: Callable[[Tensor], Tensor], head: Any, chunk_bytes: int
+    hidden: Tensor, targets: Tensor, to_logits: Callable[[Tensor], Tensor], head: Any, chunk_bytes: int, sharded: bool
 ) -> tuple[Tensor, Tensor]:
     """log p − log(1−p) of each target, (scored,) float32, and whether it is the first choice."""
     vocab_size = head.weight.shape[0] if hasattr(head, "weight") else head.out_features
     size = max(1, chunk_bytes // (4 * _LIVE_COPIES * vocab_size))
-    if torch.is_grad_enabled() and any(p.requires_grad for p in head.parameters()):
+    # Under FSDP2 the inner backward of the frozen head's function meets the hooks of sharded modules, and the
+    # process dies (torch 2.13); recomputing is slower there, and right.
+    recomputes = sharded or any(p.requires_grad for p in head.parameters())
+    if torch.is_grad_enabled() and recomputes:
 
         def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             return _LogOdds.apply(to_logits(h).float(), t)  # type: ignore[no-any-return]
