@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from nlft.config import range_of
 from nlft.core.schemes import SCHEMES
@@ -18,13 +18,20 @@ def settings_tables() -> str:
     for scheme in SCHEMES.values():
         hints = get_type_hints(scheme.settings, include_extras=True)
         rows = [
-            f"| `{f.name}` | {f.default} | {range_of(hints[f.name]) or 'keep, zero'} | {f.metadata['help']} |"
+            f"| `{f.name}` | {f.default} | {_values(hints[f.name])} | {f.metadata['help']} |"
             for f in fields(scheme.settings)
         ]
         if rows:
             head = ["| setting | default | range | |", "|---|---|---|---|"]
             parts.append("\n".join([f"`{scheme.name}`", "", *head, *rows, ""]))
     return "\n".join(parts)
+
+
+def _values(hint: Any) -> str:
+    """What a setting may be: its range, yes or no, or its choices."""
+    if hint is bool:
+        return "True, False"
+    return str(range_of(hint) or ", ".join(map(str, get_args(hint))))
 
 
 def page_with_tables() -> str:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from nlft.errors import UserError
-from nlft.page.export import MAX_STEPS, export_map, json_block, map_data, thin_steps
+from nlft.page.bundle import json_block
+from nlft.page.export import MAX_STEPS, export_map, map_data, thin_steps
 from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 if TYPE_CHECKING:
@@ -146,7 +147,15 @@ def exported(run: RunDir, tmp_path: Path) -> str:
 def embedded(page: str) -> dict[str, Any]:
     block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert block
-    return dict(json.loads(block[1]))
+    (run,) = json.loads(block[1])["runs"]
+    return dict(run)
+
+
+def carried(data: dict[str, Any], step: int) -> tuple[dict[str, Any], bytes]:
+    """One step's header and arrays, as page/steps.py says that they lie."""
+    packed = base64.b64decode(data["packed"][str(step)])
+    start = 4 + int.from_bytes(packed[:4], "little")
+    return json.loads(packed[4:start]), packed[start:]
 
 
 def test_page_refers_to_nothing_outside_itself(run: RunDir, tmp_path: Path) -> None:
@@ -191,13 +200,27 @@ def test_json_block_is_plain_ascii_without_markup() -> None:
     assert json.loads(text) == {"a": "</script><!-- \u2028\u2029 & é 😀"}
 
 
-def test_numbers_are_rounded_to_four_decimals_and_nan_is_null(tmp_path: Path) -> None:
+def test_numbers_travel_as_they_were_recorded(tmp_path: Path) -> None:
     odd = scores(4, judged=False, base=np.array([-0.123456, -0.00001, np.nan, -np.inf], np.float32))
-    data = map_data(new_run(tmp_path / "r", [RIGHT], [snapshot(1, odd)]))
-    (shown,) = data["steps"][0]["scores"]
-    assert shown["base"] == [-0.1235, 0, None, None]
-    assert shown["judge"] is None
-    assert shown["likelihood"] == [1, 1, 1, 1]
+    header, arrays = carried(map_data(new_run(tmp_path / "r", [RIGHT], [snapshot(1, odd)])), 1)
+    (entry,) = header["scores"]
+    assert sorted(entry["arrays"]) == ["base", "likelihood", "standard", "tag", "unlikelihood"]
+    start, length = entry["arrays"]["base"]
+    assert np.array_equal(np.frombuffer(arrays, "<f4", length, start), odd.base, equal_nan=True)
+    start, length = entry["arrays"]["tag"]
+    assert np.array_equal(np.frombuffer(arrays, "u1", length, start), odd.tag)
+    assert header["sources"][0]["settings"] == {"mistake_ratio": 1.5}
+
+
+def test_example_that_a_step_did_not_score_is_shown_as_it_was_scored_last(tmp_path: Path) -> None:
+    first = snapshot(10, scores(8, base=np.full(8, -3, np.float32)), scores(4, judged=False))
+    partial = replace(snapshot(20, scores(8), scores(4, judged=False)), whole=False)
+    partial.scores[0] = None
+    data = map_data(new_run(tmp_path / "r", [WRONG, RIGHT], [first, partial]))
+    header, arrays = carried(data, 20)
+    assert [header["sources"][entry["source"]]["step"] for entry in header["scores"]] == [10, 20]
+    start, length = header["scores"][0]["arrays"]["base"]
+    assert np.frombuffer(arrays, "<f4", length, start).tolist() == [-3.0] * 8
 
 
 def test_hundred_steps_of_eight_long_examples_stay_below_15_megabytes(tmp_path: Path) -> None:
@@ -235,7 +258,7 @@ def test_thinning_keeps_first_and_last_and_is_even() -> None:
 def test_thinned_page_says_so(run: RunDir, tmp_path: Path) -> None:
     export_map(run, tmp_path / "map.html", max_steps=2)
     data = embedded((tmp_path / "map.html").read_text())
-    assert [step["step"] for step in data["steps"]] == [10, 30]
+    assert data["changes"]["steps"] == [int(step) for step in data["packed"]] == [10, 30]
     assert data["notes"] == ["Thinned: 2 of 3 recorded steps, evenly spaced, first and last kept."]
     assert map_data(run)["notes"] == []
     assert MAX_STEPS >= 100
@@ -247,14 +270,14 @@ def test_torn_snapshot_is_left_out_and_named(run: RunDir, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.warns(UserWarning, match=r"Left out.*step 20 \(damaged"):
         data = map_data(run)
-    assert [step["step"] for step in data["steps"]] == [10, 30]
+    assert data["changes"]["steps"] == [int(step) for step in data["packed"]] == [10, 30]
     assert "step 20 (damaged" in data["notes"][0]
 
 
 def test_snapshot_of_other_examples_is_left_out_and_named(run: RunDir) -> None:
     run.write_snapshot(snapshot(40, scores(8)))
     with pytest.warns(UserWarning, match="other examples"):
-        assert [step["step"] for step in map_data(run)["steps"]] == [10, 20, 30]
+        assert map_data(run)["changes"]["steps"] == [10, 20, 30]
 
 
 def test_run_whose_every_snapshot_is_torn_is_refused(run: RunDir, tmp_path: Path) -> None:
@@ -415,7 +438,7 @@ def test_invisible_characters_become_visible(page: Page, text: str, shown: str) 
 
 
 def test_slider_buttons_and_play_move_between_steps(page: Page) -> None:
-    slider, where = page.get_by_role("slider"), page.locator("#where")
+    slider, where = page.get_by_role("slider", name="Step", exact=True), page.locator("#where")
     assert where.inner_text() == "step 20, epoch 0.67 (2 of 3), scheme nlft"
     assert token(page, 4).get_attribute("data-tag") == "salient"
     slider.fill("0")
@@ -522,9 +545,9 @@ def test_search_and_label_filter_cards_and_list_alike(page: Page) -> None:
     page.get_by_role("searchbox").fill("MARBLES away")
     assert visible() == (["example-0"], 1, "1 of 2 examples")
     page.get_by_role("searchbox").fill("")
-    page.get_by_role("combobox").select_option("right")
+    page.get_by_role("combobox", name="Which completions").select_option("right")
     assert visible() == (["example-1"], 1, "1 of 2 examples")
-    page.get_by_role("combobox").select_option("all")
+    page.get_by_role("combobox", name="Which completions").select_option("all")
     page.locator("#jump a").nth(1).click()
     assert page.url.endswith("#example-1")
 

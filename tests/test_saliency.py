@@ -89,7 +89,8 @@ def slow_weights(batch, cfg):
         salient = [s > cfg.certain_threshold for s in ps]
     else:
         salient = [
-            j / b > cfg.mistake_ratio and j / s > cfg.mistake_ratio and j > cfg.mistake_floor
+            (j / b > cfg.mistake_ratio and j / s > cfg.mistake_ratio and j > cfg.mistake_floor)
+            or (cfg.contradiction and b > cfg.contradiction_base and s < cfg.contradiction_standard)
             for b, j, s in zip(pb, pj, ps, strict=True)
         ]
     near = slow_walk(salient, batch.band[0].double().numpy(), cfg.neighbour_similarity)
@@ -104,7 +105,8 @@ def slow_weights(batch, cfg):
                 weight = (ps[t] / limit) ** (0.3 if near[t] else 0.6)
             likelihood[t] = cfg.branch_weight * weight + cfg.nll_weight
         elif salient[t]:
-            unlikelihood[t] = cfg.branch_weight * 2 / (1 + exp(-(pj[t] / pb[t] - cfg.unlikelihood_shift)))
+            ratio = max(pj[t] / pb[t], cfg.mistake_ratio)
+            unlikelihood[t] = cfg.branch_weight * 2 / (1 + exp(-(ratio - cfg.unlikelihood_shift)))
         else:
             after = cfg.after_mistake == "zero" and any(salient[:t])
             likelihood[t] = 0.0 if gated or near[t] or after else cfg.branch_weight * sqrt(ps[t])
@@ -119,6 +121,8 @@ CASES = [
         PAPER,
         replace(PAPER, gate_fraction=1.0),
         replace(PAPER, gate_fraction=1.0, after_mistake="zero"),
+        replace(PAPER, gate_fraction=1.0, contradiction=True, contradiction_standard=0.2),
+        replace(PAPER, contradiction=True, contradiction_base=0.3, mistake_ratio=2.0),
     )
 ]
 
@@ -171,14 +175,42 @@ def test_the_band_holds_inner_products_to_float16():
         assert (band[20 - lag :, lag] == 0).all()
 
 
+def three_tokens(label, base, judge, standard):
+    return ConditionLogprobs(
+        base=torch.tensor([base]).log(),
+        mask=torch.ones(1, 3, dtype=torch.bool),
+        label=torch.tensor([label]),
+        standard=torch.tensor([standard]).log(),
+        judge=torch.tensor([judge]).log(),
+        band=torch.zeros(1, 3, 17, dtype=torch.float16),
+    )
+
+
+def test_contradiction_tags_the_mistake_that_the_model_is_sure_of_and_the_judgment_cannot_show():
+    """Seen on a real model: the '3' of "64 - 35 = 34" at .90 under base, .12 under judge, .00 under standard."""
+    seen = {"base": [0.99, 0.90, 0.60], "judge": [0.99, 0.12, 0.95], "standard": [0.99, 0.001, 0.02]}
+    sure = replace(PAPER, contradiction=True)
+    plain, ours = (nlft_weights(three_tokens(False, **seen), cfg) for cfg in (PAPER, sure))
+    assert plain.salient[0].tolist() == [False, False, True]
+    assert ours.salient[0].tolist() == [False, True, True]
+    # It weighs what a mistake at the threshold of the judgment's own does; the judgment's own keep their weight.
+    assert ours.unlikelihood[0, 1].item() == pytest.approx(2 / (1 + exp(-(1.5 - 1.5))))
+    assert ours.unlikelihood[0, 2].item() == pytest.approx(2 / (1 + exp(-(0.95 / 0.60 - 1.5))))
+    assert ours.unlikelihood[0, 2] == plain.unlikelihood[0, 2]
+    right = [nlft_weights(three_tokens(True, **seen), cfg) for cfg in (PAPER, sure)]
+    assert torch.equal(right[0].likelihood, right[1].likelihood)
+    assert not right[1].unlikelihood.any()
+
+
 LENGTHS, LABELS = [40, 9, 25, 33], [False, True, True, False]
 
 
 def test_padding_never_changes_a_weight_and_a_mixed_batch_gives_each_what_it_gets_alone():
+    cfg = replace(PAPER, contradiction=True, contradiction_standard=0.5)
     batch = random_batch(3, LENGTHS, LABELS)
-    together = nlft_weights(batch, PAPER)
+    together = nlft_weights(batch, cfg)
     for i, n in enumerate(LENGTHS):
-        alone = nlft_weights(row(batch, i), PAPER)
+        alone = nlft_weights(row(batch, i), cfg)
         for name in ("likelihood", "unlikelihood", "tag"):
             assert torch.equal(getattr(together, name)[i, :n], getattr(alone, name)[0]), name
             assert not getattr(together, name)[i, n:].any(), "padding has a weight"

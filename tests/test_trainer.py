@@ -190,10 +190,10 @@ def test_the_run_directory_holds_what_it_should_and_no_pickle(tmp_path):
         assert all(isinstance(e[name], float) for e in events), name
     parts = ("nlft/likelihood_loss", "nlft/unlikelihood_loss", "nlft/answer_loss")
     assert all(abs(sum(e[p] for p in parts) - e["loss"]) < 1e-4 for e in events)
-    assert run.snapshot_steps() == [0, 2, 4]
+    assert run.snapshot_steps(whole=True) == [0, 2, 4]
     watched = run.watched()
     assert [w.label for w in watched].count(True) == 2
-    for step in run.snapshot_steps():
+    for step in run.snapshot_steps(whole=True):
         for example, scores in zip(watched, run.snapshot(step).scores, strict=True):
             assert len(scores.base) == len(scores.tag) == len(example.tokens)
             assert (scores.judge is None) == example.label

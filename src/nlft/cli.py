@@ -59,11 +59,19 @@ def help_text() -> str:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("everything once, on a small real model, in minutes", "training_commands:demo"),
+    "tune": ("from a file to a compared model: all of the below in one go", "training_commands:tune"),
     "sample": ("answer questions with the model, and label the answers", "data_commands:sample"),
     "judge": ("say in words what is wrong with the wrong completions", "data_commands:judge"),
+    "revise": ("ask the model for right completions in its own words", "data_commands:revise"),
+    "build": ("choose examples by size and ratio, and write them for a tool", "data_commands:build"),
+    "audit": ("say what to mend in the examples before training on them", "data_commands:audit"),
     "train": ("train on examples with written feedback", "training_commands:train"),
+    "replay": ("train a run again, with what was changed while it trained", "training_commands:replay"),
     "sft": ("train a supervised baseline on the same file", "training_commands:sft"),
+    "reft": ("train by reinforcement on the same file, as a baseline", "training_commands:reft"),
+    "kto": ("train on right and wrong as such, as a baseline", "training_commands:kto"),
     "evaluate": ("answer questions greedily and grade the answers", "training_commands:evaluate"),
+    "compare": ("every method on the same examples, with intervals and a verdict", "training_commands:compare"),
     "map": ("show what the feedback did to every token", "training_commands:map"),
     "env": ("versions and devices, for a bug report", "training_commands:env"),
 }

@@ -1,13 +1,15 @@
-"""The commands that need a model trained or asked: train, sft, evaluate, map, demo, env."""
+"""The commands that need a model trained or asked: train, replay, sft, evaluate, map, demo, env."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
 from nlft.config import plain_parser
-from nlft.errors import UserError, display_path
+from nlft.errors import NLFTError, UserError, display_path
 
 if TYPE_CHECKING:
     from nlft.training.model import ModelSettings
@@ -18,8 +20,8 @@ def train(argv: Sequence[str]) -> None:
     from nlft.config import parse
     from nlft.core.schemes import SCHEMES
     from nlft.training.checkpoints import checkpoint_to_resume
-    from nlft.training.model import ModelSettings, load_model, load_tokenizer, lora_config
-    from nlft.training.trainer import NLFTConfig, NLFTTrainer
+    from nlft.training.model import ModelSettings
+    from nlft.training.trainer import NLFTConfig
 
     kinds = [scheme.settings for scheme in SCHEMES.values()]
     model_settings, args, *schemes, other = parse(
@@ -32,31 +34,112 @@ def train(argv: Sequence[str]) -> None:
     saliency = _chosen_scheme(other.scheme, dict(zip(SCHEMES, schemes, strict=True)))
     examples, run = _examples_and_run(other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
+    trainer = _nlft_trainer(model_settings, args, examples, saliency, other.file)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _done(run, trainer, trainer.watch_seconds)
+
+
+def _nlft_trainer(model_settings: "ModelSettings", args: Any, examples: list[Any], saliency: Any, file: Path) -> Any:
+    """The trainer of `nlft train` and of `nlft replay`; its record has what a replay needs."""
+    from nlft.training.model import adapter_fingerprint, load_model, load_tokenizer, lora_config
+    from nlft.training.trainer import NLFTTrainer
+
     model = load_model(model_settings, trainable=True)
-    adapter = lora_config(model_settings, model) if _adds_adapter(model_settings) else None
     trainer = NLFTTrainer(
         model,
         args=args,
         train_dataset=examples,
         processing_class=load_tokenizer(model_settings),
-        peft_config=adapter,
+        peft_config=lora_config(model_settings, model) if _adds_adapter(model_settings) else None,
         saliency=saliency,
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.record["model"] = asdict(model_settings)
+    trainer.record["starting_adapter"] = adapter_fingerprint(model_settings.adapter)
+    trainer.record["data"]["file"] = str(file.resolve())
+    return trainer
+
+
+def replay(argv: Sequence[str]) -> None:
+    """`nlft replay`."""
+    parser = plain_parser("nlft replay", "Train a run again, with what was changed while it trained.")
+    parser.add_argument("run", type=Path, help="a run directory of `nlft train`")
+    parser.add_argument("--output_dir", type=Path, help="where the replay goes (default: RUN-replay)")
+    parser.add_argument("--anyway", action="store_true", help="go on though versions, threads, device or data differ")
+    options = parser.parse_args(argv)
+
+    from nlft.training.replay import differences, recorded_settings
+    from nlft.training.run_dir import RunDir
+    from nlft.training.run_record import data_fingerprint
+
+    source = RunDir.open(options.run)
+    out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
+    model_settings, args, saliency, file = recorded_settings(source, out)
+    examples, run = _examples_and_run(Namespace(file=file, overwrite=False), args)
+    found = differences(source.settings(), data_fingerprint(examples), args.world_size)
+    if found and not options.anyway:
+        told = "\n".join(str(problem) for problem in found)
+        raise UserError(f"a replay would not reach the same adapter:\n{told}\nOr train it all the same, with --anyway.")
+    for problem in found:
+        print(f"differs: {problem.where} {problem.what}", file=sys.stderr)
+    trainer = _nlft_trainer(model_settings, args, examples, saliency, file)
+    trainer.record["replay_of"] = str(source.path.resolve())
+    trainer.steering.replay(source.controls())
+    trainer.train()
     _done(run, trainer, trainer.watch_seconds)
+    if args.should_save:
+        _tell_difference(source, run, options.anyway)
+
+
+def _tell_difference(source: Any, run: Any, anyway: bool) -> None:
+    """Print that a replay has the run's adapter, or fail."""
+    from nlft.training.replay import WEIGHTS, adapter_difference
+
+    name = display_path(source.path)
+    if not (source.adapter_path / WEIGHTS).is_file():
+        print(f"{name} has no adapter to compare with")
+        return
+    count, unlike, largest = adapter_difference(source.adapter_path, run.adapter_path)
+    if not unlike:
+        print(f"the same adapter as that of {name}, bit for bit, in all {count} tensors")
+        return
+    told = f"{unlike} of the adapter's {count} tensors differ from those of {name}, by {largest:.3g} at most"
+    if not anyway:
+        raise NLFTError(f"{told}.\n  On a GPU some sums have no fixed order; on CPUs please report it.")
+    print(told)
 
 
 def sft(argv: Sequence[str]) -> None:
     """`nlft sft`."""
-    from nlft.config import parse
     from nlft.training.baselines import SFTBaseline, SFTSettings
+
+    _baseline(argv, "sft", "Train a supervised baseline, through TRL's SFTTrainer.", SFTSettings, SFTBaseline)
+
+
+def reft(argv: Sequence[str]) -> None:
+    """`nlft reft`."""
+    from nlft.training.feedback_baselines import ReFTBaseline, ReFTSettings
+
+    what = "Warm up on the answers, then reinforce right ones, through TRL's GRPOTrainer."
+    _baseline(argv, "reft", what, ReFTSettings, ReFTBaseline)
+
+
+def kto(argv: Sequence[str]) -> None:
+    """`nlft kto`."""
+    from nlft.training.feedback_baselines import KTOBaseline, KTOSettings
+
+    _baseline(argv, "kto", "Train on right and wrong completions, through TRL's KTOTrainer.", KTOSettings, KTOBaseline)
+
+
+def _baseline(argv: Sequence[str], name: str, description: str, settings: type[Any], baseline: Any) -> None:
+    """Train one of the baselines on the same file that NLFT takes."""
+    from nlft.config import parse
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.model import ModelSettings, load_model, load_tokenizer, lora_config
 
     model_settings, args, other = parse(
-        "nlft sft",
-        "Train a supervised baseline on the same file, through TRL's SFTTrainer.",
-        [ModelSettings, SFTSettings],
+        f"nlft {name}",
+        description,
+        [ModelSettings, settings],
         argv,
         lambda parser: _training_arguments(parser, None),
     )
@@ -64,7 +147,7 @@ def sft(argv: Sequence[str]) -> None:
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if _adds_adapter(model_settings) else None
-    trainer = SFTBaseline(model, args, examples, load_tokenizer(model_settings), adapter)
+    trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, None)
 
@@ -165,15 +248,55 @@ def map(argv: Sequence[str]) -> None:
     print(f"map: {display_path(export_map(RunDir.open(args.run), args.html))}")
 
 
+def tune(argv: Sequence[str]) -> None:
+    """`nlft tune`."""
+    from nlft.tune import Tune
+    from nlft.tune_settings import TuneSettings
+
+    what = "From questions or examples to a compared model: sample, judge, build, audit, train, evaluate."
+    _staged(argv, "tune", what, TuneSettings, Tune)
+
+
+def compare(argv: Sequence[str]) -> None:
+    """`nlft compare`."""
+    from nlft.compare import Compare, CompareSettings
+
+    what = "Every method on the same examples: sizes x seeds, intervals, a verdict."
+    _staged(argv, "compare", what, CompareSettings, Compare)
+
+
+def _staged(argv: Sequence[str], name: str, description: str, settings: type[Any], staged: type[Any]) -> None:
+    from nlft.config import parse
+    from nlft.training.model import ModelSettings
+
+    model_settings, chosen, other = parse(
+        f"nlft {name}",
+        description,
+        [ModelSettings, settings],
+        argv,
+        lambda parser: _file_argument(parser, "questions with standard answers, or examples"),
+    )
+    model = {
+        field.name: getattr(model_settings, field.name)
+        for field in fields(ModelSettings)
+        if getattr(model_settings, field.name) != field.default
+    }
+    print(staged(other.file, model, chosen).run())
+
+
+def _file_argument(parser: ArgumentParser, help: str) -> None:
+    parser.add_argument("file", type=Path, help=help)
+
+
 def demo(argv: Sequence[str]) -> None:
     """`nlft demo`."""
-    from nlft.demo import Demo
+    from nlft.demo import run_demo
 
     parser = plain_parser("nlft demo", "Everything once, on a small real model: sample, judge, train, compare.")
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where its files go (default: demo)")
     parser.add_argument("--model_name_or_path", help="another model than SmolLM2-135M-Instruct")
     args = parser.parse_args(argv)
-    print(Demo(args.dir, args.model_name_or_path).run())
+    print(run_demo(args.dir, args.model_name_or_path))
 
 
 def env(argv: Sequence[str]) -> None:

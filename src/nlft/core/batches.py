@@ -17,7 +17,8 @@ class Batch:
     Attributes:
         graded: rows scored with gradient: B under base, then (if `targets`) B answers, then (if `misread`) one for
             each wrong sample.
-        frozen: rows scored without: B under standard, then one under judge for each wrong sample; or None.
+        frozen: rows scored without: B under standard (unless only `judge` is needed), then one under judge for each
+            wrong sample; or None.
         label: (B,) bool.
         width: longest completion, end-of-turn token included.
     """
@@ -56,9 +57,11 @@ class BatchBuilder:
             which = [row for row, e in enumerate(examples) if not e.label]
             rows.labels[-len(wrong) :] = rows.labels[which]
         features: dict[str, Any] = _features("", rows)
-        if "standard" in self.needs:
-            frozen = [(e.standard, e.completion) for e in examples]
+        if self.needs & {"standard", "judge"}:
+            frozen = [(e.standard, e.completion) for e in examples if "standard" in self.needs]
             frozen += [(e.judge or [], e.completion) for e in wrong]
+            # Without wrong samples one row is scored for nothing: under FSDP the other ranks wait for this pass.
+            frozen = frozen or [(examples[0].base, examples[0].completion)]
             features |= _features("frozen_", pad_rows(frozen, self.pad_token_id))
         features["label"] = torch.tensor([e.label for e in examples])
         features["lengths"] = torch.tensor([len(e.completion) for e in examples])

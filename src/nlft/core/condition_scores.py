@@ -65,8 +65,8 @@ def score_batch(model: Any, batch: Batch, needs: frozenset[str], *, base_without
             base=base,
             mask=mask,
             label=batch.label,
-            standard=frozen.logp[:size, :width] if frozen is not None else None,
-            judge=_judge(base, frozen, batch.label, width) if frozen is not None else None,
+            standard=frozen.logp[:size, :width] if frozen is not None and "standard" in needs else None,
+            judge=_judge(base, frozen, batch.label, size if "standard" in needs else 0) if frozen is not None else None,
             band=hidden_band(hidden, mask) if hidden is not None and "band" in needs else None,
             hidden=hidden if "hidden" in needs else None,
         ),
@@ -79,10 +79,11 @@ def score_batch(model: Any, batch: Batch, needs: frozenset[str], *, base_without
     )
 
 
-def _judge(base: Tensor, frozen: TokenLogprobs, label: Tensor, width: int) -> Tensor:
-    """Judge rows put back beside their samples; right samples, which have none, hold base."""
+def _judge(base: Tensor, frozen: TokenLogprobs, label: Tensor, start: int) -> Tensor:
+    """Judge rows, from `start` on, put back beside their samples; right samples, which have none, hold base."""
     judge = base.clone()
-    judge[~label] = frozen.logp[len(label) :, :width].to(judge.dtype)
+    rows = frozen.logp[start : start + int((~label).sum()), : base.shape[1]].to(judge.dtype)
+    judge[~label, : rows.shape[1]] = rows  # judge rows alone may be narrower than the batch
     return judge
 
 

@@ -98,7 +98,7 @@ class ConditionEncoder:
             if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
                 ids = ids[:-1]
             return ids
-        messages = _messages(prompt, self.templates.system_prompt)
+        messages = as_messages(prompt, self.templates.system_prompt)
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         # The template has written the special tokens already; adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -220,7 +220,8 @@ def _nothing_to_show(id: str | int) -> Problem:
     )
 
 
-def _messages(prompt: Prompt, system_prompt: str | None) -> list[Message]:
+def as_messages(prompt: Prompt, system_prompt: str | None) -> list[Message]:
+    """The prompt as chat messages, with the system prompt before it if it has none of its own."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
@@ -228,7 +229,7 @@ def _messages(prompt: Prompt, system_prompt: str | None) -> list[Message]:
 
 
 def _plain(prompt: Prompt, system_prompt: str | None) -> str:
-    parts = [m["content"] for m in _messages(prompt, system_prompt)]
+    parts = [m["content"] for m in as_messages(prompt, system_prompt)]
     text = "\n\n".join(parts)
     return text if text[-1:].isspace() else text + "\n"
 

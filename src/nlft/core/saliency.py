@@ -89,6 +89,16 @@ class NLFTSettings:
     unlikelihood_shift: Annotated[float, Range(0, inf)] = setting(
         1.5, "tau in the mistake's weight 2 sigmoid(pJ/pB - tau)."
     )
+    contradiction: bool = setting(
+        False,
+        "Also tag mistakes that the model is sure of: likely under base, and all but excluded by standard.",
+    )
+    contradiction_base: Annotated[float, Range(0, 1)] = setting(
+        0.5, "Tokens that contradiction tags have more than this probability under base."
+    )
+    contradiction_standard: Annotated[float, Range(0, 1)] = setting(
+        0.05, "Tokens that contradiction tags have less than this probability under standard."
+    )
     gate_fraction: Annotated[float, Range(0, 1)] = setting(
         0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
     )
@@ -139,9 +149,7 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
     mask, wrong = logprobs.mask, ~logprobs.label[:, None]
     standard = logprobs.standard.float()
     lead = logprobs.judge.float() - logprobs.base.float()
-    mistake = mask & wrong & (lead > log(settings.mistake_ratio))
-    mistake &= logprobs.judge - standard > log(settings.mistake_ratio)
-    mistake &= logprobs.judge > _log(settings.mistake_floor)
+    mistake = mask & wrong & _mistakes(logprobs, settings)
     certain = mask & ~wrong & (standard > _log(settings.certain_threshold))
     salient = mistake | certain
     neighbour = mask & ~salient & neighbourhood(salient, logprobs.band, settings.neighbour_similarity)
@@ -152,7 +160,9 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
     if settings.after_mistake == "zero":
         silent = silent | (mistake.cumsum(1) > 0)
     wrong_likelihood = (standard / 2).exp().masked_fill(silent | mistake, 0)
-    wrong_unlikelihood = 2 * torch.sigmoid(lead.exp() - settings.unlikelihood_shift)
+    # A contradiction weighs what the least of the judgment's mistakes does: of it pJ/pB says nothing.
+    ratio = lead.exp().clamp(min=settings.mistake_ratio)
+    wrong_unlikelihood = 2 * torch.sigmoid(ratio - settings.unlikelihood_shift)
 
     threshold = settings.certain_threshold
     certainty = ((standard.exp() - threshold) / max(1 - threshold, 1e-12)).clamp(min=0)
@@ -170,6 +180,22 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
         tag=tag.masked_fill(salient, Tag.SALIENT),
         gated=gated.squeeze(1),
     )
+
+
+def _mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
+    """Tokens that the judgment makes likely, and with `contradiction` those that standard alone knows to be wrong.
+
+    pJ/pB > ratio cannot hold where pB > 1/ratio, so the first test is blind to what the model is sure of.
+    """
+    assert logprobs.standard is not None
+    assert logprobs.judge is not None
+    found = logprobs.judge.float() - logprobs.base.float() > log(settings.mistake_ratio)
+    found &= logprobs.judge - logprobs.standard.float() > log(settings.mistake_ratio)
+    found &= logprobs.judge > _log(settings.mistake_floor)
+    if settings.contradiction:
+        sure = logprobs.base > _log(settings.contradiction_base)
+        found |= sure & (logprobs.standard < _log(settings.contradiction_standard))
+    return found
 
 
 def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> TokenWeights:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nlft.core.cut import CutSettings, cut_weights
 from nlft.core.loss import SampleLosses, sample_losses
 from nlft.core.original import OriginalSettings, original_losses, original_weights
 from nlft.core.saliency import (
@@ -52,10 +53,12 @@ def _original_losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Te
     return original_losses(weights, logp, misread)
 
 
+_CUT_NEEDS = frozenset({"judge"})
 _ORIGINAL_NEEDS = frozenset({"standard", "judge", "hidden", "misread"})
 _ALL = [
     Scheme("nlft", NLFTSettings, nlft_weights, _nlft_needs, _plain_losses),
     Scheme("nlft-original", OriginalSettings, original_weights, lambda _: _ORIGINAL_NEEDS, _original_losses),
+    Scheme("cut", CutSettings, cut_weights, lambda _: _CUT_NEEDS, _plain_losses),
     Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset(), _plain_losses),
 ]
 SCHEMES = {scheme.name: scheme for scheme in _ALL}

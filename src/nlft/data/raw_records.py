@@ -24,6 +24,7 @@ _NEEDED = {
     "revision": "Write a right completion, or leave the field out.",
 }
 SEE_FORMAT = "Write the records as docs/RECORDS.md shows."
+UNREADABLE_CURE = "Name a .jsonl, .json or .parquet file that you may read."
 
 
 @dataclass
@@ -53,6 +54,9 @@ class RawRecord:
                 self.refuse(name, what, "Mend the text where it was cut in two, or take it out.")
             except ValueError:
                 self.refuse(name, "holds NaN or an infinity, which is not JSON.", "Write a number, or null.")
+            except TypeError as error:  # a table's dates, decimals or bytes
+                held = str(error).removeprefix("Object of type ").partition(" ")[0]
+                self.refuse(name, f"holds a {held}, which is not JSON.", "Write it as text or as a number.")
 
     def near_miss(self, name: str) -> str:
         """A remark where an unknown field is spelt almost like this one, else nothing."""
@@ -126,11 +130,11 @@ def _read_bytes(path: Path, name: str) -> bytes:
         data = path.read_bytes()
         what, cure = "is UTF-16.", "Save it as UTF-8."
         if path.suffix.lower() not in (".jsonl", ".json"):
-            what, cure = f'ends in "{path.suffix}".', "Readable are .jsonl and .json: convert or rename it."
+            what, cure = f'ends in "{path.suffix}".', "Readable are .jsonl, .json and .parquet: convert or rename it."
         elif not data.startswith((b"\xff\xfe", b"\xfe\xff")):
             return data.removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        what, cure = f"cannot be read: {error.strerror}.", "Name a .jsonl or .json file that you may read."
+        what, cure = f"cannot be read: {error.strerror}.", UNREADABLE_CURE
     raise RecordsError([Problem(name, what, cure)])
 
 
@@ -142,8 +146,9 @@ def _records_of_document(name: str, data: bytes, first_line: int | None = None) 
         more = not walk.take(r"\]" if in_list else r"\Z")
         while more:
             yield walk.record()
-            more = in_list and walk.take(",")
-            if in_list and not more and not walk.take(r"\]"):
+            # A comma may stand before the bracket: the original project's judged chunks are written so.
+            more = in_list and not walk.take(r"(,[ \t\r\n]*)?\]")
+            if more and not walk.take(","):
                 raise walk.broken("is not JSON: Expecting ',' or ']'", walk.position)
         if not walk.take(r"\Z"):
             raise walk.broken("is not JSON: Extra data", walk.position)

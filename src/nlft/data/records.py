@@ -3,9 +3,10 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +17,25 @@ from nlft.data.raw_records import (
     RawRecord,
     is_blank,
     kind,
-    read_raw,
     shown,
 )
+from nlft.data.sources import Source, read_source
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
 RIGHT_FROM_SCORE = 7  # the original project's records: a judgment with this score or more counts as right
 
 _Item = TypeVar("_Item", "Example", "Question")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
+
+# What the original project's files call our fields: its datasets for NLFT, its judged chunks, its ReFT rows.
+_ORIGINAL_NAMES = {"prompt": "instruction", "completion": "output"}
+_JUDGED_NAMES = {"prompt": "question", "completion": "ans"}
+_REFT_NAMES = {"id": "item_id", "prompt": "question", "answer": "answer_cot"}
+_TO_BE_JUDGED = "TODO: waiting for GPT4 to generate judgment"  # stands in its files for a judgment to come
+_QUESTION_COLUMNS = {
+    *("id", "prompt", "answer", "completion", "question", "input"),
+    *(name for names in (_ORIGINAL_NAMES, _JUDGED_NAMES, _REFT_NAMES) for name in names.values()),
+}
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,21 @@ def revision_text(example: Example) -> str | None:
 
 
 def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Example]:
-    """Read `.jsonl` or `.json`, in this project's format or the original project's.
+    """Read a file or a dataset as `nlft.data.sources` finds it, in this project's format or the original project's.
 
     Args:
         require_judgment: refuse wrong examples without a judgment; False for what is still to be judged.
     Raises:
         RecordsError: names every record that cannot be used, not the first one only.
     """
-    cure = f"Run `nlft judge {display_path(path)}`, or drop the line." if require_judgment else None
-    return _read(Path(path), lambda record, _: _example(record, cure))
+    cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
+    return _convert(read_source(path), lambda record, _: _example(record, cure))
+
+
+def judge_command(path: str | Path) -> str:
+    """The command that judges a file's wrong examples; only `.jsonl` can be written in place."""
+    out = "" if Path(path).suffix.lower() == ".jsonl" else " --out judged.jsonl"
+    return f"nlft judge {display_path(path)}{out}"
 
 
 def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
@@ -91,16 +108,18 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
         record = RawRecord(f"row {number}")
         record.set(_as_dict(row) if isinstance(row, Example) else dict(row))
         records.append(record)
-    return _convert(records, "the dataset", lambda record, _: _example(record, "Judge it, or drop the row."))
+    source = Source("the dataset", "row", records)
+    return _convert(source, lambda record, _: _example(record, "Judge it, or drop the row."))
 
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read questions: `prompt` and `answer`, GSM8K's `question` and `answer`, or full examples.
 
+    They come from a file or a dataset, as examples do; of a table, columns that no question has are left alone.
     Without `id` they are called after file and place: `train-17`. RecordsError names all bad records.
     """
-    path = Path(path)
-    return _read(path, lambda record, index: _question(record, f"{path.stem}-{index}"))
+    source = read_source(path, _QUESTION_COLUMNS)
+    return _convert(source, lambda record, index: _question(record, f"{source.stem}-{index}"))
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
@@ -111,13 +130,20 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".jsonl":
         raise UserError(f"{display_path(path)}: examples are written as .jsonl.\n  Give it that ending.")
-    lines = []
-    for example in examples:
-        lines.append(json.dumps(_as_dict(example), ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, "".join(json_line(_as_dict(example)) for example in examples))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row of a `.jsonl` file; ValueError where it holds NaN."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all; UserError if it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes("".join(lines).encode())
+        aside.write_bytes(text.encode())
         aside.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -134,15 +160,11 @@ def _content(text: str | list[Message]) -> str:
     return text if isinstance(text, str) else text[-1]["content"]
 
 
-def _read(path: Path, convert: Callable[[RawRecord, int], _Item | None]) -> list[_Item]:
-    return _convert(list(read_raw(path)), display_path(path), convert)
-
-
-def _convert(records: list[RawRecord], source: str, convert: Callable[[RawRecord, int], _Item | None]) -> list[_Item]:
+def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) -> list[_Item]:
     """Convert every record, then raise with the problems of all of them if there is one."""
     first_seen: dict[str, str] = {}
     items: list[_Item | None] = []
-    for index, record in enumerate(records, start=1):
+    for index, record in enumerate(source.records, start=1):
         if record.problems and not record.fields:
             continue  # no object
         items.append(convert(record, index))
@@ -151,12 +173,20 @@ def _convert(records: list[RawRecord], source: str, convert: Callable[[RawRecord
         earlier = first_seen.setdefault(str(identity), record.where)
         if isinstance(identity, str | int) and earlier != record.where:
             record.refuse("id", f"is {shown(identity)}, as at {earlier}.", "Give each record its own id.")
-    problems = [problem for record in records for problem in record.problems]
-    if not records:
-        problems = [Problem(source, "holds no records.", SEE_FORMAT)]
+    problems = [problem for record in source.records for problem in record.problems]
+    if not source.records:
+        problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
     if problems:
-        raise RecordsError(problems)
+        raise RecordsError(_once(problems, source) if source.is_table else problems)
     return [item for item in items if item is not None]
+
+
+def _once(problems: list[Problem], source: Source) -> list[Problem]:
+    """The problems, but what ails every row alike said once, of the table: a column is missing, most likely."""
+    rows = len(source.records)
+    times = Counter(replace(problem, where=source.name) for problem in problems)
+    common = [replace(p, what=f"{p.what[:-1]}, in all {rows} rows.") for p, n in times.items() if n == rows > 1]
+    return common + [p for p in problems if times[replace(p, where=source.name)] < max(rows, 2)]
 
 
 def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
@@ -176,8 +206,8 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     if record.problems:
         return None
     if isinstance(prompt, list) or isinstance(completion, list):
-        prompt, completion = _as_messages(prompt, "user"), _as_messages(completion, "assistant")
-        revision = revision and _as_messages(revision, "assistant")
+        prompt, completion = as_messages(prompt, "user"), as_messages(completion, "assistant")
+        revision = revision and as_messages(revision, "assistant")
     elif revision:
         revision = _content(revision)
     extra = {name: value for name, value in fields.items() if name not in FIELDS}
@@ -187,12 +217,12 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
 def _question(record: RawRecord, default_id: str) -> Question | None:
     """The record as a question; None after refusing it."""
     fields = record.fields
+    _convert_original(record)
     if "question" in fields and "prompt" not in fields:  # as GSM8K has it
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")
-        if isinstance(fields.get("answer"), str):
-            fields["answer"] = _CALCULATOR.sub("", fields["answer"])
-    _convert_original(record)
+    if record.names.get("prompt") == "question" and isinstance(fields.get("answer"), str):
+        fields["answer"] = _CALCULATOR.sub("", fields["answer"])
     fields.setdefault("id", default_id)
     question = Question(record.identity(), record.said("prompt"), record.text("answer"))
     if "completion" not in fields and not record.problems:
@@ -205,9 +235,17 @@ def _question(record: RawRecord, default_id: str) -> Question | None:
 def _convert_original(record: RawRecord) -> None:
     """Rename the fields of the original project's records, and find the label; leave others alone."""
     fields = record.fields
-    if not fields.keys() & {"instruction", "output"} or fields.keys() & {"prompt", "completion"}:
+    if fields.keys() & {"prompt", "completion"}:
         return
-    record.names |= {"prompt": "instruction", "completion": "output"}
+    if fields.keys() & {"instruction", "output"}:
+        record.names |= _ORIGINAL_NAMES
+    elif {"question", "ans"} <= fields.keys():
+        record.names |= _JUDGED_NAMES
+    elif {"question", "answer_cot"} <= fields.keys():
+        record.names |= _REFT_NAMES
+        fields.pop("answer_value", None)  # the number at the end of answer_cot
+    else:
+        return
     for ours, theirs in record.names.items():
         if theirs in fields:
             fields[ours] = fields.pop(theirs)
@@ -215,7 +253,13 @@ def _convert_original(record: RawRecord) -> None:
     if more is not None and not isinstance(more, str):
         record.refuse("input", f"is {kind(more)}, not a string.", "Write text, or leave it out.")
     elif not is_blank(more) and isinstance(fields.get("prompt"), str):
-        fields["prompt"] += f"\n{more}"
+        fields["prompt"] = more if is_blank(fields["prompt"]) else f"{fields['prompt']}\n{more}"
+    _find_label(record)
+
+
+def _find_label(record: RawRecord) -> None:
+    """The label of an original project's record: by its score, else as given, else by whether it was judged."""
+    fields = record.fields
     score = fields.get("score")
     if score is not None and type(score) not in (int, float):
         record.refuse("score", f"is {kind(score)}, not a number.", "Write the judge's mark as a number.")
@@ -225,7 +269,10 @@ def _convert_original(record: RawRecord) -> None:
         record.names["label"] = "correct"
         fields["label"] = fields["correct"]
     fields.setdefault("label", is_blank(fields.get("judgment")))
+    if fields.get("judgment") == _TO_BE_JUDGED:
+        del fields["judgment"]
 
 
-def _as_messages(text: str | list[Message], role: str) -> list[Message]:
+def as_messages(text: str | list[Message], role: str) -> list[Message]:
+    """Text as the one message of a chat; messages as they are."""
     return [{"role": role, "content": text}] if isinstance(text, str) else text

@@ -1,58 +1,71 @@
 """The saliency map as one HTML file: it loads nothing, and so opens anywhere, years later, with no server.
 
-What a model wrote is untrusted here: it travels as an escaped JSON block and reaches the page as text only.
-The page's policy lets no script or style run but the two whose hashes it names.
+It is the live page without its server: the same scripts, the steps carried inside, its what-if controls working. What
+a model wrote is untrusted here: it travels as an escaped JSON block and reaches the page as text only. The page's
+policy lets no script or style run but those whose hashes it names.
 """
 
 import base64
-import hashlib
-import html
+import csv
+import io
 import json
-import re
 import warnings
-from dataclasses import asdict
-from importlib.resources import files
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nlft.errors import UserError, display_path
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample, write_whole
+from nlft.page.bundle import file_page
+from nlft.page.live import LiveRun
+from nlft.page.steps import Shown, Unreadable, pack_step, shown_at
+from nlft.training.run_dir import RunDir, Snapshot, WatchedExample, write_whole
 
-DECIMALS = 4
 MAX_STEPS = 200
+CSV_COLUMNS = [
+    *("step", "example", "label", "position", "token", "scored_at_step", "scheme", "tag"),
+    *("base", "standard", "judge", "likelihood", "unlikelihood"),
+]
 
 
-def export_map(run: RunDir, out: Path, *, max_steps: int = MAX_STEPS) -> Path:
+def export_map(
+    run: RunDir, out: Path, *, against: RunDir | None = None, max_steps: int = MAX_STEPS, curves: bool = False
+) -> Path:
     """Write the map of a run's watched examples, for every step that has a snapshot.
 
     Args:
         out: the HTML file; an older one is replaced whole.
+        against: another run, to be shown beside it.
         max_steps: a run with more snapshots is thinned evenly, first and last kept, and the page says so.
+        curves: carry the plotting library too, 4.8 MB, for the curves.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: the run watched nothing, or none of its snapshots can be read, or `out` cannot be written.
+        UserError: a run watched nothing, or none of its snapshots can be read, or `out` cannot be written.
     """
-    _require_writable(out)
-    data = map_data(run, max_steps=max_steps)
-    page = render(f"{data['run']}: saliency map", data)
-    try:
-        write_whole(out, page.encode())
-    except OSError as error:
-        raise UserError(
-            f"{display_path(out)}: cannot be written ({error.strerror}).\n  Give another --out, or make room there."
-        ) from error
+    require_writable(out)
+    runs = [run] if against is None else [run, against]
+    page = map_page([map_data(one, max_steps=max_steps) for one in runs], curves=curves)
+    write_output(out, page.encode())
     return out
 
 
-def map_data(run: RunDir, *, max_steps: int = MAX_STEPS) -> dict[str, Any]:
-    """What the page shows, ready for JSON: the watched examples, and per step each token's numbers.
+def map_page(runs: list[dict[str, Any]], *, curves: bool = False, view: dict[str, Any] | None = None) -> str:
+    """The page that shows what `map_data` found."""
+    title = " and ".join(run["run"] for run in runs)
+    return file_page(f"{title}: saliency map", {"runs": runs, "view": view or {}}, curves=curves)
+
+
+def live_export(runs: list[LiveRun], step: int | None, view: dict[str, Any], curves: bool) -> str:
+    """What the live page shows, as one file: one step of its first run, or all of them, and all of a second run's."""
+    steps = [step, *[None] * (len(runs) - 1)]
+    return map_page([map_data(r.run, only=s) for r, s in zip(runs, steps, strict=True)], curves=curves, view=view)
+
+
+def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None) -> dict[str, Any]:
+    """What the page shows, ready for JSON: the watched examples, the curves, and each step's bytes in base64.
 
     Raises:
         UserError: the run watched no examples, or none of its snapshots can be read.
@@ -66,31 +79,71 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS) -> dict[str, Any]:
             f"{name}: this run {missing}, so there is nothing to map.\n"
             "  Train with --watch 8, or wait for the run's first logged step."
         )
-    chosen = thin_steps(recorded, max_steps)
-    steps, unreadable = [], []
-    for step in chosen:
-        snapshot = _read(run, step, examples)
-        if isinstance(snapshot, str):
-            unreadable.append(f"{step} ({snapshot})")
-        else:
-            steps.append(_step_data(snapshot))
+    chosen = thin_steps(recorded, max_steps) if only is None else [only]
+    steps, unreadable = _packed_steps(run, chosen, examples)
     if not steps:
         raise UserError(
             f"{name}: none of its snapshots can be read: step {', '.join(unreadable)}.\n"
             "  Train again with --watch 8, or copy the run's saliency folder once more."
         )
     notes = []
-    if len(chosen) < len(recorded):
+    if only is None and len(chosen) < len(recorded):
         notes.append(f"Thinned: {len(chosen)} of {len(recorded)} recorded steps, evenly spaced, first and last kept.")
     if unreadable:
         notes.append(f"Left out, because their files cannot be read: step {', '.join(unreadable)}.")
         warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
+    live = LiveRun(run)
     return {
-        "run": run.path.resolve().name,
+        **live.about(),
         "notes": notes,
-        "examples": [asdict(example) for example in examples],
-        "steps": steps,
+        "changes": {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": []},
+        "packed": {str(step): base64.b64encode(data).decode() for step, data in steps.items()},
     }
+
+
+def tokens_csv(run: RunDir, step: int | None = None) -> str:
+    """Every watched token as a line of CSV, as the run recorded it.
+
+    A token is written as a JSON string, in ASCII: its spaces and control characters stay visible, and no
+    spreadsheet takes one that begins with "=" for a formula.
+
+    Args:
+        step: one step, or None for all of them.
+
+    Raises:
+        UserError: the run watched nothing, or has no such step.
+    """
+    examples = _watched(run, display_path(run.path))
+    recorded = run.snapshot_steps()
+    if not examples or not recorded or (step is not None and step not in recorded):
+        raise UserError(f"{display_path(run.path)}: has no such step to list.\n  Its steps: {recorded or 'none yet'}.")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for wanted in recorded if step is None else [step]:
+        try:
+            # All steps together need no look back: what a step left out stands in the lines of an earlier one.
+            snapshot, shown = shown_at(run, recorded if step is not None else [], wanted, examples)
+        except Unreadable as error:
+            warnings.warn(f"{display_path(run.path)}: step {wanted} is left out: {error}", stacklevel=2)
+            continue
+        writer.writerows(_csv_rows(snapshot, shown, examples))
+    return text.getvalue()
+
+
+def _csv_rows(snapshot: Snapshot, shown: list[Shown | None], examples: list[WatchedExample]) -> Iterator[list[Any]]:
+    for one, example in zip(shown, examples, strict=True):
+        if one is None:
+            continue
+        source, scores = one.source, one.scores
+        columns = [scores.base, scores.standard, scores.judge, scores.likelihood, scores.unlikelihood]
+        for at, token in enumerate(example.tokens):
+            numbers = ["" if column is None else f"{float(column[at]):.7g}" for column in columns]
+            tag = int(scores.tag[at])
+            name = source.tag_names[tag] if tag < len(source.tag_names) else f"tag {tag}"
+            label = "right" if example.label else "wrong"
+            about = [snapshot.step, json.dumps(example.id), label, at, json.dumps(token), source.step]
+            yield [*about, json.dumps(source.scheme), json.dumps(name), *numbers]
 
 
 def thin_steps(steps: list[int], max_steps: int) -> list[int]:
@@ -105,43 +158,47 @@ def thin_steps(steps: list[int], max_steps: int) -> list[int]:
     return kept
 
 
-def render(title: str, data: dict[str, Any]) -> str:
-    """The whole page. Its policy names its one style and its one script by their hashes."""
-    style, script = _static("map.css"), _static("map.js")
-    assert "</style" not in style, "it would end the page's style block"
-    assert "</script" not in script, "it would end the page's script block"
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    parts = {
-        "title": html.escape(title),
-        "policy": policy,
-        "style": style,
-        "data": json_block(data),
-        "script": script,
-    }
-    # One pass: what a model wrote may itself read "{{script}}".
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _static("map.html"))
+def write_output(out: Path, data: bytes) -> None:
+    """Write a file that the user named, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_whole(out, data)
+    except OSError as error:
+        raise UserError(
+            f"{display_path(out)}: cannot be written ({error.strerror}).\n  Give another file, or make room there."
+        ) from error
 
 
-def json_block(data: dict[str, Any]) -> str:
-    """JSON that nothing in it can break out of a script block with: ASCII, without `<`, `>` or `&`."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def require_writable(out: Path) -> None:
+    """Refuse early what `write_output` would refuse after the work.
 
-
-def _require_writable(out: Path) -> None:
+    Raises:
+        UserError: the folder is missing, or the file is one.
+    """
     if not out.parent.is_dir():
         raise UserError(
             f"{display_path(out)}: the folder {display_path(out.parent)} does not exist.\n"
-            "  Make it first, or give another --out."
+            "  Make it first, or give another file."
         )
     if out.is_dir():
         raise UserError(
-            f"{display_path(out)}: this is a folder.\n"
-            f"  Give --out a file name, such as {display_path(out / 'map.html')}."
+            f"{display_path(out)}: this is a folder.\n  Give a file name, such as {display_path(out / 'map.html')}."
         )
+
+
+def _packed_steps(run: RunDir, chosen: list[int], examples: list[WatchedExample]) -> tuple[dict[int, bytes], list[str]]:
+    """Each readable step's bytes, and in words why the others cannot be shown."""
+    recorded = run.snapshot_steps()
+    packed, unreadable = {}, []
+    for step in chosen:
+        try:
+            packed[step] = pack_step(*shown_at(run, recorded, step, examples))
+        except Unreadable as error:
+            unreadable.append(f"{step} ({error})")
+    return packed, unreadable
 
 
 def _watched(run: RunDir, name: str) -> list[WatchedExample]:
@@ -152,52 +209,3 @@ def _watched(run: RunDir, name: str) -> list[WatchedExample]:
             f"{name}: its list of watched examples, saliency/examples.json, cannot be read ({error}).\n"
             "  Train again with --watch 8, or copy the run's saliency folder once more."
         ) from error
-
-
-def _read(run: RunDir, step: int, examples: list[WatchedExample]) -> Snapshot | str:
-    """One snapshot, or in a few words why it cannot be shown."""
-    try:
-        snapshot = run.snapshot(step)
-    except FileNotFoundError:
-        return "gone since the map was begun"
-    except UserError as error:
-        return f"damaged: {error}"
-    lengths = [len(scores.base) for scores in snapshot.scores]
-    if lengths != [len(example.tokens) for example in examples]:
-        return "made for other examples than the ones watched now"
-    return snapshot
-
-
-def _step_data(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "step": snapshot.step,
-        "epoch": round(snapshot.epoch, DECIMALS),
-        "scheme": snapshot.scheme,
-        "tag_names": snapshot.tag_names,
-        "scores": [_scores_data(scores) for scores in snapshot.scores],
-    }
-
-
-def _scores_data(scores: TokenScores) -> dict[str, Any]:
-    return {
-        "base": _numbers(scores.base),
-        "standard": None if scores.standard is None else _numbers(scores.standard),
-        "judge": None if scores.judge is None else _numbers(scores.judge),
-        "likelihood": _numbers(scores.likelihood),
-        "unlikelihood": _numbers(scores.unlikelihood),
-        "tag": scores.tag.tolist(),
-    }
-
-
-def _numbers(values: NDArray[np.float32]) -> list[float | None]:
-    """Rounded, whole numbers without their ".0", and null for what JSON has no word for."""
-    rounded: list[float] = np.round(values.astype(np.float64), DECIMALS).tolist()
-    return [(int(x) if x.is_integer() else x) if np.isfinite(x) else None for x in rounded]
-
-
-def _static(name: str) -> str:
-    return (files("nlft.page") / "static" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from datasets import Dataset
 from peft import PeftConfig
@@ -14,14 +14,14 @@ from trl import SFTConfig, SFTTrainer
 from nlft.config import Range
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
 from nlft.data.encoding import encode_examples
-from nlft.data.records import Example, completion_text, revision_text
+from nlft.data.export import SFTTarget, sft_texts
+from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_dir import RunDir
-from nlft.training.trainer import data_fingerprint, environment, model_card, settle
-
-SFTTarget = Literal["answer", "completion", "all-completions"]
+from nlft.training.run_record import data_fingerprint, environment, model_card
+from nlft.training.trainer import settle
 
 
 @dataclass
@@ -69,7 +69,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
     """
     if target not in get_args(SFTTarget):
         raise UserError(f"--target {target}: is none of {', '.join(get_args(SFTTarget))}.")
-    texts = [(example, text) for example in examples for text in _texts(example, target)]
+    texts = [(example, text) for example in examples for text in sft_texts(example, target)]
     if not texts:
         raise UserError(
             f"none of the {len(examples)} examples has a right completion or a revision.\n"
@@ -92,14 +92,6 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
             }
         )
     return rows
-
-
-def _texts(example: Example, target: SFTTarget) -> list[str]:
-    if target == "answer":
-        return [example.answer]
-    completions = [completion_text(example)] if example.label or target == "all-completions" else []
-    revision = revision_text(example)
-    return completions + ([revision] if revision is not None and target == "completion" else [])
 
 
 class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]

@@ -29,6 +29,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
     """Mixin for a Trainer whose `output_dir` is a run directory."""
 
     _writing: Path | None = None
+    resumed_from: str | None = None  # the checkpoint that the last resumed training went on from
 
     def _get_output_dir(self, trial: Any = None) -> str:
         return str(self._writing or RunDir(self.args.output_dir).checkpoints_path)
@@ -43,14 +44,18 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             aside, self._writing = self._writing / name, None
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            self._add_to_checkpoint(aside)
             files = sorted(str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file())
             sizes = {name: (aside / name).stat().st_size for name in files}
             write_whole(aside / MANIFEST, json.dumps({"world_size": self.args.world_size, "files": sizes}).encode())
             shutil.rmtree(home / name, ignore_errors=True)
             os.replace(aside, home / name)
-            aside.parent.rmdir()
+            shutil.rmtree(aside.parent)  # with what a killed process may have left half-written there
             rotate_checkpoints(output_dir=str(home), save_total_limit=self.args.save_total_limit, use_mtime=True)
         self.accelerator.wait_for_everyone()
+
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        """Write further files into a checkpoint; called on the main process alone."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = output_dir or self.args.output_dir
@@ -71,6 +76,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         _write_json(Path(output_dir) / SCHEDULER, self.lr_scheduler.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self.resumed_from = checkpoint
         if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return

@@ -1,13 +1,10 @@
 """NLFTTrainer: transformers' Trainer with the loss of Natural Language Fine-Tuning."""
 
-import hashlib
-import json
-import platform
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,23 +16,26 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from nlft.config import Range
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import ScoredBatch, score_batch
-from nlft.core.conditions import JUDGE_PROMPT_TEMPLATE, STANDARD_PROMPT_TEMPLATE, ConditionEncoder, Templates
+from nlft.core.conditions import (
+    JUDGE_PROMPT_TEMPLATE,
+    STANDARD_PROMPT_TEMPLATE,
+    ConditionEncoder,
+    EncodedExample,
+    Templates,
+)
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize
-from nlft.core.schemes import scheme_of
+from nlft.core.schemes import SCHEMES, scheme_of
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
-from nlft.training.callbacks import (
-    ProgressLine,
-    RunDirCallback,
-    WatchCallback,
-    choose_watched,
-    watched_example,
-)
+from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.model import ModelSettings, default_lora, load_model, load_tokenizer, wrap
 from nlft.training.run_dir import RunDir
+from nlft.training.run_record import base_name, model_card, run_record
+from nlft.training.steering import Steering
+from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
 
 @dataclass
@@ -89,6 +89,15 @@ class NLFTConfig(TrainingArguments):  # type: ignore[misc]
         default=10,
         metadata={"help": "Score the watched examples every so many steps; 0: at start and end only."},
     )
+    watch_ids: list[str] | None = field(default=None, metadata={"help": "Examples to follow, by their ids."})
+    watch_batches: bool = field(
+        default=True,
+        metadata={"help": "Also record, each step, what the step's batch scores of watched examples anyway."},
+    )
+    retake_controls: bool = field(
+        default=True,
+        metadata={"help": "On resume, take what was changed after the checkpoint again, at the same steps."},
+    )
 
     def __post_init__(self) -> None:
         settle(self)
@@ -115,8 +124,10 @@ def settle(args: TrainingArguments) -> None:
 class NLFTTrainer(SafeCheckpoints):
     """Trains a causal LM on examples with written feedback.
 
-    The `output_dir` becomes a run directory: run.yaml, events.jsonl, saliency/, checkpoints/, adapter/.
+    The `output_dir` becomes a run directory: run.yaml, events.jsonl, controls.jsonl, saliency/, checkpoints/, adapter/.
     """
+
+    control: Any  # Trainer's
 
     def __init__(
         self,
@@ -154,7 +165,7 @@ class NLFTTrainer(SafeCheckpoints):
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
         train = encode_examples(self.examples, encoder)
         held_out = encode_examples(as_examples(eval_dataset), encoder) if eval_dataset is not None else None
-        self.builder = BatchBuilder(tokenizer.pad_token_id, needs=self.needs, targets=args.answer_weight > 0)
+        self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=self.needs, targets=args.answer_weight > 0)
         args.remove_unused_columns = False  # the rows are encoded already, and are no columns
         super().__init__(
             model=model,
@@ -180,19 +191,30 @@ class NLFTTrainer(SafeCheckpoints):
         """Wire up progress, the run directory and the watched examples."""
         for unwanted in (ProgressCallback, PrinterCallback):
             self.remove_callback(unwanted)
-        self.add_callback(ProgressLine())
+        self._progress = ProgressLine()
+        self.add_callback(self._progress)
         run = RunDir(self.args.output_dir)
-        recorder = RunDirCallback(run, self.run_settings(), self.model_card())
-        recorder.trainer = self
-        self.add_callback(recorder)
-        watched = choose_watched(self.examples, self.args.watch) if "standard" in self.needs else []
+        self.record = run_record(
+            self.args, self.model, self.scheme, self.saliency, self.examples, train, self._unavailable()
+        )
+        card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
+        self._recorder = RunDirCallback(run, self.record, card)
+        self._recorder.trainer = self
+        self.add_callback(self._recorder)
+        self.steering = Steering(run, self, self.record)
+        self.add_callback(self.steering)
+        watched = choose_watched(self.examples, self.args.watch, self.args.watch_ids or [])
         if watched:
-            if self.args.should_save:
-                run.write_watched([watched_example(self.examples[i], train[i], tokenizer) for i in watched])
-            builder = BatchBuilder(self.builder.pad_token_id, needs=self.builder.needs, targets=False)
-            encoded = [train[i] for i in watched]
-            self._watch = WatchCallback(run, builder, self.scheme, self.saliency, encoded, self.args.watch_every)
+            shown = [watched_example(self.examples[i], train[i], tokenizer) for i in watched]
+            self._watch = WatchCallback(run, self, [train[i] for i in watched], shown)
             self.add_callback(self._watch)
+
+    def _unavailable(self) -> dict[str, str]:
+        """Controls that this run cannot offer, and why."""
+        found = {} if self.eval_dataset is not None else {"evaluate": "this run has no held-out examples"}
+        if self.is_deepspeed_enabled:
+            found["learning_rate"] = "under DeepSpeed the engine steps the optimizer, out of reach"
+        return found
 
     @property
     def watch_seconds(self) -> float:
@@ -201,11 +223,50 @@ class NLFTTrainer(SafeCheckpoints):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The window's micro-batches; counts what the loss is divided by, over all of them and all ranks."""
+        if self.control.should_training_stop:  # asked for before the first step
+            return [], None
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # One batch was made ahead of the last step, and another scheme may be active since.
+        batches = [b if b["needs"] == self.needs else self.builder(b["examples"]) for b in batches]
         if batches:
             counts = torch.stack([_counts(b) for b in batches]).sum(0).to(device)
             self._window, self._target_window = _windows(self.accelerator.reduce(counts, "sum"))
         return batches, items
+
+    def use_scheme(self, name: str, settings: dict[str, Any]) -> None:
+        """Weigh tokens by another scheme, or by other settings of it, from the next step on."""
+        self.scheme = SCHEMES[name]
+        self.saliency = self.scheme.settings(**settings)
+        self.needs = self.builder.needs = self.scheme.needs(self.saliency)
+
+    def save_now(self) -> None:
+        """Write a checkpoint between two steps."""
+        self._save_checkpoint(self.model_wrapped, None)
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def evaluate_now(self) -> None:
+        """Log the loss on the held-out examples, and leave no trace in the random numbers that training draws."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):
+            self.evaluate()
+
+    def show_pause(self, seconds: float | None) -> None:
+        """Say that the run waits (None), or that it goes on after so many seconds."""
+        self._progress.show_pause(seconds is None)
+        if seconds is not None:
+            self._recorder.add_pause(seconds)
+            self._logged_at = (self._logged_at[0] + seconds, self._logged_at[1])
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            self.steering.take_requests(self.state.global_step + 1)
+
+    def _get_learning_rate(self) -> float:
+        return float(super()._get_learning_rate()) * self.steering.factor
+
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        self.steering.write_checkpoint(folder)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -231,6 +292,8 @@ class NLFTTrainer(SafeCheckpoints):
             parts["nlft/answer_loss"] = self.args.answer_weight * answer
         loss = torch.stack(list(parts.values())).sum()
         self._record("train" if training else "eval", loss, parts, scored, weights, inputs)
+        if training and self._watch and self.args.watch_batches:
+            self._watch.collect(inputs["examples"], scored.conditions, weights)
         if training:
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over ranks, the window has the sum
         return (loss, {}) if return_outputs else loss
@@ -289,51 +352,12 @@ class NLFTTrainer(SafeCheckpoints):
         self._num_tokens += tokens
         return {**means, "num_tokens": self._num_tokens, "tokens_per_second": tokens / max(now - then, 1e-9)}
 
-    def run_settings(self) -> dict[str, Any]:
-        """What run.yaml holds, besides the format version."""
-        return {
-            "method": "nlft",
-            "model_name_or_path": _base_name(self.model),
-            "scheme": self.scheme.name,
-            "saliency": asdict(self.saliency),
-            "seed": self.args.seed,
-            **environment(),
-            "data": {"examples": len(self.examples), "sha256": data_fingerprint(self.examples)},
-            "training": json.loads(self.args.to_json_string()),
-        }
 
-    def model_card(self) -> str:
-        return model_card(_base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
+class _KeepingBuilder(BatchBuilder):
+    """Batches that know their examples, and for which needs they were built."""
 
-
-def environment() -> dict[str, Any]:
-    """Versions and thread count: what else a result depends on."""
-    packages = ("nlft", "torch", "transformers", "peft", "trl", "accelerate")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "threads": torch.get_num_threads(),
-    }
-
-
-def data_fingerprint(examples: list[Example]) -> str:
-    """SHA-256 over the examples as JSON lines."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(json.dumps(asdict(example), sort_keys=True, ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:
-    """A short model card in the hub's format."""
-    right = sum(e.label for e in examples)
-    return (
-        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: peft\ntags: [nlft, {method}]\n---\n\n"
-        f"# Adapter for {base}\n\n"
-        f"Trained with nlft {version('nlft')} ({details}) on {len(examples)} examples, {right} right and "
-        f"{len(examples) - right} wrong (SHA-256 {data_fingerprint(examples)[:16]}). The run directory's `run.yaml` "
-        f"has every setting.\n\n"
-        "Load it with `peft.PeftModel.from_pretrained(base, this_folder)`.\n"
-    )
+    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
+        return {**super().__call__(examples), "examples": list(examples), "needs": self.needs}
 
 
 def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfig) -> tuple[Any, Any]:
@@ -344,7 +368,7 @@ def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfi
         model = load_model(settings, trainable=True)
         tokenizer = tokenizer or load_tokenizer(settings)
     elif tokenizer is None:
-        tokenizer = load_tokenizer(ModelSettings(model_name_or_path=_base_name(model)))
+        tokenizer = load_tokenizer(ModelSettings(model_name_or_path=base_name(model)))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if peft_config == "default":
@@ -355,10 +379,6 @@ def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfi
         # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
         model.enable_input_require_grads()
     return model, tokenizer
-
-
-def _base_name(model: Any) -> str:
-    return str(model.config._name_or_path)
 
 
 def _counts(features: Mapping[str, Tensor]) -> Tensor:

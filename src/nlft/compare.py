@@ -1,0 +1,265 @@
+"""`nlft compare`: methods x sizes x seeds on the same examples, prompt, budget and grader, cell by cell."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from nlft import __version__
+from nlft import tune_stages as stages
+from nlft.data.build import question_of
+from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
+from nlft.errors import NLFTError, UserError, display_path
+from nlft.results import arms
+from nlft.results.comparison import PROMPTED, Cells, Contrast, Grid, contrasts, share_of, table, verdict
+from nlft.results.comparison_page import page
+from nlft.staged import Staged
+from nlft.training.run_dir import write_whole
+from nlft.tune_settings import TuneSettings
+from nlft.tune_stages import settings_of, write_rows
+
+ALWAYS = ["base", "few-shot", "sft-answer", "sft-completion", "nlft", "control", "uniform-right", "shuffled"]
+
+
+@dataclass
+class CompareSettings(TuneSettings):
+    """What is compared, on what. `comparisons` are fixed before the run, and corrected for their number."""
+
+    output_dir: str = field(default="runs/compare", metadata={"help": "Folder for everything that comes of it."})
+    arms: list[str] = field(
+        default_factory=lambda: list(ALWAYS),
+        metadata={
+            "help": f"Methods: {', '.join(arms.ARMS)}. The baselines and controls of NLFT are always among them."
+        },
+    )
+    sizes: list[int] = field(default_factory=lambda: [25, 50], metadata={"help": "Numbers of training examples."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Each draws its own examples, and trains on them."}
+    )
+    folds: int = field(default=5, metadata={"help": "Cross-validation folds where there is no test file."})
+    comparisons: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Pairs OURS:THEIRS; by default NLFT against every other method."},
+    )
+    audit: bool = field(default=False, metadata={"help": "Audit the examples with the model before training."})
+
+    def __post_init__(self) -> None:
+        self.arms = list(dict.fromkeys([*(name for name in ALWAYS), *self.arms, *self.extra_arms]))
+        super().__post_init__()
+        if not self.sizes or not self.seeds or min(self.sizes) < 1:
+            raise UserError("--sizes and --seeds need a number each.\n  Give --sizes 25 50 --seeds 0 1 2, for example.")
+        self.pairs()
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The comparisons as pairs of arms.
+
+        Raises:
+            UserError: one of them is no pair of arms.
+        """
+        found = []
+        for text in self.comparisons or [f"nlft:{name}" for name in self.arms if name != "nlft"]:
+            ours, _, theirs = text.partition(":")
+            if ours not in self.arms or theirs not in self.arms:
+                raise UserError(f"--comparisons {text}: is no pair of arms.\n  Write nlft:sft-answer, for example.")
+            found.append((ours, theirs))
+        return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one size and seed, on one fold; `folder` holds its examples, and in it `arm` its run."""
+
+    arm: str
+    size: int
+    seed: int
+    fold: int
+    folder: str
+
+    @property
+    def title(self) -> str:
+        fold = f", fold {self.fold}" if self.fold else ""
+        return f"{arms.ARMS[self.arm].title}, {self.size} examples, seed {self.seed}{fold}"
+
+
+class Compare(Staged):
+    """The grid in one folder; a cell that is done is not repeated, one that failed is marked and tried again later."""
+
+    settings: CompareSettings
+    may_grow = ("arms", "sizes", "seeds", "extra_arms", "comparisons")
+
+    def run(self) -> str:
+        """Run what is not done yet; returns the tables and the verdict."""
+        self.claim()
+        first, *rest = self.data_stages()
+        whole = partial(stages.split, self.folder, self.job(), hold_out=False)
+        self.run_stages([(*first[:2], whole), *rest])
+        self._draw()
+        cells = list(self._cells())
+        for number, cell in enumerate(cells, start=1):
+            self._run_cell(cell, f"[{number}/{len(cells)}] {cell.title}")
+        return self._told()
+
+    def _folds(self) -> int:
+        return 1 if self.settings.test_file else self.settings.folds
+
+    def _cells(self) -> Iterator[Cell]:
+        """All cells, the cheapest sizes first. A prompted base knows neither size nor seed."""
+        for size in sorted(self.settings.sizes):
+            for seed in self.settings.seeds:
+                for fold in range(self._folds()):
+                    folder = f"cells/size-{size}/seed-{seed}/fold-{fold}"
+                    for arm in self.settings.arms:
+                        if arm == "base" and (size, seed) != (min(self.settings.sizes), self.settings.seeds[0]):
+                            continue
+                        yield Cell(arm, size, seed, fold, folder)
+
+    def _draw(self) -> None:
+        """Each cell's examples and test questions; a larger size holds the smaller one's examples.
+
+        Raises:
+            UserError: there are too few examples for the largest size.
+        """
+        for seed in self.settings.seeds:
+            for fold in range(self._folds()):
+                train, test = self._fold(fold)
+                drawn = list(train)
+                Random(seed).shuffle(drawn)
+                for size in self.settings.sizes:
+                    if size > len(drawn):
+                        raise UserError(
+                            f"{size} examples are wanted, and there are {len(drawn)}.\n  Leave that size out."
+                        )
+                    folder = self.folder / f"cells/size-{size}/seed-{seed}/fold-{fold}"
+                    write_examples(folder / "examples.jsonl", drawn[:size])
+                    write_rows(folder / "test.jsonl", test)
+
+    def _fold(self, fold: int) -> tuple[list[Example], list[Question]]:
+        """Examples to train on and questions to test on. Folds split the questions, not the completions."""
+        examples = read_examples(self.folder / "examples.jsonl")
+        if self.settings.test_file:
+            return examples, read_questions(self.folder / "test.jsonl")
+        groups = sorted({question_of(example) for example in examples})
+        Random(self.settings.seed).shuffle(groups)
+        held_out = set(groups[fold :: self.settings.folds])
+        firsts = {question_of(e): e for e in reversed(examples) if question_of(e) in held_out}
+        test = [Question(e.id, e.prompt, e.answer) for e in firsts.values()]
+        return [e for e in examples if question_of(e) not in held_out], test
+
+    def _run_cell(self, cell: Cell, title: str) -> None:
+        out = self.folder / cell.folder / cell.arm
+        if (out / "result.json").exists():
+            print(f"{title}: done before", file=sys.stderr)
+            return
+        print(title, file=sys.stderr)
+        (out / "failed.json").unlink(missing_ok=True)
+        try:
+            self.own_process(_train_cell, cell)()
+        except NLFTError as error:
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / "failed.json", json.dumps({"failed": str(error)}).encode())
+            print("      failed; the grid goes on", file=sys.stderr)
+
+    def _grid(self) -> Grid:
+        grid: dict[tuple[str, int], Cells] = {}
+        for arm in self.settings.arms:
+            for size in sorted(self.settings.sizes):
+                grid[arm, size] = self._arm_cells(arm, size)
+        return grid
+
+    def _arm_cells(self, arm: str, size: int) -> Cells:
+        verdicts, results, failed = [], [], {}
+        seeds, at = self.settings.seeds, size
+        if arm == "base":
+            seeds, at = seeds[:1], min(self.settings.sizes)
+        for seed in seeds:
+            row: list[bool] = []
+            for fold in range(self._folds()):
+                run = self.folder / f"cells/size-{at}/seed-{seed}/fold-{fold}" / arm
+                result, why = _result(run)
+                if why:
+                    failed[seed] = why
+                    break
+                results.append(result)
+                row += _verdicts(run)
+            else:
+                verdicts.append(row)
+        return Cells(verdicts, results, failed)
+
+    def _told(self) -> str:
+        grid, titles = self._grid(), {name: arms.ARMS[name].title for name in self.settings.arms}
+        found = contrasts(grid, self.settings.pairs())
+        said = verdict(grid, found, titles)
+        report = {
+            "nlft": __version__,
+            "model": self.model["model_name_or_path"],
+            "settings": self.job()["settings"],
+            "questions": len(next(c.verdicts[0] for c in grid.values() if c.verdicts)),
+            "verdict": said,
+            "arms": [_arm_report(arm, size, cells, titles) for (arm, size), cells in grid.items()],
+            "contrasts": [_contrast_report(c) for c in found],
+        }
+        write_whole(self.folder / "compare.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+        write_whole(self.folder / "compare.html", page(report).encode())
+        lines = [_contrast_line(c, titles) for c in found if c.size == max(self.settings.sizes)]
+        paths = [f"every figure: {display_path(self.folder / 'compare.json')}",
+                 f"page: {display_path(self.folder / 'compare.html')}"]  # fmt: skip
+        return "\n".join(["", table(grid, titles), "", *lines, "", said, "", *paths])
+
+
+def _train_cell(folder: Path, job: dict[str, Any], cell: Cell) -> None:
+    settings = settings_of(job)
+    # Questions of a fold come from the examples, which hold their prompts as they were asked.
+    template = settings.prompt_template if settings.test_file else "{prompt}"
+    place = folder / cell.folder
+    arms.run_arm(
+        arms.ARMS[cell.arm],
+        examples=place / "examples.jsonl",
+        test=place / "test.jsonl",
+        out=place / cell.arm,
+        model=job["model"],
+        asking=replace(settings, seed=cell.seed, prompt_template=template),
+        budget=settings,
+    )
+
+
+def _result(run: Path) -> tuple[dict[str, Any], str | None]:
+    for name in ("result.json", "failed.json"):
+        if (run / name).exists():
+            found = json.loads((run / name).read_text())
+            return found, found.get("skipped") or found.get("failed")
+    return {}, "not run"
+
+
+def _verdicts(run: Path) -> list[bool]:
+    questions = json.loads((run / "evaluation.json").read_text())["questions"]
+    return [(q["grades"].get("strict") or q["grades"]["accuracy"])["verdict"] == "right" for q in questions]
+
+
+def _arm_report(arm: str, size: int, cells: Cells, titles: dict[str, str]) -> dict[str, Any]:
+    share = share_of(cells.verdicts) if cells.verdicts else None
+    return {
+        "arm": arm,
+        "title": titles[arm],
+        "size": size,
+        "trained": arm not in PROMPTED,
+        "share": vars(share) if share else None,
+        "verdicts": [[int(right) for right in row] for row in cells.verdicts],
+        "results": [{k: v for k, v in r.items() if k != "summary"} for r in cells.results],
+        "failed": {str(seed): why for seed, why in cells.failed.items()},
+    }
+
+
+def _contrast_report(contrast: Contrast) -> dict[str, Any]:
+    return {**vars(contrast), "gap": vars(contrast.gap), "told": contrast.told}
+
+
+def _contrast_line(contrast: Contrast, titles: dict[str, str]) -> str:
+    told = "" if contrast.told else ", no difference can be told"
+    return (
+        f"{titles[contrast.ours]} against {titles[contrast.theirs]}, {contrast.size} examples: {contrast.gap}, "
+        f"p {contrast.corrected:.2g} corrected ({contrast.wins} won, {contrast.losses} lost){told}."
+    )

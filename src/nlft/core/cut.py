@@ -1,0 +1,44 @@
+"""`cut`: contrastive unlikelihood training (arXiv 2312.14591), the unlikelihood part, judge against base."""
+
+from dataclasses import dataclass
+from math import inf, log
+from typing import Annotated
+
+import torch
+
+from nlft.config import Range
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, setting
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """Settings of `cut`; the defaults are among the values that the paper chose from."""
+
+    inappropriate_ratio: Annotated[float, Range(1, inf)] = setting(
+        1.1, "lambda: how many times likelier an inappropriate token is under judge than under base."
+    )
+    inappropriate_weight: Annotated[float, Range(0, inf)] = setting(
+        1.0, "alpha in the inappropriate token's unlikelihood alpha pJ^gamma."
+    )
+    inappropriate_exponent: Annotated[float, Range(0, inf)] = setting(
+        1.0, "gamma in the inappropriate token's unlikelihood alpha pJ^gamma; 0 is what the paper's code computes."
+    )
+
+
+def cut_weights(logprobs: ConditionLogprobs, settings: CutSettings) -> TokenWeights:
+    """Wrong samples: tokens that the judgment makes likelier are pushed down, all others learnt as they are.
+
+    Right samples are learnt as they are. The standard answer has no say, and there is no least probability.
+    """
+    assert logprobs.judge is not None
+    mask = logprobs.mask
+    judge = logprobs.judge.float()
+    inappropriate = mask & ~logprobs.label[:, None]
+    inappropriate &= judge - logprobs.base.float() > log(settings.inappropriate_ratio)
+    push = settings.inappropriate_weight * (judge * settings.inappropriate_exponent).exp()
+    return TokenWeights(
+        likelihood=(mask & ~inappropriate).float(),
+        unlikelihood=push.masked_fill(~inappropriate, 0),
+        tag=torch.zeros_like(mask, dtype=torch.uint8).masked_fill(inappropriate, Tag.SALIENT),
+        gated=torch.zeros_like(logprobs.label),
+    )

@@ -1,0 +1,141 @@
+"""What words alone tell: praise or blame, nothing in particular, which language.
+
+Praise, blame and stock phrases are English; a judgment in another language is neither, and so never accused.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from functools import cache
+from typing import Literal
+
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_LETTERS = re.compile(r"[^\W\d_]")
+_CLAUSES = re.compile(r"[.;:!?\n]+|,\s")
+
+_PRAISE = re.compile(
+    r"correct(?:ly)?|right|accurate(?:ly)?|perfect(?:ly)?|excellent|great|good|fine|nice|flawless(?:ly)?|sound|valid"
+    r"|well done|exactly|impeccable|spot on|checks? out|add(?:s|ed)? up|as it should be|agree|matches|bravo|splendid"
+)
+_BLAME = re.compile(
+    r"wrong(?:ly)?|incorrect(?:ly)?|inaccurate(?:ly)?|false(?:ly)?|untrue|mistak\w+|errors?|erroneous(?:ly)?|errs?"
+    r"|mis(?:calculat|read|understand|understood|interpret|count|copi|copy|stat|quot|spell|spelt|tak|took|us)\w*"
+    r"|fail(?:s|ed|ure)?|flaw(?:s|ed)?|faults?|faulty|bad|poor(?:ly)?|missing|miss(?:es|ed)|lacks?|omit(?:s|ted)?"
+    r"|forg(?:ets?|ot|otten)|slips?|problems?|issues?|complain\w*|confus\w+|mix(?:es|ed) up|unclear|incomplete"
+    r"|irrelevant|nonsense|invalid|invented|illogical|contradict\w*|inconsistent|off|disagree|weak(?:ness(?:es)?)?"
+    r"|should(?: have been| have| be| not)|repeats?|ignor(?:es|ed)|skip(?:s|ped)|stops|breaks off|instead|too"
+)
+_NEGATION = re.compile(
+    r"not|no|none|never|nothing|nowhere|neither|nor|without|cannot|hardly|barely|free of|far from|lacks?|\w+n['’]t"
+)
+# "The correct answer is 29" is no praise, "that is the correct answer" is.
+_NAMED = re.compile(
+    r"(?<!is )(?<!was )(?<!gives )(?<!gets )(?<!reaches )(?<!states )(?<!found )(?<!has )(?<!with )"
+    r"\b(?:the|a|its?|your) (?:correct|right|accurate|valid|exact|good) "
+    r"(?:final |numerical )?(?:answer|result|solution|value|number|amount|total|response|calculation|way|one)\b"
+)
+_OTHER_RIGHT = re.compile(r"right (?:side|hand|angle|away|now|after|before)|left and right|good[- ]bye|a good deal")
+_REACH = 4  # words between a negation and what it negates
+_NEVER_PRAISE = ("too", "instead", "off", "should", "should be", "should have", "repeats", "repeat")
+
+Verdict = Literal["praise", "blame", "doubt"]
+
+_STOCK_WORDS = """
+a an the this that these it its is are was were be been being i we you he she they me us my your our and or
+but so to of in on at for with as by from there here all any some something somewhere thing things else
+what which who how much very really quite just only also too again please try do does did done has have had
+can could would should will may might must need needs look looks seem seems see above below review check
+checked mark marked answer answers response responses completion output result results solution text reply
+final number numerical value one question task problem model assistant user reviewer student teacher
+correct right wrong incorrect inaccurate false bad poor poorly good better best great enough fine ok okay
+mistake mistakes error errors errs fault expected expect expecting want wanted hoped like liked dislike
+not no none never nothing isn't wasn't don't doesn't didn't yes fail fails failed improve improved
+improvement work works more less overall generally simply unfortunately sorry
+todo tbd na n/a nil null fixme xxx placeholder judgment judgement feedback comment reference expected given
+"""
+_STOCK = frozenset(_STOCK_WORDS.split())
+
+_LANGUAGES = {
+    "English": "the of and to is in that it was for on are with as his they be at have this from not but what were",
+    "German": "der die das und ist nicht ein eine den dem des mit von zu auf für es sich auch wird im wie aber oder",
+    "French": "le la les et est une des du pas que qui dans pour ce sur au il elle avec sont ne par l'on n'est plus",
+    "Spanish": "el la los las y es una del que en por con para se no lo un está como más pero su aquí son al",
+    "Italian": "il lo la gli e è una del che di in per con non si un sono come più ma della questo nel al dei",
+    "Portuguese": "o a os as e é uma do da que em por com para não se um está como mais mas na no dos ao",
+    "Dutch": "de het een en is niet van op te dat die in voor met zijn er aan ook als maar om bij wordt naar",
+}
+# Letters and words that stand in an English text as well: "3 a week", "2 plus 2", "to die".
+_BOTH = "a e o as an in on no do me son plus die al per est was is he for that or so come van"
+_ENGLISH_TOO = frozenset(_BOTH.split())
+_STOPWORDS = {
+    name: frozenset(words.split()) - (frozenset() if name == "English" else _ENGLISH_TOO)
+    for name, words in _LANGUAGES.items()
+}
+_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "KATAKANA")
+
+
+def words(text: str) -> list[str]:
+    """In lower case; figures are words too."""
+    return [word.replace("’", "'") for word in WORD.findall(text.lower())]
+
+
+def verdict(judgment: str) -> set[Verdict]:
+    """Whether an English judgment approves, disapproves, or at least denies something; nothing if it is neither."""
+    found: set[Verdict] = set()
+    for clause in _CLAUSES.split(_NAMED.sub(" ", _OTHER_RIGHT.sub(" ", judgment.lower()))):
+        found |= _verdict_of_clause(clause)
+    return found
+
+
+def _verdict_of_clause(clause: str) -> set[Verdict]:
+    """A negation turns the next few words around: "not correct", "no mistakes"."""
+    found: set[Verdict] = set()
+    used = set()
+    negations = [match.end() for match in re.finditer(rf"\b(?:{_NEGATION.pattern})\b", clause)]
+    readings: tuple[tuple[re.Pattern[str], Verdict, Verdict], ...]
+    readings = ((_BLAME, "blame", "praise"), (_PRAISE, "praise", "blame"))
+    for pattern, meaning, opposite in readings:
+        for match in re.finditer(rf"\b(?:{pattern.pattern})\b", clause):
+            near = [end for end in negations if end <= match.start() and _gap(clause[end : match.start()]) < _REACH]
+            if match[0] in _NEVER_PRAISE and near:
+                continue
+            used.update(near)
+            found.add(opposite if near else meaning)
+    # "The total is not given": something is missing, whatever it is called.
+    return found | {"doubt"} if set(negations) - used else found
+
+
+def _gap(text: str) -> int:
+    return len(WORD.findall(text))
+
+
+def says_nothing(judgment: str) -> bool:
+    """Whether a judgment is made of stock words alone: "This is wrong, please try again", "n/a", "-"."""
+    return "/" not in judgment.replace("n/a", "") and all(word in _STOCK for word in words(judgment) if word != "n")
+
+
+def content(text: str) -> set[str]:
+    """The words that are no stock words, figures among them."""
+    return set(words(text)) - _STOCK
+
+
+def language(text: str) -> str | None:
+    """The language, by its commonest words, or the script where that is not Latin; None if it cannot be told."""
+    letters = Counter(_script(letter) for letter in _LETTERS.findall(text[:2000]))
+    if not letters:
+        return None
+    script, count = letters.most_common(1)[0]
+    if count < 0.6 * letters.total():
+        return None
+    if script != "LATIN":
+        return f"{script.capitalize()} script"
+    said = words(text)
+    hits = {name: sum(word in common for word in said) for name, common in _STOPWORDS.items()}
+    (best, most), (_, second) = sorted(hits.items(), key=lambda item: -item[1])[:2]
+    return best if most >= 3 and most > 1.5 * second and most >= 0.12 * len(said) else None
+
+
+@cache
+def _script(letter: str) -> str:
+    name = unicodedata.name(letter, "OTHER")
+    return next((script for script in _SCRIPTS if name.startswith(script)), "CJK" if "CJK" in name else "OTHER")

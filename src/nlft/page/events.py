@@ -1,0 +1,112 @@
+"""A run's logged numbers, read as the file grows and kept as columns, so that a long run costs a few megabytes."""
+
+import json
+import math
+from array import array
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+MOST_ROWS = 2000  # more than a chart has pixels for
+DIGITS = 7
+
+
+class JsonlTail:
+    """The whole lines that a growing JSONL file has gained since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        self._offset = 0
+
+    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether the file was replaced or cut since (what was read before no longer holds), and its new lines.
+
+        A torn last line waits until it is whole; a line that is no JSON object is left out.
+        """
+        try:
+            with self.path.open("rb") as file:
+                status = self.path.stat()
+                replaced = self._file not in (None, status.st_ino) or status.st_size < self._offset
+                if replaced or self._file is None:
+                    self._offset = 0
+                self._file = status.st_ino
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            replaced, self._file, self._offset = self._file is not None, None, 0
+            return replaced, []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return replaced, [value for line in whole.splitlines() if (value := _object(line)) is not None]
+
+
+class Events:
+    """Logged steps as columns of numbers; what is missing is NaN."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, array[float]] = {"step": array("d"), "time": array("d")}
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add one line of events.jsonl; one that a resume has superseded, or without a step, does not count."""
+        if event.get("superseded") or not isinstance(event.get("step"), int):
+            return
+        rows = len(self)
+        numbers = {name: float(v) for name, v in event.items() if isinstance(v, int | float) and v is not True}
+        numbers["time"] = _seconds(event.get("time"))
+        for name in numbers.keys() - self.columns.keys():
+            self.columns[name] = array("d", [math.nan]) * rows
+        for name, column in self.columns.items():
+            column.append(numbers.get(name, math.nan))
+
+    def since(self, row: int) -> dict[str, Any]:
+        """Rows from `row` on, for JSON; thinned to what a chart can show, with every extreme of the loss kept."""
+        rows: Sequence[int] = range(min(max(row, 0), len(self)), len(self))
+        if len(rows) > MOST_ROWS:
+            rows = thin(rows, self.columns.get("loss", self.columns["step"]), MOST_ROWS)
+        columns = {name: [_short(column[i]) for i in rows] for name, column in self.columns.items()}
+        return {"count": len(self), "columns": columns}
+
+
+def thin(rows: Sequence[int], values: Sequence[float], most: int) -> list[int]:
+    """At most `most` + 2 of the rows: first, last, and each stretch's rows with the least and the largest value.
+
+    Rows without a value (an evaluation's, which has no training loss) are kept while there are few of them.
+    """
+    apart = [row for row in rows if math.isnan(values[row])]
+    if len(apart) > most // 4:
+        apart = apart[:: math.ceil(len(apart) / (most // 4))]
+    curve = [row for row in rows if not math.isnan(values[row])]
+    size = max(1, math.ceil(2 * len(curve) / (most - len(apart))))
+    kept = {rows[0], rows[-1], *apart}
+    for start in range(0, len(curve), size):
+        stretch = curve[start : start + size]
+        kept |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
+    return sorted(kept)
+
+
+def _short(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    if value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return float(f"{value:.{DIGITS}g}") if abs(value) < 1e9 else value
+
+
+def _seconds(time: Any) -> float:
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,126 @@
+"""Who may talk to the page's server: only a browser on a page of its own, with the run's token.
+
+Three things are checked of every request. Host: a name that another site made point here is refused (DNS rebinding).
+Token: in the first address, then in a cookie that scripts cannot read, or as `Authorization: Bearer`. Origin: a page
+of any other site or port may neither read nor write, though the browser would send it our cookie.
+"""
+
+import ipaddress
+import json
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+# Plotly makes one empty style element and fills it through the object model; this is the hash of no text at all.
+_EMPTY = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
+POLICY = (
+    f"default-src 'none'; script-src 'self'; style-src 'self' {_EMPTY}; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+NEEDS_TOKEN = "This page needs the address that `nlft map` printed, with its token."
+
+
+class Guard:
+    """ASGI middleware: lets a request through to the app, or answers it with 4xx and a sentence."""
+
+    def __init__(self, app: ASGIApp, token: str, hosts: set[str], cookie: str) -> None:
+        """
+        Args:
+            hosts: names that the page may be called by, besides the loopback's. IP addresses are added to them
+                only when the server was told to listen on one, and need no protection against rebinding.
+            cookie: its name; cookies know no ports, so two servers on a machine need two.
+        """
+        self.app, self.token, self.cookie = app, token, cookie
+        self.hosts = {host.lower() for host in hosts} | LOOPBACK
+        self.open_to_addresses = any(_is_address(host) for host in self.hosts - LOOPBACK)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self.refusal(scope["method"], headers, scope["query_string"].decode("latin-1"))
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    answer[name] = value
+                answer.setdefault("Cache-Control", "no-store")
+                if refusal is None and not self._has_cookie(headers):
+                    answer.append("Set-Cookie", f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict")
+            await send(message)
+
+        if refusal is None:
+            await self.app(scope, receive, send_guarded)
+            return
+        status, reason = refusal
+        body = json.dumps({"error": reason}).encode()
+        start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send_guarded({"type": "http.response.start", "status": status, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
+    def refusal(self, method: str, headers: Headers, query: str) -> tuple[int, str] | None:
+        """Status and reason if the request is refused."""
+        host = headers.get("host", "")
+        if not self.knows_host(host):
+            return 421, "This server does not go by that name. Start it with --allow_host to add one."
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        given = [bearer, self._cookie(headers), *parse_qs(query).get("token", [])]
+        if not any(secrets.compare_digest(word.encode(), self.token.encode()) for word in given if word):
+            return 401, NEEDS_TOKEN
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "Only the page itself may ask this."
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and _is_not_navigation(headers):
+            return 403, "Only the page itself may ask this."
+        # A form of another site sends the cookie too; only our own scripts name their origin, or know the token.
+        if method not in ("GET", "HEAD") and origin is None and not _same(bearer, self.token):
+            return 403, "Only the page itself may change anything."
+        return None
+
+    def knows_host(self, host: str) -> bool:
+        """Whether a Host header names this server; any port will do, as a tunnel has its own."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name in self.hosts or (self.open_to_addresses and _is_address(name))
+
+    def _cookie(self, headers: Headers) -> str:
+        try:
+            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+        except CookieError:
+            return ""
+        return found.value if found else ""
+
+    def _has_cookie(self, headers: Headers) -> bool:
+        return _same(self._cookie(headers), self.token)
+
+
+def _same(word: str, token: str) -> bool:
+    return secrets.compare_digest(word.encode(), token.encode())
+
+
+def _is_not_navigation(headers: Headers) -> bool:
+    return headers.get("sec-fetch-mode") != "navigate"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

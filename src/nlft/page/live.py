@@ -1,0 +1,197 @@
+"""A run as the page follows it: what there is, what is new since the last look, and each step's bytes."""
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nlft.errors import display_path
+from nlft.page.events import Events, JsonlTail
+from nlft.page.plain import plain
+from nlft.page.requests import NOT_STEERABLE, ask, expected, offered
+from nlft.page.steps import Unreadable, pack_step, shown_at
+from nlft.training.controls import ControlState, state_of
+from nlft.training.run_dir import RunDir, WatchedExample
+
+KEPT_STEPS = 24  # packed steps that wait in memory for the next page that asks
+SETTLED = 2.0  # seconds after which a folder's modification time can be trusted to show every change
+
+
+class LiveRun:
+    """Follows one run directory. `poll` looks for news; everything else answers from what it found."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.name = run.path.resolve().name
+        self.generation = 0  # goes up when what a page has fetched no longer holds
+        self.steps_seen = 0  # goes up when the list of steps changes
+        self.settings: dict[str, Any] = {}
+        self.examples: list[WatchedExample] = []
+        self.steps: list[int] = []
+        self.events = Events()
+        self.controls: list[dict[str, Any]] = []
+        self.waiting: list[dict[str, Any]] = []
+        self.problem: str | None = None
+        self._event_lines = JsonlTail(run.events_path)
+        self._control_lines = JsonlTail(run.controls_path)
+        self._stamps: dict[str, Any] = {}
+        self._packed: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._known_state: tuple[tuple[int, int], ControlState | None] | None = None
+        self.poll()
+
+    @property
+    def version(self) -> list[Any]:
+        """Differs whenever there is something new to fetch."""
+        counts = [self.generation, self.steps_seen, len(self.events), len(self.controls), len(self.waiting)]
+        return [*counts, self.state(), self.problem]
+
+    def poll(self) -> None:
+        """Look for news. A file that cannot be read right now is told in `problem`, and tried again next time."""
+        self.problem = None
+        try:
+            self._poll_settings()
+            self._poll_lines()
+            self._poll_steps()
+            self._poll_requests()
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            self._stamps.clear()
+            self.problem = f"{display_path(self.run.path)} cannot be read just now: {error}"
+
+    def about(self) -> dict[str, Any]:
+        """What does not change from step to step."""
+        settings = self.settings
+        training = settings.get("training") or {}
+        found = {
+            "run": self.name,
+            "generation": self.generation,
+            "examples": [vars(example) for example in self.examples],
+            "scheme": settings.get("scheme"),
+            "saliency": settings.get("saliency") or {},
+            "schemes": settings.get("schemes") or {},
+            "method": settings.get("method"),
+            "model": Path(str(settings.get("model_name_or_path") or "")).name or None,
+            "seed": settings.get("seed"),
+            "loss_normalization": training.get("loss_normalization") or "sample",
+        }
+        return dict(plain(found))
+
+    def changes(self, generation: int, steps: int, events: int, controls: int) -> dict[str, Any]:
+        """What a page does not have yet.
+
+        Args:
+            generation, steps: the `generation` and `steps_seen` that it last heard of.
+            events, controls: how many of them it has.
+        """
+        fresh = generation != self.generation
+        found = {
+            "generation": self.generation,
+            "steps_seen": self.steps_seen,
+            "steps": self.steps if fresh or steps != self.steps_seen else None,
+            "events": self.events.since(0 if fresh else events),
+            "controls": self.controls[0 if fresh else controls :],
+            "waiting": self.waiting,
+            "state": self.state(),
+            "steering": offered(self._control_state()),
+            "problem": self.problem,
+        }
+        return dict(plain(found))
+
+    def state(self) -> str:
+        """`waiting` until something is logged, then `training`, `paused` or `stopping`, and `finished` at the end."""
+        if not len(self.events):
+            return "waiting"
+        ended = self.events.columns.get("train_runtime")
+        if ended and ended[-1] == ended[-1]:  # no NaN: the last line logged is the one that ends a training
+            return "finished"
+        step = self.events.columns["step"][-1]
+        if any(line["taken"] and line["control"] == "stop" and line["step"] >= step for line in self.controls):
+            return "stopping"
+        state = self._control_state()
+        return "paused" if state is not None and state.paused else "training"
+
+    def ask(self, wanted: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
+        """Hand requests to the trainer; see `nlft.page.requests.ask`."""
+        state = self._control_state()
+        reason = NOT_STEERABLE if state is None else "the run has finished" if self.state() == "finished" else None
+        if state is None or reason is not None:
+            return [], [(name, str(reason)) for name, _ in wanted]
+        return ask(self.run, expected(state, self.run.pending_requests()), wanted, who)
+
+    def step(self, step: int) -> bytes:
+        """One step's bytes, see `nlft.page.steps`.
+
+        Raises:
+            Unreadable: the step has no snapshot that can be shown.
+        """
+        if step not in self.steps:
+            raise Unreadable("no such step is recorded")
+        generation, data = self._packed.get(step, (None, b""))
+        if generation == self.generation:
+            self._packed.move_to_end(step)
+            return data
+        generation = self.generation
+        data = pack_step(*shown_at(self.run, self.steps, step, self.examples))
+        self._packed[step] = (generation, data)
+        while len(self._packed) > KEPT_STEPS:
+            self._packed.popitem(last=False)
+        return data
+
+    def _control_state(self) -> ControlState | None:
+        key = (self.generation, len(self.controls))
+        if self._known_state is None or self._known_state[0] != key:
+            self._known_state = (key, state_of(self.settings, self.controls))
+        return self._known_state[1]
+
+    def _poll_settings(self) -> None:
+        if self._changed("settings", self.run.settings_path):
+            self.settings = self.run.settings()
+            self.generation += 1
+        if self._changed("examples", self.run.saliency_path / "examples.json"):
+            self.examples = self.run.watched()
+            self.generation += 1
+
+    def _poll_steps(self) -> None:
+        if not self._changed("steps", self.run.saliency_path, folder=True):
+            return
+        found = self.run.snapshot_steps()
+        if found == self.steps:
+            return
+        if self.steps and (not found or found[-1] < self.steps[-1]):
+            self.generation += 1  # a run that was resumed or started again writes these steps anew
+        self.steps = found
+        self.steps_seen += 1
+
+    def _poll_lines(self) -> None:
+        replaced, lines = self._event_lines.read()
+        if replaced:
+            self.events = Events()
+        for line in lines:
+            self.events.append(line)
+        controls_replaced, lines = self._control_lines.read()
+        lines = [line for line in lines if not line.get("superseded")]
+        self.controls = ([] if controls_replaced else self.controls) + lines
+        self.generation += replaced or controls_replaced
+
+    def _poll_requests(self) -> None:
+        self.waiting = [vars(request) for request in self.run.pending_requests(50)]
+
+    def _changed(self, name: str, path: Path, *, folder: bool = False) -> bool:
+        """Whether a file is another one, or changed, since this was last asked of it.
+
+        Args:
+            folder: a folder's time may be the same before and after two changes in one tick of its clock, so a
+                recent one counts as changed.
+        """
+        stamp: Any = None
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            pass
+        else:
+            recent = folder and time.time() - status.st_mtime < SETTLED
+            stamp = object() if recent else (status.st_ino, status.st_mtime_ns)
+        before = self._stamps.get(name)
+        self._stamps[name] = stamp
+        return bool(stamp != before)

@@ -1,0 +1,270 @@
+"""The live page's server: routes that read run directories, and hand requests to their trainers through files.
+
+It holds no model and no training state, so that it may be stopped, restarted or left hanging at any time. Nothing
+that a browser sends names a path: runs and steps come as numbers, the page's own files from a list made at the start.
+"""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from nlft.errors import NLFTError, UserError
+from nlft.page.bundle import live_page, plotly_path, static_files
+from nlft.page.export import live_export, tokens_csv
+from nlft.page.feedback import Feedback, parse_edits
+from nlft.page.guard import Guard
+from nlft.page.live import LiveRun
+from nlft.page.requests import MOST_AT_ONCE
+from nlft.page.steps import Unreadable
+
+LONGEST_BODY = 1_000_000  # bytes; feedback on many examples is the largest thing that a page sends
+LOOK_EVERY = 0.3  # seconds between looks at the run directories while a page listens
+BEAT_EVERY = 10.0  # seconds after which a silent stream says that it lives
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class PageServer:
+    """The routes, over the runs that they show."""
+
+    def __init__(
+        self,
+        runs: list[LiveRun],
+        *,
+        who: str,
+        read_only: bool = False,
+        feedback: Feedback | None = None,
+    ) -> None:
+        """
+        Args:
+            runs: one run, or two to be compared; the first is the one that can be steered.
+            who: what the ledger says of requests from this page.
+            feedback: where edits go; None takes none, as does `read_only`.
+        """
+        self.runs, self.who, self.read_only = runs, who, read_only
+        self.feedback = None if read_only else feedback
+        self.closing = False
+        self._files = static_files()
+        self._looked = 0.0
+        self._lock: asyncio.Lock | None = None
+
+    def app(self, token: str, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
+        """The whole application behind its guard."""
+        routes = [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/plotly.min.js", self.plotly),
+            Route("/api/runs", self.about),
+            Route("/api/runs/{run:int}/changes", self.changes),
+            Route("/api/runs/{run:int}/steps/{step:int}", self.step),
+            Route("/api/runs/{run:int}/tokens.csv", self.csv),
+            Route("/api/stream", self.stream),
+            Route("/api/requests", self.request, methods=["POST"]),
+            Route("/api/feedback", self.save_feedback, methods=["POST"]),
+            Route("/api/export", self.export, methods=["POST"]),
+        ]
+        handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed}
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(live_page())
+
+    async def static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._files:
+            raise HTTPException(404, "no such file")
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        return Response(self._files[name], media_type=kind)
+
+    async def plotly(self, request: Request) -> Response:
+        headers = {"Cache-Control": "private, max-age=86400"}
+        return FileResponse(plotly_path(), media_type="text/javascript", headers=headers)
+
+    async def about(self, request: Request) -> Response:
+        await self._look()
+        return JSONResponse(
+            {
+                "runs": [run.about() for run in self.runs],
+                "read_only": self.read_only,
+                "feedback": self.feedback is not None,
+            }
+        )
+
+    async def changes(self, request: Request) -> Response:
+        await self._look()
+        run = self._run(request)
+        have = [_number(request, name) for name in ("generation", "steps", "events", "controls")]
+        return JSONResponse(await run_in_threadpool(run.changes, *have))
+
+    async def step(self, request: Request) -> Response:
+        run = self._run(request)
+        try:
+            data = await run_in_threadpool(run.step, request.path_params["step"])
+        except Unreadable as error:
+            raise HTTPException(404, str(error)) from error
+        return Response(data, media_type="application/octet-stream")
+
+    async def csv(self, request: Request) -> Response:
+        run = self._run(request)
+        step = _number(request, "step") if "step" in request.query_params else None
+        text = await run_in_threadpool(tokens_csv, run.run, step)
+        headers = {"Content-Disposition": 'attachment; filename="tokens.csv"'}
+        return Response(text, media_type="text/csv", headers=headers)
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events: a line whenever a run has news. What is new the page then fetches."""
+        headers = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._news(), media_type="text/event-stream", headers=headers)
+
+    async def request(self, request: Request) -> Response:
+        body = await self._body(request)
+        if self.read_only:
+            raise HTTPException(403, "This page was started with --read-only.")
+        changes = body.get("changes")
+        if not isinstance(changes, list) or not 0 < len(changes) <= MOST_AT_ONCE or not all(map(_is_change, changes)):
+            raise HTTPException(400, "Send changes, each with its control and value.")
+        wanted = [(change["control"], change.get("value")) for change in changes]
+        ids, refused = await run_in_threadpool(self.runs[0].ask, wanted, self.who)
+        if refused:
+            reasons = [{"control": name, "reason": reason} for name, reason in refused]
+            return JSONResponse({"refused": reasons}, status_code=422)
+        return JSONResponse({"ids": ids}, status_code=202)
+
+    async def save_feedback(self, request: Request) -> Response:
+        body = await self._body(request)
+        if self.feedback is None:
+            raise HTTPException(403, "This page was started with --read-only.")
+        examples = self.runs[0].examples
+        edits = parse_edits(body.get("edits"), examples)
+        return JSONResponse(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+
+    async def export(self, request: Request) -> Response:
+        body = await self._body(request)
+        step, view, curves = body.get("step"), body.get("view"), body.get("curves") is True
+        if not (step is None or isinstance(step, int)) or not isinstance(view, dict):
+            raise HTTPException(400, "An export names a step, or null for all of them, and the view.")
+        text = await run_in_threadpool(live_export, self.runs, step, view, curves)
+        headers = {"Content-Disposition": 'attachment; filename="map.html"'}
+        return Response(text, media_type="application/octet-stream", headers=headers)
+
+    async def _news(self) -> AsyncIterator[str]:
+        seen: Any = None
+        spoke = time.monotonic()
+        while not self.closing:
+            await self._look()
+            version = json.dumps([run.version for run in self.runs])
+            if version != seen:
+                seen, spoke = version, time.monotonic()
+                yield f"data: {version}\n\n"
+            elif time.monotonic() - spoke > BEAT_EVERY:
+                spoke = time.monotonic()
+                yield ": still here\n\n"
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _look(self) -> None:
+        """Look for news, at most once in a while however many pages ask."""
+        self._lock = self._lock or asyncio.Lock()
+        async with self._lock:
+            if time.monotonic() - self._looked >= LOOK_EVERY / 2:
+                for run in self.runs:
+                    await run_in_threadpool(run.poll)
+                self._looked = time.monotonic()
+
+    def _run(self, request: Request) -> LiveRun:
+        index = request.path_params["run"]
+        if index >= len(self.runs):
+            raise HTTPException(404, "no such run")
+        return self.runs[index]
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        """The request's JSON object, or a refusal: too long, or of another kind."""
+        if request.headers.get("content-type", "").split(";")[0] != "application/json":
+            raise HTTPException(415, "Send JSON.")
+        data = b""
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > LONGEST_BODY:
+                raise HTTPException(413, f"Send at most {LONGEST_BODY} bytes.")
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, "This is not JSON.") from error
+        if not isinstance(body, dict):
+            raise HTTPException(400, "Send a JSON object.")
+        return body
+
+
+def serve(page: PageServer, sockets: list[socket.socket], token: str, hosts: set[str]) -> None:
+    """Serve until interrupted."""
+    port = sockets[0].getsockname()[1]
+    app = page.app(token, hosts, cookie=f"nlft-map-{port}")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+    server = _Server(config)
+    server.page = page
+    server.run(sockets=sockets)
+
+
+class _Server(uvicorn.Server):
+    page: PageServer
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.page.closing = True  # open streams would hold the server for as long as a page listens
+        super().handle_exit(sig, frame)
+
+
+def listen(host: str, port: int | None, preferred: int) -> socket.socket:
+    """A socket to serve on.
+
+    Args:
+        port: the one that the user asked for, or None for the preferred one, and any free one if that is taken.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for wanted in [port] if port is not None else [preferred, 0]:
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, wanted))
+        except OSError as error:
+            made.close()
+            problem = error
+        else:
+            return made
+    raise UserError(
+        f"{host}:{port if port is not None else preferred} cannot be listened on ({problem.strerror}).\n"
+        "  Give another --port, or another --host."
+    )
+
+
+def _is_change(change: Any) -> bool:
+    return isinstance(change, dict) and isinstance(change.get("control"), str)
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise HTTPException(400, f"{name} is no number")
+    return int(text)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=422)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)

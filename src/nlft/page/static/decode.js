@@ -1,0 +1,34 @@
+// One step's bytes, as page/steps.py packs them, to typed arrays. Pure.
+
+const KINDS = {
+  base: Float32Array, standard: Float32Array, judge: Float32Array, likelihood: Float32Array,
+  unlikelihood: Float32Array, tag: Uint8Array, band: Uint16Array,
+};
+
+/**
+ * A step: {step, sources, scores}. scores[i] is null for an example that no step so far has scored, else
+ * {source, base, standard, judge, likelihood, unlikelihood, tag, band} with null for what was not scored.
+ * A source is {step, epoch, scheme, settings, tag_names, whole}: the snapshot that the scores are from.
+ */
+export function decodeStep(buffer) {
+  const size = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+  const start = 4 + size;
+  const scores = header.scores.map((entry) => {
+    if (entry === null) return null;
+    const made = { source: header.sources[entry.source] };
+    for (const [name, Kind] of Object.entries(KINDS)) {
+      const place = entry.arrays[name];
+      made[name] = place ? new Kind(buffer, start + place[0], place[1]) : null;
+    }
+    return made;
+  });
+  return { ...header.sources[0], sources: header.sources, scores };
+}
+
+export function bytesOfBase64(text) {
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes.buffer;
+}

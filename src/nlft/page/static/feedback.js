@@ -1,0 +1,189 @@
+// Feedback in place: an example's label, judgment and marked tokens, edited on its card and saved as a new version.
+
+import { button, byId, element } from "./dom.js";
+import { markOf, marked, newDraft, problemOf, sameAsBefore } from "./drafts.js";
+import { state } from "./state.js";
+import { placeOf } from "./tokens.js";
+
+const DRAFTS_KEY = "nlft-map-drafts";
+
+export class Feedback {
+  /** `post` sends a path and a body to the server; `name` is the run's, for drafts to outlive a reload. */
+  constructor(post, name) {
+    this.post = post;
+    this.name = name;
+    this.drafts = new Map(); // example index -> draft
+    this.editors = new Map(); // example index -> {view, root, ...}
+    this.selection = null; // {panel, from, to}
+    this.bar = byId("drafts");
+    this.said = element("span", { role: "status" });
+    this.save = button("Save as a new version", () => this.send(), { className: "main" });
+    this.drop = button("Discard all", () => this.discard());
+    this.bar.append(this.said, this.save, this.drop);
+    this.restore();
+  }
+
+  /** Add the button that opens a card's editor. */
+  add(view) {
+    const open = button("Edit feedback", () => this.toggle(view), { "aria-expanded": "false" });
+    view.actions.append(open);
+    const editor = this.makeEditor(view, open);
+    this.editors.set(view.index, editor);
+    view.card.append(editor.root);
+    view.panel.group.addEventListener("keydown", (event) => this.onKey(event, view));
+    view.panel.group.addEventListener("pointerdown", (event) => this.onPointer(event, view));
+    view.panel.group.addEventListener("pointerover", (event) => { if (event.buttons === 1) this.extend(event, view); });
+    this.draw(view.index);
+  }
+
+  makeEditor(view, open) {
+    const { index } = view;
+    const text = element("textarea", { rows: "4", "aria-label": `Judgment of example ${view.example.id}` });
+    const verdict = element("select", { "aria-label": `Is the completion of example ${view.example.id} right?` },
+      element("option", { text: "wrong", value: "wrong" }), element("option", { text: "right", value: "right" }));
+    const problem = element("p", { className: "reason", role: "status" });
+    text.addEventListener("input", () => this.set(index, { ...this.draft(view), judgment: text.value }));
+    verdict.addEventListener("change", () => (
+      this.set(index, { ...this.draft(view), label: verdict.value === "right" })));
+    const root = element("section", { className: "editor", hidden: true, "aria-label": "Feedback" },
+      element("label", {}, "The completion is ", verdict),
+      element("label", { className: "block" }, "Judgment", text),
+      element("p", { className: "hint" }, "Select tokens with the mouse, or with ", element("kbd", { text: "Shift" }),
+        " and the arrow keys; then"),
+      element("div", { className: "actions" },
+        button("Mark wrong (W)", () => this.mark(view, "wrong")), button("Mark right (R)", () => this.mark(view, "right")),
+        button("Clear mark (X)", () => this.mark(view, null)), button("Undo these edits", () => this.forget(view))),
+      problem);
+    return { view, root, text, verdict, problem, open };
+  }
+
+  draft(view) { return this.drafts.get(view.index) ?? newDraft(view.example); }
+
+  toggle(view) {
+    const { root, open, text } = this.editors.get(view.index);
+    root.hidden = !root.hidden;
+    open.setAttribute("aria-expanded", String(!root.hidden));
+    if (root.hidden) this.select(null);
+    else text.focus({ preventScroll: true });
+  }
+
+  set(index, draft) {
+    const { view } = this.editors.get(index);
+    if (sameAsBefore(draft, view.example)) this.drafts.delete(index);
+    else this.drafts.set(index, draft);
+    this.store();
+    this.draw(index);
+  }
+
+  forget(view) { this.set(view.index, newDraft(view.example)); }
+
+  mark(view, verdict) {
+    if (this.selection?.panel !== view.panel) {
+      this.editors.get(view.index).problem.textContent = "Select tokens first.";
+      return;
+    }
+    const { from, to } = this.selection;
+    const [start, end] = [Math.min(from, to), Math.max(from, to) + 1];
+    this.set(view.index, marked(this.draft(view), view.example.tokens, start, end, verdict));
+  }
+
+  onKey(event, view) {
+    if (this.editors.get(view.index).root.hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+    const verdict = { w: "wrong", r: "right", x: null }[event.key.toLowerCase()];
+    if (verdict !== undefined) return void this.mark(view, verdict);
+    const place = placeOf(event.target);
+    if (!event.key.startsWith("Arrow") && event.key !== "Home" && event.key !== "End") return;
+    const from = event.shiftKey ? this.selection?.from ?? place.index : null;
+    // The tokens' own handler has moved the focus by the time that this runs.
+    queueMicrotask(() => {
+      const to = placeOf(document.activeElement)?.index;
+      this.select(from === null || to === undefined ? null : { panel: view.panel, from, to });
+    });
+  }
+
+  onPointer(event, view) {
+    if (this.editors.get(view.index).root.hidden) return;
+    const place = placeOf(event.target.closest(".token"));
+    if (!place) return;
+    event.preventDefault();
+    const from = event.shiftKey && this.selection ? this.selection.from : place.index;
+    this.select({ panel: view.panel, from, to: place.index });
+    view.panel.cells[place.index].focus();
+  }
+
+  extend(event, view) {
+    const place = placeOf(event.target.closest(".token"));
+    if (place && this.selection?.panel === view.panel) this.select({ ...this.selection, to: place.index });
+  }
+
+  select(selection) {
+    for (const cell of this.selection?.panel.cells ?? []) cell.setAttribute("aria-selected", "false");
+    this.selection = selection;
+    if (!selection) return;
+    const [start, end] = [Math.min(selection.from, selection.to), Math.max(selection.from, selection.to)];
+    selection.panel.cells.slice(start, end + 1).forEach((cell) => cell.setAttribute("aria-selected", "true"));
+  }
+
+  draw(index) {
+    const { view, text, verdict, problem, open } = this.editors.get(index);
+    const draft = this.draft(view);
+    if (text.value !== draft.judgment) text.value = draft.judgment;
+    verdict.value = draft.label ? "right" : "wrong";
+    problem.textContent = this.drafts.has(index) ? problemOf(draft) ?? "" : "";
+    view.panel.cells.forEach((cell, at) => {
+      const mark = markOf(draft, at);
+      if (mark) cell.dataset.mark = mark;
+      else delete cell.dataset.mark;
+    });
+    open.textContent = this.drafts.has(index) ? "Edit feedback (edited)" : "Edit feedback";
+    this.drawBar();
+  }
+
+  drawBar() {
+    const edited = this.drafts.size;
+    const problems = [...this.drafts.values()].filter(problemOf).length;
+    if (edited) this.said.textContent = `${edited} example${edited > 1 ? "s" : ""} edited, not saved yet.`;
+    this.bar.hidden = !edited && !this.said.textContent.startsWith("Saved");
+    this.save.hidden = this.drop.hidden = !edited;
+    this.save.disabled = problems > 0;
+  }
+
+  async send() {
+    const edits = [...this.drafts].map(([example, draft]) => ({ example, ...draft }));
+    try {
+      const found = await (await this.post("feedback", { edits })).json();
+      const indices = [...this.drafts.keys()];
+      this.drafts.clear();
+      this.store();
+      this.said.textContent = `Saved as ${found.file} of the run: ${found.examples} examples, ${found.changed} changed`
+        + `${found.whole ? "" : ", the watched ones alone (start with --data to have them all)"}.`;
+      for (const index of indices) this.draw(index);
+    } catch (error) {
+      this.said.textContent = error.message;
+    }
+    this.drawBar();
+  }
+
+  discard() {
+    const indices = [...this.drafts.keys()];
+    this.drafts.clear();
+    this.store();
+    for (const index of indices) this.draw(index);
+    this.said.textContent = "";
+    this.drawBar();
+  }
+
+  store() {
+    try {
+      sessionStorage.setItem(DRAFTS_KEY, JSON.stringify({ run: this.name, drafts: [...this.drafts] }));
+    } catch { /* then a reload loses them */ }
+  }
+
+  restore() {
+    try {
+      const found = JSON.parse(sessionStorage.getItem(DRAFTS_KEY) ?? "null");
+      const known = state.runs[0].examples.length;
+      if (found?.run === this.name) this.drafts = new Map(found.drafts.filter(([index]) => index < known));
+    } catch { /* as if there were none */ }
+  }
+}

@@ -1,0 +1,189 @@
+// What the page shows, worked out from numbers alone: pure functions, without the document.
+
+import { TAG_NAMES, SCHEMES, compare, missing, totals } from "./saliency.js";
+import { effect, formatProbability, formatRatio, formatWeight, ratio } from "./text.js";
+
+/** The verdict on one example: recorded, or worked out by the twin. */
+export function recordedVerdict(scores) {
+  const { likelihood, unlikelihood, tag, source } = scores;
+  return { likelihood, unlikelihood, tag, names: source.tag_names, scheme: source.scheme };
+}
+
+export function tagName(verdict, index) {
+  return verdict.names[verdict.tag[index]] ?? `tag ${verdict.tag[index]}`;
+}
+
+/** How many tokens carry each tag: [name, count], salient always first; plain ones are not counted. */
+export function tagCounts(verdict) {
+  const counts = new Map([["salient", 0]]);
+  for (let i = 0; i < verdict.tag.length; i++) {
+    const name = tagName(verdict, i);
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+  counts.delete("plain");
+  return [...counts];
+}
+
+export function salientShare(verdict) {
+  return verdict && verdict.tag.length ? tagCounts(verdict)[0][1] / verdict.tag.length : 0;
+}
+
+/** What the tooltip says of one token, as [name, value] pairs; with `after`, what a what-if makes of it. */
+export function tokenFacts(scores, verdict, after, index) {
+  const base = scores.base[index];
+  const conditions = ["judge", "standard"].filter((name) => scores[name]).map((name) => {
+    const logp = scores[name][index];
+    return [name, `${formatProbability(logp)}  ${formatRatio(ratio(logp, base))}`];
+  });
+  const change = (one) => {
+    const [old, now] = [one(verdict), after ? one(after) : null];
+    return now === null || old === now ? old : `${old} → ${now}`;
+  };
+  return [
+    ["base", formatProbability(base)], ...conditions,
+    ["tag", change((one) => tagName(one, index))],
+    ["likelihood weight", change((one) => formatWeight(one.likelihood[index]))],
+    ["unlikelihood weight", change((one) => formatWeight(one.unlikelihood[index]))],
+  ];
+}
+
+export function verdictEffect(verdict, index) {
+  return effect(verdict.likelihood[index], verdict.unlikelihood[index]);
+}
+
+/** The tokens whose tag differs, as a Uint8Array; null where the two cannot be compared. */
+export function differing(one, other) {
+  if (!one || !other || one.tag.length !== other.tag.length) return null;
+  return Uint8Array.from(one.tag, (_, i) => (tagName(one, i) === tagName(other, i) ? 0 : 1));
+}
+
+/** The step's words: "step 40, epoch 1.33 (5 of 12), scheme nlft". */
+export function formatStep(step, index, total) {
+  return `step ${step.step}, epoch ${step.epoch.toFixed(2)} (${index + 1} of ${total}), scheme ${step.scheme}`;
+}
+
+export function matches(example, words, label) {
+  if (label !== "all" && (label === "right") !== example.label) return false;
+  const where = [example.id, example.prompt, example.answer, example.judgment ?? "", example.tokens.join("")];
+  const text = where.join("\n").toLowerCase();
+  return words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+}
+
+/**
+ * The order of examples, as indices: pinned ones first, then by `key`, ties in the order of the file.
+ *
+ * items: {pinned, label, share, change} an example.
+ */
+export function sortedOrder(items, key) {
+  const value = {
+    file: () => 0, share: (one) => -one.share, change: (one) => -one.change, label: (one) => (one.label ? 1 : 0),
+  }[key];
+  const order = items.map((_, index) => index);
+  return order.sort((a, b) => items[b].pinned - items[a].pinned || value(items[a]) - value(items[b]) || a - b);
+}
+
+/** The index of the last step not beyond `step`, or 0. */
+export function nearestStep(steps, step) {
+  let found = 0;
+  for (let i = 0; i < steps.length && steps[i] <= step; i++) found = i;
+  return found;
+}
+
+/** Why the scheme cannot be tried on these scores, in a sentence; null if it can. */
+export function cannotTry(name, settings, examples) {
+  if (!SCHEMES[name]) return `${name} needs whole hidden states, which a run does not record.`;
+  const lacking = new Set(examples.flatMap((example) => missing(name, settings, example)));
+  if (!lacking.size) return null;
+  return `${name} needs ${[...lacking].join(" and ")}, which this step did not score.`;
+}
+
+/** The twin's verdict on each prepared example. */
+export function tryScheme(name, settings, examples) {
+  return examples.map((example) => ({ ...SCHEMES[name].weigh(example, settings), names: TAG_NAMES, scheme: name }));
+}
+
+/** What would change over all examples, from recorded to tried: the twin's `compare`, and `totals` of both. */
+export function whatWouldChange(examples, recorded, tried, normalization) {
+  const old = recorded.map(asTwins);
+  return {
+    changed: compare(old, tried),
+    before: totals(examples, old, normalization),
+    after: totals(examples, tried, normalization),
+  };
+}
+
+/** A recorded verdict in the twin's terms; tags that it has no name for count as none of its own. */
+function asTwins(verdict) {
+  const place = verdict.names.map((name) => TAG_NAMES.indexOf(name));
+  const tag = Uint8Array.from(verdict.tag, (index) => (place[index] >= 0 ? place[index] : 255));
+  return { ...verdict, tag, gated: tag.includes(TAG_NAMES.indexOf("gated")) };
+}
+
+/** How a control's slider runs: where small (or near-full) values matter, it gives them more of its way. */
+export function sliderScale(control) {
+  const low = control.low ?? Math.min(0, control.default);
+  const high = control.high ?? Math.max(4 * control.default, low + 1);
+  const place = (control.default - low) / (high - low);
+  const curve = place < 0.1 ? "low" : place > 0.9 ? "high" : "even";
+  return { low, high, curve: control.kind === "integer" ? "even" : curve };
+}
+
+/** The value at a slider's place in [0, 1], to four digits of its way: few enough to read, enough to come back. */
+export function sliderValue(scale, place) {
+  const span = scale.high - scale.low;
+  const digits = (distance) => Number(distance.toPrecision(4));
+  if (scale.curve === "low") return scale.low + digits(span * place ** 2);
+  if (scale.curve === "high") return Number((scale.high - digits(span * (1 - place) ** 2)).toPrecision(12));
+  return digits(scale.low + span * place);
+}
+
+export function sliderPlace(scale, value) {
+  const share = Math.max(0, Math.min(1, (value - scale.low) / (scale.high - scale.low)));
+  if (scale.curve === "low") return Math.sqrt(share);
+  return scale.curve === "high" ? 1 - Math.sqrt(1 - share) : share;
+}
+
+/** A typed value for a control, or in words why it is none. */
+export function readValue(control, text) {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) return { reason: "give a number" };
+  const low = control.low ?? -Infinity, high = control.high ?? Infinity;
+  if (value >= low && value <= high) return { value };
+  if (control.high == null) return { reason: `give ${low} or more` };
+  return { reason: `give ${low} to ${high}` };
+}
+
+/** The changes that would bring the run from its values to the tried scheme and settings, as requests. */
+export function requestsFor(tried, values) {
+  const found = tried.scheme === values.scheme ? [] : [{ control: "scheme", value: tried.scheme }];
+  for (const [name, value] of Object.entries(tried.settings)) {
+    if (values[`saliency.${name}`] !== value) found.push({ control: `saliency.${name}`, value });
+  }
+  return found;
+}
+
+/** A line of the ledger, or a request that waits, in words: "learning_rate 1 → 0.5". */
+export function ledgerWords(line) {
+  const name = line.control.replace(/^saliency\./, "");
+  const plain = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value));
+  const wanted = line.new ?? line.value ?? null;
+  if (wanted === null || ["pause", "resume", "undo"].includes(name)) return name;
+  return line.taken ? `${name} ${plain(line.old)} → ${plain(line.new)}` : `${name} ${plain(wanted)}`;
+}
+
+/** Points of a curve for a chart `width` pixels wide: each stretch's first, least, largest and last. */
+export function decimate(x, y, width) {
+  const stretch = Math.ceil(x.length / Math.max(1, width));
+  if (stretch < 4) return { x, y };
+  const kept = [];
+  for (let start = 0; start < x.length; start += stretch) {
+    const end = Math.min(x.length, start + stretch);
+    let least = start, largest = start;
+    for (let i = start; i < end; i++) {
+      if (y[i] < y[least]) least = i;
+      if (y[i] > y[largest]) largest = i;
+    }
+    kept.push(...new Set([start, least, largest, end - 1].sort((a, b) => a - b)));
+  }
+  return { x: kept.map((i) => x[i]), y: kept.map((i) => y[i]) };
+}

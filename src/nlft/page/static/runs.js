@@ -1,0 +1,93 @@
+// A run as the page holds it: what it is, its steps by number, and the few that were fetched last.
+
+import { decodeStep } from "./decode.js";
+
+const MOST_BYTES = 48e6; // of decoded steps kept; the rest is fetched again when asked for
+
+export class Run {
+  constructor(source, index, about) {
+    this.source = source;
+    this.index = index;
+    this.about = about;
+    this.steps = [];
+    this.controls = [];
+    this.waiting = [];
+    this.columns = { step: [], time: [] };
+    this.events = 0;
+    this.generation = 0; // the server counts from 1
+    this.stepsSeen = 0;
+    this.state = "waiting";
+    this.steering = null;
+    this.problem = null;
+    this.cache = new Map(); // step -> promise of it; in the order of use
+    this.bytes = 0;
+  }
+
+  get examples() { return this.about.examples; }
+
+  /** Fetch what is new. Returns whether the run began anew, so that all that was drawn is out of date. */
+  async update() {
+    const have = {
+      generation: this.generation, steps: this.stepsSeen, events: this.events, controls: this.controls.length,
+    };
+    const found = await this.source.changes(this.index, have);
+    const anew = found.generation !== this.generation;
+    if (anew) {
+      this.generation = found.generation;
+      this.columns = { step: [], time: [] };
+      this.controls = [];
+      this.cache.clear();
+      this.bytes = 0;
+    }
+    if (found.steps) this.steps = found.steps;
+    this.stepsSeen = found.steps_seen;
+    this.addEvents(found.events);
+    this.controls.push(...found.controls);
+    this.waiting = found.waiting;
+    this.state = found.state;
+    this.steering = found.steering;
+    this.problem = found.problem;
+    return anew;
+  }
+
+  addEvents({ count, columns }) {
+    const before = this.columns.step.length;
+    const added = columns.step.length;
+    for (const name of Object.keys(columns)) this.columns[name] ??= new Array(before).fill(null);
+    for (const name of Object.keys(this.columns)) {
+      this.columns[name].push(...(columns[name] ?? new Array(added).fill(null)));
+    }
+    this.events = count;
+  }
+
+  /** The last value of a column that has one. */
+  last(name) {
+    return (this.columns[name] ?? []).findLast((value) => value !== null) ?? null;
+  }
+
+  /** Promise of a step, see decode.js; refused with a reason where it cannot be shown. */
+  step(number) {
+    const found = this.cache.get(number);
+    if (found) {
+      this.cache.delete(number);
+      this.cache.set(number, found);
+      return found;
+    }
+    const wanted = this.source.stepBytes(this.index, number).then((buffer) => {
+      this.bytes += buffer.byteLength;
+      this.trim();
+      return { ...decodeStep(buffer), size: buffer.byteLength };
+    });
+    this.cache.set(number, wanted);
+    wanted.catch(() => this.cache.delete(number));
+    return wanted;
+  }
+
+  trim() {
+    for (const [number, wanted] of this.cache) {
+      if (this.bytes <= MOST_BYTES || this.cache.size <= 3) return;
+      this.cache.delete(number);
+      wanted.then((step) => { this.bytes -= step.size; }, () => {});
+    }
+  }
+}

@@ -1,0 +1,57 @@
+// The live page's source: the server that sent it.
+
+async function answer(response) {
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  const refused = body.refused?.map(({ control, reason }) => `${control.replace(/^saliency\./, "")}: ${reason}.`);
+  const error = new Error(refused?.join(" ") ?? body.error ?? `The server answered ${response.status}.`);
+  error.status = response.status;
+  throw error;
+}
+
+export const liveSource = {
+  async about() {
+    return (await answer(await fetch("api/runs"))).json();
+  },
+
+  async changes(run, have) {
+    return (await answer(await fetch(`api/runs/${run}/changes?${new URLSearchParams(have)}`))).json();
+  },
+
+  async stepBytes(run, step) {
+    return (await answer(await fetch(`api/runs/${run}/steps/${step}`))).arrayBuffer();
+  },
+
+  async post(path, body) {
+    return answer(await fetch(`api/${path}`, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+    }));
+  },
+
+  csvAddress(run, step) {
+    return `api/runs/${run}/tokens.csv${step === null ? "" : `?step=${step}`}`;
+  },
+
+  /**
+   * Call `news` whenever the server has some, and `connected` with whether it can be heard.
+   *
+   * A browser opens at most six connections to a server, over all its tabs: so one tab listens, and tells the others.
+   * When it closes, the lock passes to the next. Where there are no locks, each tab listens for itself.
+   */
+  listen(news, connected) {
+    if (!navigator.locks) return void listenHere(news, connected, () => {});
+    const channel = new BroadcastChannel("nlft-map");
+    channel.onmessage = ({ data }) => (data === "news" ? news() : connected(data === "connected"));
+    navigator.locks.request("nlft-map", () => new Promise(() => {
+      listenHere(news, connected, (word) => channel.postMessage(word));
+    }));
+    connected(true);
+  },
+};
+
+function listenHere(news, connected, tell) {
+  const stream = new EventSource("api/stream");
+  stream.onmessage = () => { tell("news"); news(); };
+  stream.onopen = () => { tell("connected"); connected(true); };
+  stream.onerror = () => { tell("lost"); connected(false); };
+}

@@ -1,0 +1,135 @@
+// Steering: what can be asked of the trainer, what waits for it, and the ledger of what it took or refused.
+
+import { button, element } from "./dom.js";
+import { ledgerWords, readValue, sliderPlace, sliderScale, sliderValue } from "./logic.js";
+import { state } from "./state.js";
+import { formatNumber } from "./text.js";
+
+const RATE_PLACES = 500;
+const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["save", "Save now"], ["evaluate", "Evaluate now"], ["stop", "Stop"]];
+const MOST_LINES = 200;
+
+export class Steer {
+  /** `post` sends a path and a body to the server; `goTo` shows the step nearest to a number. */
+  constructor(root, run, post, goTo) {
+    this.run = run;
+    this.post = post;
+    this.goTo = goTo;
+    this.why = element("p", { className: "reason", role: "status" });
+    this.buttons = ACTIONS.map(([control, text]) => {
+      const made = button(text, () => this.ask([{ control, value: null }]));
+      made.dataset.control = control;
+      return made;
+    });
+    this.rate = this.makeRate();
+    this.said = element("p", { className: "said", role: "alert" });
+    this.ledger = element("ol", { className: "ledger", "aria-label": "Requests" });
+    this.actions = element("div", { className: "actions" }, ...this.buttons);
+    root.append(element("header", {}, element("h2", { text: "The run" })), this.why, this.actions, this.rate.row, this.said,
+      element("h3", { text: "Requests" }), this.ledger);
+  }
+
+  makeRate() {
+    const scale = { ...sliderScale({ kind: "number", low: 0, high: 10, default: 1 }), curve: "low" };
+    const control = { low: 0, high: 10 };
+    const slider = element("input", { type: "range", id: "rate", min: "0", max: String(RATE_PLACES) });
+    const field = element("input", {
+      type: "text", inputmode: "decimal", className: "value", "aria-label": "learning rate factor, as a number",
+    });
+    const send = button("Apply", () => {
+      const { value, reason } = readValue(control, field.value);
+      if (reason) this.say(`learning_rate: ${reason}.`, true);
+      else this.ask([{ control: "learning_rate", value }]);
+    }, { "aria-label": "Apply the learning rate factor" });
+    slider.addEventListener("input", () => {
+      field.value = String(sliderValue(scale, slider.valueAsNumber / RATE_PLACES));
+      slider.setAttribute("aria-valuetext", field.value);
+    });
+    field.addEventListener("input", () => {
+      const { value } = readValue(control, field.value);
+      if (value !== undefined) slider.value = String(Math.round(RATE_PLACES * sliderPlace(scale, value)));
+    });
+    field.addEventListener("keydown", (event) => { if (event.key === "Enter") send.click(); });
+    const row = element("div", { className: "knob rate" },
+      element("label", { for: "rate" }, element("span", { text: "learning rate ×" })), slider, field, send);
+    return { row, slider, field, send, scale, shown: null };
+  }
+
+  /** Ask for changes. Resolves to whether the server passed them on; what it says stands in the panel. */
+  async ask(changes) {
+    this.say("");
+    try {
+      await this.post("requests", { changes });
+    } catch (error) {
+      this.say(error.message, true);
+      return false;
+    }
+    this.say("Asked; the trainer answers before its next step.");
+    return true;
+  }
+
+  say(words, refused = false) {
+    this.said.textContent = words;
+    this.said.classList.toggle("refused", refused);
+  }
+
+  draw() {
+    const { steering, state: now, controls, waiting } = this.run;
+    const why = state.readOnly ? "This page only shows the run."
+      : !steering ? "This run takes no requests." : now === "finished" ? "The run has finished." : "";
+    this.why.textContent = why;
+    this.actions.hidden = this.rate.row.hidden = state.readOnly || !steering;
+    for (const made of this.buttons) {
+      const { control } = made.dataset;
+      made.hidden = (control === "pause" && now === "paused") || (control === "resume" && now !== "paused");
+      made.disabled = why !== "" || Boolean(steering?.unavailable[control]);
+      made.title = steering?.unavailable[control] ?? "";
+    }
+    this.drawRate(why !== "");
+    const lines = [
+      ...waiting.map((line) => this.line(line, "waits for the trainer")),
+      ...controls.slice(-MOST_LINES).reverse().map((line) => this.line(line, null)),
+    ];
+    this.ledger.replaceChildren(...(lines.length ? lines : [element("li", { text: "none so far", className: "none" })]));
+    if (waiting.length === 0 && this.said.textContent.startsWith("Asked")) this.say("");
+  }
+
+  drawRate(disabled) {
+    const { slider, field, send, scale } = this.rate;
+    for (const input of [slider, field, send]) input.disabled = disabled;
+    const value = this.run.steering?.values.learning_rate ?? 1;
+    if (value === this.rate.shown) return;
+    this.rate.shown = value;
+    field.value = String(value);
+    slider.value = String(Math.round(RATE_PLACES * sliderPlace(scale, value)));
+    slider.setAttribute("aria-valuetext", String(value));
+  }
+
+  line(entry, waits) {
+    const undoable = this.run.steering?.undoable ?? [];
+    const verdict = waits ?? (entry.taken ? "taken" : `refused: ${entry.reason}`);
+    const made = element("li", { className: waits ? "waits" : entry.taken ? "taken" : "refused" });
+    if (!waits) made.append(button(`step ${entry.step}`, () => this.goTo(entry.step), { className: "at" }));
+    const undoes = entry.undoes ? "undone: " : "";
+    made.append(element("span", { text: `${undoes}${ledgerWords(entry)}`, className: "what" }),
+      element("span", { text: `${verdict}${entry.who ? `, ${entry.who}` : ""}`, className: "who" }));
+    if (!state.readOnly && !waits && undoable.includes(entry.id) && this.run.state !== "finished") {
+      const words = `Undo ${ledgerWords(entry)} of step ${entry.step}`;
+      made.append(button("Undo", () => this.ask([{ control: "undo", value: entry.id }]), { "aria-label": words }));
+    }
+    return made;
+  }
+}
+
+/** The run's state in words, with what the last event says: "training · step 40 · 812 tokens/s". */
+export function statusWords(run, duration) {
+  const words = { waiting: "waiting for the first step", training: "training", paused: "paused", stopping: "stopping",
+    finished: "finished" };
+  const step = run.last("step");
+  const parts = [words[run.state]];
+  if (step !== null) parts.push(`step ${step}`);
+  if (run.state === "training" && run.last("eta_seconds") !== null) {
+    parts.push(`${formatNumber(run.last("tokens_per_second"))} tokens/s`, `${duration(run.last("eta_seconds"))} left`);
+  }
+  return parts.join(" · ");
+}

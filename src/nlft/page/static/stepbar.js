@@ -1,0 +1,93 @@
+// The step bar: which step is shown, going through them, and what was changed at which.
+
+import { button, byId, element } from "./dom.js";
+import { formatStep, ledgerWords, nearestStep } from "./logic.js";
+import { state } from "./state.js";
+
+const PLAY_MS = 700;
+let timer = null;
+
+/** Wire up the bar. `show` draws the step at an index into the first run's steps. */
+export function watchSteps(show) {
+  const go = (index) => { play(false, show); show(index); };
+  byId("step").addEventListener("input", (event) => go(Number(event.target.value)));
+  byId("previous").addEventListener("click", () => go(state.at - 1));
+  byId("next").addEventListener("click", () => go(state.at + 1));
+  byId("latest").addEventListener("click", () => go(state.runs[0].steps.length - 1));
+  byId("play").addEventListener("click", () => play(timer === null, show));
+}
+
+function play(on, show) {
+  clearInterval(timer);
+  timer = null;
+  byId("play").textContent = on ? "Pause" : "Play";
+  if (!on) return;
+  const last = () => state.runs[0].steps.length - 1;
+  if (state.at >= last()) show(0);
+  timer = setInterval(() => {
+    show(state.at + 1);
+    if (state.at >= last()) play(false, show);
+  }, PLAY_MS);
+}
+
+/** Draw the bar; `step` is the shown one as decoded, or null where it cannot be read. */
+export function drawSteps(step) {
+  const { steps } = state.runs[0];
+  const last = steps.length - 1;
+  const words = step ? formatStep(step, state.at, steps.length)
+    : steps.length ? `step ${steps[state.at]} (${state.at + 1} of ${steps.length})` : "no step recorded yet";
+  byId("step").max = String(Math.max(last, 0));
+  byId("step").value = String(state.at);
+  byId("step").disabled = last < 1;
+  byId("step").setAttribute("aria-valuetext", words);
+  byId("where").textContent = words;
+  byId("previous").disabled = state.at <= 0;
+  byId("next").disabled = state.at >= last;
+  byId("play").disabled = last < 1;
+  const behind = last - state.at;
+  byId("latest").hidden = state.following || behind <= 0 || state.runs[0].state === "finished";
+  byId("latest").textContent = `Latest (${behind} on)`;
+}
+
+/** Draw what was changed along the bar, at the first recorded step that was trained under it. */
+export function drawMarks(show) {
+  const { steps, controls } = state.runs[0];
+  const last = Math.max(steps.length - 1, 1);
+  const taken = controls.filter((line) => line.taken);
+  byId("marks").replaceChildren(...taken.map((line) => {
+    const index = nearestStep(steps, line.step);
+    const words = `${ledgerWords(line)}, in force from step ${line.step}`;
+    const mark = button("", () => show(index), { className: "mark-at", title: words, "aria-label": words });
+    mark.style.setProperty("--at", String(index / last));
+    return mark;
+  }));
+}
+
+/** What may stand beside the first run's step: the run's own steps, and the other runs. */
+export function drawBesideChoices(change) {
+  const choose = byId("beside");
+  const choices = state.runs.map((run, index) => (
+    element("option", { value: String(index), text: index ? `run ${run.about.run}` : "another step" })));
+  choose.replaceChildren(element("option", { value: "", text: "nothing" }), ...choices);
+  choose.addEventListener("change", () => {
+    if (choose.value === "") return change(null);
+    const run = Number(choose.value);
+    const { steps } = state.runs[run];
+    return change({ run, at: run ? nearestStep(steps, state.runs[0].steps[state.at] ?? 0) : 0 });
+  });
+  byId("other-step").addEventListener("input", (event) => (
+    change({ ...state.beside, at: Number(event.target.value) })));
+}
+
+export function drawBesideBar(step) {
+  const { beside } = state;
+  byId("beside").value = beside ? String(beside.run) : "";
+  byId("beside-step").hidden = !beside;
+  if (!beside) return;
+  const { steps } = state.runs[beside.run];
+  byId("other-step").max = String(Math.max(steps.length - 1, 0));
+  byId("other-step").value = String(beside.at);
+  const words = step ? formatStep(step, beside.at, steps.length) : "no step recorded yet";
+  byId("other-step").setAttribute("aria-valuetext", words);
+  byId("other-where").textContent = words;
+}

@@ -1,0 +1,193 @@
+// A completion's tokens on the page: built once, then drawn anew where something changed; walked with the keyboard.
+
+import { byId, element, shownText } from "./dom.js";
+import { tagName, tokenFacts, verdictEffect } from "./logic.js";
+import { ratio, runsRightToLeft, strength, visibleText } from "./text.js";
+
+export const TAGS = {
+  plain: "nothing special",
+  salient: "singled out: by the judgment in a wrong completion, by the standard answer in a right one",
+  neighbour: "its hidden state is close to a salient token's",
+  gated: "weight 0, since too much of the completion is salient",
+  contradiction: "the model is sure of it, but not once it sees the standard answer",
+};
+
+const places = new WeakMap(); // token cell -> { panel, index }
+let shownCell = null;
+let changeStep = () => {};
+
+/** Where a token cell stands: {panel, index}, or undefined. */
+export const placeOf = (cell) => places.get(cell);
+
+export function strip(condition, value) {
+  const made = element("i", { className: "strip", "data-condition": condition, "aria-hidden": "true" });
+  if (value !== undefined) paintStrip(made, strength(value));
+  return made;
+}
+
+function paintStrip(made, share) {
+  made.style.setProperty("--strength", share.toFixed(3));
+}
+
+export function markTag(cell, name) {
+  cell.dataset.tag = Object.hasOwn(TAGS, name) ? name : "other";
+}
+
+/** One completion: its cells, and what they show at present. */
+export function buildTokens(example, title) {
+  const rows = example.label ? ["standard"] : ["judge", "standard"];
+  const rightToLeft = runsRightToLeft(example.tokens.join(""));
+  const group = element("div", {
+    className: "tokens", role: "listbox", "aria-orientation": "horizontal", "aria-multiselectable": "true",
+    dir: rightToLeft ? "rtl" : "ltr", "aria-label": title,
+  });
+  const panel = { example, group, rows, rightToLeft, cells: [], strips: {}, drawn: [], now: null };
+  for (const row of rows) panel.strips[row] = [];
+  example.tokens.forEach((token, index) => {
+    const strips = rows.map((row) => strip(row));
+    rows.forEach((row, at) => panel.strips[row].push(strips[at]));
+    const last = index === example.tokens.length - 1;
+    const cell = element("span", {
+      className: last ? "token end" : "token", role: "option", tabindex: index === 0 ? "0" : "-1",
+    }, shownText("bdi", token, { className: "text" }), ...strips);
+    places.set(cell, { panel, index });
+    panel.cells.push(cell);
+    panel.drawn.push({});
+    group.append(cell);
+    if (token.includes("\n")) group.append(element("br"));
+  });
+  return panel;
+}
+
+/**
+ * Show scores in a panel.
+ *
+ * now: {scores, verdict, after, changed}: the recorded verdict, the what-if's or null, and which tokens to mark as
+ * changed, or null.
+ */
+export function drawTokens(panel, now) {
+  const { scores } = now;
+  const fresh = panel.now?.scores !== scores;
+  panel.now = now;
+  panel.group.dataset.rows = panel.rows.filter((row) => scores[row]).join(" ");
+  if (fresh) drawStrips(panel, scores);
+  const verdict = now.after ?? now.verdict;
+  panel.cells.forEach((cell, index) => {
+    const name = tagName(verdict, index), changed = Boolean(now.changed?.[index]);
+    const drawn = panel.drawn[index];
+    if (drawn.name === name && drawn.changed === changed) return;
+    markTag(cell, name);
+    cell.classList.toggle("changed", changed);
+    cell.setAttribute("aria-label",
+      `${visibleText(panel.example.tokens[index])}, ${name}${changed ? ", changed" : ""}`);
+    drawn.name = name;
+    drawn.changed = changed;
+  });
+}
+
+function drawStrips(panel, scores) {
+  for (const row of panel.rows) {
+    const logp = scores[row];
+    panel.strips[row].forEach((made, index) => {
+      const share = strength(logp ? ratio(logp[index], scores.base[index]) : null);
+      if (panel.drawn[index][row] === share) return;
+      panel.drawn[index][row] = share;
+      paintStrip(made, share);
+    });
+  }
+}
+
+export function redrawTooltip() {
+  if (shownCell) showTooltip(shownCell);
+}
+
+export function showTooltip(cell) {
+  hideTooltip();
+  const { panel, index } = places.get(cell);
+  if (!panel.now) return;
+  shownCell = cell;
+  const { scores, verdict, after } = panel.now;
+  const facts = element("dl");
+  for (const [name, value] of tokenFacts(scores, verdict, after, index)) {
+    const className = name.split(" ")[0];
+    facts.append(element("div", { className }, element("dt", { text: name }), shownText("dd", value)));
+  }
+  const tooltip = byId("tooltip");
+  tooltip.replaceChildren(
+    element("p", {}, shownText("bdi", panel.example.tokens[index], { className: "text" }),
+      element("b", { text: verdictEffect(after ?? verdict, index) }),
+      element("span", { text: `${index + 1} of ${panel.cells.length}` })),
+    facts);
+  tooltip.hidden = false;
+  cell.setAttribute("aria-describedby", "tooltip");
+  cell.classList.add("shown");
+  const box = cell.getBoundingClientRect();
+  const below = box.bottom + tooltip.offsetHeight + 12 < window.innerHeight;
+  const upper = below ? box.bottom + 6 : Math.max(4, box.top - tooltip.offsetHeight - 6);
+  const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tooltip.offsetWidth - 8));
+  tooltip.style.setProperty("top", `${upper + window.scrollY}px`);
+  tooltip.style.setProperty("left", `${left + window.scrollX}px`);
+}
+
+export function hideTooltip() {
+  byId("tooltip").hidden = true;
+  shownCell?.removeAttribute("aria-describedby");
+  shownCell?.classList.remove("shown");
+  shownCell = null;
+}
+
+/** The token that a key leads to from here, or null for any other key. Up and down follow the lines as laid out. */
+function keyTarget(panel, index, key) {
+  const { cells, rightToLeft } = panel;
+  if (key === "Home") return 0;
+  if (key === "End") return cells.length - 1;
+  if (key === "ArrowLeft" || key === "ArrowRight") return index + ((key === "ArrowRight") !== rightToLeft ? 1 : -1);
+  if (key !== "ArrowUp" && key !== "ArrowDown") return null;
+  const way = key === "ArrowDown" ? 1 : -1;
+  const here = cells[index];
+  const isBeyond = (cell, from) => way * (cell.offsetTop - from.offsetTop) > from.offsetHeight / 2;
+  let next = index + way;
+  while (cells[next] && !isBeyond(cells[next], here)) next += way;
+  if (!cells[next]) return index;
+  let best = next;
+  for (let at = next; cells[at] && !isBeyond(cells[at], cells[next]); at += way) {
+    if (Math.abs(cells[at].offsetLeft - here.offsetLeft) < Math.abs(cells[best].offsetLeft - here.offsetLeft)) best = at;
+  }
+  return best;
+}
+
+function onTokenKey(event) {
+  const place = places.get(event.target);
+  if (!place || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "," || event.key === ".") return void changeStep(event.key === "." ? 1 : -1);
+  const next = keyTarget(place.panel, place.index, event.key);
+  if (next === null) return;
+  event.preventDefault();
+  const { cells } = place.panel;
+  cells[Math.max(0, Math.min(cells.length - 1, next))].focus();
+}
+
+function onTokenFocus(event) {
+  const place = places.get(event.target);
+  if (!place) return;
+  for (const cell of place.panel.cells) cell.tabIndex = cell === event.target ? 0 : -1;
+  showTooltip(event.target);
+}
+
+function onPointer(event) {
+  const cell = event.target.closest?.(".token");
+  const focused = places.has(document.activeElement) ? document.activeElement : null;
+  if (cell ?? focused) showTooltip(cell ?? focused);
+  else hideTooltip();
+}
+
+/** Wire up the tokens of all examples. `step` moves the shown step by one. */
+export function watchTokens(examples, step) {
+  changeStep = step;
+  examples.addEventListener("keydown", onTokenKey);
+  examples.addEventListener("focusin", onTokenFocus);
+  examples.addEventListener("focusout", hideTooltip);
+  examples.addEventListener("pointerover", onPointer);
+  examples.addEventListener("pointerleave", onPointer);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTooltip(); });
+}

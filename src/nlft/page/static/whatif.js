@@ -1,0 +1,209 @@
+// The what-if: every setting of the scheme as a control, and what it would make of every token, worked out here.
+
+import { button, element, factTable, onceAFrame } from "./dom.js";
+import {
+  cannotTry, readValue, recordedVerdict, sliderPlace, sliderScale, sliderValue, tryScheme, whatWouldChange,
+} from "./logic.js";
+import { prepare } from "./saliency.js";
+import { state } from "./state.js";
+import { formatNumber, formatPercent } from "./text.js";
+
+const PLACES = 500; // of a slider
+const prepared = new WeakMap(); // scores -> example for the twin
+
+function forTwin(scores, label) {
+  if (!prepared.has(scores)) prepared.set(scores, prepare({ ...scores, label }));
+  return prepared.get(scores);
+}
+
+/** The what-if's verdicts on a step's examples (null where not scored), or null: nothing tried, or it cannot be. */
+export function triedVerdicts(step, examples) {
+  if (!state.tried || !step) return null;
+  const { scheme: name, settings } = state.tried;
+  const scored = step.scores.map((scores, index) => scores && forTwin(scores, examples[index].label));
+  const whole = scored.filter(Boolean);
+  if (cannotTry(name, settings, whole)) return null;
+  const verdicts = tryScheme(name, settings, whole);
+  return scored.map((one) => (one ? verdicts[whole.indexOf(one)] : null));
+}
+
+/** The panel. `changed` is called when something else is tried; `apply` when it is to be handed to the trainer. */
+export class WhatIf {
+  constructor(root, about, changed, apply) {
+    this.about = about;
+    this.schemes = about.schemes;
+    this.changed = onceAFrame(changed);
+    this.knobs = [];
+    this.recorded = null;
+    this.chooser = element("select", { id: "try-scheme" });
+    for (const name of Object.keys(this.schemes)) this.chooser.append(element("option", { text: name, value: name }));
+    this.chooser.addEventListener("change", () => this.choose(this.chooser.value));
+    this.back = button("As recorded", () => this.reset(), { title: "Show what the run recorded" });
+    this.apply = button("Apply to the run", () => apply(state.tried), { className: "main", hidden: true });
+    this.reason = element("p", { className: "reason", role: "status" });
+    this.list = element("div", { className: "knobs" });
+    this.help = element("p", { className: "help", "aria-live": "off" });
+    this.sum = element("div", { className: "sum", role: "status", "aria-label": "What would change" });
+    root.append(
+      element("header", {}, element("h2", { text: "What if" }), this.back),
+      element("label", { className: "knob scheme" }, element("span", { text: "scheme" }), this.chooser),
+      this.reason, this.list, this.help, this.sum, this.apply);
+    this.say("");
+    root.addEventListener("focusin", (event) => this.say(event.target.closest(".knob")?.dataset.help ?? ""));
+    root.addEventListener("pointerover", (event) => {
+      const help = event.target.closest(".knob")?.dataset.help;
+      if (help) this.say(help);
+    });
+  }
+
+  say(help) {
+    this.help.textContent = help || "Move a setting: every token is tagged anew here, and the run goes on as it is.";
+  }
+
+  get now() { return state.tried ?? this.recorded; }
+
+  choose(name) {
+    const defaults = Object.fromEntries(this.schemes[name].map((control) => [control.name, control.default]));
+    const settings = name === this.recorded.scheme ? { ...defaults, ...this.recorded.settings } : defaults;
+    this.set({ scheme: name, settings });
+  }
+
+  set(tried) {
+    const same = tried && tried.scheme === this.recorded.scheme
+      && Object.entries(tried.settings).every(([name, value]) => this.recorded.settings[name] === value);
+    state.tried = same ? null : tried;
+    this.drawKnobs();
+    this.changed();
+  }
+
+  reset() { this.set(null); }
+
+  turn(name, value) {
+    this.set({ scheme: this.now.scheme, settings: { ...this.now.settings, [name]: value } });
+  }
+
+  /** Draw the panel for a step: its settings as recorded, what is tried, and what that would change. */
+  draw(step, verdicts) {
+    const examples = this.about.examples;
+    if (step) this.recorded = { scheme: step.scheme, settings: step.settings };
+    if (!this.recorded) return;
+    this.drawKnobs();
+    const scored = step ? step.scores.map((scores, i) => scores && forTwin(scores, examples[i].label)) : [];
+    this.judge(scored.filter(Boolean));
+    this.drawSum(step, scored, verdicts);
+  }
+
+  judge(scored) {
+    for (const option of this.chooser.options) {
+      const settings = Object.fromEntries(this.schemes[option.value].map((control) => [control.name, control.default]));
+      const why = cannotTry(option.value, settings, scored);
+      option.disabled = why !== null && option.value !== this.now.scheme;
+      option.title = why ?? "";
+      option.textContent = option.disabled ? `${option.value} (not to be tried here)` : option.value;
+    }
+    const why = this.schemes[this.now.scheme] ? cannotTry(this.now.scheme, this.now.settings, scored)
+      : `The run's record does not describe ${this.now.scheme}.`;
+    const others = [...this.chooser.options].filter((option) => option.disabled).map((option) => option.title);
+    this.reason.textContent = [why, ...others].filter(Boolean).join(" ");
+    for (const knob of this.knobs) knob.enable(why === null);
+  }
+
+  drawKnobs() {
+    const { scheme: name, settings } = this.now;
+    this.chooser.value = name;
+    this.back.disabled = state.tried === null;
+    if (this.drawnScheme !== name) {
+      this.drawnScheme = name;
+      this.knobs = (this.schemes[name] ?? []).map((control) => makeKnob(control, (value) => this.turn(control.name, value)));
+      this.list.replaceChildren(...this.knobs.map((knob) => knob.row));
+    }
+    for (const knob of this.knobs) {
+      const { name: setting, default: initial } = knob.control;
+      const was = name === this.recorded.scheme ? this.recorded.settings[setting] : initial;
+      knob.show(settings[setting] ?? initial, was);
+    }
+  }
+
+  drawSum(step, scored, verdicts) {
+    if (!step || !verdicts) {
+      this.sum.replaceChildren();
+      return;
+    }
+    const places = scored.flatMap((one, index) => (one ? [index] : []));
+    const recorded = places.map((index) => recordedVerdict(step.scores[index]));
+    const tried = places.map((index) => verdicts[index]);
+    const found = whatWouldChange(places.map((i) => scored[i]), recorded, tried, this.about.loss_normalization);
+    const { changed, before, after } = found;
+    const row = (name, words, pick) => [name, words(pick(before)), words(pick(after))];
+    this.sum.replaceChildren(
+      element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens re-tagged` }),
+        ` in ${changed.examples} of ${before.examples} examples; salient +${changed.gained} −${changed.lost}; `
+        + `${changed.reweighted} with another weight`),
+      factTable(["", "recorded", "what if"], [
+        row("salient tokens", formatPercent, (one) => one.salientFraction),
+        row("gated wrong samples", formatPercent, (one) => one.gatedFraction),
+        row("loss", formatNumber, (one) => one.loss),
+        row("its likelihood part", formatNumber, (one) => one.likelihood),
+        row("its unlikelihood part", formatNumber, (one) => one.unlikelihood),
+      ]));
+  }
+}
+
+/** One setting's control: {control, row, show(value, recorded), enable(on)}. */
+function makeKnob(control, turn) {
+  const label = element("span", { text: control.name });
+  const undo = button("↺", () => turn(undo.recorded), { className: "undo", "aria-label": `${control.name} as recorded` });
+  const row = element("div", { className: "knob", "data-help": `${control.name}: ${control.help}` });
+  const made = control.kind === "flag" ? flag(control, turn)
+    : control.kind === "choice" ? choice(control, turn) : number(control, turn, row);
+  row.append(element("label", { for: made.inputs[0].id }, label), ...made.inputs, undo);
+  return {
+    control, row,
+    show(value, recorded) {
+      made.show(value);
+      undo.recorded = recorded;
+      undo.hidden = value === recorded || recorded === undefined;
+      row.classList.toggle("turned", !undo.hidden);
+    },
+    enable(on) { for (const input of [...made.inputs, undo]) input.disabled = !on; },
+  };
+}
+
+function flag(control, turn) {
+  const input = element("input", { type: "checkbox", id: `knob-${control.name}` });
+  input.addEventListener("change", () => turn(input.checked));
+  return { inputs: [input], show(value) { input.checked = value; } };
+}
+
+function choice(control, turn) {
+  const input = element("select", { id: `knob-${control.name}` });
+  input.append(...control.choices.map((text) => element("option", { text, value: text })));
+  input.addEventListener("change", () => turn(input.value));
+  return { inputs: [input], show(value) { input.value = value; } };
+}
+
+function number(control, turn, row) {
+  const scale = sliderScale(control);
+  const slider = element("input", { type: "range", id: `knob-${control.name}`, min: "0", max: String(PLACES) });
+  const field = element("input", {
+    type: "text", inputmode: "decimal", className: "value", "aria-label": `${control.name}, as a number`,
+  });
+  const rounded = (value) => (control.kind === "integer" ? Math.round(value) : value);
+  slider.addEventListener("input", () => turn(rounded(sliderValue(scale, slider.valueAsNumber / PLACES))));
+  field.addEventListener("input", () => {
+    const { value, reason } = readValue(control, field.value);
+    row.classList.toggle("refused", reason !== undefined);
+    field.setCustomValidity(reason ?? "");
+    field.title = reason ?? "";
+    if (reason === undefined) turn(rounded(value));
+  });
+  field.addEventListener("change", () => { if (field.validationMessage) field.reportValidity(); });
+  return {
+    inputs: [slider, field],
+    show(value) {
+      slider.value = String(Math.round(PLACES * sliderPlace(scale, value)));
+      slider.setAttribute("aria-valuetext", String(value));
+      if (document.activeElement !== field) field.value = String(value);
+    },
+  };
+}

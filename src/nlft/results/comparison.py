@@ -1,0 +1,165 @@
+"""What a grid of arms, sizes and seeds says: shares, differences fixed beforehand, and a verdict in one sentence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nlft.results.stats import Difference, holm, questions_needed, seeded_difference, wilson
+
+PROMPTED = ("base", "few-shot")
+ALPHA = 0.05
+WORTH_HAVING = 0.03
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One arm at one size.
+
+    Attributes:
+        verdicts: (seeds, questions), whether each question was answered right; the questions in one order throughout.
+        results: what each seed took: `train_seconds`, `peak_memory_bytes`, `num_tokens`, ...
+        failed: seeds that have no result, and why.
+    """
+
+    verdicts: Sequence[Sequence[bool]]
+    results: Sequence[Mapping[str, Any]]
+    failed: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of right answers with its 95% interval: Wilson's for one seed, over seeds and questions for several."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One comparison that was fixed before the run.
+
+    Attributes:
+        corrected: the p-value after Holm's correction for all comparisons of the grid.
+        wins, losses: (seed, question) pairs that `ours` alone, and `theirs` alone, answered right.
+    """
+
+    size: int
+    ours: str
+    theirs: str
+    gap: Difference
+    corrected: float
+    wins: int
+    losses: int
+
+    @property
+    def told(self) -> bool:
+        return self.corrected < ALPHA
+
+
+Grid = Mapping[tuple[str, int], Cells]
+"""(arm, size) -> its cells; a prompted arm stands under every size."""
+
+
+def share_of(verdicts: Sequence[Sequence[bool]]) -> Share:
+    """The share of right answers over all seeds."""
+    if len(verdicts) == 1:
+        found = wilson(sum(verdicts[0]), len(verdicts[0]))
+        return Share(found.value, found.low, found.high)
+    gap = seeded_difference(verdicts, [[False] * len(verdicts[0])])
+    return Share(gap.value, gap.low, gap.high)
+
+
+def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
+    """Every pair of arms at every size where both have all their seeds, with p-values corrected for all of them."""
+    found = []
+    for size in sorted({size for _, size in grid}):
+        for ours, theirs in pairs:
+            a, b = grid.get((ours, size)), grid.get((theirs, size))
+            if not (a and b and a.verdicts and b.verdicts):
+                continue
+            if len(a.verdicts) != len(b.verdicts) and 1 not in (len(a.verdicts), len(b.verdicts)):
+                continue  # a seed is missing; the table says so
+            gaps = np.asarray(a.verdicts, dtype=int) - np.asarray(b.verdicts, dtype=int)
+            gap = seeded_difference(a.verdicts, b.verdicts)
+            found.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
+    corrected = holm([contrast.gap.p_value or 0.0 for contrast in found])
+    return [replace(contrast, corrected=p) for contrast, p in zip(found, corrected, strict=True)]
+
+
+def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str]) -> str:
+    """What to do, in one sentence, at the largest size.
+
+    A method is worth its training only if it beats the best prompt; that test is one of the fixed comparisons, or it
+    is made here and says so.
+    """
+    size = max(size for _, size in grid)
+    shares = {arm: share_of(c.verdicts) for (arm, at), c in grid.items() if at == size and c.verdicts}
+    prompts = {arm: share for arm, share in shares.items() if arm in PROMPTED}
+    trained = {arm: share for arm, share in shares.items() if arm not in PROMPTED}
+    if not trained or not prompts:
+        return "Nothing to compare: a trained method or a prompted base is missing."
+    prompt = max(prompts, key=lambda arm: prompts[arm].value)
+    best = max(trained, key=lambda arm: trained[arm].value)
+    gap = _gap(grid, found, best, prompt, size)
+    questions = len(grid[best, size].verdicts[0])
+    if gap.value <= 0 and gap.high < WORTH_HAVING:
+        return f"No method beat prompting ({titles[prompt]}, {shares[prompt]}): don't fine-tune on this."
+    if gap.low <= 0:
+        needed = questions_needed(gap, questions, max(abs(gap.value), WORTH_HAVING))
+        return (
+            f"Too few test questions to tell: {titles[best]} is {gap} over {titles[prompt]}; "
+            f"you need about {needed} (there are {questions})."
+        )
+    rivals = _rivals(grid, found, best, trained, size)
+    line = f"Train with {titles[best]}: {shares[best]}, {gap} over {titles[prompt]}"
+    if rivals:
+        return f"{line}; it cannot be told from {', '.join(titles[arm] for arm in rivals)}."
+    return f"{line}, and more than every other method."
+
+
+def _rivals(grid: Grid, found: Sequence[Contrast], best: str, trained: Mapping[str, Share], size: int) -> list[str]:
+    return [arm for arm in trained if arm != best and _gap(grid, found, best, arm, size).low <= 0]
+
+
+def _gap(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> Difference:
+    for contrast in found:
+        if (contrast.ours, contrast.theirs, contrast.size) == (ours, theirs, size):
+            return contrast.gap
+    return seeded_difference(grid[ours, size].verdicts, grid[theirs, size].verdicts)
+
+
+def table(grid: Grid, titles: Mapping[str, str]) -> str:
+    """Arms by sizes, as Markdown; what a cell took is that of its seeds' mean."""
+    sizes = sorted({size for _, size in grid})
+    head = ["", *(f"{size} examples" for size in sizes), "train", "peak memory", "tokens trained"]
+    rows = [head]
+    for arm in dict.fromkeys(arm for arm, _ in grid):
+        cells = [grid.get((arm, size)) for size in sizes]
+        rows.append([titles[arm], *map(_shown, cells), *_costs(cells)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _shown(cells: Cells | None) -> str:
+    if cells is None:
+        return ""
+    failed = f"{len(cells.failed)} failed: {next(iter(cells.failed.values()))[:60]}" if cells.failed else ""
+    return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", failed]).strip()
+
+
+def _costs(cells: Sequence[Cells | None]) -> list[str]:
+    """Time, memory and tokens at the largest size that has them."""
+    for cell in reversed(cells):
+        if cell and cell.results:
+            seconds = np.mean([r["train_seconds"] for r in cell.results])
+            memory = max(r["peak_memory_bytes"] for r in cell.results) / 2**30
+            tokens = np.mean([r.get("num_tokens") or 0 for r in cell.results])
+            return [f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]
+    return ["", "", ""]

@@ -1,0 +1,146 @@
+"""A comparison as one HTML file without scripts: verdict, curves, table, contrasts, small enough to mail."""
+
+import html
+from collections.abc import Mapping, Sequence
+from math import log
+from typing import Any
+
+Report = Mapping[str, Any]
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 56, 40, 12, 16
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  background: light-dark(#fff, #15171a); color: light-dark(#1b1f24, #e6e8eb); }
+h1 { font-size: 1.5rem; } .verdict { font-size: 1.2rem; border-left: 4px solid #3572b0; padding-left: 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .7rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+tr { border-bottom: 1px solid light-dark(#ddd, #333); } .failed { color: light-dark(#b02a2a, #ff8a80); }
+svg { width: 100%; height: auto; } svg text { fill: currentColor; font-size: 12px; }
+.grid { stroke: light-dark(#ddd, #333); } .scroll { overflow-x: auto; }
+"""
+# Okabe and Ito's colours, told apart by the colour-blind too.
+_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#8a6d00"]
+
+
+def page(report: Report) -> str:
+    """The whole page. Everything in it that a user or a model wrote is escaped."""
+    body = [
+        f"<h1>Comparison: {_text(report['model'])}</h1>",
+        f'<p class="verdict">{_text(report["verdict"])}</p>',
+        f"<p>{report['questions']} test questions; seeds {_text(', '.join(map(str, report['settings']['seeds'])))}. "
+        "Every method had the same examples, prompt, LoRA shape, grader and number of steps. Intervals are 95%.</p>",
+        curves(report),
+        '<div class="scroll">' + _arms(report) + "</div>",
+        "<h2>Comparisons, fixed before the run</h2>",
+        '<div class="scroll">' + _contrasts(report) + "</div>",
+    ]
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>nlft compare</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def curves(report: Report) -> str:
+    """Share of right answers against number of examples, as SVG, with whiskers over the interval."""
+    sizes = sorted({arm["size"] for arm in report["arms"]})
+    shown = [arm for arm in report["arms"] if arm["share"]]
+    top = max((arm["share"]["high"] for arm in shown), default=1.0)
+    top = min(1.0, (int(top * 10) + 1) / 10)
+    names = list(dict.fromkeys(arm["arm"] for arm in shown))
+    parts = [_axes(sizes, top)]
+    for index, name in enumerate(names):
+        points = [
+            (_x(arm["size"], sizes) + 5 * (index - len(names) / 2), arm["share"])
+            for arm in sorted(shown, key=lambda arm: arm["size"])
+            if arm["arm"] == name
+        ]
+        parts.append(_curve(points, top, _COLOURS[index % len(_COLOURS)], dashed=index >= len(_COLOURS)))
+    titles = {arm["arm"]: arm["title"] for arm in shown}
+    legend = "".join(
+        f'<span><svg viewBox="0 0 12 12" style="width:.8em"><circle cx="6" cy="6" r="5" '
+        f'fill="{_COLOURS[i % len(_COLOURS)]}"/></svg> {_text(titles[name])}</span> '
+        for i, name in enumerate(names)
+    )
+    label = "Share of right answers against number of examples"
+    return (
+        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+        f"<figcaption>{legend}</figcaption></figure>"
+    )
+
+
+def _axes(sizes: Sequence[int], top: float) -> str:
+    parts = []
+    for step in range(6):
+        y, value = _y(top * step / 5, top), top * step / 5
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.0%}</text>')
+    for size in sizes:
+        parts.append(f'<text x="{_x(size, sizes):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{size}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return "".join([*parts, f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">training examples</text>'])
+
+
+def _curve(points: Sequence[tuple[float, Mapping[str, float]]], top: float, colour: str, *, dashed: bool) -> str:
+    line = " ".join(f"{x:.1f},{_y(share['value'], top):.1f}" for x, share in points)
+    dash = ' stroke-dasharray="5 4"' if dashed else ""
+    parts = [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>']
+    for x, share in points:
+        low, high = _y(share["low"], top), _y(min(share["high"], top), top)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{_y(share["value"], top):.1f}" r="4" fill="{colour}"/>')
+    return "".join(parts)
+
+
+def _x(size: int, sizes: Sequence[int]) -> float:
+    """Sizes stand by their logarithm."""
+    inner = WIDTH - LEFT - RIGHT - 80
+    if len(sizes) == 1:
+        return LEFT + 40 + inner / 2
+    return LEFT + 40 + inner * log(size / sizes[0]) / log(sizes[-1] / sizes[0])
+
+
+def _y(value: float, top: float) -> float:
+    return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / top
+
+
+def _arms(report: Report) -> str:
+    rows = []
+    for arm in report["arms"]:
+        share = arm["share"]
+        shown = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" if share else ""
+        failed = "; ".join(f"seed {seed}: {why}" for seed, why in arm["failed"].items())
+        results = arm["results"]
+        seconds = f"{sum(r['train_seconds'] for r in results) / len(results):.0f} s" if results else ""
+        memory = f"{max(r['peak_memory_bytes'] for r in results) / 2**30:.1f} GiB" if results else ""
+        tokens = f"{sum(r.get('num_tokens') or 0 for r in results) / len(results):,.0f}" if results else ""
+        cells = [arm["title"], str(arm["size"]), shown, seconds, memory, tokens]
+        row = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
+        rows.append(f'<tr>{row}<td class="failed">{_text(failed)}</td></tr>')
+    head = ("method", "examples", "right [95%]", "train", "peak memory", "tokens trained", "")
+    return _table(head, rows)
+
+
+def _contrasts(report: Report) -> str:
+    titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
+    rows = []
+    for c in report["contrasts"]:
+        gap = c["gap"]
+        points = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+        told = "yes" if c["told"] else "no"
+        cells = [titles[c["ours"]], titles[c["theirs"]], str(c["size"]), points, f"{c['corrected']:.3f}"]
+        cells += [f"{c['wins']} / {c['losses']}", told]
+        rows.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
+    head = ("method", "against", "examples", "points [95%]", "p (Holm)", "won / lost", "can be told")
+    return _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}</table>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,139 @@
+"""Work in stages, in one folder: each leaves a file, and is not repeated once that is there."""
+
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nlft import __version__
+from nlft import tune_stages as stages
+from nlft.errors import NLFTError, UserError, display_path
+from nlft.progress import quiet_libraries
+from nlft.training.run_dir import write_whole
+from nlft.tune_settings import TuneSettings
+
+Stage = tuple[str, str, Callable[[], None]]
+"""(title, the file that shows that it is done, what to do)."""
+
+
+class Staged:
+    """A folder, the settings that it was made with, and the stages from a file to a dataset in it."""
+
+    may_grow: ClassVar[tuple[str, ...]] = ()  # settings that a later run in the same folder may have otherwise
+
+    def __init__(self, file: Path | str, model: dict[str, Any], settings: TuneSettings) -> None:
+        """
+        Args:
+            file: questions with standard answers, or examples.
+            model: fields of `ModelSettings`, `model_name_or_path` among them.
+        """
+        self.file = str(file)
+        self.model = model
+        self.settings = settings
+        self.folder = Path(settings.output_dir)
+
+    def data_stages(self) -> list[Stage]:
+        """From the file to examples.jsonl and test.jsonl."""
+        judging = partial(stages.judge, self.folder, self.job())
+        return [
+            ("questions for training and for the test", "test.jsonl", partial(stages.split, self.folder, self.job())),
+            ("the model's answers", "sampled.jsonl", self.own_process(stages.sample)),
+            (
+                "judgments",
+                "judged.jsonl",
+                judging if self.settings.judge == "rules" else self.own_process(stages.judge),
+            ),
+            ("the dataset", "examples.jsonl", partial(stages.build, self.folder, self.job())),
+        ]
+
+    def run_stages(self, work: list[Stage]) -> None:
+        """Do what is not done yet.
+
+        Raises:
+            UserError: a stage finds the input wrong.
+            NLFTError: a stage failed; those before it are kept.
+        """
+        for number, (title, done, function) in enumerate(work, start=1):
+            title = f"[{number}/{len(work)}] {title}"
+            if (self.folder / done).exists():
+                print(f"{title}: done before", file=sys.stderr)
+                continue
+            print(title, file=sys.stderr)
+            start = time.monotonic()
+            function()
+            print(f"      {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+    def job(self) -> dict[str, Any]:
+        """What a stage needs to know; a process of its own gets it as plain data."""
+        return {"file": self.file, "model": self.model, "settings": asdict(self.settings)}
+
+    def claim(self) -> None:
+        """Make the folder ours, or refuse it if it holds a run with other settings: its stages would be mixed up.
+
+        Raises:
+            UserError: it names the settings that differ.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mine = json.loads(json.dumps({"nlft": __version__, **self.job()}, default=str))
+        for name in self.may_grow:
+            del mine["settings"][name]
+        path = self.folder / "settings.json"
+        if not path.exists():
+            write_whole(path, json.dumps(mine, indent=1).encode())
+            return
+        theirs = json.loads(path.read_text())
+        if theirs != mine:
+            raise UserError(
+                f"{display_path(self.folder)}: holds a run with other settings ({_differing(mine, theirs)}).\n"
+                "  Remove it, or choose another --output_dir."
+            )
+
+    def own_process(self, function: Callable[..., None], *args: Any) -> Callable[[], None]:
+        """The function in a process of its own, so that its peak memory is its own."""
+
+        def run() -> None:
+            process = _processes().Process(target=_quietly, args=(function, self.folder, self.job(), *args))
+            process.start()
+            try:
+                process.join()
+            except BaseException:
+                process.terminate()
+                process.join()
+                raise
+            if process.exitcode:
+                kind = UserError if process.exitcode == 2 else NLFTError
+                raise kind(f"stage {function.__name__} stopped; see above.\n  What is done is kept: run it again.")
+
+        return run
+
+
+def _processes() -> Any:
+    """Where stages are started: from a server that has imported what all of them need, once, and runs nothing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nlft.training.feedback_baselines", "nlft.results.evaluate"])
+    return context
+
+
+def _quietly(function: Callable[..., None], *args: Any) -> None:
+    """Run in a child process as the command does: no library's chatter, errors as messages, exit codes."""
+    quiet_libraries()
+    try:
+        function(*args)
+    except NLFTError as error:
+        print(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The first settings that are not the same, by name."""
+    names = [name for name in ("nlft", "file", "model") if mine.get(name) != theirs.get(name)]
+    others = theirs.get("settings", {})
+    names += [name for name, value in mine["settings"].items() if others.get(name) != value]
+    return ", ".join(names[:5])

@@ -1,0 +1,240 @@
+"""What can be changed while a run trains: the controls as data, what is refused and why, and what a request does.
+
+Pure, and without torch: the page's server asks `check` before it writes a request, the trainer asks it again before
+it takes one, and both read where the controls stand from run.yaml and controls.jsonl with `state_of`.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from nlft.config import range_of
+
+Kind = Literal["number", "integer", "choice", "flag", "action", "request"]
+SALIENCY = "saliency."
+_KINDS: dict[type[Any], Kind] = {bool: "flag", int: "integer", float: "number"}
+
+
+@dataclass(frozen=True)
+class Control:
+    """One thing that can be set or asked for.
+
+    Attributes:
+        kind: what its value is; an `action` has none (null), and a `request` is a taken request's id.
+        low, high: of numbers, both included; None for no bound.
+        choices: of a `choice`; None where they depend on the run (`scheme`).
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: list[str] | None = None
+    default: Any = None
+
+
+_CONTROLS = [
+    Control("learning_rate", "number", "Factor on the schedule's learning rate.", low=0, high=10, default=1.0),
+    Control("scheme", "choice", "Saliency scheme; its conditions are scored from the next step on."),
+    Control("pause", "action", "Wait before the next step; save and stop still work."),
+    Control("resume", "action", "Go on after a pause."),
+    Control("save", "action", "Write a checkpoint now."),
+    Control("evaluate", "action", "Compute the loss on the held-out examples now."),
+    Control("stop", "action", "End the training here and write the adapter."),
+    Control("undo", "request", "Set what a taken request changed back to what it was."),
+]
+CONTROLS = {control.name: control for control in _CONTROLS}
+
+# Without these the same steps give the same weights, so neither a resume nor a replay takes them again.
+WITHOUT_EFFECT_ON_WEIGHTS = frozenset({"pause", "resume", "save", "evaluate"})
+_OPPOSITE = {"pause": "resume", "resume": "pause"}
+
+
+@dataclass(frozen=True)
+class ControlState:
+    """Where a run's controls stand.
+
+    Attributes:
+        values: `learning_rate`, `scheme`, `pause` (bool), and every scheme's settings as `saliency.FIELD`; the
+            fields of different schemes have different names.
+        schemes: each scheme's settings.
+        conditions: what each scheme needs scored, of `standard` and `judge`.
+        scorable: what can be scored.
+        unavailable: controls that this run cannot offer, and why.
+        taken: the taken requests by id, as controls.jsonl has them.
+    """
+
+    values: Mapping[str, Any]
+    schemes: Mapping[str, list[Control]]
+    conditions: Mapping[str, list[str]]
+    scorable: list[str]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> str:
+        return str(self.values["scheme"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The active scheme's settings by field name."""
+        return {control.name: self.values[SALIENCY + control.name] for control in self.schemes[self.scheme]}
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.values["pause"])
+
+
+def describe(settings: type[Any]) -> list[Control]:
+    """A settings dataclass as controls; help, range and default come from its fields alone."""
+    hints = get_type_hints(settings, include_extras=True)
+    return [_described(f.name, hints[f.name], f.default, f.metadata.get("help", "")) for f in fields(settings)]
+
+
+def _described(name: str, hint: Any, default: Any, help: str) -> Control:
+    if get_origin(hint) is Literal:
+        return Control(name, "choice", help, choices=list(get_args(hint)), default=default)
+    limit, plain = range_of(hint), getattr(hint, "__origin__", hint)
+    low, high = (None, None) if limit is None else (_bound(limit.low), _bound(limit.high))
+    return Control(name, _KINDS[plain], help, low=low, high=high, default=default)
+
+
+def _bound(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def steering_record(
+    schemes: Mapping[str, type[Any]],
+    conditions: Mapping[str, list[str]],
+    scorable: list[str],
+    unavailable: Mapping[str, str],
+) -> dict[str, Any]:
+    """What run.yaml says for `state_of`, besides `scheme` and `saliency`."""
+    return {
+        "schemes": {name: [asdict(control) for control in describe(kind)] for name, kind in schemes.items()},
+        "conditions": dict(conditions),
+        "scorable": scorable,
+        "unavailable": dict(unavailable),
+    }
+
+
+def state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> ControlState | None:
+    """Where the controls stand, or None for a run that takes no requests (`nlft sft`).
+
+    Args:
+        settings: run.yaml.
+        lines: `RunDir.controls()`.
+    """
+    if "schemes" not in settings:
+        return None
+    schemes = {name: [Control(**c) for c in found] for name, found in settings["schemes"].items()}
+    values: dict[str, Any] = {"learning_rate": 1.0, "scheme": settings["scheme"], "pause": False}
+    values |= {SALIENCY + c.name: c.default for found in schemes.values() for c in found}
+    values |= {SALIENCY + name: value for name, value in settings["saliency"].items()}
+    state = ControlState(
+        values, schemes, settings["conditions"], settings["scorable"], settings.get("unavailable") or {}
+    )
+    for line in lines:
+        state = after(state, line)
+    return state
+
+
+def after(state: ControlState, line: Mapping[str, Any]) -> ControlState:
+    """The state when a line of controls.jsonl is in force; a refused request changes nothing."""
+    if not line["taken"]:
+        return state
+    values, control = dict(state.values), line["control"]
+    if control in _OPPOSITE:
+        values["pause"] = control == "pause"
+    elif control in values:
+        values[control] = line["new"]
+    return replace(state, values=values, taken={**state.taken, line["id"]: dict(line)})
+
+
+def controls_of(state: ControlState) -> list[Control]:
+    """Every control of this run with its choices; the active scheme's settings are among them."""
+    own = [replace(control, name=SALIENCY + control.name) for control in state.schemes[state.scheme]]
+    found = [control for control in CONTROLS.values() if control.name not in state.unavailable]
+    return [replace(c, choices=list(state.schemes)) if c.name == "scheme" else c for c in found] + own
+
+
+def check(control: str, value: Any, state: ControlState) -> str | None:
+    """Why the request cannot be taken as things stand, in a sentence without its full stop; None if it can."""
+    if control == "undo":
+        return _check_undo(value, state)
+    if control in state.unavailable:
+        return state.unavailable[control]
+    known = {c.name: c for c in controls_of(state)}
+    if control not in known:
+        return _unknown(control, state)
+    if control in _OPPOSITE and state.paused == (control == "pause"):
+        return "the run is paused already" if state.paused else "the run is not paused"
+    wrong = _wrong_value(known[control], value)
+    if wrong is None and control == "scheme":
+        missing = [c for c in state.conditions[value] if c not in state.scorable]
+        if missing:
+            return f"scheme {value} needs {' and '.join(missing)}, which this run's examples have no prompts for"
+    return wrong
+
+
+def _check_undo(value: Any, state: ControlState) -> str | None:
+    line = state.taken.get(value) if isinstance(value, str) else None
+    if line is None:
+        return "no taken request has this id"
+    if not can_undo(line):
+        return f"{line['control']} cannot be undone"
+    return check(*resolve("undo", value, state), state)
+
+
+def _unknown(control: str, state: ControlState) -> str:
+    name = control.removeprefix(SALIENCY)
+    owner = next((s for s, found in state.schemes.items() if any(c.name == name for c in found)), None)
+    if control.startswith(SALIENCY) and owner is not None:
+        return f"{name} is a setting of scheme {owner}, and {state.scheme} is active"
+    return f"there is no control {control[:80]!r}"
+
+
+def _wrong_value(control: Control, value: Any) -> str | None:
+    kind = control.kind
+    if kind == "action":
+        return None if value is None else f"{control.name} takes no value"
+    if kind == "choice":
+        return None if value in (control.choices or []) else f"choose one of {', '.join(control.choices or [])}"
+    if kind == "flag":
+        return None if isinstance(value, bool) else "give true or false"
+    if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else int | float):
+        return "give a whole number" if kind == "integer" else "give a number"
+    low = -math.inf if control.low is None else control.low
+    high = math.inf if control.high is None else control.high
+    if low <= value <= high and abs(value) < sys.float_info.max:  # neither infinite nor an integer beyond floats
+        return None
+    if control.high is None:
+        return f"give {low:g} or more"
+    return f"give {low:g} to {high:g}" if control.low is not None else f"give {high:g} or less"
+
+
+def can_undo(line: Mapping[str, Any]) -> bool:
+    """Whether a line of controls.jsonl has something that can be set back."""
+    return bool(line["taken"]) and line["control"] not in ("save", "evaluate", "stop")
+
+
+def resolve(control: str, value: Any, state: ControlState) -> tuple[str, Any]:
+    """The control that a request sets, and to what: itself, but for an undo. `check` has passed it."""
+    if control == "undo":
+        line = state.taken[value]
+        opposite = _OPPOSITE.get(line["control"])
+        return (opposite, None) if opposite else (line["control"], line["old"])
+    known = {c.name: c for c in controls_of(state)}
+    if control in known and known[control].kind == "number" and isinstance(value, int):
+        value = float(value)
+    return control, value
+
+
+def outcome(control: str, value: Any, state: ControlState) -> tuple[Any, Any]:
+    """`old` and `new` of a resolved control, as controls.jsonl records them."""
+    if control in _OPPOSITE:
+        return state.paused, control == "pause"
+    return state.values.get(control), value

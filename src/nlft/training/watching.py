@@ -1,0 +1,282 @@
+"""The watched examples: which they are, what the model makes of their tokens as it trains, and how that is written."""
+
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import evaluating, score_batch
+from nlft.core.conditions import EncodedExample, prompt_text
+from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
+from nlft.data.records import Example
+from nlft.errors import UserError
+from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+
+WAITING = 16  # snapshots that wait for the disk, at most
+LAST_WAIT_SECONDS = 10.0  # for the disk, once training is over
+
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    """Scores the watched examples before the first step, every so many steps, and after the last one.
+
+    Those are the model's scores at that step under every condition, in eval mode and without gradient; they cost
+    forward passes of their own, whose time `seconds` adds up. In between, `collect` takes what a batch has scored
+    of watched examples anyway. A scheme that asks the model nothing leaves nothing to show.
+    """
+
+    def __init__(self, run: RunDir, trainer: Any, watched: list[EncodedExample], shown: list[WatchedExample]) -> None:
+        """
+        Args:
+            trainer: an `NLFTTrainer`; its scheme, settings and builder are those of the step at hand.
+            shown: the same examples as the map shows them.
+        """
+        self.run, self.trainer, self.watched, self.shown = run, trainer, watched, shown
+        self.seconds = 0.0
+        self._index = {example.id: index for index, example in enumerate(watched)}
+        self._in_batch: dict[int, Tensor] = {}
+        self._last_step = -1
+        self._writer = BackgroundWriter()
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        self._last_step = -1
+        self._in_batch.clear()
+        if state.is_world_process_zero:
+            self._writer.submit(lambda: self.run.write_watched(self.shown))
+        self._score_all(state, model)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        self._write_batch(state)
+        if args.watch_every and state.global_step % args.watch_every == 0:
+            self._score_all(state, model)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        self._score_all(state, model)
+        self._writer.finish()
+
+    def collect(self, examples: Sequence[EncodedExample], conditions: ConditionLogprobs, weights: TokenWeights) -> None:
+        """Keep what a batch says of watched examples, on its device: nothing here waits for it.
+
+        Args:
+            examples: the batch's, row by row.
+        """
+        if conditions.standard is None and conditions.judge is None:
+            return
+        for row, example in enumerate(examples):
+            index = self._index.get(example.id)
+            if index is not None:
+                self._in_batch[index] = _packed(conditions, weights, row, len(example.completion))
+
+    def _write_batch(self, state: TrainerState) -> None:
+        """Write what the step's batches have scored; it is the model's view before the step."""
+        found, self._in_batch = self._in_batch, {}
+        step, arrays = state.global_step - 1, _to_arrays(found)
+        if self.trainer.args.world_size > 1:  # an example is in one rank's batch, and the main process writes
+            arrays = {index: array for part in gather_object([arrays]) for index, array in part.items()}
+        if not arrays or step == self._last_step or not state.is_world_process_zero:
+            return
+        needs = self.trainer.needs
+        scores = [
+            _unpacked(arrays[index], needs, example) if index in arrays else None
+            for index, example in enumerate(self.watched)
+        ]
+        self._submit(step, state, scores, whole=False)
+
+    def _score_all(self, state: TrainerState, model: Any) -> None:
+        if state.global_step == self._last_step or not self.trainer.needs & {"standard", "judge"}:
+            return
+        start = time.monotonic()
+        self._last_step = state.global_step
+        scores = [self._score(model, example) for example in self.watched]
+        if state.is_world_process_zero:
+            self._submit(state.global_step, state, scores, whole=True)
+        self.seconds += time.monotonic() - start
+
+    @torch.no_grad()
+    def _score(self, model: Any, example: EncodedExample) -> TokenScores:
+        # Alone, at its own length: another batch's padding would move a bf16 score.
+        needs = self.trainer.needs
+        builder = BatchBuilder(self.trainer.builder.pad_token_id, needs=needs, targets=False)
+        device = next(model.parameters()).device
+        features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
+        with evaluating(model):
+            conditions = score_batch(model, builder.batch(features), needs).conditions
+        weights = self.trainer.scheme.weigh(conditions, self.trainer.saliency)
+        packed = _packed(conditions, weights, 0, len(example.completion))
+        return _unpacked(packed.cpu().numpy(), needs, example)
+
+    def _submit(self, step: int, state: TrainerState, scores: Sequence[TokenScores | None], *, whole: bool) -> None:
+        settings = self.trainer.saliency
+        snapshot = Snapshot(
+            step=step,
+            epoch=float(state.epoch or 0),
+            scheme=self.trainer.scheme.name,
+            settings={name: getattr(settings, name) for name in settings.__dataclass_fields__},
+            tag_names=TAG_NAMES,
+            scores=list(scores),
+            whole=whole,
+        )
+        self._writer.submit(lambda: self.run.store_snapshot(snapshot))
+
+
+class BackgroundWriter:
+    """Writes in a thread of its own, in order: training never waits for this disk, and its trouble is one warning."""
+
+    def __init__(self, waiting: int = WAITING) -> None:
+        self._queue: queue.Queue[Callable[[], None]] = queue.Queue(waiting)
+        self._thread: threading.Thread | None = None
+        self._trouble: OSError | None = None
+        self._dropped = 0
+        self._warned = False
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Have `write` called soon, or never if too much is waiting already; what it raises, OSError alone, is told
+        by a later call."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="saliency map", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait(write)
+        except queue.Full:
+            self._dropped += 1
+        self._tell()
+
+    def finish(self, seconds: float = LAST_WAIT_SECONDS) -> None:
+        """Wait until all is written, but no longer than so many seconds."""
+        until = time.monotonic() + seconds
+        while self._queue.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+        self._dropped += self._queue.unfinished_tasks
+        self._tell()
+
+    def _work(self) -> None:
+        while True:
+            write = self._queue.get()
+            try:
+                write()
+            except OSError as error:
+                self._trouble = error
+            finally:
+                self._queue.task_done()
+
+    def _tell(self) -> None:
+        if self._warned or not (self._trouble or self._dropped):
+            return
+        self._warned = True
+        why = str(self._trouble) if self._trouble else "the disk is too slow for it"
+        warnings.warn(f"could not write all of the saliency map: {why}; training goes on.", stacklevel=3)
+
+
+def _packed(conditions: ConditionLogprobs, weights: TokenWeights, row: int, length: int) -> Tensor:
+    """All that is kept of one sample in one float32 tensor (length, 6 or 23): one transfer from the device."""
+    columns = [
+        conditions.base,
+        conditions.base if conditions.standard is None else conditions.standard,
+        conditions.base if conditions.judge is None else conditions.judge,
+        weights.likelihood,
+        weights.unlikelihood,
+        weights.tag,
+    ]
+    stacked = torch.stack([column[row, :length].detach().float() for column in columns], 1)
+    if conditions.band is None:
+        return stacked
+    return torch.cat([stacked, conditions.band[row, :length].float()], 1)
+
+
+def _to_arrays(packed: dict[int, Tensor]) -> dict[int, NDArray[np.float32]]:
+    if not packed:
+        return {}
+    whole = torch.cat(list(packed.values())).cpu().numpy()
+    ends = np.cumsum([len(tensor) for tensor in packed.values()])[:-1]
+    return dict(zip(packed, np.split(whole, ends), strict=True))
+
+
+def _unpacked(array: NDArray[np.float32], needs: frozenset[str], example: EncodedExample) -> TokenScores:
+    base, standard, judge, likelihood, unlikelihood, tag = np.ascontiguousarray(array[:, :6].T)
+    return TokenScores(
+        base=base,
+        standard=standard if "standard" in needs else None,
+        judge=judge if "judge" in needs and not example.label else None,
+        likelihood=likelihood,
+        unlikelihood=unlikelihood,
+        tag=tag.astype(np.uint8),
+        band=array[:, 6:].astype(np.float16) if array.shape[1] > 6 else None,
+    )
+
+
+def choose_watched(examples: list[Example], count: int, ids: Sequence[str] = ()) -> list[int]:
+    """Which examples to watch: those named, then wrong and right ones in turn as they come in the file.
+
+    Args:
+        count: how many in all, unless more are named.
+
+    Raises:
+        UserError: an id is no example's.
+    """
+    places = {str(example.id): place for place, example in enumerate(examples)}
+    unknown = [name for name in ids if name not in places]
+    if unknown:
+        raise UserError(f"--watch_ids {' '.join(unknown)}: no example has this id.\n  Give ids of the file's examples.")
+    named = {places[name] for name in ids}
+    count = max(0, count - len(named))
+    wrong = [i for i, e in enumerate(examples) if not e.label and i not in named]
+    right = [i for i, e in enumerate(examples) if e.label and i not in named]
+    halves = min(len(right), count - min(len(wrong), (count + 1) // 2))
+    return sorted([*named, *wrong[: count - halves], *right[:halves]])
+
+
+def watched_example(example: Example, encoded: EncodedExample, tokenizer: Any) -> WatchedExample:
+    """An example as the map shows it."""
+    return WatchedExample(
+        id=example.id,
+        label=example.label,
+        prompt=prompt_text(example.prompt),
+        answer=example.answer,
+        judgment=example.judgment,
+        tokens=token_texts(tokenizer, encoded.completion),
+    )
+
+
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Each token as it adds to the text so far; joined they read as the completion.
+
+    A character of several byte-level tokens is shown at the token that completes it.
+    """
+    texts: list[str] = []
+    shown = 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
+        whole = len(text) if end == len(ids) else len(text.rstrip("\ufffd"))
+        texts.append(text[shown : max(shown, whole)])
+        shown = max(shown, whole)
+    return texts

@@ -1,0 +1,213 @@
+"""`nlft compare`: the grid on a tiny model, and what the statistics make of made-up grids."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+import tiny
+from nlft import tune_stages as stages
+from nlft.compare import Compare, CompareSettings
+from nlft.data.collect import SamplingSettings
+from nlft.data.records import Example, Question
+from nlft.demo import write_problems
+from nlft.errors import UserError
+from nlft.results.arms import ARMS, with_shots, with_shuffled_judgments
+from nlft.results.comparison import Cells, contrasts, table, verdict
+from nlft.results.comparison_page import page
+
+TITLES = {name: arm.title for name, arm in ARMS.items()}
+
+
+def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> Cells:
+    rng = np.random.default_rng(seed)
+    rows = [[bool(x) for x in rng.permutation(np.arange(questions) < share * questions)] for _ in range(seeds)]
+    result = {"train_seconds": 10.0, "peak_memory_bytes": 2**31, "num_tokens": 1000}
+    return Cells(rows, [result] * seeds, {})
+
+
+def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
+    grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, seed=1), ("nlft", 50): cells(0.3, seed=2)}
+    found = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
+    said = verdict(grid, found, TITLES)
+    assert said.startswith("Train with SFT on answers: 60.0%")
+    assert "points [" in said
+    assert said.endswith("and more than every other method.")
+
+
+def test_prompting_wins_where_nothing_beats_it():
+    grid = {("base", 50): cells(0.7, 1), ("few-shot", 50): cells(0.5, seed=3), ("nlft", 50): cells(0.4, seed=1)}
+    assert "don't fine-tune" in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES)
+
+
+def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
+    grid = {("base", 50): cells(0.4, 1, 20), ("nlft", 50): cells(0.5, 1, 20, seed=1)}
+    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES)
+    assert said.startswith("Too few test questions to tell")
+    assert "you need about" in said
+
+
+def test_comparisons_are_corrected_for_all_of_them():
+    grid = {(name, 50): cells(0.3 + 0.02 * at, seed=at) for at, name in enumerate(["base", "sft-answer", "nlft"])}
+    one = contrasts(grid, [("nlft", "base")])
+    two = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
+    assert one[0].corrected == one[0].gap.p_value
+    assert two[0].corrected >= one[0].corrected
+    assert two[0].wins - two[0].losses == pytest.approx(two[0].gap.value * 400)
+
+
+def test_a_failed_seed_is_in_the_table_and_out_of_the_comparisons():
+    whole, broken = cells(0.5), cells(0.4)
+    broken = Cells(broken.verdicts[:1] * 0, broken.results, {1: "out of memory"})
+    grid = {("base", 50): whole, ("nlft", 50): broken}
+    assert "1 failed: out of memory" in table(grid, TITLES)
+    assert contrasts(grid, [("nlft", "base")]) == []
+
+
+def test_the_page_shows_what_a_model_wrote_as_text():
+    report = {
+        "model": "<script>alert(1)</script>",
+        "verdict": "a < b",
+        "questions": 3,
+        "settings": {"seeds": [0]},
+        "arms": [
+            {
+                "arm": "nlft", "title": "NLFT", "size": 5, "failed": {"0": "<b>"},
+                "share": {"value": 0.5, "low": 0.4, "high": 0.6},
+                "results": [{"train_seconds": 1, "peak_memory_bytes": 2**30, "num_tokens": 7}],
+            }
+        ],
+        "contrasts": [],
+    }  # fmt: skip
+    made = page(report)
+    assert "<script>alert" not in made
+    assert "&lt;script&gt;" in made
+    assert "&lt;b&gt;" in made
+    assert "<polyline" in made
+
+
+def test_shuffled_judgments_are_all_there_and_none_in_its_place():
+    examples = [Example(n, "q", "c", n % 3 == 0, "a", None if n % 3 == 0 else f"judgment {n}") for n in range(12)]
+    moved = with_shuffled_judgments(examples, 4)
+    wrong = [at for at, e in enumerate(examples) if not e.label]
+    assert sorted(moved[at].judgment for at in wrong) == sorted(examples[at].judgment for at in wrong)
+    assert all(moved[at].judgment != examples[at].judgment for at in wrong)
+    assert [moved[at] for at in range(12) if at not in wrong] == [examples[at] for at in range(12) if at not in wrong]
+
+
+def test_shots_are_the_answers_as_earlier_turns_one_a_prompt():
+    examples = [Example(n, f"q{n // 2}", "c", True, f"a{n // 2}") for n in range(8)]
+    made = with_shots([Question("t", "last?", "z")], examples, SamplingSettings(), 3)[0].prompt
+    assert [m["role"] for m in made] == ["user", "assistant"] * 3 + ["user"]
+    assert made[-1]["content"] == "last?"
+    assert len({m["content"] for m in made[:-1:2]}) == 3
+    assert all(q["content"][1:] == a["content"][1:] for q, a in zip(made[:-1:2], made[1::2], strict=True))
+
+
+def test_wrong_plans_are_refused():
+    with pytest.raises(UserError, match="is no pair of arms"):
+        CompareSettings(comparisons=["nlft:magic"])
+    with pytest.raises(UserError, match="no such arm"):
+        CompareSettings(arms=["magic"])
+    with pytest.raises(UserError, match="need a number each"):
+        CompareSettings(sizes=[])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    tiny.model().save_pretrained(folder / "model")
+    tiny.tokenizer().save_pretrained(folder / "model")
+    write_problems(folder / "problems", 14, 4)
+    config = {
+        "model_name_or_path": str(folder / "model"),
+        "test_file": str(folder / "problems" / "test.jsonl"),
+        "sizes": [6],
+        "seeds": [0, 1],
+        "arms": ["kto"],
+        "max_new_tokens": 6,
+        "keep_truncated": True,
+        "batch_size": 16,
+        "max_steps": 1,
+        "learning_rate": 1e-2,
+        "comparisons": ["nlft:sft-answer", "nlft:control"],
+        "extra_arms": {"broken": {"method": "sft", "settings": {"no_such_setting": 1}}},
+    }
+    (folder / "plan.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def start(place, out):
+    command = [sys.executable, "-m", "nlft.cli", "compare", str(place / "problems" / "train.jsonl")]
+    command += ["--config", str(place / "plan.yaml"), "--output_dir", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.mark.timeout(1200)
+def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp_path):
+    whole = start(place, tmp_path / "whole")
+    out, err = whole.communicate()
+    assert whole.returncode == 0, err[-3000:]
+    killed = start(place, tmp_path / "killed")
+    middle = tmp_path / "killed" / "cells" / "size-6" / "seed-0" / "fold-0" / "nlft" / "result.json"
+    while not middle.exists():
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    resumed = start(place, tmp_path / "killed")
+    again, err = resumed.communicate()
+    assert resumed.returncode == 0, err[-3000:]
+    assert err.count("done before") >= 7
+
+    reports = [json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "killed")]
+    for report in reports:
+        assert len(report["contrasts"]) == 2
+        assert {arm["arm"] for arm in report["arms"]} >= {
+            "base",
+            "few-shot",
+            "sft-answer",
+            "nlft",
+            "control",
+            "shuffled",
+        }
+        broken = next(arm for arm in report["arms"] if arm["arm"] == "broken")
+        assert set(broken["failed"]) == {"0", "1"}
+    first, second = ([(a["arm"], a["size"], a["verdicts"]) for a in r["arms"]] for r in reports)
+    assert first == second
+    assert reports[0]["verdict"] == reports[1]["verdict"]
+    assert reports[0]["verdict"] in out
+    assert "failed" in again
+
+
+def test_without_a_test_file_the_questions_are_folded(place, tmp_path):
+    settings = CompareSettings(
+        output_dir=str(tmp_path / "out"),
+        sizes=[4],
+        seeds=[0],
+        folds=3,
+        max_new_tokens=6,
+        keep_truncated=True,
+        batch_size=16,
+    )
+    grid = Compare(place / "problems" / "train.jsonl", {"model_name_or_path": str(place / "model")}, settings)
+    grid.claim()
+    _, *rest = grid.data_stages()
+    stages.split(grid.folder, grid.job(), hold_out=False)
+    grid.run_stages(rest)
+    grid._draw()
+    seen = []
+    for fold in range(3):
+        folder = grid.folder / f"cells/size-4/seed-0/fold-{fold}"
+        train = {json.loads(line)["prompt"] for line in (folder / "examples.jsonl").read_text().splitlines()}
+        test = {json.loads(line)["prompt"] for line in (folder / "test.jsonl").read_text().splitlines()}
+        assert not train & test
+        seen += sorted(test)
+    examples = [json.loads(line) for line in (grid.folder / "examples.jsonl").read_text().splitlines()]
+    assert sorted(seen) == sorted({e["prompt"] for e in examples}), "each question is tested on once"

@@ -1,0 +1,109 @@
+"""ReFT and KTO on a tiny model: they train, from the same file, and leave a run directory with a PEFT adapter."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import tiny
+from nlft.data.records import Example
+from nlft.errors import UserError
+from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings
+from nlft.training.model import default_lora
+from nlft.training.run_dir import RunDir
+
+EXAMPLES = [
+    Example(f"e{n}", f"What is {n} + 1?", f"It is {n + n % 2}.", n % 2 == 1, f"{n} + 1 = {n + 1}\n#### {n + 1}", "No.")
+    for n in range(4)
+]
+COMMON = {"max_steps": 2, "learning_rate": 1e-2, "activation_checkpointing": False, "report_to": "none", "seed": 3}
+
+
+@pytest.fixture(params=["chat", "plain"])
+def tokenizer(request):
+    return tiny.tokenizer(chat=request.param == "chat")
+
+
+def adapter_of(run: RunDir) -> dict[str, torch.Tensor]:
+    return load_file(run.adapter_path / "adapter_model.safetensors")
+
+
+def test_reft_warms_up_then_follows_the_reward(tmp_path, tokenizer):
+    net = tiny.model()
+    args = ReFTSettings(
+        output_dir=str(tmp_path / "run"),
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_completion_length=6,
+        sft_steps=2,
+        grader="regex",
+        **COMMON,
+    )
+    with pytest.raises(UserError, match="has no group"):
+        ReFTBaseline(net, args, EXAMPLES, tokenizer, default_lora(net))
+    args = replace_grader(args)
+    trainer = ReFTBaseline(tiny.model(), args, EXAMPLES, tokenizer, default_lora(net))
+    warm = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if ".default." in n}
+    ref = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if ".ref." in n}
+    assert len(ref) == len(warm) > 0
+    assert all(torch.equal(p, ref[n.replace(".default.", ".ref.")]) for n, p in warm.items()), "KL is from the warm-up"
+    assert any(p.abs().sum() > 0 for n, p in warm.items() if "lora_B" in n), "the warm-up trained nothing"
+    trainer.train()
+    run = RunDir.open(tmp_path / "run")
+    assert run.settings()["method"] == "reft"
+    assert {event["step"] for event in run.events()} >= {1, 2}
+    assert any("rewards/correctness/mean" in event for event in run.events())
+    assert RunDir.open(tmp_path / "run" / "warm-up").events()
+    saved = adapter_of(run)
+    assert not any("ref" in name for name in saved)
+    assert not (run.adapter_path / "ref").exists()
+    PeftModel.from_pretrained(tiny.model(), run.adapter_path)
+
+
+def replace_grader(args):
+    args.grader = "test_feedback_baselines:has_a_space"
+    return args
+
+
+def has_a_space(completion: str, answer: str) -> bool:
+    return len(completion) % 2 == 0
+
+
+def test_kto_raises_the_right_completions_over_the_wrong_ones(tmp_path, tokenizer):
+    net = tiny.model()
+    args = KTOSettings(
+        output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, **{**COMMON, "max_steps": 12, "beta": 0.5}
+    )
+    trainer = KTOBaseline(net, args, EXAMPLES, tokenizer, default_lora(net))
+    trainer.train()
+    run = RunDir.open(tmp_path / "run")
+    assert run.settings()["method"] == "kto"
+    margins = [event["rewards/margins"] for event in run.events() if "rewards/margins" in event]
+    assert margins[-1] > margins[0] + 0.1
+    assert adapter_of(run)
+
+
+def test_what_they_cannot_learn_from_is_refused(tmp_path):
+    net = tiny.model()
+    kto = KTOSettings(output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, **COMMON)
+    right = [replace(example, label=True) for example in EXAMPLES]
+    with pytest.raises(UserError, match="all are alike"):
+        KTOBaseline(net, kto, right, tiny.tokenizer(), default_lora(net))
+    reft = ReFTSettings(
+        output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, num_generations=2, grader="label", **COMMON
+    )
+    with pytest.raises(UserError, match="can be graded"):
+        ReFTBaseline(net, reft, EXAMPLES, tiny.tokenizer(), default_lora(net))
+
+
+def test_run_yaml_tells_the_whole_setting(tmp_path):
+    net = tiny.model()
+    args = KTOSettings(output_dir=str(tmp_path / "run"), per_device_train_batch_size=2, **{**COMMON, "max_steps": 1})
+    KTOBaseline(net, args, EXAMPLES, tiny.tokenizer(), default_lora(net)).train()
+    settings = RunDir.open(tmp_path / "run").settings()
+    assert settings["training"]["max_steps"] == 1
+    assert settings["data"]["examples"] == 4
+    assert json.dumps(settings)

@@ -1,0 +1,566 @@
+"""Judges by rules, by a model, on a server and by hand: what they may say, and what they may not decide."""
+
+import codecs
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from nlft import cli
+from nlft.core.conditions import ConditionEncoder, without_corrections
+from nlft.data.grading import get_grader
+from nlft.data.judging import (
+    JUDGE_PROMPT,
+    JudgeSettings,
+    ModelJudge,
+    judge_examples,
+    relabel,
+    rules_judge,
+)
+from nlft.data.opinions import plain, read_opinion
+from nlft.data.records import Example, read_examples, write_examples
+from nlft.errors import ProblemsError, UserError
+from scripted_model import ScriptedModel, serving
+
+WRONG = Example(
+    id="marbles",
+    prompt="Tom has 64 marbles and gives away 35. How many are left?",
+    completion="64 - 35 = 34\n#### 34",
+    label=False,
+    answer="64 - 35 = 29\n#### 29",
+)
+RIGHT = replace(WRONG, id="right", completion="He has 64 - 35 = 29 left.\n#### 29", label=True)
+FEEDBACK = 'The step "64 - 35 = 34" is miscalculated.'
+GOOD = f"{FEEDBACK}\nCorrection: 64 - 35 = 29.\nVerdict: wrong"
+
+
+def numbered(count):
+    return [replace(WRONG, id=f"e{i}", prompt=f"Question {i}: {WRONG.prompt}") for i in range(count)]
+
+
+def opinion(text, reason="stop", example=WRONG):
+    return read_opinion(text, reason, JUDGE_PROMPT, example)
+
+
+def nlft(*argv):
+    return cli.main([str(a) for a in argv])
+
+
+# Reading what a model says.
+
+JUDGMENT = f"{FEEDBACK}\nCorrection: 64 - 35 = 29."
+READ = {
+    "the form that is asked for": (GOOD, JUDGMENT, "wrong"),
+    "bold headings": (
+        GOOD.replace("Correction:", "**Correction:**").replace("Verdict", "**Verdict**"),
+        JUDGMENT,
+        "wrong",
+    ),
+    "small letters": (GOOD.replace("Correction", "correction").replace("Verdict", "VERDICT"), JUDGMENT, "wrong"),
+    "a heading of its own": (f"Feedback: {GOOD}", JUDGMENT, "wrong"),
+    "all on one line": (GOOD.replace("\n", " "), JUDGMENT, "wrong"),
+    "the verdict first": (f"Verdict: wrong\n{JUDGMENT}", JUDGMENT, "wrong"),
+    "talk after the verdict": (f"{GOOD}\nI hope that this helps!", JUDGMENT, "wrong"),
+    "a correction over several lines": (
+        f"{FEEDBACK}\nCorrection:\n64 - 35 = 29.\n\n#### 29",
+        f"{JUDGMENT} #### 29",
+        None,
+    ),
+    "no correction": (f"{FEEDBACK}\nVerdict: incorrect.", FEEDBACK, "wrong"),
+    "an empty correction": (f"{FEEDBACK}\nCorrection: ...\nVerdict: not correct", FEEDBACK, "wrong"),
+    "a verdict that is none": (f"{JUDGMENT}\nVerdict: right or wrong", JUDGMENT, None),
+    "a verdict by halves": (f"{JUDGMENT}\nVerdict: partially correct", JUDGMENT, None),
+    "no quotation": ("The subtraction is miscalculated.", "The subtraction is miscalculated.", None),
+    "curly quotes": ("The step “64 - 35 = 34” errs.", "The step “64 - 35 = 34” errs.", None),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_feedback_correction_and_verdict_are_read_from_what_small_models_write(name):
+    text, judgment, verdict = READ[name]
+    found = opinion(text)
+    assert (found.judgment, found.verdict, found.refused) == (judgment, verdict, "")
+
+
+REFUSED = {
+    "says nothing": ["", " \n", "...", "-> 29", "Verdict: wrong"],
+    "only a correction": ["Correction: 64 - 35 = 29.", "Correction: it is 29\nVerdict: wrong"],
+    "only repeats what it was shown": [
+        "Wrong.",
+        'The step "..." is wrong because ...\nCorrection: ...\nVerdict: ...',
+        "Below are a question, its standard answer, and a response to be reviewed.",
+    ],
+    "quotes what the response does not say": ['The step "12 * 3 = 30" is wrong.', 'In "64 - 35 = 29" it errs.'],
+    "answers the question instead": ["Tom has 64 - 35 = 29 marbles left.\n#### 29"],
+    "calls it right": ["Well done, all of it holds.\nVerdict: right", f"{FEEDBACK}\nVerdict: correct"],
+}
+
+
+@pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason in REFUSED for text in REFUSED[reason]])
+def test_what_does_not_say_what_is_wrong_is_no_judgment(reason, text):
+    found = opinion(text)
+    assert found.judgment is None
+    assert found.refused == reason
+
+
+def test_an_answer_that_was_cut_off_is_no_judgment_unless_its_verdict_was_reached():
+    assert opinion(FEEDBACK, "length").refused == "cut off by --max_new_tokens"
+    assert opinion(f"{GOOD}\nAnd now", "length").judgment == JUDGMENT
+    assert opinion(GOOD, "content_filter").judgment is None
+
+
+@given(
+    st.text(min_size=1).filter(lambda t: re.search(r"\w", t)),
+    st.sampled_from(["Correction: ", "correction:\n", "**Correction:** ", " CORRECTION : ", "\n- Corrections: "]),
+)
+def test_no_part_of_a_correction_is_left_in_what_training_shows(correction, mark):
+    found = opinion(f"{FEEDBACK} {mark.replace(' :', ':')}{correction}")
+    if found.judgment:
+        assert without_corrections(found.judgment) == FEEDBACK
+        assert found.judgment.count("\n") <= 1
+
+
+def test_a_judgment_that_was_accepted_can_be_trained_on():
+    for text, _, _ in READ.values():
+        example = replace(WRONG, judgment=opinion(text).judgment)
+        encoder = ConditionEncoder(tiny.tokenizer())
+        fields = {k: v for k, v in vars(example).items() if k not in ("extra", "revision")}
+        assert encoder.encode(**fields).judge
+
+
+# Asking.
+
+
+def test_each_example_is_asked_with_its_own_parts_and_braces_in_them_stay():
+    odd = replace(WRONG, prompt="What is {answer}?", completion='{"a": {prompt}}', answer="{completion} 3")
+    model = ScriptedModel(lambda text, nth: GOOD)
+    ModelJudge(model, "{label}|{prompt}|{answer}|{completion}")([odd, RIGHT])
+    assert model.requests[0].prompt == 'wrong|What is {answer}?|{completion} 3|{"a": {prompt}}'
+    assert model.requests[1].prompt == f"right|{RIGHT.prompt}|{RIGHT.answer}|{RIGHT.completion}"
+
+
+def test_chat_messages_are_judged_as_text_and_stay_messages():
+    chat = replace(
+        WRONG,
+        prompt=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": WRONG.prompt}],
+        completion=[{"role": "assistant", "content": WRONG.completion}],
+    )
+    model = ScriptedModel(lambda text, nth: GOOD)
+    judged = judge_examples([chat], ModelJudge(model)).examples[0]
+    assert "system: Be brief.\n\nuser: Tom has 64" in model.requests[0].prompt
+    assert "Response:\n64 - 35 = 34\n#### 34\n" in model.requests[0].prompt
+    assert judged == replace(chat, judgment=JUDGMENT, extra={"judge_verdict": "wrong"})
+
+
+def test_what_cannot_be_used_is_asked_for_again_under_another_key_and_listed_if_it_stays_so():
+    def says(text, nth):
+        number = int(re.search(r"Question (\d)", text)[1])
+        return GOOD if nth >= number else ("The step", "length")
+
+    model = ScriptedModel(says)
+    judged = judge_examples(numbered(5), ModelJudge(model, tries=3))
+    assert [bool(e.judgment) for e in judged.examples] == [True, True, True, False, False]
+    assert judged.failed == dict.fromkeys(("e3", "e4"), "cut off by --max_new_tokens")
+    asked = [request.key for request in model.requests]
+    assert len(asked) == len(set(asked)) == 5 + 4 + 3
+
+
+def test_a_judgment_that_is_there_stays_unless_it_is_to_be_overwritten():
+    mine = replace(WRONG, judgment="My own words.")
+    assert judge_examples([mine], ModelJudge(ScriptedModel(lambda text, nth: GOOD))).examples == [mine]
+    for answer, kept in [(GOOD, JUDGMENT), ("", "My own words.")]:
+        judged = judge_examples([mine], ModelJudge(ScriptedModel(lambda *_, a=answer: a)), overwrite=True)
+        assert judged.examples[0].judgment == kept
+    assert judged.failed == {"marbles": "says nothing"}
+
+
+# Labels and conflicts.
+
+
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("verdict", ["right", "wrong"])
+def test_a_label_is_never_the_judges(label, verdict):
+    model = ScriptedModel(lambda text, nth: f"{FEEDBACK}\nVerdict: {verdict}")
+    example = replace(WRONG, label=label, extra={"verdict": "ungraded", "conflict": "of long ago"})
+    judged = judge_examples([example], ModelJudge(model), check_right=True)
+    found = judged.examples[0]
+    assert found.label is label
+    assert found.extra["judge_verdict"] == verdict
+    disagrees = (verdict == "right") != label
+    assert found.extra.get("conflict") == (FEEDBACK if disagrees else None)
+    assert judged.conflicts == ([found] if disagrees else [])
+
+
+def test_a_verdict_that_was_given_is_not_lost_to_later_tries():
+    answers = ["Well done.\nVerdict: right", ("cut", "length"), ""]
+    judged = judge_examples([WRONG], ModelJudge(ScriptedModel(lambda text, nth: answers[nth]), tries=3))
+    assert judged.conflicts
+    assert judged.failed == {"marbles": "calls it right"}
+
+
+def test_right_completions_are_asked_about_only_if_wanted_once_and_get_no_judgment():
+    model = ScriptedModel(lambda text, nth: "")
+    assert judge_examples([RIGHT], ModelJudge(model, tries=3)).examples == [RIGHT]
+    assert not model.requests
+    assert judge_examples([RIGHT], ModelJudge(model, tries=3), check_right=True).examples == [RIGHT]
+    assert len(model.requests) == 1
+
+
+def test_the_grader_labels_anew_and_leaves_what_it_cannot_compare():
+    mislabelled = [replace(WRONG, label=True), replace(RIGHT, label=False)]
+    nothing_said = replace(WRONG, completion="I do not know.", label=True)
+    no_number = replace(WRONG, answer="I liked the tone.", label=True)
+    found = relabel([*mislabelled, nothing_said, no_number], get_grader("number"))
+    assert [e.label for e in found] == [False, True, False, True]
+    assert [e.extra.get("verdict") for e in found] == ["wrong", "right", "ungraded", None]
+
+
+def test_rules_note_a_wrong_step_in_a_completion_labelled_right():
+    lucky = replace(RIGHT, completion="64 - 30 = 35, and so 29 are left.\n#### 29")
+    judged = judge_examples([RIGHT, lucky], rules_judge, check_right=True)
+    assert judged.examples[0] == RIGHT
+    assert judged.examples[1].label
+    assert judged.examples[1].judgment is None
+    assert judged.examples[1].extra["conflict"] == 'The step "64 - 30 = 35" is miscalculated.'
+    assert judged.conflicts == [judged.examples[1]]
+
+
+def test_rules_hold_no_open_ended_answer_against_a_response_that_was_liked():
+    liked = replace(RIGHT, completion="Once there was a cat.", answer="I liked all 3 sentences.", prompt="Tell a tale.")
+    assert judge_examples([liked], rules_judge, check_right=True).examples == [liked]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"judge_prompt": "Judge {prompt}"}, "has no {completion}"),
+        ({"tries": 2, "temperature": 0.0}, "asks for the same words again"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, told):
+    with pytest.raises((ProblemsError, UserError), match=re.escape(told)):
+        JudgeSettings(**settings)
+
+
+# The command.
+
+
+def test_a_judge_on_a_server_writes_what_it_judged_lists_the_rest_and_exits_with_1(tmp_path, capsys):
+    path = tmp_path / "e.jsonl"
+    write_examples(path, [*numbered(3), RIGHT])
+    model = ["--model_name_or_path", "m", "--tries", "2", "--check_right"]
+
+    def says(text, nth):
+        if RIGHT.completion in text:
+            return 'The step "64 - 35 = 29" is wrong.\nVerdict: wrong'
+        return GOOD if "Question 1" not in text else "Correction: 29"
+
+    with serving(says) as (url, bodies):
+        assert nlft("judge", path, "--judge", "openai", "--base_url", url, *model) == 1
+        assert len(bodies) == 4 + 1
+        seeds = [b["seed"] for b in bodies if "Question 1" in b["messages"][-1]["content"]]
+        assert len(set(seeds)) == 2
+        told = capsys.readouterr()
+        assert "2 judged now (openai)" in told.out
+        assert "2 of the 2 quote the response" in told.out
+        assert "conflicts: 1," in told.out
+        assert "'right' is labelled right; the judge: The step" in told.out
+        assert "1 of 3 wrong examples have no judgment: 'e1' (only a correction)." in told.err
+        found = read_examples(path, require_judgment=False)
+        assert [e.judgment for e in found] == [JUDGMENT, None, JUDGMENT, None]
+        # What has been answered is not asked for again, also where it was of no use.
+        assert nlft("judge", path, "--judge", "self", "--base_url", url, *model) == 1
+        assert len(bodies) == 5
+
+
+def test_a_local_model_judges_itself(tmp_path, capsys):
+    folder = tmp_path / "model"
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    path, out = tmp_path / "e.jsonl", tmp_path / "judged.jsonl"
+    short = [replace(e, prompt="2?", completion="34", answer="29") for e in numbered(3)]
+    write_examples(path, short)
+    prompt = ["--judge_prompt", "{prompt} {completion}", "--max_new_tokens", "20", "--dtype", "float32"]
+    code = nlft("judge", path, "--out", out, "--judge", "self", "--model_name_or_path", folder, *prompt)
+    found = read_examples(out, require_judgment=False)
+    assert [replace(e, judgment=None, extra={}) for e in found] == short
+    assert code == (0 if all(e.judgment for e in found) else 1)
+    told = capsys.readouterr()
+    assert f"{sum(bool(e.judgment) for e in found)} judged now (self)" in told.out
+    assert all(e.judgment or f"{e.id!r} (" in told.err for e in found)
+    assert len((tmp_path / "judged.calls.jsonl").read_text().splitlines()) >= 3
+
+
+def test_rules_keep_what_they_judged_and_exit_with_1_where_they_find_nothing(tmp_path, capsys):
+    path = tmp_path / "e.jsonl"
+    silent = replace(WRONG, id="tone", prompt="Hello?", completion="Go away.", answer="Be friendly.")
+    write_examples(path, [WRONG, silent])
+    assert nlft("judge", path) == 1
+    assert "'tone' (the rules find nothing wrong)" in capsys.readouterr().err
+    assert [bool(e.judgment) for e in read_examples(path, require_judgment=False)] == [True, False]
+
+
+def test_the_grader_is_asked_before_the_judge_and_says_what_it_changed(tmp_path, capsys):
+    path = tmp_path / "e.jsonl"
+    write_examples(path, [replace(WRONG, label=True), RIGHT])
+    assert nlft("judge", path, "--grader", "number") == 0
+    assert "1 labels changed by the grader number: 'marbles' (now wrong)" in capsys.readouterr().out
+    assert FEEDBACK in read_examples(path)[0].judgment
+
+
+def test_the_original_projects_files_are_judged_into_another(tmp_path, capsys):
+    record = {
+        "id": 7,
+        "instruction": WRONG.prompt,
+        "output": WRONG.completion,
+        "answer": WRONG.answer,
+        "correct": False,
+    }
+    path, out = tmp_path / "chunk.json", tmp_path / "judged.jsonl"
+    path.write_text(json.dumps([record]))
+    assert nlft("judge", path) == 2
+    assert "Give --out NAME.jsonl" in capsys.readouterr().err
+    assert nlft("judge", path, "--out", out) == 0
+    assert FEEDBACK in read_examples(out)[0].judgment
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--judge", "self"], "--model_name_or_path is missing"),
+        (["--model_name_or_path", "m"], "is for a judge that is a model"),
+        (["--judge", "nobody"], "invalid choice"),
+        (["--judge", "human"], "asks in the terminal"),
+        (["--config", "none.yaml"], "none.yaml"),
+        (["--grader", "no.such:thing"], "no.such"),
+    ],
+)
+def test_wrong_input_exits_with_2(argv, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_examples("e.jsonl", [WRONG])
+    assert nlft("judge", "e.jsonl", *argv) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_judge_may_be_named_in_yaml(tmp_path, capsys):
+    path, config = tmp_path / "e.jsonl", tmp_path / "c.yaml"
+    write_examples(path, [WRONG])
+    with serving(lambda text, nth: GOOD) as (url, bodies):
+        config.write_text(f"judge: openai\nbase_url: {url}\nmodel_name_or_path: m\n")
+        assert nlft("judge", path, "--config", config) == 0
+    assert len(bodies) == 1
+
+
+def test_a_judge_by_rules_brings_no_torch(tmp_path):
+    path = tmp_path / "e.jsonl"
+    chat = replace(WRONG, id="chat", prompt=[{"role": "user", "content": WRONG.prompt}], completion=WRONG.completion)
+    write_examples(path, [WRONG, chat])
+    code = "import sys; from nlft import cli; print(cli.main(['judge', sys.argv[1]]), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\n0 False\n")
+
+
+# The user as a judge, in a real terminal.
+
+
+class Session:
+    """`nlft judge FILE --judge human` in a pseudo-terminal."""
+
+    def __init__(self, *argv):
+        self.master, slave = pty.openpty()
+        command = [sys.executable, "-m", "nlft.cli", "judge", *map(str, argv), "--judge", "human"]
+        environment = os.environ | {"TERM": "xterm"}
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+        os.close(slave)
+        self.screen = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+
+    def until(self, text, seconds=60):
+        """Everything since the last call, up to this text."""
+        end = time.monotonic() + seconds
+        while text not in self.screen:
+            ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
+            try:
+                data = os.read(self.master, 65536) if ready else b""
+            except OSError:  # the other side has closed
+                data = b""
+            assert data, f"{text!r} did not come; on the screen: {self.screen!r}"
+            self.screen += self._decode(data)
+        before, _, self.screen = self.screen.partition(text)
+        return before
+
+    def type(self, text):
+        """Answer the next question."""
+        self.until("> ")
+        os.write(self.master, text.encode())
+
+    def leave(self):
+        """What is left on the screen, and the exit code."""
+        code = None
+        while code is None:
+            try:
+                self.screen += self._decode(os.read(self.master, 65536))
+            except OSError:
+                code = self.process.wait(60)
+        os.close(self.master)
+        return self.screen, code
+
+
+def judgments(path):
+    return [e.judgment for e in read_examples(path, require_judgment=False)]
+
+
+def test_by_hand_one_by_one_saved_after_each_with_going_back_quitting_and_going_on(tmp_path):
+    path = tmp_path / "e.jsonl"
+    write_examples(path, [RIGHT, *numbered(4)])
+    first = Session(path)
+    shown = first.until("e0, labelled wrong")
+    assert "1 of 4" in shown
+    shown = first.until("> ")
+    assert all(f"│ {line}" in shown for line in ("Question 0: Tom", "64 - 35 = 34", "#### 34", "64 - 35 = 29"))
+    first.screen += "> "
+    first.type('The step "64 - 35 = 34"\rerrs.\rcorrection: it is 29\r\r')
+    first.until("2 of 4: e1")
+    assert judgments(path) == [None, 'The step "64 - 35 = 34"\nerrs.\nCorrection: it is 29', None, None, None]
+    first.type("Second.\r\r")
+    first.until("3 of 4: e2")
+    first.type("/back\r")
+    assert "2 of 4: e1" in first.until("Judgment so far")
+    first.type("Second, mended.\r\r")
+    first.until("3 of 4: e2")
+    first.type("/quit\r")
+    screen, code = first.leave()
+    assert code == 1
+    assert "'e2' (not yet), 'e3' (not yet)" in screen
+    assert judgments(path)[1:] == [
+        'The step "64 - 35 = 34"\nerrs.\nCorrection: it is 29',
+        "Second, mended.",
+        None,
+        None,
+    ]
+
+    second = Session(path)
+    second.until("3 of 4: e2")
+    second.type("/skip\r")
+    second.until("4 of 4: e3")
+    second.type("Correction: 29\r\r")
+    second.until("only a correction")
+    second.type("\r")
+    second.until("Nothing was written")
+    second.type("/nonsense\r")
+    second.until("There is no /nonsense")
+    second.type(" /4 is meant.\r\r")
+    second.until("That was the last one.")
+    second.type("/back\r")
+    second.until("4 of 4: e3")
+    second.type("\r")
+    second.until("That was the last one.")
+    second.type("\r")
+    assert second.leave()[1] == 1
+    assert judgments(path)[3:] == [None, "/4 is meant."]
+
+    third = Session(path)
+    third.until("3 of 4: e2")
+    third.type("Third.\r\r")
+    third.until("That was the last one.")
+    third.type("\r")
+    screen, code = third.leave()
+    assert code == 0
+    assert "1 judged now (human), 3 before" in screen
+    screen, code = Session(path).leave()
+    assert code == 0
+    assert "0 judged now (human), 4 before" in screen
+
+
+def test_by_hand_the_label_is_the_users_only_where_no_grader_decides(tmp_path):
+    path, out = tmp_path / "e.jsonl", tmp_path / "judged.jsonl"
+    free, graded = numbered(2)
+    write_examples(path, [free, replace(graded, extra={"verdict": "wrong"})])
+    session = Session(path, "--out", out)
+    session.until("e0, labelled wrong ─")
+    session.type("/wrong\r")
+    session.until("Now say what is wrong")
+    session.type("/right\r")
+    session.until("e1, labelled wrong by the grader")
+    assert [e.label for e in read_examples(out, require_judgment=False)] == [True, False]
+    session.type("/right\r")
+    session.until("The label is the grader's")
+    session.type("/quit\r")
+    screen, code = session.leave()
+    assert code == 1
+    assert "'e1' is labelled wrong; the judge: calls it right" in screen
+    found = read_examples(out, require_judgment=False)
+    assert [e.label for e in found] == [True, False]
+    assert found[1].extra["judge_verdict"] == "right"
+    assert judgments(path) == [None, None]
+
+    again = Session(path, "--out", out)  # goes on from --out, not from FILE
+    again.until("1 of 1: e1")
+    again.type("It errs.\r\r")
+    again.until("That was the last one.")
+    again.type("\r")
+    assert again.leave()[1] == 0
+    assert [(e.label, e.judgment, e.extra) for e in read_examples(out)] == [
+        (True, None, {}),
+        (False, "It errs.", {"verdict": "wrong"}),
+    ]
+
+
+def test_by_hand_another_datasets_judgments_are_not_overwritten(tmp_path):
+    path, out = tmp_path / "e.jsonl", tmp_path / "judged.jsonl"
+    write_examples(path, numbered(2))
+    write_examples(out, [replace(WRONG, judgment="Mine.")])
+    session = Session(path, "--out", out)
+    screen, code = session.leave()
+    assert code == 2
+    assert "holds other examples" in screen
+    assert judgments(out) == ["Mine."]
+
+
+def test_the_end_of_input_quits_and_keeps_what_was_judged(tmp_path):
+    path = tmp_path / "e.jsonl"
+    write_examples(path, numbered(2))
+    session = Session(path)
+    session.type("First.\r\x04")  # Ctrl-D ends the text
+    session.until("2 of 2: e1")
+    session.type("\x04")
+    assert session.leave()[1] == 1
+    assert judgments(path) == ["First.", None]
+
+
+NASTY = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\x1b[0m a\rb \x9b1mc \x1bPq#1\x1b\\d \u202egnp\u202c \x00\x08e"
+
+
+def test_a_models_words_cannot_steer_the_terminal(tmp_path):
+    assert plain(NASTY) == "red a\nb c d gnp e"
+    path = tmp_path / "e.jsonl"
+    write_examples(path, [replace(WRONG, completion=NASTY, prompt=NASTY, answer=NASTY)])
+    session = Session(path)
+    shown = session.until("Say what is wrong")
+    assert "owned" not in shown
+    assert not re.search(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", shown.partition("1 of 1")[2])
+    session.type("/quit\r")
+    session.leave()
+    assert read_examples(path, require_judgment=False)[0].completion == NASTY
+
+
+@given(st.text(alphabet=st.characters() | st.sampled_from("\x1b\x9b[]0;m\x07\\P\r\n\t")))
+def test_no_control_character_is_ever_shown(text):
+    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") for c in plain(text))
+
+
+def test_text_without_control_characters_is_shown_as_it_is():
+    text = Path(__file__).read_text(encoding="utf-8").replace("\u202e", "")
+    assert plain(text) == text

@@ -1,0 +1,496 @@
+"""Answers from a server that stumbles: real sockets, on loopback."""
+
+import email.utils
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
+from nlft.data import exchange
+from nlft.data.generation import Generated, Request
+from nlft.data.server_model import BackendSettings, ServerModel, estimated_tokens, retry_after
+from nlft.errors import NLFTError, UserError
+
+KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
+REQUESTS = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_no_key(monkeypatch):
+    monkeypatch.setattr(exchange, "FIRST_WAIT", 0.02)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def upstream():
+    with AnsweringServer() as server:
+        yield server
+
+
+def model(url, name="stub", *, temperature=0.0, seed=0, system_prompt=None, max_new_tokens=50, **settings):
+    backend = BackendSettings(base_url=url, **settings)
+    shape = {"temperature": temperature, "seed": seed, "system_prompt": system_prompt}
+    return ServerModel(name, backend, max_new_tokens=max_new_tokens, **shape)
+
+
+def answers(server_model, requests=REQUESTS, into=None):
+    found = {} if into is None else into
+    for batch in server_model.answer(requests):
+        found.update(batch)
+    return found
+
+
+def right(requests=REQUESTS):
+    return {i: answer_to([{"role": "user", "content": r.prompt}]) for i, r in enumerate(requests)}
+
+
+def texts(found):
+    return {index: answer.text for index, answer in found.items()}
+
+
+def on_question(number, fault, times=1):
+    """A script that meets the first attempts of one question with a fault."""
+    question = REQUESTS[number].prompt
+    return lambda arrival: fault if arrival.question == question and arrival.nth <= times else None
+
+
+FAULTS = {
+    "429": Fault("status", 429),
+    "429, come back in 0 s": Fault("status", 429, {"retry-after": "0"}),
+    "408": Fault("status", 408),
+    "409": Fault("status", 409),
+    "500": Fault("status", 500),
+    "503 as a page": Fault("status", 503, {"content-type": "text/html"}, "<html>overloaded</html>"),
+    "hang": Fault("hang"),
+    "reset": Fault("reset"),
+    "reset midway": Fault("reset-midway"),
+    "malformed JSON": Fault("status", 200, body='{"choices": [{"message": {"content": "4'),
+    "JSON that is something else": Fault("status", 200, body='{"hello": ["world"]}'),
+    "an error with status 200": Fault("status", 200, body='{"error": {"message": "upstream overloaded"}}'),
+    "JSON too deep": Fault("status", 200, body="[" * 100_000),
+    "nothing": Fault("status", 200, body=""),
+    "bytes that are no text": Fault("status", 200, {"content-encoding": "gzip"}, "not gzip"),
+    "truncated body": Fault("truncated"),
+    "stream cut off": Fault("cut-stream"),
+    "empty completion": Fault("empty"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_each_fault_is_survived_and_the_answer_is_the_real_one(upstream, fault):
+    with FaultProxy(upstream.url, on_question(5, fault, times=2)) as proxy:
+        found = answers(model(proxy.url, request_timeout=0.5))
+        assert texts(found) == right()
+        assert found[5] == Generated(right()[5], tokens=5, finish_reason="stop", prompt_tokens=5)
+        arrived = Counter(a.question for a in proxy.arrivals)
+        assert arrived == {r.prompt: 3 if r.key == "q5" else 1 for r in REQUESTS}
+
+
+def test_a_server_that_is_not_there_is_tried_again_and_then_named(upstream):
+    with FaultProxy(upstream.url) as proxy:
+        gone = proxy.url
+    with pytest.raises(NLFTError, match="no connection") as told:
+        answers(model(gone, max_retries=2), REQUESTS[:2])
+    assert "after 3 attempts" in str(told.value)
+    assert "See that a server runs at 127.0.0.1" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"retry-after": "1"}, 1, 3),
+        ({"retry-after-ms": "900"}, 0.9, 3),
+        ({"retry-after": "date"}, 1, 6),
+    ],
+)
+def test_retry_after_is_honoured_by_all_requests(upstream, headers, least, most):
+    if headers.get("retry-after") == "date":
+        headers = {"retry-after": email.utils.formatdate(int(time.time()) + 3, usegmt=True)}
+    with FaultProxy(upstream.url, on_question(0, Fault("status", 429, headers))) as proxy:
+        assert texts(answers(model(proxy.url, concurrency=1))) == right()
+        first, second = [a.time for a in proxy.arrivals if a.question == REQUESTS[0].prompt]
+        assert least <= second - first < most
+    with FaultProxy(upstream.url, on_question(0, Fault("status", 429, headers))) as proxy:
+        assert texts(answers(model(proxy.url, concurrency=2))) == right()
+        told = proxy.arrivals[0].time
+        assert not [a for a in proxy.arrivals if 0.5 < a.time - told < least * 0.9]
+
+
+def test_retry_after_in_all_its_forms():
+    now = 1_700_000_000.0
+    date = email.utils.formatdate(now + 90, usegmt=True)
+    cases = [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after-ms": "x", "retry-after": "7"}, 7),
+        ({"retry-after": date}, 90),
+        ({"retry-after": email.utils.formatdate(now - 90, usegmt=True)}, 0),
+        # a server whose clock is an hour behind means its own clock
+        ({"retry-after": date, "date": email.utils.formatdate(now + 60, usegmt=True)}, 30),
+    ]
+    for headers, seconds in cases:
+        assert retry_after(headers, now) == (seconds if seconds is None else pytest.approx(seconds)), headers
+
+
+def test_a_server_that_asks_for_a_day_is_not_waited_for(upstream):
+    script = on_question(3, Fault("status", 429, {"retry-after": "86400"}), times=9)
+    with FaultProxy(upstream.url, script) as proxy, pytest.raises(NLFTError, match="left alone for 86400 s"):
+        answers(model(proxy.url))
+
+
+def test_waits_double_up_to_a_minute_and_differ(monkeypatch):
+    monkeypatch.setattr(exchange, "FIRST_WAIT", 1.0)
+    for failures, most in [(0, 1), (1, 2), (2, 4), (5, 32), (6, 60), (90, 60)]:
+        waits = [exchange.backoff(failures) for _ in range(200)]
+        assert most / 2 <= min(waits) < max(waits) <= most
+        assert len(set(waits)) > 100
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refused_request_is_not_repeated_and_the_others_are_answered(upstream, status):
+    fault = Fault("status", status, body='{"error": {"message": "this one not"}}')
+    with FaultProxy(upstream.url, on_question(7, fault, times=99)) as proxy:
+        found = {}
+        with pytest.raises(NLFTError) as told:
+            answers(model(proxy.url, concurrency=2), into=found)
+        assert texts(found) == {i: text for i, text in right().items() if i != 7}
+        assert len(proxy.arrivals) == len(REQUESTS)
+    message = str(told.value)
+    assert message.startswith("1 of 12 requests to stub at 127.0.0.1:")
+    assert f"q7: {status} " in message
+    assert "this one not" in message
+    assert not isinstance(told.value, UserError)
+
+
+def test_all_failures_are_told_at_once_with_reasons_and_cures(upstream):
+    def script(arrival):
+        number = int(arrival.question.split()[2])
+        return {3: Fault("status", 500), 4: Fault("status", 500), 8: Fault("status", 400)}.get(number)
+
+    with FaultProxy(upstream.url, script) as proxy:
+        found = {}
+        with pytest.raises(NLFTError) as told:
+            answers(model(proxy.url, max_retries=1), into=found)
+    assert len(found) == 9
+    message = str(told.value)
+    assert message.startswith("3 of 12 requests")
+    assert "  q3, q4: 500 Internal Server Error: scripted (after 2 attempts)\n" in message
+    assert "  q8: 400 Bad Request: scripted\n" in message
+    assert "Look into the server's log" in message
+
+
+@pytest.mark.parametrize(
+    ("status", "cure"), [(401, "environment variable NLFT_TEST_KEY"), (403, "NLFT_TEST_KEY"), (404, "--base_url")]
+)
+def test_a_refused_key_or_model_ends_it_at_once_as_the_users_error(status, cure, monkeypatch):
+    monkeypatch.setenv("NLFT_TEST_KEY", KEY)
+    with AnsweringServer(
+        lambda body, headers: (status, f"Bad {headers['authorization']} for {body['model']}")
+    ) as server:
+        many = [Request(f"q{i}", f"{i}?") for i in range(500)]
+        with pytest.raises(UserError) as told:
+            answers(model(server.url, api_key_env="NLFT_TEST_KEY", concurrency=3), many)
+        assert len(server.bodies) == 3
+    message = str(told.value)
+    assert f"{status} " in message
+    assert cure in message
+    assert "497 more were not asked" in message
+    assert KEY not in message
+    assert "[key]" in message
+
+
+def test_a_server_that_has_died_is_not_asked_a_thousand_times(upstream):
+    many = [Request(f"q{i}", f"{i}?") for i in range(1000)]
+    with FaultProxy(upstream.url, lambda a: Fault("reset") if a.number > 30 else None) as proxy:
+        with pytest.raises(NLFTError) as told:
+            answers(model(proxy.url, max_retries=1), many)
+        assert len(proxy.arrivals) < 80
+    assert "more were not asked" in str(told.value)
+
+
+def test_an_empty_completion_is_believed_after_a_few_tries(upstream):
+    with FaultProxy(upstream.url, on_question(5, Fault("empty"), times=99)) as proxy:
+        found = answers(model(proxy.url))
+        assert found[5].text == ""
+        assert sum(a.question == REQUESTS[5].prompt for a in proxy.arrivals) == 3
+
+
+def test_an_answer_cut_off_before_its_first_word_is_not_repeated(upstream):
+    cut = {"choices": [{"message": {"content": None}, "finish_reason": "length"}], "usage": {"completion_tokens": 50}}
+    with FaultProxy(upstream.url, lambda a: Fault("status", 200, body=json.dumps(cut))) as proxy:
+        assert answers(model(proxy.url), REQUESTS[:1]) == {0: Generated("", 50, "length", 0)}
+        assert len(proxy.arrivals) == 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 8])
+def test_no_more_requests_are_under_way_than_allowed(upstream, concurrency):
+    upstream.seconds = 0.05
+    with FaultProxy(upstream.url) as proxy:
+        assert texts(answers(model(proxy.url, concurrency=concurrency))) == right()
+        assert proxy.most_in_flight == concurrency
+
+
+def test_requests_a_minute_are_spaced_out_and_repeats_count(upstream):
+    with FaultProxy(upstream.url, on_question(2, Fault("status", 500))) as proxy:
+        answers(model(proxy.url, requests_per_minute=300), REQUESTS[:8])
+        times = [a.time for a in proxy.arrivals]
+    assert len(times) == 9
+    assert times[-1] - times[0] >= 8 * 0.2 - 0.5  # the first may be late, on a busy machine
+    assert sum(later - earlier > 0.1 for earlier, later in pairwise(times)) >= 5
+
+
+def test_tokens_a_minute_are_kept_to(upstream):
+    each = 50 + estimated_tokens([{"content": REQUESTS[0].prompt}])
+    with FaultProxy(upstream.url) as proxy:
+        answers(model(proxy.url, tokens_per_minute=each * 300), REQUESTS[:6])
+        times = [a.time for a in proxy.arrivals]
+    assert 5 * 0.2 - 0.5 <= times[-1] - times[0] < 5
+
+
+def test_a_request_larger_than_the_minutes_tokens_still_goes_out(upstream):
+    assert texts(answers(model(upstream.url, tokens_per_minute=10), REQUESTS[:1])) == right(REQUESTS[:1])
+
+
+def test_what_is_sent_is_what_was_asked_for(upstream):
+    chat = [{"role": "system", "content": "My own."}, {"role": "user", "content": "Hello?"}]
+    requests = [Request("text", "Hi?"), Request("chat", chat)]
+    answers(model(upstream.url, "m", system_prompt="Be brief.", max_new_tokens=7), requests)
+    greedy = {"model": "m", "temperature": 0.0, "max_tokens": 7}
+    sent = sorted(upstream.bodies, key=lambda b: b["messages"][0]["content"])
+    briefly = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}]
+    assert sent == [{**greedy, "messages": briefly}, {**greedy, "messages": chat}]
+
+
+def test_the_seed_is_sent_when_sampling_and_comes_from_seed_and_key(upstream):
+    requests = [Request("q#1", "Hi?"), Request("q#2", "Hi?")]
+    seeds = []
+    for seed in (1, 1, 2):
+        upstream.bodies.clear()
+        answers(model(upstream.url, temperature=0.8, seed=seed, concurrency=1), requests)
+        seeds.append([b["seed"] for b in upstream.bodies])
+    assert seeds[0] == seeds[1]
+    assert len({*seeds[0], *seeds[2]}) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds[0])
+
+
+def test_a_server_that_wants_max_completion_tokens_gets_it():
+    def refuse(body, headers):
+        if "max_tokens" in body:
+            return 400, (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                "Use 'max_completion_tokens' instead."
+            )
+        return None
+
+    with AnsweringServer(refuse) as server:
+        served = model(server.url, max_new_tokens=9)
+        assert texts(answers(served)) == right()
+        assert texts(answers(served)) == right()
+        assert [b["max_completion_tokens"] for b in server.bodies if "max_completion_tokens" in b] == [9] * 24
+        assert sum("max_tokens" in b for b in server.bodies) <= 8
+
+
+def test_a_server_that_knows_no_seed_is_told_none_and_the_user_hears_of_it(capsys):
+    def refuse(body, headers):
+        return (422, "Extra inputs are not permitted: seed") if "seed" in body else None
+
+    with AnsweringServer(refuse) as server:
+        assert texts(answers(model(server.url, temperature=1.0))) == right()
+    assert capsys.readouterr().err.count("takes no seed") == 1
+
+
+def test_a_limit_that_is_too_high_is_an_error_and_no_reason_to_send_it_otherwise():
+    message = "max_tokens is too large: 9000. This model's context length is 4096."
+    with AnsweringServer(lambda body, headers: (400, message)) as server:
+        with pytest.raises(NLFTError, match="too large"):
+            answers(model(server.url, max_new_tokens=9000), REQUESTS[:1])
+        assert len(server.bodies) == 1
+
+
+def test_reasons_and_usage_become_generated(upstream):
+    served = model(upstream.url)
+
+    def parsed(content="x", reason="stop", **rest):
+        message = content if isinstance(content, dict) else {"content": content}
+        return served.parse(json.dumps({"choices": [{"message": message, "finish_reason": reason}], **rest}))
+
+    usage = {"prompt_tokens": 11, "completion_tokens": 3}
+    assert parsed(" a \n", "stop", usage=usage) == Generated("a", 3, "stop", 11)
+    assert parsed("a", "length").finish_reason == "length"
+    assert parsed("a", "content_filter").finish_reason == "content_filter"
+    assert parsed("a", None) == Generated("a", 0, "stop", 0)
+    assert parsed("a", "end_turn", usage=None).finish_reason == "stop"
+    assert parsed([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]).text == "ab"
+    assert parsed({"content": None, "refusal": "No."}).text == "No."
+    assert parsed("a\ud800b").text == "a?b"
+
+
+def test_identity_has_what_shapes_an_answer_and_nothing_else(upstream):
+    one = model(upstream.url, "m", concurrency=2, max_retries=1, requests_per_minute=9)
+    assert one.identity == model(upstream.url + "/", "m").identity
+    assert json.loads(json.dumps(one.identity)) == {
+        "server": upstream.url.removeprefix("http://"),
+        "model": "m",
+        "system_prompt": None,
+        "max_new_tokens": 50,
+        "temperature": 0.0,
+    }
+    sampled = [model(upstream.url, "m", temperature=0.5, seed=s).identity for s in (1, 2)]
+    assert sampled[0] != sampled[1]
+    assert "seed" not in one.identity
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:geheim@host/v1", "http://host/v1?key=geheim", "https://host/v1#geheim", "localhost:8000/v1", "ftp://x/v1",
+     "http://host:port/v1", "http://", ""],
+)  # fmt: skip
+def test_an_unusable_address_is_refused_and_secrets_in_it_are_not_repeated(url):
+    with pytest.raises(UserError) as told:
+        model(url)
+    assert "--base_url" in str(told.value)
+    assert "geheim" not in str(told.value)
+
+
+def test_a_key_given_in_place_of_its_variables_name_is_refused_and_not_repeated():
+    with pytest.raises(UserError) as told:
+        model("http://localhost/v1", api_key_env=KEY)
+    assert KEY not in str(told.value)
+
+
+def test_a_key_with_a_line_break_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "geheim\nnis")
+    with pytest.raises(UserError) as told:
+        model("http://localhost/v1")
+    assert "geheim" not in str(told.value)
+    assert "nis" not in str(told.value).split()
+
+
+def test_the_hosted_server_wants_a_key_and_a_local_one_none(upstream, monkeypatch):
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        ServerModel("gpt", BackendSettings(backend="openai"), max_new_tokens=1)
+    assert texts(answers(model(upstream.url))) == right()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert ServerModel("gpt", BackendSettings(backend="openai"), max_new_tokens=1).server == "api.openai.com/v1"
+
+
+def test_base_url_implies_the_backend():
+    assert BackendSettings().backend == "local"
+    assert BackendSettings(base_url="http://localhost/v1").backend == "openai"
+
+
+def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, capsys, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    with AnsweringServer(text=lambda body, headers: f"You sent {headers['authorization']}.") as server:
+        served = model(server.url)
+        found = answers(served, REQUESTS[:2])
+        assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+        refusals = [Fault("status", 400, body=f"no {KEY} here"), Fault("status", 200, body=KEY * 9)]
+        with FaultProxy(server.url, lambda a: refusals[0]) as proxy, pytest.raises(NLFTError) as told:
+            answers(model(proxy.url), REQUESTS[:2])
+        with FaultProxy(server.url, lambda a: refusals[1]) as proxy, pytest.raises(NLFTError) as garbled:
+            answers(model(proxy.url, max_retries=0), REQUESTS[:2])
+    everything = [found, served, vars(served.settings), served.identity, told.value, garbled.value, capsys.readouterr()]
+    assert found[0].text == "You sent Bearer [key]."
+    assert "[key]" in str(told.value)
+    assert len(caplog.text) > 100
+    for text in [*map(repr, everything), caplog.text]:
+        assert KEY not in text
+        assert KEY[:12] not in text
+
+
+def test_a_caller_that_wants_no_more_ends_the_requests(upstream):
+    upstream.seconds = 0.05
+    coming = model(upstream.url, concurrency=2).answer([Request(f"q{i}", f"{i}?") for i in range(200)])
+    next(coming)
+    start = time.monotonic()
+    coming.close()
+    assert time.monotonic() - start < 1
+    asked = len(upstream.bodies)
+    time.sleep(0.3)
+    assert len(upstream.bodies) <= asked + 2
+    assert not [t for t in threading.enumerate() if t.name == "nlft-requests"]
+
+
+CHILD = """
+import sys
+from nlft.data.generation import Request
+from nlft.data.server_model import BackendSettings, ServerModel
+model = ServerModel("stub", BackendSettings(base_url=sys.argv[1], request_timeout=100), max_new_tokens=5)
+print("ready", flush=True)
+try:
+    for batch in model.answer([Request(str(i), str(i)) for i in range(50)]):
+        print("answered", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_ends_it_at_once_while_a_server_hangs(upstream):
+    with FaultProxy(upstream.url, lambda a: Fault("hang") if a.number > 3 else None) as proxy:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, proxy.url], stdout=subprocess.PIPE, text=True)
+        try:
+            assert child.stdout.readline() == "ready\n"
+            assert child.stdout.readline() == "answered\n"
+            time.sleep(0.3)
+            start = time.monotonic()
+            os.kill(child.pid, signal.SIGINT)
+            rest = child.communicate(timeout=20)[0]
+            assert rest.endswith("interrupted\n")
+            assert child.returncode == 0
+            assert time.monotonic() - start < 3
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_it_works_inside_a_running_event_loop(upstream):
+    import asyncio
+
+    async def notebook():
+        return texts(answers(model(upstream.url)))
+
+    assert asyncio.run(notebook()) == right()
+
+
+def test_nothing_to_ask_asks_nothing(upstream):
+    assert answers(model(upstream.url), []) == {}
+    assert not upstream.bodies
+
+
+def test_estimates_of_tokens_are_rather_high():
+    from nlft.demo import model_cache
+
+    if not (model_cache() / "config.json").exists():
+        pytest.skip(f"SmolLM2 is not in {model_cache()}: run `nlft demo` once")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_cache())
+    for text in [
+        "Tom has 5 apples and buys 12 more. How many?",
+        "x" * 50,
+        "1234567890" * 9,
+        "¿Qué? 你好，世界",
+        "a b c d",
+    ]:
+        estimate = estimated_tokens([{"content": text}])
+        rendered = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
+        assert len(tokenizer(text)["input_ids"]) <= estimate
+        assert estimate <= 3 * len(rendered)

@@ -1,0 +1,86 @@
+"""Intervals, differences and corrections, against scipy and statsmodels."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from nlft.results.stats import Difference, holm, paired_difference, questions_needed, seeded_difference, wilson
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (43, 200), (200, 200), (1, 1)])
+def test_the_interval_of_a_share_is_wilsons(count, n):
+    found = wilson(count, n)
+    low, high = proportion_confint(count, n, method="wilson")
+    assert found.value == count / n
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+def test_corrected_p_values_are_holms(n):
+    for _ in range(20):
+        values = RNG.random(n) ** 3
+        assert holm(list(values)) == pytest.approx(multipletests(values, method="holm")[1])
+    assert holm([]) == []
+
+
+def test_the_difference_over_questions_is_scipys_bootstrap():
+    ours, theirs = RNG.random(300) < 0.5, RNG.random(300) < 0.4
+    found = paired_difference(list(ours), list(theirs))
+    gaps = ours.astype(float) - theirs
+    scipys = bootstrap((gaps,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
+    assert found.value == pytest.approx(gaps.mean())
+    assert found.low == pytest.approx(scipys.confidence_interval.low, abs=0.01)
+    assert found.high == pytest.approx(scipys.confidence_interval.high, abs=0.01)
+
+
+def test_the_difference_over_seeds_and_questions_is_the_two_fold_draw_written_out():
+    ours, theirs = RNG.random((3, 80)) < 0.6, RNG.random((3, 80)) < 0.45
+    gaps = ours.astype(float) - theirs
+    rng = np.random.default_rng(2)
+    means = []
+    for _ in range(4000):
+        seeds, questions = rng.integers(0, 3, 3), rng.integers(0, 80, 80)
+        means.append(gaps[np.ix_(seeds, questions)].mean())
+    found = seeded_difference(ours, theirs)
+    assert found.value == pytest.approx(gaps.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.015)
+    more = seeded_difference(np.repeat(ours, 8, axis=0), np.repeat(theirs, 8, axis=0))
+    assert more.high - more.low < found.high - found.low, "more seeds leave less doubt"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    covered = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        found = paired_difference(rng.random(120) < 0.5, rng.random(120) < 0.4)
+        covered += found.low <= 0.1 <= found.high
+    assert 180 <= covered <= 199
+
+
+def test_p_values_are_even_where_there_is_no_difference():
+    values = [
+        seeded_difference([r.random(150) < 0.5], [r.random(150) < 0.5], samples=999).p_value
+        for r in map(np.random.default_rng, range(300))
+    ]
+    assert 0.02 < np.mean(np.array(values) < 0.05) < 0.09
+    assert 0.4 < np.mean(np.array(values) < 0.5) < 0.6
+
+
+def test_a_prompted_model_with_one_seed_stands_beside_each_of_the_others():
+    ours = [[True, True, False, True], [True, False, False, True]]
+    found = seeded_difference(ours, [[False, False, False, True]])
+    assert found.value == pytest.approx((2 + 1) / 8)
+    with pytest.raises(ValueError, match="cannot be paired"):
+        seeded_difference(ours, [[True]])
+
+
+def test_identical_verdicts_differ_by_nothing_for_certain():
+    assert seeded_difference([[True, False]], [[True, False]]) == Difference(0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_quarter_of_the_width_takes_sixteen_times_the_questions():
+    assert questions_needed(Difference(0.01, -0.11, 0.13), 100, 0.03) == 1600
