@@ -5,7 +5,7 @@
     python benchmarks/judgments.py write                                     docs/JUDGMENTS.md from the counts
 
 Each example is scored once under each prompt, and all schemes are computed from the same log-probabilities. The counts
-stand in docs/judgments.json; a model's are replaced when it is measured again.
+stand in docs/judgments.json; a model's are replaced when it is measured again. Its "notes" are printed as they stand.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from textwrap import fill
 from typing import Any
 
 from judgments import DEFAULT, DOCS, JUDGE_TEMPLATES, SCHEMES, STANDARD_TEMPLATES, TOLD, VAGUE, Counts, ranking
@@ -39,9 +40,10 @@ recalculated, up to the final answer. Which tokens are wrong is then known:
 
 The judgment is that of the deterministic judge (`judge_by_rules`). It quotes the wrong step as written, and the wrong
 final answer. Its corrections are hidden unless said otherwise. Shuffled, each example has another one's judgment.
-Questions are generated word problems and short ones of GSM8K, in equal parts. Models in bfloat16, eager attention,
-default settings. Brackets are 95% Wilson intervals; those over tokens take tokens of one example as independent, and
-are too narrow.
+The judgment holds the wrong number: the model need not find the mistake, and what is measured is whether the tags land
+on it and nowhere else. Questions are generated word problems and short ones of GSM8K, how many of each is said below.
+Models in bfloat16, eager attention, default settings and templates. Brackets are 95% Wilson intervals; those over
+tokens take the tokens of one example as independent, and are too narrow.
 """
 
 OWN = """\
@@ -54,7 +56,7 @@ likely, and its wording is not that of the worked answer which the standard prom
 def page(numbers: dict[str, Any]) -> str:
     """The document."""
     measured = numbers["measure"]
-    pair = best_measured(numbers)
+    pair = DEFAULT
     by_model = {name: over_sources(groups, pair) for name, groups in measured.items()}
     own = {name: groups["own"][pair] for name, groups in measured.items() if "own" in groups}
     parts = [
@@ -64,6 +66,7 @@ def page(numbers: dict[str, Any]) -> str:
         lessons(by_model, own),
         "## How it was measured\n",
         METHOD,
+        *[note + "\n" for note in numbers.get("notes", [])],
         "## What the judgment says\n\nTags of `nlft` on planted mistakes.\n",
         *[judgment_table(name, counts) for name, counts in by_model.items()],
         "## The schemes\n\nPlanted mistakes; the judgment quotes the wrong step, or is another example's.\n",
@@ -77,12 +80,6 @@ def page(numbers: dict[str, Any]) -> str:
         templates(numbers),
     ]
     return "\n".join(parts)
-
-
-def best_measured(numbers: dict[str, Any]) -> str:
-    """The pair of templates that the tables are for: the default, which every model was measured with."""
-    assert all(DEFAULT in group for groups in numbers["measure"].values() for group in groups.values())
-    return DEFAULT
 
 
 def over_sources(groups: dict[str, Any], pair: str) -> dict[str, Any]:
@@ -103,12 +100,12 @@ def verdict(by_model: dict[str, Any]) -> str:
         ours, theirs = wilson(real.mistakes, real.examples), wilson(other.mistakes, other.examples)
         works &= ours.low > theirs.high
         lines.append(
-            f"- {model}: of {real.examples} planted mistakes {ours} are tagged, with another example's judgment "
+            f"- {model}, of {real.examples} planted mistakes: {ours} tagged; with another example's judgment "
             f"{theirs}; of the right tokens {share(real.right_tagged, real.right)}."
         )
     answer = (
-        "**Yes.** A judgment that quotes the wrong step makes `nlft` tag the mistake far more often than a judgment of "
-        "another\nexample does, and it leaves right tokens alone."
+        "**Yes.** A judgment that quotes the wrong step makes `nlft` tag the mistake clearly more often than another "
+        "example's\njudgment does."
         if works
         else "**No, not clearly.** For at least one model, judgments of other examples tag about as many mistakes."
     )
@@ -128,17 +125,18 @@ def lessons(by_model: dict[str, Any], own: dict[str, Any]) -> str:
     def strays(scheme: str, counted: dict[str, Any] = by_model) -> str:
         return figures(counted, "rules", scheme, "right_tagged", "right")
 
-    return f"""\
-For whoever writes judgments and chooses settings, in the order of the models above:
-
-- **Quote the wrong step.** So {tagged()} of planted mistakes are tagged; "{VAGUE}" tags {tagged("vague")}.
-- **`judge_shows_correction`**: with the correction in the judge prompt {tagged("correction shown")} are tagged.
-- **`contradiction`**: of the models' own mistakes, which they are often sure of, it raises what is tagged from
-  {tagged(counted=own)} to {tagged(scheme="nlft + contradiction", counted=own)}, and of right
-  tokens from {strays("nlft", own)} to {strays("nlft + contradiction", own)}. On planted mistakes it changes little.
-- **`cut`** tags {tagged(scheme="cut")} of planted mistakes, and {strays("cut")} of the right tokens. Its
-  threshold is low, λ = 1.1, and it knows neither a least probability nor the standard answer.
-"""
+    points = [
+        f'- **Quote the wrong step.** So {tagged()} of planted mistakes are tagged; "{VAGUE}" tags {tagged("vague")}.',
+        f"- **`judge_shows_correction`**: with the correction in view {tagged('correction shown')} are tagged.",
+        f"- **`contradiction`** takes what is tagged of the models' own mistakes from {tagged(counted=own)} to "
+        f"{tagged(scheme='nlft + contradiction', counted=own)}, and of right tokens from {strays('nlft', own)} to "
+        f"{strays('nlft + contradiction', own)}; of planted mistakes, which a model is seldom sure of, from "
+        f"{tagged()} to {tagged(scheme='nlft + contradiction')}. It reads no judgment.",
+        f"- **`cut`** tags {tagged(scheme='cut')} of planted mistakes, and {strays('cut')} of the right tokens. Its "
+        "threshold is low, λ = 1.1, and it knows neither a least probability nor the standard answer.",
+    ]
+    head = "For whoever writes judgments and chooses settings, in the order of the models above:"
+    return "\n".join([head, "", *(fill(point, 118, subsequent_indent="  ") for point in points), ""])
 
 
 def share(count: int, n: int) -> str:
@@ -179,12 +177,19 @@ def scheme_table(model: str, by_judgment: dict[str, Any]) -> str:
 
 
 def source_table(measured: dict[str, Any], pair: str) -> str:
-    lines = ["| model | source | mistakes tagged | shuffled | right tokens tagged |", "|---|---|---|---|---|"]
+    titles = "| model | source | examples | mistakes tagged | shuffled | right tokens tagged |"
+    lines = [titles, "|---|---|---|---|---|---|"]
     for model, groups in measured.items():
         for source, group in groups.items():
             if source != "own":
                 real, other = (Counts(**group[pair][told]["nlft"]) for told in ("rules", "shuffled"))
-                cells = [model, source, share(real.mistakes, real.examples), share(other.mistakes, other.examples)]
+                cells = [
+                    model,
+                    source,
+                    str(real.examples),
+                    share(real.mistakes, real.examples),
+                    share(other.mistakes, other.examples),
+                ]
                 lines.append("| " + " | ".join([*cells, share(real.right_tagged, real.right)]) + " |")
     return "\n".join([*lines, ""])
 
@@ -196,9 +201,9 @@ def templates(numbers: dict[str, Any]) -> str:
     )
     ranked = ranking(numbers)
     lines = [
-        f"Compared on {examples} planted mistakes over all models and sources, none of whose questions is in the "
-        "tables above.\nMerit: the share of mistakes tagged by their judgments, less that tagged by shuffled ones, "
-        "less the share of\nright tokens tagged; the mean over models and sources.\n",
+        f"Compared with {' and '.join(numbers['templates'])} on {examples} planted mistakes, none of whose questions "
+        "is in the tables above.\nMerit: the share of mistakes tagged by their judgments, less that tagged by shuffled "
+        "ones, less the share of\nright tokens tagged; the mean over models and sources.\n",
         "| standard | judge | merit | mistakes tagged | shuffled | right tokens tagged |",
         "|---|---|---|---|---|---|",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from nlft.core.schemes import SCHEMES
 from nlft.training.controls import steering_record
 from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
-WORDS = (
-    " the | farm| has| 64| eggs| and| sells| 35| of| them| so| we| compute| 64| -| 35| =| 34| which| is| then|"
-    " divided| by| 2| giving| 17|.|\n| Each| box| holds| a| dozen|,| that| leaves| 5| boxes| for| the| market"
-).split("|")
+TEXT = (
+    " the farm has 64 eggs and sells 35 of them so we compute 64 - 35 = 34 which is then divided by 2 giving 17 .\n"
+    " Each box holds a dozen , that leaves 5 boxes for the market"
+)
+WORDS = re.findall(r"\s?[^\s]+|\n", TEXT)
 
 
 def example(index: int, length: int = 40) -> WatchedExample:
@@ -136,9 +138,7 @@ def add_step(run: RunDir, step: int, *, seed: int = 0, **changes: Any) -> None:
         scored(one, np.random.default_rng([seed, index]), settings, drift=step / 100)
         for index, one in enumerate(run.watched())
     ]
-    run.write_snapshot(
-        replace(Snapshot(step, step / 40, "nlft", asdict(settings), TAG_NAMES, scores), **changes)
-    )
+    run.write_snapshot(replace(Snapshot(step, step / 40, "nlft", asdict(settings), TAG_NAMES, scores), **changes))
 
 
 def ledger_line(id: str, step: int, control: str, old: Any, new: Any, reason: str | None = None) -> dict[str, Any]:

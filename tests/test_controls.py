@@ -480,7 +480,7 @@ STEERED = {
 }
 
 
-@pytest.mark.parametrize("checkpoint", [2, 3, 4, 5])
+@pytest.mark.parametrize("checkpoint", [3, 4])
 def test_resume_is_bit_identical_with_controls_taken_before_and_after_the_checkpoint(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(steering, "POLL_SECONDS", 0.01)
     options = {"num_train_epochs": 4, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 99}
@@ -537,8 +537,9 @@ def test_a_stopped_run_can_be_resumed_to_its_end(tmp_path):
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
     plain = nlft_trainer(tmp_path / "plain", **options)
     plain.train()
-    stopped = steered(tmp_path / "run", {3: [("stop", None)]}, **options)
-    assert stopped.state.global_step == 2
+    stopped = steered(tmp_path / "run", {4: [("stop", None)]}, **options)
+    assert stopped.state.global_step == 3
+    assert checkpoint_to_resume(RunDir(tmp_path / "run"), "true", 1).name == "checkpoint-3"
     RunDir(tmp_path / "run").write_request("stop", None, "page")  # pressed again when nobody was there to hear it
     again = nlft_trainer(tmp_path / "run", **options)
     again.train(resume_from_checkpoint=str(checkpoint_to_resume(RunDir(tmp_path / "run"), "true", 1)))

@@ -56,6 +56,7 @@ REFUSED = {
         STANDARD.replace("<<12/60=0.2>>", "").replace("<<0.2*50=10>>", ""),
         STANDARD.upper().replace("\n", "\n\n").replace("12/60 = ", "12 / 60="),
         f"Sure! Here it is:\n{STANDARD}",
+        f"Let me think about that question, which is about money and time, and then do it step by step.\n{STANDARD}",
         STANDARD.replace("Working", "By working"),
     ],
 }

@@ -325,18 +325,25 @@ def audit(argv: Sequence[str]) -> None:
         "nlft audit", "Say what to mend in the examples before training on them.",
         [OptionalModel, AuditSettings, NLFTSettings], argv, add,
     )  # fmt: skip
+    templates = settings.templates()
+    for path in filter(None, (other.html, other.json)):
+        if path.is_dir():
+            raise UserError(f"{display_path(path)}: is a folder.\n  Give a file name.")
     examples = read_examples(other.file, require_judgment=False)
     places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
     model = encoder = None
     if model_settings.model_name_or_path:
-        encoder = ConditionEncoder(load_tokenizer(model_settings), settings.templates())
+        encoder = ConditionEncoder(load_tokenizer(model_settings), templates)
         model = load_model(model_settings, trainable=False)
     report = run_audit(
         examples, model, encoder, settings,
         test=test, saliency=saliency, places=places, name=display_path(other.file),
     )  # fmt: skip
-    for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
-        if path:
-            write_whole(path, text().encode())
     print("\n".join(report.lines()))
+    for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
+        try:
+            if path:
+                write_whole(path, text().encode())
+        except OSError as error:
+            raise UserError(f"{display_path(path)}: {error.strerror}.\n  Write to another place.") from error

@@ -238,14 +238,38 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def map(argv: Sequence[str]) -> None:
     """`nlft map`."""
-    from nlft.page.export import export_map
     from nlft.training.run_dir import RunDir
 
-    parser = plain_parser("nlft map", "Show what the feedback did to every token.")
+    parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
     parser.add_argument("run", type=Path, help="a run directory")
-    parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="write one self-contained page")
+    parser.add_argument("against", type=Path, nargs="?", help="another run, to stand beside it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
+    parser.add_argument("--curves", action="store_true", help="with --html: carry the curves too, 4.8 MB more")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, for edited feedback")
+    parser.add_argument("--read-only", "--read_only", action="store_true", help="show the run, take no requests")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
+    parser.add_argument(
+        "--allow_host", action="append", default=[], metavar="NAME", help="another name that browsers may call it by"
+    )
     args = parser.parse_args(argv)
-    print(f"map: {display_path(export_map(RunDir.open(args.run), args.html))}")
+    runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
+    if args.html or args.csv:
+        from nlft.page.export import export_csv, export_map
+
+        if args.html:
+            against = runs[1] if len(runs) > 1 else None
+            print(f"map: {display_path(export_map(runs[0], args.html, against=against, curves=args.curves))}")
+        if args.csv:
+            print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
+        return
+    from nlft.data.records import read_examples
+    from nlft.page.server import serve_map
+
+    dataset = None if args.data is None else [vars(e) for e in read_examples(args.data, require_judgment=False)]
+    hosts = {args.host, *args.allow_host}
+    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset)
 
 
 def tune(argv: Sequence[str]) -> None:

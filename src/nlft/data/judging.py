@@ -224,7 +224,7 @@ class ModelJudge:
                 # A verdict that was given is not to be lost to a later try that comes to nothing.
                 if at not in opinions or not opinion.refused or not opinions[at].verdict:
                     opinions[at] = opinion
-            waiting = [at for at in waiting if opinions[at].refused and not examples[at].label]
+            waiting = [at for at in waiting if opinions[at].refused]
         return [opinions[at] for at in range(len(examples))]
 
     def _ask(self, example: Example) -> str:

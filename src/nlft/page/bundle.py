@@ -36,7 +36,9 @@ def plotly_path() -> Path:
 
 def live_page() -> str:
     """The page that the server sends: its style and scripts are files of their own, as its policy demands."""
-    links = '<link rel="icon" href="data:,">' + "".join(f'<link rel="stylesheet" href="static/{name}">' for name in STYLES)
+    links = '<link rel="icon" href="data:,">' + "".join(
+        f'<link rel="stylesheet" href="static/{name}">' for name in STYLES
+    )
     parts = {
         "title": "Saliency map",
         "head": links,

@@ -101,6 +101,17 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
     }
 
 
+def export_csv(run: RunDir, out: Path) -> Path:
+    """Write `tokens_csv` of all steps; returns `out`.
+
+    Raises:
+        UserError: the run watched nothing, or `out` cannot be written.
+    """
+    require_writable(out)
+    write_output(out, tokens_csv(run).encode())
+    return out
+
+
 def tokens_csv(run: RunDir, step: int | None = None) -> str:
     """Every watched token as a line of CSV, as the run recorded it.
 

@@ -44,11 +44,11 @@ class Feedback:
     def __init__(self, run: RunDir, dataset: Sequence[dict[str, Any]] | None = None) -> None:
         """
         Args:
-            dataset: the records that the run was trained on. Without them a version holds the watched examples alone.
+            dataset: the examples that the run was trained on. Without them a version holds the watched examples alone.
         """
         self.run = run
         self.folder = run.path / "feedback"
-        self.dataset = None if dataset is None else [dict(record) for record in dataset]
+        self.dataset = None if dataset is None else [_flat(record) for record in dataset]
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         """Write the next version.
@@ -101,7 +101,7 @@ class Feedback:
     def _write(self, records: list[dict[str, Any]]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".examples.{os.getpid()}.tmp"
-        aside.write_bytes(b"".join(_line(record) for record in records))
+        aside.write_bytes(b"".join(_line({k: v for k, v in r.items() if v is not None}) for r in records))
         version = max(self.versions(), default=1) + 1
         try:
             while True:
@@ -181,6 +181,11 @@ def _mark(item: Any, length: int) -> Mark | None:
     if verdict == "right":
         return Mark(start, end, "right")
     return Mark(start, end, "wrong") if verdict == "wrong" else None
+
+
+def _flat(example: dict[str, Any]) -> dict[str, Any]:
+    """An example's fields as one record, with the fields that are not the format's own."""
+    return {**{k: v for k, v in example.items() if k != "extra"}, **example.get("extra", {})}
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -5,7 +5,10 @@ that a browser sends names a path: runs and steps come as numbers, the page's ow
 """
 
 import asyncio
+import getpass
 import json
+import os
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,7 +31,9 @@ from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.requests import MOST_AT_ONCE
 from nlft.page.steps import Unreadable
+from nlft.training.run_dir import RunDir
 
+USUAL_PORT = 8642
 LONGEST_BODY = 1_000_000  # bytes; feedback on many examples is the largest thing that a page sends
 LOOK_EVERY = 0.3  # seconds between looks at the run directories while a page listens
 BEAT_EVERY = 10.0  # seconds after which a silent stream says that it lives
@@ -183,7 +188,7 @@ class PageServer:
                 self._looked = time.monotonic()
 
     def _run(self, request: Request) -> LiveRun:
-        index = request.path_params["run"]
+        index: int = request.path_params["run"]
         if index >= len(self.runs):
             raise HTTPException(404, "no such run")
         return self.runs[index]
@@ -204,6 +209,40 @@ class PageServer:
         if not isinstance(body, dict):
             raise HTTPException(400, "Send a JSON object.")
         return body
+
+
+def serve_map(
+    runs: list[RunDir],
+    host: str,
+    port: int | None,
+    *,
+    hosts: set[str],
+    read_only: bool,
+    dataset: list[dict[str, Any]] | None,
+) -> None:
+    """Print the page's address and serve it until interrupted.
+
+    Args:
+        runs: one run, or two to be compared.
+        port: None for the usual one, or a free one if that is taken.
+        hosts: names that browsers may call the server by.
+        dataset: the examples that the first run was trained on, or None; see `Feedback`.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    page = PageServer(
+        [LiveRun(run) for run in runs], who=_user(), read_only=read_only, feedback=Feedback(runs[0], dataset)
+    )
+    listening = listen(host, port, USUAL_PORT)
+    token = secrets.token_urlsafe(24)
+    shown = f"[{host}]" if ":" in host else host
+    port = listening.getsockname()[1]
+    print(f"map: http://{shown}:{port}/?token={token}", flush=True)
+    if "SSH_CONNECTION" in os.environ:
+        print(f"from where you sit: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
+    print("Ctrl-C ends it; the training does not notice.", flush=True)
+    serve(page, [listening], token, hosts)
 
 
 def serve(page: PageServer, sockets: list[socket.socket], token: str, hosts: set[str]) -> None:
@@ -252,6 +291,13 @@ def listen(host: str, port: int | None, preferred: int) -> socket.socket:
 
 def _is_change(change: Any) -> bool:
     return isinstance(change, dict) and isinstance(change.get("control"), str)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, as in some containers
+        return "page"
 
 
 def _number(request: Request, name: str) -> int:

@@ -185,6 +185,8 @@ class Steering(TrainerCallback):  # type: ignore[misc]
             return line
         if control == "stop":
             self.trainer.control.should_training_stop = True
+            if self.trainer.args.save_strategy == "steps" and line["step"] > 1:  # as at the last step of all
+                self.trainer.save_now()
         elif control == "evaluate":
             self.trainer.evaluate_now()
         elif control == "save":

@@ -153,7 +153,7 @@ class BackgroundWriter:
     """Writes in a thread of its own, in order: training never waits for this disk, and its trouble is one warning."""
 
     def __init__(self, waiting: int = WAITING) -> None:
-        self._queue: queue.Queue[Callable[[], None]] = queue.Queue(waiting)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
         self._thread: threading.Thread | None = None
         self._trouble: OSError | None = None
         self._dropped = 0
@@ -177,17 +177,20 @@ class BackgroundWriter:
         while self._queue.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.005)
         self._dropped += self._queue.unfinished_tasks
+        if not self._queue.unfinished_tasks:
+            self._queue.put(None)
+            self._thread = None
         self._tell()
 
     def _work(self) -> None:
-        while True:
-            write = self._queue.get()
+        while (write := self._queue.get()) is not None:
             try:
                 write()
             except OSError as error:
                 self._trouble = error
             finally:
                 self._queue.task_done()
+        self._queue.task_done()
 
     def _tell(self) -> None:
         if self._warned or not (self._trouble or self._dropped):

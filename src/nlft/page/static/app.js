@@ -35,11 +35,15 @@ export async function begin(source) {
   state.feedback = about.feedback;
   await Promise.all(state.runs.map((run) => run.update()));
   byId("curves").open = Boolean(source.listen);
+  byId("legend").open = !source.listen;
   restore(kept(state.runs[0].about.run, about.view));
   buildPage();
   buildViews();
   watchPage();
   await draw();
+  performance.mark("nlft-drawn");
+  // The tokens first: the plotting library is large, and what it draws is not what one comes for.
+  requestAnimationFrame(() => setTimeout(() => { page.curves.ready = true; page.curves.draw(); }));
   if (source.listen) source.listen(() => news(), (heard) => byId("status").classList.toggle("lost", !heard));
 }
 
@@ -70,11 +74,11 @@ function buildPage() {
   byId("status").hidden = !source.listen;
   const panel = byId("panel");
   if (Object.keys(run.about.schemes).length) {
-    const root = panel.appendChild(element("section", { className: "what-if", "aria-label": "What if" }));
+    const root = foldable(panel, "what-if", "What if");
     page.whatIf = new WhatIf(root, run.about, () => paint(), (tried) => applyTried(tried));
   }
   if (source.post) {
-    const root = panel.appendChild(element("section", { className: "steer", "aria-label": "The run" }));
+    const root = foldable(panel, "steer", "The run");
     page.steer = new Steer(root, run, (path, body) => source.post(path, body), goToStep);
     buildShare(byId("share"), source, choices);
   }
@@ -83,6 +87,14 @@ function buildPage() {
   byId("curves").hidden = !source.listen && !window.Plotly;
   drawBesideChoices((beside) => { state.beside = beside; draw(); });
   drawLegend([]);
+}
+
+/** A part of the side panel, open where there is room for it. */
+function foldable(panel, id, title) {
+  const open = matchMedia("(min-width: 76rem)").matches;
+  const body = element("div", { className: "body" });
+  panel.append(element("details", { id, open }, element("summary", {}, element("h2", { text: title })), body));
+  return body;
 }
 
 function buildViews() {

@@ -6,17 +6,20 @@ import { state } from "./state.js";
 import { formatNumber, formatPercent } from "./text.js";
 
 const REDRAW_MS = 1000;
-const ONE = ["--line-1"], TWO = ["--line-1", "--line-2"], FOUR = ["--line-1", "--line-2", "--line-3", "--line-4"];
+const STROKES = [
+  { colour: "--line-1", dash: "solid" }, { colour: "--line-2", dash: "dash" },
+  { colour: "--line-3", dash: "dot" }, { colour: "--line-4", dash: "dashdot" },
+];
 
 const CHARTS = [
-  { title: "Loss", words: formatNumber, colours: FOUR, curves: [["loss", "loss"], ["nlft/likelihood_loss", "likelihood"],
+  { title: "Loss", words: formatNumber, curves: [["loss", "loss"], ["nlft/likelihood_loss", "likelihood"],
     ["nlft/unlikelihood_loss", "unlikelihood"], ["eval_loss", "held out"]] },
-  { title: "Learning rate", words: formatNumber, colours: ONE, curves: [["learning_rate", "learning rate"]] },
-  { title: "Salient and gated", words: formatPercent, colours: TWO, curves: [["nlft/salient_fraction", "salient tokens"],
+  { title: "Learning rate", words: formatNumber, curves: [["learning_rate", "learning rate"]] },
+  { title: "Salient and gated", words: formatPercent, curves: [["nlft/salient_fraction", "salient tokens"],
     ["nlft/gated_fraction", "gated samples"]] },
-  { title: "Accuracy", words: formatPercent, colours: TWO, curves: [["eval_mean_token_accuracy", "held out"],
+  { title: "Accuracy", words: formatPercent, curves: [["eval_mean_token_accuracy", "held-out tokens"],
     ["mean_token_accuracy", "trained tokens"]] },
-  { title: "Tokens a second", words: formatNumber, colours: ONE, curves: [["tokens_per_second", "tokens/s"]] },
+  { title: "Tokens a second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
 ];
 
 let plotly = null;
@@ -41,13 +44,14 @@ export class Curves {
     this.goTo = goTo;
     this.charts = [];
     this.timer = null;
+    this.ready = false;
     this.root = byId("curves");
     this.root.addEventListener("toggle", () => this.draw());
     const dark = matchMedia("(prefers-color-scheme: dark)");
     dark.addEventListener("change", () => this.draw());
   }
 
-  get wanted() { return this.root.open && !this.root.hidden; }
+  get wanted() { return this.ready && this.root.open && !this.root.hidden; }
 
   /** Draw soon, and not too often: events come by the dozen. */
   later() {
@@ -71,36 +75,37 @@ export class Curves {
     this.charts = CHARTS.map((about) => {
       const value = element("b", {});
       const plot = element("div", { className: "plot", role: "img" });
-      const figure = element("figure", {}, element("figcaption", {}, `${about.title} `, value), plot);
-      return { about, value, plot, figure };
+      const keys = element("ul", { className: "keys-of" });
+      const figure = element("figure", {}, element("figcaption", {}, `${about.title} `, value), plot, keys);
+      return { about, value, plot, keys, figure };
     });
     this.root.querySelector(".charts").replaceChildren(...this.charts.map((chart) => chart.figure));
   }
 
-  drawChart(library, { about, value, plot, figure }) {
+  drawChart(library, { about, value, plot, keys, figure }) {
     const width = plot.clientWidth || 300;
-    const dashes = ["solid", "dash", "dot", "dashdot"];
-    const traces = state.runs.flatMap((run, index) => about.curves.flatMap(([column, name], place) => {
-      const curve = points(run, column, width);
+    const [run] = state.runs;
+    const other = state.beside?.run ? state.runs[state.beside.run] : null;
+    const traces = [run, other].filter(Boolean).flatMap((one) => about.curves.flatMap(([column, name], place) => {
+      const curve = points(one, column, width);
       if (!curve.x.length) return [];
+      const { colour, dash } = STROKES[place];
       return [{
-        ...curve, name: index ? `${name}, ${run.about.run}` : name, type: "scatter",
-        mode: curve.x.length < 2 ? "markers" : "lines", opacity: index ? 0.55 : 1,
-        line: { color: colourOf(about.colours[place]), width: 1.6, dash: dashes[(place + index) % 4] },
-        hovertemplate: `%{y:.4g}<extra>%{fullData.name}</extra>`,
+        ...curve, name: one === run ? name : `${name}, ${one.about.run}`, type: "scatter",
+        mode: curve.x.length < 2 ? "markers" : "lines", opacity: one === run ? 1 : 0.45,
+        line: { color: colourOf(colour), width: 1.6, dash }, hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
       }];
     }));
     figure.hidden = traces.length === 0;
     if (figure.hidden) return;
-    const [column, name] = about.curves.find(([one]) => state.runs[0].last(one) !== null) ?? about.curves[0];
-    value.textContent = about.words(state.runs[0].last(column));
+    const [column, name] = about.curves.find(([one]) => run.last(one) !== null) ?? about.curves[0];
+    value.textContent = about.words(run.last(column));
     plot.setAttribute("aria-label", `${about.title}: ${name} ${value.textContent} at the last step`);
-    const config = { displayModeBar: false, responsive: true, showTips: false };
-    library.react(plot, traces, layout(traces.length > 1), config);
-    if (!plot.dataset.wired) {
-      plot.dataset.wired = "yes";
-      plot.on("plotly_click", (event) => this.goTo(event.points[0].x));
-    }
+    drawKeys(keys, about.curves, run, other);
+    library.react(plot, traces, layout(), { displayModeBar: false, responsive: true, showTips: false });
+    if (plot.dataset.wired) return;
+    plot.dataset.wired = "yes";
+    plot.on("plotly_click", (event) => this.goTo(event.points[0].x));
   }
 
   /** Move the line that shows where the step bar is. */
@@ -137,17 +142,24 @@ function chartLines() {
   return shown === undefined ? marks : [...marks, line(shown, "--accent", "solid")];
 }
 
-function layout(named) {
+/** The curves by name, told apart by colour and by how the line is drawn. */
+function drawKeys(keys, curves, run, other) {
+  const found = curves.flatMap(([column, name], place) => (
+    run.last(column) === null ? [] : [element("li", { text: name, className: `key-${place + 1}` })]));
+  const faint = other ? [element("li", { text: `faint: ${other.about.run}` })] : [];
+  keys.replaceChildren(...(found.length > 1 || other ? [...found, ...faint] : []));
+}
+
+function layout() {
   const axis = {
     gridcolor: colourOf("--line"), linecolor: colourOf("--line"), zeroline: false, automargin: true, nticks: 5,
-    tickfont: { size: 11 }, fixedrange: false,
+    tickfont: { size: 11 }, exponentformat: "e",
   };
   return {
-    autosize: true, height: named ? 190 : 170, margin: { l: 8, r: 8, t: 6, b: 8 },
+    autosize: true, height: 130, margin: { l: 4, r: 6, t: 6, b: 4 },
     paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     font: { family: "system-ui, sans-serif", size: 11, color: colourOf("--muted") },
-    xaxis: { ...axis, showgrid: false }, yaxis: { ...axis, rangemode: "tozero" },
-    legend: { orientation: "h", y: -0.18, font: { size: 11 } }, showlegend: named,
+    xaxis: { ...axis, showgrid: false }, yaxis: { ...axis, rangemode: "tozero", nticks: 4 }, showlegend: false,
     hovermode: "x unified", hoverlabel: { bgcolor: colourOf("--surface"), font: { color: colourOf("--ink") } },
     shapes: chartLines(), uirevision: "kept",
   };

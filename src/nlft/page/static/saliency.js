@@ -120,7 +120,7 @@ export function totals(examples, weights, normalization = "sample") {
     sum.wrong += example.label ? 0 : 1;
     sum.gated += weights[i].gated ? 1 : 0;
     sum.tokens += tokens;
-    example.mask.forEach((inside, t) => { if (inside && weights[i].tag[t] in sum.tags) sum.tags[weights[i].tag[t]]++; });
+    weights[i].tag.forEach((tag, t) => { if (example.mask[t] && tag in sum.tags) sum.tags[tag]++; });
   });
   const divisor = normalization === "sample" ? sum.examples : sum.tokens;
   return {

@@ -25,7 +25,7 @@ export class Steer {
     this.said = element("p", { className: "said", role: "alert" });
     this.ledger = element("ol", { className: "ledger", "aria-label": "Requests" });
     this.actions = element("div", { className: "actions" }, ...this.buttons);
-    root.append(element("header", {}, element("h2", { text: "The run" })), this.why, this.actions, this.rate.row, this.said,
+    root.append(this.why, this.actions, this.rate.row, this.said,
       element("h3", { text: "Requests" }), this.ledger);
   }
 

@@ -42,12 +42,11 @@ export class WhatIf {
     this.apply = button("Apply to the run", () => apply(state.tried), { className: "main", hidden: true });
     this.reason = element("p", { className: "reason", role: "status" });
     this.list = element("div", { className: "knobs" });
-    this.help = element("p", { className: "help", "aria-live": "off" });
+    this.help = element("p", { className: "help" });
     this.sum = element("div", { className: "sum", role: "status", "aria-label": "What would change" });
-    root.append(
-      element("header", {}, element("h2", { text: "What if" }), this.back),
-      element("label", { className: "knob scheme" }, element("span", { text: "scheme" }), this.chooser),
-      this.reason, this.list, this.help, this.sum, this.apply);
+    root.append(this.sum, element("div", { className: "actions" }, this.back, this.apply),
+      element("div", { className: "knob scheme" }, element("label", { for: "try-scheme", text: "scheme" }), this.chooser),
+      this.reason, this.list, this.help);
     this.say("");
     root.addEventListener("focusin", (event) => this.say(event.target.closest(".knob")?.dataset.help ?? ""));
     root.addEventListener("pointerover", (event) => {
@@ -125,33 +124,31 @@ export class WhatIf {
   }
 
   drawSum(step, scored, verdicts) {
-    if (!step || !verdicts) {
-      this.sum.replaceChildren();
-      return;
-    }
     const places = scored.flatMap((one, index) => (one ? [index] : []));
+    if (!places.length) return void this.sum.replaceChildren();
     const recorded = places.map((index) => recordedVerdict(step.scores[index]));
-    const tried = places.map((index) => verdicts[index]);
+    const tried = verdicts ? places.map((index) => verdicts[index]) : recorded;
     const found = whatWouldChange(places.map((i) => scored[i]), recorded, tried, this.about.loss_normalization);
     const { changed, before, after } = found;
-    const row = (name, words, pick) => [name, words(pick(before)), words(pick(after))];
-    this.sum.replaceChildren(
-      element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens re-tagged` }),
-        ` in ${changed.examples} of ${before.examples} examples; salient +${changed.gained} −${changed.lost}; `
-        + `${changed.reweighted} with another weight`),
-      factTable(["", "recorded", "what if"], [
+    const words = verdicts ? ` in ${changed.examples} of ${before.examples} examples: `
+      + `${changed.gained} more salient, ${changed.lost} no longer` : " so far";
+    const row = (name, shown, pick) => [name, shown(pick(before)), verdicts ? shown(pick(after)) : ""];
+    return void this.sum.replaceChildren(
+      element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens re-tagged` }), words),
+      factTable(["over the watched examples", "recorded", "what if"], [
         row("salient tokens", formatPercent, (one) => one.salientFraction),
         row("gated wrong samples", formatPercent, (one) => one.gatedFraction),
         row("loss", formatNumber, (one) => one.loss),
-        row("its likelihood part", formatNumber, (one) => one.likelihood),
-        row("its unlikelihood part", formatNumber, (one) => one.unlikelihood),
+        row("likelihood part", formatNumber, (one) => one.likelihood),
+        row("unlikelihood part", formatNumber, (one) => one.unlikelihood),
       ]));
   }
 }
 
 /** One setting's control: {control, row, show(value, recorded), enable(on)}. */
 function makeKnob(control, turn) {
-  const label = element("span", { text: control.name });
+  const label = element("span", {}, ...control.name.split("_").flatMap((word, at) => (
+    at ? ["_", element("wbr"), word] : [word])));
   const undo = button("↺", () => turn(undo.recorded), { className: "undo", "aria-label": `${control.name} as recorded` });
   const row = element("div", { className: "knob", "data-help": `${control.name}: ${control.help}` });
   const made = control.kind === "flag" ? flag(control, turn)
