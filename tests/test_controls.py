@@ -331,6 +331,7 @@ def test_stop_ends_the_run_with_its_adapter_and_a_checkpoint(tmp_path):
     assert stopped.state.global_step == 2
     run = RunDir(tmp_path / "run")
     assert (run.adapter_path / "adapter_model.safetensors").is_file()
+    assert "- step 3: `stop`" in (run.adapter_path / "README.md").read_text()
     assert checkpoint_to_resume(run, "true", 1).name == "checkpoint-2"
     stop, other = run.controls()
     assert (stop["control"], stop["step"], stop["taken"]) == ("stop", 3, True)

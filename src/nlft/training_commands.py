@@ -3,7 +3,7 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,8 @@ def train(argv: Sequence[str]) -> None:
 
 def _nlft_trainer(model_settings: "ModelSettings", args: Any, examples: list[Any], saliency: Any, file: Path) -> Any:
     """The trainer of `nlft train` and of `nlft replay`; its record has what a replay needs."""
-    from nlft.training.model import adapter_fingerprint, load_model, load_tokenizer, lora_config
+    from nlft.training.model import load_model, load_tokenizer, lora_config
+    from nlft.training.run_record import add_command
     from nlft.training.trainer import NLFTTrainer
 
     model = load_model(model_settings, trainable=True)
@@ -53,9 +54,7 @@ def _nlft_trainer(model_settings: "ModelSettings", args: Any, examples: list[Any
         peft_config=lora_config(model_settings, model) if _adds_adapter(model_settings) else None,
         saliency=saliency,
     )
-    trainer.record["model"] = asdict(model_settings)
-    trainer.record["starting_adapter"] = adapter_fingerprint(model_settings.adapter)
-    trainer.record["data"]["file"] = str(file.resolve())
+    add_command(trainer.record, model_settings, file)
     return trainer
 
 

@@ -275,15 +275,14 @@ def _finding(one: Measured, margin: Margins) -> tuple[str, str] | None:
 
 def _style_words(one: Measured) -> str:
     moved = np.argsort(one.base - one.judge, kind="stable")
-    most = [
-        quoted(one.tokens[at], most=20) for at in moved if is_style(one.tokens[at]) and one.judge[at] > one.base[at]
-    ]
-    return f"{one.style_share:.0%} of what it moves is punctuation and white space, most of all {', '.join(most[:3])}"
+    most = [one.tokens[at] for at in moved if is_style(one.tokens[at]) and one.judge[at] > one.base[at]]
+    shown = ", ".join(quoted(token, most=20) for token in list(dict.fromkeys(most))[:3])
+    return f"{one.style_share:.0%} of what it moves is punctuation, white space or the end of turn, such as {shown}"
 
 
 def _against(one: Measured) -> str:
     others = " and ".join(f"{one.added(p):.2f}" for p in one.placebos.values())
-    return f"its judgment adds {one.added(one.judge):.2f} to its tokens' probabilities, other examples' add {others}"
+    return f"its judgment adds {one.added(one.judge):.2f} of probability, other examples' add {others}"
 
 
 def _most_moved(one: Measured) -> str:

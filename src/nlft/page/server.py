@@ -242,24 +242,33 @@ def serve_map(
     if "SSH_CONNECTION" in os.environ:
         print(f"from where you sit: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
     print("Ctrl-C ends it; the training does not notice.", flush=True)
-    serve(page, [listening], token, hosts)
+    web_server(page, listening, token, hosts).serve_until_stopped()
 
 
-def serve(page: PageServer, sockets: list[socket.socket], token: str, hosts: set[str]) -> None:
-    """Serve until interrupted."""
-    port = sockets[0].getsockname()[1]
+def web_server(page: PageServer, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
+    """A server on that socket, to be `run` or, from another thread, told to `stop`."""
+    port = listening.getsockname()[1]
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-    server = _Server(config)
-    server.page = page
-    server.run(sockets=sockets)
+    return WebServer(config, page, listening)
 
 
-class _Server(uvicorn.Server):
-    page: PageServer
+class WebServer(uvicorn.Server):
+    """uvicorn, on a socket of ours, that does not wait for the streams of pages that still listen."""
+
+    def __init__(self, config: uvicorn.Config, page: PageServer, listening: socket.socket) -> None:
+        super().__init__(config)
+        self.page, self.listening = page, listening
+
+    def serve_until_stopped(self) -> None:
+        """Serve until interrupted, or stopped."""
+        self.run(sockets=[self.listening])
+
+    def stop(self) -> None:
+        self.page.closing = self.should_exit = True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self.page.closing = True  # open streams would hold the server for as long as a page listens
+        self.page.closing = True
         super().handle_exit(sig, frame)
 
 

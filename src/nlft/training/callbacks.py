@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nlft.progress import progress
 from nlft.training.run_dir import RunDir, write_whole
-from nlft.training.run_record import changed_settings
+from nlft.training.run_record import changed_settings, changes_note
 
 
 class RunDirCallback(TrainerCallback):  # type: ignore[misc]
@@ -62,7 +62,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.trainer.save_model(str(self.run.adapter_path))
         if state.is_world_process_zero:
-            write_whole(self.run.adapter_path / "README.md", self.card.encode())
+            card = self.card + changes_note(self.run.controls())
+            write_whole(self.run.adapter_path / "README.md", card.encode())
             self.run.finish_logs()
 
 

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from peft import PeftModel
 from nlft.core.conditions import EncodedExample
 from nlft.core.schemes import SCHEMES, Scheme
 from nlft.data.records import Example
-from nlft.training.controls import steering_record
+from nlft.training.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
+from nlft.training.model import adapter_fingerprint
 
 # Where a run stands, what it is called and what it writes does not reach its weights.
 _NO_PART_OF_TRAINING = (
@@ -60,6 +62,22 @@ def run_record(
             unavailable,
         ),
     }
+
+
+def add_command(record: dict[str, Any], model_settings: Any, file: Path) -> None:
+    """Add what a command knows and a trainer does not: with it, `nlft replay` can train the run again.
+
+    Args:
+        record: the trainer's, before it trains.
+        file: the examples'.
+    """
+    model = asdict(model_settings)
+    for name in ("model_name_or_path", "adapter"):  # a folder's relative path holds from here alone
+        if model[name] and Path(model[name]).exists():
+            model[name] = str(Path(model[name]).resolve())
+    record["model"] = model
+    record["starting_adapter"] = adapter_fingerprint(model["adapter"])
+    record["data"]["file"] = str(file.resolve())
 
 
 def _conditions(needs: frozenset[str]) -> list[str]:
@@ -118,3 +136,10 @@ def model_card(base: str, method: str, details: str, examples: list[Example]) ->
         f"has every setting.\n\n"
         "Load it with `peft.PeftModel.from_pretrained(base, this_folder)`.\n"
     )
+
+
+def changes_note(lines: Sequence[Mapping[str, Any]]) -> str:
+    """For the model card: what was changed while it trained, from controls.jsonl; empty if nothing was."""
+    found = [e for e in lines if e["taken"] and e["control"] not in WITHOUT_EFFECT_ON_WEIGHTS]
+    told = [f"- step {e['step']}: `{e['control']}`" + (f" {e['new']}" if e["new"] is not None else "") for e in found]
+    return "\n".join(["\nChanged while it trained (`controls.jsonl`):\n", *told, ""]) if told else ""

@@ -227,7 +227,7 @@ class NLFTTrainer(SafeCheckpoints):
             return [], None
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         # One batch was made ahead of the last step, and another scheme may be active since.
-        batches = [b if b["needs"] == self.needs else self.builder(b["examples"]) for b in batches]
+        batches = [self._as_needed(batch) for batch in batches]
         if batches:
             counts = torch.stack([_counts(b) for b in batches]).sum(0).to(device)
             self._window, self._target_window = _windows(self.accelerator.reduce(counts, "sum"))
@@ -302,7 +302,11 @@ class NLFTTrainer(SafeCheckpoints):
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
         with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+            return self.compute_loss(model, self._prepare_inputs(self._as_needed(inputs))).detach(), None, None
+
+    def _as_needed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch for the active scheme, whichever it was built for."""
+        return batch if batch["needs"] == self.needs else self.builder(batch["examples"])
 
     def _record(
         self,

@@ -177,7 +177,7 @@ class BackgroundWriter:
         while self._queue.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.005)
         self._dropped += self._queue.unfinished_tasks
-        if not self._queue.unfinished_tasks:
+        if self._thread is not None and not self._queue.unfinished_tasks:
             self._queue.put(None)
             self._thread = None
         self._tell()

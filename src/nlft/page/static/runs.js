@@ -2,7 +2,8 @@
 
 import { decodeStep } from "./decode.js";
 
-const MOST_BYTES = 48e6; // of decoded steps kept; the rest is fetched again when asked for
+// Of the steps that are kept; the twin's arrays for each come to twice as much again. What is dropped is fetched anew.
+const MOST_BYTES = 16e6;
 
 export class Run {
   constructor(source, index, about) {

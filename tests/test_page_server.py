@@ -1,0 +1,643 @@
+"""The page's server: who may ask it, what it answers, what it writes, and what it costs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from nlft.data.records import read_examples, write_examples
+from nlft.errors import UserError
+from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
+from nlft.page.export import tokens_csv
+from nlft.page.feedback import Feedback
+from nlft.page.guard import HEADERS, POLICY
+from nlft.page.live import LiveRun
+from nlft.page.server import LONGEST_BODY, PageServer, listen
+from nlft.training.run_dir import RunDir, WatchedExample
+from page_runs import add_step, event, example, ledger_line, make_run, record
+
+TOKEN = "the-token"
+HERE = "http://127.0.0.1:8642"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+COOKIE = {"Cookie": f"nlft-map={TOKEN}", "Origin": HERE}
+GETS = ["/", "/static/app.js", "/plotly.min.js", "/api/runs", "/api/runs/0/changes", "/api/runs/0/steps/10"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path / "farm", steps=3)
+
+
+def client_of(run: RunDir, **options: Any) -> TestClient:
+    page = PageServer([LiveRun(run)], who="ann", feedback=Feedback(run), **options)
+    return TestClient(page.app(TOKEN, set()), base_url=HERE, raise_server_exceptions=True)
+
+
+@pytest.fixture
+def client(run: RunDir) -> Iterator[TestClient]:
+    with client_of(run) as made:
+        yield made
+
+
+def ask(client: TestClient, *changes: dict[str, Any]) -> Any:
+    return client.post("/api/requests", json={"changes": list(changes)}, headers=BEARER)
+
+
+def waiting(run: RunDir) -> list[tuple[str, Any, str]]:
+    return [(r.control, r.value, r.who) for r in run.pending_requests()]
+
+
+# ---- who may ask ----
+
+
+@pytest.mark.parametrize("path", [*GETS, "/nothing", "/api/stream", "/api/runs/0/tokens.csv"])
+def test_nothing_is_told_without_the_token(client: TestClient, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer other"}, {"Cookie": "nlft-map=other"}, {"Authorization": TOKEN[:-1]}):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == 401, headers
+        assert "nlft map" in answer.json()["error"]
+        assert "set-cookie" not in answer.headers
+    assert client.get(path + "?token=other").status_code == 401
+
+
+def test_token_in_the_first_address_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(
+    client: TestClient,
+) -> None:
+    answer = client.get(f"/?token={TOKEN}")
+    assert answer.status_code == 200
+    assert answer.headers["set-cookie"] == f"nlft-map={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
+    assert client.get("/api/runs").status_code == 200  # the client has kept it
+    assert "set-cookie" not in client.get("/api/runs").headers
+
+
+def test_every_server_draws_its_own_token(run: RunDir) -> None:
+    tokens = set()
+    for _ in range(2):
+        with served(run) as (_, url):
+            tokens.add(url.partition("token=")[2])
+    assert len(tokens) == 2
+    assert all(len(token) >= 32 for token in tokens)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "", "10.0.0.7"])
+def test_name_that_another_site_made_point_here_is_refused(client: TestClient, host: str) -> None:
+    assert client.get("/api/runs", headers={**BEARER, "Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost:9000", "LOCALHOST", "[::1]:8642"])
+def test_own_names_are_known_through_a_tunnel_of_any_port(client: TestClient, host: str) -> None:
+    assert client.get("/api/runs", headers={**BEARER, "Host": host}).status_code == 200
+
+
+def test_more_names_are_known_only_if_asked_for(run: RunDir) -> None:
+    page = PageServer([LiveRun(run)], who="ann")
+    with TestClient(page.app(TOKEN, {"gpu-7.lab"}), base_url="http://gpu-7.lab") as client:
+        assert client.get("/api/runs", headers=BEARER).status_code == 200
+        assert client.get("/api/runs", headers={**BEARER, "Host": "10.0.0.7"}).status_code == 421
+    with TestClient(page.app(TOKEN, {"0.0.0.0"}), base_url="http://10.0.0.7:8642") as client:
+        assert client.get("/api/runs", headers=BEARER).status_code == 200
+        assert client.get("/api/runs", headers={**BEARER, "Host": "evil.example"}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "http://127.0.0.1:9999", "http://localhost:8642", "null", "https://evil.example:8642"],
+)
+def test_page_of_another_origin_can_neither_read_nor_ask(client: TestClient, run: RunDir, origin: str) -> None:
+    headers = {"Cookie": f"nlft-map={TOKEN}", "Origin": origin}
+    assert client.get("/api/runs", headers=headers).status_code == 403
+    body = {"changes": [{"control": "stop", "value": None}]}
+    assert client.post("/api/requests", json=body, headers=headers).status_code == 403
+    assert waiting(run) == []
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_browser_that_says_the_asker_is_another_site_is_believed(client: TestClient, site: str) -> None:
+    headers = {"Cookie": f"nlft-map={TOKEN}", "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+    assert client.get("/api/runs", headers=headers).status_code == 403
+    navigation = {**headers, "Sec-Fetch-Mode": "navigate"}  # somebody followed a link to the page
+    assert client.get("/", headers=navigation).status_code == 200
+
+
+def test_form_of_another_site_changes_nothing_though_the_cookie_comes_with_it(client: TestClient, run: RunDir) -> None:
+    body = {"changes": [{"control": "stop", "value": None}]}
+    cookie = {"Cookie": f"nlft-map={TOKEN}"}
+    assert client.post("/api/requests", json=body, headers=cookie).status_code == 403
+    assert client.post("/api/requests", data=body, headers=COOKIE).status_code == 415
+    assert waiting(run) == []
+    assert client.post("/api/requests", json=body, headers=COOKIE).status_code == 202
+
+
+@pytest.mark.parametrize("path", [*GETS, "/nothing", "/api/runs/0/steps/999"])
+def test_every_answer_carries_the_strict_policy(client: TestClient, path: str) -> None:
+    for headers in (BEARER, {}):
+        answer = client.get(path, headers=headers)
+        for name, value in HEADERS.items():
+            assert answer.headers[name] == value
+    assert "unsafe" not in POLICY
+    assert "http" not in POLICY
+    assert "*" not in POLICY
+    assert POLICY.startswith("default-src 'none'; script-src 'self'; ")
+
+
+def test_answers_are_not_kept_by_anyone_but_the_library(client: TestClient) -> None:
+    for path in GETS:
+        kept = client.get(path, headers=BEARER).headers["cache-control"]
+        assert kept == ("private, max-age=86400" if "plotly" in path else "no-store")
+
+
+# ---- nothing that is sent names a path ----
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../server.py",
+        "/static/%2e%2e/server.py",
+        "/static/..%2fserver.py",
+        "/static/map.html",
+        "/static//etc/passwd",
+        "/static/%00",
+        "/api/runs/1/steps/10",
+        "/api/runs/0/steps/11",
+        "/api/runs/-1/changes",
+        "/api/runs/0/steps/../../../run.yaml",
+        "/api/runs/%2fetc/changes",
+        "/run.yaml",
+        "/docs",
+        "/openapi.json",
+    ],
+)
+def test_only_known_names_and_numbers_lead_anywhere(client: TestClient, path: str) -> None:
+    answer = client.get(path, headers=BEARER)
+    assert answer.status_code == 404
+    assert set(answer.json()) == {"error"}
+
+
+@pytest.mark.parametrize("query", ["generation=x", "steps=-1", "events=1e9", "controls=99999999999999", "events=٣"])
+def test_counts_must_be_plain_numbers(client: TestClient, query: str) -> None:
+    assert client.get(f"/api/runs/0/changes?{query}", headers=BEARER).status_code == 400
+
+
+def test_body_too_long_or_of_another_kind_is_refused(client: TestClient, run: RunDir) -> None:
+    headers = {**BEARER, "Content-Type": "application/json"}
+
+    def status(content: bytes | str) -> int:
+        return client.post("/api/requests", content=content, headers=headers).status_code
+
+    assert status("x" * (LONGEST_BODY + 1)) == 413
+    assert status("{") == 400
+    assert status("[" * 100_000) == 400
+    assert status("[]") == 400
+    assert status('{"changes": []}') == 400
+    assert status('{"changes": [{"control": 1}]}') == 400
+    assert status(json.dumps({"changes": [{"control": "save"}] * 51})) == 400
+    assert client.get("/api/requests", headers=BEARER).status_code == 405
+    assert waiting(run) == []
+
+
+# ---- what it answers ----
+
+
+def test_changes_hold_only_what_is_new(client: TestClient, run: RunDir) -> None:
+    def changes(**have: int) -> dict[str, Any]:
+        query = "&".join(f"{name}={value}" for name, value in have.items())
+        return dict(client.get(f"/api/runs/0/changes?{query}", headers=BEARER).json())
+
+    first = changes()
+    assert first["steps"] == [0, 10, 20]
+    assert first["events"]["count"] == len(first["events"]["columns"]["loss"]) == 20
+    assert first["state"] == "training"
+    have = {"generation": first["generation"], "steps": first["steps_seen"], "events": 20, "controls": 0}
+    second = changes(**have)
+    assert second["steps"] is None
+    assert second["events"]["columns"]["loss"] == []
+    run.append_event(event(21))
+    run.append_control(ledger_line("a", 21, "learning_rate", 1.0, 0.5))
+    add_step(run, 30)
+    time.sleep(0.4)  # the server looks now and then, not at every question
+    third = changes(**have)
+    assert third["steps"] == [0, 10, 20, 30]
+    assert third["events"]["columns"]["step"] == [21]
+    assert [line["id"] for line in third["controls"]] == ["a"]
+    assert third["steering"]["values"]["learning_rate"] == 0.5
+    assert third["steering"]["undoable"] == ["a"]
+
+
+def test_news_come_over_a_stream_within_a_second(run: RunDir) -> None:
+    with served(run) as (_, url), stream_of(url) as lines:
+        first = json.loads(next(lines))
+        started = time.monotonic()
+        add_step(run, 30)
+        wrote = time.monotonic()
+        second = json.loads(next(lines))
+        assert second != first
+        assert time.monotonic() - wrote < 1 + (wrote - started)
+
+
+def test_resumed_run_makes_pages_fetch_everything_again(run: RunDir) -> None:
+    live = LiveRun(run)
+    generation = live.generation
+    run.start_events(10)
+    live.poll()
+    assert live.generation > generation
+    assert live.steps == [0, 10]
+    assert len(live.events) == 10
+    assert live.changes(generation, 1, 20, 0)["events"]["count"] == 10
+
+
+def test_old_batches_that_are_dropped_do_not(tmp_path: Path) -> None:
+    live = LiveRun(make_run(tmp_path / "farm", steps=4, every=1))
+    generation, seen = live.generation, live.steps_seen
+    (live.run.saliency_path / "step-00000001.safetensors").unlink()
+    live.poll()
+    assert live.steps == [0, 2, 3]
+    assert live.generation == generation
+    assert live.steps_seen == seen + 1
+
+
+def test_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = JsonlTail(path)
+    assert tail.read() == (False, [])
+    path.write_bytes(b'{"step": 1}\n{"st')
+    assert tail.read() == (False, [{"step": 1}])
+    with path.open("ab") as file:
+        file.write(b'ep": 2}\nnot json\n[1]\n')
+    assert tail.read() == (False, [{"step": 2}])
+    path.write_bytes(b'{"step": 7}\n')  # cut: what was read before no longer holds
+    assert tail.read() == (True, [{"step": 7}])
+    path.unlink()
+    assert tail.read() == (True, [])
+
+
+def test_events_with_gaps_keep_their_rows_apart() -> None:
+    events = Events()
+    for one in [{"step": 1, "loss": 2.0}, {"step": 2, "eval_loss": 1.5, "flag": True}, {"no": "step"}]:
+        events.append(one)
+    events.append({"step": 3, "loss": None, "superseded": False})
+    events.append({"step": 4, "loss": 1.0, "superseded": True})
+    found = events.since(0)
+    assert found["count"] == 3
+    assert found["columns"] == {
+        "step": [1, 2, 3],
+        "time": [None] * 3,
+        "loss": [2, None, None],
+        "eval_loss": [None, 1.5, None],
+    }
+
+
+def test_long_runs_are_thinned_with_their_extremes_kept() -> None:
+    values = [1.0 + step % 7 / 100 for step in range(50_000)]
+    values[20_001], values[30_003] = 9.0, -9.0
+    values[40_000] = float("nan")
+    kept = thin(range(50_000), values, MOST_ROWS)
+    assert len(kept) <= MOST_ROWS + 3
+    assert {0, 49_999, 20_001, 30_003, 40_000} <= set(kept)
+    assert kept == sorted(kept)
+
+
+def test_step_that_cannot_be_read_says_why_and_the_others_are_shown(client: TestClient, run: RunDir) -> None:
+    file = run.saliency_path / "step-00000010.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    answer = client.get("/api/runs/0/steps/10", headers=BEARER)
+    assert answer.status_code == 404
+    assert "damaged" in answer.json()["error"]
+    assert client.get("/api/runs/0/steps/20", headers=BEARER).status_code == 200
+
+
+def test_run_without_examples_or_steps_is_served_all_the_same(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "sft")
+    run.write_settings({"method": "sft"})
+    with client_of(run) as client:
+        (about,) = client.get("/api/runs", headers=BEARER).json()["runs"]
+        assert (about["examples"], about["schemes"]) == ([], {})
+        found = client.get("/api/runs/0/changes", headers=BEARER).json()
+        assert (found["steps"], found["state"], found["steering"]) == ([], "waiting", None)
+        assert "takes no requests" in ask(client, {"control": "save", "value": None}).text
+        run.append_event(event(1))
+        time.sleep(0.4)
+        assert client.get("/api/runs/0/changes", headers=BEARER).json()["state"] == "training"
+        run.append_event({"step": 1, "train_runtime": 3.0})
+        time.sleep(0.4)
+        assert client.get("/api/runs/0/changes", headers=BEARER).json()["state"] == "finished"
+
+
+def test_numbers_that_json_has_no_word_for_are_null(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "farm", steps=2)
+    run.write_settings(record(seed=float("inf")))
+    with client_of(run) as client:
+        (about,) = client.get("/api/runs", headers=BEARER).json()["runs"]
+        assert about["seed"] is None
+
+
+# ---- steering ----
+
+
+def test_request_is_a_file_with_control_value_and_asker(client: TestClient, run: RunDir) -> None:
+    answer = ask(client, {"control": "learning_rate", "value": 0.5}, {"control": "pause", "value": None})
+    assert answer.status_code == 202
+    assert waiting(run) == [("learning_rate", 0.5, "ann"), ("pause", None, "ann")]
+    assert [r.id for r in run.pending_requests()] == answer.json()["ids"]
+
+
+def test_refused_change_says_why_and_takes_the_whole_request_with_it(client: TestClient, run: RunDir) -> None:
+    answer = ask(client, {"control": "learning_rate", "value": 0.5}, {"control": "saliency.gate_fraction", "value": 2})
+    assert answer.status_code == 422
+    assert answer.json()["refused"] == [{"control": "saliency.gate_fraction", "reason": "give 0 to 1"}]
+    assert "no held-out" in ask(client, {"control": "evaluate"}).text or "holds no examples" in answer.text + (
+        ask(client, {"control": "evaluate"}).text
+    )
+    assert ask(client, {"control": "../../etc", "value": 1}).status_code == 422
+    assert waiting(run) == []
+
+
+def test_settings_of_a_scheme_can_be_asked_for_along_with_it_or_right_after(client: TestClient, run: RunDir) -> None:
+    ratio = {"control": "saliency.inappropriate_ratio", "value": 1.3}
+    assert ask(client, ratio).status_code == 422
+    assert ask(client, {"control": "scheme", "value": "cut"}, ratio).status_code == 202
+    assert ask(client, {"control": "saliency.inappropriate_weight", "value": 2.0}).status_code == 202
+    assert [control for control, _, _ in waiting(run)] == [
+        "scheme",
+        "saliency.inappropriate_ratio",
+        "saliency.inappropriate_weight",
+    ]
+
+
+def test_finished_run_takes_no_requests(client: TestClient, run: RunDir) -> None:
+    run.append_event({"step": 20, "train_runtime": 12.0})
+    time.sleep(0.4)
+    client.get("/api/runs", headers=BEARER)
+    assert "finished" in ask(client, {"control": "save"}).text
+
+
+def test_read_only_page_shows_but_changes_nothing(run: RunDir) -> None:
+    with client_of(run, read_only=True) as client:
+        assert client.get("/api/runs", headers=BEARER).json()["read_only"] is True
+        assert client.get("/api/runs/0/steps/10", headers=BEARER).status_code == 200
+        assert ask(client, {"control": "save"}).status_code == 403
+        edits = {"edits": [{"example": 0, "label": False, "judgment": "x", "marks": []}]}
+        assert client.post("/api/feedback", json=edits, headers=BEARER).status_code == 403
+    assert waiting(run) == []
+    assert not (run.path / "feedback").exists()
+
+
+# ---- feedback ----
+
+
+def save(client: TestClient, *edits: dict[str, Any]) -> Any:
+    return client.post("/api/feedback", json={"edits": list(edits)}, headers=BEARER)
+
+
+def edit(index: int, judgment: str, *, label: bool = False, marks: list[Any] | None = None) -> dict[str, Any]:
+    return {"example": index, "label": label, "judgment": judgment, "marks": marks or []}
+
+
+def test_feedback_is_a_new_version_each_time_and_the_latest_is_built_on(client: TestClient, run: RunDir) -> None:
+    assert save(client, edit(0, "The 34 is wrong.", marks=[[2, 4, "wrong"]])).json() == {
+        "file": "feedback/examples-v2.jsonl",
+        "examples": 4,
+        "changed": 1,
+        "whole": False,
+    }
+    assert save(client, edit(1, "So is this.")).json()["file"] == "feedback/examples-v3.jsonl"
+    second, third = (read_examples(run.path / "feedback" / f"examples-v{version}.jsonl") for version in (2, 3))
+    assert [e.judgment for e in second[:2]] == ["The 34 is wrong.", None]
+    assert [e.judgment for e in third[:2]] == ["The 34 is wrong.", "So is this."]
+    assert [e.label for e in third] == [False, False, False, True]
+    assert third[0].completion == "".join(example(0).tokens[:-1])
+    log = [json.loads(line) for line in (run.path / "feedback" / "edits.jsonl").read_text().splitlines()]
+    assert [(entry["id"], entry["who"]) for entry in log] == [("farm-0", "ann"), ("farm-1", "ann")]
+    assert log[0]["marks"] == [{"start": 2, "end": 4, "verdict": "wrong"}]
+
+
+def test_with_the_dataset_a_version_holds_all_of_it_and_the_original_stays_as_it_is(
+    run: RunDir, tmp_path: Path
+) -> None:
+    original = tmp_path / "examples.jsonl"
+    watched = list(run.watched())
+    rows = [
+        {
+            "id": e.id,
+            "prompt": [{"role": "user", "content": e.prompt}],
+            "completion": [{"role": "assistant", "content": "".join(e.tokens[:-1])}],
+            "label": e.label,
+            "answer": e.answer,
+            **({} if e.label else {"judgment": e.judgment}),
+            "source": "mine",
+        }
+        for e in [*watched, replace(watched[0], id="not watched")]
+    ]
+    original.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = original.read_bytes()
+    feedback = Feedback(run, [vars(e) for e in read_examples(original)])
+    page = PageServer([LiveRun(run)], who="ann", feedback=feedback)
+    with TestClient(page.app(TOKEN, set()), base_url=HERE) as client:
+        assert save(client, edit(2, "Another judgment.")).json()["whole"] is True
+    found = read_examples(run.path / "feedback" / "examples-v2.jsonl")
+    assert original.read_bytes() == before
+    expected = read_examples(original)
+    assert len(found) == 5
+    assert found[2].judgment == "Another judgment."
+    assert [replace(e, judgment=None) for e in found] == [replace(e, judgment=None) for e in expected]
+    write_examples(tmp_path / "again.jsonl", found)
+
+
+def test_dataset_without_the_edited_example_is_refused(run: RunDir) -> None:
+    feedback = Feedback(run, [])
+    feedback.dataset = [{"id": "other", "label": True}]
+    with pytest.raises(UserError, match="farm-0' is not in the dataset"):
+        feedback.save([_edit(0)], run.watched(), "ann")
+    assert feedback.versions() == []
+
+
+def _edit(index: int) -> Any:
+    from nlft.page.feedback import Edit
+
+    return Edit(index, False, "wrong")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"example": 9, "label": False, "judgment": "x"}, "example 9"),
+        ({"example": True, "label": False, "judgment": "x"}, "example True"),
+        ({"example": "../x", "label": False, "judgment": "x"}, "example"),
+        ({"example": 0, "label": False, "judgment": " "}, "nothing says what is wrong"),
+        ({"example": 0, "label": False, "judgment": "x" * 20_001}, "20001 characters"),
+        ({"example": 0, "label": "no", "judgment": "x"}, "no label"),
+        ({"example": 0, "label": False, "judgment": "x", "marks": [[0, 41, "wrong"]]}, "outside its tokens"),
+        ({"example": 0, "label": False, "judgment": "x", "marks": [[2, 2, "wrong"]]}, "outside its tokens"),
+        ({"example": 0, "label": False, "judgment": "x", "marks": [[0, 1, "bad"]]}, "outside its tokens"),
+        (7, "example None"),
+    ],
+)
+def test_crooked_feedback_is_refused_with_its_reason_and_writes_nothing(
+    client: TestClient, run: RunDir, bad: Any, reason: str
+) -> None:
+    answer = client.post("/api/feedback", json={"edits": [bad, edit(1, "fine")]}, headers=BEARER)
+    assert answer.status_code == 422
+    assert reason in answer.json()["error"]
+    assert save(client).status_code == 422
+    assert not (run.path / "feedback").exists()
+
+
+def test_version_that_exists_is_never_written_over(run: RunDir) -> None:
+    feedback = Feedback(run)
+    (run.path / "feedback").mkdir()
+    (run.path / "feedback" / "examples-v2.jsonl").write_text("mine\n" * 0)
+    feedback._latest = lambda examples: []  # type: ignore[method-assign]
+    feedback.versions = list  # type: ignore[method-assign]  # as another server sees it a moment too early
+    assert feedback._write([]).name == "examples-v3.jsonl"
+    assert sorted(p.name for p in (run.path / "feedback").iterdir()) == ["examples-v2.jsonl", "examples-v3.jsonl"]
+
+
+# ---- sharing ----
+
+
+def test_csv_has_a_line_a_token_and_no_formula(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "farm", steps=1, examples=0)
+    tokens = ['=HYPERLINK("http://x")', "+1", "a,b", '"', "\n", "\x00", "\x1b[31m", "\u202eabc", "end"]
+    run.write_watched([WatchedExample("=1+1", False, "p", "a", "j", tokens)])
+    add_step(run, 3)
+    rows = list(csv.reader(tokens_csv(run, 3).splitlines()))
+    assert rows[0][:5] == ["step", "example", "label", "position", "token"]
+    assert [json.loads(row[4]) for row in rows[1:]] == tokens
+    assert {row[1] for row in rows[1:]} == {'"=1+1"'}
+    for row in rows[1:]:
+        assert all(re.fullmatch(r'(-?[\d.]+(e-?\d+)?|"[ -~]*"|wrong|)', field) for field in row), row
+    scores = run.snapshot(3).scores[0]
+    assert scores
+    assert np.allclose([float(row[8]) for row in rows[1:]], scores.base, rtol=1e-6)
+
+
+def test_csv_of_a_missing_step_is_refused(client: TestClient) -> None:
+    answer = client.get("/api/runs/0/tokens.csv?step=11", headers=BEARER)
+    assert answer.status_code == 422
+    assert "no such step" in answer.json()["error"]
+    answer = client.get("/api/runs/0/tokens.csv", headers=BEARER)
+    assert len(answer.text.splitlines()) == 1 + 3 * 4 * 40
+
+
+def test_export_is_a_whole_page_that_the_browser_saves_and_does_not_open(client: TestClient) -> None:
+    body = {"step": 20, "view": {"step": 20}, "curves": False, "path": "/etc/passwd"}
+    answer = client.post("/api/export", json=body, headers=BEARER)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert "attachment" in answer.headers["content-disposition"]
+    assert answer.text.startswith("<!DOCTYPE html>")
+    assert client.post("/api/export", json={"step": "x", "view": {}}, headers=BEARER).status_code == 400
+    assert client.post("/api/export", json={"step": 11, "view": {}}, headers=BEARER).status_code == 422
+
+
+# ---- the process ----
+
+
+class served:  # noqa: N801: reads as a phrase
+    """`nlft map RUN` in a process of its own."""
+
+    def __init__(self, run: RunDir, *options: str) -> None:
+        command = [sys.executable, "-m", "nlft.cli", "map", str(run.path), "--port", "0", *options]
+        environment = {k: v for k, v in os.environ.items() if k != "SSH_CONNECTION"}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    def __enter__(self) -> tuple[subprocess.Popen[str], str]:
+        assert self.process.stdout
+        return self.process, self.process.stdout.readline().split()[1]
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class stream_of:
+    """The data lines of a page's stream."""
+
+    def __init__(self, url: str) -> None:
+        from urllib.request import Request, urlopen
+
+        address, _, token = url.partition("?token=")
+        self.answer = urlopen(Request(f"{address}api/stream", headers={"Authorization": f"Bearer {token}"}), timeout=20)
+
+    def __enter__(self) -> Iterator[bytes]:
+        return (line.removeprefix(b"data: ") for line in self.answer if line.startswith(b"data: "))
+
+    def __exit__(self, *_: object) -> None:
+        self.answer.close()
+
+
+def test_command_listens_on_this_machine_alone_and_stays_below_100_megabytes_without_torch(run: RunDir) -> None:
+    with served(run) as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        port = int(re.search(r":(\d+)/", url)[1])  # type: ignore[index]
+        with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+            other.connect(("127.0.0.2", port))  # also this machine, but not the address that it listens on
+        with stream_of(url) as lines:
+            next(lines)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        resident = int(status.partition("VmRSS:")[2].split()[0]) / 1024
+        assert resident < 100
+        assert "torch" not in maps
+
+
+def test_interrupt_ends_the_server_at_once_though_pages_listen(run: RunDir) -> None:
+    with served(run) as (process, url), stream_of(url) as lines:
+        next(lines)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) in (0, 130, -signal.SIGINT)
+        assert process.stderr
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_page_that_hangs_keeps_nobody_else_waiting(run: RunDir) -> None:
+    with served(run) as (_, url):
+        host, port = re.search(r"//([\d.]+):(\d+)", url).groups()  # type: ignore[union-attr]
+        token = url.partition("token=")[2]
+        hanging = []
+        for _ in range(20):
+            one = socket.create_connection((host, int(port)))
+            one.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+            hanging.append(one)  # and never reads
+        with stream_of(url) as lines:
+            next(lines)
+            add_step(run, 30)
+            started = time.monotonic()
+            next(lines)
+            assert time.monotonic() - started < 2
+        for one in hanging:
+            one.close()
+
+
+def test_taken_port_is_refused_if_asked_for_and_replaced_if_not() -> None:
+    with listen("127.0.0.1", 0, 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be listened on"):
+            listen("127.0.0.1", port, 0)
+        with listen("127.0.0.1", None, port) as other:
+            assert other.getsockname()[1] != port
+
+
+def test_command_writes_html_and_csv_without_serving(run: RunDir, tmp_path: Path) -> None:
+    out = [str(tmp_path / "map.html"), str(tmp_path / "tokens.csv")]
+    command = [sys.executable, "-m", "nlft.cli", "map", str(run.path), "--html", out[0], "--csv", out[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [f"map: {out[0]}", f"tokens: {out[1]}"]
+    assert all(Path(path).stat().st_size > 1000 for path in out)
