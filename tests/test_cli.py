@@ -152,7 +152,7 @@ WRONG_INPUT = [
     (["evaluate", "DATA", "MODEL"], "--out is missing"),
     (["evaluate", "DATA", "MODEL", "--out", "o.json", "--grader", "no.such:thing"], "no.such"),
     (["map", "no-run", "--html", "m.html"], "does not exist"),
-    (["map", "."], "required: --html"),
+    (["map", "."], "no run directory"),
     (["judge", "none.jsonl"], "none.jsonl"),
 ]
 

@@ -15,7 +15,7 @@ import tiny
 from nlft import tune_stages as stages
 from nlft.compare import Compare, CompareSettings
 from nlft.data.collect import SamplingSettings
-from nlft.data.records import Example, Question
+from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
 from nlft.results.arms import ARMS, with_shots, with_shuffled_judgments
@@ -68,6 +68,39 @@ def test_a_failed_seed_is_in_the_table_and_out_of_the_comparisons():
     grid = {("base", 50): whole, ("nlft", 50): broken}
     assert "1 failed: out of memory" in table(grid, TITLES)
     assert contrasts(grid, [("nlft", "base")]) == []
+
+
+def test_arms_are_compared_on_the_seeds_that_both_have():
+    whole = cells(0.5, 3)
+    one = Cells(whole.verdicts[1:2], whole.results[1:2], {}, [7], once=True)
+    ours = Cells(whole.verdicts, whole.results, {}, [5, 7, 9])
+    grid = {("nlft", 50): ours, ("kto", 50): one, ("sft-answer", 50): Cells([], [], {5: "no memory"}, [])}
+    found = contrasts(grid, [("nlft", "kto"), ("nlft", "sft-answer")])
+    assert [(c.theirs, c.gap.value, c.wins, c.losses) for c in found] == [("kto", 0.0, 0, 0)]
+    assert "(seed 7 alone)" in table(grid, TITLES)
+
+
+def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path):
+    from nlft.results.arms import Budget, run_arm
+
+    run_arm(
+        ARMS["sft-answer"],
+        examples=write_few(tmp_path / "examples.jsonl"),
+        test=place / "problems" / "test.jsonl",
+        out=tmp_path / "run",
+        model={"model_name_or_path": str(place / "model")},
+        asking=SamplingSettings(max_new_tokens=4),
+        budget=Budget(num_train_epochs=1e5, per_device_train_batch_size=1, max_seconds=2),
+    )
+    assert 2 <= json.loads((tmp_path / "run" / "result.json").read_text())["train_seconds"] < 30
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    rates = {event["learning_rate"] for event in events if "learning_rate" in event}
+    assert len(rates) == 1
+
+
+def write_few(path):
+    write_examples(path, [Example(n, f"{n} + 1?", f"#### {n + 1}", True, f"#### {n + 1}") for n in range(4)])
+    return path
 
 
 def test_the_page_shows_what_a_model_wrote_as_text():
@@ -129,8 +162,8 @@ def place(tmp_path_factory):
         "model_name_or_path": str(folder / "model"),
         "test_file": str(folder / "problems" / "test.jsonl"),
         "sizes": [6],
-        "seeds": [0, 1],
-        "arms": ["kto"],
+        "seeds": [0],
+        "once": ["kto"],
         "max_new_tokens": 6,
         "keep_truncated": True,
         "batch_size": 16,
@@ -164,7 +197,7 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
     resumed = start(place, tmp_path / "killed")
     again, err = resumed.communicate()
     assert resumed.returncode == 0, err[-3000:]
-    assert err.count("done before") >= 7
+    assert err.count("done before") >= 4 + 6
 
     reports = [json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "killed")]
     for report in reports:
@@ -178,7 +211,7 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
             "shuffled",
         }
         broken = next(arm for arm in report["arms"] if arm["arm"] == "broken")
-        assert set(broken["failed"]) == {"0", "1"}
+        assert set(broken["failed"]) == {"0"}
     first, second = ([(a["arm"], a["size"], a["verdicts"]) for a in r["arms"]] for r in reports)
     assert first == second
     assert reports[0]["verdict"] == reports[1]["verdict"]

@@ -72,6 +72,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kto": ("train on right and wrong as such, as a baseline", "training_commands:kto"),
     "evaluate": ("answer questions greedily and grade the answers", "training_commands:evaluate"),
     "compare": ("every method on the same examples, with intervals and a verdict", "training_commands:compare"),
+    "merge": ("merge an adapter into its model, as an ordinary model folder", "training_commands:merge"),
     "map": ("show what the feedback did to every token", "training_commands:map"),
     "env": ("versions and devices, for a bug report", "training_commands:env"),
 }

@@ -40,6 +40,10 @@ class CompareSettings(TuneSettings):
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Each draws its own examples, and trains on them."}
     )
+    once: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Arms too dear for the whole grid: they get the largest size and the first seed alone."},
+    )
     folds: int = field(default=5, metadata={"help": "Cross-validation folds where there is no test file."})
     comparisons: list[str] = field(
         default_factory=list,
@@ -48,7 +52,7 @@ class CompareSettings(TuneSettings):
     audit: bool = field(default=False, metadata={"help": "Audit the examples with the model before training."})
 
     def __post_init__(self) -> None:
-        self.arms = list(dict.fromkeys([*(name for name in ALWAYS), *self.arms, *self.extra_arms]))
+        self.arms = list(dict.fromkeys([*ALWAYS, *self.arms, *self.once, *self.extra_arms]))
         super().__post_init__()
         if not self.sizes or not self.seeds or min(self.sizes) < 1:
             raise UserError("--sizes and --seeds need a number each.\n  Give --sizes 25 50 --seeds 0 1 2, for example.")
@@ -89,7 +93,7 @@ class Compare(Staged):
     """The grid in one folder; a cell that is done is not repeated, one that failed is marked and tried again later."""
 
     settings: CompareSettings
-    may_grow = ("arms", "sizes", "seeds", "extra_arms", "comparisons")
+    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms", "comparisons")
 
     def run(self) -> str:
         """Run what is not done yet; returns the tables and the verdict."""
@@ -113,9 +117,13 @@ class Compare(Staged):
                 for fold in range(self._folds()):
                     folder = f"cells/size-{size}/seed-{seed}/fold-{fold}"
                     for arm in self.settings.arms:
-                        if arm == "base" and (size, seed) != (min(self.settings.sizes), self.settings.seeds[0]):
-                            continue
-                        yield Cell(arm, size, seed, fold, folder)
+                        if self._planned(arm, size, seed):
+                            yield Cell(arm, size, seed, fold, folder)
+
+    def _planned(self, arm: str, size: int, seed: int) -> bool:
+        if arm == "base":
+            return (size, seed) == (min(self.settings.sizes), self.settings.seeds[0])
+        return arm not in self.settings.once or (size, seed) == (max(self.settings.sizes), self.settings.seeds[0])
 
     def _draw(self) -> None:
         """Each cell's examples and test questions; a larger size holds the smaller one's examples.
@@ -167,15 +175,14 @@ class Compare(Staged):
         grid: dict[tuple[str, int], Cells] = {}
         for arm in self.settings.arms:
             for size in sorted(self.settings.sizes):
-                grid[arm, size] = self._arm_cells(arm, size)
+                if arm == "base" or any(self._planned(arm, size, seed) for seed in self.settings.seeds):
+                    grid[arm, size] = self._arm_cells(arm, size)
         return grid
 
     def _arm_cells(self, arm: str, size: int) -> Cells:
-        verdicts, results, failed = [], [], {}
-        seeds, at = self.settings.seeds, size
-        if arm == "base":
-            seeds, at = seeds[:1], min(self.settings.sizes)
-        for seed in seeds:
+        verdicts, results, failed, done = [], [], {}, []
+        at = min(self.settings.sizes) if arm == "base" else size
+        for seed in (seed for seed in self.settings.seeds if self._planned(arm, at, seed)):
             row: list[bool] = []
             for fold in range(self._folds()):
                 run = self.folder / f"cells/size-{at}/seed-{seed}/fold-{fold}" / arm
@@ -187,7 +194,8 @@ class Compare(Staged):
                 row += _verdicts(run)
             else:
                 verdicts.append(row)
-        return Cells(verdicts, results, failed)
+                done.append(seed)
+        return Cells(verdicts, results, failed, None if arm == "base" else done, arm in self.settings.once)
 
     def _told(self) -> str:
         grid, titles = self._grid(), {name: arms.ARMS[name].title for name in self.settings.arms}

@@ -235,6 +235,21 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"every answer: {display_path(out)}")
 
 
+def merge(argv: Sequence[str]) -> None:
+    """`nlft merge`."""
+    from nlft.config import parse
+    from nlft.training.merging import merge_adapter
+    from nlft.training.model import ModelSettings
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not hold anything")
+
+    what = "Merge an adapter into its model: an ordinary model folder, for servers that load no adapters."
+    model_settings, other = parse("nlft merge", what, [ModelSettings], argv, add)
+    merge_adapter(model_settings, other.out)
+    print(f"model: {display_path(other.out)}")
+
+
 def map(argv: Sequence[str]) -> None:
     """`nlft map`."""
     from nlft.training.run_dir import RunDir
@@ -292,23 +307,25 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type[Any
     from nlft.config import parse
     from nlft.training.model import ModelSettings
 
+    def add(parser: ArgumentParser) -> None:
+        what = "questions with standard answers, or examples (or --train_file)"
+        parser.add_argument("file", type=Path, nargs="?", help=what)
+
     model_settings, chosen, other = parse(
         f"nlft {name}",
         description,
         [ModelSettings, settings],
         argv,
-        lambda parser: _file_argument(parser, "questions with standard answers, or examples"),
+        add,
     )
+    if bool(other.file) == bool(chosen.train_file):
+        raise UserError(f"nlft {name} takes one file.\n  Give it as FILE, or as train_file in the config.")
     model = {
         field.name: getattr(model_settings, field.name)
         for field in fields(ModelSettings)
         if getattr(model_settings, field.name) != field.default
     }
-    print(staged(other.file, model, chosen).run())
-
-
-def _file_argument(parser: ArgumentParser, help: str) -> None:
-    parser.add_argument("file", type=Path, help=help)
+    print(staged(other.file or chosen.train_file, model, chosen).run())
 
 
 def demo(argv: Sequence[str]) -> None:

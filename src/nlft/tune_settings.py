@@ -17,6 +17,9 @@ class TuneSettings(SamplingSettings, Budget):
     """Everything from the file to the table; the parts' own commands have more settings."""
 
     output_dir: str = field(default="runs/tune", metadata={"help": "Folder for everything that comes of it."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Questions with standard answers, or examples; in a config, instead of FILE."}
+    )
     test_file: str | None = field(
         default=None, metadata={"help": "Questions to evaluate on; without it some of the file's are held out."}
     )

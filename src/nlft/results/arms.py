@@ -72,6 +72,10 @@ class Budget:
     answer_weight: Annotated[float, Range(0, inf)] = field(
         default=1.0, metadata={"help": "lambda: how much of the standard answer's NLL NLFT adds."}
     )
+    max_seconds: Annotated[float | None, Range(1, inf)] = field(
+        default=None,
+        metadata={"help": "Stop each arm's training after so many seconds, at a constant learning rate."},
+    )
     activation_checkpointing: bool = field(
         default=True, metadata={"help": "Recompute activations in backward: less memory, some 20% slower."}
     )
@@ -83,6 +87,8 @@ class Budget:
         """As fields of transformers' TrainingArguments."""
         names = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "learning_rate")
         chosen = {name: getattr(self, name) for name in (*names, "activation_checkpointing")}
+        if self.max_seconds:  # a schedule would have to know the number of steps
+            chosen["lr_scheduler_type"] = "constant"
         return {**chosen, "save_strategy": "no"}
 
 
@@ -194,6 +200,7 @@ def _messages(prompt: Prompt) -> list[Message]:
 def _train(
     arm: Arm, examples: list[Example], out: Path, net: Any, tokenizer: Any, asking: SamplingSettings, budget: Budget
 ) -> Any:
+    from nlft.training.callbacks import TimeBudget
     from nlft.training.model import default_lora
 
     common = {"output_dir": str(out), "seed": asking.seed, "system_prompt": asking.system_prompt}
@@ -201,8 +208,12 @@ def _train(
     if arm.method == "nlft":
         trainer = _nlft(options, examples, net, tokenizer, budget, targets=arm.examples != "right")
     else:
+        if arm.method == "reft" and budget.max_seconds:
+            options["sft_seconds"] = budget.max_seconds / 2
         make, settings = _baseline(arm.method, options, asking)
         trainer = make(net, settings, examples, tokenizer, default_lora(net))
+    if budget.max_seconds:
+        trainer.add_callback(TimeBudget(budget.max_seconds / (2 if arm.method == "reft" else 1)))
     trainer.train()
     return trainer.model
 

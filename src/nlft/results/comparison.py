@@ -21,11 +21,15 @@ class Cells:
         verdicts: (seeds, questions), whether each question was answered right; the questions in one order throughout.
         results: what each seed took: `train_seconds`, `peak_memory_bytes`, `num_tokens`, ...
         failed: seeds that have no result, and why.
+        seeds: whose verdicts these are, row by row; None: one row, the same for every seed.
+        once: the plan has one seed only for this arm.
     """
 
     verdicts: Sequence[Sequence[bool]]
     results: Sequence[Mapping[str, Any]]
     failed: Mapping[int, str]
+    seeds: Sequence[int] | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,32 @@ def share_of(verdicts: Sequence[Sequence[bool]]) -> Share:
 
 
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
-    """Every pair of arms at every size where both have all their seeds, with p-values corrected for all of them."""
+    """Every pair of arms at every size, on the seeds that both have, with p-values corrected for all of them."""
     found = []
     for size in sorted({size for _, size in grid}):
         for ours, theirs in pairs:
             a, b = grid.get((ours, size)), grid.get((theirs, size))
-            if not (a and b and a.verdicts and b.verdicts):
+            rows = paired(a, b) if a and b else None
+            if rows is None:
                 continue
-            if len(a.verdicts) != len(b.verdicts) and 1 not in (len(a.verdicts), len(b.verdicts)):
-                continue  # a seed is missing; the table says so
-            gaps = np.asarray(a.verdicts, dtype=int) - np.asarray(b.verdicts, dtype=int)
-            gap = seeded_difference(a.verdicts, b.verdicts)
+            gaps = np.asarray(rows[0], dtype=int) - np.asarray(rows[1], dtype=int)
+            gap = seeded_difference(*rows)
             found.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
     corrected = holm([contrast.gap.p_value or 0.0 for contrast in found])
     return [replace(contrast, corrected=p) for contrast, p in zip(found, corrected, strict=True)]
+
+
+def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool]]] | None:
+    """Both arms' verdicts on the seeds that both have, or None if there are none; the table tells what is missing."""
+    if a.seeds is None or b.seeds is None:
+        rows = (list(a.verdicts), list(b.verdicts))
+    else:
+        common = [seed for seed in a.seeds if seed in b.seeds]
+        rows = (
+            [a.verdicts[a.seeds.index(seed)] for seed in common],
+            [b.verdicts[b.seeds.index(seed)] for seed in common],
+        )
+    return rows if all(rows) else None
 
 
 def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str]) -> str:
@@ -124,14 +140,18 @@ def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str]) ->
 
 
 def _rivals(grid: Grid, found: Sequence[Contrast], best: str, trained: Mapping[str, Share], size: int) -> list[str]:
-    return [arm for arm in trained if arm != best and _gap(grid, found, best, arm, size).low <= 0]
+    others = [arm for arm in trained if arm != best and paired(grid[best, size], grid[arm, size])]
+    return [arm for arm in others if _gap(grid, found, best, arm, size).low <= 0]
 
 
 def _gap(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> Difference:
     for contrast in found:
         if (contrast.ours, contrast.theirs, contrast.size) == (ours, theirs, size):
             return contrast.gap
-    return seeded_difference(grid[ours, size].verdicts, grid[theirs, size].verdicts)
+    rows = paired(grid[ours, size], grid[theirs, size])
+    if rows is None:
+        raise ValueError(f"{ours} and {theirs} have no seed in common")
+    return seeded_difference(*rows)
 
 
 def table(grid: Grid, titles: Mapping[str, str]) -> str:
@@ -151,7 +171,8 @@ def _shown(cells: Cells | None) -> str:
     if cells is None:
         return ""
     failed = f"{len(cells.failed)} failed: {next(iter(cells.failed.values()))[:60]}" if cells.failed else ""
-    return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", failed]).strip()
+    few = f"(seed {cells.seeds[0]} alone)" if cells.once and cells.seeds else ""
+    return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", few, failed]).strip()
 
 
 def _costs(cells: Sequence[Cells | None]) -> list[str]:

@@ -22,7 +22,7 @@ from nlft.data.grading import get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.training.baselines import SFTBaseline, SFTSettings
-from nlft.training.callbacks import ProgressLine, RunDirCallback
+from nlft.training.callbacks import ProgressLine, RunDirCallback, TimeBudget
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_dir import RunDir
 from nlft.training.run_record import data_fingerprint, environment, model_card
@@ -52,6 +52,9 @@ class ReFTSettings(GRPOConfig):  # type: ignore[misc]
     )
     sft_steps: Annotated[int, Range(-1, inf)] = field(
         default=-1, metadata={"help": "Supervised steps, instead of sft_epochs."}
+    )
+    sft_seconds: Annotated[float | None, Range(0, inf)] = field(
+        default=None, metadata={"help": "Stop the supervised passes after so many seconds."}
     )
     beta: float = field(default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."})
     grader: str = field(
@@ -183,10 +186,13 @@ def _warmed_up(
         learning_rate=args.warmup_learning_rate,
         activation_checkpointing=args.activation_checkpointing,
         save_strategy="no",
+        lr_scheduler_type="constant" if args.sft_seconds else "linear",
         seed=args.seed,
         system_prompt=args.system_prompt,
     )
     trainer = SFTBaseline(model, settings, examples, tokenizer, peft_config)
+    if args.sft_seconds:
+        trainer.add_callback(TimeBudget(args.sft_seconds))
     if args.sft_epochs or args.sft_steps > 0:
         trainer.train()
     return trainer.model
