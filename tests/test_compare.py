@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import yaml
 import tiny
 from nlft import tune_stages as stages
 from nlft.compare import Compare, CompareSettings
+from nlft.config import read_config
 from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
@@ -21,7 +23,9 @@ from nlft.errors import UserError
 from nlft.results.arms import ARMS, with_shots, with_shuffled_judgments
 from nlft.results.comparison import Cells, contrasts, table, verdict
 from nlft.results.comparison_page import page
+from nlft.training.model import ModelSettings
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 TITLES = {name: arm.title for name, arm in ARMS.items()}
 
 
@@ -197,7 +201,7 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
     resumed = start(place, tmp_path / "killed")
     again, err = resumed.communicate()
     assert resumed.returncode == 0, err[-3000:]
-    assert err.count("done before") >= 4 + 6
+    assert err.count("done before") >= 4 + 5
 
     reports = [json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "killed")]
     for report in reports:
@@ -244,3 +248,20 @@ def test_without_a_test_file_the_questions_are_folded(place, tmp_path):
         seen += sorted(test)
     examples = [json.loads(line) for line in (grid.folder / "examples.jsonl").read_text().splitlines()]
     assert sorted(seen) == sorted({e["prompt"] for e in examples}), "each question is tested on once"
+
+
+def test_the_problems_of_the_small_comparison_are_those_of_the_generator(tmp_path):
+    write_problems(tmp_path, 80, 200)
+    for name in ("train", "test"):
+        assert (EXAMPLES / f"problems-{name}.jsonl").read_bytes() == (tmp_path / f"{name}.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["compare-small"])
+def test_the_plans_in_examples_are_valid(name):
+    values = read_config(EXAMPLES / f"{name}.yaml", [ModelSettings, CompareSettings])
+    model = values.pop("model_name_or_path")
+    assert model
+    settings = CompareSettings(**values)
+    for path in (settings.train_file, settings.test_file):
+        assert (EXAMPLES.parent / path).is_file()
+    assert len(settings.pairs()) > 1
