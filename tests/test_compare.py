@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import tiny
 from nlft import tune_stages as stages
 from nlft.compare import Compare, CompareSettings
 from nlft.config import read_config
+from nlft.core.saliency import ConditionLogprobs, Tag, hidden_band
+from nlft.core.schemes import SCHEMES
 from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
@@ -256,7 +259,7 @@ def test_the_problems_of_the_small_comparison_are_those_of_the_generator(tmp_pat
         assert (EXAMPLES / f"problems-{name}.jsonl").read_bytes() == (tmp_path / f"{name}.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["compare-small"])
+@pytest.mark.parametrize("name", ["compare-small", "compare-ablation"])
 def test_the_plans_in_examples_are_valid(name):
     values = read_config(EXAMPLES / f"{name}.yaml", [ModelSettings, CompareSettings])
     model = values.pop("model_name_or_path")
@@ -265,3 +268,30 @@ def test_the_plans_in_examples_are_valid(name):
     for path in (settings.train_file, settings.test_file):
         assert (EXAMPLES.parent / path).is_file()
     assert len(settings.pairs()) > 1
+    for arm in (ARMS[name] for name in settings.arms if ARMS[name].method == "nlft"):
+        SCHEMES[arm.settings.get("scheme", "nlft")].settings(**arm.settings.get("saliency", {}))
+
+
+def test_each_part_that_the_ablation_leaves_out_is_out():
+    plan = read_config(EXAMPLES / "compare-ablation.yaml", [ModelSettings, CompareSettings])
+    rng = np.random.default_rng(0)
+    logp = [torch.tensor(np.log(rng.uniform(0.001, 1, (2, 400)))) for _ in range(3)]
+    label = torch.tensor([False, True])
+    states = torch.tensor(rng.normal(1, 0.7, (2, 400, 8)))
+    mask = torch.ones(2, 400, dtype=torch.bool)
+    scores = ConditionLogprobs(*logp[:1], mask, label, logp[1], logp[2], hidden_band(states, mask))
+
+    def tags(name):
+        spec = plan["extra_arms"].get(name, {}).get("settings", {})
+        scheme = SCHEMES[spec.get("scheme", "nlft")]
+        found = scheme.weigh(scores, scheme.settings(**spec.get("saliency", {}))).tag
+        return [[int((row == tag).sum()) for tag in (Tag.SALIENT, Tag.NEIGHBOUR)] for row in found]
+
+    (wrong, wrong_near), (right, right_near) = tags("nlft")
+    assert min(wrong, wrong_near, right, right_near) > 0
+    assert tags("without-losing") == [[0, 0], [right, right_near]]
+    assert tags("without-scoring")[0] == [wrong, wrong_near]
+    assert tags("without-scoring")[1] == [0, 0]
+    assert tags("without-neighbourhood") == [[wrong, 0], [right, 0]]
+    assert tags("without-judge")[0][0] == int(((logp[0][0].exp() > 0.5) & (logp[1][0].exp() < 0.05)).sum())
+    assert tags("without-standard")[0][0] == int((logp[2][0] - logp[0][0] > np.log(1.5)).sum())
