@@ -104,6 +104,16 @@ def test_a_run_is_not_overwritten_unasked(tmp_path, data, model_folder, capsys):
     assert nlft("train", *options, "--overwrite") == 0
 
 
+def test_training_on_cut_off_completions_is_not_done_in_silence(tmp_path, data, model_folder, capsys):
+    read = read_examples(data)
+    cut = [replace(read[0], extra={"finish_reason": "length"}), replace(read[1], extra={"finish_reason": "stop"})]
+    write_examples(data, [*cut, *read[2:]])
+    assert nlft("train", data, "--model_name_or_path", model_folder, *TRAIN, "--output_dir", tmp_path / "run") == 0
+    told = capsys.readouterr().err
+    assert f"1 of 6 completions were cut off by a length limit ({read[0].id})" in told
+    assert "nlft build" in told
+
+
 def test_interrupted_training_goes_on_from_its_checkpoint(tmp_path, data, model_folder):
     options = [data, "--model_name_or_path", model_folder, *TRAIN[:-1], "steps", "--save_steps", "1"]
     assert nlft("train", *options, "--output_dir", tmp_path / "run", "--max_steps", "1") == 0

@@ -255,6 +255,8 @@ def _arm_report(arm: str, size: int, cells: Cells, titles: dict[str, str]) -> di
         "size": size,
         "trained": arm not in PROMPTED,
         "share": vars(share) if share else None,
+        "seeds": cells.seeds,
+        "once": cells.once,
         "verdicts": [[int(right) for right in row] for row in cells.verdicts],
         "results": [{k: v for k, v in r.items() if k != "summary"} for r in cells.results],
         "failed": {str(seed): why for seed, why in cells.failed.items()},

@@ -19,43 +19,42 @@ def train(argv: Sequence[str]) -> None:
     """`nlft train`."""
     from nlft.config import parse
     from nlft.core.schemes import SCHEMES
+    from nlft.rounds import RoundsSettings
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.model import ModelSettings
+    from nlft.training.start import nlft_trainer
     from nlft.training.trainer import NLFTConfig
 
     kinds = [scheme.settings for scheme in SCHEMES.values()]
-    model_settings, args, *schemes, other = parse(
+    model_settings, args, rounds, *schemes, other = parse(
         "nlft train",
         "Train on examples with written feedback.",
-        [ModelSettings, NLFTConfig, *kinds],
+        [ModelSettings, NLFTConfig, RoundsSettings, *kinds],
         argv,
         lambda parser: _training_arguments(parser, list(SCHEMES)),
     )
     saliency = _chosen_scheme(other.scheme, dict(zip(SCHEMES, schemes, strict=True)))
+    rounds.check_unused()
+    if rounds.rounds > 1:
+        _train_rounds(model_settings, args, rounds, saliency, other)
+        return
     examples, run = _examples_and_run(other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
-    trainer = _nlft_trainer(model_settings, args, examples, saliency, other.file)
+    trainer = nlft_trainer(model_settings, args, examples, saliency, other.file)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, trainer.watch_seconds)
 
 
-def _nlft_trainer(model_settings: "ModelSettings", args: Any, examples: list[Any], saliency: Any, file: Path) -> Any:
-    """The trainer of `nlft train` and of `nlft replay`; its record has what a replay needs."""
-    from nlft.training.model import load_model, load_tokenizer, lora_config
-    from nlft.training.run_record import add_command
-    from nlft.training.trainer import NLFTTrainer
+def _train_rounds(model_settings: "ModelSettings", args: Any, settings: Any, saliency: Any, other: Namespace) -> None:
+    """`nlft train --rounds`."""
+    from nlft.rounds import Rounds, model_fields, plan_rounds
 
-    model = load_model(model_settings, trainable=True)
-    trainer = NLFTTrainer(
-        model,
-        args=args,
-        train_dataset=examples,
-        processing_class=load_tokenizer(model_settings),
-        peft_config=lora_config(model_settings, model) if _adds_adapter(model_settings) else None,
-        saliency=saliency,
-    )
-    add_command(trainer.record, model_settings, file)
-    return trainer
+    if other.overwrite:
+        raise UserError("--overwrite: not with --rounds.\n  Remove the folder, or choose another --output_dir.")
+    if not model_settings.use_peft:
+        raise UserError("--use_peft false: rounds go on from an adapter.\n  Leave it out, or train without --rounds.")
+    plan = plan_rounds(settings, args, other.scheme, saliency)
+    print(Rounds(other.file, model_fields(model_settings), plan).run())
 
 
 def replay(argv: Sequence[str]) -> None:
@@ -69,6 +68,7 @@ def replay(argv: Sequence[str]) -> None:
     from nlft.training.replay import differences, recorded_settings
     from nlft.training.run_dir import RunDir
     from nlft.training.run_record import data_fingerprint
+    from nlft.training.start import nlft_trainer
 
     source = RunDir.open(options.run)
     out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
@@ -80,7 +80,7 @@ def replay(argv: Sequence[str]) -> None:
         raise UserError(f"a replay would not reach the same adapter:\n{told}\nOr train it all the same, with --anyway.")
     for problem in found:
         print(f"differs: {problem.where} {problem.what}", file=sys.stderr)
-    trainer = _nlft_trainer(model_settings, args, examples, saliency, file)
+    trainer = nlft_trainer(model_settings, args, examples, saliency, file)
     trainer.record["replay_of"] = str(source.path.resolve())
     trainer.steering.replay(source.controls())
     trainer.train()
@@ -134,6 +134,7 @@ def _baseline(argv: Sequence[str], name: str, description: str, settings: type[A
     from nlft.config import parse
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.model import ModelSettings, load_model, load_tokenizer, lora_config
+    from nlft.training.start import adds_adapter
 
     model_settings, args, other = parse(
         f"nlft {name}",
@@ -145,7 +146,7 @@ def _baseline(argv: Sequence[str], name: str, description: str, settings: type[A
     examples, run = _examples_and_run(other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
     model = load_model(model_settings, trainable=True)
-    adapter = lora_config(model_settings, model) if _adds_adapter(model_settings) else None
+    adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
     trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, None)
@@ -178,6 +179,15 @@ def _examples_and_run(other: Namespace, args: Any) -> tuple[list[Any], Any]:
     from nlft.training.run_dir import RunDir
 
     examples = read_examples(other.file)
+    cut_off = [example.id for example in examples if example.extra.get("finish_reason") == "length"]
+    if cut_off:
+        first = ", ".join(str(id) for id in cut_off[:3])
+        print(
+            f"warning: {other.file}: {len(cut_off)} of {len(examples)} completions were cut off by a length limit "
+            f"({first}{', ...' if len(cut_off) > 3 else ''}), and are trained on.\n"
+            "  `nlft build` leaves them out; `nlft sample --max_new_tokens` with more lets them end.",
+            file=sys.stderr,
+        )
     run = RunDir(args.output_dir)
     if run.events() and not args.resume_from_checkpoint:
         if not other.overwrite:
@@ -187,10 +197,6 @@ def _examples_and_run(other: Namespace, args: Any) -> tuple[list[Any], Any]:
             )
         run.clear()
     return examples, run
-
-
-def _adds_adapter(settings: "ModelSettings") -> bool:
-    return settings.use_peft and not settings.adapter
 
 
 def _done(run: Any, trainer: Any, watch_seconds: float | None) -> None:

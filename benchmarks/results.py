@@ -1,0 +1,95 @@
+"""docs/RESULTS.md, from what `nlft compare` wrote.
+
+python benchmarks/results.py keep NAME runs/compare-small    copy a comparison to docs/NAME.json and docs/NAME.html
+python benchmarks/results.py write                           docs/RESULTS.md's tables from the copies
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nlft.results.comparison import Cells, table
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "RESULTS.md"
+
+
+def section(report: dict[str, Any]) -> str:
+    """One comparison: what was held the same, the shares, the contrasts, the verdict."""
+    grid, titles = {}, {}
+    for arm in report["arms"]:
+        failed = {int(seed): why for seed, why in arm["failed"].items()}
+        grid[arm["arm"], arm["size"]] = Cells(arm["verdicts"], arm["results"], failed, arm["seeds"], arm["once"])
+        titles[arm["arm"]] = arm["title"]
+    settings = report["settings"]
+    steps = f"{settings['max_steps']} optimizer steps" if settings["max_steps"] > 0 else "the same epochs"
+    return "\n".join(
+        [
+            f"{Path(report['model']).name}, {report['questions']} test questions, seeds "
+            f"{', '.join(map(str, settings['seeds']))}; {steps} of {settings['per_device_train_batch_size']} examples, "
+            f"learning rate {settings['learning_rate']:g}, answer_weight {settings['answer_weight']:g}. Share of right "
+            "answers (strict reading) with its 95% interval; time, memory and tokens at the largest size, mean of the "
+            "seeds.",
+            "",
+            table(grid, titles),
+            "",
+            contrasts_table(report, titles),
+            "",
+            f"**Verdict:** {report['verdict']}",
+            "",
+        ]
+    )
+
+
+def contrasts_table(report: dict[str, Any], titles: dict[str, str]) -> str:
+    """The comparisons that were fixed before the run."""
+    lines = ["| difference, points [95%] | examples | p, corrected | won | lost |", "|---|---|---|---|---|"]
+    for found in report["contrasts"]:
+        gap = found["gap"]
+        shown = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+        lines.append(
+            f"| {titles[found['ours']]} − {titles[found['theirs']]}: {shown} | {found['size']} | "
+            f"{found['corrected']:.2g} | {found['wins']} | {found['losses']} |"
+        )
+    return "\n".join(lines)
+
+
+def page(text: str) -> str:
+    """The page with every comparison that it has a place for."""
+    parts = text.split("<!-- generated: ")
+    made = [parts[0]]
+    for part in parts[1:]:
+        name, _, rest = part.partition(" -->\n")
+        report = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+        made.append(f"{name} -->\n{section(report)}<!-- end -->{rest.partition('<!-- end -->')[2]}")
+    return "<!-- generated: ".join(made)
+
+
+def keep(name: str, folder: Path) -> None:
+    """Copy a comparison here, with the model by its name and no path of this machine."""
+    report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    text = json.dumps(report, ensure_ascii=False, indent=1)
+    model = report["model"]
+    if "/" in model and Path(model).is_dir():
+        text = text.replace(json.dumps(model), json.dumps(Path(model).name))
+    (DOCS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    shutil.copyfile(folder / "compare.html", DOCS / f"{name}.html")
+    html = (DOCS / f"{name}.html").read_text(encoding="utf-8")
+    (DOCS / f"{name}.html").write_text(html.replace(model, Path(model).name), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["keep", "write"])
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("folder", nargs="?", type=Path)
+    args = parser.parse_args()
+    if args.what == "keep":
+        keep(args.name, args.folder)
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
