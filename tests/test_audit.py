@@ -578,14 +578,6 @@ def test_json_has_everything_and_is_json():
     assert data["settings"]["placebos"] == 2
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def files(tmp_path):
     questions = generate_problems(8, seed=3)

@@ -9,19 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import tiny
 from malformed_cases import CASES
 from nlft import cli
 from nlft.data.records import read_examples, write_examples
 from test_trainer import examples
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

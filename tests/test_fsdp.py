@@ -21,6 +21,9 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
+from nlft.core.loss import redirect_losses
+from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes import SCHEMES
 from nlft.training.model import default_lora, wrap
 
 options = {"dtype": torch.float32}
@@ -46,8 +49,12 @@ examples = [
 ]
 builder = BatchBuilder(0, needs=frozenset({"standard", "judge", "band"}), targets=True)
 batch = builder.batch(builder(examples[rank::world]))
-scored = score_batch(net, batch, builder.needs)
+EVERY_TOKEN = NLFTSettings(redirect=True, contradiction=True, contradiction_base=0.0, contradiction_standard=1.0)
+redirect = SCHEMES["nlft"].redirect(EVERY_TOKEN)
+scored = score_batch(net, batch, builder.needs, mistakes=redirect.mistakes)
 loss = -((scored.logp + 0.5 * scored.log1mp) * scored.conditions.mask).sum() - scored.target_logp.sum()
+redirected = redirect_losses(scored.first, redirect.tokens).sum()
+loss = loss + 10 * redirected
 loss.backward()
 gradients = {}
 for name, weight in net.named_parameters():
@@ -58,6 +65,7 @@ for name, weight in net.named_parameters():
 if rank == 0:
     base = type(net.get_base_model())
     found = {"parameters": kinds, "classes": [c.__name__ for c in base.__mro__], "gradients": gradients}
+    found["redirected"] = redirected.item()
     with open(out, "w") as file:
         json.dump(found, file)
 """
@@ -80,6 +88,7 @@ def test_a_sharded_model_has_the_gradients_of_a_whole_one(tmp_path):
     assert "FSDPModule" not in one["classes"]
     assert "FSDPModule" in two["classes"], "not sharded, so nothing was tested"
     assert two["parameters"] == ["DTensor"]
+    assert one["redirected"] > 0
     assert len(one["gradients"]) == len(two["gradients"]) == 12
     for name, gradient in one["gradients"].items():
         whole, sharded = torch.tensor(gradient), torch.tensor(two["gradients"][name])

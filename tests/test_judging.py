@@ -285,15 +285,12 @@ def test_a_judge_on_a_server_writes_what_it_judged_lists_the_rest_and_exits_with
         assert len(bodies) == 5
 
 
-def test_a_local_model_judges_itself(tmp_path, capsys):
-    folder = tmp_path / "model"
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+def test_a_local_model_judges_itself(tmp_path, model_folder, capsys):
     path, out = tmp_path / "e.jsonl", tmp_path / "judged.jsonl"
     short = [replace(e, prompt="2?", completion="34", answer="29") for e in numbered(3)]
     write_examples(path, short)
     prompt = ["--judge_prompt", "{prompt} {completion}", "--max_new_tokens", "20", "--dtype", "float32"]
-    code = nlft("judge", path, "--out", out, "--judge", "self", "--model_name_or_path", folder, *prompt)
+    code = nlft("judge", path, "--out", out, "--judge", "self", "--model_name_or_path", model_folder, *prompt)
     found = read_examples(out, require_judgment=False)
     assert [replace(e, judgment=None, extra={}) for e in found] == short
     assert code == (0 if all(e.judgment for e in found) else 1)

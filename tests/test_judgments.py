@@ -12,8 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import judgments
 import planted
@@ -161,11 +159,8 @@ def test_merit_is_what_the_judgment_adds_less_what_is_tagged_wrongly():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return judgments.Study(str(folder))
+def study(model_folder):
+    return judgments.Study(model_folder)
 
 
 def test_a_study_runs_through_and_counts_every_example_under_every_prompt(study):

@@ -497,6 +497,15 @@ def test_crooked_feedback_is_refused_with_its_reason_and_writes_nothing(
     assert not (run.path / "feedback").exists()
 
 
+def test_nothing_is_rescored_without_a_model(client: TestClient, run: RunDir) -> None:
+    body = {"example": 0, "label": False, "judgment": "No."}
+    assert client.get("/api/runs", headers=BEARER).json()["rescores"] is False
+    answer = client.post("/api/rescore", json=body, headers=BEARER)
+    assert (answer.status_code, answer.json()["error"]) == (403, "This page was started without --model.")
+    client.cookies.clear()
+    assert client.post("/api/rescore", json=body).status_code == 401
+
+
 def test_version_that_exists_is_never_written_over(run: RunDir) -> None:
     feedback = Feedback(run)
     (run.path / "feedback").mkdir()

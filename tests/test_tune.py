@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-import tiny
 from nlft import cli
 from nlft.data.records import Example, write_examples
 from nlft.demo import demo_settings, run_demo
@@ -21,14 +20,6 @@ from nlft.results.report import advice, differences, table
 from nlft.results.stats import wilson
 from nlft.tune import Tune
 from nlft.tune_settings import COMPARED, TuneSettings
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def small(folder) -> TuneSettings:

@@ -266,7 +266,8 @@ def map(argv: Sequence[str]) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
     parser.add_argument("--curves", action="store_true", help="with --html: carry the curves too, 4.8 MB more")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, for edited feedback")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, if it was moved since")
+    parser.add_argument("--model", metavar="NAME", help="model that scores edited feedback at once: folder or hub name")
     parser.add_argument("--read-only", "--read_only", action="store_true", help="show the run, take no requests")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
@@ -284,12 +285,33 @@ def map(argv: Sequence[str]) -> None:
         if args.csv:
             print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
         return
-    from nlft.data.records import read_examples
+    from nlft.page.rescoring import Rescorer
     from nlft.page.server import serve_map
 
-    dataset = None if args.data is None else [vars(e) for e in read_examples(args.data, require_judgment=False)]
+    if args.model and args.read_only:
+        raise UserError("--model scores edited feedback, and --read-only takes none.\n  Leave one of them out.")
+    dataset = feedback_dataset(runs[0], args.data)
     hosts = {args.host, *args.allow_host}
-    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset)
+    rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
+    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
+
+
+def feedback_dataset(run: Any, data: Path | None) -> list[dict[str, Any]] | None:
+    """The examples that edited feedback is saved with: the named file's, else those of the file that the run was
+    trained on; None where that has gone or changed."""
+    from nlft.data.records import read_examples
+
+    if data is not None:
+        return [vars(e) for e in read_examples(data, require_judgment=False)]
+    recorded = run.settings().get("data", {}) if run.settings_path.is_file() else {}
+    file = Path(recorded.get("file") or "")
+    if not file.is_file():
+        return None
+    try:
+        found = read_examples(file, require_judgment=False)
+    except NLFTError:
+        return None
+    return [vars(e) for e in found] if len(found) == recorded.get("examples") else None
 
 
 def tune(argv: Sequence[str]) -> None:

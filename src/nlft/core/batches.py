@@ -1,6 +1,6 @@
 """Encoded examples to aligned batches: which rows are scored with gradient, and which without."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,12 @@ class BatchBuilder:
             targets=self.targets,
             misread="misread" in self.needs,
         )
+
+
+def counts_of(features: Mapping[str, Any]) -> Tensor:
+    """What one micro-batch adds to a step's window, (4,): samples, completion tokens, trained answers, their tokens."""
+    lengths, targets = features["lengths"], features["target_lengths"]
+    return torch.stack([lengths.new_tensor(len(lengths)), lengths.sum(), (targets > 0).sum(), targets.sum()])
 
 
 def _features(prefix: str, rows: Rows) -> dict[str, Tensor]:

@@ -35,11 +35,39 @@ class ScoredTokens(ModelOutput):  # type: ignore[misc]
         top1: (scored,) bool, whether the token is the model's first choice.
         hidden: (scored, hidden_size), final-norm states at the positions that predict the tokens, detached; only
             when asked for.
+        looked_said, looked_logits, looked_other_logits: the fields of `Looked`, where a look was asked for.
     """
 
     log_odds: Tensor | None = None
     top1: Tensor | None = None
     hidden: Tensor | None = None
+    looked_said: Tensor | None = None
+    looked_logits: Tensor | None = None
+    looked_other_logits: Tensor | None = None
+
+
+Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Where to look at whole distributions, decided inside the forward by what it says of the tokens.
+
+Called with log p, (rows, completion_len), detached. Returns one position of each of the first n rows, (n,), counted in
+completion tokens, and other states to put through the same head, (n, hidden_size). The n must be the same on all
+ranks that have as many rows: under FSDP each call of the head is a collective.
+"""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Whole distributions at one token of each of the first n rows, see `Look`.
+
+    Attributes:
+        said: (n,) ids of those tokens.
+        logits: (n, vocabulary) float32 at the positions that predict them, with gradient.
+        other_logits: the same for the other states, without gradient, in eval mode.
+    """
+
+    said: Tensor
+    logits: Tensor
+    other_logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,6 +80,7 @@ class TokenLogprobs:
         mask: True on completion tokens.
         top1: True where the token is the model's first choice.
         hidden: (rows, completion_len, hidden_size) or None.
+        looked: what a `look` saw, or None.
     """
 
     logp: Tensor
@@ -59,23 +88,18 @@ class TokenLogprobs:
     mask: Tensor
     top1: Tensor
     hidden: Tensor | None = None
+    looked: Looked | None = None
 
 
-def score(model: Any, rows: Rows, *, hidden: bool = False) -> TokenLogprobs:
+def score(model: Any, rows: Rows, *, hidden: bool = False, look: Look | None = None) -> TokenLogprobs:
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
 
     Args:
         model: the model as training holds it, wrapped or not.
         hidden: also return the hidden states (for the neighbourhood walk).
+        look: also return whole distributions at the positions that it chooses.
     """
     wanted = rows.labels != IGNORE_INDEX
-    out = model(
-        input_ids=rows.input_ids,
-        attention_mask=rows.attention_mask,
-        score_labels=rows.labels,
-        score_hidden=hidden,
-        use_cache=False,
-    )
     lengths = wanted.sum(1)
     width = int(lengths.max())
     mask = torch.arange(width, device=wanted.device) < lengths[:, None]
@@ -85,12 +109,26 @@ def score(model: Any, rows: Rows, *, hidden: bool = False) -> TokenLogprobs:
         where = mask.reshape(mask.shape + (1,) * (flat.dim() - 1)).expand(shape)
         return flat.new_zeros(shape).masked_scatter(where, flat)
 
+    def look_flat(log_odds: Tensor) -> tuple[Tensor, Tensor]:
+        assert look is not None
+        positions, states = look(place(logsigmoid(log_odds)))
+        return (lengths.cumsum(0) - lengths)[: len(positions)] + positions, states
+
+    out = model(
+        input_ids=rows.input_ids,
+        attention_mask=rows.attention_mask,
+        score_labels=rows.labels,
+        score_hidden=hidden,
+        score_look=look_flat if look else None,
+        use_cache=False,
+    )
     return TokenLogprobs(
         logp=place(logsigmoid(out.log_odds)),
         log1mp=place(logsigmoid(-out.log_odds)),
         mask=mask,
         top1=place(out.top1),
         hidden=place(out.hidden) if hidden else None,
+        looked=Looked(out.looked_said, out.looked_logits, out.looked_other_logits) if look else None,
     )
 
 
@@ -117,7 +155,8 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if score_labels is None:
-            kwargs.pop("score_hidden", None)
+            for name in ("score_hidden", "score_look"):
+                kwargs.pop(name, None)
             return original_forward(*args, **kwargs)
         # PEFT spells out keywords that were not given; the decoder knows no `labels`.
         given = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
@@ -127,7 +166,12 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
 
 
 def _scoring_forward(
-    model: Any, score_labels: Tensor, *args: Any, score_hidden: bool = False, **kwargs: Any
+    model: Any,
+    score_labels: Tensor,
+    *args: Any,
+    score_hidden: bool = False,
+    score_look: Look | None = None,
+    **kwargs: Any,
 ) -> ScoredTokens:
     # Decoder and head are looked up on each call: PEFT and FSDP replace them after this forward was put in place.
     states = model.base_model(*args, **kwargs).last_hidden_state
@@ -143,7 +187,25 @@ def _scoring_forward(
         model._nlft_chunk_bytes,
         sharded=isinstance(model, FSDPModule) or isinstance(head, FSDPModule),
     )
-    return ScoredTokens(log_odds=log_odds, top1=top1, hidden=selected.detach() if score_hidden else None)
+    out = ScoredTokens(log_odds=log_odds, top1=top1, hidden=selected.detach() if score_hidden else None)
+    if score_look is not None:
+        index, others = score_look(log_odds.detach())
+        out.looked_said = targets[index]
+        out.looked_logits = model._nlft_finish_logits(head(selected[index])).float()
+        out.looked_other_logits = _eval_logits(model, head, others)
+    return out
+
+
+@torch.no_grad()
+def _eval_logits(model: Any, head: Any, states: Tensor) -> Tensor:
+    """Float32 logits of states from an eval pass: an adapter on the head must not drop out either."""
+    was_training = head.training
+    head.eval()
+    try:
+        logits: Tensor = model._nlft_finish_logits(head(states)).float()
+    finally:
+        head.train(was_training)
+    return logits
 
 
 def _log_odds_in_chunks(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nlft.core.condition_scores import FirstMistakes
 from nlft.core.saliency import TokenWeights
 
 
@@ -33,12 +34,33 @@ def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> Sample
     )
 
 
+def redirect_losses(first: FirstMistakes, tokens: int) -> Tensor:
+    """−Σ_k q_k log p_k at each sample's first mistake, (batch,), with gradient; 0 for a sample without one.
+
+    q is standard's distribution over its likeliest tokens but for the one that was said, renormalised; p is base's over
+    the whole vocabulary.
+
+    Args:
+        tokens: how many; all others that the vocabulary has, if it has fewer.
+    """
+    others = first.standard_logits.scatter(1, first.said[:, None], -torch.inf)
+    top, ids = others.topk(min(tokens, others.shape[1] - 1))
+    logp = first.base_logits.log_softmax(1).gather(1, ids)
+    return -(top.softmax(1) * logp).sum(1) * first.found
+
+
 @dataclass(frozen=True)
 class Window:
     """How much one optimizer step averages over: the whole accumulation window, on all ranks."""
 
-    samples: float
-    tokens: float
+    samples: float | Tensor
+    tokens: float | Tensor
+
+
+def windows_of(counts: Tensor) -> tuple[Window, Window]:
+    """The window of the samples and that of the trained answers, from `counts_of` summed over it."""
+    samples, tokens, targets, target_tokens = counts.float().clamp(min=1)
+    return Window(samples, tokens), Window(targets, target_tokens)
 
 
 def normalize(losses: Tensor, lengths: Tensor, window: Window, normalization: str) -> Tensor:

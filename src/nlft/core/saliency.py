@@ -99,6 +99,15 @@ class NLFTSettings:
     contradiction_standard: Annotated[float, Range(0, 1)] = setting(
         0.05, "Tokens that contradiction tags have less than this probability under standard."
     )
+    redirect: bool = setting(
+        False, "Also train the first mistake of a wrong sample toward what standard would say there instead."
+    )
+    redirect_weight: Annotated[float, Range(0, inf)] = setting(
+        1.0, "Weight of redirect's cross-entropy at that one token."
+    )
+    redirect_tokens: Annotated[int, Range(1, 1024)] = setting(
+        8, "How many of standard's likeliest tokens, but for the one that was said, redirect trains toward."
+    )
     gate_fraction: Annotated[float, Range(0, 1)] = setting(
         0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
     )
@@ -149,7 +158,7 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
     mask, wrong = logprobs.mask, ~logprobs.label[:, None]
     standard = logprobs.standard.float()
     lead = logprobs.judge.float() - logprobs.base.float()
-    mistake = mask & wrong & _mistakes(logprobs, settings)
+    mistake = tag_mistakes(logprobs, settings)
     certain = mask & ~wrong & (standard > _log(settings.certain_threshold))
     salient = mistake | certain
     neighbour = mask & ~salient & neighbourhood(salient, logprobs.band, settings.neighbour_similarity)
@@ -182,10 +191,15 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
     )
 
 
-def _mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
+def tag_mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
     """Tokens that the judgment makes likely, and with `contradiction` those that standard alone knows to be wrong.
 
     pJ/pB > ratio cannot hold where pB > 1/ratio, so the first test is blind to what the model is sure of.
+
+    Args:
+        logprobs: `band` is not read.
+    Returns:
+        (batch, completion_len) bool; False in right samples and on padding.
     """
     assert logprobs.standard is not None
     assert logprobs.judge is not None
@@ -195,7 +209,7 @@ def _mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
     if settings.contradiction:
         sure = logprobs.base > _log(settings.contradiction_base)
         found |= sure & (logprobs.standard < _log(settings.contradiction_standard))
-    return found
+    return found & logprobs.mask & ~logprobs.label[:, None]
 
 
 def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> TokenWeights:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from nlft.core.condition_scores import Mistakes
 from nlft.core.cut import CutSettings, cut_weights
+from nlft.core.dft import DFTSettings, dft_weights
 from nlft.core.loss import SampleLosses, sample_losses
 from nlft.core.original import OriginalSettings, original_losses, original_weights
 from nlft.core.saliency import (
@@ -15,9 +18,25 @@ from nlft.core.saliency import (
     TokenWeights,
     UniformSettings,
     nlft_weights,
+    tag_mistakes,
     uniform_weights,
 )
 from nlft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """How a wrong sample's first mistake is trained toward what standard would say there.
+
+    Attributes:
+        mistakes: finds them.
+        weight: factor on `redirect_losses`.
+        tokens: how many of standard's likeliest ones.
+    """
+
+    mistakes: Mistakes
+    weight: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Scheme:
         needs: of its settings, which of `standard`, `judge`, `band`, `hidden` it reads, and `misread`, the judge
             row read at the base row's positions, which is one more row with gradient for each wrong sample.
         losses: (weights, logp, log1mp, misread logp or None) -> each sample's loss.
+        redirect: of its settings, what it redirects, or None.
     """
 
     name: str
@@ -37,6 +57,7 @@ class Scheme:
     weigh: Callable[[ConditionLogprobs, Any], TokenWeights]
     needs: Callable[[Any], frozenset[str]]
     losses: Callable[[TokenWeights, Tensor, Tensor, Tensor | None], SampleLosses]
+    redirect: Callable[[Any], Redirect | None] = lambda _: None
 
 
 def _plain_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor, _: Tensor | None) -> SampleLosses:
@@ -48,6 +69,13 @@ def _nlft_needs(settings: NLFTSettings) -> frozenset[str]:
     return frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
 
 
+def _nlft_redirect(settings: NLFTSettings) -> Redirect | None:
+    weight = settings.branch_weight * settings.redirect_weight
+    if not settings.redirect or not weight:
+        return None
+    return Redirect(partial(tag_mistakes, settings=settings), weight, settings.redirect_tokens)
+
+
 def _original_losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Tensor | None) -> SampleLosses:
     assert misread is not None
     return original_losses(weights, logp, misread)
@@ -56,9 +84,10 @@ def _original_losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Te
 _CUT_NEEDS = frozenset({"judge"})
 _ORIGINAL_NEEDS = frozenset({"standard", "judge", "hidden", "misread"})
 _ALL = [
-    Scheme("nlft", NLFTSettings, nlft_weights, _nlft_needs, _plain_losses),
+    Scheme("nlft", NLFTSettings, nlft_weights, _nlft_needs, _plain_losses, _nlft_redirect),
     Scheme("nlft-original", OriginalSettings, original_weights, lambda _: _ORIGINAL_NEEDS, _original_losses),
     Scheme("cut", CutSettings, cut_weights, lambda _: _CUT_NEEDS, _plain_losses),
+    Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset(), _plain_losses),
     Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset(), _plain_losses),
 ]
 SCHEMES = {scheme.name: scheme for scheme in _ALL}

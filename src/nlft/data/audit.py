@@ -18,8 +18,9 @@ from nlft.data.audit_findings import SPOILT, Finding, worst_first
 from nlft.data.audit_report import AuditReport
 from nlft.data.audit_signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.data.audit_text import text_findings
+from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader
-from nlft.data.records import Example, Question, completion_text, revision_text
+from nlft.data.records import Example, Question
 from nlft.errors import ProblemsError, UserError
 
 _MARKED_SHARE = 0.9  # with so many answers marked as GSM8K's are, the number grader is meant
@@ -171,15 +172,7 @@ def _encoded(
     fitting, refused = [], []
     for example in examples:
         try:
-            encoded = unlimited.encode(
-                id=example.id,
-                prompt=example.prompt,
-                completion=completion_text(example),
-                label=example.label,
-                answer=example.answer,
-                judgment=example.judgment,
-                revision=revision_text(example),
-            )
+            encoded = encode(unlimited, example)
         except ProblemsError as error:
             if example.id not in told:
                 refused.append(Finding("unreadable", example.id, "; ".join(p.what for p in error.problems)))

@@ -17,17 +17,7 @@ def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> l
     problems: list[Problem] = []
     for example in examples:
         try:
-            encoded.append(
-                encoder.encode(
-                    id=example.id,
-                    prompt=example.prompt,
-                    completion=completion_text(example),
-                    label=example.label,
-                    answer=example.answer,
-                    judgment=example.judgment,
-                    revision=revision_text(example),
-                )
-            )
+            encoded.append(encode(encoder, example))
         except ProblemsError as error:
             problems += error.problems
     if problems:
@@ -35,3 +25,20 @@ def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> l
     if not encoded:
         raise UserError("there are no examples to train on.\n  Give a file with at least one.")
     return encoded
+
+
+def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
+    """One example's token ids under every condition.
+
+    Raises:
+        ProblemsError: it cannot be encoded.
+    """
+    return encoder.encode(
+        id=example.id,
+        prompt=example.prompt,
+        completion=completion_text(example),
+        label=example.label,
+        answer=example.answer,
+        judgment=example.judgment,
+        revision=revision_text(example),
+    )

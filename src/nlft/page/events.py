@@ -56,7 +56,7 @@ class Events:
         if event.get("superseded") or not isinstance(event.get("step"), int):
             return
         rows = len(self)
-        numbers = {name: float(v) for name, v in event.items() if isinstance(v, int | float) and v is not True}
+        numbers = {n: float(v) for n, v in event.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         numbers["time"] = _seconds(event.get("time"))
         for name in numbers.keys() - self.columns.keys():
             self.columns[name] = array("d", [math.nan]) * rows

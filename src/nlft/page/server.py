@@ -30,12 +30,14 @@ from nlft.page.feedback import Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.requests import MOST_AT_ONCE
+from nlft.page.rescoring import Rescorer
 from nlft.page.steps import Unreadable
 from nlft.training.run_dir import RunDir
 
 USUAL_PORT = 8642
 LONGEST_BODY = 1_000_000  # bytes; feedback on many examples is the largest thing that a page sends
 LOOK_EVERY = 0.3  # seconds between looks at the run directories while a page listens
+BACKLOG = 128  # connections that wait to be accepted
 BEAT_EVERY = 10.0  # seconds after which a silent stream says that it lives
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -51,15 +53,18 @@ class PageServer:
         who: str,
         read_only: bool = False,
         feedback: Feedback | None = None,
+        rescorer: Rescorer | None = None,
     ) -> None:
         """
         Args:
             runs: one run, or two to be compared; the first is the one that can be steered.
             who: what the ledger says of requests from this page.
             feedback: where edits go; None takes none, as does `read_only`.
+            rescorer: a model that says at once what edits change, or None.
         """
         self.runs, self.who, self.read_only = runs, who, read_only
         self.feedback = None if read_only else feedback
+        self.rescorer = None if read_only else rescorer
         self.closing = False
         self._files = static_files()
         self._looked = 0.0
@@ -78,6 +83,7 @@ class PageServer:
             Route("/api/stream", self.stream),
             Route("/api/requests", self.request, methods=["POST"]),
             Route("/api/feedback", self.save_feedback, methods=["POST"]),
+            Route("/api/rescore", self.rescore, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed}
@@ -104,6 +110,7 @@ class PageServer:
                 "runs": [run.about() for run in self.runs],
                 "read_only": self.read_only,
                 "feedback": self.feedback is not None,
+                "rescores": self.rescorer is not None,
             }
         )
 
@@ -154,6 +161,15 @@ class PageServer:
         examples = self.runs[0].examples
         edits = parse_edits(body.get("edits"), examples)
         return JSONResponse(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+
+    async def rescore(self, request: Request) -> Response:
+        body = await self._body(request)
+        if self.rescorer is None:
+            raise HTTPException(403, "This page was started without --model.")
+        examples = self.runs[0].examples
+        edits = parse_edits([body], examples)
+        data = await run_in_threadpool(self.rescorer.score, edits[0], len(examples[edits[0].example].tokens))
+        return Response(data, media_type="application/octet-stream")
 
     async def export(self, request: Request) -> Response:
         body = await self._body(request)
@@ -219,6 +235,7 @@ def serve_map(
     hosts: set[str],
     read_only: bool,
     dataset: list[dict[str, Any]] | None,
+    rescorer: Rescorer | None = None,
 ) -> None:
     """Print the page's address and serve it until interrupted.
 
@@ -227,12 +244,14 @@ def serve_map(
         port: None for the usual one, or a free one if that is taken.
         hosts: names that browsers may call the server by.
         dataset: the examples that the first run was trained on, or None; see `Feedback`.
+        rescorer: see `PageServer`; closed at the end.
 
     Raises:
         UserError: the address cannot be listened on.
     """
+    feedback = Feedback(runs[0], dataset)
     page = PageServer(
-        [LiveRun(run) for run in runs], who=_user(), read_only=read_only, feedback=Feedback(runs[0], dataset)
+        [LiveRun(run) for run in runs], who=_user(), read_only=read_only, feedback=feedback, rescorer=rescorer
     )
     listening = listen(host, port, USUAL_PORT)
     token = secrets.token_urlsafe(24)
@@ -242,7 +261,11 @@ def serve_map(
     if "SSH_CONNECTION" in os.environ:
         print(f"from where you sit: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
     print("Ctrl-C ends it; the training does not notice.", flush=True)
-    web_server(page, listening, token, hosts).serve_until_stopped()
+    try:
+        web_server(page, listening, token, hosts).serve_until_stopped()
+    finally:
+        if rescorer is not None:
+            rescorer.close()
 
 
 def web_server(page: PageServer, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
@@ -287,6 +310,7 @@ def listen(host: str, port: int | None, preferred: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, wanted))
+            made.listen(BACKLOG)  # before the address is printed: whoever opens it at once waits, and is not refused
         except OSError as error:
             made.close()
             problem = error

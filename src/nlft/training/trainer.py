@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.config import Range
-from nlft.core.batches import BatchBuilder
+from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import (
     JUDGE_PROMPT_TEMPLATE,
@@ -24,7 +24,7 @@ from nlft.core.conditions import (
     Templates,
 )
 from nlft.core.logprobs import enable_scoring
-from nlft.core.loss import Window, normalize
+from nlft.core.loss import Window, normalize, redirect_losses, windows_of
 from nlft.core.schemes import SCHEMES, scheme_of
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
@@ -229,8 +229,8 @@ class NLFTTrainer(SafeCheckpoints):
         # One batch was made ahead of the last step, and another scheme may be active since.
         batches = [self._as_needed(batch) for batch in batches]
         if batches:
-            counts = torch.stack([_counts(b) for b in batches]).sum(0).to(device)
-            self._window, self._target_window = _windows(self.accelerator.reduce(counts, "sum"))
+            counts = torch.stack([counts_of(b) for b in batches]).sum(0).to(device)
+            self._window, self._target_window = windows_of(self.accelerator.reduce(counts, "sum"))
         return batches, items
 
     def use_scheme(self, name: str, settings: dict[str, Any]) -> None:
@@ -273,11 +273,18 @@ class NLFTTrainer(SafeCheckpoints):
     ) -> Any:
         training = model.training
         batch = self.builder.batch(inputs)
-        scored = score_batch(model, batch, self.needs, base_without_dropout=training and self._has_dropout)
+        redirect = self.scheme.redirect(self.saliency)
+        scored = score_batch(
+            model,
+            batch,
+            self.needs,
+            base_without_dropout=training and self._has_dropout,
+            mistakes=redirect.mistakes if redirect else None,
+        )
         weights = self.scheme.weigh(scored.conditions, self.saliency)
         losses = self.scheme.losses(weights, scored.logp, scored.log1mp, scored.misread_logp)
         window, target_window = (
-            (self._window, self._target_window) if training else _windows(_counts(inputs).to(batch.label.device))
+            (self._window, self._target_window) if training else windows_of(counts_of(inputs).to(batch.label.device))
         )
 
         def share(per_sample: Tensor, lengths: Tensor, of: Window) -> Tensor:
@@ -287,6 +294,10 @@ class NLFTTrainer(SafeCheckpoints):
             "nlft/likelihood_loss": share(losses.likelihood, scored.lengths, window),
             "nlft/unlikelihood_loss": share(losses.unlikelihood, scored.lengths, window),
         }
+        if redirect and scored.first:
+            parts["nlft/redirect_loss"] = redirect.weight * share(
+                redirect_losses(scored.first, redirect.tokens), scored.lengths, window
+            )
         if scored.target_logp is not None and scored.target_lengths is not None:
             answer = share(-scored.target_logp.sum(1), scored.target_lengths, target_window)
             parts["nlft/answer_loss"] = self.args.answer_weight * answer
@@ -383,14 +394,3 @@ def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfi
         # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
         model.enable_input_require_grads()
     return model, tokenizer
-
-
-def _counts(features: Mapping[str, Tensor]) -> Tensor:
-    """Samples, completion tokens, trained answers and their tokens of one micro-batch."""
-    lengths, targets = features["lengths"], features["target_lengths"]
-    return torch.stack([lengths.new_tensor(len(lengths)), lengths.sum(), (targets > 0).sum(), targets.sum()])
-
-
-def _windows(counts: Tensor) -> tuple[Window, Window]:
-    samples, tokens, targets, target_tokens = counts.float().clamp(min=1)
-    return Window(samples, tokens), Window(targets, target_tokens)

@@ -18,6 +18,7 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
 from nlft.core.conditions import EncodedExample, prompt_text
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
+from nlft.core.schemes import Scheme
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
@@ -117,23 +118,12 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
             return
         start = time.monotonic()
         self._last_step = state.global_step
-        scores = [self._score(model, example) for example in self.watched]
+        pad = self.trainer.builder.pad_token_id
+        scheme, settings = self.trainer.scheme, self.trainer.saliency
+        scores = [score_alone(model, example, pad, scheme, settings) for example in self.watched]
         if state.is_world_process_zero:
             self._submit(state.global_step, state, scores, whole=True)
         self.seconds += time.monotonic() - start
-
-    @torch.no_grad()
-    def _score(self, model: Any, example: EncodedExample) -> TokenScores:
-        # Alone, at its own length: another batch's padding would move a bf16 score.
-        needs = self.trainer.needs
-        builder = BatchBuilder(self.trainer.builder.pad_token_id, needs=needs, targets=False)
-        device = next(model.parameters()).device
-        features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
-        with evaluating(model):
-            conditions = score_batch(model, builder.batch(features), needs).conditions
-        weights = self.trainer.scheme.weigh(conditions, self.trainer.saliency)
-        packed = _packed(conditions, weights, 0, len(example.completion))
-        return _unpacked(packed.cpu().numpy(), needs, example)
 
     def _submit(self, step: int, state: TrainerState, scores: Sequence[TokenScores | None], *, whole: bool) -> None:
         settings = self.trainer.saliency
@@ -147,6 +137,22 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
             whole=whole,
         )
         self._writer.submit(lambda: self.run.store_snapshot(snapshot))
+
+
+@torch.no_grad()
+def score_alone(model: Any, example: EncodedExample, pad_token_id: int, scheme: Scheme, settings: Any) -> TokenScores:
+    """An example's scores under every condition that the scheme needs, and its verdict; in eval mode.
+
+    Alone, at its own length: another batch's padding would move a bf16 score.
+    """
+    needs = scheme.needs(settings)
+    builder = BatchBuilder(pad_token_id, needs=needs, targets=False)
+    device = next(model.parameters()).device
+    features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
+    with evaluating(model):
+        conditions = score_batch(model, builder.batch(features), needs).conditions
+    packed = _packed(conditions, scheme.weigh(conditions, settings), 0, len(example.completion))
+    return _unpacked(packed.cpu().numpy(), needs, example)
 
 
 class BackgroundWriter:

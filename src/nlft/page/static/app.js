@@ -15,7 +15,7 @@ import { hideTooltip, redrawTooltip, watchTokens } from "./tokens.js";
 import { WhatIf, triedVerdicts } from "./whatif.js";
 
 const THEMES = ["auto", "light", "dark"];
-const page = { source: null, views: [], whatIf: null, steer: null, curves: null, feedback: null, steps: {}, order: [], news: null };
+const page = { source: null, views: [], whatIf: null, steer: null, curves: null, feedback: null, steps: {}, order: [], news: null, unseen: false };
 let ticket = 0;
 
 /** What is chosen in the page's own fields. */
@@ -33,6 +33,7 @@ export async function begin(source) {
   state.runs = about.runs.map((one, index) => new Run(source, index, one));
   state.readOnly = about.read_only;
   state.feedback = about.feedback;
+  state.rescores = about.rescores;
   await Promise.all(state.runs.map((run) => run.update()));
   byId("curves").open = Boolean(source.listen);
   byId("legend").open = !source.listen;
@@ -99,7 +100,9 @@ function foldable(panel, id, title) {
 
 function buildViews() {
   const [run] = state.runs;
-  if (page.source.post && state.feedback) page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about.run);
+  if (page.source.post && state.feedback) {
+    page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about.run, () => paint());
+  }
   page.views = run.examples.map((example, index) => buildCard(example, index, togglePin));
   byId("examples").replaceChildren(...page.views.map((view) => view.card));
   byId("jump").replaceChildren(...page.views.map((view) => view.jump));
@@ -123,6 +126,7 @@ function watchPage() {
     page.curves.draw();
   });
   window.addEventListener("pagehide", () => keep(choices()));
+  document.addEventListener("visibilitychange", () => { if (page.unseen && !document.hidden) news(); });
   window.addEventListener("beforeprint", () => document.querySelectorAll("details:not(.menu)").forEach((one) => { one.open = true; }));
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.closest("input, textarea, select")) return;
@@ -179,7 +183,8 @@ function drawProblems(problems) {
 /** Draw from what was fetched: nothing here waits. */
 function paint() {
   const [run] = state.runs;
-  const { here, there, first } = page.steps;
+  const { there, first } = page.steps;
+  const here = withRescored(page.steps.here);
   const other = state.beside && state.runs[state.beside.run];
   const tried = triedVerdicts(here, run.examples);
   const triedThere = other ? triedVerdicts(there, other.examples) : null;
@@ -192,6 +197,7 @@ function paint() {
     } : null;
     const now = {
       step: here?.step, scores: here?.scores[view.index] ?? null, after: tried?.[view.index] ?? null,
+      before: page.steps.here?.scores[view.index] ?? null,
     };
     drawCard(view, now, beside, here && title(run, here));
   }
@@ -205,6 +211,12 @@ function paint() {
   redrawTooltip();
   page.curves.cursor();
   keep(choices());
+}
+
+/** The step, with edited examples as the model scores them now. */
+function withRescored(step) {
+  if (!step || !page.feedback) return step;
+  return { ...step, scores: step.scores.map((scores, index) => page.feedback.rescored(index) ?? scores) };
 }
 
 /** What does not depend on the shown step: the run's state, its requests, its curves. */
@@ -227,6 +239,8 @@ function applyTried(tried) {
 
 /** Something changed on the server. One look at a time: news that come meanwhile are fetched by one more. */
 async function news() {
+  page.unseen = document.hidden; // a tab that nobody looks at draws nothing, and leaves the machine to the training
+  if (page.unseen) return;
   page.news = page.news ? "more" : "fetching";
   if (page.news === "more") return;
   do {

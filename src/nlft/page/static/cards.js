@@ -69,7 +69,8 @@ export function drawCard(view, here, there, hereTitle) {
   drawCaption(view, here.scores, there ? hereTitle : "");
   const other = there?.scores ? recordedVerdict(there.scores) : null;
   const marks = other ? differing(now, there.after ?? other) : null;
-  const own = here.after ? differing(verdict, here.after) : null;
+  const before = here.before && here.before !== here.scores ? recordedVerdict(here.before) : null;
+  const own = before ? differing(before, now) : here.after ? differing(verdict, here.after) : null;
   drawTokens(view.panel, { scores: here.scores, verdict, after: here.after, changed: marks ?? own });
   if (!view.other) return;
   view.other.caption.replaceChildren(element("b", { text: there.title }), ` ${besideWords(marks, there)}`);
@@ -80,7 +81,8 @@ function drawCaption(view, scores, title) {
   const { tokens } = view.example;
   const rows = scores ? view.panel.rows.filter((row) => scores[row]) : [];
   const words = scores ? rowsCaption(rows) : "not scored at this step or before";
-  const when = scores && scores.source.step !== view.shown.step ? `; as scored at step ${scores.source.step}` : "";
+  const when = scores?.rescored ? "; re-scored with the edited feedback"
+    : scores && scores.source.step !== view.shown.step ? `; as scored at step ${scores.source.step}` : "";
   view.caption.replaceChildren(
     element("b", { text: title || "Completion" }), ` ${tokens.length} tokens; ${words}${when}`);
 }

@@ -9,11 +9,13 @@ const REDRAW_MS = 1000;
 const STROKES = [
   { colour: "--line-1", dash: "solid" }, { colour: "--line-2", dash: "dash" },
   { colour: "--line-3", dash: "dot" }, { colour: "--line-4", dash: "dashdot" },
+  { colour: "--line-5", dash: "longdash" }, { colour: "--line-6", dash: "longdashdot" },
 ];
 
 const CHARTS = [
   { title: "Loss", words: formatNumber, curves: [["loss", "loss"], ["nlft/likelihood_loss", "likelihood"],
-    ["nlft/unlikelihood_loss", "unlikelihood"], ["eval_loss", "held out"]] },
+    ["nlft/unlikelihood_loss", "unlikelihood"], ["eval_loss", "held out"],
+    ["nlft/answer_loss", "answers"], ["nlft/redirect_loss", "redirect"]] },
   { title: "Learning rate", words: formatNumber, curves: [["learning_rate", "learning rate"]] },
   { title: "Salient and gated", words: formatPercent, curves: [["nlft/salient_fraction", "salient tokens"],
     ["nlft/gated_fraction", "gated samples"]] },

@@ -1,16 +1,24 @@
 // Feedback in place: an example's label, judgment and marked tokens, edited on its card and saved as a new version.
 
 import { button, byId, element } from "./dom.js";
+import { decodeStep } from "./decode.js";
 import { markOf, marked, newDraft, problemOf, sameAsBefore } from "./drafts.js";
 import { state } from "./state.js";
 import { placeOf } from "./tokens.js";
 
 const DRAFTS_KEY = "nlft-map-drafts";
+const TYPING_MS = 500; // without a key before the model is asked
 
 export class Feedback {
-  /** `post` sends a path and a body to the server; `name` is the run's, for drafts to outlive a reload. */
-  constructor(post, name) {
+  /**
+   * `post` sends a path and a body to the server; `name` is the run's, for drafts to outlive a reload; `rescored` is
+   * called when the model has scored an edit.
+   */
+  constructor(post, name, rescored) {
     this.post = post;
+    this.changed = rescored;
+    this.scores = new Map(); // example index -> {draft, scores}: what the model said of which draft
+    this.timers = new Map();
     this.name = name;
     this.drafts = new Map(); // example index -> draft
     this.editors = new Map(); // example index -> {view, root, ...}
@@ -21,6 +29,8 @@ export class Feedback {
     this.drop = button("Discard all", () => this.discard());
     this.bar.append(this.said, this.save, this.drop);
     this.restore();
+    // The tokens' own handler has moved the focus by the time that a key comes up here.
+    document.addEventListener("keydown", (event) => this.onKey(event));
   }
 
   /** Add the button that opens a card's editor. */
@@ -30,10 +40,40 @@ export class Feedback {
     const editor = this.makeEditor(view, open);
     this.editors.set(view.index, editor);
     view.card.append(editor.root);
-    view.panel.group.addEventListener("keydown", (event) => this.onKey(event, view));
     view.panel.group.addEventListener("pointerdown", (event) => this.onPointer(event, view));
     view.panel.group.addEventListener("pointerover", (event) => { if (event.buttons === 1) this.extend(event, view); });
     this.draw(view.index);
+    if (this.drafts.has(view.index)) this.score(view.index);
+  }
+
+  /** What the model makes of an example's edit as it stands, or null. */
+  rescored(index) {
+    const found = this.scores.get(index);
+    return found && found.draft === this.drafts.get(index) ? found.scores : null;
+  }
+
+  /** Have the model score an edit, once nothing was typed for a moment. */
+  score(index) {
+    clearTimeout(this.timers.get(index));
+    if (!state.rescores) return;
+    const draft = this.drafts.get(index);
+    if (!draft || problemOf(draft)) return void this.changed();
+    this.timers.set(index, setTimeout(() => this.askModel(index, draft), TYPING_MS));
+  }
+
+  async askModel(index, draft) {
+    const { model } = this.editors.get(index);
+    const label = draft.label, judgment = draft.judgment || null;
+    model.textContent = "The model scores this …";
+    try {
+      const answer = await this.post("rescore", { example: index, label, judgment });
+      const { scores: [scores] } = decodeStep(await answer.arrayBuffer());
+      this.scores.set(index, { draft, scores: { ...scores, rescored: { label } } });
+      model.textContent = "";
+    } catch (error) {
+      model.textContent = error.message;
+    }
+    this.changed();
   }
 
   makeEditor(view, open) {
@@ -42,6 +82,7 @@ export class Feedback {
     const verdict = element("select", { "aria-label": `Is the completion of example ${view.example.id} right?` },
       element("option", { text: "wrong", value: "wrong" }), element("option", { text: "right", value: "right" }));
     const problem = element("p", { className: "reason", role: "status" });
+    const model = element("p", { className: "said", role: "status" });
     text.addEventListener("input", () => this.set(index, { ...this.draft(view), judgment: text.value }));
     verdict.addEventListener("change", () => (
       this.set(index, { ...this.draft(view), label: verdict.value === "right" })));
@@ -53,8 +94,8 @@ export class Feedback {
       element("div", { className: "actions" },
         button("Mark wrong (W)", () => this.mark(view, "wrong")), button("Mark right (R)", () => this.mark(view, "right")),
         button("Clear mark (X)", () => this.mark(view, null)), button("Undo these edits", () => this.forget(view))),
-      problem);
-    return { view, root, text, verdict, problem, open };
+      problem, model);
+    return { view, root, text, verdict, problem, model, open };
   }
 
   draft(view) { return this.drafts.get(view.index) ?? newDraft(view.example); }
@@ -73,6 +114,7 @@ export class Feedback {
     else this.drafts.set(index, draft);
     this.store();
     this.draw(index);
+    this.score(index);
   }
 
   forget(view) { this.set(view.index, newDraft(view.example)); }
@@ -87,18 +129,16 @@ export class Feedback {
     this.set(view.index, marked(this.draft(view), view.example.tokens, start, end, verdict));
   }
 
-  onKey(event, view) {
-    if (this.editors.get(view.index).root.hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+  onKey(event) {
+    const place = placeOf(event.target);
+    const view = [...this.editors.values()].find((one) => place && one.view.panel === place.panel)?.view;
+    if (!view || this.editors.get(view.index).root.hidden || event.ctrlKey || event.metaKey || event.altKey) return;
     const verdict = { w: "wrong", r: "right", x: null }[event.key.toLowerCase()];
     if (verdict !== undefined) return void this.mark(view, verdict);
-    const place = placeOf(event.target);
     if (!event.key.startsWith("Arrow") && event.key !== "Home" && event.key !== "End") return;
     const from = event.shiftKey ? this.selection?.from ?? place.index : null;
-    // The tokens' own handler has moved the focus by the time that this runs.
-    queueMicrotask(() => {
-      const to = placeOf(document.activeElement)?.index;
-      this.select(from === null || to === undefined ? null : { panel: view.panel, from, to });
-    });
+    const to = placeOf(document.activeElement)?.index;
+    this.select(from === null || to === undefined ? null : { panel: view.panel, from, to });
   }
 
   onPointer(event, view) {
@@ -156,8 +196,9 @@ export class Feedback {
       this.drafts.clear();
       this.store();
       this.said.textContent = `Saved as ${found.file} of the run: ${found.examples} examples, ${found.changed} changed`
-        + `${found.whole ? "" : ", the watched ones alone (start with --data to have them all)"}.`;
+        + `${found.whole ? "" : ", the watched ones alone (name the run's file with --data to have them all)"}.`;
       for (const index of indices) this.draw(index);
+      this.changed();
     } catch (error) {
       this.said.textContent = error.message;
     }
@@ -169,6 +210,7 @@ export class Feedback {
     this.drafts.clear();
     this.store();
     for (const index of indices) this.draw(index);
+    this.changed();
     this.said.textContent = "";
     this.drawBar();
   }

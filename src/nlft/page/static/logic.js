@@ -91,7 +91,10 @@ export function nearestStep(steps, step) {
 
 /** Why the scheme cannot be tried on these scores, in a sentence; null if it can. */
 export function cannotTry(name, settings, examples) {
-  if (!SCHEMES[name]) return `${name} needs whole hidden states, which a run does not record.`;
+  if (name === "nlft-original") return `${name} needs whole hidden states, which a run does not record.`;
+  if (!SCHEMES[name]) return `This page does not know how to work ${name} out.`;
+  const unknown = SCHEMES[name].settings.filter((one) => settings[one] === undefined);
+  if (unknown.length) return `${name} has settings that this run did not record: ${unknown.join(", ")}.`;
   const lacking = new Set(examples.flatMap((example) => missing(name, settings, example)));
   if (!lacking.size) return null;
   return `${name} needs ${[...lacking].join(" and ")}, which this step did not score.`;

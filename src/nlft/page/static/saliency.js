@@ -1,6 +1,7 @@
-// The twin of core/saliency.py, core/cut.py and core/loss.py: stored log-probabilities to tags, weights and losses,
+// The twin of core/saliency.py, core/cut.py, core/dft.py and core/loss.py: stored log-probabilities to tags, weights and losses,
 // in the browser. Pure functions, no imports. A test holds them to Python's on the same inputs; the schemes and their
 // settings are described in docs/SALIENCY.md. `nlft-original` has no twin: it needs whole hidden states.
+// Nor has the loss that `redirect` adds: it needs more of the vocabulary than the token that was said.
 //
 // An ES module. In a classic script it goes without the word `export`, which stands at line starts only.
 //
@@ -44,11 +45,13 @@ const log32 = (probability) => f32(Math.log(probability));
 export const SCHEMES = {
   nlft: scheme(
     ["mistake_ratio", "mistake_floor", "unlikelihood_shift", "contradiction", "contradiction_base",
-      "contradiction_standard", "gate_fraction", "after_mistake", "certain_threshold", "certain_exponent",
-      "neighbour_exponent", "plain_exponent", "neighbour_similarity", "nll_weight", "branch_weight"],
+      "contradiction_standard", "redirect", "redirect_weight", "redirect_tokens", "gate_fraction", "after_mistake",
+      "certain_threshold", "certain_exponent", "neighbour_exponent", "plain_exponent", "neighbour_similarity",
+      "nll_weight", "branch_weight"],
     (settings) => (settings.branch_weight === 0 ? [] : ["standard", "judge", "band"]),
     weighNlft),
   cut: scheme(["inappropriate_ratio", "inappropriate_weight", "inappropriate_exponent"], () => ["judge"], weighCut),
+  dft: scheme([], () => [], weighDft),
   uniform: scheme([], () => [], (example) => plainLikelihood(example, 1)),
 };
 
@@ -293,6 +296,12 @@ function weighCut(example, settings) {
     weights.likelihood[t] = 0;
     weights.unlikelihood[t] = f32(settings.inappropriate_weight) * exp32(f32(judge[t] * exponent));
   }
+  return weights;
+}
+
+function weighDft(example) {
+  const weights = plainLikelihood(example, 1);
+  example.mask.forEach((inside, t) => { if (inside) weights.likelihood[t] = exp32(example.base[t]); });
   return weights;
 }
 

@@ -42,6 +42,7 @@ export function buildShare(menu, source, choices) {
 
 function download(address, filename) {
   const link = element("a", { href: address, download: filename });
+  link.addEventListener("click", (event) => event.stopPropagation()); // the menu stays open, to say what was written
   document.body.append(link);
   link.click();
   link.remove();

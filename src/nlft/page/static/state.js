@@ -9,6 +9,7 @@ export const state = {
   pins: new Set(), // ids of examples that stay on top
   readOnly: true,
   feedback: false,
+  rescores: false, // a model says at once what edited feedback changes
 };
 
 const VIEW_KEY = "nlft-map";

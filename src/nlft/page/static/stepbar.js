@@ -53,10 +53,13 @@ export function drawSteps(step) {
 export function drawMarks(show) {
   const { steps, controls } = state.runs[0];
   const last = Math.max(steps.length - 1, 1);
-  const taken = controls.filter((line) => line.taken);
-  byId("marks").replaceChildren(...taken.map((line) => {
+  const at = new Map(); // what was taken at the same recorded step shares a mark
+  for (const line of controls.filter((one) => one.taken)) {
     const index = nearestStep(steps, line.step);
-    const words = `${ledgerWords(line)}, in force from step ${line.step}`;
+    at.set(index, [...(at.get(index) ?? []), `${ledgerWords(line)}, in force from step ${line.step}`]);
+  }
+  byId("marks").replaceChildren(...[...at].map(([index, said]) => {
+    const words = said.join("; ");
     const mark = button("", () => show(index), { className: "mark-at", title: words, "aria-label": words });
     mark.style.setProperty("--at", String(index / last));
     return mark;

@@ -2,6 +2,7 @@
 
 import { byId, element, shownText } from "./dom.js";
 import { tagName, tokenFacts, verdictEffect } from "./logic.js";
+import { state } from "./state.js";
 import { ratio, runsRightToLeft, strength, visibleText } from "./text.js";
 
 export const TAGS = {
@@ -35,7 +36,8 @@ export function markTag(cell, name) {
 
 /** One completion: its cells, and what they show at present. */
 export function buildTokens(example, title) {
-  const rows = example.label ? ["standard"] : ["judge", "standard"];
+  // With a model, an edit can make a right completion a wrong one, which has a judgment's row.
+  const rows = example.label && !state.rescores ? ["standard"] : ["judge", "standard"];
   const rightToLeft = runsRightToLeft(example.tokens.join(""));
   const group = element("div", {
     className: "tokens", role: "listbox", "aria-orientation": "horizontal", "aria-multiselectable": "true",

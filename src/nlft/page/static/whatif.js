@@ -12,7 +12,7 @@ const PLACES = 500; // of a slider
 const prepared = new WeakMap(); // scores -> example for the twin
 
 function forTwin(scores, label) {
-  if (!prepared.has(scores)) prepared.set(scores, prepare({ ...scores, label }));
+  if (!prepared.has(scores)) prepared.set(scores, prepare({ ...scores, label: scores.rescored?.label ?? label }));
   return prepared.get(scores);
 }
 
@@ -96,15 +96,16 @@ export class WhatIf {
     for (const option of this.chooser.options) {
       const settings = Object.fromEntries(this.schemes[option.value].map((control) => [control.name, control.default]));
       const why = cannotTry(option.value, settings, scored);
-      option.disabled = why !== null && option.value !== this.now.scheme;
+      option.disabled = why !== null && option.value !== this.now.scheme && !canApply(option.value);
       option.title = why ?? "";
-      option.textContent = option.disabled ? `${option.value} (not to be tried here)` : option.value;
+      option.textContent = why === null ? option.value : `${option.value} (not to be tried here)`;
     }
     const why = this.schemes[this.now.scheme] ? cannotTry(this.now.scheme, this.now.settings, scored)
       : `The run's record does not describe ${this.now.scheme}.`;
-    const others = [...this.chooser.options].filter((option) => option.disabled).map((option) => option.title);
+    const others = [...this.chooser.options].filter((option) => option.value !== this.now.scheme)
+      .map((option) => option.title);
     this.reason.textContent = [why, ...others].filter(Boolean).join(" ");
-    for (const knob of this.knobs) knob.enable(why === null);
+    for (const knob of this.knobs) knob.enable(why === null || canApply(this.now.scheme));
   }
 
   drawKnobs() {
@@ -143,6 +144,13 @@ export class WhatIf {
         row("unlikelihood part", formatNumber, (one) => one.unlikelihood),
       ]));
   }
+}
+
+/** Whether the run would take the scheme, be its tokens to be shown here or not. */
+function canApply(name) {
+  const { steering, state: now } = state.runs[0];
+  if (state.readOnly || !steering || now === "finished" || steering.unavailable.scheme) return false;
+  return (steering.conditions[name] ?? ["?"]).every((condition) => steering.scorable.includes(condition));
 }
 
 /** One setting's control: {control, row, show(value, recorded), enable(on)}. */

@@ -1,0 +1,469 @@
+"""The live page in a real browser, over runs that are files alone: everything that a reader can do with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from nlft.data.records import read_examples
+from nlft.page.feedback import Feedback
+from nlft.page.live import LiveRun
+from nlft.page.server import PageServer, listen, web_server
+from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from page_runs import add_step, event, ledger_line, make_run, record
+
+if TYPE_CHECKING:
+    from browser import OpenPage
+
+pytest_plugins = ["browser"]
+
+TOKEN = "the-token"
+TAGS = "[...document.querySelectorAll('.token')].map((token) => token.dataset.tag)"
+Show = Callable[..., Page]
+
+
+@contextmanager
+def serving(runs: list[RunDir], **options: Any) -> Iterator[str]:
+    page = PageServer([LiveRun(run) for run in runs], who="ann", feedback=Feedback(runs[0]), **options)
+    listening = listen("127.0.0.1", 0, 0)
+    server = web_server(page, listening, TOKEN, set())
+    thread = threading.Thread(target=server.serve_until_stopped)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.stop()
+    thread.join(10)
+
+
+@pytest.fixture
+def show(chromium: Browser) -> Iterator[Show]:
+    """Serves runs and opens their page. None may have logged anything, or asked anyone but the server."""
+    from browser import Watch  # not above: pytest is to import its plugin first
+
+    watch = Watch()
+    addresses = []
+    with ExitStack() as stack:
+
+        def opened(*runs: RunDir, scheme: Any = "light", **options: Any) -> Page:
+            addresses.append(stack.enter_context(serving(list(runs), **options)))
+            context = chromium.new_context(viewport={"width": 1440, "height": 1000}, color_scheme=scheme)
+            stack.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(10_000)
+            watch.follow(page)
+            page.goto(f"{addresses[-1]}?token={TOKEN}")
+            drawn = ".token[data-tag]" if runs[0].snapshot_steps() else "article, .note"
+            expect(page.locator(drawn).first).to_be_visible()
+            return page
+
+        yield opened
+    assert [one for one in watch.complaints if "422" not in one] == []
+    assert all(url.startswith((*addresses, "blob:")) for url in watch.requests)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path / "farm")
+
+
+def pending(run: RunDir) -> list[tuple[str, Any]]:
+    return [(request.control, request.value) for request in run.pending_requests()]
+
+
+def asked(run: RunDir, page: Page, count: int = 1) -> list[tuple[str, Any]]:
+    expect(page.locator(".ledger .waits")).to_have_count(count)
+    return pending(run)
+
+
+def answer(run: RunDir, step: int, old: Any, **more: Any) -> dict[str, Any]:
+    """Take the oldest request, as the trainer does."""
+    request = run.pending_requests()[0]
+    line = ledger_line(request.id, step, request.control, old, request.value) | more
+    run.append_control(line)
+    run.remove_request(request)
+    return line
+
+
+def ids(page: Page) -> list[str]:
+    return page.locator("#examples > article:not([hidden]) h2 bdi").all_inner_texts()
+
+
+def knob(page: Page, name: str) -> Any:
+    return page.get_by_label(f"{name}, as a number")
+
+
+# ---- what is shown ----
+
+
+def test_examples_can_be_searched_sorted_and_pinned(run: RunDir, show: Show) -> None:
+    page = show(run)
+    assert ids(page) == ["farm-0", "farm-1", "farm-2", "farm-3"]
+    page.locator("#sort").select_option("label")
+    assert ids(page) == ["farm-0", "farm-2", "farm-1", "farm-3"]
+    page.locator("#sort").select_option("share")
+    shares = [float(text[:-1]) for text in page.locator("#jump .amount").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    assert len(set(shares)) > 1
+    page.locator("#sort").select_option("change")
+    assert sorted(ids(page)) == ["farm-0", "farm-1", "farm-2", "farm-3"]
+    page.locator("#sort").select_option("file")
+    page.locator("#example-2").get_by_role("button", name="Pin").click()
+    assert ids(page)[0] == "farm-2"
+    page.locator("#search").fill("EGGS farm-3")
+    assert ids(page) == ["farm-3"]
+    page.locator("#search").fill("")
+    page.locator("#label").select_option("right")
+    assert ids(page) == ["farm-1", "farm-3"]
+
+
+def test_slider_goes_back_in_time_and_play_goes_forward_to_the_last_step(run: RunDir, show: Show) -> None:
+    page = show(run)
+    expect(page.locator("#where")).to_contain_text("step 50")
+    page.locator("#step").fill("3")
+    expect(page.locator("#where")).to_contain_text("step 30")
+    add_step(run, 60)
+    expect(page.locator("#latest")).to_have_text("Latest (3 on)")
+    expect(page.locator("#where")).to_contain_text("step 30")
+    page.locator("#play").click()
+    expect(page.locator("#where")).to_contain_text("step 60")
+    expect(page.locator("#play")).to_have_text("Play")
+
+
+def test_two_steps_stand_side_by_side_with_the_differences_marked(run: RunDir, show: Show) -> None:
+    add_step(run, 60, seed=9)
+    page = show(run)
+    page.locator("#beside").select_option("0")
+    page.locator("#other-step").fill("0")
+    expect(page.locator("#example-0 .side b").nth(1)).to_have_text("Step 0")
+    differences(page)
+
+
+def test_two_runs_stand_side_by_side_with_the_differences_marked(run: RunDir, tmp_path: Path, show: Show) -> None:
+    page = show(run, make_run(tmp_path / "barn", seed=9))
+    page.locator("#beside").select_option("1")
+    expect(page.locator("#example-0 .side b").nth(1)).to_have_text("barn, step 50")
+    differences(page)
+    expect(page.locator(".keys-of li", has_text="faint: barn").first).to_be_visible()
+
+
+def differences(page: Page) -> None:
+    """The marked tokens are those whose tags differ, on both sides, and the caption counts them."""
+    found = 0
+    for card in page.locator("article").all():
+        sides = card.locator(".side").evaluate_all(
+            "(sides) => sides.map((side) => [...side.querySelectorAll('.token')].map("
+            "(token) => [token.dataset.tag, token.classList.contains('changed')]))"
+        )
+        for (one, marked), (other, also) in zip(*sides, strict=True):
+            assert marked == also == (one != other)
+        number = sum(marked for _, marked in sides[0])
+        caption = card.locator(".side").nth(1).locator(".caption")
+        expect(caption).to_contain_text(f"{number} tokens tagged otherwise" if number else "the same tags")
+        found += number
+    assert found > 0
+
+
+def test_curves_come_from_a_library_of_this_machine_with_its_licence(run: RunDir, show: Show) -> None:
+    run.append_event(event(51, 120, eval_loss=1.2, eval_mean_token_accuracy=0.61))
+    page = show(run)
+    expect(page.locator(".plot .trace").first).to_be_attached()
+    titles = page.locator("#curves figure:not([hidden]) figcaption").all_inner_texts()
+    assert [title.split("\n")[0].strip() for title in titles] == [
+        "Loss", "Learning rate", "Salient and gated", "Accuracy", "Tokens a second",
+    ]  # fmt: skip
+    assert page.locator(".keys-of").first.locator("li").all_inner_texts() == [
+        "loss", "likelihood", "unlikelihood", "held out",
+    ]  # fmt: skip
+    expect(page.locator(".keys-of li", has_text="held-out tokens")).to_be_visible()
+    expect(page.locator("#status")).to_contain_text("left")
+    library = page.evaluate("fetch('plotly.min.js').then((answer) => answer.text())")
+    assert "MIT license" in library[:400]
+
+
+def test_open_ended_example_has_red_rows_where_it_is_disliked_and_green_ones_where_it_is_liked(
+    tmp_path: Path, show: Show
+) -> None:
+    """As in the paper's figure: written feedback, and no number that could be graded."""
+    shop = Path(__file__).parent.parent / "examples" / "repair-shop.jsonl"
+    liked, disliked = (next(e for e in read_examples(shop) if e.label is label) for label in (True, False))
+    run = RunDir(tmp_path / "shop")
+    run.write_settings(record())
+    watched = [
+        WatchedExample(e.id, e.label, e.prompt, e.answer, e.judgment, [*re.findall(r"\s?\S+", e.completion), "<|end|>"])
+        for e in (disliked, liked)
+    ]  # type: ignore[arg-type]
+    run.write_watched(watched)
+    run.write_snapshot(Snapshot(1, 0.1, "nlft", {}, ["plain"], [lifted(watched[0]), lifted(watched[1])]))
+    page = show(run)
+    for index, (condition, channel) in enumerate([("judge", 0), ("standard", 1)]):
+        colours = page.locator(f"#example-{index} .strip[data-condition={condition}]").evaluate_all(
+            "(all) => all.map((one) => getComputedStyle(one).backgroundColor)"
+        )
+        assert len(colours) == len(watched[index].tokens)
+        strong = [rgb(page, colour) for colour in colours[::2]]
+        assert all(one[channel] == max(one) and one[channel] - min(one) > 0.25 for one in strong)
+    assert page.locator("#example-1 .strip[data-condition=judge]").count() == 0
+    expect(page.locator("#example-0")).to_contain_text("It never says whether the squeal is dangerous")
+    expect(page.locator("#example-0 .badge")).to_have_text("✗ wrong")
+
+
+def lifted(example: WatchedExample) -> TokenScores:
+    """Every other token eight times likelier under the condition that the feedback is in, and no likelier elsewhere."""
+    length = len(example.tokens)
+    base = np.full(length, -3, np.float32)
+    raised = base + np.where(np.arange(length) % 2 == 0, np.log(8), 0).astype(np.float32)
+    weights = np.ones(length, np.float32)
+    standard, judge = (raised, None) if example.label else (base, raised)
+    return TokenScores(base, standard, judge, weights, weights * 0, np.zeros(length, np.uint8))
+
+
+def rgb(page: Page, colour: str) -> list[float]:
+    """Red, green and blue of any CSS colour, 0 to 1."""
+    found: list[float] = page.evaluate(
+        """(colour) => {
+          const canvas = document.createElement("canvas").getContext("2d");
+          canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+          return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((one) => one / 255);
+        }""",
+        colour,
+    )
+    return found
+
+
+def test_hostile_texts_and_names_show_as_text_on_the_live_page(tmp_path: Path, show: Show) -> None:
+    hostile = ["<script>document.title=1</script>", "javascript:1", "\x1b[31m", "\u202eabc", "a\x00b", "<img src=x>"]
+    run = make_run(tmp_path / "<b>run", steps=0)
+    text = "".join(hostile)
+    run.write_watched([WatchedExample(text, False, text, text, text, hostile)])
+    run.write_snapshot(Snapshot(1, 0.1, "nlft", {}, ["<i>"], [lifted(run.watched()[0])]))
+    run.append_event(event(1))
+    run.append_control(ledger_line("a", 1, "<script>1</script>", None, None, "<img src=x onerror=1>"))
+    page = show(run)
+    expect(page.locator(".token")).to_have_count(6)
+    shown = page.locator(".token > .text").all_inner_texts()
+    assert shown == [hostile[0], hostile[1], "ESC[31m", "U+202Eabc", "aNULb", hostile[5]]
+    assert page.locator("main script, main img, aside img, aside script, a[href^='javascript']").count() == 0
+    expect(page.locator(".ledger")).to_contain_text("<script>1</script>")
+    assert page.title() == "<b>run: saliency map"
+
+
+# ---- what if ----
+
+
+def test_every_setting_and_the_scheme_can_be_tried_over_all_examples(run: RunDir, show: Show) -> None:
+    page = show(run)
+    before = page.evaluate(TAGS)
+    expect(page.locator("#what-if .knobs .knob")).to_have_count(len(record()["schemes"]["nlft"]))
+    page.locator("#knob-mistake_ratio").fill("60")
+    expect(page.locator("#what-if .sum")).to_contain_text(re.compile(r"[1-9]\d* of 160 tokens re-tagged in \d"))
+    after = page.evaluate(TAGS)
+    told = int(page.locator("#what-if .sum b").inner_text().split()[0])
+    assert told == sum(one != other for one, other in zip(before, after, strict=True))
+    rows = page.locator("#what-if .facts tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows][:3] == ["salient tokens", "gated wrong samples", "loss"]
+    assert all(len(row.split("\t")) == 3 and row.split("\t")[2] for row in rows)
+    page.locator("#try-scheme").select_option("uniform")
+    expect(page.locator("#what-if .knobs .knob")).to_have_count(0)
+    assert set(page.evaluate(TAGS)) == {"plain"}
+    page.get_by_role("button", name="As recorded", exact=True).click()
+    assert page.evaluate(TAGS) == before
+
+
+def test_controls_whose_conditions_were_not_scored_are_disabled_and_say_why(tmp_path: Path, show: Show) -> None:
+    run = make_run(tmp_path / "farm", steps=0)
+    half = [replace(lifted(one), standard=None) for one in run.watched()]
+    run.write_snapshot(Snapshot(1, 0.1, "cut", defaults("cut"), ["plain"], half))
+    page = show(run, read_only=True)
+    reason = page.locator("#what-if .reason")
+    expect(reason).to_contain_text("nlft needs standard and band, which this step did not score.")
+    assert page.locator("#try-scheme option[value=nlft]").is_disabled()
+    assert page.locator("#try-scheme option[value=uniform]").is_enabled()
+    run.write_snapshot(Snapshot(2, 0.2, "nlft", defaults("nlft"), ["plain"], half))
+    expect(page.locator("#where")).to_contain_text("step 2")
+    knobs = page.locator("#what-if .knobs input")
+    assert knobs.count() > 10
+    assert all(knobs.evaluate_all("(all) => all.map((one) => one.disabled)"))
+    expect(reason).to_contain_text("nlft needs")
+
+
+def defaults(scheme: str) -> dict[str, Any]:
+    return {control["name"]: control["default"] for control in record()["schemes"][scheme]}
+
+
+def test_a_number_out_of_a_settings_range_is_refused_in_its_field(run: RunDir, show: Show) -> None:
+    page = show(run)
+    before = page.evaluate(TAGS)
+    knob(page, "mistake_floor").fill("7")
+    expect(page.locator(".knob.refused input.value")).to_have_attribute("title", "give 0 to 1")
+    assert page.evaluate(TAGS) == before
+    assert page.get_by_role("button", name="Apply to the run").is_disabled()
+    assert pending(run) == []
+
+
+# ---- steering ----
+
+
+def test_apply_asks_for_what_differs_and_each_answer_stands_in_ledger_and_timeline(run: RunDir, show: Show) -> None:
+    page = show(run)
+    knob(page, "mistake_ratio").fill("2.5")
+    page.get_by_role("button", name="Apply to the run").click()
+    assert asked(run, page) == [("saliency.mistake_ratio", 2.5)]
+    line = answer(run, 40, 1.5)
+    taken = page.locator(".ledger .taken", has_text="mistake_ratio 1.5 → 2.5")
+    expect(taken).to_contain_text("taken, ann")
+    expect(page.locator("#marks .mark-at")).to_have_attribute("title", "mistake_ratio 1.5 → 2.5, in force from step 40")
+    taken.get_by_role("button", name="Undo").click()
+    assert asked(run, page) == [("undo", line["id"])]
+    answer(run, 45, 2.5, control="saliency.mistake_ratio", new=1.5, undoes=line["id"])
+    expect(page.locator(".ledger .taken").first).to_contain_text("undone: mistake_ratio 2.5 → 1.5")
+    mark = page.locator("#marks .mark-at")
+    expect(mark).to_have_attribute("title", re.compile("from step 40; .* 2.5 → 1.5, in force from step 45"))
+    mark.click()
+    expect(page.locator("#where")).to_contain_text("step 40")
+
+
+def test_every_action_and_a_scheme_that_cannot_be_shown_can_be_asked_for(tmp_path: Path, show: Show) -> None:
+    run = make_run(tmp_path / "farm")
+    run.write_settings(record(unavailable={}))
+    page = show(run)
+    for name in ("Pause", "Save now", "Evaluate now", "Stop"):
+        page.locator("#steer").get_by_role("button", name=name, exact=True).click()
+        expect(page.locator(".ledger .waits").filter(has_text=name.split()[0].lower())).to_be_visible()
+    assert pending(run) == [("pause", None), ("save", None), ("evaluate", None), ("stop", None)]
+    page.locator("#try-scheme").select_option("nlft-original")
+    expect(page.locator("#what-if .reason")).to_contain_text("nlft-original needs whole hidden states")
+    page.get_by_role("button", name="Apply to the run").click()
+    expect(page.locator(".ledger .waits")).to_have_count(5)
+    assert ("scheme", "nlft-original") in pending(run)
+
+
+def test_what_the_run_cannot_do_is_disabled_with_its_reason(run: RunDir, show: Show) -> None:
+    page = show(run)
+    held = page.get_by_role("button", name="Evaluate now")
+    expect(held).to_be_disabled()
+    expect(held).to_have_attribute("title", "this run holds no examples out")
+
+
+def test_read_only_page_offers_nothing_that_changes_anything(run: RunDir, show: Show) -> None:
+    page = show(run, read_only=True)
+    expect(page.locator("#steer .reason")).to_have_text("This page only shows the run.")
+    for name in ("Pause", "Stop", "Apply to the run", "Edit feedback"):
+        assert page.get_by_role("button", name=name, exact=True).locator("visible=true").count() == 0
+    page.locator("#knob-mistake_ratio").fill("60")
+    expect(page.locator("#what-if .sum b")).not_to_have_text(re.compile("^0 of"))
+
+
+# ---- feedback ----
+
+
+def test_edited_judgments_and_marked_tokens_are_saved_as_a_new_version(run: RunDir, show: Show) -> None:
+    page = show(run)
+    card = page.locator("#example-1")
+    card.get_by_role("button", name="Edit feedback").click()
+    card.locator(".token").nth(2).click()
+    card.locator(".token").nth(4).click(modifiers=["Shift"])
+    card.get_by_role("button", name="Mark wrong (W)").click()
+    quoted = "".join(run.watched()[1].tokens[2:5]).strip()
+    expect(card.locator("textarea")).to_have_value(f'"{quoted}" is wrong.')
+    assert card.locator(".token[data-mark=wrong]").count() == 3
+    page.reload()
+    expect(card.locator(".token[data-mark=wrong]")).to_have_count(3)
+    page.get_by_role("button", name="Save as a new version").click()
+    expect(page.locator("#drafts")).to_contain_text("Saved as feedback/examples-v2.jsonl")
+    saved = {e.id: e for e in read_examples(run.path / "feedback" / "examples-v2.jsonl")}
+    assert (saved["farm-1"].label, saved["farm-1"].judgment) == (False, f'"{quoted}" is wrong.')
+    assert saved["farm-0"].judgment == run.watched()[0].judgment
+
+
+# ---- sharing ----
+
+
+def test_shared_file_opens_without_a_server_and_its_sliders_retag(
+    run: RunDir, tmp_path: Path, show: Show, open_page: OpenPage
+) -> None:
+    page = show(run)
+    page.locator("#step").fill("2")
+    page.locator("#search").fill("farm")
+    page.locator("#share summary").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="HTML file").click()
+    assert download.value.suggested_filename == "farm-map.html"
+    download.value.save_as(tmp_path / "shared.html")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV of this step").click()
+    download.value.save_as(tmp_path / "tokens.csv")
+    assert len((tmp_path / "tokens.csv").read_text().splitlines()) == 1 + 4 * 40
+    alone = open_page(tmp_path / "shared.html")
+    expect(alone.locator("#where")).to_contain_text("step 20")
+    assert alone.locator("#search").input_value() == "farm"
+    before = alone.evaluate(TAGS)
+    if not alone.locator("#knob-mistake_ratio").is_visible():
+        alone.locator("#what-if > summary").click()
+    alone.locator("#knob-mistake_ratio").fill("60")
+    expect(alone.locator("#what-if .sum b")).not_to_have_text(re.compile("^0 of"))
+    assert alone.evaluate(TAGS) != before
+
+
+# ---- by keyboard ----
+
+
+def test_tab_reaches_everything_that_can_be_used_and_nothing_traps_it(run: RunDir, show: Show) -> None:
+    page = show(run)
+    run.append_control(ledger_line("a", 30, "learning_rate", 1.0, 0.5))
+    expect(page.locator(".ledger .taken")).to_be_visible()
+    page.locator("#example-0").get_by_role("button", name="Edit feedback").click()
+    page.evaluate("document.activeElement.blur(); document.body.tabIndex = -1; document.body.focus()")
+    reachable: int = page.evaluate(
+        """() => [...document.querySelectorAll(
+          "button, select, input, textarea, summary, a[href], .token[tabindex='0']")]
+          .filter((one) => !one.disabled && one.checkVisibility() && one.type !== "radio")
+          .map((one, place) => { one.dataset.place = place; return one; }).length"""
+    )
+    assert reachable > 60
+    reached = set()
+    for _ in range(reachable + 60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement?.dataset.place ?? null"))
+    missed = {str(place) for place in range(reachable)} - reached
+    html = "(one) => one.outerHTML.slice(0, 120)"
+    assert [page.locator(f"[data-place='{place}']").evaluate(html) for place in missed] == []
+
+
+def test_a_run_is_steered_and_feedback_given_without_a_mouse(run: RunDir, show: Show) -> None:
+    page = show(run)
+    keys = page.keyboard
+    knob(page, "mistake_ratio").focus()
+    keys.press("Control+A")
+    keys.type("2.5")
+    page.get_by_role("button", name="Apply to the run").focus()
+    keys.press("Enter")
+    assert asked(run, page) == [("saliency.mistake_ratio", 2.5)]
+    page.get_by_label("learning rate factor, as a number").focus()
+    keys.press("Control+A")
+    keys.type("0.5")
+    keys.press("Enter")
+    assert asked(run, page, 2)[-1] == ("learning_rate", 0.5)
+    page.locator("#theme").press("/")
+    keys.type("farm-0")
+    assert ids(page) == ["farm-0"]
+    page.locator("#example-0").get_by_role("button", name="Edit feedback").press("Enter")
+    page.locator("#example-0 .token").first.focus()
+    keys.press("ArrowRight")
+    keys.press("Shift+ArrowRight")
+    keys.press("w")
+    expect(page.locator("#example-0 .token[data-mark=wrong]")).to_have_count(2)
+    page.get_by_role("button", name="Save as a new version").press("Enter")
+    expect(page.locator("#drafts")).to_contain_text("Saved as feedback/examples-v2.jsonl")
+    lines = (run.path / "feedback" / "edits.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["marks"] == [{"start": 1, "end": 3, "verdict": "wrong"}]
+    page.locator("#step").press("ArrowLeft")
+    expect(page.locator("#where")).to_contain_text("step 40")

@@ -1,0 +1,304 @@
+"""`redirect` against its formula written out from whole softmaxes, and what it asks of the passes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import tiny
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import FirstMistakes, score_batch
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.logprobs import enable_scoring
+from nlft.core.loss import redirect_losses
+from nlft.core.saliency import ConditionLogprobs, NLFTSettings, nlft_weights, tag_mistakes
+from nlft.core.schemes import SCHEMES
+from test_trainer import adapter, examples, nlft_trainer
+
+# Random models agree on little: with these some tokens of most wrong samples are mistakes.
+SETTINGS = NLFTSettings(redirect=True, mistake_ratio=1.05, mistake_floor=0.0)
+NEEDS = SCHEMES["nlft"].needs(SETTINGS)
+REDIRECT = SCHEMES["nlft"].redirect(SETTINGS)
+TEXTS = [
+    ("it is 7", False),
+    ("it is 12, as everyone knows", True),
+    ("8 or so, I think", False),
+    ("12", True),
+    ("x", False),
+]
+
+
+def encoded():
+    encoder = ConditionEncoder(tiny.tokenizer())
+    return [
+        encoder.encode(
+            id=i,
+            prompt=f"{i} + 7?" + " please" * i,
+            completion=text,
+            label=label,
+            answer="5 + 7 = 12" * (1 + i % 2),
+            judgment=None if label else f'"{text}" is wrong.',
+        )
+        for i, (text, label) in enumerate(TEXTS)
+    ]
+
+
+def adapted(family="llama", **options):
+    torch.manual_seed(3)
+    options = {"target_modules": "all-linear", "fan_in_fan_out": family == "gpt2", **options}
+    net = get_peft_model(tiny.model(family), LoraConfig(r=4, **options))
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)  # at zero, lora_A would have no gradient
+    return net.eval()  # GPT-2 has dropout of its own
+
+
+def distributions(net, prompt, completion):
+    """log p over the whole vocabulary at each completion token, (tokens, vocabulary)."""
+    logits = net(input_ids=torch.tensor([prompt + completion])).logits[0]
+    return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def slow_loss(net, example, cfg):
+    """One sample's redirect loss and where it looks, as the docs say it; None where there is no mistake."""
+    if example.label:
+        return None
+    base = distributions(net, example.base, example.completion)
+    with torch.no_grad():
+        standard = distributions(net, example.standard, example.completion)
+        judge = distributions(net, example.judge, example.completion)
+    for t, said in enumerate(example.completion):
+        b, s, j = (d[t, said].exp().item() for d in (base, standard, judge))
+        if j / b > cfg.mistake_ratio and j / s > cfg.mistake_ratio and j > cfg.mistake_floor:
+            order = standard[t].argsort(descending=True).tolist()
+            best = [token for token in order if token != said][: cfg.redirect_tokens]
+            total = sum(standard[t, token].exp() for token in best)
+            return t, -sum(standard[t, token].exp() / total * base[t, token] for token in best)
+    return None
+
+
+def scored(net, examples, mistakes=REDIRECT.mistakes, **options):
+    builder = BatchBuilder(0, needs=NEEDS, targets=False)
+    return score_batch(net, builder.batch(builder(examples)), NEEDS, mistakes=mistakes, **options)
+
+
+def gradients(net, loss):
+    names = [name for name, p in net.named_parameters() if p.requires_grad]
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+
+
+@pytest.mark.parametrize("tokens", [8, 2])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "llama, all its weights"])
+def test_value_and_gradient_equal_the_formula_from_whole_softmaxes(family, tokens):
+    cfg = replace(SETTINGS, redirect_tokens=tokens)
+    net, examples = tiny.model() if "all" in family else adapted(family), encoded()
+    plain = [slow_loss(net, e, cfg) for e in examples]
+    assert sum(found is not None for found in plain) >= 2
+    assert any(found is not None and found[0] > 0 for found in plain), "all at the first token"
+    expected = torch.stack([torch.zeros(()) if found is None else found[1] for found in plain])
+    wanted = gradients(net, expected.sum())
+
+    enable_scoring(net, 2**12)  # small chunks
+    out = scored(net, examples)
+    losses = redirect_losses(out.first, tokens)
+    assert out.first.found.tolist() == [found is not None for found in plain]
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+    found = gradients(net, losses.sum())
+    assert len(found) > 10
+    for name, gradient in found.items():
+        assert wanted[name].abs().max() > 1e-5
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-5)
+
+
+def test_it_looks_at_the_first_salient_token_of_each_wrong_sample():
+    net, examples = adapted(), encoded()
+    enable_scoring(net)
+    out = scored(net, examples)
+    salient = nlft_weights(out.conditions, SETTINGS).salient & ~out.conditions.label[:, None]
+    assert out.first.found.tolist() == salient.any(1).tolist()
+    for row, example in enumerate(examples):
+        if out.first.found[row]:
+            assert int(out.first.said[row]) == example.completion[int(salient[row].nonzero()[0])]
+
+
+def test_what_was_said_is_no_target_and_the_rest_adds_up_to_one():
+    standard = torch.tensor([[5.0, 4.0, 3.0, 2.0, -1.0]]).requires_grad_()
+    base = torch.zeros(1, 5, requires_grad=True)
+    first = FirstMistakes(base, standard, torch.tensor([1]), torch.tensor([True]))
+    (gradient,) = torch.autograd.grad(redirect_losses(first, 2).sum(), base)
+    target = 1 / 5 - gradient[0]  # the gradient of a cross-entropy is p − q
+    shares = torch.tensor([5.0, 3.0]).softmax(0)
+    torch.testing.assert_close(target, torch.tensor([shares[0], 0, shares[1], 0, 0]))
+    assert redirect_losses(first, 1000).isfinite().all(), "more tokens than there are"
+
+
+def test_padding_and_the_rest_of_the_batch_change_nothing():
+    net, examples = adapted(), encoded()
+    enable_scoring(net)
+    together = redirect_losses(scored(net, examples).first, 8)
+    turned = redirect_losses(scored(net, examples[::-1]).first, 8).flip(0)
+    torch.testing.assert_close(turned, together, atol=1e-5, rtol=1e-5)
+    for row, example in enumerate(examples):
+        alone = redirect_losses(scored(net, [example]).first, 8)
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+def test_samples_without_a_mistake_have_no_loss_and_no_gradient():
+    net = adapted()
+    enable_scoring(net)
+    right = [e for e in encoded() if e.label]
+    losses = redirect_losses(scored(net, right).first, 8)
+    assert losses.tolist() == [0.0, 0.0]
+    assert not any(g.any() for g in gradients(net, losses.sum()).values() if g is not None)
+
+
+def test_with_dropout_the_tags_and_what_standard_says_are_without_it():
+    net = adapted(lora_dropout=0.5, target_modules=["q_proj", "down_proj", "lm_head"])
+    enable_scoring(net)
+    clean = scored(net.eval(), encoded())
+    torch.manual_seed(1)
+    out = scored(net.train(), encoded(), base_without_dropout=True)
+    assert net.training
+    assert out.first.found.tolist() == clean.first.found.tolist()
+    assert torch.equal(out.first.said, clean.first.said)
+    torch.testing.assert_close(out.first.standard_logits, clean.first.standard_logits, atol=1e-5, rtol=1e-5)
+    assert (out.first.base_logits - clean.first.base_logits).abs().max() > 1e-2, "no dropout"
+
+
+def test_a_contradiction_is_redirected_too():
+    log = torch.tensor([[0.2, 0.9, 0.9]]).log()
+    low = torch.tensor([[0.2, 0.01, 0.01]]).log()
+    conditions = ConditionLogprobs(log, log > -9, torch.tensor([False]), standard=low, judge=log)
+    assert not tag_mistakes(conditions, NLFTSettings()).any()
+    assert tag_mistakes(conditions, NLFTSettings(contradiction=True)).tolist() == [[False, True, True]]
+    assert not tag_mistakes(replace(conditions, label=torch.tensor([True])), NLFTSettings(contradiction=True)).any()
+
+
+def passes(folder, settings):
+    """(with gradient?, keywords) of each forward of one training step, and what it logged."""
+    asked = []
+    trainer = nlft_trainer(folder, saliency=settings, watch=0, max_steps=1)
+    trainer.model.register_forward_pre_hook(
+        lambda _, args, kwargs: asked.append((torch.is_grad_enabled(), kwargs)), with_kwargs=True
+    )
+    trainer.train()
+    return asked, trainer.state.log_history[0]
+
+
+@pytest.mark.parametrize("settings", [replace(SETTINGS, redirect=False), replace(SETTINGS, branch_weight=0.0)])
+def test_off_it_asks_the_model_for_nothing_more(tmp_path, settings):
+    asked, logged = passes(tmp_path, settings)
+    assert asked
+    assert all(kwargs["score_look"] is None for _, kwargs in asked)
+    assert not any(kwargs["score_hidden"] for graded, kwargs in asked if not graded)
+    assert "nlft/redirect_loss" not in logged
+
+
+def test_on_it_takes_no_further_pass(tmp_path):
+    on, logged = passes(tmp_path / "on", SETTINGS)
+    off, _ = passes(tmp_path / "off", replace(SETTINGS, redirect=False))
+    assert logged["nlft/redirect_loss"] > 0
+    assert [(graded, kwargs["input_ids"].shape) for graded, kwargs in on] == [
+        (graded, kwargs["input_ids"].shape) for graded, kwargs in off
+    ]
+
+
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_the_trainers_loss_is_the_sum_of_its_parts_in_the_windows_normalisation(tmp_path, normalization):
+    trainer = nlft_trainer(tmp_path, saliency=SETTINGS, loss_normalization=normalization)
+    trainer.model.eval()
+    data = trainer.train_dataset[:5]
+    with torch.no_grad():
+        with_it = trainer.compute_loss(trainer.model, trainer.builder(data))
+        trainer.saliency = replace(SETTINGS, redirect=False)
+        without = trainer.compute_loss(trainer.model, trainer.builder(data))
+        trainer.saliency = replace(SETTINGS, redirect_weight=3.0, branch_weight=0.5)
+        scaled = trainer.compute_loss(trainer.model, trainer.builder(data))
+        trainer.saliency = replace(trainer.saliency, redirect=False)
+        halved = trainer.compute_loss(trainer.model, trainer.builder(data))
+        losses = redirect_losses(scored(trainer.model, data).first, 8)
+    lengths = torch.tensor([len(e.completion) for e in data])
+    expected = (losses / lengths).mean() if normalization == "sample" else losses.sum() / lengths.sum()
+    assert expected > 1e-3
+    torch.testing.assert_close(with_it - without, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scaled - halved, 1.5 * expected, atol=1e-5, rtol=1e-4)
+
+
+def test_batch_size_and_accumulation_do_not_change_the_training(tmp_path):
+    runs = []
+    for size, accumulation in [(6, 1), (1, 6)]:
+        trainer = nlft_trainer(
+            tmp_path / f"{size}",
+            saliency=SETTINGS,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=1e-3,
+            watch=0,
+        )
+        trainer.train()
+        logged = [e for e in trainer.state.log_history if "loss" in e]
+        runs.append([[e["loss"], e["nlft/redirect_loss"]] for e in logged])
+    assert all(part > 0 for _, part in runs[0])
+    torch.testing.assert_close(torch.tensor(runs[0]), torch.tensor(runs[1]), atol=1e-4, rtol=1e-3)
+
+
+TWO_PROCESSES = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from test_redirect import two_steps
+from test_trainer import adapter
+trainer = two_steps(sys.argv[2], 2)
+if trainer.args.process_index == 0:
+    logged = [[e["loss"], e["nlft/redirect_loss"]] for e in trainer.state.log_history if "loss" in e]
+    weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
+    wrapper = type(trainer.model_wrapped).__name__
+    json.dump({"wrapper": wrapper, "logged": logged, "weights": weights}, open(sys.argv[2] + ".json", "w"))
+"""
+
+
+def two_steps(folder, size):
+    options = {"gradient_accumulation_steps": 1, "max_steps": 2, "optim": "sgd", "learning_rate": 0.1, "watch": 0}
+    trainer = nlft_trainer(folder, data=examples(8), saliency=SETTINGS, per_device_train_batch_size=size, **options)
+    trainer.train()
+    return trainer
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    arguments = [str(script), str(Path(__file__).parent), str(tmp_path / "two")]
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["wrapper"] == "DistributedDataParallel"
+    one = two_steps(tmp_path / "one", 4)
+    logged = [[e["loss"], e["nlft/redirect_loss"]] for e in one.state.log_history if "loss" in e]
+    assert all(part > 0 for _, part in logged)
+    torch.testing.assert_close(torch.tensor(two["logged"]), torch.tensor(logged), atol=1e-5, rtol=1e-4)
+    for name, weight in adapter(one.model).items():
+        torch.testing.assert_close(torch.tensor(two["weights"][name]), weight.flatten(), atol=1e-5, rtol=1e-4)
+
+
+def test_it_can_be_switched_on_and_off_while_a_run_trains(tmp_path):
+    off = replace(SETTINGS, redirect=False)
+
+    def line(step, new):
+        request = {"id": f"r{step}", "control": "saliency.redirect", "value": new, "old": not new, "new": new}
+        return {**request, "who": "test", "at": "now", "taken": True, "step": step}
+
+    trainer = nlft_trainer(tmp_path, saliency=off, watch_every=1)
+    trainer.steering.replay([line(2, True), line(4, False)])
+    trainer.train()
+    logged = [e for e in trainer.state.log_history if "loss" in e]
+    assert ["nlft/redirect_loss" in e for e in logged] == [False, True, True, False]
+    assert all(e["nlft/redirect_loss"] > 0 for e in logged[1:3])
+    parts = [n for n in logged[1] if n.startswith("nlft/") and n.endswith("loss")]
+    assert logged[1]["loss"] == pytest.approx(sum(logged[1][n] for n in parts), abs=1e-5)
+    assert asdict(trainer.saliency) == asdict(off)
