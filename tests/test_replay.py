@@ -10,21 +10,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import tiny
 from nlft import cli
 from nlft.data.records import write_examples
 from nlft.training.model import ModelSettings
 from nlft.training.replay import adapter_difference, recorded_settings
 from nlft.training.run_dir import RunDir
 from test_trainer import examples, nlft_trainer
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny.model().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return folder
 
 
 def nlft(*argv):
@@ -224,6 +215,28 @@ def test_a_run_that_was_resumed_is_replayed_in_one_go(tmp_path, model_folder):
     assert [e["step"] for e in run.events() if "loss" in e][-1] == 60
     assert "stop" not in [e["control"] for e in run.controls()]
     assert nlft("replay", run.path) == 0
+
+
+def test_held_out_examples_are_scored_after_each_epoch_and_change_nothing(tmp_path, model_folder):
+    write_examples(tmp_path / "data.jsonl", examples(8))
+    write_examples(tmp_path / "held.jsonl", examples(3))
+    plain, run = RunDir(tmp_path / "plain"), RunDir(tmp_path / "run")
+    assert train(tmp_path / "data.jsonl", model_folder, plain.path, steps=9) == 0
+    assert train(tmp_path / "data.jsonl", model_folder, run.path, "--eval_file", tmp_path / "held.jsonl", steps=9) == 0
+    found = [e for e in run.events() if "eval_loss" in e]
+    assert [e["step"] for e in found] == [4, 8, 9]
+    assert len({e["eval_loss"] for e in found}) == 3
+    assert all(0 <= e["eval_mean_token_accuracy"] <= 1 for e in found)
+    assert "evaluate" in plain.settings()["unavailable"]
+    assert "evaluate" not in run.settings()["unavailable"]
+    assert adapter_difference(plain.adapter_path, run.adapter_path)[1:] == (0, 0.0)
+    assert nlft("replay", run.path) == 0
+
+
+def test_evaluating_on_nothing_is_refused(tmp_path, model_folder, capsys):
+    write_examples(tmp_path / "data.jsonl", examples(4))
+    assert train(tmp_path / "data.jsonl", model_folder, tmp_path / "run", "--eval_strategy", "epoch") == 2
+    assert "Give --eval_file" in capsys.readouterr().err
 
 
 def test_what_cannot_be_replayed_is_refused_with_the_cure(tmp_path, capsys, model_folder):

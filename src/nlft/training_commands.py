@@ -38,17 +38,37 @@ def train(argv: Sequence[str]) -> None:
     if rounds.rounds > 1:
         _train_rounds(model_settings, args, rounds, saliency, other)
         return
+    held_out = _held_out(other.eval_file, args)
     examples, run = _examples_and_run(other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
-    trainer = nlft_trainer(model_settings, args, examples, saliency, other.file)
+    trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, trainer.watch_seconds)
+
+
+def _held_out(file: Path | None, args: Any) -> list[Any] | None:
+    """The examples to evaluate on: after each epoch, unless --eval_strategy says otherwise."""
+    from transformers import IntervalStrategy
+
+    from nlft.data.records import read_examples
+
+    if file is None:
+        if args.eval_strategy != "no":
+            raise UserError(
+                f"--eval_strategy {args.eval_strategy.value}: there is nothing to evaluate on.\n  Give --eval_file."
+            )
+        return None
+    if args.eval_strategy == "no":
+        args.eval_strategy = IntervalStrategy.EPOCH
+    return read_examples(file)
 
 
 def _train_rounds(model_settings: "ModelSettings", args: Any, settings: Any, saliency: Any, other: Namespace) -> None:
     """`nlft train --rounds`."""
     from nlft.rounds import Rounds, model_fields, plan_rounds
 
+    if other.eval_file:
+        raise UserError("--eval_file: rounds hold out questions of the file.\n  Set --held_out_share instead.")
     if other.overwrite:
         raise UserError("--overwrite: not with --rounds.\n  Remove the folder, or choose another --output_dir.")
     if not model_settings.use_peft:
@@ -156,6 +176,7 @@ def _training_arguments(parser: ArgumentParser, schemes: list[str] | None) -> No
     parser.add_argument("file", type=Path, help="examples: .jsonl, .json, or the original project's records")
     parser.add_argument("--overwrite", action="store_true", help="train anew over a run that --output_dir holds")
     if schemes:
+        parser.add_argument("--eval_file", type=Path, help="held-out examples: their loss, after each epoch")
         parser.add_argument("--scheme", choices=schemes, default="nlft", help="saliency scheme (default: nlft)")
 
 

@@ -22,7 +22,7 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
     """What the run was trained with: model settings, training settings, the scheme's settings, the examples' file.
 
     Args:
-        output_dir: where the replay goes. It writes no checkpoints, and reports to no tracker.
+        output_dir: where the replay goes. It writes no checkpoints, evaluates nothing, and reports to no tracker.
 
     Raises:
         UserError: run.yaml does not hold all of it.
@@ -36,9 +36,16 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
             f"{where}: does not say which model settings and which file were used: the run was trained from Python.\n"
             "  Build the same NLFTTrainer, call trainer.steering.replay(RunDir.open(run).controls()), and train."
         )
+    if record["training"].get("load_best_model_at_end"):
+        raise UserError(
+            f"{where}: load_best_model_at_end.\n"
+            "  The adapter is that of a checkpoint which an evaluation chose; a replay evaluates nothing."
+        )
     unchanged = {
         "output_dir": str(output_dir),
         "save_strategy": "no",
+        "eval_strategy": "no",
+        "eval_on_start": False,
         "report_to": "none",
         "push_to_hub": False,
         "hub_token": None,

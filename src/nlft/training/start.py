@@ -9,18 +9,25 @@ from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
 def nlft_trainer(
-    model_settings: ModelSettings, args: NLFTConfig, examples: list[Any], saliency: Any, file: Path
+    model_settings: ModelSettings,
+    args: NLFTConfig,
+    examples: list[Any],
+    saliency: Any,
+    file: Path,
+    held_out: list[Any] | None = None,
 ) -> NLFTTrainer:
     """The trainer of `nlft train` and of `nlft replay`; its record has what a replay needs.
 
     Args:
         file: where the examples come from.
+        held_out: examples to evaluate on.
     """
     model = load_model(model_settings, trainable=True)
     trainer = NLFTTrainer(
         model,
         args=args,
         train_dataset=examples,
+        eval_dataset=held_out,
         processing_class=load_tokenizer(model_settings),
         peft_config=lora_config(model_settings, model) if adds_adapter(model_settings) else None,
         saliency=saliency,

@@ -245,10 +245,14 @@ class NLFTTrainer(SafeCheckpoints):
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def evaluate_now(self) -> None:
-        """Log the loss on the held-out examples, and leave no trace in the random numbers that training draws."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices):
+        """Log the loss on the held-out examples."""
+        with _own_random_numbers():
             self.evaluate()
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        # What was held out reaches no weight: an evaluation leaves the numbers that training draws as they were.
+        with _own_random_numbers():
+            return super()._evaluate(*args, **kwargs)
 
     def show_pause(self, seconds: float | None) -> None:
         """Say that the run waits (None), or that it goes on after so many seconds."""
@@ -394,3 +398,7 @@ def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfi
         # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
         model.enable_input_require_grads()
     return model, tokenizer
+
+
+def _own_random_numbers() -> Any:
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
