@@ -19,9 +19,9 @@ from nlft.data.records import write_examples
 from nlft.errors import NLFTError
 from nlft.page.feedback import Edit
 from nlft.page.rescoring import Rescorer
+from nlft.result_commands import feedback_dataset
 from nlft.training.rescoring import newest_adapter
 from nlft.training.run_dir import RunDir
-from nlft.training_commands import feedback_dataset
 from test_trainer import examples
 
 pytest_plugins = ["browser"]

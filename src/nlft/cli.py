@@ -58,8 +58,8 @@ def help_text() -> str:
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("everything once, on a small real model, in minutes", "training_commands:demo"),
-    "tune": ("from a file to a compared model: all of the below in one go", "training_commands:tune"),
+    "demo": ("everything once, on a small real model, in minutes", "result_commands:demo"),
+    "tune": ("from a file to a compared model: all of the below in one go", "result_commands:tune"),
     "sample": ("answer questions with the model, and label the answers", "data_commands:sample"),
     "judge": ("say in words what is wrong with the wrong completions", "data_commands:judge"),
     "revise": ("ask the model for right completions in its own words", "data_commands:revise"),
@@ -70,11 +70,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sft": ("train a supervised baseline on the same file", "training_commands:sft"),
     "reft": ("train by reinforcement on the same file, as a baseline", "training_commands:reft"),
     "kto": ("train on right and wrong as such, as a baseline", "training_commands:kto"),
-    "evaluate": ("answer questions greedily and grade the answers", "training_commands:evaluate"),
-    "compare": ("every method on the same examples, with intervals and a verdict", "training_commands:compare"),
-    "merge": ("merge an adapter into its model, as an ordinary model folder", "training_commands:merge"),
-    "map": ("show what the feedback did to every token", "training_commands:map"),
-    "env": ("versions and devices, for a bug report", "training_commands:env"),
+    "evaluate": ("answer questions greedily and grade the answers", "result_commands:evaluate"),
+    "compare": ("every method on the same examples, with intervals and a verdict", "result_commands:compare"),
+    "merge": ("merge an adapter into its model, as an ordinary model folder", "result_commands:merge"),
+    "map": ("show what the feedback did to every token", "result_commands:map"),
+    "env": ("versions and devices, for a bug report", "result_commands:env"),
 }
 
 
