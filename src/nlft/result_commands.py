@@ -8,7 +8,7 @@ from typing import Any
 
 from nlft import __version__
 from nlft.config import plain_parser
-from nlft.errors import UserError, display_path
+from nlft.errors import NLFTError, UserError, display_path
 
 
 def evaluate(argv: Sequence[str]) -> None:
