@@ -634,7 +634,9 @@ def test_each_step_records_what_its_batch_scored_of_watched_examples(tmp_path):
     class Spy(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
             # What the model says of each watched example before the step, alone.
-            seen.append([trainer._watch._score(trainer.model, e) for e in trainer._watch.watched])
+            pad = trainer.processing_class.pad_token_id
+            watched = trainer._watch.watched
+            seen.append([score_alone(trainer.model, e, pad, trainer.scheme, trainer.saliency) for e in watched])
 
     trainer.add_callback(Spy())
     trainer.train()
