@@ -24,7 +24,7 @@ from nlft.training import run_dir, steering
 from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.controls import CONTROLS, after, check, controls_of, describe, outcome, resolve, state_of
 from nlft.training.run_dir import LIVE_KEPT, RunDir, Snapshot
-from nlft.training.watching import BackgroundWriter, choose_watched
+from nlft.training.watching import BackgroundWriter, choose_watched, score_alone
 from test_run_dir import scores, snapshot
 from test_trainer import adapter, examples, lora, nlft_trainer
 
