@@ -14,11 +14,11 @@ from nlft import tune_stages as stages
 from nlft.data.build import question_of
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.files import write_whole
 from nlft.results import arms
 from nlft.results.comparison import PROMPTED, Cells, Contrast, Grid, contrasts, share_of, table, verdict
 from nlft.results.comparison_page import page
 from nlft.staged import Staged
-from nlft.training.run_dir import write_whole
 from nlft.tune_settings import TuneSettings
 from nlft.tune_stages import settings_of, write_rows
 

@@ -307,8 +307,8 @@ def audit(argv: Sequence[str]) -> None:
     from nlft.data.audit import AuditSettings, run_audit
     from nlft.data.records import read_examples, read_questions
     from nlft.data.sources import read_source
+    from nlft.files import write_whole
     from nlft.training.model import ModelSettings, load_model, load_tokenizer
-    from nlft.training.run_dir import write_whole
 
     @dataclass
     class OptionalModel(ModelSettings):

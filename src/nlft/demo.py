@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nlft.data.problems import make_splits
 from nlft.errors import NLFTError
-from nlft.training.run_dir import write_whole
+from nlft.files import write_whole
 from nlft.tune import Tune
 from nlft.tune_settings import TuneSettings
 

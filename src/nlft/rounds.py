@@ -12,9 +12,10 @@ from nlft import tune_stages as stages
 from nlft.config import Range
 from nlft.data.records import Question, read_examples, read_questions
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
+from nlft.files import write_whole
 from nlft.results.stats import Proportion, wilson
 from nlft.staged import Stage, Staged
-from nlft.training.run_dir import RunDir, write_whole
+from nlft.training.run_dir import RunDir
 from nlft.tune_settings import TuneSettings
 
 Job = dict[str, Any]

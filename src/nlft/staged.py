@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from nlft import __version__
 from nlft import tune_stages as stages
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.files import write_whole
 from nlft.progress import quiet_libraries
-from nlft.training.run_dir import write_whole
 from nlft.tune_settings import TuneSettings
 
 Stage = tuple[str, str, Callable[[], None]]

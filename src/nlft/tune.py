@@ -5,10 +5,10 @@ from functools import partial
 
 from nlft import tune_stages as stages
 from nlft.errors import display_path
+from nlft.files import write_whole
 from nlft.results.arms import ARMS
 from nlft.results.report import Report, advice, differences, table
 from nlft.staged import Staged
-from nlft.training.run_dir import write_whole
 
 
 class Tune(Staged):

@@ -10,8 +10,8 @@ from typing import Any
 from nlft import __version__
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import UserError, display_path
+from nlft.files import write_whole
 from nlft.results import arms
-from nlft.training.run_dir import write_whole
 from nlft.tune_settings import TuneSettings
 
 Job = dict[str, Any]

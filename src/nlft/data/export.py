@@ -16,7 +16,7 @@ from nlft.data.records import (
     json_line,
     revision_text,
     write_examples,
-    write_whole,
+    write_text,
 )
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
@@ -53,9 +53,9 @@ def export(path: Path, examples: Sequence[Example], to: Tool, *, target: SFTTarg
         return Export([{"id": example.id} for example in examples])
     made = rows_for(examples, to, target=target, form=form)
     if path.suffix.lower() == ".json":
-        write_whole(path, json.dumps(made.rows, ensure_ascii=False, allow_nan=False, indent=4) + "\n")
+        write_text(path, json.dumps(made.rows, ensure_ascii=False, allow_nan=False, indent=4) + "\n")
     else:
-        write_whole(path, "".join(map(json_line, made.rows)))
+        write_text(path, "".join(map(json_line, made.rows)))
     return made
 
 

@@ -1,11 +1,9 @@
 """Examples and questions: read with every problem named, written to read back equal; see docs/RECORDS.md."""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +19,7 @@ from nlft.data.raw_records import (
 )
 from nlft.data.sources import Source, read_source
 from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.files import write_whole
 
 RIGHT_FROM_SCORE = 7  # the original project's records: a judgment with this score or more counts as right
 
@@ -130,7 +129,7 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".jsonl":
         raise UserError(f"{display_path(path)}: examples are written as .jsonl.\n  Give it that ending.")
-    write_whole(path, "".join(json_line(_as_dict(example)) for example in examples))
+    write_text(path, "".join(json_line(_as_dict(example)) for example in examples))
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -138,16 +137,11 @@ def json_line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all; UserError if it cannot be written."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(text.encode())
-        aside.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         raise UserError(f"{display_path(path)}: {error.strerror}.\n  Write to another place.") from error
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError, display_path
+from nlft.files import write_whole
 from nlft.page.bundle import file_page
 from nlft.page.live import LiveRun
 from nlft.page.steps import Shown, Unreadable, pack_step, shown_at
-from nlft.training.run_dir import RunDir, Snapshot, WatchedExample, write_whole
+from nlft.training.run_dir import RunDir, Snapshot, WatchedExample
 
 MAX_STEPS = 200
 CSV_COLUMNS = [

@@ -15,7 +15,8 @@ from nlft.core.conditions import Message, Prompt
 from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, read_examples, read_questions
 from nlft.errors import UserError
-from nlft.training.run_dir import RunDir, write_whole
+from nlft.files import write_whole
+from nlft.training.run_dir import RunDir
 
 Method = Literal["none", "few-shot", "sft", "kto", "reft", "nlft"]
 TRAINED = ("sft", "kto", "reft", "nlft")

@@ -21,9 +21,10 @@ from nlft.data.generation import Generated, Request
 from nlft.data.grading import Grader, get_grader
 from nlft.data.local_model import LocalModel
 from nlft.data.records import Question
+from nlft.files import write_whole
 from nlft.progress import progress
 from nlft.results.stats import Proportion, wilson
-from nlft.training.run_dir import read_jsonl, write_whole
+from nlft.training.run_dir import read_jsonl
 
 FORMAT_VERSION = 1
 

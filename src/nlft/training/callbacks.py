@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nlft.files import write_whole
 from nlft.progress import progress
-from nlft.training.run_dir import RunDir, write_whole
+from nlft.training.run_dir import RunDir
 from nlft.training.run_record import changed_settings, changes_note
 
 

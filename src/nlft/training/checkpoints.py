@@ -18,7 +18,8 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from nlft.errors import UserError, display_path
-from nlft.training.run_dir import RunDir, write_whole
+from nlft.files import write_whole
+from nlft.training.run_dir import RunDir
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"

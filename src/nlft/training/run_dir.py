@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
+from nlft.files import write_whole
 from nlft.training.request_file import Request, new_request, read_request
 
 FORMAT_VERSION = 1
@@ -309,17 +310,6 @@ class RunDir:
     def _step_files(self) -> Iterator[Path]:
         if self.saliency_path.is_dir():
             yield from (p for p in self.saliency_path.iterdir() if _STEP_FILE.fullmatch(p.name))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _append(path: Path, data: bytes) -> None:
