@@ -1,6 +1,7 @@
 """Examples on disk: every bad record is refused with line and cure, and what is written reads back equal."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -276,7 +277,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"train\.jsonl: No space left on device"):
         write_examples("train.jsonl", [])
     assert [path.name for path in Path().iterdir()] == ["train.jsonl"]
