@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlft.config import QUESTIONS
 from nlft.errors import UserError, display_path
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def sample(argv: Sequence[str]) -> None:
     from nlft.training.model import ModelSettings
 
     def add(parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="questions with standard answers: .jsonl or .json")
+        parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
 
     kinds = [ModelSettings, SamplingSettings, BackendSettings, CallSettings]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft import __version__
-from nlft.config import plain_parser
+from nlft.config import QUESTIONS, plain_parser
 from nlft.errors import NLFTError, UserError, display_path
 
 
@@ -20,7 +20,7 @@ def evaluate(argv: Sequence[str]) -> None:
     from nlft.training.model import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
 
     def add(parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="questions with standard answers: .jsonl or .json")
+        parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
 
     model_settings, settings, other = parse(
