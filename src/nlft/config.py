@@ -18,6 +18,8 @@ import yaml
 
 from nlft.errors import ConfigError, Problem, UserError, display_path
 
+QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
+
 
 @dataclass(frozen=True)
 class Range:
@@ -221,6 +223,3 @@ class _PlainParser(ArgumentParser):
 def plain_parser(prog: str, description: str) -> ArgumentParser:
     """A parser for commands without a settings dataclass; its errors are ours."""
     return _PlainParser(prog=prog, description=description, allow_abbrev=False)
-
-
-QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
