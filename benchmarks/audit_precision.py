@@ -88,6 +88,8 @@ def _about(finding: Finding, planted: Planted) -> str | int:
 
 def measure(model: str, seeds: list[int], each: int) -> dict[str, Any]:
     """Audit each seed's examples with the model, and 200 clean ones alone for the time that it takes."""
+    import torch
+
     from nlft.core.conditions import ConditionEncoder
     from nlft.training.model import ModelSettings, load_model, load_tokenizer
 
@@ -105,6 +107,7 @@ def measure(model: str, seeds: list[int], each: int) -> dict[str, Any]:
     start = time.monotonic()
     run_audit(clean_examples(generate_problems(200, seed=7), 7), net, encoder, AuditSettings())
     about = {"seeds": seeds, "each": each, "model": Path(model).name, "seconds_200": round(time.monotonic() - start)}
+    about["threads"] = torch.get_num_threads()
     return {**about, **totals}
 
 
@@ -149,7 +152,8 @@ def about(numbers: dict[str, Any]) -> str:
         f"Seeds {seeds[0]} to {seeds[-1]}, each with {clean['planted'] // len(seeds)} clean examples and "
         f"{numbers['each']} of each of {len(PLANTED)} defects, scored by {numbers['model']}. {quiet} of "
         f"{clean['planted']} clean examples have no finding but notes; {clean['usable']} carry a usable signal. "
-        f"An audit of 200 examples took {numbers['seconds_200']} s on two cores.\n"
+        f"An audit of 200 examples took {numbers['seconds_200']} s with {numbers['threads']} thread(s), "
+        "the machine being busy with other work too.\n"
     )
 
 

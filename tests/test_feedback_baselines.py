@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import tiny
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings
+from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings, balance
 from nlft.training.model import default_lora
 from nlft.training.run_dir import RunDir
 
@@ -107,3 +107,16 @@ def test_run_yaml_tells_the_whole_setting(tmp_path):
     assert settings["training"]["max_steps"] == 1
     assert settings["data"]["examples"] == 4
     assert json.dumps(settings)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "weights"), [(10, 40, (4.0, 1.0)), (40, 10, (1.0, 4.0)), (5, 5, (1.0, 1.0))]
+)
+def test_kto_weighs_the_rarer_kind_up_unless_told_otherwise(tmp_path, right, wrong, weights):
+    labels = [True] * right + [False] * wrong
+    args = KTOSettings(output_dir=str(tmp_path))
+    balance(args, labels)
+    assert (args.desirable_weight, args.undesirable_weight) == weights
+    told = KTOSettings(output_dir=str(tmp_path), desirable_weight=2.0)
+    balance(told, labels)
+    assert (told.desirable_weight, told.undesirable_weight) == (2.0, 1.0)

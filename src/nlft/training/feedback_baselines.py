@@ -160,6 +160,7 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             )
         if args.per_device_train_batch_size < 2:
             raise UserError("KTO's KL term needs two examples a step.\n  Set --per_device_train_batch_size 2 or more.")
+        balance(args, [example.label for example in examples])
         rows = rows_for(_prompted(examples, args.system_prompt), "kto", form=_form(processing_class)).rows
         super().__init__(
             model=model,
@@ -168,10 +169,21 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        _record(self, "kto", examples, {"beta": args.beta})
+        weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
+        _record(self, "kto", examples, {"beta": args.beta, **weights})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Ours is written once, in adapter/."""
+
+
+def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
+    """Weigh the rarer kind up until both count alike (arXiv 2402.01306), unless weights are set."""
+    if (args.desirable_weight, args.undesirable_weight) != (1.0, 1.0):
+        return
+    right = sum(labels)
+    wrong = len(labels) - right
+    args.desirable_weight = max(1.0, wrong / right)
+    args.undesirable_weight = max(1.0, right / wrong)
 
 
 def _warmed_up(
