@@ -30,10 +30,12 @@ def section(report: dict[str, Any]) -> str:
             f"{Path(report['model']).name}, {report['questions']} test questions, seeds "
             f"{', '.join(map(str, settings['seeds']))}; {steps} of {settings['per_device_train_batch_size']} examples, "
             f"learning rate {settings['learning_rate']:g}, answer_weight {settings['answer_weight']:g}. Share of right "
-            "answers (strict reading) with its 95% interval; time, memory and tokens at the largest size, mean of the "
-            "seeds.",
+            f"answers ({settings['extraction']} reading, as the examples were labelled) with its 95% interval; time, "
+            "memory and tokens of the training at the largest size, mean of the seeds.",
             "",
             table(grid, titles),
+            "",
+            strict_line(report),
             "",
             contrasts_table(report, titles),
             "",
@@ -41,6 +43,13 @@ def section(report: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def strict_line(report: dict[str, Any]) -> str:
+    """The strict reading, which asks for the format too, at the largest size."""
+    size = max(arm["size"] for arm in report["arms"])
+    shown = [a for a in report["arms"] if a["size"] == size and "strict" in a["readings"]]
+    return "Strictly read: " + ", ".join(f"{a['title']} {a['readings']['strict']:.1%}" for a in shown) + "."
 
 
 def contrasts_table(report: dict[str, Any], titles: dict[str, str]) -> str:

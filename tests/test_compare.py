@@ -15,7 +15,7 @@ import yaml
 
 import tiny
 from nlft import tune_stages as stages
-from nlft.compare import Compare, CompareSettings
+from nlft.compare import Cell, Compare, CompareSettings
 from nlft.config import read_config
 from nlft.core.saliency import ConditionLogprobs, Tag, hidden_band
 from nlft.core.schemes import SCHEMES
@@ -23,13 +23,14 @@ from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, with_shots, with_shuffled_judgments
-from nlft.results.comparison import Cells, contrasts, table, verdict
+from nlft.results.arms import ARMS, _baseline, with_shots, with_shuffled_judgments
+from nlft.results.comparison import Cells, contrasts, share_of, table, verdict
 from nlft.results.comparison_page import page
 from nlft.training.model import ModelSettings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TITLES = {name: arm.title for name, arm in ARMS.items()}
+PROMPTED = ("base", "few-shot")
 
 
 def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> Cells:
@@ -42,7 +43,7 @@ def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> 
 def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
     grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, seed=1), ("nlft", 50): cells(0.3, seed=2)}
     found = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
-    said = verdict(grid, found, TITLES)
+    said = verdict(grid, found, TITLES, PROMPTED)
     assert said.startswith("Train with SFT on answers: 60.0%")
     assert "points [" in said
     assert said.endswith("and more than every other method.")
@@ -50,14 +51,51 @@ def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
 
 def test_prompting_wins_where_nothing_beats_it():
     grid = {("base", 50): cells(0.7, 1), ("few-shot", 50): cells(0.5, seed=3), ("nlft", 50): cells(0.4, seed=1)}
-    assert "don't fine-tune" in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES)
+    assert "don't fine-tune" in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
 
 
 def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
     grid = {("base", 50): cells(0.4, 1, 20), ("nlft", 50): cells(0.5, 1, 20, seed=1)}
-    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES)
+    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
     assert said.startswith("Too few test questions to tell")
     assert "you need about" in said
+
+
+def test_what_holm_takes_back_is_not_claimed():
+    rng = np.random.default_rng(0)
+    rows = {name: [[bool(x) for x in rng.random(200) < share]] for name, share in (("base", 0.30), ("nlft", 0.40))}
+    grid = {(name, 50): Cells(made, [], {}, None if name == "base" else [0]) for name, made in rows.items()}
+    for at in range(8):
+        grid[f"other-{at}", 50] = cells(0.3, 1, seed=at + 5)
+    others = [("nlft", name) for name, _ in grid if name != "nlft"]
+    titles = {name: name for name, _ in grid}
+    alone, many = contrasts(grid, others[:1]), contrasts(grid, others)
+    assert alone[0].told
+    assert not many[0].told
+    assert verdict(grid, alone, titles, PROMPTED).startswith("Train with nlft")
+    assert verdict(grid, many, titles, PROMPTED).startswith("Too few test questions")
+
+
+def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_named():
+    ours = cells(0.6, 2, seed=1)
+    lucky = Cells(cells(0.9, 1, seed=2).verdicts, [], {}, [0], once=True)
+    grid = {
+        ("base", 50): cells(0.1, 1),
+        ("nlft", 50): Cells(ours.verdicts, ours.results, {}, [0, 1]),
+        ("reft", 50): lucky,
+        ("sft-answer", 50): Cells([], [], {0: "no memory", 1: "no memory"}, []),
+    }
+    said = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), TITLES, PROMPTED)
+    assert said.startswith("Train with NLFT: 60.0%")
+    assert "on its seed better: ReFT" in said
+    assert "no result: SFT on answers" in said
+
+
+def test_no_verdict_is_drawn_from_questions_that_all_arms_fail():
+    nothing = Cells([[False] * 5], [], {})
+    grid = {("base", 50): nothing, ("nlft", 50): nothing}
+    assert "don't fine-tune" not in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
+    assert share_of([[False] * 5, [False] * 5]).high > 0.3
 
 
 def test_comparisons_are_corrected_for_all_of_them():
@@ -119,7 +157,7 @@ def test_the_page_shows_what_a_model_wrote_as_text():
         "arms": [
             {
                 "arm": "nlft", "title": "NLFT", "size": 5, "failed": {"0": "<b>"},
-                "share": {"value": 0.5, "low": 0.4, "high": 0.6},
+                "share": {"value": 0.5, "low": 0.4, "high": 0.6}, "trained": True, "readings": {"strict": 0.3},
                 "results": [{"train_seconds": 1, "peak_memory_bytes": 2**30, "num_tokens": 7}],
             }
         ],
@@ -157,6 +195,51 @@ def test_wrong_plans_are_refused():
         CompareSettings(arms=["magic"])
     with pytest.raises(UserError, match="need a number each"):
         CompareSettings(sizes=[])
+    with pytest.raises(UserError, match="nothing can be compared"):
+        CompareSettings(grader="label")
+    with pytest.raises(UserError, match=r"method 'NLFT' is none of"):
+        CompareSettings(extra_arms={"x": {"method": "NLFT"}})
+    with pytest.raises(UserError, match=r"'setings' is none of"):
+        CompareSettings(extra_arms={"x": {"method": "nlft", "setings": {}}})
+    with pytest.raises(UserError, match="is built in"):
+        CompareSettings(extra_arms={"nlft": {"method": "sft"}})
+
+
+def test_training_on_test_questions_is_refused(place, tmp_path):
+    problems = place / "problems" / "train.jsonl"
+    settings = CompareSettings(output_dir=str(tmp_path), test_file=str(problems), sizes=[1], seeds=[0])
+    grid = Compare(problems, {"model_name_or_path": str(place / "model")}, settings)
+    write_few(tmp_path / "examples.jsonl")
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "t", "prompt": "2 + 1?", "answer": "#### 3"}) + "\n")
+    with pytest.raises(UserError, match="1 of the training questions are in --test_file"):
+        grid._draw()
+
+
+def test_an_arm_that_is_defined_anew_does_not_take_over_old_cells(place, tmp_path):
+    def grid(method):
+        settings = CompareSettings(output_dir=str(tmp_path), extra_arms={"mine": {"method": method}})
+        return Compare(place / "problems" / "train.jsonl", {"model_name_or_path": str(place / "model")}, settings)
+
+    cell = Cell("mine", 6, 0, 0, "cells")
+    grid("nlft")._claim_cell(tmp_path / "cells" / "mine", cell)
+    grid("nlft")._claim_cell(tmp_path / "cells" / "mine", cell)
+    changed = grid("sft")
+    with pytest.raises(UserError, match="another definition of mine"):
+        changed._claim_cell(tmp_path / "cells" / "mine", cell)
+
+
+def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():
+    options = {"output_dir": "x", "max_steps": 30, "num_train_epochs": 3.0, "per_device_train_batch_size": 2}
+    options |= {"learning_rate": 4e-4}
+    asking = SamplingSettings(extraction="strict")
+    _, kto = _baseline("kto", options, {}, asking)
+    assert kto.learning_rate == pytest.approx(1e-4)
+    _, reft = _baseline("reft", options, {}, asking)
+    assert (reft.sft_steps, reft.max_steps, reft.extraction) == (15, 15, "strict")
+    assert (reft.learning_rate, reft.warmup_learning_rate) == (pytest.approx(1e-4), 4e-4)
+    _, own = _baseline("kto", options, {"learning_rate": 3e-6}, asking)
+    assert own.learning_rate == pytest.approx(3e-6)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +301,8 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
             "shuffled",
         }
         broken = next(arm for arm in report["arms"] if arm["arm"] == "broken")
-        assert set(broken["failed"]) == {"0"}
+        assert "no_such_setting" in broken["failed"]["0"]
+        assert {"strict", "flexible"} == set(report["arms"][0]["readings"])
     first, second = ([(a["arm"], a["size"], a["verdicts"]) for a in r["arms"]] for r in reports)
     assert first == second
     assert reports[0]["verdict"] == reports[1]["verdict"]

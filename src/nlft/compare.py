@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -12,11 +12,12 @@ from typing import Any
 from nlft import __version__
 from nlft import tune_stages as stages
 from nlft.data.build import question_of
+from nlft.data.collect import ask
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import write_whole
 from nlft.results import arms
-from nlft.results.comparison import PROMPTED, Cells, Contrast, Grid, contrasts, share_of, table, verdict
+from nlft.results.comparison import Cells, Contrast, Grid, contrasts, share_of, table, verdict
 from nlft.results.comparison_page import page
 from nlft.staged import Staged
 from nlft.tune_settings import TuneSettings
@@ -54,6 +55,8 @@ class CompareSettings(TuneSettings):
     def __post_init__(self) -> None:
         self.arms = list(dict.fromkeys([*ALWAYS, *self.arms, *self.once, *self.extra_arms]))
         super().__post_init__()
+        if self.grader == "label":
+            raise UserError("--grader label grades nothing, so nothing can be compared.\n  Choose another --grader.")
         if not self.sizes or not self.seeds or min(self.sizes) < 1:
             raise UserError("--sizes and --seeds need a number each.\n  Give --sizes 25 50 --seeds 0 1 2, for example.")
         self.pairs()
@@ -93,14 +96,15 @@ class Compare(Staged):
     """The grid in one folder; a cell that is done is not repeated, one that failed is marked and tried again later."""
 
     settings: CompareSettings
-    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms", "comparisons")
+    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms")  # but not the comparisons: fixed before the run
 
     def run(self) -> str:
         """Run what is not done yet; returns the tables and the verdict."""
         self.claim()
         first, *rest = self.data_stages()
         whole = partial(stages.split, self.folder, self.job(), hold_out=False)
-        self.run_stages([(*first[:2], whole), *rest])
+        audit = [("audit", "audit.json", self.own_process(stages.audit))] if self.settings.audit else []
+        self.run_stages([(*first[:2], whole), *rest, *audit])
         self._draw()
         cells = list(self._cells())
         for number, cell in enumerate(cells, start=1):
@@ -146,19 +150,34 @@ class Compare(Staged):
                     write_rows(folder / "test.jsonl", test)
 
     def _fold(self, fold: int) -> tuple[list[Example], list[Question]]:
-        """Examples to train on and questions to test on. Folds split the questions, not the completions."""
+        """Examples to train on and questions to test on. Folds split the questions, not the completions.
+
+        All of the file's questions are tested on, also those whose answers the dataset has left out: what was left out
+        depends on how the model did.
+
+        Raises:
+            UserError: questions of the test file are trained on.
+        """
         examples = read_examples(self.folder / "examples.jsonl")
+        questions = read_questions(self.folder / "test.jsonl")
+        template = "{prompt}" if stages.holds_examples(self.file) else self.settings.prompt_template
+        asked = {question_of(q): q for q in (replace(q, prompt=ask(q, template)) for q in reversed(questions))}
         if self.settings.test_file:
-            return examples, read_questions(self.folder / "test.jsonl")
-        groups = sorted({question_of(example) for example in examples})
+            shared = len({question_of(example) for example in examples} & asked.keys())
+            if shared:
+                raise UserError(
+                    f"{shared} of the training questions are in --test_file.\n  Take them out of one of them."
+                )
+            return examples, questions
+        groups = sorted(asked)
         Random(self.settings.seed).shuffle(groups)
-        held_out = set(groups[fold :: self.settings.folds])
-        firsts = {question_of(e): e for e in reversed(examples) if question_of(e) in held_out}
-        test = [Question(e.id, e.prompt, e.answer) for e in firsts.values()]
-        return [e for e in examples if question_of(e) not in held_out], test
+        held_out = groups[fold :: self.settings.folds]
+        out = set(held_out)
+        return [e for e in examples if question_of(e) not in out], [asked[group] for group in held_out]
 
     def _run_cell(self, cell: Cell, title: str) -> None:
         out = self.folder / cell.folder / cell.arm
+        self._claim_cell(out, cell)
         if (out / "result.json").exists():
             print(f"{title}: done before", file=sys.stderr)
             return
@@ -167,9 +186,20 @@ class Compare(Staged):
         try:
             self.own_process(_train_cell, cell)()
         except NLFTError as error:
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(out / "failed.json", json.dumps({"failed": str(error)}).encode())
+            if not (out / "failed.json").exists():  # killed: it could not say why itself
+                _write_failure(out, str(error))
             print("      failed; the grid goes on", file=sys.stderr)
+
+    def _claim_cell(self, out: Path, cell: Cell) -> None:
+        """arm.json: what the arm is. A cell under one name must not hold what another definition gave."""
+        definition = json.loads(json.dumps(asdict(arms.ARMS[cell.arm])))
+        path = out / "arm.json"
+        if path.exists() and json.loads(path.read_text()) != definition:
+            raise UserError(
+                f"{display_path(out)}: was trained with another definition of {cell.arm}.\n"
+                "  Give the new one another name, or remove these cells."
+            )
+        write_whole(path, json.dumps(definition, indent=1).encode())
 
     def _grid(self) -> Grid:
         grid: dict[tuple[str, int], Cells] = {}
@@ -191,7 +221,7 @@ class Compare(Staged):
                     failed[seed] = why
                     break
                 results.append(result)
-                row += _verdicts(run)
+                row += _verdicts(run, self.settings.extraction)
             else:
                 verdicts.append(row)
                 done.append(seed)
@@ -200,12 +230,12 @@ class Compare(Staged):
     def _told(self) -> str:
         grid, titles = self._grid(), {name: arms.ARMS[name].title for name in self.settings.arms}
         found = contrasts(grid, self.settings.pairs())
-        said = verdict(grid, found, titles)
+        said = verdict(grid, found, titles, [name for name in titles if _is_prompted(name)])
         report = {
             "nlft": __version__,
             "model": self.model["model_name_or_path"],
             "settings": self.job()["settings"],
-            "questions": len(next(c.verdicts[0] for c in grid.values() if c.verdicts)),
+            "questions": len(next((c.verdicts[0] for c in grid.values() if c.verdicts), [])),
             "verdict": said,
             "arms": [_arm_report(arm, size, cells, titles) for (arm, size), cells in grid.items()],
             "contrasts": [_contrast_report(c) for c in found],
@@ -219,6 +249,18 @@ class Compare(Staged):
 
 
 def _train_cell(folder: Path, job: dict[str, Any], cell: Cell) -> None:
+    try:
+        _run_arm(folder, job, cell)
+    except Exception as error:
+        _write_failure(folder / cell.folder / cell.arm, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _write_failure(out: Path, why: str) -> None:
+    write_whole(out / "failed.json", json.dumps({"failed": why}, ensure_ascii=False).encode())
+
+
+def _run_arm(folder: Path, job: dict[str, Any], cell: Cell) -> None:
     settings = settings_of(job)
     # Questions of a fold come from the examples, which hold their prompts as they were asked.
     template = settings.prompt_template if settings.test_file else "{prompt}"
@@ -242,9 +284,23 @@ def _result(run: Path) -> tuple[dict[str, Any], str | None]:
     return {}, "not run"
 
 
-def _verdicts(run: Path) -> list[bool]:
+def _verdicts(run: Path, extraction: str) -> list[bool]:
+    """Which answers are right, numbers read as they were when the examples got their labels."""
+    reading = "strict" if extraction == "strict" else "flexible"
     questions = json.loads((run / "evaluation.json").read_text())["questions"]
-    return [(q["grades"].get("strict") or q["grades"]["accuracy"])["verdict"] == "right" for q in questions]
+    return [(q["grades"].get(reading) or q["grades"]["accuracy"])["verdict"] == "right" for q in questions]
+
+
+def _is_prompted(arm: str) -> bool:
+    return arms.ARMS[arm].method not in arms.TRAINED
+
+
+def _readings(cells: Cells) -> dict[str, float]:
+    """The share of right answers by each reading of them."""
+    found = [result["summary"]["accuracy"] for result in cells.results]
+    if not found:
+        return {}
+    return {name: sum(f[name]["count"] for f in found) / sum(f[name]["n"] for f in found) for name in found[0]}
 
 
 def _arm_report(arm: str, size: int, cells: Cells, titles: dict[str, str]) -> dict[str, Any]:
@@ -253,7 +309,8 @@ def _arm_report(arm: str, size: int, cells: Cells, titles: dict[str, str]) -> di
         "arm": arm,
         "title": titles[arm],
         "size": size,
-        "trained": arm not in PROMPTED,
+        "trained": not _is_prompted(arm),
+        "readings": _readings(cells),
         "share": vars(share) if share else None,
         "seeds": cells.seeds,
         "once": cells.once,

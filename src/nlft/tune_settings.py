@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from nlft.config import Range
 from nlft.data.collect import SamplingSettings
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, Arm, Budget
+from nlft.results.arms import ARMS, Budget, defined
 
 COMPARED = ["base", "sft-answer", "sft-completion", "nlft", "control"]
 
@@ -50,7 +50,7 @@ class TuneSettings(SamplingSettings, Budget):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, spec in self.extra_arms.items():
-            ARMS[name] = Arm(name, **{"title": name, **spec})
+            ARMS[name] = defined(name, spec)
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown:
             raise UserError(f"--arms {', '.join(unknown)}: no such arm.\n  Choose among {', '.join(ARMS)}.")

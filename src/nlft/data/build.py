@@ -15,7 +15,7 @@ from typing import Annotated
 from nlft.config import Range
 from nlft.data.export import NEEDS_JUDGMENTS, Form, SFTTarget, Tool
 from nlft.data.raw_records import shown
-from nlft.data.records import Example, as_messages, completion_text, judge_command, read_examples
+from nlft.data.records import Example, Question, as_messages, completion_text, judge_command, read_examples
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
 
@@ -126,7 +126,7 @@ def _new_id(id: str | int, taken: Container[str]) -> str | int:
     return id if str(id) not in taken else next(new for new in numbered if new not in taken)
 
 
-def question_of(example: Example) -> str:
+def question_of(example: Example | Question) -> str:
     """What tells one question from another: the prompt, be it written as text or as messages."""
     return json.dumps(as_messages(example.prompt, "user"), sort_keys=True, ensure_ascii=False)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from nlft.config import Range
 from nlft.core.conditions import Message, Prompt
@@ -54,6 +54,29 @@ _ARMS = [
     Arm("uniform-right", "uniform on right completions", "nlft", {"scheme": "uniform"}, "right"),
 ]
 ARMS = {arm.name: arm for arm in _ARMS}
+
+
+BUILT_IN = frozenset(ARMS)
+
+
+def defined(name: str, spec: dict[str, Any]) -> Arm:
+    """An arm from a plan's `extra_arms`.
+
+    Raises:
+        UserError: the name is taken, or the plan says something that no arm has.
+    """
+    allowed = {"title", "method", "settings", "examples"}
+    kinds = get_args(Arm.__annotations__["examples"])
+    problems = [f"{key!r} is none of {', '.join(sorted(allowed))}" for key in spec.keys() - allowed]
+    if name in BUILT_IN:
+        problems.append("is built in; choose another name")
+    if spec.get("method") not in get_args(Method):
+        problems.append(f"method {spec.get('method')!r} is none of {', '.join(get_args(Method))}")
+    if spec.get("examples", "all") not in kinds:
+        problems.append(f"examples {spec['examples']!r} is none of {', '.join(kinds)}")
+    if problems:
+        raise UserError(f"extra_arms: {name}: {'; '.join(problems)}.\n  Mend the plan.")
+    return Arm(name, **{"title": name, **spec})
 
 
 @dataclass
@@ -111,7 +134,14 @@ def run_arm(
         model: fields of `ModelSettings`.
         asking: how questions are asked and graded. The examples' own prompts have been asked already.
     """
-    from nlft.training.model import ModelSettings, load_model, load_tokenizer, peak_memory_bytes
+    from nlft.training.model import (
+        ModelSettings,
+        adapter_fingerprint,
+        load_model,
+        load_tokenizer,
+        lora_config,
+        peak_memory_bytes,
+    )
 
     out.mkdir(parents=True, exist_ok=True)
     settings = ModelSettings(**model)
@@ -121,21 +151,26 @@ def run_arm(
     try:
         chosen = chosen_examples(arm, read_examples(examples), asking.seed)
         if arm.method in TRAINED:
-            net = _train(arm, chosen, out, net, tokenizer, asking, budget)
+            lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
+            net = _train(arm, chosen, out, net, tokenizer, asking, budget, lora)
     except UserError as error:
         print(f"      skipped: {error}", file=sys.stderr)
         write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
         return
-    trained = time.monotonic()
+    trained, peak = time.monotonic(), peak_memory_bytes()
     questions = read_questions(test)
     if arm.method == "few-shot":
         questions = with_shots(questions, chosen, asking, arm.settings["shots"])
+    # A cell that is trained again must not be given answers of the training before.
+    adapter = adapter_fingerprint(str(out)) if arm.method in TRAINED else None
+    about = {"model": str(model), "arm": arm.name, "adapter": adapter}
     result = {
-        "summary": asdict(_evaluate(net, tokenizer, questions, out, asking, {"model": str(model), "arm": arm.name})),
+        "summary": asdict(_evaluate(net, tokenizer, questions, out, asking, about)),
         "train_seconds": trained - start,
         "evaluate_seconds": time.monotonic() - trained,
-        "peak_memory_bytes": max(peak_memory_bytes().values()),
-        "num_tokens": _tokens_trained(out),
+        "peak_memory_bytes": peak.get("cuda") or peak["host"],
+        "peak_memory_with_evaluation_bytes": max(peak_memory_bytes().values()),
+        "num_tokens": (_tokens_trained(out) or 0) + (_tokens_trained(out / "warm-up") or 0) or None,
     }
     write_whole(out / "result.json", json.dumps(result).encode())
 
@@ -199,20 +234,28 @@ def _messages(prompt: Prompt) -> list[Message]:
 
 
 def _train(
-    arm: Arm, examples: list[Example], out: Path, net: Any, tokenizer: Any, asking: SamplingSettings, budget: Budget
+    arm: Arm,
+    examples: list[Example],
+    out: Path,
+    net: Any,
+    tokenizer: Any,
+    asking: SamplingSettings,
+    budget: Budget,
+    lora: Any,
 ) -> Any:
     from nlft.training.callbacks import TimeBudget
-    from nlft.training.model import default_lora
 
     common = {"output_dir": str(out), "seed": asking.seed, "system_prompt": asking.system_prompt}
-    options = {**common, **budget.training(), **arm.settings}
+    options = {**common, **budget.training()}
     if arm.method == "nlft":
-        trainer = _nlft(options, examples, net, tokenizer, budget, targets=arm.examples != "right")
+        trainer = _nlft(
+            {**options, **arm.settings}, examples, net, tokenizer, budget, lora, targets=arm.examples != "right"
+        )
     else:
         if arm.method == "reft" and budget.max_seconds:
             options["sft_seconds"] = budget.max_seconds / 2
-        make, settings = _baseline(arm.method, options, asking)
-        trainer = make(net, settings, examples, tokenizer, default_lora(net))
+        make, settings = _baseline(arm.method, options, arm.settings, asking)
+        trainer = make(net, settings, examples, tokenizer, lora)
     if budget.max_seconds:
         trainer.add_callback(TimeBudget(budget.max_seconds / (2 if arm.method == "reft" else 1)))
     trainer.train()
@@ -220,7 +263,14 @@ def _train(
 
 
 def _nlft(
-    options: dict[str, Any], examples: list[Example], net: Any, tokenizer: Any, budget: Budget, *, targets: bool
+    options: dict[str, Any],
+    examples: list[Example],
+    net: Any,
+    tokenizer: Any,
+    budget: Budget,
+    lora: Any,
+    *,
+    targets: bool,
 ) -> Any:
     from nlft.core.schemes import SCHEMES
     from nlft.training.trainer import NLFTConfig, NLFTTrainer
@@ -228,31 +278,45 @@ def _nlft(
     saliency = SCHEMES[options.pop("scheme", "nlft")].settings(**options.pop("saliency", {}))
     weight = options.pop("answer_weight", budget.answer_weight if targets else 0.0)
     args = NLFTConfig(**options, answer_weight=weight, watch_every=budget.watch_every)
-    return NLFTTrainer(net, args, examples, processing_class=tokenizer, saliency=saliency)
+    return NLFTTrainer(net, args, examples, processing_class=tokenizer, saliency=saliency, peft_config=lora)
 
 
-def _baseline(method: str, options: dict[str, Any], asking: SamplingSettings) -> tuple[Any, Any]:
-    """The trainer's class and its settings."""
+def _baseline(method: str, options: dict[str, Any], own: dict[str, Any], asking: SamplingSettings) -> tuple[Any, Any]:
+    """The trainer's class and its settings.
+
+    Args:
+        options: what all arms have in common.
+        own: the arm's.
+    """
     if method == "sft":
         from nlft.training.baselines import SFTBaseline, SFTSettings
 
-        return SFTBaseline, SFTSettings(**options)
+        return SFTBaseline, SFTSettings(**{**options, **own})
     from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings
 
+    # What supervised training can bear breaks these: their own default rate is a quarter of its default.
+    supervised = options["learning_rate"]
+    gentle = {"learning_rate": supervised / 4, "per_device_train_batch_size": _pair(options)}
     if method == "kto":
-        options["per_device_train_batch_size"] = max(options["per_device_train_batch_size"], 2)
-        return KTOBaseline, KTOSettings(**options)
+        return KTOBaseline, KTOSettings(**{**options, **gentle, **own})
     # Half of the steps warm up. A step of the other half takes as many samples as a step takes examples.
-    steps = options["max_steps"]
+    steps, size = options["max_steps"], _pair(options)
+    groups = own.get("num_generations") or next(n for n in (8, 4, 2, size) if size % n == 0)
+    half = options["num_train_epochs"] / 2
     if steps > 0:
-        options |= {"sft_steps": steps - steps // 2, "max_steps": steps // 2}
-    else:
-        half = options["num_train_epochs"] / 2
-        options |= {"sft_epochs": half, "num_train_epochs": half}
-    size = options["per_device_train_batch_size"]
-    options.setdefault("num_generations", next(n for n in (8, 4, 2, max(size, 2)) if max(size, 2) % n == 0))
-    options |= {"per_device_train_batch_size": max(size, 2), "max_completion_length": asking.max_new_tokens}
-    return ReFTBaseline, ReFTSettings(grader=asking.grader, temperature=1.0, **options)
+        shared: dict[str, Any] = {"sft_steps": max(1, steps - steps // 2), "max_steps": max(1, steps // 2)}
+    else:  # an epoch asks each question `groups` times
+        shared = {"sft_epochs": half, "num_train_epochs": half / groups}
+    shared |= {"warmup_learning_rate": supervised, "num_generations": groups, "grader": asking.grader}
+    shared |= {"max_completion_length": asking.max_new_tokens, "temperature": 1.0}
+    if asking.grader == "number":
+        shared["extraction"] = asking.extraction
+    return ReFTBaseline, ReFTSettings(**{**options, **gentle, **shared, **own})
+
+
+def _pair(options: dict[str, Any]) -> int:
+    """The batch size; comparing samples takes two."""
+    return max(int(options["per_device_train_batch_size"]), 2)
 
 
 def _evaluate(

@@ -1,6 +1,6 @@
 """What a grid of arms, sizes and seeds says: shares, differences fixed beforehand, and a verdict in one sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from nlft.results.stats import Difference, holm, questions_needed, seeded_difference, wilson
 
-PROMPTED = ("base", "few-shot")
 ALPHA = 0.05
 WORTH_HAVING = 0.03
 
@@ -72,7 +71,7 @@ Grid = Mapping[tuple[str, int], Cells]
 
 def share_of(verdicts: Sequence[Sequence[bool]]) -> Share:
     """The share of right answers over all seeds."""
-    if len(verdicts) == 1:
+    if len({tuple(row) for row in verdicts}) == 1:
         found = wilson(sum(verdicts[0]), len(verdicts[0]))
         return Share(found.value, found.low, found.high)
     gap = seeded_difference(verdicts, [[False] * len(verdicts[0])])
@@ -108,40 +107,69 @@ def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool
     return rows if all(rows) else None
 
 
-def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str]) -> str:
+def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], prompted: Collection[str]) -> str:
     """What to do, in one sentence, at the largest size.
 
     A method is worth its training only if it beats the best prompt; that test is one of the fixed comparisons, or it
-    is made here and says so.
+    is made here and says so. Arms that the plan gave one seed are not recommended, but they may stand in the way.
+
+    Args:
+        prompted: arms that train nothing.
     """
     size = max(size for _, size in grid)
-    shares = {arm: share_of(c.verdicts) for (arm, at), c in grid.items() if at == size and c.verdicts}
-    prompts = {arm: share for arm, share in shares.items() if arm in PROMPTED}
-    trained = {arm: share for arm, share in shares.items() if arm not in PROMPTED}
+    cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
+    shares = {arm: share_of(c.verdicts) for arm, c in cells.items()}
+    prompts = [arm for arm in shares if arm in prompted]
+    trained = [arm for arm in shares if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
         return "Nothing to compare: a trained method or a prompted base is missing."
-    prompt = max(prompts, key=lambda arm: prompts[arm].value)
-    best = max(trained, key=lambda arm: trained[arm].value)
+    best = max(trained, key=lambda arm: shares[arm].value)
+    reachable = [arm for arm in prompts if paired(cells[best], cells[arm])]
+    if not reachable:
+        return "Nothing to compare: the best method and the prompts have no seed in common."
+    prompt = max(reachable, key=lambda arm: shares[arm].value)
     gap = _gap(grid, found, best, prompt, size)
-    questions = len(grid[best, size].verdicts[0])
+    questions = len(cells[best].verdicts[0])
     if gap.value <= 0 and gap.high < WORTH_HAVING:
         return f"No method beat prompting ({titles[prompt]}, {shares[prompt]}): don't fine-tune on this."
-    if gap.low <= 0:
-        needed = questions_needed(gap, questions, max(abs(gap.value), WORTH_HAVING))
+    if not _better(grid, found, best, prompt, size):
+        needed = max(questions_needed(gap, questions, max(abs(gap.value), WORTH_HAVING)), questions + 10)
         return (
             f"Too few test questions to tell: {titles[best]} is {gap} over {titles[prompt]}; "
             f"you need about {needed} (there are {questions})."
         )
-    rivals = _rivals(grid, found, best, trained, size)
-    line = f"Train with {titles[best]}: {shares[best]}, {gap} over {titles[prompt]}"
-    if rivals:
-        return f"{line}; it cannot be told from {', '.join(titles[arm] for arm in rivals)}."
-    return f"{line}, and more than every other method."
+    planned = any((c.ours, c.theirs, c.size) == (best, prompt, size) for c in found)
+    line = (
+        f"Train with {titles[best]}: {shares[best]}, {gap} over {titles[prompt]}{'' if planned else ' (not planned)'}"
+    )
+    return f"{line}{_rivals(grid, found, best, size, titles, prompted)}."
 
 
-def _rivals(grid: Grid, found: Sequence[Contrast], best: str, trained: Mapping[str, Share], size: int) -> list[str]:
-    others = [arm for arm in trained if arm != best and paired(grid[best, size], grid[arm, size])]
-    return [arm for arm in others if _gap(grid, found, best, arm, size).low <= 0]
+def _rivals(
+    grid: Grid, found: Sequence[Contrast], best: str, size: int, titles: Mapping[str, str], prompted: Collection[str]
+) -> str:
+    """What stands beside the best method: those it cannot be told from, those that beat it, those that have no say."""
+    others = [arm for (arm, at), _ in grid.items() if at == size and arm != best and arm not in prompted]
+    compared = [arm for arm in others if paired(grid[best, size], grid[arm, size])]
+    above = [arm for arm in compared if _better(grid, found, arm, best, size)]
+    alike = [arm for arm in compared if arm not in above and not _better(grid, found, best, arm, size)]
+    missing = [arm for arm in others if arm not in compared]
+    told = [
+        f"{words} {', '.join(titles[arm] for arm in arms)}"
+        for words, arms in (("it cannot be told from", alike), ("on its seed better:", above), ("no result:", missing))
+        if arms
+    ]
+    return "; " + "; ".join(told) if told else ", and more than every other method"
+
+
+def _better(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> bool:
+    """Whether `ours` can be told from `theirs` and is above: corrected where it was planned."""
+    for contrast in found:
+        if contrast.size == size and (contrast.ours, contrast.theirs) == (ours, theirs):
+            return contrast.told and contrast.gap.value > 0
+        if contrast.size == size and (contrast.theirs, contrast.ours) == (ours, theirs):
+            return contrast.told and contrast.gap.value < 0
+    return _gap(grid, found, ours, theirs, size).low > 0
 
 
 def _gap(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> Difference:
@@ -170,15 +198,20 @@ def table(grid: Grid, titles: Mapping[str, str]) -> str:
 def _shown(cells: Cells | None) -> str:
     if cells is None:
         return ""
-    failed = f"{len(cells.failed)} failed: {next(iter(cells.failed.values()))[:60]}" if cells.failed else ""
+    failed = ""
+    if cells.failed:
+        why = next(iter(cells.failed.values())).split("\n")[0][:60].replace("|", "/")
+        failed = f"{len(cells.failed)} failed: {why}"
     few = f"(seed {cells.seeds[0]} alone)" if cells.once and cells.seeds else ""
     return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", few, failed]).strip()
 
 
 def _costs(cells: Sequence[Cells | None]) -> list[str]:
-    """Time, memory and tokens at the largest size that has them."""
+    """Time, memory and tokens of the training, at the largest size that has them; nothing for what trains nothing."""
     for cell in reversed(cells):
         if cell and cell.results:
+            if not any(r.get("num_tokens") for r in cell.results):
+                return ["", "", ""]
             seconds = np.mean([r["train_seconds"] for r in cell.results])
             memory = max(r["peak_memory_bytes"] for r in cell.results) / 2**30
             tokens = np.mean([r.get("num_tokens") or 0 for r in cell.results])

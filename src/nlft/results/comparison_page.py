@@ -29,7 +29,8 @@ def page(report: Report) -> str:
         f"<h1>Comparison: {_text(report['model'])}</h1>",
         f'<p class="verdict">{_text(report["verdict"])}</p>',
         f"<p>{report['questions']} test questions; seeds {_text(', '.join(map(str, report['settings']['seeds'])))}. "
-        "Every method had the same examples, prompt, LoRA shape, grader and number of steps. Intervals are 95%.</p>",
+        f"Every method had the same examples, prompt, LoRA shape, grader and number of {_budget(report)}. "
+        "Intervals are 95%.</p>",
         curves(report),
         '<div class="scroll">' + _arms(report) + "</div>",
         "<h2>Comparisons, fixed before the run</h2>",
@@ -42,6 +43,13 @@ def page(report: Report) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>nlft compare</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
+
+
+def _budget(report: Report) -> str:
+    settings = report["settings"]
+    if settings.get("max_seconds"):
+        return "seconds"
+    return "optimizer steps" if settings.get("max_steps", -1) > 0 else "epochs"
 
 
 def curves(report: Report) -> str:
@@ -117,10 +125,12 @@ def _arms(report: Report) -> str:
         seconds = f"{sum(r['train_seconds'] for r in results) / len(results):.0f} s" if results else ""
         memory = f"{max(r['peak_memory_bytes'] for r in results) / 2**30:.1f} GiB" if results else ""
         tokens = f"{sum(r.get('num_tokens') or 0 for r in results) / len(results):,.0f}" if results else ""
-        cells = [arm["title"], str(arm["size"]), shown, seconds, memory, tokens]
+        costs = [seconds, memory, tokens] if arm["trained"] else ["", "", ""]
+        strict = f"{arm['readings']['strict']:.1%}" if "strict" in arm["readings"] else ""
+        cells = [arm["title"], str(arm["size"]), shown, strict, *costs]
         row = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
         rows.append(f'<tr>{row}<td class="failed">{_text(failed)}</td></tr>')
-    head = ("method", "examples", "right [95%]", "train", "peak memory", "tokens trained", "")
+    head = ("method", "examples", "right [95%]", "strict", "train", "peak memory", "tokens trained", "")
     return _table(head, rows)
 
 

@@ -194,7 +194,7 @@ def _warmed_up(
         target="answer",
         num_train_epochs=args.sft_epochs,
         max_steps=args.sft_steps,
-        per_device_train_batch_size=min(args.per_device_train_batch_size, 4),
+        per_device_train_batch_size=args.per_device_train_batch_size,
         learning_rate=args.warmup_learning_rate,
         activation_checkpointing=args.activation_checkpointing,
         save_strategy="no",
