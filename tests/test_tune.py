@@ -149,17 +149,19 @@ def test_wrong_input_is_told_with_exit_code_2(tmp_path, model_folder, capsys):
 
 def made_up(shares: dict[str, list[bool]]) -> dict:
     def questions(right):
-        return [{"grades": {"strict": {"verdict": "right" if r else "wrong"}}} for r in right]
+        verdicts = [{"verdict": "right" if r else "wrong"} for r in right]
+        return [{"grades": {"strict": {"verdict": "ungraded"}, "flexible": verdict}} for verdict in verdicts]
 
     return {
         "test": 200,
+        "settings": {"extraction": "flexible"},
         "arms": [
             {
                 "name": name,
                 "title": ARMS[name].title,
                 "summary": {
                     "accuracy": {reading: vars(wilson(sum(right), len(right))) for reading in ("strict", "flexible")},
-                    "graded_share": {"strict": 1.0},
+                    "graded_share": {"strict": 0.0, "flexible": 1.0},
                     "mean_tokens": 20,
                     "answer_logp": None,
                 },
@@ -188,6 +190,13 @@ def test_advice_says_when_prompting_wins_and_when_too_few_questions_were_asked()
     assert "It cannot be told apart from" in said
     assert any("no difference can be told" in line for line in differences(better))
     assert any("leaves out zero" in line for line in differences(better))
+
+
+def test_numbers_are_read_as_when_the_examples_were_labelled_and_the_other_reading_is_shown():
+    report = made_up({"base": [True] * 3 + [False] * 197, "nlft": [True] * 99 + [False] * 101})
+    assert "right of 200, flexible [95%] | strict" in table(report)
+    report["settings"]["extraction"] = "strict"
+    assert "right of 200, strict [95%] | flexible" in table(report)
 
 
 def test_the_demo_has_problems_of_its_own(tmp_path, monkeypatch):

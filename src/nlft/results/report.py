@@ -10,12 +10,14 @@ WORTH_KNOWING = 0.03  # a difference that one would like to be able to see
 
 
 def reading_of(report: Report) -> str | None:
-    """The reading that decides: strict for numbers; None where nothing was graded."""
+    """The reading that decides: the one by which the examples got their labels; None where nothing was graded."""
     for arm in finished(report):
         if arm["summary"]["answer_logp"] is not None:
             return None
         names = list(arm["summary"]["accuracy"])
-        return "strict" if "strict" in names else names[0]
+        if "strict" in names:
+            return "strict" if report["settings"]["extraction"] == "strict" else "flexible"
+        return names[0]
     return None
 
 
@@ -28,25 +30,24 @@ def table(report: Report) -> str:
     """The arms side by side, as Markdown that also reads well in a terminal."""
     reading = reading_of(report)
     graded = [f"right of {report['test']}, {reading} [95%]"] if reading else ["log-likelihood of answers"]
-    more = ["flexible"] if reading == "strict" else []
+    more = [{"strict": "flexible", "flexible": "strict"}[reading]] if reading in ("strict", "flexible") else []
     head = ["", *graded, *more, *(["graded"] if reading else []), "tokens", "train", "evaluate", "peak memory"]
     rows = [head]
     for arm in report["arms"]:
-        cells = _cells(arm, reading, bool(more)) if "summary" in arm else [arm["skipped"].split("\n")[0]]
+        cells = _cells(arm, reading, more) if "summary" in arm else [arm["skipped"].split("\n")[0]]
         rows.append([arm["title"], *cells, *[""] * (len(head) - 1 - len(cells))])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _cells(arm: Mapping[str, Any], reading: str | None, flexible: bool) -> list[str]:
+def _cells(arm: Mapping[str, Any], reading: str | None, others: Sequence[str]) -> list[str]:
     summary = arm["summary"]
     if reading is None:
         graded = [f"{summary['answer_logp']:.3f}"]
     else:
         graded = [str(Proportion(**summary["accuracy"][reading]))]
-        if flexible:
-            graded.append(f"{Proportion(**summary['accuracy']['flexible']).value:.1%}")
+        graded += [f"{Proportion(**summary['accuracy'][other]).value:.1%}" for other in others]
         graded.append(f"{summary['graded_share'][reading]:.0%}")
     return [
         *graded,
