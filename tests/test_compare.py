@@ -15,7 +15,7 @@ import yaml
 
 import tiny
 from nlft import tune_stages as stages
-from nlft.compare import Cell, Compare, CompareSettings
+from nlft.compare import Compare, CompareSettings
 from nlft.config import read_config
 from nlft.core.saliency import ConditionLogprobs, Tag, hidden_band
 from nlft.core.schemes import SCHEMES
@@ -23,7 +23,7 @@ from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, _baseline, with_shots, with_shuffled_judgments
+from nlft.results.arms import ARMS, _baseline, claim, defined, with_shots, with_shuffled_judgments
 from nlft.results.comparison import Cells, contrasts, share_of, table, verdict
 from nlft.results.comparison_page import page
 from nlft.training.model import ModelSettings
@@ -216,17 +216,11 @@ def test_training_on_test_questions_is_refused(place, tmp_path):
         grid._draw()
 
 
-def test_an_arm_that_is_defined_anew_does_not_take_over_old_cells(place, tmp_path):
-    def grid(method):
-        settings = CompareSettings(output_dir=str(tmp_path), extra_arms={"mine": {"method": method}})
-        return Compare(place / "problems" / "train.jsonl", {"model_name_or_path": str(place / "model")}, settings)
-
-    cell = Cell("mine", 6, 0, 0, "cells")
-    grid("nlft")._claim_cell(tmp_path / "cells" / "mine", cell)
-    grid("nlft")._claim_cell(tmp_path / "cells" / "mine", cell)
-    changed = grid("sft")
+def test_an_arm_that_is_defined_anew_does_not_take_over_what_the_old_one_left(tmp_path):
+    claim(defined("mine", {"method": "nlft"}), tmp_path)
+    claim(defined("mine", {"method": "nlft"}), tmp_path)
     with pytest.raises(UserError, match="another definition of mine"):
-        changed._claim_cell(tmp_path / "cells" / "mine", cell)
+        claim(defined("mine", {"method": "sft"}), tmp_path)
 
 
 def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():

@@ -99,6 +99,9 @@ def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path, mo
     with pytest.raises(UserError, match=r"holds a run with other settings \(file, max_steps, seed\)"):
         other.claim()
     run.claim()
+    more = replace(settings, extra_arms={"mine": {"method": "sft"}})
+    Tune("questions.jsonl", {"model_name_or_path": model_folder}, more).claim()
+    assert more.arms[-1] == "mine"
 
 
 def test_open_ended_examples_are_tuned_on_and_nothing_is_graded(tmp_path, model_folder, capsys):

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -177,7 +177,7 @@ class Compare(Staged):
 
     def _run_cell(self, cell: Cell, title: str) -> None:
         out = self.folder / cell.folder / cell.arm
-        self._claim_cell(out, cell)
+        arms.claim(arms.ARMS[cell.arm], out)
         if (out / "result.json").exists():
             print(f"{title}: done before", file=sys.stderr)
             return
@@ -189,17 +189,6 @@ class Compare(Staged):
             if not (out / "failed.json").exists():  # killed: it could not say why itself
                 _write_failure(out, str(error))
             print("      failed; the grid goes on", file=sys.stderr)
-
-    def _claim_cell(self, out: Path, cell: Cell) -> None:
-        """arm.json: what the arm is. A cell under one name must not hold what another definition gave."""
-        definition = json.loads(json.dumps(asdict(arms.ARMS[cell.arm])))
-        path = out / "arm.json"
-        if path.exists() and json.loads(path.read_text()) != definition:
-            raise UserError(
-                f"{display_path(out)}: was trained with another definition of {cell.arm}.\n"
-                "  Give the new one another name, or remove these cells."
-            )
-        write_whole(path, json.dumps(definition, indent=1).encode())
 
     def _grid(self) -> Grid:
         grid: dict[tuple[str, int], Cells] = {}

@@ -87,6 +87,8 @@ class Staged:
             write_whole(path, json.dumps(mine, indent=1).encode())
             return
         theirs = json.loads(path.read_text())
+        for name in self.may_grow:
+            theirs["settings"].pop(name, None)
         if theirs != mine:
             raise UserError(
                 f"{display_path(self.folder)}: holds a run with other settings ({_differing(mine, theirs)}).\n"

@@ -6,13 +6,15 @@ from functools import partial
 from nlft import tune_stages as stages
 from nlft.errors import display_path
 from nlft.files import write_whole
-from nlft.results.arms import ARMS
+from nlft.results.arms import ARMS, claim
 from nlft.results.report import Report, advice, differences, table
 from nlft.staged import Staged
 
 
 class Tune(Staged):
     """Sample, judge, build, audit, train by every arm, evaluate."""
+
+    may_grow = ("arms", "extra_arms")
 
     def run(self) -> str:
         """Run what is not done yet; returns the table and what it says. Errors: see `Staged.run_stages`."""
@@ -21,6 +23,7 @@ class Tune(Staged):
         if self.settings.audit:
             work.append(("audit", "audit.json", self.own_process(stages.audit)))
         for name in self.settings.arms:
+            claim(ARMS[name], self.folder / name)
             work.append((ARMS[name].title, f"{name}/result.json", self.own_process(stages.run_arm, name)))
         if "nlft" in self.settings.arms:
             work.append(("the saliency map", "map.html", partial(stages.export, self.folder)))

@@ -51,6 +51,7 @@ class TuneSettings(SamplingSettings, Budget):
         super().__post_init__()
         for name, spec in self.extra_arms.items():
             ARMS[name] = defined(name, spec)
+        self.arms = list(dict.fromkeys([*self.arms, *self.extra_arms]))
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown:
             raise UserError(f"--arms {', '.join(unknown)}: no such arm.\n  Choose among {', '.join(ARMS)}.")

@@ -14,7 +14,7 @@ from nlft.config import Range
 from nlft.core.conditions import Message, Prompt
 from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, read_examples, read_questions
-from nlft.errors import UserError
+from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 from nlft.training.run_dir import RunDir
 
@@ -77,6 +77,22 @@ def defined(name: str, spec: dict[str, Any]) -> Arm:
     if problems:
         raise UserError(f"extra_arms: {name}: {'; '.join(problems)}.\n  Mend the plan.")
     return Arm(name, **{"title": name, **spec})
+
+
+def claim(arm: Arm, out: Path) -> None:
+    """Write `out`/arm.json: what the arm is. A folder must not hold what another definition of its name gave.
+
+    Raises:
+        UserError: it does.
+    """
+    definition = json.loads(json.dumps(asdict(arm)))
+    path = out / "arm.json"
+    if path.exists() and json.loads(path.read_text()) != definition:
+        raise UserError(
+            f"{display_path(out)}: was trained with another definition of {arm.name}.\n"
+            "  Give the new one another name, or remove that folder."
+        )
+    write_whole(path, json.dumps(definition, indent=1).encode())
 
 
 @dataclass

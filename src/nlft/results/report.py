@@ -14,7 +14,7 @@ def reading_of(report: Report) -> str | None:
     for arm in finished(report):
         if arm["summary"]["answer_logp"] is not None:
             return None
-        names = list(arm["summary"]["accuracy"])
+        names: list[str] = list(arm["summary"]["accuracy"])
         if "strict" in names:
             return "strict" if report["settings"]["extraction"] == "strict" else "flexible"
         return names[0]
