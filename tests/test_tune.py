@@ -77,7 +77,7 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
     assert done.items() <= digests(folder).items(), "a finished stage was run again"
     assert "| NLFT " in out
     assert "NLFT against the same training with the branch off" in out
-    found = json.loads((folder / "tune.json").read_text())
+    found = json.loads((folder / "demo.json").read_text())
     assert [arm["name"] for arm in found["arms"]] == COMPARED
     for arm in found["arms"]:
         if arm["name"] == "sft-completion":  # a random model gets nothing right
@@ -204,7 +204,7 @@ def test_numbers_are_read_as_when_the_examples_were_labelled_and_the_other_readi
 
 def test_the_demo_has_problems_of_its_own(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr("nlft.demo.Tune", lambda file, model, settings: asked.update(file=file, model=model) or Fake())
+    monkeypatch.setattr("nlft.demo.Demo", lambda file, model, settings: asked.update(file=file, model=model) or Fake())
 
     class Fake:
         def run(self):

@@ -53,7 +53,13 @@ def run_demo(
     settings = settings or demo_settings(folder)
     write_problems(folder / "problems", *sizes)
     model = model or str(bring_model(model_cache()))
-    return Tune(folder / "problems" / "train.jsonl", {"model_name_or_path": model}, settings).run()
+    return Demo(folder / "problems" / "train.jsonl", {"model_name_or_path": model}, settings).run()
+
+
+class Demo(Tune):
+    """`nlft tune`, its report under the demo's name."""
+
+    report_name = "demo.json"
 
 
 def write_problems(folder: Path, train: int, test: int) -> None:

@@ -15,6 +15,7 @@ class Tune(Staged):
     """Sample, judge, build, audit, train by every arm, evaluate."""
 
     may_grow = ("arms", "extra_arms")
+    report_name = "tune.json"
 
     def run(self) -> str:
         """Run what is not done yet; returns the table and what it says. Errors: see `Staged.run_stages`."""
@@ -33,7 +34,7 @@ class Tune(Staged):
     def _told(self, report: Report) -> str:
         told = [*differences(report), *advice(report), *report["notes"]]
         payload = json.dumps({**report, "says": told}, indent=1, ensure_ascii=False)
-        write_whole(self.folder / "tune.json", payload.encode())
-        shown = [("every answer", "tune.json"), ("saliency map", "map.html"), ("audit", "audit.html")]
+        write_whole(self.folder / self.report_name, payload.encode())
+        shown = [("every answer", self.report_name), ("saliency map", "map.html"), ("audit", "audit.html")]
         paths = [f"{what}: {display_path(self.folder / name)}" for what, name in shown if (self.folder / name).exists()]
         return "\n".join(["", table(report), "", *told, "", *paths])
