@@ -220,23 +220,32 @@ def odd_files(folder):
     for name, text in odd.items():
         (folder / f"{name}.json").write_text(text)
     (folder / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json")).write_text("{")
     os.mkfifo(folder / "pipe.json")
     (folder / "secret.json").symlink_to("/etc/hostname")
     (folder / ".aside.json.123.tmp").write_text('{"half":')  # as a killed server leaves one
-    return [*odd, "bytes", "pipe", "secret"]
+    return [*odd, "bytes", "pipe", "secret", "name"]
 
 
 def test_files_that_are_no_requests_are_refused_with_a_line_and_removed(tmp_path):
     names = odd_files(tmp_path / "requests")
     steered(tmp_path, {}, max_steps=2)
     lines = RunDir(tmp_path).controls()
-    assert len(lines) == len(names) == 13
+    assert len(lines) == len(names) == 14
     assert all(not e["taken"] and e["reason"].startswith("the file ") for e in lines)
     told = " ".join(e["reason"] for e in lines)
     for word in ("64 KiB", "no regular file", "cannot be read", "'value' is missing", "short texts", "a short text"):
         assert word in told
     assert os.listdir(tmp_path / "requests") == [".aside.json.123.tmp"]
     assert "hostname" not in (tmp_path / "controls.jsonl").read_text()
+
+
+def test_a_folder_among_the_requests_is_refused_and_leaves_no_file_open(tmp_path):
+    (tmp_path / "requests" / "x.json").mkdir(parents=True)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        assert "no regular file" in RunDir(tmp_path).pending_requests()[0].problem
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_requests_that_cannot_be_removed_are_answered_once_and_do_not_stop_the_run(tmp_path):
@@ -339,6 +348,18 @@ def test_stop_ends_the_run_with_its_adapter_and_a_checkpoint(tmp_path):
     short = nlft_trainer(tmp_path / "short", max_steps=2, lr_scheduler_type="constant")
     short.train()
     assert same(short, stopped)
+
+
+def test_what_was_asked_of_an_earlier_training_is_refused_by_a_fresh_one(tmp_path):
+    run = RunDir(tmp_path)
+    for control in ("stop", "pause"):
+        run.write_request(control, None, "page")
+    trainer = steered(tmp_path, {2: [("stop", None)]})
+    assert trainer.state.global_step == 1
+    assert [(e["step"], e["control"], e["taken"]) for e in run.controls()] == [
+        (1, "stop", False), (1, "pause", False), (2, "stop", True),
+    ]  # fmt: skip
+    assert run.controls()[0]["reason"] == "it was asked before this training began"
 
 
 def test_stop_before_the_first_step_trains_nothing(tmp_path):

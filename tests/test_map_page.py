@@ -20,7 +20,7 @@ from nlft.page.feedback import Feedback
 from nlft.page.live import LiveRun
 from nlft.page.server import PageServer, listen, web_server
 from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
-from page_runs import add_step, event, ledger_line, make_run, record
+from page_runs import add_step, event, example, ledger_line, make_run, record
 
 if TYPE_CHECKING:
     from browser import OpenPage
@@ -33,10 +33,10 @@ Show = Callable[..., Page]
 
 
 @contextmanager
-def serving(runs: list[RunDir], **options: Any) -> Iterator[str]:
+def serving(runs: list[RunDir], port: int = 0, token: str = TOKEN, **options: Any) -> Iterator[str]:
     page = PageServer([LiveRun(run) for run in runs], who="ann", feedback=Feedback(runs[0]), **options)
-    listening = listen("127.0.0.1", 0, 0)
-    server = web_server(page, listening, TOKEN, set())
+    listening = listen("127.0.0.1", port, 0)
+    server = web_server(page, listening, token, set())
     thread = threading.Thread(target=server.serve_until_stopped)
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
@@ -362,6 +362,25 @@ def test_read_only_page_offers_nothing_that_changes_anything(run: RunDir, show: 
     expect(page.locator("#what-if .sum b")).not_to_have_text(re.compile("^0 of"))
 
 
+def test_after_a_restart_of_the_server_a_page_that_is_opened_anew_keeps_up(run: RunDir, chromium: Browser) -> None:
+    with chromium.new_context() as context:
+        earlier, later = context.new_page(), context.new_page()
+        with serving([run]) as address:
+            earlier.goto(f"{address}?token={TOKEN}")
+            expect(earlier.locator("#status")).not_to_have_class("lost")
+        with serving([run], int(address.rstrip("/").rpartition(":")[2]), "another") as address:
+            with earlier.expect_response(lambda answer: answer.url.endswith("api/stream") and answer.status == 401):
+                pass  # after which a browser does not try again by itself
+            expect(earlier.locator("#status.lost")).to_be_visible()
+            later.goto(f"{address}?token=another")
+            expect(later.locator("#where")).to_contain_text("step 50")
+            add_step(run, 60)
+            run.append_event(event(60))
+            for page in (later, earlier):
+                expect(page.locator("#where")).to_contain_text("step 60", timeout=15_000)
+                expect(page.locator("#status.lost")).to_have_count(0)
+
+
 # ---- feedback ----
 
 
@@ -382,6 +401,54 @@ def test_edited_judgments_and_marked_tokens_are_saved_as_a_new_version(run: RunD
     saved = {e.id: e for e in read_examples(run.path / "feedback" / "examples-v2.jsonl")}
     assert (saved["farm-1"].label, saved["farm-1"].judgment) == (False, f'"{quoted}" is wrong.')
     assert saved["farm-0"].judgment == run.watched()[0].judgment
+
+
+def test_saved_feedback_is_edited_on_and_can_be_changed_back(run: RunDir, show: Show) -> None:
+    page = show(run)
+    card = page.locator("#example-0")
+    card.get_by_role("button", name="Edit feedback").click()
+    original = card.locator("textarea").input_value()
+
+    def saved(judgment: str, version: int) -> str | None:
+        card.locator("textarea").fill(judgment)
+        page.get_by_role("button", name="Save as a new version").click()
+        expect(page.locator("#drafts")).to_contain_text(f"examples-v{version}.jsonl")
+        return read_examples(run.path / "feedback" / f"examples-v{version}.jsonl")[0].judgment
+
+    assert saved("FIRST", 2) == "FIRST"
+    expect(card.locator("textarea")).to_have_value("FIRST")
+    page.reload()
+    expect(card.locator("textarea")).to_have_value("FIRST")
+    card.get_by_role("button", name="Edit feedback").click()
+    assert saved("FIRST SECOND", 3) == "FIRST SECOND"
+    assert saved(original, 4) == original
+
+
+def test_drafts_of_a_run_that_is_started_again_with_other_examples_are_dropped(run: RunDir, show: Show) -> None:
+    page = show(run)
+    for index in (0, 1):
+        page.locator(f"#example-{index}").get_by_role("button", name="Edit feedback").click()
+        page.locator(f"#example-{index} textarea").fill(f"About farm-{index}.")
+    others = [example(4, 30), run.watched()[1]]
+    run.clear()
+    run.write_settings(record())
+    run.start_events(None)
+    run.start_controls(None)
+    run.write_watched(others)
+    add_step(run, 0)
+    run.append_event(event(1))
+    expect(page.locator("#example-0 h2 bdi")).to_have_text("farm-4")
+    expect(page.locator("#drafts")).to_contain_text("1 example edited")
+    assert page.locator("#example-0 textarea").input_value() == others[0].judgment
+    assert page.locator("#example-1 textarea").input_value() == "About farm-1."
+    expect(page.locator("#where")).to_contain_text("step 0")
+    knob(page, "mistake_ratio").fill("3")
+    knob(page, "mistake_ratio").press("Enter")
+    expect(page.locator("#what-if .sum")).to_contain_text("of 2 examples")
+    page.get_by_role("button", name="Save as a new version").click()
+    expect(page.locator("#drafts")).to_contain_text("examples-v2.jsonl")
+    newest = {e.id: e.judgment for e in read_examples(run.path / "feedback" / "examples-v2.jsonl")}
+    assert newest == {"farm-4": others[0].judgment, "farm-1": "About farm-1."}
 
 
 # ---- sharing ----

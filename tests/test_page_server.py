@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from starlette.testclient import TestClient
 from nlft.data.records import read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
-from nlft.page.export import tokens_csv
+from nlft.page.export import csv_parts, tokens_csv
 from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY
 from nlft.page.live import LiveRun
@@ -58,6 +61,15 @@ def ask(client: TestClient, *changes: dict[str, Any]) -> Any:
     return client.post("/api/requests", json={"changes": list(changes)}, headers=BEARER)
 
 
+def test_files_that_are_no_requests_do_not_stop_the_page(client: TestClient, run: RunDir) -> None:
+    Path(os.fsdecode(os.fsencode(run.requests_path) + b"/\xff.json")).write_text("{")
+    (run.requests_path / "x.json").mkdir()
+    answer = client.get("/api/runs/0/changes", headers=BEARER)
+    assert answer.status_code == 200
+    assert all("the file " in one["problem"] for one in answer.json()["waiting"])
+    assert len(answer.json()["waiting"]) == 2
+
+
 def waiting(run: RunDir) -> list[tuple[str, Any, str]]:
     return [(r.control, r.value, r.who) for r in run.pending_requests()]
 
@@ -83,6 +95,13 @@ def test_token_in_the_first_address_becomes_a_cookie_that_scripts_and_other_site
     assert answer.headers["set-cookie"] == f"nlft-map={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
     assert client.get("/api/runs").status_code == 200  # the client has kept it
     assert "set-cookie" not in client.get("/api/runs").headers
+
+
+@pytest.mark.parametrize("other", ['prefs={"a": [1]}', "a@b[0]=1", "=x", "\xe9=y"])
+def test_odd_cookie_of_another_app_does_not_lock_the_page_out(client: TestClient, other: str) -> None:
+    for cookies in (f"{other}; nlft-map={TOKEN}", f"nlft-map={TOKEN}; {other}"):
+        assert client.get("/api/runs", headers={"Cookie": cookies.encode("latin-1")}).status_code == 200
+    assert client.get("/api/runs", headers={"Cookie": other.encode("latin-1")}).status_code == 401
 
 
 def test_every_server_draws_its_own_token(run: RunDir) -> None:
@@ -116,7 +135,14 @@ def test_more_names_are_known_only_if_asked_for(run: RunDir) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "http://127.0.0.1:9999", "http://localhost:8642", "null", "https://evil.example:8642"],
+    [
+        "http://evil.example",
+        "http://127.0.0.1:9999",
+        "http://localhost:8642",
+        "null",
+        "https://evil.example:8642",
+        "http://[",
+    ],
 )
 def test_page_of_another_origin_can_neither_read_nor_ask(client: TestClient, run: RunDir, origin: str) -> None:
     headers = {"Cookie": f"nlft-map={TOKEN}", "Origin": origin}
@@ -391,10 +417,74 @@ def test_read_only_page_shows_but_changes_nothing(run: RunDir) -> None:
         assert client.get("/api/runs", headers=BEARER).json()["read_only"] is True
         assert client.get("/api/runs/0/steps/10", headers=BEARER).status_code == 200
         assert ask(client, {"control": "save"}).status_code == 403
-        edits = {"edits": [{"example": 0, "label": False, "judgment": "x", "marks": []}]}
+        edits = {"edits": [{"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": []}]}
         assert client.post("/api/feedback", json=edits, headers=BEARER).status_code == 403
     assert waiting(run) == []
     assert not (run.path / "feedback").exists()
+
+
+def test_of_several_requests_that_find_no_room_none_is_left(
+    client: TestClient, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = Path.write_bytes, []
+
+    def full(path: Path, data: bytes) -> int:
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    changes = [{"control": "learning_rate", "value": 0.5}, {"control": "save", "value": None}]
+    answer = ask(client, *changes)
+    assert (answer.status_code, "No space left" in answer.json()["error"]) == (422, True)
+    assert list(run.requests_path.iterdir()) == []
+    assert ask(client, *changes).status_code == 202
+    assert [control for control, _, _ in waiting(run)] == ["learning_rate", "save"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", '"\\ud800"'])
+def test_body_that_is_not_quite_json_is_refused(client: TestClient, run: RunDir, value: str) -> None:
+    bodies = {
+        "requests": f'{{"changes": [{{"control": "learning_rate", "value": {value}}}]}}',
+        "feedback": f'{{"edits": [{{"example": 0, "id": "farm-0", "label": false, "judgment": {value}}}]}}',
+        "export": f'{{"step": null, "view": {{"search": {value}}}}}',
+    }
+    for path, body in bodies.items():
+        answer = client.post(f"/api/{path}", content=body, headers={**BEARER, "Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]) == (400, "This is not JSON."), path
+    assert waiting(run) == []
+
+
+def test_page_never_gets_half_a_look(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = LiveRun(run)
+    run.append_event(event(21))
+    append, begun, go_on = Events.append, threading.Event(), threading.Event()
+
+    def slow(events: Events, line: dict[str, Any]) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        append(events, line)
+
+    monkeypatch.setattr(Events, "append", slow)
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(live.poll)
+        assert begun.wait(10)
+        asking = pool.submit(live.changes, 0, 0, 0, 0)
+        with pytest.raises(TimeoutError):
+            asking.result(0.2)
+        go_on.set()
+        looking.result(10)
+        assert asking.result(10)["events"]["count"] == 21
+
+
+def test_steps_that_wait_in_memory_are_bounded_in_bytes(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = LiveRun(run)
+    size = len(live.step(0))
+    monkeypatch.setattr("nlft.page.live.KEPT_BYTES", int(size * 2.5))
+    for step in (10, 20, 0):
+        assert live.step(step)
+    assert list(live._packed) == [20, 0]
 
 
 # ---- feedback ----
@@ -405,7 +495,8 @@ def save(client: TestClient, *edits: dict[str, Any]) -> Any:
 
 
 def edit(index: int, judgment: str, *, label: bool = False, marks: list[Any] | None = None) -> dict[str, Any]:
-    return {"example": index, "label": label, "judgment": judgment, "marks": marks or []}
+    said = {"label": label, "judgment": judgment, "marks": marks or []}
+    return {"example": index, "id": f"farm-{index}", **said}
 
 
 def test_feedback_is_a_new_version_each_time_and_the_latest_is_built_on(client: TestClient, run: RunDir) -> None:
@@ -424,6 +515,55 @@ def test_feedback_is_a_new_version_each_time_and_the_latest_is_built_on(client: 
     log = [json.loads(line) for line in (run.path / "feedback" / "edits.jsonl").read_text().splitlines()]
     assert [(entry["id"], entry["who"]) for entry in log] == [("farm-0", "ann"), ("farm-1", "ann")]
     assert log[0]["marks"] == [{"start": 2, "end": 4, "verdict": "wrong"}]
+
+
+def test_saved_feedback_can_be_changed_back_and_a_reloaded_page_has_it(client: TestClient, run: RunDir) -> None:
+    original = run.watched()[0].judgment
+    assert original
+    save(client, edit(0, "Not so."), edit(1, "Nor so."))
+    said = client.get("/api/runs", headers=BEARER).json()["saved"]
+    assert said == [
+        {"example": 0, "id": "farm-0", "label": False, "judgment": "Not so."},
+        {"example": 1, "id": "farm-1", "label": False, "judgment": "Nor so."},
+    ]
+    assert save(client, edit(0, original)).json()["changed"] == 1
+    assert [e["example"] for e in client.get("/api/runs", headers=BEARER).json()["saved"]] == [1]
+
+
+def test_versions_saved_at_once_each_hold_what_the_others_changed(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    feedback = Feedback(run)
+    write = Feedback._write
+
+    def slow(self: Feedback, records: list[dict[str, Any]]) -> Path:
+        time.sleep(0.1)
+        return write(self, records)
+
+    monkeypatch.setattr(Feedback, "_write", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda index: feedback.save([_edit(index)], run.watched(), "ann"), range(4)))
+    assert feedback.versions() == [2, 3, 4, 5]
+    newest = read_examples(run.path / "feedback" / "examples-v5.jsonl")
+    assert [e.judgment for e in newest] == ["wrong"] * 4
+    assert sorted(p.suffix for p in feedback.folder.iterdir()) == [".jsonl"] * 5
+
+
+def test_feedback_on_an_earlier_runs_examples_is_not_said_of_others_by_the_same_id(run: RunDir) -> None:
+    feedback = Feedback(run)
+    feedback.save([_edit(0), _edit(1)], run.watched(), "ann")
+    first, *others = run.watched()
+    run.write_watched([replace(first, prompt="How many hens?"), *others])
+    feedback.save([_edit(2)], run.watched(), "ann")
+    newest = {e.id: e for e in read_examples(run.path / "feedback" / "examples-v3.jsonl")}
+    assert (newest["farm-0"].prompt, newest["farm-0"].judgment) == ("How many hens?", first.judgment)
+    assert [newest[f"farm-{index}"].judgment for index in (1, 2)] == ["wrong", "wrong"]
+
+
+def test_version_that_cannot_be_read_is_named_and_the_page_still_opens(client: TestClient, run: RunDir) -> None:
+    (run.path / "feedback").mkdir()
+    (run.path / "feedback" / "examples-v2.jsonl").write_text("{\n")
+    assert client.get("/api/runs", headers=BEARER).json()["saved"] == []
+    answer = save(client, edit(0, "x"))
+    assert (answer.status_code, "examples-v2.jsonl: cannot be read" in answer.text) == (422, True)
 
 
 def test_with_the_dataset_a_version_holds_all_of_it_and_the_original_stays_as_it_is(
@@ -469,7 +609,7 @@ def test_dataset_without_the_edited_example_is_refused(run: RunDir) -> None:
 def _edit(index: int) -> Any:
     from nlft.page.feedback import Edit
 
-    return Edit(index, False, "wrong")
+    return Edit(index, f"farm-{index}", False, "wrong")
 
 
 @pytest.mark.parametrize(
@@ -478,12 +618,24 @@ def _edit(index: int) -> Any:
         ({"example": 9, "label": False, "judgment": "x"}, "example 9"),
         ({"example": True, "label": False, "judgment": "x"}, "example True"),
         ({"example": "../x", "label": False, "judgment": "x"}, "example"),
-        ({"example": 0, "label": False, "judgment": " "}, "nothing says what is wrong"),
-        ({"example": 0, "label": False, "judgment": "x" * 20_001}, "20001 characters"),
-        ({"example": 0, "label": "no", "judgment": "x"}, "no label"),
-        ({"example": 0, "label": False, "judgment": "x", "marks": [[0, 41, "wrong"]]}, "outside its tokens"),
-        ({"example": 0, "label": False, "judgment": "x", "marks": [[2, 2, "wrong"]]}, "outside its tokens"),
-        ({"example": 0, "label": False, "judgment": "x", "marks": [[0, 1, "bad"]]}, "outside its tokens"),
+        ({"example": 0, "id": "farm-0", "label": False, "judgment": " "}, "nothing says what is wrong"),
+        ({"example": 0, "id": "farm-0", "label": False, "judgment": "x" * 20_001}, "20001 characters"),
+        ({"example": 0, "id": "farm-0", "label": "no", "judgment": "x"}, "no label"),
+        (
+            {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[0, 41, "wrong"]]},
+            "outside its tokens",
+        ),
+        (
+            {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[2, 2, "wrong"]]},
+            "outside its tokens",
+        ),
+        (
+            {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[0, 1, "bad"]]},
+            "outside its tokens",
+        ),
+        ({"example": 0, "id": "farm-1", "label": False, "judgment": "x"}, "of another example"),
+        ({"example": 0, "label": False, "judgment": "x"}, "of another example"),
+        ({"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": 5}, "no list of at most 1000 marks"),
         (7, "example None"),
     ],
 )
@@ -498,7 +650,7 @@ def test_crooked_feedback_is_refused_with_its_reason_and_writes_nothing(
 
 
 def test_nothing_is_rescored_without_a_model(client: TestClient, run: RunDir) -> None:
-    body = {"example": 0, "label": False, "judgment": "No."}
+    body = {"example": 0, "id": "farm-0", "label": False, "judgment": "No."}
     assert client.get("/api/runs", headers=BEARER).json()["rescores"] is False
     answer = client.post("/api/rescore", json=body, headers=BEARER)
     assert (answer.status_code, answer.json()["error"]) == (403, "This page was started without --model.")
@@ -517,6 +669,18 @@ def test_version_that_exists_is_never_written_over(run: RunDir) -> None:
 
 
 # ---- sharing ----
+
+
+@pytest.mark.parametrize("step", [-1, 10**12, True, 1.5, "1"])
+def test_export_of_what_is_no_step_is_refused(client: TestClient, step: Any) -> None:
+    answer = client.post("/api/export", json={"step": step, "view": {}}, headers=BEARER)
+    assert (answer.status_code, "An export names a step" in answer.text) == (400, True)
+
+
+def test_csv_of_all_steps_is_made_a_step_at_a_time(client: TestClient, run: RunDir) -> None:
+    parts = list(csv_parts(run))
+    assert [len(part.splitlines()) for part in parts] == [1, 160, 160, 160]
+    assert client.get("/api/runs/0/tokens.csv", headers=BEARER).text == "".join(parts) == tokens_csv(run)
 
 
 def test_csv_has_a_line_a_token_and_no_formula(tmp_path: Path) -> None:

@@ -250,10 +250,18 @@ def test_what_cannot_be_replayed_is_refused_with_the_cure(tmp_path, capsys, mode
     assert "method sft" in capsys.readouterr().err
 
 
+def test_rates_that_followed_from_evaluations_are_not_replayed(steered, tmp_path, capsys):
+    def change(settings):
+        settings["training"]["lr_scheduler_type"] = "reduce_lr_on_plateau"
+
+    assert nlft("replay", edited(steered, tmp_path / "plateau", change).path) == 2
+    assert "reduce_lr_on_plateau" in capsys.readouterr().err
+
+
 def test_a_run_from_python_is_replayed_from_python(tmp_path):
     run = RunDir(tmp_path / "run")
-    run.write_request("learning_rate", 3, "me")
     one = nlft_trainer(run.path)
+    run.write_request("learning_rate", 3, "me")  # what was asked before the trainer was made is refused
     one.train()
     two = nlft_trainer(tmp_path / "again")
     two.steering.replay(run.controls())

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import tiny
 from nlft import cli
 from nlft.data.records import write_examples
-from nlft.errors import NLFTError
-from nlft.page.feedback import Edit
+from nlft.errors import NLFTError, UserError
+from nlft.page.feedback import Edit, Feedback
+from nlft.page.live import LiveRun
 from nlft.page.rescoring import Rescorer
+from nlft.page.server import PageServer, listen, serve_map, web_server
 from nlft.result_commands import feedback_dataset
+from nlft.training import rescoring
 from nlft.training.rescoring import newest_adapter
 from nlft.training.run_dir import RunDir
 from test_trainer import examples
@@ -67,7 +75,7 @@ def header_and_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def score(rescorer: Rescorer, run: RunDir, index: int, **changes: Any) -> dict[str, Any]:
     example = run.watched()[index]
-    edit = Edit(index, **{"label": example.label, "judgment": example.judgment, **changes})
+    edit = Edit(index, example.id, **{"label": example.label, "judgment": example.judgment, **changes})
     return header_and_arrays(rescorer.score(edit, len(example.tokens)))[1]
 
 
@@ -109,7 +117,9 @@ def test_what_cannot_be_scored_is_told_and_the_next_question_is_answered(rescore
         score(rescorer, run, index, judgment="Correction: 12.")  # all of it is kept from the judge prompt
     assert score(rescorer, run, index)["base"].size
     with pytest.raises(NLFTError, match=r"tokens of the completion, and the run's 3\.\n.*--model"):
-        rescorer.score(Edit(index, False, "No."), 3)
+        rescorer.score(Edit(index, run.watched()[index].id, False, "No."), 3)
+    with pytest.raises(NLFTError, match="started again with other examples"):
+        rescorer.score(Edit(index, "another", False, "No."), 3)
 
 
 def test_a_missing_model_or_file_and_a_dead_process_are_told_in_a_sentence(
@@ -119,13 +129,25 @@ def test_a_missing_model_or_file_and_a_dead_process_are_told_in_a_sentence(
         broken = Rescorer(run, name, file)
         for _ in range(2):
             with pytest.raises(NLFTError, match=reason):
-                broken.score(Edit(0, True, None), 3)
+                broken.score(Edit(0, run.watched()[0].id, True, None), 3)
         broken.close()
     killed = Rescorer(run, str(model))
     killed._process.kill()
     with pytest.raises(NLFTError, match="has ended"):
-        killed.score(Edit(0, True, None), 3)
+        killed.score(Edit(0, run.watched()[0].id, True, None), 3)
     killed.close()
+
+
+def test_what_lies_in_the_working_folder_is_not_run(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "safetensors.py").write_text("open('ran', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    made = Rescorer(RunDir(run.path.resolve()), "no-such-model")
+    with pytest.raises(NLFTError, match="no-such-model"):
+        made.score(Edit(0, run.watched()[0].id, True, None), 3)
+    made.close()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_versions_hold_the_runs_whole_file_while_it_is_there_as_it_was(run: RunDir, tmp_path: Path) -> None:
@@ -149,6 +171,110 @@ def test_the_newest_adapter_that_is_whole_is_taken(tmp_path: Path) -> None:
     run.adapter_path.mkdir()
     (run.adapter_path / "adapter_model.safetensors").touch()
     assert newest_adapter(run) == run.adapter_path
+    os.utime(run.adapter_path / "adapter_model.safetensors", (1, 1))  # and then the run was resumed
+    assert newest_adapter(run) == run.checkpoints_path / "checkpoint-10"
+
+
+def test_an_adapter_that_is_saved_meanwhile_scores_the_next_edit(run: RunDir, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    copy = RunDir(tmp_path / "run")
+    made = rescoring.Rescorer(copy, str(model), None)
+    one = copy.watched()[0]
+    question = {"example": 0, "id": one.id, "label": one.label, "judgment": one.judgment}
+    before = made.answer(question)["arrays"]
+    assert made.answer(question)["arrays"] == before
+    later = copy.checkpoints_path / "checkpoint-9"
+    shutil.copytree(copy.adapter_path, later)
+    weights = load_file(later / rescoring.WEIGHTS)
+    save_file({name: tensor * 3 for name, tensor in weights.items()}, later / rescoring.WEIGHTS)
+    assert made.answer(question)["arrays"] != before
+    assert made.adapter == later
+
+
+def test_no_failure_of_one_answer_ends_the_process() -> None:
+    class Failing:
+        def answer(self, request: Any) -> Any:
+            raise request_errors.pop()
+
+    request_errors: list[Exception] = [OSError("disk"), RuntimeError("memory"), NLFTError("prompt")]
+    told = list(rescoring.answers(Failing(), iter(["{}"] * 3)))  # type: ignore[arg-type]
+    assert told == [{"error": "prompt"}, {"error": "memory"}, {"error": "disk"}]
+
+
+def slow_rescorer(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Rescorer:
+    """One whose process says that it is ready, and never answers."""
+    script = "print('{}', flush=True)\nimport time\ntime.sleep(600)"
+    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: process)
+    made = Rescorer(run, "any")
+    monkeypatch.undo()
+    return made
+
+
+def test_a_server_that_waits_for_its_model_can_be_stopped(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = slow_rescorer(run, monkeypatch)
+    page = PageServer([LiveRun(run)], who="ann", feedback=Feedback(run), rescorer=slow)
+    listening = listen("127.0.0.1", 0, 0)
+    server = web_server(page, listening, "token", set())
+    serving = threading.Thread(target=server.serve_until_stopped)
+    serving.start()
+    one = run.watched()[0]
+    body = json.dumps({"example": 0, "id": one.id, "label": one.label, "judgment": one.judgment})
+    headers = {"Authorization": "Bearer token", "Content-Type": "application/json"}
+    asking = []
+    for _ in range(50):  # more than the server has threads
+        asking.append(http.client.HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=20))
+        asking[-1].request("POST", "/api/rescore", body, headers)
+    looking = http.client.HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=20)
+    looking.request("GET", "/api/runs", headers=headers)
+    assert looking.getresponse().status == 200  # other routes go on meanwhile
+    for one_asking in asking[1:]:
+        one_asking.close()
+    looking.close()
+    server.stop()
+    answer = asking[0].getresponse()
+    assert (answer.status, "has ended" in answer.read().decode()) == (422, True)
+    asking[0].close()
+    serving.join(20)
+    assert not serving.is_alive()
+    slow.close()
+
+
+def test_an_address_that_is_taken_leaves_no_process_behind(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = slow_rescorer(run, monkeypatch)
+    options: dict[str, Any] = {"hosts": set(), "read_only": False, "dataset": None, "rescorer": slow}
+    with listen("127.0.0.1", 0, 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match="cannot be listened on"):
+            serve_map([run], "127.0.0.1", port, **options)
+    assert slow._process.poll() is not None
+
+
+def test_typing_on_takes_back_what_the_model_was_asked(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, chromium: Any
+) -> None:
+    slow = slow_rescorer(run, monkeypatch)
+    page_server = PageServer([LiveRun(run)], who="ann", feedback=Feedback(run), rescorer=slow)
+    listening = listen("127.0.0.1", 0, 0)
+    server = web_server(page_server, listening, "token", set())
+    serving = threading.Thread(target=server.serve_until_stopped)
+    serving.start()
+    page = chromium.new_page()
+    page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/?token=token")
+    index, _ = wrong_and_right(run)
+    card = page.locator(f"#example-{index}")
+    card.get_by_role("button", name="Edit feedback").click()
+    with page.expect_request("**/api/rescore"):
+        card.locator("textarea").fill("The sum is off by one.")
+    with page.expect_event("requestfailed") as given_up, page.expect_request("**/api/rescore"):
+        card.locator("textarea").fill("The sum is off by two.")
+    assert given_up.value.url.endswith("/api/rescore")
+    page.close()
+    server.stop()
+    serving.join(20)
+    assert not serving.is_alive()
+    slow.close()
 
 
 def test_an_edit_is_rescored_on_the_page_while_the_server_holds_no_torch(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from array import array
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,7 +28,7 @@ class JsonlTail:
         """
         try:
             with self.path.open("rb") as file:
-                status = self.path.stat()
+                status = os.fstat(file.fileno())  # of this file: by its name there may be another one by now
                 replaced = self._file not in (None, status.st_ino) or status.st_size < self._offset
                 if replaced or self._file is None:
                     self._offset = 0

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,13 @@ def export_csv(run: RunDir, out: Path) -> Path:
 
 
 def tokens_csv(run: RunDir, step: int | None = None) -> str:
-    """Every watched token as a line of CSV, as the run recorded it.
+    """All of `csv_parts` together."""
+    return "".join(csv_parts(run, step))
+
+
+def csv_parts(run: RunDir, step: int | None = None) -> Iterator[str]:
+    """Every watched token as a line of CSV, as the run recorded it, a step at a time: a long run has hundreds of
+    megabytes of them.
 
     A token is written as a JSON string, in ASCII: its spaces and control characters stay visible, and no
     spreadsheet takes one that begins with "=" for a formula.
@@ -129,17 +135,25 @@ def tokens_csv(run: RunDir, step: int | None = None) -> str:
     recorded = run.snapshot_steps()
     if not examples or not recorded or (step is not None and step not in recorded):
         raise UserError(f"{display_path(run.path)}: has no such step to list.\n  Its steps: {recorded or 'none yet'}.")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for wanted in recorded if step is None else [step]:
+    # All steps together need no look back: what a step left out stands in the lines of an earlier one.
+    before = recorded if step is not None else []
+    return _csv_steps(run, recorded if step is None else [step], before, examples)
+
+
+def _csv_steps(run: RunDir, steps: list[int], before: list[int], examples: list[WatchedExample]) -> Iterator[str]:
+    yield _csv_text([CSV_COLUMNS])
+    for wanted in steps:
         try:
-            # All steps together need no look back: what a step left out stands in the lines of an earlier one.
-            snapshot, shown = shown_at(run, recorded if step is not None else [], wanted, examples)
+            snapshot, shown = shown_at(run, before, wanted, examples)
         except Unreadable as error:
             warnings.warn(f"{display_path(run.path)}: step {wanted} is left out: {error}", stacklevel=2)
             continue
-        writer.writerows(_csv_rows(snapshot, shown, examples))
+        yield _csv_text(_csv_rows(snapshot, shown, examples))
+
+
+def _csv_text(rows: Iterable[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -6,6 +6,8 @@ keeps who changed what, when, and which tokens were marked. The file that the ru
 
 import json
 import os
+import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -30,9 +32,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a reader says about one watched example, by its index in the run's list."""
+    """What a reader says about one watched example: its index in the run's list, and the id that stood there."""
 
     example: int
+    id: str | int
     label: bool
     judgment: str | None
     marks: list[Mark] = field(default_factory=list)
@@ -49,6 +52,7 @@ class Feedback:
         self.run = run
         self.folder = run.path / "feedback"
         self.dataset = None if dataset is None else [_flat(record) for record in dataset]
+        self._lock = threading.Lock()  # of two versions at once, the later would lack what the earlier one changed
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         """Write the next version.
@@ -61,14 +65,32 @@ class Feedback:
         """
         if not edits:
             raise UserError("nothing was changed.\n  Edit a judgment or mark tokens first.")
+        with self._lock:
+            return self._save(edits, examples, who)
+
+    def saved(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
+        """Label and judgment of the watched examples that the newest version has another way than the run."""
+        try:
+            by_id = {record["id"]: record for record in self._latest(examples)}
+        except UserError:  # whoever saves the next version is told
+            return []
+        found = []
+        for index, example in enumerate(examples):
+            record = by_id.get(example.id)
+            if record and (record["label"], record.get("judgment")) != (example.label, example.judgment):
+                about = {"example": index, "id": example.id}
+                found.append({**about, "label": record["label"], "judgment": record.get("judgment")})
+        return found
+
+    def _save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         records = self._latest(examples)
         by_id = {record["id"]: record for record in records}
         changed = 0
         for edit in edits:
-            record = by_id.get(examples[edit.example].id)
+            record = by_id.get(edit.id)
             if record is None:
                 raise UserError(
-                    f"example {examples[edit.example].id!r} is not in the dataset that --data named.\n"
+                    f"example {edit.id!r} is not in the dataset that --data named.\n"
                     "  Start `nlft map` with the file that this run was trained on."
                 )
             before = (record["label"], record.get("judgment"))
@@ -76,7 +98,7 @@ class Feedback:
             changed += before != (edit.label, edit.judgment)
         try:
             path = self._write(records)
-            self._log(edits, examples, who, path.name)
+            self._log(edits, who, path.name)
         except OSError as error:
             raise UserError(
                 f"{display_path(self.folder)}: cannot be written ({error.strerror}).\n  Make room there, or allow it."
@@ -90,17 +112,34 @@ class Feedback:
         return sorted(int(name) for name in names if name.isdigit())
 
     def _latest(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
+        """The examples as they are now, with the newest version's label and judgment where it has the same example.
+
+        A run that was started again in the same folder may have other examples by the same ids: what was said of
+        the old ones stays in their version, and is not carried over.
+        """
+        now = [dict(record) for record in self.dataset] if self.dataset else [as_record(e) for e in examples]
         versions = self.versions()
-        if versions:
-            return read_jsonl(self._path(versions[-1]))
-        return [dict(record) for record in self.dataset] if self.dataset else [as_record(e) for e in examples]
+        if not versions:
+            return now
+        path = self._path(versions[-1])
+        try:
+            before = {record["id"]: record for record in read_jsonl(path)}
+            for record in now:
+                said = before.get(record["id"])
+                if said is not None and _unsaid(said) == _unsaid(record):
+                    record["label"], record["judgment"] = said["label"], said.get("judgment")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{display_path(path)}: cannot be read ({error}).\n  Mend it, or move it to another folder."
+            ) from error
+        return now
 
     def _path(self, version: int) -> Path:
         return self.folder / f"examples-v{version}.jsonl"
 
     def _write(self, records: list[dict[str, Any]]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f".examples.{os.getpid()}.tmp"
+        aside = self.folder / f".examples.{uuid.uuid4()}.tmp"
         aside.write_bytes(b"".join(_line({k: v for k, v in r.items() if v is not None}) for r in records))
         version = max(self.versions(), default=1) + 1
         try:
@@ -113,12 +152,9 @@ class Feedback:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _log(self, edits: list[Edit], examples: list[WatchedExample], who: str, file: str) -> None:
+    def _log(self, edits: list[Edit], who: str, file: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [
-            _line({"file": file, "time": time, "who": who, "id": examples[edit.example].id, **asdict(edit)})
-            for edit in edits
-        ]
+        lines = [_line({"file": file, "time": time, "who": who, **asdict(edit)}) for edit in edits]
         with (self.folder / "edits.jsonl").open("ab") as log:
             log.write(b"".join(lines))
 
@@ -158,7 +194,10 @@ def _edit(item: Any, examples: list[WatchedExample]) -> Edit | Problem:
     index = item.get("example") if isinstance(item, dict) else None
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(examples):
         return Problem("feedback", f"names example {index!r}", "Reload the page; the run may have been restarted.")
-    where = f"example {examples[index].id!r}"
+    id = examples[index].id
+    if item.get("id") != id:
+        return Problem("feedback", "is of another example", "Reload the page; the run may have been restarted.")
+    where = f"example {id!r}"
     judgment, label = item.get("judgment"), item.get("label")
     if not isinstance(label, bool) or not (judgment is None or isinstance(judgment, str)):
         return Problem(where, "has no label or no judgment as text", "Reload the page.")
@@ -166,10 +205,13 @@ def _edit(item: Any, examples: list[WatchedExample]) -> Edit | Problem:
         return Problem(where, f"has a judgment of {len(judgment)} characters", f"Keep it to {LONGEST}.")
     if not label and not (judgment or "").strip():
         return Problem(where, "is called wrong, but nothing says what is wrong", "Write a sentence or mark tokens.")
-    marks = [_mark(mark, len(examples[index].tokens)) for mark in (item.get("marks") or [])[:MOST_MARKS]]
+    given = item.get("marks") or []
+    if not isinstance(given, list) or len(given) > MOST_MARKS:
+        return Problem(where, f"has no list of at most {MOST_MARKS} marks", "Clear some of them.")
+    marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")
-    return Edit(index, label, (judgment or "").strip() or None, [mark for mark in marks if mark])
+    return Edit(index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark])
 
 
 def _mark(item: Any, length: int) -> Mark | None:
@@ -181,6 +223,11 @@ def _mark(item: Any, length: int) -> Mark | None:
     if verdict == "right":
         return Mark(start, end, "right")
     return Mark(start, end, "wrong") if verdict == "wrong" else None
+
+
+def _unsaid(record: dict[str, Any]) -> dict[str, Any]:
+    """What a reader's edit leaves as it is."""
+    return {name: value for name, value in record.items() if value is not None and name not in ("label", "judgment")}
 
 
 def _flat(example: dict[str, Any]) -> dict[str, Any]:

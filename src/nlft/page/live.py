@@ -1,5 +1,6 @@
 """A run as the page follows it: what there is, what is new since the last look, and each step's bytes."""
 
+import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -15,12 +16,15 @@ from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.training.controls import ControlState, state_of
 from nlft.training.run_dir import RunDir, WatchedExample
 
-KEPT_STEPS = 24  # packed steps that wait in memory for the next page that asks
+KEPT_BYTES = 16_000_000  # of packed steps that wait in memory for the next page that asks
 SETTLED = 2.0  # seconds after which a folder's modification time can be trusted to show every change
 
 
 class LiveRun:
-    """Follows one run directory. `poll` looks for news; everything else answers from what it found."""
+    """Follows one run directory. `poll` looks for news; everything else answers from what it found.
+
+    The server asks from several threads: what is read is all of one look, never half of the next.
+    """
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
@@ -38,29 +42,36 @@ class LiveRun:
         self._control_lines = JsonlTail(run.controls_path)
         self._stamps: dict[str, Any] = {}
         self._packed: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._lock = threading.RLock()
         self._known_state: tuple[tuple[int, int], ControlState | None] | None = None
         self.poll()
 
     @property
     def version(self) -> list[Any]:
         """Differs whenever there is something new to fetch."""
-        counts = [self.generation, self.steps_seen, len(self.events), len(self.controls), len(self.waiting)]
-        return [*counts, self.state(), self.problem]
+        with self._lock:
+            counts = [self.generation, self.steps_seen, len(self.events), len(self.controls), len(self.waiting)]
+            return [*counts, self.state(), self.problem]
 
     def poll(self) -> None:
         """Look for news. A file that cannot be read right now is told in `problem`, and tried again next time."""
-        self.problem = None
-        try:
-            self._poll_settings()
-            self._poll_lines()
-            self._poll_steps()
-            self._poll_requests()
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            self._stamps.clear()
-            self.problem = f"{display_path(self.run.path)} cannot be read just now: {error}"
+        with self._lock:
+            self.problem = None
+            try:
+                self._poll_settings()
+                self._poll_lines()
+                self._poll_steps()
+                self._poll_requests()
+            except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+                self._stamps.clear()
+                self.problem = f"{display_path(self.run.path)} cannot be read just now: {error}"
 
     def about(self) -> dict[str, Any]:
         """What does not change from step to step."""
+        with self._lock:
+            return self._about()
+
+    def _about(self) -> dict[str, Any]:
         settings = self.settings
         training = settings.get("training") or {}
         found = {
@@ -84,6 +95,10 @@ class LiveRun:
             generation, steps: the `generation` and `steps_seen` that it last heard of.
             events, controls: how many of them it has.
         """
+        with self._lock:
+            return self._changes(generation, steps, events, controls)
+
+    def _changes(self, generation: int, steps: int, events: int, controls: int) -> dict[str, Any]:
         fresh = generation != self.generation
         found = {
             "generation": self.generation,
@@ -113,6 +128,10 @@ class LiveRun:
 
     def ask(self, wanted: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
         """Hand requests to the trainer; see `nlft.page.requests.ask`."""
+        with self._lock:  # two at once would each be checked without the other
+            return self._ask(wanted, who)
+
+    def _ask(self, wanted: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
         state = self._control_state()
         reason = NOT_STEERABLE if state is None else "the run has finished" if self.state() == "finished" else None
         if state is None or reason is not None:
@@ -125,17 +144,20 @@ class LiveRun:
         Raises:
             Unreadable: the step has no snapshot that can be shown.
         """
-        if step not in self.steps:
-            raise Unreadable("no such step is recorded")
-        generation, data = self._packed.get(step, (None, b""))
-        if generation == self.generation:
+        with self._lock:
+            generation, steps, examples = self.generation, self.steps, self.examples
+            if step not in steps:
+                raise Unreadable("no such step is recorded")
+            packed_at, data = self._packed.get(step, (None, b""))
+            if packed_at == generation:
+                self._packed.move_to_end(step)
+                return data
+        data = pack_step(*shown_at(self.run, steps, step, examples))
+        with self._lock:
+            self._packed[step] = (generation, data)
             self._packed.move_to_end(step)
-            return data
-        generation = self.generation
-        data = pack_step(*shown_at(self.run, self.steps, step, self.examples))
-        self._packed[step] = (generation, data)
-        while len(self._packed) > KEPT_STEPS:
-            self._packed.popitem(last=False)
+            while len(self._packed) > 1 and sum(len(one) for _, one in self._packed.values()) > KEPT_BYTES:
+                self._packed.popitem(last=False)
         return data
 
     def _control_state(self) -> ControlState | None:
@@ -175,7 +197,8 @@ class LiveRun:
         self.generation += replaced or controls_replaced
 
     def _poll_requests(self) -> None:
-        self.waiting = [vars(request) for request in self.run.pending_requests(50)]
+        found = self.run.pending_requests(50)
+        self.waiting = [{name: value for name, value in vars(one).items() if name != "file"} for one in found]
 
     def _changed(self, name: str, path: Path, *, folder: bool = False) -> bool:
         """Whether a file is another one, or changed, since this was last asked of it.

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from nlft.errors import UserError, display_path
 from nlft.page.plain import plain
 from nlft.training.controls import ControlState, after, check, controls_of, outcome, resolve
 from nlft.training.request_file import Request
@@ -33,6 +34,9 @@ def ask(
 
     Returns:
         The requests' ids, and the controls that are refused, each with its reason.
+
+    Raises:
+        UserError: they cannot be written.
     """
     refused: list[tuple[str, str]] = []
     for name, value in wanted:
@@ -44,7 +48,13 @@ def ask(
             state = after(state, _line("", control, set_to, state))
     if refused:
         return [], refused
-    return [run.write_request(name, value, who) for name, value in wanted], []
+    try:
+        return run.write_requests(wanted, who), []
+    except OSError as error:
+        raise UserError(
+            f"{display_path(run.requests_path)}: the request cannot be written ({error.strerror}), and nothing was "
+            "asked.\n  Make room there, or allow it."
+        ) from error
 
 
 def offered(state: ControlState | None) -> dict[str, Any] | None:

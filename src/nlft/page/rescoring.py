@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Rescorer:
         self.run = run
         self._lock = threading.Lock()
         self._ready: dict[str, Any] | None = None
-        command = [sys.executable, "-m", MODULE, str(run.path), model, *([] if data is None else [str(data)])]
+        # -P: what lies in the user's working folder is no module of ours.
+        command = [sys.executable, "-P", "-m", MODULE, str(run.path), model, *([] if data is None else [str(data)])]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -64,10 +66,15 @@ class Rescorer:
         snapshot = Snapshot(step, 0.0, found["scheme"], found["settings"], found["tag_names"], [scores])
         return pack_step(snapshot, [Shown(snapshot, scores)])
 
+    def kill(self) -> None:
+        """End the process at once: whoever waits for its answer is told that it has gone."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process; it also ends by itself when the server is gone."""
         if self._process.stdin:
-            self._process.stdin.close()
+            with suppress(OSError):  # a question that a killed process has not read
+                self._process.stdin.close()
         try:
             self._process.wait(LAST_WAIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -78,7 +85,7 @@ class Rescorer:
 
     def _ask(self, edit: Edit) -> dict[str, Any]:
         assert self._process.stdin
-        question = {"example": edit.example, "label": edit.label, "judgment": edit.judgment}
+        question = {"example": edit.example, "id": edit.id, "label": edit.label, "judgment": edit.judgment}
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()

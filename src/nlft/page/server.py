@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from nlft.errors import NLFTError, UserError
 from nlft.page.bundle import live_page, plotly_path, static_files
-from nlft.page.export import live_export, tokens_csv
+from nlft.page.export import csv_parts, live_export
 from nlft.page.feedback import Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
@@ -36,6 +36,7 @@ from nlft.training.run_dir import RunDir
 
 USUAL_PORT = 8642
 LONGEST_BODY = 1_000_000  # bytes; feedback on many examples is the largest thing that a page sends
+MOST_STEPS = 10**12  # numbers above it are no steps
 LOOK_EVERY = 0.3  # seconds between looks at the run directories while a page listens
 BACKLOG = 128  # connections that wait to be accepted
 BEAT_EVERY = 10.0  # seconds after which a silent stream says that it lives
@@ -69,6 +70,7 @@ class PageServer:
         self._files = static_files()
         self._looked = 0.0
         self._lock: asyncio.Lock | None = None
+        self._asking: asyncio.Lock | None = None
 
     def app(self, token: str, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
         """The whole application behind its guard."""
@@ -89,6 +91,12 @@ class PageServer:
         handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
 
+    def close(self) -> None:
+        """Let go of all that pages wait for, so that the server can end."""
+        self.closing = True
+        if self.rescorer is not None:
+            self.rescorer.kill()
+
     async def page(self, request: Request) -> Response:
         return HTMLResponse(live_page())
 
@@ -105,9 +113,11 @@ class PageServer:
 
     async def about(self, request: Request) -> Response:
         await self._look()
+        feedback, examples = self.feedback, self.runs[0].examples
         return JSONResponse(
             {
                 "runs": [run.about() for run in self.runs],
+                "saved": await run_in_threadpool(feedback.saved, examples) if feedback is not None else [],
                 "read_only": self.read_only,
                 "feedback": self.feedback is not None,
                 "rescores": self.rescorer is not None,
@@ -131,9 +141,9 @@ class PageServer:
     async def csv(self, request: Request) -> Response:
         run = self._run(request)
         step = _number(request, "step") if "step" in request.query_params else None
-        text = await run_in_threadpool(tokens_csv, run.run, step)
+        parts = await run_in_threadpool(csv_parts, run.run, step)
         headers = {"Content-Disposition": 'attachment; filename="tokens.csv"'}
-        return Response(text, media_type="text/csv", headers=headers)
+        return StreamingResponse(parts, media_type="text/csv", headers=headers)
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events: a line whenever a run has news. What is new the page then fetches."""
@@ -168,13 +178,18 @@ class PageServer:
             raise HTTPException(403, "This page was started without --model.")
         examples = self.runs[0].examples
         edits = parse_edits([body], examples)
-        data = await run_in_threadpool(self.rescorer.score, edits[0], len(examples[edits[0].example].tokens))
+        self._asking = self._asking or asyncio.Lock()
+        async with self._asking:  # those that wait hold no thread, and most are given up by the next key that is typed
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            data = await run_in_threadpool(self.rescorer.score, edits[0], len(examples[edits[0].example].tokens))
         return Response(data, media_type="application/octet-stream")
 
     async def export(self, request: Request) -> Response:
         body = await self._body(request)
         step, view, curves = body.get("step"), body.get("view"), body.get("curves") is True
-        if not (step is None or isinstance(step, int)) or not isinstance(view, dict):
+        is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < MOST_STEPS
+        if not (step is None or is_step) or not isinstance(view, dict):
             raise HTTPException(400, "An export names a step, or null for all of them, and the view.")
         text = await run_in_threadpool(live_export, self.runs, step, view, curves)
         headers = {"Content-Disposition": 'attachment; filename="map.html"'}
@@ -185,7 +200,7 @@ class PageServer:
         spoke = time.monotonic()
         while not self.closing:
             await self._look()
-            version = json.dumps([run.version for run in self.runs])
+            version = json.dumps(await run_in_threadpool(self._versions))
             if version != seen:
                 seen, spoke = version, time.monotonic()
                 yield f"data: {version}\n\n"
@@ -193,6 +208,9 @@ class PageServer:
                 spoke = time.monotonic()
                 yield ": still here\n\n"
             await asyncio.sleep(LOOK_EVERY)
+
+    def _versions(self) -> list[list[Any]]:
+        return [run.version for run in self.runs]
 
     async def _look(self) -> None:
         """Look for news, at most once in a while however many pages ask."""
@@ -220,6 +238,7 @@ class PageServer:
                 raise HTTPException(413, f"Send at most {LONGEST_BODY} bytes.")
         try:
             body = json.loads(data)
+            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # NaN and half a surrogate pair are not JSON
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "This is not JSON.") from error
         if not isinstance(body, dict):
@@ -249,23 +268,25 @@ def serve_map(
     Raises:
         UserError: the address cannot be listened on.
     """
-    feedback = Feedback(runs[0], dataset)
-    page = PageServer(
-        [LiveRun(run) for run in runs], who=_user(), read_only=read_only, feedback=feedback, rescorer=rescorer
-    )
-    listening = listen(host, port, USUAL_PORT)
-    token = secrets.token_urlsafe(24)
-    shown = f"[{host}]" if ":" in host else host
-    port = listening.getsockname()[1]
-    print(f"map: http://{shown}:{port}/?token={token}", flush=True)
-    if "SSH_CONNECTION" in os.environ:
-        print(f"from where you sit: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
-    print("Ctrl-C ends it; the training does not notice.", flush=True)
     try:
+        feedback = Feedback(runs[0], dataset)
+        followed = [LiveRun(run) for run in runs]
+        page = PageServer(followed, who=_user(), read_only=read_only, feedback=feedback, rescorer=rescorer)
+        listening = listen(host, port, USUAL_PORT)
+        token = secrets.token_urlsafe(24)
+        _say_address(host, listening.getsockname()[1], token)
         web_server(page, listening, token, hosts).serve_until_stopped()
     finally:
         if rescorer is not None:
             rescorer.close()
+
+
+def _say_address(host: str, port: int, token: str) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    print(f"map: http://{shown}:{port}/?token={token}", flush=True)
+    if "SSH_CONNECTION" in os.environ:
+        print(f"from where you sit: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
+    print("Ctrl-C ends it; the training does not notice.", flush=True)
 
 
 def web_server(page: PageServer, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
@@ -288,10 +309,11 @@ class WebServer(uvicorn.Server):
         self.run(sockets=[self.listening])
 
     def stop(self) -> None:
-        self.page.closing = self.should_exit = True
+        self.should_exit = True
+        self.page.close()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self.page.closing = True
+        self.page.close()
         super().handle_exit(sig, frame)
 
 
@@ -335,7 +357,7 @@ def _user() -> str:
 
 def _number(request: Request, name: str) -> int:
     text = request.query_params.get(name, "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 12:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST_STEPS)) - 1:
         raise HTTPException(400, f"{name} is no number")
     return int(text)
 

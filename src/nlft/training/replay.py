@@ -41,6 +41,11 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
             f"{where}: load_best_model_at_end.\n"
             "  The adapter is that of a checkpoint which an evaluation chose; a replay evaluates nothing."
         )
+    if record["training"].get("lr_scheduler_type") == "reduce_lr_on_plateau":
+        raise UserError(
+            f"{where}: lr_scheduler_type reduce_lr_on_plateau.\n"
+            "  Its learning rates follow from evaluations; a replay evaluates nothing."
+        )
     unchanged = {
         "output_dir": str(output_dir),
         "save_strategy": "no",

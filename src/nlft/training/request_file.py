@@ -49,14 +49,19 @@ def read_request(path: Path) -> Request | None:
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with os.fdopen(handle, "rb") as file:
-            if not S_ISREG(os.fstat(handle).st_mode):
-                return _refused(path, "is no regular file")
-            return _parsed(path, file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         return None
     except OSError as error:
         return _refused(path, f"cannot be read: {error.strerror}")
+    try:
+        if not S_ISREG(os.fstat(handle).st_mode):
+            return _refused(path, "is no regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return _parsed(path, file.read(MOST_BYTES + 1))
+    except OSError as error:
+        return _refused(path, f"cannot be read: {error.strerror}")
+    finally:
+        os.close(handle)
 
 
 def _parsed(path: Path, data: bytes) -> Request:
@@ -79,4 +84,5 @@ def _parsed(path: Path, data: bytes) -> Request:
 
 
 def _refused(path: Path, why: str) -> Request:
-    return Request(path.name, id=path.stem[-36:], control="", value=None, who="", time="", problem=f"the file {why}")
+    id = path.stem[-36:].encode(errors="replace").decode()  # a name need not be UTF-8, and a line of the ledger must
+    return Request(path.name, id, control="", value=None, who="", time="", problem=f"the file {why}")

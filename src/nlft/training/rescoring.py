@@ -3,9 +3,9 @@
     python -m nlft.training.rescoring RUN MODEL [FILE]
 
 FILE is what the run was trained on; left out, it is the one that run.yaml names. Each line of the input is a JSON
-object with `example` (its index among the watched ones), `label` and `judgment`. Each line of the output answers one:
-`error`, or the scheme and its settings as they stand, and the scores' arrays in base64. Before the first, a line says
-`ready` and which adapter was loaded, or `error`.
+object with `example` (its index among the watched ones), its `id`, `label` and `judgment`. Each line of the output
+answers one: `error`, or the scheme and its settings as they stand, and the scores' arrays in base64. Before the first,
+a line says `ready` and which adapter was loaded, or `error`.
 """
 
 import base64
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from nlft.core.conditions import ConditionEncoder, Templates
 from nlft.core.logprobs import enable_scoring
@@ -28,9 +30,11 @@ from nlft.training.model import ModelSettings, load_model, load_tokenizer
 from nlft.training.run_dir import RunDir, TokenScores
 from nlft.training.watching import score_alone
 
+WEIGHTS = "adapter_model.safetensors"
+
 
 class Rescorer:
-    """A run's model, its watched examples, and the prompts that it was trained with."""
+    """A run's model with its newest adapter, its watched examples, and the prompts that it was trained with."""
 
     def __init__(self, run: RunDir, model: str, file: Path | None) -> None:
         """
@@ -40,17 +44,18 @@ class Rescorer:
         Raises:
             UserError: the model or the examples cannot be read, or are not those of the run.
         """
-        self.run = run
-        self.adapter = newest_adapter(run)
+        self.run, self.base = run, model
         record = run.settings()
         self.examples = watched_records(run, file or Path(record.get("data", {}).get("file") or ""))
-        names = {f.name for f in fields(ModelSettings)} - {"model_name_or_path", "adapter"}
-        kept = {name: value for name, value in record.get("model", {}).items() if name in names}
-        settings = ModelSettings(model_name_or_path=model, adapter=str(self.adapter) if self.adapter else None, **kept)
-        tokenizer = load_tokenizer(settings)
+        self._loaded: tuple[Path | None, int] | None = None
+        self._load()
+        tokenizer = load_tokenizer(self._settings())
         self.encoder = ConditionEncoder(tokenizer, recorded_templates(record), record["training"].get("max_length"))
-        self.model = load_model(settings, trainable=False)
-        enable_scoring(self.model)
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter that is loaded."""
+        return self._loaded[0] if self._loaded else None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request's answer.
@@ -58,7 +63,11 @@ class Rescorer:
         Raises:
             NLFTError: the example cannot be encoded so.
         """
-        example = replace(self.examples[request["example"]], label=request["label"], judgment=request["judgment"])
+        self._load()
+        known = self.examples[request["example"]]
+        if known.id != request["id"]:
+            raise NLFTError("the run was started again with other examples.\n  Start `nlft map` again, too.")
+        example = replace(known, label=request["label"], judgment=request["judgment"])
         state = state_of(self.run.settings(), self.run.controls())
         assert state is not None
         scheme = SCHEMES[state.scheme]
@@ -68,12 +77,34 @@ class Rescorer:
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}
         return {**about, "arrays": packed(scores)}
 
+    def _load(self) -> None:
+        """Load the model with the run's newest adapter, unless that is the one that is loaded."""
+        found = newest_adapter(self.run)
+        newest = (found, _written(found) if found else 0)
+        if newest == self._loaded:
+            return
+        self._loaded = self.model = None  # the old one's memory first; and where this fails, it is tried again
+        settings = self._settings(found)
+        self.model = load_model(settings, trainable=False)
+        enable_scoring(self.model)
+        self._loaded = newest
+
+    def _settings(self, adapter: Path | None = None) -> ModelSettings:
+        names = {f.name for f in fields(ModelSettings)} - {"model_name_or_path", "adapter"}
+        kept = {name: value for name, value in self.run.settings().get("model", {}).items() if name in names}
+        return ModelSettings(model_name_or_path=self.base, adapter=str(adapter) if adapter else None, **kept)
+
 
 def newest_adapter(run: RunDir) -> Path | None:
-    """The folder of the run's adapter: the finished one, or the newest checkpoint's; None before there is any."""
+    """The folder of the run's adapter that was written last: of a run that was resumed, the finished one may be older
+    than its checkpoints. None before there is any."""
     steps = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    found = [p for p in [run.adapter_path, *reversed(steps)] if (p / "adapter_model.safetensors").is_file()]
-    return found[0] if found else None
+    found = sorted((p for p in [*steps, run.adapter_path] if (p / WEIGHTS).is_file()), key=_written)
+    return found[-1] if found else None
+
+
+def _written(folder: Path) -> int:
+    return (folder / WEIGHTS).stat().st_mtime_ns
 
 
 def watched_records(run: RunDir, file: Path) -> list[Example]:
@@ -114,7 +145,7 @@ def answers(rescorer: Rescorer, lines: Iterator[str]) -> Iterator[dict[str, Any]
     for line in lines:
         try:
             yield rescorer.answer(json.loads(line))
-        except (NLFTError, LookupError, TypeError, ValueError) as error:
+        except (NLFTError, LookupError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
             yield {"error": str(error)}
 
 
@@ -129,7 +160,7 @@ def main(argv: list[str]) -> None:
 
     try:
         rescorer = Rescorer(RunDir.open(run), model, Path(file[0]) if file else None)
-    except (NLFTError, LookupError) as error:
+    except (NLFTError, LookupError, OSError, RuntimeError, SafetensorError) as error:
         say({"error": str(error)})
         return
     say({"ready": True, "adapter": rescorer.adapter and str(rescorer.adapter.relative_to(rescorer.run.path))})

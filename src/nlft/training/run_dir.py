@@ -194,9 +194,26 @@ class RunDir:
         Returns:
             The request's id.
         """
-        request, data = new_request(control, value, who)
-        write_whole(self.requests_path / request.file, data)
-        return request.id
+        return self.write_requests([(control, value)], who)[0]
+
+    def write_requests(self, wanted: list[tuple[str, Any]], who: str) -> list[str]:
+        """Ask for several things together: all of them, or on a full disk none.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        made = [new_request(control, value, who) for control, value in wanted]
+        asides = [self.requests_path / f".{request.file}.tmp" for request, _ in made]
+        self.requests_path.mkdir(parents=True, exist_ok=True)
+        try:
+            for aside, (_, data) in zip(asides, made, strict=True):
+                aside.write_bytes(data)
+            for aside, (request, _) in zip(asides, made, strict=True):
+                os.replace(aside, self.requests_path / request.file)
+        finally:
+            for aside in asides:
+                aside.unlink(missing_ok=True)
+        return [request.id for request, _ in made]
 
     def pending_requests(self, most: int | None = None) -> list[Request]:
         """Requests that the trainer has not answered yet, oldest first, at most so many. Files that are no requests

@@ -38,6 +38,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         self.replayed: list[Line] = []
         self._warned: set[str] = set()
         self._reset()
+        self._left = frozenset(request.file for request in self._pending(None))  # by whoever asked an earlier run
 
     def _reset(self) -> None:
         state = state_of(self.record, [])
@@ -137,6 +138,9 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         self._answered = {e["id"] for e in self.run.controls(superseded=True)} if resumed_step is not None else set()
         self.run.start_controls(resumed_step)
         if resumed_step is None:
+            for request in self._pending(None):
+                if request.file in self._left:
+                    self._refuse(request, 1, "it was asked before this training began")
             return [], list(self.replayed)
         for request in self._pending(None):
             if request.control in ("stop", "pause"):  # it was meant for the run that ended, not for this one

@@ -34,6 +34,7 @@ export async function begin(source) {
   state.readOnly = about.read_only;
   state.feedback = about.feedback;
   state.rescores = about.rescores;
+  state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
   byId("curves").open = Boolean(source.listen);
   byId("legend").open = !source.listen;
@@ -259,7 +260,14 @@ async function fetchNews() {
     const about = await page.source.about();
     const before = JSON.stringify(run.examples);
     about.runs.forEach((one, index) => { state.runs[index].about = one; });
-    if (JSON.stringify(run.examples) !== before) buildViews();
+    state.saved = about.saved;
+    if (!run.about.schemes[state.tried?.scheme]) state.tried = null;
+    page.whatIf?.renew(run.about);
+    if (JSON.stringify(run.examples) !== before) {
+      page.steps = {}; // of the examples before
+      page.feedback?.forgetOthers();
+      buildViews();
+    }
   }
   const last = Math.max(run.steps.length - 1, 0);
   const moved = anew || (state.following && state.at !== last) || state.at > last;

@@ -19,6 +19,7 @@ export class Feedback {
     this.changed = rescored;
     this.scores = new Map(); // example index -> {draft, scores}: what the model said of which draft
     this.timers = new Map();
+    this.asked = new Map(); // example index -> what takes back the question that the model is at
     this.name = name;
     this.drafts = new Map(); // example index -> draft
     this.editors = new Map(); // example index -> {view, root, ...}
@@ -55,6 +56,7 @@ export class Feedback {
   /** Have the model score an edit, once nothing was typed for a moment. */
   score(index) {
     clearTimeout(this.timers.get(index));
+    this.asked.get(index)?.abort();
     if (!state.rescores) return;
     const draft = this.drafts.get(index);
     if (!draft || problemOf(draft)) return void this.changed();
@@ -63,15 +65,17 @@ export class Feedback {
 
   async askModel(index, draft) {
     const { model } = this.editors.get(index);
-    const label = draft.label, judgment = draft.judgment || null;
+    const { id, label } = draft, judgment = draft.judgment || null;
+    const asked = new AbortController();
+    this.asked.set(index, asked);
     model.textContent = "The model scores this …";
     try {
-      const answer = await this.post("rescore", { example: index, label, judgment });
+      const answer = await this.post("rescore", { example: index, id, label, judgment }, asked.signal);
       const { scores: [scores] } = decodeStep(await answer.arrayBuffer());
       this.scores.set(index, { draft, scores: { ...scores, rescored: { label } } });
       model.textContent = "";
     } catch (error) {
-      model.textContent = error.message;
+      model.textContent = asked.signal.aborted ? "" : error.message;
     }
     this.changed();
   }
@@ -98,7 +102,7 @@ export class Feedback {
     return { view, root, text, verdict, problem, model, open };
   }
 
-  draft(view) { return this.drafts.get(view.index) ?? newDraft(view.example); }
+  draft(view) { return this.drafts.get(view.index) ?? newDraft(saved(view.example)); }
 
   toggle(view) {
     const { root, open, text } = this.editors.get(view.index);
@@ -110,14 +114,26 @@ export class Feedback {
 
   set(index, draft) {
     const { view } = this.editors.get(index);
-    if (sameAsBefore(draft, view.example)) this.drafts.delete(index);
-    else this.drafts.set(index, draft);
+    if (sameAsBefore(draft, saved(view.example))) this.drafts.delete(index);
+    else this.drafts.set(index, { ...draft, id: view.example.id });
     this.store();
     this.draw(index);
     this.score(index);
   }
 
-  forget(view) { this.set(view.index, newDraft(view.example)); }
+  forget(view) { this.set(view.index, newDraft(saved(view.example))); }
+
+  /** The run's examples are others now: drop their editors, and the drafts of those that are gone. */
+  forgetOthers() {
+    for (const index of this.timers.keys()) clearTimeout(this.timers.get(index));
+    for (const asked of this.asked.values()) asked.abort();
+    this.scores.clear();
+    this.editors.clear();
+    this.selection = null;
+    this.drafts = ofThisRun(this.drafts);
+    this.store();
+    this.drawBar();
+  }
 
   mark(view, verdict) {
     if (this.selection?.panel !== view.panel) {
@@ -189,15 +205,18 @@ export class Feedback {
   }
 
   async send() {
-    const edits = [...this.drafts].map(([example, draft]) => ({ example, ...draft }));
+    const sent = new Map(this.drafts);
+    const edits = [...sent].map(([example, draft]) => ({ example, ...draft }));
     try {
       const found = await (await this.post("feedback", { edits })).json();
-      const indices = [...this.drafts.keys()];
-      this.drafts.clear();
+      const ids = edits.map((edit) => edit.id);
+      state.saved = [...state.saved.filter((one) => !ids.includes(one.id)), ...edits];
+      // What was typed meanwhile is not saved.
+      for (const [index, draft] of sent) if (this.drafts.get(index) === draft) this.drafts.delete(index);
       this.store();
       this.said.textContent = `Saved as ${found.file} of the run: ${found.examples} examples, ${found.changed} changed`
         + `${found.whole ? "" : ", the watched ones alone (name the run's file with --data to have them all)"}.`;
-      for (const index of indices) this.draw(index);
+      for (const index of sent.keys()) if (this.editors.has(index)) this.draw(index);
       this.changed();
     } catch (error) {
       this.said.textContent = error.message;
@@ -224,8 +243,18 @@ export class Feedback {
   restore() {
     try {
       const found = JSON.parse(sessionStorage.getItem(DRAFTS_KEY) ?? "null");
-      const known = state.runs[0].examples.length;
-      if (found?.run === this.name) this.drafts = new Map(found.drafts.filter(([index]) => index < known));
+      if (found?.run === this.name) this.drafts = ofThisRun(found.drafts);
     } catch { /* as if there were none */ }
   }
+}
+
+/** The example as the newest version of the feedback has it. */
+function saved(example) {
+  const found = state.saved.find((one) => one.id === example.id);
+  return found ? { ...example, label: found.label, judgment: found.judgment } : example;
+}
+
+/** The drafts whose example still stands where it did. */
+function ofThisRun(drafts) {
+  return new Map([...drafts].filter(([index, draft]) => draft.id === state.runs[0].examples[index]?.id));
 }

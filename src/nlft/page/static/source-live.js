@@ -22,9 +22,9 @@ export const liveSource = {
     return (await answer(await fetch(`api/runs/${run}/steps/${step}`))).arrayBuffer();
   },
 
-  async post(path, body) {
+  async post(path, body, signal) {
     return answer(await fetch(`api/${path}`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
     }));
   },
 
@@ -49,9 +49,16 @@ export const liveSource = {
   },
 };
 
+const RETRY_MS = 2000;
+
 function listenHere(news, connected, tell) {
   const stream = new EventSource("api/stream");
   stream.onmessage = () => { tell("news"); news(); };
   stream.onopen = () => { tell("connected"); connected(true); };
-  stream.onerror = () => { tell("lost"); connected(false); };
+  stream.onerror = () => {
+    tell("lost");
+    connected(false);
+    // Refused for good, as after a restart of the server: the cookie of a page that is opened anew is ours too.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(() => listenHere(news, connected, tell), RETRY_MS);
+  };
 }

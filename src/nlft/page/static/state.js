@@ -9,6 +9,7 @@ export const state = {
   pins: new Set(), // ids of examples that stay on top
   readOnly: true,
   feedback: false,
+  saved: [], // {example, id, label, judgment} of each that the newest feedback file has another way than the run
   rescores: false, // a model says at once what edited feedback changes
 };
 

@@ -30,13 +30,11 @@ export function triedVerdicts(step, examples) {
 /** The panel. `changed` is called when something else is tried; `apply` when it is to be handed to the trainer. */
 export class WhatIf {
   constructor(root, about, changed, apply) {
-    this.about = about;
-    this.schemes = about.schemes;
     this.changed = onceAFrame(changed);
     this.knobs = [];
     this.recorded = null;
     this.chooser = element("select", { id: "try-scheme" });
-    for (const name of Object.keys(this.schemes)) this.chooser.append(element("option", { text: name, value: name }));
+    this.renew(about);
     this.chooser.addEventListener("change", () => this.choose(this.chooser.value));
     this.back = button("As recorded", () => this.reset(), { title: "Show what the run recorded" });
     this.apply = button("Apply to the run", () => apply(state.tried), { className: "main", hidden: true });
@@ -53,6 +51,15 @@ export class WhatIf {
       const help = event.target.closest(".knob")?.dataset.help;
       if (help) this.say(help);
     });
+  }
+
+  /** Be about the run as it is now: it may have been started again, with other examples. */
+  renew(about) {
+    this.about = about;
+    this.schemes = about.schemes;
+    this.drawnScheme = null;
+    const names = Object.keys(this.schemes);
+    this.chooser.replaceChildren(...names.map((name) => element("option", { text: name, value: name })));
   }
 
   say(help) {
