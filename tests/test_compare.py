@@ -373,3 +373,13 @@ def test_each_part_that_the_ablation_leaves_out_is_out():
     assert tags("without-neighbourhood") == [[wrong, 0], [right, 0]]
     assert tags("without-judge")[0][0] == int(((logp[0][0].exp() > 0.5) & (logp[1][0].exp() < 0.05)).sum())
     assert tags("without-standard")[0][0] == int((logp[2][0] - logp[0][0] > np.log(1.5)).sum())
+
+
+def test_the_results_in_the_docs_are_those_of_the_kept_comparison():
+    sys.path.insert(0, str(EXAMPLES.parent / "benchmarks"))
+    import results
+
+    text = results.PAGE.read_text(encoding="utf-8")
+    assert results.page(text) == text
+    report = json.loads((results.DOCS / "compare-small.json").read_text(encoding="utf-8"))
+    assert report["verdict"] in text
