@@ -152,6 +152,14 @@ def pause(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("paused")
 
 
+def settled(live: Live, page: Page) -> None:
+    """Wait for the last step of a paused run, which is written in the background, to be on the page."""
+    newest = -1
+    while newest < (newest := max(live.run.snapshot_steps())):
+        until(lambda n=newest: shown_step(page) >= n)
+        page.wait_for_timeout(500)
+
+
 def resume(page: Page) -> None:
     press(page, "Resume")
     expect(page.locator("#status")).to_contain_text("training")
@@ -199,6 +207,7 @@ def test_new_steps_appear_by_themselves_within_a_second_of_being_written(live: L
 
 def test_a_slider_retags_without_asking_anyone_and_the_run_goes_on_as_it_is(live: Live, page: Page) -> None:
     pause(page)
+    settled(live, page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     tags = "[...document.querySelectorAll('.token')].map((token) => token.dataset.tag)"
@@ -211,6 +220,7 @@ def test_a_slider_retags_without_asking_anyone_and_the_run_goes_on_as_it_is(live
     assert [url for url in asked if "/api/requests" in url or "/steps/" in url] == []
     assert live.lines("saliency.certain_threshold") == []
     page.get_by_role("button", name="As recorded", exact=True).click()
+    expect(page.locator("#what-if .sum b")).to_have_text(re.compile("^0 of"))
     assert page.evaluate(tags) == before
     resume(page)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -429,8 +430,10 @@ def test_a_caller_that_wants_no_more_ends_the_requests(upstream):
     assert not [t for t in threading.enumerate() if t.name == "nlft-requests"]
 
 
+# Started in the background, pytest ignores SIGINT, and a child of its would too: hence the handler.
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from nlft.data.generation import Request
 from nlft.data.server_model import BackendSettings, ServerModel
 model = ServerModel("stub", BackendSettings(base_url=sys.argv[1], request_timeout=100), max_new_tokens=5)
@@ -467,7 +470,9 @@ def test_it_works_inside_a_running_event_loop(upstream):
     async def notebook():
         return texts(answers(model(upstream.url)))
 
-    assert asyncio.run(notebook()) == right()
+    # A thread of its own: the browser tests leave a loop running in this one.
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(lambda: asyncio.run(notebook())).result() == right()
 
 
 def test_nothing_to_ask_asks_nothing(upstream):
