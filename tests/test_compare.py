@@ -232,6 +232,9 @@ def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():
     _, reft = _baseline("reft", options, {}, asking)
     assert (reft.sft_steps, reft.max_steps, reft.extraction) == (15, 15, "strict")
     assert (reft.learning_rate, reft.warmup_learning_rate) == (pytest.approx(1e-4), 4e-4)
+    assert (reft.num_generations, reft.generation_batch_size) == (8, 8), "a step compares eight answers to one question"
+    _, epochs = _baseline("reft", {**options, "max_steps": -1}, {"num_generations": 4}, asking)
+    assert (epochs.sft_epochs, epochs.num_train_epochs) == (1.5, 0.75), "half of the others' steps, in each stage"
     _, own = _baseline("kto", options, {"learning_rate": 3e-6}, asking)
     assert own.learning_rate == pytest.approx(3e-6)
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import inf
+from math import gcd, inf
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, get_args
@@ -315,14 +315,17 @@ def _baseline(method: str, options: dict[str, Any], own: dict[str, Any], asking:
     gentle = {"learning_rate": supervised / 4, "per_device_train_batch_size": _pair(options)}
     if method == "kto":
         return KTOBaseline, KTOSettings(**{**options, **gentle, **own})
-    # Half of the steps warm up. A step of the other half takes as many samples as a step takes examples.
+    # Half of the steps warm up. Each of the others compares `groups` answers to a question: in groups of two both are
+    # mostly wrong, and such a step has no gradient. So it takes more samples than a step of the others takes examples.
     steps, size = options["max_steps"], _pair(options)
-    groups = own.get("num_generations") or next(n for n in (8, 4, 2, size) if size % n == 0)
+    groups = own.get("num_generations", 8)
+    accumulated = groups // gcd(groups, size)
     half = options["num_train_epochs"] / 2
     if steps > 0:
         shared: dict[str, Any] = {"sft_steps": max(1, steps - steps // 2), "max_steps": max(1, steps // 2)}
     else:  # an epoch asks each question `groups` times
-        shared = {"sft_epochs": half, "num_train_epochs": half / groups}
+        shared = {"sft_epochs": half, "num_train_epochs": half * accumulated / groups}
+    shared |= {"gradient_accumulation_steps": accumulated}
     shared |= {"warmup_learning_rate": supervised, "num_generations": groups, "grader": asking.grader}
     shared |= {"max_completion_length": asking.max_new_tokens, "temperature": 1.0}
     if asking.grader == "number":
