@@ -18,7 +18,9 @@ import torch
 
 from nlft.config import Range
 from nlft.core.cut import CutSettings
+from nlft.core.dft import DFTSettings
 from nlft.core.loss import Window, normalize, sample_losses
+from nlft.core.rlsd import RLSDSettings
 from nlft.core.saliency import (
     TAG_NAMES,
     ConditionLogprobs,
@@ -36,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = (ROOT / "src/nlft/page/static/saliency.js").read_text()
 GOLDEN = json.loads((ROOT / "tests/golden/nlft_reference_cases.json").read_text())["cases"]
 PAPER = NLFTSettings()
+CONTRAST = RLSDSettings(credit_contrast=True)
 TWINS = {name: scheme for name, scheme in SCHEMES.items() if name != "nlft-original"}
 EXPORTS = re.findall(r"^export (?:function|const) (\w+)", SOURCE, re.MULTILINE)
 
@@ -240,6 +243,9 @@ def random_batch(rng, settings, count=40, longest=64):
         if ratio:
             put_near(judge, base + np.log(ratio), rng, 0.2)
             put_near(judge, standard + np.log(ratio), rng, 0.2)
+    if clip := getattr(settings, "credit_clip", 0):
+        for side in (1, -1):
+            put_near(standard, base + side * np.log1p(clip), rng, 0.2)
     standard[rng.random(shape) < 0.005] = -inf
     judge[rng.random(shape) < 0.005] = -inf
     kept = mask.numpy()
@@ -275,10 +281,10 @@ def put_near(values, centre, rng, share):
 
 
 def random_cases(batches, seed=0):
-    """(scheme, settings, batch) of 40 examples: three in four are `nlft`."""
+    """(scheme, settings, batch) of 40 examples: five in eight are `nlft`."""
     rng = np.random.default_rng(seed)
     for number in range(batches):
-        name = ("nlft", "nlft", "cut", "nlft", "nlft", "nlft", "uniform", "nlft")[number % 8]
+        name = ("nlft", "nlft", "cut", "nlft", "rlsd", "nlft", "uniform", "nlft")[number % 8]
         settings = PAPER if number == 0 else random_settings(SCHEMES[name].settings, rng)
         yield name, settings, random_batch(rng, settings)
 
@@ -338,6 +344,8 @@ MUTATIONS = [
     ('=== "zero"', '=== "never"'),
     ("f32(judge[t] - base[t]) > ratio)) continue", "f32(judge[t] - base[t]) >= ratio)) continue"),
     ("f32(judge[t] * exponent)", "f32(judge[t] + exponent)"),
+    ("evidence > most", "evidence >= most"),
+    ("f32(settings.wrong_weight) * weight", "f32(settings.wrong_weight) * weight * 1.00001"),
     ("unlikelihood -= ", "unlikelihood -= 1.001 * "),
 ]
 
@@ -575,7 +583,8 @@ def test_every_scheme_but_the_published_codes_has_its_twin_with_the_same_setting
     assert found == {name: [f.name for f in fields(scheme.settings)] for name, scheme in TWINS.items()}
     assert twin.ask("() => twin.TAG_NAMES") == TAG_NAMES
     off = replace(PAPER, branch_weight=0.0)
-    for name, settings in [("nlft", PAPER), ("nlft", off), ("cut", CutSettings()), ("uniform", UniformSettings())]:
+    others = [("cut", CutSettings()), ("dft", DFTSettings()), ("uniform", UniformSettings())]
+    for name, settings in [("nlft", PAPER), ("nlft", off), ("rlsd", RLSDSettings()), ("rlsd", CONTRAST), *others]:
         needs = twin.ask("([name, settings]) => twin.SCHEMES[name].needs(settings)", [name, asdict(settings)])
         assert sorted(needs) == sorted(SCHEMES[name].needs(settings))
 

@@ -12,6 +12,7 @@ from nlft.core.cut import CutSettings, cut_weights
 from nlft.core.dft import DFTSettings, dft_weights
 from nlft.core.loss import SampleLosses, sample_losses
 from nlft.core.original import OriginalSettings, original_losses, original_weights
+from nlft.core.rlsd import RLSDSettings, rlsd_weights
 from nlft.core.saliency import (
     ConditionLogprobs,
     NLFTSettings,
@@ -76,6 +77,10 @@ def _nlft_redirect(settings: NLFTSettings) -> Redirect | None:
     return Redirect(partial(tag_mistakes, settings=settings), weight, settings.redirect_tokens)
 
 
+def _rlsd_needs(settings: RLSDSettings) -> frozenset[str]:
+    return frozenset({"standard", "judge"} if settings.credit_contrast else {"standard"})
+
+
 def _original_losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Tensor | None) -> SampleLosses:
     assert misread is not None
     return original_losses(weights, logp, misread)
@@ -87,6 +92,7 @@ _ALL = [
     Scheme("nlft", NLFTSettings, nlft_weights, _nlft_needs, _plain_losses, _nlft_redirect),
     Scheme("nlft-original", OriginalSettings, original_weights, lambda _: _ORIGINAL_NEEDS, _original_losses),
     Scheme("cut", CutSettings, cut_weights, lambda _: _CUT_NEEDS, _plain_losses),
+    Scheme("rlsd", RLSDSettings, rlsd_weights, _rlsd_needs, _plain_losses),
     Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset(), _plain_losses),
     Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset(), _plain_losses),
 ]

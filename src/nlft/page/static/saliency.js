@@ -1,5 +1,5 @@
-// The twin of core/saliency.py, core/cut.py, core/dft.py and core/loss.py: stored log-probabilities to tags, weights and losses,
-// in the browser. Pure functions, no imports. A test holds them to Python's on the same inputs; the schemes and their
+// The twin of core/saliency.py, core/cut.py, core/rlsd.py, core/dft.py and core/loss.py: stored log-probabilities to
+// tags, weights and losses, in the browser. Pure functions, no imports. A test holds them to Python's on the same inputs; the schemes and their
 // settings are described in docs/SALIENCY.md. `nlft-original` has no twin: it needs whole hidden states.
 // Nor has the loss that `redirect` adds: it needs more of the vocabulary than the token that was said.
 //
@@ -51,6 +51,8 @@ export const SCHEMES = {
     (settings) => (settings.branch_weight === 0 ? [] : ["standard", "judge", "band"]),
     weighNlft),
   cut: scheme(["inappropriate_ratio", "inappropriate_weight", "inappropriate_exponent"], () => ["judge"], weighCut),
+  rlsd: scheme(["credit_clip", "credit_contrast", "wrong_weight"],
+    (settings) => (settings.credit_contrast ? ["standard", "judge"] : ["standard"]), weighRlsd),
   dft: scheme([], () => [], weighDft),
   uniform: scheme([], () => [], (example) => plainLikelihood(example, 1)),
 };
@@ -295,6 +297,22 @@ function weighCut(example, settings) {
     weights.tag[t] = TAG.SALIENT;
     weights.likelihood[t] = 0;
     weights.unlikelihood[t] = f32(settings.inappropriate_weight) * exp32(f32(judge[t] * exponent));
+  }
+  return weights;
+}
+
+function weighRlsd(example, settings) {
+  const { base, standard, judge, label, mask } = example;
+  const weights = noWeights(mask.length);
+  const without = settings.credit_contrast && !label ? judge : base;
+  const least = f32(Math.log1p(-settings.credit_clip)), most = f32(Math.log1p(settings.credit_clip));
+  for (let t = 0; t < mask.length; t++) {
+    if (!mask[t]) continue;
+    const evidence = f32(label ? standard[t] - without[t] : without[t] - standard[t]);
+    const weight = exp32(Math.min(Math.max(evidence, least), most));
+    if (label) weights.likelihood[t] = weight;
+    else weights.unlikelihood[t] = f32(settings.wrong_weight) * weight;
+    if (evidence > most) weights.tag[t] = TAG.SALIENT;
   }
   return weights;
 }

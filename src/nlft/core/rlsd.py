@@ -1,0 +1,50 @@
+"""`rlsd`: self-distilled credit (arXiv 2604.03128); the label says which way, the standard condition how far."""
+
+from dataclasses import dataclass
+from math import inf, log1p
+from typing import Annotated
+
+import torch
+
+from nlft.config import Range
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, setting
+
+
+@dataclass(frozen=True)
+class RLSDSettings:
+    """Settings of `rlsd`; the clip is the paper's."""
+
+    credit_clip: Annotated[float, Range(0, 1)] = setting(
+        0.2, "epsilon: a token weighs between 1 - epsilon and 1 + epsilon, by what standard makes of it."
+    )
+    credit_contrast: bool = setting(
+        False, "In wrong samples, hold standard against judge instead of base: what any hint does to style cancels."
+    )
+    wrong_weight: Annotated[float, Range(0, inf)] = setting(
+        0.1, "Factor on wrong samples, the share of right to wrong ones that reinforcement learning would give them."
+    )
+
+
+def rlsd_weights(logprobs: ConditionLogprobs, settings: RLSDSettings) -> TokenWeights:
+    """Right samples are pushed up and wrong ones down, more where standard agrees with that and less where it does not.
+
+    Tags: what has all the credit, or all the blame, that the clip allows is salient.
+    """
+    assert logprobs.standard is not None
+    mask, wrong = logprobs.mask, ~logprobs.label[:, None]
+    without = logprobs.base
+    if settings.credit_contrast:
+        assert logprobs.judge is not None
+        without = torch.where(wrong, logprobs.judge, logprobs.base)
+    evidence = logprobs.standard.float() - without.float()
+    evidence = torch.where(wrong, -evidence, evidence)
+    least = log1p(-settings.credit_clip) if settings.credit_clip < 1 else -inf
+    most = log1p(settings.credit_clip)
+    weight = evidence.clamp(least, most).exp()
+    salient = mask & (evidence > most)
+    return TokenWeights(
+        likelihood=weight.masked_fill(~mask | wrong, 0),
+        unlikelihood=settings.wrong_weight * weight.masked_fill(~(mask & wrong), 0),
+        tag=torch.zeros_like(mask, dtype=torch.uint8).masked_fill(salient, Tag.SALIENT),
+        gated=torch.zeros_like(logprobs.label),
+    )
