@@ -5,7 +5,7 @@ Nothing outside this module and `logprobs` knows how long a prompt was.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,6 +54,35 @@ class Templates:
         ]
         if problems:
             raise ProblemsError(problems)
+
+
+@dataclass
+class PromptSettings:
+    """`Templates` as settings of a command: training and audit render prompts alike."""
+
+    standard_prompt_template: str = field(
+        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
+    )
+    judge_prompt_template: str = field(
+        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge; {prompt}, {judgment}."}
+    )
+    judge_shows_correction: bool = field(
+        default=False, metadata={"help": "Keep the judgment's `Correction:` sentences in the judge prompt."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+
+    def templates(self) -> Templates:
+        """What the encoder renders prompts with.
+
+        Raises:
+            ProblemsError: a template lacks a slot.
+        """
+        return Templates(
+            standard=self.standard_prompt_template,
+            judge=self.judge_prompt_template,
+            judge_shows_correction=self.judge_shows_correction,
+            system_prompt=self.system_prompt,
+        )
 
 
 @dataclass(frozen=True)

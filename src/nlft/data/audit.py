@@ -5,13 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from nlft.config import Range
-from nlft.core.conditions import (
-    JUDGE_PROMPT_TEMPLATE,
-    STANDARD_PROMPT_TEMPLATE,
-    ConditionEncoder,
-    EncodedExample,
-    Templates,
-)
+from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
 from nlft.core.saliency import NLFTSettings
 from nlft.data.audit_copies import copies, overlap
 from nlft.data.audit_findings import SPOILT, Finding, worst_first
@@ -27,7 +21,7 @@ _MARKED_SHARE = 0.9  # with so many answers marked as GSM8K's are, the number gr
 
 
 @dataclass
-class AuditSettings:
+class AuditSettings(PromptSettings):
     """What the audit checks, and how; what it shares with training should be set as it is set there."""
 
     test_file: str | None = field(
@@ -58,16 +52,6 @@ class AuditSettings:
     max_length: Annotated[int | None, Range(8, 1e9)] = field(
         default=1024, metadata={"help": "Most tokens of prompt and completion, as in training."}
     )
-    standard_prompt_template: str = field(
-        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
-    )
-    judge_prompt_template: str = field(
-        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge; {prompt}, {judgment}."}
-    )
-    judge_shows_correction: bool = field(
-        default=False, metadata={"help": "Keep the judgment's `Correction:` sentences in the judge prompt."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
     batch_size: Annotated[int, Range(1, 100_000)] = field(
         default=16, metadata={"help": "Examples that are scored at a time."}
     )
@@ -75,15 +59,6 @@ class AuditSettings:
         default=20, metadata={"help": "Findings of one kind that are printed; files have them all."}
     )
     seed: int = field(default=0, metadata={"help": "Decides which examples' judgments are the placebos."})
-
-    def templates(self) -> Templates:
-        """What the encoder renders prompts with."""
-        return Templates(
-            standard=self.standard_prompt_template,
-            judge=self.judge_prompt_template,
-            judge_shows_correction=self.judge_shows_correction,
-            system_prompt=self.system_prompt,
-        )
 
 
 def run_audit(

@@ -16,13 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from nlft.config import Range
 from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
-from nlft.core.conditions import (
-    JUDGE_PROMPT_TEMPLATE,
-    STANDARD_PROMPT_TEMPLATE,
-    ConditionEncoder,
-    EncodedExample,
-    Templates,
-)
+from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, redirect_losses, windows_of
 from nlft.core.schemes import SCHEMES, scheme_of
@@ -39,7 +33,7 @@ from nlft.training.watching import WatchCallback, choose_watched, watched_exampl
 
 
 @dataclass
-class NLFTConfig(TrainingArguments):  # type: ignore[misc]
+class NLFTConfig(PromptSettings, TrainingArguments):  # type: ignore[misc]
     """Settings of a training run; the scheme's own settings are `saliency` of the trainer."""
 
     learning_rate: Annotated[float, Range(0, inf)] = field(
@@ -68,16 +62,6 @@ class NLFTConfig(TrainingArguments):  # type: ignore[misc]
         default=0.0,
         metadata={"help": "lambda: adds so much plain NLL of the revision or standard answer under base."},
     )
-    standard_prompt_template: str = field(
-        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
-    )
-    judge_prompt_template: str = field(
-        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge; {prompt}, {judgment}."}
-    )
-    judge_shows_correction: bool = field(
-        default=False, metadata={"help": "Keep the judgment's `Correction:` sentences in the judge prompt."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
     logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
         default=256,
         metadata={"help": "Memory for the logits of one chunk, with their copies and gradient, in MiB."},
@@ -102,14 +86,6 @@ class NLFTConfig(TrainingArguments):  # type: ignore[misc]
     def __post_init__(self) -> None:
         settle(self)
         super().__post_init__()
-
-    def templates(self) -> Templates:
-        return Templates(
-            standard=self.standard_prompt_template,
-            judge=self.judge_prompt_template,
-            judge_shows_correction=self.judge_shows_correction,
-            system_prompt=self.system_prompt,
-        )
 
 
 def settle(args: TrainingArguments) -> None:
