@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import tiny
 from nlft.data.records import Example
 from nlft.errors import UserError
+from nlft.training.baselines import SFTSettings
 from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings, balance
 from nlft.training.model import default_lora
 from nlft.training.run_dir import RunDir
@@ -29,6 +30,15 @@ def tokenizer(request):
 
 def adapter_of(run: RunDir) -> dict[str, torch.Tensor]:
     return load_file(run.adapter_path / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(("kind", "saves"), [(SFTSettings, "epoch"), (ReFTSettings, "no"), (KTOSettings, "no")])
+def test_what_means_the_same_has_nlfts_defaults_and_not_trls(tmp_path, kind, saves):
+    args = kind(output_dir=str(tmp_path), report_to="none")
+    assert (args.save_strategy, args.logging_steps, args.bf16, args.system_prompt) == (saves, 1, False, None)
+    assert args.activation_checkpointing is True
+    older_name = kind(output_dir=str(tmp_path), report_to="none", gradient_checkpointing=False)
+    assert older_name.activation_checkpointing is False
 
 
 def test_reft_warms_up_then_follows_the_reward(tmp_path, tokenizer):

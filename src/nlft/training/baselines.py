@@ -25,15 +25,11 @@ from nlft.training.trainer import settle
 
 
 @dataclass
-class SFTSettings(SFTConfig):  # type: ignore[misc]
-    """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
+class BaselineSettings:
+    """NLFTConfig's settings where TRL's are others. It stands before TRL's config among the bases, to override it."""
 
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
-    )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
+    save_strategy: str = field(default="no", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Older name of activation_checkpointing."}
     )
@@ -44,6 +40,22 @@ class SFTSettings(SFTConfig):  # type: ignore[misc]
     bf16: bool | None = field(
         default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
     )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+
+    def __post_init__(self) -> None:
+        settle(self)
+        super().__post_init__()  # type: ignore[misc]
+
+
+@dataclass
+class SFTSettings(BaselineSettings, SFTConfig):  # type: ignore[misc]
+    """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
+
+    learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
+    )
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
     max_length: Annotated[int | None, Range(8, inf)] = field(
         default=1024,
         metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
@@ -54,11 +66,6 @@ class SFTSettings(SFTConfig):  # type: ignore[misc]
             "help": "What is trained: standard answers; right completions and revisions; or all completions.",
         },
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
-
-    def __post_init__(self) -> None:
-        settle(self)
-        super().__post_init__()
 
 
 def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, list[int]]]:
@@ -114,27 +121,33 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        for unwanted in (ProgressCallback, PrinterCallback):
-            self.remove_callback(unwanted)
-        self.add_callback(ProgressLine())
-        base = str(model.config._name_or_path)
-        settings = {
-            "method": "sft",
-            "model_name_or_path": base,
-            "target": args.target,
-            "seed": args.seed,
-            **environment(),
-            "data": {
-                "examples": len(examples),
-                "rows": len(rows),
-                "sha256": data_fingerprint(list(examples)),
-            },
-            "training": json.loads(args.to_json_string()),
-        }
-        card = model_card(base, "sft", f"SFT on `{args.target}`", list(examples))
-        recorder = RunDirCallback(RunDir(args.output_dir), settings, card)
-        recorder.trainer = self
-        self.add_callback(recorder)
+        record(self, "sft", f"SFT on `{args.target}`", examples, {"target": args.target, "rows": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL would write its card at each checkpoint into the run directory; ours is written once, in adapter/."""
+
+
+def record(trainer: Any, method: str, title: str, examples: Sequence[Example], more: dict[str, Any]) -> None:
+    """Give one of TRL's trainers the progress line and the run directory that every method has.
+
+    Args:
+        more: what run.yaml says of the method besides.
+    """
+    for unwanted in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(unwanted)
+    trainer.add_callback(ProgressLine())
+    base = str(trainer.model.config._name_or_path)
+    settings = {
+        "method": method,
+        "model_name_or_path": base,
+        **more,
+        "seed": trainer.args.seed,
+        **environment(),
+        "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
+        "training": json.loads(trainer.args.to_json_string()),
+    }
+    recorder = RunDirCallback(
+        RunDir(trainer.args.output_dir), settings, model_card(base, method, title, list(examples))
+    )
+    recorder.trainer = trainer
+    trainer.add_callback(recorder)

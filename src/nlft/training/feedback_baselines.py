@@ -5,7 +5,6 @@ KL penalty towards the warmed-up model. It used PPO, which TRL 1.x no longer has
 place: advantages from a group of samples to the same question, instead of a value model.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -13,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
 
 from nlft.config import Range
@@ -21,24 +19,14 @@ from nlft.data.export import Form, rows_for, with_system_prompt
 from nlft.data.grading import get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.training.baselines import SFTBaseline, SFTSettings
-from nlft.training.callbacks import ProgressLine, RunDirCallback, TimeBudget
+from nlft.training.baselines import BaselineSettings, SFTBaseline, SFTSettings, record
+from nlft.training.callbacks import TimeBudget
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_dir import RunDir
-from nlft.training.run_record import data_fingerprint, environment, model_card
-from nlft.training.trainer import settle
-
-_HELP = {
-    "logging_steps": "Log every so many optimizer steps.",
-    "save_strategy": "When to write a checkpoint: no, steps, epoch.",
-    "bf16": "Autocast to bf16. The base model's weights are in `dtype` anyway.",
-    "activation_checkpointing": "Recompute activations in backward: less memory, some 20% slower. On unless set.",
-    "system_prompt": "Put before prompts that have none.",
-}
 
 
 @dataclass
-class ReFTSettings(GRPOConfig):  # type: ignore[misc]
+class ReFTSettings(BaselineSettings, GRPOConfig):  # type: ignore[misc]
     """TRL's GRPO settings, with a KL penalty and the warm-up."""
 
     learning_rate: Annotated[float, Range(0, inf)] = field(
@@ -63,39 +51,15 @@ class ReFTSettings(GRPOConfig):  # type: ignore[misc]
     extraction: Literal["strict", "flexible", "original"] = field(
         default="strict", metadata={"help": "How the number grader reads an answer."}
     )
-    logging_steps: float = field(default=1, metadata={"help": _HELP["logging_steps"]})
-    save_strategy: str = field(default="no", metadata={"help": _HELP["save_strategy"]})
-    bf16: bool | None = field(default=False, metadata={"help": _HELP["bf16"]})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Older name of activation_checkpointing."}
-    )
-    activation_checkpointing: bool | None = field(default=None, metadata={"help": _HELP["activation_checkpointing"]})
-    system_prompt: str | None = field(default=None, metadata={"help": _HELP["system_prompt"]})
-
-    def __post_init__(self) -> None:
-        settle(self)
-        super().__post_init__()
 
 
 @dataclass
-class KTOSettings(KTOConfig):  # type: ignore[misc]
+class KTOSettings(BaselineSettings, KTOConfig):  # type: ignore[misc]
     """TRL's KTO settings with NLFTConfig's defaults where they mean the same."""
 
     learning_rate: Annotated[float, Range(0, inf)] = field(
         default=5e-5, metadata={"help": "Initial learning rate of AdamW."}
     )
-    logging_steps: float = field(default=1, metadata={"help": _HELP["logging_steps"]})
-    save_strategy: str = field(default="no", metadata={"help": _HELP["save_strategy"]})
-    bf16: bool | None = field(default=False, metadata={"help": _HELP["bf16"]})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Older name of activation_checkpointing."}
-    )
-    activation_checkpointing: bool | None = field(default=None, metadata={"help": _HELP["activation_checkpointing"]})
-    system_prompt: str | None = field(default=None, metadata={"help": _HELP["system_prompt"]})
-
-    def __post_init__(self) -> None:
-        settle(self)
-        super().__post_init__()
 
 
 class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
@@ -124,7 +88,7 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
             train_dataset=Dataset.from_list([{"prompt": r["prompt"], "answer": r["answer"]} for r in rows]),
             processing_class=processing_class,
         )
-        _record(self, "reft", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta})
+        record(self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The frozen copy that the KL penalty is measured from is no part of the result.
@@ -170,7 +134,7 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             peft_config=peft_config,
         )
         weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
-        _record(self, "kto", examples, {"beta": args.beta, **weights})
+        record(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Ours is written once, in adapter/."""
@@ -227,24 +191,3 @@ def _prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Ex
 
 def _form(tokenizer: Any) -> Form:
     return "text" if tokenizer.chat_template is None else "messages"
-
-
-def _record(trainer: Any, method: str, examples: Sequence[Example], more: dict[str, Any]) -> None:
-    """Progress and a run directory, as for every method."""
-    for unwanted in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(unwanted)
-    trainer.add_callback(ProgressLine())
-    base = str(trainer.model.config._name_or_path)
-    settings = {
-        "method": method,
-        "model_name_or_path": base,
-        **more,
-        "seed": trainer.args.seed,
-        **environment(),
-        "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
-        "training": json.loads(trainer.args.to_json_string()),
-    }
-    card = model_card(base, method, f"{method.upper()} through TRL", list(examples))
-    recorder = RunDirCallback(RunDir(trainer.args.output_dir), settings, card)
-    recorder.trainer = trainer
-    trainer.add_callback(recorder)
