@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 from nlft.data.records import read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
-from nlft.page.export import csv_parts, tokens_csv
+from nlft.page.export import csv_parts, export_csv
 from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY
 from nlft.page.live import LiveRun
@@ -677,10 +677,11 @@ def test_export_of_what_is_no_step_is_refused(client: TestClient, step: Any) -> 
     assert (answer.status_code, "An export names a step" in answer.text) == (400, True)
 
 
-def test_csv_of_all_steps_is_made_a_step_at_a_time(client: TestClient, run: RunDir) -> None:
+def test_csv_of_all_steps_is_made_a_step_at_a_time(client: TestClient, run: RunDir, tmp_path: Path) -> None:
     parts = list(csv_parts(run))
     assert [len(part.splitlines()) for part in parts] == [1, 160, 160, 160]
-    assert client.get("/api/runs/0/tokens.csv", headers=BEARER).text == "".join(parts) == tokens_csv(run)
+    written = export_csv(run, tmp_path / "tokens.csv").read_text()
+    assert client.get("/api/runs/0/tokens.csv", headers=BEARER).text == "".join(parts) == written
 
 
 def test_csv_has_a_line_a_token_and_no_formula(tmp_path: Path) -> None:
@@ -688,7 +689,7 @@ def test_csv_has_a_line_a_token_and_no_formula(tmp_path: Path) -> None:
     tokens = ['=HYPERLINK("http://x")', "+1", "a,b", '"', "\n", "\x00", "\x1b[31m", "\u202eabc", "end"]
     run.write_watched([WatchedExample("=1+1", False, "p", "a", "j", tokens)])
     add_step(run, 3)
-    rows = list(csv.reader(tokens_csv(run, 3).splitlines()))
+    rows = list(csv.reader("".join(csv_parts(run, 3)).splitlines()))
     assert rows[0][:5] == ["step", "example", "label", "position", "token"]
     assert [json.loads(row[4]) for row in rows[1:]] == tokens
     assert {row[1] for row in rows[1:]} == {'"=1+1"'}

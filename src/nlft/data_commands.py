@@ -308,7 +308,7 @@ def audit(argv: Sequence[str]) -> None:
     from nlft.data.audit import AuditSettings, run_audit
     from nlft.data.records import read_examples, read_questions
     from nlft.data.sources import read_source
-    from nlft.files import write_whole
+    from nlft.files import write_output
     from nlft.training.model import ModelSettings, load_model, load_tokenizer
 
     @dataclass
@@ -343,8 +343,5 @@ def audit(argv: Sequence[str]) -> None:
     )  # fmt: skip
     print("\n".join(report.lines()))
     for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
-        try:
-            if path:
-                write_whole(path, text().encode())
-        except OSError as error:
-            raise UserError(f"{display_path(path)}: {error.strerror}.\n  Write to another place.") from error
+        if path:
+            write_output(path, text().encode())

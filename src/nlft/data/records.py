@@ -19,7 +19,7 @@ from nlft.data.raw_records import (
 )
 from nlft.data.sources import Source, read_source
 from nlft.errors import Problem, RecordsError, UserError, display_path
-from nlft.files import write_whole
+from nlft.files import write_output
 
 RIGHT_FROM_SCORE = 7  # the original project's records: a judgment with this score or more counts as right
 
@@ -138,11 +138,8 @@ def json_line(row: dict[str, Any]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all; UserError if it cannot be written."""
-    try:
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise UserError(f"{display_path(path)}: {error.strerror}.\n  Write to another place.") from error
+    """`write_output` for text."""
+    write_output(path, text.encode())
 
 
 def _as_dict(example: Example) -> dict[str, Any]:

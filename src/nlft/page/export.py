@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError, display_path
-from nlft.files import write_whole
+from nlft.files import write_output
 from nlft.page.bundle import file_page
 from nlft.page.live import LiveRun
 from nlft.page.steps import Shown, Unreadable, pack_step, shown_at
@@ -103,19 +103,14 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
 
 
 def export_csv(run: RunDir, out: Path) -> Path:
-    """Write `tokens_csv` of all steps; returns `out`.
+    """Write all of `csv_parts`, a step at a time; returns `out`.
 
     Raises:
         UserError: the run watched nothing, or `out` cannot be written.
     """
     require_writable(out)
-    write_output(out, tokens_csv(run).encode())
+    write_output(out, (part.encode() for part in csv_parts(run)))
     return out
-
-
-def tokens_csv(run: RunDir, step: int | None = None) -> str:
-    """All of `csv_parts` together."""
-    return "".join(csv_parts(run, step))
 
 
 def csv_parts(run: RunDir, step: int | None = None) -> Iterator[str]:
@@ -182,20 +177,6 @@ def thin_steps(steps: list[int], max_steps: int) -> list[int]:
     kept = [steps[round(index * last / (max_steps - 1))] for index in range(max_steps)]
     assert all(earlier < later for earlier, later in pairwise(kept))
     return kept
-
-
-def write_output(out: Path, data: bytes) -> None:
-    """Write a file that the user named, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        write_whole(out, data)
-    except OSError as error:
-        raise UserError(
-            f"{display_path(out)}: cannot be written ({error.strerror}).\n  Give another file, or make room there."
-        ) from error
 
 
 def require_writable(out: Path) -> None:
