@@ -24,8 +24,9 @@ from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
 from nlft.results.arms import ARMS, _baseline, claim, defined, with_shots, with_shuffled_judgments
-from nlft.results.comparison import Cells, contrasts, share_of, table, verdict
+from nlft.results.comparison import Cells, contrasts, costs, share_of, table, verdict
 from nlft.results.comparison_page import page
+from nlft.results.report import deciding_reading
 from nlft.training.model import ModelSettings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -168,6 +169,34 @@ def test_the_page_shows_what_a_model_wrote_as_text():
     assert "&lt;script&gt;" in made
     assert "&lt;b&gt;" in made
     assert "<polyline" in made
+
+
+@pytest.mark.parametrize(
+    ("readings", "extraction", "decides"),
+    [
+        (["strict", "flexible"], "strict", "strict"),
+        (["strict", "flexible"], "flexible", "flexible"),
+        (["strict", "flexible"], "original", "flexible"),
+        (["accuracy"], "strict", "accuracy"),
+    ],
+)
+def test_the_reading_that_gave_the_labels_decides_where_there_are_several(readings, extraction, decides):
+    assert deciding_reading({name: {} for name in readings}, extraction) == decides
+
+
+def test_costs_are_of_all_seeds_at_the_largest_size_and_none_of_what_trains_nothing():
+    results = [
+        {"train_seconds": 10, "peak_memory_bytes": 2**30, "num_tokens": 1000},
+        {"train_seconds": 21, "peak_memory_bytes": 3 * 2**29, "num_tokens": None},
+    ]
+    assert costs(results) == ["16 s", "1.5 GiB", "500"]
+    assert costs([]) == ["", "", ""]
+    prompted = Cells([[True]], [{"train_seconds": 0, "peak_memory_bytes": 2**30, "num_tokens": None}], {})
+    trained, failed = Cells([[True]], results, {}), Cells([], [], {0: "why"})
+    grid = {("base", 5): prompted, ("nlft", 5): trained, ("nlft", 9): failed}
+    rows = table(grid, {"base": "base", "nlft": "NLFT"}).splitlines()[2:]
+    assert [row.count("GiB") for row in rows] == [0, 1]
+    assert "| 16 s  | 1.5 GiB     | 500 " in rows[1]
 
 
 def test_shuffled_judgments_are_all_there_and_none_in_its_place():

@@ -19,6 +19,7 @@ from nlft.files import write_whole
 from nlft.results import arms
 from nlft.results.comparison import Cells, Contrast, Grid, contrasts, share_of, table, verdict
 from nlft.results.comparison_page import page
+from nlft.results.report import deciding_reading
 from nlft.staged import Staged
 from nlft.tune_settings import TuneSettings
 from nlft.tune_stages import settings_of, write_rows
@@ -274,10 +275,9 @@ def _result(run: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _verdicts(run: Path, extraction: str) -> list[bool]:
-    """Which answers are right, numbers read as they were when the examples got their labels."""
-    reading = "strict" if extraction == "strict" else "flexible"
-    questions = json.loads((run / "evaluation.json").read_text())["questions"]
-    return [(q["grades"].get(reading) or q["grades"]["accuracy"])["verdict"] == "right" for q in questions]
+    """Which answers are right, by the deciding reading."""
+    grades = [q["grades"] for q in json.loads((run / "evaluation.json").read_text())["questions"]]
+    return [found[deciding_reading(found, extraction)]["verdict"] == "right" for found in grades]
 
 
 def _is_prompted(arm: str) -> bool:

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +135,7 @@ def compare(argv: Sequence[str]) -> None:
 
 def _staged(argv: Sequence[str], name: str, description: str, settings: type[Any], staged: type[Any]) -> None:
     from nlft.config import parse
+    from nlft.staged import model_fields
     from nlft.training.model import ModelSettings
 
     def add(parser: ArgumentParser) -> None:
@@ -151,12 +151,7 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type[Any
     )
     if bool(other.file) == bool(chosen.train_file):
         raise UserError(f"nlft {name} takes one file.\n  Give it as FILE, or as train_file in the config.")
-    model = {
-        field.name: getattr(model_settings, field.name)
-        for field in fields(ModelSettings)
-        if getattr(model_settings, field.name) != field.default
-    }
-    print(staged(other.file or chosen.train_file, model, chosen).run())
+    print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
 
 
 def demo(argv: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from nlft.config import Range
 from nlft.data.records import Question, read_examples, read_questions
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.files import write_whole
+from nlft.results.report import deciding_reading
 from nlft.results.stats import Proportion, wilson
 from nlft.staged import Stage, Staged
 from nlft.training.run_dir import RunDir
@@ -227,8 +228,8 @@ class Round(Staged):
         work: list[Stage] = [*self.data_stages()[1:], training, evaluating] if self.number else [evaluating]
         named = f"round {self.number}" if self.number else "before training"
         self.run_stages([(f"{named}: {title}", done, function) for title, done, function in work])
-        summary = json.loads((self.folder / "evaluation.json").read_text())["summary"]
-        found = summary["accuracy"].get("flexible") or summary["accuracy"]["accuracy"]  # numbers are read in two ways
+        accuracy = json.loads((self.folder / "evaluation.json").read_text())["summary"]["accuracy"]
+        found = accuracy[deciding_reading(accuracy, self.settings.extraction)]
         return wilson(found["count"], found["n"])
 
 
@@ -257,26 +258,17 @@ def train(folder: Path, job: Job) -> None:
 
 def evaluate(folder: Path, job: Job, number: int) -> None:
     """evaluation.json: the held-out questions, answered greedily by what the round has trained."""
-    from nlft.core.conditions import ConditionEncoder, Templates
-    from nlft.results.evaluate import EvaluationSettings
-    from nlft.results.evaluate import evaluate as evaluate_model
+    from nlft.results.evaluate import evaluate_as_asked
     from nlft.training.model import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
 
-    settings = stages.settings_of(job)
     given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
     model = ModelSettings(**given)
     folder.mkdir(parents=True, exist_ok=True)
-    evaluate_model(
+    evaluate_as_asked(
         load_model(model, trainable=False),
-        ConditionEncoder(load_tokenizer(model), Templates(system_prompt=settings.system_prompt)),
+        load_tokenizer(model),
         read_questions(folder.parent / "test.jsonl"),
-        EvaluationSettings(
-            grader=settings.grader,
-            prompt_template=settings.prompt_template,
-            max_new_tokens=settings.max_new_tokens,
-            eval_batch_size=settings.batch_size,
-            system_prompt=settings.system_prompt,
-        ),
+        stages.settings_of(job),
         folder / "evaluation.json",
         about={"model": model.model_name_or_path, "adapter": adapter_fingerprint(model.adapter), "round": number},
     )
@@ -312,13 +304,3 @@ def copy_adapter(run: RunDir, to: Path) -> None:
     shutil.copytree(run.adapter_path, aside)
     shutil.rmtree(to, ignore_errors=True)
     aside.rename(to)
-
-
-def model_fields(settings: Any) -> dict[str, Any]:
-    """Those fields of `ModelSettings` that are not at their defaults."""
-    chosen = {}
-    for f in fields(settings):
-        default = f.default_factory() if f.default_factory is not MISSING else f.default
-        if getattr(settings, f.name) != default:
-            chosen[f.name] = getattr(settings, f.name)
-    return chosen

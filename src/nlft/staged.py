@@ -5,7 +5,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -112,6 +112,16 @@ class Staged:
                 raise kind(f"stage {function.__name__} stopped; see above.\n  What is done is kept: run it again.")
 
         return run
+
+
+def model_fields(settings: Any) -> dict[str, Any]:
+    """Those fields of `ModelSettings` that are not at their defaults."""
+    chosen = {}
+    for f in fields(settings):
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if getattr(settings, f.name) != default:
+            chosen[f.name] = getattr(settings, f.name)
+    return chosen
 
 
 def _processes() -> Any:

@@ -63,7 +63,8 @@ def _held_out(file: Path | None, args: Any) -> list[Any] | None:
 
 def _train_rounds(model_settings: "ModelSettings", args: Any, settings: Any, saliency: Any, other: Namespace) -> None:
     """`nlft train --rounds`."""
-    from nlft.rounds import Rounds, model_fields, plan_rounds
+    from nlft.rounds import Rounds, plan_rounds
+    from nlft.staged import model_fields
 
     if other.eval_file:
         raise UserError("--eval_file: rounds hold out questions of the file.\n  Set --held_out_share instead.")

@@ -11,9 +11,9 @@ from random import Random
 from typing import Annotated, Any, Literal, get_args
 
 from nlft.config import Range
-from nlft.core.conditions import Message, Prompt
+from nlft.core.conditions import Message
 from nlft.data.collect import SamplingSettings
-from nlft.data.records import Example, Question, read_examples, read_questions
+from nlft.data.records import Example, Question, as_messages, read_examples, read_questions
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 from nlft.training.run_dir import RunDir
@@ -150,6 +150,7 @@ def run_arm(
         model: fields of `ModelSettings`.
         asking: how questions are asked and graded. The examples' own prompts have been asked already.
     """
+    from nlft.results.evaluate import evaluate_as_asked
     from nlft.training.model import (
         ModelSettings,
         adapter_fingerprint,
@@ -180,8 +181,9 @@ def run_arm(
     # A cell that is trained again must not be given answers of the training before.
     adapter = adapter_fingerprint(str(out)) if arm.method in TRAINED else None
     about = {"model": str(model), "arm": arm.name, "adapter": adapter}
+    summary = evaluate_as_asked(net, tokenizer, questions, asking, out / "evaluation.json", about=about)
     result = {
-        "summary": asdict(_evaluate(net, tokenizer, questions, out, asking, about)),
+        "summary": asdict(summary),
         "train_seconds": trained - start,
         "evaluate_seconds": time.monotonic() - trained,
         "peak_memory_bytes": peak.get("cuda") or peak["host"],
@@ -235,18 +237,14 @@ def with_shots(
     Random(asking.seed).shuffle(drawn)
     turns: list[Message] = []
     for example in drawn[:shots]:
-        turns += [*_messages(example.prompt), {"role": "assistant", "content": example.answer}]
-    return [replace(question, prompt=[*turns, *_messages(question.prompt)]) for question in questions]
+        turns += [*as_messages(example.prompt, "user"), {"role": "assistant", "content": example.answer}]
+    return [replace(question, prompt=[*turns, *as_messages(question.prompt, "user")]) for question in questions]
 
 
 def _tokens_trained(run: Path) -> float | None:
     """Tokens in rows with gradient, as the run logged them."""
     logged = [event["num_tokens"] for event in RunDir(run).events() if event.get("num_tokens")]
     return float(logged[-1]) if logged else None
-
-
-def _messages(prompt: Prompt) -> list[Message]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _train(
@@ -336,25 +334,3 @@ def _baseline(method: str, options: dict[str, Any], own: dict[str, Any], asking:
 def _pair(options: dict[str, Any]) -> int:
     """The batch size; comparing samples takes two."""
     return max(int(options["per_device_train_batch_size"]), 2)
-
-
-def _evaluate(
-    net: Any, tokenizer: Any, questions: list[Question], out: Path, asking: SamplingSettings, about: dict[str, Any]
-) -> Any:
-    from nlft.core.conditions import ConditionEncoder, Templates
-    from nlft.results.evaluate import EvaluationSettings, evaluate
-
-    return evaluate(
-        net,
-        ConditionEncoder(tokenizer, Templates(system_prompt=asking.system_prompt)),
-        questions,
-        EvaluationSettings(
-            grader=asking.grader,
-            prompt_template=asking.prompt_template,
-            max_new_tokens=asking.max_new_tokens,
-            eval_batch_size=asking.batch_size,
-            system_prompt=asking.system_prompt,
-        ),
-        out / "evaluation.json",
-        about=about,
-    )

@@ -208,12 +208,15 @@ def _shown(cells: Cells | None) -> str:
 
 def _costs(cells: Sequence[Cells | None]) -> list[str]:
     """Time, memory and tokens of the training, at the largest size that has them; nothing for what trains nothing."""
-    for cell in reversed(cells):
-        if cell and cell.results:
-            if not any(r.get("num_tokens") for r in cell.results):
-                return ["", "", ""]
-            seconds = np.mean([r["train_seconds"] for r in cell.results])
-            memory = max(r["peak_memory_bytes"] for r in cell.results) / 2**30
-            tokens = np.mean([r.get("num_tokens") or 0 for r in cell.results])
-            return [f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]
-    return ["", "", ""]
+    results = next((cell.results for cell in reversed(cells) if cell and cell.results), [])
+    return costs(results if any(r.get("num_tokens") for r in results) else [])
+
+
+def costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Mean time, highest peak memory and mean number of tokens of the trainings, in words; nothing for none."""
+    if not results:
+        return ["", "", ""]
+    seconds = sum(r["train_seconds"] for r in results) / len(results)
+    memory = max(r["peak_memory_bytes"] for r in results) / 2**30
+    tokens = sum(r.get("num_tokens") or 0 for r in results) / len(results)
+    return [f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]

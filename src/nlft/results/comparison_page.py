@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
+from nlft.results.comparison import costs
+
 Report = Mapping[str, Any]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 56, 40, 12, 16
 
@@ -121,13 +123,8 @@ def _arms(report: Report) -> str:
         share = arm["share"]
         shown = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" if share else ""
         failed = "; ".join(f"seed {seed}: {why}" for seed, why in arm["failed"].items())
-        results = arm["results"]
-        seconds = f"{sum(r['train_seconds'] for r in results) / len(results):.0f} s" if results else ""
-        memory = f"{max(r['peak_memory_bytes'] for r in results) / 2**30:.1f} GiB" if results else ""
-        tokens = f"{sum(r.get('num_tokens') or 0 for r in results) / len(results):,.0f}" if results else ""
-        costs = [seconds, memory, tokens] if arm["trained"] else ["", "", ""]
         strict = f"{arm['readings']['strict']:.1%}" if "strict" in arm["readings"] else ""
-        cells = [arm["title"], str(arm["size"]), shown, strict, *costs]
+        cells = [arm["title"], str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
         row = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
         rows.append(f'<tr>{row}<td class="failed">{_text(failed)}</td></tr>')
     head = ("method", "examples", "right [95%]", "strict", "train", "peak memory", "tokens trained", "")

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import torch
 
 from nlft.config import Range
-from nlft.core.conditions import ConditionEncoder, Prompt, pad_rows
+from nlft.core.conditions import ConditionEncoder, Prompt, Templates, pad_rows
 from nlft.core.logprobs import enable_scoring, score
-from nlft.data.collect import ask
+from nlft.data.collect import SamplingSettings, ask
 from nlft.data.generation import Generated, Request
 from nlft.data.grading import Grader, get_grader
 from nlft.data.local_model import LocalModel
@@ -132,6 +132,31 @@ def evaluate(
     write_whole(out, json.dumps(payload, indent=1, ensure_ascii=False).encode())
     _log_path(out).unlink(missing_ok=True)
     return summary
+
+
+def evaluate_as_asked(
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    asking: SamplingSettings,
+    out: Path,
+    *,
+    about: dict[str, Any],
+) -> Summary:
+    """`evaluate` with questions asked and answers graded as they were where the training examples come from.
+
+    Args:
+        asking: `limit`, `temperature` and `samples_per_question` count for nothing: all are answered, once, greedily.
+    """
+    settings = EvaluationSettings(
+        grader=asking.grader,
+        prompt_template=asking.prompt_template,
+        max_new_tokens=asking.max_new_tokens,
+        eval_batch_size=asking.batch_size,
+        system_prompt=asking.system_prompt,
+    )
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=asking.system_prompt))
+    return evaluate(model, encoder, questions, settings, out, about=about)
 
 
 def _answer(
