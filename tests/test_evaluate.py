@@ -73,6 +73,48 @@ def test_draws_follow_the_tempered_distribution():
     np.testing.assert_allclose(counts, (logits[0] / 0.7).softmax(0), atol=0.03)
 
 
+SHOTS = [
+    {"role": "user", "content": "What is 1?"},
+    {"role": "assistant", "content": "It is 1, as it says."},
+]
+
+
+def read_by(model, prompts):
+    """The answers, and how many tokens the model's embeddings were given before the first answered one."""
+    read = []
+    hook = model.model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].numel()))
+    try:
+        return answers(model, prompts), sum(size for size in read if size > len(prompts))
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_earlier_turns_that_all_share_are_read_once_and_change_no_answer(monkeypatch, family):
+    model = LocalModel(tiny.model(family), ConditionEncoder(tiny.tokenizer()), max_new_tokens=12, batch_size=9)
+    asked = [(q.id, [*SHOTS, {"role": "user", "content": q.prompt}]) for q in QUESTIONS]
+    prefix = len(model.encoder.prompt_ids(SHOTS)) - 1  # but for the mark at which the model would answer
+    found, read = read_by(model, asked)
+    monkeypatch.setattr(LocalModel, "_shared", lambda *_: 0)
+    plain, read_plain = read_by(model, asked)
+    assert found == plain
+    if family == "gemma2":  # keeps a window of its prompts
+        assert read == read_plain + prefix + 1, "tried once, and given up"
+    else:
+        assert read_plain - read == len(asked) * (prefix + 1) - (prefix + 1)
+
+
+def test_prompts_that_begin_differently_share_nothing_and_like_texts_do_not_count():
+    model = local()
+    asked = [Request("a", "What is 1?"), Request("b", "What is 2?")]
+    encoded = [model.encoder.prompt_ids(request.prompt) for request in asked]
+    mark = len(model.encoder.tokenizer("<s><|user|>", add_special_tokens=False)["input_ids"])
+    assert model._shared(asked, encoded) == mark
+    mixed = [Request("c", [*SHOTS, {"role": "user", "content": "What is 2?"}]), *asked]
+    assert model._shared(mixed, [model.encoder.prompt_ids(request.prompt) for request in mixed]) == 0
+    assert model._shared([], []) == 0
+
+
 def run(tmp_path, settings=None, about=None, questions=QUESTIONS):
     settings = settings or EvaluationSettings(max_new_tokens=8, eval_batch_size=3)
     model = tiny.model()
@@ -101,11 +143,11 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
     asked = []
     generate = LocalModel._decode
 
-    def counted(self, prompts, keys):
+    def counted(self, prompts, keys, shared):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(list(keys))
-        return generate(self, prompts, keys)
+        return generate(self, prompts, keys, shared)
 
     monkeypatch.setattr(LocalModel, "_decode", counted)
     with pytest.raises(KeyboardInterrupt):

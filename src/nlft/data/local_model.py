@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from nlft.core.conditions import ConditionEncoder
+from nlft.core.conditions import ConditionEncoder, as_messages
 from nlft.data.generation import Generated, Request
 
 
@@ -60,33 +62,56 @@ class LocalModel:
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
         """Answer requests, a batch at a time: longest prompts first, so that memory runs out at once or not at all."""
         encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
+        shared = self._shared(requests, encoded)
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             keys = [requests[i].key for i in batch]
-            yield list(zip(batch, self._generate([encoded[i] for i in batch], keys), strict=True))
+            prompts = [encoded[i] for i in batch]
+            yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
 
-    def _generate(self, prompts: list[list[int]], keys: list[str]) -> list[Generated]:
+    def _shared(self, requests: Sequence[Request], encoded: Sequence[list[int]]) -> int:
+        """How many tokens all prompts begin with because of the chat template and of earlier turns.
+
+        What texts happen to begin alike with does not count: a question's batch shape must not depend on the others.
+        """
+        if not requests:
+            return 0
+        *turns, last = as_messages(requests[0].prompt, None)
+        one, other = (self.encoder.prompt_ids([*turns, {**last, "content": text}]) for text in ("0", "Z"))
+        prefix = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)
+        return len(prefix) if alike else 0
+
+    def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hook = model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         try:
-            return self._decode(prompts, keys)
+            return self._decode(prompts, keys, shared)
         finally:
             hook.remove()
 
     @torch.inference_mode()
-    def _decode(self, prompts: list[list[int]], keys: list[str]) -> list[Generated]:
-        """Decode a batch, dropping rows as they finish: one long answer must not hold up its batch."""
+    def _decode(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
+        """Decode a batch, dropping rows as they finish: one long answer must not hold up its batch.
+
+        Args:
+            shared: how many tokens all prompts begin with; they are read once, and what pads shorter prompts follows.
+        """
         width, count = max(map(len, prompts)), len(prompts)
         device = next(self.model.parameters()).device
         pad = self.encoder.tokenizer.pad_token_id
-        step = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
+        cache, start = self._read(prompts[0][:shared], count), shared
+        if cache is None:
+            start = 0
+        rows = [ids[start:] for ids in prompts]
+        step = torch.tensor([[pad] * (width - start - len(ids)) + ids for ids in rows], device=device)
         mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
-        mask[:, :width] = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+        mask[:, start:width] = torch.tensor([[0] * (width - start - len(ids)) + [1] * len(ids) for ids in rows])
         position = mask.cumsum(1) - 1
         pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else _greedy
         written: list[list[int]] = [[] for _ in prompts]
-        alive, cache, start = list(range(count)), None, 0
+        alive = list(range(count))
         for length in range(width, width + self.max_new_tokens):
             out = self.model(
                 input_ids=step,
@@ -110,6 +135,18 @@ class LocalModel:
                 alive, tokens = [alive[at] for at in going], [tokens[at] for at in going]
             step = torch.tensor(tokens, device=device)[:, None]
         return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+
+    def _read(self, ids: list[int], count: int) -> Any:
+        """The cache of `count` prompts that begin with `ids`; None where nothing is gained, or the model keeps more
+        of a prompt than keys and values of each token (a window, a state): then pads in the middle would matter."""
+        if count == 1 or not ids:
+            return None
+        step = torch.tensor([ids], device=next(self.model.parameters()).device)
+        cache = self.model(input_ids=step, use_cache=True, logits_to_keep=1).past_key_values
+        if not (isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)):
+            return None
+        cache.batch_repeat_interleave(count)
+        return cache
 
     def _finish(self, ids: list[int], prompt_tokens: int) -> Generated:
         stopped = ids[-1] in self._ends
