@@ -2,15 +2,18 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 from nlft import __version__
 from nlft import tune_stages as stages
+from nlft.config import Range
 from nlft.data.build import question_of
 from nlft.data.collect import ask
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
@@ -20,7 +23,7 @@ from nlft.results import arms
 from nlft.results.comparison import Cells, Contrast, Grid, contrasts, share_of, table, verdict
 from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading
-from nlft.staged import Staged
+from nlft.staged import Share, Staged, check, ending_with_us, shares
 from nlft.tune_settings import TuneSettings
 from nlft.tune_stages import settings_of, write_rows
 
@@ -47,6 +50,10 @@ class CompareSettings(TuneSettings):
         metadata={"help": "Arms too dear for the whole grid: they get the largest size and the first seed alone."},
     )
     folds: int = field(default=5, metadata={"help": "Cross-validation folds where there is no test file."})
+    jobs: Annotated[int, Range(1, 1024)] = field(
+        default=1,
+        metadata={"help": "Cells that run at once, each with its share of the cores, and a GPU of its own, in turn."},
+    )
     comparisons: list[str] = field(
         default_factory=list,
         metadata={"help": "Pairs OURS:THEIRS; by default NLFT against every other method."},
@@ -93,11 +100,21 @@ class Cell:
         return f"{arms.ARMS[self.arm].title}, {self.size} examples, seed {self.seed}{fold}"
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A cell under way: with which share of the machine, since when (monotonic seconds)."""
+
+    cell: Cell
+    title: str
+    share: Share
+    start: float
+
+
 class Compare(Staged):
     """The grid in one folder; a cell that is done is not repeated, one that failed is marked and tried again later."""
 
     settings: CompareSettings
-    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms")  # but not the comparisons: fixed before the run
+    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs")  # but not the comparisons: fixed before the run
 
     def run(self) -> str:
         """Run what is not done yet; returns the tables and the verdict."""
@@ -107,9 +124,7 @@ class Compare(Staged):
         audit = [("audit", "audit.json", self.own_process(stages.audit))] if self.settings.audit else []
         self.run_stages([(*first[:2], whole), *rest, *audit])
         self._draw()
-        cells = list(self._cells())
-        for number, cell in enumerate(cells, start=1):
-            self._run_cell(cell, f"[{number}/{len(cells)}] {cell.title}")
+        self._run_cells()
         return self._told()
 
     def _folds(self) -> int:
@@ -176,20 +191,46 @@ class Compare(Staged):
         out = set(held_out)
         return [e for e in examples if question_of(e) not in out], [asked[group] for group in held_out]
 
-    def _run_cell(self, cell: Cell, title: str) -> None:
+    def _run_cells(self) -> None:
+        """Every cell that is not done yet, `jobs` at a time. One that fails is marked, and the rest goes on."""
+        cells = list(self._cells())
+        todo = [(cell, f"[{number}/{len(cells)}] {cell.title}") for number, cell in enumerate(cells, start=1)]
+        todo.reverse()
+        free, running = shares(self.settings.jobs), dict[Any, _Running]()
+        with ending_with_us(running):
+            while todo or running:
+                while todo and free:
+                    cell, title = todo.pop()
+                    if self._is_new(cell, title):
+                        share = free.pop(0)
+                        running[self.begin(share, _train_cell, cell)] = _Running(cell, title, share, time.monotonic())
+                ready = wait([process.sentinel for process in running])
+                for process in [process for process in running if process.sentinel in ready]:
+                    process.join()
+                    ended = running.pop(process)
+                    free.append(ended.share)
+                    self._mark(process, ended)
+
+    def _is_new(self, cell: Cell, title: str) -> bool:
+        """Whether the cell is still to be run; its folder is ready for that, or it is said that it is done."""
         out = self.folder / cell.folder / cell.arm
         arms.claim(arms.ARMS[cell.arm], out)
-        if (out / "result.json").exists():
-            print(f"{title}: done before", file=sys.stderr)
-            return
-        print(title, file=sys.stderr)
-        (out / "failed.json").unlink(missing_ok=True)
+        done = (out / "result.json").exists()
+        print(f"{title}: done before" if done else title, file=sys.stderr)
+        if not done:
+            (out / "failed.json").unlink(missing_ok=True)
+        return not done
+
+    def _mark(self, process: Any, ended: "_Running") -> None:
+        out = self.folder / ended.cell.folder / ended.cell.arm
         try:
-            self.own_process(_train_cell, cell)()
+            check(process)
         except NLFTError as error:
             if not (out / "failed.json").exists():  # killed: it could not say why itself
                 _write_failure(out, str(error))
-            print("      failed; the grid goes on", file=sys.stderr)
+            print(f"{ended.title}: failed; the grid goes on", file=sys.stderr)
+        else:
+            print(f"{ended.title}: {time.monotonic() - ended.start:.0f} s", file=sys.stderr)
 
     def _grid(self) -> Grid:
         grid: dict[tuple[str, int], Cells] = {}

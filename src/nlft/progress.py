@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+_hidden = False
+
 
 class _Lines(tqdm):  # type: ignore[type-arg]
     """Whole lines for a log file, where carriage returns would pile up in one."""
@@ -22,7 +24,7 @@ def progress(desc: str, total: int, unit: str, *, disable: bool = False) -> "tqd
         desc=desc,
         total=total,
         unit=unit,
-        disable=disable,
+        disable=disable or _hidden,
         mininterval=0.2 if terminal else 15,
         # A slow step must not wait for a number of steps that only fast ones reach.
         miniters=1,
@@ -31,6 +33,12 @@ def progress(desc: str, total: int, unit: str, *, disable: bool = False) -> "tqd
         dynamic_ncols=terminal,
         file=sys.stderr,
     )
+
+
+def hide_bars() -> None:
+    """Show no bar in this process: it is one of several."""
+    global _hidden
+    _hidden = True
 
 
 def quiet_libraries() -> None:

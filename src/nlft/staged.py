@@ -2,10 +2,12 @@
 
 import json
 import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ from nlft import __version__
 from nlft import tune_stages as stages
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import write_whole
-from nlft.progress import quiet_libraries
+from nlft.progress import hide_bars, quiet_libraries
 from nlft.tune_settings import TuneSettings
 
 Stage = tuple[str, str, Callable[[], None]]
@@ -99,19 +101,69 @@ class Staged:
         """The function in a process of its own, so that its peak memory is its own."""
 
         def run() -> None:
-            process = _processes().Process(target=_quietly, args=(function, self.folder, self.job(), *args))
-            process.start()
-            try:
+            process = self.begin(shares(1)[0], function, *args)
+            with ending_with_us([process]):
                 process.join()
-            except BaseException:
-                process.terminate()
-                process.join()
-                raise
-            if process.exitcode:
-                kind = UserError if process.exitcode == 2 else NLFTError
-                raise kind(f"stage {function.__name__} stopped; see above.\n  What is done is kept: run it again.")
+            check(process)
 
         return run
+
+    def begin(self, share: "Share", function: Callable[..., None], *args: Any) -> Any:
+        """Start the function in a process of its own, with that share of the machine; returns the process."""
+        process = _processes().Process(target=_quietly, args=(share, function, self.folder, self.job(), *args))
+        process.name = function.__name__
+        process.start()
+        return process
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process may have of the machine.
+
+    Attributes:
+        threads: None: as many as torch takes.
+        gpu: the one that it sees, as CUDA_VISIBLE_DEVICES names it; None: all there are.
+        bars: whether its progress is shown; bars of several processes would write over each other.
+    """
+
+    threads: int | None = None
+    gpu: str | None = None
+    bars: bool = True
+
+
+def shares(count: int) -> list[Share]:
+    """The machine, divided among so many processes: cores evenly, GPUs in turn, one each, for no trainer here takes
+    several in one process."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    threads = max(1, torch.get_num_threads() // count) if count > 1 else None
+    return [Share(threads, gpus[i % len(gpus)] if len(gpus) > 1 else None, count == 1) for i in range(count)]
+
+
+@contextmanager
+def ending_with_us(processes: Iterable[Any]) -> Iterator[None]:
+    """Stop the processes if what waits for them is stopped."""
+    try:
+        yield
+    except BaseException:
+        for process in processes:
+            process.terminate()
+            process.join()
+        raise
+
+
+def check(process: Any) -> None:
+    """Say what an ended process said.
+
+    Raises:
+        UserError: it found the user's input wrong.
+        NLFTError: it failed.
+    """
+    if process.exitcode:
+        kind = UserError if process.exitcode == 2 else NLFTError
+        raise kind(f"stage {process.name} stopped; see above.\n  What is done is kept: run it again.")
 
 
 def model_fields(settings: Any) -> dict[str, Any]:
@@ -125,22 +177,39 @@ def model_fields(settings: Any) -> dict[str, Any]:
 
 
 def _processes() -> Any:
-    """Where stages are started: from a server that has imported what all of them need, once, and runs nothing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Where processes are started: from a server that has imported what all of them need, once, and runs nothing.
+
+    With CUDA each starts from nothing instead: what is imported may look for devices, and no fork may do so again.
+    """
+    import torch
+
+    if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.device_count():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nlft.training.feedback_baselines", "nlft.results.evaluate"])
     return context
 
 
-def _quietly(function: Callable[..., None], *args: Any) -> None:
+def _quietly(share: Share, function: Callable[..., None], *args: Any) -> None:
     """Run in a child process as the command does: no library's chatter, errors as messages, exit codes."""
     quiet_libraries()
+    _take(share)
     try:
         function(*args)
     except NLFTError as error:
         print(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _take(share: Share) -> None:
+    if share.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = share.gpu
+    if share.threads is not None:
+        import torch
+
+        torch.set_num_threads(share.threads)
+    if not share.bars:
+        hide_bars()
 
 
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> str:

@@ -1,0 +1,74 @@
+"""Processes of a staged run: what of the machine each may have, and that none outlives what started it."""
+
+import json
+import os
+import time
+
+import pytest
+import torch
+
+from nlft.errors import NLFTError
+from nlft.progress import progress
+from nlft.staged import Share, Staged, check, ending_with_us, shares
+from nlft.tune_settings import TuneSettings
+
+
+@pytest.fixture
+def staged(tmp_path):
+    return Staged("questions.jsonl", {}, TuneSettings(output_dir=str(tmp_path)))
+
+
+def tell(folder, job, name):
+    """Run in a child process."""
+    with progress("work", 2, "step") as bar:
+        shown = not bar.disable
+    seen = {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": torch.get_num_threads(), "bars": shown}
+    (folder / name).write_text(json.dumps(seen))
+
+
+def linger(folder, job):
+    (folder / "started").touch()
+    time.sleep(120)
+
+
+@pytest.mark.parametrize("named", [None, "3,5", "GPU-a"])
+def test_gpus_go_round_one_for_each_process_and_cores_are_divided(monkeypatch, named):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    gpus = {None: ["0", "1", "0"], "3,5": ["3", "5", "3"], "GPU-a": [None] * 3}[named]
+    assert shares(3) == [Share(2, gpu, bars=False) for gpu in gpus]
+    assert shares(1) == [Share(None, gpus[0], bars=True)], "one trainer takes one GPU, also where there are several"
+
+
+def test_without_a_gpu_nothing_is_hidden_and_no_process_is_left_without_a_core(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert {share.gpu for share in shares(4)} == {None}
+    assert min(share.threads for share in shares(4096)) == 1
+
+
+def test_processes_that_run_at_once_have_their_own_shares(staged, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = [Share(1, "7", bars=False), Share()]
+    running = [staged.begin(share, tell, f"{n}.json") for n, share in enumerate(given)]
+    for process in running:
+        process.join()
+        check(process)
+    first, second = (json.loads((staged.folder / f"{n}.json").read_text()) for n in range(2))
+    assert first == {"gpu": "7", "threads": 1, "bars": False}
+    assert second["gpu"] is None
+    assert second["bars"]
+
+
+def test_what_is_interrupted_ends_the_processes_that_it_started(staged):
+    running = [staged.begin(Share(), linger)]
+    while not (staged.folder / "started").exists():
+        time.sleep(0.02)
+    with pytest.raises(KeyboardInterrupt), ending_with_us(running):
+        raise KeyboardInterrupt
+    assert running[0].exitcode not in (None, 0)
+    with pytest.raises(NLFTError, match="linger stopped"):
+        check(running[0])
