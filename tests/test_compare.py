@@ -336,6 +336,38 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
     assert "failed" in again
 
 
+def test_a_grid_that_is_done_ends_at_once(place, tmp_path, monkeypatch, capfd):
+    settings = CompareSettings(output_dir=str(tmp_path / "out"), sizes=[4], seeds=[0], test_file="x", jobs=3)
+    grid = Compare(place / "problems" / "train.jsonl", {}, settings)
+    cells = list(grid._cells())
+    for cell in cells[1:]:
+        (grid.folder / cell.folder / cell.arm).mkdir(parents=True)
+        (grid.folder / cell.folder / cell.arm / "result.json").write_text("{}")
+    begun = []
+    monkeypatch.setattr(grid, "begin", lambda *a: begun.append(a[-1]) or pytest.fail("started"))
+    with pytest.raises(pytest.fail.Exception):
+        grid._run_cells()
+    assert begun == cells[:1], "the first is new"
+    (grid.folder / cells[0].folder / cells[0].arm / "result.json").write_text("{}")
+    grid._run_cells()
+    assert capfd.readouterr().err.count("done before") == len(cells)
+
+
+def test_a_cell_that_was_defined_otherwise_is_refused_before_any_is_run(place, tmp_path, monkeypatch):
+    settings = CompareSettings(output_dir=str(tmp_path / "out"), sizes=[4], seeds=[0], test_file="x")
+    grid = Compare(place / "problems" / "train.jsonl", {}, settings)
+    last = list(grid._cells())[-1]
+    claim(defined("mine", {"method": "nlft"}), grid.folder / last.folder / last.arm)
+    monkeypatch.setattr(grid, "begin", lambda *a: pytest.fail("started"))
+    with pytest.raises(UserError, match="another definition"):
+        grid._run_cells()
+
+
+def test_cells_at_once_cannot_have_a_budget_of_seconds(tmp_path):
+    with pytest.raises(UserError, match="--max_seconds with --jobs"):
+        CompareSettings(output_dir=str(tmp_path), jobs=2, max_seconds=60)
+
+
 def test_without_a_test_file_the_questions_are_folded(place, tmp_path):
     settings = CompareSettings(
         output_dir=str(tmp_path / "out"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptConfig
 
 import tiny
 from nlft.core.conditions import ConditionEncoder
@@ -102,6 +103,40 @@ def test_earlier_turns_that_all_share_are_read_once_and_change_no_answer(monkeyp
         assert read == read_plain + prefix + 1, "tried once, and given up"
     else:
         assert read_plain - read == len(asked) * (prefix + 1) - (prefix + 1)
+
+
+def other(family):
+    """Models that count places by index, or keep more than keys and values; a window shorter than the prompts."""
+    torch.manual_seed(0)
+    config = {
+        "gpt_neo": lambda: GPTNeoConfig(
+            vocab_size=tiny.VOCAB, hidden_size=32, num_layers=2, num_heads=4, window_size=40,
+            attention_types=[[["global", "local"], 1]], max_position_embeddings=512,
+        ),
+        "mpt": lambda: MptConfig(vocab_size=tiny.VOCAB, d_model=32, n_layers=2, n_heads=4, max_seq_len=512),
+        "minimax": lambda: MiniMaxConfig(
+            vocab_size=tiny.VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=512,
+            block_size=16,
+        ),
+    }[family]()  # fmt: skip
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    net = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    return net.eval()
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "mpt", "minimax"])
+def test_models_for_which_pads_in_the_middle_are_not_nothing_share_nothing(monkeypatch, family):
+    model = LocalModel(other(family), ConditionEncoder(tiny.tokenizer()), max_new_tokens=12, batch_size=4)
+    asked = [(q.id, [*SHOTS, {"role": "user", "content": q.prompt}]) for q in QUESTIONS]
+    found = answers(model, asked)
+    assert not model._may_share
+    monkeypatch.setattr(LocalModel, "_shared", lambda *_: 0)
+    assert found == answers(model, asked)
 
 
 def test_prompts_that_begin_differently_share_nothing_and_like_texts_do_not_count():

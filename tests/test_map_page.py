@@ -295,6 +295,20 @@ def test_controls_whose_conditions_were_not_scored_are_disabled_and_say_why(tmp_
     expect(reason).to_contain_text("nlft needs")
 
 
+def test_what_was_turned_to_where_a_condition_is_missing_can_be_turned_back(tmp_path: Path, show: Show) -> None:
+    run = make_run(tmp_path / "farm", steps=0)
+    half = [replace(lifted(one), judge=None) for one in run.watched()]
+    run.write_snapshot(Snapshot(1, 0.1, "rlsd", defaults("rlsd"), ["plain"], half))
+    page = show(run, read_only=True)
+    contrast = page.locator("#knob-credit_contrast")
+    contrast.check()
+    expect(page.locator("#what-if .reason")).to_contain_text("rlsd needs judge, which this step did not score.")
+    expect(page.locator("#knob-credit_clip")).to_be_disabled()
+    contrast.uncheck()
+    expect(page.locator("#knob-credit_clip")).to_be_enabled()
+    expect(page.locator("#what-if .reason")).not_to_contain_text("rlsd needs")
+
+
 def defaults(scheme: str) -> dict[str, Any]:
     return {control["name"]: control["default"] for control in record()["schemes"][scheme]}
 

@@ -6,10 +6,15 @@ from math import exp, log, log1p
 import pytest
 import torch
 
+import tiny
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import score_batch
+from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import sample_losses
 from nlft.core.rlsd import RLSDSettings, rlsd_weights
 from nlft.core.saliency import ConditionLogprobs, Tag
 from nlft.core.schemes import SCHEMES
+from test_cut import encoded
 
 PLAIN = RLSDSettings()
 CONTRAST = replace(PLAIN, credit_contrast=True)
@@ -83,10 +88,20 @@ def test_padding_weighs_nothing_and_right_samples_need_no_judge():
     assert not weights.gated.any()
 
 
-def test_only_the_conditions_that_it_reads_are_scored():
-    needs = SCHEMES["rlsd"].needs
-    assert needs(PLAIN) == {"standard"}
-    assert needs(CONTRAST) == {"standard", "judge"}
+@pytest.mark.parametrize(("settings", "rows"), [(PLAIN, 4), (CONTRAST, 6)])
+def test_only_the_conditions_that_it_reads_are_scored(settings, rows):
+    needs = SCHEMES["rlsd"].needs(settings)
+    assert needs == {"standard"} | ({"judge"} if settings.credit_contrast else set())
+    examples = encoded()
+    assert [example.label for example in examples].count(False) == 2
+    builder = BatchBuilder(tiny.tokenizer().pad_token_id, needs=needs, targets=False)
+    features = builder(examples)
+    assert len(features["frozen_input_ids"]) == rows
+    net = tiny.model()
+    enable_scoring(net)
+    found = score_batch(net, builder.batch(features), needs).conditions
+    assert (found.judge is not None) == settings.credit_contrast
+    assert found.standard is not None
     assert rlsd_weights(replace(random_batch(4), judge=None), PLAIN).unlikelihood.any()
 
 

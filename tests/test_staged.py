@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,18 +31,25 @@ def tell(folder, job, name):
 
 
 def linger(folder, job):
-    (folder / "started").touch()
+    (folder / "started").write_text(str(os.getpid()))
     time.sleep(120)
 
 
-@pytest.mark.parametrize("named", [None, "3,5", "GPU-a"])
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("named", [None, "3,5", "GPU-a", "0,"])
 def test_gpus_go_round_one_for_each_process_and_cores_are_divided(monkeypatch, named):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if named:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    gpus = {None: ["0", "1", "0"], "3,5": ["3", "5", "3"], "GPU-a": [None] * 3}[named]
+    gpus = {None: ["0", "1", "0"], "3,5": ["3", "5", "3"], "GPU-a": [None] * 3, "0,": [None] * 3}[named]
     assert shares(3) == [Share(2, gpu, bars=False) for gpu in gpus]
     assert shares(1) == [Share(None, gpus[0], bars=True)], "one trainer takes one GPU, also where there are several"
 
@@ -65,10 +76,41 @@ def test_processes_that_run_at_once_have_their_own_shares(staged, monkeypatch):
 
 def test_what_is_interrupted_ends_the_processes_that_it_started(staged):
     running = [staged.begin(Share(), linger)]
-    while not (staged.folder / "started").exists():
-        time.sleep(0.02)
+    wait_for((staged.folder / "started").exists)
     with pytest.raises(KeyboardInterrupt), ending_with_us(running):
         raise KeyboardInterrupt
     assert running[0].exitcode not in (None, 0)
     with pytest.raises(NLFTError, match="linger stopped"):
         check(running[0])
+
+
+PARENT = """
+import sys
+from nlft.staged import Share, Staged
+from nlft.tune_settings import TuneSettings
+from test_staged import linger
+
+if __name__ == "__main__":
+    Staged("questions.jsonl", {}, TuneSettings(output_dir=sys.argv[1])).begin(Share(), linger).join()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_what_started_it(tmp_path, how):
+    (tmp_path / "parent.py").write_text(PARENT)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as parent:
+        wait_for(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text())
+        child = int((tmp_path / "started").read_text())
+        os.kill(child, 0)
+        parent.send_signal(how)
+    wait_for(lambda: not running(child), seconds=10)
+
+
+def running(process):
+    """Whether it is there, and not merely unburied."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

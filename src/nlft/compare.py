@@ -52,7 +52,10 @@ class CompareSettings(TuneSettings):
     folds: int = field(default=5, metadata={"help": "Cross-validation folds where there is no test file."})
     jobs: Annotated[int, Range(1, 1024)] = field(
         default=1,
-        metadata={"help": "Cells that run at once, each with its share of the cores, and a GPU of its own, in turn."},
+        metadata={
+            "help": "Cells that run at once, each with its share of the cores, which its times are then with; GPUs are "
+            "given out in turn."
+        },
     )
     comparisons: list[str] = field(
         default_factory=list,
@@ -67,6 +70,11 @@ class CompareSettings(TuneSettings):
             raise UserError("--grader label grades nothing, so nothing can be compared.\n  Choose another --grader.")
         if not self.sizes or not self.seeds or min(self.sizes) < 1:
             raise UserError("--sizes and --seeds need a number each.\n  Give --sizes 25 50 --seeds 0 1 2, for example.")
+        if self.jobs > 1 and self.max_seconds:
+            raise UserError(
+                "--max_seconds with --jobs: cells that share the machine would get less done in the same time.\n"
+                "  Leave one of them out, or set --max_steps."
+            )
         self.pairs()
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -195,6 +203,8 @@ class Compare(Staged):
         """Every cell that is not done yet, `jobs` at a time. One that fails is marked, and the rest goes on."""
         cells = list(self._cells())
         todo = [(cell, f"[{number}/{len(cells)}] {cell.title}") for number, cell in enumerate(cells, start=1)]
+        for cell in cells:
+            arms.claim(arms.ARMS[cell.arm], self.folder / cell.folder / cell.arm)
         todo.reverse()
         free, running = shares(self.settings.jobs), dict[Any, _Running]()
         with ending_with_us(running):
@@ -204,6 +214,8 @@ class Compare(Staged):
                     if self._is_new(cell, title):
                         share = free.pop(0)
                         running[self.begin(share, _train_cell, cell)] = _Running(cell, title, share, time.monotonic())
+                if not running:  # all that was left had been done before
+                    break
                 ready = wait([process.sentinel for process in running])
                 for process in [process for process in running if process.sentinel in ready]:
                     process.join()
@@ -214,7 +226,6 @@ class Compare(Staged):
     def _is_new(self, cell: Cell, title: str) -> bool:
         """Whether the cell is still to be run; its folder is ready for that, or it is said that it is done."""
         out = self.folder / cell.folder / cell.arm
-        arms.claim(arms.ARMS[cell.arm], out)
         done = (out / "result.json").exists()
         print(f"{title}: done before" if done else title, file=sys.stderr)
         if not done:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar
 
 from nlft import __version__
@@ -136,20 +138,24 @@ def shares(count: int) -> list[Share]:
     several in one process."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    there = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    gpus = named[:there] or [str(i) for i in range(there)]
     threads = max(1, torch.get_num_threads() // count) if count > 1 else None
     return [Share(threads, gpus[i % len(gpus)] if len(gpus) > 1 else None, count == 1) for i in range(count)]
 
 
 @contextmanager
 def ending_with_us(processes: Iterable[Any]) -> Iterator[None]:
-    """Stop the processes if what waits for them is stopped."""
+    """Stop the processes, all at once, if what waits for them is stopped."""
     try:
         yield
     except BaseException:
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(10)
+            process.kill()
             process.join()
         raise
 
@@ -192,13 +198,24 @@ def _processes() -> Any:
 
 def _quietly(share: Share, function: Callable[..., None], *args: Any) -> None:
     """Run in a child process as the command does: no library's chatter, errors as messages, exit codes."""
+    Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     _take(share)
     try:
         function(*args)
+    except KeyboardInterrupt:  # a terminal's Ctrl-C reaches every process; the parent answers it
+        sys.exit(130)
     except NLFTError as error:
         print(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _end_with_parent() -> None:
+    """However the parent ends: nothing must go on that a second start would do beside it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _take(share: Share) -> None:

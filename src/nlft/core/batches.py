@@ -17,8 +17,8 @@ class Batch:
     Attributes:
         graded: rows scored with gradient: B under base, then (if `targets`) B answers, then (if `misread`) one for
             each wrong sample.
-        frozen: rows scored without: B under standard (unless only `judge` is needed), then one under judge for each
-            wrong sample; or None.
+        frozen: rows scored without: B under standard, then one under judge for each wrong sample, of these what is
+            needed; or None.
         label: (B,) bool.
         width: longest completion, end-of-turn token included.
     """
@@ -59,7 +59,7 @@ class BatchBuilder:
         features: dict[str, Any] = _features("", rows)
         if self.needs & {"standard", "judge"}:
             frozen = [(e.standard, e.completion) for e in examples if "standard" in self.needs]
-            frozen += [(e.judge or [], e.completion) for e in wrong]
+            frozen += [(e.judge or [], e.completion) for e in wrong if "judge" in self.needs]
             # Without wrong samples one row is scored for nothing: under FSDP the other ranks wait for this pass.
             frozen = frozen or [(examples[0].base, examples[0].completion)]
             features |= _features("frozen_", pad_rows(frozen, self.pad_token_id))

@@ -129,13 +129,17 @@ def _conditions(
     """
     size, width = len(batch.label), batch.width
     base = logp[:size, :width].detach()
-    has_standard = frozen is not None and "standard" in needs
+    standard = judge = None
+    if frozen is not None and "standard" in needs:
+        standard = frozen.logp[:size, :width]
+    if frozen is not None and "judge" in needs:
+        judge = _judge(base, frozen, batch.label, 0 if standard is None else size)
     return ConditionLogprobs(
         base=base,
         mask=mask[:size, :width],
         label=batch.label,
-        standard=frozen.logp[:size, :width] if frozen is not None and has_standard else None,
-        judge=_judge(base, frozen, batch.label, size if has_standard else 0) if frozen is not None else None,
+        standard=standard,
+        judge=judge,
     )
 
 

@@ -1,6 +1,7 @@
 """Answers from a local transformers model: batched by length, greedy or sampled."""
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -42,6 +43,7 @@ class LocalModel:
         self.temperature = temperature
         self.seed = seed
         self.max_new_tokens = max_new_tokens
+        self._may_share = _places_are_given(model)
         self._ends = {encoder.end_of_turn_id, encoder.tokenizer.eos_token_id} - {None}
 
     @property
@@ -71,11 +73,11 @@ class LocalModel:
             yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
 
     def _shared(self, requests: Sequence[Request], encoded: Sequence[list[int]]) -> int:
-        """How many tokens all prompts begin with because of the chat template and of earlier turns.
+        """How many tokens all prompts begin with because of the chat template and of earlier turns, if they all do.
 
-        What texts happen to begin alike with does not count: a question's batch shape must not depend on the others.
+        What texts happen to begin alike with does not count: it would differ with whatever else is asked.
         """
-        if not requests:
+        if not requests or not self._may_share:
             return 0
         *turns, last = as_messages(requests[0].prompt, None)
         one, other = (self.encoder.prompt_ids([*turns, {**last, "content": text}]) for text in ("0", "Z"))
@@ -137,13 +139,14 @@ class LocalModel:
         return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
 
     def _read(self, ids: list[int], count: int) -> Any:
-        """The cache of `count` prompts that begin with `ids`; None where nothing is gained, or the model keeps more
-        of a prompt than keys and values of each token (a window, a state): then pads in the middle would matter."""
+        """The cache of `count` prompts that begin with `ids`; None where nothing is gained, or the model keeps anything
+        but keys and values of every token (a window, a state): pads in the middle would be taken for tokens."""
         if count == 1 or not ids:
             return None
         step = torch.tensor([ids], device=next(self.model.parameters()).device)
         cache = self.model(input_ids=step, use_cache=True, logits_to_keep=1).past_key_values
-        if not (isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)):
+        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            self._may_share = False
             return None
         cache.batch_repeat_interleave(count)
         return cache
@@ -152,6 +155,15 @@ class LocalModel:
         stopped = ids[-1] in self._ends
         text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
         return Generated(text.strip(), len(ids), "stop" if stopped else "length", prompt_tokens)
+
+
+def _places_are_given(model: Any) -> bool:
+    """Whether tokens are where `position_ids` says: then pads that are masked may stand between them.
+
+    MPT measures distances by index; GPT-Neo takes positions, but every other layer's window goes by index.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "position_ids" in inspect.signature(base.forward).parameters and base.config.model_type != "gpt_neo"
 
 
 def _contiguous(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

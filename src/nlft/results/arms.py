@@ -314,8 +314,8 @@ def _baseline(method: str, options: dict[str, Any], own: dict[str, Any], asking:
     if method == "kto":
         return KTOBaseline, KTOSettings(**{**options, **gentle, **own})
     # Half of the steps warm up. Each of the others compares `groups` answers to a question: in groups of two both are
-    # mostly wrong, and such a step has no gradient. So it takes more samples than a step of the others takes examples.
-    steps, size = options["max_steps"], _pair(options)
+    # mostly wrong, and such a step has no gradient. So it may take more samples than a step of the others has examples.
+    steps, size = options["max_steps"], _pair({**options, **own})
     groups = own.get("num_generations", 8)
     accumulated = groups // gcd(groups, size)
     half = options["num_train_epochs"] / 2

@@ -112,7 +112,8 @@ export class WhatIf {
     const others = [...this.chooser.options].filter((option) => option.value !== this.now.scheme)
       .map((option) => option.title);
     this.reason.textContent = [why, ...others].filter(Boolean).join(" ");
-    for (const knob of this.knobs) knob.enable(why === null || canApply(this.now.scheme));
+    // What was turned to where nothing can be worked out can be turned back.
+    for (const knob of this.knobs) knob.enable(why === null || canApply(this.now.scheme) || knob.turned());
   }
 
   drawKnobs() {
@@ -160,7 +161,7 @@ function canApply(name) {
   return (steering.conditions[name] ?? ["?"]).every((condition) => steering.scorable.includes(condition));
 }
 
-/** One setting's control: {control, row, show(value, recorded), enable(on)}. */
+/** One setting's control: {control, row, show(value, recorded), turned(), enable(on)}. */
 function makeKnob(control, turn) {
   const label = element("span", {}, ...control.name.split("_").flatMap((word, at) => (
     at ? ["_", element("wbr"), word] : [word])));
@@ -177,6 +178,7 @@ function makeKnob(control, turn) {
       undo.hidden = value === recorded || recorded === undefined;
       row.classList.toggle("turned", !undo.hidden);
     },
+    turned() { return !undo.hidden; },
     enable(on) { for (const input of [...made.inputs, undo]) input.disabled = !on; },
   };
 }
