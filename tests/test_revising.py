@@ -48,8 +48,17 @@ REFUSED = {
         "#### 10",
         "10\n#### 10",
         "The answer:\n#### 10",
+        "The whole of the fifty minutes brings her, as they say, 10 dollars.\n#### 10",  # it does not say how
         "The answer is 10.\n#### 10",  # a sentence, but too short beside the standard answer
         "\n\n#### 10\nAn hour brings 12 dollars, so a minute brings 12 / 60 = 0.2 dollars; 50 * 0.2 = 10.\n#### 10",
+    ],
+    "several answers": [OWN.replace(".\nFifty", ".\n#### 0.2\nFifty"), f"{OWN}\n#### 10"],
+    "wrong step": [OWN.replace("50 * 0.2 = 10", "5 * 0.2 = 10"), f"First, 60 - 12 = 50.\n{OWN}"],
+    "about the task": [
+        f"The first attempt took minutes for hours. {OWN}",
+        OWN.replace("so a minute", "and as the reference solution says, a minute"),
+        f"50 * 12 is wrong. {OWN}",
+        f"Correction: {OWN}",
     ],
     "copied": [
         STANDARD,
@@ -68,13 +77,21 @@ def test_a_revision_that_is_none_is_refused_and_the_reason_named(why, said):
     assert reason(text, finish=finish) == why
 
 
-@pytest.mark.parametrize("text", [OWN, "12 / 60 * 50 = 0.2 * 50 = 10 dollars\n#### 10", OWN.replace("#### 10", "")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        OWN,
+        "12 / 60 * 50 = 0.2 * 50 = 10 dollars\n#### 10",
+        OWN.replace("#### 10", ""),
+        "Every minute is worth 0.2 dollars to her, and she worked for fifty of them.\n#### 10",  # on the way, in words
+    ],
+)
 def test_a_right_completion_with_its_reasoning_in_other_words_is_kept(text):
     assert reason(text) is None
 
 
 def test_how_much_reasoning_and_how_much_likeness_can_be_set():
-    short = "That makes just 10.0 dollars.\n#### 10"
+    short = "At 0.2 that just makes 10.\n#### 10"
     assert reason(short) == "bare answer"
     assert reason(short, least_reasoning=0.1) is None
     assert reason(OWN, least_reasoning=1) is None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
+from fractions import Fraction
 from math import inf
 from typing import Annotated, Literal
 
@@ -37,8 +38,15 @@ A reference solution:
 Now answer the question yourself, rightly and in your own words. Do not copy the reference solution. Show every step \
 of the reasoning, and write the final answer last, in the form in which the reference solution has it."""
 
-Refusal = Literal["cut off", "wrong", "bare answer", "copied"]
+Refusal = Literal["cut off", "wrong", "several answers", "wrong step", "bare answer", "about the task", "copied"]
 _SENTENCE_WORDS = 4  # so many in a line are a sentence, even without a calculation
+# What a model says that answers the request for a revision, and not the question.
+_TASK = re.compile(
+    r"\b(?:(?:reference|standard|sample) (?:solution|answer)|(?:first|second|previous|original) (?:attempt|response)"
+    r"|judge?ment|correction:|what is wrong|not a step of|(?:is|was|are|were) (?:incorrect|wrong|miscalculated)"
+    r"|(?:my|your) own words)",
+    re.IGNORECASE,
+)
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
 
@@ -63,7 +71,10 @@ class RevisionSettings:
     )
     least_reasoning: Annotated[float, Range(0, 1)] = field(
         default=0.3,
-        metadata={"help": "Words before a revision's final answer, at least this share of the standard answer's."},
+        metadata={
+            "help": "Words before a revision's final answer, at least this share of the standard answer's; where it "
+            "calculates nothing, also this share of the standard answer's results on the way."
+        },
     )
     most_alike: Annotated[float, Range(0, 1)] = field(
         default=0.9,
@@ -147,7 +158,12 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     - `cut off`: it did not end by itself;
     - `wrong`: the grader does not pass it;
     - `bare answer`: before the final answer there is neither a calculation nor a sentence, or fewer words than
-      `least_reasoning` of the standard answer's;
+      `least_reasoning` of the standard answer's; or it calculates nothing, and names fewer than that share of the
+      results that lead the standard answer to its own;
+    - `several answers`: it marks more than one, and the grader has read one of them;
+    - `wrong step`: a calculation in it does not hold, and is none of the standard answer's;
+    - `about the task`: it speaks of what only the request for a revision showed, such as the reference solution or the
+      first attempt, and the standard answer does not (English phrases);
     - `copied`: its words are the standard answer's, or nearly: they contain them in a row, or difflib's ratio of
       the two is `most_alike` or more. Case, punctuation and line breaks do not count. Where the standard answer has
       no reasoning there is none to copy.
@@ -160,6 +176,16 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     words, known = _words(reasoning), _words(reference)
     if not _is_reasoned(reasoning) or len(words) < settings.least_reasoning * len(known):
         return "bare answer"
+    if answer.text.count(MARK) > 1:
+        return "several answers"
+    holding = {(step.value, step.result) for step in find_calculations(reference)}  # 17 / 4 = 4, rounded
+    steps = list(find_calculations(reasoning))
+    if any(not step.right and (step.value, step.result) not in holding for step in steps):
+        return "wrong step"
+    if not steps and _share_of_results(words, standard) < settings.least_reasoning:
+        return "bare answer"
+    if (said := _TASK.search(answer.text)) and said[0].casefold() not in standard.casefold():
+        return "about the task"
     if _is_reasoned(reference) and _is_copied(words, known, settings.most_alike):
         return "copied"
     return None
@@ -191,6 +217,14 @@ def _reasoning(text: str) -> str:
 def _is_reasoned(text: str) -> bool:
     sentences = re.split(r"(?<=[.!?])\s|\n", text)
     return any(find_calculations(text)) or any(len(re.findall(r"[^\W\d_]+", s)) >= _SENTENCE_WORDS for s in sentences)
+
+
+def _share_of_results(words: Sequence[str], standard: str) -> float:
+    """Of the results on the way to the standard answer's last, the share that is among the words; 1 if it has none."""
+    results = [step.result for step in find_calculations(_reasoning(standard))]
+    way = set(results[:-1]) - set(results[-1:])
+    said = {Fraction(word.replace(",", "")) for word in words if word[0].isdigit()}
+    return len(way & said) / len(way) if way else 1.0
 
 
 def _words(text: str) -> list[str]:
