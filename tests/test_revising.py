@@ -52,7 +52,11 @@ REFUSED = {
         "The answer is 10.\n#### 10",  # a sentence, but too short beside the standard answer
         "\n\n#### 10\nAn hour brings 12 dollars, so a minute brings 12 / 60 = 0.2 dollars; 50 * 0.2 = 10.\n#### 10",
     ],
-    "several answers": [OWN.replace(".\nFifty", ".\n#### 0.2\nFifty"), f"{OWN}\n#### 10"],
+    "several answers": [
+        OWN.replace(".\nFifty", ".\n#### 0.2\nFifty"),
+        f"{OWN}\n#### 10",
+        OWN.replace("#### 10", "#### 600\nThe answer is 10."),
+    ],
     "wrong step": [OWN.replace("50 * 0.2 = 10", "5 * 0.2 = 10"), f"First, 60 - 12 = 50.\n{OWN}"],
     "about the task": [
         f"The first attempt took minutes for hours. {OWN}",

@@ -160,7 +160,7 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     - `bare answer`: before the final answer there is neither a calculation nor a sentence, or fewer words than
       `least_reasoning` of the standard answer's; or it calculates nothing, and names fewer than that share of the
       results that lead the standard answer to its own;
-    - `several answers`: it marks more than one, and the grader has read one of them;
+    - `several answers`: it marks more than one, or one that is not the one that the grader has read;
     - `wrong step`: a calculation in it does not hold, and is none of the standard answer's;
     - `about the task`: it speaks of what only the request for a revision showed, such as the reference solution or the
       first attempt, and the standard answer does not (English phrases);
@@ -176,7 +176,7 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     words, known = _words(reasoning), _words(reference)
     if not _is_reasoned(reasoning) or len(words) < settings.least_reasoning * len(known):
         return "bare answer"
-    if answer.text.count(MARK) > 1:
+    if answer.text.count(MARK) > 1 or (settings.grader == "number" and _marks_another(answer.text, standard)):
         return "several answers"
     holding = {(step.value, step.result) for step in find_calculations(reference)}  # 17 / 4 = 4, rounded
     steps = list(find_calculations(reasoning))
@@ -217,6 +217,10 @@ def _reasoning(text: str) -> str:
 def _is_reasoned(text: str) -> bool:
     sentences = re.split(r"(?<=[.!?])\s|\n", text)
     return any(find_calculations(text)) or any(len(re.findall(r"[^\W\d_]+", s)) >= _SENTENCE_WORDS for s in sentences)
+
+
+def _marks_another(text: str, standard: str) -> bool:
+    return MARK in text and get_grader("number", extraction="strict")(text, standard).verdict == "wrong"
 
 
 def _share_of_results(words: Sequence[str], standard: str) -> float:
