@@ -109,7 +109,8 @@ def slow_weights(batch, cfg):
             unlikelihood[t] = cfg.branch_weight * 2 / (1 + exp(-(ratio - cfg.unlikelihood_shift)))
         else:
             after = cfg.after_mistake == "zero" and any(salient[:t])
-            likelihood[t] = 0.0 if gated or near[t] or after else cfg.branch_weight * sqrt(ps[t])
+            weight = cfg.branch_weight * cfg.wrong_likelihood * sqrt(ps[t])
+            likelihood[t] = 0.0 if gated or near[t] or after else weight
     return likelihood, unlikelihood
 
 
@@ -121,6 +122,7 @@ CASES = [
         PAPER,
         replace(PAPER, gate_fraction=1.0),
         replace(PAPER, gate_fraction=1.0, after_mistake="zero"),
+        replace(PAPER, gate_fraction=1.0, branch_weight=0.5, wrong_likelihood=0.3),
         replace(PAPER, gate_fraction=1.0, contradiction=True, contradiction_standard=0.2),
         replace(PAPER, contradiction=True, contradiction_base=0.3, mistake_ratio=2.0),
     )

@@ -344,6 +344,7 @@ MUTATIONS = [
     ('=== "zero"', '=== "never"'),
     ("f32(judge[t] - base[t]) > ratio)) continue", "f32(judge[t] - base[t]) >= ratio)) continue"),
     ("f32(judge[t] * exponent)", "f32(judge[t] + exponent)"),
+    ("factor * exp32", "1 * exp32"),
     ("evidence > most", "evidence >= most"),
     ("f32(settings.wrong_weight) * weight", "f32(settings.wrong_weight) * weight * 1.00001"),
     ("unlikelihood -= ", "unlikelihood -= 1.001 * "),

@@ -111,6 +111,9 @@ class NLFTSettings:
     gate_fraction: Annotated[float, Range(0, 1)] = setting(
         0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
     )
+    wrong_likelihood: Annotated[float, Range(0, inf)] = setting(
+        1.0, "Factor on the likelihood of a wrong sample's tokens; 0 learns nothing of it but to avoid its mistakes."
+    )
     after_mistake: Literal["keep", "zero"] = setting(
         "keep",
         "What follows a wrong sample's first mistake is conditioned on it: keep its weights, or zero them.",
@@ -168,7 +171,7 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
     silent = gated | neighbour
     if settings.after_mistake == "zero":
         silent = silent | (mistake.cumsum(1) > 0)
-    wrong_likelihood = (standard / 2).exp().masked_fill(silent | mistake, 0)
+    wrong_likelihood = (settings.wrong_likelihood * (standard / 2).exp()).masked_fill(silent | mistake, 0)
     # A contradiction weighs what the least of the judgment's mistakes does: of it pJ/pB says nothing.
     ratio = lead.exp().clamp(min=settings.mistake_ratio)
     wrong_unlikelihood = 2 * torch.sigmoid(ratio - settings.unlikelihood_shift)

@@ -45,9 +45,9 @@ const log32 = (probability) => f32(Math.log(probability));
 export const SCHEMES = {
   nlft: scheme(
     ["mistake_ratio", "mistake_floor", "unlikelihood_shift", "contradiction", "contradiction_base",
-      "contradiction_standard", "redirect", "redirect_weight", "redirect_tokens", "gate_fraction", "after_mistake",
-      "certain_threshold", "certain_exponent", "neighbour_exponent", "plain_exponent", "neighbour_similarity",
-      "nll_weight", "branch_weight"],
+      "contradiction_standard", "redirect", "redirect_weight", "redirect_tokens", "gate_fraction", "wrong_likelihood",
+      "after_mistake", "certain_threshold", "certain_exponent", "neighbour_exponent", "plain_exponent",
+      "neighbour_similarity", "nll_weight", "branch_weight"],
     (settings) => (settings.branch_weight === 0 ? [] : ["standard", "judge", "band"]),
     weighNlft),
   cut: scheme(["inappropriate_ratio", "inappropriate_weight", "inappropriate_exponent"], () => ["judge"], weighCut),
@@ -256,7 +256,7 @@ function certainTokens({ standard, mask }, settings) {
 
 function weighWrong(weights, { base, standard, judge, mask }, settings) {
   const branch = f32(settings.branch_weight), shift = f32(settings.unlikelihood_shift);
-  const least = f32(settings.mistake_ratio);
+  const least = f32(settings.mistake_ratio), factor = f32(settings.wrong_likelihood);
   let silent = false;
   for (let t = 0; t < mask.length; t++) {
     if (weights.tag[t] === TAG.SALIENT) {
@@ -264,7 +264,7 @@ function weighWrong(weights, { base, standard, judge, mask }, settings) {
       weights.unlikelihood[t] = branch * f32(2 / (1 + Math.exp(-f32(ratio - shift))));
       silent ||= settings.after_mistake === "zero";
     } else if (mask[t] && !silent && weights.tag[t] === TAG.PLAIN) {
-      weights.likelihood[t] = branch * exp32(f32(standard[t] / 2));
+      weights.likelihood[t] = branch * f32(factor * exp32(f32(standard[t] / 2)));
     }
   }
 }
