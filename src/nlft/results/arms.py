@@ -103,9 +103,9 @@ class Budget:
         default=-1, metadata={"help": "Optimizer steps of every arm; -1: as many as the epochs take."}
     )
     num_train_epochs: Annotated[float, Range(0, inf)] = field(
-        default=3.0, metadata={"help": "Passes over the examples."}
+        default=6.0, metadata={"help": "Passes over the examples; a few dozen examples need more than are usual."}
     )
-    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(default=4, metadata={"help": "Examples a step."})
+    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(default=2, metadata={"help": "Examples a step."})
     learning_rate: Annotated[float, Range(0, inf)] = field(
         default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
     )

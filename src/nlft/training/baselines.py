@@ -54,6 +54,12 @@ class SFTSettings(BaselineSettings, SFTConfig):  # type: ignore[misc]
     learning_rate: Annotated[float, Range(0, inf)] = field(
         default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
     )
+    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
+        default=2, metadata={"help": "Examples that a process takes at a time."}
+    )
+    num_train_epochs: Annotated[float, Range(0, inf)] = field(
+        default=6.0, metadata={"help": "Passes over the examples."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
     max_length: Annotated[int | None, Range(8, inf)] = field(

@@ -39,6 +39,13 @@ class NLFTConfig(PromptSettings, TrainingArguments):  # type: ignore[misc]
     learning_rate: Annotated[float, Range(0, inf)] = field(
         default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
     )
+    # A few dozen examples are a few dozen steps at the usual batch and epochs: far too few (docs/LOG.md).
+    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
+        default=2, metadata={"help": "Examples that a process takes at a time."}
+    )
+    num_train_epochs: Annotated[float, Range(0, inf)] = field(
+        default=6.0, metadata={"help": "Passes over the examples."}
+    )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
