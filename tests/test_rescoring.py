@@ -217,7 +217,7 @@ def test_a_server_that_waits_for_its_model_can_be_stopped(run: RunDir, monkeypat
     page = PageServer([LiveRun(run)], who="ann", feedback=Feedback(run), rescorer=slow)
     listening = listen("127.0.0.1", 0, 0)
     server = web_server(page, listening, "token", set())
-    serving = threading.Thread(target=server.serve_until_stopped)
+    serving = threading.Thread(target=server.serve_until_stopped, daemon=True)
     serving.start()
     one = run.watched()[0]
     body = json.dumps({"example": 0, "id": one.id, "label": one.label, "judgment": one.judgment})
@@ -258,7 +258,7 @@ def test_typing_on_takes_back_what_the_model_was_asked(
     page_server = PageServer([LiveRun(run)], who="ann", feedback=Feedback(run), rescorer=slow)
     listening = listen("127.0.0.1", 0, 0)
     server = web_server(page_server, listening, "token", set())
-    serving = threading.Thread(target=server.serve_until_stopped)
+    serving = threading.Thread(target=server.serve_until_stopped, daemon=True)
     serving.start()
     page = chromium.new_page()
     page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/?token=token")
