@@ -23,7 +23,7 @@ from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, _baseline, claim, defined, with_shots, with_shuffled_judgments
+from nlft.results.arms import ARMS, Arm, _baseline, claim, defined, with_shots, with_shuffled_judgments
 from nlft.results.comparison import Cells, contrasts, costs, share_of, table, verdict
 from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading
@@ -256,15 +256,15 @@ def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():
     options = {"output_dir": "x", "max_steps": 30, "num_train_epochs": 3.0, "per_device_train_batch_size": 2}
     options |= {"learning_rate": 4e-4}
     asking = SamplingSettings(extraction="strict")
-    _, kto = _baseline("kto", options, {}, asking)
+    _, kto = _baseline(Arm("kto", "KTO", "kto"), options, asking)
     assert kto.learning_rate == pytest.approx(1e-4)
-    _, reft = _baseline("reft", options, {}, asking)
+    _, reft = _baseline(Arm("reft", "ReFT", "reft"), options, asking)
     assert (reft.sft_steps, reft.max_steps, reft.extraction) == (15, 15, "strict")
     assert (reft.learning_rate, reft.warmup_learning_rate) == (pytest.approx(1e-4), 4e-4)
     assert (reft.num_generations, reft.generation_batch_size) == (8, 8), "a step compares eight answers to one question"
-    _, epochs = _baseline("reft", {**options, "max_steps": -1}, {"num_generations": 4}, asking)
+    _, epochs = _baseline(Arm("four", "ReFT", "reft", {"num_generations": 4}), {**options, "max_steps": -1}, asking)
     assert (epochs.sft_epochs, epochs.num_train_epochs) == (1.5, 0.75), "half of the others' steps, in each stage"
-    _, own = _baseline("kto", options, {"learning_rate": 3e-6}, asking)
+    _, own = _baseline(Arm("slow", "KTO", "kto", {"learning_rate": "3e-6"}), options, asking)  # as YAML reads it
     assert own.learning_rate == pytest.approx(3e-6)
 
 
@@ -348,6 +348,7 @@ def test_a_grid_that_is_done_ends_at_once(place, tmp_path, monkeypatch, capfd):
     with pytest.raises(pytest.fail.Exception):
         grid._run_cells()
     assert begun == cells[:1], "the first is new"
+    assert capfd.readouterr().err.count("done before") == len(cells) - 1
     (grid.folder / cells[0].folder / cells[0].arm / "result.json").write_text("{}")
     grid._run_cells()
     assert capfd.readouterr().err.count("done before") == len(cells)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from nlft.config import Range, parse
+from nlft.config import Range, parse, settle
 from nlft.errors import ConfigError, UserError
 
 
@@ -85,3 +85,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
         parse("test", "", [Settings], ["--config", "none.yaml"])
+
+
+def test_a_plans_own_values_are_read_as_a_files_are():
+    made = settle(Settings, {"rate": 0.1, "name": "y"}, {"rate": "1e-3", "count": 3}, "mine")
+    assert made == Settings(rate=0.001, count=3, name="y")
+    with pytest.raises(ConfigError) as told:
+        settle(Settings, {}, {"cuont": 3, "flag": "yes", "rate": "fast"}, "mine")
+    for word in ('mine: "cuont" is no setting', "Did you mean count?", '"flag" is', "true or false", '"rate" is'):
+        assert word in str(told.value), word
+    with pytest.raises(ConfigError, match="is -1"):
+        settle(Settings, {}, {"rate": -1}, "mine")

@@ -201,21 +201,16 @@ class Compare(Staged):
 
     def _run_cells(self) -> None:
         """Every cell that is not done yet, `jobs` at a time. One that fails is marked, and the rest goes on."""
-        cells = list(self._cells())
-        todo = [(cell, f"[{number}/{len(cells)}] {cell.title}") for number, cell in enumerate(cells, start=1)]
-        for cell in cells:
-            arms.claim(arms.ARMS[cell.arm], self.folder / cell.folder / cell.arm)
-        todo.reverse()
+        todo = self._new_cells()
         free, running = shares(self.settings.jobs), dict[Any, _Running]()
         with ending_with_us(running):
             while todo or running:
                 while todo and free:
-                    cell, title = todo.pop()
-                    if self._is_new(cell, title):
-                        share = free.pop(0)
-                        running[self.begin(share, _train_cell, cell)] = _Running(cell, title, share, time.monotonic())
-                if not running:  # all that was left had been done before
-                    break
+                    cell, title = todo.pop(0)
+                    print(title, file=sys.stderr)
+                    (self.folder / cell.folder / cell.arm / "failed.json").unlink(missing_ok=True)
+                    share = free.pop(0)
+                    running[self.begin(share, _train_cell, cell)] = _Running(cell, title, share, time.monotonic())
                 ready = wait([process.sentinel for process in running])
                 for process in [process for process in running if process.sentinel in ready]:
                     process.join()
@@ -223,16 +218,24 @@ class Compare(Staged):
                     free.append(ended.share)
                     self._mark(process, ended)
 
-    def _is_new(self, cell: Cell, title: str) -> bool:
-        """Whether the cell is still to be run; its folder is ready for that, or it is said that it is done."""
-        out = self.folder / cell.folder / cell.arm
-        done = (out / "result.json").exists()
-        print(f"{title}: done before" if done else title, file=sys.stderr)
-        if not done:
-            (out / "failed.json").unlink(missing_ok=True)
-        return not done
+    def _new_cells(self) -> list[tuple[Cell, str]]:
+        """The cells that are still to be run, each with its title; those that are done are named.
 
-    def _mark(self, process: Any, ended: "_Running") -> None:
+        Raises:
+            UserError: a cell's folder holds an arm of its name that was defined otherwise.
+        """
+        cells, new = list(self._cells()), []
+        for number, cell in enumerate(cells, start=1):
+            out = self.folder / cell.folder / cell.arm
+            arms.claim(arms.ARMS[cell.arm], out)
+            title = f"[{number}/{len(cells)}] {cell.title}"
+            if (out / "result.json").exists():
+                print(f"{title}: done before", file=sys.stderr)
+            else:
+                new.append((cell, title))
+        return new
+
+    def _mark(self, process: Any, ended: _Running) -> None:
         out = self.folder / ended.cell.folder / ended.cell.arm
         try:
             check(process)

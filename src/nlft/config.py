@@ -125,6 +125,30 @@ def read_config(path: Path, settings: Sequence[type[Any]]) -> dict[str, Any]:
     return values
 
 
+def settle(cls: type[Any], common: dict[str, Any], own: dict[str, Any], where: str) -> Any:
+    """An instance of the dataclass from values that a program chose, and over them some that a user wrote in a plan.
+
+    Args:
+        where: what to call the plan's place in a message.
+
+    Raises:
+        ConfigError: everything that is wrong with the user's values.
+    """
+    hints, names = get_type_hints(cls), {f.name for f in fields(cls) if f.init}
+    problems = [_unknown(where, key, names) for key in own.keys() - names]
+    values = {}
+    for key in own.keys() & names:
+        try:
+            values[key] = coerce(own[key], hints[key])
+        except ValueError as error:
+            problems.append(Problem(where, f'"{key}" is {own[key]!r}', f"{error}."))
+    if problems:
+        raise ConfigError(sorted(problems, key=str))
+    instance = cls(**{**common, **values})
+    check_ranges(instance)
+    return instance
+
+
 def coerce(value: Any, hint: Any) -> Any:
     """The YAML value as the hint wants it. YAML reads `1e-4` as a string; a float field takes it all the same.
 

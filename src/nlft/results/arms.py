@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, get_args
 
-from nlft.config import Range
+from nlft.config import Range, settle
 from nlft.core.conditions import Message
 from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, as_messages, read_examples, read_questions
-from nlft.errors import UserError, display_path
+from nlft.errors import ConfigError, Problem, UserError, display_path
 from nlft.files import write_whole
 from nlft.training.run_dir import RunDir
 
@@ -262,13 +262,11 @@ def _train(
     common = {"output_dir": str(out), "seed": asking.seed, "system_prompt": asking.system_prompt}
     options = {**common, **budget.training()}
     if arm.method == "nlft":
-        trainer = _nlft(
-            {**options, **arm.settings}, examples, net, tokenizer, budget, lora, targets=arm.examples != "right"
-        )
+        trainer = _nlft(arm, options, examples, net, tokenizer, budget, lora)
     else:
         if arm.method == "reft" and budget.max_seconds:
             options["sft_seconds"] = budget.max_seconds / 2
-        make, settings = _baseline(arm.method, options, arm.settings, asking)
+        make, settings = _baseline(arm, options, asking)
         trainer = make(net, settings, examples, tokenizer, lora)
     if budget.max_seconds:
         trainer.add_callback(TimeBudget(budget.max_seconds / (2 if arm.method == "reft" else 1)))
@@ -277,42 +275,45 @@ def _train(
 
 
 def _nlft(
+    arm: Arm,
     options: dict[str, Any],
     examples: list[Example],
     net: Any,
     tokenizer: Any,
     budget: Budget,
     lora: Any,
-    *,
-    targets: bool,
 ) -> Any:
     from nlft.core.schemes import SCHEMES
     from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
-    saliency = SCHEMES[options.pop("scheme", "nlft")].settings(**options.pop("saliency", {}))
-    weight = options.pop("answer_weight", budget.answer_weight if targets else 0.0)
-    args = NLFTConfig(**options, answer_weight=weight, watch_every=budget.watch_every)
+    own = dict(arm.settings)
+    scheme = own.pop("scheme", "nlft")
+    if scheme not in SCHEMES:
+        raise ConfigError([Problem(arm.name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(SCHEMES)}.")])
+    saliency = settle(SCHEMES[scheme].settings, {}, own.pop("saliency", {}), f"{arm.name}: saliency")
+    options["answer_weight"] = 0.0 if arm.examples == "right" else budget.answer_weight
+    args = settle(NLFTConfig, {**options, "watch_every": budget.watch_every}, own, arm.name)
     return NLFTTrainer(net, args, examples, processing_class=tokenizer, saliency=saliency, peft_config=lora)
 
 
-def _baseline(method: str, options: dict[str, Any], own: dict[str, Any], asking: SamplingSettings) -> tuple[Any, Any]:
+def _baseline(arm: Arm, options: dict[str, Any], asking: SamplingSettings) -> tuple[Any, Any]:
     """The trainer's class and its settings.
 
     Args:
-        options: what all arms have in common.
-        own: the arm's.
+        options: what all arms have in common; the arm's own settings go before them.
     """
-    if method == "sft":
+    own = arm.settings
+    if arm.method == "sft":
         from nlft.training.baselines import SFTBaseline, SFTSettings
 
-        return SFTBaseline, SFTSettings(**{**options, **own})
+        return SFTBaseline, settle(SFTSettings, options, own, arm.name)
     from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings
 
     # What supervised training can bear breaks these: their own default rate is a quarter of its default.
     supervised = options["learning_rate"]
     gentle = {"learning_rate": supervised / 4, "per_device_train_batch_size": _pair(options)}
-    if method == "kto":
-        return KTOBaseline, KTOSettings(**{**options, **gentle, **own})
+    if arm.method == "kto":
+        return KTOBaseline, settle(KTOSettings, {**options, **gentle}, own, arm.name)
     # Half of the steps warm up. Each of the others compares `groups` answers to a question: in groups of two both are
     # mostly wrong, and such a step has no gradient. So it may take more samples than a step of the others has examples.
     steps, size = options["max_steps"], _pair({**options, **own})
@@ -328,7 +329,7 @@ def _baseline(method: str, options: dict[str, Any], own: dict[str, Any], asking:
     shared |= {"max_completion_length": asking.max_new_tokens, "temperature": 1.0}
     if asking.grader == "number":
         shared["extraction"] = asking.extraction
-    return ReFTBaseline, ReFTSettings(**{**options, **gentle, **shared, **own})
+    return ReFTBaseline, settle(ReFTSettings, {**options, **gentle, **shared}, own, arm.name)
 
 
 def _pair(options: dict[str, Any]) -> int:
