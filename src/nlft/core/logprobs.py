@@ -132,6 +132,11 @@ def score(model: Any, rows: Rows, *, hidden: bool = False, look: Look | None = N
     )
 
 
+def causal_lm(model: Any) -> Any:
+    """The causal LM itself, without PEFT's wrapper if it has one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
     """Teach a causal LM's forward the keyword `score_labels`; without it the forward stays the original one.
 
@@ -142,8 +147,7 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
     Raises:
         NLFTError: the model does something to its logits that is not known here, so scores would be wrong.
     """
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    model = causal_lm(model)
     model._nlft_chunk_bytes = chunk_bytes
     if hasattr(model, "_nlft_finish_logits"):
         return

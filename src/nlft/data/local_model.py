@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from nlft.core.conditions import ConditionEncoder, as_messages
+from nlft.core.logprobs import causal_lm
 from nlft.data.generation import Generated, Request
 
 
@@ -86,8 +87,7 @@ class LocalModel:
         return len(prefix) if alike else 0
 
     def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        hook = model.get_output_embeddings().register_forward_pre_hook(_contiguous)
+        hook = causal_lm(self.model).get_output_embeddings().register_forward_pre_hook(_contiguous)
         try:
             return self._decode(prompts, keys, shared)
         finally:
@@ -103,9 +103,8 @@ class LocalModel:
         width, count = max(map(len, prompts)), len(prompts)
         device = next(self.model.parameters()).device
         pad = self.encoder.tokenizer.pad_token_id
-        cache, start = self._read(prompts[0][:shared], count), shared
-        if cache is None:
-            start = 0
+        cache = self._read(prompts[0][:shared], count)
+        start = 0 if cache is None else shared
         rows = [ids[start:] for ids in prompts]
         step = torch.tensor([[pad] * (width - start - len(ids)) + ids for ids in rows], device=device)
         mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
@@ -162,7 +161,7 @@ def _places_are_given(model: Any) -> bool:
 
     MPT measures distances by index; GPT-Neo takes positions, but every other layer's window goes by index.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = causal_lm(model)
     return "position_ids" in inspect.signature(base.forward).parameters and base.config.model_type != "gpt_neo"
 
 

@@ -20,7 +20,7 @@ from nlft.data.generation import Answerer, Generated, Request
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.judging import LABELS_STAY, check_template, check_tries, shortened
 from nlft.data.records import Example, completion_text
-from nlft.data.rules import find_calculations
+from nlft.data.rules import find_calculations, miscalculations
 from nlft.errors import UserError
 
 REVISION_PROMPT = """\
@@ -178,11 +178,9 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
         return "bare answer"
     if answer.text.count(MARK) > 1 or (settings.grader == "number" and _marks_another(answer.text, standard)):
         return "several answers"
-    holding = {(step.value, step.result) for step in find_calculations(reference)}  # 17 / 4 = 4, rounded
-    steps = list(find_calculations(reasoning))
-    if any(not step.right and (step.value, step.result) not in holding for step in steps):
+    if miscalculations(reasoning, reference):
         return "wrong step"
-    if not steps and _share_of_results(words, standard) < settings.least_reasoning:
+    if not any(find_calculations(reasoning)) and _share_of_results(words, reference) < settings.least_reasoning:
         return "bare answer"
     if (said := _TASK.search(answer.text)) and said[0].casefold() not in standard.casefold():
         return "about the task"
@@ -223,9 +221,9 @@ def _marks_another(text: str, standard: str) -> bool:
     return MARK in text and get_grader("number", extraction="strict")(text, standard).verdict == "wrong"
 
 
-def _share_of_results(words: Sequence[str], standard: str) -> float:
-    """Of the results on the way to the standard answer's last, the share that is among the words; 1 if it has none."""
-    results = [step.result for step in find_calculations(_reasoning(standard))]
+def _share_of_results(words: Sequence[str], reference: str) -> float:
+    """Of the results on the way to the reference's last, the share that is among the words; 1 if it has none."""
+    results = [step.result for step in find_calculations(reference)]
     way = set(results[:-1]) - set(results[-1:])
     said = {Fraction(word.replace(",", "")) for word in words if word[0].isdigit()}
     return len(way & said) / len(way) if way else 1.0

@@ -81,11 +81,11 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
 
 def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[str]:
     """At most two: miscalculated steps, and before them a right one whose result is not in the answer."""
-    solution = {(step.value, step.result) for step in find_calculations(answer)}  # 17 / 4 = 4, rounded
+    wrong = miscalculations(completion, answer)
     known = {value for found in _NUMBER.findall(answer) if (value := _value(found)) is not None}
     findings: dict[str, None] = {}
     for step in find_calculations(completion):
-        if not step.right and (step.value, step.result) not in solution:
+        if step in wrong:
             findings[f'The step "{step.written}" is miscalculated.\nCorrection: {step.corrected}.'] = None
         elif answer_is_wrong and not findings and not {step.value, step.result} & known:
             findings[f'The step "{step.written}" is not a step of the solution.'] = None
@@ -171,6 +171,12 @@ class Calculation:
     result: Fraction
     right: bool
     corrected: str
+
+
+def miscalculations(text: str, answer: str) -> list[Calculation]:
+    """The calculations in a text that do not hold, but for what the standard answer has too: 17 / 4 = 4, rounded."""
+    accepted = {(step.value, step.result) for step in find_calculations(answer)}
+    return [step for step in find_calculations(text) if not step.right and (step.value, step.result) not in accepted]
 
 
 def find_calculations(text: str) -> Iterator[Calculation]:

@@ -3,15 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 from datasets import Dataset
 from peft import PeftConfig
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
-from nlft.config import Range
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
 from nlft.data.encoding import encode_examples
 from nlft.data.export import SFTTarget, sft_texts
@@ -21,51 +19,27 @@ from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_dir import RunDir
 from nlft.training.run_record import data_fingerprint, environment, model_card
-from nlft.training.trainer import settle
+from nlft.training.settings import CommonSettings, SupervisedSettings
 
 
 @dataclass
-class BaselineSettings:
-    """NLFTConfig's settings where TRL's are others. It stands before TRL's config among the bases, to override it."""
+class BaselineSettings(CommonSettings):
+    """What the trainers of TRL have in common: NLFTConfig's settings where TRL's are others."""
 
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
     save_strategy: str = field(default="no", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Older name of activation_checkpointing."}
-    )
-    activation_checkpointing: bool | None = field(
-        default=None,
-        metadata={"help": "Recompute activations in backward: less memory, some 20% slower. On unless set."},
     )
     bf16: bool | None = field(
         default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
     )
     system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
 
-    def __post_init__(self) -> None:
-        settle(self)
-        super().__post_init__()  # type: ignore[misc]
-
 
 @dataclass
-class SFTSettings(BaselineSettings, SFTConfig):  # type: ignore[misc]
+class SFTSettings(SupervisedSettings, BaselineSettings, SFTConfig):  # type: ignore[misc]
     """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
 
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
-    )
-    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
-        default=2, metadata={"help": "Examples that a process takes at a time."}
-    )
-    num_train_epochs: Annotated[float, Range(0, inf)] = field(
-        default=6.0, metadata={"help": "Passes over the examples."}
-    )
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    max_length: Annotated[int | None, Range(8, inf)] = field(
-        default=1024,
-        metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
-    )
     target: SFTTarget = field(
         default="answer",
         metadata={

@@ -28,35 +28,15 @@ from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.model import ModelSettings, default_lora, load_model, load_tokenizer, wrap
 from nlft.training.run_dir import RunDir
 from nlft.training.run_record import base_name, model_card, run_record
+from nlft.training.settings import SupervisedSettings
 from nlft.training.steering import Steering
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
 
 @dataclass
-class NLFTConfig(PromptSettings, TrainingArguments):  # type: ignore[misc]
+class NLFTConfig(PromptSettings, SupervisedSettings, TrainingArguments):  # type: ignore[misc]
     """Settings of a training run; the scheme's own settings are `saliency` of the trainer."""
 
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
-    )
-    # A few dozen examples are a few dozen steps at the usual batch and epochs: far too few (docs/LOG.md).
-    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
-        default=2, metadata={"help": "Examples that a process takes at a time."}
-    )
-    num_train_epochs: Annotated[float, Range(0, inf)] = field(
-        default=6.0, metadata={"help": "Passes over the examples."}
-    )
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    activation_checkpointing: bool | None = field(
-        default=None,
-        metadata={"help": "Recompute activations in backward: less memory, some 20% slower. On unless set."},
-    )
-    max_length: Annotated[int | None, Range(8, inf)] = field(
-        default=1024,
-        metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
-    )
     condition_logprobs: Literal["live"] = field(
         default="live",
         metadata={"help": "When the conditions are scored. live: by the model being trained, each step."},
@@ -89,19 +69,6 @@ class NLFTConfig(PromptSettings, TrainingArguments):  # type: ignore[misc]
         default=True,
         metadata={"help": "On resume, take what was changed after the checkpoint again, at the same steps."},
     )
-
-    def __post_init__(self) -> None:
-        settle(self)
-        super().__post_init__()
-
-
-def settle(args: TrainingArguments) -> None:
-    """Defaults that depend on something: TRL's activation checkpointing, and pinning only where there is a GPU."""
-    if args.activation_checkpointing is None:  # `gradient_checkpointing` is its older name
-        older = args.gradient_checkpointing
-        args.activation_checkpointing = True if older is None else older
-    if not torch.cuda.is_available():
-        args.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
 
 
 class NLFTTrainer(SafeCheckpoints):

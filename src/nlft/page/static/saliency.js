@@ -1,7 +1,8 @@
 // The twin of core/saliency.py, core/cut.py, core/rlsd.py, core/dft.py and core/loss.py: stored log-probabilities to
 // tags, weights and losses, in the browser. Pure functions, no imports. A test holds them to Python's on the same
-// inputs; the schemes and their settings are described in docs/SALIENCY.md. `nlft-original` has no twin: it needs whole hidden states.
-// Nor has the loss that `redirect` adds: it needs more of the vocabulary than the token that was said.
+// inputs; the schemes and their settings are described in docs/SALIENCY.md. `nlft-original` has no twin: it needs
+// whole hidden states. Nor has the loss that `redirect` adds: it needs more of the vocabulary than the token that was
+// said.
 //
 // An ES module. In a classic script it goes without the word `export`, which stands at line starts only.
 //
