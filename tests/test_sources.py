@@ -187,6 +187,9 @@ def offline(cache, monkeypatch):
 def test_a_dataset_is_read_by_name_with_configuration_and_split():
     assert read_questions("openai/gsm8k:main:test")[1] == Question("gsm8k-test-2", "6 * 7?", "6 * 7 = 42\n#### 42")
     assert read_source("openai/gsm8k:main:train").records[2].where == "openai/gsm8k[train] row 3"
+    sliced = read_questions("openai/gsm8k:main:test[1:]")
+    assert sliced[0] == Question("gsm8k-test[1:]-1", "6 * 7?", "6 * 7 = 42\n#### 42")
+    assert len(read_questions("openai/gsm8k:main:test[:2]")) == 2
     assert len(read_questions("own/single")) == len(read_questions("own/single::train")) == 3
 
 

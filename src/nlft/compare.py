@@ -167,7 +167,8 @@ class Compare(Staged):
                 for size in self.settings.sizes:
                     if size > len(drawn):
                         raise UserError(
-                            f"{size} examples are wanted, and there are {len(drawn)}.\n  Leave that size out."
+                            f"{size} examples are wanted, and there are {len(drawn)}.\n"
+                            "  Leave that size out, or sample more in another --output_dir."
                         )
                     folder = self.folder / f"cells/size-{size}/seed-{seed}/fold-{fold}"
                     write_examples(folder / "examples.jsonl", drawn[:size])

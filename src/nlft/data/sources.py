@@ -9,7 +9,10 @@ from typing import Any
 from nlft.data.raw_records import UNREADABLE_CURE, RawRecord, read_raw
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
-_HUB_NAME = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+|\w[\w.-]*(?=:))(:(?P<config>[^:/\\\s]*))?(:(?P<split>[^:/\\\s]+))?")
+_HUB_NAME = re.compile(
+    r"(?P<path>\w[\w.-]*/[\w.-]+|\w[\w.-]*(?=:))(:(?P<config>[^:/\\\s]*))?"
+    r"(:(?P<split>[^:/\\\s\[\]]+(\[[\d:%-]+\])?))?"  # with a slice, as `datasets` takes it: test[:100]
+)
 _FILE_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".yaml")
 _HUB_CURE = "Write owner/name:config:split (openai/gsm8k:main:train), or give a file."
 
