@@ -215,6 +215,6 @@ class LiveRun:
         else:
             recent = folder and time.time() - status.st_mtime < SETTLED
             stamp = object() if recent else (status.st_ino, status.st_mtime_ns)
-        before = self._stamps.get(name)
+        before = self._stamps.get(name, self)  # after trouble a file counts as changed even if it is gone by now
         self._stamps[name] = stamp
         return bool(stamp != before)

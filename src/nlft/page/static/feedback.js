@@ -22,6 +22,7 @@ export class Feedback {
     this.asked = new Map(); // example index -> what takes back the question that the model is at
     this.name = name;
     this.drafts = new Map(); // example index -> draft
+    this.held = new Map(); // drafts of a run that has no examples at the moment
     this.editors = new Map(); // example index -> {view, root, ...}
     this.selection = null; // {panel, from, to}
     this.bar = byId("drafts");
@@ -130,8 +131,11 @@ export class Feedback {
     this.scores.clear();
     this.editors.clear();
     this.selection = null;
-    this.drafts = ofThisRun(this.drafts);
-    this.store();
+    // A run that is started again has no examples for a moment: its drafts wait for them.
+    const drafts = new Map([...this.held, ...this.drafts]);
+    this.held = state.runs[0].examples.length ? new Map() : drafts;
+    this.drafts = ofThisRun(drafts);
+    if (!this.held.size) this.store();
     this.drawBar();
   }
 

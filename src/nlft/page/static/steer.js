@@ -24,6 +24,7 @@ export class Steer {
     this.rate = this.makeRate();
     this.said = element("p", { className: "said", role: "alert" });
     this.ledger = element("ol", { className: "ledger", "aria-label": "Requests" });
+    this.drawnLines = null;
     this.actions = element("div", { className: "actions" }, ...this.buttons);
     root.append(this.why, this.actions, this.rate.row, this.said,
       element("h3", { text: "Requests" }), this.ledger);
@@ -86,12 +87,20 @@ export class Steer {
       made.title = steering?.unavailable[control] ?? "";
     }
     this.drawRate(why !== "");
+    this.drawLedger(waiting, controls.slice(-MOST_LINES).reverse());
+    if (waiting.length === 0 && this.said.textContent.startsWith("Asked")) this.say("");
+  }
+
+  /** Draw the list anew only where it says something else: a click, or the focus, may be on one of its buttons. */
+  drawLedger(waiting, answered) {
+    const now = JSON.stringify([waiting, answered, this.run.steering?.undoable, this.run.state === "finished"]);
+    if (now === this.drawnLines) return;
+    this.drawnLines = now;
     const lines = [
       ...waiting.map((line) => this.line(line, "waits for the trainer")),
-      ...controls.slice(-MOST_LINES).reverse().map((line) => this.line(line, null)),
+      ...answered.map((line) => this.line(line, null)),
     ];
     this.ledger.replaceChildren(...(lines.length ? lines : [element("li", { text: "none so far", className: "none" })]));
-    if (waiting.length === 0 && this.said.textContent.startsWith("Asked")) this.say("");
   }
 
   drawRate(disabled) {

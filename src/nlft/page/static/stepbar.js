@@ -58,12 +58,17 @@ export function drawMarks(show) {
     const index = nearestStep(steps, line.step);
     at.set(index, [...(at.get(index) ?? []), `${ledgerWords(line)}, in force from step ${line.step}`]);
   }
-  byId("marks").replaceChildren(...[...at].map(([index, said]) => {
-    const words = said.join("; ");
-    const mark = button("", () => show(index), { className: "mark-at", title: words, "aria-label": words });
+  // Those that are there stay the same elements: a click, or the focus, may be on one.
+  const marks = byId("marks");
+  while (marks.childElementCount > at.size) marks.lastElementChild.remove();
+  while (marks.childElementCount < at.size) marks.append(button("", () => {}, { className: "mark-at" }));
+  [...at].forEach(([index, said], place) => {
+    const mark = marks.children[place];
+    mark.onclick = () => show(index);
+    mark.title = said.join("; ");
+    mark.setAttribute("aria-label", mark.title);
     mark.style.setProperty("--at", String(index / last));
-    return mark;
-  }));
+  });
 }
 
 /** What may stand beside the first run's step: the run's own steps, and the other runs. */
