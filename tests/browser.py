@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportSize, expect, sync_playwright
+
+PATIENCE_MS = 30_000  # of an `expect`, as of an action: a machine with busy cores draws late, and is not wrong
 
 FLAGS = [
     "--no-sandbox",
@@ -50,6 +52,7 @@ def chromium() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("NO BROWSER TESTS RUN: `chromium` is not on the PATH, so what the page does goes unchecked")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield browser
@@ -71,7 +74,6 @@ def open_page(chromium: Browser) -> Iterator[OpenPage]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
         watch.follow(page)
         opened.append(path.resolve().as_uri())
         page.goto(opened[-1])

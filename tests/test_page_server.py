@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -265,15 +266,23 @@ def test_changes_hold_only_what_is_new(client: TestClient, run: RunDir) -> None:
     assert third["steering"]["undoable"] == ["a"]
 
 
+def delay(run: RunDir, lines: Iterator[bytes]) -> float:
+    """Seconds from before a step is written until a page hears of it: the median of three, as a busy machine may be
+    late with one."""
+    before, delays = json.loads(next(lines)), []
+    for step in (30, 40, 50):
+        started = time.monotonic()  # right after a look of the server's, so that the next is as far off as it can be
+        add_step(run, step)
+        news = json.loads(next(lines))
+        delays.append(time.monotonic() - started)
+        assert news != before
+        before = news
+    return median(delays)
+
+
 def test_news_come_over_a_stream_within_a_second(run: RunDir) -> None:
     with served(run) as (_, url), stream_of(url) as lines:
-        first = json.loads(next(lines))
-        started = time.monotonic()
-        add_step(run, 30)
-        wrote = time.monotonic()
-        second = json.loads(next(lines))
-        assert second != first
-        assert time.monotonic() - wrote < 1 + (wrote - started)
+        assert delay(run, lines) < 1
 
 
 def test_resumed_run_makes_pages_fetch_everything_again(run: RunDir) -> None:
@@ -285,6 +294,20 @@ def test_resumed_run_makes_pages_fetch_everything_again(run: RunDir) -> None:
     assert live.steps == [0, 10]
     assert len(live.events) == 10
     assert live.changes(generation, 1, 20, 0)["events"]["count"] == 10
+
+
+def test_of_a_run_that_is_cleared_nothing_is_left_once_it_begins_again(run: RunDir) -> None:
+    live = LiveRun(run)
+    generation = live.generation
+    run.clear()
+    for _ in range(2):
+        live.poll()
+        assert "cannot be read just now" in str(live.problem)
+        assert (live.generation, live.steps) == (generation, [0, 10, 20])  # a page that asks for a step has it already
+    run.write_settings(record())
+    live.poll()
+    assert live.generation > generation
+    assert (live.problem, live.steps, live.examples, live.state()) == (None, [], [], "waiting")
 
 
 def test_old_batches_that_are_dropped_do_not(tmp_path: Path) -> None:
@@ -775,7 +798,7 @@ def test_interrupt_ends_the_server_at_once_though_pages_listen(run: RunDir) -> N
     with served(run) as (process, url), stream_of(url) as lines:
         next(lines)
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) in (0, 130, -signal.SIGINT)
+        assert process.wait(9) in (0, 130, -signal.SIGINT)
         assert process.stderr
         assert "Traceback" not in process.stderr.read()
 
@@ -790,11 +813,7 @@ def test_page_that_hangs_keeps_nobody_else_waiting(run: RunDir) -> None:
             one.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
             hanging.append(one)  # and never reads
         with stream_of(url) as lines:
-            next(lines)
-            add_step(run, 30)
-            started = time.monotonic()
-            next(lines)
-            assert time.monotonic() - started < 2
+            assert delay(run, lines) < 2
         for one in hanging:
             one.close()
 

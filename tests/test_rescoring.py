@@ -295,6 +295,7 @@ def test_an_edit_is_rescored_on_the_page_while_the_server_holds_no_torch(
         card = page.locator(f"#example-{index}")
         card.get_by_role("button", name="Edit feedback").click()
         strips = f"[...document.querySelectorAll('#example-{index} .strip')].map((one) => one.style.cssText)"
+        expect(card.locator(".token[data-tag]").first).to_be_visible()  # the editor is there before the step has come
         before = page.evaluate(strips)
         card.locator("textarea").fill("The sum is off by ten.")
         expect(card.locator(".caption").first).to_contain_text("re-scored with the edited feedback", timeout=60_000)
