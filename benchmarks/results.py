@@ -6,7 +6,6 @@ python benchmarks/results.py write                           docs/RESULTS.md's t
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,14 @@ def section(report: dict[str, Any]) -> str:
         grid[arm["arm"], arm["size"]] = Cells(arm["verdicts"], arm["results"], failed, arm["seeds"], arm["once"])
         titles[arm["arm"]] = arm["title"]
     settings = report["settings"]
-    steps = f"{settings['max_steps']} optimizer steps" if settings["max_steps"] > 0 else "the same epochs"
+    size, seeds = settings["per_device_train_batch_size"], settings["seeds"]
+    budget = f"{settings['num_train_epochs']:g} epochs in batches of {size}"
+    if settings["max_steps"] > 0:
+        budget = f"{settings['max_steps']} optimizer steps of {size} examples"
     return "\n".join(
         [
-            f"{Path(report['model']).name}, {report['questions']} test questions, seeds "
-            f"{', '.join(map(str, settings['seeds']))}; {steps} of {settings['per_device_train_batch_size']} examples, "
+            f"{Path(report['model']).name}, {report['questions']} test questions, seed{'s' * (len(seeds) > 1)} "
+            f"{', '.join(map(str, seeds))}; {budget}, "
             f"learning rate {settings['learning_rate']:g}, answer_weight {settings['answer_weight']:g}. Share of right "
             f"answers ({settings['extraction']} reading, as the examples were labelled) with its 95% interval; time, "
             "memory and tokens of the training at the largest size, mean of the seeds.",
@@ -76,17 +78,18 @@ def page(text: str) -> str:
     return "<!-- generated: ".join(made)
 
 
-def keep(name: str, folder: Path) -> None:
-    """Copy a comparison here, with the model by its name and no path of this machine."""
+def keep(name: str, folder: Path, model: str | None) -> None:
+    """Copy a comparison here, with the model by its name and no path of this machine.
+
+    Args:
+        model: what the model is called, where it was a folder by another name.
+    """
     report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-    text = json.dumps(report, ensure_ascii=False, indent=1)
-    model = report["model"]
-    if "/" in model and Path(model).is_dir():
-        text = text.replace(json.dumps(model), json.dumps(Path(model).name))
-    (DOCS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    shutil.copyfile(folder / "compare.html", DOCS / f"{name}.html")
-    html = (DOCS / f"{name}.html").read_text(encoding="utf-8")
-    (DOCS / f"{name}.html").write_text(html.replace(model, Path(model).name), encoding="utf-8")
+    given = report["model"]
+    named = model or (Path(given).name if Path(given).is_dir() else given)
+    for kind in ("json", "html"):
+        text = (folder / f"compare.{kind}").read_text(encoding="utf-8").replace(given, named)
+        (DOCS / f"{name}.{kind}").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -94,9 +97,10 @@ def main() -> None:
     parser.add_argument("what", choices=["keep", "write"])
     parser.add_argument("name", nargs="?")
     parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--model", help="what to call a model that was a folder")
     args = parser.parse_args()
     if args.what == "keep":
-        keep(args.name, args.folder)
+        keep(args.name, args.folder, args.model)
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
