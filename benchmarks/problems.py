@@ -20,8 +20,8 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     train, test = make_splits(args.train, args.test, args.seed)
-    write_rows(args.folder / "train.jsonl", list(train))
-    write_rows(args.folder / "test.jsonl", list(test))
+    write_rows(args.folder / "train.jsonl", train)
+    write_rows(args.folder / "test.jsonl", test)
 
 
 if __name__ == "__main__":

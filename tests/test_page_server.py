@@ -798,7 +798,7 @@ def test_interrupt_ends_the_server_at_once_though_pages_listen(run: RunDir) -> N
     with served(run) as (process, url), stream_of(url) as lines:
         next(lines)
         process.send_signal(signal.SIGINT)
-        assert process.wait(9) in (0, 130, -signal.SIGINT)
+        assert process.wait(5) in (0, 130, -signal.SIGINT)
         assert process.stderr
         assert "Traceback" not in process.stderr.read()
 

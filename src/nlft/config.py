@@ -102,24 +102,18 @@ def read_config(path: Path, settings: Sequence[type[Any]]) -> dict[str, Any]:
         return {}
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{where}: holds no settings.\n  Write one `name: value` a line.")
-    hints = {name: hint for cls in settings for name, hint in get_type_hints(cls).items()}
-    names = {f.name for cls in settings for f in fields(cls) if f.init}
+    hints = {name: hint for cls in settings for name, hint in _hints(cls).items()}
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for key_node, value_node in node.value:
         line = f"{where}:{key_node.start_mark.line + 1}"
         key = key_node.value
-        if key not in names:
-            problems.append(_unknown(line, key, names))
-        elif key in values:
+        if key in values:
             problems.append(Problem(line, f'"{key}" is set a second time', "Keep one of the two lines."))
-        else:
-            value = _construct(value_node)
-            try:
-                values[key] = coerce(value, hints[key])
-            except ValueError as error:
-                problems.append(Problem(line, f'"{key}" is {value!r}', f"{error}."))
-                values[key] = None
+            continue
+        value = _checked(line, key, _construct(value_node), hints, problems)
+        if key in hints:
+            values[key] = value
     if problems:
         raise ConfigError(problems)
     return values
@@ -134,19 +128,31 @@ def settle(cls: type[Any], common: dict[str, Any], own: dict[str, Any], where: s
     Raises:
         ConfigError: everything that is wrong with the user's values.
     """
-    hints, names = get_type_hints(cls), {f.name for f in fields(cls) if f.init}
-    problems = [_unknown(where, key, names) for key in own.keys() - names]
-    values = {}
-    for key in own.keys() & names:
-        try:
-            values[key] = coerce(own[key], hints[key])
-        except ValueError as error:
-            problems.append(Problem(where, f'"{key}" is {own[key]!r}', f"{error}."))
+    hints, problems = _hints(cls), list[Problem]()
+    values = {key: _checked(where, key, value, hints, problems) for key, value in own.items()}
     if problems:
-        raise ConfigError(sorted(problems, key=str))
+        raise ConfigError(problems)
     instance = cls(**{**common, **values})
     check_ranges(instance)
     return instance
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of the dataclass's settings, by name."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+def _checked(where: str, key: str, value: Any, hints: dict[str, Any], problems: list[Problem]) -> Any:
+    """The value as the setting wants it; None, and one problem more, if there is no such setting or it cannot be."""
+    if key not in hints:
+        problems.append(_unknown(where, key, hints))
+        return None
+    try:
+        return coerce(value, hints[key])
+    except ValueError as error:
+        problems.append(Problem(where, f'"{key}" is {value!r}', f"{error}."))
+        return None
 
 
 def coerce(value: Any, hint: Any) -> Any:

@@ -20,7 +20,7 @@ from nlft.data.generation import Answerer, Generated, Request
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.judging import LABELS_STAY, check_template, check_tries, shortened
 from nlft.data.records import Example, completion_text
-from nlft.data.rules import find_calculations, miscalculations
+from nlft.data.rules import find_calculations, miscalculated
 from nlft.errors import UserError
 
 REVISION_PROMPT = """\
@@ -178,9 +178,10 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
         return "bare answer"
     if answer.text.count(MARK) > 1 or (settings.grader == "number" and _marks_another(answer.text, standard)):
         return "several answers"
-    if miscalculations(reasoning, reference):
+    steps = list(find_calculations(reasoning))
+    if miscalculated(steps, reference):
         return "wrong step"
-    if not any(find_calculations(reasoning)) and _share_of_results(words, reference) < settings.least_reasoning:
+    if not steps and _share_of_results(words, reference) < settings.least_reasoning:
         return "bare answer"
     if (said := _TASK.search(answer.text)) and said[0].casefold() not in standard.casefold():
         return "about the task"

@@ -7,7 +7,7 @@ the mistake would not show. What is not plainly a calculation is left alone: a f
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby, pairwise
@@ -81,10 +81,11 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
 
 def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[str]:
     """At most two: miscalculated steps, and before them a right one whose result is not in the answer."""
-    wrong = miscalculations(completion, answer)
+    steps = list(find_calculations(completion))
+    wrong = miscalculated(steps, answer)
     known = {value for found in _NUMBER.findall(answer) if (value := _value(found)) is not None}
     findings: dict[str, None] = {}
-    for step in find_calculations(completion):
+    for step in steps:
         if step in wrong:
             findings[f'The step "{step.written}" is miscalculated.\nCorrection: {step.corrected}.'] = None
         elif answer_is_wrong and not findings and not {step.value, step.result} & known:
@@ -173,10 +174,10 @@ class Calculation:
     corrected: str
 
 
-def miscalculations(text: str, answer: str) -> list[Calculation]:
-    """The calculations in a text that do not hold, but for what the standard answer has too: 17 / 4 = 4, rounded."""
+def miscalculated(steps: Sequence[Calculation], answer: str) -> list[Calculation]:
+    """The steps that do not hold, but for what the standard answer has too: 17 / 4 = 4, rounded."""
     accepted = {(step.value, step.result) for step in find_calculations(answer)}
-    return [step for step in find_calculations(text) if not step.right and (step.value, step.result) not in accepted]
+    return [step for step in steps if not step.right and (step.value, step.result) not in accepted]
 
 
 def find_calculations(text: str) -> Iterator[Calculation]:

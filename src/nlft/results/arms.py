@@ -291,8 +291,9 @@ def _nlft(
     if scheme not in SCHEMES:
         raise ConfigError([Problem(arm.name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(SCHEMES)}.")])
     saliency = settle(SCHEMES[scheme].settings, {}, own.pop("saliency", {}), f"{arm.name}: saliency")
-    options["answer_weight"] = 0.0 if arm.examples == "right" else budget.answer_weight
-    args = settle(NLFTConfig, {**options, "watch_every": budget.watch_every}, own, arm.name)
+    weight = 0.0 if arm.examples == "right" else budget.answer_weight
+    common = {**options, "answer_weight": weight, "watch_every": budget.watch_every}
+    args = settle(NLFTConfig, common, own, arm.name)
     return NLFTTrainer(net, args, examples, processing_class=tokenizer, saliency=saliency, peft_config=lora)
 
 
