@@ -744,7 +744,7 @@ def test_export_is_a_whole_page_that_the_browser_saves_and_does_not_open(client:
 # ---- the process ----
 
 
-class served:  # noqa: N801: reads as a phrase
+class served:  # in small letters: it reads as a phrase
     """`nlft map RUN` in a process of its own."""
 
     def __init__(self, run: RunDir, *options: str) -> None:
