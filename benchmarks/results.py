@@ -1,14 +1,16 @@
 """docs/RESULTS.md, from what `nlft compare` wrote.
 
-python benchmarks/results.py keep NAME runs/compare-small    copy a comparison to docs/NAME.json and docs/NAME.html
-python benchmarks/results.py write                           docs/RESULTS.md's tables from the copies
+python benchmarks/results.py keep NAME runs/compare-small    copy a comparison to docs/NAME.json, and write
+python benchmarks/results.py write                           the tables in docs/RESULTS.md, and docs/NAME.html
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from nlft.results import comparison_page
 from nlft.results.comparison import Cells, table
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -87,9 +89,17 @@ def keep(name: str, folder: Path, model: str | None) -> None:
     report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     given = report["model"]
     named = model or (Path(given).name if Path(given).is_dir() else given)
-    for kind in ("json", "html"):
-        text = (folder / f"compare.{kind}").read_text(encoding="utf-8").replace(given, named)
-        (DOCS / f"{name}.{kind}").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    text = json.dumps(report, indent=1, ensure_ascii=False).replace(given, named)
+    (DOCS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write() -> None:
+    """RESULTS.md and each comparison's own page."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(page(text), encoding="utf-8")
+    for name in re.findall("<!-- generated: (.+) -->", text):
+        report = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+        (DOCS / f"{name}.html").write_text(comparison_page.page(report), encoding="utf-8")
 
 
 def main() -> None:
@@ -101,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "keep":
         keep(args.name, args.folder, args.model)
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    write()
 
 
 if __name__ == "__main__":

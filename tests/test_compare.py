@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from nlft.demo import write_problems
 from nlft.errors import UserError
 from nlft.results.arms import ARMS, Arm, _baseline, claim, defined, with_shots, with_shuffled_judgments
 from nlft.results.comparison import Cells, contrasts, costs, share_of, table, verdict
-from nlft.results.comparison_page import page
+from nlft.results.comparison_page import curves, page
 from nlft.results.report import deciding_reading
 from nlft.training.model import ModelSettings
 
@@ -169,6 +170,15 @@ def test_the_page_shows_what_a_model_wrote_as_text():
     assert "&lt;script&gt;" in made
     assert "&lt;b&gt;" in made
     assert "<polyline" in made
+    assert "; seed 0. Every method" in made
+
+
+def test_no_two_of_sixteen_methods_look_alike_on_the_page():
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    arms = [{"arm": str(n), "title": f"method {n}", "size": 5, "share": share} for n in range(16)]
+    legend = curves({"arms": arms}).partition("<figcaption>")[2]
+    marks = re.findall("<circle[^>]*>", legend)
+    assert len(marks) == len(set(marks)) == 16
 
 
 @pytest.mark.parametrize(
@@ -446,5 +456,7 @@ def test_the_results_in_the_docs_are_those_of_the_kept_comparison():
 
     text = results.PAGE.read_text(encoding="utf-8")
     assert results.page(text) == text
-    report = json.loads((results.DOCS / "compare-small.json").read_text(encoding="utf-8"))
-    assert report["verdict"] in text
+    for kept in results.DOCS.glob("compare-*.json"):
+        report = json.loads(kept.read_text(encoding="utf-8"))
+        assert report["verdict"] in text
+        assert kept.with_suffix(".html").read_text(encoding="utf-8") == page(report)

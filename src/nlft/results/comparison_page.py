@@ -18,7 +18,7 @@ h1 { font-size: 1.5rem; } .verdict { font-size: 1.2rem; border-left: 4px solid #
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .7rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 tr { border-bottom: 1px solid light-dark(#ddd, #333); } .failed { color: light-dark(#b02a2a, #ff8a80); }
-svg { width: 100%; height: auto; } svg text { fill: currentColor; font-size: 12px; }
+svg { width: 100%; height: auto; } figcaption svg { width: .8em; } svg text { fill: currentColor; font-size: 12px; }
 .grid { stroke: light-dark(#ddd, #333); } .scroll { overflow-x: auto; }
 """
 # Okabe and Ito's colours, told apart by the colour-blind too.
@@ -30,9 +30,8 @@ def page(report: Report) -> str:
     body = [
         f"<h1>Comparison: {_text(report['model'])}</h1>",
         f'<p class="verdict">{_text(report["verdict"])}</p>',
-        f"<p>{report['questions']} test questions; seeds {_text(', '.join(map(str, report['settings']['seeds'])))}. "
-        f"Every method had the same examples, prompt, LoRA shape, grader and number of {_budget(report)}. "
-        "Intervals are 95%.</p>",
+        f"<p>{report['questions']} test questions; {_seeds(report)}. Every method had the same examples, prompt, LoRA "
+        f"shape, grader and number of {_budget(report)}. Intervals are 95%.</p>",
         curves(report),
         '<div class="scroll">' + _arms(report) + "</div>",
         "<h2>Comparisons, fixed before the run</h2>",
@@ -45,6 +44,11 @@ def page(report: Report) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>nlft compare</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
+
+
+def _seeds(report: Report) -> str:
+    seeds = [str(seed) for seed in report["settings"]["seeds"]]
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
 
 
 def _budget(report: Report) -> str:
@@ -61,24 +65,20 @@ def curves(report: Report) -> str:
     top = max((arm["share"]["high"] for arm in shown), default=1.0)
     top = min(1.0, (int(top * 10) + 1) / 10)
     names = list(dict.fromkeys(arm["arm"] for arm in shown))
-    parts = [_axes(sizes, top)]
+    titles = {arm["arm"]: arm["title"] for arm in shown}
+    parts, legend = [_axes(sizes, top)], []
     for index, name in enumerate(names):
         points = [
             (_x(arm["size"], sizes) + 5 * (index - len(names) / 2), arm["share"])
             for arm in sorted(shown, key=lambda arm: arm["size"])
             if arm["arm"] == name
         ]
-        parts.append(_curve(points, top, _COLOURS[index % len(_COLOURS)], dashed=index >= len(_COLOURS)))
-    titles = {arm["arm"]: arm["title"] for arm in shown}
-    legend = "".join(
-        f'<span><svg viewBox="0 0 12 12" style="width:.8em"><circle cx="6" cy="6" r="5" '
-        f'fill="{_COLOURS[i % len(_COLOURS)]}"/></svg> {_text(titles[name])}</span> '
-        for i, name in enumerate(names)
-    )
+        parts.append(_curve(points, top, index, titles[name]))
+        legend.append(f'<span><svg viewBox="0 0 12 12">{_mark(6, 6, index)}</svg> {_text(titles[name])}</span> ')
     label = "Share of right answers against number of examples"
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-        f"<figcaption>{legend}</figcaption></figure>"
+        f"<figcaption>{''.join(legend)}</figcaption></figure>"
     )
 
 
@@ -94,15 +94,31 @@ def _axes(sizes: Sequence[int], top: float) -> str:
     return "".join([*parts, f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">training examples</text>'])
 
 
-def _curve(points: Sequence[tuple[float, Mapping[str, float]]], top: float, colour: str, *, dashed: bool) -> str:
+def _curve(points: Sequence[tuple[float, Mapping[str, float]]], top: float, index: int, title: str) -> str:
+    colour = _colour(index)
     line = " ".join(f"{x:.1f},{_y(share['value'], top):.1f}" for x, share in points)
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
+    dash = ' stroke-dasharray="5 4"' if _hollow(index) else ""
     parts = [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>']
     for x, share in points:
         low, high = _y(share["low"], top), _y(min(share["high"], top), top)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
-        parts.append(f'<circle cx="{x:.1f}" cy="{_y(share["value"], top):.1f}" r="4" fill="{colour}"/>')
+        said = f"{title}: {share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+        whisker = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>'
+        parts.append(f"<g><title>{_text(said)}</title>{whisker}{_mark(x, _y(share['value'], top), index)}</g>")
     return "".join(parts)
+
+
+def _mark(x: float, y: float, index: int) -> str:
+    """A method's dot, filled for the first round of colours and hollow for the second."""
+    inside = "Canvas" if _hollow(index) else _colour(index)
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{inside}" stroke="{_colour(index)}" stroke-width="2"/>'
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _hollow(index: int) -> bool:
+    return index % (2 * len(_COLOURS)) >= len(_COLOURS)
 
 
 def _x(size: int, sizes: Sequence[int]) -> float:
