@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nlft.results import comparison_page
-from nlft.results.comparison import Cells, table
+from nlft.results.comparison import table
+from nlft.results.comparison_report import grid_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "RESULTS.md"
@@ -19,11 +20,7 @@ PAGE = DOCS / "RESULTS.md"
 
 def section(report: dict[str, Any]) -> str:
     """One comparison: what was held the same, the shares, the contrasts, the verdict."""
-    grid, titles = {}, {}
-    for arm in report["arms"]:
-        failed = {int(seed): why for seed, why in arm["failed"].items()}
-        grid[arm["arm"], arm["size"]] = Cells(arm["verdicts"], arm["results"], failed, arm["seeds"], arm["once"])
-        titles[arm["arm"]] = arm["title"]
+    titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
     settings = report["settings"]
     size, seeds = settings["per_device_train_batch_size"], settings["seeds"]
     budget = f"{settings['num_train_epochs']:g} epochs in batches of {size}"
@@ -37,7 +34,7 @@ def section(report: dict[str, Any]) -> str:
             f"answers ({settings['extraction']} reading, as the examples were labelled) with its 95% interval; time, "
             "memory and tokens of the training at the largest size, mean of the seeds.",
             "",
-            table(grid, titles),
+            table(grid_of(report), titles),
             "",
             strict_line(report),
             "",
@@ -87,6 +84,7 @@ def keep(name: str, folder: Path, model: str | None) -> None:
         model: what the model is called, where it was a folder by another name.
     """
     report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    report.pop("asked", None)  # the questions are the dataset's
     given = report["model"]
     named = model or (Path(given).name if Path(given).is_dir() else given)
     text = json.dumps(report, indent=1, ensure_ascii=False).replace(given, named)

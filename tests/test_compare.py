@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,8 @@ import yaml
 
 import tiny
 from nlft import tune_stages as stages
-from nlft.compare import Compare, CompareSettings
+from nlft.compare import Compare
+from nlft.compare_settings import CompareSettings
 from nlft.config import read_config
 from nlft.core.saliency import ConditionLogprobs, Tag, hidden_band
 from nlft.core.schemes import SCHEMES
@@ -24,111 +24,16 @@ from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, Arm, _baseline, claim, defined, with_shots, with_shuffled_judgments
-from nlft.results.comparison import Cells, contrasts, costs, share_of, table, verdict
-from nlft.results.comparison_page import curves, page
+from nlft.results.arms import ARMS, Arm, Budget, _baseline, claim, defined, with_shots, with_shuffled_judgments
+from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading
 from nlft.training.model import ModelSettings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TITLES = {name: arm.title for name, arm in ARMS.items()}
-PROMPTED = ("base", "few-shot")
-
-
-def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> Cells:
-    rng = np.random.default_rng(seed)
-    rows = [[bool(x) for x in rng.permutation(np.arange(questions) < share * questions)] for _ in range(seeds)]
-    result = {"train_seconds": 10.0, "peak_memory_bytes": 2**31, "num_tokens": 1000}
-    return Cells(rows, [result] * seeds, {})
-
-
-def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
-    grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, seed=1), ("nlft", 50): cells(0.3, seed=2)}
-    found = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
-    said = verdict(grid, found, TITLES, PROMPTED)
-    assert said.startswith("Train with SFT on answers: 60.0%")
-    assert "points [" in said
-    assert said.endswith("and more than every other method.")
-
-
-def test_prompting_wins_where_nothing_beats_it():
-    grid = {("base", 50): cells(0.7, 1), ("few-shot", 50): cells(0.5, seed=3), ("nlft", 50): cells(0.4, seed=1)}
-    assert "don't fine-tune" in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
-
-
-def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
-    grid = {("base", 50): cells(0.4, 1, 20), ("nlft", 50): cells(0.5, 1, 20, seed=1)}
-    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
-    assert said.startswith("Too few test questions to tell")
-    assert "you need about" in said
-
-
-def test_what_holm_takes_back_is_not_claimed():
-    rng = np.random.default_rng(0)
-    rows = {name: [[bool(x) for x in rng.random(200) < share]] for name, share in (("base", 0.30), ("nlft", 0.40))}
-    grid = {(name, 50): Cells(made, [], {}, None if name == "base" else [0]) for name, made in rows.items()}
-    for at in range(8):
-        grid[f"other-{at}", 50] = cells(0.3, 1, seed=at + 5)
-    others = [("nlft", name) for name, _ in grid if name != "nlft"]
-    titles = {name: name for name, _ in grid}
-    alone, many = contrasts(grid, others[:1]), contrasts(grid, others)
-    assert alone[0].told
-    assert not many[0].told
-    assert verdict(grid, alone, titles, PROMPTED).startswith("Train with nlft")
-    assert verdict(grid, many, titles, PROMPTED).startswith("Too few test questions")
-
-
-def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_named():
-    ours = cells(0.6, 2, seed=1)
-    lucky = Cells(cells(0.9, 1, seed=2).verdicts, [], {}, [0], once=True)
-    grid = {
-        ("base", 50): cells(0.1, 1),
-        ("nlft", 50): Cells(ours.verdicts, ours.results, {}, [0, 1]),
-        ("reft", 50): lucky,
-        ("sft-answer", 50): Cells([], [], {0: "no memory", 1: "no memory"}, []),
-    }
-    said = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), TITLES, PROMPTED)
-    assert said.startswith("Train with NLFT: 60.0%")
-    assert "on its seed better: ReFT" in said
-    assert "no result: SFT on answers" in said
-
-
-def test_no_verdict_is_drawn_from_questions_that_all_arms_fail():
-    nothing = Cells([[False] * 5], [], {})
-    grid = {("base", 50): nothing, ("nlft", 50): nothing}
-    assert "don't fine-tune" not in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
-    assert share_of([[False] * 5, [False] * 5]).high > 0.3
-
-
-def test_comparisons_are_corrected_for_all_of_them():
-    grid = {(name, 50): cells(0.3 + 0.02 * at, seed=at) for at, name in enumerate(["base", "sft-answer", "nlft"])}
-    one = contrasts(grid, [("nlft", "base")])
-    two = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
-    assert one[0].corrected == one[0].gap.p_value
-    assert two[0].corrected >= one[0].corrected
-    assert two[0].wins - two[0].losses == pytest.approx(two[0].gap.value * 400)
-
-
-def test_a_failed_seed_is_in_the_table_and_out_of_the_comparisons():
-    whole, broken = cells(0.5), cells(0.4)
-    broken = Cells(broken.verdicts[:1] * 0, broken.results, {1: "out of memory"})
-    grid = {("base", 50): whole, ("nlft", 50): broken}
-    assert "1 failed: out of memory" in table(grid, TITLES)
-    assert contrasts(grid, [("nlft", "base")]) == []
-
-
-def test_arms_are_compared_on_the_seeds_that_both_have():
-    whole = cells(0.5, 3)
-    one = Cells(whole.verdicts[1:2], whole.results[1:2], {}, [7], once=True)
-    ours = Cells(whole.verdicts, whole.results, {}, [5, 7, 9])
-    grid = {("nlft", 50): ours, ("kto", 50): one, ("sft-answer", 50): Cells([], [], {5: "no memory"}, [])}
-    found = contrasts(grid, [("nlft", "kto"), ("nlft", "sft-answer")])
-    assert [(c.theirs, c.gap.value, c.wins, c.losses) for c in found] == [("kto", 0.0, 0, 0)]
-    assert "(seed 7 alone)" in table(grid, TITLES)
 
 
 def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path):
-    from nlft.results.arms import Budget, run_arm
+    from nlft.results.arms import run_arm
 
     run_arm(
         ARMS["sft-answer"],
@@ -137,9 +42,11 @@ def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path)
         out=tmp_path / "run",
         model={"model_name_or_path": str(place / "model")},
         asking=SamplingSettings(max_new_tokens=4),
-        budget=Budget(num_train_epochs=1e5, per_device_train_batch_size=1, max_seconds=2),
+        budget=Budget(per_device_train_batch_size=1, max_seconds=2),
     )
-    assert 2 <= json.loads((tmp_path / "run" / "result.json").read_text())["train_seconds"] < 30
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert 2 <= result["train_seconds"] < 30
+    assert result["steps"] > 4 * 6, "longer than the epochs that would be taken without the budget"
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     rates = {event["learning_rate"] for event in events if "learning_rate" in event}
     assert len(rates) == 1
@@ -148,37 +55,6 @@ def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path)
 def write_few(path):
     write_examples(path, [Example(n, f"{n} + 1?", f"#### {n + 1}", True, f"#### {n + 1}") for n in range(4)])
     return path
-
-
-def test_the_page_shows_what_a_model_wrote_as_text():
-    report = {
-        "model": "<script>alert(1)</script>",
-        "verdict": "a < b",
-        "questions": 3,
-        "settings": {"seeds": [0]},
-        "arms": [
-            {
-                "arm": "nlft", "title": "NLFT", "size": 5, "failed": {"0": "<b>"},
-                "share": {"value": 0.5, "low": 0.4, "high": 0.6}, "trained": True, "readings": {"strict": 0.3},
-                "results": [{"train_seconds": 1, "peak_memory_bytes": 2**30, "num_tokens": 7}],
-            }
-        ],
-        "contrasts": [],
-    }  # fmt: skip
-    made = page(report)
-    assert "<script>alert" not in made
-    assert "&lt;script&gt;" in made
-    assert "&lt;b&gt;" in made
-    assert "<polyline" in made
-    assert "; seed 0. Every method" in made
-
-
-def test_no_two_of_sixteen_methods_look_alike_on_the_page():
-    share = {"value": 0.5, "low": 0.4, "high": 0.6}
-    arms = [{"arm": str(n), "title": f"method {n}", "size": 5, "share": share} for n in range(16)]
-    legend = curves({"arms": arms}).partition("<figcaption>")[2]
-    marks = re.findall("<circle[^>]*>", legend)
-    assert len(marks) == len(set(marks)) == 16
 
 
 @pytest.mark.parametrize(
@@ -192,21 +68,6 @@ def test_no_two_of_sixteen_methods_look_alike_on_the_page():
 )
 def test_the_reading_that_gave_the_labels_decides_where_there_are_several(readings, extraction, decides):
     assert deciding_reading({name: {} for name in readings}, extraction) == decides
-
-
-def test_costs_are_of_all_seeds_at_the_largest_size_and_none_of_what_trains_nothing():
-    results = [
-        {"train_seconds": 10, "peak_memory_bytes": 2**30, "num_tokens": 1000},
-        {"train_seconds": 21, "peak_memory_bytes": 3 * 2**29, "num_tokens": None},
-    ]
-    assert costs(results) == ["16 s", "1.5 GiB", "500"]
-    assert costs([]) == ["", "", ""]
-    prompted = Cells([[True]], [{"train_seconds": 0, "peak_memory_bytes": 2**30, "num_tokens": None}], {})
-    trained, failed = Cells([[True]], results, {}), Cells([], [], {0: "why"})
-    grid = {("base", 5): prompted, ("nlft", 5): trained, ("nlft", 9): failed}
-    rows = table(grid, {"base": "base", "nlft": "NLFT"}).splitlines()[2:]
-    assert [row.count("GiB") for row in rows] == [0, 1]
-    assert "| 16 s  | 1.5 GiB     | 500 " in rows[1]
 
 
 def test_shuffled_judgments_are_all_there_and_none_in_its_place():
@@ -232,8 +93,16 @@ def test_wrong_plans_are_refused():
         CompareSettings(comparisons=["nlft:magic"])
     with pytest.raises(UserError, match="no such arm"):
         CompareSettings(arms=["magic"])
-    with pytest.raises(UserError, match="need a number each"):
-        CompareSettings(sizes=[])
+    with pytest.raises(UserError, match="--seeds one or more"):
+        CompareSettings(seeds=[])
+    with pytest.raises(UserError, match="--seeds: has a number twice"):
+        CompareSettings(seeds=[0, 0, 1])
+    with pytest.raises(UserError, match="--max_seconds and --max_steps"):
+        CompareSettings(max_seconds=9, max_steps=9)
+    with pytest.raises(UserError, match=r"'shot' is no setting of few-shot"):
+        CompareSettings(extra_arms={"x": {"method": "few-shot", "settings": {"shot": 8}}})
+    with pytest.raises(UserError, match="shots is 0"):
+        CompareSettings(extra_arms={"x": {"method": "few-shot", "settings": {"shots": 0}}})
     with pytest.raises(UserError, match="nothing can be compared"):
         CompareSettings(grader="label")
     with pytest.raises(UserError, match=r"method 'NLFT' is none of"):
@@ -251,8 +120,92 @@ def test_training_on_test_questions_is_refused(place, tmp_path):
     write_few(tmp_path / "examples.jsonl")
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "t", "prompt": "2 + 1?", "answer": "#### 3"}) + "\n")
-    with pytest.raises(UserError, match="1 of the training questions are in --test_file"):
+    with pytest.raises(UserError, match="1 of the questions in --test_file are trained on"):
         grid._draw()
+
+
+def test_test_questions_are_known_again_in_examples_that_hold_them_as_they_were_asked(place, tmp_path):
+    ask = "{prompt} Then write #### and the number."
+    trained = [Example(n, ask.replace("{prompt}", f"{n} + 1?"), "#### 9", True, f"#### {n + 1}") for n in range(4)]
+    write_examples(tmp_path / "given.jsonl", trained)
+    write_examples(tmp_path / "examples.jsonl", trained)
+    settings = CompareSettings(output_dir=str(tmp_path), test_file="x", sizes=[1], seeds=[0], prompt_template=ask)
+    grid = Compare(tmp_path / "given.jsonl", {}, settings)
+    rows = [{"id": n, "prompt": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in (2, 3, 7)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="2 of the questions in --test_file are trained on"):
+        grid._draw()
+
+
+def test_every_arm_has_the_same_number_of_steps_also_one_that_trains_on_few_of_the_examples():
+    assert Budget(num_train_epochs=3, per_device_train_batch_size=2).training(25)["max_steps"] == 39
+    assert Budget(max_steps=7).training(25)["max_steps"] == 7
+    assert Budget(max_seconds=60).training(25)["max_steps"] > 1e8
+    assert "num_train_epochs" not in Budget().training(25)
+
+
+def claimed(place, out, file=None, **more):
+    settings = CompareSettings(output_dir=str(out), **{"seeds": [0, 1], "sizes": [4], **more})
+    grid = Compare(file or place / "problems" / "train.jsonl", {"model_name_or_path": "m"}, settings)
+    grid.claim()
+    return grid
+
+
+def test_once_there_is_a_result_a_grid_grows_and_says_so_and_nothing_is_taken_out(place, tmp_path):
+    claimed(place, tmp_path)
+    claimed(place, tmp_path, seeds=[1])  # nobody has seen a result yet
+    (tmp_path / "compare.json").write_text("{}")
+    assert claimed(place, tmp_path, seeds=[1], jobs=2).grown() == {}
+    grown = claimed(place, tmp_path, seeds=[1, 0], arms=["kto"])
+    assert grown.grown() == {"arms": ["kto"], "seeds": [0]}
+    with pytest.raises(UserError, match=r"nothing may be taken out of it \(--arms kto; --seeds 1\)"):
+        claimed(place, tmp_path, seeds=[0])
+    assert claimed(place, tmp_path, seeds=[1, 0], arms=["kto"]).grown() == grown.grown()
+
+
+def test_a_file_that_was_edited_is_not_taken_for_what_was_compared(place, tmp_path):
+    file = tmp_path / "examples.jsonl"
+    write_few(file)
+    claimed(place, tmp_path / "out", file)
+    claimed(place, tmp_path / "out", file)
+    file.write_text(file.read_text().replace("#### 2", "#### 3"))
+    with pytest.raises(UserError, match=r"examples.jsonl has been edited"):
+        claimed(place, tmp_path / "out", file)
+
+
+def test_a_larger_size_keeps_what_was_done_at_the_others(place, tmp_path):
+    def cells(*sizes):
+        settings = CompareSettings(output_dir=str(tmp_path), sizes=list(sizes), seeds=[0], once=["reft"], test_file="x")
+        found = Compare(place / "problems" / "train.jsonl", {}, settings)._cells()
+        return {(cell.arm, cell.size): cell for cell in found if cell.arm in ("base", "reft")}
+
+    for cell in cells(4, 6).values():
+        (tmp_path / cell.folder / cell.arm).mkdir(parents=True)
+        (tmp_path / cell.folder / cell.arm / "result.json").write_text("{}")
+    assert set(cells(4, 6)) == {("base", 4), ("reft", 6)}
+    assert set(cells(2, 4, 6, 8)) == {("base", 4), ("reft", 6), ("reft", 8)}
+
+
+def test_without_sizes_half_and_all_of_what_a_fold_has_are_compared(place, tmp_path):
+    trained = [Example(n, f"{n} + 1?", "#### 9", True, f"#### {n + 1}") for n in range(20)]
+    write_examples(tmp_path / "given.jsonl", trained)
+    grid = claimed(place, tmp_path / "out", tmp_path / "given.jsonl", sizes=[])
+    grid._split()
+    write_examples(tmp_path / "out" / "examples.jsonl", trained)
+    assert grid.sizes == [8, 16]
+    with pytest.raises(
+        UserError, match="--sizes 17: there are 16 examples to train on, as one of 5 folds is tested on"
+    ):
+        claimed(place, tmp_path / "out", tmp_path / "given.jsonl", sizes=[17])._split()
+    grid.settings.folds = 21
+    with pytest.raises(UserError, match="20 questions make no 21 folds"):
+        grid._fold(0)
+
+
+def test_questions_beyond_the_limit_are_not_tested_on_either(place, tmp_path):
+    grid = claimed(place, tmp_path, limit=5)
+    grid._split()
+    assert len((tmp_path / "test.jsonl").read_text().splitlines()) == 5
 
 
 def test_an_arm_that_is_defined_anew_does_not_take_over_what_the_old_one_left(tmp_path):
@@ -263,7 +216,7 @@ def test_an_arm_that_is_defined_anew_does_not_take_over_what_the_old_one_left(tm
 
 
 def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():
-    options = {"output_dir": "x", "max_steps": 30, "num_train_epochs": 3.0, "per_device_train_batch_size": 2}
+    options = {"output_dir": "x", "max_steps": 30, "per_device_train_batch_size": 2}
     options |= {"learning_rate": 4e-4}
     asking = SamplingSettings(extraction="strict")
     _, kto = _baseline(Arm("kto", "KTO", "kto"), options, asking)
@@ -272,8 +225,6 @@ def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():
     assert (reft.sft_steps, reft.max_steps, reft.extraction) == (15, 15, "strict")
     assert (reft.learning_rate, reft.warmup_learning_rate) == (pytest.approx(1e-4), 4e-4)
     assert (reft.num_generations, reft.generation_batch_size) == (8, 8), "a step compares eight answers to one question"
-    _, epochs = _baseline(Arm("four", "ReFT", "reft", {"num_generations": 4}), {**options, "max_steps": -1}, asking)
-    assert (epochs.sft_epochs, epochs.num_train_epochs) == (1.5, 0.75), "half of the others' steps, in each stage"
     _, own = _baseline(Arm("slow", "KTO", "kto", {"learning_rate": "3e-6"}), options, asking)  # as YAML reads it
     assert own.learning_rate == pytest.approx(3e-6)
 
@@ -446,6 +397,9 @@ def test_each_part_that_the_ablation_leaves_out_is_out():
     assert tags("without-scoring")[0] == [wrong, wrong_near]
     assert tags("without-scoring")[1] == [0, 0]
     assert tags("without-neighbourhood") == [[wrong, 0], [right, 0]]
+    judged = plan["extra_arms"]["without-judge"]["settings"]["saliency"]
+    pushed = SCHEMES["nlft"].weigh(scores, SCHEMES["nlft"].settings(**judged))
+    assert set(pushed.unlikelihood[0][pushed.tag[0] == Tag.SALIENT].tolist()) == {1.0}, "as hard as a contradiction is"
     assert tags("without-judge")[0][0] == int(((logp[0][0].exp() > 0.5) & (logp[1][0].exp() < 0.05)).sum())
     assert tags("without-standard")[0][0] == int((logp[2][0] - logp[0][0] > np.log(1.5)).sum())
 

@@ -1,12 +1,14 @@
 """Intervals, differences and corrections, against scipy and statsmodels."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from nlft.results.stats import Difference, holm, paired_difference, questions_needed, seeded_difference, wilson
+from nlft.results.stats import Difference, holm, needed, paired_difference, seeded_difference, symmetric_p, wilson
 
 RNG = np.random.default_rng(5)
 
@@ -57,18 +59,37 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     covered = 0
     for trial in range(200):
         rng = np.random.default_rng(trial)
-        found = paired_difference(rng.random(120) < 0.5, rng.random(120) < 0.4)
+        found = seeded_difference([rng.random(120) < 0.5], [rng.random(120) < 0.4], samples=1999)
         covered += found.low <= 0.1 <= found.high
     assert 180 <= covered <= 199
 
 
-def test_p_values_are_even_where_there_is_no_difference():
-    values = [
-        seeded_difference([r.random(150) < 0.5], [r.random(150) < 0.5], samples=999).p_value
-        for r in map(np.random.default_rng, range(300))
-    ]
-    assert 0.02 < np.mean(np.array(values) < 0.05) < 0.09
-    assert 0.4 < np.mean(np.array(values) < 0.5) < 0.6
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_p_values_promise_no_more_than_they_keep_also_where_few_questions_differ(seeds):
+    values = []
+    for rng in map(np.random.default_rng, range(300)):
+        differ = rng.random((seeds, 100)) < 0.08
+        ours = rng.random((seeds, 100)) < 0.5
+        values.append(seeded_difference(ours, ours ^ differ, samples=999).p_value)
+    found = np.array(values)
+    assert np.mean(found < 0.005) <= 0.01
+    assert np.mean(found < 0.05) < 0.075
+    assert 0.1 < np.mean(found < 0.5) < 0.57
+
+
+@pytest.mark.parametrize(("won", "lost", "p_value"), [(4, 0, 0.125), (5, 0, 0.0625), (10, 1, 0.01171875)])
+def test_the_p_value_of_one_seed_is_no_less_than_mcnemars(won, lost, p_value):
+    ours = [True] * won + [False] * lost + [True] * 50
+    theirs = [False] * won + [True] * lost + [True] * 50
+    assert seeded_difference([ours], [theirs]).p_value == pytest.approx(p_value)
+
+
+def test_the_p_value_of_several_seeds_is_that_of_all_turnings_written_out():
+    gaps = np.array([[1, 1, 0, 1, -1, 0, 1], [1, 0, 0, 1, -1, 1, 1]])
+    each = gaps.sum(0)
+    turned = [abs(np.dot(signs, each)) for signs in itertools.product([-1, 1], repeat=7)]
+    wanted = np.mean(np.array(turned) >= abs(each.sum()))
+    assert symmetric_p(gaps, 9999, 0) == pytest.approx(wanted, abs=0.012)
 
 
 def test_a_prompted_model_with_one_seed_stands_beside_each_of_the_others():
@@ -95,5 +116,26 @@ def test_the_interval_over_two_seeds_holds_for_seeds_that_differ():
     assert missed <= 12  # 5 are wanted; without the widening it is about 15
 
 
-def test_a_quarter_of_the_width_takes_sixteen_times_the_questions():
-    assert questions_needed(Difference(0.01, -0.11, 0.13), 100, 0.03) == 1600
+def test_what_is_needed_tells_the_difference_in_four_runs_of_five():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random((1, 100)) < 0.5, rng.random((1, 100)) < 0.4
+    wanted = needed(ours, theirs, 0.1)
+    assert wanted.seeds is None
+    assert needed(ours, theirs, 0.05).questions == pytest.approx(4 * wanted.questions, rel=0.03)
+    assert needed(ours, theirs, 0.1, tests=16).questions > 1.5 * wanted.questions
+    told = 0
+    for _ in range(100):
+        a, b = rng.random(wanted.questions) < 0.5, rng.random(wanted.questions) < 0.4
+        told += seeded_difference([a], [b], samples=999).p_value < 0.05
+    assert 0.65 < told / 100 < 0.95
+
+
+def test_where_seeds_are_what_differs_more_of_them_are_asked_for_and_not_ever_more_questions():
+    rng = np.random.default_rng(1)
+    asked = []
+    for questions in (200, 2000, 20000):
+        ours = np.stack([rng.random(questions) < share for share in (0.36, 0.50)])
+        theirs = rng.random((1, questions)) < 0.40
+        asked.append(needed(ours, theirs, 0.03))
+    assert all(found.seeds > 20 for found in asked)
+    assert max(found.questions for found in asked) < 2 * min(found.questions for found in asked)

@@ -4,92 +4,28 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Any
 
 from nlft import __version__
 from nlft import tune_stages as stages
-from nlft.config import Range
+from nlft.compare_settings import CompareSettings
 from nlft.data.build import question_of
 from nlft.data.collect import ask
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import write_whole
 from nlft.results import arms
-from nlft.results.comparison import Cells, Contrast, Grid, contrasts, share_of, table, verdict
+from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
+from nlft.results.comparison_report import report, told
 from nlft.results.report import deciding_reading
 from nlft.staged import Share, Staged, check, ending_with_us, shares
-from nlft.tune_settings import TuneSettings
 from nlft.tune_stages import settings_of, write_rows
-
-ALWAYS = ["base", "few-shot", "sft-answer", "sft-completion", "nlft", "control", "uniform-right", "shuffled"]
-
-
-@dataclass
-class CompareSettings(TuneSettings):
-    """What is compared, on what. `comparisons` are fixed before the run, and corrected for their number."""
-
-    output_dir: str = field(default="runs/compare", metadata={"help": "Folder for everything that comes of it."})
-    arms: list[str] = field(
-        default_factory=lambda: list(ALWAYS),
-        metadata={
-            "help": f"Methods: {', '.join(arms.ARMS)}. The baselines and controls of NLFT are always among them."
-        },
-    )
-    sizes: list[int] = field(default_factory=lambda: [25, 50], metadata={"help": "Numbers of training examples."})
-    seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "Each draws its own examples, and trains on them."}
-    )
-    once: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Arms too dear for the whole grid: they get the largest size and the first seed alone."},
-    )
-    folds: int = field(default=5, metadata={"help": "Cross-validation folds where there is no test file."})
-    jobs: Annotated[int, Range(1, 1024)] = field(
-        default=1,
-        metadata={
-            "help": "Cells that run at once, each with its share of the cores, which its times are then with; GPUs are "
-            "given out in turn."
-        },
-    )
-    comparisons: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Pairs OURS:THEIRS; by default NLFT against every other method."},
-    )
-    audit: bool = field(default=False, metadata={"help": "Audit the examples with the model before training."})
-
-    def __post_init__(self) -> None:
-        self.arms = list(dict.fromkeys([*ALWAYS, *self.arms, *self.once, *self.extra_arms]))
-        super().__post_init__()
-        if self.grader == "label":
-            raise UserError("--grader label grades nothing, so nothing can be compared.\n  Choose another --grader.")
-        if not self.sizes or not self.seeds or min(self.sizes) < 1:
-            raise UserError("--sizes and --seeds need a number each.\n  Give --sizes 25 50 --seeds 0 1 2, for example.")
-        if self.jobs > 1 and self.max_seconds:
-            raise UserError(
-                "--max_seconds with --jobs: cells that share the machine would get less done in the same time.\n"
-                "  Leave one of them out, or set --max_steps."
-            )
-        self.pairs()
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """The comparisons as pairs of arms.
-
-        Raises:
-            UserError: one of them is no pair of arms.
-        """
-        found = []
-        for text in self.comparisons or [f"nlft:{name}" for name in self.arms if name != "nlft"]:
-            ours, _, theirs = text.partition(":")
-            if ours not in self.arms or theirs not in self.arms:
-                raise UserError(f"--comparisons {text}: is no pair of arms.\n  Write nlft:sft-answer, for example.")
-            found.append((ours, theirs))
-        return found
 
 
 @dataclass(frozen=True)
@@ -122,25 +58,53 @@ class Compare(Staged):
     """The grid in one folder; a cell that is done is not repeated, one that failed is marked and tried again later."""
 
     settings: CompareSettings
-    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs")  # but not the comparisons: fixed before the run
+    may_change = ("jobs",)
+    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms")  # but not the comparisons: fixed before the run
+    result = "compare.json"
 
     def run(self) -> str:
         """Run what is not done yet; returns the tables and the verdict."""
         self.claim()
         first, *rest = self.data_stages()
-        whole = partial(stages.split, self.folder, self.job(), hold_out=False)
         audit = [("audit", "audit.json", self.own_process(stages.audit))] if self.settings.audit else []
-        self.run_stages([(*first[:2], whole), *rest, *audit])
+        self.run_stages([(*first[:2], self._split), *rest, *audit])
         self._draw()
         self._run_cells()
         return self._told()
+
+    def _split(self) -> None:
+        stages.split(self.folder, self.job(), hold_out=False)
+        rows = (self.folder / "train.jsonl").read_bytes().count(b"\n")
+        if not self.settings.test_file:
+            rows -= rows // self.settings.folds
+        if not stages.holds_examples(self.file):
+            rows *= self.settings.samples_per_question
+        if max(self.settings.sizes, default=0) > rows:  # before anything is sampled for it
+            raise self._too_few(max(self.settings.sizes), rows)
+
+    def _too_few(self, size: int, there: int) -> UserError:
+        folds = "" if self.settings.test_file else f", as one of {self.settings.folds} folds is tested on"
+        return UserError(
+            f"--sizes {size}: there are {there} examples to train on{folds}.\n"
+            "  Leave that size out, or give more in another --output_dir."
+        )
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Numbers of training examples, in order; where none was given, half and all of what every fold has."""
+        if self.settings.sizes:
+            return sorted(self.settings.sizes)
+        most = min(len(self._fold(fold)[0]) for fold in range(self._folds()))
+        if not most:
+            raise self._too_few(1, 0)
+        return sorted({max(1, most // 2), most})
 
     def _folds(self) -> int:
         return 1 if self.settings.test_file else self.settings.folds
 
     def _cells(self) -> Iterator[Cell]:
         """All cells, the cheapest sizes first. A prompted base knows neither size nor seed."""
-        for size in sorted(self.settings.sizes):
+        for size in self.sizes:
             for seed in self.settings.seeds:
                 for fold in range(self._folds()):
                     folder = f"cells/size-{size}/seed-{seed}/fold-{fold}"
@@ -149,9 +113,22 @@ class Compare(Staged):
                             yield Cell(arm, size, seed, fold, folder)
 
     def _planned(self, arm: str, size: int, seed: int) -> bool:
+        """Whether the grid has that cell. What is done stays in it, also if the grid has grown since."""
         if arm == "base":
-            return (size, seed) == (min(self.settings.sizes), self.settings.seeds[0])
-        return arm not in self.settings.once or (size, seed) == (max(self.settings.sizes), self.settings.seeds[0])
+            return (size, seed) == self._base_at
+        if arm not in self.settings.once or (size, seed) == (max(self.sizes), self.settings.seeds[0]):
+            return True
+        return self._done(arm, size, seed)
+
+    @cached_property
+    def _base_at(self) -> tuple[int, int]:
+        """The size and seed under which the prompted base stands."""
+        places = [(size, seed) for size in self.sizes for seed in self.settings.seeds]
+        return next((place for place in places if self._done("base", *place)), (self.sizes[0], self.settings.seeds[0]))
+
+    def _done(self, arm: str, size: int, seed: int) -> bool:
+        place = self.folder / f"cells/size-{size}/seed-{seed}"
+        return all((place / f"fold-{fold}" / arm / "result.json").exists() for fold in range(self._folds()))
 
     def _draw(self) -> None:
         """Each cell's examples and test questions; a larger size holds the smaller one's examples.
@@ -164,12 +141,9 @@ class Compare(Staged):
                 train, test = self._fold(fold)
                 drawn = list(train)
                 Random(seed).shuffle(drawn)
-                for size in self.settings.sizes:
+                for size in self.sizes:
                     if size > len(drawn):
-                        raise UserError(
-                            f"{size} examples are wanted, and there are {len(drawn)}.\n"
-                            "  Leave that size out, or sample more in another --output_dir."
-                        )
+                        raise self._too_few(size, len(drawn))
                     folder = self.folder / f"cells/size-{size}/seed-{seed}/fold-{fold}"
                     write_examples(folder / "examples.jsonl", drawn[:size])
                     write_rows(folder / "test.jsonl", test)
@@ -185,20 +159,31 @@ class Compare(Staged):
         """
         examples = read_examples(self.folder / "examples.jsonl")
         questions = read_questions(self.folder / "test.jsonl")
+        if self.settings.test_file:
+            self._refuse_shared(examples, questions)
+            return examples, questions
         template = "{prompt}" if stages.holds_examples(self.file) else self.settings.prompt_template
         asked = {question_of(q): q for q in (replace(q, prompt=ask(q, template)) for q in reversed(questions))}
-        if self.settings.test_file:
-            shared = len({question_of(example) for example in examples} & asked.keys())
-            if shared:
-                raise UserError(
-                    f"{shared} of the training questions are in --test_file.\n  Take them out of one of them."
-                )
-            return examples, questions
         groups = sorted(asked)
+        if len(groups) < self.settings.folds:
+            raise UserError(f"{self.file}: {len(groups)} questions make no {self.settings.folds} folds.\n  Give more.")
         Random(self.settings.seed).shuffle(groups)
         held_out = groups[fold :: self.settings.folds]
         out = set(held_out)
         return [e for e in examples if question_of(e) not in out], [asked[group] for group in held_out]
+
+    def _refuse_shared(self, examples: list[Example], questions: list[Question]) -> None:
+        """Questions are the same as they stand in the test file or as they are asked: examples hold either."""
+        trained = {question_of(example) for example in examples}
+        templates = {"{prompt}", self.settings.prompt_template}
+        shared = sum(
+            any(question_of(replace(q, prompt=ask(q, template))) in trained for template in templates)
+            for q in questions
+        )
+        if shared:
+            raise UserError(
+                f"{shared} of the questions in --test_file are trained on.\n  Take them out of one of them."
+            )
 
     def _run_cells(self) -> None:
         """Every cell that is not done yet, `jobs` at a time. One that fails is marked, and the rest goes on."""
@@ -250,14 +235,14 @@ class Compare(Staged):
     def _grid(self) -> Grid:
         grid: dict[tuple[str, int], Cells] = {}
         for arm in self.settings.arms:
-            for size in sorted(self.settings.sizes):
+            for size in self.sizes:
                 if arm == "base" or any(self._planned(arm, size, seed) for seed in self.settings.seeds):
                     grid[arm, size] = self._arm_cells(arm, size)
         return grid
 
     def _arm_cells(self, arm: str, size: int) -> Cells:
         verdicts, results, failed, done = [], [], {}, []
-        at = min(self.settings.sizes) if arm == "base" else size
+        at = self._base_at[0] if arm == "base" else size
         for seed in (seed for seed in self.settings.seeds if self._planned(arm, at, seed)):
             row: list[bool] = []
             for fold in range(self._folds()):
@@ -275,23 +260,26 @@ class Compare(Staged):
 
     def _told(self) -> str:
         grid, titles = self._grid(), {name: arms.ARMS[name].title for name in self.settings.arms}
-        found = contrasts(grid, self.settings.pairs())
-        said = verdict(grid, found, titles, [name for name in titles if _is_prompted(name)])
-        report = {
-            "nlft": __version__,
-            "model": self.model["model_name_or_path"],
-            "settings": self.job()["settings"],
-            "questions": len(next((c.verdicts[0] for c in grid.values() if c.verdicts), [])),
-            "verdict": said,
-            "arms": [_arm_report(arm, size, cells, titles) for (arm, size), cells in grid.items()],
-            "contrasts": [_contrast_report(c) for c in found],
-        }
-        write_whole(self.folder / "compare.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
-        write_whole(self.folder / "compare.html", page(report).encode())
-        lines = [_contrast_line(c, titles) for c in found if c.size == max(self.settings.sizes)]
+        settings = {**self.job()["settings"], "sizes": self.sizes}
+        about = {"nlft": __version__, "model": self.model["model_name_or_path"], "settings": settings}
+        found = report(
+            grid,
+            self.settings.pairs(),
+            titles,
+            [name for name in titles if _is_prompted(name)],
+            {**about, "grown": self.grown(), "asked": self._asked()},
+        )
+        write_whole(self.folder / "compare.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+        write_whole(self.folder / "compare.html", page(found).encode())
         paths = [f"every figure: {display_path(self.folder / 'compare.json')}",
                  f"page: {display_path(self.folder / 'compare.html')}"]  # fmt: skip
-        return "\n".join(["", table(grid, titles), "", *lines, "", said, "", *paths])
+        return "\n".join([told(grid, titles, found), "", *paths])
+
+    def _asked(self) -> list[dict[str, Any]]:
+        """The test questions, in the order in which their verdicts stand."""
+        place = self.folder / f"cells/size-{self.sizes[0]}/seed-{self.settings.seeds[0]}"
+        questions = [read_questions(place / f"fold-{fold}" / "test.jsonl") for fold in range(self._folds())]
+        return [asdict(question) for fold in questions for question in fold]
 
 
 def _train_cell(folder: Path, job: dict[str, Any], cell: Cell) -> None:
@@ -338,40 +326,3 @@ def _verdicts(run: Path, extraction: str) -> list[bool]:
 
 def _is_prompted(arm: str) -> bool:
     return arms.ARMS[arm].method not in arms.TRAINED
-
-
-def _readings(cells: Cells) -> dict[str, float]:
-    """The share of right answers by each reading of them."""
-    found = [result["summary"]["accuracy"] for result in cells.results]
-    if not found:
-        return {}
-    return {name: sum(f[name]["count"] for f in found) / sum(f[name]["n"] for f in found) for name in found[0]}
-
-
-def _arm_report(arm: str, size: int, cells: Cells, titles: dict[str, str]) -> dict[str, Any]:
-    share = share_of(cells.verdicts) if cells.verdicts else None
-    return {
-        "arm": arm,
-        "title": titles[arm],
-        "size": size,
-        "trained": not _is_prompted(arm),
-        "readings": _readings(cells),
-        "share": vars(share) if share else None,
-        "seeds": cells.seeds,
-        "once": cells.once,
-        "verdicts": [[int(right) for right in row] for row in cells.verdicts],
-        "results": [{k: v for k, v in r.items() if k != "summary"} for r in cells.results],
-        "failed": {str(seed): why for seed, why in cells.failed.items()},
-    }
-
-
-def _contrast_report(contrast: Contrast) -> dict[str, Any]:
-    return {**vars(contrast), "gap": vars(contrast.gap), "told": contrast.told}
-
-
-def _contrast_line(contrast: Contrast, titles: dict[str, str]) -> str:
-    told = "" if contrast.told else ", no difference can be told"
-    return (
-        f"{titles[contrast.ours]} against {titles[contrast.theirs]}, {contrast.size} examples: {contrast.gap}, "
-        f"p {contrast.corrected:.2g} corrected ({contrast.wins} won, {contrast.losses} lost){told}."
-    )

@@ -127,7 +127,8 @@ def tune(argv: Sequence[str]) -> None:
 
 def compare(argv: Sequence[str]) -> None:
     """`nlft compare`."""
-    from nlft.compare import Compare, CompareSettings
+    from nlft.compare import Compare
+    from nlft.compare_settings import CompareSettings
 
     what = "Every method on the same examples: sizes x seeds, intervals, a verdict."
     _staged(argv, "compare", what, CompareSettings, Compare)

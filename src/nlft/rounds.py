@@ -134,7 +134,7 @@ class Rounds(Staged):
     """Rounds in one folder: round-0 is the model before training, round-N its N-th training, with all its data."""
 
     settings: RoundsPlan
-    may_grow = ("rounds", "patience")
+    may_change = ("rounds", "patience")
 
     def run(self) -> str:
         """Run what is not done yet; returns what came of it. Errors: see `Staged.run_stages`."""

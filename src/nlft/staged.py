@@ -1,5 +1,6 @@
 """Work in stages, in one folder: each leaves a file, and is not repeated once that is there."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -28,7 +29,9 @@ Stage = tuple[str, str, Callable[[], None]]
 class Staged:
     """A folder, the settings that it was made with, and the stages from a file to a dataset in it."""
 
-    may_grow: ClassVar[tuple[str, ...]] = ()  # settings that a later run in the same folder may have otherwise
+    may_change: ClassVar[tuple[str, ...]] = ()  # settings that a later run in the same folder may have otherwise
+    may_grow: ClassVar[tuple[str, ...]] = ()  # the same, but once there is a result nothing may be taken out of them
+    result: ClassVar[str] = ""  # the file that holds the result
 
     def __init__(self, file: Path | str, model: dict[str, Any], settings: TuneSettings) -> None:
         """
@@ -77,27 +80,56 @@ class Staged:
         return {"file": self.file, "model": self.model, "settings": asdict(self.settings)}
 
     def claim(self) -> None:
-        """Make the folder ours, or refuse it if it holds a run with other settings: its stages would be mixed up.
+        """Make the folder ours, or refuse it if it holds a run with other settings or data: they would be mixed up.
 
         Raises:
-            UserError: it names the settings that differ.
+            UserError: it names what differs.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        mine = json.loads(json.dumps({"nlft": __version__, **self.job()}, default=str))
-        for name in self.may_grow:
-            del mine["settings"][name]
-        path = self.folder / "settings.json"
-        if not path.exists():
-            write_whole(path, json.dumps(mine, indent=1).encode())
-            return
-        theirs = json.loads(path.read_text())
-        for name in self.may_grow:
-            theirs["settings"].pop(name, None)
-        if theirs != mine:
+        mine = json.loads(json.dumps({"nlft": __version__, **self.job(), "sha256": self._digests()}, default=str))
+        free = {name: mine["settings"].pop(name) for name in (*self.may_change, *self.may_grow)}
+        growing = {name: list(free[name]) for name in self.may_grow}
+        path, grown = self.folder / "settings.json", list[dict[str, Any]]()
+        if path.exists():
+            theirs = json.loads(path.read_text())
+            before, grown = theirs.pop("growing", {}), theirs.pop("grown", [])
+            if theirs != mine:
+                raise UserError(
+                    f"{display_path(self.folder)}: holds a run with other settings or data "
+                    f"({_differing(mine, theirs)}).\n  Remove it, or choose another --output_dir."
+                )
+            if (self.folder / self.result).is_file():
+                grown += self._growth(before, growing)
+        write_whole(path, json.dumps({**mine, "growing": growing, "grown": grown}, indent=1).encode())
+
+    def _growth(self, before: dict[str, list[Any]], now: dict[str, list[Any]]) -> list[dict[str, Any]]:
+        """What is new since there was a result, if anything.
+
+        Raises:
+            UserError: something was taken out: whoever has seen a result must not choose what stays in it.
+        """
+        gone = {name: [x for x in before.get(name, []) if x not in now[name]] for name in now}
+        if any(gone.values()):
+            named = "; ".join(f"--{name} {' '.join(map(str, left))}" for name, left in gone.items() if left)
             raise UserError(
-                f"{display_path(self.folder)}: holds a run with other settings ({_differing(mine, theirs)}).\n"
-                "  Remove it, or choose another --output_dir."
+                f"{display_path(self.folder)}: has a result, and nothing may be taken out of it ({named}).\n"
+                "  Add to it, or choose another --output_dir."
             )
+        new = {name: [x for x in now[name] if x not in before.get(name, [])] for name in now}
+        return [{name: added for name, added in new.items() if added}] if any(new.values()) else []
+
+    def grown(self) -> dict[str, list[Any]]:
+        """What was added since there was a first result, by setting."""
+        found: dict[str, list[Any]] = {}
+        for entry in json.loads((self.folder / "settings.json").read_text())["grown"]:
+            for name, added in entry.items():
+                found[name] = [*found.get(name, []), *added]
+        return found
+
+    def _digests(self) -> dict[str, str]:
+        """SHA-256 of the files that the work is on; what is edited must not be taken for what was worked on."""
+        paths = [Path(name) for name in (self.file, self.settings.test_file) if name]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
     def own_process(self, function: Callable[..., None], *args: Any) -> Callable[[], None]:
         """The function in a process of its own, so that its peak memory is its own."""
@@ -232,6 +264,8 @@ def _take(share: Share) -> None:
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The first settings that are not the same, by name."""
     names = [name for name in ("nlft", "file", "model") if mine.get(name) != theirs.get(name)]
+    kept = theirs.get("sha256", {})
+    names += [f"{name} has been edited" for name, digest in mine["sha256"].items() if kept.get(name) != digest]
     others = theirs.get("settings", {})
     names += [name for name, value in mine["settings"].items() if others.get(name) != value]
     return ", ".join(names[:5])

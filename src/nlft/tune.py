@@ -14,7 +14,7 @@ from nlft.staged import Staged
 class Tune(Staged):
     """Sample, judge, build, audit, train by every arm, evaluate."""
 
-    may_grow = ("arms", "extra_arms")
+    may_change = ("arms", "extra_arms")
     report_name = "tune.json"
 
     def run(self) -> str:

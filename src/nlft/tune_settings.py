@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from nlft.config import Range
 from nlft.data.collect import SamplingSettings
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, Budget, defined
+from nlft.results.arms import ARMS, Budget, defined, few_shot
 
 COMPARED = ["base", "sft-answer", "sft-completion", "nlft", "control"]
 
@@ -41,7 +41,9 @@ class TuneSettings(SamplingSettings, Budget):
     arms: list[str] = field(
         default_factory=lambda: list(COMPARED), metadata={"help": f"What to compare: {', '.join(ARMS)}."}
     )
-
+    shots: Annotated[int, Range(1, inf)] = field(
+        default=4, metadata={"help": "Examples, with their standard answers, in the prompt of the few-shot arm."}
+    )
     extra_arms: dict[str, dict[str, Any]] = field(
         default_factory=dict,
         metadata={"help": "In YAML: more arms by name, each with method, settings, title and examples."},
@@ -49,6 +51,9 @@ class TuneSettings(SamplingSettings, Budget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_seconds and self.max_steps > 0:
+            raise UserError("--max_seconds and --max_steps: a training ends by one of them.\n  Leave the other out.")
+        ARMS["few-shot"] = few_shot(self.shots)
         for name, spec in self.extra_arms.items():
             ARMS[name] = defined(name, spec)
         self.arms = list(dict.fromkeys([*self.arms, *self.extra_arms]))

@@ -19,18 +19,16 @@ Job = dict[str, Any]
 
 def split(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     """train.jsonl and test.jsonl. Without a test file, questions are held out, with all that was answered to them;
-    or, for cross-validation, none is."""
+    or, for cross-validation, none is: what is trained on is tested on, in turn."""
     from nlft.data.build import question_of
 
     settings = settings_of(job)
     answered = holds_examples(job["file"])
     items: list[Any] = read_examples(job["file"], require_judgment=False) if answered else read_questions(job["file"])
+    train = items
     if settings.test_file:
         test = read_questions(settings.test_file)
-        train = items
-    elif not hold_out:
-        train = test = items
-    else:
+    elif hold_out:
         groups = list(dict.fromkeys(question_of(item) for item in items))
         Random(settings.seed).shuffle(groups)
         count = round(settings.test_share * len(groups))
@@ -44,6 +42,8 @@ def split(folder: Path, job: Job, *, hold_out: bool = True) -> None:
         test = list({question_of(item): item for item in items if question_of(item) in held_out}.values())
     if not answered:
         train = train[: settings.limit]
+    if not settings.test_file and not hold_out:
+        test = train
     write_rows(folder / "train.jsonl", train)
     write_rows(folder / "test.jsonl", [Question(item.id, item.prompt, item.answer) for item in test])
 

@@ -5,7 +5,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import gcd, inf
+from functools import partial
+from math import ceil, gcd, inf
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, get_args
@@ -43,7 +44,7 @@ class Arm:
 
 _ARMS = [
     Arm("base", "prompted base", "none"),
-    Arm("few-shot", "few-shot prompting", "few-shot", {"shots": 4}),
+    Arm("few-shot", "4-shot prompting", "few-shot", {"shots": 4}),
     Arm("sft-answer", "SFT on answers", "sft", {"target": "answer"}),
     Arm("sft-completion", "SFT on right completions", "sft", {"target": "completion"}),
     Arm("kto", "KTO", "kto"),
@@ -54,9 +55,8 @@ _ARMS = [
     Arm("uniform-right", "uniform on right completions", "nlft", {"scheme": "uniform"}, "right"),
 ]
 ARMS = {arm.name: arm for arm in _ARMS}
-
-
 BUILT_IN = frozenset(ARMS)
+UNTIL_TIME_IS_UP = 10**9  # optimizer steps
 
 
 def defined(name: str, spec: dict[str, Any]) -> Arm:
@@ -74,9 +74,22 @@ def defined(name: str, spec: dict[str, Any]) -> Arm:
         problems.append(f"method {spec.get('method')!r} is none of {', '.join(get_args(Method))}")
     if spec.get("examples", "all") not in kinds:
         problems.append(f"examples {spec['examples']!r} is none of {', '.join(kinds)}")
+    settings = spec.get("settings", {})
+    if spec.get("method") == "few-shot":
+        settings = {"shots": ARMS["few-shot"].settings["shots"], **settings}
+        problems += [f"{key!r} is no setting of few-shot" for key in settings.keys() - {"shots"}]
+        if not isinstance(settings["shots"], int) or settings["shots"] < 1:
+            problems.append(f"shots is {settings['shots']!r}, and should be 1 or more")
+    elif spec.get("method") == "none" and settings:
+        problems.append("method none has no settings")
     if problems:
         raise UserError(f"extra_arms: {name}: {'; '.join(problems)}.\n  Mend the plan.")
-    return Arm(name, **{"title": name, **spec})
+    return Arm(name, **{"title": name, **spec, "settings": settings})
+
+
+def few_shot(shots: int) -> Arm:
+    """The arm that shows so many of the examples in the prompt."""
+    return Arm("few-shot", f"{shots}-shot prompting", "few-shot", {"shots": shots})
 
 
 def claim(arm: Arm, out: Path) -> None:
@@ -100,10 +113,14 @@ class Budget:
     """What every arm's training has in common."""
 
     max_steps: Annotated[int, Range(-1, inf)] = field(
-        default=-1, metadata={"help": "Optimizer steps of every arm; -1: as many as the epochs take."}
+        default=-1, metadata={"help": "Optimizer steps of every arm; -1: as many as the epochs over all examples take."}
     )
     num_train_epochs: Annotated[float, Range(0, inf)] = field(
-        default=6.0, metadata={"help": "Passes over the examples; a few dozen examples need more than are usual."}
+        default=6.0,
+        metadata={
+            "help": "Passes over the examples; a few dozen need more than are usual. An arm that trains on some of "
+            "them alone takes as many steps as the others, and so more passes."
+        },
     )
     per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(default=2, metadata={"help": "Examples a step."})
     learning_rate: Annotated[float, Range(0, inf)] = field(
@@ -123,12 +140,19 @@ class Budget:
         default=10, metadata={"help": "Score the saliency map's examples every so many steps."}
     )
 
-    def training(self) -> dict[str, Any]:
-        """As fields of transformers' TrainingArguments."""
-        names = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "learning_rate")
-        chosen = {name: getattr(self, name) for name in (*names, "activation_checkpointing")}
+    def training(self, examples: int) -> dict[str, Any]:
+        """As fields of transformers' TrainingArguments: the same number of steps for every arm, or of seconds.
+
+        Args:
+            examples: how many there are, of which an arm may take some alone.
+        """
+        names = ("per_device_train_batch_size", "learning_rate", "activation_checkpointing")
+        chosen = {name: getattr(self, name) for name in names}
+        chosen["max_steps"] = self.max_steps
+        if self.max_steps <= 0:
+            chosen["max_steps"] = ceil(self.num_train_epochs * ceil(examples / self.per_device_train_batch_size))
         if self.max_seconds:  # a schedule would have to know the number of steps
-            chosen["lr_scheduler_type"] = "constant"
+            chosen |= {"lr_scheduler_type": "constant", "max_steps": UNTIL_TIME_IS_UP}
         return {**chosen, "save_strategy": "no"}
 
 
@@ -164,12 +188,15 @@ def run_arm(
     settings = ModelSettings(**model)
     tokenizer = load_tokenizer(settings)
     net = load_model(settings, trainable=arm.method in TRAINED)
-    start = time.monotonic()
+    start, trainer = time.monotonic(), None
     try:
-        chosen = chosen_examples(arm, read_examples(examples), asking.seed)
+        found = read_examples(examples)
+        chosen = chosen_examples(arm, found, asking.seed)
         if arm.method in TRAINED:
             lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
-            net = _train(arm, chosen, out, net, tokenizer, asking, budget, lora)
+            options = budget.training(len(found))
+            trainer = _train(arm, options, chosen, out, net, tokenizer, asking, budget, lora)
+            net = trainer.model
     except UserError as error:
         print(f"      skipped: {error}", file=sys.stderr)
         write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
@@ -184,7 +211,8 @@ def run_arm(
     summary = evaluate_as_asked(net, tokenizer, questions, asking, out / "evaluation.json", about=about)
     result = {
         "summary": asdict(summary),
-        "train_seconds": trained - start,
+        "steps": _steps(trainer) if trainer else None,
+        "train_seconds": trained - start - _apart(trainer),
         "evaluate_seconds": time.monotonic() - trained,
         "peak_memory_bytes": peak.get("cuda") or peak["host"],
         "peak_memory_with_evaluation_bytes": max(peak_memory_bytes().values()),
@@ -241,6 +269,16 @@ def with_shots(
     return [replace(question, prompt=[*turns, *as_messages(question.prompt, "user")]) for question in questions]
 
 
+def _steps(trainer: Any) -> int:
+    """Optimizer steps that were taken, the warm-up's among them."""
+    return int(trainer.state.global_step) + int(getattr(trainer, "warm_up_steps", 0))
+
+
+def _apart(trainer: Any) -> float:
+    """Seconds that went into the saliency map, which trains nothing."""
+    return float(getattr(trainer, "watch_seconds", 0.0))
+
+
 def _tokens_trained(run: Path) -> float | None:
     """Tokens in rows with gradient, as the run logged them."""
     logged = [event["num_tokens"] for event in RunDir(run).events() if event.get("num_tokens")]
@@ -249,6 +287,7 @@ def _tokens_trained(run: Path) -> float | None:
 
 def _train(
     arm: Arm,
+    options: dict[str, Any],
     examples: list[Example],
     out: Path,
     net: Any,
@@ -257,10 +296,10 @@ def _train(
     budget: Budget,
     lora: Any,
 ) -> Any:
+    """The trainer, after it has trained."""
     from nlft.training.callbacks import TimeBudget
 
-    common = {"output_dir": str(out), "seed": asking.seed, "system_prompt": asking.system_prompt}
-    options = {**common, **budget.training()}
+    options = {"output_dir": str(out), "seed": asking.seed, "system_prompt": asking.system_prompt, **options}
     if arm.method == "nlft":
         trainer = _nlft(arm, options, examples, net, tokenizer, budget, lora)
     else:
@@ -269,9 +308,10 @@ def _train(
         make, settings = _baseline(arm, options, asking)
         trainer = make(net, settings, examples, tokenizer, lora)
     if budget.max_seconds:
-        trainer.add_callback(TimeBudget(budget.max_seconds / (2 if arm.method == "reft" else 1)))
+        seconds = budget.max_seconds / (2 if arm.method == "reft" else 1)
+        trainer.add_callback(TimeBudget(seconds, partial(_apart, trainer)))
     trainer.train()
-    return trainer.model
+    return trainer
 
 
 def _nlft(
@@ -320,11 +360,7 @@ def _baseline(arm: Arm, options: dict[str, Any], asking: SamplingSettings) -> tu
     steps, size = options["max_steps"], _pair({**options, **own})
     groups = own.get("num_generations", 8)
     accumulated = groups // gcd(groups, size)
-    half = options["num_train_epochs"] / 2
-    if steps > 0:
-        shared: dict[str, Any] = {"sft_steps": max(1, steps - steps // 2), "max_steps": max(1, steps // 2)}
-    else:  # an epoch asks each question `groups` times
-        shared = {"sft_epochs": half, "num_train_epochs": half * accumulated / groups}
+    shared: dict[str, Any] = {"sft_steps": max(1, steps - steps // 2), "max_steps": max(1, steps // 2)}
     shared |= {"gradient_accumulation_steps": accumulated}
     shared |= {"warmup_learning_rate": supervised, "num_generations": groups, "grader": asking.grader}
     shared |= {"max_completion_length": asking.max_new_tokens, "temperature": 1.0}

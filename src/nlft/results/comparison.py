@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import comb
 from typing import Any
 
 import numpy as np
 
-from nlft.results.stats import Difference, holm, questions_needed, seeded_difference, wilson
+from nlft.results.stats import Difference, holm, needed, seeded_difference, wilson
 
 ALPHA = 0.05
 WORTH_HAVING = 0.03
@@ -79,19 +80,32 @@ def share_of(verdicts: Sequence[Sequence[bool]]) -> Share:
 
 
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
-    """Every pair of arms at every size, on the seeds that both have, with p-values corrected for all of them."""
+    """Every pair of arms at every size, on the seeds that both have.
+
+    P-values are corrected for all that was planned: a comparison that could not be made (`unmade`) counts as one that
+    shows nothing, so that a cell that fails does not make the others say more.
+    """
     found = []
-    for size in sorted({size for _, size in grid}):
-        for ours, theirs in pairs:
-            a, b = grid.get((ours, size)), grid.get((theirs, size))
-            rows = paired(a, b) if a and b else None
-            if rows is None:
-                continue
-            gaps = np.asarray(rows[0], dtype=int) - np.asarray(rows[1], dtype=int)
-            gap = seeded_difference(*rows)
-            found.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
-    corrected = holm([contrast.gap.p_value or 0.0 for contrast in found])
-    return [replace(contrast, corrected=p) for contrast, p in zip(found, corrected, strict=True)]
+    for size, ours, theirs in _planned(grid, pairs):
+        rows = paired(grid[ours, size], grid[theirs, size])
+        if rows is None:
+            continue
+        gaps = np.asarray(rows[0], dtype=int) - np.asarray(rows[1], dtype=int)
+        gap = seeded_difference(*rows)
+        found.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
+    lacking = [1.0] * len(unmade(grid, pairs))
+    corrected = holm([*(contrast.gap.p_value or 0.0 for contrast in found), *lacking])
+    return [replace(contrast, corrected=p) for contrast, p in zip(found, corrected, strict=False)]
+
+
+def unmade(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
+    """(size, ours, theirs) of what was planned and cannot be compared, as the arms have no seed in common."""
+    return [at for at in _planned(grid, pairs) if paired(grid[at[1], at[0]], grid[at[2], at[0]]) is None]
+
+
+def _planned(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
+    sizes = sorted({size for _, size in grid})
+    return [(size, *pair) for size in sizes for pair in pairs if all((arm, size) in grid for arm in pair)]
 
 
 def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool]]] | None:
@@ -110,8 +124,9 @@ def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool
 def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], prompted: Collection[str]) -> str:
     """What to do, in one sentence, at the largest size.
 
-    A method is worth its training only if it beats the best prompt; that test is one of the fixed comparisons, or it
-    is made here and says so. Arms that the plan gave one seed are not recommended, but they may stand in the way.
+    A method is worth its training only if it beats the best prompt. What was not planned is corrected for all pairs of
+    arms, as the best of them is chosen after the fact. Arms that the plan gave one seed, or that failed on some, are
+    not recommended while there are others, but they may stand in the way.
 
     Args:
         prompted: arms that train nothing.
@@ -123,26 +138,47 @@ def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], pr
     trained = [arm for arm in shares if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
         return "Nothing to compare: a trained method or a prompted base is missing."
-    best = max(trained, key=lambda arm: shares[arm].value)
+    whole = [arm for arm in trained if not cells[arm].failed] or trained
+    best = max(whole, key=lambda arm: shares[arm].value)
     reachable = [arm for arm in prompts if paired(cells[best], cells[arm])]
     if not reachable:
         return "Nothing to compare: the best method and the prompts have no seed in common."
     prompt = max(reachable, key=lambda arm: shares[arm].value)
     gap = _gap(grid, found, best, prompt, size)
-    questions = len(cells[best].verdicts[0])
+    planned = any((c.ours, c.theirs, c.size) == (best, prompt, size) for c in found)
     if gap.value <= 0 and gap.high < WORTH_HAVING:
         return f"No method beat prompting ({titles[prompt]}, {shares[prompt]}): don't fine-tune on this."
     if not _better(grid, found, best, prompt, size):
-        needed = max(questions_needed(gap, questions, max(abs(gap.value), WORTH_HAVING)), questions + 10)
-        return (
-            f"Too few test questions to tell: {titles[best]} is {gap} over {titles[prompt]}; "
-            f"you need about {needed} (there are {questions})."
-        )
-    planned = any((c.ours, c.theirs, c.size) == (best, prompt, size) for c in found)
+        tests = len(found) if planned else _pairs(grid, size)
+        return f"{_too_few(grid, (best, prompt, size), gap, titles, tests)}."
+    seeds = "" if not cells[best].failed else f" on {len(cells[best].verdicts)} of {_seeds(cells[best])} seeds"
     line = (
-        f"Train with {titles[best]}: {shares[best]}, {gap} over {titles[prompt]}{'' if planned else ' (not planned)'}"
+        f"Train with {titles[best]}: {shares[best]}{seeds}, {gap} over {titles[prompt]}"
+        f"{'' if planned else ' (not planned)'}"
     )
     return f"{line}{_rivals(grid, found, best, size, titles, prompted)}."
+
+
+def _seeds(cells: Cells) -> int:
+    return len(cells.verdicts) + len(cells.failed)
+
+
+def _too_few(grid: Grid, at: tuple[str, str, int], gap: Difference, titles: Mapping[str, str], tests: int) -> str:
+    """That nothing can be told, and what it would take."""
+    best, prompt, size = at
+    rows = paired(grid[best, size], grid[prompt, size])
+    assert rows is not None, "a gap was worked out from them"
+    wanted = max(abs(gap.value), WORTH_HAVING)
+    seeds, questions = len(grid[best, size].verdicts), len(rows[0][0])
+    take = needed(*rows, wanted, tests=tests)
+    lacking = "seeds" if take.seeds else "test questions"
+    more = f"about {max(take.questions, questions + 10)} of them (there are {questions})"
+    if take.seeds:
+        more = f"about {take.seeds} seeds (there are {seeds}) and {max(take.questions, questions)} test questions"
+    return (
+        f"Too few {lacking} to tell: {titles[best]} is {gap} over {titles[prompt]}; for {100 * wanted:.1f} points to "
+        f"be told in four runs of five, you need {more}"
+    )
 
 
 def _rivals(
@@ -163,13 +199,19 @@ def _rivals(
 
 
 def _better(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> bool:
-    """Whether `ours` can be told from `theirs` and is above: corrected where it was planned."""
+    """Whether `ours` can be told from `theirs` and is above, corrected for what was planned or else for all pairs."""
     for contrast in found:
         if contrast.size == size and (contrast.ours, contrast.theirs) == (ours, theirs):
             return contrast.told and contrast.gap.value > 0
         if contrast.size == size and (contrast.theirs, contrast.ours) == (ours, theirs):
             return contrast.told and contrast.gap.value < 0
-    return _gap(grid, found, ours, theirs, size).low > 0
+    gap = _gap(grid, found, ours, theirs, size)
+    return gap.value > 0 and (gap.p_value or 0.0) * _pairs(grid, size) < ALPHA
+
+
+def _pairs(grid: Grid, size: int) -> int:
+    """How many pairs of arms have a result at the size."""
+    return comb(sum(at == size and bool(cells.verdicts) for (_, at), cells in grid.items()), 2)
 
 
 def _gap(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> Difference:
@@ -185,7 +227,7 @@ def _gap(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: in
 def table(grid: Grid, titles: Mapping[str, str]) -> str:
     """Arms by sizes, as Markdown; what a cell took is that of its seeds' mean."""
     sizes = sorted({size for _, size in grid})
-    head = ["", *(f"{size} examples" for size in sizes), "train", "peak memory", "tokens trained"]
+    head = ["", *(f"{size} examples" for size in sizes), "steps", "train", "peak memory", "tokens trained"]
     rows = [head]
     for arm in dict.fromkeys(arm for arm, _ in grid):
         cells = [grid.get((arm, size)) for size in sizes]
@@ -202,21 +244,27 @@ def _shown(cells: Cells | None) -> str:
     if cells.failed:
         why = next(iter(cells.failed.values())).split("\n")[0][:60].replace("|", "/")
         failed = f"{len(cells.failed)} failed: {why}"
-    few = f"(seed {cells.seeds[0]} alone)" if cells.once and cells.seeds else ""
-    return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", few, failed]).strip()
+    return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", alone(cells), failed]).strip()
+
+
+def alone(cells: Cells) -> str:
+    """That the plan has one seed only for the arm, if so."""
+    return f"(seed {cells.seeds[0]} alone)" if cells.once and cells.seeds else ""
 
 
 def _costs(cells: Sequence[Cells | None]) -> list[str]:
-    """Time, memory and tokens of the training, at the largest size that has them; nothing for what trains nothing."""
+    """What the training took, at the largest size that has it; nothing for what trains nothing."""
     results = next((cell.results for cell in reversed(cells) if cell and cell.results), [])
     return costs(results if any(r.get("num_tokens") for r in results) else [])
 
 
 def costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mean time, highest peak memory and mean number of tokens of the trainings, in words; nothing for none."""
+    """Steps, time and tokens of the trainings, their mean, and the highest peak memory, in words; nothing for none."""
     if not results:
-        return ["", "", ""]
+        return ["", "", "", ""]
+    steps = [r["steps"] for r in results if r.get("steps") is not None]  # older results do not have them
     seconds = sum(r["train_seconds"] for r in results) / len(results)
     memory = max(r["peak_memory_bytes"] for r in results) / 2**30
     tokens = sum(r.get("num_tokens") or 0 for r in results) / len(results)
-    return [f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]
+    taken = f"{sum(steps) / len(steps):.0f}" if steps else ""
+    return [taken, f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]

@@ -1,13 +1,15 @@
 """A comparison as one HTML file without scripts: verdict, curves, table, contrasts, small enough to mail."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import log
 from typing import Any
 
-from nlft.results.comparison import costs
+from nlft.results.comparison import alone, costs, paired
+from nlft.results.comparison_report import grid_of, grown_line
 
-Report = Mapping[str, Any]
+Report = dict[str, Any]
+LISTED = 20  # questions that are listed for each side of a comparison
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 56, 40, 12, 16
 
 _STYLE = """
@@ -31,11 +33,12 @@ def page(report: Report) -> str:
         f"<h1>Comparison: {_text(report['model'])}</h1>",
         f'<p class="verdict">{_text(report["verdict"])}</p>',
         f"<p>{report['questions']} test questions; {_seeds(report)}. Every method had the same examples, prompt, LoRA "
-        f"shape, grader and number of {_budget(report)}. Intervals are 95%.</p>",
+        f"shape, grader and number of {_budget(report)}. Intervals are 95%. {_text(' '.join(grown_line(report)))}</p>",
         curves(report),
         '<div class="scroll">' + _arms(report) + "</div>",
         "<h2>Comparisons, fixed before the run</h2>",
         '<div class="scroll">' + _contrasts(report) + "</div>",
+        *_questions(report),
     ]
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
@@ -55,7 +58,8 @@ def _budget(report: Report) -> str:
     settings = report["settings"]
     if settings.get("max_seconds"):
         return "seconds"
-    return "optimizer steps" if settings.get("max_steps", -1) > 0 else "epochs"
+    taken = {result.get("steps") for arm in report["arms"] if arm["trained"] for result in arm["results"]}
+    return "optimizer steps" if len(taken) == 1 else "epochs"  # older results have epochs, or do not say
 
 
 def curves(report: Report) -> str:
@@ -134,16 +138,17 @@ def _y(value: float, top: float) -> float:
 
 
 def _arms(report: Report) -> str:
-    rows = []
+    rows, grid = [], grid_of(report)
     for arm in report["arms"]:
         share = arm["share"]
         shown = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" if share else ""
         failed = "; ".join(f"seed {seed}: {why}" for seed, why in arm["failed"].items())
         strict = f"{arm['readings']['strict']:.1%}" if "strict" in arm["readings"] else ""
-        cells = [arm["title"], str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
+        title = f"{arm['title']} {alone(grid[arm['arm'], arm['size']])}"
+        cells = [title, str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
         row = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
         rows.append(f'<tr>{row}<td class="failed">{_text(failed)}</td></tr>')
-    head = ("method", "examples", "right [95%]", "strict", "train", "peak memory", "tokens trained", "")
+    head = ("method", "examples", "right [95%]", "strict", "steps", "train", "peak memory", "tokens trained", "")
     return _table(head, rows)
 
 
@@ -159,6 +164,44 @@ def _contrasts(report: Report) -> str:
         rows.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
     head = ("method", "against", "examples", "points [95%]", "p (Holm)", "won / lost", "can be told")
     return _table(head, rows)
+
+
+def _questions(report: Report) -> list[str]:
+    """Which questions each side of a comparison alone answered right, most seeds first; folded away."""
+    asked = report.get("asked", [])
+    if not asked:
+        return []
+    titles, grid, parts = {arm["arm"]: arm["title"] for arm in report["arms"]}, grid_of(report), []
+    for c in report["contrasts"]:
+        rows = paired(grid[c["ours"], c["size"]], grid[c["theirs"], c["size"]])
+        assert rows is not None, "it was compared"
+        seeds = max(len(rows[0]), len(rows[1]))
+        net = [sum(ours) - sum(theirs) for ours, theirs in zip(*map(_each(seeds), rows), strict=True)]
+        order = sorted(range(len(net)), key=lambda at: -abs(net[at]))
+        won, lost = [at for at in order if net[at] > 0], [at for at in order if net[at] < 0]
+        names = (titles[c["ours"]], titles[c["theirs"]])
+        lists = [_list(name, [asked[at] for at in found]) for name, found in zip(names, (won, lost), strict=True)]
+        summary = f"{names[0]} against {names[1]}, {c['size']} examples: {len(won)} questions won, {len(lost)} lost"
+        parts.append(f"<details><summary>{_text(summary)}</summary>{''.join(lists)}</details>")
+    return ["<h2>Question by question</h2>", *parts]
+
+
+def _each(seeds: int) -> Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]:
+    """Verdicts, (seeds, questions), by question; one row stands beside every seed of the other side."""
+    return lambda rows: list(zip(*(rows if len(rows) == seeds else list(rows) * seeds), strict=True))
+
+
+def _list(title: str, questions: Sequence[Mapping[str, Any]]) -> str:
+    items = [f"<li>{_text(_asked(question))}</li>" for question in questions[:LISTED]]
+    more = len(questions) - len(items)
+    rest = f"<p>and {more} more, in compare.json</p>" if more else ""
+    return f"<p>Right by {_text(title)} alone:</p><ul>{''.join(items)}</ul>{rest}" if items else ""
+
+
+def _asked(question: Mapping[str, Any]) -> str:
+    prompt = question["prompt"]
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    return f"{question['id']}: {text if len(text) <= 300 else text[:299] + '…'}"
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:

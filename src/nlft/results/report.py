@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlft.results.stats import Difference, Proportion, paired_difference, questions_needed
+from nlft.results.stats import Difference, Proportion, needed, paired_difference
 
 Report = Mapping[str, Any]
 WORTH_KNOWING = 0.03  # a difference that one would like to be able to see
@@ -111,10 +111,10 @@ def _rivals(verdicts: Mapping[str, Sequence[bool]], best: str, titles: Mapping[s
         return []
     named = ", ".join(titles[name] for name in unclear)
     n = len(verdicts[best])
-    needed = max(questions_needed(gap, n, WORTH_KNOWING) for gap in unclear.values())
+    wanted = max(needed([verdicts[best]], [verdicts[name]], WORTH_KNOWING).questions for name in unclear)
     line = f"It cannot be told apart from: {named}."
-    if needed > n:
-        line += f" To tell 3 points you need about {needed} test questions (you have {n}), and more seeds."
+    if wanted > n:
+        line += f" To tell 3 points you need about {wanted} test questions (you have {n}), and more seeds."
     return [line]
 
 

@@ -1,6 +1,7 @@
 """What a run writes and shows while it trains: run.yaml, events, progress, and the adapter at its end."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,12 +104,17 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 class TimeBudget(TrainerCallback):  # type: ignore[misc]
     """Ends training at the first optimizer step that is done after `seconds`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, apart: Callable[[], float] = lambda: 0.0) -> None:
+        """
+        Args:
+            apart: how many of the seconds that have passed count for nothing.
+        """
         self.seconds = seconds
+        self.apart = apart
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._until = time.monotonic() + self.seconds
+        self._start = time.monotonic() - self.apart()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if time.monotonic() >= self._until:
+        if time.monotonic() - self._start - self.apart() >= self.seconds:
             control.should_training_stop = True

@@ -79,7 +79,7 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
         """
         if args.grader == "label":
             raise UserError("reinforcement learning needs answers that can be graded.\n  Choose another --grader.")
-        warm = _warmed_up(model, args, examples, processing_class, peft_config)
+        warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         rows = rows_for(_prompted(examples, args.system_prompt), "reft", form=_form(processing_class)).rows
         super().__init__(
             model=warm,
@@ -152,7 +152,8 @@ def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
 
 def _warmed_up(
     model: Any, args: ReFTSettings, examples: Sequence[Example], tokenizer: Any, peft_config: PeftConfig | None
-) -> Any:
+) -> tuple[Any, int]:
+    """The model after the warm-up, and how many optimizer steps that took."""
     settings = SFTSettings(
         output_dir=str(RunDir(args.output_dir).path / "warm-up"),
         target="answer",
@@ -171,7 +172,7 @@ def _warmed_up(
         trainer.add_callback(TimeBudget(args.sft_seconds))
     if args.sft_epochs or args.sft_steps > 0:
         trainer.train()
-    return trainer.model
+    return trainer.model, trainer.state.global_step
 
 
 def _correctness(args: ReFTSettings) -> Any:

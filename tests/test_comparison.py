@@ -1,0 +1,215 @@
+"""What a comparison makes of a grid of verdicts, here made up: contrasts, verdict, table, page."""
+
+import re
+
+import numpy as np
+import pytest
+
+from nlft.results.arms import ARMS
+from nlft.results.comparison import Cells, contrasts, costs, share_of, table, unmade, verdict
+from nlft.results.comparison_page import curves, page
+from nlft.results.comparison_report import grid_of, report, told
+
+TITLES = {name: arm.title for name, arm in ARMS.items()}
+PROMPTED = ("base", "few-shot")
+RESULT = {"train_seconds": 10.0, "peak_memory_bytes": 2**31, "num_tokens": 1000}
+
+
+def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> Cells:
+    rng = np.random.default_rng(seed)
+    rows = [[bool(x) for x in rng.permutation(np.arange(questions) < share * questions)] for _ in range(seeds)]
+    return Cells(rows, [RESULT] * seeds, {})
+
+
+def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
+    grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, seed=1), ("nlft", 50): cells(0.3, seed=2)}
+    found = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
+    said = verdict(grid, found, TITLES, PROMPTED)
+    assert said.startswith("Train with SFT on answers: 60.0%")
+    assert "points [" in said
+    assert said.endswith("and more than every other method.")
+
+
+def test_prompting_wins_where_nothing_beats_it():
+    grid = {("base", 50): cells(0.7, 1), ("few-shot", 50): cells(0.5, seed=3), ("nlft", 50): cells(0.4, seed=1)}
+    assert "don't fine-tune" in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
+
+
+def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
+    grid = {("base", 50): cells(0.4, 1, 20), ("nlft", 50): cells(0.5, 1, 20, seed=1)}
+    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
+    assert said.startswith("Too few test questions to tell")
+    needed = int(re.search(r"you need about (\d+) of them \(there are 20\)", said)[1])
+    assert 100 < needed < 2000
+
+
+def test_where_seeds_differ_more_of_them_are_asked_for():
+    rng = np.random.default_rng(0)
+    ours = [(rng.random(2000) < share).tolist() for share in (0.36, 0.50)]
+    grid = {("base", 50): cells(0.4, 1, 2000), ("nlft", 50): Cells(ours, [], {}, [0, 1])}
+    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
+    assert said.startswith("Too few seeds to tell")
+    assert re.search(r"you need about \d+ seeds \(there are 2\) and \d+ test questions", said)
+
+
+def test_what_holm_takes_back_is_not_claimed():
+    rng = np.random.default_rng(0)
+    rows = {name: [[bool(x) for x in rng.random(200) < share]] for name, share in (("base", 0.30), ("nlft", 0.40))}
+    grid = {(name, 50): Cells(made, [], {}, None if name == "base" else [0]) for name, made in rows.items()}
+    for at in range(8):
+        grid[f"other-{at}", 50] = cells(0.3, 1, seed=at + 5)
+    others = [("nlft", name) for name, _ in grid if name != "nlft"]
+    titles = {name: name for name, _ in grid}
+    alone, many = contrasts(grid, others[:1]), contrasts(grid, others)
+    assert alone[0].told
+    assert not many[0].told
+    assert verdict(grid, alone, titles, PROMPTED).startswith("Train with nlft")
+    assert verdict(grid, many, titles, PROMPTED).startswith("Too few test questions")
+
+
+def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_named():
+    ours = cells(0.6, 2, seed=1)
+    lucky = Cells(cells(0.9, 1, seed=2).verdicts, [], {}, [0], once=True)
+    grid = {
+        ("base", 50): cells(0.1, 1),
+        ("nlft", 50): Cells(ours.verdicts, ours.results, {}, [0, 1]),
+        ("reft", 50): lucky,
+        ("sft-answer", 50): Cells([], [], {0: "no memory", 1: "no memory"}, []),
+    }
+    said = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), TITLES, PROMPTED)
+    assert said.startswith("Train with NLFT: 60.0%")
+    assert "on its seed better: ReFT" in said
+    assert "no result: SFT on answers" in said
+
+
+def test_no_verdict_is_drawn_from_questions_that_all_arms_fail():
+    nothing = Cells([[False] * 5], [], {})
+    grid = {("base", 50): nothing, ("nlft", 50): nothing}
+    assert "don't fine-tune" not in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
+    assert share_of([[False] * 5, [False] * 5]).high > 0.3
+
+
+def test_comparisons_are_corrected_for_all_of_them():
+    grid = {(name, 50): cells(0.3 + 0.02 * at, seed=at) for at, name in enumerate(["base", "sft-answer", "nlft"])}
+    one = contrasts(grid, [("nlft", "base")])
+    two = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
+    assert one[0].corrected == one[0].gap.p_value
+    assert two[0].corrected >= one[0].corrected
+    assert two[0].wins - two[0].losses == pytest.approx(two[0].gap.value * 400)
+
+
+def test_a_failed_seed_is_in_the_table_and_out_of_the_comparisons():
+    whole, broken = cells(0.5), cells(0.4)
+    broken = Cells(broken.verdicts[:1] * 0, broken.results, {1: "out of memory"})
+    grid = {("base", 50): whole, ("nlft", 50): broken}
+    assert "1 failed: out of memory" in table(grid, TITLES)
+    assert contrasts(grid, [("nlft", "base")]) == []
+    assert unmade(grid, [("nlft", "base")]) == [(50, "nlft", "base")]
+
+
+def test_comparisons_that_could_not_be_made_stay_among_those_that_are_corrected_for():
+    grid = {("base", 50): cells(0.3, 1), ("nlft", 50): cells(0.36, 1, seed=1)}
+    grid |= {(arm, 50): Cells([], [], {0: "no memory"}, []) for arm in ("kto", "reft", "sft-answer")}
+    alone = contrasts(grid, [("nlft", "base")])[0]
+    beside = contrasts(grid, [("nlft", arm) for arm in ("base", "kto", "reft", "sft-answer")])
+    assert len(beside) == 1
+    assert beside[0].corrected == pytest.approx(min(1.0, 4 * alone.corrected))
+
+
+def test_the_best_of_many_is_not_recommended_for_what_chance_gives_the_best_of_many():
+    recommended = 0
+    for trial in range(60):
+        rng = np.random.default_rng(trial)
+        rows = {arm: [(rng.random(150) < 0.4).tolist()] for arm in ("base", *(f"arm-{n}" for n in range(6)))}
+        grid = {(arm, 50): Cells(made, [], {}, [0]) for arm, made in rows.items()}
+        said = verdict(grid, contrasts(grid, [("arm-0", "base")]), {arm: arm for arm in rows}, PROMPTED)
+        recommended += said.startswith("Train with")
+    assert recommended <= 3
+
+
+def test_an_arm_that_failed_on_some_seeds_is_not_recommended_for_the_others():
+    grid = {
+        ("base", 50): cells(0.1, 1),
+        ("nlft", 50): Cells(cells(0.4, 3, seed=1).verdicts, [], {}, [0, 1, 2]),
+        ("sft-answer", 50): Cells(cells(0.6, 1, seed=2).verdicts, [], {1: "no memory", 2: "no memory"}, [0]),
+    }
+    assert verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED).startswith("Train with NLFT: 40.0%")
+    del grid["nlft", 50]
+    assert "SFT on answers: 60.0% [" in (said := verdict(grid, [], TITLES, PROMPTED))
+    assert "on 1 of 3 seeds" in said
+
+
+def test_arms_are_compared_on_the_seeds_that_both_have():
+    whole = cells(0.5, 3)
+    one = Cells(whole.verdicts[1:2], whole.results[1:2], {}, [7], once=True)
+    ours = Cells(whole.verdicts, whole.results, {}, [5, 7, 9])
+    grid = {("nlft", 50): ours, ("kto", 50): one, ("sft-answer", 50): Cells([], [], {5: "no memory"}, [])}
+    found = contrasts(grid, [("nlft", "kto"), ("nlft", "sft-answer")])
+    assert [(c.theirs, c.gap.value, c.wins, c.losses) for c in found] == [("kto", 0.0, 0, 0)]
+    assert "(seed 7 alone)" in table(grid, TITLES)
+
+
+def few(**more):
+    rows = {"base": [[True, False, False, True]], "nlft": [[True, True, False, False], [True, True, True, False]]}
+    grid = {(arm, 5): Cells(row, [], {}, None if arm == "base" else [0, 1]) for arm, row in rows.items()}
+    asked = [{"id": n, "prompt": f"question <{n}>", "answer": ""} for n in range(4)]
+    about = {"model": "m", "settings": {"seeds": [0, 1], "max_steps": 3}, "asked": asked, **more}
+    return grid, report(grid, [("nlft", "base")], TITLES, PROMPTED, about)
+
+
+def test_the_page_lists_the_questions_that_either_side_alone_answered_right():
+    lists = page(few()[1]).partition("<h2>Question by question</h2>")[2]
+    assert "NLFT against prompted base, 5 examples: 2 questions won, 1 lost" in lists
+    won, lost = (re.findall("<li>(.*?)</li>", part) for part in lists.split("Right by prompted base alone:"))
+    assert won == ["1: question &lt;1&gt;", "2: question &lt;2&gt;"], "the question of both seeds first"
+    assert lost == ["3: question &lt;3&gt;"]
+
+
+def test_what_was_added_after_a_result_is_said():
+    grid, found = few(grown={"seeds": [1], "sizes": [5]})
+    wanted = "Added after a first result: seeds 1; sizes 5."
+    assert wanted in page(found)
+    assert wanted in told(grid, TITLES, found)
+    assert "Added after" not in page(few()[1])
+
+
+def test_the_grid_is_read_back_from_a_report():
+    grid, found = few()
+    assert grid_of(found) == grid
+
+
+def test_the_page_shows_what_a_model_wrote_as_text():
+    grid = {("nlft", 5): Cells([[True, False, True]], [{**RESULT, "steps": 4}], {1: "<b>"}, [0], once=True)}
+    about = {"model": "<script>alert(1)</script>", "settings": {"seeds": [0]}}
+    made = page({**report(grid, [], TITLES, PROMPTED, about), "verdict": "a < b"})
+    assert "<script>alert" not in made
+    assert "&lt;script&gt;" in made
+    assert "&lt;b&gt;" in made
+    assert "<polyline" in made
+    assert "; seed 0. Every method" in made
+    assert "number of optimizer steps" in made
+    assert "<td>NLFT (seed 0 alone)</td>" in made
+
+
+def test_no_two_of_sixteen_methods_look_alike_on_the_page():
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    arms = [{"arm": str(n), "title": f"method {n}", "size": 5, "share": share} for n in range(16)]
+    legend = curves({"arms": arms}).partition("<figcaption>")[2]
+    marks = re.findall("<circle[^>]*>", legend)
+    assert len(marks) == len(set(marks)) == 16
+
+
+def test_costs_are_of_all_seeds_at_the_largest_size_and_none_of_what_trains_nothing():
+    results = [
+        {"steps": 3, "train_seconds": 10, "peak_memory_bytes": 2**30, "num_tokens": 1000},
+        {"steps": 5, "train_seconds": 21, "peak_memory_bytes": 3 * 2**29, "num_tokens": None},
+    ]
+    assert costs(results) == ["4", "16 s", "1.5 GiB", "500"]
+    assert costs([RESULT])[0] == "", "an older result, which did not say"
+    assert costs([]) == ["", "", "", ""]
+    prompted = Cells([[True]], [{"train_seconds": 0, "peak_memory_bytes": 2**30, "num_tokens": None}], {})
+    trained, failed = Cells([[True]], results, {}), Cells([], [], {0: "why"})
+    grid = {("base", 5): prompted, ("nlft", 5): trained, ("nlft", 9): failed}
+    rows = table(grid, {"base": "base", "nlft": "NLFT"}).splitlines()[2:]
+    assert [row.count("GiB") for row in rows] == [0, 1]
+    assert "| 4     | 16 s  | 1.5 GiB     | 500 " in rows[1]
