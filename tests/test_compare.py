@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from nlft.errors import UserError
 from nlft.results.arms import ARMS, Arm, Budget, _baseline, claim, defined, with_shots, with_shuffled_judgments
 from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading
+from nlft.training.callbacks import TimeBudget
 from nlft.training.model import ModelSettings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -50,6 +52,20 @@ def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path)
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     rates = {event["learning_rate"] for event in events if "learning_rate" in event}
     assert len(rates) == 1
+    assert {event["eta_seconds"] for event in events} == {None}, "nobody knows how many steps there will be"
+
+
+def test_seconds_that_do_not_train_are_not_counted(monkeypatch):
+    passed, watched, control = [0.0], [0.0], SimpleNamespace(should_training_stop=False)
+    monkeypatch.setattr("nlft.training.callbacks.time.monotonic", lambda: passed[0])
+    budget = TimeBudget(10, lambda: watched[0])
+    budget.on_train_begin(None, None, control)
+    passed[0], watched[0] = 15.0, 6.0
+    budget.on_step_end(None, None, control)
+    assert not control.should_training_stop
+    passed[0] = 16.0
+    budget.on_step_end(None, None, control)
+    assert control.should_training_stop
 
 
 def write_few(path):
@@ -86,6 +102,14 @@ def test_shots_are_the_answers_as_earlier_turns_one_a_prompt():
     assert made[-1]["content"] == "last?"
     assert len({m["content"] for m in made[:-1:2]}) == 3
     assert all(q["content"][1:] == a["content"][1:] for q, a in zip(made[:-1:2], made[1::2], strict=True))
+
+
+def test_the_number_of_shots_is_the_users_and_stands_in_the_title():
+    CompareSettings(shots=8, extra_arms={"one-shot": {"method": "few-shot", "settings": {"shots": 1}}})
+    assert (ARMS["few-shot"].title, ARMS["few-shot"].settings) == ("8-shot prompting", {"shots": 8})
+    assert ARMS["one-shot"].settings == {"shots": 1}
+    CompareSettings()
+    assert ARMS["few-shot"].title == "4-shot prompting"
 
 
 def test_wrong_plans_are_refused():

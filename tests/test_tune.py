@@ -96,7 +96,7 @@ def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path, mo
     run = Tune("questions.jsonl", {"model_name_or_path": model_folder}, settings)
     run.claim()
     other = Tune("others.jsonl", {"model_name_or_path": model_folder}, replace(settings, seed=1, max_steps=3))
-    with pytest.raises(UserError, match=r"holds a run with other settings \(file, max_steps, seed\)"):
+    with pytest.raises(UserError, match=r"holds a run with other settings or data \(file, max_steps, seed\)"):
         other.claim()
     run.claim()
     more = replace(settings, extra_arms={"mine": {"method": "sft"}})

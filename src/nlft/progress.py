@@ -17,8 +17,12 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         self.fp.write((msg if msg is not None else str(self)) + "\n")
 
 
-def progress(desc: str, total: int, unit: str, *, disable: bool = False) -> "tqdm[Any]":
-    """A progress bar with rate and time left, on standard error; use it as a context manager."""
+def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) -> "tqdm[Any]":
+    """A progress bar with rate and time left, on standard error; use it as a context manager.
+
+    Args:
+        total: how much there is to do; None: nobody knows, so no time is left to show.
+    """
     terminal = sys.stderr.isatty()
     return (tqdm if terminal else _Lines)(
         desc=desc,

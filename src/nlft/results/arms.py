@@ -56,7 +56,6 @@ _ARMS = [
 ]
 ARMS = {arm.name: arm for arm in _ARMS}
 BUILT_IN = frozenset(ARMS)
-UNTIL_TIME_IS_UP = 10**9  # optimizer steps
 
 
 def defined(name: str, spec: dict[str, Any]) -> Arm:
@@ -146,6 +145,8 @@ class Budget:
         Args:
             examples: how many there are, of which an arm may take some alone.
         """
+        from nlft.training.callbacks import UNTIL_TIME_IS_UP
+
         names = ("per_device_train_batch_size", "learning_rate", "activation_checkpointing")
         chosen = {name: getattr(self, name) for name in names}
         chosen["max_steps"] = self.max_steps

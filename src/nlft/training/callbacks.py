@@ -12,6 +12,8 @@ from nlft.progress import progress
 from nlft.training.run_dir import RunDir
 from nlft.training.run_record import changed_settings, changes_note
 
+UNTIL_TIME_IS_UP = 10**9  # optimizer steps of a training that `TimeBudget` ends
+
 
 class RunDirCallback(TrainerCallback):  # type: ignore[misc]
     """events.jsonl as training goes, and adapter/ with a model card when it is done."""
@@ -57,7 +59,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             return
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
-        eta = (time.monotonic() - self._start) / done * left if done else None
+        known = done and left < UNTIL_TIME_IS_UP / 2
+        eta = (time.monotonic() - self._start) / done * left if known else None
         event = {"step": state.global_step, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         self.run.append_event({**event, **logs, "eta_seconds": eta})
 
@@ -74,7 +77,8 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         shown = state.is_world_process_zero and not args.disable_tqdm
-        self._bar = progress("training", state.max_steps, "step", disable=not shown)
+        total = state.max_steps if state.max_steps < UNTIL_TIME_IS_UP / 2 else None
+        self._bar = progress("training", total, "step", disable=not shown)
         self._bar.update(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
