@@ -25,7 +25,17 @@ from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
 from nlft.demo import write_problems
 from nlft.errors import UserError
-from nlft.results.arms import ARMS, Arm, Budget, _baseline, claim, defined, with_shots, with_shuffled_judgments
+from nlft.results.arms import (
+    ARMS,
+    Arm,
+    Budget,
+    _baseline,
+    _own_budget,
+    claim,
+    defined,
+    with_shots,
+    with_shuffled_judgments,
+)
 from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading
 from nlft.training.callbacks import TimeBudget
@@ -165,7 +175,10 @@ def test_every_arm_has_the_same_number_of_steps_also_one_that_trains_on_few_of_t
     assert Budget(num_train_epochs=3, per_device_train_batch_size=2).training(25)["max_steps"] == 39
     assert Budget(max_steps=7).training(25)["max_steps"] == 7
     assert Budget(max_seconds=60).training(25)["max_steps"] > 1e8
+    assert Budget(num_train_epochs=0).training(25)["max_steps"] == 1, "none would be as many as the epochs take"
     assert "num_train_epochs" not in Budget().training(25)
+    long = Arm("long", "long", "sft", {"num_train_epochs": 12})
+    assert _own_budget(long, Budget(max_steps=7)).training(4)["max_steps"] == 24
 
 
 def claimed(place, out, file=None, **more):
@@ -176,15 +189,39 @@ def claimed(place, out, file=None, **more):
 
 
 def test_once_there_is_a_result_a_grid_grows_and_says_so_and_nothing_is_taken_out(place, tmp_path):
-    claimed(place, tmp_path)
-    claimed(place, tmp_path, seeds=[1])  # nobody has seen a result yet
-    (tmp_path / "compare.json").write_text("{}")
-    assert claimed(place, tmp_path, seeds=[1], jobs=2).grown() == {}
-    grown = claimed(place, tmp_path, seeds=[1, 0], arms=["kto"])
-    assert grown.grown() == {"arms": ["kto"], "seeds": [0]}
-    with pytest.raises(UserError, match=r"nothing may be taken out of it \(--arms kto; --seeds 1\)"):
-        claimed(place, tmp_path, seeds=[0])
-    assert claimed(place, tmp_path, seeds=[1, 0], arms=["kto"]).grown() == grown.grown()
+    def again(**more):
+        grid = claimed(place, tmp_path, **{"test_file": "x", **more})
+        grid._refuse_less()
+        return grid
+
+    again()
+    assert again(seeds=[1], once=["kto"])._grown() == {}, "nobody has seen a result yet"
+    assert again(seeds=[1], once=["kto"], jobs=2)._grown() == {}
+    grown = {"seeds": [0], "arms": ["reft"], "arms with every seed": ["reft", "kto"]}
+    assert again(seeds=[1, 0], arms=["reft", "kto"])._grown() == grown
+    more = {"seeds": [1, 0], "arms": ["reft", "kto"]}
+    again(**more, sizes=[4, 9])  # it fails before there is a result of it: nothing is recorded
+    assert again(**more)._grown() == grown
+    for less, named in (
+        ({"seeds": [0], "arms": ["kto"]}, r"\(arms reft; arms with every seed reft; seeds 1\)"),
+        ({**more, "sizes": [2]}, r"\(sizes 4\)"),
+        ({**more, "once": ["kto"]}, r"\(arms with every seed kto\)"),
+    ):
+        with pytest.raises(UserError, match=named):
+            again(**less)
+
+
+def test_default_sizes_are_what_the_result_is_of(place, tmp_path):
+    write_few(tmp_path / "given.jsonl")
+    write_few(tmp_path / "examples.jsonl")
+    more = {"test_file": str(place / "problems" / "test.jsonl"), "file": tmp_path / "given.jsonl"}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "t", "prompt": "?", "answer": "#### 3"}) + "\n")
+    claimed(place, tmp_path, sizes=[], **more)._grown()
+    claimed(place, tmp_path, sizes=[], **more)._refuse_less()
+    claimed(place, tmp_path, sizes=[1, 2, 4], **more)._refuse_less()
+    with pytest.raises(UserError, match=r"\(sizes 2 4\)"):
+        claimed(place, tmp_path, sizes=[1], **more)._refuse_less()
 
 
 def test_a_file_that_was_edited_is_not_taken_for_what_was_compared(place, tmp_path):
@@ -195,6 +232,8 @@ def test_a_file_that_was_edited_is_not_taken_for_what_was_compared(place, tmp_pa
     file.write_text(file.read_text().replace("#### 2", "#### 3"))
     with pytest.raises(UserError, match=r"examples.jsonl has been edited"):
         claimed(place, tmp_path / "out", file)
+    file.unlink()
+    claimed(place, tmp_path / "out", file)  # its copy is in the folder
 
 
 def test_a_larger_size_keeps_what_was_done_at_the_others(place, tmp_path):
@@ -214,13 +253,13 @@ def test_without_sizes_half_and_all_of_what_a_fold_has_are_compared(place, tmp_p
     trained = [Example(n, f"{n} + 1?", "#### 9", True, f"#### {n + 1}") for n in range(20)]
     write_examples(tmp_path / "given.jsonl", trained)
     grid = claimed(place, tmp_path / "out", tmp_path / "given.jsonl", sizes=[])
-    grid._split()
+    stages.split(grid.folder, grid.job(), hold_out=False)
     write_examples(tmp_path / "out" / "examples.jsonl", trained)
     assert grid.sizes == [8, 16]
     with pytest.raises(
         UserError, match="--sizes 17: there are 16 examples to train on, as one of 5 folds is tested on"
     ):
-        claimed(place, tmp_path / "out", tmp_path / "given.jsonl", sizes=[17])._split()
+        claimed(place, tmp_path / "out", tmp_path / "given.jsonl", sizes=[17])._if_there_is_room(pytest.fail)
     grid.settings.folds = 21
     with pytest.raises(UserError, match="20 questions make no 21 folds"):
         grid._fold(0)
@@ -228,7 +267,7 @@ def test_without_sizes_half_and_all_of_what_a_fold_has_are_compared(place, tmp_p
 
 def test_questions_beyond_the_limit_are_not_tested_on_either(place, tmp_path):
     grid = claimed(place, tmp_path, limit=5)
-    grid._split()
+    stages.split(grid.folder, grid.job(), hold_out=False)
     assert len((tmp_path / "test.jsonl").read_text().splitlines()) == 5
 
 

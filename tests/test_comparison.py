@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nlft.results.arms import ARMS
-from nlft.results.comparison import Cells, contrasts, costs, share_of, table, unmade, verdict
+from nlft.results.comparison import Cells, Contrast, contrasts, costs, share_of, table, unmade, verdict
 from nlft.results.comparison_page import curves, page
 from nlft.results.comparison_report import grid_of, report, told
+from nlft.results.stats import Difference
 
 TITLES = {name: arm.title for name, arm in ARMS.items()}
 PROMPTED = ("base", "few-shot")
@@ -41,6 +42,17 @@ def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
     assert said.startswith("Too few test questions to tell")
     needed = int(re.search(r"you need about (\d+) of them \(there are 20\)", said)[1])
     assert 100 < needed < 2000
+
+
+def test_where_there_are_questions_enough_no_more_are_asked_for():
+    rng = np.random.default_rng(0)
+    base = rng.random(6000) < 0.4
+    ours = base ^ (rng.random(6000) < 0.1)
+    grid = {("base", 50): Cells([base.tolist()], [], {}), ("nlft", 50): Cells([ours.tolist()], [], {}, [0])}
+    close = Contrast(50, "nlft", "base", Difference(0.005, -0.011, 0.021, 0.5), 1.0, 330, 300)
+    said = verdict(grid, [close], TITLES, PROMPTED)
+    assert said.startswith("Too close to tell: NLFT is +0.5 points")
+    assert said.endswith("the 6000 test questions are enough for 3.0 points to be told in four runs of five.")
 
 
 def test_where_seeds_differ_more_of_them_are_asked_for():
@@ -113,6 +125,12 @@ def test_comparisons_that_could_not_be_made_stay_among_those_that_are_corrected_
     alone = contrasts(grid, [("nlft", "base")])[0]
     beside = contrasts(grid, [("nlft", arm) for arm in ("base", "kto", "reft", "sft-answer")])
     assert len(beside) == 1
+    alone_said = verdict(grid, [alone], TITLES, PROMPTED)
+    asked = [
+        int(re.search("about (\\d+) of them", said)[1])
+        for said in (alone_said, verdict(grid, [alone], TITLES, PROMPTED, 3))
+    ]
+    assert asked[1] > 1.2 * asked[0]
     assert beside[0].corrected == pytest.approx(min(1.0, 4 * alone.corrected))
 
 
@@ -171,6 +189,17 @@ def test_what_was_added_after_a_result_is_said():
     assert wanted in page(found)
     assert wanted in told(grid, TITLES, found)
     assert "Added after" not in page(few()[1])
+
+
+def test_steps_are_the_same_for_every_method_if_they_are_at_every_size():
+    def said(*steps):
+        places = [("nlft", 4), ("kto", 4), ("nlft", 8), ("kto", 8)]
+        grid = {at: Cells([[True]], [{**RESULT, "steps": n}], {}, [0]) for at, n in zip(places, steps, strict=True)}
+        return page(report(grid, [], TITLES, PROMPTED, {"model": "m", "settings": {"seeds": [0]}}))
+
+    assert "number of optimizer steps" in said(12, 12, 24, 24)
+    assert "number of epochs" in said(12, 2, 24, 24)
+    assert "number of epochs" in said(None, None, None, None)
 
 
 def test_the_grid_is_read_back_from_a_report():

@@ -116,18 +116,30 @@ def test_the_interval_over_two_seeds_holds_for_seeds_that_differ():
     assert missed <= 12  # 5 are wanted; without the widening it is about 15
 
 
-def test_what_is_needed_tells_the_difference_in_four_runs_of_five():
+def draw(rng, seeds, questions, hard):
+    """Ours and theirs, 8 points apart; `hard`: how far questions differ in difficulty."""
+    easy = rng.normal(0, hard, (1, questions))
+    return tuple(easy + rng.normal(0, 1, (seeds, questions)) < at for at in (0.20, 0.0))
+
+
+@pytest.mark.parametrize(("seeds", "hard"), [(1, 0), (3, 0), (3, 1)])
+def test_what_is_needed_tells_the_difference_in_four_runs_of_five(seeds, hard):
     rng = np.random.default_rng(0)
-    ours, theirs = rng.random((1, 100)) < 0.5, rng.random((1, 100)) < 0.4
-    wanted = needed(ours, theirs, 0.1)
+    ours, theirs = draw(rng, seeds, 5000, hard)
+    wanted = needed(ours, theirs, (ours.mean() - theirs.mean()))
     assert wanted.seeds is None
+    told = 0
+    for _ in range(60):
+        a, b = draw(rng, seeds, wanted.questions, hard)
+        told += seeded_difference(a, b, samples=999).p_value < 0.05
+    assert 0.65 < told / 60 < 0.95
+
+
+def test_half_the_difference_takes_four_times_the_questions_and_more_comparisons_more():
+    ours, theirs = draw(np.random.default_rng(0), 1, 500, 0)
+    wanted = needed(ours, theirs, 0.1)
     assert needed(ours, theirs, 0.05).questions == pytest.approx(4 * wanted.questions, rel=0.03)
     assert needed(ours, theirs, 0.1, tests=16).questions > 1.5 * wanted.questions
-    told = 0
-    for _ in range(100):
-        a, b = rng.random(wanted.questions) < 0.5, rng.random(wanted.questions) < 0.4
-        told += seeded_difference([a], [b], samples=999).p_value < 0.05
-    assert 0.65 < told / 100 < 0.95
 
 
 def test_where_seeds_are_what_differs_more_of_them_are_asked_for_and_not_ever_more_questions():

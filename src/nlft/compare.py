@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from random import Random
@@ -58,29 +58,68 @@ class Compare(Staged):
     """The grid in one folder; a cell that is done is not repeated, one that failed is marked and tried again later."""
 
     settings: CompareSettings
-    may_change = ("jobs",)
-    may_grow = ("arms", "sizes", "seeds", "once", "extra_arms")  # but not the comparisons: fixed before the run
-    result = "compare.json"
+    may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs")  # not the comparisons: fixed before the run
 
     def run(self) -> str:
         """Run what is not done yet; returns the tables and the verdict."""
         self.claim()
+        self._refuse_less()
         first, *rest = self.data_stages()
         audit = [("audit", "audit.json", self.own_process(stages.audit))] if self.settings.audit else []
-        self.run_stages([(*first[:2], self._split), *rest, *audit])
+        whole = (*first[:2], partial(stages.split, self.folder, self.job(), hold_out=False))
+        title, done, sample = rest[0]
+        self.run_stages([whole, (title, done, partial(self._if_there_is_room, sample)), *rest[1:], *audit])
         self._draw()
         self._run_cells()
         return self._told()
 
-    def _split(self) -> None:
-        stages.split(self.folder, self.job(), hold_out=False)
+    def _refuse_less(self) -> None:
+        """Whoever has seen a result must not choose what stays in it.
+
+        Raises:
+            UserError: something was taken out.
+        """
+        before = self._record()["of"]
+        now = self._extent() if before else {}
+        gone = {name: [x for x in there if x not in now[name]] for name, there in before.items()}
+        if any(gone.values()):
+            named = "; ".join(f"{name} {' '.join(map(str, left))}" for name, left in gone.items() if left)
+            raise UserError(
+                f"{display_path(self.folder)}: has a result, and nothing may be taken out of it ({named}).\n"
+                "  Add to it, or choose another --output_dir."
+            )
+
+    def _extent(self) -> dict[str, list[Any]]:
+        """What the result is of."""
+        settings = self.settings
+        full = [arm for arm in settings.arms if arm not in settings.once]
+        return {"arms": settings.arms, "arms with every seed": full, "sizes": self.sizes, "seeds": settings.seeds}
+
+    def _record(self) -> dict[str, Any]:
+        """`of`: what the last result was of; `added`: what has come to the first since. Both empty without a result."""
+        path = self.folder / "extent.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"of": {}, "added": {}}
+        return found
+
+    def _grown(self) -> dict[str, list[Any]]:
+        """Record what the result is of; returns what was added since the first."""
+        before, now = self._record(), self._extent()
+        added = before["added"]
+        for name, there in before["of"].items():
+            added[name] = [*added.get(name, []), *(x for x in now[name] if x not in there)]
+        added = {name: new for name, new in added.items() if new}
+        write_whole(self.folder / "extent.json", json.dumps({"of": now, "added": added}, indent=1).encode())
+        return added
+
+    def _if_there_is_room(self, sample: Callable[[], None]) -> None:
         rows = (self.folder / "train.jsonl").read_bytes().count(b"\n")
         if not self.settings.test_file:
             rows -= rows // self.settings.folds
         if not stages.holds_examples(self.file):
             rows *= self.settings.samples_per_question
-        if max(self.settings.sizes, default=0) > rows:  # before anything is sampled for it
+        if max(self.settings.sizes, default=0) > rows:
             raise self._too_few(max(self.settings.sizes), rows)
+        sample()
 
     def _too_few(self, size: int, there: int) -> UserError:
         folds = "" if self.settings.test_file else f", as one of {self.settings.folds} folds is tested on"
@@ -256,7 +295,8 @@ class Compare(Staged):
             else:
                 verdicts.append(row)
                 done.append(seed)
-        return Cells(verdicts, results, failed, None if arm == "base" else done, arm in self.settings.once)
+        once = arm in self.settings.once and len(done) + len(failed) < len(self.settings.seeds)
+        return Cells(verdicts, results, failed, None if arm == "base" else done, once)
 
     def _told(self) -> str:
         grid, titles = self._grid(), {name: arms.ARMS[name].title for name in self.settings.arms}
@@ -267,7 +307,7 @@ class Compare(Staged):
             self.settings.pairs(),
             titles,
             [name for name in titles if _is_prompted(name)],
-            {**about, "grown": self.grown(), "asked": self._asked()},
+            {**about, "grown": self._grown(), "asked": self._asked()},
         )
         write_whole(self.folder / "compare.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
         write_whole(self.folder / "compare.html", page(found).encode())

@@ -30,8 +30,6 @@ class Staged:
     """A folder, the settings that it was made with, and the stages from a file to a dataset in it."""
 
     may_change: ClassVar[tuple[str, ...]] = ()  # settings that a later run in the same folder may have otherwise
-    may_grow: ClassVar[tuple[str, ...]] = ()  # the same, but once there is a result nothing may be taken out of them
-    result: ClassVar[str] = ""  # the file that holds the result
 
     def __init__(self, file: Path | str, model: dict[str, Any], settings: TuneSettings) -> None:
         """
@@ -86,45 +84,24 @@ class Staged:
             UserError: it names what differs.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        mine = json.loads(json.dumps({"nlft": __version__, **self.job(), "sha256": self._digests()}, default=str))
-        free = {name: mine["settings"].pop(name) for name in (*self.may_change, *self.may_grow)}
-        growing = {name: list(free[name]) for name in self.may_grow}
-        path, grown = self.folder / "settings.json", list[dict[str, Any]]()
+        mine, digests = json.loads(json.dumps({"nlft": __version__, **self.job()}, default=str)), self._digests()
+        for name in self.may_change:
+            del mine["settings"][name]
+        path = self.folder / "settings.json"
         if path.exists():
             theirs = json.loads(path.read_text())
-            before, grown = theirs.pop("growing", {}), theirs.pop("grown", [])
-            if theirs != mine:
+            kept = theirs.pop("sha256", {})
+            differing = [] if theirs == mine else _differing(mine, theirs)
+            differing += [
+                f"{name} has been edited" for name in digests if kept.get(name, digests[name]) != digests[name]
+            ]
+            if differing:
                 raise UserError(
                     f"{display_path(self.folder)}: holds a run with other settings or data "
-                    f"({_differing(mine, theirs)}).\n  Remove it, or choose another --output_dir."
+                    f"({', '.join(differing[:5])}).\n  Remove it, or choose another --output_dir."
                 )
-            if (self.folder / self.result).is_file():
-                grown += self._growth(before, growing)
-        write_whole(path, json.dumps({**mine, "growing": growing, "grown": grown}, indent=1).encode())
-
-    def _growth(self, before: dict[str, list[Any]], now: dict[str, list[Any]]) -> list[dict[str, Any]]:
-        """What is new since there was a result, if anything.
-
-        Raises:
-            UserError: something was taken out: whoever has seen a result must not choose what stays in it.
-        """
-        gone = {name: [x for x in before.get(name, []) if x not in now[name]] for name in now}
-        if any(gone.values()):
-            named = "; ".join(f"--{name} {' '.join(map(str, left))}" for name, left in gone.items() if left)
-            raise UserError(
-                f"{display_path(self.folder)}: has a result, and nothing may be taken out of it ({named}).\n"
-                "  Add to it, or choose another --output_dir."
-            )
-        new = {name: [x for x in now[name] if x not in before.get(name, [])] for name in now}
-        return [{name: added for name, added in new.items() if added}] if any(new.values()) else []
-
-    def grown(self) -> dict[str, list[Any]]:
-        """What was added since there was a first result, by setting."""
-        found: dict[str, list[Any]] = {}
-        for entry in json.loads((self.folder / "settings.json").read_text())["grown"]:
-            for name, added in entry.items():
-                found[name] = [*found.get(name, []), *added]
-        return found
+            digests = {**kept, **digests}
+        write_whole(path, json.dumps({**mine, "sha256": digests}, indent=1).encode())
 
     def _digests(self) -> dict[str, str]:
         """SHA-256 of the files that the work is on; what is edited must not be taken for what was worked on."""
@@ -261,11 +238,8 @@ def _take(share: Share) -> None:
         hide_bars()
 
 
-def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
-    """The first settings that are not the same, by name."""
+def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The settings that are not the same, by name."""
     names = [name for name in ("nlft", "file", "model") if mine.get(name) != theirs.get(name)]
-    kept = theirs.get("sha256", {})
-    names += [f"{name} has been edited" for name, digest in mine["sha256"].items() if kept.get(name) != digest]
     others = theirs.get("settings", {})
-    names += [name for name, value in mine["settings"].items() if others.get(name) != value]
-    return ", ".join(names[:5])
+    return names + [name for name, value in mine["settings"].items() if others.get(name) != value]

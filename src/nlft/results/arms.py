@@ -151,7 +151,8 @@ class Budget:
         chosen = {name: getattr(self, name) for name in names}
         chosen["max_steps"] = self.max_steps
         if self.max_steps <= 0:
-            chosen["max_steps"] = ceil(self.num_train_epochs * ceil(examples / self.per_device_train_batch_size))
+            passed = self.num_train_epochs * ceil(examples / self.per_device_train_batch_size)
+            chosen["max_steps"] = max(1, ceil(passed))
         if self.max_seconds:  # a schedule would have to know the number of steps
             chosen |= {"lr_scheduler_type": "constant", "max_steps": UNTIL_TIME_IS_UP}
         return {**chosen, "save_strategy": "no"}
@@ -195,7 +196,7 @@ def run_arm(
         chosen = chosen_examples(arm, found, asking.seed)
         if arm.method in TRAINED:
             lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
-            options = budget.training(len(found))
+            options = _own_budget(arm, budget).training(len(found))
             trainer = _train(arm, options, chosen, out, net, tokenizer, asking, budget, lora)
             net = trainer.model
     except UserError as error:
@@ -284,6 +285,13 @@ def _tokens_trained(run: Path) -> float | None:
     """Tokens in rows with gradient, as the run logged them."""
     logged = [event["num_tokens"] for event in RunDir(run).events() if event.get("num_tokens")]
     return float(logged[-1]) if logged else None
+
+
+def _own_budget(arm: Arm, budget: Budget) -> Budget:
+    """The budget, but for an arm that has epochs of its own."""
+    if "num_train_epochs" not in arm.settings:
+        return budget
+    return replace(budget, num_train_epochs=float(arm.settings["num_train_epochs"]), max_steps=-1)
 
 
 def _train(

@@ -121,7 +121,9 @@ def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool
     return rows if all(rows) else None
 
 
-def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], prompted: Collection[str]) -> str:
+def verdict(
+    grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], prompted: Collection[str], lacking: int = 0
+) -> str:
     """What to do, in one sentence, at the largest size.
 
     A method is worth its training only if it beats the best prompt. What was not planned is corrected for all pairs of
@@ -130,6 +132,7 @@ def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], pr
 
     Args:
         prompted: arms that train nothing.
+        lacking: how many comparisons were planned and could not be made.
     """
     size = max(size for _, size in grid)
     cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
@@ -149,7 +152,7 @@ def verdict(grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], pr
     if gap.value <= 0 and gap.high < WORTH_HAVING:
         return f"No method beat prompting ({titles[prompt]}, {shares[prompt]}): don't fine-tune on this."
     if not _better(grid, found, best, prompt, size):
-        tests = len(found) if planned else _pairs(grid, size)
+        tests = len(found) + lacking if planned else _pairs(grid, size)
         return f"{_too_few(grid, (best, prompt, size), gap, titles, tests)}."
     seeds = "" if not cells[best].failed else f" on {len(cells[best].verdicts)} of {_seeds(cells[best])} seeds"
     line = (
@@ -171,14 +174,15 @@ def _too_few(grid: Grid, at: tuple[str, str, int], gap: Difference, titles: Mapp
     wanted = max(abs(gap.value), WORTH_HAVING)
     seeds, questions = len(grid[best, size].verdicts), len(rows[0][0])
     take = needed(*rows, wanted, tests=tests)
-    lacking = "seeds" if take.seeds else "test questions"
-    more = f"about {max(take.questions, questions + 10)} of them (there are {questions})"
+    told = f"{titles[best]} is {gap} over {titles[prompt]}"
+    power = f"{100 * wanted:.1f} points to be told in four runs of five"
     if take.seeds:
         more = f"about {take.seeds} seeds (there are {seeds}) and {max(take.questions, questions)} test questions"
-    return (
-        f"Too few {lacking} to tell: {titles[best]} is {gap} over {titles[prompt]}; for {100 * wanted:.1f} points to "
-        f"be told in four runs of five, you need {more}"
-    )
+        return f"Too few seeds to tell: {told}; for {power}, you need {more}"
+    if take.questions <= questions:
+        return f"Too close to tell: {told}; the {questions} test questions are enough for {power}"
+    more = f"about {take.questions} of them (there are {questions})"
+    return f"Too few test questions to tell: {told}; for {power}, you need {more}"
 
 
 def _rivals(

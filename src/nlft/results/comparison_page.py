@@ -58,8 +58,13 @@ def _budget(report: Report) -> str:
     settings = report["settings"]
     if settings.get("max_seconds"):
         return "seconds"
-    taken = {result.get("steps") for arm in report["arms"] if arm["trained"] for result in arm["results"]}
-    return "optimizer steps" if len(taken) == 1 else "epochs"  # older results have epochs, or do not say
+    taken: dict[int, set[int | None]] = {}
+    for arm in report["arms"]:
+        if arm["trained"]:
+            taken.setdefault(arm["size"], set()).update(result.get("steps") for result in arm["results"])
+    # Older results have epochs, or do not say.
+    same = all(len(steps - {None}) == 1 and None not in steps for steps in taken.values() if steps)
+    return "optimizer steps" if same else "epochs"
 
 
 def curves(report: Report) -> str:

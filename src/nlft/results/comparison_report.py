@@ -24,17 +24,17 @@ def report(
         about: `nlft`, `model`, `settings`, and where it is known `asked`, the questions in the order of the verdicts,
             and `grown`, what was added after a first result.
     """
-    found = contrasts(grid, pairs)
+    found, lacking = contrasts(grid, pairs), unmade(grid, pairs)
     return {
         **about,
         "questions": len(next((cells.verdicts[0] for cells in grid.values() if cells.verdicts), [])),
-        "verdict": verdict(grid, found, titles, prompted),
+        "verdict": verdict(grid, found, titles, prompted, len(lacking)),
         "arms": [
             {**_arm(cells), "arm": arm, "title": titles[arm], "size": size, "trained": arm not in prompted}
             for (arm, size), cells in grid.items()
         ],
         "contrasts": [{**vars(c), "gap": vars(c.gap), "told": c.told} for c in found],
-        "unmade": [{"size": size, "ours": ours, "theirs": theirs} for size, ours, theirs in unmade(grid, pairs)],
+        "unmade": [{"size": size, "ours": ours, "theirs": theirs} for size, ours, theirs in lacking],
     }
 
 

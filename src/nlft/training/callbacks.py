@@ -59,7 +59,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             return
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
-        known = done and left < UNTIL_TIME_IS_UP / 2
+        known = done and state.max_steps < UNTIL_TIME_IS_UP / 2
         eta = (time.monotonic() - self._start) / done * left if known else None
         event = {"step": state.global_step, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         self.run.append_event({**event, **logs, "eta_seconds": eta})
