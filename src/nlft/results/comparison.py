@@ -195,7 +195,7 @@ def _rivals(
     alike = [arm for arm in compared if arm not in above and not _better(grid, found, best, arm, size)]
     missing = [arm for arm in others if arm not in compared]
     told = [
-        f"{words} {', '.join(titles[arm] for arm in arms)}"
+        f"{words} {' / '.join(titles[arm] for arm in arms)}"
         for words, arms in (("it cannot be told from", alike), ("on its seed better:", above), ("no result:", missing))
         if arms
     ]
