@@ -175,9 +175,9 @@ class Compare(Staged):
         Raises:
             UserError: there are too few examples for the largest size.
         """
-        for seed in self.settings.seeds:
-            for fold in range(self._folds()):
-                train, test = self._fold(fold)
+        for fold in range(self._folds()):
+            train, test = self._fold(fold)
+            for seed in self.settings.seeds:
                 drawn = list(train)
                 Random(seed).shuffle(drawn)
                 for size in self.sizes:

@@ -91,8 +91,7 @@ class Staged:
         if path.exists():
             theirs = json.loads(path.read_text())
             kept = theirs.pop("sha256", {})
-            differing = [] if theirs == mine else _differing(mine, theirs)
-            differing += [
+            differing = _differing(mine, theirs) + [
                 f"{name} has been edited" for name in digests if kept.get(name, digests[name]) != digests[name]
             ]
             if differing:
@@ -241,5 +240,7 @@ def _take(share: Share) -> None:
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """The settings that are not the same, by name."""
     names = [name for name in ("nlft", "file", "model") if mine.get(name) != theirs.get(name)]
-    others = theirs.get("settings", {})
-    return names + [name for name, value in mine["settings"].items() if others.get(name) != value]
+    ours, others = mine["settings"], theirs.get("settings", {})
+    return names + [
+        name for name in ours | others if name not in ours or name not in others or ours[name] != others[name]
+    ]

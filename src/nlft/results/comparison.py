@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
-import numpy as np
-
-from nlft.results.stats import Difference, holm, needed, seeded_difference, wilson
+from nlft.results.stats import Difference, holm, needed, paired_gaps, seeded_difference, wilson
 
 ALPHA = 0.05
 WORTH_HAVING = 0.03
@@ -90,7 +88,7 @@ def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
         rows = paired(grid[ours, size], grid[theirs, size])
         if rows is None:
             continue
-        gaps = np.asarray(rows[0], dtype=int) - np.asarray(rows[1], dtype=int)
+        gaps = paired_gaps(*rows)
         gap = seeded_difference(*rows)
         found.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
     lacking = [1.0] * len(unmade(grid, pairs))

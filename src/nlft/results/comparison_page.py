@@ -1,12 +1,13 @@
 """A comparison as one HTML file without scripts: verdict, curves, table, contrasts, small enough to mail."""
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
-from nlft.results.comparison import alone, costs, paired
+from nlft.results.comparison import Share, alone, costs, paired
 from nlft.results.comparison_report import grid_of, grown_line
+from nlft.results.stats import paired_gaps
 
 Report = dict[str, Any]
 LISTED = 20  # questions that are listed for each side of a comparison
@@ -110,7 +111,7 @@ def _curve(points: Sequence[tuple[float, Mapping[str, float]]], top: float, inde
     parts = [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>']
     for x, share in points:
         low, high = _y(share["low"], top), _y(min(share["high"], top), top)
-        said = f"{title}: {share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+        said = f"{title}: {Share(**share)}"
         whisker = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}"/>'
         parts.append(f"<g><title>{_text(said)}</title>{whisker}{_mark(x, _y(share['value'], top), index)}</g>")
     return "".join(parts)
@@ -146,7 +147,7 @@ def _arms(report: Report) -> str:
     rows, grid = [], grid_of(report)
     for arm in report["arms"]:
         share = arm["share"]
-        shown = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" if share else ""
+        shown = str(Share(**share)) if share else ""
         failed = "; ".join(f"seed {seed}: {why}" for seed, why in arm["failed"].items())
         strict = f"{arm['readings']['strict']:.1%}" if "strict" in arm["readings"] else ""
         title = f"{arm['title']} {alone(grid[arm['arm'], arm['size']])}"
@@ -180,8 +181,7 @@ def _questions(report: Report) -> list[str]:
     for c in report["contrasts"]:
         rows = paired(grid[c["ours"], c["size"]], grid[c["theirs"], c["size"]])
         assert rows is not None, "it was compared"
-        seeds = max(len(rows[0]), len(rows[1]))
-        net = [sum(ours) - sum(theirs) for ours, theirs in zip(*map(_each(seeds), rows), strict=True)]
+        net = paired_gaps(*rows).sum(0)
         order = sorted(range(len(net)), key=lambda at: -abs(net[at]))
         won, lost = [at for at in order if net[at] > 0], [at for at in order if net[at] < 0]
         names = (titles[c["ours"]], titles[c["theirs"]])
@@ -189,11 +189,6 @@ def _questions(report: Report) -> list[str]:
         summary = f"{names[0]} against {names[1]}, {c['size']} examples: {len(won)} questions won, {len(lost)} lost"
         parts.append(f"<details><summary>{_text(summary)}</summary>{''.join(lists)}</details>")
     return ["<h2>Question by question</h2>", *parts]
-
-
-def _each(seeds: int) -> Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]:
-    """Verdicts, (seeds, questions), by question; one row stands beside every seed of the other side."""
-    return lambda rows: list(zip(*(rows if len(rows) == seeds else list(rows) * seeds), strict=True))
 
 
 def _list(title: str, questions: Sequence[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from nlft.results.comparison import Cells, Contrast, Grid, contrasts, share_of, table, unmade, verdict
+from nlft.results.comparison import Cells, Grid, contrasts, share_of, table, unmade, verdict
 from nlft.results.stats import Difference
 
 Report = dict[str, Any]
@@ -55,19 +55,12 @@ def grid_of(found: Report) -> Grid:
 def told(grid: Grid, titles: Mapping[str, str], found: Report) -> str:
     """Table, comparisons at the largest size and verdict, as the terminal shows them."""
     largest = max(size for _, size in grid)
-    made = contrasts_of(found)
-    lines = [_line(contrast, titles) for contrast in made if contrast.size == largest]
+    lines = [_line(c, titles) for c in found["contrasts"] if c["size"] == largest]
     lines += [
         f"{titles[c['ours']]} against {titles[c['theirs']]}, {c['size']} examples: no seed in common, not compared."
         for c in found["unmade"]
     ]
     return "\n".join(["", table(grid, titles), "", *lines, *grown_line(found), "", found["verdict"]])
-
-
-def contrasts_of(found: Report) -> list[Contrast]:
-    """The comparisons of a report."""
-    fields = ("size", "ours", "theirs", "corrected", "wins", "losses")
-    return [Contrast(**{name: c[name] for name in fields}, gap=Difference(**c["gap"])) for c in found["contrasts"]]
 
 
 def grown_line(found: Report) -> list[str]:
@@ -99,9 +92,10 @@ def _readings(cells: Cells) -> dict[str, float]:
     return {name: sum(f[name]["count"] for f in found) / sum(f[name]["n"] for f in found) for name in found[0]}
 
 
-def _line(contrast: Contrast, titles: Mapping[str, str]) -> str:
-    told = "" if contrast.told else ", no difference can be told"
+def _line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    told = "" if contrast["told"] else ", no difference can be told"
     return (
-        f"{titles[contrast.ours]} against {titles[contrast.theirs]}, {contrast.size} examples: {contrast.gap}, "
-        f"p {contrast.corrected:.2g} corrected ({contrast.wins} won, {contrast.losses} lost){told}."
+        f"{titles[contrast['ours']]} against {titles[contrast['theirs']]}, {contrast['size']} examples: "
+        f"{Difference(**contrast['gap'])}, p {contrast['corrected']:.2g} corrected ({contrast['wins']} won, "
+        f"{contrast['losses']} lost){told}."
     )

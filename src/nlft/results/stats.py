@@ -84,7 +84,7 @@ def seeded_difference(
     Raises:
         ValueError: the verdicts are not of the same questions.
     """
-    gaps = _gaps(ours, theirs)
+    gaps = paired_gaps(ours, theirs)
     mean = float(gaps.mean())
     seeds, questions = gaps.shape
     if not gaps.any():
@@ -105,8 +105,12 @@ def seeded_difference(
     return Difference(mean, float(low), float(high), float(min(1.0, max(p_value, 2 / samples))))
 
 
-def _gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> Any:
-    """(seeds, questions): by how much ours are more right."""
+def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> Any:
+    """(seeds, questions): 1 where ours alone are right, -1 where theirs alone are. Arguments as `seeded_difference`'s.
+
+    Raises:
+        ValueError: the verdicts are not of the same questions.
+    """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape[1] != b.shape[1] or (a.shape[0] != b.shape[0] and 1 not in (a.shape[0], b.shape[0])):
         raise ValueError(f"verdicts of shape {a.shape} and {b.shape} cannot be paired")
@@ -178,7 +182,7 @@ def needed(
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    gaps = _gaps(ours, theirs)
+    gaps = paired_gaps(ours, theirs)
     seeds, questions = gaps.shape
     # Where all say the same, a share of 1 / questions is what may have been missed.
     of_questions = max(float(gaps.mean(0).var(ddof=1)) if questions > 1 else 1.0, 1 / questions)

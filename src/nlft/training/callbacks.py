@@ -59,7 +59,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             return
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
-        known = done and state.max_steps < UNTIL_TIME_IS_UP / 2
+        known = done and _ends_by_steps(state)
         eta = (time.monotonic() - self._start) / done * left if known else None
         event = {"step": state.global_step, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         self.run.append_event({**event, **logs, "eta_seconds": eta})
@@ -77,7 +77,7 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         shown = state.is_world_process_zero and not args.disable_tqdm
-        total = state.max_steps if state.max_steps < UNTIL_TIME_IS_UP / 2 else None
+        total = state.max_steps if _ends_by_steps(state) else None
         self._bar = progress("training", total, "step", disable=not shown)
         self._bar.update(state.global_step)
 
@@ -103,6 +103,11 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._bar.close()
+
+
+def _ends_by_steps(state: TrainerState) -> bool:
+    """Whether anybody knows how many steps there will be. ReFT takes half of them in each of its stages."""
+    return bool(state.max_steps < UNTIL_TIME_IS_UP / 2)
 
 
 class TimeBudget(TrainerCallback):  # type: ignore[misc]
