@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Two files of tests at a time: together, since a file's tests share what is slow to start, and two, since each process
+# holds models.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test check format setup setup-dev clean
 
@@ -9,13 +12,13 @@ demo: setup  ## set up, and run the main job: sample, judge, train by each metho
 	$(BIN)/nlft demo
 
 test: setup-dev  ## set up, and run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup-dev  ## what CI runs: formatting, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: setup-dev
 	$(BIN)/ruff format .

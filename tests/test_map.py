@@ -385,9 +385,9 @@ def test_right_completion_has_only_the_row_of_the_standard_answer(page: Page) ->
     right = page.locator("#example-1")
     assert right.locator("[data-condition=judge]").count() == 0
     assert right.locator("[data-condition=standard]").count() == len(RIGHT.tokens)
-    assert "one row: standard / base" in right.locator(".caption").inner_text()
+    assert "one row: standard / base" in right.locator(".caption").text_content()
     assert right.locator("summary").all_text_contents() == ["Prompt", "Standard answer"]
-    assert right.locator(".badge").inner_text() == "✓ right"
+    assert right.locator(".badge").text_content() == "✓ right"
     red, green, _blue = strip_colour(page, 2, "standard", example=1)
     assert green > red
 

@@ -105,8 +105,8 @@ def tags(page: Page) -> Any:
 
 
 def ids(page: Page) -> list[str]:
-    drawn(page)
-    return page.locator("#examples > article:not([hidden]) h2 bdi").all_inner_texts()
+    drawn(page)  # text contents: the browser renders no article that is out of sight, and gives '' as its inner text
+    return page.locator("#examples > article:not([hidden]) h2 bdi").all_text_contents()
 
 
 def knob(page: Page, name: str) -> Any:
@@ -262,7 +262,7 @@ def test_hostile_texts_and_names_show_as_text_on_the_live_page(tmp_path: Path, s
     run.append_control(ledger_line("a", 1, "<script>1</script>", None, None, "<img src=x onerror=1>"))
     page = show(run)
     expect(page.locator(".token")).to_have_count(6)
-    shown = page.locator(".token > .text").all_inner_texts()
+    shown = page.locator(".token > .text").all_text_contents()
     assert shown == [hostile[0], hostile[1], "ESC[31m", "U+202Eabc", "aNULb", hostile[5]]
     assert page.locator("main script, main img, aside img, aside script, a[href^='javascript']").count() == 0
     expect(page.locator(".ledger")).to_contain_text("<script>1</script>")
