@@ -75,7 +75,10 @@ def _folded(findings: list[Finding], total: int) -> list[Finding]:
     bare = [finding for finding in findings if finding.kind == "bare-answer"]
     if len(bare) <= max(total / 2, 2):
         return findings
-    what = f"{len(bare)} of {total} standard answers are a bare result, so standard can say little about the steps"
+    what = (
+        f"{len(bare)} of {total} standard answers are a bare result, so standard can say little about the steps, "
+        "and to train on them (SFT on answers, --answer_weight) is to unlearn the steps"
+    )
     return [f for f in findings if f.kind != "bare-answer"] + [Finding("bare-answer", None, what)]
 
 
