@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nlft.core.conditions import without_corrections
 from nlft.data.grading import get_grader
 from nlft.data.problems import generate_problems
+from nlft.data import rules
 from nlft.data.rules import judge_by_rules
 
 QUESTION = "Tom has 64 marbles and gives 35 of them away. How many marbles does Tom have left?"
@@ -348,3 +349,10 @@ def test_a_hundred_thousand_random_characters_take_less_than_two_seconds():
         start = time.process_time()
         judged(completion)
         assert time.process_time() - start < 2
+
+
+def test_no_pattern_needs_a_python_that_matches_possessive_groups_rightly():
+    """Before 3.11.5 Python lets them match too much: "65." was a number with its full stop."""
+    patterns = [value.pattern for value in vars(rules).values() if isinstance(value, re.Pattern)]
+    assert len(patterns) > 5
+    assert [pattern for pattern in patterns if re.search(r"(?<!\\)\)[*+?]\+|\(\?>", pattern)] == []

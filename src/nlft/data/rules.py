@@ -21,13 +21,14 @@ _LONGEST_QUOTE = 120
 _MOST_TOKENS = 60  # of one side of a calculation; what is longer is left alone
 _MOST_DIGITS = 15
 
-# A number as people write it, and other spellings of the mark of a final answer.
-_NUMBER = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?|\.[0-9]++)")
+# A number as people write it, and other spellings of the mark of a final answer. Groups that must not give back what
+# they took end in a lookahead instead of being possessive: Python before 3.11.5 lets those match too much (gh-106052).
+_NUMBER = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]++(?:,[0-9]{3})*(?!,[0-9]{3})(?:\.[0-9]++)?|\.[0-9]++)")
 _MARKED = re.compile(rf"####\W{{0,8}}?({_NUMBER.pattern})")
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
 _TOKEN = re.compile(
-    r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})++|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?+
-                   (?![.,:]?[0-9])(?:[ ]?\\?%)?)
+    r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?!,[0-9]{3})|[0-9]++|(?<!\.)(?=\.[0-9]))
+                   (?:\.[0-9]++|(?!\.[0-9]))(?![.,:]?[0-9])(?:[ ]?\\?%)?)
     |(?P<odd>[0-9][0-9.,:]*|\*\*+|[=!<>:]=+|=>|\\[()\[\]]|\\(?!times\b|cdot\b|div\b)[A-Za-z]+)
     |(?P<sign>[-+*/×÷·⋅∗−–]|\\times\b|\\cdot\b|\\div\b)
     |(?P<equals>=)|(?P<open>\()|(?P<close>\))
