@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlft.core.conditions import without_corrections
+from nlft.data import rules
 from nlft.data.grading import get_grader
 from nlft.data.problems import generate_problems
-from nlft.data import rules
 from nlft.data.rules import judge_by_rules
 
 QUESTION = "Tom has 64 marbles and gives 35 of them away. How many marbles does Tom have left?"
