@@ -27,8 +27,8 @@ STRICT = re.compile(r"#### (-?[0-9.,]+)")
 FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _ORIGINAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-# A hyphen after a digit or letter joins ("10-3"), it does not negate.
-_IN_SENTENCE = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
+# A number as people write it. A hyphen after a digit or letter joins ("10-3"), it does not negate.
+IN_SENTENCE = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
 _STATED_CHOICE = re.compile(r"(?i:\b(?:answer|choice|option)(?:\s+is|\s*:)?)[\s*:(\[{$]*([A-Z])(?![\w'’])")
 _MARKED_CHOICE = re.compile(r"\(([A-Z])\)|^[ \t*]*([A-Z])[).:](?!\w)", re.MULTILINE)
 
@@ -111,9 +111,9 @@ def extract_expected(answer: str) -> str | None:
     stated = after if mark else answer
     if as_number(stated) is not None:
         return stated.strip()
-    if mark and (found := _IN_SENTENCE.search(after)):
+    if mark and (found := IN_SENTENCE.search(after)):
         return found[0]
-    return _last(_IN_SENTENCE, answer)
+    return _last(IN_SENTENCE, answer)
 
 
 def extract_choice(text: str) -> str | None:

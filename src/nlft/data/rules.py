@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from nlft.data.grading import FLEXIBLE, MARK, STRICT
+from nlft.data.grading import FLEXIBLE, IN_SENTENCE, MARK, STRICT
 
 MOST_FINDINGS = 3
 REPEATED = 3  # so often the same sentence or line is no coincidence
@@ -21,14 +21,12 @@ _LONGEST_QUOTE = 120
 _MOST_TOKENS = 60  # of one side of a calculation; what is longer is left alone
 _MOST_DIGITS = 15
 
-# A number as people write it, and other spellings of the mark of a final answer. Groups that must not give back what
-# they took end in a lookahead instead of being possessive: Python before 3.11.5 lets those match too much (gh-106052).
-_NUMBER = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]++(?:,[0-9]{3})*(?!,[0-9]{3})(?:\.[0-9]++)?|\.[0-9]++)")
-_MARKED = re.compile(rf"####\W{{0,8}}?({_NUMBER.pattern})")
+_MARKED = re.compile(rf"####\W{{0,8}}?({IN_SENTENCE.pattern})")  # and other spellings of the mark
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
+# No group here is possessive: Python before 3.11.5 lets those match too much (gh-106052).
 _TOKEN = re.compile(
-    r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?!,[0-9]{3})|[0-9]++|(?<!\.)(?=\.[0-9]))
-                   (?:\.[0-9]++|(?!\.[0-9]))(?![.,:]?[0-9])(?:[ ]?\\?%)?)
+    r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?
+                   (?![.,:]?[0-9])(?:[ ]?\\?%)?)
     |(?P<odd>[0-9][0-9.,:]*|\*\*+|[=!<>:]=+|=>|\\[()\[\]]|\\(?!times\b|cdot\b|div\b)[A-Za-z]+)
     |(?P<sign>[-+*/×÷·⋅∗−–]|\\times\b|\\cdot\b|\\div\b)
     |(?P<equals>=)|(?P<open>\()|(?P<close>\))
@@ -84,7 +82,7 @@ def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[st
     """At most two: miscalculated steps, and before them a right one whose result is not in the answer."""
     steps = list(find_calculations(completion))
     wrong = miscalculated(steps, answer)
-    known = {value for found in _NUMBER.findall(answer) if (value := _value(found)) is not None}
+    known = {value for found in IN_SENTENCE.findall(answer) if (value := _value(found)) is not None}
     findings: dict[str, None] = {}
     for step in steps:
         if step in wrong:
@@ -116,8 +114,8 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
 
 def _expected(answer: str) -> str | None:
     """The number of a standard answer: after its last mark, else its last number."""
-    marked = _NUMBER.search(answer.rpartition(MARK)[2]) if MARK in answer else None
-    numbers = [marked[0]] if marked else _NUMBER.findall(answer)
+    marked = IN_SENTENCE.search(answer.rpartition(MARK)[2]) if MARK in answer else None
+    numbers = [marked[0]] if marked else IN_SENTENCE.findall(answer)
     return numbers[-1] if numbers else None
 
 
@@ -127,10 +125,10 @@ def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:
         return _quotable(found[0].rstrip(".,")), found[1]
     if found := _MARKED.search(completion):
         return (found[1] if re.search(r'["\n\r]', found[0]) else found[0]), found[1]
-    numbers = _NUMBER.findall(completion)
+    numbers = IN_SENTENCE.findall(completion)
     if not numbers or truncated:
         return "", ""
-    sentence = [piece for piece in _PIECE_ENDS.split(completion) if _NUMBER.search(piece)][-1].strip()
+    sentence = [piece for piece in _PIECE_ENDS.split(completion) if IN_SENTENCE.search(piece)][-1].strip()
     return ("", "") if " " in sentence and sentence in question else (numbers[-1], numbers[-1])
 
 
