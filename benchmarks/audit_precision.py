@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from audit_defects import DEFECTS, MAX_LENGTH, Planted, clean_examples, planted_examples  # noqa: E402
-from nlft.data.audit import AuditSettings, run_audit  # noqa: E402
-from nlft.data.audit_findings import KINDS, Finding  # noqa: E402
-from nlft.data.audit_report import AuditReport  # noqa: E402
+from nlft.audit.findings import KINDS, Finding  # noqa: E402
+from nlft.audit.report import AuditReport  # noqa: E402
+from nlft.audit.run import AuditSettings, run_audit  # noqa: E402
 from nlft.data.problems import generate_problems  # noqa: E402
 from nlft.results.stats import wilson  # noqa: E402
 
@@ -91,7 +91,7 @@ def measure(model: str, seeds: list[int], each: int) -> dict[str, Any]:
     import torch
 
     from nlft.core.conditions import ConditionEncoder
-    from nlft.training.model import ModelSettings, load_model, load_tokenizer
+    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
     settings = ModelSettings(model_name_or_path=model)
     net, encoder = load_model(settings, trainable=False), ConditionEncoder(load_tokenizer(settings))

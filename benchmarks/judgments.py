@@ -19,6 +19,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from nlft.core.schemes.registry.cut import CutSettings, cut_weights
 from planted import (
     FOLLOWS,
     MISTAKE,
@@ -38,7 +39,6 @@ from nlft.core.conditions import (
     fill,
     pad_rows,
 )
-from nlft.core.cut import CutSettings, cut_weights
 from nlft.core.saliency import ConditionLogprobs, NLFTSettings, TokenWeights, nlft_weights
 from nlft.data.records import Question
 from nlft.progress import progress
@@ -136,7 +136,7 @@ class Study:
 
     def __init__(self, folder: str) -> None:
         from nlft.core.logprobs import enable_scoring
-        from nlft.training.model import ModelSettings, load_model, load_tokenizer
+        from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
         # Eager attention: with sdpa a row's bf16 scores depend on how far it is padded.
         settings = ModelSettings(model_name_or_path=folder, dtype="bfloat16", attn_implementation="eager")

@@ -21,8 +21,8 @@ from transformers import TrainerCallback
 
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example
-from nlft.training.model import ModelSettings, load_model, load_tokenizer
-from nlft.training.run_dir import RunDir
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 

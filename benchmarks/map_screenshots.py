@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "repair-shop.jsonl"
 SIZE = {"width": 1400, "height": 1080}

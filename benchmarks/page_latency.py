@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from playwright.sync_api import Page, Playwright, sync_playwright
 
 from browser import FLAGS
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 from page_runs import event, make_run
 
 MOVES = 50

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from nlft.collect.rules import find_calculations, judge_by_rules
 from nlft.core.conditions import ConditionEncoder, fill
 from nlft.data.problems import generate_problems
 from nlft.data.records import Question, read_questions
-from nlft.data.rules import find_calculations, judge_by_rules
 
 ASK = "{prompt}\n\nAnswer in one or two short sentences that show the calculation, then write #### and the number."
 LONGEST = {"question": 260, "answer": 230}  # characters of a GSM8K example: short ones, so that it takes minutes
@@ -140,8 +140,8 @@ def own_mistakes(model: Any, encoder: ConditionEncoder, questions: Sequence[Ques
 
     Only so is everything before its result right; what comes after is not judged.
     """
-    from nlft.data.generation import Request
-    from nlft.data.local_model import LocalModel
+    from nlft.models.answerer import Request
+    from nlft.models.local import LocalModel
 
     prompts = [fill(ASK, prompt=str(q.prompt)) for q in questions]
     answerer = LocalModel(model, encoder, max_new_tokens=64, batch_size=100)

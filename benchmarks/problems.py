@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from nlft.data.problems import make_splits
-from nlft.tune_stages import write_rows
+from nlft.experiments.stages import write_rows
 
 
 def main() -> None:

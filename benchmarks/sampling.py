@@ -13,13 +13,13 @@ import time
 
 import torch
 
+from nlft.collect.sampling import ask
 from nlft.core.conditions import ConditionEncoder
-from nlft.data.collect import ask
-from nlft.data.generation import Request
-from nlft.data.local_model import LocalModel
 from nlft.data.problems import generate_problems
 from nlft.data.records import read_questions
-from nlft.training.model import ModelSettings, load_model, load_tokenizer
+from nlft.models.answerer import Request
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.models.local import LocalModel
 
 TEMPLATE = "{prompt}\n\nAnswer in a few short sentences, then write #### and the number."
 

@@ -19,7 +19,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from nlft.core.saliency import NLFTSettings, hidden_band
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 
 # Moves that keep the verdict on most tokens, and moves that turn it; and the setting that walks depend on.
 SWEEPS = {"mistake_ratio": (1.0, 4.0), "certain_threshold": (0.5, 0.99), "neighbour_similarity": (-1.0, 0.99)}

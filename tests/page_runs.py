@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from nlft.core.schemes.registry.registry import SCHEMES
 
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, NLFTSettings, hidden_band
-from nlft.core.schemes import SCHEMES
-from nlft.training.controls import steering_record
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.runs.controls import steering_record
+from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 TEXT = (
     " the farm has 64 eggs and sells 35 of them so we compute 64 - 35 = 34 which is then divided by 2 giving 17 .\n"

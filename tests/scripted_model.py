@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from nlft.data.generation import Generated
+from nlft.models.answerer import Generated
 
 Says = Callable[[str, int], str | tuple[str, str]]
 """(the last message's text, how often it came before) -> text, or text and finish_reason."""

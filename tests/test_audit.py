@@ -18,20 +18,20 @@ import torch
 import tiny
 from audit_defects import DEFECTS, clean_examples, planted_examples
 from nlft import cli
+from nlft.audit.copies import copies, numbers, overlap
+from nlft.audit.findings import KINDS, Finding
+from nlft.audit.report import AuditReport
+from nlft.audit.run import AuditSettings, run_audit
+from nlft.audit.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
+from nlft.audit.text import endless, text_findings
+from nlft.audit.words import language, says_nothing, verdict
 from nlft.core.conditions import ConditionEncoder, Templates, pad_rows
 from nlft.core.logprobs import enable_scoring, score
 from nlft.core.saliency import NLFTSettings
-from nlft.data.audit import AuditSettings, run_audit
-from nlft.data.audit_copies import copies, numbers, overlap
-from nlft.data.audit_findings import KINDS, Finding
-from nlft.data.audit_report import AuditReport
-from nlft.data.audit_signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
-from nlft.data.audit_text import endless, text_findings
-from nlft.data.audit_words import language, says_nothing, verdict
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, Question, write_examples
-from nlft.demo import model_cache
 from nlft.errors import UserError
+from nlft.experiments.demo import model_cache
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import audit_precision
@@ -650,7 +650,7 @@ def test_every_defect_that_is_measured_has_a_finding_of_its_name():
 
 @pytest.mark.skipif(not (model_cache() / "config.json").exists(), reason="SmolLM2 has not been brought here")
 def test_a_real_model_tells_judgments_from_shuffled_ones():
-    from nlft.training.model import ModelSettings, load_model, load_tokenizer
+    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
     settings = ModelSettings(model_name_or_path=str(model_cache()))
     examples = [e for e in clean_examples(generate_problems(40, seed=21), 21) if not e.label]

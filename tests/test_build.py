@@ -14,8 +14,8 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.data.build import BuildSettings, Pool, choose, question_of, read_pool, summary
 from nlft.data.export import export, original_rows, sft_texts
 from nlft.data.records import Example, completion_text, read_examples, write_examples
-from nlft.demo import bring_model, model_cache
 from nlft.errors import NLFTError, RecordsError, UserError
+from nlft.experiments.demo import bring_model, model_cache
 
 
 @pytest.fixture(autouse=True)
@@ -308,7 +308,7 @@ def test_nlft_reads_back_what_was_chosen():
 
 @pytest.mark.parametrize("target", ["answer", "completion", "all-completions"])
 def test_sft_rows_are_those_of_nlft_sft(target):
-    from nlft.training.baselines import sft_rows
+    from nlft.training.sft import sft_rows
 
     encoder = ConditionEncoder(tiny.tokenizer())
     rows = rows_of(write("sft", target=target)[0])

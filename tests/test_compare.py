@@ -13,19 +13,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from nlft.core.schemes.registry.registry import SCHEMES
 
 import tiny
-from nlft import tune_stages as stages
-from nlft.compare import Compare
-from nlft.compare_settings import CompareSettings
+from nlft.collect.sampling import SamplingSettings
 from nlft.config import read_config
 from nlft.core.saliency import ConditionLogprobs, Tag, hidden_band
-from nlft.core.schemes import SCHEMES
-from nlft.data.collect import SamplingSettings
 from nlft.data.records import Example, Question, write_examples
-from nlft.demo import write_problems
 from nlft.errors import UserError
-from nlft.results.arms import (
+from nlft.experiments import stages
+from nlft.experiments.arms import (
     ARMS,
     Arm,
     Budget,
@@ -36,16 +33,19 @@ from nlft.results.arms import (
     with_shots,
     with_shuffled_judgments,
 )
+from nlft.experiments.compare import Compare
+from nlft.experiments.compare_settings import CompareSettings
+from nlft.experiments.demo import write_problems
+from nlft.models.loading import ModelSettings
 from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading
 from nlft.training.callbacks import TimeBudget
-from nlft.training.model import ModelSettings
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path):
-    from nlft.results.arms import run_arm
+    from nlft.experiments.arms import run_arm
 
     run_arm(
         ARMS["sft-answer"],

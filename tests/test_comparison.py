@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from nlft.results.arms import ARMS
+from nlft.experiments.arms import ARMS
 from nlft.results.comparison import Cells, Contrast, contrasts, costs, share_of, table, unmade, verdict
 from nlft.results.comparison_page import curves, page
 from nlft.results.comparison_report import grid_of, report, told

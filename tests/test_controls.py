@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from nlft.core.schemes.registry.registry import SCHEMES
 from transformers import TrainerCallback
 
 import tiny
 from nlft.core.saliency import NLFTSettings
-from nlft.core.schemes import SCHEMES
 from nlft.errors import UserError
-from nlft.training import run_dir, steering
+from nlft.runs import run_dir
+from nlft.runs.controls import CONTROLS, after, check, controls_of, describe, outcome, resolve, state_of
+from nlft.runs.run_dir import LIVE_KEPT, RunDir, Snapshot
+from nlft.training import steering
 from nlft.training.checkpoints import checkpoint_to_resume
-from nlft.training.controls import CONTROLS, after, check, controls_of, describe, outcome, resolve, state_of
-from nlft.training.run_dir import LIVE_KEPT, RunDir, Snapshot
 from nlft.training.watching import BackgroundWriter, choose_watched, score_alone
 from test_run_dir import scores, snapshot
 from test_trainer import adapter, examples, lora, nlft_trainer
@@ -84,9 +85,7 @@ def put(state, control, value, id="x"):
 
 
 def test_controls_need_neither_torch_nor_transformers():
-    code = (
-        "import sys, nlft.training.controls, nlft.training.run_dir; print({'torch', 'transformers'} & set(sys.modules))"
-    )
+    code = "import sys, nlft.runs.controls, nlft.runs.run_dir; print({'torch', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

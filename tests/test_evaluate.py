@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptC
 import tiny
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
-from nlft.data.generation import Request
-from nlft.data.local_model import LocalModel, _Draw
 from nlft.data.records import Question
+from nlft.models.answerer import Request
+from nlft.models.local import LocalModel, _Draw
 from nlft.results import evaluate as module
 from nlft.results.evaluate import EvaluationSettings, evaluate
 from nlft.results.stats import paired_difference, wilson
@@ -262,9 +262,9 @@ import torch
 import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 from nlft.core.conditions import ConditionEncoder
-from nlft.data.generation import Request
-from nlft.data.generation import Request
-from nlft.data.local_model import LocalModel
+from nlft.models.answerer import Request
+from nlft.models.answerer import Request
+from nlft.models.local import LocalModel
 
 config = LlamaConfig(vocab_size=50_000, hidden_size=512, intermediate_size=64, num_hidden_layers=1,
                      num_attention_heads=2, num_key_value_heads=2)

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 import tiny
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.training.baselines import SFTSettings
-from nlft.training.feedback_baselines import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings, balance
-from nlft.training.model import default_lora
-from nlft.training.run_dir import RunDir
+from nlft.models.loading import default_lora
+from nlft.runs.run_dir import RunDir
+from nlft.training.reft import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings, balance
+from nlft.training.sft import SFTSettings
 
 EXAMPLES = [
     Example(f"e{n}", f"What is {n} + 1?", f"It is {n + n % 2}.", n % 2 == 1, f"{n} + 1 = {n + 1}\n#### {n + 1}", "No.")

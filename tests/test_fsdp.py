@@ -23,8 +23,8 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import redirect_losses
 from nlft.core.saliency import NLFTSettings
-from nlft.core.schemes import SCHEMES
-from nlft.training.model import default_lora, wrap
+from nlft.core.schemes.registry import SCHEMES
+from nlft.models.loading import default_lora, wrap
 
 options = {"dtype": torch.float32}
 rank = 0

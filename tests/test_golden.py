@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from nlft.core.original import (
+from nlft.core.schemes.registry.original import (
     OriginalSettings,
     guarded_log,
     original_losses,
     original_token_weights,
     original_weights,
 )
+
 from nlft.core.saliency import ConditionLogprobs, TokenWeights
 
 GOLDEN = Path(__file__).parent / "golden"

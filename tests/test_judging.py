@@ -19,17 +19,10 @@ from hypothesis import strategies as st
 
 import tiny
 from nlft import cli
+from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_examples, relabel, rules_judge
+from nlft.collect.opinions import plain, read_opinion
 from nlft.core.conditions import ConditionEncoder, without_corrections
 from nlft.data.grading import get_grader
-from nlft.data.judging import (
-    JUDGE_PROMPT,
-    JudgeSettings,
-    ModelJudge,
-    judge_examples,
-    relabel,
-    rules_judge,
-)
-from nlft.data.opinions import plain, read_opinion
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError
 from scripted_model import ScriptedModel, serving

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import judgments
 import planted
 
+from nlft.collect.rules import find_calculations
 from nlft.core.conditions import without_corrections
 from nlft.data.problems import generate_problems
 from nlft.data.records import Question
-from nlft.data.rules import find_calculations
 
 CHAIN = Question(
     1,

@@ -17,14 +17,14 @@ import pytest
 
 from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft import cli
-from nlft.data import exchange, ledger_file
-from nlft.data.collect import complete
-from nlft.data.generation import Generated, Request
-from nlft.data.ledger import CallSettings, DryRun, Ledgered, LimitReached, request_hash
-from nlft.data.ledger_file import Entry, Ledger, NotKept
+from nlft.collect.sampling import complete
 from nlft.data.records import read_examples
-from nlft.data.server_model import BackendSettings, ServerModel
 from nlft.errors import NLFTError, ProblemsError, UserError
+from nlft.models import exchange, ledger_file
+from nlft.models.answerer import Generated, Request
+from nlft.models.ledger import CallSettings, DryRun, Ledgered, LimitReached, request_hash
+from nlft.models.ledger_file import Entry, Ledger, NotKept
+from nlft.models.server import BackendSettings, ServerModel
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
 REQUESTS = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(20)]
@@ -319,11 +319,11 @@ ASKER = """
 import json, sys
 from pathlib import Path
 from nlft.data import exchange
-from nlft.data.collect import complete
-from nlft.data.generation import Request
-from nlft.data.ledger import CallSettings, Ledgered
-from nlft.data.ledger_file import Ledger
-from nlft.data.server_model import BackendSettings, ServerModel
+from nlft.collect.sampling import complete
+from nlft.models.answerer import Request
+from nlft.models.ledger import CallSettings, Ledgered
+from nlft.models.ledger_file import Ledger
+from nlft.models.server import BackendSettings, ServerModel
 url, path, first, last, calls = sys.argv[1:]
 exchange.FIRST_WAIT = 0.02
 model = ServerModel("stub", BackendSettings(base_url=url, concurrency=4), max_new_tokens=20)
@@ -591,7 +591,7 @@ def key_of(body):
 @pytest.fixture(scope="module")
 def served_model(tmp_path_factory):
     """`transformers serve` with SmolLM2-135M: (its address, the model's name there)."""
-    from nlft.demo import model_cache
+    from nlft.experiments.demo import model_cache
 
     folder = model_cache()
     if not (folder / "config.json").exists():
@@ -666,8 +666,8 @@ def test_a_real_model_behind_faults_and_a_kill_is_asked_each_question_once(serve
 def test_a_server_and_a_local_model_answer_alike(served_model):
     """The same weights, prompt and greedy choice: what differs is batching, in the last bits of bfloat16."""
     from nlft.core.conditions import ConditionEncoder
-    from nlft.data.local_model import LocalModel
-    from nlft.training.model import ModelSettings, load_model, load_tokenizer
+    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+    from nlft.models.local import LocalModel
 
     url, name = served_model
     requests = [Request(f"q{i}", f"What is {i} + {i + 3}? Answer with a number.") for i in range(6)]

@@ -20,7 +20,7 @@ import pytest
 from nlft.errors import UserError
 from nlft.page.bundle import json_block
 from nlft.page.export import MAX_STEPS, export_map, map_data, thin_steps
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

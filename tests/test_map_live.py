@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from nlft.core.schemes.registry.registry import SCHEMES
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from nlft.core.saliency import ConditionLogprobs, NLFTSettings
-from nlft.core.schemes import SCHEMES
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, write_examples
-from nlft.demo import bring_model, model_cache
 from nlft.errors import NLFTError
-from nlft.training.run_dir import RunDir, Snapshot
+from nlft.experiments.demo import bring_model, model_cache
+from nlft.runs.run_dir import RunDir, Snapshot
 
 pytest_plugins = ["browser"]
 

@@ -19,7 +19,7 @@ from nlft.data.records import read_examples
 from nlft.page.feedback import Feedback
 from nlft.page.live import LiveRun
 from nlft.page.server import PageServer, listen, web_server
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 from page_runs import add_step, event, example, ledger_line, make_run, record
 
 if TYPE_CHECKING:

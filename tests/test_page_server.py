@@ -32,7 +32,7 @@ from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY
 from nlft.page.live import LiveRun
 from nlft.page.server import LONGEST_BODY, PageServer, listen
-from nlft.training.run_dir import RunDir, WatchedExample
+from nlft.runs.run_dir import RunDir, WatchedExample
 from page_runs import add_step, event, example, ledger_line, make_run, record
 
 TOKEN = "the-token"

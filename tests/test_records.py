@@ -335,7 +335,7 @@ def test_a_bad_question_is_refused_with_its_field(record, field):
 
 def test_importing_the_data_modules_loads_nothing_heavy():
     code = (
-        "import sys, nlft.data.records, nlft.data.grading, nlft.data.problems, nlft.data.rules;"
+        "import sys, nlft.data.records, nlft.data.grading, nlft.data.problems, nlft.collect.rules;"
         "print(sorted({'torch', 'transformers', 'numpy', 'pandas', 'trl'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

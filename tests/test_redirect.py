@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nlft.core.schemes.registry.registry import SCHEMES
 from peft import LoraConfig, get_peft_model
 
 import tiny
@@ -17,7 +18,6 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import redirect_losses
 from nlft.core.saliency import ConditionLogprobs, NLFTSettings, nlft_weights, tag_mistakes
-from nlft.core.schemes import SCHEMES
 from test_trainer import adapter, examples, nlft_trainer
 
 # Random models agree on little: with these some tokens of most wrong samples are mistakes.

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from nlft import cli
 from nlft.data.records import write_examples
-from nlft.training.model import ModelSettings
+from nlft.models.loading import ModelSettings
+from nlft.runs.run_dir import RunDir
 from nlft.training.replay import adapter_difference, recorded_settings
-from nlft.training.run_dir import RunDir
 from test_trainer import examples, nlft_trainer
 
 

@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from nlft import cli
+from nlft.commands.results import feedback_dataset
 from nlft.data.records import write_examples
 from nlft.errors import NLFTError, UserError
 from nlft.page.feedback import Edit, Feedback
 from nlft.page.live import LiveRun
-from nlft.page.rescoring import Rescorer
+from nlft.page.rescorer import Rescorer
 from nlft.page.server import PageServer, listen, serve_map, web_server
-from nlft.result_commands import feedback_dataset
-from nlft.training import rescoring
-from nlft.training.rescoring import newest_adapter
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
+from nlft.training import rescore_worker as rescoring
+from nlft.training.rescore_worker import newest_adapter
 from test_trainer import examples
 
 pytest_plugins = ["browser"]

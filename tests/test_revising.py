@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlft import cli
-from nlft.data.generation import Generated
+from nlft.collect.revising import REVISION_PROMPT, RevisionSettings, asked, refusal, revise
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
-from nlft.data.revising import REVISION_PROMPT, RevisionSettings, asked, refusal, revise
 from nlft.errors import ProblemsError, UserError
+from nlft.models.answerer import Generated
 from scripted_model import ScriptedModel, serving
 
 STANDARD = (

@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 import pytest
 
 import tiny
-from nlft import cli, rounds
+from nlft import cli
 from nlft.core.saliency import NLFTSettings
 from nlft.data.records import read_examples, read_questions, write_examples
-from nlft.demo import write_problems
 from nlft.errors import NLFTError, ProblemsError, UserError
+from nlft.experiments import rounds
+from nlft.experiments.demo import write_problems
+from nlft.experiments.rounds import Rounds, RoundsSettings, best_round, over, plan_rounds, questions_of
 from nlft.results.stats import wilson
-from nlft.rounds import Rounds, RoundsSettings, best_round, over, plan_rounds, questions_of
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig
 from test_trainer import examples
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nlft.collect import rules
+from nlft.collect.rules import judge_by_rules
 from nlft.core.conditions import without_corrections
-from nlft.data import rules
 from nlft.data.grading import get_grader
 from nlft.data.problems import generate_problems
-from nlft.data.rules import judge_by_rules
 
 QUESTION = "Tom has 64 marbles and gives 35 of them away. How many marbles does Tom have left?"
 ANSWER = "Tom has 64 - 35 = 29 marbles left.\n#### 29"

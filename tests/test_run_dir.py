@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nlft.errors import UserError
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 
 def scores(n=3, judge=True):

@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import torch
+from nlft.core.schemes.registry.cut import CutSettings
+from nlft.core.schemes.registry.dft import DFTSettings
+from nlft.core.schemes.registry.registry import SCHEMES
+from nlft.core.schemes.registry.rlsd import RLSDSettings
 
 from nlft.config import Range
-from nlft.core.cut import CutSettings
-from nlft.core.dft import DFTSettings
 from nlft.core.loss import Window, normalize, sample_losses
-from nlft.core.rlsd import RLSDSettings
 from nlft.core.saliency import (
     TAG_NAMES,
     ConditionLogprobs,
@@ -30,7 +31,6 @@ from nlft.core.saliency import (
     hidden_band,
     neighbourhood,
 )
-from nlft.core.schemes import SCHEMES
 
 pytest_plugins = ["browser"]
 

@@ -16,10 +16,10 @@ from itertools import pairwise
 import pytest
 
 from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
-from nlft.data import exchange
-from nlft.data.generation import Generated, Request
-from nlft.data.server_model import BackendSettings, ServerModel, estimated_tokens, retry_after
 from nlft.errors import NLFTError, UserError
+from nlft.models import exchange
+from nlft.models.answerer import Generated, Request
+from nlft.models.server import BackendSettings, ServerModel, estimated_tokens, retry_after
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
 REQUESTS = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(12)]
@@ -434,8 +434,8 @@ def test_a_caller_that_wants_no_more_ends_the_requests(upstream):
 CHILD = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from nlft.data.generation import Request
-from nlft.data.server_model import BackendSettings, ServerModel
+from nlft.models.answerer import Request
+from nlft.models.server import BackendSettings, ServerModel
 model = ServerModel("stub", BackendSettings(base_url=sys.argv[1], request_timeout=100), max_new_tokens=5)
 print("ready", flush=True)
 try:
@@ -481,7 +481,7 @@ def test_nothing_to_ask_asks_nothing(upstream):
 
 
 def test_estimates_of_tokens_are_rather_high():
-    from nlft.demo import model_cache
+    from nlft.experiments.demo import model_cache
 
     if not (model_cache() / "config.json").exists():
         pytest.skip(f"SmolLM2 is not in {model_cache()}: run `nlft demo` once")

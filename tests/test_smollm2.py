@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from nlft import cli
+from nlft.collect.judging import judge
+from nlft.collect.rules import judge_by_rules
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score
 from nlft.core.saliency import NLFTSettings, Tag, nlft_weights
-from nlft.data.judging import judge
 from nlft.data.problems import make_splits
 from nlft.data.records import Example, completion_text, read_examples, read_questions
-from nlft.data.rules import judge_by_rules
-from nlft.demo import bring_model, model_cache
 from nlft.errors import NLFTError
-from nlft.training.model import ModelSettings, load_model, load_tokenizer
-from nlft.training.run_dir import RunDir
+from nlft.experiments.demo import bring_model, model_cache
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.runs.run_dir import RunDir
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
 

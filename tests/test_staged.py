@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from nlft.errors import NLFTError
+from nlft.experiments.settings import TuneSettings
+from nlft.experiments.staged import Share, Staged, check, ending_with_us, shares
 from nlft.progress import progress
-from nlft.staged import Share, Staged, check, ending_with_us, shares
-from nlft.tune_settings import TuneSettings
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_what_is_interrupted_ends_the_processes_that_it_started(staged):
 
 PARENT = """
 import sys
-from nlft.staged import Share, Staged
-from nlft.tune_settings import TuneSettings
+from nlft.experiments.staged import Share, Staged
+from nlft.experiments.settings import TuneSettings
 from test_staged import linger
 
 if __name__ == "__main__":

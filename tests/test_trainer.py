@@ -15,9 +15,9 @@ import tiny
 from nlft.core.saliency import NLFTSettings
 from nlft.data.records import Example
 from nlft.errors import ProblemsError, UserError
-from nlft.training.baselines import SFTBaseline, SFTSettings
+from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import checkpoint_to_resume
-from nlft.training.run_dir import RunDir
+from nlft.training.sft import SFTBaseline, SFTSettings
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 

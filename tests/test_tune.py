@@ -13,13 +13,13 @@ import pytest
 
 from nlft import cli
 from nlft.data.records import Example, write_examples
-from nlft.demo import demo_settings, run_demo
 from nlft.errors import UserError
-from nlft.results.arms import ARMS
+from nlft.experiments.arms import ARMS
+from nlft.experiments.demo import demo_settings, run_demo
+from nlft.experiments.settings import COMPARED, TuneSettings
+from nlft.experiments.tune import Tune
 from nlft.results.report import advice, differences, table
 from nlft.results.stats import wilson
-from nlft.tune import Tune
-from nlft.tune_settings import COMPARED, TuneSettings
 
 
 def small(folder) -> TuneSettings:
@@ -32,7 +32,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from nlft.demo import run_demo
+from nlft.experiments.demo import run_demo
 from test_tune import small
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
@@ -204,7 +204,10 @@ def test_numbers_are_read_as_when_the_examples_were_labelled_and_the_other_readi
 
 def test_the_demo_has_problems_of_its_own(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr("nlft.demo.Demo", lambda file, model, settings: asked.update(file=file, model=model) or Fake())
+    monkeypatch.setattr(
+        "nlft.experiments.demo.Demo",
+        lambda file, model, settings: asked.update(file=file, model=model) or Fake(),
+    )
 
     class Fake:
         def run(self):

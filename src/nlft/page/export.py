@@ -20,7 +20,7 @@ from nlft.files import write_output
 from nlft.page.bundle import file_page
 from nlft.page.live import LiveRun
 from nlft.page.steps import Shown, Unreadable, pack_step, shown_at
-from nlft.training.run_dir import RunDir, Snapshot, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, WatchedExample
 
 MAX_STEPS = 200
 CSV_COLUMNS = [

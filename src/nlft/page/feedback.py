@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlft.errors import Problem, ProblemsError, UserError, display_path
-from nlft.training.run_dir import RunDir, WatchedExample, read_jsonl
+from nlft.runs.run_dir import RunDir, WatchedExample, read_jsonl
 
 LONGEST = 20_000  # characters of a judgment
 MOST_MARKS = 1000

@@ -13,8 +13,8 @@ from nlft.page.events import Events, JsonlTail
 from nlft.page.plain import plain
 from nlft.page.requests import NOT_STEERABLE, ask, expected, offered
 from nlft.page.steps import Unreadable, pack_step, shown_at
-from nlft.training.controls import ControlState, state_of
-from nlft.training.run_dir import RunDir, WatchedExample
+from nlft.runs.controls import ControlState, state_of
+from nlft.runs.run_dir import RunDir, WatchedExample
 
 KEPT_BYTES = 16_000_000  # of packed steps that wait in memory for the next page that asks
 SETTLED = 2.0  # seconds after which a folder's modification time can be trusted to show every change

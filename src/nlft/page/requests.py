@@ -6,9 +6,9 @@ from typing import Any
 
 from nlft.errors import UserError, display_path
 from nlft.page.plain import plain
-from nlft.training.controls import ControlState, after, check, controls_of, outcome, resolve
-from nlft.training.request_file import Request
-from nlft.training.run_dir import RunDir
+from nlft.runs.controls import ControlState, after, check, controls_of, outcome, resolve
+from nlft.runs.request_file import Request
+from nlft.runs.run_dir import RunDir
 
 MOST_AT_ONCE = 50
 NOT_STEERABLE = "this run takes no requests; `nlft train` makes runs that do"

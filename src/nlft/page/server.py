@@ -30,9 +30,9 @@ from nlft.page.feedback import Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.requests import MOST_AT_ONCE
-from nlft.page.rescoring import Rescorer
+from nlft.page.rescorer import Rescorer
 from nlft.page.steps import Unreadable
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 
 USUAL_PORT = 8642
 LONGEST_BODY = 1_000_000  # bytes; feedback on many examples is the largest thing that a page sends

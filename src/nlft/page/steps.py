@@ -14,7 +14,7 @@ import numpy as np
 
 from nlft.errors import UserError
 from nlft.page.plain import plain
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 ARRAYS = {
     "base": "<f4",

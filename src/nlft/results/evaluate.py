@@ -13,18 +13,18 @@ from typing import Annotated, Any
 
 import torch
 
+from nlft.collect.sampling import SamplingSettings, ask
 from nlft.config import Range
 from nlft.core.conditions import ConditionEncoder, Prompt, Templates, pad_rows
 from nlft.core.logprobs import enable_scoring, score
-from nlft.data.collect import SamplingSettings, ask
-from nlft.data.generation import Generated, Request
 from nlft.data.grading import Grader, get_grader
-from nlft.data.local_model import LocalModel
 from nlft.data.records import Question
 from nlft.files import write_whole
+from nlft.models.answerer import Generated, Request
+from nlft.models.local import LocalModel
 from nlft.progress import progress
 from nlft.results.stats import Proportion, wilson
-from nlft.training.run_dir import read_jsonl
+from nlft.runs.run_dir import read_jsonl
 
 FORMAT_VERSION = 1
 

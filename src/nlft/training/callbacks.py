@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nlft.files import write_whole
 from nlft.progress import progress
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 from nlft.training.run_record import changed_settings, changes_note
 
 UNTIL_TIME_IS_UP = 10**9  # optimizer steps of a training that `TimeBudget` ends

@@ -19,7 +19,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
-from nlft.training.run_dir import RunDir
+from nlft.runs.run_dir import RunDir
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nlft.errors import UserError, display_path
-from nlft.training.model import ModelSettings, load_model, load_tokenizer
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
 
 def merge_adapter(settings: ModelSettings, out: Path) -> None:

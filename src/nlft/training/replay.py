@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from nlft.core.schemes import SCHEMES
+from nlft.core.schemes.registry.registry import SCHEMES
 from nlft.errors import Problem, UserError, display_path
-from nlft.training.model import ModelSettings, adapter_fingerprint
-from nlft.training.run_dir import RunDir
+from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.runs.run_dir import RunDir
 from nlft.training.run_record import environment
 from nlft.training.trainer import NLFTConfig
 

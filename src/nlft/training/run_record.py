@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 
 from nlft.core.conditions import EncodedExample
-from nlft.core.schemes import SCHEMES, Scheme
+from nlft.core.schemes.registry.registry import SCHEMES, Scheme
 from nlft.data.records import Example
-from nlft.training.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
-from nlft.training.model import adapter_fingerprint
+from nlft.models.loading import adapter_fingerprint
+from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
 
 # Where a run stands, what it is called and what it writes does not reach its weights.
 _NO_PART_OF_TRAINING = (

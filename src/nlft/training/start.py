@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nlft.training.model import ModelSettings, load_model, load_tokenizer, lora_config
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.training.run_record import add_command
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 

@@ -10,9 +10,9 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nlft.training.controls import WITHOUT_EFFECT_ON_WEIGHTS, ControlState, after, check, outcome, resolve, state_of
-from nlft.training.request_file import Request
-from nlft.training.run_dir import RunDir, read_jsonl, write_jsonl
+from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, ControlState, after, check, outcome, resolve, state_of
+from nlft.runs.request_file import Request
+from nlft.runs.run_dir import RunDir, read_jsonl, write_jsonl
 
 POLL_SECONDS = 0.2
 MOST_AT_ONCE = 64  # requests answered between two steps; whoever sends more waits

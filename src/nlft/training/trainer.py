@@ -19,14 +19,14 @@ from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, redirect_losses, windows_of
-from nlft.core.schemes import SCHEMES, scheme_of
+from nlft.core.schemes.registry.registry import SCHEMES, scheme_of
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
+from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
+from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.model import ModelSettings, default_lora, load_model, load_tokenizer, wrap
-from nlft.training.run_dir import RunDir
 from nlft.training.run_record import base_name, model_card, run_record
 from nlft.training.settings import SupervisedSettings
 from nlft.training.steering import Steering

@@ -18,10 +18,10 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
 from nlft.core.conditions import EncodedExample, prompt_text
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
-from nlft.core.schemes import Scheme
+from nlft.core.schemes.registry.registry import Scheme
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.training.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 WAITING = 16  # snapshots that wait for the disk, at most
 LAST_WAIT_SECONDS = 10.0  # for the disk, once training is over

@@ -1,0 +1,1 @@
+"""Examples, before they cost a training run: what to fix."""

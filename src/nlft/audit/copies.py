@@ -1,0 +1,233 @@
+"""Copies: the same example twice, nearly the same one, and training examples that stand in the test file.
+
+Two texts are nearly the same if they hold the same numbers, and if the character 5-grams of their words overlap. What
+nearly all texts share, such as an instruction around every question, does not count. Numbers must be equal, and in the
+same order: problems made from one template are different problems.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nlft.audit.findings import Finding
+from nlft.core.conditions import prompt_text
+from nlft.data.records import Example, Question, completion_text
+
+Shingles = NDArray[np.uint64]
+
+SHINGLE = 5
+CONTAINED = 0.95  # so much of a test question inside a longer training prompt is that question
+_ENOUGH = 20  # texts from which on a shared beginning, ending or phrase can be told from a copy
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
+_SPELT = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_SPELT += " seventeen eighteen nineteen twenty"
+SPELT = {word: str(value) for value, word in enumerate(_SPELT.split())}
+_TENS = "thirty forty fifty sixty seventy eighty ninety hundred"
+SPELT |= {word: str(30 + 10 * place) for place, word in enumerate(_TENS.split())} | {"thousand": "1000"}
+
+
+def copies(examples: Sequence[Example], threshold: float) -> list[Finding]:
+    """Examples that an earlier one says already.
+
+    Prompt and completion alike are a duplicate; several different answers to one prompt are not. Near-duplicates are
+    nearly the same question in other words, or nearly the same answer to the same question.
+    """
+    findings: list[Finding] = []
+    by_prompt: dict[str, list[int]] = defaultdict(list)
+    first: dict[tuple[str, str], int] = {}
+    for at, example in enumerate(examples):
+        prompt = _spaced(prompt_text(example.prompt))
+        original = first.setdefault((prompt, _spaced(completion_text(example))), at)
+        if original == at:
+            by_prompt[prompt].append(at)
+        else:
+            findings.append(_duplicate(example, examples[original]))
+    groups = list(by_prompt.values())
+    near = {}
+    for i, j, similarity in similar([_plain(prompt) for prompt in by_prompt], threshold):
+        near.update({at: (groups[i][0], similarity, "question is") for at in groups[j] if at not in near})
+    for group in groups:
+        answers = [_plain(completion_text(examples[at])) for at in group]
+        for i, j, similarity in similar(answers, threshold) if len(group) > 1 else ():
+            near.setdefault(group[j], (group[i], similarity, "completion to the same prompt is"))
+    for at, (other, similarity, part) in sorted(near.items()):
+        what = f"its {part} {similarity:.0%} the same as in example {examples[other].id!r}, with the same numbers"
+        findings.append(Finding("near-duplicate", examples[at].id, what, (examples[other].id,)))
+    return findings
+
+
+def overlap(examples: Sequence[Example], test: Sequence[Question], threshold: float) -> list[Finding]:
+    """Training prompts that are, or hold, a test question, in the same or nearly the same words."""
+    ours = [prompt_text(e.prompt) for e in examples]
+    theirs = [prompt_text(q.prompt) for q in test]
+    exact = {_spaced(text): at for at, text in reversed(list(enumerate(theirs)))}
+    best: dict[int, tuple[float, int]] = {}
+    for i, j, similarity in similar_across([_plain(t) for t in ours], [_plain(t) for t in theirs], threshold):
+        best[i] = max(best.get(i, (0.0, 0)), (similarity, -j))
+    findings = []
+    for at, example in enumerate(examples):
+        if (same := exact.get(_spaced(ours[at]))) is not None:
+            what, other = f"its question is test question {test[same].id!r}, word for word", same
+        elif at in best:
+            similarity, other = best[at][0], -best[at][1]
+            what = f"its question is {similarity:.0%} the same as test question {test[other].id!r}"
+        else:
+            continue
+        findings.append(Finding("overlap", example.id, what, (test[other].id,)))
+    return findings
+
+
+def _duplicate(example: Example, original: Example) -> Finding:
+    if example.label != original.label:
+        said = f"the same completion is labelled {str(original.label).lower()} in example {original.id!r}"
+        return Finding("contradiction", example.id, said, (original.id,))
+    return Finding("duplicate", example.id, f"the same as example {original.id!r}", (original.id,))
+
+
+# From texts to similar pairs.
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A text's words in lower case, and its numbers in order, spelt ones as figures."""
+
+    words: list[str]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        return tuple(filter(None, map(_number, self.words)))
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+def numbers(text: str) -> tuple[str, ...]:
+    """The numbers in a text, in order; `1,200.50` is 1200.5, and `three` is 3."""
+    return _plain(text).numbers
+
+
+def similar(texts: Sequence[_Plain], threshold: float) -> Iterator[tuple[int, int, float]]:
+    """Pairs of near-duplicates, each (earlier, later, Jaccard similarity)."""
+    texts = _without_frame(texts)
+    keys = [text.numbers for text in texts]
+    shingles = _ranked(_without_common([_shingles(text.text) for text in texts]))
+    # Jaccard >= t needs a common element among the (1 - t) |A| + 1 rarest of each, and sizes that do not differ more.
+    lists: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+    for j in sorted(range(len(texts)), key=lambda at: len(shingles[at])):
+        size = len(shingles[j])
+        if not size:
+            continue
+        reach = size - int(np.ceil(threshold * size)) + 1
+        prefix = [(int(rank), keys[j]) for rank in shingles[j][:reach]]
+        for i in {i for key in prefix for i in lists[key]}:
+            if len(shingles[i]) >= threshold * size and (s := _jaccard(shingles[i], shingles[j])) >= threshold:
+                yield min(i, j), max(i, j), s
+        for key in prefix:
+            lists[key].append(j)
+
+
+def similar_across(
+    ours: Sequence[_Plain], theirs: Sequence[_Plain], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """(place in ours, place in theirs, similarity), where theirs is nearly the same as ours, or inside it."""
+    ours, theirs = _without_frame(ours), _without_frame(theirs)
+    our_numbers, their_numbers = [t.numbers for t in ours], [t.numbers for t in theirs]
+    left = _without_common([_shingles(t.text) for t in ours])
+    right = _without_common([_shingles(t.text) for t in theirs])
+    ranked = _ranked([*left, *right])
+    left, right = ranked[: len(ours)], ranked[len(ours) :]
+    wanted: dict[int, list[int]] = defaultdict(list)
+    for j, items in enumerate(right):
+        for rank in items[: len(items) - int(np.ceil(threshold * len(items))) + 1]:
+            wanted[int(rank)].append(j)
+    keys = np.array(sorted(wanted), dtype=np.uint64)
+    for i, items in enumerate(left):
+        for j in sorted({j for rank in items[np.isin(items, keys)] for j in wanted[int(rank)]}):
+            common = len(np.intersect1d(items, right[j], assume_unique=True))
+            similarity = common / (len(items) + len(right[j]) - common)
+            if similarity >= threshold and our_numbers[i] == their_numbers[j]:
+                yield i, j, similarity
+            elif common >= CONTAINED * len(right[j]) and _inside(their_numbers[j], our_numbers[i]):
+                yield i, j, common / len(right[j])
+
+
+def _inside(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
+    """Whether the part stands in the whole, in one piece."""
+    return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
+
+
+def _plain(text: str) -> _Plain:
+    return _Plain(_TOKEN.findall(unicodedata.normalize("NFKC", text).lower()))
+
+
+def _number(word: str) -> str | None:
+    if word in SPELT:
+        return SPELT[word]
+    if not word[0].isdigit():
+        return None
+    whole, point, decimals = re.sub(r",(?=\d{3}(?:\D|$))", "", word).partition(".")
+    return (whole.lstrip("0") or "0") + (f"{point}{decimals}".rstrip("0").rstrip("."))
+
+
+def _spaced(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _without_frame(texts: Sequence[_Plain]) -> list[_Plain]:
+    """The texts without the words with which all of them begin, or end."""
+    if len(texts) < _ENOUGH:
+        return list(texts)
+    begin, end = _shared([t.words for t in texts]), _shared([t.words[::-1] for t in texts])
+    return [_Plain(t.words[begin : len(t.words) - end]) for t in texts]
+
+
+def _shared(lists: Sequence[list[str]]) -> int:
+    """How many words all begin with."""
+    shared = 0
+    for column in zip(*lists, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared += 1
+    return shared
+
+
+def _shingles(text: str) -> Shingles:
+    """The distinct character 5-grams, hashed; one of a text that is shorter."""
+    codes = np.frombuffer(f" {text} ".ljust(SHINGLE).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    hashed = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
+    for offset in range(SHINGLE):
+        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + len(hashed)]
+        hashed ^= hashed >> np.uint64(29)
+    return np.unique(hashed) if text else np.empty(0, dtype=np.uint64)
+
+
+def _without_common(sets: list[Shingles]) -> list[Shingles]:
+    """Without what stands in more than half of the texts."""
+    if len(sets) < _ENOUGH:
+        return sets
+    joined = np.concatenate(sets)
+    values, counts = np.unique(joined, return_counts=True)
+    parts = np.split(~np.isin(joined, values[counts > len(sets) / 2]), np.cumsum([len(s) for s in sets])[:-1])
+    # A text of which nothing would be left is compared as it is.
+    return [items[part] if part.any() else items for items, part in zip(sets, parts, strict=True)]
+
+
+def _ranked(sets: list[Shingles]) -> list[Shingles]:
+    """Each set as ranks by how many texts hold it, rarest first, in ascending order."""
+    if not sets:
+        return []
+    _, inverse, counts = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), dtype=np.uint64)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts), dtype=np.uint64)
+    return [np.sort(part) for part in np.split(rank[inverse], np.cumsum([len(s) for s in sets])[:-1])]
+
+
+def _jaccard(one: Shingles, other: Shingles) -> float:
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common)

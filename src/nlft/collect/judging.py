@@ -1,0 +1,329 @@
+"""Judges: what is wrong with a wrong completion, in words, and where judge and label disagree.
+
+A label comes from the grader where there is one, else from the user; a judge's opinion never changes it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from nlft.collect.opinions import Opinion, Verdict, asked_text, plain, quotes, read_opinion
+from nlft.collect.rules import judge_by_rules
+from nlft.config import Range
+from nlft.data.grading import Grader, get_grader
+from nlft.data.records import Example, completion_text
+from nlft.errors import NLFTError, Problem, ProblemsError, UserError
+
+if TYPE_CHECKING:  # it brings torch, which a judge by rules has no need of
+    from nlft.models.answerer import Answerer
+
+JUDGE_PROMPT = """\
+Below are a question, its standard answer, and a response to be reviewed.
+
+Question:
+{prompt}
+
+Standard answer:
+{answer}
+
+Response:
+{completion}
+
+Do not answer the question; review the response. Follow its own steps in their order, and find the first one that is \
+wrong. Quote that step, a single sentence or calculation, in double quotes, exactly as the response has it. Say in a \
+sentence or two why it is wrong, but not what it should be. What it should be comes on the next line, after \
+"Correction:". The last line says "Verdict: right" or "Verdict: wrong".
+
+The review has this form:
+The step "..." is wrong because ...
+Correction: ...
+Verdict: ..."""
+
+Judge = Callable[[Sequence[Example]], list[Opinion]]
+"""One opinion an example, in their order."""
+
+LABELS_STAY = "label"  # the grader that grades nothing
+_MOST_LISTED = 20
+
+
+@dataclass
+class JudgeSettings:
+    """How completions are judged."""
+
+    judge: Literal["rules", "self", "openai", "human"] = field(
+        default="rules",
+        metadata={
+            "help": "rules: deterministic, offline; self: the model itself; openai: an OpenAI-compatible server; "
+            "human: you, one by one, in the terminal."
+        },
+    )
+    judge_prompt: str = field(
+        default=JUDGE_PROMPT,
+        metadata={
+            "help": "What a model is asked. {prompt}, {answer}, {completion} and, if you like, {label} are filled in."
+        },
+    )
+    grader: str = field(
+        default=LABELS_STAY,
+        metadata={
+            "help": "Label the completions anew: number, exact, choice, regex, or a Python function's dotted path; "
+            "label keeps the labels as they are."
+        },
+    )
+    extraction: Literal["strict", "flexible", "original"] = field(
+        default="flexible",
+        metadata={"help": "How the number grader reads an answer: after ####, or the last number."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Judge those again that have a judgment already."})
+    check_right: bool = field(
+        default=False,
+        metadata={"help": "Ask a model about the right completions too, and note where it disagrees with the label."},
+    )
+    tries: Annotated[int, Range(1, 100)] = field(
+        default=3, metadata={"help": "How often a model is asked for a judgment that can be used."}
+    )
+    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
+        default=256, metadata={"help": "Longest judgment, in tokens."}
+    )
+    temperature: Annotated[float, Range(0, inf)] = field(default=0.7, metadata={"help": "0 is greedy."})
+    batch_size: Annotated[int, Range(1, 100_000)] = field(
+        default=32, metadata={"help": "Judgments that a local model writes at a time."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before the judge prompt."})
+    seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
+
+    def __post_init__(self) -> None:
+        check_template("judge_prompt", self.judge_prompt, "{prompt}", "{completion}")
+        check_tries(self.tries, self.temperature)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of judging.
+
+    Attributes:
+        examples: all of them, in their order. In `extra`, where a judge gave one: `judge_verdict`; where it is not
+            the label's: `conflict`, what the judge said.
+        asked: ids of the examples that the judge saw.
+        failed: ids of wrong ones of whom it said nothing that can be used, each with the reason.
+    """
+
+    examples: list[Example]
+    asked: list[str | int]
+    failed: dict[str | int, str]
+
+    @property
+    def conflicts(self) -> list[Example]:
+        """Those seen now whose judge and label disagree."""
+        seen = set(self.asked)
+        return [e for e in self.examples if e.id in seen and "conflict" in e.extra]
+
+
+def judge(examples: Sequence[Example]) -> list[Example]:
+    """The examples with a judgment by rules on every wrong one that has none yet.
+
+    Raises:
+        NLFTError: the rules find nothing to say about some of them.
+    """
+    judged = judge_examples(examples, rules_judge, check_right=True)
+    require_judgments(judged, "Write their judgments by hand, or correct the labels.")
+    return judged.examples
+
+
+def relabel(examples: Sequence[Example], grader: Grader) -> list[Example]:
+    """The examples with labels and verdicts by the grader.
+
+    As in sampling, a completion in which the grader finds no answer counts as wrong. Where it finds none in the
+    standard answer, nothing was compared, and the label stays.
+    """
+    graded = []
+    for example in examples:
+        grade = grader(completion_text(example), example.answer)
+        if grade.verdict == "ungraded" and grade.expected is None:
+            graded.append(example)
+        else:
+            extra = example.extra | {"verdict": grade.verdict}
+            graded.append(replace(example, label=grade.verdict == "right", extra=extra))
+    return graded
+
+
+def grader_for(settings: JudgeSettings) -> Grader | None:
+    """The grader that labels anew; None if the labels are to stay."""
+    if settings.grader == LABELS_STAY:
+        return None
+    return get_grader(settings.grader, **({"extraction": settings.extraction} if settings.grader == "number" else {}))
+
+
+def judge_examples(
+    examples: Sequence[Example], judge: Judge, *, overwrite: bool = False, check_right: bool = False
+) -> Judged:
+    """Ask the judge about the wrong examples without a judgment, and put in what it says.
+
+    Args:
+        overwrite: ask about those that have a judgment as well; it stays where the judge gives none to use.
+        check_right: ask about the right ones as well, to notice conflicts; they get no judgment.
+    """
+    wanted = [at for at, e in enumerate(examples) if (check_right if e.label else overwrite or not e.judgment)]
+    opinions = judge([examples[at] for at in wanted])
+    judged, failed = list(examples), {}
+    for at, opinion in zip(wanted, opinions, strict=True):
+        example = examples[at]
+        judged[at] = _with_opinion(example, opinion)
+        if not example.label and opinion.judgment is None:
+            failed[example.id] = opinion.refused
+    return Judged(judged, [examples[at].id for at in wanted], failed)
+
+
+def rules_judge(examples: Sequence[Example]) -> list[Opinion]:
+    """The judge of `data.rules`. Of right completions it notices miscalculated steps only."""
+    opinions = []
+    for example in examples:
+        words = judge_by_rules(
+            asked_text(example),
+            completion_text(example),
+            example.answer,
+            truncated=example.extra.get("finish_reason") == "length",
+        )
+        if not example.label:
+            opinions.append(Opinion(words, said=words or "", refused="" if words else "the rules find nothing wrong"))
+            continue
+        wrong = [line for line in (words or "").split("\n") if line.endswith('" is miscalculated.')]
+        opinions.append(Opinion(None, "wrong" if wrong else None, "\n".join(wrong)))
+    return opinions
+
+
+@dataclass(frozen=True)
+class ModelJudge:
+    """A language model as a judge.
+
+    Attributes:
+        prompt: template with `{prompt}`, `{answer}`, `{completion}`, `{label}`.
+        tries: how often a wrong completion is asked about until a judgment can be used; each time with random
+            draws of its own. About a right one it is asked once.
+    """
+
+    model: "Answerer"
+    prompt: str = JUDGE_PROMPT
+    tries: int = 1
+
+    def __call__(self, examples: Sequence[Example]) -> list[Opinion]:
+        from nlft.collect.sampling import complete
+        from nlft.models.answerer import Request
+
+        prompts = [self._ask(example) for example in examples]
+        opinions: dict[int, Opinion] = {}
+        waiting = list(range(len(examples)))
+        for attempt in range(1, self.tries + 1):
+            if not waiting:
+                break
+            requests = [Request(f"{examples[at].id}#judge-{attempt}", prompts[at]) for at in waiting]
+            answers = complete(requests, self.model, "judging" if attempt == 1 else f"judging, try {attempt}")
+            for at, answer in zip(waiting, answers, strict=True):
+                opinion = read_opinion(answer.text, answer.finish_reason, prompts[at], examples[at])
+                # A verdict that was given is not to be lost to a later try that comes to nothing.
+                if at not in opinions or not opinion.refused or not opinions[at].verdict:
+                    opinions[at] = opinion
+            waiting = [at for at in waiting if opinions[at].refused]
+        return [opinions[at] for at in range(len(examples))]
+
+    def _ask(self, example: Example) -> str:
+        from nlft.core.conditions import fill, prompt_text
+
+        return fill(
+            self.prompt,
+            prompt=prompt_text(example.prompt),
+            answer=example.answer,
+            completion=completion_text(example),
+            label="right" if example.label else "wrong",
+        )
+
+
+def told(before: Sequence[Example], judged: Judged, settings: JudgeSettings) -> list[str]:
+    """For people: how many were judged now, and what the grader did to the labels.
+
+    Args:
+        before: the examples as they were read.
+    """
+    wrong = [e for e in judged.examples if not e.label]
+    seen = set(judged.asked) - set(judged.failed)
+    new = [e for e in wrong if e.id in seen]
+    had = sum(bool(e.judgment) for e in wrong) - len(new)
+    lines = [
+        f"{len(judged.examples)} examples, {len(judged.examples) - len(wrong)} right and {len(wrong)} wrong; "
+        f"{len(new)} judged now ({settings.judge}), {had} before"
+    ]
+    if settings.judge in ("self", "openai") and new:
+        quoting = sum(quotes(e.judgment or "", completion_text(e)) for e in new)
+        lines.append(f"{quoting} of the {len(new)} quote the response")
+    pairs = zip(before, judged.examples, strict=True)
+    changed = [f"{new.id!r} (now {'right' if new.label else 'wrong'})" for old, new in pairs if old.label != new.label]
+    if changed:
+        by = "hand" if settings.grader == LABELS_STAY else f"the grader {settings.grader}"
+        lines.append(f"{len(changed)} labels changed by {by}: {shortened(changed)}")
+    if kept := _failed(judged, with_judgment=True):
+        lines.append(f"{len(kept)} keep the judgment they had: {shortened(kept)}")
+    return lines
+
+
+def require_judgments(judged: Judged, cure: str) -> None:
+    """Raise NLFTError if wrong examples are left without a judgment, naming them, each with the reason."""
+    if left := _failed(judged, with_judgment=False):
+        wrong = sum(not e.label for e in judged.examples)
+        raise NLFTError(f"{len(left)} of {wrong} wrong examples have no judgment: {shortened(left)}.\n  {cure}")
+
+
+def _failed(judged: Judged, *, with_judgment: bool) -> list[str]:
+    wanted = [e.id for e in judged.examples if e.id in judged.failed and bool(e.judgment) == with_judgment]
+    return [f"{id!r} ({judged.failed[id]})" for id in wanted]
+
+
+def conflict_lines(conflicts: Sequence[Example], file: str) -> list[str]:
+    """For people: which judges and labels disagree; all of them are in the file, as `conflict`."""
+    if not conflicts:
+        return []
+    lines = [f"conflicts: {len(conflicts)}, where judge and label disagree; the label stands"]
+    for example in conflicts[:_MOST_LISTED]:
+        said = " ".join(plain(str(example.extra["conflict"])).split())
+        said = said if len(said) <= 160 else f"{said[:159]}…"
+        lines.append(f"  {example.id!r} is labelled {'right' if example.label else 'wrong'}; the judge: {said}")
+    if len(conflicts) > _MOST_LISTED:
+        lines.append(f'  and {len(conflicts) - _MOST_LISTED} more: those with "conflict" in {file}')
+    return lines
+
+
+def shortened(items: Sequence[str], most: int = _MOST_LISTED) -> str:
+    """The items in a row, or the first of them and how many more there are."""
+    named = ", ".join(items[:most])
+    return named if len(items) <= most else f"{named} and {len(items) - most} more"
+
+
+def check_template(name: str, template: str, *slots: str) -> None:
+    """Raise ProblemsError for each slot that the template lacks."""
+    missing = [Problem(f"--{name}", f"has no {s}", f"Put {s} where it belongs.") for s in slots if s not in template]
+    if missing:
+        raise ProblemsError(missing)
+
+
+def check_tries(tries: int, temperature: float) -> None:
+    """Raise UserError for tries that would only repeat the first one."""
+    if tries > 1 and temperature == 0:
+        raise UserError(
+            f"--tries {tries} at --temperature 0 asks for the same words again.\n"
+            "  Set a temperature, 0.7 for example, or --tries 1."
+        )
+
+
+def with_verdict(example: Example, verdict: Verdict | None, said: str) -> Example:
+    """The example with what the judge thinks of it in `extra`, and what was there before of that taken out."""
+    extra: dict[str, Any] = {k: v for k, v in example.extra.items() if k not in ("judge_verdict", "conflict")}
+    if verdict:
+        extra["judge_verdict"] = verdict
+        if (verdict == "right") != example.label:
+            extra["conflict"] = said or f"says {verdict}, without a reason"
+    return replace(example, extra=extra)
+
+
+def _with_opinion(example: Example, opinion: Opinion) -> Example:
+    judgment = opinion.judgment or example.judgment
+    return replace(with_verdict(example, opinion.verdict, opinion.said), judgment=judgment)

@@ -1,0 +1,1 @@
+"""The command line's functions: parse, then call."""

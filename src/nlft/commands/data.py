@@ -1,0 +1,347 @@
+"""The commands that make a dataset: sample, judge, revise, build, audit."""
+
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlft.config import QUESTIONS
+from nlft.errors import UserError, display_path
+
+if TYPE_CHECKING:
+    from nlft.collect.judging import JudgeSettings
+    from nlft.data.records import Example
+    from nlft.models.ledger import CallSettings, Ledgered
+    from nlft.models.loading import ModelSettings
+    from nlft.models.server import BackendSettings
+
+
+def open_answerer(
+    model_settings: "ModelSettings",
+    backend: "BackendSettings",
+    calls: "CallSettings",
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    system_prompt: str | None = None,
+    ledger: Path,
+) -> "Ledgered":
+    """The model that the settings name, here or on a server, with a ledger of its answers.
+
+    Args:
+        batch_size: completions that a local model writes at a time.
+        ledger: where answers are kept if `calls.ledger` does not say.
+
+    Raises:
+        UserError: the model cannot be loaded, the server's address or key is amiss, or the ledger is damaged.
+    """
+    from nlft.models.answerer import Answerer
+    from nlft.models.ledger import Ledgered
+    from nlft.models.ledger_file import Ledger
+
+    shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if backend.backend == "openai":
+        from nlft.models.server import ServerModel
+
+        if model_settings.adapter is not None:
+            raise UserError(
+                "--adapter is for a model that is loaded here; a server brings its own.\n"
+                "  Leave it out, or leave out --backend and --base_url."
+            )
+        model: Answerer = ServerModel(
+            str(model_settings.model_name_or_path), backend, system_prompt=system_prompt, **shape
+        )
+    else:
+        from nlft.core.conditions import ConditionEncoder, Templates
+        from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer
+        from nlft.models.local import LocalModel
+
+        encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=system_prompt))
+        net = load_model(model_settings, trainable=False)
+        name = {
+            "model": model_settings.model_name_or_path,
+            "weights": _weights(str(model_settings.model_name_or_path), net.config),
+            "bits": 4 if model_settings.load_in_4bit else 8 if model_settings.load_in_8bit else None,
+            "adapter": adapter_fingerprint(model_settings.adapter),
+            "chat_template": encoder.tokenizer.chat_template,
+        }
+        model = LocalModel(net, encoder, batch_size=batch_size, name=name, **shape)
+    return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
+
+
+def _weights(name: str, config: Any) -> str | None:
+    """Which weights a name stands for today: the hub's commit, or a digest of blocks all over a folder's files."""
+    files = sorted(Path(name).glob("*.safetensors"))
+    if not files:
+        return getattr(config, "_commit_hash", None)
+    digest = sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for block in range(256):  # training moves all weights of a matrix; to read 100 GB would take minutes
+                file.seek(size * block // 256)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+@contextmanager
+def dry_run_told() -> Iterator[None]:
+    """Print what --dry_run found, where there would have been answers; for use as a decorator."""
+    from nlft.models.ledger import DryRun
+
+    try:
+        yield
+    except DryRun as found:
+        print(found)
+
+
+@dry_run_told()
+def sample(argv: Sequence[str]) -> None:
+    """`nlft sample`."""
+    from nlft.collect.sampling import SamplingSettings, sampling_grader
+    from nlft.collect.sampling import sample as collect
+    from nlft.config import parse
+    from nlft.data.records import read_questions, write_examples
+    from nlft.models.ledger import CallSettings
+    from nlft.models.loading import ModelSettings
+    from nlft.models.server import BackendSettings
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path, help=QUESTIONS)
+        parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
+
+    kinds = [ModelSettings, SamplingSettings, BackendSettings, CallSettings]
+    model_settings, settings, backend, calls, other = parse(
+        "nlft sample", "Answer questions with the model, and label the answers.", kinds, argv, add
+    )
+    if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():
+        raise UserError("--ledger and --out are one file.\n  Give the answers' ledger another name.")
+    questions = read_questions(other.file)[: settings.limit]
+    grader = sampling_grader(settings)
+    model = open_answerer(
+        model_settings,
+        backend,
+        calls,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        system_prompt=settings.system_prompt,
+        ledger=other.out.with_suffix(".calls.jsonl"),
+    )
+    examples = collect(questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question)
+    write_examples(other.out, examples)
+    right = sum(e.label for e in examples)
+    cut = sum(e.extra["finish_reason"] == "length" for e in examples)
+    print(f"{display_path(other.out)}: {len(examples)} answers, {right} right, {cut} cut off by --max_new_tokens")
+    print(f"next: nlft judge {display_path(other.out)}")
+
+
+def judge(argv: Sequence[str]) -> None:
+    """`nlft judge`."""
+    from nlft.collect.judging import JudgeSettings
+    from nlft.config import parse
+    from nlft.data.records import read_examples
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path, help="examples, as `nlft sample` writes them")
+        parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
+
+    kinds: list[Any] = [JudgeSettings]
+    if _given(argv, "judge") in ("self", "openai") or {"-h", "--help"} & set(argv):
+        kinds += _model_kinds()  # they bring torch, which a judge by rules has no need of
+    elif flags := {"--model_name_or_path", "--base_url"} & set(argv):
+        raise UserError(f"{flags.pop()} is for a judge that is a model.\n  Add --judge self, or leave it out.")
+    what = "Say in words what is wrong with the wrong completions."
+    settings, *model_settings, other = parse("nlft judge", what, kinds, argv, add)
+    out = _examples_out(other)
+    with dry_run_told() if model_settings else nullcontext():
+        _judge(read_examples(other.file, require_judgment=False), out, settings, model_settings)
+
+
+def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", model_settings: list[Any]) -> None:
+    """Judge the examples, write them, and say what came of it."""
+    from nlft.collect import judging
+    from nlft.data.records import write_examples
+
+    cure = "Try another --seed, more --tries or another judge; or write them yourself: --judge human."
+    if settings.judge == "human":
+        from nlft.collect.human_judge import judge_by_hand, taken_up
+
+        examples = taken_up(examples, out)
+        cure = "Run the same command again to go on."
+    grader = judging.grader_for(settings)
+    labelled = judging.relabel(examples, grader) if grader else examples
+    if settings.judge == "human":
+        judged = judge_by_hand(
+            labelled,
+            lambda changed: write_examples(out, changed),
+            graded=grader is not None,
+            overwrite=settings.overwrite,
+            check_right=settings.check_right,
+        )
+    else:
+        by: judging.Judge = judging.rules_judge
+        if model_settings:
+            if settings.judge == "openai":
+                model_settings[1].backend = "openai"
+            by = judging.ModelJudge(_open(model_settings, settings, out), settings.judge_prompt, settings.tries)
+        check_right = settings.check_right or settings.judge == "rules"
+        judged = judging.judge_examples(labelled, by, overwrite=settings.overwrite, check_right=check_right)
+    write_examples(out, judged.examples)
+    lines = judging.told(examples, judged, settings)
+    print("\n".join([f"{display_path(out)}: {lines[0]}", *(f"  {line}" for line in lines[1:])]))
+    for line in judging.conflict_lines(judged.conflicts, display_path(out)):
+        print(line)
+    judging.require_judgments(judged, cure)
+    print(f"next: nlft train {display_path(out)}")
+
+
+@dry_run_told()
+def revise(argv: Sequence[str]) -> None:
+    """`nlft revise`."""
+    from nlft.collect.revising import RevisionSettings
+    from nlft.collect.revising import revise as revise_all
+    from nlft.config import parse
+    from nlft.data.records import read_examples, write_examples
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path, help="judged examples, as `nlft judge` writes them")
+        parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
+
+    what = "Ask the model for right completions in its own words, and keep those that are."
+    settings, *model_settings, other = parse("nlft revise", what, [RevisionSettings, *_model_kinds()], argv, add)
+    out = _examples_out(other)
+    examples = read_examples(other.file)
+    revised = revise_all(examples, _open(model_settings, settings, out), settings)
+    write_examples(out, revised.examples)
+    print(f"{display_path(out)}: " + "\n  ".join(revised.lines()))
+    print(f"next: nlft train {display_path(out)} --answer_weight 1")
+
+
+def _model_kinds() -> list[Any]:
+    from nlft.models.ledger import CallSettings
+    from nlft.models.loading import ModelSettings
+    from nlft.models.server import BackendSettings
+
+    return [ModelSettings, BackendSettings, CallSettings]
+
+
+def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
+    """The model for judging or revising, whose settings are called alike; its ledger lies beside `out`."""
+    if model_settings[2].dry_run and settings.tries > 1:
+        print(f"counted is the first of up to --tries {settings.tries}; what cannot be used is asked for again")
+    return open_answerer(
+        *model_settings,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        system_prompt=settings.system_prompt,
+        ledger=out.with_suffix(".calls.jsonl"),
+    )
+
+
+def _examples_out(other: Any) -> Path:
+    """--out, or the file itself, if examples can be written there: better refused before they are made than after."""
+    out: Path = other.out or other.file
+    if out.suffix.lower() != ".jsonl":
+        raise UserError(f"{display_path(out)}: examples are written as .jsonl.\n  Give --out NAME.jsonl.")
+    return out
+
+
+def _given(argv: Sequence[str], name: str) -> Any:
+    """What a flag, or else the file of --config, sets a setting to, before anything is parsed in earnest."""
+    import yaml
+
+    before = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    before.add_argument("--config", type=Path)
+    before.add_argument(f"--{name}")
+    with suppress(ArgumentError, OSError, ValueError, yaml.YAMLError):  # `parse` says what is wrong
+        given = before.parse_known_args(list(argv))[0]
+        flag = getattr(given, name)
+        if flag is not None or given.config is None:
+            return flag
+        settings = yaml.safe_load(given.config.read_text(encoding="utf-8"))
+        return settings.get(name) if isinstance(settings, dict) else None
+    return None
+
+
+def build(argv: Sequence[str]) -> None:
+    """`nlft build`."""
+    from nlft.config import parse
+    from nlft.data.build import BuildSettings, choose, read_pool, summary
+    from nlft.data.export import export, with_system_prompt
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("files", nargs="+", metavar="FILE", help="examples: files, or datasets by name")
+        parser.add_argument("--out", type=Path, required=True, help="file to write: .jsonl, for original also .json")
+
+    settings, other = parse("nlft build", "Choose examples, and write them for a tool.", [BuildSettings], argv, add)
+    if other.out.resolve() in [Path(file).resolve() for file in other.files]:
+        raise UserError(f"--out {display_path(other.out)}: is one of the files read.\n  Give another name.")
+    pool = read_pool(other.files, settings)
+    chosen = choose(pool.examples, settings)
+    told = summary(pool, chosen, settings)
+    if settings.system_prompt is not None:
+        chosen = [with_system_prompt(example, settings.system_prompt) for example in chosen]
+    made = export(other.out, chosen, settings.to, target=settings.target, form=settings.form)
+    print(f"{display_path(other.out)}: {len(made.rows)} rows for {settings.to}")
+    print("\n".join(f"  {line}" for line in [*told, *made.left_out]))
+    if settings.to == "nlft":
+        print(f"next: nlft train {display_path(other.out)}")
+
+
+def audit(argv: Sequence[str]) -> None:
+    """`nlft audit`."""
+    import json
+    from dataclasses import dataclass
+
+    from nlft.audit.run import AuditSettings, run_audit
+    from nlft.config import parse
+    from nlft.core.conditions import ConditionEncoder
+    from nlft.core.saliency import NLFTSettings
+    from nlft.data.records import read_examples, read_questions
+    from nlft.data.sources import read_source
+    from nlft.files import write_output
+    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+
+    @dataclass
+    class OptionalModel(ModelSettings):
+        def __post_init__(self) -> None:
+            if self.model_name_or_path:
+                super().__post_init__()
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("file", help="examples: a file, or a dataset by name")
+        parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON as well")
+
+    model_settings, settings, saliency, other = parse(
+        "nlft audit", "Say what to mend in the examples before training on them.",
+        [OptionalModel, AuditSettings, NLFTSettings], argv, add,
+    )  # fmt: skip
+    templates = settings.templates()
+    for path in filter(None, (other.html, other.json)):
+        if path.is_dir():
+            raise UserError(f"{display_path(path)}: is a folder.\n  Give a file name.")
+    examples = read_examples(other.file, require_judgment=False)
+    places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
+    test = read_questions(settings.test_file) if settings.test_file else None
+    model = encoder = None
+    if model_settings.model_name_or_path:
+        encoder = ConditionEncoder(load_tokenizer(model_settings), templates)
+        model = load_model(model_settings, trainable=False)
+    report = run_audit(
+        examples, model, encoder, settings,
+        test=test, saliency=saliency, places=places, name=display_path(other.file),
+    )  # fmt: skip
+    print("\n".join(report.lines()))
+    for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
+        if path:
+            write_output(path, text().encode())

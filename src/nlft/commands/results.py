@@ -1,0 +1,184 @@
+"""The commands around a training: evaluate, merge, map, tune, compare, demo, env."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nlft import __version__
+from nlft.config import QUESTIONS, plain_parser
+from nlft.errors import NLFTError, UserError, display_path
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """`nlft evaluate`."""
+    from nlft.config import parse
+    from nlft.core.conditions import ConditionEncoder, Templates
+    from nlft.data.records import read_questions
+    from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
+    from nlft.results.evaluate import EvaluationSettings, evaluate
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path, help=QUESTIONS)
+        parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
+
+    model_settings, settings, other = parse(
+        "nlft evaluate", "Answer questions greedily and grade the answers.", [ModelSettings, EvaluationSettings],
+        argv, add,
+    )  # fmt: skip
+    inside = model_settings.adapter and (Path(model_settings.adapter) / "run.yaml").is_file()
+    out = other.out or (Path(model_settings.adapter) / "evaluation.json" if inside else None)
+    if out is None:
+        raise UserError("--out is missing.\n  Name a file, or give a run directory as --adapter.")
+    questions = read_questions(other.file)
+    encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=settings.system_prompt))
+    about = {
+        "model": model_settings.model_name_or_path,
+        "adapter": adapter_fingerprint(model_settings.adapter),
+        "file": str(other.file),
+    }
+    model = load_model(model_settings, trainable=False)
+    summary = evaluate(model, encoder, questions, settings, out, about=about)
+    print("\n".join(summary.lines()))
+    print(f"every answer: {display_path(out)}")
+
+
+def merge(argv: Sequence[str]) -> None:
+    """`nlft merge`."""
+    from nlft.config import parse
+    from nlft.models.loading import ModelSettings
+    from nlft.training.merging import merge_adapter
+
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not hold anything")
+
+    what = "Merge an adapter into its model: an ordinary model folder, for servers that load no adapters."
+    model_settings, other = parse("nlft merge", what, [ModelSettings], argv, add)
+    merge_adapter(model_settings, other.out)
+    print(f"model: {display_path(other.out)}")
+
+
+def map(argv: Sequence[str]) -> None:
+    """`nlft map`."""
+    from nlft.runs.run_dir import RunDir
+
+    parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("against", type=Path, nargs="?", help="another run, to stand beside it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
+    parser.add_argument("--curves", action="store_true", help="with --html: carry the curves too, 4.8 MB more")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, if it was moved since")
+    parser.add_argument("--model", metavar="NAME", help="model that scores edited feedback at once: folder or hub name")
+    parser.add_argument("--read-only", "--read_only", action="store_true", help="show the run, take no requests")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
+    parser.add_argument(
+        "--allow_host", action="append", default=[], metavar="NAME", help="another name that browsers may call it by"
+    )
+    args = parser.parse_args(argv)
+    runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
+    if args.html or args.csv:
+        from nlft.page.export import export_csv, export_map
+
+        if args.html:
+            against = runs[1] if len(runs) > 1 else None
+            print(f"map: {display_path(export_map(runs[0], args.html, against=against, curves=args.curves))}")
+        if args.csv:
+            print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
+        return
+    from nlft.page.rescorer import Rescorer
+    from nlft.page.server import serve_map
+
+    if args.model and args.read_only:
+        raise UserError("--model scores edited feedback, and --read-only takes none.\n  Leave one of them out.")
+    dataset = feedback_dataset(runs[0], args.data)
+    hosts = {args.host, *args.allow_host}
+    rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
+    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
+
+
+def feedback_dataset(run: Any, data: Path | None) -> list[dict[str, Any]] | None:
+    """The examples that edited feedback is saved with: the named file's, else those of the file that the run was
+    trained on; None where that has gone or changed."""
+    from nlft.data.records import read_examples
+
+    if data is not None:
+        return [vars(e) for e in read_examples(data, require_judgment=False)]
+    recorded = run.settings().get("data", {}) if run.settings_path.is_file() else {}
+    file = Path(recorded.get("file") or "")
+    if not file.is_file():
+        return None
+    try:
+        found = read_examples(file, require_judgment=False)
+    except NLFTError:
+        return None
+    return [vars(e) for e in found] if len(found) == recorded.get("examples") else None
+
+
+def tune(argv: Sequence[str]) -> None:
+    """`nlft tune`."""
+    from nlft.experiments.settings import TuneSettings
+    from nlft.experiments.tune import Tune
+
+    what = "From questions or examples to a compared model: sample, judge, build, audit, train, evaluate."
+    _staged(argv, "tune", what, TuneSettings, Tune)
+
+
+def compare(argv: Sequence[str]) -> None:
+    """`nlft compare`."""
+    from nlft.experiments.compare import Compare
+    from nlft.experiments.compare_settings import CompareSettings
+
+    what = "Every method on the same examples: sizes x seeds, intervals, a verdict."
+    _staged(argv, "compare", what, CompareSettings, Compare)
+
+
+def _staged(argv: Sequence[str], name: str, description: str, settings: type[Any], staged: type[Any]) -> None:
+    from nlft.config import parse
+    from nlft.experiments.staged import model_fields
+    from nlft.models.loading import ModelSettings
+
+    def add(parser: ArgumentParser) -> None:
+        what = "questions with standard answers, or examples (or --train_file)"
+        parser.add_argument("file", type=Path, nargs="?", help=what)
+
+    model_settings, chosen, other = parse(
+        f"nlft {name}",
+        description,
+        [ModelSettings, settings],
+        argv,
+        add,
+    )
+    if bool(other.file) == bool(chosen.train_file):
+        raise UserError(f"nlft {name} takes one file.\n  Give it as FILE, or as train_file in the config.")
+    print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
+
+
+def demo(argv: Sequence[str]) -> None:
+    """`nlft demo`."""
+    from nlft.experiments.demo import run_demo
+
+    parser = plain_parser("nlft demo", "Everything once, on a small real model: sample, judge, train, compare.")
+    parser.add_argument("--dir", type=Path, default=Path("demo"), help="where its files go (default: demo)")
+    parser.add_argument("--model_name_or_path", help="another model than SmolLM2-135M-Instruct")
+    args = parser.parse_args(argv)
+    print(run_demo(args.dir, args.model_name_or_path))
+
+
+def env(argv: Sequence[str]) -> None:
+    """`nlft env`."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    plain_parser("nlft env", "Versions and devices, for a bug report.").parse_args(argv)
+    print(f"nlft {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors"):
+        try:
+            print(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"{name} missing")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"{torch.get_num_threads()} threads; GPUs: {', '.join(devices) or 'none'}")

@@ -1,0 +1,1 @@
+"""Saliency schemes, one a file."""

@@ -1,0 +1,1 @@
+"""What chains the other rooms: tune, compare, rounds, demo."""

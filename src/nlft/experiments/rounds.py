@@ -1,0 +1,306 @@
+"""`nlft train --rounds`: sample from the model as it stands, grade, judge, train, and again from what came of it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from nlft import __version__
+from nlft.config import Range
+from nlft.data.records import Question, read_examples, read_questions
+from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
+from nlft.experiments import stages
+from nlft.experiments.settings import TuneSettings
+from nlft.experiments.staged import Stage, Staged
+from nlft.files import write_whole
+from nlft.results.report import deciding_reading
+from nlft.results.stats import Proportion, wilson
+from nlft.runs.run_dir import RunDir
+
+Job = dict[str, Any]
+
+
+@dataclass
+class RoundsSettings:
+    """Rounds of `nlft train`; with one round, which is training on the file as it is, the others do nothing."""
+
+    rounds: Annotated[int, Range(1, 100)] = field(
+        default=1,
+        metadata={
+            "help": "With 2 or more: train on the file, then on answers that the trained model gives to the same "
+            "questions, and so on, at most so often; for as long as accuracy on held-out questions rises."
+        },
+    )
+    samples_per_question: Annotated[int, Range(1, 10_000)] = field(
+        default=4, metadata={"help": "In rounds: completions for each question."}
+    )
+    patience: Annotated[int, Range(1, 100)] = field(
+        default=1, metadata={"help": "In rounds: end after so many in a row without a new best accuracy."}
+    )
+    held_out_share: Annotated[float, Range(0.01, 0.9)] = field(
+        default=0.2, metadata={"help": "In rounds: share of the file's questions that none is trained on."}
+    )
+    judge: Literal["rules", "self"] = field(
+        default="rules",
+        metadata={"help": "In rounds: who judges wrong completions; rules for arithmetic, or the model as it stands."},
+    )
+    grader: str = field(
+        default="number", metadata={"help": "In rounds: number, exact, choice, regex, or a Python function's path."}
+    )
+    prompt_template: str = field(
+        default="{prompt}", metadata={"help": "In rounds, from a file of questions: what the model is asked."}
+    )
+    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
+        default=256, metadata={"help": "In rounds: longest answer, in tokens."}
+    )
+    keep_truncated: bool = field(
+        default=False, metadata={"help": "In rounds: also train on completions that max_new_tokens cut off."}
+    )
+    temperature: Annotated[float, Range(0, 100)] = field(
+        default=0.8, metadata={"help": "In rounds: temperature of sampling; held-out questions are answered greedily."}
+    )
+    batch_size: Annotated[int, Range(1, 100_000)] = field(
+        default=32, metadata={"help": "In rounds: completions that the model writes at a time."}
+    )
+
+    def check_unused(self) -> None:
+        """Raise ProblemsError for what is set, though there is one round only."""
+        stray = [f.name for f in fields(self) if f.name != "rounds" and getattr(self, f.name) != f.default]
+        if self.rounds == 1 and stray:
+            cure = "Set --rounds 2 or more, or leave it out."
+            raise ProblemsError([Problem(f"--{name}", "does nothing with one round", cure) for name in stray])
+
+
+@dataclass
+class RoundsPlan(TuneSettings):
+    """All that the rounds in a folder are made with: `nlft tune`'s settings for the data, and the training's own.
+
+    Attributes:
+        trainer: fields of `NLFTConfig`.
+        saliency: fields of the scheme's settings.
+    """
+
+    rounds: int = 2
+    patience: int = 1
+    trainer: dict[str, Any] = field(default_factory=dict)
+    scheme: str = "nlft"
+    saliency: dict[str, Any] = field(default_factory=dict)
+
+
+def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any) -> RoundsPlan:
+    """The plan from the command's settings.
+
+    Args:
+        args: the `NLFTConfig`; each round trains with it, in a run directory of its own.
+
+    Raises:
+        ProblemsError: something is set that rounds cannot do.
+    """
+    own_folders = ("output_dir", "run_name", "resume_from_checkpoint", "push_to_hub", "hub_token")
+    problems = [
+        Problem(f"--{name}", "cannot be given with --rounds", cure)
+        for name, cure in {
+            "resume_from_checkpoint": "Leave it out: what is done in --output_dir is not repeated.",
+            "push_to_hub": "Push the best round's adapter once it is there.",
+        }.items()
+        if getattr(args, name)
+    ]
+    if args.world_size > 1:
+        problems.append(Problem("--rounds", "run in one process", "Start without accelerate launch or torchrun."))
+    if settings.grader == "label":
+        cure = "Choose another --grader, or label and train round by round with `nlft sample` and `nlft judge`."
+        problems.append(Problem("--grader label", "cannot tell right answers from wrong ones", cure))
+    if problems:
+        raise ProblemsError(problems)
+    # As run.yaml has them, from which a replay makes the same NLFTConfig.
+    recorded = json.loads(args.to_json_string())
+    training = {f.name: recorded[f.name] for f in fields(args) if f.init and f.name in recorded}
+    shared = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "held_out_share"}
+    # Where a plan has a name for what is the training's own, it shows what the training has.
+    same = {f.name for f in fields(TuneSettings)} & training.keys() - shared.keys()
+    return RoundsPlan(
+        **shared,
+        **{name: getattr(args, name) for name in same},
+        test_share=settings.held_out_share,
+        trainer={name: value for name, value in training.items() if name not in own_folders},
+        scheme=scheme,
+        saliency=asdict(saliency),
+    )
+
+
+class Rounds(Staged):
+    """Rounds in one folder: round-0 is the model before training, round-N its N-th training, with all its data."""
+
+    settings: RoundsPlan
+    may_change = ("rounds", "patience")
+
+    def run(self) -> str:
+        """Run what is not done yet; returns what came of it. Errors: see `Staged.run_stages`."""
+        if stages.holds_examples(self.file) and self.settings.prompt_template != "{prompt}":
+            raise UserError("--prompt_template: the examples' prompts have been asked as they are.\n  Leave it out.")
+        self.claim()
+        first = self.data_stages()[0]
+        self.run_stages([first])
+        shares = [self._round(0, None).accuracy()]
+        for number in range(1, self.settings.rounds + 1):
+            self._ask_again(number)
+            last = self.folder / f"round-{number - 1}" / "run" if number > 1 else None
+            shares.append(self._round(number, last).accuracy())
+            told = self._told(shares)  # after each: what there is so far can be used if the next one is interrupted
+            if over(shares, self.settings.patience):
+                break
+        return told
+
+    def _round(self, number: int, last: Path | None) -> "Round":
+        """
+        Args:
+            last: the run that this round goes on from; None: the model as it was given.
+        """
+        folder = self.folder / f"round-{number}"
+        # Each round draws with other random numbers; else an unchanged model would repeat itself.
+        plan = replace(self.settings, output_dir=str(folder), seed=self.settings.seed + number)
+        model = self.model if last is None else {**self.model, "adapter": str(last)}
+        return Round(self.file, model, plan, number)
+
+    def _ask_again(self, number: int) -> None:
+        """round-N/train.jsonl: in the first round what the file holds, later its questions alone."""
+        path = self.folder / f"round-{number}" / "train.jsonl"
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = self.folder / "train.jsonl"
+        if number == 1 or not stages.holds_examples(source):
+            write_whole(path, source.read_bytes())
+            return
+        stages.write_rows(path, questions_of(source))
+
+    def _told(self, shares: Sequence[Proportion]) -> str:
+        """rounds.json, the best round's adapter, and both in words."""
+        best = best_round(shares)
+        held_out = read_questions(self.folder / "test.jsonl")
+        rounds = [self._row(number, share) for number, share in enumerate(shares)]
+        ended = "under way" if len(shares) <= self.settings.rounds else "all rounds were trained"
+        if over(shares, self.settings.patience):
+            ended = "accuracy did not rise"
+        found = {
+            "nlft": __version__,
+            **self.job(),
+            "held_out": len(held_out),
+            "rounds": rounds,
+            "best": best,
+            "ended": ended,
+        }
+        copy_adapter(RunDir(self.folder / f"round-{best}" / "run"), self.folder / "adapter")
+        write_whole(self.folder / "rounds.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+        lines = [
+            f"round {row['round']}: {shares[row['round']]} of {len(held_out)} held out"
+            + (f", after {row['examples']} examples, {row['right']} right" if row["round"] else ", before training")
+            for row in rounds
+        ]
+        if shares[best].count <= shares[0].count:
+            lines.append("No round is better than the model before training on the held-out questions.")
+        lines.append(f"{ended}; best: round {best}, chosen on the held-out questions, so test it on others")
+        return "\n".join([*lines, f"adapter: {display_path(self.folder / 'adapter')}"])
+
+    def _row(self, number: int, share: Proportion) -> dict[str, Any]:
+        row = {"round": number, "accuracy": {"value": share.value, **asdict(share)}}
+        if number:
+            examples = read_examples(self.folder / f"round-{number}" / "examples.jsonl")
+            row |= {"examples": len(examples), "right": sum(e.label for e in examples)}
+        return row
+
+
+class Round(Staged):
+    """One round in its folder: examples.jsonl, run, evaluation.json, and what led to them."""
+
+    settings: RoundsPlan
+
+    def __init__(self, file: str, model: dict[str, Any], plan: RoundsPlan, number: int) -> None:
+        super().__init__(file, model, plan)
+        self.number = number
+
+    def accuracy(self) -> Proportion:
+        """The share of held-out questions that it answers right, once it is trained; what is done is not repeated."""
+        evaluating = ("held-out questions", "evaluation.json", self.own_process(evaluate, self.number))
+        training = ("training", "trained.json", self.own_process(train))
+        work: list[Stage] = [*self.data_stages()[1:], training, evaluating] if self.number else [evaluating]
+        named = f"round {self.number}" if self.number else "before training"
+        self.run_stages([(f"{named}: {title}", done, function) for title, done, function in work])
+        accuracy = json.loads((self.folder / "evaluation.json").read_text())["summary"]["accuracy"]
+        found = accuracy[deciding_reading(accuracy, self.settings.extraction)]
+        return wilson(found["count"], found["n"])
+
+
+def train(folder: Path, job: Job) -> None:
+    """run/ and trained.json: the round's training, from its last checkpoint if it was interrupted."""
+    from nlft.core.schemes.registry.registry import SCHEMES
+    from nlft.models.loading import ModelSettings
+    from nlft.training.checkpoints import checkpoint_to_resume
+    from nlft.training.start import nlft_trainer
+    from nlft.training.trainer import NLFTConfig
+
+    settings, run = job["settings"], RunDir(folder / "run")
+    checkpoint = checkpoint_to_resume(run, True, 1) if list(run.checkpoints_path.glob("checkpoint-*")) else None
+    if checkpoint is None and run.events():
+        run.clear()
+    trainer = nlft_trainer(
+        ModelSettings(**job["model"]),
+        NLFTConfig(**settings["trainer"], output_dir=str(run.path)),
+        read_examples(folder / "examples.jsonl"),
+        SCHEMES[settings["scheme"]].settings(**settings["saliency"]),
+        folder / "examples.jsonl",
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    write_whole(folder / "trained.json", json.dumps({"steps": trainer.state.global_step}).encode())
+
+
+def evaluate(folder: Path, job: Job, number: int) -> None:
+    """evaluation.json: the held-out questions, answered greedily by what the round has trained."""
+    from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
+    from nlft.results.evaluate import evaluate_as_asked
+
+    given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
+    model = ModelSettings(**given)
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluate_as_asked(
+        load_model(model, trainable=False),
+        load_tokenizer(model),
+        read_questions(folder.parent / "test.jsonl"),
+        stages.settings_of(job),
+        folder / "evaluation.json",
+        about={"model": model.model_name_or_path, "adapter": adapter_fingerprint(model.adapter), "round": number},
+    )
+
+
+def over(shares: Sequence[Proportion], patience: int) -> bool:
+    """Whether the last `patience` rounds brought no new best accuracy; the first share is that before training."""
+    counts = [share.count for share in shares]
+    last_rise = max(at for at in range(len(counts)) if at == 0 or counts[at] > max(counts[:at]))
+    return len(counts) - 1 - last_rise >= patience
+
+
+def best_round(shares: Sequence[Proportion]) -> int:
+    """The trained round with the highest accuracy, the earliest of equals; rounds count from 1."""
+    if len(shares) < 2:
+        raise NLFTError("no round was trained.")
+    return max(range(1, len(shares)), key=lambda at: (shares[at].count, -at))
+
+
+def questions_of(file: Path) -> list[Question]:
+    """The distinct questions of a file of examples, each with the first of its examples' id and answer."""
+    found: dict[tuple[str, str], Question] = {}
+    for example in read_examples(file, require_judgment=False):
+        key = (json.dumps(example.prompt, sort_keys=True), example.answer)
+        found.setdefault(key, Question(example.id, example.prompt, example.answer))
+    return list(found.values())
+
+
+def copy_adapter(run: RunDir, to: Path) -> None:
+    """Put a copy of the run's adapter in place of what is there; never a half-copied one."""
+    aside = to.with_name(f".{to.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(run.adapter_path, aside)
+    shutil.rmtree(to, ignore_errors=True)
+    aside.rename(to)

@@ -1,0 +1,1 @@
+"""Models, local or on a server, and the answers they give."""

@@ -1,0 +1,191 @@
+"""Answers from a local transformers model: batched by length, greedy or sampled."""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from nlft.core.conditions import ConditionEncoder, as_messages
+from nlft.core.logprobs import causal_lm
+from nlft.models.answerer import Generated, Request
+
+
+class LocalModel:
+    """A transformers model as an answerer."""
+
+    def __init__(
+        self,
+        model: Any,
+        encoder: ConditionEncoder,
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        name: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            name: what to call model and adapter in `identity`.
+            temperature: 0 is greedy.
+            seed: with a question's key and a token's position, all that a random draw depends on; what else is
+                in the batch does not matter.
+        """
+        self.model = model.eval()
+        self.name = name or {"model": getattr(model.config, "_name_or_path", "")}
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.temperature = temperature
+        self.seed = seed
+        self.max_new_tokens = max_new_tokens
+        self._may_share = _places_are_given(model)
+        self._ends = {encoder.end_of_turn_id, encoder.tokenizer.eos_token_id} - {None}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Model, adapter and all that shapes an answer; see `Answerer`."""
+        system = self.encoder.templates.system_prompt
+        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        sampled = {"seed": self.seed} if self.temperature > 0 else {}
+        return {
+            **self.name,
+            "dtype": dtype,
+            "system_prompt": system,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            **sampled,
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
+        """Answer requests, a batch at a time: longest prompts first, so that memory runs out at once or not at all."""
+        encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
+        shared = self._shared(requests, encoded)
+        order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            keys = [requests[i].key for i in batch]
+            prompts = [encoded[i] for i in batch]
+            yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
+
+    def _shared(self, requests: Sequence[Request], encoded: Sequence[list[int]]) -> int:
+        """How many tokens all prompts begin with because of the chat template and of earlier turns, if they all do.
+
+        What texts happen to begin alike with does not count: it would differ with whatever else is asked.
+        """
+        if not requests or not self._may_share:
+            return 0
+        *turns, last = as_messages(requests[0].prompt, None)
+        one, other = (self.encoder.prompt_ids([*turns, {**last, "content": text}]) for text in ("0", "Z"))
+        prefix = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)
+        return len(prefix) if alike else 0
+
+    def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
+        hook = causal_lm(self.model).get_output_embeddings().register_forward_pre_hook(_contiguous)
+        try:
+            return self._decode(prompts, keys, shared)
+        finally:
+            hook.remove()
+
+    @torch.inference_mode()
+    def _decode(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
+        """Decode a batch, dropping rows as they finish: one long answer must not hold up its batch.
+
+        Args:
+            shared: how many tokens all prompts begin with; they are read once, and what pads shorter prompts follows.
+        """
+        width, count = max(map(len, prompts)), len(prompts)
+        device = next(self.model.parameters()).device
+        pad = self.encoder.tokenizer.pad_token_id
+        cache = self._read(prompts[0][:shared], count)
+        start = 0 if cache is None else shared
+        rows = [ids[start:] for ids in prompts]
+        step = torch.tensor([[pad] * (width - start - len(ids)) + ids for ids in rows], device=device)
+        mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
+        mask[:, start:width] = torch.tensor([[0] * (width - start - len(ids)) + [1] * len(ids) for ids in rows])
+        position = mask.cumsum(1) - 1
+        pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else _greedy
+        written: list[list[int]] = [[] for _ in prompts]
+        alive = list(range(count))
+        for length in range(width, width + self.max_new_tokens):
+            out = self.model(
+                input_ids=step,
+                attention_mask=mask[:, :length],
+                position_ids=position[:, start:length].clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            tokens = pick(out.logits[:, -1].float(), alive).tolist()
+            for row, token in zip(alive, tokens, strict=True):
+                written[row].append(token)
+            going = [at for at, token in enumerate(tokens) if token not in self._ends]
+            if not going:
+                break
+            cache, start = out.past_key_values, length
+            if len(going) < len(alive):
+                keep = torch.tensor(going, device=device)
+                cache.batch_select_indices(keep)
+                mask, position = mask[keep], position[keep]
+                alive, tokens = [alive[at] for at in going], [tokens[at] for at in going]
+            step = torch.tensor(tokens, device=device)[:, None]
+        return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+
+    def _read(self, ids: list[int], count: int) -> Any:
+        """The cache of `count` prompts that begin with `ids`; None where nothing is gained, or the model keeps anything
+        but keys and values of every token (a window, a state): pads in the middle would be taken for tokens."""
+        if count == 1 or not ids:
+            return None
+        step = torch.tensor([ids], device=next(self.model.parameters()).device)
+        cache = self.model(input_ids=step, use_cache=True, logits_to_keep=1).past_key_values
+        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            self._may_share = False
+            return None
+        cache.batch_repeat_interleave(count)
+        return cache
+
+    def _finish(self, ids: list[int], prompt_tokens: int) -> Generated:
+        stopped = ids[-1] in self._ends
+        text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        return Generated(text.strip(), len(ids), "stop" if stopped else "length", prompt_tokens)
+
+
+def _places_are_given(model: Any) -> bool:
+    """Whether tokens are where `position_ids` says: then pads that are masked may stand between them.
+
+    MPT measures distances by index; GPT-Neo takes positions, but every other layer's window goes by index.
+    """
+    base = causal_lm(model)
+    return "position_ids" in inspect.signature(base.forward).parameters and base.config.model_type != "gpt_neo"
+
+
+def _contiguous(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # The last position's states are a strided view, and over frozen weights torch 2.13 multiplies such a view by a
+    # copy of the head for each row: 5.6 GB for 100 rows of SmolLM2.
+    return (inputs[0].contiguous(), *inputs[1:])
+
+
+def _greedy(logits: Tensor, rows: list[int]) -> Tensor:
+    return logits.argmax(-1)
+
+
+class _Draw:
+    """Draws each row's next token with that question's own random numbers, one a token, by inversion of the
+    tempered distribution; so nothing depends on the other rows."""
+
+    def __init__(self, keys: list[str], seed: int, temperature: float) -> None:
+        digests = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
+        bits = [np.random.Philox(key=int.from_bytes(d[:16], "little")) for d in digests]
+        self._numbers = [np.random.Generator(b) for b in bits]
+        self._temperature = temperature
+
+    def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
+        draws = torch.tensor([self._numbers[row].random() for row in rows], device=logits.device)
+        cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
+        return (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1)

@@ -1,0 +1,347 @@
+"""Answers from an OpenAI-compatible server.
+
+The client's own retries are off: they leave out broken bodies and empty answers, and wait eight seconds at most.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from math import inf
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from nlft.config import Range
+from nlft.core.conditions import Message, as_messages
+from nlft.errors import UserError
+from nlft.models.answerer import Generated, Reason, Request
+from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
+
+HOSTED = "https://api.openai.com/v1"
+NO_KEY = "none"  # the client insists on one
+
+_NOT_KNOWN = re.compile(
+    r"unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not (?:permitted|allowed)", re.IGNORECASE
+)
+_REASONS: dict[Any, Reason] = {"length": "length", "max_tokens": "length", "content_filter": "content_filter"}
+
+
+@dataclass
+class BackendSettings:
+    """Where answers come from."""
+
+    backend: Literal["local", "openai"] = field(
+        default="local",
+        metadata={"help": "local: load the model here; openai: ask an OpenAI-compatible server."},
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "The server's address, such as http://localhost:8000/v1; implies --backend openai. "
+            "--model_name_or_path is then the model's name there."
+        },
+    )
+    api_key_env: str = field(
+        default="OPENAI_API_KEY",
+        metadata={"help": "Environment variable that holds the server's key; a local server needs none."},
+    )
+    concurrency: Annotated[int, Range(1, 1024)] = field(
+        default=8, metadata={"help": "Requests that a server works on at a time."}
+    )
+    max_retries: Annotated[int, Range(0, 100)] = field(
+        default=6, metadata={"help": "How often a failed request is repeated, waiting longer each time."}
+    )
+    request_timeout: Annotated[float, Range(0.01, 86_400)] = field(
+        default=120.0, metadata={"help": "Seconds after which a request counts as failed."}
+    )
+    requests_per_minute: Annotated[float | None, Range(0.001, inf)] = field(
+        default=None, metadata={"help": "Most requests a minute, repeated ones included."}
+    )
+    tokens_per_minute: Annotated[float | None, Range(1, inf)] = field(
+        default=None,
+        metadata={"help": "Most tokens a minute, counting each prompt (estimated) and its longest possible answer."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.base_url is not None:
+            self.backend = "openai"
+
+
+class ServerModel:
+    """A model behind an OpenAI-compatible server as an answerer."""
+
+    def __init__(
+        self,
+        model: str,
+        settings: BackendSettings,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        system_prompt: str | None = None,
+    ) -> None:
+        """
+        Args:
+            model: its name at the server.
+            temperature: 0 is greedy.
+            seed: with a request's key, what the server is given as seed if it samples. Few servers promise more
+                than to try.
+
+        Raises:
+            UserError: the address or the key cannot be used.
+        """
+        self.model = model
+        self.settings = settings
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.seed = seed
+        self.system_prompt = system_prompt
+        usual = os.environ.get("OPENAI_BASE_URL") or HOSTED
+        self.base_url = usual if settings.base_url is None else settings.base_url
+        address = _address(self.base_url)
+        self.server = address.netloc + address.path.rstrip("/")
+        self._key = _key(settings.api_key_env, needed=address.hostname == urlsplit(HOSTED).hostname)
+        self._unknown: set[str] = set()  # parameters that this server has refused
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Server, model and all that shapes an answer; see `Answerer`."""
+        sampled = {"seed": self.seed} if self.temperature > 0 else {}
+        return {
+            "server": self.server,
+            "model": self.model,
+            "system_prompt": self.system_prompt,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            **sampled,
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
+        """Ask for all answers, `concurrency` at a time.
+
+        Raises:
+            UserError: the server refuses key, model or address.
+            NLFTError: some requests failed in the end; all others have been yielded, unless the server seems to be
+                gone.
+        """
+        pace = Pace(
+            self.settings.concurrency,
+            self.settings.max_retries,
+            self.settings.request_timeout,
+            self.settings.requests_per_minute,
+            self.settings.tokens_per_minute,
+            lambda request: self.max_new_tokens + estimated_tokens(as_messages(request.prompt, self.system_prompt)),
+        )
+        return Exchange(self._connected, requests, pace, f"{self.model} at {self.server}").answers()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Attempt]:
+        from openai import AsyncOpenAI
+
+        timeout = self.settings.request_timeout
+        options: dict[str, Any] = {"base_url": self.base_url, "max_retries": 0, "timeout": timeout}
+        async with AsyncOpenAI(api_key=self._key or NO_KEY, **options) as client:
+
+            async def attempt(request: Request) -> Generated:
+                return await self._attempt(client, request)
+
+            yield attempt
+
+    async def _attempt(self, client: Any, request: Request) -> Generated:
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        while True:
+            body = self.body(request)
+            try:
+                response = await client.chat.completions.with_raw_response.create(**body)
+            except APITimeoutError:
+                raise TimeoutError from None
+            except APIConnectionError as error:
+                why = self.redact(f"no connection: {error.__cause__ or error}")
+                raise AttemptFailed(why, f"See that a server runs at {self.server}.", again=True) from None
+            except APIStatusError as error:
+                if error.status_code in (400, 422) and self.do_without(body, _said(error)):
+                    continue
+                raise self._refused(error) from None
+            return self.parse(response.http_response.text)
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """What the server is sent."""
+        limit = "max_completion_tokens" if "max_tokens" in self._unknown else "max_tokens"
+        body = {
+            "model": self.model,
+            "messages": as_messages(request.prompt, self.system_prompt),
+            "temperature": self.temperature,
+            limit: self.max_new_tokens,
+        }
+        if self.temperature > 0 and "seed" not in self._unknown:
+            digest = hashlib.sha256(f"{self.seed}\0{request.key}".encode()).digest()
+            body["seed"] = int.from_bytes(digest[:4], "little") >> 1
+        return body
+
+    def do_without(self, body: Mapping[str, Any], refusal: str) -> bool:
+        """Whether the server refused a parameter that need not be sent; from then on it is not.
+
+        Local servers know `max_tokens`, and some ignore what they do not know; OpenAI's newer models want
+        `max_completion_tokens`, and say so.
+        """
+        if not _NOT_KNOWN.search(refusal):
+            return False
+        for name in ("max_tokens", "seed"):
+            if name in body and re.search(rf"\b{name}\b", refusal):
+                if name == "seed" and name not in self._unknown:
+                    tell(f"{self.server} takes no seed: an answer that is asked for again will differ.")
+                self._unknown.add(name)
+                return True
+        return False
+
+    def parse(self, body: str) -> Generated:
+        """The answer in a response's body.
+
+        Raises:
+            AttemptFailed: there is none; the body is cut off, or something else.
+        """
+        try:
+            data = json.loads(body)
+            choice = data["choices"][0]
+            message = choice["message"]
+            said = message.get("content") or message.get("refusal") or ""
+            text = said if isinstance(said, str) else "".join(part["text"] for part in said)
+            reason = _REASONS.get(choice.get("finish_reason"), "stop")
+            usage = data.get("usage") or {}
+            tokens, prompt_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("completion", "prompt"))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            start = _short(self.redact(body), 120) or "nothing"
+            cure = f"See that {self.server} is an OpenAI-compatible server; the address mostly ends in /v1."
+            raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
+        # A server that echoes its headers must not put the key into a file; and none can hold a lone surrogate.
+        text = (text.replace(self._key, "[key]") if self._key else text).encode("utf-8", "replace").decode()
+        return Generated(text.strip(), tokens, reason, prompt_tokens)
+
+    def redact(self, text: str) -> str:
+        """Text without the key, or anything that looks like one."""
+        if self._key:
+            text = text.replace(self._key, "[key]")
+        return re.sub(r"\bsk-[\w*.-]{4,}|(?<=Bearer )\S+", "[key]", text)
+
+    def _refused(self, error: Any) -> AttemptFailed:
+        """What a status of 400 or more means."""
+        status = error.status_code
+        said = _short(self.redact(_said(error)))
+        why = f"{status} {_phrase(status)}{': ' if said else ''}{said}"
+        exhausted = error.code == "insufficient_quota"  # OpenAI's 429 that no waiting mends
+        again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
+        blame: Blame = "account" if status in (401, 403, 404) else "server" if again or exhausted else "request"
+        wait = retry_after(error.response.headers, time.time())
+        return AttemptFailed(why, self._cure(status), again=again, wait=wait, blame=blame)
+
+    def _cure(self, status: int) -> str:
+        variable = self.settings.api_key_env
+        if status in (401, 403):
+            if self._key:
+                return f"Check the key in the environment variable {variable}, and what it may be used for."
+            return f"Put the key into the environment variable {variable}, or name another with --api_key_env."
+        if status == 404:
+            return "Check --base_url, which mostly ends in /v1, and --model_name_or_path, the model's name there."
+        if status == 429:
+            return "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute; or see to the quota."
+        if status in (408, 409, 425) or status >= 500:
+            return "Look into the server's log, or try again later."
+        return "Change what the server's message names; --model_name_or_path is the model's name there."
+
+
+def estimated_tokens(messages: Sequence[Message]) -> int:
+    """About how many tokens, without a tokenizer: rather too many than too few, for budgets.
+
+    A token for each digit, as many tokenizers have it, and one for three bytes of anything else.
+    """
+    texts = [message["content"] for message in messages]
+    digits = sum(character.isdigit() for text in texts for character in text)
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return 8 * len(texts) + digits + math.ceil((size - digits) / 3)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that a server asks to be left alone, by `retry-after-ms` or `Retry-After` (seconds, or a date).
+
+    Args:
+        headers: names in lower case.
+        now: Unix time, for want of a Date header: a date is meant by the server's clock.
+    """
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            seconds = float(headers.get(name, "")) / unit
+        except ValueError:
+            continue
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
+    until, clock = _timestamp(headers.get("retry-after", "")), _timestamp(headers.get("date", ""))
+    if until is None:
+        return None
+    return max(until - (now if clock is None else clock), 0.0)
+
+
+def _timestamp(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
+
+
+def _said(error: Any) -> str:
+    """The server's own message."""
+    body = error.body
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body.get("error") or body
+    return body if isinstance(body, str) else json.dumps(body) if body else ""
+
+
+def _short(text: str, most: int = 300) -> str:
+    """Text on one line, and not too much of it."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[:most] + " …"
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "status"
+
+
+def _address(url: str) -> SplitResult:
+    """The server's address, taken apart.
+
+    Raises:
+        UserError: it is none, or it holds what could be a secret; then it is not repeated.
+    """
+    cure = "\n  Give the server's address, such as http://localhost:8000/v1"
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UserError(f"--base_url holds more than an address: a name and password, or a query.{cure}, and its key "
+                        "in an environment variable (--api_key_env).")  # fmt: skip
+    try:
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError(f"--base_url {url}: is not an address.{cure}.")
+    return parts
+
+
+def _key(variable: str, *, needed: bool) -> str | None:
+    """The key in an environment variable; neither it nor what was given in place of the name is ever repeated."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise UserError("--api_key_env is not the name of an environment variable.\n  Give its name, not the key.")
+    key = os.environ.get(variable, "").strip()
+    if not key and needed:
+        raise UserError(f"{urlsplit(HOSTED).hostname} wants a key.\n  Put it into the environment variable {variable}.")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise UserError(f"the environment variable {variable} holds something that is no key.\n  Put the key into it.")
+    return key or None

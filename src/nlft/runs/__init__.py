@@ -1,0 +1,1 @@
+"""A run's files, read and written without torch."""

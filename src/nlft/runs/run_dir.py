@@ -1,0 +1,383 @@
+"""A run's files: their only reader and writer. The format is public, and docs/RUN_DIRECTORY.md describes it.
+
+Trainer and page meet only here, in files, so either may crash or restart alone. Nothing is a pickle. Imports
+neither torch nor transformers, so that the page stays light.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from nlft.errors import UserError, display_path
+from nlft.files import write_whole
+from nlft.runs.request_file import Request, new_request, read_request
+
+FORMAT_VERSION = 1
+LIVE_KEPT = 1000  # snapshots of single batches that stay on disk: a long run must not fill a folder
+_STEP_FILE = re.compile(r"(step|batch)-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class WatchedExample:
+    """An example whose tokens the map shows: what does not change from step to step.
+
+    Attributes:
+        tokens: the completion's tokens as text; joined they read as the completion, end-of-turn token last.
+        judgment: None for right completions without one.
+    """
+
+    id: str | int
+    label: bool
+    prompt: str
+    answer: str
+    judgment: str | None
+    tokens: list[str]
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """One watched example at one step; each array is (completion_len,).
+
+    Attributes:
+        base, standard, judge: natural-log probabilities, float32; `judge` is None for right completions.
+        likelihood, unlikelihood: the token weights that the scheme gave, float32, >= 0.
+        tag: uint8, an index into `Snapshot.tag_names`.
+        band: (completion_len, 17) float16 inner products of hidden states, or None where the scheme needs none.
+    """
+
+    base: NDArray[np.float32]
+    standard: NDArray[np.float32] | None
+    judge: NDArray[np.float32] | None
+    likelihood: NDArray[np.float32]
+    unlikelihood: NDArray[np.float32]
+    tag: NDArray[np.uint8]
+    band: NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The watched examples after `step` optimizer steps, in the order of `RunDir.watched()`.
+
+    Attributes:
+        scores: None for examples that were not scored.
+        whole: True: every watched example, each scored alone at its own length. False: those that were in the batch
+            of the next step, with the scores that the batch had anyway, at its padded shape.
+    """
+
+    step: int
+    epoch: float
+    scheme: str
+    settings: dict[str, Any]
+    tag_names: list[str]
+    scores: list[TokenScores | None]
+    whole: bool = True
+
+
+class RunDir:
+    """`runs/NAME`: settings, events, watched examples' tokens, checkpoints, adapter, evaluation."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.settings_path = self.path / "run.yaml"
+        self.events_path = self.path / "events.jsonl"
+        self.saliency_path = self.path / "saliency"
+        self.requests_path = self.path / "requests"
+        self.controls_path = self.path / "controls.jsonl"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.adapter_path = self.path / "adapter"
+        self.evaluation_path = self.path / "evaluation.json"
+        self._kept: dict[Path, list[bytes]] = {self.events_path: [], self.controls_path: []}
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDir":
+        """An existing run, for reading.
+
+        Raises:
+            UserError: the folder is missing or holds no run.
+        """
+        run = cls(path)
+        if not run.settings_path.is_file():
+            what = "holds no run.yaml" if run.path.is_dir() else "does not exist"
+            raise UserError(
+                f"{display_path(path)}: {what}, so it is no run directory.\n"
+                "  Give the --output_dir of an `nlft train` or `nlft sft` run."
+            )
+        return run
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write run.yaml: resolved settings, versions, seeds, data fingerprint."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump({"format_version": FORMAT_VERSION, **settings}, sort_keys=False, allow_unicode=True)
+        write_whole(self.settings_path, text.encode())
+
+    def settings(self) -> dict[str, Any]:
+        return dict(yaml.safe_load(self.settings_path.read_text(encoding="utf-8")))
+
+    def clear(self) -> None:
+        """Remove an earlier run's files, and nothing that is not a run's."""
+        for folder in (self.saliency_path, self.requests_path, self.checkpoints_path, self.adapter_path):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.settings_path, self.events_path, self.controls_path, self.evaluation_path):
+            file.unlink(missing_ok=True)
+
+    def start_events(self, resumed_step: int | None) -> None:
+        """Make room for this run's events: an empty log, or one whose later lines are marked superseded.
+
+        Args:
+            resumed_step: the checkpoint's optimizer step, or None for a run that starts anew.
+        """
+        self._kept[self.events_path].clear()
+        _supersede(self.events_path, resumed_step)
+        for old in self._step_files():
+            if resumed_step is None or _step_of(old) > resumed_step:
+                old.unlink()
+
+    def append_event(self, event: dict[str, Any]) -> None:
+        """Append one line to events.jsonl; NaN and infinities become null."""
+        self._append(self.events_path, event)
+
+    def _append(self, path: Path, entry: dict[str, Any]) -> None:
+        """On a full disk the line is kept and written with the next one: a moment without room must neither end a
+        run nor leave a hole in its record."""
+        self._kept[path].append(_line(entry))
+        try:
+            self._write_kept(path)
+        except OSError as error:
+            if len(self._kept[path]) == 1:
+                warnings.warn(
+                    f"could not write to {display_path(path)}: {error}; training goes on, and its lines are kept "
+                    "until there is room.",
+                    stacklevel=3,
+                )
+
+    def _write_kept(self, path: Path) -> None:
+        if self._kept[path]:
+            _append(path, b"".join(self._kept[path]))
+            self._kept[path].clear()
+
+    def finish_logs(self) -> None:
+        """Write what a full disk has kept back, or warn of what is lost."""
+        for path, kept in self._kept.items():
+            try:
+                self._write_kept(path)
+            except OSError as error:
+                warnings.warn(f"{display_path(path)}: its last {len(kept)} lines are lost: {error}", stacklevel=2)
+
+    def events(self, *, superseded: bool = False) -> list[dict[str, Any]]:
+        """The logged steps in order; with `superseded`, also those that a resume trained again."""
+        return [e for e in read_jsonl(self.events_path) if superseded or not e.get("superseded")]
+
+    def start_controls(self, resumed_step: int | None) -> None:
+        """Make room for requests and their ledger, as `start_events` does for events."""
+        self._kept[self.controls_path].clear()
+        self.requests_path.mkdir(parents=True, exist_ok=True)
+        _supersede(self.controls_path, resumed_step)
+
+    def write_request(self, control: str, value: Any, who: str) -> str:
+        """Ask the trainer for something; it takes or refuses it between two steps, and says so in controls.jsonl.
+
+        Args:
+            control: a name in `nlft.runs.controls`, whose `check` says beforehand what would be refused.
+            who: `page`, `cli` or a user's name.
+
+        Returns:
+            The request's id.
+        """
+        return self.write_requests([(control, value)], who)[0]
+
+    def write_requests(self, wanted: list[tuple[str, Any]], who: str) -> list[str]:
+        """Ask for several things together: all of them, or on a full disk none.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        made = [new_request(control, value, who) for control, value in wanted]
+        asides = [self.requests_path / f".{request.file}.tmp" for request, _ in made]
+        self.requests_path.mkdir(parents=True, exist_ok=True)
+        try:
+            for aside, (_, data) in zip(asides, made, strict=True):
+                aside.write_bytes(data)
+            for aside, (request, _) in zip(asides, made, strict=True):
+                os.replace(aside, self.requests_path / request.file)
+        finally:
+            for aside in asides:
+                aside.unlink(missing_ok=True)
+        return [request.id for request, _ in made]
+
+    def pending_requests(self, most: int | None = None) -> list[Request]:
+        """Requests that the trainer has not answered yet, oldest first, at most so many. Files that are no requests
+        have a `problem`."""
+        try:
+            names = sorted(n for n in os.listdir(self.requests_path) if n.endswith(".json") and n[0] != ".")
+        except FileNotFoundError:
+            return []
+        found = (read_request(self.requests_path / name) for name in names[:most])
+        return [request for request in found if request is not None]
+
+    def remove_request(self, request: Request) -> None:
+        (self.requests_path / request.file).unlink(missing_ok=True)
+
+    def append_control(self, line: dict[str, Any]) -> None:
+        """Append one line to controls.jsonl. The trainer alone does so."""
+        self._append(self.controls_path, line)
+
+    def controls(self, *, superseded: bool = False) -> list[dict[str, Any]]:
+        """The answered requests in order; with `superseded`, also those of steps that a resume trained again."""
+        return [c for c in read_jsonl(self.controls_path) if superseded or not c.get("superseded")]
+
+    def write_watched(self, examples: list[WatchedExample]) -> None:
+        self.saliency_path.mkdir(parents=True, exist_ok=True)
+        payload = {"format_version": FORMAT_VERSION, "examples": [asdict(e) for e in examples]}
+        write_whole(self.saliency_path / "examples.json", json.dumps(payload, ensure_ascii=False).encode())
+
+    def watched(self) -> list[WatchedExample]:
+        """The watched examples; empty where the run watched none."""
+        path = self.saliency_path / "examples.json"
+        if not path.is_file():
+            return []
+        return [WatchedExample(**e) for e in json.loads(path.read_text(encoding="utf-8"))["examples"]]
+
+    def store_snapshot(self, snapshot: Snapshot) -> None:
+        """Write one step's tokens. Of the snapshots of single batches the last `LIVE_KEPT` stay.
+
+        Raises:
+            OSError: the disk is full, or gone.
+        """
+        from safetensors.numpy import save
+
+        tensors = {
+            f"{index}.{field.name}": value
+            for index, scores in enumerate(snapshot.scores)
+            if scores is not None
+            for field in fields(scores)
+            if (value := getattr(scores, field.name)) is not None
+        }
+        header = {f.name: getattr(snapshot, f.name) for f in fields(snapshot) if f.name != "scores"}
+        header["examples"] = len(snapshot.scores)
+        data = save(tensors, metadata={"nlft": json.dumps(header)})
+        write_whole(self._step_path(snapshot.step, snapshot.whole), data)
+        live = sorted(path for path in self._step_files() if path.name.startswith("batch"))
+        for old in live[:-LIVE_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def write_snapshot(self, snapshot: Snapshot) -> None:
+        """`store_snapshot`, but trouble with the disk warns and goes on: the map never stops a run."""
+        try:
+            self.store_snapshot(snapshot)
+        except OSError as error:
+            warnings.warn(
+                f"could not write the saliency map of step {snapshot.step}: {error}; training goes on.",
+                stacklevel=2,
+            )
+
+    def snapshot_steps(self, *, whole: bool = False) -> list[int]:
+        """Optimizer steps that have a snapshot, ascending; with `whole`, only those with all watched examples."""
+        found = {_step_of(path) for path in self._step_files() if not whole or path.name.startswith("step")}
+        return sorted(found)
+
+    def snapshot(self, step: int) -> Snapshot:
+        """The watched examples at one step; where there are both, all of them rather than the batch's.
+
+        Raises:
+            FileNotFoundError: the step has none (any more).
+            UserError: it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self._step_path(step, whole=True)
+        if not path.is_file():
+            path = self._step_path(step, whole=False)
+        try:
+            return self._read_snapshot(path, safe_open)
+        except FileNotFoundError:
+            raise
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{display_path(path)} cannot be read: {error}\n  Delete it; the other steps do not need it."
+            ) from error
+
+    @staticmethod
+    def _read_snapshot(path: Path, safe_open: Any) -> Snapshot:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads(file.metadata()["nlft"])
+            names = set(file.keys())
+
+            def scores(index: int) -> TokenScores | None:
+                keys = {f.name: f"{index}.{f.name}" for f in fields(TokenScores)}
+                found: dict[str, Any] = {n: file.get_tensor(k) if k in names else None for n, k in keys.items()}
+                return TokenScores(**found) if found["base"] is not None else None
+
+            examples = header.pop("examples")
+            return Snapshot(**header, scores=[scores(index) for index in range(examples)])
+
+    def _step_path(self, step: int, whole: bool) -> Path:
+        return self.saliency_path / f"{'step' if whole else 'batch'}-{step:08d}.safetensors"
+
+    def _step_files(self) -> Iterator[Path]:
+        if self.saliency_path.is_dir():
+            yield from (p for p in self.saliency_path.iterdir() if _STEP_FILE.fullmatch(p.name))
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of it or nothing: half a line would spoil the next one too."""
+    with path.open("ab", buffering=0) as file:
+        start, left = file.tell(), memoryview(data)
+        try:
+            while left:  # a raw write may stop half-way
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(start)
+            raise
+
+
+def _supersede(path: Path, resumed_step: int | None) -> None:
+    """An empty file, or its lines with those of later steps than the checkpoint's marked."""
+    lines = read_jsonl(path) if resumed_step is not None else []
+    marked = [{**e, "superseded": True} if e.get("step", 0) > (resumed_step or 0) else e for e in lines]
+    write_jsonl(path, marked)
+
+
+def write_jsonl(path: Path, entries: list[dict[str, Any]]) -> None:
+    """Write a whole file of JSON lines; NaN and infinities become null."""
+    write_whole(path, b"".join(_line(entry) for entry in entries))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Every whole line; a torn last line, as a killed writer leaves it, is ignored."""
+    if not path.is_file():
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    del torn
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return json.dumps(_finite(event), ensure_ascii=False).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """The one place where NaN and infinities turn into null: JSON has no word for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _step_of(path: Path) -> int:
+    match = _STEP_FILE.fullmatch(path.name)
+    assert match, path
+    return int(match[2])

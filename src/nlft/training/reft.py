@@ -1,0 +1,194 @@
+"""Baselines that learn from right and wrong as such: ReFT (warm-up, then reinforcement learning) and KTO, through TRL.
+
+ReFT (arXiv 2401.08967) trains on standard answers first, then by reinforcement learning on answer correctness with a
+KL penalty towards the warmed-up model. It used PPO, which TRL 1.x no longer has; GRPO (arXiv 2402.03300) takes its
+place: advantages from a group of samples to the same question, instead of a value model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Annotated, Any, Literal
+
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
+
+from nlft.config import Range
+from nlft.data.export import Form, rows_for, with_system_prompt
+from nlft.data.grading import get_grader
+from nlft.data.records import Example
+from nlft.errors import UserError
+from nlft.runs.run_dir import RunDir
+from nlft.training.callbacks import TimeBudget
+from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.sft import BaselineSettings, SFTBaseline, SFTSettings, record
+
+
+@dataclass
+class ReFTSettings(BaselineSettings, GRPOConfig):  # type: ignore[misc]
+    """TRL's GRPO settings, with a KL penalty and the warm-up."""
+
+    learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=5e-5, metadata={"help": "Initial learning rate of AdamW in the reinforcement stage."}
+    )
+    warmup_learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=2e-4, metadata={"help": "Learning rate of the supervised warm-up."}
+    )
+    sft_epochs: Annotated[float, Range(0, inf)] = field(
+        default=2.0, metadata={"help": "Supervised passes over the standard answers before reinforcement."}
+    )
+    sft_steps: Annotated[int, Range(-1, inf)] = field(
+        default=-1, metadata={"help": "Supervised steps, instead of sft_epochs."}
+    )
+    sft_seconds: Annotated[float | None, Range(0, inf)] = field(
+        default=None, metadata={"help": "Stop the supervised passes after so many seconds."}
+    )
+    beta: float = field(default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."})
+    grader: str = field(
+        default="number", metadata={"help": "number, exact, choice, regex, or a Python function's dotted path."}
+    )
+    extraction: Literal["strict", "flexible", "original"] = field(
+        default="strict", metadata={"help": "How the number grader reads an answer."}
+    )
+
+
+@dataclass
+class KTOSettings(BaselineSettings, KTOConfig):  # type: ignore[misc]
+    """TRL's KTO settings with NLFTConfig's defaults where they mean the same."""
+
+    learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=5e-5, metadata={"help": "Initial learning rate of AdamW."}
+    )
+
+
+class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPOTrainer on a model that has been warmed up on the answers, writing a run directory."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: ReFTSettings,
+        examples: Sequence[Example],
+        processing_class: Any,
+        peft_config: PeftConfig | None,
+    ) -> None:
+        """
+        Raises:
+            UserError: the settings leave no room for a group of samples, or nothing can be graded.
+        """
+        if args.grader == "label":
+            raise UserError("reinforcement learning needs answers that can be graded.\n  Choose another --grader.")
+        warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
+        rows = rows_for(_prompted(examples, args.system_prompt), "reft", form=_form(processing_class)).rows
+        super().__init__(
+            model=warm,
+            reward_funcs=[_correctness(args)],
+            args=args,
+            train_dataset=Dataset.from_list([{"prompt": r["prompt"], "answer": r["answer"]} for r in rows]),
+            processing_class=processing_class,
+        )
+        record(self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta})
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # The frozen copy that the KL penalty is measured from is no part of the result.
+        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
+            self.model.save_pretrained(output_dir or self.args.output_dir, selected_adapters=["default"])
+            if self.args.should_save and self.processing_class is not None:
+                self.processing_class.save_pretrained(output_dir or self.args.output_dir)
+            return
+        super()._save(output_dir, state_dict)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Ours is written once, in adapter/."""
+
+
+class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
+    """TRL's KTOTrainer on the completions and their labels, writing a run directory."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: KTOSettings,
+        examples: Sequence[Example],
+        processing_class: Any,
+        peft_config: PeftConfig | None,
+    ) -> None:
+        """
+        Raises:
+            UserError: the examples are all right or all wrong, of which KTO can learn nothing.
+        """
+        if len({example.label for example in examples}) < 2:
+            raise UserError(
+                "KTO needs right and wrong completions, and all are alike.\n  Sample more of the other kind."
+            )
+        if args.per_device_train_batch_size < 2:
+            raise UserError("KTO's KL term needs two examples a step.\n  Set --per_device_train_batch_size 2 or more.")
+        balance(args, [example.label for example in examples])
+        rows = rows_for(_prompted(examples, args.system_prompt), "kto", form=_form(processing_class)).rows
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processing_class,
+            peft_config=peft_config,
+        )
+        weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
+        record(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Ours is written once, in adapter/."""
+
+
+def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
+    """Weigh the rarer kind up until both count alike (arXiv 2402.01306), unless weights are set."""
+    if (args.desirable_weight, args.undesirable_weight) != (1.0, 1.0):
+        return
+    right = sum(labels)
+    wrong = len(labels) - right
+    args.desirable_weight = max(1.0, wrong / right)
+    args.undesirable_weight = max(1.0, right / wrong)
+
+
+def _warmed_up(
+    model: Any, args: ReFTSettings, examples: Sequence[Example], tokenizer: Any, peft_config: PeftConfig | None
+) -> tuple[Any, int]:
+    """The model after the warm-up, and how many optimizer steps that took."""
+    settings = SFTSettings(
+        output_dir=str(RunDir(args.output_dir).path / "warm-up"),
+        target="answer",
+        num_train_epochs=args.sft_epochs,
+        max_steps=args.sft_steps,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        learning_rate=args.warmup_learning_rate,
+        activation_checkpointing=args.activation_checkpointing,
+        save_strategy="no",
+        lr_scheduler_type="constant" if args.sft_seconds else "linear",
+        seed=args.seed,
+        system_prompt=args.system_prompt,
+    )
+    trainer = SFTBaseline(model, settings, examples, tokenizer, peft_config)
+    if args.sft_seconds:
+        trainer.add_callback(TimeBudget(args.sft_seconds))
+    if args.sft_epochs or args.sft_steps > 0:
+        trainer.train()
+    return trainer.model, trainer.state.global_step
+
+
+def _correctness(args: ReFTSettings) -> Any:
+    """A reward of 1 where the grader passes a completion, else 0."""
+    grader = get_grader(args.grader, **({"extraction": args.extraction} if args.grader == "number" else {}))
+
+    def correctness(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        return [float(grader(t, a).verdict == "right") for t, a in zip(texts, answer, strict=True)]
+
+    return correctness
+
+
+def _prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Example]:
+    return [with_system_prompt(example, system_prompt) if system_prompt else example for example in examples]
+
+
+def _form(tokenizer: Any) -> Form:
+    return "text" if tokenizer.chat_template is None else "messages"

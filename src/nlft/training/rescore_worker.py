@@ -1,0 +1,172 @@
+"""A watched example scored anew with another judgment or label, in a process of its own that the page's server asks.
+
+    python -m nlft.training.rescore_worker RUN MODEL [FILE]
+
+FILE is what the run was trained on; left out, it is the one that run.yaml names. Each line of the input is a JSON
+object with `example` (its index among the watched ones), its `id`, `label` and `judgment`. Each line of the output
+answers one: `error`, or the scheme and its settings as they stand, and the scores' arrays in base64. Before the first,
+a line says `ready` and which adapter was loaded, or `error`.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from nlft.core.conditions import ConditionEncoder, Templates
+from nlft.core.logprobs import enable_scoring
+from nlft.core.saliency import TAG_NAMES
+from nlft.core.schemes.registry.registry import SCHEMES
+from nlft.data.encoding import encode_examples
+from nlft.data.records import Example, read_examples
+from nlft.errors import NLFTError, UserError, display_path
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.runs.controls import state_of
+from nlft.runs.run_dir import RunDir, TokenScores
+from nlft.training.watching import score_alone
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class Rescorer:
+    """A run's model with its newest adapter, its watched examples, and the prompts that it was trained with."""
+
+    def __init__(self, run: RunDir, model: str, file: Path | None) -> None:
+        """
+        Args:
+            model: folder or hub name of the base model; the run's adapter goes on it, if one is saved already.
+
+        Raises:
+            UserError: the model or the examples cannot be read, or are not those of the run.
+        """
+        self.run, self.base = run, model
+        record = run.settings()
+        self.examples = watched_records(run, file or Path(record.get("data", {}).get("file") or ""))
+        self._loaded: tuple[Path | None, int] | None = None
+        self._load()
+        tokenizer = load_tokenizer(self._settings())
+        self.encoder = ConditionEncoder(tokenizer, recorded_templates(record), record["training"].get("max_length"))
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter that is loaded."""
+        return self._loaded[0] if self._loaded else None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request's answer.
+
+        Raises:
+            NLFTError: the example cannot be encoded so.
+        """
+        self._load()
+        known = self.examples[request["example"]]
+        if known.id != request["id"]:
+            raise NLFTError("the run was started again with other examples.\n  Start `nlft map` again, too.")
+        example = replace(known, label=request["label"], judgment=request["judgment"])
+        state = state_of(self.run.settings(), self.run.controls())
+        assert state is not None
+        scheme = SCHEMES[state.scheme]
+        settings = scheme.settings(**state.settings)
+        (encoded,) = encode_examples([example], self.encoder)
+        scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)
+        about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}
+        return {**about, "arrays": packed(scores)}
+
+    def _load(self) -> None:
+        """Load the model with the run's newest adapter, unless that is the one that is loaded."""
+        found = newest_adapter(self.run)
+        newest = (found, _written(found) if found else 0)
+        if newest == self._loaded:
+            return
+        self._loaded = self.model = None  # the old one's memory first; and where this fails, it is tried again
+        settings = self._settings(found)
+        self.model = load_model(settings, trainable=False)
+        enable_scoring(self.model)
+        self._loaded = newest
+
+    def _settings(self, adapter: Path | None = None) -> ModelSettings:
+        names = {f.name for f in fields(ModelSettings)} - {"model_name_or_path", "adapter"}
+        kept = {name: value for name, value in self.run.settings().get("model", {}).items() if name in names}
+        return ModelSettings(model_name_or_path=self.base, adapter=str(adapter) if adapter else None, **kept)
+
+
+def newest_adapter(run: RunDir) -> Path | None:
+    """The folder of the run's adapter that was written last: of a run that was resumed, the finished one may be older
+    than its checkpoints. None before there is any."""
+    steps = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    found = sorted((p for p in [*steps, run.adapter_path] if (p / WEIGHTS).is_file()), key=_written)
+    return found[-1] if found else None
+
+
+def _written(folder: Path) -> int:
+    return (folder / WEIGHTS).stat().st_mtime_ns
+
+
+def watched_records(run: RunDir, file: Path) -> list[Example]:
+    """The watched examples as the file has them: a prompt's chat messages are only there.
+
+    Raises:
+        UserError: the file cannot be read, or lacks one.
+    """
+    if not file.is_file():
+        raise UserError(f"{display_path(file)}: the run's examples are not there.\n  Name their file with --data.")
+    found = {example.id: example for example in read_examples(file, require_judgment=False)}
+    missing = [str(one.id) for one in run.watched() if one.id not in found]
+    if missing:
+        names = ", ".join(missing)
+        raise UserError(f"{display_path(file)}: has no example {names}.\n  Name the run's file with --data.")
+    return [found[one.id] for one in run.watched()]
+
+
+def recorded_templates(record: dict[str, Any]) -> Templates:
+    """The prompts' templates as the run was trained with them."""
+    training = record["training"]
+    return Templates(
+        standard=training["standard_prompt_template"],
+        judge=training["judge_prompt_template"],
+        judge_shows_correction=training["judge_shows_correction"],
+        system_prompt=training["system_prompt"],
+    )
+
+
+def packed(scores: TokenScores) -> dict[str, str]:
+    """The arrays that there are, as little-endian bytes in base64."""
+    found = {f.name: getattr(scores, f.name) for f in fields(scores)}
+    return {name: base64.b64encode(a.tobytes()).decode() for name, a in found.items() if a is not None}
+
+
+def answers(rescorer: Rescorer, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """An answer a line. What is wrong with one request ends neither the process nor the others."""
+    for line in lines:
+        try:
+            yield rescorer.answer(json.loads(line))
+        except (NLFTError, LookupError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+            yield {"error": str(error)}
+
+
+def main(argv: list[str]) -> None:
+    """Answer the lines of the input until it ends, which it does when the server does."""
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    run, model, *file = argv
+
+    def say(line: dict[str, Any]) -> None:
+        out.write(json.dumps(line) + "\n")
+        out.flush()
+
+    try:
+        rescorer = Rescorer(RunDir.open(run), model, Path(file[0]) if file else None)
+    except (NLFTError, LookupError, OSError, RuntimeError, SafetensorError) as error:
+        say({"error": str(error)})
+        return
+    say({"ready": True, "adapter": rescorer.adapter and str(rescorer.adapter.relative_to(rescorer.run.path))})
+    for line in answers(rescorer, iter(sys.stdin)):
+        say(line)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""The baselines, through TRL's own trainers, on the same file and the same token ids."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from datasets import Dataset
+from peft import PeftConfig
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTConfig, SFTTrainer
+
+from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
+from nlft.data.encoding import encode_examples
+from nlft.data.export import SFTTarget, sft_texts
+from nlft.data.records import Example
+from nlft.errors import UserError
+from nlft.runs.run_dir import RunDir
+from nlft.training.callbacks import ProgressLine, RunDirCallback
+from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.run_record import data_fingerprint, environment, model_card
+from nlft.training.settings import CommonSettings, SupervisedSettings
+
+
+@dataclass
+class BaselineSettings(CommonSettings):
+    """What the trainers of TRL have in common: NLFTConfig's settings where TRL's are others."""
+
+    save_strategy: str = field(default="no", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Older name of activation_checkpointing."}
+    )
+    bf16: bool | None = field(
+        default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+
+
+@dataclass
+class SFTSettings(SupervisedSettings, BaselineSettings, SFTConfig):  # type: ignore[misc]
+    """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
+
+    target: SFTTarget = field(
+        default="answer",
+        metadata={
+            "help": "What is trained: standard answers; right completions and revisions; or all completions.",
+        },
+    )
+
+
+def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, list[int]]]:
+    """Token ids and labels of what SFT trains on, rendered and tokenised as NLFT renders its base condition.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    if target not in get_args(SFTTarget):
+        raise UserError(f"--target {target}: is none of {', '.join(get_args(SFTTarget))}.")
+    texts = [(example, text) for example in examples for text in sft_texts(example, target)]
+    if not texts:
+        raise UserError(
+            f"none of the {len(examples)} examples has a right completion or a revision.\n"
+            "  Train on --target answer, or add right completions."
+        )
+    rows = []
+    encoded = encode_examples(examples, ConditionEncoder(encoder.tokenizer, encoder.templates))
+    prompts = {example.id: e.base for example, e in zip(examples, encoded, strict=True)}
+    for example, text in texts:
+        prompt, completion = prompts[example.id], encoder.completion_ids(text)
+        if encoder.max_length is not None and len(prompt) + len(completion) > encoder.max_length:
+            raise UserError(
+                f"example {example.id!r}: takes {len(prompt) + len(completion)} tokens, over max_length "
+                f"{encoder.max_length}.\n  Raise --max_length, or shorten or drop the example."
+            )
+        rows.append(
+            {
+                "input_ids": [*prompt, *completion],
+                "labels": [IGNORE_INDEX] * len(prompt) + completion,
+            }
+        )
+    return rows
+
+
+class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer, writing a run directory."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: SFTSettings,
+        examples: Sequence[Example],
+        processing_class: Any,
+        peft_config: PeftConfig | None,
+    ) -> None:
+        encoder = ConditionEncoder(processing_class, Templates(system_prompt=args.system_prompt), args.max_length)
+        rows = sft_rows(examples, encoder, args.target)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processing_class,
+            peft_config=peft_config,
+        )
+        record(self, "sft", f"SFT on `{args.target}`", examples, {"target": args.target, "rows": len(rows)})
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL would write its card at each checkpoint into the run directory; ours is written once, in adapter/."""
+
+
+def record(trainer: Any, method: str, title: str, examples: Sequence[Example], more: dict[str, Any]) -> None:
+    """Give one of TRL's trainers the progress line and the run directory that every method has.
+
+    Args:
+        more: what run.yaml says of the method besides.
+    """
+    for unwanted in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(unwanted)
+    trainer.add_callback(ProgressLine())
+    base = str(trainer.model.config._name_or_path)
+    settings = {
+        "method": method,
+        "model_name_or_path": base,
+        **more,
+        "seed": trainer.args.seed,
+        **environment(),
+        "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
+        "training": json.loads(trainer.args.to_json_string()),
+    }
+    recorder = RunDirCallback(
+        RunDir(trainer.args.output_dir), settings, model_card(base, method, title, list(examples))
+    )
+    recorder.trainer = trainer
+    trainer.add_callback(recorder)
