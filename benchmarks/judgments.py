@@ -19,7 +19,6 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from nlft.core.schemes.registry.cut import CutSettings, cut_weights
 from planted import (
     FOLLOWS,
     MISTAKE,
@@ -39,7 +38,9 @@ from nlft.core.conditions import (
     fill,
     pad_rows,
 )
-from nlft.core.saliency import ConditionLogprobs, NLFTSettings, TokenWeights, nlft_weights
+from nlft.core.saliency import ConditionLogprobs, TokenWeights
+from nlft.core.schemes.cut import CutSettings, cut_weights
+from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
 from nlft.data.records import Question
 from nlft.progress import progress
 

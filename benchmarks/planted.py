@@ -7,7 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nlft.collect.rules import find_calculations, judge_by_rules
+from nlft.collect.arithmetic import find_calculations
+from nlft.collect.rules import judge_by_rules
 from nlft.core.conditions import ConditionEncoder, fill
 from nlft.data.problems import generate_problems
 from nlft.data.records import Question, read_questions

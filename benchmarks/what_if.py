@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from playwright.sync_api import sync_playwright
 
-from nlft.core.saliency import NLFTSettings, hidden_band
+from nlft.core.neighbourhood import hidden_band
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.runs.run_dir import RunDir
 
 # Moves that keep the verdict on most tokens, and moves that turn it; and the setting that walks depend on.

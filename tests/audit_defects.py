@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeVar
 
-from nlft.collect.rules import find_calculations, judge_by_rules
+from nlft.collect.arithmetic import find_calculations
+from nlft.collect.rules import judge_by_rules
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, Question, completion_text
 

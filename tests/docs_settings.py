@@ -5,9 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from nlft.core.schemes.registry.registry import SCHEMES
-
 from nlft.config import range_of
+from nlft.core.schemes.registry import SCHEMES
 
 PAGE = Path(__file__).parent.parent / "docs" / "SALIENCY.md"
 BEGIN, END = "<!-- generated: settings -->\n", "<!-- end -->"

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nlft.core.schemes.registry.registry import SCHEMES
 
-from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, NLFTSettings, hidden_band
+from nlft.core.neighbourhood import hidden_band
+from nlft.core.saliency import TAG_NAMES, ConditionLogprobs
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.registry import SCHEMES
 from nlft.runs.controls import steering_record
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 

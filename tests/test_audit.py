@@ -27,7 +27,7 @@ from nlft.audit.text import endless, text_findings
 from nlft.audit.words import language, says_nothing, verdict
 from nlft.core.conditions import ConditionEncoder, Templates, pad_rows
 from nlft.core.logprobs import enable_scoring, score
-from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError

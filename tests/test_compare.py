@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from nlft.core.schemes.registry.registry import SCHEMES
 
 import tiny
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import read_config
-from nlft.core.saliency import ConditionLogprobs, Tag, hidden_band
+from nlft.core.neighbourhood import hidden_band
+from nlft.core.saliency import ConditionLogprobs, Tag
+from nlft.core.schemes.registry import SCHEMES
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError
 from nlft.experiments import stages

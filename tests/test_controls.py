@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from nlft.core.schemes.registry.registry import SCHEMES
 from transformers import TrainerCallback
 
 import tiny
-from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.registry import SCHEMES
 from nlft.errors import UserError
 from nlft.runs import run_dir
 from nlft.runs.controls import CONTROLS, after, check, controls_of, describe, outcome, resolve, state_of

@@ -5,8 +5,6 @@ from math import exp
 
 import pytest
 import torch
-from nlft.core.schemes.registry.cut import CutSettings, cut_weights
-from nlft.core.schemes.registry.registry import SCHEMES
 
 import tiny
 from nlft.core.batches import BatchBuilder
@@ -14,6 +12,8 @@ from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.saliency import ConditionLogprobs, Tag
+from nlft.core.schemes.cut import CutSettings, cut_weights
+from nlft.core.schemes.registry import SCHEMES
 
 PAPER = CutSettings()
 CODE = replace(PAPER, inappropriate_exponent=0.0)

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from nlft.core.schemes.registry.dft import DFTSettings, dft_weights
-from nlft.core.schemes.registry.registry import SCHEMES
 
 import tiny
 from nlft.core.batches import BatchBuilder
@@ -11,6 +9,8 @@ from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.saliency import ConditionLogprobs
+from nlft.core.schemes.dft import DFTSettings, dft_weights
+from nlft.core.schemes.registry import SCHEMES
 
 DFT = SCHEMES["dft"]
 TEXTS = [("7", False), ("it is 12, as everyone knows", True), ("8 or so", False), ("12", True)]

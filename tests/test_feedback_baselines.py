@@ -13,7 +13,8 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
-from nlft.training.reft import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings, balance
+from nlft.training.kto import KTOBaseline, KTOSettings, balance
+from nlft.training.reft import ReFTBaseline, ReFTSettings
 from nlft.training.sft import SFTSettings
 
 EXAMPLES = [

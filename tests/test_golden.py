@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from nlft.core.schemes.registry.original import (
+
+from nlft.core.saliency import ConditionLogprobs, TokenWeights
+from nlft.core.schemes.original import (
     OriginalSettings,
     guarded_log,
     original_losses,
     original_token_weights,
     original_weights,
 )
-
-from nlft.core.saliency import ConditionLogprobs, TokenWeights
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "nlft_reference_cases.json").read_text())["cases"]

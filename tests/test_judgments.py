@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import judgments
 import planted
 
-from nlft.collect.rules import find_calculations
+from nlft.collect.arithmetic import find_calculations
 from nlft.core.conditions import without_corrections
 from nlft.data.problems import generate_problems
 from nlft.data.records import Question

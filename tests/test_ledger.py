@@ -17,11 +17,10 @@ import pytest
 
 from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft import cli
-from nlft.collect.sampling import complete
 from nlft.data.records import read_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
 from nlft.models import exchange, ledger_file
-from nlft.models.answerer import Generated, Request
+from nlft.models.answerer import Generated, Request, complete
 from nlft.models.ledger import CallSettings, DryRun, Ledgered, LimitReached, request_hash
 from nlft.models.ledger_file import Entry, Ledger, NotKept
 from nlft.models.server import BackendSettings, ServerModel

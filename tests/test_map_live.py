@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from nlft.core.schemes.registry.registry import SCHEMES
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from nlft.core.saliency import ConditionLogprobs, NLFTSettings
+from nlft.core.saliency import ConditionLogprobs
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.registry import SCHEMES
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, write_examples
 from nlft.errors import NLFTError

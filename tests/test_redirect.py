@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from nlft.core.schemes.registry.registry import SCHEMES
 from peft import LoraConfig, get_peft_model
 
 import tiny
@@ -17,7 +16,9 @@ from nlft.core.condition_scores import FirstMistakes, score_batch
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import redirect_losses
-from nlft.core.saliency import ConditionLogprobs, NLFTSettings, nlft_weights, tag_mistakes
+from nlft.core.saliency import ConditionLogprobs
+from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
+from nlft.core.schemes.registry import SCHEMES
 from test_trainer import adapter, examples, nlft_trainer
 
 # Random models agree on little: with these some tokens of most wrong samples are mistakes.

@@ -5,8 +5,6 @@ from math import exp, log, log1p
 
 import pytest
 import torch
-from nlft.core.schemes.registry.registry import SCHEMES
-from nlft.core.schemes.registry.rlsd import RLSDSettings, rlsd_weights
 
 import tiny
 from nlft.core.batches import BatchBuilder
@@ -14,6 +12,8 @@ from nlft.core.condition_scores import score_batch
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import sample_losses
 from nlft.core.saliency import ConditionLogprobs, Tag
+from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.rlsd import RLSDSettings, rlsd_weights
 from test_cut import encoded
 
 PLAIN = RLSDSettings()

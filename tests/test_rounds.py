@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from nlft import cli
-from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.records import read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
 from nlft.experiments import rounds

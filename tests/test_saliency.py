@@ -10,16 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlft.core.loss import Window, normalize, sample_losses
-from nlft.core.saliency import (
-    ConditionLogprobs,
-    NLFTSettings,
-    Tag,
-    UniformSettings,
-    hidden_band,
-    neighbourhood,
-    nlft_weights,
-    uniform_weights,
-)
+from nlft.core.neighbourhood import hidden_band, neighbourhood
+from nlft.core.saliency import ConditionLogprobs, Tag
+from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
+from nlft.core.schemes.uniform import UniformSettings, uniform_weights
 
 PAPER = NLFTSettings()
 

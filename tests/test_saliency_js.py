@@ -15,22 +15,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import torch
-from nlft.core.schemes.registry.cut import CutSettings
-from nlft.core.schemes.registry.dft import DFTSettings
-from nlft.core.schemes.registry.registry import SCHEMES
-from nlft.core.schemes.registry.rlsd import RLSDSettings
 
 from nlft.config import Range
 from nlft.core.loss import Window, normalize, sample_losses
-from nlft.core.saliency import (
-    TAG_NAMES,
-    ConditionLogprobs,
-    NLFTSettings,
-    Tag,
-    UniformSettings,
-    hidden_band,
-    neighbourhood,
-)
+from nlft.core.neighbourhood import hidden_band, neighbourhood
+from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, Tag
+from nlft.core.schemes.cut import CutSettings
+from nlft.core.schemes.dft import DFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.rlsd import RLSDSettings
+from nlft.core.schemes.uniform import UniformSettings
 
 pytest_plugins = ["browser"]
 

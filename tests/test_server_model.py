@@ -18,8 +18,8 @@ import pytest
 from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft.errors import NLFTError, UserError
 from nlft.models import exchange
-from nlft.models.answerer import Generated, Request
-from nlft.models.server import BackendSettings, ServerModel, estimated_tokens, retry_after
+from nlft.models.answerer import Generated, Request, estimated_tokens
+from nlft.models.server import BackendSettings, ServerModel, retry_after
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
 REQUESTS = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(12)]

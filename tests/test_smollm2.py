@@ -14,7 +14,8 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score
-from nlft.core.saliency import NLFTSettings, Tag, nlft_weights
+from nlft.core.saliency import Tag
+from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
 from nlft.data.problems import make_splits
 from nlft.data.records import Example, completion_text, read_examples, read_questions
 from nlft.errors import NLFTError

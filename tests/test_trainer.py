@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 import tiny
-from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.records import Example
 from nlft.errors import ProblemsError, UserError
 from nlft.runs.run_dir import RunDir

@@ -11,7 +11,7 @@ from nlft.audit.signal import Margins, Measured, figures, has_signal, margins, m
 from nlft.audit.text import text_findings
 from nlft.config import Range
 from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
-from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.records import Example, Question

@@ -20,7 +20,8 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
 from nlft.core.logprobs import enable_scoring, score
-from nlft.core.saliency import NLFTSettings, Tag, nlft_weights
+from nlft.core.saliency import Tag
+from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
 from nlft.data.records import Example, completion_text
 from nlft.errors import ProblemsError
 from nlft.progress import progress

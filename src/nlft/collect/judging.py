@@ -208,8 +208,7 @@ class ModelJudge:
     tries: int = 1
 
     def __call__(self, examples: Sequence[Example]) -> list[Opinion]:
-        from nlft.collect.sampling import complete
-        from nlft.models.answerer import Request
+        from nlft.models.answerer import Request, complete
 
         prompts = [self._ask(example) for example in examples]
         opinions: dict[int, Opinion] = {}

@@ -13,15 +13,14 @@ from fractions import Fraction
 from math import inf
 from typing import Annotated, Literal
 
+from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.collect.judging import LABELS_STAY, check_template, check_tries, shortened
-from nlft.collect.rules import find_calculations, miscalculated
-from nlft.collect.sampling import complete
 from nlft.config import Range
 from nlft.core.conditions import Prompt, fill
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import UserError
-from nlft.models.answerer import Answerer, Generated, Request
+from nlft.models.answerer import Answerer, Generated, Request, complete
 
 REVISION_PROMPT = """\
 {prompt}

@@ -10,8 +10,7 @@ from nlft.core.conditions import Prompt, fill
 from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Example, Question
 from nlft.errors import UserError
-from nlft.models.answerer import Answerer, Generated, Request
-from nlft.progress import progress
+from nlft.models.answerer import Answerer, Generated, Request, complete
 
 
 @dataclass
@@ -84,16 +83,6 @@ def sample(
         _example(question, question.id if per_question == 1 else key, request.prompt, answer, grader)
         for (question, key), request, answer in zip(wanted, requests, answers, strict=True)
     ]
-
-
-def complete(requests: Sequence[Request], model: Answerer, desc: str) -> list[Generated]:
-    """The answers in the order of the requests, with progress."""
-    found: dict[int, Generated] = {}
-    with progress(desc, len(requests), "completion") as bar:
-        for batch in model.answer(requests):
-            found.update(batch)
-            bar.update(len(batch))
-    return [found[at] for at in range(len(requests))]
 
 
 def _example(question: Question, id: str | int, prompt: Prompt, answer: Generated, grader: Grader) -> Example:

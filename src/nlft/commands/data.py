@@ -3,90 +3,17 @@
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft.config import QUESTIONS
 from nlft.errors import UserError, display_path
+from nlft.models.opening import model_kinds, open_answerer
 
 if TYPE_CHECKING:
     from nlft.collect.judging import JudgeSettings
     from nlft.data.records import Example
-    from nlft.models.ledger import CallSettings, Ledgered
-    from nlft.models.loading import ModelSettings
-    from nlft.models.server import BackendSettings
-
-
-def open_answerer(
-    model_settings: "ModelSettings",
-    backend: "BackendSettings",
-    calls: "CallSettings",
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    system_prompt: str | None = None,
-    ledger: Path,
-) -> "Ledgered":
-    """The model that the settings name, here or on a server, with a ledger of its answers.
-
-    Args:
-        batch_size: completions that a local model writes at a time.
-        ledger: where answers are kept if `calls.ledger` does not say.
-
-    Raises:
-        UserError: the model cannot be loaded, the server's address or key is amiss, or the ledger is damaged.
-    """
-    from nlft.models.answerer import Answerer
     from nlft.models.ledger import Ledgered
-    from nlft.models.ledger_file import Ledger
-
-    shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    if backend.backend == "openai":
-        from nlft.models.server import ServerModel
-
-        if model_settings.adapter is not None:
-            raise UserError(
-                "--adapter is for a model that is loaded here; a server brings its own.\n"
-                "  Leave it out, or leave out --backend and --base_url."
-            )
-        model: Answerer = ServerModel(
-            str(model_settings.model_name_or_path), backend, system_prompt=system_prompt, **shape
-        )
-    else:
-        from nlft.core.conditions import ConditionEncoder, Templates
-        from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer
-        from nlft.models.local import LocalModel
-
-        encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=system_prompt))
-        net = load_model(model_settings, trainable=False)
-        name = {
-            "model": model_settings.model_name_or_path,
-            "weights": _weights(str(model_settings.model_name_or_path), net.config),
-            "bits": 4 if model_settings.load_in_4bit else 8 if model_settings.load_in_8bit else None,
-            "adapter": adapter_fingerprint(model_settings.adapter),
-            "chat_template": encoder.tokenizer.chat_template,
-        }
-        model = LocalModel(net, encoder, batch_size=batch_size, name=name, **shape)
-    return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
-
-
-def _weights(name: str, config: Any) -> str | None:
-    """Which weights a name stands for today: the hub's commit, or a digest of blocks all over a folder's files."""
-    files = sorted(Path(name).glob("*.safetensors"))
-    if not files:
-        return getattr(config, "_commit_hash", None)
-    digest = sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            for block in range(256):  # training moves all weights of a matrix; to read 100 GB would take minutes
-                file.seek(size * block // 256)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -154,7 +81,7 @@ def judge(argv: Sequence[str]) -> None:
 
     kinds: list[Any] = [JudgeSettings]
     if _given(argv, "judge") in ("self", "openai") or {"-h", "--help"} & set(argv):
-        kinds += _model_kinds()  # they bring torch, which a judge by rules has no need of
+        kinds += model_kinds()  # they bring torch, which a judge by rules has no need of
     elif flags := {"--model_name_or_path", "--base_url"} & set(argv):
         raise UserError(f"{flags.pop()} is for a judge that is a model.\n  Add --judge self, or leave it out.")
     what = "Say in words what is wrong with the wrong completions."
@@ -215,21 +142,13 @@ def revise(argv: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
 
     what = "Ask the model for right completions in its own words, and keep those that are."
-    settings, *model_settings, other = parse("nlft revise", what, [RevisionSettings, *_model_kinds()], argv, add)
+    settings, *model_settings, other = parse("nlft revise", what, [RevisionSettings, *model_kinds()], argv, add)
     out = _examples_out(other)
     examples = read_examples(other.file)
     revised = revise_all(examples, _open(model_settings, settings, out), settings)
     write_examples(out, revised.examples)
     print(f"{display_path(out)}: " + "\n  ".join(revised.lines()))
     print(f"next: nlft train {display_path(out)} --answer_weight 1")
-
-
-def _model_kinds() -> list[Any]:
-    from nlft.models.ledger import CallSettings
-    from nlft.models.loading import ModelSettings
-    from nlft.models.server import BackendSettings
-
-    return [ModelSettings, BackendSettings, CallSettings]
 
 
 def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
@@ -305,7 +224,7 @@ def audit(argv: Sequence[str]) -> None:
     from nlft.audit.run import AuditSettings, run_audit
     from nlft.config import parse
     from nlft.core.conditions import ConditionEncoder
-    from nlft.core.saliency import NLFTSettings
+    from nlft.core.schemes.nlft import NLFTSettings
     from nlft.data.records import read_examples, read_questions
     from nlft.data.sources import read_source
     from nlft.files import write_output

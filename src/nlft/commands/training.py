@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def train(argv: Sequence[str]) -> None:
     """`nlft train`."""
     from nlft.config import parse
-    from nlft.core.schemes.registry.registry import SCHEMES
+    from nlft.core.schemes.registry import SCHEMES
     from nlft.experiments.rounds import RoundsSettings
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
@@ -143,7 +143,7 @@ def reft(argv: Sequence[str]) -> None:
 
 def kto(argv: Sequence[str]) -> None:
     """`nlft kto`."""
-    from nlft.training.reft import KTOBaseline, KTOSettings
+    from nlft.training.kto import KTOBaseline, KTOSettings
 
     _baseline(argv, "kto", "Train on right and wrong completions, through TRL's KTOTrainer.", KTOSettings, KTOBaseline)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nlft.core.batches import Batch
 from nlft.core.logprobs import Looked, TokenLogprobs, score
-from nlft.core.saliency import ConditionLogprobs, hidden_band
+from nlft.core.neighbourhood import hidden_band
+from nlft.core.saliency import ConditionLogprobs
 
 
 @dataclass(frozen=True)

@@ -194,3 +194,11 @@ def _check_name(path: Path, to: Tool) -> None:
         raise UserError(
             f"{display_path(path)}: for {to} the file is written as {' or '.join(endings)}.\n  Give it that ending."
         )
+
+
+def prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Example]:
+    return [with_system_prompt(example, system_prompt) if system_prompt else example for example in examples]
+
+
+def form_for(tokenizer: Any) -> Form:
+    return "text" if tokenizer.chat_template is None else "messages"

@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, get_args
 
+import torch
+
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import Range, settle
 from nlft.core.conditions import Message
@@ -176,14 +178,8 @@ def run_arm(
         model: fields of `ModelSettings`.
         asking: how questions are asked and graded. The examples' own prompts have been asked already.
     """
-    from nlft.models.loading import (
-        ModelSettings,
-        adapter_fingerprint,
-        load_model,
-        load_tokenizer,
-        lora_config,
-        peak_memory_bytes,
-    )
+    from nlft.experiments.arms import peak_memory_bytes
+    from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
     from nlft.results.evaluate import evaluate_as_asked
 
     out.mkdir(parents=True, exist_ok=True)
@@ -332,7 +328,7 @@ def _nlft(
     budget: Budget,
     lora: Any,
 ) -> Any:
-    from nlft.core.schemes.registry.registry import SCHEMES
+    from nlft.core.schemes.registry import SCHEMES
     from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
     own = dict(arm.settings)
@@ -357,7 +353,8 @@ def _baseline(arm: Arm, options: dict[str, Any], asking: SamplingSettings) -> tu
         from nlft.training.sft import SFTBaseline, SFTSettings
 
         return SFTBaseline, settle(SFTSettings, options, own, arm.name)
-    from nlft.training.reft import KTOBaseline, KTOSettings, ReFTBaseline, ReFTSettings
+    from nlft.training.kto import KTOBaseline, KTOSettings
+    from nlft.training.reft import ReFTBaseline, ReFTSettings
 
     # What supervised training can bear breaks these: their own default rate is a quarter of its default.
     supervised = options["learning_rate"]
@@ -381,3 +378,14 @@ def _baseline(arm: Arm, options: dict[str, Any], asking: SamplingSettings) -> tu
 def _pair(options: dict[str, Any]) -> int:
     """The batch size; comparing samples takes two."""
     return max(int(options["per_device_train_batch_size"]), 2)
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak

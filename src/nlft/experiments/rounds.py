@@ -235,7 +235,7 @@ class Round(Staged):
 
 def train(folder: Path, job: Job) -> None:
     """run/ and trained.json: the round's training, from its last checkpoint if it was interrupted."""
-    from nlft.core.schemes.registry.registry import SCHEMES
+    from nlft.core.schemes.registry import SCHEMES
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer

@@ -202,8 +202,8 @@ def _model_settings(job: Job) -> Any:
 
 
 def _answerer(job: Job, ledger: Path, max_new_tokens: int, temperature: float) -> Any:
-    from nlft.commands.data import open_answerer
     from nlft.models.ledger import CallSettings
+    from nlft.models.opening import open_answerer
     from nlft.models.server import BackendSettings
 
     settings = settings_of(job)

@@ -1,10 +1,12 @@
 """What every answerer has in common, be it a local model or a server."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from nlft.core.conditions import Prompt
+from nlft.core.conditions import Message, Prompt
+from nlft.progress import progress
 
 Reason = Literal["stop", "length", "content_filter"]
 
@@ -57,3 +59,24 @@ class Answerer(Protocol):
             (index into `requests`, answer) pairs, as soon as some are finished.
         """
         ...
+
+
+def complete(requests: Sequence[Request], model: Answerer, desc: str) -> list[Generated]:
+    """The answers in the order of the requests, with progress."""
+    found: dict[int, Generated] = {}
+    with progress(desc, len(requests), "completion") as bar:
+        for batch in model.answer(requests):
+            found.update(batch)
+            bar.update(len(batch))
+    return [found[at] for at in range(len(requests))]
+
+
+def estimated_tokens(messages: Sequence[Message]) -> int:
+    """About how many tokens, without a tokenizer: rather too many than too few, for budgets.
+
+    A token for each digit, as many tokenizers have it, and one for three bytes of anything else.
+    """
+    texts = [message["content"] for message in messages]
+    digits = sum(character.isdigit() for text in texts for character in text)
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return 8 * len(texts) + digits + math.ceil((size - digits) / 3)

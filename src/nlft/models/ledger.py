@@ -17,10 +17,9 @@ from typing import Annotated, Any
 from nlft.config import Range
 from nlft.core.conditions import as_messages
 from nlft.errors import NLFTError, UserError
-from nlft.models.answerer import Answerer, Generated, Request
+from nlft.models.answerer import Answerer, Generated, Request, estimated_tokens
 from nlft.models.exchange import tell
 from nlft.models.ledger_file import Entry, Ledger, NotKept
-from nlft.models.server import estimated_tokens
 
 _POLL = 0.2  # seconds between looks at what another process has finished
 _LIMITS = hashlib.sha256(b"limits").hexdigest()  # claimed by whoever asks under a limit

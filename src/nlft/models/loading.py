@@ -181,14 +181,3 @@ def _only(names: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
-
-
-def peak_memory_bytes() -> dict[str, int]:
-    """Peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if torch.cuda.is_available():
-        peak["cuda"] = torch.cuda.max_memory_allocated()
-    return peak

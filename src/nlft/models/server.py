@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from nlft.config import Range
-from nlft.core.conditions import Message, as_messages
+from nlft.core.conditions import as_messages
 from nlft.errors import UserError
-from nlft.models.answerer import Generated, Reason, Request
+from nlft.models.answerer import Generated, Reason, Request, estimated_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
 
 HOSTED = "https://api.openai.com/v1"
@@ -255,17 +255,6 @@ class ServerModel:
         if status in (408, 409, 425) or status >= 500:
             return "Look into the server's log, or try again later."
         return "Change what the server's message names; --model_name_or_path is the model's name there."
-
-
-def estimated_tokens(messages: Sequence[Message]) -> int:
-    """About how many tokens, without a tokenizer: rather too many than too few, for budgets.
-
-    A token for each digit, as many tokenizers have it, and one for three bytes of anything else.
-    """
-    texts = [message["content"] for message in messages]
-    digits = sum(character.isdigit() for text in texts for character in text)
-    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    return 8 * len(texts) + digits + math.ceil((size - digits) / 3)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

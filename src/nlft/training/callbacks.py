@@ -1,16 +1,19 @@
 """What a run writes and shows while it trains: run.yaml, events, progress, and the adapter at its end."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from nlft.data.records import Example
 from nlft.files import write_whole
 from nlft.progress import progress
 from nlft.runs.run_dir import RunDir
-from nlft.training.run_record import changed_settings, changes_note
+from nlft.training.run_record import changed_settings, changes_note, data_fingerprint, environment, model_card
 
 UNTIL_TIME_IS_UP = 10**9  # optimizer steps of a training that `TimeBudget` ends
 
@@ -127,3 +130,29 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if time.monotonic() - self._start - self.apart() >= self.seconds:
             control.should_training_stop = True
+
+
+def record(trainer: Any, method: str, title: str, examples: Sequence[Example], more: dict[str, Any]) -> None:
+    """Give one of TRL's trainers the progress line and the run directory that every method has.
+
+    Args:
+        more: what run.yaml says of the method besides.
+    """
+    for unwanted in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(unwanted)
+    trainer.add_callback(ProgressLine())
+    base = str(trainer.model.config._name_or_path)
+    settings = {
+        "method": method,
+        "model_name_or_path": base,
+        **more,
+        "seed": trainer.args.seed,
+        **environment(),
+        "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
+        "training": json.loads(trainer.args.to_json_string()),
+    }
+    recorder = RunDirCallback(
+        RunDir(trainer.args.output_dir), settings, model_card(base, method, title, list(examples))
+    )
+    recorder.trainer = trainer
+    trainer.add_callback(recorder)

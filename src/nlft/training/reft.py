@@ -12,17 +12,18 @@ from typing import Annotated, Any, Literal
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from nlft.config import Range
-from nlft.data.export import Form, rows_for, with_system_prompt
+from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.grading import get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
-from nlft.training.callbacks import TimeBudget
+from nlft.training.callbacks import TimeBudget, record
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.sft import BaselineSettings, SFTBaseline, SFTSettings, record
+from nlft.training.settings import BaselineSettings
+from nlft.training.sft import SFTBaseline, SFTSettings
 
 
 @dataclass
@@ -53,15 +54,6 @@ class ReFTSettings(BaselineSettings, GRPOConfig):  # type: ignore[misc]
     )
 
 
-@dataclass
-class KTOSettings(BaselineSettings, KTOConfig):  # type: ignore[misc]
-    """TRL's KTO settings with NLFTConfig's defaults where they mean the same."""
-
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=5e-5, metadata={"help": "Initial learning rate of AdamW."}
-    )
-
-
 class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer on a model that has been warmed up on the answers, writing a run directory."""
 
@@ -80,7 +72,7 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
         if args.grader == "label":
             raise UserError("reinforcement learning needs answers that can be graded.\n  Choose another --grader.")
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
-        rows = rows_for(_prompted(examples, args.system_prompt), "reft", form=_form(processing_class)).rows
+        rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
         super().__init__(
             model=warm,
             reward_funcs=[_correctness(args)],
@@ -101,53 +93,6 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Ours is written once, in adapter/."""
-
-
-class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
-    """TRL's KTOTrainer on the completions and their labels, writing a run directory."""
-
-    def __init__(
-        self,
-        model: Any,
-        args: KTOSettings,
-        examples: Sequence[Example],
-        processing_class: Any,
-        peft_config: PeftConfig | None,
-    ) -> None:
-        """
-        Raises:
-            UserError: the examples are all right or all wrong, of which KTO can learn nothing.
-        """
-        if len({example.label for example in examples}) < 2:
-            raise UserError(
-                "KTO needs right and wrong completions, and all are alike.\n  Sample more of the other kind."
-            )
-        if args.per_device_train_batch_size < 2:
-            raise UserError("KTO's KL term needs two examples a step.\n  Set --per_device_train_batch_size 2 or more.")
-        balance(args, [example.label for example in examples])
-        rows = rows_for(_prompted(examples, args.system_prompt), "kto", form=_form(processing_class)).rows
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=processing_class,
-            peft_config=peft_config,
-        )
-        weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
-        record(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Ours is written once, in adapter/."""
-
-
-def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
-    """Weigh the rarer kind up until both count alike (arXiv 2402.01306), unless weights are set."""
-    if (args.desirable_weight, args.undesirable_weight) != (1.0, 1.0):
-        return
-    right = sum(labels)
-    wrong = len(labels) - right
-    args.desirable_weight = max(1.0, wrong / right)
-    args.undesirable_weight = max(1.0, right / wrong)
 
 
 def _warmed_up(
@@ -184,11 +129,3 @@ def _correctness(args: ReFTSettings) -> Any:
         return [float(grader(t, a).verdict == "right") for t, a in zip(texts, answer, strict=True)]
 
     return correctness
-
-
-def _prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Example]:
-    return [with_system_prompt(example, system_prompt) if system_prompt else example for example in examples]
-
-
-def _form(tokenizer: Any) -> Form:
-    return "text" if tokenizer.chat_template is None else "messages"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from nlft.core.schemes.registry.registry import SCHEMES
+from nlft.core.schemes.registry import SCHEMES
 from nlft.errors import Problem, UserError, display_path
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.runs.run_dir import RunDir

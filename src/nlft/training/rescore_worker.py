@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from nlft.core.conditions import ConditionEncoder, Templates
 from nlft.core.logprobs import enable_scoring
 from nlft.core.saliency import TAG_NAMES
-from nlft.core.schemes.registry.registry import SCHEMES
+from nlft.core.schemes.registry import SCHEMES
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, read_examples
 from nlft.errors import NLFTError, UserError, display_path

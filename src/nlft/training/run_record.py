@@ -13,7 +13,8 @@ import torch
 from peft import PeftModel
 
 from nlft.core.conditions import EncodedExample
-from nlft.core.schemes.registry.registry import SCHEMES, Scheme
+from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.models.loading import adapter_fingerprint
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record

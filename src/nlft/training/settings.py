@@ -52,3 +52,17 @@ class SupervisedSettings(CommonSettings):
         default=1024,
         metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
     )
+
+
+@dataclass
+class BaselineSettings(CommonSettings):
+    """What the trainers of TRL have in common: NLFTConfig's settings where TRL's are others."""
+
+    save_strategy: str = field(default="no", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Older name of activation_checkpointing."}
+    )
+    bf16: bool | None = field(
+        default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})

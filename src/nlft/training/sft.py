@@ -1,13 +1,11 @@
 """The baselines, through TRL's own trainers, on the same file and the same token ids."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from datasets import Dataset
 from peft import PeftConfig
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
@@ -15,25 +13,9 @@ from nlft.data.encoding import encode_examples
 from nlft.data.export import SFTTarget, sft_texts
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.runs.run_dir import RunDir
-from nlft.training.callbacks import ProgressLine, RunDirCallback
+from nlft.training.callbacks import record
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.run_record import data_fingerprint, environment, model_card
-from nlft.training.settings import CommonSettings, SupervisedSettings
-
-
-@dataclass
-class BaselineSettings(CommonSettings):
-    """What the trainers of TRL have in common: NLFTConfig's settings where TRL's are others."""
-
-    save_strategy: str = field(default="no", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Older name of activation_checkpointing."}
-    )
-    bf16: bool | None = field(
-        default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+from nlft.training.settings import BaselineSettings, SupervisedSettings
 
 
 @dataclass
@@ -105,29 +87,3 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL would write its card at each checkpoint into the run directory; ours is written once, in adapter/."""
-
-
-def record(trainer: Any, method: str, title: str, examples: Sequence[Example], more: dict[str, Any]) -> None:
-    """Give one of TRL's trainers the progress line and the run directory that every method has.
-
-    Args:
-        more: what run.yaml says of the method besides.
-    """
-    for unwanted in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(unwanted)
-    trainer.add_callback(ProgressLine())
-    base = str(trainer.model.config._name_or_path)
-    settings = {
-        "method": method,
-        "model_name_or_path": base,
-        **more,
-        "seed": trainer.args.seed,
-        **environment(),
-        "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
-        "training": json.loads(trainer.args.to_json_string()),
-    }
-    recorder = RunDirCallback(
-        RunDir(trainer.args.output_dir), settings, model_card(base, method, title, list(examples))
-    )
-    recorder.trainer = trainer
-    trainer.add_callback(recorder)

@@ -19,7 +19,7 @@ from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, redirect_losses, windows_of
-from nlft.core.schemes.registry.registry import SCHEMES, scheme_of
+from nlft.core.schemes.registry import SCHEMES, scheme_of
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError

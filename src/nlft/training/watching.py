@@ -18,7 +18,7 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
 from nlft.core.conditions import EncodedExample, prompt_text
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
-from nlft.core.schemes.registry.registry import Scheme
+from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample

@@ -1,0 +1,148 @@
+"""`nlft`: the paper's scheme, with its inverted comparison corrected."""
+
+from dataclasses import dataclass
+from math import inf, log
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from nlft.config import Range
+from nlft.core.neighbourhood import neighbourhood
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, plain_likelihood, setting
+
+
+@dataclass(frozen=True)
+class NLFTSettings:
+    """Settings of `nlft`; the defaults are the paper's, but for `nll_weight`, which names what its code adds."""
+
+    mistake_ratio: Annotated[float, Range(1, inf)] = setting(
+        1.5, "How many times likelier a mistake is under judge than under base, and than under standard."
+    )
+    mistake_floor: Annotated[float, Range(0, 1)] = setting(0.01, "Least probability of a mistake under judge.")
+    unlikelihood_shift: Annotated[float, Range(0, inf)] = setting(
+        1.5, "tau in the mistake's weight 2 sigmoid(pJ/pB - tau)."
+    )
+    contradiction: bool = setting(
+        False,
+        "Also tag mistakes that the model is sure of: likely under base, and all but excluded by standard.",
+    )
+    contradiction_base: Annotated[float, Range(0, 1)] = setting(
+        0.5, "Tokens that contradiction tags have more than this probability under base."
+    )
+    contradiction_standard: Annotated[float, Range(0, 1)] = setting(
+        0.05, "Tokens that contradiction tags have less than this probability under standard."
+    )
+    redirect: bool = setting(
+        False, "Also train the first mistake of a wrong sample toward what standard would say there instead."
+    )
+    redirect_weight: Annotated[float, Range(0, inf)] = setting(
+        1.0, "Weight of redirect's cross-entropy at that one token."
+    )
+    redirect_tokens: Annotated[int, Range(1, 1024)] = setting(
+        8, "How many of standard's likeliest tokens, but for the one that was said, redirect trains toward."
+    )
+    gate_fraction: Annotated[float, Range(0, 1)] = setting(
+        0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
+    )
+    wrong_likelihood: Annotated[float, Range(0, inf)] = setting(
+        1.0, "Factor on the likelihood of a wrong sample's tokens; 0 learns nothing of it but to avoid its mistakes."
+    )
+    after_mistake: Literal["keep", "zero"] = setting(
+        "keep",
+        "What follows a wrong sample's first mistake is conditioned on it: keep its weights, or zero them.",
+    )
+    certain_threshold: Annotated[float, Range(0, 1)] = setting(
+        0.95, "In right samples, tokens above this probability under standard are salient."
+    )
+    certain_exponent: Annotated[float, Range(0, inf)] = setting(
+        5.0, "Exponent of a salient right token: 1 + ((pS - threshold) / (1 - threshold))^exponent."
+    )
+    neighbour_exponent: Annotated[float, Range(0, inf)] = setting(
+        0.3, "Exponent of its neighbours: (pS / threshold)^exponent."
+    )
+    plain_exponent: Annotated[float, Range(0, inf)] = setting(
+        0.6, "Exponent of a right sample's other tokens: (pS / threshold)^exponent."
+    )
+    neighbour_similarity: Annotated[float, Range(-1, 1)] = setting(
+        0.6,
+        "kappa: a token joins while its state's cosine similarity to the running centre stays above this.",
+    )
+    nll_weight: Annotated[float, Range(0, inf)] = setting(
+        1.0, "Plain likelihood added to every token of right samples."
+    )
+    branch_weight: Annotated[float, Range(0, inf)] = setting(
+        1.0, "Factor on everything but nll_weight; 0 is the control that shows what the branch adds."
+    )
+
+
+def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWeights:
+    """The paper's scheme, per sample, with its inverted comparison mended (section "Saliency schemes" of the docs).
+
+    Wrong: tokens that the judgment alone makes likely are pushed down, their neighbourhood is left alone, the rest
+    is weighed by what standard thinks of it. Right: tokens that standard is nearly certain of are pushed up harder.
+    """
+    if settings.branch_weight == 0:
+        return plain_likelihood(logprobs.mask, settings.nll_weight * logprobs.label)
+    assert logprobs.standard is not None
+    assert logprobs.judge is not None
+    assert logprobs.band is not None
+    mask, wrong = logprobs.mask, ~logprobs.label[:, None]
+    standard = logprobs.standard.float()
+    lead = logprobs.judge.float() - logprobs.base.float()
+    mistake = tag_mistakes(logprobs, settings)
+    certain = mask & ~wrong & (standard > _log(settings.certain_threshold))
+    salient = mistake | certain
+    neighbour = mask & ~salient & neighbourhood(salient, logprobs.band, settings.neighbour_similarity)
+
+    length = mask.sum(1, keepdim=True).clamp(min=1)
+    gated = wrong & (salient.sum(1, keepdim=True) > settings.gate_fraction * length)
+    silent = gated | neighbour
+    if settings.after_mistake == "zero":
+        silent = silent | (mistake.cumsum(1) > 0)
+    wrong_likelihood = (settings.wrong_likelihood * (standard / 2).exp()).masked_fill(silent | mistake, 0)
+    # A contradiction weighs what the least of the judgment's mistakes does: of it pJ/pB says nothing.
+    ratio = lead.exp().clamp(min=settings.mistake_ratio)
+    wrong_unlikelihood = 2 * torch.sigmoid(ratio - settings.unlikelihood_shift)
+
+    threshold = settings.certain_threshold
+    certainty = ((standard.exp() - threshold) / max(1 - threshold, 1e-12)).clamp(min=0)
+    exponent = torch.where(neighbour, settings.neighbour_exponent, settings.plain_exponent)
+    relative = ((standard - _log(threshold)) * exponent).exp()
+    right_likelihood = torch.where(certain, 1 + certainty**settings.certain_exponent, relative)
+
+    likelihood = settings.branch_weight * torch.where(wrong, wrong_likelihood, right_likelihood)
+    likelihood = likelihood + settings.nll_weight * ~wrong
+    tag = torch.zeros_like(mask, dtype=torch.uint8)
+    tag = tag.masked_fill(gated & mask, Tag.GATED).masked_fill(neighbour, Tag.NEIGHBOUR)
+    return TokenWeights(
+        likelihood=likelihood * mask,
+        unlikelihood=settings.branch_weight * wrong_unlikelihood.masked_fill(~mistake, 0),
+        tag=tag.masked_fill(salient, Tag.SALIENT),
+        gated=gated.squeeze(1),
+    )
+
+
+def tag_mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
+    """Tokens that the judgment makes likely, and with `contradiction` those that standard alone knows to be wrong.
+
+    pJ/pB > ratio cannot hold where pB > 1/ratio, so the first test is blind to what the model is sure of.
+
+    Args:
+        logprobs: `band` is not read.
+    Returns:
+        (batch, completion_len) bool; False in right samples and on padding.
+    """
+    assert logprobs.standard is not None
+    assert logprobs.judge is not None
+    found = logprobs.judge.float() - logprobs.base.float() > log(settings.mistake_ratio)
+    found &= logprobs.judge - logprobs.standard.float() > log(settings.mistake_ratio)
+    found &= logprobs.judge > _log(settings.mistake_floor)
+    if settings.contradiction:
+        sure = logprobs.base > _log(settings.contradiction_base)
+        found |= sure & (logprobs.standard < _log(settings.contradiction_standard))
+    return found & logprobs.mask & ~logprobs.label[:, None]
+
+
+def _log(probability: float) -> float:
+    return log(probability) if probability > 0 else -inf
