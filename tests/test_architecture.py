@@ -5,17 +5,36 @@ import re
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "nlft"
 MODULES = sorted(str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*.py") if p.name != "__init__.py")
-LISTED = re.findall(r"^\| `([\w/]+\.py)` \| \S", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+PAGE = (ROOT / "ARCHITECTURE.md").read_text()
+LISTED = re.findall(r"^\| `([\w/]+\.py)` \| \S", PAGE, re.MULTILINE)
+ROOMS = [name or "top" for name in re.findall(r"^## `(?:nlft|(\w+))/`$", PAGE, re.MULTILINE)]
+TOP = {"__main__.py", "cli.py", "config.py", "errors.py", "files.py", "progress.py"}
+
+
+def room_of(module: str) -> str:
+    return module.split("/")[0] if "/" in module else "top"
+
+
+def may_import() -> dict[str, set[str]]:
+    """What each room's section says that it may import: room -> rooms."""
+    allowed = {}
+    for place, section in enumerate(PAGE.split("\n## `")[1:]):
+        said = re.search(r"May import: ([\w, ]+)\.", section)[1]
+        rooms = {"nothing": [], "all": ROOMS[:place]}.get(said, said.split(", "))
+        assert set(rooms) <= set(ROOMS[:place]), f"{ROOMS[place]} may import only from rooms above it"
+        allowed[ROOMS[place]] = set(rooms)
+    return allowed
 
 
 def imports(path: Path) -> set[str]:
     """The project's modules that a file imports, anywhere in it, as paths in the tree."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -24,32 +43,40 @@ def imports(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         for name in names:
             if name.startswith("nlft."):
-                found.add(name.removeprefix("nlft.").replace(".", "/") + ".py")
-    return found & set(MODULES)
+                modules.add(name.removeprefix("nlft.").replace(".", "/") + ".py")
+    return modules & set(MODULES)
 
 
-def test_the_map_lists_every_module_once_and_no_other():
-    assert len(MODULES) > 20
+def test_architecture_lists_every_module_once_and_no_other():
+    assert len(MODULES) > 90
     assert sorted(LISTED) == MODULES
+    assert {m for m in MODULES if room_of(m) == "top"} <= TOP
+    assert len(ROOMS) == 12
 
 
-def test_a_module_imports_only_from_those_above_it():
-    checked = 0
-    for place, module in enumerate(LISTED):
+def test_each_module_stands_in_its_rooms_section():
+    rooms = [room_of(module) for module in LISTED]
+    assert sorted(rooms, key=ROOMS.index) == rooms
+
+
+def test_a_room_imports_only_from_the_rooms_that_its_section_names():
+    allowed, checked = may_import(), 0
+    for module in MODULES:
         for other in imports(SOURCE / module):
             checked += 1
-            assert LISTED.index(other) < place, (module, other)
-    assert checked > 40
+            assert room_of(other) in allowed[room_of(module)] | {room_of(module)}, (module, other)
+    assert checked > 200
 
 
-RUN_FILES = {"training/run_dir.py", "training/request_file.py", "training/controls.py"}
+def test_imports_form_no_circle():
+    graph = {module: imports(SOURCE / module) for module in MODULES}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert sorted(order) == MODULES
 
 
-def test_the_page_knows_of_training_its_files_alone():
-    pages = [m for m in MODULES if m.startswith("page/")]
-    assert pages
-    for page in pages:
-        assert imports(SOURCE / page) <= {"errors.py", "files.py", *RUN_FILES, *pages}
+def test_only_the_command_line_imports_commands():
+    importers = {m for m in MODULES for other in imports(SOURCE / m) if room_of(other) == "commands"}
+    assert {m for m in importers if room_of(m) != "commands"} <= {"cli.py"}
 
 
 def test_no_module_is_over_400_lines_and_no_function_over_a_screen():

@@ -178,7 +178,6 @@ def run_arm(
         model: fields of `ModelSettings`.
         asking: how questions are asked and graded. The examples' own prompts have been asked already.
     """
-    from nlft.experiments.arms import peak_memory_bytes
     from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
     from nlft.results.evaluate import evaluate_as_asked
 
