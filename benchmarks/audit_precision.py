@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from audit_defects import DEFECTS, MAX_LENGTH, Planted, clean_examples, planted_examples  # noqa: E402
-from nlft.audit.findings import KINDS, Finding  # noqa: E402
-from nlft.audit.report import AuditReport  # noqa: E402
-from nlft.audit.run import AuditSettings, run_audit  # noqa: E402
+from nlft.auditing.findings import KINDS, Finding  # noqa: E402
+from nlft.auditing.report import AuditReport  # noqa: E402
+from nlft.auditing.run import AuditSettings, run_audit  # noqa: E402
 from nlft.data.problems import generate_problems  # noqa: E402
 from nlft.results.stats import wilson  # noqa: E402
 

@@ -18,13 +18,13 @@ import torch
 import tiny
 from audit_defects import DEFECTS, clean_examples, planted_examples
 from nlft import cli
-from nlft.audit.copies import copies, numbers, overlap
-from nlft.audit.findings import KINDS, Finding
-from nlft.audit.report import AuditReport
-from nlft.audit.run import AuditSettings, run_audit
-from nlft.audit.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
-from nlft.audit.text import endless, text_findings
-from nlft.audit.words import language, says_nothing, verdict
+from nlft.auditing.copies import copies, numbers, overlap
+from nlft.auditing.findings import KINDS, Finding
+from nlft.auditing.report import AuditReport
+from nlft.auditing.run import AuditSettings, run_audit
+from nlft.auditing.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
+from nlft.auditing.text import endless, text_findings
+from nlft.auditing.words import language, says_nothing, verdict
 from nlft.core.conditions import ConditionEncoder, Templates, pad_rows
 from nlft.core.logprobs import enable_scoring, score
 from nlft.core.schemes.nlft import NLFTSettings

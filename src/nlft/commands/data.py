@@ -221,7 +221,7 @@ def audit(argv: Sequence[str]) -> None:
     import json
     from dataclasses import dataclass
 
-    from nlft.audit.run import AuditSettings, run_audit
+    from nlft.auditing.run import AuditSettings, run_audit
     from nlft.config import parse
     from nlft.core.conditions import ConditionEncoder
     from nlft.core.schemes.nlft import NLFTSettings

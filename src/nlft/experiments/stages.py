@@ -109,7 +109,7 @@ def build(folder: Path, job: Job) -> None:
 
 def audit(folder: Path, job: Job) -> None:
     """audit.json and audit.html: what to mend in the examples, by the model's own reading of the judgments."""
-    from nlft.audit.run import AuditSettings, run_audit
+    from nlft.auditing.run import AuditSettings, run_audit
     from nlft.core.conditions import ConditionEncoder, Templates
     from nlft.models.loading import load_model, load_tokenizer
 

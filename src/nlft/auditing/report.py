@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nlft.audit.findings import KINDS, Finding, Kind, texts, worst_first
+from nlft.auditing.findings import KINDS, Finding, Kind, texts, worst_first
 from nlft.core.conditions import prompt_text
 from nlft.data.records import Example
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nlft.audit.findings import Finding
+from nlft.auditing.findings import Finding
 from nlft.core.conditions import prompt_text
 from nlft.data.records import Example, Question, completion_text
 

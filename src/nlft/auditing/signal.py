@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nlft.audit.findings import Finding, quoted
+from nlft.auditing.findings import Finding, quoted
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows

@@ -4,9 +4,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from nlft.audit.copies import numbers
-from nlft.audit.findings import Finding, quoted, texts
-from nlft.audit.words import content, language, says_nothing, verdict, words
+from nlft.auditing.copies import numbers
+from nlft.auditing.findings import Finding, quoted, texts
+from nlft.auditing.words import content, language, says_nothing, verdict, words
 from nlft.core.conditions import prompt_text, without_corrections
 from nlft.data.grading import MARK, Grader, extract_expected
 from nlft.data.records import Example, completion_text

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from nlft.audit.copies import copies, overlap
-from nlft.audit.findings import SPOILT, Finding, worst_first
-from nlft.audit.report import AuditReport
-from nlft.audit.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
-from nlft.audit.text import text_findings
+from nlft.auditing.copies import copies, overlap
+from nlft.auditing.findings import SPOILT, Finding, worst_first
+from nlft.auditing.report import AuditReport
+from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
+from nlft.auditing.text import text_findings
 from nlft.config import Range
 from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
 from nlft.core.schemes.nlft import NLFTSettings
