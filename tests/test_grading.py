@@ -56,10 +56,10 @@ def kind_of_difference(reading: str, completion: str, answer: str) -> str | None
     if grade.verdict == "ungraded":
         if grade.expected is None:
             return "no number in the answer"
-        return "no number in the completion" if grade.extracted is None else "what is read is no number"
+        return "no number in the completion" if grade.extracted is None else "the extracted text is not a number"
     assert (grade.verdict, harness) == ("right", 0), (completion, answer, grade)
     bare = re.fullmatch(r"(?:(?s:.*)#### )?[-0-9.,$]*", answer)
-    return "the same number, written otherwise" if bare else "the answer has more than its number behind `#### `"
+    return "the same number, written differently" if bare else "the answer has more than a number after `#### `"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
