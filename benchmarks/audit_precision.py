@@ -3,7 +3,7 @@
     python benchmarks/audit_precision.py measure --model FOLDER    seeds that nothing was fitted to, to docs/audit.json
     python benchmarks/audit_precision.py write                     docs/AUDIT.md's tables from there
 
-Each seed has 200 examples without a known defect and some of every kind of defect (tests/audit_defects.py), all in
+Each seed has 200 examples without a known defect and some of every kind of defect (tests/helpers/audit_defects.py), in
 one file with a test file beside it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from audit_defects import DEFECTS, MAX_LENGTH, Planted, clean_examples, planted_examples  # noqa: E402
+from helpers.audit_defects import DEFECTS, MAX_LENGTH, Planted, clean_examples, planted_examples  # noqa: E402
 from nlft.auditing.findings import KINDS, Finding  # noqa: E402
 from nlft.auditing.report import AuditReport  # noqa: E402
 from nlft.auditing.run import AuditSettings, run_audit  # noqa: E402

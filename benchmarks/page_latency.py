@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from playwright.sync_api import Page, Playwright, sync_playwright
 
-from browser import FLAGS
+from helpers.browser import FLAGS
+from helpers.page_runs import event, make_run
 from nlft.runs.run_dir import RunDir
-from page_runs import event, make_run
 
 MOVES = 50
 # From the input event to the end of the frame after it: a message posted in a frame's callback comes after its paint.

@@ -16,7 +16,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # then they 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny random model with its tokenizer, as a folder that commands can load."""
-    import tiny  # imports torch, which reads the settings above
+    from helpers import tiny  # imports torch, which reads the settings above
 
     folder = tmp_path_factory.mktemp("model")
     tiny.model().save_pretrained(folder)

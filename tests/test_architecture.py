@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "nlft"
+TESTS = ROOT / "tests"
 MODULES = sorted(str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*.py") if p.name != "__init__.py")
 PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 LISTED = re.findall(r"^\| `([\w/]+\.py)` \| \S", PAGE, re.MULTILINE)
@@ -100,6 +101,17 @@ def test_public_things_say_what_they_are():
                 assert ast.get_docstring(node), f"{module}: {node.name}"
 
 
+def test_no_test_module_imports_another():
+    """What tests share stands in tests/helpers. Programs in strings count too."""
+    files = [*TESTS.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    assert len(files) > 50
+    for path in files:
+        imported = re.search(r"^\s*(?:from|import) (?:tests\.)?(test_\w+)", path.read_text(), re.MULTILINE)
+        assert imported is None, (
+            f"{path.relative_to(ROOT)} imports {imported[1]}: move what they share to tests/helpers"
+        )
+
+
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
@@ -138,6 +150,6 @@ def test_every_direct_dependency_is_pinned():
 
 
 def test_the_settings_in_the_docs_are_those_in_the_code():
-    from docs_settings import PAGE, page_with_tables
+    from helpers.docs_settings import PAGE, page_with_tables
 
-    assert PAGE.read_text(encoding="utf-8") == page_with_tables(), "run python tests/docs_settings.py --write"
+    assert PAGE.read_text(encoding="utf-8") == page_with_tables(), "run python tests/helpers/docs_settings.py --write"

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-import tiny
-from audit_defects import DEFECTS, clean_examples, planted_examples
+from helpers import tiny
+from helpers.audit_defects import DEFECTS, clean_examples, planted_examples
 from nlft import cli
 from nlft.auditing.copies import copies, numbers, overlap
 from nlft.auditing.findings import KINDS, Finding

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
 from nlft import cli
 from nlft.core.conditions import ConditionEncoder
 from nlft.data.build import BuildSettings, Pool, choose, question_of, read_pool, summary

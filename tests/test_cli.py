@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from malformed_cases import CASES
+from helpers.malformed_cases import CASES
+from helpers.training import examples
 from nlft import cli
 from nlft.data.records import read_examples, write_examples
-from test_trainer import examples
 
 
 @pytest.fixture

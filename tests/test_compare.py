@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-import tiny
+from helpers import tiny
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import read_config
 from nlft.core.neighbourhood import hidden_band

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import tiny
+from helpers import tiny
 from nlft.core.conditions import (
     IGNORE_INDEX,
     ConditionEncoder,

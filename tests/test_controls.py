@@ -16,7 +16,9 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-import tiny
+from helpers import tiny
+from helpers.snapshots import scores, snapshot
+from helpers.training import COMMON, Ask, adapter, examples, lora, nlft_trainer
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import SCHEMES
 from nlft.errors import UserError
@@ -26,24 +28,6 @@ from nlft.runs.run_dir import LIVE_KEPT, RunDir, Snapshot
 from nlft.training import steering
 from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.watching import BackgroundWriter, choose_watched, score_alone
-from test_run_dir import scores, snapshot
-from test_trainer import adapter, examples, lora, nlft_trainer
-
-
-class Ask(TrainerCallback):
-    """Writes requests while step `n - 1` ends, so that they can be taken before step `n`."""
-
-    def __init__(self, folder, asked):
-        self.run, self.asked, self.ids = RunDir(folder), asked, {}
-
-    def on_train_begin(self, args, state, control, **_):
-        if not state.global_step:
-            self.on_step_end(args, state, control)
-
-    def on_step_end(self, args, state, control, **_):
-        for name, value in self.asked.get(state.global_step + 1, []):
-            value = self.ids[value] if name == "undo" and value in self.ids else value
-            self.ids[name] = self.run.write_request(name, value, "page")
 
 
 def steered(folder, asked, **options):
@@ -400,7 +384,6 @@ def test_an_evaluation_can_be_asked_for_and_changes_nothing_of_the_training(tmp_
 
     def trained(name, asked):
         from nlft.training.trainer import NLFTConfig, NLFTTrainer
-        from test_trainer import COMMON
 
         folder = tmp_path / name
         trainer = NLFTTrainer(
@@ -598,8 +581,7 @@ def test_controls_that_no_longer_fit_are_named_on_resume(tmp_path):
 TWO_PROCESSES = """
 import json, sys, torch
 sys.path.insert(0, sys.argv[1])
-from test_controls import Ask
-from test_trainer import adapter, examples, nlft_trainer
+from helpers.training import Ask, adapter, examples, nlft_trainer
 folder = sys.argv[2]
 asked = {2: [("learning_rate", 0.25), ("saliency.mistake_ratio", 1.2), ("save", None)], 3: [("scheme", "cut")],
          4: [("pause", None), ("undo", "pause")], 5: [("stop", None)]}

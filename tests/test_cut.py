@@ -6,10 +6,10 @@ from math import exp
 import pytest
 import torch
 
-import tiny
+from helpers import tiny
+from helpers.tiny import encoded
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
-from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.saliency import ConditionLogprobs, Tag
 from nlft.core.schemes.cut import CutSettings, cut_weights
@@ -109,23 +109,6 @@ def model():
     return net
 
 
-def encoded():
-    """Right and wrong ones; the longest completion is right, so that judge rows alone are narrower."""
-    encoder = ConditionEncoder(tiny.tokenizer())
-    texts = [("7", False), ("it is 12, as everyone knows", True), ("8 or so", False), ("12", True)]
-    return [
-        encoder.encode(
-            id=i,
-            prompt="5 + 7?",
-            completion=text,
-            label=label,
-            answer="5 + 7 = 12",
-            judgment=None if label else f'"{text}" is wrong.',
-        )
-        for i, (text, label) in enumerate(texts)
-    ]
-
-
 def scored(model, examples, needs):
     builder = BatchBuilder(tiny.tokenizer().pad_token_id, needs=needs, targets=False)
     features = builder(examples)
@@ -175,7 +158,7 @@ def test_tags_are_salient_or_plain():
 
 
 def test_it_trains(tmp_path):
-    from test_trainer import nlft_trainer
+    from helpers.training import nlft_trainer
 
     trainer = nlft_trainer(tmp_path, saliency="cut", per_device_train_batch_size=1, gradient_accumulation_steps=3)
     trainer.train()

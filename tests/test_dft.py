@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import tiny
+from helpers import tiny
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
@@ -65,7 +65,7 @@ def test_padding_has_no_weight_and_nothing_is_tagged():
 
 
 def test_it_trains(tmp_path):
-    from test_trainer import nlft_trainer
+    from helpers.training import nlft_trainer
 
     trainer = nlft_trainer(tmp_path, saliency="dft")
     trainer.train()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptConfig
 
-import tiny
+from helpers import tiny
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
@@ -259,7 +259,7 @@ def test_scoring_and_generation_share_a_model():
 
 MEMORY = """
 import torch
-import tiny
+from helpers import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 from nlft.core.conditions import ConditionEncoder
 from nlft.models.answerer import Request

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-import tiny
+from helpers import tiny
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import default_lora

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-import tiny
+from helpers import tiny
 
 SCRIPT = """
 import json, sys
@@ -16,7 +16,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
-import tiny
+from helpers import tiny
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder

@@ -4,12 +4,12 @@ import json
 import random
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.harness import harness_reading, harness_verdict
 from nlft.data.grading import (
     Grade,
     as_number,
@@ -26,25 +26,6 @@ from nlft.errors import UserError
 HERE = Path(__file__).parent
 CASES = json.loads((HERE / "golden" / "answer_extraction_cases.json").read_text(encoding="utf-8"))["cases"]
 TEXTS = st.text(alphabet="0123456789$,.- #\n", max_size=24) | st.text(max_size=12)
-IGNORED = [",", r"\$", "(?s).*#### ", r"\.$"]  # regexes_to_ignore of the harness's gsm8k task
-
-
-def harness_reading(reading: str, text: str) -> str:
-    """What the harness's filter of that name reads."""
-    extraction = pytest.importorskip("lm_eval.filters.extraction", reason="compares with lm-eval (pip: lm-eval)")
-    pattern, group = {
-        "strict": (r"#### (\-?[0-9\.\,]+)", 0),
-        "flexible": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
-    }[reading]
-    return str(extraction.RegexFilter(pattern, group).apply([[text]], [{}])[0][0])
-
-
-def harness_verdict(reading: str, completion: str, answer: str) -> int:
-    metrics = pytest.importorskip("lm_eval.api.metrics", reason="compares with lm-eval (pip: lm-eval)")
-    score: dict[str, Any] = metrics.exact_match_hf_evaluate(
-        [harness_reading(reading, completion)], [answer], regexes_to_ignore=IGNORED, ignore_case=True
-    )
-    return int(score["exact_match"])
 
 
 def kind_of_difference(reading: str, completion: str, answer: str) -> str | None:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
+from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_examples, relabel, rules_judge
 from nlft.collect.opinions import plain, read_opinion
@@ -25,7 +26,6 @@ from nlft.core.conditions import ConditionEncoder, without_corrections
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError
-from scripted_model import ScriptedModel, serving
 
 WRONG = Example(
     id="marbles",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
+from helpers.fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft import cli
 from nlft.data.records import read_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
@@ -528,7 +528,7 @@ def test_a_damaged_ledger_is_named_before_anything_is_asked(questions, capsys):
 
 
 def test_a_local_models_answers_are_kept_and_asked_for_again_if_its_weights_change(questions, tmp_path, capsys):
-    import tiny
+    from helpers import tiny
 
     folder = tmp_path / "model"
     tiny.tokenizer().save_pretrained(folder)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-import tiny
+from helpers import tiny
 from nlft.core.conditions import IGNORE_INDEX, pad_rows
 from nlft.core.logprobs import _LogOdds, enable_scoring, score
 from nlft.errors import NLFTError

@@ -25,9 +25,9 @@ from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-    from browser import OpenPage
+    from helpers.browser import OpenPage
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["helpers.browser"]
 
 TAGS = ["plain", "salient", "neighbour", "gated", "contradiction", "my-own-tag"]
 WRONG = WatchedExample(

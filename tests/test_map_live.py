@@ -25,7 +25,7 @@ from nlft.errors import NLFTError
 from nlft.experiments.demo import bring_model, model_cache
 from nlft.runs.run_dir import RunDir, Snapshot
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["helpers.browser"]
 
 RATE = 1e-5
 LONG = 120  # seconds to wait for what takes a few on an idle machine
@@ -115,7 +115,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """One browser profile. Its pages may have logged nothing, and asked nobody but the server."""
     made = chromium.new_context(viewport={"width": 1440, "height": 1000})
-    from browser import PATIENCE_MS, Watch  # not above: pytest is to import its plugin first
+    from helpers.browser import PATIENCE_MS, Watch  # not above: pytest is to import its plugin first
 
     watch = Watch()
     made.on("page", watch.follow)

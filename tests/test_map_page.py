@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
 from nlft.data.records import read_examples
 from nlft.page.feedback import Feedback
 from nlft.page.live import LiveRun
 from nlft.page.server import PageServer, listen, web_server
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
-from page_runs import add_step, event, example, ledger_line, make_run, record
 
 if TYPE_CHECKING:
-    from browser import OpenPage
+    from helpers.browser import OpenPage
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["helpers.browser"]
 
 TOKEN = "the-token"
 TAGS = "[...document.querySelectorAll('.token')].map((token) => token.dataset.tag)"
@@ -49,7 +49,7 @@ def serving(runs: list[RunDir], port: int = 0, token: str = TOKEN, **options: An
 @pytest.fixture
 def show(chromium: Browser) -> Iterator[Show]:
     """Serves runs and opens their page. None may have logged anything, or asked anyone but the server."""
-    from browser import Watch  # not above: pytest is to import its plugin first
+    from helpers.browser import Watch  # not above: pytest is to import its plugin first
 
     watch = Watch()
     addresses = []

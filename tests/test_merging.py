@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import tiny
+from helpers import tiny
 from nlft.cli import main
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])

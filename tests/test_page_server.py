@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
 from nlft.data.records import read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
@@ -33,7 +34,6 @@ from nlft.page.guard import HEADERS, POLICY
 from nlft.page.live import LiveRun
 from nlft.page.server import LONGEST_BODY, PageServer, listen
 from nlft.runs.run_dir import RunDir, WatchedExample
-from page_runs import add_step, event, example, ledger_line, make_run, record
 
 TOKEN = "the-token"
 HERE = "http://127.0.0.1:8642"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import malformed_cases
-from malformed_cases import CASES, GOOD, record, refusal
+from helpers import malformed_cases
+from helpers.malformed_cases import CASES, GOOD, record, refusal
 from nlft.data.records import (
     Example,
     Question,
@@ -63,7 +63,7 @@ def test_each_malformed_file_is_refused_with_place_and_cure(name):
 def test_the_table_of_malformed_files_is_current():
     text = malformed_cases.DOC.read_text(encoding="utf-8")
     written = text.split(malformed_cases.BEGIN)[1].split(malformed_cases.END)[0]
-    assert written.strip() == malformed_cases.table(), "run: python tests/malformed_cases.py --write"
+    assert written.strip() == malformed_cases.table(), "run: python tests/helpers/malformed_cases.py --write"
 
 
 def test_all_bad_records_are_reported_at_once():

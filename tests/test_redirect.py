@@ -10,7 +10,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-import tiny
+from helpers import tiny
+from helpers.training import REDIRECTED, adapter, nlft_trainer, two_redirected_steps
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import FirstMistakes, score_batch
 from nlft.core.conditions import ConditionEncoder
@@ -19,12 +20,9 @@ from nlft.core.loss import redirect_losses
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
 from nlft.core.schemes.registry import SCHEMES
-from test_trainer import adapter, examples, nlft_trainer
 
-# Random models agree on little: with these some tokens of most wrong samples are mistakes.
-SETTINGS = NLFTSettings(redirect=True, mistake_ratio=1.05, mistake_floor=0.0)
-NEEDS = SCHEMES["nlft"].needs(SETTINGS)
-REDIRECT = SCHEMES["nlft"].redirect(SETTINGS)
+NEEDS = SCHEMES["nlft"].needs(REDIRECTED)
+REDIRECT = SCHEMES["nlft"].redirect(REDIRECTED)
 TEXTS = [
     ("it is 7", False),
     ("it is 12, as everyone knows", True),
@@ -97,7 +95,7 @@ def gradients(net, loss):
 @pytest.mark.parametrize("tokens", [8, 2])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "llama, all its weights"])
 def test_value_and_gradient_equal_the_formula_from_whole_softmaxes(family, tokens):
-    cfg = replace(SETTINGS, redirect_tokens=tokens)
+    cfg = replace(REDIRECTED, redirect_tokens=tokens)
     net, examples = tiny.model() if "all" in family else adapted(family), encoded()
     plain = [slow_loss(net, e, cfg) for e in examples]
     assert sum(found is not None for found in plain) >= 2
@@ -121,7 +119,7 @@ def test_it_looks_at_the_first_salient_token_of_each_wrong_sample():
     net, examples = adapted(), encoded()
     enable_scoring(net)
     out = scored(net, examples)
-    salient = nlft_weights(out.conditions, SETTINGS).salient & ~out.conditions.label[:, None]
+    salient = nlft_weights(out.conditions, REDIRECTED).salient & ~out.conditions.label[:, None]
     assert out.first.found.tolist() == salient.any(1).tolist()
     for row, example in enumerate(examples):
         if out.first.found[row]:
@@ -192,7 +190,7 @@ def passes(folder, settings):
     return asked, trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("settings", [replace(SETTINGS, redirect=False), replace(SETTINGS, branch_weight=0.0)])
+@pytest.mark.parametrize("settings", [replace(REDIRECTED, redirect=False), replace(REDIRECTED, branch_weight=0.0)])
 def test_off_it_asks_the_model_for_nothing_more(tmp_path, settings):
     asked, logged = passes(tmp_path, settings)
     assert asked
@@ -202,8 +200,8 @@ def test_off_it_asks_the_model_for_nothing_more(tmp_path, settings):
 
 
 def test_on_it_takes_no_further_pass(tmp_path):
-    on, logged = passes(tmp_path / "on", SETTINGS)
-    off, _ = passes(tmp_path / "off", replace(SETTINGS, redirect=False))
+    on, logged = passes(tmp_path / "on", REDIRECTED)
+    off, _ = passes(tmp_path / "off", replace(REDIRECTED, redirect=False))
     assert logged["nlft/redirect_loss"] > 0
     assert [(graded, kwargs["input_ids"].shape) for graded, kwargs in on] == [
         (graded, kwargs["input_ids"].shape) for graded, kwargs in off
@@ -212,14 +210,14 @@ def test_on_it_takes_no_further_pass(tmp_path):
 
 @pytest.mark.parametrize("normalization", ["sample", "token"])
 def test_the_trainers_loss_is_the_sum_of_its_parts_in_the_windows_normalisation(tmp_path, normalization):
-    trainer = nlft_trainer(tmp_path, saliency=SETTINGS, loss_normalization=normalization)
+    trainer = nlft_trainer(tmp_path, saliency=REDIRECTED, loss_normalization=normalization)
     trainer.model.eval()
     data = trainer.train_dataset[:5]
     with torch.no_grad():
         with_it = trainer.compute_loss(trainer.model, trainer.builder(data))
-        trainer.saliency = replace(SETTINGS, redirect=False)
+        trainer.saliency = replace(REDIRECTED, redirect=False)
         without = trainer.compute_loss(trainer.model, trainer.builder(data))
-        trainer.saliency = replace(SETTINGS, redirect_weight=3.0, branch_weight=0.5)
+        trainer.saliency = replace(REDIRECTED, redirect_weight=3.0, branch_weight=0.5)
         scaled = trainer.compute_loss(trainer.model, trainer.builder(data))
         trainer.saliency = replace(trainer.saliency, redirect=False)
         halved = trainer.compute_loss(trainer.model, trainer.builder(data))
@@ -236,7 +234,7 @@ def test_batch_size_and_accumulation_do_not_change_the_training(tmp_path):
     for size, accumulation in [(6, 1), (1, 6)]:
         trainer = nlft_trainer(
             tmp_path / f"{size}",
-            saliency=SETTINGS,
+            saliency=REDIRECTED,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             learning_rate=1e-3,
@@ -252,22 +250,14 @@ def test_batch_size_and_accumulation_do_not_change_the_training(tmp_path):
 TWO_PROCESSES = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from test_redirect import two_steps
-from test_trainer import adapter
-trainer = two_steps(sys.argv[2], 2)
+from helpers.training import adapter, two_redirected_steps
+trainer = two_redirected_steps(sys.argv[2], 2)
 if trainer.args.process_index == 0:
     logged = [[e["loss"], e["nlft/redirect_loss"]] for e in trainer.state.log_history if "loss" in e]
     weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
     wrapper = type(trainer.model_wrapped).__name__
     json.dump({"wrapper": wrapper, "logged": logged, "weights": weights}, open(sys.argv[2] + ".json", "w"))
 """
-
-
-def two_steps(folder, size):
-    options = {"gradient_accumulation_steps": 1, "max_steps": 2, "optim": "sgd", "learning_rate": 0.1, "watch": 0}
-    trainer = nlft_trainer(folder, data=examples(8), saliency=SETTINGS, per_device_train_batch_size=size, **options)
-    trainer.train()
-    return trainer
 
 
 def test_two_processes_train_as_one_does(tmp_path):
@@ -279,7 +269,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "two.json").read_text())
     assert two["wrapper"] == "DistributedDataParallel"
-    one = two_steps(tmp_path / "one", 4)
+    one = two_redirected_steps(tmp_path / "one", 4)
     logged = [[e["loss"], e["nlft/redirect_loss"]] for e in one.state.log_history if "loss" in e]
     assert all(part > 0 for _, part in logged)
     torch.testing.assert_close(torch.tensor(two["logged"]), torch.tensor(logged), atol=1e-5, rtol=1e-4)
@@ -288,7 +278,7 @@ def test_two_processes_train_as_one_does(tmp_path):
 
 
 def test_it_can_be_switched_on_and_off_while_a_run_trains(tmp_path):
-    off = replace(SETTINGS, redirect=False)
+    off = replace(REDIRECTED, redirect=False)
 
     def line(step, new):
         request = {"id": f"r{step}", "control": "saliency.redirect", "value": new, "old": not new, "new": new}

@@ -10,12 +10,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from helpers.training import examples, nlft_trainer
 from nlft import cli
 from nlft.data.records import write_examples
 from nlft.models.loading import ModelSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.replay import adapter_difference, recorded_settings
-from test_trainer import examples, nlft_trainer
 
 
 def nlft(*argv):

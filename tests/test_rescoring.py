@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-import tiny
+from helpers import tiny
+from helpers.training import examples
 from nlft import cli
 from nlft.commands.results import feedback_dataset
 from nlft.data.records import write_examples
@@ -30,9 +31,8 @@ from nlft.page.server import PageServer, listen, serve_map, web_server
 from nlft.runs.run_dir import RunDir
 from nlft.training import rescore_worker as rescoring
 from nlft.training.rescore_worker import newest_adapter
-from test_trainer import examples
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["helpers.browser"]
 
 
 @pytest.fixture(scope="module")

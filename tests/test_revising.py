@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.revising import REVISION_PROMPT, RevisionSettings, asked, refusal, revise
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import Generated
-from scripted_model import ScriptedModel, serving
 
 STANDARD = (
     "Weng earns 12/60 = $<<12/60=0.2>>0.2 per minute.\n"

@@ -6,7 +6,8 @@ from math import exp, log, log1p
 import pytest
 import torch
 
-import tiny
+from helpers import tiny
+from helpers.tiny import encoded
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.logprobs import enable_scoring
@@ -14,7 +15,6 @@ from nlft.core.loss import sample_losses
 from nlft.core.saliency import ConditionLogprobs, Tag
 from nlft.core.schemes.registry import SCHEMES
 from nlft.core.schemes.rlsd import RLSDSettings, rlsd_weights
-from test_cut import encoded
 
 PLAIN = RLSDSettings()
 CONTRAST = replace(PLAIN, credit_contrast=True)
@@ -113,7 +113,7 @@ def test_its_settings_are_told_apart_from_every_other_schemes():
 
 @pytest.mark.parametrize("settings", [PLAIN, CONTRAST])
 def test_it_trains(tmp_path, settings):
-    from test_trainer import nlft_trainer
+    from helpers.training import nlft_trainer
 
     trainer = nlft_trainer(tmp_path, saliency=settings)
     trainer.train()

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-import tiny
+from helpers import tiny
+from helpers.training import examples
 from nlft import cli
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.records import read_examples, read_questions, write_examples
@@ -18,7 +19,6 @@ from nlft.experiments.rounds import Rounds, RoundsSettings, best_round, over, pl
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig
-from test_trainer import examples
 
 
 def shares(*counts):

@@ -27,7 +27,7 @@ from nlft.core.schemes.registry import SCHEMES
 from nlft.core.schemes.rlsd import RLSDSettings
 from nlft.core.schemes.uniform import UniformSettings
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["helpers.browser"]
 
 ROOT = Path(__file__).parents[1]
 SOURCE = (ROOT / "src/nlft/page/static/saliency.js").read_text()

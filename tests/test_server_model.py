@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import pytest
 
-from fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
+from helpers.fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft.errors import NLFTError, UserError
 from nlft.models import exchange
 from nlft.models.answerer import Generated, Request, estimated_tokens

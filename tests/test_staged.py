@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.processes import linger
 from nlft.errors import NLFTError
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.staged import Share, Staged, check, ending_with_us, shares
@@ -28,11 +29,6 @@ def tell(folder, job, name):
         shown = not bar.disable
     seen = {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": torch.get_num_threads(), "bars": shown}
     (folder / name).write_text(json.dumps(seen))
-
-
-def linger(folder, job):
-    (folder / "started").write_text(str(os.getpid()))
-    time.sleep(120)
 
 
 def wait_for(condition, seconds=60):
@@ -88,7 +84,7 @@ PARENT = """
 import sys
 from nlft.experiments.staged import Share, Staged
 from nlft.experiments.settings import TuneSettings
-from test_staged import linger
+from helpers.processes import linger
 
 if __name__ == "__main__":
     Staged("questions.jsonl", {}, TuneSettings(output_dir=sys.argv[1])).begin(Share(), linger).join()

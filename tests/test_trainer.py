@@ -8,68 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 
-import tiny
+from helpers import tiny
+from helpers.training import COMMON, adapter, examples, lora, nlft_trainer
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.data.records import Example
 from nlft.errors import ProblemsError, UserError
 from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.sft import SFTBaseline, SFTSettings
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
-
-
-def examples(count=12):
-    made = []
-    for i in range(count):
-        a, b, wrong = 40 + i, 11 + 2 * i, i % 3 != 0
-        said = a - b + (3 if wrong else 0)
-        made.append(
-            Example(
-                id=f"e{i}",
-                prompt=f"What is {a} minus {b}?",
-                completion=f"{a} - {b} = {said}\n#### {said}",
-                label=not wrong,
-                answer=f"{a} - {b} = {a - b}" + " indeed" * (i % 4),
-                judgment=f'"{a} - {b} = {said}" is miscalculated.\nCorrection: it is {a - b}.' if wrong else None,
-            )
-        )
-    return made
-
-
-def lora(model, **options):
-    torch.manual_seed(7)
-    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options))
-
-
-def adapter(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-COMMON = {
-    "per_device_train_batch_size": 3,
-    "gradient_accumulation_steps": 2,
-    "num_train_epochs": 2,
-    "learning_rate": 1e-2,
-    "activation_checkpointing": False,
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "use_cpu": True,
-}
-
-
-def nlft_trainer(folder, data=None, model=None, saliency="nlft", callbacks=None, **settings):
-    args = NLFTConfig(output_dir=str(folder), **{**COMMON, **settings})
-    return NLFTTrainer(
-        model or lora(tiny.model()),
-        args,
-        data or examples(),
-        processing_class=tiny.tokenizer(),
-        saliency=saliency,
-        callbacks=callbacks,
-    )
 
 
 def test_uniform_with_token_trains_as_trls_sft_trainer_does(tmp_path):
@@ -344,7 +293,7 @@ def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
 TWO_PROCESSES = """
 import json, sys, torch
 sys.path.insert(0, sys.argv[1])
-from test_trainer import adapter, examples, nlft_trainer
+from helpers.training import adapter, examples, nlft_trainer
 trainer = nlft_trainer(sys.argv[2], data=examples(8), per_device_train_batch_size=int(sys.argv[3]),
                        gradient_accumulation_steps=1, num_train_epochs=1, max_steps=2, optim="sgd",
                        learning_rate=0.5, answer_weight=0.5, loss_normalization=sys.argv[4], watch=2)

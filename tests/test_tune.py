@@ -11,29 +11,23 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.processes import small
 from nlft import cli
 from nlft.data.records import Example, write_examples
 from nlft.errors import UserError
 from nlft.experiments.arms import ARMS
-from nlft.experiments.demo import demo_settings, run_demo
-from nlft.experiments.settings import COMPARED, TuneSettings
+from nlft.experiments.demo import run_demo
+from nlft.experiments.settings import COMPARED
 from nlft.experiments.tune import Tune
 from nlft.results.report import advice, differences, table
 from nlft.results.stats import wilson
-
-
-def small(folder) -> TuneSettings:
-    return replace(
-        demo_settings(folder), max_new_tokens=6, batch_size=4, max_steps=2, watch_every=1, keep_truncated=True
-    )
-
 
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from nlft.experiments.demo import run_demo
-from test_tune import small
+from helpers.processes import small
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
     print(run_demo(folder, sys.argv[3], settings=small(folder), sizes=(8, 4)))

@@ -1,6 +1,6 @@
 """Files that cannot be used, and the table in docs/RECORDS.md of what is said about each.
 
-Run `python tests/malformed_cases.py --write` after a change to a message.
+Run `python tests/helpers/malformed_cases.py --write` after a change to a message.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from nlft.data.records import read_examples
 from nlft.errors import RecordsError
 
-DOC = Path(__file__).parents[1] / "docs" / "RECORDS.md"
+DOC = Path(__file__).parents[2] / "docs" / "RECORDS.md"
 BEGIN, END = "<!-- generated: malformed -->", "<!-- end -->"
 
 GOOD = {"id": 1, "prompt": "6 * 7?", "completion": "42", "label": True, "answer": "42"}

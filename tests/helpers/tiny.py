@@ -14,6 +14,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from nlft.core.conditions import ConditionEncoder
+
 SPECIAL = ["<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
     "<s>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -64,3 +66,20 @@ def model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float
             if parameter.dim() > 1:
                 parameter.mul_(4)
     return net.eval()
+
+
+def encoded():
+    """Right and wrong ones; the longest completion is right, so that judge rows alone are narrower."""
+    encoder = ConditionEncoder(tokenizer())
+    texts = [("7", False), ("it is 12, as everyone knows", True), ("8 or so", False), ("12", True)]
+    return [
+        encoder.encode(
+            id=i,
+            prompt="5 + 7?",
+            completion=text,
+            label=label,
+            answer="5 + 7 = 12",
+            judgment=None if label else f'"{text}" is wrong.',
+        )
+        for i, (text, label) in enumerate(texts)
+    ]

@@ -1,6 +1,6 @@
 """Fixtures that open a page in a real Chromium, and watch what it logs and what it asks for.
 
-A test module that wants them says `pytest_plugins = ["browser"]`.
+A test module that wants them says `pytest_plugins = ["helpers.browser"]`.
 """
 
 import shutil

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 from nlft.config import range_of
 from nlft.core.schemes.registry import SCHEMES
 
-PAGE = Path(__file__).parent.parent / "docs" / "SALIENCY.md"
+PAGE = Path(__file__).parents[2] / "docs" / "SALIENCY.md"
 BEGIN, END = "<!-- generated: settings -->\n", "<!-- end -->"
 
 

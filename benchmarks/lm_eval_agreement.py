@@ -1,6 +1,6 @@
 """Grades an evaluation's outputs again with lm-evaluation-harness's own filters and metric.
 
-    python tests/lm_eval_agreement.py runs/a/evaluation.json
+    python benchmarks/lm_eval_agreement.py runs/a/evaluation.json
 
 Prints how many readings and verdicts agree, and each that does not.
 """
@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from test_grading import harness_reading, harness_verdict
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from helpers.harness import harness_reading, harness_verdict
 
 
 def disagreements(evaluation: Path) -> Iterator[tuple[str, str, str, str]]:
