@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -116,22 +115,11 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_importing_nlft_and_its_command_brings_no_torch_and_takes_no_time():
+def test_importing_nlft_and_its_command_brings_no_torch():
     heavy = "{'torch', 'transformers', 'trl', 'peft', 'datasets', 'numpy'}"
     assert run(f"import sys, nlft, nlft.cli; print({heavy} & set(sys.modules))") == "set()\n"
     heavy = "{'torch', 'transformers', 'trl', 'peft', 'datasets'}"
     assert run(f"import sys, nlft.page.export, nlft.data.records; print({heavy} & set(sys.modules))") == "set()\n"
-
-    def seconds(*command: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, *command], capture_output=True, check=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert seconds("-c", "import nlft") < 0.3
-    assert seconds("-m", "nlft.cli", "--help") < 0.5
 
 
 def test_every_direct_dependency_is_pinned():
