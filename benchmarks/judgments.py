@@ -31,13 +31,8 @@ from planted import (
     token_kinds,
 )
 
-from nlft.core.conditions import (
-    JUDGE_PROMPT_TEMPLATE,
-    STANDARD_PROMPT_TEMPLATE,
-    ConditionEncoder,
-    fill,
-    pad_rows,
-)
+from nlft.core.conditions import ConditionEncoder, pad_rows
+from nlft.core.prompts import JUDGE_PROMPT_TEMPLATE, STANDARD_PROMPT_TEMPLATE, fill
 from nlft.core.saliency import ConditionLogprobs, TokenWeights
 from nlft.core.schemes.cut import CutSettings, cut_weights
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
@@ -196,7 +191,7 @@ def tally(
 
 def judge_prompts(examples: Sequence[Wrong], judgments: Sequence[str], template: str, shows: bool) -> list[str]:
     """The judge prompts, made as training makes them."""
-    from nlft.core.conditions import without_corrections
+    from nlft.core.prompts import without_corrections
 
     shown = judgments if shows else [without_corrections(j) for j in judgments]
     return [fill(template, prompt=e.prompt, judgment=j) for e, j in zip(examples, shown, strict=True)]

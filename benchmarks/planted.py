@@ -9,7 +9,8 @@ from typing import Any
 
 from nlft.collect.arithmetic import find_calculations
 from nlft.collect.rules import judge_by_rules
-from nlft.core.conditions import ConditionEncoder, fill
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.prompts import fill
 from nlft.data.problems import generate_problems
 from nlft.data.records import Question, read_questions
 

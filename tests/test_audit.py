@@ -25,8 +25,9 @@ from nlft.auditing.run import AuditSettings, run_audit
 from nlft.auditing.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import endless, text_findings
 from nlft.auditing.words import language, says_nothing, verdict
-from nlft.core.conditions import ConditionEncoder, Templates, pad_rows
+from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score
+from nlft.core.prompts import Templates
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, Question, write_examples

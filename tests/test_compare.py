@@ -19,7 +19,7 @@ from nlft.collect.sampling import SamplingSettings
 from nlft.config import read_config
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ConditionLogprobs, Tag
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError
 from nlft.experiments import stages
@@ -437,7 +437,7 @@ def test_the_plans_in_examples_are_valid(name):
         assert (EXAMPLES.parent / path).is_file() or path.startswith("openai/gsm8k:main:")
     assert len(settings.pairs()) > 1
     for arm in (ARMS[name] for name in settings.arms if ARMS[name].method == "nlft"):
-        SCHEMES[arm.settings.get("scheme", "nlft")].settings(**arm.settings.get("saliency", {}))
+        get_scheme(arm.settings.get("scheme", "nlft")).settings(**arm.settings.get("saliency", {}))
 
 
 def test_each_part_that_the_ablation_leaves_out_is_out():
@@ -451,7 +451,7 @@ def test_each_part_that_the_ablation_leaves_out_is_out():
 
     def tags(name):
         spec = plan["extra_arms"].get(name, {}).get("settings", {})
-        scheme = SCHEMES[spec.get("scheme", "nlft")]
+        scheme = get_scheme(spec.get("scheme", "nlft"))
         found = scheme.weigh(scores, scheme.settings(**spec.get("saliency", {}))).tag
         return [[int((row == tag).sum()) for tag in (Tag.SALIENT, Tag.NEIGHBOUR)] for row in found]
 
@@ -462,7 +462,7 @@ def test_each_part_that_the_ablation_leaves_out_is_out():
     assert tags("without-scoring")[1] == [0, 0]
     assert tags("without-neighbourhood") == [[wrong, 0], [right, 0]]
     judged = plan["extra_arms"]["without-judge"]["settings"]["saliency"]
-    pushed = SCHEMES["nlft"].weigh(scores, SCHEMES["nlft"].settings(**judged))
+    pushed = get_scheme("nlft").weigh(scores, get_scheme("nlft").settings(**judged))
     assert set(pushed.unlikelihood[0][pushed.tag[0] == Tag.SALIENT].tolist()) == {1.0}, "as hard as a contradiction is"
     assert tags("without-judge")[0][0] == int(((logp[0][0].exp() > 0.5) & (logp[1][0].exp() < 0.05)).sum())
     assert tags("without-standard")[0][0] == int((logp[2][0] - logp[0][0] > np.log(1.5)).sum())

@@ -4,14 +4,8 @@ import pytest
 import torch
 
 from helpers import tiny
-from nlft.core.conditions import (
-    IGNORE_INDEX,
-    ConditionEncoder,
-    Templates,
-    end_of_turn_id,
-    pad_rows,
-    without_corrections,
-)
+from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, end_of_turn_id, pad_rows
+from nlft.core.prompts import Templates, without_corrections
 from nlft.errors import ProblemsError
 
 WRONG = {

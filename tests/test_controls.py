@@ -20,7 +20,7 @@ from helpers import tiny
 from helpers.snapshots import scores, snapshot
 from helpers.training import COMMON, Ask, adapter, examples, lora, nlft_trainer
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme, scheme_names
 from nlft.errors import UserError
 from nlft.runs import run_dir
 from nlft.runs.controls import CONTROLS, after, check, controls_of, describe, outcome, resolve, state_of
@@ -79,13 +79,13 @@ def test_every_setting_of_every_scheme_is_a_control_with_its_range(record, state
     assert (found["mistake_ratio"].low, found["mistake_ratio"].high, found["mistake_ratio"].default) == (1, None, 1.5)
     assert (found["contradiction"].kind, found["after_mistake"].choices) == ("flag", ["keep", "zero"])
     assert all(c.help for c in found.values())
-    assert set(record["schemes"]) == set(SCHEMES)
+    assert set(record["schemes"]) == set(scheme_names())
     json.dumps(record, allow_nan=False)
-    for scheme in SCHEMES:
+    for scheme in scheme_names():
         moved = put(state, "scheme", scheme)
         names = [c.name for c in controls_of(moved) if c.name.startswith("saliency.")]
-        assert names == [f"saliency.{f}" for f in SCHEMES[scheme].settings.__dataclass_fields__]
-        assert SCHEMES[scheme].settings(**moved.settings) == SCHEMES[scheme].settings()
+        assert names == [f"saliency.{f}" for f in get_scheme(scheme).settings.__dataclass_fields__]
+        assert get_scheme(scheme).settings(**moved.settings) == get_scheme(scheme).settings()
 
 
 def test_a_run_that_takes_no_requests_has_no_state(record):

@@ -10,9 +10,9 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.dft import DFTSettings, dft_weights
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 
-DFT = SCHEMES["dft"]
+DFT = get_scheme("dft")
 TEXTS = [("7", False), ("it is 12, as everyone knows", True), ("8 or so", False), ("12", True)]
 
 

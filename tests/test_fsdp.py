@@ -23,7 +23,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import redirect_losses
 from nlft.core.saliency import NLFTSettings
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 from nlft.models.loading import default_lora, wrap
 
 options = {"dtype": torch.float32}
@@ -50,7 +50,7 @@ examples = [
 builder = BatchBuilder(0, needs=frozenset({"standard", "judge", "band"}), targets=True)
 batch = builder.batch(builder(examples[rank::world]))
 EVERY_TOKEN = NLFTSettings(redirect=True, contradiction=True, contradiction_base=0.0, contradiction_standard=1.0)
-redirect = SCHEMES["nlft"].redirect(EVERY_TOKEN)
+redirect = get_scheme("nlft").redirect(EVERY_TOKEN)
 scored = score_batch(net, batch, builder.needs, mistakes=redirect.mistakes)
 loss = -((scored.logp + 0.5 * scored.log1mp) * scored.conditions.mask).sum() - scored.target_logp.sum()
 redirected = redirect_losses(scored.first, redirect.tokens).sum()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nlft.core.saliency import ConditionLogprobs, TokenWeights
-from nlft.core.schemes.original import (
+from nlft.core.schemes.nlft_original import (
     OriginalSettings,
     guarded_log,
     original_losses,

@@ -22,7 +22,8 @@ from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_examples, relabel, rules_judge
 from nlft.collect.opinions import plain, read_opinion
-from nlft.core.conditions import ConditionEncoder, without_corrections
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.prompts import without_corrections
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError

@@ -17,7 +17,7 @@ import judgments
 import planted
 
 from nlft.collect.arithmetic import find_calculations
-from nlft.core.conditions import without_corrections
+from nlft.core.prompts import without_corrections
 from nlft.data.problems import generate_problems
 from nlft.data.records import Question
 
@@ -179,7 +179,8 @@ def test_a_study_runs_through_and_counts_every_example_under_every_prompt(study)
 
 def test_its_prompts_are_those_that_training_shows(study):
     """Else the study would say nothing of training."""
-    from nlft.core.conditions import ConditionEncoder, Templates
+    from nlft.core.conditions import ConditionEncoder
+    from nlft.core.prompts import Templates
 
     wrong = planted.planted_examples(generate_problems(5, seed=5), 1, seed=1)[0]
     for shows in (False, True):

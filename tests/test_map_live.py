@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, write_examples
 from nlft.errors import NLFTError
@@ -184,7 +184,7 @@ def recorded_loss(snapshot: Snapshot, labels: list[bool], settings: NLFTSettings
         given = ConditionLogprobs(
             base=base, standard=standard, judge=judge, mask=mask, label=torch.tensor([label]), band=band
         )
-        weights = SCHEMES["nlft"].weigh(given, settings)
+        weights = get_scheme("nlft").weigh(given, settings)
         log1mp = torch.log1p(-base.double().exp()).clamp(min=-50)
         total = weights.likelihood.double() * base + weights.unlikelihood.double() * log1mp
         losses.append(-total.sum().item() / base.shape[1])

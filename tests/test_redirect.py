@@ -19,10 +19,10 @@ from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import redirect_losses
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 
-NEEDS = SCHEMES["nlft"].needs(REDIRECTED)
-REDIRECT = SCHEMES["nlft"].redirect(REDIRECTED)
+NEEDS = get_scheme("nlft").needs(REDIRECTED)
+REDIRECT = get_scheme("nlft").redirect(REDIRECTED)
 TEXTS = [
     ("it is 7", False),
     ("it is 12, as everyone knows", True),

@@ -13,7 +13,7 @@ from nlft.core.condition_scores import score_batch
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import sample_losses
 from nlft.core.saliency import ConditionLogprobs, Tag
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme, usable_schemes
 from nlft.core.schemes.rlsd import RLSDSettings, rlsd_weights
 
 PLAIN = RLSDSettings()
@@ -90,7 +90,7 @@ def test_padding_weighs_nothing_and_right_samples_need_no_judge():
 
 @pytest.mark.parametrize(("settings", "rows"), [(PLAIN, 4), (CONTRAST, 6)])
 def test_only_the_conditions_that_it_reads_are_scored(settings, rows):
-    needs = SCHEMES["rlsd"].needs(settings)
+    needs = get_scheme("rlsd").needs(settings)
     assert needs == {"standard"} | ({"judge"} if settings.credit_contrast else set())
     examples = encoded()
     assert [example.label for example in examples].count(False) == 2
@@ -107,7 +107,7 @@ def test_only_the_conditions_that_it_reads_are_scored(settings, rows):
 
 def test_its_settings_are_told_apart_from_every_other_schemes():
     ours = {f.name for f in fields(RLSDSettings)}
-    others = {f.name for s in SCHEMES.values() if s.settings is not RLSDSettings for f in fields(s.settings)}
+    others = {f.name for s in usable_schemes().values() if s.settings is not RLSDSettings for f in fields(s.settings)}
     assert not ours & others
 
 

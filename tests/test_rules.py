@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nlft.collect import rules
 from nlft.collect.rules import judge_by_rules
-from nlft.core.conditions import without_corrections
+from nlft.core.prompts import without_corrections
 from nlft.data.grading import get_grader
 from nlft.data.problems import generate_problems
 

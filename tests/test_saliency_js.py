@@ -23,7 +23,7 @@ from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, Tag
 from nlft.core.schemes.cut import CutSettings
 from nlft.core.schemes.dft import DFTSettings
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme, usable_schemes
 from nlft.core.schemes.rlsd import RLSDSettings
 from nlft.core.schemes.uniform import UniformSettings
 
@@ -34,7 +34,7 @@ SOURCE = (ROOT / "src/nlft/page/static/saliency.js").read_text()
 GOLDEN = json.loads((ROOT / "tests/golden/nlft_reference_cases.json").read_text())["cases"]
 PAPER = NLFTSettings()
 CONTRAST = RLSDSettings(credit_contrast=True)
-TWINS = {name: scheme for name, scheme in SCHEMES.items() if name != "nlft-original"}
+TWINS = {name: scheme for name, scheme in usable_schemes().items() if name != "nlft-original"}
 EXPORTS = re.findall(r"^export (?:function|const) (\w+)", SOURCE, re.MULTILINE)
 
 # What the tests ask of the page: decode, weigh, encode.
@@ -151,7 +151,7 @@ def log1mp_of(logp):
 
 
 def python_weighs(scheme, settings, batch):
-    weights = SCHEMES[scheme].weigh(batch, settings)
+    weights = get_scheme(scheme).weigh(batch, settings)
     # Padding is 0 in the twin, whatever infinity a threshold of 0 makes of it.
     weights = replace(weights, likelihood=weights.likelihood.masked_fill(~batch.mask, 0))
     losses = sample_losses(weights, batch.base, log1mp_of(batch.base))
@@ -280,7 +280,7 @@ def random_cases(batches, seed=0):
     rng = np.random.default_rng(seed)
     for number in range(batches):
         name = ("nlft", "nlft", "cut", "nlft", "rlsd", "nlft", "uniform", "nlft")[number % 8]
-        settings = PAPER if number == 0 else random_settings(SCHEMES[name].settings, rng)
+        settings = PAPER if number == 0 else random_settings(get_scheme(name).settings, rng)
         yield name, settings, random_batch(rng, settings)
 
 
@@ -507,10 +507,10 @@ def test_log1mp_stays_finite_where_float32_has_no_doubt_left(twin):
 @pytest.mark.parametrize("name", TWINS)
 def test_totals_are_one_steps_metrics(twin, name, normalization):
     rng = np.random.default_rng(7)
-    settings = SCHEMES[name].settings()
+    settings = get_scheme(name).settings()
     batch = random_batch(rng, settings)
     batch = replace(batch, standard=batch.standard.clamp(min=-50), judge=batch.judge.clamp(min=-50))
-    weights = SCHEMES[name].weigh(batch, settings)
+    weights = get_scheme(name).weigh(batch, settings)
     lengths = batch.mask.sum(1)
     losses = sample_losses(weights, batch.base, log1mp_of(batch.base))
     window = Window(len(lengths), float(lengths.sum()))
@@ -582,7 +582,7 @@ def test_every_scheme_but_the_published_codes_has_its_twin_with_the_same_setting
     others = [("cut", CutSettings()), ("dft", DFTSettings()), ("uniform", UniformSettings())]
     for name, settings in [("nlft", PAPER), ("nlft", off), ("rlsd", RLSDSettings()), ("rlsd", CONTRAST), *others]:
         needs = twin.ask("([name, settings]) => twin.SCHEMES[name].needs(settings)", [name, asdict(settings)])
-        assert sorted(needs) == sorted(SCHEMES[name].needs(settings))
+        assert sorted(needs) == sorted(get_scheme(name).needs(settings))
 
 
 def test_it_works_as_a_module_and_as_part_of_a_classic_script(open_page, tmp_path):

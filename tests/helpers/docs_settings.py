@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from nlft.config import range_of
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import usable_schemes
 
 PAGE = Path(__file__).parents[2] / "docs" / "SALIENCY.md"
 BEGIN, END = "<!-- generated: settings -->\n", "<!-- end -->"
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- generated: settings -->\n", "<!-- end -->"
 def settings_tables() -> str:
     """One table a scheme that has settings."""
     parts = []
-    for scheme in SCHEMES.values():
+    for scheme in usable_schemes().values():
         hints = get_type_hints(scheme.settings, include_extras=True)
         rows = [
             f"| `{f.name}` | {f.default} | {_values(hints[f.name])} | {f.metadata['help']} |"

@@ -14,7 +14,7 @@ import torch
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme, scheme_names, usable_schemes
 from nlft.runs.controls import steering_record
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
@@ -63,7 +63,7 @@ def scored(one: WatchedExample, rng: np.random.Generator, settings: NLFTSettings
         label=torch.tensor([one.label]),
         band=band,
     )
-    weights = SCHEMES["nlft"].weigh(conditions, settings)
+    weights = get_scheme("nlft").weigh(conditions, settings)
     return TokenScores(
         base=conditions.base[0].numpy(),
         standard=conditions.standard[0].numpy() if conditions.standard is not None else None,
@@ -100,15 +100,15 @@ def event(step: int, steps: int = 120, **more: Any) -> dict[str, Any]:
 
 def record(scheme: str = "nlft", **more: Any) -> dict[str, Any]:
     """run.yaml as `nlft train` writes it."""
-    needs = {name: ["judge"] if name == "cut" else [] for name in SCHEMES}
+    needs = {name: ["judge"] if name == "cut" else [] for name in scheme_names()}
     needs |= {name: ["standard", "judge"] for name in ("nlft", "nlft-original")}
-    settings = {name: one.settings for name, one in SCHEMES.items()}
+    settings = {name: one.settings for name, one in usable_schemes().items()}
     steering = steering_record(settings, needs, ["standard", "judge"], {"evaluate": "this run holds no examples out"})
     return {
         "method": "nlft",
         "model_name_or_path": "/models/SmolLM2-135M-Instruct",
         "scheme": scheme,
-        "saliency": asdict(SCHEMES[scheme].settings()),
+        "saliency": asdict(get_scheme(scheme).settings()),
         "seed": 42,
         **steering,
         "training": {"loss_normalization": "sample", "learning_rate": 2e-4, "max_steps": 120},

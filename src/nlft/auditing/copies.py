@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlft.auditing.findings import Finding
-from nlft.core.conditions import prompt_text
+from nlft.core.prompts import prompt_text
 from nlft.data.records import Example, Question, completion_text
 
 Shingles = NDArray[np.uint64]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlft.auditing.findings import KINDS, Finding, Kind, texts, worst_first
-from nlft.core.conditions import prompt_text
+from nlft.core.prompts import prompt_text
 from nlft.data.records import Example
 
 _STYLE = """

@@ -10,7 +10,8 @@ from nlft.auditing.report import AuditReport
 from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import text_findings
 from nlft.config import Range
-from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
+from nlft.core.conditions import ConditionEncoder, EncodedExample
+from nlft.core.prompts import PromptSettings
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader

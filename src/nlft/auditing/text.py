@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, language, says_nothing, verdict, words
-from nlft.core.conditions import prompt_text, without_corrections
+from nlft.core.prompts import prompt_text, without_corrections
 from nlft.data.grading import MARK, Grader, extract_expected
 from nlft.data.records import Example, completion_text
 

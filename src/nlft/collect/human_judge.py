@@ -10,7 +10,7 @@ from typing import Literal
 
 from nlft.collect.judging import Judged, with_verdict
 from nlft.collect.opinions import Verdict, plain
-from nlft.core.conditions import CORRECTION_MARK, prompt_text, without_corrections
+from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
 from nlft.data.records import Example, completion_text, read_examples
 from nlft.errors import UserError, display_path
 

@@ -227,7 +227,7 @@ class ModelJudge:
         return [opinions[at] for at in range(len(examples))]
 
     def _ask(self, example: Example) -> str:
-        from nlft.core.conditions import fill, prompt_text
+        from nlft.core.prompts import fill, prompt_text
 
         return fill(
             self.prompt,

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.collect.judging import LABELS_STAY, check_template, check_tries, shortened
 from nlft.config import Range
-from nlft.core.conditions import Prompt, fill
+from nlft.core.prompts import Prompt, fill
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import UserError

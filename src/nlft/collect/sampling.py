@@ -6,7 +6,7 @@ from math import inf
 from typing import Annotated, Literal
 
 from nlft.config import Range
-from nlft.core.conditions import Prompt, fill
+from nlft.core.prompts import Prompt, fill
 from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Example, Question
 from nlft.errors import UserError

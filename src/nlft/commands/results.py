@@ -13,7 +13,8 @@ from nlft.errors import NLFTError, UserError, display_path
 def evaluate(argv: Sequence[str]) -> None:
     """`nlft evaluate`."""
     from nlft.config import parse
-    from nlft.core.conditions import ConditionEncoder, Templates
+    from nlft.core.conditions import ConditionEncoder
+    from nlft.core.prompts import Templates
     from nlft.data.records import read_questions
     from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
     from nlft.results.evaluate import EvaluationSettings, evaluate

@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 def train(argv: Sequence[str]) -> None:
     """`nlft train`."""
     from nlft.config import parse
-    from nlft.core.schemes.registry import SCHEMES
+    from nlft.core.schemes.registry import get_scheme, scheme_names, usable_schemes
     from nlft.experiments.rounds import RoundsSettings
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer
     from nlft.training.trainer import NLFTConfig
 
-    kinds = [scheme.settings for scheme in SCHEMES.values()]
+    usable = usable_schemes()
+    kinds = [scheme.settings for scheme in usable.values()]
     model_settings, args, rounds, *schemes, other = parse(
         "nlft train",
         "Train on examples with written feedback.",
         [ModelSettings, NLFTConfig, RoundsSettings, *kinds],
         argv,
-        lambda parser: _training_arguments(parser, list(SCHEMES)),
+        lambda parser: _training_arguments(parser, scheme_names()),
     )
-    saliency = _chosen_scheme(other.scheme, dict(zip(SCHEMES, schemes, strict=True)))
+    get_scheme(other.scheme)  # says why, if its package is broken
+    saliency = _chosen_scheme(other.scheme, dict(zip(usable, schemes, strict=True)))
     rounds.check_unused()
     if rounds.rounds > 1:
         _train_rounds(model_settings, args, rounds, saliency, other)

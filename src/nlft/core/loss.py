@@ -34,6 +34,11 @@ def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> Sample
     )
 
 
+def plain_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor, _: Tensor | None) -> SampleLosses:
+    """`sample_losses`, as `Scheme.losses` calls it."""
+    return sample_losses(weights, logp, log1mp)
+
+
 def redirect_losses(first: FirstMistakes, tokens: int) -> Tensor:
     """−Σ_k q_k log p_k at each sample's first mistake, (batch,), with gradient; 0 for a sample without one.
 

@@ -4,9 +4,8 @@ Each scheme is a pure function of one snapshot's log-probabilities and its setti
 page and tests compute saliency with this one piece of code.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,11 +63,6 @@ class TokenWeights:
     @property
     def salient(self) -> Tensor:
         return self.tag == Tag.SALIENT
-
-
-def setting(default: Any, help: str) -> Any:
-    """A settings field: its help stands here alone, and flags, docs and page are made from it."""
-    return field(default=default, metadata={"help": help})
 
 
 def plain_likelihood(mask: Tensor, weight: Tensor) -> TokenWeights:

@@ -15,7 +15,7 @@ import torch
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import Range, settle
-from nlft.core.conditions import Message
+from nlft.core.prompts import Message
 from nlft.data.records import Example, Question, as_messages, read_examples, read_questions
 from nlft.errors import ConfigError, Problem, UserError, display_path
 from nlft.files import write_whole
@@ -327,14 +327,14 @@ def _nlft(
     budget: Budget,
     lora: Any,
 ) -> Any:
-    from nlft.core.schemes.registry import SCHEMES
+    from nlft.core.schemes.registry import get_scheme, scheme_names
     from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
     own = dict(arm.settings)
     scheme = own.pop("scheme", "nlft")
-    if scheme not in SCHEMES:
-        raise ConfigError([Problem(arm.name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(SCHEMES)}.")])
-    saliency = settle(SCHEMES[scheme].settings, {}, own.pop("saliency", {}), f"{arm.name}: saliency")
+    if scheme not in scheme_names():
+        raise ConfigError([Problem(arm.name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(scheme_names())}.")])
+    saliency = settle(get_scheme(scheme).settings, {}, own.pop("saliency", {}), f"{arm.name}: saliency")
     weight = 0.0 if arm.examples == "right" else budget.answer_weight
     common = {**options, "answer_weight": weight, "watch_every": budget.watch_every}
     args = settle(NLFTConfig, common, own, arm.name)

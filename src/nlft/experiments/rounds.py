@@ -235,7 +235,7 @@ class Round(Staged):
 
 def train(folder: Path, job: Job) -> None:
     """run/ and trained.json: the round's training, from its last checkpoint if it was interrupted."""
-    from nlft.core.schemes.registry import SCHEMES
+    from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer
@@ -249,7 +249,7 @@ def train(folder: Path, job: Job) -> None:
         ModelSettings(**job["model"]),
         NLFTConfig(**settings["trainer"], output_dir=str(run.path)),
         read_examples(folder / "examples.jsonl"),
-        SCHEMES[settings["scheme"]].settings(**settings["saliency"]),
+        get_scheme(settings["scheme"]).settings(**settings["saliency"]),
         folder / "examples.jsonl",
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

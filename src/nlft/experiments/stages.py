@@ -110,7 +110,8 @@ def build(folder: Path, job: Job) -> None:
 def audit(folder: Path, job: Job) -> None:
     """audit.json and audit.html: what to mend in the examples, by the model's own reading of the judgments."""
     from nlft.auditing.run import AuditSettings, run_audit
-    from nlft.core.conditions import ConditionEncoder, Templates
+    from nlft.core.conditions import ConditionEncoder
+    from nlft.core.prompts import Templates
     from nlft.models.loading import load_model, load_tokenizer
 
     settings = settings_of(job)

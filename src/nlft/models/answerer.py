@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from nlft.core.conditions import Message, Prompt
+from nlft.core.prompts import Message, Prompt
 from nlft.progress import progress
 
 Reason = Literal["stop", "length", "content_filter"]

@@ -15,7 +15,7 @@ from math import inf
 from typing import Annotated, Any
 
 from nlft.config import Range
-from nlft.core.conditions import as_messages
+from nlft.core.prompts import as_messages
 from nlft.errors import NLFTError, UserError
 from nlft.models.answerer import Answerer, Generated, Request, estimated_tokens
 from nlft.models.exchange import tell

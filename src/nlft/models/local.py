@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from nlft.core.conditions import ConditionEncoder, as_messages
+from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import causal_lm
+from nlft.core.prompts import as_messages
 from nlft.models.answerer import Generated, Request
 
 

@@ -50,7 +50,8 @@ def open_answerer(
             str(model_settings.model_name_or_path), backend, system_prompt=system_prompt, **shape
         )
     else:
-        from nlft.core.conditions import ConditionEncoder, Templates
+        from nlft.core.conditions import ConditionEncoder
+        from nlft.core.prompts import Templates
         from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer
         from nlft.models.local import LocalModel
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from nlft.config import Range
-from nlft.core.conditions import as_messages
+from nlft.core.prompts import as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import Generated, Reason, Request, estimated_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell

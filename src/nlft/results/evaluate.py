@@ -15,8 +15,9 @@ import torch
 
 from nlft.collect.sampling import SamplingSettings, ask
 from nlft.config import Range
-from nlft.core.conditions import ConditionEncoder, Prompt, Templates, pad_rows
+from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score
+from nlft.core.prompts import Prompt, Templates
 from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Question
 from nlft.files import write_whole

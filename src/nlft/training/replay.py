@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 from nlft.errors import Problem, UserError, display_path
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.runs.run_dir import RunDir
@@ -59,7 +59,7 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
     }
     names = [f.name for f in fields(NLFTConfig) if f.init and f.name in record["training"]]
     training = {name: record["training"][name] for name in names} | unchanged
-    saliency = SCHEMES[record["scheme"]].settings(**record["saliency"])
+    saliency = get_scheme(record["scheme"]).settings(**record["saliency"])
     return ModelSettings(**record["model"]), NLFTConfig(**training), saliency, Path(record["data"]["file"])
 
 

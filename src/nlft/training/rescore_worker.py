@@ -18,10 +18,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nlft.core.conditions import ConditionEncoder, Templates
+from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
+from nlft.core.prompts import Templates
 from nlft.core.saliency import TAG_NAMES
-from nlft.core.schemes.registry import SCHEMES
+from nlft.core.schemes.registry import get_scheme
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, read_examples
 from nlft.errors import NLFTError, UserError, display_path
@@ -70,7 +71,7 @@ class Rescorer:
         example = replace(known, label=request["label"], judgment=request["judgment"])
         state = state_of(self.run.settings(), self.run.controls())
         assert state is not None
-        scheme = SCHEMES[state.scheme]
+        scheme = get_scheme(state.scheme)
         settings = scheme.settings(**state.settings)
         (encoded,) = encode_examples([example], self.encoder)
         scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)

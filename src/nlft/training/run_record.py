@@ -13,7 +13,6 @@ import torch
 from peft import PeftModel
 
 from nlft.core.conditions import EncodedExample
-from nlft.core.schemes.registry import SCHEMES
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.models.loading import adapter_fingerprint
@@ -33,6 +32,7 @@ def run_record(
     saliency: Any,
     examples: list[Example],
     encoded: Sequence[EncodedExample],
+    schemes: Mapping[str, Scheme],
     unavailable: Mapping[str, str],
 ) -> dict[str, Any]:
     """What run.yaml holds of an NLFT training, besides the format version.
@@ -41,6 +41,7 @@ def run_record(
         args: the `NLFTConfig`.
         saliency: the scheme's settings.
         encoded: the same examples, encoded: they tell which conditions can be scored.
+        schemes: those that can be chosen while the run trains, by name.
         unavailable: controls that this run cannot offer, and why.
     """
     needs = scheme.needs(saliency)
@@ -57,8 +58,8 @@ def run_record(
         "data": {"examples": len(examples), "sha256": data_fingerprint(examples)},
         "training": json.loads(args.to_json_string()),
         **steering_record(
-            {name: s.settings for name, s in SCHEMES.items()},
-            {name: _conditions(s.needs(s.settings())) for name, s in SCHEMES.items()},
+            {name: s.settings for name, s in schemes.items()},
+            {name: _conditions(s.needs(s.settings())) for name, s in schemes.items()},
             ["standard", "judge"] if all(e.label or e.judge is not None for e in encoded) else ["standard"],
             unavailable,
         ),

@@ -8,7 +8,8 @@ from datasets import Dataset
 from peft import PeftConfig
 from trl import SFTConfig, SFTTrainer
 
-from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, Templates
+from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
+from nlft.core.prompts import Templates
 from nlft.data.encoding import encode_examples
 from nlft.data.export import SFTTarget, sft_texts
 from nlft.data.records import Example

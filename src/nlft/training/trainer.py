@@ -16,10 +16,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from nlft.config import Range
 from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
-from nlft.core.conditions import ConditionEncoder, EncodedExample, PromptSettings
+from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, redirect_losses, windows_of
-from nlft.core.schemes.registry import SCHEMES, scheme_of
+from nlft.core.prompts import PromptSettings
+from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
@@ -89,7 +90,7 @@ class NLFTTrainer(SafeCheckpoints):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: PeftConfig | Literal["default"] | None = "default",
-        saliency: Any = "nlft",
+        saliency: object = DEFAULT_SCHEME,
     ) -> None:
         """
         Args:
@@ -98,7 +99,7 @@ class NLFTTrainer(SafeCheckpoints):
             processing_class: the tokenizer; loaded by the model's name if left out.
             peft_config: the adapter to add. By default the paper's LoRA, unless the model has an adapter already;
                 None trains all weights.
-            saliency: a scheme's name or its settings object.
+            saliency: a scheme's name, its settings object, or a `Scheme`.
 
         Raises:
             UserError: something about the data, the settings or the model cannot be used.
@@ -110,6 +111,7 @@ class NLFTTrainer(SafeCheckpoints):
             raise UserError("`train_dataset` is missing.\n  Give a list of examples or a dataset of their rows.")
         model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         self.scheme, self.saliency = scheme_of(saliency)
+        self.schemes = usable_schemes(self.scheme)
         self.needs = self.scheme.needs(self.saliency)
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
@@ -145,7 +147,7 @@ class NLFTTrainer(SafeCheckpoints):
         self.add_callback(self._progress)
         run = RunDir(self.args.output_dir)
         self.record = run_record(
-            self.args, self.model, self.scheme, self.saliency, self.examples, train, self._unavailable()
+            self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
         )
         card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
         self._recorder = RunDirCallback(run, self.record, card)
@@ -185,7 +187,7 @@ class NLFTTrainer(SafeCheckpoints):
 
     def use_scheme(self, name: str, settings: dict[str, Any]) -> None:
         """Weigh tokens by another scheme, or by other settings of it, from the next step on."""
-        self.scheme = SCHEMES[name]
+        self.scheme = self.schemes[name]
         self.saliency = self.scheme.settings(**settings)
         self.needs = self.builder.needs = self.scheme.needs(self.saliency)
 

@@ -16,7 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
-from nlft.core.conditions import EncodedExample, prompt_text
+from nlft.core.conditions import EncodedExample
+from nlft.core.prompts import prompt_text
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example

@@ -7,7 +7,9 @@ from typing import Annotated
 import torch
 
 from nlft.config import Range
-from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, setting
+from nlft.core.loss import plain_losses
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
+from nlft.core.schemes.scheme import Scheme, setting
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,6 @@ def cut_weights(logprobs: ConditionLogprobs, settings: CutSettings) -> TokenWeig
         tag=torch.zeros_like(mask, dtype=torch.uint8).masked_fill(inappropriate, Tag.SALIENT),
         gated=torch.zeros_like(logprobs.label),
     )
+
+
+SCHEME = Scheme("cut", CutSettings, cut_weights, lambda _: frozenset({"judge"}), plain_losses)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from nlft.core.loss import plain_losses
 from nlft.core.saliency import ConditionLogprobs, TokenWeights, plain_likelihood
+from nlft.core.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -22,3 +24,6 @@ def dft_weights(logprobs: ConditionLogprobs, settings: DFTSettings) -> TokenWeig
         tag=plain.tag,
         gated=plain.gated,
     )
+
+
+SCHEME = Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset(), plain_losses)

@@ -1,6 +1,7 @@
 """`nlft`: the paper's scheme, with its inverted comparison corrected."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf, log
 from typing import Annotated, Literal
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from nlft.config import Range
+from nlft.core.loss import plain_losses
 from nlft.core.neighbourhood import neighbourhood
-from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, plain_likelihood, setting
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, plain_likelihood
+from nlft.core.schemes.scheme import Redirect, Scheme, setting
 
 
 @dataclass(frozen=True)
@@ -146,3 +149,18 @@ def tag_mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
 
 def _log(probability: float) -> float:
     return log(probability) if probability > 0 else -inf
+
+
+def _needs(settings: NLFTSettings) -> frozenset[str]:
+    # With the branch off nothing reads the conditions, and the step costs what plain fine-tuning costs.
+    return frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
+
+
+def _redirect(settings: NLFTSettings) -> Redirect | None:
+    weight = settings.branch_weight * settings.redirect_weight
+    if not settings.redirect or not weight:
+        return None
+    return Redirect(partial(tag_mistakes, settings=settings), weight, settings.redirect_tokens)
+
+
+SCHEME = Scheme("nlft", NLFTSettings, nlft_weights, _needs, plain_losses, _redirect)

@@ -1,67 +1,144 @@
-"""The saliency schemes by name: what each needs scored, how it weighs, and how its loss is summed."""
+"""Find a saliency scheme by name: a file of this package, a registered one, or another package's entry point.
 
-from functools import partial
+A scheme's file is imported when the scheme is asked for. Importing this module imports no torch.
+"""
+
+import difflib
+import pkgutil
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from torch import Tensor
-
-from nlft.core.loss import SampleLosses
-from nlft.core.saliency import TokenWeights
-from nlft.core.schemes.cut import CutSettings, cut_weights
-from nlft.core.schemes.dft import DFTSettings, dft_weights
-from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
-from nlft.core.schemes.original import OriginalSettings, original_losses, original_weights
-from nlft.core.schemes.rlsd import RLSDSettings, rlsd_weights
-from nlft.core.schemes.scheme import Redirect, Scheme, _plain_losses
-from nlft.core.schemes.uniform import UniformSettings, uniform_weights
+from nlft.core import schemes
+from nlft.core.schemes.scheme import Scheme
 from nlft.errors import UserError
 
-
-def _nlft_needs(settings: NLFTSettings) -> frozenset[str]:
-    # With the branch off nothing asks what the conditions say, and the step costs what plain fine-tuning costs.
-    return frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
-
-
-def _nlft_redirect(settings: NLFTSettings) -> Redirect | None:
-    weight = settings.branch_weight * settings.redirect_weight
-    if not settings.redirect or not weight:
-        return None
-    return Redirect(partial(tag_mistakes, settings=settings), weight, settings.redirect_tokens)
+GROUP = "nlft.schemes"
+DEFAULT_SCHEME = "nlft"
+_registered: dict[str, Scheme] = {}
 
 
-def _rlsd_needs(settings: RLSDSettings) -> frozenset[str]:
-    return frozenset({"standard", "judge"} if settings.credit_contrast else {"standard"})
+def scheme_names() -> list[str]:
+    """Names of all schemes: built in, registered, and of other packages. Imports none of them."""
+    return list(dict.fromkeys([*_built_in(), *_registered, *_plug_ins()]))
 
 
-def _original_losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Tensor | None) -> SampleLosses:
-    assert misread is not None
-    return original_losses(weights, logp, misread)
-
-
-_CUT_NEEDS = frozenset({"judge"})
-_ORIGINAL_NEEDS = frozenset({"standard", "judge", "hidden", "misread"})
-_ALL = [
-    Scheme("nlft", NLFTSettings, nlft_weights, _nlft_needs, _plain_losses, _nlft_redirect),
-    Scheme("nlft-original", OriginalSettings, original_weights, lambda _: _ORIGINAL_NEEDS, _original_losses),
-    Scheme("cut", CutSettings, cut_weights, lambda _: _CUT_NEEDS, _plain_losses),
-    Scheme("rlsd", RLSDSettings, rlsd_weights, _rlsd_needs, _plain_losses),
-    Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset(), _plain_losses),
-    Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset(), _plain_losses),
-]
-SCHEMES = {scheme.name: scheme for scheme in _ALL}
-
-
-def scheme_of(saliency: Any) -> tuple[Scheme, Any]:
-    """The scheme and its settings, from a scheme's name or from a settings object.
+def get_scheme(name: str) -> Scheme:
+    """The scheme of that name. Imports only its file.
 
     Raises:
-        UserError: no scheme goes by that name, or has such settings.
+        UserError: no scheme has this name, several have it, or the package that offers it is broken.
     """
-    for scheme in _ALL:
-        if saliency == scheme.name:
-            return scheme, scheme.settings()
+    built_in, offered = _built_in(), _plug_ins().get(name, [])
+    owners = ["nlft"] * (name in built_in) + ["register_scheme"] * (name in _registered)
+    owners += [_package(plug_in) for plug_in in offered]
+    if len(owners) > 1:
+        raise UserError(
+            f"Several schemes have the name {name!r}, from {', '.join(owners)}.\n"
+            f"  Uninstall {' or '.join(owner for owner in owners[1:])}, or rename its scheme."
+        )
+    if name in built_in:
+        return import_module(f"{schemes.__name__}.{built_in[name]}").SCHEME  # type: ignore[no-any-return]
+    if name in _registered:
+        return _registered[name]
+    if offered:
+        return _load(offered[0])
+    close = difflib.get_close_matches(name, scheme_names(), n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    raise UserError(f"There is no scheme {name!r}.\n  {hint}Choose one of {', '.join(scheme_names())}.")
+
+
+def register_scheme(scheme: Scheme) -> None:
+    """Make a scheme known by its name for the rest of this process.
+
+    Raises:
+        UserError: it is not a `Scheme`, or another scheme has its name.
+    """
+    if not isinstance(scheme, Scheme):
+        raise UserError(f"{scheme!r} is not a Scheme.\n  Give an instance of nlft.Scheme.")
+    if _registered.get(scheme.name) is scheme:
+        return
+    _refuse_taken(scheme)
+    _registered[scheme.name] = scheme
+
+
+def scheme_of(saliency: object) -> tuple[Scheme, Any]:
+    """The scheme and its settings.
+
+    Args:
+        saliency: a scheme's name, its settings object, or a `Scheme`. A name or a `Scheme` means default settings.
+
+    Raises:
+        UserError: no scheme has this name or these settings, or another scheme has the name of this `Scheme`.
+    """
+    if isinstance(saliency, str):
+        scheme = get_scheme(saliency)
+        return scheme, scheme.settings()
+    if isinstance(saliency, Scheme):
+        if saliency.name in scheme_names() and get_scheme(saliency.name) is not saliency:
+            _refuse_taken(saliency)
+        return saliency, saliency.settings()
+    for scheme in usable_schemes().values():
         if isinstance(saliency, scheme.settings):
             return scheme, saliency
     raise UserError(
-        f"{saliency!r} is no saliency scheme.\n  Choose one of {', '.join(SCHEMES)}, or its settings object."
+        f"{saliency!r} is not a saliency scheme.\n"
+        f"  Give one of {', '.join(scheme_names())}, the settings object of one, or a Scheme."
     )
+
+
+def usable_schemes(own: Scheme | None = None) -> dict[str, Scheme]:
+    """Every scheme that can be imported, by name. A broken or clashing plug-in is left out.
+
+    Args:
+        own: a scheme to add, registered or not.
+    """
+    usable = {}
+    for name in scheme_names():
+        try:
+            usable[name] = get_scheme(name)
+        except UserError:
+            continue
+    return usable | ({own.name: own} if own else {})
+
+
+def _built_in() -> dict[str, str]:
+    """Name -> module of each file in this folder that holds a scheme, the default scheme first."""
+    modules = {m.name for m in pkgutil.iter_modules(schemes.__path__)} - {"registry", "scheme"}
+    names = {module.replace("_", "-"): module for module in sorted(modules)}
+    return {DEFAULT_SCHEME: names.pop(DEFAULT_SCHEME), **names}
+
+
+def _plug_ins() -> dict[str, list[EntryPoint]]:
+    """The entry points of other packages, by name."""
+    offered: dict[str, list[EntryPoint]] = {}
+    for entry_point in entry_points(group=GROUP):
+        offered.setdefault(entry_point.name, []).append(entry_point)
+    return offered
+
+
+def _load(plug_in: EntryPoint) -> Scheme:
+    cure = f"Fix or uninstall {_package(plug_in)}, or choose another scheme."
+    try:
+        scheme = plug_in.load()
+    except Exception as error:  # another package's module may raise anything
+        raise UserError(
+            f"The scheme {plug_in.name!r} of the package {_package(plug_in)} cannot be imported: "
+            f"{type(error).__name__}: {error}.\n  {cure}"
+        ) from error
+    if not isinstance(scheme, Scheme) or scheme.name != plug_in.name:
+        what = f"a Scheme named {scheme.name!r}" if isinstance(scheme, Scheme) else type(scheme).__name__
+        raise UserError(
+            f"The package {_package(plug_in)} offers {what} as the scheme {plug_in.name!r}: its entry point "
+            f"{plug_in.value} must be a Scheme of that name.\n  {cure}"
+        )
+    return scheme
+
+
+def _package(plug_in: EntryPoint) -> str:
+    return plug_in.dist.name if plug_in.dist else plug_in.value
+
+
+def _refuse_taken(scheme: Scheme) -> None:
+    if scheme.name in scheme_names():
+        raise UserError(f"There is a scheme {scheme.name!r} already.\n  Give yours another name: Scheme(name=...).")

@@ -7,7 +7,9 @@ from typing import Annotated
 import torch
 
 from nlft.config import Range
-from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, setting
+from nlft.core.loss import plain_losses
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
+from nlft.core.schemes.scheme import Scheme, setting
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,10 @@ def rlsd_weights(logprobs: ConditionLogprobs, settings: RLSDSettings) -> TokenWe
         tag=torch.zeros_like(mask, dtype=torch.uint8).masked_fill(salient, Tag.SALIENT),
         gated=torch.zeros_like(logprobs.label),
     )
+
+
+def _needs(settings: RLSDSettings) -> frozenset[str]:
+    return frozenset({"standard", "judge"} if settings.credit_contrast else {"standard"})
+
+
+SCHEME = Scheme("rlsd", RLSDSettings, rlsd_weights, _needs, plain_losses)

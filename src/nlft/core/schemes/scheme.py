@@ -1,14 +1,17 @@
-"""What a saliency scheme declares."""
+"""What a saliency scheme declares. No torch, so that a scheme can be looked up without it."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from nlft.core.condition_scores import Mistakes
-from nlft.core.loss import SampleLosses, sample_losses
-from nlft.core.saliency import ConditionLogprobs, TokenWeights
+    from nlft.core.condition_scores import Mistakes
+    from nlft.core.loss import SampleLosses
+    from nlft.core.saliency import ConditionLogprobs, TokenWeights
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,13 @@ class Scheme:
     """A named way from log-probabilities to a loss.
 
     Attributes:
-        settings: its dataclass; help, range and default of each field live there and nowhere else.
+        name: what users call it.
+        settings: its dataclass. The help, range and default of each setting are declared there only.
         weigh: (log-probabilities, settings) -> token weights; pure.
-        needs: of its settings, which of `standard`, `judge`, `band`, `hidden` it reads, and `misread`, the judge
-            row read at the base row's positions, which is one more row with gradient for each wrong sample.
+        needs: which of `standard`, `judge`, `band`, `hidden` it reads with these settings. `misread` is the judge
+            row read at the base row's positions, one more row with gradient for each wrong sample.
         losses: (weights, logp, log1mp, misread logp or None) -> each sample's loss.
-        redirect: of its settings, what it redirects, or None.
+        redirect: what it redirects with these settings, or None.
     """
 
     name: str
@@ -47,5 +51,6 @@ class Scheme:
     redirect: Callable[[Any], Redirect | None] = lambda _: None
 
 
-def _plain_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor, _: Tensor | None) -> SampleLosses:
-    return sample_losses(weights, logp, log1mp)
+def setting(default: Any, help: str) -> Any:
+    """A field of a scheme's settings. Flags, documentation and page take the help text from it."""
+    return field(default=default, metadata={"help": help})

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from nlft.core.loss import plain_losses
 from nlft.core.saliency import ConditionLogprobs, TokenWeights, plain_likelihood
+from nlft.core.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -15,3 +17,6 @@ class UniformSettings:
 def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> TokenWeights:
     """Plain supervised fine-tuning on the completions, right and wrong alike."""
     return plain_likelihood(logprobs.mask, torch.ones_like(logprobs.label, dtype=torch.float32))
+
+
+SCHEME = Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset(), plain_losses)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nlft.config import Range
 from nlft.core.loss import SampleLosses
-from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, setting
+from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
+from nlft.core.schemes.scheme import Scheme, setting
 
 LOSS_FACTOR = 10.0
 _ZERO_GUARD = 1e-5
@@ -126,3 +127,12 @@ def original_losses(weights: TokenWeights, logp: Tensor, misread_logp: Tensor) -
     pull = -(weights.likelihood * guarded_log(p)).sum(1)
     push = -(weights.unlikelihood * guarded_log(1 - p)).sum(1)
     return SampleLosses(likelihood=LOSS_FACTOR * (pull - misread_logp.sum(1)), unlikelihood=LOSS_FACTOR * push)
+
+
+def _losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Tensor | None) -> SampleLosses:
+    assert misread is not None
+    return original_losses(weights, logp, misread)
+
+
+_NEEDS = frozenset({"standard", "judge", "hidden", "misread"})
+SCHEME = Scheme("nlft-original", OriginalSettings, original_weights, lambda _: _NEEDS, _losses)

@@ -1,0 +1,114 @@
+"""Prompts as text: the templates of the conditions, and what fills them. No torch."""
+
+import re
+from dataclasses import dataclass, field
+
+from nlft.errors import Problem, ProblemsError
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+
+CORRECTION_MARK = "Correction:"
+
+STANDARD_PROMPT_TEMPLATE = "{prompt}\n\nReference answer:\n{answer}\n\nRespond in line with the reference answer."
+JUDGE_PROMPT_TEMPLATE = (
+    "{prompt}\n\nA reviewer wrote about a response:\n{judgment}\n\nWrite that response, with the weaknesses named."
+)
+
+
+@dataclass(frozen=True)
+class Templates:
+    """How the question, the standard answer and the judgment become the three prompts.
+
+    Attributes:
+        standard: text of the user's turn under `standard`; `{prompt}` and `{answer}` are filled in.
+        judge: text of the user's turn under `judge`; `{prompt}` and `{judgment}` are filled in.
+        judge_shows_correction: keep the judgment's `Correction:` sentences in the judge prompt. In view of "34 is
+            wrong, it should be 29" a model may avoid 34, and the ratio test never fires.
+        system_prompt: put before every prompt that has no system message of its own.
+    """
+
+    standard: str = STANDARD_PROMPT_TEMPLATE
+    judge: str = JUDGE_PROMPT_TEMPLATE
+    judge_shows_correction: bool = False
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        wanted = [("standard", self.standard, "{answer}"), ("judge", self.judge, "{judgment}")]
+        problems = [
+            Problem(f"--{name}_prompt_template", f"has no {slot}", f"Put {slot} where it belongs.")
+            for name, template, needed in wanted
+            for slot in ("{prompt}", needed)
+            if slot not in template
+        ]
+        if problems:
+            raise ProblemsError(problems)
+
+
+@dataclass
+class PromptSettings:
+    """`Templates` as settings of a command: training and audit render prompts alike."""
+
+    standard_prompt_template: str = field(
+        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
+    )
+    judge_prompt_template: str = field(
+        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge; {prompt}, {judgment}."}
+    )
+    judge_shows_correction: bool = field(
+        default=False, metadata={"help": "Keep the judgment's `Correction:` sentences in the judge prompt."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+
+    def templates(self) -> Templates:
+        """What the encoder renders prompts with.
+
+        Raises:
+            ProblemsError: a template lacks a slot.
+        """
+        return Templates(
+            standard=self.standard_prompt_template,
+            judge=self.judge_prompt_template,
+            judge_shows_correction=self.judge_shows_correction,
+            system_prompt=self.system_prompt,
+        )
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values into `{name}` slots in one pass, leaving `{prompt}` and any braces in the values alone."""
+    return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
+
+
+def without_corrections(judgment: str) -> str:
+    """The judgment without its corrections: from `Correction:` to the end of that line.
+
+    >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
+    'The step "64 - 35 = 34" is miscalculated.'
+    """
+    kept = (line.partition(CORRECTION_MARK)[0].rstrip() for line in judgment.split("\n"))
+    return "\n".join(line for line in kept if line)
+
+
+def refill(prompt: Prompt, template: str, **values: str) -> Prompt:
+    """The prompt with its last message put into the template's `{prompt}`; earlier turns stay as they are."""
+    if isinstance(prompt, str):
+        return fill(template, prompt=prompt, **values)
+    *earlier, last = prompt
+    return [*earlier, {**last, "content": fill(template, prompt=last["content"], **values)}]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as text for people: a string as it is, messages one under the other with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def as_messages(prompt: Prompt, system_prompt: str | None) -> list[Message]:
+    """The prompt as chat messages, with the system prompt before it if it has none of its own."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
