@@ -1,10 +1,10 @@
-"""Does the audit find what is wrong, and leave alone what is not? Planted defects, found and missed.
+"""Does the audit find planted defects, and does it leave clean examples alone?
 
-    python benchmarks/audit_precision.py measure --model FOLDER    seeds that nothing was fitted to, to docs/audit.json
-    python benchmarks/audit_precision.py write                     docs/AUDIT.md's tables from there
+    python benchmarks/audit_precision.py measure --model FOLDER    count on fresh seeds, to docs/audit.json
+    python benchmarks/audit_precision.py write                     write docs/AUDIT.md's tables from docs/audit.json
 
-Each seed has 200 examples without a known defect and some of every kind of defect (tests/helpers/audit_defects.py), in
-one file with a test file beside it.
+Each seed has 200 examples without a known defect, and several examples of every kind of defect
+(tests/helpers/audit_defects.py). All are in one file, with a test file beside it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -29,20 +30,20 @@ PAGE, NUMBERS = ROOT / "docs" / "AUDIT.md", ROOT / "docs" / "audit.json"
 SEEDS = [100, 101, 102, 103, 104]
 CLEAN = "clean"
 
-# What is planted, and the findings that name it.
+# Each planted defect, with the findings that name it.
 PLANTED: dict[str, tuple[str, set[str]]] = {
     "no-movement": ('judgment that says nothing: "n/a", "This is wrong."', {"no-movement", "vague"}),
     "style-movement": ("judgment about the punctuation alone", {"style-movement"}),
     "placebo": ("another example's judgment, in prose", {"placebo", "no-movement", "quote"}),
     "echo": ("judgment that repeats the answer", {"echo"}),
     "contradiction": ("praise of a wrong completion, blame of a right one", {"contradiction"}),
-    "grader": ("label turned round", {"grader"}),
+    "grader": ("inverted label", {"grader"}),
     "duplicate": ("the same example under another id", {"duplicate"}),
-    "near-duplicate": ("the same with a slip of the pen, or a few words more", {"near-duplicate"}),
-    "overlap": ("question of the test file, at times in other words", {"overlap"}),
+    "near-duplicate": ("the same with a typo, or with a few extra words", {"near-duplicate"}),
+    "overlap": ("question of the test file, sometimes reworded", {"overlap"}),
     "unfinished": ("completion cut off, cut short, or in a loop", {"unfinished"}),
     "too-long": ("long prompt or long judgment", {"too-long"}),
-    "correction-only": ("judgment of a correction alone", {"correction-only"}),
+    "correction-only": ("judgment that is only a correction", {"correction-only"}),
     "quote": ("another example's judgment, with its quote", {"quote"}),
     "bare-answer": ("standard answer without its steps", {"bare-answer"}),
     "answer": ("standard answer without a result", {"answer"}),
@@ -51,18 +52,18 @@ PLANTED: dict[str, tuple[str, set[str]]] = {
     "garbage": ("markup, control tokens, broken characters", {"garbage"}),
     "language": ("judgment in another language", {"language"}),
 }
-# A judgment that is not about this completion's mistake moves no more than another's, whatever else is said of it.
+# With these defects the judgment is not about this completion's mistake, so it moves no more than a placebo.
 _NOT_ABOUT_IT = {"no-movement", "placebo", "quote", "language", "contradiction", "grader", "echo", "style-movement"}
 ALSO_RIGHT = {"placebo": _NOT_ABOUT_IT, "no-movement": _NOT_ABOUT_IT, "untagged": _NOT_ABOUT_IT}
 
 
 def right_for(finding: str) -> set[str]:
-    """The planted defects of which a finding says the truth."""
+    """The planted defects for which a finding is correct."""
     return {name for name, (_, names) in PLANTED.items() if finding in names} | ALSO_RIGHT.get(finding, set())
 
 
 def tally(planted: Planted, report: AuditReport) -> dict[str, Any]:
-    """How often each defect was found under each name, and what each finding was about."""
+    """Count how often each defect was found under each name, and the defect behind each finding."""
     found: dict[str | int, set[str]] = defaultdict(set)
     raised: dict[str, Counter[str]] = defaultdict(Counter)
     for finding in report.findings:
@@ -81,13 +82,13 @@ def tally(planted: Planted, report: AuditReport) -> dict[str, Any]:
 
 
 def _about(finding: Finding, planted: Planted) -> str | int:
-    """The example that a finding is about; of a pair the planted one, whichever of the two stands first."""
+    """The example that a finding is about; for a pair, the planted one of the two."""
     ids = [finding.id, *finding.others] if finding.id is not None else []
     return next((id for id in ids if planted.kinds.get(id) in right_for(finding.kind)), ids[0] if ids else "")
 
 
 def measure(model: str, seeds: list[int], each: int) -> dict[str, Any]:
-    """Audit each seed's examples with the model, and 200 clean ones alone for the time that it takes."""
+    """Audit each seed's examples with the model, then time an audit of 200 clean examples."""
     import torch
 
     from nlft.core.conditions import ConditionEncoder
@@ -112,7 +113,7 @@ def measure(model: str, seeds: list[int], each: int) -> dict[str, Any]:
 
 
 def found_table(numbers: dict[str, Any]) -> str:
-    """By what was planted: how much of it was found."""
+    """For each planted defect, how many were found."""
     lines = ["| planted | | examples | found by name | found as | under any name |", "|---|---|---|---|---|---|"]
     for name, (title, _) in PLANTED.items():
         counts = numbers["found"][name]
@@ -123,9 +124,9 @@ def found_table(numbers: dict[str, Any]) -> str:
 
 
 def raised_table(numbers: dict[str, Any]) -> str:
-    """By finding: how much of what was said was so."""
+    """For each finding, how many of its reports were correct."""
     clean = numbers["found"][CLEAN]["planted"]
-    head = f"| finding | raised | so | on other defects | on {clean} clean examples | precision |"
+    head = f"| finding | raised | correct | on other defects | on {clean} clean examples | precision |"
     lines = [head, "|---|---|---|---|---|---|"]
     for name in KINDS:
         counts = numbers["raised"].get(name, {})
@@ -145,16 +146,17 @@ def kinds_table() -> str:
 
 
 def about(numbers: dict[str, Any]) -> str:
-    """In words, what was measured on."""
+    """The measurement in words."""
     seeds, clean = numbers["seeds"], numbers["found"][CLEAN]
     quiet = clean["planted"] - clean.get("warned", 0)
-    return (
+    text = (
         f"Seeds {seeds[0]} to {seeds[-1]}, each with {clean['planted'] // len(seeds)} clean examples and "
-        f"{numbers['each']} of each of {len(PLANTED)} defects, scored by {numbers['model']}. {quiet} of "
-        f"{clean['planted']} clean examples have no finding but notes; {clean['usable']} carry a usable signal. "
+        f"{numbers['each']} examples of each of {len(PLANTED)} defects, scored by {numbers['model']}. {quiet} of "
+        f"{clean['planted']} clean examples have no finding except notes. {clean['usable']} carry a usable signal. "
         f"An audit of 200 examples took {numbers['seconds_200']} s with {numbers['threads']} thread(s), "
-        "the machine being busy with other work too.\n"
+        "on a machine that ran other work at the same time."
     )
+    return fill(text, 118) + "\n"
 
 
 def page(numbers: dict[str, Any], text: str) -> str:

@@ -1,4 +1,4 @@
-"""docs/JUDGMENTS.md from docs/judgments.json: every number on the page is counted there."""
+"""Write docs/JUDGMENTS.md. Every number on the page comes from the counts in docs/judgments.json."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,30 +26,34 @@ LABELS = dict(
 )
 
 METHOD = """\
-A mistake is planted in a right worked answer: the result of one step is changed, and what follows from it is
-recalculated, up to the final answer. Which tokens are wrong is then known:
+A mistake is planted in a right worked answer. One step gets a wrong result, and every later number that depends on it
+is recalculated, up to the final answer. This tells which tokens are wrong:
 
-- **the mistake**: the tokens of the changed number, from the first that departs from the right number: in 34 for 29
-  both digits, in 28 for 29 the 8 alone. It counts as tagged if any of them is salient; "first" wants the first of them;
-- **what follows**: the same of every later number that is wrong because of it. Neither mistake nor right;
-- **right tokens**: all others, before the mistake and after it, the end-of-turn token included. The token before the
-  mistake is one of them, and has a column of its own; "examples without" is the share of examples in which no right
-  token is tagged;
-- **sure**: the mistakes whose first wrong token has a probability above 2/3 under base, where pJ/pB cannot exceed 1.5,
-  and how many of them are tagged.
+- **The mistake**: the tokens of the changed number, from the first token that differs from the right number. In 34
+  instead of 29 these are both digits; in 28 instead of 29 only the 8. The mistake counts as tagged if any of these
+  tokens is salient. The column "first" counts only mistakes whose first token is salient.
+- **What follows**: the same tokens of every later number that is wrong because of the mistake. These count as neither
+  mistake nor right.
+- **Right tokens**: all other tokens, before and after the mistake, including the end-of-turn token. The token before
+  the mistake is one of them, and also has its own column. "Examples without" is the share of examples in which no
+  right token is tagged.
+- **Sure**: mistakes whose first wrong token has a probability above 2/3 under base, where pJ/pB cannot exceed 1.5.
+  The column shows how many of them are tagged.
 
-The judgment is that of the deterministic judge (`judge_by_rules`). It quotes the wrong step as written, and the wrong
-final answer. Its corrections are hidden unless said otherwise. Shuffled, each example has another one's judgment.
-The judgment holds the wrong number: the model need not find the mistake, and what is measured is whether the tags land
-on it and nowhere else. Questions are generated word problems and short ones of GSM8K, how many of each is said below.
-Models in bfloat16, eager attention, default settings and templates. Brackets are 95% Wilson intervals; those over
-tokens take the tokens of one example as independent, and are too narrow.
+The judgment comes from the deterministic judge (`judge_by_rules`). It quotes the wrong step as written, and the wrong
+final answer. Its corrections are hidden unless a row says otherwise. In "shuffled" rows, each example has another
+example's judgment.
+
+The judgment contains the wrong number, so the model does not have to find the mistake. The tables measure whether the
+tags are on the mistake and nowhere else. Questions are generated word problems and short questions of GSM8K; a table
+below counts each. Models run in bfloat16 with eager attention, default settings and default templates. Brackets are
+95% Wilson intervals. Intervals over tokens treat the tokens of one example as independent, so they are too narrow.
 """
 
 OWN = """\
-Of greedy answers to word problems, those whose first miscalculated step is a step of the solution. Everything up to its
-result is right, and what comes after is not counted. Unlike planted mistakes these are what the model itself finds
-likely, and its wording is not that of the worked answer which the standard prompt shows.
+These examples are greedy answers to word problems whose first miscalculated step is a step of the solution.
+Everything up to its result is right, and later tokens are not counted. In contrast to planted mistakes, the model
+itself finds these likely, and their wording differs from the worked answer that the standard prompt shows.
 """
 
 
@@ -69,7 +73,7 @@ def page(numbers: dict[str, Any]) -> str:
         *[note + "\n" for note in numbers.get("notes", [])],
         "## What the judgment says\n\nTags of `nlft` on planted mistakes.\n",
         *[judgment_table(name, counts) for name, counts in by_model.items()],
-        "## The schemes\n\nPlanted mistakes; the judgment quotes the wrong step, or is another example's.\n",
+        "## The schemes\n\nPlanted mistakes. The judgment quotes the wrong step, or is another example's judgment.\n",
         *[scheme_table(name, counts) for name, counts in by_model.items()],
         "## The models' own mistakes\n",
         OWN,
@@ -93,19 +97,20 @@ def over_sources(groups: dict[str, Any], pair: str) -> dict[str, Any]:
 
 
 def verdict(by_model: dict[str, Any]) -> str:
-    """The answer in a sentence, no before yes."""
+    """Yes or no in one sentence, then one line per model."""
     works, lines = True, []
     for model, counts in by_model.items():
         real, other = (Counts(**counts[told]["nlft"]) for told in ("rules", "shuffled"))
         ours, theirs = wilson(real.mistakes, real.examples), wilson(other.mistakes, other.examples)
         works &= ours.low > theirs.high
-        lines.append(
-            f"- {model}, of {real.examples} planted mistakes: {ours} tagged; with another example's judgment "
-            f"{theirs}; of the right tokens {share(real.right_tagged, real.right)}."
+        line = (
+            f"- {model}, {real.examples} planted mistakes: `nlft` tags {ours} of them, and {theirs} with another "
+            f"example's judgment. It tags {share(real.right_tagged, real.right)} of the right tokens."
         )
+        lines.append(fill(line, 118, subsequent_indent="  "))
     answer = (
-        "**Yes.** A judgment that quotes the wrong step makes `nlft` tag the mistake clearly more often than another "
-        "example's\njudgment does."
+        "**Yes.** With a judgment that quotes the wrong step, `nlft` tags the mistake more often than with another "
+        "example's\njudgment. The two intervals do not overlap, for any model measured."
         if works
         else "**No, not clearly.** For at least one model, judgments of other examples tag about as many mistakes."
     )
@@ -113,7 +118,7 @@ def verdict(by_model: dict[str, Any]) -> str:
 
 
 def lessons(by_model: dict[str, Any], own: dict[str, Any]) -> str:
-    """What a user can do with it; every figure from the tables, over the models."""
+    """Advice for users; every figure comes from the tables, over the models."""
 
     def figures(counted: dict[str, Any], told: str, scheme: str, what: str, of: str) -> str:
         counts = [Counts(**by_judgment[told][scheme]) for by_judgment in counted.values()]
@@ -126,16 +131,18 @@ def lessons(by_model: dict[str, Any], own: dict[str, Any]) -> str:
         return figures(counted, "rules", scheme, "right_tagged", "right")
 
     points = [
-        f'- **Quote the wrong step.** So {tagged()} of planted mistakes are tagged; "{VAGUE}" tags {tagged("vague")}.',
-        f"- **`judge_shows_correction`**: with the correction in view {tagged('correction shown')} are tagged.",
-        f"- **`contradiction`** takes what is tagged of the models' own mistakes from {tagged(counted=own)} to "
-        f"{tagged(scheme='nlft + contradiction', counted=own)}, and of right tokens from {strays('nlft', own)} to "
-        f"{strays('nlft + contradiction', own)}; of planted mistakes, which a model is seldom sure of, from "
-        f"{tagged()} to {tagged(scheme='nlft + contradiction')}. It reads no judgment.",
+        f"- **Quote the wrong step.** Judgments that do tag {tagged()} of planted mistakes. "
+        f'"{VAGUE}" tags {tagged("vague")}.',
+        f"- **`judge_shows_correction`**: judgments that show the correction tag {tagged('correction shown')}.",
+        "- **`contradiction`** raises the share of the models' own mistakes that are tagged from "
+        f"{tagged(counted=own)} to {tagged(scheme='nlft + contradiction', counted=own)}. It raises the share of right tokens from "
+        f"{strays('nlft', own)} to {strays('nlft + contradiction', own)}. Models are seldom sure of planted mistakes: "
+        f"there the share goes from {tagged()} to {tagged(scheme='nlft + contradiction')}. `contradiction` does not "
+        "read the judgment.",
         f"- **`cut`** tags {tagged(scheme='cut')} of planted mistakes, and {strays('cut')} of the right tokens. Its "
-        "threshold is low, λ = 1.1, and it knows neither a least probability nor the standard answer.",
+        "threshold is low, λ = 1.1, and it uses neither a least probability nor the standard answer.",
     ]
-    head = "For whoever writes judgments and chooses settings, in the order of the models above:"
+    head = "Advice for writing judgments and choosing settings. Figures are in the order of the models above."
     return "\n".join([head, "", *(fill(point, 118, subsequent_indent="  ") for point in points), ""])
 
 
@@ -195,15 +202,16 @@ def source_table(measured: dict[str, Any], pair: str) -> str:
 
 
 def templates(numbers: dict[str, Any]) -> str:
-    """How the pairs of templates compare, and what they say."""
+    """The ranking of template pairs, and the text of each template."""
     examples = sum(
         next(iter(p.values()))["rules"]["examples"] for g in numbers["templates"].values() for p in g.values()
     )
     ranked = ranking(numbers)
     lines = [
-        f"Compared with {' and '.join(numbers['templates'])} on {examples} planted mistakes, none of whose questions "
-        "is in the tables above.\nMerit: the share of mistakes tagged by their judgments, less that tagged by shuffled "
-        "ones, less the share of\nright tokens tagged; the mean over models and sources.\n",
+        f"Templates were compared with {' and '.join(numbers['templates'])} on {examples} planted mistakes. None of\n"
+        "these questions is in the tables above. Merit is a mean over models and sources: the share of mistakes tagged\n"
+        "with their own judgments, minus the share tagged with shuffled judgments, minus the share of right tokens\n"
+        "tagged.\n",
         "| standard | judge | merit | mistakes tagged | shuffled | right tokens tagged |",
         "|---|---|---|---|---|---|",
     ]
@@ -213,9 +221,9 @@ def templates(numbers: dict[str, Any]) -> str:
         cells = [f"{merit:.3f}", share(real.mistakes, real.examples), share(other.mistakes, other.examples)]
         cells.append(f"{real.right_tagged / real.right:.2%}")
         lines.append(f"| {pair} | " + " | ".join(cells) + " |")
-    for title, texts in (("Standard", STANDARD_TEMPLATES), ("Judge", JUDGE_TEMPLATES)):
-        lines += ["", f"{title} templates:", ""]
-        lines += [f"- {name}: `{encoded(text)}`" for name, text in texts.items()]
+    for title, texts in (("standard", STANDARD_TEMPLATES), ("judge", JUDGE_TEMPLATES)):
+        lines += ["", f"| {title} | template |", "|---|---|"]
+        lines += [f"| {name} | `{encoded(text)}` |" for name, text in texts.items()]
     return "\n".join([*lines, ""])
 
 
