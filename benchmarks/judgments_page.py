@@ -135,10 +135,10 @@ def lessons(by_model: dict[str, Any], own: dict[str, Any]) -> str:
         f'"{VAGUE}" tags {tagged("vague")}.',
         f"- **`judge_shows_correction`**: judgments that show the correction tag {tagged('correction shown')}.",
         "- **`contradiction`** raises the share of the models' own mistakes that are tagged from "
-        f"{tagged(counted=own)} to {tagged(scheme='nlft + contradiction', counted=own)}. It raises the share of right tokens from "
-        f"{strays('nlft', own)} to {strays('nlft + contradiction', own)}. Models are seldom sure of planted mistakes: "
-        f"there the share goes from {tagged()} to {tagged(scheme='nlft + contradiction')}. `contradiction` does not "
-        "read the judgment.",
+        f"{tagged(counted=own)} to {tagged(scheme='nlft + contradiction', counted=own)}. It raises the share of right "
+        f"tokens from {strays('nlft', own)} to {strays('nlft + contradiction', own)}. Models are seldom sure of "
+        f"planted mistakes: there the share goes from {tagged()} to {tagged(scheme='nlft + contradiction')}. "
+        "`contradiction` does not read the judgment.",
         f"- **`cut`** tags {tagged(scheme='cut')} of planted mistakes, and {strays('cut')} of the right tokens. Its "
         "threshold is low, λ = 1.1, and it uses neither a least probability nor the standard answer.",
     ]
@@ -209,9 +209,9 @@ def templates(numbers: dict[str, Any]) -> str:
     ranked = ranking(numbers)
     lines = [
         f"Templates were compared with {' and '.join(numbers['templates'])} on {examples} planted mistakes. None of\n"
-        "these questions is in the tables above. Merit is a mean over models and sources: the share of mistakes tagged\n"
-        "with their own judgments, minus the share tagged with shuffled judgments, minus the share of right tokens\n"
-        "tagged.\n",
+        "these questions is in the tables above. Merit is a mean over models and sources: the share of mistakes\n"
+        "tagged with their own judgments, minus the share tagged with shuffled judgments, minus the share of right\n"
+        "tokens tagged.\n",
         "| standard | judge | merit | mistakes tagged | shuffled | right tokens tagged |",
         "|---|---|---|---|---|---|",
     ]

@@ -1,13 +1,14 @@
-"""docs/RESULTS.md, from what `nlft compare` wrote.
+"""Write docs/RESULTS.md from the files of `nlft compare`.
 
-python benchmarks/results.py keep NAME runs/compare-small    copy a comparison to docs/NAME.json, and write
-python benchmarks/results.py write                           the tables in docs/RESULTS.md, and docs/NAME.html
+python benchmarks/results.py keep NAME runs/compare-small    copy a comparison to docs/NAME.json, then write
+python benchmarks/results.py write                           write the tables in docs/RESULTS.md, and docs/NAME.html
 """
 
 import argparse
 import json
 import re
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from nlft.results import comparison_page
@@ -19,20 +20,11 @@ PAGE = DOCS / "RESULTS.md"
 
 
 def section(report: dict[str, Any]) -> str:
-    """One comparison: what was held the same, the shares, the contrasts, the verdict."""
+    """One comparison: settings, accuracies, contrasts, verdict."""
     titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
-    settings = report["settings"]
-    size, seeds = settings["per_device_train_batch_size"], settings["seeds"]
-    budget = f"{settings['num_train_epochs']:g} epochs in batches of {size}"
-    if settings["max_steps"] > 0:
-        budget = f"{settings['max_steps']} optimizer steps of {size} examples"
     return "\n".join(
         [
-            f"{Path(report['model']).name}, {report['questions']} test questions, seed{'s' * (len(seeds) > 1)} "
-            f"{', '.join(map(str, seeds))}; {budget}, "
-            f"learning rate {settings['learning_rate']:g}, answer_weight {settings['answer_weight']:g}. Share of right "
-            f"answers ({settings['extraction']} reading, as the examples were labelled) with its 95% interval; time, "
-            "memory and tokens of the training at the largest size, mean of the seeds.",
+            about(report),
             "",
             table(grid_of(report), titles),
             "",
@@ -40,17 +32,37 @@ def section(report: dict[str, Any]) -> str:
             "",
             contrasts_table(report, titles),
             "",
-            f"**Verdict:** {report['verdict']}",
+            wrapped(f"**Verdict:** {report['verdict']}"),
             "",
         ]
     )
 
 
+def about(report: dict[str, Any]) -> str:
+    """Model, questions, seeds and settings, and what the table shows."""
+    settings = report["settings"]
+    size, seeds = settings["per_device_train_batch_size"], settings["seeds"]
+    budget = f"{settings['num_train_epochs']:g} epochs in batches of {size}"
+    if settings["max_steps"] > 0:
+        budget = f"{settings['max_steps']} optimizer steps of {size} examples"
+    return wrapped(
+        f"{Path(report['model']).name}, {report['questions']} test questions, seed{'s' * (len(seeds) > 1)} "
+        f"{', '.join(map(str, seeds))}; {budget}, learning rate {settings['learning_rate']:g}, "
+        f"answer_weight {settings['answer_weight']:g}. The table shows the share of right answers "
+        f"({settings['extraction']} reading, as the examples were labelled) with its 95% interval. Time, memory and "
+        "tokens are those of the training at the largest size, as a mean over the seeds."
+    )
+
+
 def strict_line(report: dict[str, Any]) -> str:
-    """The strict reading, which asks for the format too, at the largest size."""
+    """Accuracies under the strict reading, which also requires the format, at the largest size."""
     size = max(arm["size"] for arm in report["arms"])
     shown = [a for a in report["arms"] if a["size"] == size and "strict" in a["readings"]]
-    return "Strictly read: " + ", ".join(f"{a['title']} {a['readings']['strict']:.1%}" for a in shown) + "."
+    return wrapped("Strict reading: " + ", ".join(f"{a['title']} {a['readings']['strict']:.1%}" for a in shown) + ".")
+
+
+def wrapped(text: str) -> str:
+    return fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def contrasts_table(report: dict[str, Any], titles: dict[str, str]) -> str:
@@ -67,7 +79,7 @@ def contrasts_table(report: dict[str, Any], titles: dict[str, str]) -> str:
 
 
 def page(text: str) -> str:
-    """The page with every comparison that it has a place for."""
+    """The page, with the table of every comparison between its markers."""
     parts = text.split("<!-- generated: ")
     made = [parts[0]]
     for part in parts[1:]:
@@ -78,10 +90,10 @@ def page(text: str) -> str:
 
 
 def keep(name: str, folder: Path, model: str | None) -> None:
-    """Copy a comparison here, with the model by its name and no path of this machine.
+    """Copy a comparison to docs/. Replace the path of the model by its name.
 
     Args:
-        model: what the model is called, where it was a folder by another name.
+        model: the name of the model, if its folder has another name.
     """
     report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     report.pop("asked", None)  # the questions are the dataset's
@@ -92,7 +104,7 @@ def keep(name: str, folder: Path, model: str | None) -> None:
 
 
 def write() -> None:
-    """RESULTS.md and each comparison's own page."""
+    """Write RESULTS.md and one page per comparison."""
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(page(text), encoding="utf-8")
     for name in re.findall("<!-- generated: (.+) -->", text):
@@ -105,7 +117,7 @@ def main() -> None:
     parser.add_argument("what", choices=["keep", "write"])
     parser.add_argument("name", nargs="?")
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--model", help="what to call a model that was a folder")
+    parser.add_argument("--model", help="name of the model, if its folder has another name")
     args = parser.parse_args()
     if args.what == "keep":
         keep(args.name, args.folder, args.model)

@@ -476,5 +476,5 @@ def test_the_results_in_the_docs_are_those_of_the_kept_comparison():
     assert results.page(text) == text
     for kept in results.DOCS.glob("compare-*.json"):
         report = json.loads(kept.read_text(encoding="utf-8"))
-        assert report["verdict"] in text
+        assert results.wrapped(f"**Verdict:** {report['verdict']}") in text
         assert kept.with_suffix(".html").read_text(encoding="utf-8") == page(report)
