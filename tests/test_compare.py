@@ -23,19 +23,10 @@ from nlft.core.schemes.registry import get_scheme
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError
 from nlft.experiments import stages
-from nlft.experiments.arms import (
-    ARMS,
-    Arm,
-    Budget,
-    _baseline,
-    _own_budget,
-    claim,
-    defined,
-    with_shots,
-    with_shuffled_judgments,
-)
+from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm, with_shots, with_shuffled_judgments
+from nlft.experiments.arms import BUILT_IN, Arm, defined_arm, record_arm
 from nlft.experiments.compare import Compare
-from nlft.experiments.compare_settings import CompareSettings
+from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
 from nlft.experiments.demo import write_problems
 from nlft.models.loading import ModelSettings
 from nlft.results.comparison_page import page
@@ -46,10 +37,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path):
-    from nlft.experiments.arms import run_arm
-
     run_arm(
-        ARMS["sft-answer"],
+        BUILT_IN["sft-answer"],
         examples=write_few(tmp_path / "examples.jsonl"),
         test=place / "problems" / "test.jsonl",
         out=tmp_path / "run",
@@ -116,35 +105,47 @@ def test_shots_are_the_answers_as_earlier_turns_one_a_prompt():
 
 
 def test_the_number_of_shots_is_the_users_and_stands_in_the_title():
-    CompareSettings(shots=8, extra_arms={"one-shot": {"method": "few-shot", "settings": {"shots": 1}}})
-    assert (ARMS["few-shot"].title, ARMS["few-shot"].settings) == ("8-shot prompting", {"shots": 8})
-    assert ARMS["one-shot"].settings == {"shots": 1}
-    CompareSettings()
-    assert ARMS["few-shot"].title == "4-shot prompting"
+    plan = CompareSettings(shots=8, extra_arms={"one-shot": {"method": "few-shot", "settings": {"shots": 1}}})
+    arms = plan.known_arms()
+    assert (arms["few-shot"].title, arms["few-shot"].settings) == ("8-shot prompting", {"shots": 8})
+    assert arms["one-shot"].settings == {"shots": 1}
+    assert CompareSettings().known_arms()["few-shot"].title == "4-shot prompting"
+
+
+@pytest.mark.parametrize("kind", [TuneSettings, CompareSettings])
+def test_an_extra_arm_of_one_plan_is_refused_in_the_next(kind):
+    mine = kind(extra_arms={"mine": {"method": "sft"}}, shots=8)
+    assert mine.arms[-1] == "mine"
+    assert mine.known_arms()["mine"].method == "sft"
+    with pytest.raises(UserError, match="--arms mine"):
+        kind(arms=["mine"])
+    assert "mine" not in kind().known_arms()
+    with pytest.raises(TypeError):
+        BUILT_IN["mine"] = mine.known_arms()["mine"]
 
 
 def test_wrong_plans_are_refused():
-    with pytest.raises(UserError, match="is no pair of arms"):
+    with pytest.raises(UserError, match="--comparisons nlft:magic"):
         CompareSettings(comparisons=["nlft:magic"])
     with pytest.raises(UserError, match="no such arm"):
         CompareSettings(arms=["magic"])
-    with pytest.raises(UserError, match="--seeds one or more"):
+    with pytest.raises(UserError, match="--seeds"):
         CompareSettings(seeds=[])
     with pytest.raises(UserError, match="--seeds: has a number twice"):
         CompareSettings(seeds=[0, 0, 1])
     with pytest.raises(UserError, match="--max_seconds and --max_steps"):
         CompareSettings(max_seconds=9, max_steps=9)
-    with pytest.raises(UserError, match=r"'shot' is no setting of few-shot"):
+    with pytest.raises(UserError, match=r"'shot'"):
         CompareSettings(extra_arms={"x": {"method": "few-shot", "settings": {"shot": 8}}})
     with pytest.raises(UserError, match="shots is 0"):
         CompareSettings(extra_arms={"x": {"method": "few-shot", "settings": {"shots": 0}}})
-    with pytest.raises(UserError, match="nothing can be compared"):
+    with pytest.raises(UserError, match="--grader label"):
         CompareSettings(grader="label")
-    with pytest.raises(UserError, match=r"method 'NLFT' is none of"):
+    with pytest.raises(UserError, match=r"method 'NLFT'"):
         CompareSettings(extra_arms={"x": {"method": "NLFT"}})
-    with pytest.raises(UserError, match=r"'setings' is none of"):
+    with pytest.raises(UserError, match=r"'setings'"):
         CompareSettings(extra_arms={"x": {"method": "nlft", "setings": {}}})
-    with pytest.raises(UserError, match="is built in"):
+    with pytest.raises(UserError, match="extra_arms: nlft"):
         CompareSettings(extra_arms={"nlft": {"method": "sft"}})
 
 
@@ -179,7 +180,7 @@ def test_every_arm_has_the_same_number_of_steps_also_one_that_trains_on_few_of_t
     assert Budget(num_train_epochs=0).training(25)["max_steps"] == 1, "none would be as many as the epochs take"
     assert "num_train_epochs" not in Budget().training(25)
     long = Arm("long", "long", "sft", {"num_train_epochs": 12})
-    assert _own_budget(long, Budget(max_steps=7)).training(4)["max_steps"] == 24
+    assert arm_budget(long, Budget(max_steps=7)).training(4)["max_steps"] == 24
 
 
 def claimed(place, out, file=None, **more):
@@ -273,23 +274,23 @@ def test_questions_beyond_the_limit_are_not_tested_on_either(place, tmp_path):
 
 
 def test_an_arm_that_is_defined_anew_does_not_take_over_what_the_old_one_left(tmp_path):
-    claim(defined("mine", {"method": "nlft"}), tmp_path)
-    claim(defined("mine", {"method": "nlft"}), tmp_path)
+    record_arm(defined_arm("mine", {"method": "nlft"}), tmp_path)
+    record_arm(defined_arm("mine", {"method": "nlft"}), tmp_path)
     with pytest.raises(UserError, match="another definition of mine"):
-        claim(defined("mine", {"method": "sft"}), tmp_path)
+        record_arm(defined_arm("mine", {"method": "sft"}), tmp_path)
 
 
 def test_kto_and_reft_learn_gently_and_reft_has_the_steps_of_the_others():
     options = {"output_dir": "x", "max_steps": 30, "per_device_train_batch_size": 2}
     options |= {"learning_rate": 4e-4}
     asking = SamplingSettings(extraction="strict")
-    _, kto = _baseline(Arm("kto", "KTO", "kto"), options, asking)
+    _, kto = baseline_trainer(Arm("kto", "KTO", "kto"), options, asking)
     assert kto.learning_rate == pytest.approx(1e-4)
-    _, reft = _baseline(Arm("reft", "ReFT", "reft"), options, asking)
+    _, reft = baseline_trainer(Arm("reft", "ReFT", "reft"), options, asking)
     assert (reft.sft_steps, reft.max_steps, reft.extraction) == (15, 15, "strict")
     assert (reft.learning_rate, reft.warmup_learning_rate) == (pytest.approx(1e-4), 4e-4)
     assert (reft.num_generations, reft.generation_batch_size) == (8, 8), "a step compares eight answers to one question"
-    _, own = _baseline(Arm("slow", "KTO", "kto", {"learning_rate": "3e-6"}), options, asking)  # as YAML reads it
+    _, own = baseline_trainer(Arm("slow", "KTO", "kto", {"learning_rate": "3e-6"}), options, asking)  # as YAML reads it
     assert own.learning_rate == pytest.approx(3e-6)
 
 
@@ -383,7 +384,7 @@ def test_a_cell_that_was_defined_otherwise_is_refused_before_any_is_run(place, t
     settings = CompareSettings(output_dir=str(tmp_path / "out"), sizes=[4], seeds=[0], test_file="x")
     grid = Compare(place / "problems" / "train.jsonl", {}, settings)
     last = list(grid._cells())[-1]
-    claim(defined("mine", {"method": "nlft"}), grid.folder / last.folder / last.arm)
+    record_arm(defined_arm("mine", {"method": "nlft"}), grid.folder / last.folder / last.arm)
     monkeypatch.setattr(grid, "begin", lambda *a: pytest.fail("started"))
     with pytest.raises(UserError, match="another definition"):
         grid._run_cells()
@@ -436,7 +437,8 @@ def test_the_plans_in_examples_are_valid(name):
     for path in (settings.train_file, settings.test_file):
         assert (EXAMPLES.parent / path).is_file() or path.startswith("openai/gsm8k:main:")
     assert len(settings.pairs()) > 1
-    for arm in (ARMS[name] for name in settings.arms if ARMS[name].method == "nlft"):
+    arms = settings.known_arms()
+    for arm in (arms[name] for name in settings.arms if arms[name].method == "nlft"):
         get_scheme(arm.settings.get("scheme", "nlft")).settings(**arm.settings.get("saliency", {}))
 
 

@@ -5,13 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from nlft.experiments.arms import ARMS
+from nlft.experiments.arms import BUILT_IN
 from nlft.results.comparison import Cells, Contrast, contrasts, costs, share_of, table, unmade, verdict
 from nlft.results.comparison_page import curves, page
 from nlft.results.comparison_report import grid_of, report, told
 from nlft.results.stats import Difference
 
-TITLES = {name: arm.title for name, arm in ARMS.items()}
+TITLES = {name: arm.title for name, arm in BUILT_IN.items()}
 PROMPTED = ("base", "few-shot")
 RESULT = {"train_seconds": 10.0, "peak_memory_bytes": 2**31, "num_tokens": 1000}
 

@@ -15,9 +15,9 @@ from helpers.processes import small
 from nlft import cli
 from nlft.data.records import Example, write_examples
 from nlft.errors import UserError
-from nlft.experiments.arms import ARMS
+from nlft.experiments.arms import BUILT_IN
 from nlft.experiments.demo import run_demo
-from nlft.experiments.settings import COMPARED
+from nlft.experiments.settings import TUNE_ARMS
 from nlft.experiments.tune import Tune
 from nlft.results.report import advice, differences, table
 from nlft.results.stats import wilson
@@ -72,7 +72,7 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
     assert "| NLFT " in out
     assert "NLFT against the same training with the branch off" in out
     found = json.loads((folder / "demo.json").read_text())
-    assert [arm["name"] for arm in found["arms"]] == COMPARED
+    assert [arm["name"] for arm in found["arms"]] == list(TUNE_ARMS)
     for arm in found["arms"]:
         if arm["name"] == "sft-completion":  # a random model gets nothing right
             assert "no example is labelled right" in arm["skipped"] or "right" in arm["skipped"]
@@ -155,7 +155,7 @@ def made_up(shares: dict[str, list[bool]]) -> dict:
         "arms": [
             {
                 "name": name,
-                "title": ARMS[name].title,
+                "title": BUILT_IN[name].title,
                 "summary": {
                     "accuracy": {reading: vars(wilson(sum(right), len(right))) for reading in ("strict", "flexible")},
                     "graded_share": {"strict": 0.0, "flexible": 1.0},

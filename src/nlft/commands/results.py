@@ -129,7 +129,7 @@ def tune(argv: Sequence[str]) -> None:
 def compare(argv: Sequence[str]) -> None:
     """`nlft compare`."""
     from nlft.experiments.compare import Compare
-    from nlft.experiments.compare_settings import CompareSettings
+    from nlft.experiments.settings import CompareSettings
 
     what = "Every method on the same examples: sizes x seeds, intervals, a verdict."
     _staged(argv, "compare", what, CompareSettings, Compare)

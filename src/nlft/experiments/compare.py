@@ -16,8 +16,10 @@ from nlft.collect.sampling import ask
 from nlft.data.build import question_of
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, UserError, display_path
-from nlft.experiments import arms, stages
-from nlft.experiments.compare_settings import CompareSettings
+from nlft.experiments import stages
+from nlft.experiments.arm_run import run_arm
+from nlft.experiments.arms import record_arm
+from nlft.experiments.settings import CompareSettings
 from nlft.experiments.staged import Share, Staged, check, ending_with_us, shares
 from nlft.experiments.stages import settings_of, write_rows
 from nlft.files import write_whole
@@ -38,9 +40,10 @@ class Cell:
     folder: str
 
     @property
-    def title(self) -> str:
+    def place(self) -> str:
+        """Size, seed and fold, in words."""
         fold = f", fold {self.fold}" if self.fold else ""
-        return f"{arms.ARMS[self.arm].title}, {self.size} examples, seed {self.seed}{fold}"
+        return f"{self.size} examples, seed {self.seed}{fold}"
 
 
 @dataclass(frozen=True)
@@ -248,11 +251,11 @@ class Compare(Staged):
         Raises:
             UserError: a cell's folder holds an arm of its name that was defined otherwise.
         """
-        cells, new = list(self._cells()), []
+        cells, new, arms = list(self._cells()), [], self.settings.known_arms()
         for number, cell in enumerate(cells, start=1):
             out = self.folder / cell.folder / cell.arm
-            arms.claim(arms.ARMS[cell.arm], out)
-            title = f"[{number}/{len(cells)}] {cell.title}"
+            record_arm(arms[cell.arm], out)
+            title = f"[{number}/{len(cells)}] {arms[cell.arm].title}, {cell.place}"
             if (out / "result.json").exists():
                 print(f"{title}: done before", file=sys.stderr)
             else:
@@ -298,14 +301,15 @@ class Compare(Staged):
         return Cells(verdicts, results, failed, None if arm == "base" else done, once)
 
     def _told(self) -> str:
-        grid, titles = self._grid(), {name: arms.ARMS[name].title for name in self.settings.arms}
+        grid, arms = self._grid(), self.settings.known_arms()
+        titles = {name: arms[name].title for name in self.settings.arms}
         settings = {**self.job()["settings"], "sizes": self.sizes}
         about = {"nlft": __version__, "model": self.model["model_name_or_path"], "settings": settings}
         found = report(
             grid,
             self.settings.pairs(),
             titles,
-            [name for name in titles if _is_prompted(name)],
+            [name for name in titles if not arms[name].is_trained],
             {**about, "grown": self._grown(), "asked": self._asked()},
         )
         write_whole(self.folder / "compare.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
@@ -338,8 +342,8 @@ def _run_arm(folder: Path, job: dict[str, Any], cell: Cell) -> None:
     # Questions of a fold come from the examples, which hold their prompts as they were asked.
     template = settings.prompt_template if settings.test_file else "{prompt}"
     place = folder / cell.folder
-    arms.run_arm(
-        arms.ARMS[cell.arm],
+    run_arm(
+        settings.known_arms()[cell.arm],
         examples=place / "examples.jsonl",
         test=place / "test.jsonl",
         out=place / cell.arm,
@@ -361,7 +365,3 @@ def _verdicts(run: Path, extraction: str) -> list[bool]:
     """Which answers are right, by the deciding reading."""
     grades = [q["grades"] for q in json.loads((run / "evaluation.json").read_text())["questions"]]
     return [found[deciding_reading(found, extraction)]["verdict"] == "right" for found in grades]
-
-
-def _is_prompted(arm: str) -> bool:
-    return arms.ARMS[arm].method not in arms.TRAINED

@@ -10,7 +10,6 @@ from typing import Any
 from nlft import __version__
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import UserError, display_path
-from nlft.experiments import arms
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
 
@@ -131,11 +130,13 @@ def audit(folder: Path, job: Job) -> None:
 
 def run_arm(folder: Path, job: Job, name: str) -> None:
     """NAME/result.json: one arm trained and evaluated."""
+    from nlft.experiments import arm_run
+
     settings = settings_of(job)
     # Held out from a file of examples, which holds its prompts as they were asked.
     asked_already = not settings.test_file and holds_examples(folder / "train.jsonl")
-    arms.run_arm(
-        arms.ARMS[name],
+    arm_run.run_arm(
+        settings.known_arms()[name],
         examples=folder / "examples.jsonl",
         test=folder / "test.jsonl",
         out=folder / name,
@@ -157,8 +158,8 @@ def export(folder: Path) -> None:
 def report(folder: Path, job: Job) -> dict[str, Any]:
     """Everything that tune.json holds, but for what it says in words."""
     settings = settings_of(job)
-    compared = []
-    for arm in (arms.ARMS[name] for name in settings.arms):
+    compared, arms = [], settings.known_arms()
+    for arm in (arms[name] for name in settings.arms):
         result = json.loads((folder / arm.name / "result.json").read_text())
         if "summary" in result:
             answers = json.loads((folder / arm.name / "evaluation.json").read_text())["questions"]

@@ -5,7 +5,7 @@ from functools import partial
 
 from nlft.errors import display_path
 from nlft.experiments import stages
-from nlft.experiments.arms import ARMS, claim
+from nlft.experiments.arms import record_arm
 from nlft.experiments.staged import Staged
 from nlft.files import write_whole
 from nlft.results.report import Report, advice, differences, table
@@ -23,9 +23,10 @@ class Tune(Staged):
         work = self.data_stages()
         if self.settings.audit:
             work.append(("audit", "audit.json", self.own_process(stages.audit)))
+        arms = self.settings.known_arms()
         for name in self.settings.arms:
-            claim(ARMS[name], self.folder / name)
-            work.append((ARMS[name].title, f"{name}/result.json", self.own_process(stages.run_arm, name)))
+            record_arm(arms[name], self.folder / name)
+            work.append((arms[name].title, f"{name}/result.json", self.own_process(stages.run_arm, name)))
         if "nlft" in self.settings.arms:
             work.append(("the saliency map", "map.html", partial(stages.export, self.folder)))
         self.run_stages(work)

@@ -1,0 +1,278 @@
+"""Train and evaluate one arm, and record the time, memory and steps that it took."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import gcd
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from nlft.collect.sampling import SamplingSettings
+from nlft.config import settle
+from nlft.core.prompts import Message
+from nlft.data.records import Example, Question, as_messages, read_examples, read_questions
+from nlft.errors import ConfigError, Problem, UserError
+from nlft.experiments.arms import Arm
+from nlft.experiments.settings import Budget
+from nlft.files import write_whole
+from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
+from nlft.results.evaluate import evaluate_as_asked
+from nlft.runs.run_dir import RunDir
+from nlft.training.callbacks import TimeBudget
+
+if TYPE_CHECKING:
+    from nlft.training.trainer import NLFTTrainer
+
+
+def run_arm(
+    arm: Arm,
+    *,
+    examples: Path,
+    test: Path,
+    out: Path,
+    model: dict[str, Any],
+    asking: SamplingSettings,
+    budget: Budget,
+) -> None:
+    """Train and evaluate one arm. `out`/result.json says what it took, or why the arm was skipped.
+
+    Args:
+        examples: file of examples.
+        test: file of questions.
+        out: the arm's run directory.
+        model: fields of `ModelSettings`.
+        asking: how to ask questions and grade answers. The prompts of the examples stay as they are.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    settings = ModelSettings(**model)
+    net, tokenizer = load_model(settings, trainable=arm.is_trained), load_tokenizer(settings)
+    training, start = None, time.monotonic()
+    try:
+        pool = read_examples(examples)
+        chosen = chosen_examples(arm, pool, asking.seed)
+        if arm.is_trained:
+            lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
+            training = ArmTraining(arm, chosen, len(pool), out, net, tokenizer, lora, asking, budget).train()
+            net = training.model
+    except UserError as error:
+        print(f"      skipped: {error}", file=sys.stderr)
+        write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
+        return
+    trained, peak = time.monotonic(), peak_memory_bytes()
+    questions = read_questions(test)
+    if arm.method == "few-shot":
+        questions = with_shots(questions, chosen, asking, arm.settings["shots"])
+    about = {
+        "model": str(model),
+        "arm": arm.name,
+        # An arm that is trained again must not reuse the answers of the earlier training.
+        "adapter": adapter_fingerprint(str(out)) if arm.is_trained else None,
+    }
+    summary = evaluate_as_asked(net, tokenizer, questions, asking, out / "evaluation.json", about=about)
+    result = {
+        "summary": asdict(summary),
+        "steps": steps_taken(training) if training else None,
+        "train_seconds": trained - start - seconds_watching(training),
+        "evaluate_seconds": time.monotonic() - trained,
+        "peak_memory_bytes": peak.get("cuda") or peak["host"],
+        "peak_memory_with_evaluation_bytes": max(peak_memory_bytes().values()),
+        "num_tokens": (_tokens_trained(out) or 0) + (_tokens_trained(out / "warm-up") or 0) or None,
+    }
+    write_whole(out / "result.json", json.dumps(result).encode())
+
+
+def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Example]:
+    """The arm's examples.
+
+    Raises:
+        UserError: no example is left, or too few are wrong to shuffle their judgments.
+    """
+    if arm.examples == "right":
+        right = [example for example in examples if example.label]
+        if not right:
+            raise UserError("no example is right.\n  Sample more, or leave this arm out.")
+        return right
+    if arm.examples == "shuffled":
+        return with_shuffled_judgments(examples, seed)
+    return list(examples)
+
+
+def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The examples with the judgments of the wrong ones moved along a random cycle, so that none keeps its own.
+
+    Raises:
+        UserError: fewer than two are wrong.
+    """
+    wrong = [at for at, example in enumerate(examples) if not example.label]
+    if len(wrong) < 2:
+        raise UserError("fewer than two examples are wrong, so no judgment can be moved.\n  Leave this arm out.")
+    Random(seed).shuffle(wrong)
+    moved = list(examples)
+    for here, there in zip(wrong, wrong[1:] + wrong[:1], strict=True):
+        moved[here] = replace(examples[here], judgment=examples[there].judgment)
+    return moved
+
+
+def with_shots(
+    questions: Sequence[Question], examples: Sequence[Example], asking: SamplingSettings, shots: int
+) -> list[Question]:
+    """The questions after `shots` examples with their standard answers, as earlier turns of the conversation.
+
+    The examples are the first of a seeded shuffle. Each prompt occurs once, and all questions get the same examples.
+    """
+    by_prompt = {str(example.prompt): example for example in examples}
+    drawn = list(by_prompt.values())
+    Random(asking.seed).shuffle(drawn)
+    turns: list[Message] = []
+    for example in drawn[:shots]:
+        turns += [*as_messages(example.prompt, "user"), {"role": "assistant", "content": example.answer}]
+    return [replace(question, prompt=[*turns, *as_messages(question.prompt, "user")]) for question in questions]
+
+
+@dataclass(frozen=True)
+class ArmTraining:
+    """The training of one arm.
+
+    Attributes:
+        examples: the arm's examples.
+        all_examples: how many examples the comparison has; they set the number of steps.
+        out: the arm's run directory.
+        lora: shape of a new adapter; None: go on with the model's own adapter, or train all weights.
+    """
+
+    arm: Arm
+    examples: list[Example]
+    all_examples: int
+    out: Path
+    net: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    lora: LoraConfig | None
+    asking: SamplingSettings
+    budget: Budget
+
+    def train(self) -> Trainer:
+        """Train; returns the trainer.
+
+        Raises:
+            UserError: the arm's settings or examples do not suit its method.
+        """
+        trainer = self._nlft() if self.arm.method == "nlft" else self._baseline()
+        if self.budget.max_seconds:
+            seconds = self.budget.max_seconds / (2 if self.arm.method == "reft" else 1)
+            trainer.add_callback(TimeBudget(seconds, partial(seconds_watching, trainer)))
+        trainer.train()
+        return trainer
+
+    def _options(self) -> dict[str, Any]:
+        """The training arguments that all arms share."""
+        about = {"output_dir": str(self.out), "seed": self.asking.seed, "system_prompt": self.asking.system_prompt}
+        return {**about, **arm_budget(self.arm, self.budget).training(self.all_examples)}
+
+    def _nlft(self) -> "NLFTTrainer":
+        from nlft.core.schemes.registry import get_scheme, scheme_names
+        from nlft.training.trainer import NLFTConfig, NLFTTrainer
+
+        own, name = dict(self.arm.settings), self.arm.name
+        scheme = own.pop("scheme", "nlft")
+        if scheme not in scheme_names():
+            raise ConfigError([Problem(name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(scheme_names())}.")])
+        saliency = settle(get_scheme(scheme).settings, {}, own.pop("saliency", {}), f"{name}: saliency")
+        weight = 0.0 if self.arm.examples == "right" else self.budget.answer_weight
+        common = {**self._options(), "answer_weight": weight, "watch_every": self.budget.watch_every}
+        return NLFTTrainer(
+            self.net,
+            settle(NLFTConfig, common, own, name),
+            self.examples,
+            processing_class=self.tokenizer,
+            saliency=saliency,
+            peft_config=self.lora,
+        )
+
+    def _baseline(self) -> Trainer:
+        options = self._options()
+        if self.arm.method == "reft" and self.budget.max_seconds:
+            options["sft_seconds"] = self.budget.max_seconds / 2
+        make, settings = baseline_trainer(self.arm, options, self.asking)
+        return make(self.net, settings, self.examples, self.tokenizer, self.lora)
+
+
+def arm_budget(arm: Arm, budget: Budget) -> Budget:
+    """The shared budget, or the arm's own `num_train_epochs` if it sets them."""
+    if "num_train_epochs" not in arm.settings:
+        return budget
+    return replace(budget, num_train_epochs=float(arm.settings["num_train_epochs"]), max_steps=-1)
+
+
+def baseline_trainer(
+    arm: Arm, options: dict[str, Any], asking: SamplingSettings
+) -> tuple[Callable[..., Trainer], object]:
+    """The trainer's class and its settings.
+
+    Args:
+        options: what all arms share. The arm's own settings override it.
+    """
+    own = dict(arm.settings)
+    if arm.method == "sft":
+        from nlft.training.sft import SFTBaseline, SFTSettings
+
+        return SFTBaseline, settle(SFTSettings, options, own, arm.name)
+    from nlft.training.kto import KTOBaseline, KTOSettings
+    from nlft.training.reft import ReFTBaseline, ReFTSettings
+
+    # These methods diverge at the rate of supervised training. Their default rate is a quarter of its default.
+    supervised = options["learning_rate"]
+    gentle = {"learning_rate": supervised / 4, "per_device_train_batch_size": _two_or_more(options)}
+    if arm.method == "kto":
+        return KTOBaseline, settle(KTOSettings, {**options, **gentle}, own, arm.name)
+    # Half of the steps warm up. Each other step compares `groups` answers to one question. In groups of two, both
+    # answers are mostly wrong, and such a step has no gradient. So a step may take more samples than other arms do.
+    steps, size = options["max_steps"], _two_or_more({**options, **own})
+    groups = own.get("num_generations", 8)
+    accumulated = groups // gcd(groups, size)
+    shared: dict[str, Any] = {"sft_steps": max(1, steps - steps // 2), "max_steps": max(1, steps // 2)}
+    shared |= {"gradient_accumulation_steps": accumulated}
+    shared |= {"warmup_learning_rate": supervised, "num_generations": groups, "grader": asking.grader}
+    shared |= {"max_completion_length": asking.max_new_tokens, "temperature": 1.0}
+    if asking.grader == "number":
+        shared["extraction"] = asking.extraction
+    return ReFTBaseline, settle(ReFTSettings, {**options, **gentle, **shared}, own, arm.name)
+
+
+def _two_or_more(options: dict[str, Any]) -> int:
+    """The batch size, at least 2: the method compares samples."""
+    return max(int(options["per_device_train_batch_size"]), 2)
+
+
+def steps_taken(trainer: Trainer) -> int:
+    """Optimizer steps taken, with those of a warm-up."""
+    return int(trainer.state.global_step) + int(getattr(trainer, "warm_up_steps", 0))
+
+
+def seconds_watching(trainer: Trainer | None) -> float:
+    """Seconds spent on the saliency map, which trains nothing."""
+    return float(getattr(trainer, "watch_seconds", 0.0))
+
+
+def _tokens_trained(run: Path) -> float | None:
+    """Tokens in rows with gradient, from the run's log."""
+    logged = [event["num_tokens"] for event in RunDir(run).events() if event.get("num_tokens")]
+    return float(logged[-1]) if logged else None
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak
