@@ -26,8 +26,8 @@ from nlft.experiments import stages
 from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm, with_shots, with_shuffled_judgments
 from nlft.experiments.arms import BUILT_IN, Arm, defined_arm, record_arm
 from nlft.experiments.compare import Compare
-from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
 from nlft.experiments.demo import write_problems
+from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
 from nlft.models.loading import ModelSettings
 from nlft.results.comparison_page import page
 from nlft.results.report import deciding_reading

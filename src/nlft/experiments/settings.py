@@ -19,7 +19,9 @@ class Budget:
 
     max_steps: Annotated[int, Range(-1, inf)] = field(
         default=-1,
-        metadata={"help": "Optimizer steps of every arm; -1: the number that num_train_epochs over all examples takes."},
+        metadata={
+            "help": "Optimizer steps of every arm; -1: the number that num_train_epochs over all examples takes."
+        },
     )
     num_train_epochs: Annotated[float, Range(0, inf)] = field(
         default=6.0,
@@ -155,8 +157,8 @@ class CompareSettings(TuneSettings):
     jobs: Annotated[int, Range(1, 1024)] = field(
         default=1,
         metadata={
-            "help": "Cells to run in parallel. Cores are split evenly, so times are those of a part of the machine. GPUs "
-            "are assigned round-robin."
+            "help": "Cells to run in parallel. Cores are split evenly, so each cell's times are those of its part of "
+            "the machine. GPUs are assigned round-robin."
         },
     )
     comparisons: list[str] = field(
