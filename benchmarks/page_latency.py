@@ -4,7 +4,8 @@
 
 Prints, for 1,000 tokens and for 20 examples of 300, the median and the 95th percentile of 50 slider moves, from the
 input event until the frame that shows its result has been painted; and for a run of 2,000 logged steps x 8 watched
-examples of 200 tokens, the time from the address to the drawn tokens, the browser's memory, and the server's.
+examples of 200 tokens, the time from the address to the drawn tokens, the browser's memory, and the server's. Last, the
+time from the writing of a step until the page shows it, the median of ten.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +100,25 @@ def opening(playwright: Playwright, executable: str, run: RunDir, steps: int) ->
     return found
 
 
+def news(playwright: Playwright, executable: str, run: RunDir) -> float:
+    """Seconds from before a step is written until the page shows it by itself: the median of ten steps."""
+    server, url = serve(run)
+    browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.goto(url)
+    page.locator(".token[data-tag]").first.wait_for()
+    first, times = run.snapshot(0), []
+    for step in range(100, 110):
+        page.wait_for_timeout(137 * (step % 7))  # not in time with the server's looks
+        start = time.monotonic()
+        run.write_snapshot(replace(first, step=step))
+        page.locator("#where", has_text=f"step {step},").wait_for()
+        times.append(time.monotonic() - start)
+    browser.close()
+    server.kill()
+    return round(statistics.median(times), 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
@@ -120,6 +141,7 @@ def main() -> None:
         found[f"{args.steps} steps x 8"] = opening(
             playwright, executable, long_run(home / "long", args.steps), args.steps
         )
+        found["seconds until news are shown"] = news(playwright, executable, make_run(home / "news", steps=2))
     print(json.dumps(found, indent=2))
 
 

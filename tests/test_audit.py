@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import sys
-import time
 from collections import defaultdict
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -299,13 +298,11 @@ def test_an_instruction_around_every_question_makes_them_neither_alike_nor_stran
     assert {f.id for f in overlap(framed, others, 0.7)} == set()
 
 
-def test_ten_thousand_examples_are_compared_in_seconds():
+def test_each_copy_among_ten_thousand_examples_is_found():
     problems = clean_examples(generate_problems(5000, seed=6), 6)
     copied = [replace(e, id=f"copy-{e.id}", prompt=f"Please: {e.prompt}") for e in problems]
-    start = time.perf_counter()
     found = copies([*problems, *copied], 0.7)
-    assert len(found) == 5000
-    assert time.perf_counter() - start < 30  # 2 s on an idle machine
+    assert {f.id for f in found} == {e.id for e in copied}
 
 
 # What the model shows.

@@ -819,14 +819,13 @@ def test_a_disk_that_hangs_is_not_waited_for():
     writer, hang, written = BackgroundWriter(waiting=2), threading.Event(), []
     writer.submit(hang.wait)
     wait_for(lambda: writer._queue.qsize() == 0)
-    start = time.monotonic()
     writer.submit(lambda: written.append(0))
     writer.submit(lambda: written.append(1))
     with pytest.warns(UserWarning, match=r"too slow for it; training goes on"):
         writer.submit(lambda: written.append(2))
     writer.submit(lambda: written.append(3))  # a second warning would be an error here
     writer.finish(seconds=0.1)
-    assert time.monotonic() - start < 5
+    assert written == []  # all of the above came back while the disk still hung
     hang.set()
     wait_for(lambda: len(written) == 2)
     assert written == [0, 1]
