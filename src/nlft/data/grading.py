@@ -13,13 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
+from nlft.core.plugins import broken, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.errors import UserError
 
 Reading = Callable[[str], str | None]
 
+GROUP = "nlft.graders"  # entry points of other packages
 MARK = "####"  # what follows it is the final answer, as in GSM8K
 
 # The filters "strict-match" and "flexible-extract" of lm-evaluation-harness's gsm8k task.
@@ -58,13 +61,19 @@ def get_grader(name: str, **options: Any) -> Grader:
     """The grader of that name, or the Python function at that dotted path.
 
     Args:
-        name: `number`, `exact`, `choice`, `regex`, `label`, or `package.module:function` (the working
-            directory is searched too): a function of completion and answer that returns a bool or a Grade.
+        name: `number`, `exact`, `choice`, `regex`, `label`; or an entry point of another package in the group
+            `nlft.graders`; or `package.module:function` (the working directory is searched too). Entry point and
+            path name a function of completion and answer that returns a bool or a Grade.
         options: `extraction` for number, `ignore_case` for exact, `pattern` and `which` for regex; a function
             gets them as keyword arguments.
+
     Raises:
-        UserError: there is no such grader, or it has no such option.
+        UserError: there is no such grader, it has no such option, several have its name, or its package is broken.
     """
+    offered = plug_ins(GROUP).get(name, [])
+    refuse_clash("grader", name, ["nlft"] * (name in _GRADERS) + [package_of(plug_in) for plug_in in offered])
+    if offered:
+        return partial(_call, _plug_in_function(offered[0]), name, options)
     if name not in _GRADERS:
         return partial(_call, _function(name), name, options)
     make = _GRADERS[name]
@@ -211,11 +220,12 @@ def _function(path: str) -> Callable[..., Any]:
     """Import the function at `package.module:function` or `package.module.function`."""
     module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
     if not module_name or not attribute:
-        near = difflib.get_close_matches(path, _GRADERS, n=1)
+        names = [*_GRADERS, *plug_ins(GROUP)]
+        near = difflib.get_close_matches(path, names, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(
             f"There is no grader {path!r}.{hint}\n"
-            f"  Choose {', '.join(_GRADERS)}, or name a Python function: package.module:function."
+            f"  Choose {', '.join(names)}, or name a Python function: package.module:function."
         )
     here = str(Path.cwd())
     sys.path.insert(0, here)  # a console script, unlike `python -m`, does not look where it is started
@@ -235,6 +245,13 @@ def _function(path: str) -> Callable[..., Any]:
             "  Name a function of completion and answer that returns True or False."
         )
     return function  # type: ignore[no-any-return]
+
+
+def _plug_in_function(plug_in: EntryPoint) -> Callable[..., Any]:
+    function = load_plug_in(plug_in, "grader")
+    if not callable(function):
+        raise broken(plug_in, "grader", f"is {type(function).__name__}, not a function of completion and answer")
+    return function
 
 
 def _call(function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str) -> Grade:

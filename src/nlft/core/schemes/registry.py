@@ -6,10 +6,11 @@ A scheme's file is imported when the scheme is asked for. Importing this module 
 import difflib
 import pkgutil
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from nlft.core import schemes
+from nlft.core.plugins import broken, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import UserError
 
@@ -20,7 +21,7 @@ _registered: dict[str, Scheme] = {}
 
 def scheme_names() -> list[str]:
     """Names of all schemes: built in, registered, and of other packages. Imports none of them."""
-    return list(dict.fromkeys([*_built_in(), *_registered, *_plug_ins()]))
+    return list(dict.fromkeys([*_built_in(), *_registered, *plug_ins(GROUP)]))
 
 
 def get_scheme(name: str) -> Scheme:
@@ -29,14 +30,9 @@ def get_scheme(name: str) -> Scheme:
     Raises:
         UserError: no scheme has this name, several have it, or the package that offers it is broken.
     """
-    built_in, offered = _built_in(), _plug_ins().get(name, [])
+    built_in, offered = _built_in(), plug_ins(GROUP).get(name, [])
     owners = ["nlft"] * (name in built_in) + ["register_scheme"] * (name in _registered)
-    owners += [_package(plug_in) for plug_in in offered]
-    if len(owners) > 1:
-        raise UserError(
-            f"Several schemes have the name {name!r}, from {', '.join(owners)}.\n"
-            f"  Uninstall {' or '.join(owner for owner in owners[1:])}, or rename its scheme."
-        )
+    refuse_clash("scheme", name, [*owners, *map(package_of, offered)])
     if name in built_in:
         return import_module(f"{schemes.__name__}.{built_in[name]}").SCHEME  # type: ignore[no-any-return]
     if name in _registered:
@@ -109,34 +105,12 @@ def _built_in() -> dict[str, str]:
     return {DEFAULT_SCHEME: names.pop(DEFAULT_SCHEME), **names}
 
 
-def _plug_ins() -> dict[str, list[EntryPoint]]:
-    """The entry points of other packages, by name."""
-    offered: dict[str, list[EntryPoint]] = {}
-    for entry_point in entry_points(group=GROUP):
-        offered.setdefault(entry_point.name, []).append(entry_point)
-    return offered
-
-
 def _load(plug_in: EntryPoint) -> Scheme:
-    cure = f"Fix or uninstall {_package(plug_in)}, or choose another scheme."
-    try:
-        scheme = plug_in.load()
-    except Exception as error:  # another package's module may raise anything
-        raise UserError(
-            f"The scheme {plug_in.name!r} of the package {_package(plug_in)} cannot be imported: "
-            f"{type(error).__name__}: {error}.\n  {cure}"
-        ) from error
+    scheme = load_plug_in(plug_in, "scheme")
     if not isinstance(scheme, Scheme) or scheme.name != plug_in.name:
         what = f"a Scheme named {scheme.name!r}" if isinstance(scheme, Scheme) else type(scheme).__name__
-        raise UserError(
-            f"The package {_package(plug_in)} offers {what} as the scheme {plug_in.name!r}: its entry point "
-            f"{plug_in.value} must be a Scheme of that name.\n  {cure}"
-        )
+        raise broken(plug_in, "scheme", f"is {what}; {plug_in.value} must be a Scheme of that name")
     return scheme
-
-
-def _package(plug_in: EntryPoint) -> str:
-    return plug_in.dist.name if plug_in.dist else plug_in.value
 
 
 def _refuse_taken(scheme: Scheme) -> None:
