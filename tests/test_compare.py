@@ -30,7 +30,7 @@ from nlft.experiments.demo import write_problems
 from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
 from nlft.models.loading import ModelSettings
 from nlft.results.comparison_page import page
-from nlft.results.report import deciding_reading
+from nlft.results.evaluate import deciding_reading
 from nlft.training.callbacks import TimeBudget
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

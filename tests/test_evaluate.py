@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from math import sqrt
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptConfig
 
 from helpers import tiny
+from helpers.fault_proxy import AnsweringServer, answer_to
+from nlft import cli
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
+from nlft.errors import UserError
 from nlft.models.answerer import Request
 from nlft.models.local import LocalModel, _Draw
-from nlft.results import evaluate as module
 from nlft.results.evaluate import EvaluationSettings, evaluate
 from nlft.results.stats import paired_difference, wilson
 
@@ -150,13 +153,11 @@ def test_prompts_that_begin_differently_share_nothing_and_like_texts_do_not_coun
     assert model._shared([], []) == 0
 
 
-def run(tmp_path, settings=None, about=None, questions=QUESTIONS):
+def run(tmp_path, settings=None, about=None, questions=QUESTIONS, model=None):
     settings = settings or EvaluationSettings(max_new_tokens=8, eval_batch_size=3)
-    model = tiny.model()
     out = tmp_path / "evaluation.json"
-    return evaluate(
-        model, ConditionEncoder(tiny.tokenizer()), questions, settings, out, about=about or {"model": "tiny"}
-    )
+    about = about or {"model": "tiny"}
+    return evaluate(model or tiny.model(), questions, settings, out, tokenizer=tiny.tokenizer(), about=about)
 
 
 def test_every_question_is_kept_with_its_evidence(tmp_path):
@@ -170,7 +171,8 @@ def test_every_question_is_kept_with_its_evidence(tmp_path):
             assert q["grades"][reading]["explanation"]
     assert found["summary"]["questions"] == summary.questions == 9
     assert found["model"] == "tiny"
-    assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"], "the log of finished answers is gone"
+    assert [(a.id, a.output) for a in summary.answers] == [(q["id"], q["output"]) for q in found["questions"]]
+    assert not list(tmp_path.glob("*.partial.jsonl"))
 
 
 def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
@@ -188,8 +190,8 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "again")
     first, asked[:] = [key for keys in asked for key in keys], []
-    log = tmp_path / "again" / "evaluation.partial.jsonl"
-    log.write_bytes(log.read_bytes() + b'{"index": 8, "ans')  # as a killed process leaves it
+    ledger = tmp_path / "again" / "evaluation.calls.jsonl"
+    ledger.write_bytes(ledger.read_bytes() + b'{"hash": "8c')  # as a killed process leaves it
     resumed = run(tmp_path / "again")
     second = [key for keys in asked for key in keys]
     assert len(first) == 6
@@ -199,11 +201,77 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
     assert texts[0] == texts[1]
 
 
-def test_answers_of_another_model_are_not_used_again(tmp_path, monkeypatch):
-    log = tmp_path / "evaluation.partial.jsonl"
-    log.write_text(json.dumps({"about": {"model": "another"}}) + "\n")
+def test_a_finished_evaluation_asks_nothing_again_and_another_grader_needs_no_new_answers(tmp_path, monkeypatch):
+    first = run(tmp_path)
+    monkeypatch.setattr(LocalModel, "_decode", lambda *a: pytest.fail("asked the model"))
+    assert run(tmp_path) == first
+    other = run(tmp_path, EvaluationSettings(grader="exact", max_new_tokens=8))
+    assert [a.output for a in other.answers] == [a.output for a in first.answers]
+
+
+def test_answers_of_other_weights_are_not_used_again(tmp_path):
     run(tmp_path)
-    assert json.loads((tmp_path / "evaluation.json").read_text())["questions"]
+    model = tiny.model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.neg_()
+    trained = run(tmp_path, model=model)
+    assert trained.answers == run(tmp_path / "fresh", model=model).answers
+    assert len((tmp_path / "evaluation.calls.jsonl").read_text().splitlines()) == 2 * len(QUESTIONS)
+
+
+def test_an_answerer_is_evaluated_without_a_file_and_a_model_needs_its_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = evaluate(local(max_new_tokens=8), QUESTIONS[:3])
+    assert [a.output for a in found.answers] == [a.text for a in answers(local(max_new_tokens=8), PROMPTS[:3])]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="tokenizer"):
+        evaluate(tiny.model(), QUESTIONS[:3])
+
+
+def on_server(url, folder, *more):
+    questions = folder / "questions.jsonl"
+    rows = [{"id": f"q{i}", "question": f"What is {i} + {i}?", "answer": f"#### {2 * i}"} for i in range(12)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model_name_or_path", "stub", "--base_url", url, "--max_new_tokens", "20", "--concurrency", "1"]
+    return ["evaluate", str(questions), "--out", str(folder / "evaluation.json"), *given, *more]
+
+
+def test_evaluate_asks_a_server_and_a_rerun_asks_nothing(tmp_path, capsys):
+    with AnsweringServer() as server:
+        assert cli.main(on_server(server.url, tmp_path)) == 0, capsys.readouterr().err
+        first = (tmp_path / "evaluation.json").read_bytes()
+        assert cli.main(on_server(server.url, tmp_path)) == 0
+        assert len(server.bodies) == 12
+    found = json.loads(first)
+    assert [q["output"] for q in found["questions"]] == [
+        answer_to([{"role": "user", "content": f"What is {i} + {i}?"}]) for i in range(12)
+    ]
+    assert found["model"] == "stub"
+    assert (tmp_path / "evaluation.json").read_bytes() == first
+
+
+def test_a_server_gives_no_log_likelihoods(tmp_path, capsys):
+    with AnsweringServer() as server:
+        assert cli.main(on_server(server.url, tmp_path, "--grader", "label")) == 2
+        assert server.bodies == []
+    assert "--grader label" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_is_killed_midway_resumes_and_asks_only_for_the_rest(tmp_path):
+    with AnsweringServer(seconds=0.2) as server:
+        command = [sys.executable, "-m", "nlft.cli", *on_server(server.url, tmp_path)]
+        ledger = tmp_path / "evaluation.calls.jsonl"
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as killed:
+            while not ledger.exists() or ledger.read_bytes().count(b"\n") < 4:
+                assert killed.poll() is None, killed.stderr.read()
+                time.sleep(0.02)
+            killed.kill()
+        assert not (tmp_path / "evaluation.json").exists()
+        kept, before = ledger.read_bytes().count(b"\n"), len(server.bodies)
+        subprocess.run(command, check=True, capture_output=True)
+        assert len(server.bodies) - before == 12 - kept
+    found = json.loads((tmp_path / "evaluation.json").read_text())["questions"]
+    assert [q["id"] for q in found] == [f"q{i}" for i in range(12)]
 
 
 def test_where_nothing_can_be_graded_log_likelihoods_are_reported_instead(tmp_path):
@@ -222,7 +290,7 @@ def test_where_nothing_can_be_graded_log_likelihoods_are_reported_instead(tmp_pa
 
 
 def test_a_grader_that_does_not_exist_is_told_before_anything_is_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_answer", lambda *a: pytest.fail("asked the model"))
+    monkeypatch.setattr(LocalModel, "answer", lambda *a: pytest.fail("asked the model"))
     with pytest.raises(Exception, match="nothing"):
         run(tmp_path, EvaluationSettings(grader="nothing.there:f"))
 

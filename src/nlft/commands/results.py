@@ -6,41 +6,51 @@ from pathlib import Path
 from typing import Any
 
 from nlft import __version__
+from nlft.commands.data import dry_run_told
 from nlft.config import QUESTIONS, plain_parser
 from nlft.errors import NLFTError, UserError, display_path
 
 
+@dry_run_told()
 def evaluate(argv: Sequence[str]) -> None:
     """`nlft evaluate`."""
     from nlft.config import parse
-    from nlft.core.conditions import ConditionEncoder
-    from nlft.core.prompts import Templates
     from nlft.data.records import read_questions
-    from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
-    from nlft.results.evaluate import EvaluationSettings, evaluate
+    from nlft.models.loading import adapter_fingerprint
+    from nlft.models.opening import model_kinds, open_answerer
+    from nlft.results.evaluate import EvaluationSettings, check_can_score, evaluate, graders
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
 
-    model_settings, settings, other = parse(
-        "nlft evaluate", "Answer questions greedily and grade the answers.", [ModelSettings, EvaluationSettings],
-        argv, add,
-    )  # fmt: skip
-    inside = model_settings.adapter and (Path(model_settings.adapter) / "run.yaml").is_file()
-    out = other.out or (Path(model_settings.adapter) / "evaluation.json" if inside else None)
+    model_settings, backend, calls, settings, other = parse(
+        "nlft evaluate",
+        "Answer questions greedily and grade the answers.",
+        [*model_kinds(), EvaluationSettings],
+        argv,
+        add,
+    )
+    adapter = model_settings.adapter
+    inside = adapter and (Path(adapter) / "run.yaml").is_file()
+    out = other.out or (Path(adapter) / "evaluation.json" if inside else None)
     if out is None:
         raise UserError("--out is missing.\n  Name a file, or give a run directory as --adapter.")
     questions = read_questions(other.file)
-    encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=settings.system_prompt))
-    about = {
-        "model": model_settings.model_name_or_path,
-        "adapter": adapter_fingerprint(model_settings.adapter),
-        "file": str(other.file),
-    }
-    model = load_model(model_settings, trainable=False)
-    summary = evaluate(model, encoder, questions, settings, out, about=about)
-    print("\n".join(summary.lines()))
+    graders(settings.grader)  # an unknown grader is an error before the model is loaded
+    check_can_score(settings, on_server=backend.backend == "openai")
+    model = open_answerer(
+        model_settings,
+        backend,
+        calls,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.eval_batch_size,
+        system_prompt=settings.system_prompt,
+        ledger=out.with_suffix(".calls.jsonl"),
+    )
+    name = model_settings.model_name_or_path
+    about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
+    print("\n".join(evaluate(model, questions, settings, out, about=about).lines()))
     print(f"every answer: {display_path(out)}")
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
 from pathlib import Path
@@ -24,7 +24,7 @@ from nlft.experiments.arms import Arm
 from nlft.experiments.settings import Budget
 from nlft.files import write_whole
 from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
-from nlft.results.evaluate import evaluate_as_asked
+from nlft.results.evaluate import as_asked, evaluate
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
 
@@ -70,15 +70,11 @@ def run_arm(
     questions = read_questions(test)
     if arm.method == "few-shot":
         questions = with_shots(questions, chosen, asking, arm.settings["shots"])
-    about = {
-        "model": str(model),
-        "arm": arm.name,
-        # An arm that is trained again must not reuse the answers of the earlier training.
-        "adapter": adapter_fingerprint(str(out)) if arm.is_trained else None,
-    }
-    summary = evaluate_as_asked(net, tokenizer, questions, asking, out / "evaluation.json", about=about)
+    adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
+    about = {"model": str(model), "arm": arm.name, "adapter": adapter}
+    evaluation = evaluate(net, questions, as_asked(asking), out / "evaluation.json", tokenizer=tokenizer, about=about)
     result = {
-        "summary": asdict(summary),
+        "summary": evaluation.as_json(),
         "steps": steps_taken(training) if training else None,
         "train_seconds": trained - start - seconds_watching(training),
         "evaluate_seconds": time.monotonic() - trained,

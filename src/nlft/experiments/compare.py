@@ -26,7 +26,7 @@ from nlft.files import write_whole
 from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import report, told
-from nlft.results.report import deciding_reading
+from nlft.results.evaluate import deciding_reading
 
 
 @dataclass(frozen=True)

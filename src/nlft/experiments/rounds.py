@@ -15,7 +15,7 @@ from nlft.experiments import stages
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.staged import Stage, Staged
 from nlft.files import write_whole
-from nlft.results.report import deciding_reading
+from nlft.results.evaluate import as_asked, deciding_reading, evaluate
 from nlft.results.stats import Proportion, wilson
 from nlft.runs.run_dir import RunDir
 
@@ -223,7 +223,7 @@ class Round(Staged):
 
     def accuracy(self) -> Proportion:
         """The share of held-out questions that it answers right, once it is trained; what is done is not repeated."""
-        evaluating = ("held-out questions", "evaluation.json", self.own_process(evaluate, self.number))
+        evaluating = ("held-out questions", "evaluation.json", self.own_process(evaluate_round, self.number))
         training = ("training", "trained.json", self.own_process(train))
         work: list[Stage] = [*self.data_stages()[1:], training, evaluating] if self.number else [evaluating]
         named = f"round {self.number}" if self.number else "before training"
@@ -256,20 +256,19 @@ def train(folder: Path, job: Job) -> None:
     write_whole(folder / "trained.json", json.dumps({"steps": trainer.state.global_step}).encode())
 
 
-def evaluate(folder: Path, job: Job, number: int) -> None:
+def evaluate_round(folder: Path, job: Job, number: int) -> None:
     """evaluation.json: the held-out questions, answered greedily by what the round has trained."""
     from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
-    from nlft.results.evaluate import evaluate_as_asked
 
     given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
     model = ModelSettings(**given)
     folder.mkdir(parents=True, exist_ok=True)
-    evaluate_as_asked(
+    evaluate(
         load_model(model, trainable=False),
-        load_tokenizer(model),
         read_questions(folder.parent / "test.jsonl"),
-        stages.settings_of(job),
+        as_asked(stages.settings_of(job)),
         folder / "evaluation.json",
+        tokenizer=load_tokenizer(model),
         about={"model": model.model_name_or_path, "adapter": adapter_fingerprint(model.adapter), "round": number},
     )
 

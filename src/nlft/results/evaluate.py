@@ -1,31 +1,31 @@
-"""Evaluation: greedy answers to questions, graded, every one with its evidence.
+"""Evaluation: greedy answers to questions, graded, each with its evidence.
 
-Grading is `data.grading`'s, the same that labelled the training examples. Interrupted, it goes on where it was.
+Grades come from `data.grading`, which also labels the training examples. Finished answers are kept in a ledger, so an
+interrupted evaluation continues where it stopped.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nlft.collect.sampling import SamplingSettings, ask
 from nlft.config import Range
-from nlft.core.conditions import ConditionEncoder, pad_rows
-from nlft.core.logprobs import enable_scoring, score
-from nlft.core.prompts import Prompt, Templates
-from nlft.data.grading import Grader, get_grader
+from nlft.core.prompts import Prompt
+from nlft.data.grading import Grade, Grader, get_grader
 from nlft.data.records import Question
+from nlft.errors import UserError
 from nlft.files import write_whole
-from nlft.models.answerer import Generated, Request
-from nlft.models.local import LocalModel
-from nlft.progress import progress
+from nlft.models.answerer import Answerer, Generated, Request, complete
+from nlft.models.ledger import CallSettings, Ledgered
+from nlft.models.ledger_file import Ledger
 from nlft.results.stats import Proportion, wilson
-from nlft.runs.run_dir import read_jsonl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nlft.models.local import LocalModel
 
 FORMAT_VERSION = 1
 
@@ -56,15 +56,15 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Summary:
-    """What an evaluation says in a few numbers.
+    """An evaluation in a few numbers.
 
     Attributes:
-        accuracy: by reading, `strict` and `flexible` for numbers, else `accuracy`; answers that could not be graded
-            count as not right, and their share is told apart.
-        graded_share: share of answers that could be graded, by reading.
+        accuracy: by reading: `strict` and `flexible` for numbers, else `accuracy`. An answer that could not be graded
+            counts as not right.
+        graded_share: fraction of answers that could be graded, by reading.
         mean_tokens: mean length of the answers, in tokens.
-        finished_share: share of answers that the model ended itself.
-        answer_logp: mean log-likelihood of a standard answer's token, where nothing can be graded.
+        finished_share: fraction of answers that the model ended by itself.
+        answer_logp: mean log-likelihood per token of the standard answers, if the grader grades nothing.
     """
 
     questions: int
@@ -75,16 +75,49 @@ class Summary:
     answer_logp: float | None = None
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """The summary for the terminal."""
         length = f"mean length {self.mean_tokens:.0f} tokens, {self.finished_share:.0%} finished"
         if self.answer_logp is not None:
-            told = f"nothing was graded; mean log-likelihood of a standard answer's token {self.answer_logp:.3f}"
-            return [f"{self.questions} questions: {told}", length]
+            logp = f"nothing was graded; mean log-likelihood per token of the standard answers {self.answer_logp:.3f}"
+            return [f"{self.questions} questions: {logp}", length]
         rows = [
-            f"{name:9} {share} of {self.questions}; {self.graded_share[name]:.0%} could be graded"
-            for name, share in self.accuracy.items()
+            f"{name:9} {proportion} of {self.questions}; {self.graded_share[name]:.0%} could be graded"
+            for name, proportion in self.accuracy.items()
         ]
         return [*rows, length]
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers as JSON, without the answers that an `Evaluation` has."""
+        return asdict(Summary(**{f.name: getattr(self, f.name) for f in fields(Summary)}))
+
+
+@dataclass(frozen=True)
+class GradedAnswer:
+    """A question, the model's answer to it, and the grades.
+
+    Attributes:
+        prompt: what the model was asked.
+        answer: the standard answer.
+        output: the model's answer.
+        tokens: length of the output.
+        finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
+        grades: by reading.
+    """
+
+    id: str | int
+    prompt: Prompt
+    answer: str
+    output: str
+    tokens: int
+    finish_reason: str
+    grades: dict[str, Grade]
+
+
+@dataclass(frozen=True)
+class Evaluation(Summary):
+    """A summary with the answers that it is of, in the order of the questions."""
+
+    answers: tuple[GradedAnswer, ...] = ()
 
 
 def graders(name: str) -> dict[str, Grader]:
@@ -94,147 +127,178 @@ def graders(name: str) -> dict[str, Grader]:
     return {"accuracy": get_grader(name)}
 
 
+def deciding_reading(readings: Iterable[str], extraction: str) -> str:
+    """The reading that decides a comparison: the one by which the examples were labelled.
+
+    Args:
+        readings: those that an evaluation reports: `strict` and `flexible` for numbers, else one.
+        extraction: how numbers were read for the labels.
+    """
+    names = list(readings)
+    if "strict" in names:
+        return "strict" if extraction == "strict" else "flexible"
+    return names[0]
+
+
 def evaluate(
-    model: Any,
-    encoder: ConditionEncoder,
+    model: "Answerer | PreTrainedModel",
     questions: Sequence[Question],
-    settings: EvaluationSettings,
-    out: Path,
+    settings: EvaluationSettings | None = None,
+    out: Path | str | None = None,
     *,
-    about: dict[str, Any],
-    desc: str = "evaluating",
-) -> Summary:
-    """Answer every question greedily, grade the answers, and write `out`.
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    about: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Answer every question and grade the answers.
 
     Args:
-        out: evaluation.json; beside it a log of finished answers lives until it is written.
-        about: what was evaluated (model, adapter, file); answers of an interrupted run are used again only if it
-            is the same.
+        model: an answerer, local or on a server; or a loaded transformers or PEFT model, with its `tokenizer`.
+        settings: `max_new_tokens`, `eval_batch_size` and `system_prompt` shape only a model that comes with its
+            tokenizer; an answerer has its own.
+        out: file to write, evaluation.json for example. Finished answers are kept beside it in NAME.calls.jsonl, if
+            the answerer has no ledger of its own, and a later call for the same model does not ask for them again.
+            None: write nothing.
+        about: what is evaluated (model, adapter, file), to be written to `out`.
+
+    Raises:
+        UserError: the settings do not suit the model, or the grader is unknown.
     """
+    settings = settings or EvaluationSettings()
+    out = Path(out) if out is not None else None
     readings = graders(settings.grader)
+    answerer = _answerer(model, tokenizer, settings, out)
+    local = _local_model(answerer)
+    check_can_score(settings, on_server=local is None)
     questions = questions[: settings.limit]
-    about = {**about, **asdict(settings)}
-    prompts = [Request(str(q.id), ask(q, settings.prompt_template)) for q in questions]
-    asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-    answers = _answer(model, encoder, prompts, settings, out, {**about, "asked": asked}, desc)
-    entries = [
-        _entry(question, prompt, answer, readings)
-        for question, (_, prompt), answer in zip(questions, prompts, answers, strict=True)
-    ]
-    logp = _answer_logp(model, encoder, prompts, questions) if settings.grader == "label" else None
-    summary = _summarize(entries, list(readings), logp)
-    payload = {
-        "format_version": FORMAT_VERSION,
-        **about,
-        "summary": asdict(summary),
-        "questions": entries,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, json.dumps(payload, indent=1, ensure_ascii=False).encode())
-    _log_path(out).unlink(missing_ok=True)
-    return summary
+    requests = [Request(str(q.id), ask(q, settings.prompt_template)) for q in questions]
+    generated = complete(requests, answerer, "evaluating")
+    answers = tuple(
+        _graded(question, request.prompt, answer, readings)
+        for question, request, answer in zip(questions, requests, generated, strict=True)
+    )
+    logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
+    evaluation = _summarize(answers, list(readings), logp)
+    if out is not None:
+        entries = [asdict(answer) for answer in answers]
+        payload = {
+            "format_version": FORMAT_VERSION,
+            **(about or {}),
+            **asdict(settings),
+            "summary": evaluation.as_json(),
+            "questions": entries,
+        }
+        write_whole(out, json.dumps(payload, indent=1, ensure_ascii=False).encode())
+    return evaluation
 
 
-def evaluate_as_asked(
-    model: Any,
-    tokenizer: Any,
-    questions: Sequence[Question],
-    asking: SamplingSettings,
-    out: Path,
-    *,
-    about: dict[str, Any],
-) -> Summary:
-    """`evaluate` with questions asked and answers graded as they were where the training examples come from.
+def as_asked(asking: SamplingSettings) -> EvaluationSettings:
+    """Settings that ask questions and grade answers as sampling did for the training examples.
 
     Args:
-        asking: `limit`, `temperature` and `samples_per_question` count for nothing: all are answered, once, greedily.
+        asking: `limit`, `temperature` and `samples_per_question` do not apply: all questions are answered, once each
+            and greedily.
     """
-    settings = EvaluationSettings(
+    return EvaluationSettings(
         grader=asking.grader,
         prompt_template=asking.prompt_template,
         max_new_tokens=asking.max_new_tokens,
         eval_batch_size=asking.batch_size,
         system_prompt=asking.system_prompt,
     )
-    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=asking.system_prompt))
-    return evaluate(model, encoder, questions, settings, out, about=about)
 
 
-def _answer(
-    model: Any,
-    encoder: ConditionEncoder,
-    prompts: list[Request],
+def _answerer(
+    model: "Answerer | PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
     settings: EvaluationSettings,
-    out: Path,
-    about: dict[str, Any],
-    desc: str,
-) -> list[Generated]:
-    """Answers in the order of the prompts; each finished batch is logged, and a rerun asks for the rest only."""
-    log = _log_path(out)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = read_jsonl(log)
-    done: dict[int, Generated] = {}
-    if lines and lines[0] == {"about": about}:
-        done = {line["index"]: Generated(**line["answer"]) for line in lines[1:]}
+    out: Path | None,
+) -> Answerer:
+    """The model as an answerer, with a ledger beside `out` if it has none.
+
+    Raises:
+        UserError: a transformers model comes without its tokenizer.
+    """
+    if tokenizer is not None:
+        from nlft.models.loaded import loaded_answerer
+
+        answerer: Answerer = loaded_answerer(
+            model,  # type: ignore[arg-type]
+            tokenizer,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.eval_batch_size,
+            system_prompt=settings.system_prompt,
+        )
+    elif hasattr(model, "answer") and hasattr(model, "identity"):
+        answerer = model
     else:
-        write_whole(log, json.dumps({"about": about}).encode() + b"\n")
-    local = LocalModel(model, encoder, max_new_tokens=settings.max_new_tokens, batch_size=settings.eval_batch_size)
-    open_ = [i for i in range(len(prompts)) if i not in done]
-    with progress(desc, len(prompts), "question") as bar, log.open("ab") as file:
-        bar.update(len(done))
-        for batch in local.answer([prompts[i] for i in open_]):
-            for at, answer in batch:
-                done[open_[at]] = answer
-                line = {"index": open_[at], "answer": asdict(answer)}
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            bar.update(len(batch))
-    return [done[i] for i in range(len(prompts))]
+        raise UserError(
+            f"evaluate: {type(model).__name__} is not an answerer.\n"
+            "  Give a loaded model together with its tokenizer: evaluate(model, questions, tokenizer=tokenizer)."
+        )
+    if out is None or isinstance(answerer, Ledgered):
+        return answerer
+    return Ledgered(answerer, Ledger(out.with_suffix(".calls.jsonl")), CallSettings())
 
 
-def _entry(question: Question, prompt: Prompt, answer: Generated, readings: dict[str, Grader]) -> dict[str, Any]:
-    grades = {name: asdict(grader(answer.text, question.answer)) for name, grader in readings.items()}
-    return {
-        "id": question.id,
-        "prompt": prompt,
-        "answer": question.answer,
-        "output": answer.text,
-        "tokens": answer.tokens,
-        "finish_reason": answer.finish_reason,
-        "grades": grades,
-    }
+def check_can_score(settings: EvaluationSettings, *, on_server: bool) -> None:
+    """Refuse the grader `label` on a server.
+
+    Raises:
+        UserError: it needs log-likelihoods, which only a local model gives.
+    """
+    if settings.grader == "label" and on_server:
+        raise UserError(
+            "--grader label: it reports log-likelihoods of the standard answers, which only a local model gives.\n"
+            "  Load the model here (without --base_url and --backend), or choose another --grader."
+        )
 
 
-def _summarize(entries: list[dict[str, Any]], readings: list[str], logp: float | None) -> Summary:
-    n = len(entries)
+def _local_model(answerer: Answerer) -> "LocalModel | None":
+    """The local model behind the answerer; None if the answers come from elsewhere."""
+    from nlft.models.local import LocalModel
 
-    def count(reading: str, verdict: str) -> int:
-        return sum(e["grades"][reading]["verdict"] == verdict for e in entries)
+    inner = answerer.inner if isinstance(answerer, Ledgered) else answerer
+    return inner if isinstance(inner, LocalModel) else None
 
-    return Summary(
+
+def _graded(question: Question, prompt: Prompt, answer: Generated, readings: Mapping[str, Grader]) -> GradedAnswer:
+    grades = {name: grader(answer.text, question.answer) for name, grader in readings.items()}
+    reason = answer.finish_reason
+    return GradedAnswer(question.id, prompt, question.answer, answer.text, answer.tokens, reason, grades)
+
+
+def _summarize(answers: tuple[GradedAnswer, ...], readings: list[str], logp: float | None) -> Evaluation:
+    n = len(answers)
+
+    def count(reading: str, grade: str) -> int:
+        return sum(answer.grades[reading].verdict == grade for answer in answers)
+
+    return Evaluation(
         questions=n,
         accuracy={name: wilson(count(name, "right"), n) for name in readings},
         graded_share={name: 1 - count(name, "ungraded") / max(n, 1) for name in readings},
-        mean_tokens=sum(e["tokens"] for e in entries) / max(n, 1),
-        finished_share=sum(e["finish_reason"] == "stop" for e in entries) / max(n, 1),
+        mean_tokens=sum(answer.tokens for answer in answers) / max(n, 1),
+        finished_share=sum(answer.finish_reason == "stop" for answer in answers) / max(n, 1),
         answer_logp=logp,
+        answers=answers,
     )
 
 
-@torch.no_grad()
-def _answer_logp(model: Any, encoder: ConditionEncoder, prompts: list[Request], questions: Sequence[Question]) -> float:
-    """Mean log-likelihood of the standard answers' tokens, each answer weighing by its length."""
+def _answer_logp(local: "LocalModel", requests: Sequence[Request], questions: Sequence[Question]) -> float:
+    """Mean log-likelihood per token of the standard answers, over the tokens of all of them."""
+    import torch
+
+    from nlft.core.conditions import pad_rows
+    from nlft.core.logprobs import enable_scoring, score
+
+    model, encoder = local.model, local.encoder
     enable_scoring(model)
+    device = next(model.parameters()).device
     total, tokens = 0.0, 0
-    for (_, prompt), question in zip(prompts, questions, strict=True):
-        rows = pad_rows([(encoder.prompt_ids(prompt), encoder.completion_ids(question.answer))], 0)
-        device = next(model.parameters()).device
-        rows = type(rows)(*(x.to(device) for x in (rows.input_ids, rows.attention_mask, rows.labels)))
-        scored = score(model, rows)
-        total, tokens = total + float(scored.logp.sum()), tokens + int(scored.mask.sum())
+    with torch.no_grad():
+        for request, question in zip(requests, questions, strict=True):
+            rows = pad_rows([(encoder.prompt_ids(request.prompt), encoder.completion_ids(question.answer))], 0)
+            rows = type(rows)(*(x.to(device) for x in (rows.input_ids, rows.attention_mask, rows.labels)))
+            scored = score(model, rows)
+            total, tokens = total + float(scored.logp.sum()), tokens + int(scored.mask.sum())
     return total / max(tokens, 1)
-
-
-def _log_path(out: Path) -> Path:
-    return out.with_name(f"{out.stem}.partial.jsonl")

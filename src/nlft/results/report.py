@@ -1,25 +1,13 @@
 """Arms side by side: a table with intervals, the differences that matter, and what to do about them, in words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nlft.results.evaluate import deciding_reading
 from nlft.results.stats import Difference, Proportion, needed, paired_difference
 
 Report = Mapping[str, Any]
 WORTH_KNOWING = 0.03  # a difference that one would like to be able to see
-
-
-def deciding_reading(readings: Iterable[str], extraction: str) -> str:
-    """The reading that decides: numbers are read as they were when the examples got their labels.
-
-    Args:
-        readings: those that an evaluation reports, `strict` and `flexible` for numbers, else one.
-        extraction: how numbers were read for the labels.
-    """
-    names = list(readings)
-    if "strict" in names:
-        return "strict" if extraction == "strict" else "flexible"
-    return names[0]
 
 
 def reading_of(report: Report) -> str | None:

@@ -1,0 +1,56 @@
+"""A model that is already in memory as an answerer."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.prompts import Templates
+from nlft.models.local import LocalModel
+
+_SAMPLED = 1024  # values per tensor: training moves all values of a tensor that it trains
+
+
+def loaded_answerer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+    system_prompt: str | None = None,
+) -> LocalModel:
+    """A loaded transformers or PEFT model as an answerer that answers greedily.
+
+    Its identity has a digest of the weights. So a ledger gives back only answers of these weights, also when training
+    goes on between two calls.
+
+    Args:
+        max_new_tokens: length of the longest answer, in tokens.
+        batch_size: answers to generate at a time.
+        system_prompt: put before prompts that have no system message.
+    """
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt))
+    name = {
+        "model": getattr(model.config, "_name_or_path", ""),
+        "weights": weights_digest(model),
+        "chat_template": tokenizer.chat_template,
+    }
+    return LocalModel(model, encoder, max_new_tokens=max_new_tokens, batch_size=batch_size, name=name)
+
+
+@torch.no_grad()
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over evenly spaced values of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        digest.update(_sampled_bytes(parameter))
+    return digest.hexdigest()
+
+
+def _sampled_bytes(parameter: Tensor) -> bytes:
+    flat = parameter.detach().reshape(-1)
+    values = flat[:: max(1, flat.numel() // _SAMPLED)].cpu().contiguous()
+    return values.view(torch.uint8).numpy().tobytes()
