@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from helpers.audit_defects import DEFECTS, MAX_LENGTH, Planted, clean_examples, planted_examples  # noqa: E402
 from nlft.auditing.findings import KINDS, Finding  # noqa: E402
 from nlft.auditing.report import AuditReport  # noqa: E402
-from nlft.auditing.run import AuditSettings, run_audit  # noqa: E402
+from nlft.auditing.run import AuditSettings, audit  # noqa: E402
 from nlft.data.problems import generate_problems  # noqa: E402
 from nlft.results.stats import wilson  # noqa: E402
 
@@ -91,22 +91,21 @@ def measure(model: str, seeds: list[int], each: int) -> dict[str, Any]:
     """Audit each seed's examples with the model, then time an audit of 200 clean examples."""
     import torch
 
-    from nlft.core.conditions import ConditionEncoder
     from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
     settings = ModelSettings(model_name_or_path=model)
-    net, encoder = load_model(settings, trainable=False), ConditionEncoder(load_tokenizer(settings))
+    net, tokenizer = load_model(settings, trainable=False), load_tokenizer(settings)
     totals: dict[str, Any] = {"found": {}, "raised": {}}
     for seed in seeds:
         planted = planted_examples(seed, each=each)
-        audit = AuditSettings(grader="number", max_length=MAX_LENGTH, seed=seed)
-        report = run_audit(planted.examples, net, encoder, audit, test=planted.test)
+        wanted = AuditSettings(grader="number", max_length=MAX_LENGTH, seed=seed)
+        report = audit(planted.examples, net, tokenizer, wanted, test=planted.test)
         for part, counts in tally(planted, report).items():
             for name, more in counts.items():
                 totals[part][name] = dict(Counter(totals[part].get(name, {})) + Counter(more))
         print(f"seed {seed}: {report.summary}", file=sys.stderr)
     start = time.monotonic()
-    run_audit(clean_examples(generate_problems(200, seed=7), 7), net, encoder, AuditSettings())
+    audit(clean_examples(generate_problems(200, seed=7), 7), net, tokenizer)
     about = {"seeds": seeds, "each": each, "model": Path(model).name, "seconds_200": round(time.monotonic() - start)}
     about["threads"] = torch.get_num_threads()
     return {**about, **totals}

@@ -20,13 +20,12 @@ from nlft import cli
 from nlft.auditing.copies import copies, numbers, overlap
 from nlft.auditing.findings import KINDS, Finding
 from nlft.auditing.report import AuditReport
-from nlft.auditing.run import AuditSettings, run_audit
+from nlft.auditing.run import AuditSettings, audit
 from nlft.auditing.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import endless, text_findings
-from nlft.auditing.words import language, says_nothing, verdict
+from nlft.auditing.words import language, says_nothing, tone
 from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score
-from nlft.core.prompts import Templates
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, Question, write_examples
@@ -59,7 +58,7 @@ def right(**changes):
 def kinds(*examples, **settings):
     """What is found, without a model, in these among others that are fine."""
     others = clean_examples(generate_problems(40, seed=900), 900)
-    report = run_audit([*others, *examples], None, None, AuditSettings(grader="number", **settings))
+    report = audit([*others, *examples], settings=AuditSettings(grader="number", **settings))
     return {f.kind for f in report.findings if f.id in {e.id for e in examples}}
 
 
@@ -72,7 +71,7 @@ def found_without_model():
     alarms = []
     for seed in (11, 12):
         planted = planted_examples(seed, clean=60, each=3)
-        report = run_audit(planted.examples, None, None, AuditSettings(grader="number"), test=planted.test)
+        report = audit(planted.examples, settings=AuditSettings(grader="number"), test=planted.test)
         tally = audit_precision.tally(planted, report)["found"]
         for kind in WITHOUT_MODEL:
             found[kind][0] += tally[kind]["named"]
@@ -112,7 +111,7 @@ def test_what_is_fine_has_no_finding(found_without_model):
     ],
 )
 def test_praise_and_blame_are_told_apart_and_turned_round_by_a_negation(judgment, told):
-    assert verdict(judgment) == told
+    assert tone(judgment) == told
 
 
 def test_a_judgment_that_contradicts_the_label_is_found_on_both_sides():
@@ -133,14 +132,14 @@ def test_one_completion_with_both_labels_is_a_contradiction():
 def test_a_label_is_held_to_the_grader_only_where_there_is_one():
     flipped = right(label=False, judgment='The step "64 - 35 = 29" is wrong.')
     assert kinds(flipped) == {"grader"}
-    report = run_audit([flipped], None, None, AuditSettings(grader="label"))
+    report = audit([flipped], settings=AuditSettings(grader="label"))
     assert not {f.kind for f in report.findings} & {"grader", "answer"}
 
 
 def test_auto_takes_the_number_grader_only_where_answers_are_marked():
-    marked = run_audit([right()], None, None, AuditSettings())
+    marked = audit([right()])
     assert any("grader: number" in note for note in marked.notes)
-    unmarked = run_audit([right(answer="They liked it.", completion="Dear 34.")], None, None, AuditSettings())
+    unmarked = audit([right(answer="They liked it.", completion="Dear 34.")])
     assert any("held to nothing" in note for note in unmarked.notes)
 
 
@@ -170,7 +169,7 @@ def test_a_correction_may_quote_what_it_likes_but_is_no_judgment_by_itself():
     assert kinds(wrong(judgment='"64 - 35 = 34" is off.\nCorrection: write "64 - 35 = 29".')) == set()
     assert kinds(wrong(judgment="Correction: 64 - 35 = 29.")) == {"correction-only"}
     shown = AuditSettings(grader="number", judge_shows_correction=True)
-    report = run_audit([wrong(judgment="Correction: it is 64 - 35 = 29.")], None, None, shown)
+    report = audit([wrong(judgment="Correction: it is 64 - 35 = 29.")], settings=shown)
     assert {f.kind for f in report.findings} == {"echo"}
 
 
@@ -219,9 +218,7 @@ def test_markup_is_garbage_unless_the_task_is_markup():
 
 
 def test_the_tokenizers_own_control_tokens_are_garbage_anywhere():
-    report = run_audit(
-        [wrong(), right(prompt="Say <pad> please. " * 3)], None, ConditionEncoder(tiny.tokenizer()), AuditSettings()
-    )
+    report = audit([wrong(), right(prompt="Say <pad> please. " * 3)], tokenizer=tiny.tokenizer())
     assert [f.id for f in report.findings if f.kind == "garbage"] == ["r"]
 
 
@@ -245,7 +242,7 @@ def test_a_translation_task_is_not_taken_for_the_wrong_language():
 
 def test_bare_answers_are_named_one_by_one_only_where_they_are_the_exception():
     assert kinds(right(answer="#### 29")) == {"bare-answer"}
-    bare = run_audit([right(id=i, answer="#### 29", prompt=f"{i}?") for i in range(9)], None, None, AuditSettings())
+    bare = audit([right(id=i, answer="#### 29", prompt=f"{i}?") for i in range(9)])
     told = [f for f in bare.findings if f.kind == "bare-answer"]
     assert [f.id for f in told] == [None]
     assert "9 of 9" in told[0].what
@@ -429,9 +426,8 @@ def test_the_same_seed_draws_the_same_placebos_and_another_seed_others(scored):
     assert drawn(1) != drawn(2)
 
 
-def audited(examples, *, model=True, templates=None, **settings):
-    encoder = ConditionEncoder(tiny.tokenizer(), templates)
-    return run_audit(examples, tiny.model() if model else None, encoder, AuditSettings(**settings), name="e.jsonl")
+def audited(examples, **settings):
+    return audit(examples, tiny.model(), tiny.tokenizer(), AuditSettings(**settings), name="e.jsonl")
 
 
 def test_a_prompt_over_max_length_is_named_with_each_condition_that_is_too_long():
@@ -467,7 +463,7 @@ def test_one_wrong_example_has_no_placebo_and_the_report_says_so():
 
 
 def test_without_a_model_the_report_says_what_was_not_checked():
-    report = run_audit([wrong(), right()], None, None, AuditSettings())
+    report = audit([wrong(), right()])
     assert report.usable is None
     assert any("no model was given" in note for note in report.notes)
     assert "not measured" in report.lines()[-1]
@@ -475,12 +471,17 @@ def test_without_a_model_the_report_says_what_was_not_checked():
 
 def test_no_examples_are_refused():
     with pytest.raises(UserError, match="no examples to audit"):
-        run_audit([], None, None, AuditSettings())
+        audit([])
 
 
-def test_templates_of_the_encoder_decide_what_the_judge_sees():
+def test_a_model_without_its_tokenizer_is_refused():
+    with pytest.raises(UserError, match="tokenizer"):
+        audit([wrong()], tiny.model())
+
+
+def test_the_settings_templates_decide_what_the_judge_sees():
     only = wrong(judgment="Correction: take 35 from 64.")
-    hidden, shown = (audited([only, right()], templates=Templates(judge_shows_correction=b)) for b in (False, True))
+    hidden, shown = (audited([only, right()], judge_shows_correction=b) for b in (False, True))
     assert "correction-only" in {f.kind for f in hidden.findings}
     assert "correction-only" not in {f.kind for f in shown.findings}
 
@@ -654,10 +655,8 @@ def test_a_real_model_tells_judgments_from_shuffled_ones():
     examples = [e for e in clean_examples(generate_problems(40, seed=21), 21) if not e.label]
     words = [e.judgment for e in examples]
     shuffled = [replace(e, id=f"s-{e.id}", judgment=words[at - 1]) for at, e in enumerate(examples[:10])]
-    encoder = ConditionEncoder(load_tokenizer(settings))
-    report = run_audit(
-        [*shuffled, *examples[10:]], load_model(settings, trainable=False), encoder, AuditSettings(grader="label")
-    )
+    model, tokenizer = load_model(settings, trainable=False), load_tokenizer(settings)
+    report = audit([*shuffled, *examples[10:]], model, tokenizer, AuditSettings(grader="label"))
     flagged = {f.id for f in report.findings if f.kind in ("placebo", "no-movement")}
     assert len(flagged & {e.id for e in shuffled}) >= 6
     assert len(flagged & {e.id for e in examples[10:]}) <= 2

@@ -1,6 +1,7 @@
 """`nlft build`: sizes and ratios exactly, spread over the questions, and files that each tool can read."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from helpers import tiny
 from nlft import cli
 from nlft.core.conditions import ConditionEncoder
-from nlft.data.build import BuildSettings, Pool, choose, question_of, read_pool, summary
-from nlft.data.export import export, original_rows, sft_texts
+from nlft.data.build import BuildSettings, Pool, build_summary, choose, question_of, read_pool
+from nlft.data.export import export_examples, original_rows, sft_texts
 from nlft.data.records import Example, completion_text, read_examples, write_examples
 from nlft.errors import NLFTError, RecordsError, UserError
 from nlft.experiments.demo import bring_model, model_cache
@@ -193,20 +194,20 @@ def test_what_lacks_the_field_is_a_value_of_its_own():
     wanted = BuildSettings(size=4, stratify="topic")
     chosen = choose(there, wanted)
     assert Counter("topic" in e.extra for e in chosen) == {True: 2, False: 2}
-    assert summary(Pool(there, []), chosen, wanted)[1] == 'topic: "sums" 2, without 2'
+    assert build_summary(Pool(there, []), chosen, wanted)[1] == 'topic: "sums" 2, without 2'
 
 
 REFUSED = [
-    ({"ratio": "1:2", "size": 100}, ["--size 100: cannot be 1:2 exactly", "Take 99 or 102: a multiple of 3"]),
-    ({"ratio": "2:4", "size": 2}, ["cannot be 2:4 exactly", "Take 3: a multiple of 3"]),
+    ({"ratio": "1:2", "size": 100}, ["--size 100", "1:2", "99 or 102", "3"]),
+    ({"ratio": "2:4", "size": 2}, ["--size 2", "2:4", "--size 3"]),
     (
         {"ratio": "1:2", "size": 300},
-        ["needs 100 right and 200 wrong", "97 right and 192 wrong are missing", "--size 9"],
+        ["100 right and 200 wrong", "97 right and 192 wrong", "--size 9"],
     ),
-    ({"ratio": "2:1", "size": 12}, ["needs 8 right and 4 wrong", ": 5 right are missing", "at most --size 3"]),
-    ({"ratio": "9:1"}, ["--ratio 9:1: needs 9 right and 1 wrong", "6 right are missing", "choose another ratio"]),
-    ({"size": 12}, ["there are 3 right and 8 wrong examples; 1 are missing", "take 11"]),
-    ({"stratify": "topik"}, ["no example has that field", "topic"]),
+    ({"ratio": "2:1", "size": 12}, ["8 right and 4 wrong", ": 5 right ", "--size 3"]),
+    ({"ratio": "9:1"}, ["--ratio 9:1", "9 right and 1 wrong", ": 6 right "]),
+    ({"size": 12}, ["3 right and 8 wrong", "; 1 ", "--size 11"]),
+    ({"stratify": "topik"}, ["--stratify topik", "topic."]),
 ]
 
 
@@ -222,12 +223,12 @@ def test_what_cannot_be_met_is_refused_with_what_is_missing_and_the_way_out(want
 
 @pytest.mark.parametrize("ratio", ["", "1", "0:0", "1:-1", "1.5:1", "a:b", "1:2:3", " 1:2"])
 def test_what_is_no_ratio_is_refused(ratio):
-    with pytest.raises(UserError, match="is no ratio"):
+    with pytest.raises(UserError, match=f"--ratio {re.escape(ratio)}: "):
         BuildSettings(ratio=ratio)
 
 
 def test_an_empty_pool_is_refused():
-    with pytest.raises(UserError, match="no examples to choose from"):
+    with pytest.raises(UserError, match="--keep_truncated"):
         choose([], BuildSettings())
 
 
@@ -238,7 +239,8 @@ def test_cut_off_completions_are_left_out_and_counted():
     write_examples("e.jsonl", [example(1), example(2, extra={"finish_reason": "length"})])
     kept = read_pool(["e.jsonl"], BuildSettings())
     assert [e.id for e in kept.examples] == [1]
-    assert kept.left_out == ["1 cut off by the length limit (--keep_truncated takes them)"]
+    assert len(kept.notes) == 1
+    assert re.match(r"1 .*--keep_truncated", kept.notes[0])
     assert len(read_pool(["e.jsonl"], BuildSettings(keep_truncated=True)).examples) == 2
 
 
@@ -263,13 +265,14 @@ def test_files_are_joined_without_repeats_and_without_equal_ids():
     assert {e.id: e.completion for e in joined.examples} == {
         "x": "one", "y": "y", "x#2": "two", "x#3": "three", "x#2#2": "two",
     }  # fmt: skip
-    assert joined.left_out == ["3 given a new id, since another file has theirs", "1 found a second time"]
+    assert [note.partition(" ")[0] for note in joined.notes] == ["3", "1"]
+    assert "id" in joined.notes[0]
 
 
 def test_a_completion_labelled_right_here_and_wrong_there_is_refused():
     write_examples("a.jsonl", [example("x")])
     write_examples("b.jsonl", [example("x", label=False)])
-    with pytest.raises(RecordsError, match=r'b\.jsonl: example "x": is labelled right in one place and wrong'):
+    with pytest.raises(RecordsError, match=r'b\.jsonl: example "x": .*right.*wrong'):
         read_pool(["a.jsonl", "b.jsonl"], BuildSettings())
 
 
@@ -292,7 +295,7 @@ def mixed() -> list[Example]:
 def write(to: str, examples=None, name: str | None = None, **options):
     path = Path(name or f"{to}.jsonl")
     given = {"target": "answer", "form": "messages"} | options
-    return path, export(path, mixed() if examples is None else examples, to, **given)
+    return path, export_examples(path, mixed() if examples is None else examples, to, **given)
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -332,7 +335,8 @@ def test_kto_rows_keep_completion_and_label():
     assert [(r["completion"][0]["content"], r["label"]) for r in rows_of(path)] == [
         (completion_text(e), e.label) for e in mixed()
     ]
-    assert made.left_out == ["1 of the examples lose their revision"]
+    assert len(made.notes) == 1
+    assert re.match("1 .*revision", made.notes[0])
 
 
 def test_reft_has_each_question_once_with_its_answer():
@@ -340,7 +344,7 @@ def test_reft_has_each_question_once_with_its_answer():
     rows = rows_of(path)
     assert [r["prompt"][-1]["content"] for r in rows] == ["1 + 1?", "9 - 4?", "9 - 4?", "3 + 3?"]
     assert all(r["completion"][0]["content"] == r["answer"] for r in rows)
-    assert made.left_out == ["2 of the examples ask what another one asks"]
+    assert [note.partition(" ")[0] for note in made.notes] == ["2"]
 
 
 def test_a_system_prompt_goes_before_prompts_that_have_none(capsys):
@@ -406,11 +410,8 @@ def test_no_field_of_an_example_s_own_changes_its_label_in_the_original_s_layout
 
 def test_what_the_original_s_layout_loses_is_said():
     rows = original_rows([example(1, judgment="Well done."), example(2, extra={"score": 2, "input": "x"})])
-    assert rows.left_out == [
-        "1 of the examples lose their judgment, being right",
-        '1 of the examples lose their field "input"',
-        '1 of the examples lose a "score" that contradicts their label',
-    ]
+    for note, name in zip(rows.notes, ["judgment", '"input"', '"score"'], strict=True):
+        assert re.match(f"1 .*{name}", note)
 
 
 def test_a_prompt_of_several_turns_is_refused_for_the_original():
@@ -422,14 +423,14 @@ def test_a_prompt_of_several_turns_is_refused_for_the_original():
 
 
 def test_nothing_to_train_on_is_refused():
-    with pytest.raises(UserError, match="none of the examples has a right completion"):
+    with pytest.raises(UserError, match="--target answer"):
         write("sft", [example(1, label=False)], target="completion")
     assert not Path("sft.jsonl").exists()
 
 
 @pytest.mark.parametrize(("to", "name"), [("nlft", "x.json"), ("sft", "x.json"), ("kto", "x"), ("original", "x.csv")])
 def test_an_ending_that_the_tool_does_not_read_is_refused(to, name):
-    with pytest.raises(UserError, match="Give it that ending"):
+    with pytest.raises(UserError, match=r"\.jsonl"):
         write(to, name=name)
 
 
@@ -552,11 +553,11 @@ def test_settings_come_from_yaml_too(files):
         (["a.jsonl"], "required: --out"),
         (["--out", "o.jsonl"], "FILE"),
         (["a.jsonl", "--out", "a.jsonl"], "is one of the files read"),
-        (["a.jsonl", "--out", "o.jsonl", "--ratio", "1/2"], "--ratio 1/2: is no ratio"),
+        (["a.jsonl", "--out", "o.jsonl", "--ratio", "1/2"], "--ratio 1/2: "),
         (["a.jsonl", "--out", "o.jsonl", "--to", "dpo"], "invalid choice"),
         (["a.jsonl", "--out", "o.jsonl", "--size", "0"], "--size: is 0"),
         (["a.jsonl", "none.jsonl", "--out", "o.jsonl"], "none.jsonl: cannot be read"),
-        (["a.jsonl", "--out", "o.parquet"], "Give it that ending"),
+        (["a.jsonl", "--out", "o.parquet"], "o.parquet: "),
     ],
 )
 @pytest.mark.usefixtures("files")

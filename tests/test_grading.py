@@ -32,13 +32,13 @@ def kind_of_difference(reading: str, completion: str, answer: str) -> str | None
     """The row of docs/GRADING.md that tells why the verdicts differ; None where they do not."""
     grade = get_grader("number", extraction=reading)(completion, answer)
     harness = harness_verdict(reading, completion, answer)
-    if grade.verdict == ("right" if harness else "wrong"):
+    if grade.grade == ("right" if harness else "wrong"):
         return None
-    if grade.verdict == "ungraded":
+    if grade.grade == "ungraded":
         if grade.expected is None:
             return "no number in the answer"
         return "no number in the completion" if grade.extracted is None else "the extracted text is not a number"
-    assert (grade.verdict, harness) == ("right", 0), (completion, answer, grade)
+    assert (grade.grade, harness) == ("right", 0), (completion, answer, grade)
     bare = re.fullmatch(r"(?:(?s:.*)#### )?[-0-9.,$]*", answer)
     return "the same number, written differently" if bare else "the answer has more than a number after `#### `"
 
@@ -71,7 +71,7 @@ def test_documented_differences_from_the_harness_are_real():
     assert len(rows) == 11
     for kind, reading, completion, answer, harness, verdict in rows:
         assert harness_verdict(reading, completion, answer) == harness
-        assert get_grader("number", extraction=reading)(completion, answer).verdict == verdict
+        assert get_grader("number", extraction=reading)(completion, answer).grade == verdict
         assert kind_of_difference(reading, completion, answer) == kind
 
 
@@ -105,8 +105,8 @@ def test_odd_strings_are_no_numbers(text):
 def test_huge_numbers_are_compared_exactly():
     grade = get_grader("number")
     digits = "9" * 50_000
-    assert grade(f"#### {digits}", f"#### {digits}").verdict == "right"
-    assert grade(f"#### {digits}", f"#### {digits[:-1]}8").verdict == "wrong"
+    assert grade(f"#### {digits}", f"#### {digits}").grade == "right"
+    assert grade(f"#### {digits}", f"#### {digits[:-1]}8").grade == "wrong"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_standard_answer_gives_its_final_number(answer, number):
 def test_a_grade_keeps_its_evidence():
     grade = get_grader("number")
     assert grade("#### 34", "#### 29") == Grade("wrong", "34", "29", '"34" was given, "29" expected.')
-    assert grade("#### 29.0", "#### 29").verdict == "right"
+    assert grade("#### 29.0", "#### 29").grade == "right"
 
 
 def test_no_number_is_ungraded_and_says_where():
@@ -142,9 +142,9 @@ def test_no_number_is_ungraded_and_says_where():
 
 def test_original_compares_as_text():
     grade = get_grader("number", extraction="original")
-    assert grade("#### 18.00", "#### 18").verdict == "wrong"
-    assert grade("#### 18", "#### 18").verdict == "right"
-    assert grade("#### 18", "####18").verdict == "ungraded"
+    assert grade("#### 18.00", "#### 18").grade == "wrong"
+    assert grade("#### 18", "#### 18").grade == "right"
+    assert grade("#### 18", "####18").grade == "ungraded"
 
 
 @pytest.mark.parametrize(
@@ -171,27 +171,27 @@ def test_choice_reads_the_letter_that_a_text_settles_on(text, letter):
 
 
 def test_choice_grades_letters():
-    assert get_grader("choice")("The answer is (B).", "B").verdict == "right"
-    assert get_grader("choice")("(A)", "Answer: B").verdict == "wrong"
-    assert get_grader("choice")("A) or B)?\nA) x\nB) y", "B").verdict == "ungraded"
+    assert get_grader("choice")("The answer is (B).", "B").grade == "right"
+    assert get_grader("choice")("(A)", "Answer: B").grade == "wrong"
+    assert get_grader("choice")("A) or B)?\nA) x\nB) y", "B").grade == "ungraded"
 
 
 def test_exact_leaves_white_space_aside_and_case_on_request():
-    assert get_grader("exact")("  New\n York ", "New York").verdict == "right"
-    assert get_grader("exact")("new york", "New York").verdict == "wrong"
-    assert get_grader("exact", ignore_case=True)("new york", "It is there.\n#### New York").verdict == "right"
-    assert get_grader("exact")("x", "####").verdict == "ungraded"
+    assert get_grader("exact")("  New\n York ", "New York").grade == "right"
+    assert get_grader("exact")("new york", "New York").grade == "wrong"
+    assert get_grader("exact", ignore_case=True)("new york", "It is there.\n#### New York").grade == "right"
+    assert get_grader("exact")("x", "####").grade == "ungraded"
 
 
 def test_regex_compares_groups():
     grade = get_grader("regex", pattern=r"x = (\S+)")
-    assert grade("x = 1, no, x = 2", "x = 2").verdict == "right"
-    assert get_grader("regex", pattern=r"x = (\S+)", which="first")("x = 1\nx = 2", "x = 2").verdict == "wrong"
-    assert grade("none", "x = 2").verdict == "ungraded"
+    assert grade("x = 1, no, x = 2", "x = 2").grade == "right"
+    assert get_grader("regex", pattern=r"x = (\S+)", which="first")("x = 1\nx = 2", "x = 2").grade == "wrong"
+    assert grade("none", "x = 2").grade == "ungraded"
 
 
 def test_label_grades_nothing():
-    assert get_grader("label")("#### 29", "#### 29").verdict == "ungraded"
+    assert get_grader("label")("#### 29", "#### 29").grade == "ungraded"
 
 
 def test_a_function_of_the_user_grades(tmp_path, monkeypatch):
@@ -204,14 +204,14 @@ def test_a_function_of_the_user_grades(tmp_path, monkeypatch):
         "value = 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert get_grader("my_graders:same")("a", "a").verdict == "right"
-    assert get_grader("my_graders.same", cut=1)(" a", "a").verdict == "right"
+    assert get_grader("my_graders:same")("a", "a").grade == "right"
+    assert get_grader("my_graders.same", cut=1)(" a", "a").grade == "right"
     assert get_grader("my_graders:full")("a", "a").explanation == "because"
     with pytest.raises(UserError, match="returned int"):
         get_grader("my_graders:number")("a", "a")
     with pytest.raises(UserError, match="ZeroDivisionError"):
         get_grader("my_graders:broken")("a", "a")
-    with pytest.raises(UserError, match="not a function"):
+    with pytest.raises(UserError, match="'value'"):
         get_grader("my_graders:value")
 
 
@@ -222,10 +222,10 @@ def test_a_function_of_the_user_grades(tmp_path, monkeypatch):
         ("no_such_module:grade", {}, "cannot be imported"),
         ("json:no_such_function", {}, "has no 'no_such_function'"),
         ("a:b:c", {}, "cannot be imported"),
-        (":", {}, "There is no grader"),
-        ("number", {"extract": "strict"}, "It has extraction"),
-        ("number", {"extraction": "loose"}, "Choose strict, flexible or original"),
-        ("label", {"x": 1}, "It has none"),
+        (":", {}, "There is no grader ':'"),
+        ("number", {"extract": "strict"}, "extraction"),
+        ("number", {"extraction": "loose"}, "strict, flexible or original"),
+        ("label", {"x": 1}, "'x'"),
         ("regex", {"pattern": "("}, "not a regular expression"),
         ("regex", {"pattern": "x"}, "no group"),
         ("regex", {"pattern": "(x)", "which": "best"}, "first or last"),
@@ -239,5 +239,5 @@ def test_a_grader_that_does_not_exist_is_named_with_a_cure(name, options, messag
 
 @settings(deadline=None)
 @given(TEXTS, TEXTS, st.sampled_from(["number", "exact", "choice"]))
-def test_every_text_gets_a_verdict(completion, answer, name):
-    assert get_grader(name)(completion, answer).verdict in ("right", "wrong", "ungraded")
+def test_every_text_gets_a_grade(completion, answer, name):
+    assert get_grader(name)(completion, answer).grade in ("right", "wrong", "ungraded")

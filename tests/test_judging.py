@@ -21,7 +21,7 @@ from helpers import tiny
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_examples, relabel, rules_judge
-from nlft.collect.opinions import plain, read_opinion
+from nlft.collect.opinions import plain_text, read_opinion
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import without_corrections
 from nlft.data.grading import get_grader
@@ -85,7 +85,7 @@ READ = {
 def test_feedback_correction_and_verdict_are_read_from_what_small_models_write(name):
     text, judgment, verdict = READ[name]
     found = opinion(text)
-    assert (found.judgment, found.verdict, found.refused) == (judgment, verdict, "")
+    assert (found.judgment, found.says, found.refused) == (judgment, verdict, "")
 
 
 REFUSED = {
@@ -535,7 +535,7 @@ NASTY = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\x1b[0m a\rb \x9b1mc \x1bPq#1\x1b\\d 
 
 
 def test_a_models_words_cannot_steer_the_terminal(tmp_path):
-    assert plain(NASTY) == "red a\nb c d gnp e"
+    assert plain_text(NASTY) == "red a\nb c d gnp e"
     path = tmp_path / "e.jsonl"
     write_examples(path, [replace(WRONG, completion=NASTY, prompt=NASTY, answer=NASTY)])
     session = Session(path)
@@ -549,9 +549,9 @@ def test_a_models_words_cannot_steer_the_terminal(tmp_path):
 
 @given(st.text(alphabet=st.characters() | st.sampled_from("\x1b\x9b[]0;m\x07\\P\r\n\t")))
 def test_no_control_character_is_ever_shown(text):
-    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") for c in plain(text))
+    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") for c in plain_text(text))
 
 
 def test_text_without_control_characters_is_shown_as_it_is():
     text = Path(__file__).read_text(encoding="utf-8").replace("\u202e", "")
-    assert plain(text) == text
+    assert plain_text(text) == text

@@ -102,7 +102,7 @@ def test_multiplication_and_division_stay_small():
 
 def test_every_answer_is_right_by_the_grader():
     grade = get_grader("number")
-    assert {grade(question.answer, question.answer).verdict for question in MANY} == {"right"}
+    assert {grade(question.answer, question.answer).grade for question in MANY} == {"right"}
 
 
 def test_one_and_two_steps_take_turns():

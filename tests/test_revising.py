@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
-from nlft.collect.revising import REVISION_PROMPT, RevisionSettings, asked, refusal, revise
+from nlft.collect.revising import REVISION_PROMPT, RevisionSettings, refusal, revise_examples, revision_request
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError
@@ -121,14 +121,14 @@ def test_other_spaces_and_letters_do_not_make_a_copy_ones_own(spaces, shout):
 
 
 def test_the_model_sees_question_attempt_judgment_and_standard_answer_and_earlier_turns_stay():
-    text = asked(WRONG, REVISION_PROMPT)
+    text = revision_request(WRONG, REVISION_PROMPT)
     assert all(part in text for part in (WRONG.prompt, WRONG.completion, WRONG.judgment, STANDARD))
     chat = replace(
         WRONG,
         prompt=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{answer}?"}],
         completion=[{"role": "assistant", "content": "{prompt}"}],
     )
-    assert asked(chat, "{prompt}|{completion}|{answer}") == [
+    assert revision_request(chat, "{prompt}|{completion}|{answer}") == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": f"{{answer}}?|{{prompt}}|{STANDARD}"},
     ]
@@ -137,13 +137,13 @@ def test_the_model_sees_question_attempt_judgment_and_standard_answer_and_earlie
 def test_each_try_has_its_own_key_and_every_refusal_is_reported():
     tries = {0: [OWN], 1: ["#### 10", OWN], 2: ["#### 600", STANDARD, "#### 10", ("so", "length")]}
     model = ScriptedModel(lambda text, nth: tries[int(re.search(r"Question (\d)", text)[1])][nth])
-    revised = revise(numbered(3), model, RevisionSettings(tries=4))
+    revised = revise_examples(numbered(3), model, RevisionSettings(tries=4))
     assert [e.revision for e in revised.examples] == [OWN, OWN, None]
     assert revised.kept == ["e0", "e1"]
     assert revised.refused == {"e2": ["wrong", "copied", "bare answer", "cut off"]}
     keys = [request.key for request in model.requests]
     assert len(set(keys)) == len(keys) == 3 + 2 + 1 + 1
-    assert revised.lines() == [
+    assert revised.summary_lines() == [
         "2 of 3 revisions kept",
         "not kept: 1; their tries: 1 wrong, 1 copied, 1 bare answer, 1 cut off",
         "  'e2' (wrong, copied, bare answer, cut off)",
@@ -153,11 +153,14 @@ def test_each_try_has_its_own_key_and_every_refusal_is_reported():
 def test_only_wrong_examples_without_a_revision_are_revised_unless_all_are_to_be():
     right, done = replace(WRONG, id="right", label=True), replace(WRONG, id="done", revision="Mine.\n#### 10")
     model = ScriptedModel(lambda text, nth: OWN)
-    assert revise([right, done], model, RevisionSettings()).examples == [right, done]
+    assert revise_examples([right, done], model, RevisionSettings()).examples == [right, done]
     assert not model.requests
-    assert [e.revision for e in revise([right, done], model, RevisionSettings(overwrite=True)).examples] == [None, OWN]
+    assert [e.revision for e in revise_examples([right, done], model, RevisionSettings(overwrite=True)).examples] == [
+        None,
+        OWN,
+    ]
     bare = ScriptedModel(lambda text, nth: "#### 10")
-    assert revise([done], bare, RevisionSettings(overwrite=True)).examples == [done]
+    assert revise_examples([done], bare, RevisionSettings(overwrite=True)).examples == [done]
 
 
 def test_a_revision_takes_the_form_of_its_completion():
@@ -166,7 +169,7 @@ def test_a_revision_takes_the_form_of_its_completion():
         prompt=[{"role": "user", "content": WRONG.prompt}],
         completion=[{"role": "assistant", "content": WRONG.completion}],
     )
-    revised = revise([chat], ScriptedModel(lambda text, nth: OWN), RevisionSettings()).examples
+    revised = revise_examples([chat], ScriptedModel(lambda text, nth: OWN), RevisionSettings()).examples
     assert revised[0].revision == [{"role": "assistant", "content": OWN}]
 
 

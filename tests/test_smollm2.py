@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlft import cli
-from nlft.collect.judging import judge
+from nlft.collect.judging import judge_with_rules
 from nlft.collect.rules import judge_by_rules
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
@@ -44,7 +44,7 @@ def loaded(folder):
 
 def planted():
     """Right worked answers with one number changed, and what the rules say of them."""
-    return judge(
+    return judge_with_rules(
         [
             Example(
                 id=i,

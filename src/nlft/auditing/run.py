@@ -1,8 +1,10 @@
-"""The audit: one pass over the examples, before a training run is spent on them, that says what to mend."""
+"""The audit: check the examples in one pass before training, and say what to fix."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
 
 from nlft.auditing.copies import copies, overlap
 from nlft.auditing.findings import SPOILT, Finding, worst_first
@@ -18,12 +20,15 @@ from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.records import Example, Question
 from nlft.errors import ProblemsError, UserError
 
-_MARKED_SHARE = 0.9  # with so many answers marked as GSM8K's are, the number grader is meant
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MARKED_RATE = 0.9  # `auto` chooses the number grader if at least this proportion of the answers has GSM8K's mark
 
 
 @dataclass
 class AuditSettings(PromptSettings):
-    """What the audit checks, and how; what it shares with training should be set as it is set there."""
+    """Settings of the audit. Give those that training has too the values that training will have."""
 
     test_file: str | None = field(
         default=None, metadata={"help": "Questions that you will evaluate on: none of them may be trained on."}
@@ -62,59 +67,64 @@ class AuditSettings(PromptSettings):
     seed: int = field(default=0, metadata={"help": "Decides which examples' judgments are the placebos."})
 
 
-def run_audit(
+def audit(
     examples: Sequence[Example],
-    model: Any,
-    encoder: ConditionEncoder | None,
-    settings: AuditSettings,
+    model: torch.nn.Module | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    settings: AuditSettings | None = None,
     *,
     test: Sequence[Question] | None = None,
     saliency: NLFTSettings | None = None,
     places: Mapping[str | int, str] | None = None,
     name: str = "the examples",
 ) -> AuditReport:
-    """Audit examples; wrong ones may still be without a judgment.
+    """Check examples before training, and report what to fix.
 
     Args:
-        model: scores the completions. Without it, None, only what can be seen in the texts is checked.
-        encoder: renders and tokenises, as training does; its templates count, not the settings'. None only without
-            a model.
-        test: questions of the test file, if there is one.
-        saliency: the settings that training will have.
+        examples: wrong ones may lack a judgment; the report then says so.
+        model: scores the completions. Without a model, the audit checks only the texts and, if there is a
+            tokenizer, their lengths.
+        tokenizer: the model's tokenizer; required with a model.
+        settings: default `AuditSettings()`. Its templates render the prompts.
+        test: the test questions; the audit reports examples that overlap with them.
+        saliency: the settings of the scheme `nlft` that training will use; default `NLFTSettings()`.
         places: file and line of each example, by id.
-        name: what the report calls the data.
+        name: the data's name in the report.
 
     Raises:
-        UserError: there are no examples, or no such grader.
+        UserError: there are no examples, the grader does not exist, or the model has no tokenizer.
     """
+    settings = settings or AuditSettings()
     if not examples:
         raise UserError(f"{name}: there are no examples to audit.\n  Give a file with at least one.")
+    if model is not None and tokenizer is None:
+        raise UserError("The audit got a model without its tokenizer.\n  Pass tokenizer=... as well.")
     grader, notes = _grader(examples, settings)
-    templates = encoder.templates if encoder else settings.templates()
+    encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
     special = sorted(set(encoder.tokenizer.all_special_tokens)) if encoder else []
-    found = text_findings(examples, grader, special, templates.judge_shows_correction)
-    found += copies(examples, settings.near_duplicate)
+    findings = text_findings(examples, grader, special, settings.judge_shows_correction)
+    findings += copies(examples, settings.near_duplicate)
     if test is not None:
-        found += overlap(examples, test, settings.near_duplicate)
+        findings += overlap(examples, test, settings.near_duplicate)
     else:
-        notes.append("no test file was given, so overlap with it was not checked (--test_file)")
+        notes.append("overlap with test questions was not checked: no test file was given (--test_file)")
     measured: list[Measured] = []
     margin = Margins()
     if encoder is not None:
-        fitting, refused = _encoded(examples, encoder, settings.max_length, found)
-        found += refused
+        fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
+        findings += refused
         if model is not None:
             measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
-            found += _without_symptoms(signal_findings(measured, margin), found)
+            findings += _without_symptoms(signal_findings(measured, margin), findings)
             notes += _placebo_notes(measured, settings)
     if model is None:
-        unseen = "what the judgments move" if encoder else "what the judgments move, and lengths,"
-        notes.append(f"no model was given, so {unseen} could not be checked (--model_name_or_path)")
+        unchecked = "which tokens the judgments move" if encoder else "lengths and which tokens the judgments move"
+        notes.append(f"no model was given (--model_name_or_path). Not checked: {unchecked}")
     return AuditReport(
         name=name,
         examples=examples,
-        findings=worst_first(found),
-        usable=_usable(measured, margin, found) if model is not None else None,
+        findings=worst_first(findings),
+        usable=_usable(measured, margin, findings) if model is not None else None,
         notes=notes,
         places=places or {},
         measured=[figures(one, margin) for one in measured],
@@ -124,15 +134,13 @@ def run_audit(
 
 
 def _grader(examples: Sequence[Example], settings: AuditSettings) -> tuple[Grader | None, list[str]]:
-    """What labels are held to, and a note if it was not the user who said so."""
-    name = settings.grader
+    """The grader that checks the labels, and a note if the audit chose it instead of the user."""
+    name, notes = settings.grader, []
     if name == "auto":
-        marked = sum(MARK in e.answer for e in examples) >= _MARKED_SHARE * len(examples)
+        marked = sum(MARK in e.answer for e in examples) >= _MARKED_RATE * len(examples)
         name = "number" if marked else "label"
-        told = f"most answers have {MARK}" if marked else f"few answers have {MARK}: labels were held to nothing"
-        notes = [f"grader: {name}, since {told} (--grader)"]
-    else:
-        notes = []
+        reason = f"most answers have {MARK}" if marked else f"few answers have {MARK}; labels were not checked"
+        notes = [f"grader: {name}, because {reason} (--grader)"]
     if name == "label":
         return None, notes
     options = {"extraction": settings.extraction} if name == "number" else {}
@@ -140,17 +148,22 @@ def _grader(examples: Sequence[Example], settings: AuditSettings) -> tuple[Grade
 
 
 def _encoded(
-    examples: Sequence[Example], encoder: ConditionEncoder, max_length: int | None, found: Sequence[Finding]
+    examples: Sequence[Example], encoder: ConditionEncoder, max_length: int | None, earlier: Sequence[Finding]
 ) -> tuple[list[tuple[Example, EncodedExample]], list[Finding]]:
-    """The examples that training would take, with their ids, and a finding for each other one."""
+    """Encode the examples.
+
+    Returns:
+        The examples that training would accept, each with its ids, and one finding for each of the others that
+        has no such finding in `earlier`.
+    """
     unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates)
-    told = {finding.id for finding in found if finding.kind in ("no-judgment", "correction-only")}
+    explained = {finding.id for finding in earlier if finding.kind in ("no-judgment", "correction-only")}
     fitting, refused = [], []
     for example in examples:
         try:
             encoded = encode(unlimited, example)
         except ProblemsError as error:
-            if example.id not in told:
+            if example.id not in explained:
                 refused.append(Finding("unreadable", example.id, "; ".join(p.what for p in error.problems)))
             continue
         if over := _too_long(encoded, max_length):
@@ -161,7 +174,7 @@ def _encoded(
 
 
 def _too_long(encoded: EncodedExample, max_length: int | None) -> str:
-    """Each condition's length, of those that are too long."""
+    """Name each condition over `max_length`, with its length; empty if there is none."""
     lengths = {
         "base": len(encoded.base) + max(len(encoded.completion), len(encoded.target)),
         "standard": len(encoded.standard) + len(encoded.completion),
@@ -172,12 +185,13 @@ def _too_long(encoded: EncodedExample, max_length: int | None) -> str:
 
 
 def _measured(
-    model: Any,
+    model: torch.nn.Module,
     encoder: ConditionEncoder,
     fitting: Sequence[tuple[Example, EncodedExample]],
     settings: AuditSettings,
     saliency: NLFTSettings,
 ) -> tuple[list[Measured], Margins]:
+    """Score the examples, and derive the margins from their placebos."""
     measured = measure(
         model,
         ConditionEncoder(encoder.tokenizer, encoder.templates, settings.max_length),
@@ -190,9 +204,9 @@ def _measured(
     return measured, margins(measured, settings.placebo_level)
 
 
-def _without_symptoms(signal: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
-    """What the judgments move, but for remarks that a defect in the text accounts for already."""
-    spoilt = {finding.id for finding in found if finding.kind in SPOILT or finding.kind == "language"}
+def _without_symptoms(signal: Sequence[Finding], earlier: Sequence[Finding]) -> list[Finding]:
+    """Drop `style-movement` and `untagged` of an example whose text has a defect that explains them."""
+    spoilt = {finding.id for finding in earlier if finding.kind in SPOILT or finding.kind == "language"}
     return [f for f in signal if f.kind not in ("style-movement", "untagged") or f.id not in spoilt]
 
 
@@ -200,12 +214,12 @@ def _placebo_notes(measured: Sequence[Measured], settings: AuditSettings) -> lis
     wrong = [one for one in measured if not one.label]
     short = sum(len(one.placebos) < settings.placebos for one in wrong)
     if wrong and not settings.placebos:
-        return ["judgments were not compared with other examples' (--placebos 0)"]
+        return ["judgments were not compared with other examples' judgments (--placebos 0)"]
     if short:
         return [f"{short} wrong completions had fewer than {settings.placebos} other judgments to compare with"]
     return []
 
 
-def _usable(measured: Sequence[Measured], margin: Margins, found: Sequence[Finding]) -> frozenset[str | int]:
-    spoilt = {finding.id for finding in found if finding.kind in SPOILT}
+def _usable(measured: Sequence[Measured], margin: Margins, findings: Sequence[Finding]) -> frozenset[str | int]:
+    spoilt = {finding.id for finding in findings if finding.kind in SPOILT}
     return frozenset(one.id for one in measured if has_signal(one, margin) and one.id not in spoilt)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
-from nlft.auditing.words import content, language, says_nothing, verdict, words
+from nlft.auditing.words import content, language, says_nothing, tone, words
 from nlft.core.prompts import prompt_text, without_corrections
 from nlft.data.grading import MARK, Grader, extract_expected
 from nlft.data.records import Example, completion_text
@@ -101,7 +101,7 @@ def _empty_words(example: Example, shows_correction: bool) -> Finding | None:
         return None
     if what := _echo(example, shown):
         return Finding("echo", example.id, what)
-    if "praise" in verdict(_QUOTED.sub(" ", shown)):
+    if "praise" in tone(_QUOTED.sub(" ", shown)):
         return None  # a contradiction, or more than nothing
     if says_nothing(shown):
         return Finding("vague", example.id, f"all it says is {quoted(shown)}")
@@ -118,7 +118,7 @@ def _contradiction(example: Example) -> str | None:
         return f"the judge disagrees with the label: {quoted(str(example.extra['conflict']))}"
     if not example.judgment:
         return None
-    found = verdict(_QUOTED.sub(" x ", without_corrections(example.judgment)))
+    found = tone(_QUOTED.sub(" x ", without_corrections(example.judgment)))
     if not example.label and found == {"praise"}:
         return f"it is labelled false, but the judgment approves: {quoted(example.judgment)}"
     if example.label and "blame" in found and "praise" not in found:
@@ -159,7 +159,7 @@ def _echo(example: Example, shown: str) -> str | None:
         repeats = set(expected) <= own <= set(numbers(answer)) and not (set(given) - set(expected)) & own
         new_words = content(shown) - content(answer) - own
         # "Subtract 35 from 64, which leaves 29" says what is right and nothing about what is wrong.
-        repeats = repeats and (len(new_words) <= 1 or not verdict(shown))
+        repeats = repeats and (len(new_words) <= 1 or not tone(shown))
     else:
         repeats = len(content(shown)) >= 2 and not content(shown) - content(answer)
     return said if repeats else None
@@ -177,12 +177,12 @@ def _bare(text: str) -> str:
 def _by(grader: Grader) -> Check:
     def check(example: Example) -> str | None:
         grade = grader(completion_text(example), example.answer)
-        if grade.expected is None and grade.verdict == "ungraded":
+        if grade.expected is None and grade.grade == "ungraded":
             return None  # said of the answer
-        if grade.verdict == "ungraded" and example.label:
+        if grade.grade == "ungraded" and example.label:
             return f"it is labelled true, but cannot be graded. {grade.explanation}"
-        if grade.verdict != "ungraded" and (grade.verdict == "right") != example.label:
-            return f"it is labelled {str(example.label).lower()}, but graded {grade.verdict}. {grade.explanation}"
+        if grade.grade != "ungraded" and (grade.grade == "right") != example.label:
+            return f"it is labelled {str(example.label).lower()}, but graded {grade.grade}. {grade.explanation}"
         return None
 
     return check
@@ -192,7 +192,7 @@ def _ungradable(grader: Grader) -> Check:
     def check(example: Example) -> str | None:
         grade = grader(example.answer, example.answer)
         # "label" reads nothing from anything, and a function of the user's need not say what it read.
-        if grade.verdict != "ungraded" or (grade.expected is None and not grade.explanation.startswith("No ")):
+        if grade.grade != "ungraded" or (grade.expected is None and not grade.explanation.startswith("No ")):
             return None
         return f"nothing to compare with: {quoted(example.answer)}"
 

@@ -38,7 +38,7 @@ _OTHER_RIGHT = re.compile(r"right (?:side|hand|angle|away|now|after|before)|left
 _REACH = 4  # words between a negation and what it negates
 _NEVER_PRAISE = ("too", "instead", "off", "should", "should be", "should have", "repeats", "repeat")
 
-Verdict = Literal["praise", "blame", "doubt"]
+Tone = Literal["praise", "blame", "doubt"]
 
 _STOCK_WORDS = """
 a an the this that these it its is are was were be been being i we you he she they me us my your our and or
@@ -79,20 +79,20 @@ def words(text: str) -> list[str]:
     return [word.replace("’", "'") for word in WORD.findall(text.lower())]
 
 
-def verdict(judgment: str) -> set[Verdict]:
+def tone(judgment: str) -> set[Tone]:
     """Whether an English judgment approves, disapproves, or at least denies something; nothing if it is neither."""
-    found: set[Verdict] = set()
+    found: set[Tone] = set()
     for clause in _CLAUSES.split(_NAMED.sub(" ", _OTHER_RIGHT.sub(" ", judgment.lower()))):
-        found |= _verdict_of_clause(clause)
+        found |= _tone_of_clause(clause)
     return found
 
 
-def _verdict_of_clause(clause: str) -> set[Verdict]:
+def _tone_of_clause(clause: str) -> set[Tone]:
     """A negation turns the next few words around: "not correct", "no mistakes"."""
-    found: set[Verdict] = set()
+    found: set[Tone] = set()
     used = set()
     negations = [match.end() for match in re.finditer(rf"\b(?:{_NEGATION.pattern})\b", clause)]
-    readings: tuple[tuple[re.Pattern[str], Verdict, Verdict], ...]
+    readings: tuple[tuple[re.Pattern[str], Tone, Tone], ...]
     readings = ((_BLAME, "blame", "praise"), (_PRAISE, "praise", "blame"))
     for pattern, meaning, opposite in readings:
         for match in re.finditer(rf"\b(?:{pattern.pattern})\b", clause):

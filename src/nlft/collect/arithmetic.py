@@ -1,4 +1,4 @@
-"""Calculations in a text: find them, read them, and check whether they hold."""
+"""Find the calculations in a text, and check whether they are right."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-_MOST_TOKENS = 60  # of one side of a calculation; what is longer is left alone
+_MOST_TOKENS = 60  # in one side of a calculation; longer calculations are ignored
 _MOST_DIGITS = 15
-# No group here is possessive: Python before 3.11.5 lets those match too much (gh-106052).
+# Use no possessive groups: before 3.11.5, Python lets them match too much (gh-106052).
 _TOKEN = re.compile(
     r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?
                    (?![.,:]?[0-9])(?:[ ]?\\?%)?)
@@ -22,15 +22,15 @@ _TOKEN = re.compile(
 _SIGNS = dict.fromkeys("*×·⋅∗", "*") | dict.fromkeys("-−–", "-") | {"/": "/", "÷": "/", "+": "+"}
 _SIGNS |= {r"\times": "*", r"\cdot": "*", r"\div": "/", "x": "*", "X": "*", "of": "*"}
 _APPLY = {"+": Fraction.__add__, "-": Fraction.__sub__, "*": Fraction.__mul__, "/": Fraction.__truediv__}
-# Next to these words the figures alone do not say what is calculated: "twice 5 + 3", "1.2 million".
+# Next to one of these words, a calculation's figures do not tell its meaning: "twice 5 + 3", "1.2 million".
 _UNCLEAR = re.compile(
     r"of|times|plus|minus|by|twice|thrice|double|triple|half|quarter|third|over|per|percent|than|more|less|fewer"
     r"|dozens?|hundred|thousand|[mb]illion|remainder|divided|multiplied|added|subtracted|squared|cubed|root|mod",
     re.IGNORECASE,
 )
-_SHARE = re.compile(r"[0-9.,/%)]+|half|double|percent|\w*(?:third|quarter|[a-z]th)s?|fraction|part", re.IGNORECASE)
+_FRACTION = re.compile(r"[0-9.,/%)]+|half|double|percent|\w*(?:third|quarter|[a-z]th)s?|fraction|part", re.IGNORECASE)
 _HARMLESS_AFTER = ("more", "less", "fewer", "than", "of", "by", "over", "per")
-# Figures in two measures of a kind cannot be compared as they stand.
+# Figures in two different measures of one set cannot be compared without conversion.
 _MEASURES = [
     {"$", "cent", "quarter", "dime", "nickel", "pennie"},
     {"second", "minute", "min", "hour", "hr", "day", "week", "month", "year"},
@@ -40,7 +40,7 @@ _MEASURES = [
 ]
 _OPENS = ("$", "{", "[", "<", "|", '"', "“", "'", "‘", "`", r"\(", r"\[")
 _ROUNDED = re.compile(r".{0,30}?(?:round|approx|about|nearest)", re.IGNORECASE)
-_ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator: 64-35=<<64-35=29>>29
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks: 64-35=<<64-35=29>>29
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Calculation:
     """A calculation in a text.
 
     Attributes:
-        written: the whole of it, verbatim.
-        value, result: what its left side comes to, and what is written as its result.
-        right: whether both agree, as far as the result was rounded.
-        corrected: the left side as written, with `value` for a result.
+        written: the whole calculation, verbatim.
+        value: the value of its left side.
+        result: the result as the text gives it.
+        right: whether `value` and `result` are equal, up to rounding of the result.
+        corrected: the left side as written, with `value` as the result.
     """
 
     written: str
@@ -62,13 +63,13 @@ class Calculation:
 
 
 def miscalculated(steps: Sequence[Calculation], answer: str) -> list[Calculation]:
-    """The steps that do not hold, but for what the standard answer has too: 17 / 4 = 4, rounded."""
+    """Return the wrong steps, except those that the standard answer has too, such as a rounded 17 / 4 = 4."""
     accepted = {(step.value, step.result) for step in find_calculations(answer)}
     return [step for step in steps if not step.right and (step.value, step.result) not in accepted]
 
 
 def find_calculations(text: str) -> Iterator[Calculation]:
-    """The calculations in a text, in order; a chain `a + b = c = d` gives one for each equals sign."""
+    """Yield the calculations in a text, in order. A chain `a + b = c = d` gives one for each equals sign."""
     for line in text.split("\n"):
         tokens = groupby(_tokens(line) if "=" in line else [], lambda token: token.kind == "equals")
         sides = [list(side) for is_equals, side in tokens if not is_equals]
@@ -85,7 +86,7 @@ class _Token(NamedTuple):
 
 
 def _tokens(line: str) -> list[_Token]:
-    line = _ANNOTATION.sub(lambda found: " " * len(found[0]), line)
+    line = _ANNOTATION.sub(lambda match: " " * len(match[0]), line)
     tokens = [_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(line)]
     for at in range(1, len(tokens) - 1):
         before, token, after = tokens[at - 1 : at + 2]
@@ -98,14 +99,14 @@ def _tokens(line: str) -> list[_Token]:
 
 
 def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculation | None:
-    """The calculation around an equals sign; None unless both its sides are plain to read."""
+    """Read the calculation around an equals sign; None unless both sides are unambiguous."""
     result = _read(right[:_MOST_TOKENS], 0)
     for start in range(max(0, len(left) - _MOST_TOKENS), len(left)):
         if (side := _read(left, start)) and side.at == len(left):
             break
     else:
         return None
-    if result is None or not side.signs or "//" in side.signs:  # nobody knows how 25 / 1/3 is meant
+    if result is None or not side.signs or "//" in side.signs:  # 25 / 1/3 is ambiguous
         return None
     begins = start == 0 or _begins_cleanly(line, left, start)
     ends = result.at == len(right) or _ends_cleanly(line, right, result.at)
@@ -113,16 +114,16 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
         return None
     upto = result.at
     if right[0].kind == "number" and (not result.signs or result.first == side.value):
-        # Without a chain's next link; of the words behind, with the unit alone: "= 8 apples".
+        # Quote neither the next link of a chain nor the words after the result, except its unit: "= 8 apples".
         upto = 2 if len(right) > 1 and right[1].kind == "word" and _noun(right[1].text) in side.units else 1
     begin, end = left[start].start, right[upto - 1].end
-    begin += line[begin] == line[end : end + 1] == "$"  # set as mathematics, not in dollars
+    begin += line[begin] == line[end : end + 1] == "$"  # a pair of $ delimits mathematics; it is no currency
     corrected = f"{line[begin : left[-1].end]} = {_shown(side.value, result.text)}"
     return Calculation(line[begin:end], side.value, result.first, _agrees(side, result), corrected)
 
 
 def _read(tokens: list[_Token], start: int) -> "_Side | None":
-    """The longest expression from `start` on; None if there is none."""
+    """Read the longest expression that begins at `start`; None if there is none."""
     try:
         return _Side(tokens, start)
     except (ValueError, ZeroDivisionError):
@@ -133,10 +134,13 @@ class _Side:
     """An expression, read by recursive descent.
 
     Attributes:
-        at, value: the first token after it, and what it comes to.
-        first, text: value and spelling of its first number; a chain hands it on (`3 + 4 = 7 * 2 = 14`).
-        signs, units: its operators; of each number "$", "%", the noun behind it, or None.
-        places: the most decimals of its numbers.
+        at: place of the first token after it.
+        value: its value.
+        first, text: value and spelling of its first number. In a chain such as `3 + 4 = 7 * 2 = 14`, that number is
+            the result of the link before.
+        signs: its operators.
+        units: for each number "$", "%", the noun after it, or None.
+        places: the largest number of decimals among its numbers.
     """
 
     def __init__(self, tokens: list[_Token], start: int) -> None:
@@ -150,7 +154,7 @@ class _Side:
         return self.tokens[at] if at < len(self.tokens) else _Token("end", "", -1, -1)
 
     def _sign(self, among: str) -> str:
-        """Step over the next operator and return it, if it is one of these and an operand follows."""
+        """Read the next operator if it is one of these and an operand follows; else return an empty string."""
         sign = _SIGNS.get(self._peek().text, "") if self._peek().kind == "sign" else ""
         if not sign or sign not in among or self._peek(1).kind not in ("number", "open"):
             return ""
@@ -159,7 +163,7 @@ class _Side:
         return sign
 
     def _terms(self, levels: tuple[str, ...] = ("+-", "*/")) -> Fraction:
-        """Operands joined by the operators of these levels, the loosest first."""
+        """Read operands joined by the operators of these levels. The first level binds least."""
         if not levels:
             return self._operand()
         value = self._terms(levels[1:])
@@ -171,7 +175,7 @@ class _Side:
         token, after = self._peek(), self._peek(1)
         self.at += 1
         if token.text in ("-", "−") and after.kind == "number" and token.end == after.start:
-            is_first, value = not self.units, -self._operand()
+            is_first, value = not self.units, -self._operand()  # a minus sign
             self.first = value if is_first else self.first
         elif token.kind == "number":
             value = self._number(token.text)
@@ -199,7 +203,7 @@ class _Side:
         return value
 
     def _unit(self) -> list[str]:
-        """Step over the nouns behind a number (`red apples`, `miles/hour`), if the expression goes on or ends there."""
+        """Read the nouns after a number (`red apples`, `miles/hour`), if an operator, `)` or the end follows them."""
         ahead = 0
         while (token := self._peek(ahead)).kind == "per" or _is_noun(token):
             ahead += 1
@@ -219,19 +223,20 @@ def _is_noun(token: _Token) -> bool:
 
 
 def _noun(word: str) -> str:
-    """Apple and apples are one unit, and so are dollars and $."""
+    """Normalise a unit: apple and apples are the same unit, and so are dollars and $."""
     return "$" if (noun := word.lower().rstrip("s")) == "dollar" else noun
 
 
 def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
-    """Whether nothing before the expression could belong to it."""
+    """Whether the text before the expression is certainly not part of it."""
     before, spaced = tokens[start - 1], tokens[start - 1].end < tokens[start].start
     if before.kind == "word":
         earlier = tokens[start - 2] if start > 1 else before
         is_mixed = before.text == "and" and earlier.kind == "number"  # 1 and 1/4
-        is_share = before.text == "of" and _SHARE.fullmatch(earlier.text) is not None  # but: a total of 3 + 4
+        # "half of 3 + 4" is unclear; "a total of 3 + 4" is clear.
+        is_fraction = before.text == "of" and _FRACTION.fullmatch(earlier.text) is not None
         is_unclear = _is_unclear(before) and before.text != "of"
-        return spaced and not (is_mixed or is_share or is_unclear or before.text in ("x", "X"))
+        return spaced and not (is_mixed or is_fraction or is_unclear or before.text in ("x", "X"))
     if before.kind == "sign":
         return start == 1 and spaced and not line[: before.start].strip()  # a list's bullet
     if before.text.startswith("**"):  # bold, unless it is a power
@@ -240,7 +245,7 @@ def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
 
 
 def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
-    """Whether nothing after the result could belong to it."""
+    """Whether the text after the result is certainly not part of it."""
     after, spaced = tokens[at], tokens[at].start > tokens[at - 1].end
     is_unclear = _is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER
     if is_unclear or after.text[0].isdigit() or _ROUNDED.match(line, after.start):
@@ -253,7 +258,7 @@ def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
 
 
 def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
-    """Whether the figures can be compared: no hours + minutes, no cents that come to dollars."""
+    """Whether the units allow to compare both sides. Hours + minutes do not, and neither do cents with dollars."""
     named = {unit for unit in side.units if unit}
     adds = bool(set(side.signs) & set("+-"))
     unit = result.units[0]
@@ -266,22 +271,22 @@ def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
 
 
 def _agrees(side: _Side, result: _Side) -> bool:
-    """Whether the result is the value, as written or rounded, or hands on to a running chain."""
+    """Whether the result equals the value, exactly or rounded. In a chain, the next link's value may equal it."""
     if result.signs and abs(side.value - result.value) <= (Fraction(1, 100) if "/" in side.signs else 0):
         return True
     places = len(result.text.partition(".")[2].rstrip("%\\ "))
-    # Rounded, or cut; without decimals only what 3.33 * 3 = 10 needs.
+    # Allow rounding and truncation. A result without decimals gets only the tolerance that 3.33 * 3 = 10 needs.
     slack = Fraction(1, 10**places) if places else Fraction(bool(side.places), 20)
     percent = result.text.endswith("%")
     written = result.first * (100 if percent else 1)
-    # 25% is written for 25 and for 0.25, and 100% as often as not for 100.
+    # People write 25% for 25 and for 0.25.
     scales = (1, 100, Fraction(1, 100)) if percent or "%" in side.units else (1,)
     distance = min(abs(side.value * scale - written) for scale in scales)
     return distance == 0 or distance < slack
 
 
 def _shown(value: Fraction, like: str) -> str:
-    """The value written as the result was: with its currency or percent sign, and at most four decimals."""
+    """Write the value like the result: with its currency or percent sign, and at most four decimals."""
     percent = "%" if like.endswith("%") else ""
     exact = value * (100 if percent else 1)
     rounded = exact if (exact * 10**4).denominator == 1 else round(exact, 2)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from nlft.collect.judging import Judged, with_verdict
-from nlft.collect.opinions import Verdict, plain
+from nlft.collect.judging import Judged, with_opinion
+from nlft.collect.opinions import RightOrWrong, plain_text
 from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
 from nlft.data.records import Example, completion_text, read_examples
 from nlft.errors import UserError, display_path
@@ -101,7 +101,7 @@ def _is_graded(example: Example, graded: bool) -> bool:
 
 def _show(example: Example, number: int, total: int, graded: bool) -> None:
     label = f"labelled {'right' if example.label else 'wrong'}{' by the grader' if graded else ''}"
-    _say(f"\n──── {number} of {total}: {plain(str(example.id))}, {label} ────")
+    _say(f"\n──── {number} of {total}: {plain_text(str(example.id))}, {label} ────")
     parts = [
         ("Question", prompt_text(example.prompt)),
         ("Standard answer", example.answer),
@@ -111,7 +111,7 @@ def _show(example: Example, number: int, total: int, graded: bool) -> None:
     for title, text in parts:
         if text:
             # The bar tells what is shown from what is told, whatever a model writes.
-            _say(f"\n{title}\n" + "\n".join(f"  │ {line}" for line in plain(text).split("\n")))
+            _say(f"\n{title}\n" + "\n".join(f"  │ {line}" for line in plain_text(text).split("\n")))
     commands = ["/back", "/skip", "/right", "/wrong", "/quit"]
     keep = "Enter keeps the judgment. " if example.judgment else ""
     _say(f"\n{_HELP}\n{keep}Or: {'  '.join(commands)}")
@@ -134,27 +134,27 @@ def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
         return _with_label(example, command == "/right", graded)
     moves: dict[str, _Move] = {"/back": "back", "/skip": "next", "/quit": "quit"}
     if command not in moves:
-        _say(f"There is no {plain(command)}. (A judgment that begins with / is written with a space before it.)")
+        _say(f"There is no {plain_text(command)}. (A judgment that begins with / is written with a space before it.)")
     return example, moves.get(command, "stay")
 
 
 def _with_judgment(example: Example, text: str) -> tuple[Example, _Move]:
-    judgment = _MARK.sub(f"{CORRECTION_MARK} ", plain(text)).strip()
+    judgment = _MARK.sub(f"{CORRECTION_MARK} ", plain_text(text)).strip()
     if not without_corrections(judgment).strip():
         _say(f"That is only a correction. Say what is wrong before {CORRECTION_MARK}")
         return example, "stay"
-    return replace(with_verdict(example, None, ""), judgment=judgment), "next"
+    return replace(with_opinion(example, None, ""), judgment=judgment), "next"
 
 
 def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _Move]:
     """The user's label where no grader decides, else the user's opinion beside it."""
     if graded:
-        verdict: Verdict = "right" if right else "wrong"
-        changed = with_verdict(example, verdict, f"calls it {verdict}")
+        says: RightOrWrong = "right" if right else "wrong"
+        changed = with_opinion(example, says, f"calls it {says}")
         if right != example.label:
             _say("The label is the grader's, and stays; that you disagree is noted.")
     else:
-        changed = replace(with_verdict(example, None, ""), label=right)
+        changed = replace(with_opinion(example, None, ""), label=right)
     if is_open(changed):
         _say("Now say what is wrong, or /skip.")
         return changed, "stay"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nlft.collect.opinions import Opinion, Verdict, asked_text, plain, quotes, read_opinion
+from nlft.collect.opinions import Opinion, RightOrWrong, plain_text, quotes, read_opinion
 from nlft.collect.rules import judge_by_rules
 from nlft.config import Range
+from nlft.core.prompts import fill, prompt_text
 from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
@@ -120,7 +121,7 @@ class Judged:
         return [e for e in self.examples if e.id in seen and "conflict" in e.extra]
 
 
-def judge(examples: Sequence[Example]) -> list[Example]:
+def judge_with_rules(examples: Sequence[Example]) -> list[Example]:
     """The examples with a judgment by rules on every wrong one that has none yet.
 
     Raises:
@@ -140,11 +141,11 @@ def relabel(examples: Sequence[Example], grader: Grader) -> list[Example]:
     graded = []
     for example in examples:
         grade = grader(completion_text(example), example.answer)
-        if grade.verdict == "ungraded" and grade.expected is None:
+        if grade.grade == "ungraded" and grade.expected is None:
             graded.append(example)
         else:
-            extra = example.extra | {"verdict": grade.verdict}
-            graded.append(replace(example, label=grade.verdict == "right", extra=extra))
+            extra = example.extra | {"verdict": grade.grade}
+            graded.append(replace(example, label=grade.grade == "right", extra=extra))
     return graded
 
 
@@ -180,13 +181,15 @@ def rules_judge(examples: Sequence[Example]) -> list[Opinion]:
     opinions = []
     for example in examples:
         words = judge_by_rules(
-            asked_text(example),
+            prompt_text(example.prompt),
             completion_text(example),
             example.answer,
             truncated=example.extra.get("finish_reason") == "length",
         )
         if not example.label:
-            opinions.append(Opinion(words, said=words or "", refused="" if words else "the rules find nothing wrong"))
+            opinions.append(
+                Opinion(words, feedback=words or "", refused="" if words else "the rules find nothing wrong")
+            )
             continue
         wrong = [line for line in (words or "").split("\n") if line.endswith('" is miscalculated.')]
         opinions.append(Opinion(None, "wrong" if wrong else None, "\n".join(wrong)))
@@ -221,14 +224,12 @@ class ModelJudge:
             for at, answer in zip(waiting, answers, strict=True):
                 opinion = read_opinion(answer.text, answer.finish_reason, prompts[at], examples[at])
                 # A verdict that was given is not to be lost to a later try that comes to nothing.
-                if at not in opinions or not opinion.refused or not opinions[at].verdict:
+                if at not in opinions or not opinion.refused or not opinions[at].says:
                     opinions[at] = opinion
             waiting = [at for at in waiting if opinions[at].refused]
         return [opinions[at] for at in range(len(examples))]
 
     def _ask(self, example: Example) -> str:
-        from nlft.core.prompts import fill, prompt_text
-
         return fill(
             self.prompt,
             prompt=prompt_text(example.prompt),
@@ -238,7 +239,7 @@ class ModelJudge:
         )
 
 
-def told(before: Sequence[Example], judged: Judged, settings: JudgeSettings) -> list[str]:
+def summary_lines(before: Sequence[Example], judged: Judged, settings: JudgeSettings) -> list[str]:
     """For people: how many were judged now, and what the grader did to the labels.
 
     Args:
@@ -283,7 +284,7 @@ def conflict_lines(conflicts: Sequence[Example], file: str) -> list[str]:
         return []
     lines = [f"conflicts: {len(conflicts)}, where judge and label disagree; the label stands"]
     for example in conflicts[:_MOST_LISTED]:
-        said = " ".join(plain(str(example.extra["conflict"])).split())
+        said = " ".join(plain_text(str(example.extra["conflict"])).split())
         said = said if len(said) <= 160 else f"{said[:159]}…"
         lines.append(f"  {example.id!r} is labelled {'right' if example.label else 'wrong'}; the judge: {said}")
     if len(conflicts) > _MOST_LISTED:
@@ -313,16 +314,16 @@ def check_tries(tries: int, temperature: float) -> None:
         )
 
 
-def with_verdict(example: Example, verdict: Verdict | None, said: str) -> Example:
+def with_opinion(example: Example, says: RightOrWrong | None, said: str) -> Example:
     """The example with what the judge thinks of it in `extra`, and what was there before of that taken out."""
     extra: dict[str, Any] = {k: v for k, v in example.extra.items() if k not in ("judge_verdict", "conflict")}
-    if verdict:
-        extra["judge_verdict"] = verdict
-        if (verdict == "right") != example.label:
-            extra["conflict"] = said or f"says {verdict}, without a reason"
+    if says:
+        extra["judge_verdict"] = says
+        if (says == "right") != example.label:
+            extra["conflict"] = said or f"says {says}, without a reason"
     return replace(example, extra=extra)
 
 
 def _with_opinion(example: Example, opinion: Opinion) -> Example:
     judgment = opinion.judgment or example.judgment
-    return replace(with_verdict(example, opinion.verdict, opinion.said), judgment=judgment)
+    return replace(with_opinion(example, opinion.says, opinion.feedback), judgment=judgment)

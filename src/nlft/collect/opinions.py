@@ -5,13 +5,14 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
+from nlft.core.prompts import prompt_text
 from nlft.data.grading import MARK
 from nlft.data.records import Example, completion_text
 
-Verdict = Literal["right", "wrong"]
+RightOrWrong = Literal["right", "wrong"]
 
 _CORRECTION = re.compile(r"[ \t*_#>-]*\bcorrections?[*_]*:[*_]*\s*", re.IGNORECASE)
-_VERDICT = re.compile(r"[*_#> \t-]*\bverdict[*_]*:([^\n]*)", re.IGNORECASE)
+_VERDICT_LINE = re.compile(r"[*_#> \t-]*\bverdict[*_]*:([^\n]*)", re.IGNORECASE)
 _RIGHT = re.compile(r"(?<!not )\b(?:right|correct)\b", re.IGNORECASE)
 _WRONG = re.compile(r"\b(?:wrong|incorrect|not right|not correct)\b", re.IGNORECASE)
 _UNSURE = re.compile(r"\b(?:part(?:ly|ially)|mostly|almost|half|or)\b", re.IGNORECASE)
@@ -34,8 +35,8 @@ class Opinion:
     """
 
     judgment: str | None
-    verdict: Verdict | None = None
-    said: str = ""
+    says: RightOrWrong | None = None
+    feedback: str = ""
     refused: str = ""
 
 
@@ -48,16 +49,16 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
         text, finish_reason: as `Generated` has them.
         prompt: what the model was shown; feedback that only repeats it is none.
     """
-    feedback, correction, verdict = _parts(text)
+    feedback, correction, says = _parts(text)
     said = f"{feedback}\nCorrection: {correction}" if correction else feedback
     if example.label:  # nothing is wanted but the verdict
-        return Opinion(None, verdict, said)
+        return Opinion(None, says, said)
     refused = ""
     if finish_reason == "content_filter":
         refused = "stopped by the server's content filter"
-    elif finish_reason == "length" and not _VERDICT.search(text):
+    elif finish_reason == "length" and not _VERDICT_LINE.search(text):
         refused = "cut off by --max_new_tokens"
-    elif verdict == "right":
+    elif says == "right":
         refused = "calls it right"
     elif not _WORDS.search(feedback):
         refused = "only a correction" if correction else "says nothing"
@@ -67,7 +68,7 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
         refused = "only repeats what it was shown"
     elif _misquotes(feedback, example):
         refused = "quotes what the response does not say"
-    return Opinion(None if refused else said, verdict, said, refused)
+    return Opinion(None if refused else said, says, said, refused)
 
 
 def quotes(judgment: str, text: str) -> bool:
@@ -76,30 +77,24 @@ def quotes(judgment: str, text: str) -> bool:
     return any((quoted := _bare(a or b)) and quoted in shown for a, b in _QUOTED.findall(judgment))
 
 
-def asked_text(example: Example) -> str:
-    """What was asked, without its chat wrapping."""
-    prompt = example.prompt
-    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
-
-
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """The text without escape sequences and control characters: a model's words must not steer the terminal."""
     text = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
-def _parts(text: str) -> tuple[str, str, Verdict | None]:
+def _parts(text: str) -> tuple[str, str, RightOrWrong | None]:
     """Feedback, correction on one line, verdict."""
-    verdict: Verdict | None = None
-    if found := _VERDICT.search(text):
+    says: RightOrWrong | None = None
+    if found := _VERDICT_LINE.search(text):
         before, after = text[: found.start()], text[found.end() :]
         text = before if before.strip() else after
         wrong, right = _WRONG.search(found[1]), _RIGHT.search(found[1])
         if bool(wrong) != bool(right) and not _UNSURE.search(found[1]):  # "right or wrong" is no verdict
-            verdict = "wrong" if wrong else "right"
+            says = "wrong" if wrong else "right"
     feedback, *corrections = _CORRECTION.split(_HEADING.sub("", text))
     correction = " ".join(" ".join(corrections).split())
-    return feedback.strip(), correction if re.search(r"\w", correction) else "", verdict
+    return feedback.strip(), correction if re.search(r"\w", correction) else "", says
 
 
 def _repeats(feedback: str, prompt: str) -> bool:
@@ -111,7 +106,7 @@ def _repeats(feedback: str, prompt: str) -> bool:
 def _misquotes(feedback: str, example: Example) -> bool:
     """Whether it quotes, but neither response nor question: a small model likes to invent the mistake, or to find it
     in the standard answer."""
-    shown = f"{asked_text(example)}\n{completion_text(example)}"
+    shown = f"{prompt_text(example.prompt)}\n{completion_text(example)}"
     return _QUOTED.search(feedback) is not None and not quotes(feedback, shown)
 
 

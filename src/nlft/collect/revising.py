@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.collect.judging import LABELS_STAY, check_template, check_tries, shortened
 from nlft.config import Range
-from nlft.core.prompts import Prompt, fill
+from nlft.core.prompts import Prompt, fill_prompt
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import UserError
@@ -114,7 +114,7 @@ class Revised:
     kept: list[str | int]
     refused: dict[str | int, list[Refusal]]
 
-    def lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """For people: how many were kept, and why the others were not."""
         asked = len(self.kept) + len(self.refused)
         lines = [f"{len(self.kept)} of {asked} revisions kept"]
@@ -126,7 +126,7 @@ class Revised:
         return lines
 
 
-def revise(examples: Sequence[Example], model: Answerer, settings: RevisionSettings) -> Revised:
+def revise_examples(examples: Sequence[Example], model: Answerer, settings: RevisionSettings) -> Revised:
     """Ask for a revision of every wrong example that has none yet, several times if need be."""
     grader = get_grader(settings.grader, **({"extraction": settings.extraction} if settings.grader == "number" else {}))
     revised, refused = list(examples), dict[int, list[Refusal]]()
@@ -136,7 +136,7 @@ def revise(examples: Sequence[Example], model: Answerer, settings: RevisionSetti
         if not waiting:
             break
         requests = [
-            Request(f"{examples[at].id}#revise-{attempt}", asked(examples[at], settings.revision_prompt))
+            Request(f"{examples[at].id}#revise-{attempt}", revision_request(examples[at], settings.revision_prompt))
             for at in waiting
         ]
         answers = complete(requests, model, "revising" if attempt == 1 else f"revising, try {attempt}")
@@ -169,7 +169,7 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     """
     if answer.finish_reason != "stop":
         return "cut off"
-    if grader(answer.text, standard).verdict != "right":
+    if grader(answer.text, standard).grade != "right":
         return "wrong"
     reasoning, reference = _reasoning(answer.text), _reasoning(standard)
     words, known = _words(reasoning), _words(reference)
@@ -189,17 +189,15 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     return None
 
 
-def asked(example: Example, template: str) -> Prompt:
-    """The prompt for a revision: the template in place of the question's last message."""
-    *earlier, last = [example.prompt] if isinstance(example.prompt, str) else example.prompt
-    text = fill(
+def revision_request(example: Example, template: str) -> Prompt:
+    """Put the template in place of the prompt's last message, with the example's texts in its slots."""
+    return fill_prompt(
+        example.prompt,
         template,
-        prompt=last if isinstance(last, str) else last["content"],
         completion=completion_text(example),
         judgment=example.judgment or "",
         answer=example.answer,
     )
-    return text if isinstance(last, str) else [*earlier, {**last, "content": text}]
 
 
 def _with_revision(example: Example, text: str) -> Example:
@@ -218,7 +216,7 @@ def _is_reasoned(text: str) -> bool:
 
 
 def _marks_another(text: str, standard: str) -> bool:
-    return MARK in text and get_grader("number", extraction="strict")(text, standard).verdict == "wrong"
+    return MARK in text and get_grader("number", extraction="strict")(text, standard).grade == "wrong"
 
 
 def _share_of_results(words: Sequence[str], reference: str) -> float:

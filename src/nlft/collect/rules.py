@@ -1,8 +1,9 @@
-"""A judge without a model: it recalculates what a completion writes down, and says in words what is wrong.
+"""A judge without a model. It recalculates the steps of a completion, and says in words what is wrong.
 
-A wrong step is quoted as it was written, and its correction has a line of its own that begins `Correction:`, because
-training leaves those lines out of the judge prompt: in view of the right number a model may avoid the wrong one, and
-the mistake would not show. What is not plainly a calculation is left alone: a false accusation teaches what is wrong.
+The judge quotes a wrong step verbatim. The correction follows on its own line, which begins with `Correction:`.
+Training omits these lines from the judge prompt: a model that sees the right number may avoid the wrong one, and then
+no token shows the mistake. The judge ignores anything that is not clearly a calculation, because a false accusation
+would teach a mistake.
 """
 
 import re
@@ -13,23 +14,24 @@ from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.data.grading import FLEXIBLE, IN_SENTENCE, MARK, STRICT
 
 MOST_FINDINGS = 3
-REPEATED = 3  # so often the same sentence or line is no coincidence
+REPEATED = 3  # a sentence or line that occurs this often counts as repetition
 _LONGEST_QUOTE = 120
 
-_MARKED = re.compile(rf"####\W{{0,8}}?({IN_SENTENCE.pattern})")  # and other spellings of the mark
+_MARKED = re.compile(rf"####\W{{0,8}}?({IN_SENTENCE.pattern})")  # includes other spellings of the mark
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
 
 
 def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bool = False) -> str | None:
-    """Say what is wrong with a completion; None if nothing is found.
+    """Say what is wrong with a completion; None if the rules find nothing.
 
     Args:
         answer: the standard answer with its reasoning.
         truncated: the completion was cut off at the token limit.
+
     Returns:
-        At most three findings, a line each, some followed by a line that begins `Correction:`. Text in double
-        quotes is verbatim the completion's. Where the standard answer holds a number, every completion with
-        another final number, or with none, has a finding.
+        At most three findings, one per line. A line that begins with `Correction:` may follow a finding. Text in
+        double quotes is copied verbatim from the completion. If the standard answer holds a number, every completion
+        with another final number or none has a finding.
     """
     final, is_wrong = _final_answer(question, completion, answer, truncated)
     findings = [
@@ -42,10 +44,14 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
 
 
 def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[str]:
-    """At most two: miscalculated steps, and before them a right one whose result is not in the answer."""
+    """Make at most two findings about steps.
+
+    A finding is about a miscalculated step, or, if the final answer is wrong and there is no finding yet, about a
+    correct step whose numbers are not in the standard answer.
+    """
     steps = list(find_calculations(completion))
     wrong = miscalculated(steps, answer)
-    known = {value for found in IN_SENTENCE.findall(answer) if (value := _value(found)) is not None}
+    known = {value for number in IN_SENTENCE.findall(answer) if (value := _value(number)) is not None}
     findings: dict[str, None] = {}
     for step in steps:
         if step in wrong:
@@ -56,7 +62,7 @@ def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[st
 
 
 def _final_answer(question: str, completion: str, answer: str, truncated: bool) -> tuple[str | None, bool]:
-    """The finding on the final answer, if any, and whether its number is wrong or missing."""
+    """Return the finding about the final answer, if any, and whether its number is wrong or missing."""
     expected = _expected(answer)
     if expected is None:
         return None, False
@@ -76,18 +82,18 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
 
 
 def _expected(answer: str) -> str | None:
-    """The number of a standard answer: after its last mark, else its last number."""
+    """Return a standard answer's number: the one after its last mark, else its last number."""
     marked = IN_SENTENCE.search(answer.rpartition(MARK)[2]) if MARK in answer else None
     numbers = [marked[0]] if marked else IN_SENTENCE.findall(answer)
     return numbers[-1] if numbers else None
 
 
 def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:
-    """The final answer as written, and its number; both empty where the last number only restates the question."""
-    if found := STRICT.search(completion):
-        return _quotable(found[0].rstrip(".,")), found[1]
-    if found := _MARKED.search(completion):
-        return (found[1] if re.search(r'["\n\r]', found[0]) else found[0]), found[1]
+    """Return the final answer as written, and its number. Both are empty if the last number restates the question."""
+    if match := STRICT.search(completion):
+        return _quotable(match[0].rstrip(".,")), match[1]
+    if match := _MARKED.search(completion):
+        return (match[1] if re.search(r'["\n\r]', match[0]) else match[0]), match[1]
     numbers = IN_SENTENCE.findall(completion)
     if not numbers or truncated:
         return "", ""
@@ -96,14 +102,17 @@ def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:
 
 
 def _value(number: str) -> Fraction | None:
-    """The number, without dollar signs, commas and a trailing period; None if it is none, or endless."""
+    """Convert a text to a number, ignoring dollar signs, commas and a trailing period.
+
+    None if the text is not a number, or is longer than 300 characters.
+    """
     digits = number.replace("$", "").replace(",", "").removesuffix(".")
-    plain = len(digits) <= 300 and re.fullmatch(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)", digits)
-    return Fraction(digits) if plain else None
+    is_number = len(digits) <= 300 and re.fullmatch(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)", digits)
+    return Fraction(digits) if is_number else None
 
 
 def _repetition(completion: str) -> str | None:
-    """The first sentence or line that is said over and over."""
+    """Make a finding about the first sentence or line that occurs at least `REPEATED` times."""
     for piece, count in Counter(map(str.strip, _PIECE_ENDS.split(completion))).items():
         if count >= REPEATED and len(piece) >= 5 and (quoted := _quotable(piece)):
             return f'The response repeats "{quoted}" again and again.'
@@ -111,8 +120,5 @@ def _repetition(completion: str) -> str | None:
 
 
 def _quotable(text: str) -> str:
-    """The start of a text that can stand in quotes, in a line that is no correction."""
+    """Return the longest beginning of a text that can be quoted inside a finding: no quote, line end or correction."""
     return re.split(r'"|\n|Correction:', text.strip('" \n'))[0][:_LONGEST_QUOTE].strip()
-
-
-# From text to calculations.

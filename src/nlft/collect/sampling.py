@@ -1,4 +1,4 @@
-"""From questions to answers: a model answers each as often as asked, and a grader labels what it said."""
+"""Let a model answer questions, and let a grader label the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from math import inf
 from typing import Annotated, Literal
 
 from nlft.config import Range
-from nlft.core.prompts import Prompt, fill
+from nlft.core.prompts import Prompt, fill_prompt
 from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Example, Question
 from nlft.errors import UserError
@@ -15,7 +15,7 @@ from nlft.models.answerer import Answerer, Generated, Request, complete
 
 @dataclass
 class SamplingSettings:
-    """How questions are answered for training."""
+    """How a model answers questions, and which grader labels the answers."""
 
     grader: str = field(
         default="number",
@@ -49,39 +49,36 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         if self.samples_per_question > 1 and self.temperature == 0:
             raise UserError(
-                f"--samples_per_question {self.samples_per_question} at --temperature 0 gives copies.\n"
-                "  Set a temperature, 0.8 for example."
+                f"--samples_per_question {self.samples_per_question} at --temperature 0 gives identical answers.\n"
+                "  Set --temperature above 0, for example 0.8."
             )
 
 
 def sampling_grader(settings: SamplingSettings) -> Grader:
-    """The grader that labels sampled answers."""
+    """Return the grader that labels sampled answers."""
     options = {"extraction": settings.extraction} if settings.grader == "number" else {}
     return get_grader(settings.grader, **options)
 
 
-def ask(question: Question, template: str) -> Prompt:
-    """The question as a model is asked it, in sampling, training and evaluation alike."""
-    if isinstance(question.prompt, str):
-        return fill(template, prompt=question.prompt)
-    *earlier, last = question.prompt
-    return [*earlier, {**last, "content": fill(template, prompt=last["content"])}]
-
-
-def sample(
+def sample_answers(
     questions: Sequence[Question], model: Answerer, template: str, grader: Grader, *, per_question: int = 1
 ) -> list[Example]:
-    """Answers to each question, labelled by the grader; wrong ones are still without judgment.
+    """Let the model answer each question, and label the answers with the grader. Wrong answers get no judgment yet.
 
-    An answer that could not be graded counts as wrong, and its record says so (`verdict`), as it says how it
-    ended (`finish_reason`). With several a question, the second of `gsm8k-7` is called `gsm8k-7#2`.
+    An answer that could not be graded is labelled wrong. Its record then has `verdict` "ungraded". Each record also
+    holds the answer's `finish_reason`.
+
+    Args:
+        template: the text to ask, with `{prompt}` for the question.
+        per_question: answers per question. If there are several, the second answer to `gsm8k-7` has the id
+            `gsm8k-7#2`.
     """
-    wanted = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
-    requests = [Request(key, ask(question, template)) for question, key in wanted]
+    keyed = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
+    requests = [Request(key, fill_prompt(question.prompt, template)) for question, key in keyed]
     answers = complete(requests, model, "sampling")
     return [
         _example(question, question.id if per_question == 1 else key, request.prompt, answer, grader)
-        for (question, key), request, answer in zip(wanted, requests, answers, strict=True)
+        for (question, key), request, answer in zip(keyed, requests, answers, strict=True)
     ]
 
 
@@ -91,7 +88,7 @@ def _example(question: Question, id: str | int, prompt: Prompt, answer: Generate
         id=id,
         prompt=prompt,
         completion=answer.text or " ",
-        label=grade.verdict == "right",
+        label=grade.grade == "right",
         answer=question.answer,
-        extra={"verdict": grade.verdict, "finish_reason": answer.finish_reason},
+        extra={"verdict": grade.grade, "finish_reason": answer.finish_reason},
     )

@@ -30,8 +30,7 @@ def dry_run_told() -> Iterator[None]:
 @dry_run_told()
 def sample(argv: Sequence[str]) -> None:
     """`nlft sample`."""
-    from nlft.collect.sampling import SamplingSettings, sampling_grader
-    from nlft.collect.sampling import sample as collect
+    from nlft.collect.sampling import SamplingSettings, sample_answers, sampling_grader
     from nlft.config import parse
     from nlft.data.records import read_questions, write_examples
     from nlft.models.ledger import CallSettings
@@ -61,7 +60,9 @@ def sample(argv: Sequence[str]) -> None:
         system_prompt=settings.system_prompt,
         ledger=other.out.with_suffix(".calls.jsonl"),
     )
-    examples = collect(questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question)
+    examples = sample_answers(
+        questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question
+    )
     write_examples(other.out, examples)
     right = sum(e.label for e in examples)
     cut = sum(e.extra["finish_reason"] == "length" for e in examples)
@@ -121,7 +122,7 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
         check_right = settings.check_right or settings.judge == "rules"
         judged = judging.judge_examples(labelled, by, overwrite=settings.overwrite, check_right=check_right)
     write_examples(out, judged.examples)
-    lines = judging.told(examples, judged, settings)
+    lines = judging.summary_lines(examples, judged, settings)
     print("\n".join([f"{display_path(out)}: {lines[0]}", *(f"  {line}" for line in lines[1:])]))
     for line in judging.conflict_lines(judged.conflicts, display_path(out)):
         print(line)
@@ -132,8 +133,7 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
 @dry_run_told()
 def revise(argv: Sequence[str]) -> None:
     """`nlft revise`."""
-    from nlft.collect.revising import RevisionSettings
-    from nlft.collect.revising import revise as revise_all
+    from nlft.collect.revising import RevisionSettings, revise_examples
     from nlft.config import parse
     from nlft.data.records import read_examples, write_examples
 
@@ -145,9 +145,9 @@ def revise(argv: Sequence[str]) -> None:
     settings, *model_settings, other = parse("nlft revise", what, [RevisionSettings, *model_kinds()], argv, add)
     out = _examples_out(other)
     examples = read_examples(other.file)
-    revised = revise_all(examples, _open(model_settings, settings, out), settings)
+    revised = revise_examples(examples, _open(model_settings, settings, out), settings)
     write_examples(out, revised.examples)
-    print(f"{display_path(out)}: " + "\n  ".join(revised.lines()))
+    print(f"{display_path(out)}: " + "\n  ".join(revised.summary_lines()))
     print(f"next: nlft train {display_path(out)} --answer_weight 1")
 
 
@@ -194,8 +194,8 @@ def _given(argv: Sequence[str], name: str) -> Any:
 def build(argv: Sequence[str]) -> None:
     """`nlft build`."""
     from nlft.config import parse
-    from nlft.data.build import BuildSettings, choose, read_pool, summary
-    from nlft.data.export import export, with_system_prompt
+    from nlft.data.build import BuildSettings, build_summary, choose, read_pool
+    from nlft.data.export import export_examples, with_system_prompt
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", help="examples: files, or datasets by name")
@@ -206,12 +206,12 @@ def build(argv: Sequence[str]) -> None:
         raise UserError(f"--out {display_path(other.out)}: is one of the files read.\n  Give another name.")
     pool = read_pool(other.files, settings)
     chosen = choose(pool.examples, settings)
-    told = summary(pool, chosen, settings)
+    told = build_summary(pool, chosen, settings)
     if settings.system_prompt is not None:
         chosen = [with_system_prompt(example, settings.system_prompt) for example in chosen]
-    made = export(other.out, chosen, settings.to, target=settings.target, form=settings.form)
+    made = export_examples(other.out, chosen, settings.to, target=settings.target, form=settings.form)
     print(f"{display_path(other.out)}: {len(made.rows)} rows for {settings.to}")
-    print("\n".join(f"  {line}" for line in [*told, *made.left_out]))
+    print("\n".join(f"  {line}" for line in [*told, *made.notes]))
     if settings.to == "nlft":
         print(f"next: nlft train {display_path(other.out)}")
 
@@ -221,9 +221,9 @@ def audit(argv: Sequence[str]) -> None:
     import json
     from dataclasses import dataclass
 
-    from nlft.auditing.run import AuditSettings, run_audit
+    from nlft.auditing.run import AuditSettings
+    from nlft.auditing.run import audit as audit_examples
     from nlft.config import parse
-    from nlft.core.conditions import ConditionEncoder
     from nlft.core.schemes.nlft import NLFTSettings
     from nlft.data.records import read_examples, read_questions
     from nlft.data.sources import read_source
@@ -245,19 +245,19 @@ def audit(argv: Sequence[str]) -> None:
         "nlft audit", "Say what to mend in the examples before training on them.",
         [OptionalModel, AuditSettings, NLFTSettings], argv, add,
     )  # fmt: skip
-    templates = settings.templates()
+    settings.templates()  # check them before reading the files
     for path in filter(None, (other.html, other.json)):
         if path.is_dir():
             raise UserError(f"{display_path(path)}: is a folder.\n  Give a file name.")
     examples = read_examples(other.file, require_judgment=False)
     places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
-    model = encoder = None
+    model = tokenizer = None
     if model_settings.model_name_or_path:
-        encoder = ConditionEncoder(load_tokenizer(model_settings), templates)
+        tokenizer = load_tokenizer(model_settings)
         model = load_model(model_settings, trainable=False)
-    report = run_audit(
-        examples, model, encoder, settings,
+    report = audit_examples(
+        examples, model, tokenizer, settings,
         test=test, saliency=saliency, places=places, name=display_path(other.file),
     )  # fmt: skip
     print("\n".join(report.lines()))

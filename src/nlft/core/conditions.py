@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, refill, without_corrections
+from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, fill_prompt, without_corrections
 from nlft.errors import Problem, ProblemsError, UserError
 
 IGNORE_INDEX = -100
@@ -59,7 +59,7 @@ class ConditionEncoder:
             if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
                 ids = ids[:-1]
             return ids
-        messages = as_messages(prompt, self.templates.system_prompt)
+        messages = as_messages(prompt, system_prompt=self.templates.system_prompt)
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         # The template has written the special tokens already; adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -96,12 +96,12 @@ class ConditionEncoder:
                 shown = without_corrections(shown)
             if not shown.strip():
                 raise ProblemsError([_nothing_to_show(id)])
-            judge = self.prompt_ids(refill(prompt, self.templates.judge, judgment=shown))
+            judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=shown))
         encoded = EncodedExample(
             id=id,
             label=label,
             base=self.prompt_ids(prompt),
-            standard=self.prompt_ids(refill(prompt, self.templates.standard, answer=answer)),
+            standard=self.prompt_ids(fill_prompt(prompt, self.templates.standard, answer=answer)),
             judge=judge,
             completion=self.completion_ids(completion),
             target=self.completion_ids(revision or answer),
@@ -158,7 +158,7 @@ def _nothing_to_show(id: str | int) -> Problem:
 
 
 def _plain(prompt: Prompt, system_prompt: str | None) -> str:
-    parts = [m["content"] for m in as_messages(prompt, system_prompt)]
+    parts = [m["content"] for m in as_messages(prompt, system_prompt=system_prompt)]
     text = "\n\n".join(parts)
     return text if text[-1:].isspace() else text + "\n"
 

@@ -1,4 +1,4 @@
-"""Prompts as text: the templates of the conditions, and what fills them. No torch."""
+"""Prompts as text and as chat messages, and the templates that fill them. Needs neither tokenizer nor torch."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from nlft.errors import Problem, ProblemsError
 
 Message = dict[str, str]
+"""One chat message: `role`, `content`, and any other key that the chat template takes."""
+
 Prompt = str | list[Message]
 
 CORRECTION_MARK = "Correction:"
@@ -75,30 +77,40 @@ class PromptSettings:
 
 
 def fill(template: str, **values: str) -> str:
-    """Put values into `{name}` slots in one pass, leaving `{prompt}` and any braces in the values alone."""
+    """Replace each `{name}` slot of the template in one pass.
+
+    Braces inside the values stay as they are, and so does a slot without a value.
+    """
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
 
 
-def without_corrections(judgment: str) -> str:
-    """The judgment without its corrections: from `Correction:` to the end of that line.
+def fill_prompt(prompt: Prompt, template: str, **values: str) -> Prompt:
+    """Put the prompt's last message into the template's `{prompt}` slot. Earlier messages stay as they are.
 
-    >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
-    'The step "64 - 35 = 34" is miscalculated.'
+    Args:
+        values: texts for the template's other slots.
     """
-    kept = (line.partition(CORRECTION_MARK)[0].rstrip() for line in judgment.split("\n"))
-    return "\n".join(line for line in kept if line)
-
-
-def refill(prompt: Prompt, template: str, **values: str) -> Prompt:
-    """The prompt with its last message put into the template's `{prompt}`; earlier turns stay as they are."""
     if isinstance(prompt, str):
         return fill(template, prompt=prompt, **values)
     *earlier, last = prompt
     return [*earlier, {**last, "content": fill(template, prompt=last["content"], **values)}]
 
 
+def as_messages(text: Prompt, role: str = "user", *, system_prompt: str | None = None) -> list[Message]:
+    """Return a new list of chat messages: one message for a string, the same messages for a list.
+
+    Args:
+        role: the author of the message that a string becomes.
+        system_prompt: put in front as a system message, unless the messages begin with one.
+    """
+    messages = [{"role": role, "content": text}] if isinstance(text, str) else list(text)
+    if system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt as text for people: a string as it is, messages one under the other with their roles."""
+    """Render a prompt for people: a single message without its role, several messages with their roles."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
@@ -106,9 +118,11 @@ def prompt_text(prompt: Prompt) -> str:
     return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
-def as_messages(prompt: Prompt, system_prompt: str | None) -> list[Message]:
-    """The prompt as chat messages, with the system prompt before it if it has none of its own."""
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    if system_prompt and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system_prompt})
-    return messages
+def without_corrections(judgment: str) -> str:
+    """Remove the judgment's corrections: each reaches from `Correction:` to the end of its line.
+
+    >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
+    'The step "64 - 35 = 34" is miscalculated.'
+    """
+    kept = (line.partition(CORRECTION_MARK)[0].rstrip() for line in judgment.split("\n"))
+    return "\n".join(line for line in kept if line)

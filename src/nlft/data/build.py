@@ -1,4 +1,4 @@
-"""From examples to a dataset: how many, right and wrong in what ratio, spread over the questions."""
+"""Choose examples for a dataset: a number, a ratio of right to wrong, spread evenly over the questions."""
 
 import heapq
 import json
@@ -13,15 +13,16 @@ from random import Random
 from typing import Annotated
 
 from nlft.config import Range
+from nlft.core.prompts import as_messages
 from nlft.data.export import NEEDS_JUDGMENTS, Form, SFTTarget, Tool
 from nlft.data.raw_records import shown
-from nlft.data.records import Example, Question, as_messages, completion_text, judge_command, read_examples
+from nlft.data.records import Example, Question, completion_text, judge_command, read_examples
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
 
 @dataclass
 class BuildSettings:
-    """What a dataset is made of."""
+    """Which examples a dataset holds, and for which tool it is written."""
 
     to: Tool = field(
         default="nlft",
@@ -61,64 +62,64 @@ class BuildSettings:
         self.parts()
 
     def parts(self) -> tuple[int, int] | None:
-        """The ratio in lowest terms; None if there is none to meet.
+        """The ratio in lowest terms, as (right, wrong); None if no ratio is set.
 
         Raises:
-            UserError: it is no ratio.
+            UserError: the setting is not a ratio.
         """
         if self.ratio is None:
             return None
-        found = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", self.ratio)
-        right, wrong = (int(found[1]), int(found[2])) if found else (0, 0)
+        match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", self.ratio)
+        right, wrong = (int(match[1]), int(match[2])) if match else (0, 0)
         if right == wrong == 0:
-            raise UserError(f"--ratio {self.ratio}: is no ratio.\n  Write right:wrong, 1:2 for example.")
+            raise UserError(f"--ratio {self.ratio}: this is not a ratio.\n  Write right:wrong, for example 1:2.")
         return right // gcd(right, wrong), wrong // gcd(right, wrong)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The examples that there are to choose from, and what of the files is not among them, in words."""
+    """The examples to choose from, and one line about each group of records that is left out or changed."""
 
     examples: list[Example]
-    left_out: list[str]
+    notes: list[str]
 
 
 def read_pool(sources: Sequence[str | Path], settings: BuildSettings) -> Pool:
-    """Read the files and put them together.
+    """Read the files and join their examples.
 
-    An example that two files have is taken once; another one with an id that was there before gets a new id:
-    `gsm8k-7#2`.
+    If two files hold the same example, the pool holds it once. If a different example has the id of an earlier one,
+    it gets a new id: `gsm8k-7#2`.
 
     Raises:
-        RecordsError: records that cannot be used, those that contradict each other, and wrong ones without the
-            judgment that the target needs: all of them.
+        RecordsError: names every record that cannot be used, every example with two different labels, and every
+            wrong example that lacks a judgment although the tool needs one.
     """
-    found: dict[str, Example] = {}
+    pool: dict[str, Example] = {}
     seen: dict[tuple[str, str, str], Example] = {}
     problems: list[Problem] = []
-    told = Counter[str]()
+    remarks = Counter[str]()
     for source in sources:
         for example in read_examples(source, require_judgment=False):
             where = f"{display_path(source)}: example {shown(example.id)}"
             if example.extra.get("finish_reason") == "length" and not settings.keep_truncated:
-                told["cut off by the length limit (--keep_truncated takes them)"] += 1
+                remarks["left out: cut off by the length limit (--keep_truncated keeps them)"] += 1
                 continue
             first = seen.setdefault((str(example.id), question_of(example), completion_text(example)), example)
             if first is not example:
-                told["found a second time"] += 1
+                remarks["left out: copies of an earlier example"] += 1
                 if first.label != example.label:
                     what = "is labelled right in one place and wrong in another."
-                    problems.append(Problem(where, what, "Keep the record with the true label."))
+                    problems.append(Problem(where, what, "Keep only the record with the correct label."))
                 continue
             if settings.to in NEEDS_JUDGMENTS and not example.label and example.judgment is None:
-                cure = f"Run `{judge_command(source)}`, or drop it; sft, kto and reft need no judgments."
+                cure = f"Run `{judge_command(source)}`, or drop it. sft, kto and reft need no judgments."
                 problems.append(Problem(where, "is wrong and has no judgment.", cure))
-            new = _new_id(example.id, found)
-            told["given a new id, since another file has theirs"] += new != example.id
-            found[str(new)] = replace(example, id=new)
+            new = _new_id(example.id, pool)
+            remarks["given a new id, because an earlier example has the same id"] += new != example.id
+            pool[str(new)] = replace(example, id=new)
     if problems:
         raise RecordsError(problems)
-    return Pool(list(found.values()), [f"{n} {what}" for what, n in told.items() if n])
+    return Pool(list(pool.values()), [f"{n} {what}" for what, n in remarks.items() if n])
 
 
 def _new_id(id: str | int, taken: Container[str]) -> str | int:
@@ -127,30 +128,30 @@ def _new_id(id: str | int, taken: Container[str]) -> str | int:
 
 
 def question_of(example: Example | Question) -> str:
-    """What tells one question from another: the prompt, be it written as text or as messages."""
-    return json.dumps(as_messages(example.prompt, "user"), sort_keys=True, ensure_ascii=False)
+    """A key that is equal for equal questions, whether the prompt is text or messages."""
+    return json.dumps(as_messages(example.prompt), sort_keys=True, ensure_ascii=False)
 
 
 def choose(examples: Sequence[Example], settings: BuildSettings) -> list[Example]:
-    """Draw a dataset, in random order: the same from the same examples and seed.
+    """Draw a dataset in random order. Equal examples and an equal seed give an equal dataset.
 
-    Every question is used once before any is used twice, as far as there are right and wrong answers for it. With
-    `stratify` that holds within each of the field's values, whose shares come as near as can be to the pool's.
+    Use every question once before using any question twice, as far as its right and wrong answers allow. With
+    `stratify`, do so within each value of that field, and keep the proportions of the values close to the pool's.
 
     Raises:
-        UserError: the size and the ratio cannot both be met, or there is nothing to choose from.
+        UserError: there are too few examples for the size and the ratio, or none at all.
     """
-    right, wrong = _wanted(examples, settings)
+    right, wrong = _numbers_to_choose(examples, settings)
     random = Random(settings.seed)
     strata = _grouped(examples, lambda example: stratum_of(example, settings.stratify))
-    shares = _share_out(strata, right, wrong, weights=[len(stratum) for stratum in strata])
+    quotas = _quotas(strata, right, wrong, weights=[len(stratum) for stratum in strata])
     used = Counter[str]()
     chosen: list[Example] = []
-    for stratum, share in zip(strata, shares, strict=True):
+    for stratum, quota in zip(strata, quotas, strict=True):
         questions = _grouped(stratum, question_of)
         random.shuffle(questions)
         before = [used[question_of(question[0])] for question in questions]
-        for question, counts in zip(questions, _share_out(questions, *share, before=before), strict=True):
+        for question, counts in zip(questions, _quotas(questions, *quota, before=before), strict=True):
             for label, number in zip((True, False), counts, strict=True):
                 chosen += random.sample([example for example in question if example.label == label], number)
             used[question_of(question[0])] += sum(counts)
@@ -159,26 +160,30 @@ def choose(examples: Sequence[Example], settings: BuildSettings) -> list[Example
 
 
 def stratum_of(example: Example, name: str | None) -> str:
-    """The value, as text, of the field that is to keep its shares; what lacks it is a value of its own."""
+    """The example's value of the field `name` as text; "without" if it lacks the field or `name` is None."""
     if name is None or name not in example.extra:
         return "without"
     return json.dumps(example.extra[name], sort_keys=True, ensure_ascii=False)
 
 
 def right_and_wrong(examples: Iterable[Example]) -> tuple[int, int]:
-    """How many are right, and how many wrong."""
+    """Count the right and the wrong examples."""
     labels = [example.label for example in examples]
     return sum(labels), len(labels) - sum(labels)
 
 
-def _wanted(examples: Sequence[Example], settings: BuildSettings) -> tuple[int, int]:
-    """How many right and wrong ones to choose."""
+def _numbers_to_choose(examples: Sequence[Example], settings: BuildSettings) -> tuple[int, int]:
+    """How many right and how many wrong examples to choose.
+
+    Raises:
+        UserError: there are too few examples, or none has the field to stratify by.
+    """
     if not examples:
-        raise UserError("there are no examples to choose from.\n  Give more, or take cut-off ones: --keep_truncated.")
+        raise UserError("there are no examples to choose from.\n  Give more, or keep cut-off ones: --keep_truncated.")
     name, size, parts = settings.stratify, settings.size, settings.parts()
     if name is not None and not any(name in example.extra for example in examples):
         has = ", ".join(sorted({field for example in examples for field in example.extra})) or "none"
-        raise UserError(f"--stratify {name}: no example has that field.\n  Name one that they have: {has}.")
+        raise UserError(f"--stratify {name}: no example has that field.\n  Name one of their fields: {has}.")
     have = right_and_wrong(examples)
     if parts is not None:
         return _in_ratio(have, parts, settings)
@@ -186,20 +191,27 @@ def _wanted(examples: Sequence[Example], settings: BuildSettings) -> tuple[int, 
         return have
     if size > len(examples):
         raise UserError(
-            f"--size {size}: there are {have[0]} right and {have[1]} wrong examples; {size - len(examples)} are "
-            f"missing.\n  Give more, or take {len(examples)}."
+            f"--size {size}: there are only {have[0]} right and {have[1]} wrong examples; {size - len(examples)} are "
+            f"missing.\n  Give more, or set --size {len(examples)}."
         )
-    right = (2 * size * have[0] + len(examples)) // (2 * len(examples))  # half up
+    right = (2 * size * have[0] + len(examples)) // (2 * len(examples))  # round half up
     return right, size - right
 
 
 def _in_ratio(have: tuple[int, int], parts: tuple[int, int], settings: BuildSettings) -> tuple[int, int]:
-    """Right and wrong ones exactly in the ratio: as many as the size says, else as many as there are."""
+    """How many right and wrong examples meet the ratio exactly: `size` in total, else as many as possible.
+
+    Raises:
+        UserError: the ratio cannot be met.
+    """
     size, unit = settings.size, sum(parts)
     if size is not None and size % unit:
         below = size // unit * unit
         near = f"{below} or {below + unit}" if below else str(below + unit)
-        raise UserError(f"--size {size}: cannot be {settings.ratio} exactly.\n  Take {near}: a multiple of {unit}.")
+        raise UserError(
+            f"--size {size}: {size} examples cannot have the ratio {settings.ratio} exactly.\n"
+            f"  Set --size {near}: a multiple of {unit}."
+        )
     most = min(number // part for number, part in zip(have, parts, strict=True) if part)
     times = max(most, 1) if size is None else size // unit
     right, wrong = times * parts[0], times * parts[1]
@@ -210,10 +222,10 @@ def _in_ratio(have: tuple[int, int], parts: tuple[int, int], settings: BuildSett
     ]
     if missing:
         what = f"--size {size} at {settings.ratio}" if size is not None else f"--ratio {settings.ratio}"
-        smaller = f", or take at most --size {most * unit}" if most else ""
+        smaller = f", set --size {most * unit} or less" if most else ""
         raise UserError(
-            f"{what}: needs {right} right and {wrong} wrong examples, and there are {have[0]} right and {have[1]} "
-            f"wrong: {' and '.join(missing)} are missing.\n  Give more{smaller}, or choose another ratio."
+            f"{what}: needs {right} right and {wrong} wrong examples, but there are {have[0]} right and {have[1]} "
+            f"wrong: {' and '.join(missing)} are missing.\n  Give more{smaller}, or set another --ratio."
         )
     return right, wrong
 
@@ -225,7 +237,7 @@ def _grouped(examples: Iterable[Example], key: Callable[[Example], str]) -> list
     return list(groups.values())
 
 
-def _share_out(
+def _quotas(
     groups: Sequence[Sequence[Example]],
     right: int,
     wrong: int,
@@ -233,20 +245,26 @@ def _share_out(
     weights: Sequence[int] | None = None,
     before: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """How many right and wrong ones each group gives, so that all together give what is wanted, if they have it.
+    """How many right and wrong examples each group gives, so that together they give `right` and `wrong`.
 
-    The groups' totals are as even as their stock allows, for their weights (default: all alike) and with what they
-    gave before; where they tie, the earlier groups give first. Among one group's, right and wrong ones come in turn.
+    The groups must hold enough examples. Their totals are as even as their stock allows. Within a group, right and
+    wrong examples alternate.
+
+    Args:
+        weights: the totals are proportional to these; default: all equal.
+        before: how many examples each group gave earlier; these count towards its total. Default: none.
+            Of two groups with equal totals, the earlier one gives first.
     """
     stock = [right_and_wrong(group) for group in groups]
     weights = weights or [1] * len(groups)
-    least = most = given = 0  # right ones that have to be, and that can be, among all that was given so far
+    # Among the `given` examples, at least `least` must be right, and at most `most` can be.
+    least = most = given = 0
 
     def may_give(at: int, already: int) -> bool:
         nonlocal least, most, given
         rights, wrongs = stock[at]
         more_least, more_most = least + (already >= wrongs), most + (already < rights)
-        # What a group may not give now it may not give later: the totals that can be met are a polymatroid's.
+        # A group that may not give now may not give later either: the feasible totals form a polymatroid.
         if already == rights + wrongs or more_least > right or given + 1 - more_most > wrong:
             return False
         least, most, given = more_least, more_most, given + 1
@@ -268,7 +286,15 @@ def _one_at_a_time(
     weights: Sequence[int],
     may_have: Callable[[int, int], bool],
 ) -> list[int]:
-    """Give out units, each to whoever has least for its weight (Sainte-Laguë's method) and may still have one."""
+    """Assign units one at a time, by Sainte-Laguë's method, and return each receiver's number of units.
+
+    Each unit goes to the receiver with the fewest units for its weight that may have one more.
+
+    Args:
+        before: units that each receiver had earlier; they count in the comparison.
+        start: units that each receiver has already; they count in the result.
+        may_have: whether the receiver at this place, which has this many units, may have one more.
+    """
     have = list(start)
 
     def turn(at: int) -> tuple[float, int]:
@@ -282,19 +308,19 @@ def _one_at_a_time(
             have[at] += 1
             units -= 1
             heapq.heappush(queue, turn(at))
-    assert not units, "more was wanted than there is"
+    assert not units, "the receivers cannot take all units"
     return have
 
 
-def summary(pool: Pool, chosen: Sequence[Example], settings: BuildSettings) -> list[str]:
-    """What was chosen and what was not, in words, a line each."""
+def build_summary(pool: Pool, chosen: Sequence[Example], settings: BuildSettings) -> list[str]:
+    """Say in one line each what was chosen and what was left out."""
     right, wrong = right_and_wrong(chosen)
-    questions, there = ({question_of(example) for example in group} for group in (chosen, pool.examples))
+    questions, available = ({question_of(example) for example in group} for group in (chosen, pool.examples))
     lines = [
         f"{len(chosen)} of {len(pool.examples)} examples, {right} right and {wrong} wrong, from {len(questions)} of "
-        f"{len(there)} questions (seed {settings.seed})"
+        f"{len(available)} questions (seed {settings.seed})"
     ]
     if settings.stratify is not None:
         values = Counter(stratum_of(example, settings.stratify) for example in chosen)
         lines.append(f"{settings.stratify}: " + ", ".join(f"{value} {n}" for value, n in sorted(values.items())))
-    return lines + pool.left_out
+    return lines + pool.notes

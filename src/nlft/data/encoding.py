@@ -1,4 +1,4 @@
-"""Examples to token ids under every condition, with everything that does not fit named at once."""
+"""Encode examples as token ids under every condition, naming all examples that do not fit at once."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,8 @@ def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> l
     """Encode every example under its conditions.
 
     Raises:
-        RecordsError: all examples that do not fit, not the first.
+        RecordsError: names every example that cannot be encoded.
+        UserError: there are no examples.
     """
     encoded: list[EncodedExample] = []
     problems: list[Problem] = []
@@ -28,10 +29,10 @@ def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> l
 
 
 def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
-    """One example's token ids under every condition.
+    """Encode one example as token ids under every condition.
 
     Raises:
-        ProblemsError: it cannot be encoded.
+        ProblemsError: the example cannot be encoded.
     """
     return encoder.encode(
         id=example.id,

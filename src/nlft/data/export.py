@@ -1,17 +1,17 @@
-"""Examples as the files that other tools train on: TRL's trainers, and the original project's script."""
+"""Write examples as the files that other tools train on: TRL's trainers and the original project's script."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from nlft.data.raw_records import FIELDS, Message, shown
+from nlft.core.prompts import Message, as_messages
+from nlft.data.raw_records import FIELDS, shown
 from nlft.data.records import (
     RIGHT_FROM_SCORE,
     Example,
-    as_messages,
     completion_text,
     json_line,
     revision_text,
@@ -20,32 +20,35 @@ from nlft.data.records import (
 )
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Tool = Literal["nlft", "sft", "kto", "reft", "original"]
 SFTTarget = Literal["answer", "completion", "all-completions"]
 Form = Literal["messages", "text"]
 
-NEEDS_JUDGMENTS = ("nlft", "original")  # the original project takes what has no judgment for right
+NEEDS_JUDGMENTS = ("nlft", "original")  # the original project treats a record without a judgment as right
 _ROLES: tuple[list[str], ...] = ([], ["user"], ["system"], ["system", "user"])
 
 
 @dataclass
 class Export:
-    """Rows of the file that was written, and what was not taken into them, in words."""
+    """The rows of an exported file, and one line for each kind of loss."""
 
     rows: list[dict[str, Any]]
-    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def export(path: Path, examples: Sequence[Example], to: Tool, *, target: SFTTarget, form: Form) -> Export:
-    """Write the examples for a tool, whole or not at all.
+def export_examples(path: Path, examples: Sequence[Example], to: Tool, *, target: SFTTarget, form: Form) -> Export:
+    """Write the examples as a tool's file. The file appears whole or not at all.
 
     Args:
-        target: what `sft` trains, as `nlft sft --target` does.
-        form: whether TRL's rows are chat messages or plain text.
+        target: the texts that `sft` trains, as in `nlft sft --target`.
+        form: write TRL's rows as chat messages or as text.
 
     Raises:
-        UserError: nothing to write, or it cannot be written there.
-        RecordsError: examples that the tool's format cannot hold, every one.
+        UserError: there is no row to write, or the file cannot be written.
+        RecordsError: names every example that the tool's format cannot hold.
     """
     _check_name(path, to)
     if to == "nlft":
@@ -60,7 +63,7 @@ def export(path: Path, examples: Sequence[Example], to: Tool, *, target: SFTTarg
 
 
 def rows_for(examples: Sequence[Example], to: Tool, *, target: SFTTarget = "answer", form: Form) -> Export:
-    """The rows that a tool trains on; see `export`."""
+    """Make the rows that a tool trains on; see `export_examples`."""
     if to == "original":
         made = original_rows(examples)
     elif to == "sft":
@@ -73,18 +76,22 @@ def rows_for(examples: Sequence[Example], to: Tool, *, target: SFTTarget = "answ
         made = Export(rows, _counted(len(revised), "lose their revision"))
     else:
         rows = _reft_rows(examples, form)
-        made = Export(rows, _counted(len(examples) - len(rows), "ask what another one asks"))
+        made = Export(rows, _counted(len(examples) - len(rows), "repeat another one's question and answer"))
     if not made.rows:
         raise UserError(
             "none of the examples has a right completion or a revision.\n"
-            "  Write --target answer, or choose right ones with --ratio."
+            "  Use --target answer, or choose right examples with --ratio."
         )
     return made
 
 
 def sft_texts(example: Example, target: SFTTarget) -> list[str]:
-    """What supervised training shows the model as a reply: the standard answer; the completion if it is right, and
-    the revision; or the completion, right or wrong."""
+    """The replies that supervised training shows the model.
+
+    Args:
+        target: `answer`: the standard answer. `completion`: the completion if it is right, and the revision if there
+            is one. `all-completions`: the completion, right or wrong.
+    """
     if target == "answer":
         return [example.answer]
     completions = [completion_text(example)] if example.label or target == "all-completions" else []
@@ -93,8 +100,8 @@ def sft_texts(example: Example, target: SFTTarget) -> list[str]:
 
 
 def with_system_prompt(example: Example, system_prompt: str) -> Example:
-    """The example with a system message before its prompt, unless it has one."""
-    prompt = as_messages(example.prompt, "user")
+    """Put a system message before the example's prompt, unless the prompt has one."""
+    prompt = as_messages(example.prompt)
     if prompt[0]["role"] == "system":
         return example
     return replace(
@@ -106,20 +113,20 @@ def with_system_prompt(example: Example, system_prompt: str) -> Example:
 
 
 def original_rows(examples: Sequence[Example]) -> Export:
-    """The original project's records: `id, instruction, input, output, judgment, answer`, and an example's own fields.
+    """Make the original project's records: `id, instruction, input, output, judgment, answer` and an example's extras.
 
-    The system message is the instruction, the question the input, as its script puts them into the chat template.
-    Read back, every record has its example's label.
+    The system message becomes the instruction and the question becomes the input, as its script expects. A record
+    that is read back has its example's label.
 
     Raises:
-        RecordsError: prompts of several turns, which such a record cannot hold.
+        RecordsError: names every prompt of several turns; such a record cannot hold one.
     """
     rows, problems, dropped = [], [], Counter[str]()
     for example in examples:
-        prompt = as_messages(example.prompt, "user")
+        prompt = as_messages(example.prompt)
         if [message["role"] for message in prompt] not in _ROLES:
             what = "has a prompt of several turns; the original project's records have one question."
-            problems.append(Problem(f"example {shown(example.id)}", what, "Leave it out, or write it as one text."))
+            problems.append(Problem(f"example {shown(example.id)}", what, "Drop it, or write it as one text."))
         extra, lost = _extra_of_original(example)
         dropped.update(lost)
         rows.append(
@@ -128,7 +135,7 @@ def original_rows(examples: Sequence[Example]) -> Export:
                 "instruction": _by(prompt, "system"),
                 "input": _by(prompt, "user"),
                 "output": completion_text(example),
-                # It takes every completion that has one for wrong.
+                # The project treats every completion with a judgment as wrong.
                 "judgment": None if example.label else example.judgment,
                 "answer": example.answer,
                 **({} if example.revision is None else {"revision": revision_text(example)}),
@@ -141,7 +148,11 @@ def original_rows(examples: Sequence[Example]) -> Export:
 
 
 def _extra_of_original(example: Example) -> tuple[dict[str, Any], list[str]]:
-    """The example's own fields for the original's record, and what of it would make another label of it, or clash."""
+    """Choose the extra fields for an original project's record.
+
+    Returns:
+        The fields, and a description of each field that is dropped: its name is taken, or it implies another label.
+    """
     taken = {"instruction", "input", "output", *FIELDS}
     extra = {name: value for name, value in example.extra.items() if name not in taken}
     lost = [f'their field "{name}"' for name in example.extra if name in taken]
@@ -153,7 +164,7 @@ def _extra_of_original(example: Example) -> tuple[dict[str, Any], list[str]]:
         del extra["correct"]
         lost.append('a "correct" that contradicts their label')
     if example.label and example.judgment is not None:
-        lost.append("their judgment, being right")
+        lost.append("their judgment, because they are right")
     return extra, lost
 
 
@@ -166,9 +177,10 @@ def _by(prompt: Sequence[Message], role: str) -> str:
 
 
 def _reft_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
-    """One row a question: `prompt` and `answer` for the reward, and the answer as `completion` for the warm-up.
+    """Make one row per question and answer.
 
-    GRPO and RLOO hand the column `answer` to the reward function, and leave `completion` alone.
+    `prompt` and `answer` are for the reward; `completion` holds the answer for the warm-up. GRPO and RLOO pass the
+    column `answer` to the reward function and ignore `completion`.
     """
     rows: dict[str, dict[str, Any]] = {}
     for example in examples:
@@ -178,27 +190,34 @@ def _reft_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
 
 
 def _said(example: Example, completion: str, form: Form) -> dict[str, Any]:
-    """A row of TRL's prompt-completion format. Both are messages or both are text: it takes no mixture."""
-    prompt = as_messages(example.prompt, "user")
+    """Make a row of TRL's prompt-completion format. TRL requires messages for both fields, or text for both."""
+    prompt = as_messages(example.prompt)
     if form == "messages":
         return {"prompt": prompt, "completion": as_messages(completion, "assistant")}
-    # As NLFT writes it for models without a chat template; TRL joins the two with nothing between them.
+    # Render the prompt as NLFT does for models without a chat template. TRL joins both texts without a separator.
     text = "\n\n".join(message["content"] for message in prompt)
     return {"prompt": text if text[-1:].isspace() else text + "\n", "completion": completion}
 
 
 def _check_name(path: Path, to: Tool) -> None:
-    """UserError unless the file's ending is one that the tool reads."""
+    """Check that the tool reads files with this ending.
+
+    Raises:
+        UserError: it does not.
+    """
     endings = (".json", ".jsonl") if to == "original" else (".jsonl",)
     if path.suffix.lower() not in endings:
         raise UserError(
-            f"{display_path(path)}: for {to} the file is written as {' or '.join(endings)}.\n  Give it that ending."
+            f"{display_path(path)}: the file for {to} is written as {' or '.join(endings)}.\n"
+            f"  Give a name that ends in {' or '.join(endings)}."
         )
 
 
 def prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Example]:
+    """Put the system prompt before each example's prompt, if there is one; see `with_system_prompt`."""
     return [with_system_prompt(example, system_prompt) if system_prompt else example for example in examples]
 
 
-def form_for(tokenizer: Any) -> Form:
+def form_for(tokenizer: "PreTrainedTokenizerBase") -> Form:
+    """The form of TRL's rows for a tokenizer: text if it has no chat template."""
     return "text" if tokenizer.chat_template is None else "messages"

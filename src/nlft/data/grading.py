@@ -1,7 +1,7 @@
-"""Graders: a completion and its standard answer -> right, wrong or ungraded, with what was read from each.
+"""Graders compare a completion with its standard answer: right, wrong or ungraded, with the evidence.
 
-"Could not grade" is apart from "wrong": a completion without any number is no evidence about arithmetic.
-Where verdicts differ from lm-evaluation-harness is listed, and held to the code, in docs/GRADING.md.
+"ungraded" differs from "wrong": a completion without any number says nothing about arithmetic.
+docs/GRADING.md lists where grades differ from lm-evaluation-harness; a test checks that list against the code.
 """
 
 import difflib
@@ -22,15 +22,15 @@ from nlft.errors import UserError
 
 Reading = Callable[[str], str | None]
 
-GROUP = "nlft.graders"  # entry points of other packages
-MARK = "####"  # what follows it is the final answer, as in GSM8K
+GROUP = "nlft.graders"  # the entry points by which other packages add graders
+MARK = "####"  # the final answer follows this mark, as in GSM8K
 
 # The filters "strict-match" and "flexible-extract" of lm-evaluation-harness's gsm8k task.
 STRICT = re.compile(r"#### (-?[0-9.,]+)")
 FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _ORIGINAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-# A number as people write it. A hyphen after a digit or letter joins ("10-3"), it does not negate.
+# A number as people write it. A hyphen after a digit or letter joins ("10-3"); it is not a minus sign.
 IN_SENTENCE = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
 _STATED_CHOICE = re.compile(r"(?i:\b(?:answer|choice|option)(?:\s+is|\s*:)?)[\s*:(\[{$]*([A-Z])(?![\w'’])")
 _MARKED_CHOICE = re.compile(r"\(([A-Z])\)|^[ \t*]*([A-Z])[).:](?!\w)", re.MULTILINE)
@@ -38,19 +38,28 @@ _MARKED_CHOICE = re.compile(r"\(([A-Z])\)|^[ \t*]*([A-Z])[).:](?!\w)", re.MULTIL
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict with its evidence.
+    """A grade with its evidence.
 
     Attributes:
-        verdict: "ungraded" where nothing could be compared, which is not "wrong".
-        extracted: what was read from the completion; None if nothing was.
-        expected: what was read from the standard answer; None if nothing was.
+        grade: "ungraded" means that there was nothing to compare.
+        extracted: the text that the grader read from the completion; None if it read none.
+        expected: the text that the grader read from the standard answer; None if it read none.
         explanation: one sentence for a person.
     """
 
-    verdict: Literal["right", "wrong", "ungraded"]
+    grade: Literal["right", "wrong", "ungraded"]
     extracted: str | None
     expected: str | None
     explanation: str
+
+    def as_json(self) -> dict[str, str | None]:
+        """The grade as evaluation.json stores it. Its name for `grade` is `verdict`."""
+        return {
+            "verdict": self.grade,
+            "extracted": self.extracted,
+            "expected": self.expected,
+            "explanation": self.explanation,
+        }
 
 
 Grader = Callable[[str, str], Grade]
@@ -58,17 +67,18 @@ Grader = Callable[[str, str], Grade]
 
 
 def get_grader(name: str, **options: Any) -> Grader:
-    """The grader of that name, or the Python function at that dotted path.
+    """Return the grader of that name, or the Python function at that dotted path.
 
     Args:
         name: `number`, `exact`, `choice`, `regex`, `label`; or an entry point of another package in the group
-            `nlft.graders`; or `package.module:function` (the working directory is searched too). Entry point and
-            path name a function of completion and answer that returns a bool or a Grade.
-        options: `extraction` for number, `ignore_case` for exact, `pattern` and `which` for regex; a function
-            gets them as keyword arguments.
+            `nlft.graders`; or `package.module:function`, whose module may be in the working directory. Entry point
+            and path name a function that takes completion and answer and returns a bool or a Grade.
+        options: `extraction` for number, `ignore_case` for exact, `pattern` and `which` for regex. A function
+            receives them as keyword arguments.
 
     Raises:
-        UserError: there is no such grader, it has no such option, several have its name, or its package is broken.
+        UserError: the grader does not exist, it has no such option, several graders have its name, or its package is
+            broken.
     """
     offered = plug_ins(GROUP).get(name, [])
     refuse_clash("grader", name, ["nlft"] * (name in _GRADERS) + [package_of(plug_in) for plug_in in offered])
@@ -80,53 +90,53 @@ def get_grader(name: str, **options: Any) -> Grader:
     known = list(inspect.signature(make).parameters)
     for option in options:
         if option not in known:
-            cure = f"It has {', '.join(known)}." if known else "It has none."
+            cure = f"Its options are: {', '.join(known)}." if known else "It has no options; remove this one."
             raise UserError(f"The grader {name} has no option {option!r}.\n  {cure}")
     return make(**options)
 
 
 def extract_strict(text: str) -> str | None:
-    """The number after the first `#### `, as lm-eval's strict-match; None where that gives "[invalid]"."""
-    found = STRICT.search(text)
-    return found[1] if found else None
+    """Return the number after the first `#### `, as lm-eval's strict-match; None where that gives "[invalid]"."""
+    match = STRICT.search(text)
+    return match[1] if match else None
 
 
 def extract_flexible(text: str) -> str | None:
-    """The last number-like string, as lm-eval's flexible-extract; None where that gives "[invalid]"."""
+    """Return the last number-like string, as lm-eval's flexible-extract; None where that gives "[invalid]"."""
     return _last(FLEXIBLE, text)
 
 
 def extract_original_gold(text: str) -> str | None:
-    """What the original project reads from a standard answer; None where it raises."""
-    found = extract_strict(text)
-    return None if found is None else found.replace(",", "")
+    """Read a standard answer as the original project does; None where the project raises."""
+    number = extract_strict(text)
+    return None if number is None else number.replace(",", "")
 
 
 def extract_original(text: str) -> str | None:
-    """What the original project reads from a model's output; None where it gives "[invalid]".
+    """Read a model's output as the original project does; None where the project gives "[invalid]".
 
-    The first number between the first and the second mark; the last number where there is no mark.
+    That is the first number between the first and the second mark, or the last number of a text without a mark.
     """
     before, *marked = text.replace(",", "").split(MARK)
     if not marked:
         return _last(_ORIGINAL, before)
-    found = _ORIGINAL.search(marked[0])
-    return found[0] if found else None
+    match = _ORIGINAL.search(marked[0])
+    return match[0] if match else None
 
 
 def extract_expected(answer: str) -> str | None:
-    """The number of a standard answer: after its last mark, else all of it, else its last number."""
+    """Return a standard answer's number: the one after its last mark, else the whole text, else the last number."""
     _, mark, after = answer.rpartition(MARK)
     stated = after if mark else answer
     if as_number(stated) is not None:
         return stated.strip()
-    if mark and (found := IN_SENTENCE.search(after)):
-        return found[0]
+    if mark and (match := IN_SENTENCE.search(after)):
+        return match[0]
     return _last(IN_SENTENCE, answer)
 
 
 def extract_choice(text: str) -> str | None:
-    """The letter that a text settles on; None if it names none, or several without saying which."""
+    """Return the letter that a text chooses; None if it names no letter, or several without choosing one."""
     text = text.rpartition(MARK)[2].strip()
     bare = text.strip("()[]*.:$ \n")
     if len(bare) == 1 and bare.isascii() and bare.isalpha():
@@ -138,14 +148,17 @@ def extract_choice(text: str) -> str | None:
 
 
 def as_number(text: str) -> Decimal | None:
-    """The text as a number, without dollar signs, commas, spaces and one trailing period; None if none."""
+    """Convert a text to a number, ignoring dollar signs, commas, spaces and one trailing period.
+
+    None if the text is not a number.
+    """
     text = text.replace("$", "").replace(",", "").strip()
     return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.findall(text)
-    return found[-1] if found else None
+    matches = pattern.findall(text)
+    return matches[-1] if matches else None
 
 
 def _number(extraction: str = "strict") -> Grader:
@@ -173,15 +186,15 @@ def _regex(pattern: str = "", which: str = "last") -> Grader:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"The pattern {pattern!r} is not a regular expression: {error}.\n  Mend it.") from error
+        raise UserError(f"The pattern {pattern!r} is not a regular expression: {error}.\n  Correct it.") from error
     if compiled.groups < 1:
-        raise UserError(f"The pattern {pattern!r} has no group.\n  Put what is compared in parentheses.")
+        raise UserError(f"The pattern {pattern!r} has no group.\n  Put parentheses around the part to compare.")
     if which not in ("first", "last"):
         raise UserError(f"The grader regex cannot take the {which!r} match.\n  Choose first or last.")
 
     def read(text: str) -> str | None:
-        found = [match[1] for match in compiled.finditer(text) if match[1] is not None]
-        return found[0 if which == "first" else -1].strip() if found else None
+        groups = [match[1] for match in compiled.finditer(text) if match[1] is not None]
+        return groups[0 if which == "first" else -1].strip() if groups else None
 
     return partial(_compare, "match", read, read, str)
 
@@ -202,13 +215,18 @@ _GRADERS: dict[str, Callable[..., Grader]] = {
 def _compare(
     thing: str, read: Reading, read_answer: Reading, value: Callable[[str], Any], completion: str, answer: str
 ) -> Grade:
-    """Grade by comparing `value` of what the two readings find; a `value` of None cannot be compared."""
+    """Read a text from the completion and one from the answer, and compare their values.
+
+    Args:
+        thing: what the texts are, for the explanation.
+        value: converts a text to the value to compare; None means that it has none.
+    """
     extracted, expected = read(completion), read_answer(answer)
-    for found, owner in ((expected, "standard answer"), (extracted, "completion")):
-        if found is None:
+    for text, owner in ((expected, "standard answer"), (extracted, "completion")):
+        if text is None:
             return Grade("ungraded", extracted, expected, f"No {thing} was found in the {owner}.")
-        if value(found) is None:
-            return Grade("ungraded", extracted, expected, f'"{found}", read from the {owner}, is not a {thing}.')
+        if value(text) is None:
+            return Grade("ungraded", extracted, expected, f'"{text}", read from the {owner}, is not a {thing}.')
     assert extracted is not None
     assert expected is not None
     if value(extracted) == value(expected):
@@ -217,7 +235,11 @@ def _compare(
 
 
 def _function(path: str) -> Callable[..., Any]:
-    """Import the function at `package.module:function` or `package.module.function`."""
+    """Import the function at `package.module:function` or `package.module.function`.
+
+    Raises:
+        UserError: it cannot be imported, or is not a function.
+    """
     module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
     if not module_name or not attribute:
         names = [*_GRADERS, *plug_ins(GROUP)]
@@ -228,26 +250,27 @@ def _function(path: str) -> Callable[..., Any]:
             f"  Choose {', '.join(names)}, or name a Python function: package.module:function."
         )
     here = str(Path.cwd())
-    sys.path.insert(0, here)  # a console script, unlike `python -m`, does not look where it is started
+    sys.path.insert(0, here)  # unlike `python -m`, a console script does not search the working directory
     try:
         function = getattr(importlib.import_module(module_name), attribute, None)
-    except Exception as error:  # whatever the user's module raises, it is the user's to mend
+    except Exception as error:  # the user's module may raise anything
         raise UserError(
             f"The grader {path!r} cannot be imported: {type(error).__name__}: {error}.\n"
-            f"  Name a function as package.module:function; {here} is searched too."
+            f"  Name a function as package.module:function. The module may be in {here}."
         ) from error
     finally:
         sys.path.remove(here)
     if not callable(function):
-        state = "has no" if function is None else "has a value, not a function,"
+        what = f"has no {attribute!r}" if function is None else f"has {attribute!r}, but it is not a function"
         raise UserError(
-            f"The module {module_name} {state} {attribute!r}.\n"
-            "  Name a function of completion and answer that returns True or False."
+            f"The module {module_name} {what}.\n"
+            "  Name a function that takes completion and answer and returns True or False."
         )
     return function  # type: ignore[no-any-return]
 
 
 def _plug_in_function(plug_in: EntryPoint) -> Callable[..., Any]:
+    """Load another package's grader; it must be a function."""
     function = load_plug_in(plug_in, "grader")
     if not callable(function):
         raise broken(plug_in, "grader", f"is {type(function).__name__}, not a function of completion and answer")
@@ -255,16 +278,20 @@ def _plug_in_function(plug_in: EntryPoint) -> Callable[..., Any]:
 
 
 def _call(function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str) -> Grade:
-    """Grade with the user's function."""
+    """Grade with the user's function.
+
+    Raises:
+        UserError: the function raised, or returned neither a bool nor a Grade.
+    """
     try:
         result = function(completion, answer, **options)
     except Exception as error:
         raise UserError(
-            f"The grader {name} failed on {completion[:80]!r}: {type(error).__name__}: {error}.\n  Mend it."
+            f"The grader {name} failed on {completion[:80]!r}: {type(error).__name__}: {error}.\n"
+            "  Correct the function."
         ) from error
     if isinstance(result, Grade):
         return result
     if not isinstance(result, bool):
-        raise UserError(f"The grader {name} returned {type(result).__name__}.\n  Let it return True, False or a Grade.")
-    verdict: Literal["right", "wrong"] = "right" if result else "wrong"
-    return Grade(verdict, None, None, f"{name} returned {result}.")
+        raise UserError(f"The grader {name} returned {type(result).__name__}.\n  Return True, False or a Grade.")
+    return Grade("right" if result else "wrong", None, None, f"{name} returned {result}.")

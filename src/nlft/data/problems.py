@@ -1,6 +1,6 @@
-"""Word problems to try things on: one or two steps of arithmetic, seeded, each with its worked answer.
+"""Generate word problems for trials: one or two steps of arithmetic, each with its worked answer.
 
-Every number in them is at least 2, so that no sentence has to choose between "1 apple" and "2 apples".
+The same seed gives the same problems. Every number is at least 2, so that all nouns can be plural.
 """
 
 import re
@@ -19,8 +19,8 @@ NAMES = ("Ada", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris
 FRIENDS = ("Mia", "Noah", "Olga", "Paul", "Quinn", "Rosa", "Sam", "Tara", "Umar", "Vera", "Will", "Zoe")
 THINGS = ("beads", "buttons", "marbles", "pencils", "postcards", "shells", "stamps", "stickers", "walnuts")
 
-# (question, step, ...); `a`, `b`, `c` are drawn, `r` is the first step's result.
-# A step is "calculation: sentence".
+# Each template is (question, step, ...). A step is "calculation: sentence". `a`, `b` and `c` are random numbers,
+# and `r` is the result of the first step.
 _TEMPLATES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (
         (
@@ -186,7 +186,7 @@ _TEMPLATES: dict[int, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """A template and the numbers it takes; what tells two problems apart."""
+    """One template: the place `index` among those with this many steps."""
 
     steps: int
     index: int
@@ -207,13 +207,15 @@ _Key = tuple[_Kind, tuple[int, ...]]
 def generate_problems(
     n: int, *, seed: int, steps: Sequence[int] = (1, 2), exclude: Iterable[Question] = ()
 ) -> list[Question]:
-    """Draw word problems, the same ones for the same arguments everywhere.
+    """Draw word problems. The same arguments give the same problems on every machine.
 
     Args:
-        steps: how many calculations an answer takes; problems take these numbers in turn.
-        exclude: questions not to be asked again, with the same or with other names and objects.
+        n: how many problems to draw.
+        steps: numbers of calculations in an answer; the problems take them in turn.
+        exclude: questions not to repeat, even with other names and objects.
+
     Raises:
-        UserError: so many different problems do not exist.
+        UserError: `n` or `steps` is invalid, or there are too few different problems.
     """
     _check(n, steps)
     rng = Random(seed)
@@ -232,9 +234,9 @@ def generate_problems(
 
 
 def make_splits(train: int = 50, test: int = 200, seed: int = 0) -> tuple[list[Question], list[Question]]:
-    """Training and test problems that share no question, nor a template with the same numbers.
+    """Draw training and test problems that never share a template with the same numbers.
 
-    The test problems are drawn first: more training problems leave them as they are.
+    The test problems are drawn first, so they do not depend on the number of training problems.
     """
     tests = generate_problems(test, seed=seed)
     trains = generate_problems(train, seed=seed + 1, exclude=tests)
@@ -247,26 +249,26 @@ def _numbered(questions: list[Question], prefix: str) -> list[Question]:
 
 def _check(n: int, steps: Sequence[int]) -> None:
     if n < 0:
-        raise UserError(f"{n} problems cannot be drawn.\n  Ask for 0 or more.")
+        raise UserError(f"Cannot draw {n} problems.\n  Ask for 0 or more.")
     if not steps or any(count not in _TEMPLATES for count in steps):
         raise UserError(f"There are no problems of {list(steps)} steps.\n  Choose from {list(_TEMPLATES)}.")
 
 
 def _check_space(n: int, steps: Sequence[int], taken: set[_Key]) -> None:
-    """Refuse more than half of what exists: beyond, drawing until something new turns up takes too long."""
+    """Refuse to draw more than half of the existing problems: beyond that, finding a new one takes too long."""
     for count in set(steps):
         rounds, rest = divmod(n, len(steps))
-        wanted = rounds * list(steps).count(count) + list(steps[:rest]).count(count)
+        needed = rounds * list(steps).count(count) + list(steps[:rest]).count(count)
         most = _space(count) // 2 - sum(kind.steps == count for kind, _ in taken)
-        if wanted > most:
+        if needed > most:
             raise UserError(
-                f"{wanted} different problems of {count} step{'s' if count > 1 else ''} cannot be drawn.\n"
+                f"Cannot draw {needed} different problems of {count} step{'s' if count > 1 else ''}: too few exist.\n"
                 f"  Ask for at most {most}."
             )
 
 
 def _pick(rng: Random, options: Sequence[T]) -> T:
-    # Of Python's generator, only random() is promised to stay the same in later versions.
+    # Python promises only for random() that later versions return the same numbers.
     return options[int(rng.random() * len(options))]
 
 
@@ -283,7 +285,7 @@ def _draw(rng: Random, steps: int) -> _Key:
 
 @cache
 def _pairs(operator: str) -> list[tuple[int, int]]:
-    """The operands of a first step: numbers that a model of 135M parameters gets right now and then."""
+    """The operands of a first step. A model of 135M parameters sometimes calculates with them correctly."""
     small = [(a, b) for a in range(2, 11) for b in range(2, 11)]
     if operator == "+":
         return [(a, b) for a in range(2, 31) for b in range(2, 31)]
@@ -296,7 +298,7 @@ def _pairs(operator: str) -> list[tuple[int, int]]:
 
 @cache
 def _thirds(calculation: str, r: int) -> list[int]:
-    """What `c` may be in a second step, given the first step's result."""
+    """The possible values of `c` in a second step, given the first step's result `r`."""
     if calculation == "r + c":
         return list(range(2, 31))
     if calculation == "r - c":
@@ -310,7 +312,7 @@ def _thirds(calculation: str, r: int) -> list[int]:
 
 @cache
 def _space(steps: int) -> int:
-    """How many problems of so many steps can be told apart by template and numbers."""
+    """How many problems with this many steps differ in template or numbers."""
     total = 0
     for index in range(len(_TEMPLATES[steps])):
         calculations = [calculation for calculation, _ in _Kind(steps, index).calculations]
@@ -324,7 +326,7 @@ def _space(steps: int) -> int:
 
 def _apply(operator: str, left: int, right: int) -> int:
     if operator == "/":
-        assert left % right == 0, "drawn to divide evenly"
+        assert left % right == 0, "operands are drawn to divide evenly"
         return left // right
     return {"+": left + right, "-": left - right, "*": left * right}[operator]
 
@@ -342,10 +344,10 @@ def _write(rng: Random, key: _Key, id: str) -> Question:
 
 
 def _recognise(text: str) -> _Key | None:
-    """The template and the numbers of a question of ours; None for any other."""
+    """The template and the numbers of a question that this module wrote; None for any other."""
     for kind, pattern in _patterns():
-        if found := pattern.fullmatch(text):
-            groups = found.groupdict()
+        if match := pattern.fullmatch(text):
+            groups = match.groupdict()
             return kind, tuple(int(groups[name]) for name in "abc" if name in groups)
     return None
 

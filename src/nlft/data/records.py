@@ -1,4 +1,7 @@
-"""Examples and questions: read with every problem named, written to read back equal; see docs/RECORDS.md."""
+"""Read examples and questions, naming every problem, and write them so that they read back equal.
+
+docs/RECORDS.md describes the format.
+"""
 
 import json
 import re
@@ -8,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nlft.core.prompts import Message, as_messages
 from nlft.data.raw_records import (
     FIELDS,
     SEE_FORMAT,
-    Message,
     RawRecord,
     is_blank,
     kind,
@@ -21,16 +24,16 @@ from nlft.data.sources import Source, read_source
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 
-RIGHT_FROM_SCORE = 7  # the original project's records: a judgment with this score or more counts as right
+RIGHT_FROM_SCORE = 7  # in the original project's records, a completion with at least this score counts as right
 
 _Item = TypeVar("_Item", "Example", "Question")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
-# What the original project's files call our fields: its datasets for NLFT, its judged chunks, its ReFT rows.
+# Our field names -> those of the original project's files: its datasets for NLFT, its judged chunks, its ReFT rows.
 _ORIGINAL_NAMES = {"prompt": "instruction", "completion": "output"}
 _JUDGED_NAMES = {"prompt": "question", "completion": "ans"}
 _REFT_NAMES = {"id": "item_id", "prompt": "question", "answer": "answer_cot"}
-_TO_BE_JUDGED = "TODO: waiting for GPT4 to generate judgment"  # stands in its files for a judgment to come
+_TO_BE_JUDGED = "TODO: waiting for GPT4 to generate judgment"  # its files' placeholder for a missing judgment
 _QUESTION_COLUMNS = {
     *("id", "prompt", "answer", "completion", "question", "input"),
     *(name for names in (_ORIGINAL_NAMES, _JUDGED_NAMES, _REFT_NAMES) for name in names.values()),
@@ -39,14 +42,14 @@ _QUESTION_COLUMNS = {
 
 @dataclass(frozen=True)
 class Example:
-    """One completion with its verdict and feedback.
+    """One completion with its label and feedback.
 
     Attributes:
-        prompt, completion, revision: all strings, or all lists of chat messages (`revision` may be None).
+        prompt, completion, revision: all strings, or all lists of chat messages. `revision` may be None.
         label: true if the completion is right.
-        answer: the standard answer with its reasoning, or the feedback to a liked response.
-        judgment: what is wrong, in words; None for right completions without one.
-        extra: the record's other fields, kept and written back as they were.
+        answer: the standard answer with its reasoning, or the feedback on a liked response.
+        judgment: says in words what is wrong; None for a right completion without a judgment.
+        extra: the record's other fields; `write_examples` writes them back unchanged.
     """
 
     id: str | int
@@ -61,7 +64,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its standard answer, not yet answered by a model."""
+    """A question with its standard answer, before a model answers it."""
 
     id: str | int
     prompt: str | list[Message]
@@ -69,35 +72,37 @@ class Question:
 
 
 def completion_text(example: Example) -> str:
-    """What the model said, without its chat wrapping."""
+    """The completion as text, without its chat message."""
     return _content(example.completion)
 
 
 def revision_text(example: Example) -> str | None:
-    """The revision without its chat wrapping; None where there is none."""
+    """The revision as text, without its chat message; None if the example has no revision."""
     return None if example.revision is None else _content(example.revision)
 
 
 def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Example]:
-    """Read a file or a dataset as `nlft.data.sources` finds it, in this project's format or the original project's.
+    """Read examples in this project's format or the original project's.
 
     Args:
-        require_judgment: refuse wrong examples without a judgment; False for what is still to be judged.
+        path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
+        require_judgment: refuse wrong examples without a judgment. Pass False before judging.
+
     Raises:
-        RecordsError: names every record that cannot be used, not the first one only.
+        RecordsError: names every record that cannot be used.
     """
     cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
     return _convert(read_source(path), lambda record, _: _example(record, cure))
 
 
 def judge_command(path: str | Path) -> str:
-    """The command that judges a file's wrong examples; only `.jsonl` can be written in place."""
+    """The command that judges a file's wrong examples. It has `--out` unless the file is `.jsonl`."""
     out = "" if Path(path).suffix.lower() == ".jsonl" else " --out judged.jsonl"
     return f"nlft judge {display_path(path)}{out}"
 
 
 def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
-    """Examples from examples or from rows with their fields, such as a `datasets.Dataset` has.
+    """Check examples, or convert rows with their fields (such as a `datasets.Dataset` yields) to examples.
 
     Raises:
         RecordsError: names every row that cannot be used, counting from 1.
@@ -112,33 +117,43 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read questions: `prompt` and `answer`, GSM8K's `question` and `answer`, or full examples.
+    """Read questions from records with `prompt` and `answer`, GSM8K's `question` and `answer`, or full examples.
 
-    They come from a file or a dataset, as examples do; of a table, columns that no question has are left alone.
-    Without `id` they are called after file and place: `train-17`. RecordsError names all bad records.
+    A record without `id` gets one from its file and place: `train-17`. Other columns of a table are ignored.
+
+    Args:
+        path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
+
+    Raises:
+        RecordsError: names every record that cannot be used.
     """
     source = read_source(path, _QUESTION_COLUMNS)
     return _convert(source, lambda record, index: _question(record, f"{source.stem}-{index}"))
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write JSONL that `read_examples` gives back equal; the file appears whole or not at all.
+    """Write JSONL that `read_examples` reads back equal. The file appears whole or not at all.
 
-    UserError if it cannot be written, or is not called `.jsonl`.
+    Raises:
+        UserError: the file cannot be written, or its name does not end in `.jsonl`.
     """
     path = Path(path)
     if path.suffix.lower() != ".jsonl":
-        raise UserError(f"{display_path(path)}: examples are written as .jsonl.\n  Give it that ending.")
+        raise UserError(f"{display_path(path)}: examples are written as .jsonl.\n  Give a name that ends in .jsonl.")
     write_text(path, "".join(json_line(_as_dict(example)) for example in examples))
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """A row of a `.jsonl` file; ValueError where it holds NaN."""
+    """Render a row of a `.jsonl` file.
+
+    Raises:
+        ValueError: the row holds NaN or an infinity.
+    """
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_output` for text."""
+    """Write a text file whole or not at all; see `write_output`."""
     write_output(path, text.encode())
 
 
@@ -152,18 +167,22 @@ def _content(text: str | list[Message]) -> str:
 
 
 def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) -> list[_Item]:
-    """Convert every record, then raise with the problems of all of them if there is one."""
+    """Convert every record.
+
+    Raises:
+        RecordsError: names the problems of all records.
+    """
     first_seen: dict[str, str] = {}
     items: list[_Item | None] = []
     for index, record in enumerate(source.records, start=1):
         if record.problems and not record.fields:
-            continue  # no object
+            continue  # not an object
         items.append(convert(record, index))
-        # Compared as text: neither a page nor a file name can tell the id 7 from "7".
+        # Compare ids as text: a page or a file name cannot tell 7 from "7".
         identity = record.fields.get("id")
         earlier = first_seen.setdefault(str(identity), record.where)
         if isinstance(identity, str | int) and earlier != record.where:
-            record.refuse("id", f"is {shown(identity)}, as at {earlier}.", "Give each record its own id.")
+            record.refuse("id", f"is {shown(identity)}, the same as at {earlier}.", "Give each record its own id.")
     problems = [problem for record in source.records for problem in record.problems]
     if not source.records:
         problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
@@ -173,7 +192,7 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
 
 
 def _once(problems: list[Problem], source: Source) -> list[Problem]:
-    """The problems, but what ails every row alike said once, of the table: a column is missing, most likely."""
+    """Report a problem shared by every row once, for the table: most likely a column is missing."""
     rows = len(source.records)
     times = Counter(replace(problem, where=source.name) for problem in problems)
     common = [replace(p, what=f"{p.what[:-1]}, in all {rows} rows.") for p, n in times.items() if n == rows > 1]
@@ -181,7 +200,11 @@ def _once(problems: list[Problem], source: Source) -> list[Problem]:
 
 
 def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
-    """The record as an example; None after refusing it. Without a `judge_cure` a judgment may be missing."""
+    """Convert the record to an example; None after refusing it.
+
+    Args:
+        judge_cure: what to do about a missing judgment; None allows it to be missing.
+    """
     _convert_original(record)
     fields = record.fields
     label = fields.get("label")
@@ -206,10 +229,10 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
 
 
 def _question(record: RawRecord, default_id: str) -> Question | None:
-    """The record as a question; None after refusing it."""
+    """Convert the record to a question; None after refusing it."""
     fields = record.fields
     _convert_original(record)
-    if "question" in fields and "prompt" not in fields:  # as GSM8K has it
+    if "question" in fields and "prompt" not in fields:  # GSM8K's name
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")
     if record.names.get("prompt") == "question" and isinstance(fields.get("answer"), str):
@@ -218,13 +241,13 @@ def _question(record: RawRecord, default_id: str) -> Question | None:
     question = Question(record.identity(), record.said("prompt"), record.text("answer"))
     if "completion" not in fields and not record.problems:
         for name in (name for name in fields if name not in FIELDS):
-            cure = "A question has prompt, answer and, if you like, id; take the field out."
+            cure = "Remove it. A question has prompt, answer and optionally id."
             record.refuse(name, "is not a field of a question.", cure)
     return None if record.problems else question
 
 
 def _convert_original(record: RawRecord) -> None:
-    """Rename the fields of the original project's records, and find the label; leave others alone."""
+    """Rename the fields of an original project's record and find its label. Other records stay as they are."""
     fields = record.fields
     if fields.keys() & {"prompt", "completion"}:
         return
@@ -242,18 +265,21 @@ def _convert_original(record: RawRecord) -> None:
             fields[ours] = fields.pop(theirs)
     more = fields.pop("input", None)
     if more is not None and not isinstance(more, str):
-        record.refuse("input", f"is {kind(more)}, not a string.", "Write text, or leave it out.")
+        record.refuse("input", f"is {kind(more)}, not a string.", "Write text, or omit the field.")
     elif not is_blank(more) and isinstance(fields.get("prompt"), str):
         fields["prompt"] = more if is_blank(fields["prompt"]) else f"{fields['prompt']}\n{more}"
     _find_label(record)
 
 
 def _find_label(record: RawRecord) -> None:
-    """The label of an original project's record: by its score, else as given, else by whether it was judged."""
+    """Set the label of an original project's record: from its score, else as given, else from its judgment.
+
+    A record with a judgment is wrong, and one without is right.
+    """
     fields = record.fields
     score = fields.get("score")
     if score is not None and type(score) not in (int, float):
-        record.refuse("score", f"is {kind(score)}, not a number.", "Write the judge's mark as a number.")
+        record.refuse("score", f"is {kind(score)}, not a number.", "Write the judge's score as a number.")
     elif score is not None:
         fields["label"] = score >= RIGHT_FROM_SCORE
     elif "correct" in fields and "label" not in fields:
@@ -262,8 +288,3 @@ def _find_label(record: RawRecord) -> None:
     fields.setdefault("label", is_blank(fields.get("judgment")))
     if fields.get("judgment") == _TO_BE_JUDGED:
         del fields["judgment"]
-
-
-def as_messages(text: str | list[Message], role: str) -> list[Message]:
-    """Text as the one message of a chat; messages as they are."""
-    return [{"role": role, "content": text}] if isinstance(text, str) else text

@@ -1,4 +1,4 @@
-"""Where records come from: JSON and parquet files, and datasets by their Hugging Face name."""
+"""Read records from JSON files, parquet files, and datasets with a Hugging Face name."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -11,20 +11,20 @@ from nlft.errors import Problem, RecordsError, UserError, display_path
 
 _HUB_NAME = re.compile(
     r"(?P<path>\w[\w.-]*/[\w.-]+|\w[\w.-]*(?=:))(:(?P<config>[^:/\\\s]*))?"
-    r"(:(?P<split>[^:/\\\s\[\]]+(\[[\d:%-]+\])?))?"  # with a slice, as `datasets` takes it: test[:100]
+    r"(:(?P<split>[^:/\\\s\[\]]+(\[[\d:%-]+\])?))?"  # may have a slice, as in `datasets`: test[:100]
 )
 _FILE_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".yaml")
-_HUB_CURE = "Write owner/name:config:split (openai/gsm8k:main:train), or give a file."
+_HUB_CURE = "Write owner/name:config:split, for example openai/gsm8k:main:train, or give a file."
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a file or a dataset holds.
+    """The records of a file or a dataset.
 
     Attributes:
-        name: what messages call it.
-        stem: what records without an id are called after, with their place: `train-17`.
-        is_table: its records have their columns in common, so that one problem may be every row's.
+        name: its name in messages.
+        stem: first part of the ids that records without an id get. The second part is their place: `train-17`.
+        is_table: all records have the same columns, so every row may have the same problem.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Source:
 def read_source(source: str | Path, columns: Collection[str] | None = None) -> Source:
     """Read a `.jsonl`, `.json` or `.parquet` file, or a dataset such as `openai/gsm8k:main:train`.
 
-    A path that exists always wins over a dataset of that name.
+    If both a path and a dataset have that name, read the path.
 
     Args:
-        columns: of a table, read these alone, where it has them; None for all.
+        columns: read only these columns of a table, if it has them; None reads all.
 
     Raises:
-        RecordsError: a file that cannot be read. What is wrong with single records is noted in them.
-        UserError: no such dataset, configuration or split, or it cannot be reached.
+        RecordsError: the file cannot be read. A problem with a single record is stored in that record instead.
+        UserError: the dataset, its configuration or its split does not exist or cannot be reached.
     """
     path, hub = Path(source), _HUB_NAME.fullmatch(str(source))
     if hub and not path.exists() and not path.name.lower().endswith(_FILE_ENDINGS):
@@ -55,7 +55,7 @@ def read_source(source: str | Path, columns: Collection[str] | None = None) -> S
 
 
 def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Iterator[Any]:
-    """The file's rows, in batches (`pyarrow.RecordBatch`)."""
+    """Yield the file's rows as batches (`pyarrow.RecordBatch`)."""
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
 
@@ -64,9 +64,9 @@ def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Ite
             table = parquet.ParquetFile(file)
             yield from table.iter_batches(columns=_present(table.schema_arrow.names, columns))
     except pa.ArrowException as error:
-        problem = Problem(name, f"is not parquet: {_in_a_line(error)}", "Write it anew, or convert it to .jsonl.")
+        problem = Problem(name, f"is not parquet: {_on_one_line(error)}", "Write it again, or convert it to .jsonl.")
     except OSError as error:
-        problem = Problem(name, f"cannot be read: {error.strerror or _in_a_line(error)}.", UNREADABLE_CURE)
+        problem = Problem(name, f"cannot be read: {error.strerror or _on_one_line(error)}.", UNREADABLE_CURE)
     else:
         return
     raise RecordsError([problem])
@@ -80,12 +80,12 @@ def _read_hub(given: str, path: str, config: str | None, split: str | None, colu
         # Never trust_remote_code: a dataset is data.
         data = load_dataset(path, config, split=split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        what = "there is no such file, and the dataset of that name cannot be loaded"
-        raise UserError(f"{given}: {what}: {_in_a_line(error)}\n  {_cure(error)}") from error
+        what = "no file has that name, and the dataset of that name cannot be loaded"
+        raise UserError(f"{given}: {what}: {_on_one_line(error)}\n  {_cure(error)}") from error
     if isinstance(data, DatasetDict):
         if len(data) != 1:
             named = ", ".join(f"{path}:{config or ''}:{name}" for name in data)
-            raise UserError(f"{given}: has several splits.\n  Name one: {named}.")
+            raise UserError(f"{given}: this dataset has several splits.\n  Name one: {named}.")
         split, data = next(iter(data.items()))
     name = f"{path}[{split}]"
     data = data.select_columns(_present(data.column_names, columns)).with_format("arrow")
@@ -93,39 +93,40 @@ def _read_hub(given: str, path: str, config: str | None, split: str | None, colu
 
 
 def _cure(error: Exception) -> str:
-    """What to do about a dataset that did not load; offline it may simply not be here."""
+    """What the user can do about a dataset that did not load. Offline, it may be missing from the cache."""
     from datasets.config import HF_HUB_OFFLINE
 
     if isinstance(error, OSError) and HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set, so only what was loaded before can be read: unset it, or give a file."
+        return "HF_HUB_OFFLINE is set, so only cached datasets can be read. Unset it, or give a file."
     return _HUB_CURE
 
 
-def _present(names: Iterable[str], wanted: Collection[str] | None) -> list[str]:
-    return [name for name in names if wanted is None or name in wanted]
+def _present(names: Iterable[str], columns: Collection[str] | None) -> list[str]:
+    return [name for name in names if columns is None or name in columns]
 
 
-def _in_a_line(error: Exception) -> str:
-    """What a library says, which may run over several lines: the configurations there are come last, say."""
+def _on_one_line(error: Exception) -> str:
+    """Join the lines of a library's message, and shorten it to 400 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:397] + "..."
 
 
 def _records(name: str, batches: Iterable[Any]) -> list[RawRecord]:
-    """One record a row; a null is a field that the row does not have, since a table cannot leave one out."""
+    """Make one record per row. Drop nulls: a table has no other way to omit a field."""
     records: list[RawRecord] = []
     for batch in batches:
         for at in range(batch.num_rows):
             record = RawRecord(f"{name} row {len(records) + 1}")
             try:
-                record.set(_without_nulls(batch.slice(at, 1).to_pylist()[0]))
+                row = batch.slice(at, 1).to_pylist()[0]
+                record.set({name: _without_nulls(value) for name, value in row.items() if value is not None})
             except UnicodeDecodeError:
-                record.refuse(None, "holds text that is not UTF-8.", "Mend the text, or drop the row.")
+                record.refuse(None, "holds text that is not UTF-8.", "Correct the text, or drop the row.")
             records.append(record)
     return records
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
     if isinstance(value, dict):
-        return {name: _without_nulls(held) for name, held in value.items() if held is not None}
-    return [_without_nulls(held) for held in value] if isinstance(value, list) else value
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value

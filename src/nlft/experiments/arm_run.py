@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import settle
-from nlft.core.prompts import Message
-from nlft.data.records import Example, Question, as_messages, read_examples, read_questions
+from nlft.core.prompts import Message, as_messages
+from nlft.data.records import Example, Question, read_examples, read_questions
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import Budget
@@ -129,8 +129,8 @@ def with_shots(
     Random(asking.seed).shuffle(drawn)
     turns: list[Message] = []
     for example in drawn[:shots]:
-        turns += [*as_messages(example.prompt, "user"), {"role": "assistant", "content": example.answer}]
-    return [replace(question, prompt=[*turns, *as_messages(question.prompt, "user")]) for question in questions]
+        turns += [*as_messages(example.prompt), {"role": "assistant", "content": example.answer}]
+    return [replace(question, prompt=[*turns, *as_messages(question.prompt)]) for question in questions]
 
 
 @dataclass(frozen=True)

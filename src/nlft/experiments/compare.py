@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from nlft import __version__
-from nlft.collect.sampling import ask
+from nlft.core.prompts import fill_prompt
 from nlft.data.build import question_of
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, UserError, display_path
@@ -204,7 +204,9 @@ class Compare(Staged):
             self._refuse_shared(examples, questions)
             return examples, questions
         template = "{prompt}" if stages.holds_examples(self.file) else self.settings.prompt_template
-        asked = {question_of(q): q for q in (replace(q, prompt=ask(q, template)) for q in reversed(questions))}
+        asked = {
+            question_of(q): q for q in (replace(q, prompt=fill_prompt(q.prompt, template)) for q in reversed(questions))
+        }
         groups = sorted(asked)
         if len(groups) < self.settings.folds:
             raise UserError(f"{self.file}: {len(groups)} questions make no {self.settings.folds} folds.\n  Give more.")
@@ -218,7 +220,7 @@ class Compare(Staged):
         trained = {question_of(example) for example in examples}
         templates = {"{prompt}", self.settings.prompt_template}
         shared = sum(
-            any(question_of(replace(q, prompt=ask(q, template))) in trained for template in templates)
+            any(question_of(replace(q, prompt=fill_prompt(q.prompt, template))) in trained for template in templates)
             for q in questions
         )
         if shared:

@@ -60,7 +60,7 @@ def sample(folder: Path, job: Job) -> None:
             "with --grader label nobody can tell right answers from wrong ones.\n"
             "  Run `nlft sample`, label and judge its file (`nlft judge --judge human`), and give that to `nlft tune`."
         )
-    examples = collect.sample(
+    examples = collect.sample_answers(
         read_questions(folder / "train.jsonl"),
         _answerer(job, folder / "sampled.calls.jsonl", settings.max_new_tokens, settings.temperature),
         settings.prompt_template,
@@ -101,26 +101,24 @@ def build(folder: Path, job: Job) -> None:
         size=settings.size, ratio=settings.ratio, seed=settings.seed, keep_truncated=settings.keep_truncated
     )
     pool = read_pool([folder / "judged.jsonl"], wanted)
-    for line in pool.left_out:
+    for line in pool.notes:
         print(f"      {line}", file=sys.stderr)
     write_examples(folder / "examples.jsonl", choose(pool.examples, wanted))
 
 
 def audit(folder: Path, job: Job) -> None:
     """audit.json and audit.html: what to mend in the examples, by the model's own reading of the judgments."""
-    from nlft.auditing.run import AuditSettings, run_audit
-    from nlft.core.conditions import ConditionEncoder
-    from nlft.core.prompts import Templates
+    from nlft.auditing.run import AuditSettings
+    from nlft.auditing.run import audit as audit_examples
     from nlft.models.loading import load_model, load_tokenizer
 
     settings = settings_of(job)
     model_settings = _model_settings(job)
-    encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=settings.system_prompt))
-    found = run_audit(
+    found = audit_examples(
         read_examples(folder / "examples.jsonl"),
         load_model(model_settings, trainable=False),
-        encoder,
-        AuditSettings(seed=settings.seed),
+        load_tokenizer(model_settings),
+        AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
         test=read_questions(folder / "test.jsonl"),
     )
     print("\n".join(found.lines()[-3:]), file=sys.stderr)

@@ -106,7 +106,7 @@ class Estimate:
 
 def request_hash(identity: dict[str, Any], request: Request) -> str:
     """A name for all that an answer depends on: who answers, what is asked, and the request's key."""
-    content = [identity, as_messages(request.prompt, None), request.key]
+    content = [identity, as_messages(request.prompt), request.key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -167,7 +167,7 @@ class Ledgered:
 
     def prompt_tokens(self, request: Request) -> int:
         """About how many tokens a request's prompt has, system prompt included."""
-        return estimated_tokens(as_messages(request.prompt, self.identity.get("system_prompt")))
+        return estimated_tokens(as_messages(request.prompt, system_prompt=self.identity.get("system_prompt")))
 
     def entry(self, hash: str, request: Request, answer: Generated) -> Entry:
         """A finished answer's line; a server that does not count tokens is charged with an estimate."""

@@ -81,7 +81,7 @@ class LocalModel:
         """
         if not requests or not self._may_share:
             return 0
-        *turns, last = as_messages(requests[0].prompt, None)
+        *turns, last = as_messages(requests[0].prompt)
         one, other = (self.encoder.prompt_ids([*turns, {**last, "content": text}]) for text in ("0", "Z"))
         prefix = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
         alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)

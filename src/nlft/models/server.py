@@ -137,7 +137,9 @@ class ServerModel:
             self.settings.request_timeout,
             self.settings.requests_per_minute,
             self.settings.tokens_per_minute,
-            lambda request: self.max_new_tokens + estimated_tokens(as_messages(request.prompt, self.system_prompt)),
+            lambda request: (
+                self.max_new_tokens + estimated_tokens(as_messages(request.prompt, system_prompt=self.system_prompt))
+            ),
         )
         return Exchange(self._connected, requests, pace, f"{self.model} at {self.server}").answers()
 
@@ -177,7 +179,7 @@ class ServerModel:
         limit = "max_completion_tokens" if "max_tokens" in self._unknown else "max_tokens"
         body = {
             "model": self.model,
-            "messages": as_messages(request.prompt, self.system_prompt),
+            "messages": as_messages(request.prompt, system_prompt=self.system_prompt),
             "temperature": self.temperature,
             limit: self.max_new_tokens,
         }

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nlft.collect.sampling import SamplingSettings, ask
+from nlft.collect.sampling import SamplingSettings
 from nlft.config import Range
-from nlft.core.prompts import Prompt
+from nlft.core.prompts import Prompt, fill_prompt
 from nlft.data.grading import Grade, Grader, get_grader
 from nlft.data.records import Question
 from nlft.errors import UserError
@@ -112,6 +112,10 @@ class GradedAnswer:
     finish_reason: str
     grades: dict[str, Grade]
 
+    def as_json(self) -> dict[str, Any]:
+        """The answer as evaluation.json stores it."""
+        return {**vars(self), "grades": {name: grade.as_json() for name, grade in self.grades.items()}}
+
 
 @dataclass(frozen=True)
 class Evaluation(Summary):
@@ -170,7 +174,7 @@ def evaluate(
     local = _local_model(answerer)
     check_can_score(settings, on_server=local is None)
     questions = questions[: settings.limit]
-    requests = [Request(str(q.id), ask(q, settings.prompt_template)) for q in questions]
+    requests = [Request(str(q.id), fill_prompt(q.prompt, settings.prompt_template)) for q in questions]
     generated = complete(requests, answerer, "evaluating")
     answers = tuple(
         _graded(question, request.prompt, answer, readings)
@@ -179,7 +183,7 @@ def evaluate(
     logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
     evaluation = _summarize(answers, list(readings), logp)
     if out is not None:
-        entries = [asdict(answer) for answer in answers]
+        entries = [answer.as_json() for answer in answers]
         payload = {
             "format_version": FORMAT_VERSION,
             **(about or {}),
@@ -271,7 +275,7 @@ def _summarize(answers: tuple[GradedAnswer, ...], readings: list[str], logp: flo
     n = len(answers)
 
     def count(reading: str, grade: str) -> int:
-        return sum(answer.grades[reading].verdict == grade for answer in answers)
+        return sum(answer.grades[reading].grade == grade for answer in answers)
 
     return Evaluation(
         questions=n,

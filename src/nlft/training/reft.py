@@ -126,6 +126,6 @@ def _correctness(args: ReFTSettings) -> Any:
 
     def correctness(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        return [float(grader(t, a).verdict == "right") for t, a in zip(texts, answer, strict=True)]
+        return [float(grader(t, a).grade == "right") for t, a in zip(texts, answer, strict=True)]
 
     return correctness
