@@ -1,4 +1,4 @@
-"""The user as a judge: one completion after the other in the terminal, saved after each."""
+"""The user as a judge: show the completions one by one in the terminal, and save after each."""
 
 import re
 import sys
@@ -18,8 +18,8 @@ Save = Callable[[list[Example]], None]
 _Move = Literal["next", "back", "quit", "stay"]
 
 _HELP = (
-    "Say what is wrong, quoting the first wrong step as it is written; an empty line ends it. What it should be\n"
-    f"goes on a line of its own that begins {CORRECTION_MARK} (training leaves that line out of the judge prompt)."
+    "Say what is wrong. Quote the first wrong step exactly. Finish with an empty line. Write a correction, if any, on\n"
+    f"its own line that begins with {CORRECTION_MARK} (training omits that line from the judge prompt)."
 )
 _MARK = re.compile(r"^[ \t]*correction[ \t]*:\s*", re.IGNORECASE | re.MULTILINE)
 
@@ -27,36 +27,38 @@ _MARK = re.compile(r"^[ \t]*correction[ \t]*:\s*", re.IGNORECASE | re.MULTILINE)
 def judge_by_hand(
     examples: Sequence[Example], save: Save, *, graded: bool = False, overwrite: bool = False, check_right: bool = False
 ) -> Judged:
-    """Show the wrong examples one by one, and take their judgments from the terminal.
+    """Show the wrong examples one by one, and read their judgments from the terminal.
 
-    It starts at the first without a judgment, so a later call goes on where an earlier one was left.
+    Start at the first example without a judgment. So a later call continues where an earlier one stopped.
 
     Args:
         save: called with all examples after each change.
-        graded: a grader has labelled all of them; else only those whose `verdict` is right or wrong. Their labels
-            the user cannot change; a different opinion is noted as a conflict.
-        overwrite: start at the first, and pass over none.
-        check_right: show the right ones as well, from the first.
+        graded: a grader has labelled all examples. Otherwise it has labelled those with the `verdict` right or
+            wrong. The user cannot change a grader's label; a different opinion is stored as a conflict.
+        overwrite: start at the first example, and show also those with a judgment.
+        check_right: show also the right examples, and start at the first.
+
     Raises:
-        UserError: there is no terminal to ask in.
+        UserError: standard input is not a terminal.
     """
     if not sys.stdin.isatty():
         raise UserError(
-            "--judge human asks in the terminal, and this is none.\n  Run it in one, or choose another judge."
+            "--judge human asks in the terminal, but standard input is not a terminal.\n"
+            "  Run the command in a terminal, or choose another --judge."
         )
-    with suppress(ImportError):  # lines can be edited where there is readline
+    with suppress(ImportError):  # readline lets the user edit lines
         import readline  # noqa: F401
     before, examples = examples, list(examples)
     shown = [at for at, e in enumerate(examples) if check_right or not e.label]
-    everyone = overwrite or check_right
+    show_all = overwrite or check_right
 
     def following(place: int) -> int:
-        left = (p for p in range(place, len(shown)) if everyone or is_open(examples[shown[p]]))
-        return next(left, len(shown))
+        remaining = (p for p in range(place, len(shown)) if show_all or is_open(examples[shown[p]]))
+        return next(remaining, len(shown))
 
     place = following(0)
-    some = place < len(shown)
-    while some and (place < len(shown) or _goes_back()):
+    any_to_show = place < len(shown)
+    while any_to_show and (place < len(shown) or _goes_back()):
         if place == len(shown):
             place -= 1
             continue
@@ -71,21 +73,21 @@ def judge_by_hand(
         if move == "quit":
             break
         place = max(0, place - 1) if move == "back" else following(place + 1)
-    left = {e.id: "not yet" for e in examples if is_open(e)}
+    open_ids = {e.id: "not judged yet" for e in examples if is_open(e)}
     changed = [new.id for old, new in zip(before, examples, strict=True) if new != old]
-    return Judged(examples, [*changed, *left], left)
+    return Judged(examples, [*changed, *open_ids], open_ids)
 
 
 def is_open(example: Example) -> bool:
-    """Whether a judgment is still wanted."""
+    """Whether the example still needs a judgment."""
     return not example.label and not example.judgment
 
 
 def taken_up(examples: Sequence[Example], out: Path) -> list[Example]:
-    """The examples as an earlier session left them in `out`, if there was one.
+    """Return the examples as an earlier session saved them in `out`, or as given if `out` does not exist.
 
     Raises:
-        UserError: `out` holds others, whose judgments would be overwritten.
+        UserError: `out` holds other examples, and judging would overwrite them.
     """
     if not out.exists():
         return list(examples)
@@ -110,15 +112,15 @@ def _show(example: Example, number: int, total: int, graded: bool) -> None:
     ]
     for title, text in parts:
         if text:
-            # The bar tells what is shown from what is told, whatever a model writes.
+            # The bar separates the example's text from ours, whatever the model wrote.
             _say(f"\n{title}\n" + "\n".join(f"  │ {line}" for line in plain_text(text).split("\n")))
     commands = ["/back", "/skip", "/right", "/wrong", "/quit"]
     keep = "Enter keeps the judgment. " if example.judgment else ""
-    _say(f"\n{_HELP}\n{keep}Or: {'  '.join(commands)}")
+    _say(f"\n{_HELP}\n{keep}Commands: {'  '.join(commands)}")
 
 
 def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
-    """One answer of the user: the example as it is now, and where to go."""
+    """Read one answer of the user. Return the changed example and the next move."""
     text = _read_text()
     if text is None:
         return example, "quit"
@@ -126,7 +128,7 @@ def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
     if not command:
         if example.judgment or example.label:
             return example, "next"
-        _say("Nothing was written. /skip leaves it as it is.")
+        _say("You wrote nothing. Type /skip to leave the example as it is.")
         return example, "stay"
     if not text.startswith("/"):
         return _with_judgment(example, text)
@@ -134,25 +136,25 @@ def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
         return _with_label(example, command == "/right", graded)
     moves: dict[str, _Move] = {"/back": "back", "/skip": "next", "/quit": "quit"}
     if command not in moves:
-        _say(f"There is no {plain_text(command)}. (A judgment that begins with / is written with a space before it.)")
+        _say(f"There is no command {plain_text(command)}. To begin a judgment with /, write a space before it.")
     return example, moves.get(command, "stay")
 
 
 def _with_judgment(example: Example, text: str) -> tuple[Example, _Move]:
     judgment = _MARK.sub(f"{CORRECTION_MARK} ", plain_text(text)).strip()
     if not without_corrections(judgment).strip():
-        _say(f"That is only a correction. Say what is wrong before {CORRECTION_MARK}")
+        _say(f"That is only a correction. Say also what is wrong, before {CORRECTION_MARK}")
         return example, "stay"
     return replace(with_opinion(example, None, ""), judgment=judgment), "next"
 
 
 def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _Move]:
-    """The user's label where no grader decides, else the user's opinion beside it."""
+    """Change the label to the user's. If a grader set it, store the user's opinion instead."""
     if graded:
         says: RightOrWrong = "right" if right else "wrong"
         changed = with_opinion(example, says, f"calls it {says}")
         if right != example.label:
-            _say("The label is the grader's, and stays; that you disagree is noted.")
+            _say("The grader set this label, so it stays. Your opinion is stored as a conflict.")
     else:
         changed = replace(with_opinion(example, None, ""), label=right)
     if is_open(changed):
@@ -162,7 +164,7 @@ def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _
 
 
 def _read_text() -> str | None:
-    """Lines up to an empty one, or a command on the first; None at the end of input."""
+    """Read lines up to an empty one, or a command on the first line; None at the end of input."""
     lines: list[str] = []
     while True:
         try:
@@ -172,14 +174,14 @@ def _read_text() -> str | None:
             return "\n".join(lines) if lines else None
         if not lines and line.startswith("/"):
             return line
-        lines += line.split("\n")  # a terminal may hand over pasted lines as one
+        lines += line.split("\n")  # a terminal may return several pasted lines as one
         if not line.strip():
             return "\n".join(lines)
 
 
 def _goes_back() -> bool:
-    """After the last example: whether the user wants to see it again."""
-    _say("\nThat was the last one. Enter ends, /back shows it again.")
+    """After the last example, ask whether to show it again."""
+    _say("\nThat was the last example. Press Enter to finish, or type /back to see it again.")
     return (_read_text() or "").strip() == "/back"
 
 

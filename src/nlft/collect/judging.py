@@ -1,6 +1,6 @@
-"""Judges: what is wrong with a wrong completion, in words, and where judge and label disagree.
+"""Judges say in words what is wrong with a wrong completion, and the examples record where judge and label disagree.
 
-A label comes from the grader where there is one, else from the user; a judge's opinion never changes it.
+The label comes from the grader, or from the user if there is no grader. A judge's opinion never changes it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from nlft.data.grading import Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
 
-if TYPE_CHECKING:  # it brings torch, which a judge by rules has no need of
+if TYPE_CHECKING:  # importing it loads torch, which the judge by rules does not need
     from nlft.models.answerer import Answerer
 
 JUDGE_PROMPT = """\
@@ -42,7 +42,7 @@ Correction: ...
 Verdict: ..."""
 
 Judge = Callable[[Sequence[Example]], list[Opinion]]
-"""One opinion an example, in their order."""
+"""Examples -> one opinion per example, in the same order."""
 
 LABELS_STAY = "label"  # the grader that grades nothing
 _MOST_LISTED = 20
@@ -50,7 +50,7 @@ _MOST_LISTED = 20
 
 @dataclass
 class JudgeSettings:
-    """How completions are judged."""
+    """Who judges the completions, and how."""
 
     judge: Literal["rules", "self", "openai", "human"] = field(
         default="rules",
@@ -101,13 +101,13 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of judging.
+    """The result of judging.
 
     Attributes:
-        examples: all of them, in their order. In `extra`, where a judge gave one: `judge_verdict`; where it is not
-            the label's: `conflict`, what the judge said.
+        examples: all examples, in their order. `extra` holds the judge's opinion as `judge_verdict` ("right" or
+            "wrong"), and its feedback as `conflict` if the opinion differs from the label.
         asked: ids of the examples that the judge saw.
-        failed: ids of wrong ones of whom it said nothing that can be used, each with the reason.
+        failed: ids of wrong examples without a usable judgment, each with the reason.
     """
 
     examples: list[Example]
@@ -116,16 +116,16 @@ class Judged:
 
     @property
     def conflicts(self) -> list[Example]:
-        """Those seen now whose judge and label disagree."""
+        """The judged examples whose judge and label disagree."""
         seen = set(self.asked)
         return [e for e in self.examples if e.id in seen and "conflict" in e.extra]
 
 
 def judge_with_rules(examples: Sequence[Example]) -> list[Example]:
-    """The examples with a judgment by rules on every wrong one that has none yet.
+    """Add a judgment by rules to every wrong example without a judgment.
 
     Raises:
-        NLFTError: the rules find nothing to say about some of them.
+        NLFTError: the rules find nothing wrong with some of these examples.
     """
     judged = judge_examples(examples, rules_judge, check_right=True)
     require_judgments(judged, "Write their judgments by hand, or correct the labels.")
@@ -133,24 +133,24 @@ def judge_with_rules(examples: Sequence[Example]) -> list[Example]:
 
 
 def relabel(examples: Sequence[Example], grader: Grader) -> list[Example]:
-    """The examples with labels and verdicts by the grader.
+    """Set each example's label and its `verdict` by the grader.
 
-    As in sampling, a completion in which the grader finds no answer counts as wrong. Where it finds none in the
-    standard answer, nothing was compared, and the label stays.
+    A completion without an answer is labelled wrong, as in sampling. If the standard answer has no answer to compare
+    with, the example stays as it is.
     """
-    graded = []
+    relabelled = []
     for example in examples:
         grade = grader(completion_text(example), example.answer)
         if grade.grade == "ungraded" and grade.expected is None:
-            graded.append(example)
+            relabelled.append(example)
         else:
             extra = example.extra | {"verdict": grade.grade}
-            graded.append(replace(example, label=grade.grade == "right", extra=extra))
-    return graded
+            relabelled.append(replace(example, label=grade.grade == "right", extra=extra))
+    return relabelled
 
 
 def grader_for(settings: JudgeSettings) -> Grader | None:
-    """The grader that labels anew; None if the labels are to stay."""
+    """Return the grader that labels the completions again; None to keep the labels."""
     if settings.grader == LABELS_STAY:
         return None
     return get_grader(settings.grader, **({"extraction": settings.extraction} if settings.grader == "number" else {}))
@@ -159,25 +159,27 @@ def grader_for(settings: JudgeSettings) -> Grader | None:
 def judge_examples(
     examples: Sequence[Example], judge: Judge, *, overwrite: bool = False, check_right: bool = False
 ) -> Judged:
-    """Ask the judge about the wrong examples without a judgment, and put in what it says.
+    """Ask the judge about the wrong examples without a judgment, and add its judgments.
 
     Args:
-        overwrite: ask about those that have a judgment as well; it stays where the judge gives none to use.
-        check_right: ask about the right ones as well, to notice conflicts; they get no judgment.
+        overwrite: ask also about wrong examples with a judgment. An example keeps its judgment if the new one cannot
+            be used.
+        check_right: ask also about right examples, to find conflicts. They get no judgment.
     """
-    wanted = [at for at, e in enumerate(examples) if (check_right if e.label else overwrite or not e.judgment)]
-    opinions = judge([examples[at] for at in wanted])
+    to_judge = [at for at, e in enumerate(examples) if (check_right if e.label else overwrite or not e.judgment)]
+    opinions = judge([examples[at] for at in to_judge])
     judged, failed = list(examples), {}
-    for at, opinion in zip(wanted, opinions, strict=True):
+    for at, opinion in zip(to_judge, opinions, strict=True):
         example = examples[at]
-        judged[at] = _with_opinion(example, opinion)
+        judgment = opinion.judgment or example.judgment
+        judged[at] = replace(with_opinion(example, opinion.says, opinion.feedback), judgment=judgment)
         if not example.label and opinion.judgment is None:
             failed[example.id] = opinion.refused
-    return Judged(judged, [examples[at].id for at in wanted], failed)
+    return Judged(judged, [examples[at].id for at in to_judge], failed)
 
 
 def rules_judge(examples: Sequence[Example]) -> list[Opinion]:
-    """The judge of `data.rules`. Of right completions it notices miscalculated steps only."""
+    """Judge by `nlft.collect.rules`. For a right completion, report only miscalculated steps."""
     opinions = []
     for example in examples:
         words = judge_by_rules(
@@ -201,9 +203,10 @@ class ModelJudge:
     """A language model as a judge.
 
     Attributes:
-        prompt: template with `{prompt}`, `{answer}`, `{completion}`, `{label}`.
-        tries: how often a wrong completion is asked about until a judgment can be used; each time with random
-            draws of its own. About a right one it is asked once.
+        model: answers the judge prompts.
+        prompt: template with the slots `{prompt}`, `{answer}`, `{completion}` and `{label}`.
+        tries: how often to ask about a wrong completion until a judgment can be used. Each try has its own random
+            draws. The model is asked once about a right completion.
     """
 
     model: "Answerer"
@@ -223,7 +226,7 @@ class ModelJudge:
             answers = complete(requests, self.model, "judging" if attempt == 1 else f"judging, try {attempt}")
             for at, answer in zip(waiting, answers, strict=True):
                 opinion = read_opinion(answer.text, answer.finish_reason, prompts[at], examples[at])
-                # A verdict that was given is not to be lost to a later try that comes to nothing.
+                # Keep an earlier try that said right or wrong if this one cannot be used.
                 if at not in opinions or not opinion.refused or not opinions[at].says:
                     opinions[at] = opinion
             waiting = [at for at in waiting if opinions[at].refused]
@@ -240,10 +243,10 @@ class ModelJudge:
 
 
 def summary_lines(before: Sequence[Example], judged: Judged, settings: JudgeSettings) -> list[str]:
-    """For people: how many were judged now, and what the grader did to the labels.
+    """Say in a few lines how many examples were judged, and which labels the grader changed.
 
     Args:
-        before: the examples as they were read.
+        before: the examples before judging, in the same order.
     """
     wrong = [e for e in judged.examples if not e.label]
     seen = set(judged.asked) - set(judged.failed)
@@ -251,7 +254,7 @@ def summary_lines(before: Sequence[Example], judged: Judged, settings: JudgeSett
     had = sum(bool(e.judgment) for e in wrong) - len(new)
     lines = [
         f"{len(judged.examples)} examples, {len(judged.examples) - len(wrong)} right and {len(wrong)} wrong; "
-        f"{len(new)} judged now ({settings.judge}), {had} before"
+        f"{len(new)} judged now ({settings.judge}), {had} judged earlier"
     ]
     if settings.judge in ("self", "openai") and new:
         quoting = sum(quotes(e.judgment or "", completion_text(e)) for e in new)
@@ -262,68 +265,84 @@ def summary_lines(before: Sequence[Example], judged: Judged, settings: JudgeSett
         by = "hand" if settings.grader == LABELS_STAY else f"the grader {settings.grader}"
         lines.append(f"{len(changed)} labels changed by {by}: {shortened(changed)}")
     if kept := _failed(judged, with_judgment=True):
-        lines.append(f"{len(kept)} keep the judgment they had: {shortened(kept)}")
+        lines.append(f"{len(kept)} keep their earlier judgment: {shortened(kept)}")
     return lines
 
 
 def require_judgments(judged: Judged, cure: str) -> None:
-    """Raise NLFTError if wrong examples are left without a judgment, naming them, each with the reason."""
+    """Check that every wrong example has a judgment.
+
+    Args:
+        cure: what the user can do about missing judgments.
+
+    Raises:
+        NLFTError: names the wrong examples without a judgment, each with the reason.
+    """
     if left := _failed(judged, with_judgment=False):
         wrong = sum(not e.label for e in judged.examples)
         raise NLFTError(f"{len(left)} of {wrong} wrong examples have no judgment: {shortened(left)}.\n  {cure}")
 
 
 def _failed(judged: Judged, *, with_judgment: bool) -> list[str]:
-    wanted = [e.id for e in judged.examples if e.id in judged.failed and bool(e.judgment) == with_judgment]
-    return [f"{id!r} ({judged.failed[id]})" for id in wanted]
+    """Ids and reasons of the failed examples that have, or do not have, an earlier judgment."""
+    ids = [e.id for e in judged.examples if e.id in judged.failed and bool(e.judgment) == with_judgment]
+    return [f"{id!r} ({judged.failed[id]})" for id in ids]
 
 
 def conflict_lines(conflicts: Sequence[Example], file: str) -> list[str]:
-    """For people: which judges and labels disagree; all of them are in the file, as `conflict`."""
+    """List where judge and label disagree, for people. The file has all of them, in the field `conflict`."""
     if not conflicts:
         return []
-    lines = [f"conflicts: {len(conflicts)}, where judge and label disagree; the label stands"]
+    lines = [f"conflicts: {len(conflicts)}. Judge and label disagree; the labels were not changed."]
     for example in conflicts[:_MOST_LISTED]:
-        said = " ".join(plain_text(str(example.extra["conflict"])).split())
-        said = said if len(said) <= 160 else f"{said[:159]}…"
-        lines.append(f"  {example.id!r} is labelled {'right' if example.label else 'wrong'}; the judge: {said}")
+        feedback = " ".join(plain_text(str(example.extra["conflict"])).split())
+        feedback = feedback if len(feedback) <= 160 else f"{feedback[:159]}…"
+        lines.append(f"  {example.id!r} is labelled {'right' if example.label else 'wrong'}; the judge: {feedback}")
     if len(conflicts) > _MOST_LISTED:
-        lines.append(f'  and {len(conflicts) - _MOST_LISTED} more: those with "conflict" in {file}')
+        lines.append(f'  and {len(conflicts) - _MOST_LISTED} more; look for "conflict" in {file}')
     return lines
 
 
 def shortened(items: Sequence[str], most: int = _MOST_LISTED) -> str:
-    """The items in a row, or the first of them and how many more there are."""
+    """Join the first `most` items, and say how many more there are."""
     named = ", ".join(items[:most])
     return named if len(items) <= most else f"{named} and {len(items) - most} more"
 
 
 def check_template(name: str, template: str, *slots: str) -> None:
-    """Raise ProblemsError for each slot that the template lacks."""
-    missing = [Problem(f"--{name}", f"has no {s}", f"Put {s} where it belongs.") for s in slots if s not in template]
+    """Check that the template has all slots.
+
+    Raises:
+        ProblemsError: names each missing slot.
+    """
+    missing = [Problem(f"--{name}", f"has no {s}", f"Add {s} to the text.") for s in slots if s not in template]
     if missing:
         raise ProblemsError(missing)
 
 
 def check_tries(tries: int, temperature: float) -> None:
-    """Raise UserError for tries that would only repeat the first one."""
+    """Check that a second try can differ from the first.
+
+    Raises:
+        UserError: there are several tries at temperature 0.
+    """
     if tries > 1 and temperature == 0:
         raise UserError(
-            f"--tries {tries} at --temperature 0 asks for the same words again.\n"
-            "  Set a temperature, 0.7 for example, or --tries 1."
+            f"--tries {tries} at --temperature 0 gives the same answer each time.\n"
+            "  Set --temperature above 0, for example 0.7, or --tries 1."
         )
 
 
-def with_opinion(example: Example, says: RightOrWrong | None, said: str) -> Example:
-    """The example with what the judge thinks of it in `extra`, and what was there before of that taken out."""
+def with_opinion(example: Example, says: RightOrWrong | None, feedback: str) -> Example:
+    """Replace the judge's opinion in the example's `extra`.
+
+    Args:
+        says: stored as `judge_verdict`; None removes an earlier opinion.
+        feedback: stored as `conflict` if `says` differs from the label.
+    """
     extra: dict[str, Any] = {k: v for k, v in example.extra.items() if k not in ("judge_verdict", "conflict")}
     if says:
         extra["judge_verdict"] = says
         if (says == "right") != example.label:
-            extra["conflict"] = said or f"says {says}, without a reason"
+            extra["conflict"] = feedback or f"says {says}, without a reason"
     return replace(example, extra=extra)
-
-
-def _with_opinion(example: Example, opinion: Opinion) -> Example:
-    judgment = opinion.judgment or example.judgment
-    return replace(with_opinion(example, opinion.says, opinion.feedback), judgment=judgment)

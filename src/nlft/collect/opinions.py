@@ -1,4 +1,4 @@
-"""What a judge says of a completion; and how a model's words are read, forgiving of small models' habits."""
+"""A judge's opinion on a completion, and a tolerant reader for the opinions that small models write."""
 
 import re
 import unicodedata
@@ -18,20 +18,20 @@ _WRONG = re.compile(r"\b(?:wrong|incorrect|not right|not correct)\b", re.IGNOREC
 _UNSURE = re.compile(r"\b(?:part(?:ly|ially)|mostly|almost|half|or)\b", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"\n]{2,})"|“([^”\n]{2,})”')
 _WORDS = re.compile(r"[^\W\d_]{2,}")
-# Escape sequences: of a terminal's own language (CSI), with a text up to a bell or ESC \ (OSC and the like), others.
+# Terminal escape sequences: CSI, those with a text that ends at a bell or ESC \ (such as OSC), and all others.
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?")
 _HEADING = re.compile(r"^[\s*_#]*(?:feedback|judge?ment|assessment)[*_]*:[*_]*\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a judge says of one completion.
+    """A judge's opinion on one completion.
 
     Attributes:
-        judgment: what is wrong, and on a line of its own the correction; None if nothing can be used.
-        verdict: right or wrong, where the judge says so.
-        said: its feedback in any case.
-        refused: why there is no judgment, for a person.
+        judgment: says what is wrong. A correction, if any, is on its own line. None if the feedback cannot be used.
+        says: "right" or "wrong"; None if the judge does not say so.
+        feedback: the feedback and correction, even if they cannot be used.
+        refused: the reason why there is no judgment, for a person.
     """
 
     judgment: str | None
@@ -41,18 +41,19 @@ class Opinion:
 
 
 def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -> Opinion:
-    """Read a model's feedback, its correction and its verdict; the latter two may be missing.
+    """Read a model's opinion: its feedback, its correction, and whether it calls the completion right or wrong.
 
-    Everything between `Correction:` and the verdict becomes one line, which training leaves out of the judge prompt.
+    Correction and verdict may be missing. All text between `Correction:` and `Verdict:` becomes one line; training
+    omits that line from the judge prompt.
 
     Args:
-        text, finish_reason: as `Generated` has them.
-        prompt: what the model was shown; feedback that only repeats it is none.
+        text, finish_reason: as in `Generated`.
+        prompt: the model's prompt. Feedback that only repeats it is refused.
     """
-    feedback, correction, says = _parts(text)
-    said = f"{feedback}\nCorrection: {correction}" if correction else feedback
-    if example.label:  # nothing is wanted but the verdict
-        return Opinion(None, says, said)
+    criticism, correction, says = _parts(text)
+    feedback = f"{criticism}\nCorrection: {correction}" if correction else criticism
+    if example.label:  # a right completion needs no judgment
+        return Opinion(None, says, feedback)
     refused = ""
     if finish_reason == "content_filter":
         refused = "stopped by the server's content filter"
@@ -60,52 +61,54 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
         refused = "cut off by --max_new_tokens"
     elif says == "right":
         refused = "calls it right"
-    elif not _WORDS.search(feedback):
+    elif not _WORDS.search(criticism):
         refused = "only a correction" if correction else "says nothing"
-    elif MARK in (line.lstrip()[: len(MARK)] for line in feedback.split("\n")):
+    elif MARK in (line.lstrip()[: len(MARK)] for line in criticism.split("\n")):
         refused = "answers the question instead"
-    elif _repeats(feedback, prompt):
-        refused = "only repeats what it was shown"
-    elif _misquotes(feedback, example):
-        refused = "quotes what the response does not say"
-    return Opinion(None if refused else said, says, said, refused)
+    elif _repeats(criticism, prompt):
+        refused = "only repeats its prompt"
+    elif _misquotes(criticism, example):
+        refused = "quotes text that is not in the response"
+    return Opinion(None if refused else feedback, says, feedback, refused)
 
 
 def quotes(judgment: str, text: str) -> bool:
-    """Whether something that the judgment has in double quotes stands in the text; case and punctuation aside."""
+    """Whether the text holds at least one double-quoted part of the judgment, ignoring case and punctuation."""
     shown = _bare(text)
     return any((quoted := _bare(a or b)) and quoted in shown for a, b in _QUOTED.findall(judgment))
 
 
 def plain_text(text: str) -> str:
-    """The text without escape sequences and control characters: a model's words must not steer the terminal."""
+    """Remove escape sequences and control characters, so that a model's words cannot control the terminal."""
     text = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 def _parts(text: str) -> tuple[str, str, RightOrWrong | None]:
-    """Feedback, correction on one line, verdict."""
+    """Split an opinion into its criticism, its correction (on one line), and "right" or "wrong"."""
     says: RightOrWrong | None = None
-    if found := _VERDICT_LINE.search(text):
-        before, after = text[: found.start()], text[found.end() :]
+    if match := _VERDICT_LINE.search(text):
+        before, after = text[: match.start()], text[match.end() :]
         text = before if before.strip() else after
-        wrong, right = _WRONG.search(found[1]), _RIGHT.search(found[1])
-        if bool(wrong) != bool(right) and not _UNSURE.search(found[1]):  # "right or wrong" is no verdict
+        wrong, right = _WRONG.search(match[1]), _RIGHT.search(match[1])
+        if bool(wrong) != bool(right) and not _UNSURE.search(match[1]):  # "right or wrong" decides nothing
             says = "wrong" if wrong else "right"
-    feedback, *corrections = _CORRECTION.split(_HEADING.sub("", text))
+    criticism, *corrections = _CORRECTION.split(_HEADING.sub("", text))
     correction = " ".join(" ".join(corrections).split())
-    return feedback.strip(), correction if re.search(r"\w", correction) else "", says
+    return criticism.strip(), correction if re.search(r"\w", correction) else "", says
 
 
 def _repeats(feedback: str, prompt: str) -> bool:
-    """Whether every sentence and line of the feedback stands in the prompt."""
+    """Whether the prompt holds every sentence and line of the feedback."""
     shown = _bare(prompt)
     return all(_bare(piece) in shown for piece in re.split(r"(?<=[.!?])\s|\n", feedback))
 
 
 def _misquotes(feedback: str, example: Example) -> bool:
-    """Whether it quotes, but neither response nor question: a small model likes to invent the mistake, or to find it
-    in the standard answer."""
+    """Whether the feedback has quotes, but none from the response or the question.
+
+    Small models often invent a mistake, or criticise the standard answer.
+    """
     shown = f"{prompt_text(example.prompt)}\n{completion_text(example)}"
     return _QUOTED.search(feedback) is not None and not quotes(feedback, shown)
 

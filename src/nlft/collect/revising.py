@@ -1,7 +1,7 @@
-"""Revisions: right completions in a model's own words, asked for with the standard answer and the judgment in view.
+"""Revisions are right completions in a model's own words.
 
-A model that is shown the answer likes to hand it back: as it stands, or as a bare last line. What is kept must have
-been thought through again; `refusal` says what that means.
+The request for a revision shows the model the standard answer and the judgment. A model that sees the answer often
+copies it, or writes only its last line. `refusal` rejects such replies: a revision must reason again.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.collect.judging import LABELS_STAY, check_template, check_tries, shortened
 from nlft.config import Range
-from nlft.core.prompts import Prompt, fill_prompt
+from nlft.core.prompts import Prompt, as_messages, fill_prompt
 from nlft.data.grading import MARK, Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import UserError
@@ -38,8 +38,8 @@ Now answer the question yourself, rightly and in your own words. Do not copy the
 of the reasoning, and write the final answer last, in the form in which the reference solution has it."""
 
 Refusal = Literal["cut off", "wrong", "several answers", "wrong step", "bare answer", "about the task", "copied"]
-_SENTENCE_WORDS = 4  # so many in a line are a sentence, even without a calculation
-# What a model says that answers the request for a revision, and not the question.
+_SENTENCE_WORDS = 4  # a line with this many words is a sentence, even without a calculation
+# Words of a reply to the request for a revision instead of to the question.
 _TASK = re.compile(
     r"\b(?:(?:reference|standard|sample) (?:solution|answer)|(?:first|second|previous|original) (?:attempt|response)"
     r"|judge?ment|correction:|what is wrong|not a step of|(?:is|was|are|were) (?:incorrect|wrong|miscalculated)"
@@ -51,7 +51,7 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
 @dataclass
 class RevisionSettings:
-    """How revisions are asked for, and which are kept."""
+    """How a model is asked for revisions, and which ones are kept."""
 
     grader: str = field(
         default="number",
@@ -95,19 +95,19 @@ class RevisionSettings:
         check_tries(self.tries, self.temperature)
         if self.grader == LABELS_STAY:
             raise UserError(
-                "--grader label passes no revision.\n"
-                "  Name a grader. Where nothing can be graded, write revisions by hand, into the field `revision`."
+                "--grader label cannot check a revision.\n"
+                "  Name another grader. If nothing can be graded, write revisions by hand, into the field `revision`."
             )
 
 
 @dataclass(frozen=True)
 class Revised:
-    """What came of revising.
+    """The result of revising.
 
     Attributes:
-        examples: all of them, in their order.
+        examples: all examples, in their order.
         kept: ids of the examples with a new revision.
-        refused: ids of those without one, each with why, a reason a try.
+        refused: ids of the examples without a new revision, each with one reason per try.
     """
 
     examples: list[Example]
@@ -115,23 +115,23 @@ class Revised:
     refused: dict[str | int, list[Refusal]]
 
     def summary_lines(self) -> list[str]:
-        """For people: how many were kept, and why the others were not."""
+        """Say in a few lines how many revisions were kept, and why the others were refused."""
         asked = len(self.kept) + len(self.refused)
         lines = [f"{len(self.kept)} of {asked} revisions kept"]
         if self.refused:
             tries = Counter(reason for reasons in self.refused.values() for reason in reasons)
-            told = ", ".join(f"{count} {reason}" for reason, count in tries.most_common())
-            named = [f"{id!r} ({', '.join(reasons)})" for id, reasons in self.refused.items()]
-            lines += [f"not kept: {len(self.refused)}; their tries: {told}", f"  {shortened(named)}"]
+            counts = ", ".join(f"{count} {reason}" for reason, count in tries.most_common())
+            ids = [f"{id!r} ({', '.join(reasons)})" for id, reasons in self.refused.items()]
+            lines += [f"not kept: {len(self.refused)}; their tries: {counts}", f"  {shortened(ids)}"]
         return lines
 
 
 def revise_examples(examples: Sequence[Example], model: Answerer, settings: RevisionSettings) -> Revised:
-    """Ask for a revision of every wrong example that has none yet, several times if need be."""
+    """Ask the model for a revision of every wrong example without one, up to `settings.tries` times each."""
     grader = get_grader(settings.grader, **({"extraction": settings.extraction} if settings.grader == "number" else {}))
     revised, refused = list(examples), dict[int, list[Refusal]]()
-    wanted = [at for at, e in enumerate(examples) if not e.label and (settings.overwrite or not e.revision)]
-    waiting = wanted
+    to_revise = [at for at, e in enumerate(examples) if not e.label and (settings.overwrite or not e.revision)]
+    waiting = to_revise
     for attempt in range(1, settings.tries + 1):
         if not waiting:
             break
@@ -147,25 +147,25 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
             else:
                 refused.setdefault(at, []).append(reason)
         waiting = [at for at in waiting if len(refused.get(at, ())) == attempt]
-    kept = [examples[at].id for at in wanted if at not in waiting]
+    kept = [examples[at].id for at in to_revise if at not in waiting]
     return Revised(revised, kept, {examples[at].id: refused[at] for at in waiting})
 
 
 def refusal(answer: Generated, standard: str, grader: Grader, settings: RevisionSettings) -> Refusal | None:
-    """Why a revision is not kept, the first of these that holds; None if it is.
+    """Return the first reason that applies for not keeping a revision; None to keep it.
 
-    - `cut off`: it did not end by itself;
-    - `wrong`: the grader does not pass it;
-    - `bare answer`: before the final answer there is neither a calculation nor a sentence, or fewer words than
-      `least_reasoning` of the standard answer's; or it calculates nothing, and names fewer than that share of the
-      results that lead the standard answer to its own;
-    - `several answers`: it marks more than one, or one that is not the one that the grader has read;
-    - `wrong step`: a calculation in it does not hold, and is none of the standard answer's;
-    - `about the task`: it speaks of what only the request for a revision showed, such as the reference solution or the
-      first attempt, and the standard answer does not (English phrases);
-    - `copied`: its words are the standard answer's, or nearly: they contain them in a row, or difflib's ratio of
-      the two is `most_alike` or more. Case, punctuation and line breaks do not count. Where the standard answer has
-      no reasoning there is none to copy.
+    - `cut off`: the model did not end it by itself.
+    - `wrong`: the grader does not grade it right.
+    - `bare answer`: before the final answer it has neither a calculation nor a sentence, or too few words: fewer than
+      `least_reasoning` times those of the standard answer. Also: it has no calculation, and names fewer than that
+      proportion of the standard answer's intermediate results.
+    - `several answers`: it marks more than one final answer, or the grader read another one than the marked answer.
+    - `wrong step`: one of its calculations is wrong, and the standard answer does not have the same one.
+    - `about the task`: it mentions parts of the request, such as the reference solution or the first attempt, and the
+      standard answer does not. The phrases are English.
+    - `copied`: its words contain the standard answer's words in a row, or difflib's ratio of the two is at least
+      `most_alike`. Case, punctuation and line breaks do not count. This never applies to a standard answer without
+      reasoning.
     """
     if answer.finish_reason != "stop":
         return "cut off"
@@ -180,9 +180,9 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     steps = list(find_calculations(reasoning))
     if miscalculated(steps, reference):
         return "wrong step"
-    if not steps and _share_of_results(words, reference) < settings.least_reasoning:
+    if not steps and _rate_of_results(words, reference) < settings.least_reasoning:
         return "bare answer"
-    if (said := _TASK.search(answer.text)) and said[0].casefold() not in standard.casefold():
+    if (phrase := _TASK.search(answer.text)) and phrase[0].casefold() not in standard.casefold():
         return "about the task"
     if _is_reasoned(reference) and _is_copied(words, known, settings.most_alike):
         return "copied"
@@ -201,34 +201,37 @@ def revision_request(example: Example, template: str) -> Prompt:
 
 
 def _with_revision(example: Example, text: str) -> Example:
-    said = text if isinstance(example.completion, str) else [{"role": "assistant", "content": text}]
-    return replace(example, revision=said)
+    """Set the revision, in the form of the completion: text or messages."""
+    revision = text if isinstance(example.completion, str) else as_messages(text, "assistant")
+    return replace(example, revision=revision)
 
 
 def _reasoning(text: str) -> str:
-    """What stands before the final answer's mark; without a mark, all of it."""
+    """The text before the final answer's mark, or the whole text if it has no mark."""
     return _CALCULATOR.sub("", text).partition(MARK)[0].strip()
 
 
 def _is_reasoned(text: str) -> bool:
+    """Whether a text has a calculation or a sentence."""
     sentences = re.split(r"(?<=[.!?])\s|\n", text)
     return any(find_calculations(text)) or any(len(re.findall(r"[^\W\d_]+", s)) >= _SENTENCE_WORDS for s in sentences)
 
 
 def _marks_another(text: str, standard: str) -> bool:
+    """Whether the marked answer is wrong, although the grader may have read a right number elsewhere."""
     return MARK in text and get_grader("number", extraction="strict")(text, standard).grade == "wrong"
 
 
-def _share_of_results(words: Sequence[str], reference: str) -> float:
-    """Of the results on the way to the reference's last, the share that is among the words; 1 if it has none."""
+def _rate_of_results(words: Sequence[str], reference: str) -> float:
+    """The proportion of the reference's intermediate results that are among the words; 1 if it has none."""
     results = [step.result for step in find_calculations(reference)]
-    way = set(results[:-1]) - set(results[-1:])
-    said = {Fraction(word.replace(",", "")) for word in words if word[0].isdigit()}
-    return len(way & said) / len(way) if way else 1.0
+    intermediate = set(results[:-1]) - set(results[-1:])
+    numbers = {Fraction(word.replace(",", "")) for word in words if word[0].isdigit()}
+    return len(intermediate & numbers) / len(intermediate) if intermediate else 1.0
 
 
 def _words(text: str) -> list[str]:
-    """Words, numbers and signs, each one by itself: `48/2=24` and `48 / 2 = 24` are the same."""
+    """Split a text into words, numbers and signs, so that `48/2=24` and `48 / 2 = 24` are equal."""
     return re.findall(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[-+*/=%$×÷]", text.casefold())
 
 
