@@ -1,8 +1,8 @@
-"""Copies: the same example twice, nearly the same one, and training examples that stand in the test file.
+"""Find duplicates, near-duplicates, and training examples that are also in the test file.
 
-Two texts are nearly the same if they hold the same numbers, and if the character 5-grams of their words overlap. What
-nearly all texts share, such as an instruction around every question, does not count. Numbers must be equal, and in the
-same order: problems made from one template are different problems.
+Two texts are near-duplicates if they hold the same numbers in the same order, and if the character 5-grams of their
+words overlap. Numbers must be equal because one template with other numbers is another problem. Text that most
+examples share, such as an instruction around every question, does not count.
 """
 
 import re
@@ -21,8 +21,8 @@ from nlft.data.records import Example, Question, completion_text
 Shingles = NDArray[np.uint64]
 
 SHINGLE = 5
-CONTAINED = 0.95  # so much of a test question inside a longer training prompt is that question
-_ENOUGH = 20  # texts from which on a shared beginning, ending or phrase can be told from a copy
+CONTAINED = 0.95  # a training prompt overlaps with a test question if it holds this proportion of its 5-grams
+_ENOUGH = 20  # with fewer texts than this, a phrase that they share may be a copy instead of an instruction
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 _SPELT = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _SPELT += " seventeen eighteen nineteen twenty"
@@ -32,10 +32,13 @@ SPELT |= {word: str(30 + 10 * place) for place, word in enumerate(_TENS.split())
 
 
 def copies(examples: Sequence[Example], threshold: float) -> list[Finding]:
-    """Examples that an earlier one says already.
+    """Find examples that repeat an earlier one.
 
-    Prompt and completion alike are a duplicate; several different answers to one prompt are not. Near-duplicates are
-    nearly the same question in other words, or nearly the same answer to the same question.
+    A duplicate has the same prompt and completion. A near-duplicate has nearly the same prompt, or the same prompt and
+    nearly the same completion. Different answers to one prompt are not duplicates.
+
+    Args:
+        threshold: least Jaccard similarity of near-duplicates, 0 to 1.
     """
     findings: list[Finding] = []
     by_prompt: dict[str, list[int]] = defaultdict(list)
@@ -49,10 +52,10 @@ def copies(examples: Sequence[Example], threshold: float) -> list[Finding]:
             findings.append(_duplicate(example, examples[original]))
     groups = list(by_prompt.values())
     near = {}
-    for i, j, similarity in similar([_plain(prompt) for prompt in by_prompt], threshold):
+    for i, j, similarity in similar([_words(prompt) for prompt in by_prompt], threshold):
         near.update({at: (groups[i][0], similarity, "question is") for at in groups[j] if at not in near})
     for group in groups:
-        answers = [_plain(completion_text(examples[at])) for at in group]
+        answers = [_words(completion_text(examples[at])) for at in group]
         for i, j, similarity in similar(answers, threshold) if len(group) > 1 else ():
             near.setdefault(group[j], (group[i], similarity, "completion to the same prompt is"))
     for at, (other, similarity, part) in sorted(near.items()):
@@ -62,17 +65,21 @@ def copies(examples: Sequence[Example], threshold: float) -> list[Finding]:
 
 
 def overlap(examples: Sequence[Example], test: Sequence[Question], threshold: float) -> list[Finding]:
-    """Training prompts that are, or hold, a test question, in the same or nearly the same words."""
+    """Find training prompts that equal or contain a test question, in the same or nearly the same words.
+
+    Args:
+        threshold: least Jaccard similarity of near-duplicates, 0 to 1.
+    """
     ours = [prompt_text(e.prompt) for e in examples]
     theirs = [prompt_text(q.prompt) for q in test]
     exact = {_spaced(text): at for at, text in reversed(list(enumerate(theirs)))}
     best: dict[int, tuple[float, int]] = {}
-    for i, j, similarity in similar_across([_plain(t) for t in ours], [_plain(t) for t in theirs], threshold):
+    for i, j, similarity in similar_across([_words(t) for t in ours], [_words(t) for t in theirs], threshold):
         best[i] = max(best.get(i, (0.0, 0)), (similarity, -j))
     findings = []
     for at, example in enumerate(examples):
         if (same := exact.get(_spaced(ours[at]))) is not None:
-            what, other = f"its question is test question {test[same].id!r}, word for word", same
+            what, other = f"its question equals test question {test[same].id!r} word for word", same
         elif at in best:
             similarity, other = best[at][0], -best[at][1]
             what = f"its question is {similarity:.0%} the same as test question {test[other].id!r}"
@@ -84,17 +91,17 @@ def overlap(examples: Sequence[Example], test: Sequence[Question], threshold: fl
 
 def _duplicate(example: Example, original: Example) -> Finding:
     if example.label != original.label:
-        said = f"the same completion is labelled {str(original.label).lower()} in example {original.id!r}"
-        return Finding("contradiction", example.id, said, (original.id,))
+        what = f"the same completion is labelled {str(original.label).lower()} in example {original.id!r}"
+        return Finding("contradiction", example.id, what, (original.id,))
     return Finding("duplicate", example.id, f"the same as example {original.id!r}", (original.id,))
 
 
-# From texts to similar pairs.
+# Find pairs of similar texts.
 
 
 @dataclass(frozen=True)
-class _Plain:
-    """A text's words in lower case, and its numbers in order, spelt ones as figures."""
+class _Words:
+    """A text as lower-case words, and as its numbers in order. Spelled numbers become digits."""
 
     words: list[str]
 
@@ -108,16 +115,16 @@ class _Plain:
 
 
 def numbers(text: str) -> tuple[str, ...]:
-    """The numbers in a text, in order; `1,200.50` is 1200.5, and `three` is 3."""
-    return _plain(text).numbers
+    """The numbers in a text, in order. `1,200.50` becomes 1200.5, and `three` becomes 3."""
+    return _words(text).numbers
 
 
-def similar(texts: Sequence[_Plain], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of near-duplicates, each (earlier, later, Jaccard similarity)."""
+def similar(texts: Sequence[_Words], threshold: float) -> Iterator[tuple[int, int, float]]:
+    """Yield pairs of near-duplicates as (earlier place, later place, Jaccard similarity)."""
     texts = _without_frame(texts)
     keys = [text.numbers for text in texts]
     shingles = _ranked(_without_common([_shingles(text.text) for text in texts]))
-    # Jaccard >= t needs a common element among the (1 - t) |A| + 1 rarest of each, and sizes that do not differ more.
+    # Jaccard >= t requires a common element among the (1 - t) |A| + 1 rarest of each set, and similar sizes.
     lists: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
     for j in sorted(range(len(texts)), key=lambda at: len(shingles[at])):
         size = len(shingles[j])
@@ -133,22 +140,22 @@ def similar(texts: Sequence[_Plain], threshold: float) -> Iterator[tuple[int, in
 
 
 def similar_across(
-    ours: Sequence[_Plain], theirs: Sequence[_Plain], threshold: float
+    ours: Sequence[_Words], theirs: Sequence[_Words], threshold: float
 ) -> Iterator[tuple[int, int, float]]:
-    """(place in ours, place in theirs, similarity), where theirs is nearly the same as ours, or inside it."""
+    """Yield (place in ours, place in theirs, similarity) where our text nearly equals theirs, or contains it."""
     ours, theirs = _without_frame(ours), _without_frame(theirs)
     our_numbers, their_numbers = [t.numbers for t in ours], [t.numbers for t in theirs]
     left = _without_common([_shingles(t.text) for t in ours])
     right = _without_common([_shingles(t.text) for t in theirs])
     ranked = _ranked([*left, *right])
     left, right = ranked[: len(ours)], ranked[len(ours) :]
-    wanted: dict[int, list[int]] = defaultdict(list)
+    with_rank: dict[int, list[int]] = defaultdict(list)
     for j, items in enumerate(right):
         for rank in items[: len(items) - int(np.ceil(threshold * len(items))) + 1]:
-            wanted[int(rank)].append(j)
-    keys = np.array(sorted(wanted), dtype=np.uint64)
+            with_rank[int(rank)].append(j)
+    keys = np.array(sorted(with_rank), dtype=np.uint64)
     for i, items in enumerate(left):
-        for j in sorted({j for rank in items[np.isin(items, keys)] for j in wanted[int(rank)]}):
+        for j in sorted({j for rank in items[np.isin(items, keys)] for j in with_rank[int(rank)]}):
             common = len(np.intersect1d(items, right[j], assume_unique=True))
             similarity = common / (len(items) + len(right[j]) - common)
             if similarity >= threshold and our_numbers[i] == their_numbers[j]:
@@ -158,15 +165,16 @@ def similar_across(
 
 
 def _inside(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
-    """Whether the part stands in the whole, in one piece."""
+    """Whether the whole contains the part as consecutive items."""
     return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
 
 
-def _plain(text: str) -> _Plain:
-    return _Plain(_TOKEN.findall(unicodedata.normalize("NFKC", text).lower()))
+def _words(text: str) -> _Words:
+    return _Words(_TOKEN.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
 def _number(word: str) -> str | None:
+    """A word as digits in a normal form; None if it is not a number."""
     if word in SPELT:
         return SPELT[word]
     if not word[0].isdigit():
@@ -179,16 +187,16 @@ def _spaced(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _without_frame(texts: Sequence[_Plain]) -> list[_Plain]:
-    """The texts without the words with which all of them begin, or end."""
+def _without_frame(texts: Sequence[_Words]) -> list[_Words]:
+    """Remove the words that all texts begin or end with."""
     if len(texts) < _ENOUGH:
         return list(texts)
     begin, end = _shared([t.words for t in texts]), _shared([t.words[::-1] for t in texts])
-    return [_Plain(t.words[begin : len(t.words) - end]) for t in texts]
+    return [_Words(t.words[begin : len(t.words) - end]) for t in texts]
 
 
 def _shared(lists: Sequence[list[str]]) -> int:
-    """How many words all begin with."""
+    """How many words at the beginning are equal in all lists."""
     shared = 0
     for column in zip(*lists, strict=False):
         if len(set(column)) > 1:
@@ -198,7 +206,7 @@ def _shared(lists: Sequence[list[str]]) -> int:
 
 
 def _shingles(text: str) -> Shingles:
-    """The distinct character 5-grams, hashed; one of a text that is shorter."""
+    """Hash the text's distinct character 5-grams. A shorter text gives one."""
     codes = np.frombuffer(f" {text} ".ljust(SHINGLE).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     hashed = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
     for offset in range(SHINGLE):
@@ -208,18 +216,18 @@ def _shingles(text: str) -> Shingles:
 
 
 def _without_common(sets: list[Shingles]) -> list[Shingles]:
-    """Without what stands in more than half of the texts."""
+    """Remove the shingles that more than half of the texts hold."""
     if len(sets) < _ENOUGH:
         return sets
     joined = np.concatenate(sets)
     values, counts = np.unique(joined, return_counts=True)
     parts = np.split(~np.isin(joined, values[counts > len(sets) / 2]), np.cumsum([len(s) for s in sets])[:-1])
-    # A text of which nothing would be left is compared as it is.
+    # A text that would lose all its shingles keeps them.
     return [items[part] if part.any() else items for items, part in zip(sets, parts, strict=True)]
 
 
 def _ranked(sets: list[Shingles]) -> list[Shingles]:
-    """Each set as ranks by how many texts hold it, rarest first, in ascending order."""
+    """Replace each shingle by its rank (the rarest is 0), and sort each set in ascending order."""
     if not sets:
         return []
     _, inverse, counts = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)

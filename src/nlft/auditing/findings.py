@@ -1,4 +1,4 @@
-"""What an audit can find, worst first, each kind with what it means and how to mend it."""
+"""The kinds of finding that an audit reports, worst first, each with its meaning and its cure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from nlft.data.records import Example, completion_text, revision_text
 
 Severity = Literal["stops training", "misleads", "weakens", "note"]
 
-# With one of these an example has nothing to give, whatever its tokens do.
+# An example with one of these carries no usable signal, whichever tokens its judgment moves.
 _SPOILT = """
 unreadable too-long no-judgment correction-only contradiction grader foreign-answer quote prompt-copy garbage vague echo
 """
@@ -20,8 +20,8 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        title: what is the matter, for a heading.
-        cure: what to do about it.
+        title: names the problem, for a heading.
+        cure: tells the user what to do.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to mend.
+    """One problem that the audit found.
 
     Attributes:
         kind: a name in `KINDS`.
-        id: the example; None if it is about the data as a whole.
-        what: what was seen, with its numbers; may quote the example, so it is text and never markup.
-        others: examples or test questions that it is about as well.
+        id: the example's id; None if the finding is about the whole data.
+        what: describes the problem, with its numbers. It may quote the example, so treat it as text, not as markup.
+        others: ids of other examples or test questions that the finding is about.
     """
 
     kind: str
@@ -51,12 +51,16 @@ _KINDS: list[tuple[Severity, list[tuple[str, str, str]]]] = [
     (
         "stops training",
         [
-            ("unreadable", "Cannot be encoded", "Mend the example, or drop it."),
-            ("too-long", "Over max_length under some condition", "Raise --max_length, shorten the text, or drop it."),
+            ("unreadable", "Cannot be encoded", "Correct the example, or drop it."),
+            (
+                "too-long",
+                "Longer than max_length under some condition",
+                "Raise --max_length, shorten the text, or drop the example.",
+            ),
             ("no-judgment", "Labelled wrong, without a judgment", "Run `nlft judge`, or say in words what is wrong."),
             (
                 "correction-only",
-                "The judgment is a correction and nothing else",
+                "The judgment is only a correction",
                 "Say what is wrong in a sentence before `Correction:`.",
             ),
         ],
@@ -64,61 +68,69 @@ _KINDS: list[tuple[Severity, list[tuple[str, str, str]]]] = [
     (
         "misleads",
         [
-            ("overlap", "Also in the test file", "Take it out of one of the two: it makes the evaluation look good."),
-            ("grader", "The label disagrees with the grader", "Look at the answer, and correct the label."),
+            (
+                "overlap",
+                "Also in the test file",
+                "Remove it from the training or the test file; otherwise the evaluation looks too good.",
+            ),
+            ("grader", "The label disagrees with the grader", "Check the answer, and correct the label."),
             (
                 "contradiction",
                 "The judgment contradicts the label",
-                "Correct the label, or write the judgment that belongs to it.",
+                "Correct the label, or write a judgment that fits it.",
             ),
             (
                 "foreign-answer",
                 "The standard answer seems to belong to another question",
-                "Put the question's own answer there.",
+                "Replace it with the answer to this question.",
             ),
             (
                 "quote",
-                "The judgment speaks of what the completion does not say",
-                "Quote the wrong step as it was written; if the judgment is another example's, put it back there.",
+                "The judgment is about text that the completion does not have",
+                "Quote the wrong step exactly. If the judgment belongs to another example, move it there.",
             ),
             (
                 "prompt-copy",
                 "The completion holds the prompt, or another turn",
-                "Cut it down to what the model answered.",
+                "Keep only the model's answer.",
             ),
-            ("garbage", "Markup, control tokens or broken characters", "Clean the text where it was exported."),
+            ("garbage", "Markup, control tokens or broken characters", "Clean the text where it is exported."),
         ],
     ),
     (
         "weakens",
         [
-            ("no-movement", "The judgment moves no token", "Name the wrong step, quoted as it was written."),
+            ("no-movement", "The judgment moves no token", "Quote the wrong step exactly, and say what is wrong."),
             (
                 "placebo",
-                "The judgment moves no more than another example's does",
-                "Name what is wrong in this completion; check that the judgment is this example's.",
+                "The judgment moves no more than another example's judgment does",
+                "Say what is wrong in this completion. Check that the judgment belongs to this example.",
             ),
             (
                 "style-movement",
-                "What the judgment moves is mostly punctuation and style",
-                "Speak of the content: quote the step that is wrong.",
+                "The judgment mostly moves punctuation and style",
+                "Write about the content: quote the wrong step.",
             ),
-            ("vague", "The judgment says nothing in particular", "Say what is wrong, and where."),
+            ("vague", "The judgment says nothing specific", "Say what is wrong, and where."),
             (
                 "echo",
                 "The judgment only repeats the answer",
-                "Say what the completion got wrong; what is right belongs on a line that begins `Correction:`.",
+                "Say what is wrong in the completion. Write the right answer on a line that begins with `Correction:`.",
             ),
-            ("language", "In another language than the rest", "Write it in the language of the question."),
-            ("answer", "The standard answer cannot be graded", "Write the answer as the grader reads it."),
-            ("bare-answer", "A standard answer without its reasoning", "Write the steps that lead to it as well."),
+            ("language", "In a different language from the rest", "Write it in the language of the question."),
+            ("answer", "The standard answer cannot be graded", "Write the answer in a form that the grader can read."),
+            ("bare-answer", "The standard answer has no reasoning", "Add the steps that lead to it."),
             (
                 "unfinished",
                 "The completion does not end",
                 "Sample it again with a larger --max_new_tokens, or drop it.",
             ),
-            ("duplicate", "The same example again", "Keep one of them."),
-            ("near-duplicate", "Nearly the same example again", "Keep one of them, unless they are meant to differ."),
+            ("duplicate", "A copy of an earlier example", "Keep one of them."),
+            (
+                "near-duplicate",
+                "Almost a copy of an earlier example",
+                "Keep one of them, unless they differ on purpose.",
+            ),
         ],
     ),
     (
@@ -127,7 +139,7 @@ _KINDS: list[tuple[Severity, list[tuple[str, str, str]]]] = [
             (
                 "untagged",
                 "The judgment fits, but no token passes the tests for a mistake",
-                "The model is sure of the mistake already, or its tokens stay improbable: other settings may see it.",
+                "The model is sure of the mistake, or gives its tokens a low probability. Try other scheme settings.",
             ),
         ],
     ),
@@ -136,13 +148,13 @@ KINDS = {name: Kind(name, severity, title, cure) for severity, kinds in _KINDS f
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """In the order of `KINDS`; within a kind as they were found."""
+    """Sort findings in the order of `KINDS`, and keep the order within a kind."""
     order = list(KINDS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
 def texts(example: Example) -> Iterator[tuple[str, str]]:
-    """The names and texts of what the example says besides its prompt."""
+    """Yield the name and text of each of the example's texts, except its prompt."""
     yield "completion", completion_text(example)
     yield "answer", example.answer
     if example.judgment:
@@ -152,6 +164,6 @@ def texts(example: Example) -> Iterator[tuple[str, str]]:
 
 
 def quoted(text: str, most: int = 60) -> str:
-    """The text on one line, in quotes, cut short."""
+    """Put the text on one line, in quotes, shortened to `most` characters."""
     line = " ".join(text.split()) or text.replace("\n", "\\n")
     return f'"{line}"' if len(line) <= most else f'"{line[: most - 3]}..."'

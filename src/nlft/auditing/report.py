@@ -43,18 +43,18 @@ _LONGEST = 4000  # characters of a field on the page
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        name: what was audited: a file's name.
-        examples: all of them, in their order.
+        name: the data's name, such as a file name.
+        examples: all examples, in their order.
         findings: worst first.
         usable: ids of the examples that carry a usable signal; None without a model.
-        notes: what was not checked, and why.
-        places: where an example stands, `train.jsonl:41`, by id, where that is known.
-        measured: each scored example's figures, ready for JSON.
-        settings: what the audit was made with, ready for JSON.
-        most_listed: findings of one kind in `lines()`; all of them are in `html()` and `json()`.
+        notes: checks that were skipped, and why.
+        places: file and line of each example (`train.jsonl:41`) by id, as far as they are known.
+        measured: the figures of each scored example, as JSON values.
+        settings: the audit's settings, as JSON values.
+        most_listed: most findings of one kind that `lines()` lists; `html()` and `json()` hold all of them.
     """
 
     name: str
@@ -69,29 +69,29 @@ class AuditReport:
 
     @property
     def summary(self) -> str:
-        """One line: how much was found, and how many examples are of use."""
+        """One line: the number of findings, and the number of usable examples."""
         return f"{self._counted()}; {self._usable()}"
 
     def lines(self) -> list[str]:
-        """For a terminal: the findings, worst first, and in the last three lines what they come to."""
+        """Render the findings for a terminal, worst first. The last three lines sum them up."""
         right = sum(e.label for e in self.examples)
         lines = [f"{self.name}: {len(self.examples)} examples, {right} right, {len(self.examples) - right} wrong"]
         lines += [f"note: {note}" for note in self.notes]
         severity = None
-        for kind, found in self._groups():
+        for kind, findings in self._groups():
             if kind.severity != severity:
                 severity = kind.severity
                 lines += ["", severity.upper()]
-            lines += ["", f"{kind.title} ({kind.name}): {len(found)}", f"  cure: {kind.cure}"]
-            lines += [f"  {_printable(self._told(finding))}" for finding in found[: self.most_listed]]
-            if len(found) > self.most_listed:
-                lines.append(f"  and {len(found) - self.most_listed} more, all of them in --html and --json")
+            lines += ["", f"{kind.title} ({kind.name}): {len(findings)}", f"  cure: {kind.cure}"]
+            lines += [f"  {_printable(self._line(finding))}" for finding in findings[: self.most_listed]]
+            if len(findings) > self.most_listed:
+                lines.append(f"  and {len(findings) - self.most_listed} more; --html and --json list all of them")
         kinds = Counter(finding.kind for finding in self.findings)
-        by_kind = ", ".join(f"{kinds[name]} {name}" for name in KINDS if kinds[name]) or "nothing to mend"
-        return [*lines, "", f"found: {by_kind}", self._counted(), self._usable()]
+        by_kind = ", ".join(f"{kinds[name]} {name}" for name in KINDS if kinds[name]) or "nothing to fix"
+        return [*lines, "", f"findings: {by_kind}", self._counted(), self._usable()]
 
     def json(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Everything in the report, as JSON values."""
         return {
             "name": self.name,
             "summary": self.summary,
@@ -147,7 +147,7 @@ class AuditReport:
         yield "<!-- end -->"
 
     def _shown(self, finding: Finding, by_id: Mapping[str | int, Example]) -> str:
-        told = _escaped(self._told(finding))
+        told = _escaped(self._line(finding))
         if finding.id is None or finding.id not in by_id:
             return f"<p>{told}</p>"
         example = by_id[finding.id]
@@ -157,7 +157,8 @@ class AuditReport:
         )
         return f"<details><summary>{told}</summary><dl>{rows}</dl></details>"
 
-    def _told(self, finding: Finding) -> str:
+    def _line(self, finding: Finding) -> str:
+        """A finding with its example's place and id."""
         if finding.id is None:
             return finding.what
         place = self.places.get(finding.id)
@@ -176,7 +177,7 @@ class AuditReport:
 
     def _usable(self) -> str:
         if self.usable is None:
-            return "how many carry a usable signal was not measured: give --model_name_or_path"
+            return "usable signals were not measured: set --model_name_or_path"
         wrong = sum(not e.label for e in self.examples)
         of_wrong = sum(not e.label for e in self.examples if e.id in self.usable)
         return (
@@ -187,11 +188,11 @@ class AuditReport:
 
 def _shortened(text: str) -> str:
     more = len(text) - _LONGEST
-    return text if more <= 0 else f"{text[:_LONGEST]}... and {more} characters more"
+    return text if more <= 0 else f"{text[:_LONGEST]}... and {more} more characters"
 
 
 def _printable(text: str) -> str:
-    """Without characters that would command the terminal or end the line."""
+    """Escape characters that would control the terminal or end the line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

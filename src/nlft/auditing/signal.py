@@ -1,15 +1,15 @@
-"""What the judgments do to the model: which tokens they move, and whether another example's judgment moves them too.
+"""Measure which tokens a judgment moves, and whether another example's judgment moves them too.
 
-Every completion is scored under its conditions as training does it. Each wrong one is scored under the judgments of a
-few other examples as well (placebos). A judgment is believed to say something about its completion if it adds more
-probability to the completion's tokens than placebos do, or makes the whole completion likelier; by how much placebos
-differ among themselves says what is more.
+The audit scores every completion under its conditions, as training does. It also scores each wrong completion under
+the judgments of a few other examples (placebos). A judgment is specific to its completion if it raises the
+probabilities of the completion's tokens more than placebos do, or makes the whole completion more likely than they do.
+The required difference comes from the differences between placebos.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nlft.auditing.findings import Finding, quoted
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
-from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
+from nlft.core.conditions import ConditionEncoder, EncodedExample, Rows, pad_rows
 from nlft.core.logprobs import enable_scoring, score
 from nlft.core.saliency import Tag
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
@@ -26,22 +26,25 @@ from nlft.data.records import Example, completion_text
 from nlft.errors import ProblemsError
 from nlft.progress import progress
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Floats = NDArray[np.float64]
 
-STYLE_SHARE = 0.4  # so much of the movement on punctuation and white space is mostly style: content moves at digits too
-_SIGNS = frozenset("+-−*/×÷·=<>%$€£^")  # in a calculation these are content
+STYLE_RATE = 0.4  # a judgment is mostly about style if more than this proportion of the movement is on style tokens
+_SIGNS = frozenset("+-−*/×÷·=<>%$€£^")  # content, because calculations use them
 _NEEDS = frozenset({"standard", "judge", "band"})
 
 
 @dataclass
 class Measured:
-    """One completion under its conditions; probabilities, one a token, the end of turn included.
+    """The token probabilities of one completion under its conditions.
 
     Attributes:
-        tokens: their texts.
-        base, standard, judge: `judge` is base where the completion is right.
-        salient: which tokens training would tag.
-        placebos: under other examples' judgments, by those examples' ids.
+        tokens: the tokens' texts; the last one is the end of turn.
+        base, standard, judge: probability of each token, (tokens,). `judge` equals `base` if the completion is right.
+        salient: which tokens training would tag, (tokens,).
+        placebos: id of another example -> probability of each token under that example's judgment, (tokens,).
     """
 
     id: str | int
@@ -54,50 +57,52 @@ class Measured:
     placebos: dict[str | int, Floats] = field(default_factory=dict)
 
     def added(self, under: Floats) -> float:
-        """Probability that a judgment adds, summed over the tokens whose probability it raises."""
+        """The probability that a judgment adds, summed over the tokens that it makes more likely."""
         return float(np.maximum(under - self.base, 0).sum())
 
     @property
     def gap(self) -> float:
-        """By how much the own judgment adds more than placebos do on average."""
+        """The probability that the example's judgment adds, minus the placebos' mean."""
         return self.added(self.judge) - float(np.mean([self.added(p) for p in self.placebos.values()]))
 
     @property
     def fit(self) -> float:
-        """Nats by which the completion is likelier under its own judgment than under placebos on average."""
+        """Log-likelihood of the completion under its judgment, minus the placebos' mean, in nats."""
         return float(np.mean([_nats(self.judge, placebo) for placebo in self.placebos.values()]))
 
     @property
-    def style_share(self) -> float:
-        """Of what the judgment alone adds, the share on punctuation, white space and the end of turn.
+    def style_rate(self) -> float:
+        """The proportion on style tokens of the probability that only the judgment adds.
 
-        The smaller one of two shares: of what it adds over base and placebos, and over standard as well.
+        This is the smaller of two proportions: of the probability added over base and placebos, and of the
+        probability added over standard too.
         """
         usual = np.mean([*self.placebos.values()], axis=0) if self.placebos else self.base
         style = [is_style(token) for token in self.tokens]
-        shares = []
+        rates = []
         for reference in (self.base, np.maximum(self.base, self.standard)):
             added = np.maximum(self.judge - np.maximum(reference, usual), 0)
-            shares.append(float(added[style].sum() / added.sum()) if added.sum() > 0 else 0.0)
-        return min(shares)
+            rates.append(float(added[style].sum() / added.sum()) if added.sum() > 0 else 0.0)
+        return min(rates)
 
 
 def is_style(token: str) -> bool:
-    """Whether a token is punctuation, white space or a control token, and no sign of a calculation."""
+    """Whether a token is punctuation, white space or a control token. Signs of calculations are not style."""
     text = token.strip()
     return text.startswith("<|") or (text not in _SIGNS and not any(map(str.isalnum, text)))
 
 
 def _nats(one: Floats, other: Floats) -> float:
+    """The sum over tokens of ln one - ln other."""
     tiny = np.finfo(np.float64).tiny
     return float((np.log(np.maximum(one, tiny)) - np.log(np.maximum(other, tiny))).sum())
 
 
-# Scoring.
+# Score the completions.
 
 
 def measure(
-    model: Any,
+    model: torch.nn.Module,
     encoder: ConditionEncoder,
     examples: Sequence[tuple[Example, EncodedExample]],
     saliency: NLFTSettings,
@@ -106,27 +111,41 @@ def measure(
     batch_size: int,
     seed: int,
 ) -> list[Measured]:
-    """Score the examples under their conditions, and the wrong ones under `placebos` other judgments each."""
+    """Score each example under its conditions, and each wrong one also under `placebos` other judgments.
+
+    Args:
+        model: a causal LM; scoring is enabled on it.
+        examples: each example with its ids.
+        saliency: decides which tokens count as salient.
+        batch_size: rows per forward pass.
+        seed: decides which judgments are the placebos.
+    """
     enable_scoring(model)
     wrong = [at for at, (example, _) in enumerate(examples) if not example.label]
     given = [(at, example, row) for at, example, row in _placebo_rows(encoder, examples, wrong, placebos, seed)]
-    found: dict[int, Measured] = {}
+    results: dict[int, Measured] = {}
     with torch.no_grad(), evaluating(model), progress("scoring", len(examples) + len(given), "row") as bar:
         for batch in _batches([_length(encoded) for _, encoded in examples], batch_size):
             measured = _score([examples[at][1] for at in batch], model, encoder.tokenizer, saliency)
-            found.update(zip(batch, measured, strict=True))
+            results.update(zip(batch, measured, strict=True))
             bar.update(len(batch))
         for batch in _batches([len(prompt) + len(completion) for _, _, (prompt, completion) in given], batch_size):
             rows = pad_rows([given[at][2] for at in batch], encoder.tokenizer.pad_token_id)
             scored = score(model, _on(rows, model))
             for row, place in enumerate(batch):
                 at, other, _ = given[place]
-                found[at].placebos[other] = _probabilities(scored.logp[row], len(found[at].tokens))
+                results[at].placebos[other] = _probabilities(scored.logp[row], len(results[at].tokens))
             bar.update(len(batch))
-    return [found[at] for at in range(len(examples))]
+    return [results[at] for at in range(len(examples))]
 
 
-def _score(encoded: list[EncodedExample], model: Any, tokenizer: Any, saliency: NLFTSettings) -> list[Measured]:
+def _score(
+    encoded: list[EncodedExample],
+    model: torch.nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    saliency: NLFTSettings,
+) -> list[Measured]:
+    """Score one batch under its conditions."""
     builder = BatchBuilder(tokenizer.pad_token_id, needs=_NEEDS, targets=False)
     features = {name: value.to(_device(model)) for name, value in builder(encoded).items()}
     conditions = score_batch(model, builder.batch(features), _NEEDS).conditions
@@ -154,25 +173,30 @@ def _placebo_rows(
     encoder: ConditionEncoder,
     examples: Sequence[tuple[Example, EncodedExample]],
     wrong: list[int],
-    wanted: int,
+    count: int,
     seed: int,
 ) -> list[tuple[int, str | int, tuple[list[int], list[int]]]]:
-    """(place, id of the judgment's example, row) of each completion under the next few other judgments in a shuffle."""
+    """Combine each wrong completion with the next `count` different judgments in a random order of the wrong examples.
+
+    Returns:
+        For each combination: the completion's place, the id of the judgment's example, and (prompt ids, completion
+        ids).
+    """
     order = list(wrong)
     Random(seed).shuffle(order)
     rows = []
-    for turn, at in enumerate(order if wanted else []):
+    for turn, at in enumerate(order if count else []):
         example, encoded = examples[at]
         seen = {example.judgment}
         for step in range(1, len(order)):
             other = examples[order[(turn + step) % len(order)]][0]
-            if len(seen) > wanted:
+            if len(seen) > count:
                 break
             if other.judgment in seen:
                 continue
             try:
                 judge = _encode(encoder, example, other.judgment or "").judge or []
-            except ProblemsError:  # too long for this prompt
+            except ProblemsError:  # with this judgment, the prompt is too long
                 continue
             seen.add(other.judgment)
             rows.append((at, other.id, (judge, encoded.completion)))
@@ -180,6 +204,7 @@ def _placebo_rows(
 
 
 def _encode(encoder: ConditionEncoder, example: Example, judgment: str) -> EncodedExample:
+    """Encode a wrong example with another judgment."""
     return encoder.encode(
         id=example.id,
         prompt=example.prompt,
@@ -195,33 +220,36 @@ def _length(encoded: EncodedExample) -> int:
 
 
 def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Places in batches of like length, the longest first, so that memory runs out at once or not at all."""
+    """Group places by length, the longest first. So if memory is too small, the first batch fails."""
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _device(model: Any) -> Any:
+def _device(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _on(rows: Any, model: Any) -> Any:
+def _on(rows: Rows, model: torch.nn.Module) -> Rows:
+    """Move the rows to the model's device."""
     device = _device(model)
-    return type(rows)(rows.input_ids.to(device), rows.attention_mask.to(device), rows.labels.to(device))
+    return Rows(rows.input_ids.to(device), rows.attention_mask.to(device), rows.labels.to(device))
 
 
 def _probabilities(logp: torch.Tensor, length: int) -> Floats:
     return logp[:length].double().exp().cpu().numpy()
 
 
-# From measurements to findings.
+# Derive findings from the measurements.
 
 
 @dataclass(frozen=True)
 class Margins:
-    """What a judgment must exceed, each for a completion of one token; grows with the root of the length.
+    """The differences that a judgment must exceed, for a completion of one token.
+
+    For longer completions, multiply them by the square root of the number of tokens.
 
     Attributes:
-        gap, fit: see `Measured`; both 0 where there is one placebo, and nothing to tell their spread by.
+        gap, fit: see `Measured`. Both are 0 if no completion has two placebos, because their spread is then unknown.
     """
 
     gap: float = 0.0
@@ -229,7 +257,7 @@ class Margins:
 
 
 def margins(measured: Sequence[Measured], level: float) -> Margins:
-    """By how much placebos differ from each other, at this quantile over the examples."""
+    """Compute the margins: this quantile, over all examples, of the differences between placebos."""
     gaps, fits = [], []
     for one in measured:
         first, *rest = one.placebos.values() or (None,)
@@ -242,30 +270,32 @@ def margins(measured: Sequence[Measured], level: float) -> Margins:
 
 
 def beats_placebo(one: Measured, margin: Margins) -> bool:
-    """Whether the own judgment moves more than others do; true where there was nothing to compare with."""
+    """Whether the judgment moves more than the placebos do; true if there are no placebos."""
     scale = len(one.tokens) ** 0.5
     return not one.placebos or one.gap > margin.gap * scale or one.fit > margin.fit * scale
 
 
 def has_signal(one: Measured, margin: Margins) -> bool:
-    """Whether training has something to go by: a tagged token, and in a wrong completion more than a placebo's."""
+    """Whether training can use the example: a token is tagged, and a wrong one's judgment beats the placebos."""
     return bool(one.salient.any()) and (one.label or beats_placebo(one, margin))
 
 
 def signal_findings(measured: Sequence[Measured], margin: Margins) -> list[Finding]:
-    """At most one finding for each wrong completion."""
-    found = []
+    """Make at most one finding for each wrong completion."""
+    findings = []
     for one in measured:
-        if not one.label and (said := _finding(one, margin)):
-            found.append(Finding(said[0], one.id, said[1]))
-    return found
+        if not one.label and (kind_and_text := _finding(one, margin)):
+            kind, what = kind_and_text
+            findings.append(Finding(kind, one.id, what))
+    return findings
 
 
 def _finding(one: Measured, margin: Margins) -> tuple[str, str] | None:
+    """The kind and text of the finding about a wrong completion; None if there is none."""
     tagged, beats = int(one.salient.sum()), beats_placebo(one, margin)
-    # Where it adds much more than placebos do, something besides punctuation moves as well.
+    # A judgment that adds much more than placebos do also moves content, not only punctuation.
     little = not one.placebos or one.gap <= margin.gap * len(one.tokens) ** 0.5
-    if little and one.style_share > STYLE_SHARE:
+    if little and one.style_rate > STYLE_RATE:
         return "style-movement", _style_words(one)
     if not beats:
         return ("placebo", _against(one)) if tagged else ("no-movement", f"no token is tagged; {_against(one)}")
@@ -278,29 +308,29 @@ def _style_words(one: Measured) -> str:
     moved = np.argsort(one.base - one.judge, kind="stable")
     most = [one.tokens[at] for at in moved if is_style(one.tokens[at]) and one.judge[at] > one.base[at]]
     shown = ", ".join(quoted(token, most=20) for token in list(dict.fromkeys(most))[:3])
-    return f"{one.style_share:.0%} of what it moves is punctuation, white space or the end of turn, such as {shown}"
+    return f"{one.style_rate:.0%} of the movement is on punctuation, white space or the end of turn, such as {shown}"
 
 
 def _against(one: Measured) -> str:
     others = " and ".join(f"{one.added(p):.2f}" for p in one.placebos.values())
-    return f"its judgment adds {one.added(one.judge):.2f} of probability, other examples' add {others}"
+    return f"its judgment adds a probability of {one.added(one.judge):.2f}, other examples' judgments add {others}"
 
 
 def _most_moved(one: Measured) -> str:
     at = int(np.argmax(one.judge - np.maximum(one.base, one.standard)))
     return (
-        f"most moved is {quoted(one.tokens[at])}, from {one.base[at]:.2f} to {one.judge[at]:.2f} "
-        f"({one.standard[at]:.2f} in view of the answer)"
+        f"the judgment moves {quoted(one.tokens[at])} most, from {one.base[at]:.2f} to {one.judge[at]:.2f} "
+        f"({one.standard[at]:.2f} under standard)"
     )
 
 
 def figures(one: Measured, margin: Margins) -> Mapping[str, Any]:
-    """The measurements of one example, ready for JSON."""
+    """The measurements of one example, as JSON values."""
     wrong = {
         "added": round(one.added(one.judge), 4),
         "placebos": {str(id): round(one.added(p), 4) for id, p in one.placebos.items()},
         "fit": round(one.fit, 4) if one.placebos else None,
-        "style_share": round(one.style_share, 4),
+        "style_share": round(one.style_rate, 4),
     }
     return {
         "id": one.id,

@@ -1,6 +1,7 @@
-"""What words alone tell: praise or blame, nothing in particular, which language.
+"""Classify a judgment by its words: praise or blame, stock phrases only, which language.
 
-Praise, blame and stock phrases are English; a judgment in another language is neither, and so never accused.
+The lists of praise, blame and stock words are English. A judgment in another language therefore has no tone and is
+never reported as vague.
 """
 
 import re
@@ -28,14 +29,14 @@ _BLAME = re.compile(
 _NEGATION = re.compile(
     r"not|no|none|never|nothing|nowhere|neither|nor|without|cannot|hardly|barely|free of|far from|lacks?|\w+n['’]t"
 )
-# "The correct answer is 29" is no praise, "that is the correct answer" is.
+# "The correct answer is 29" does not praise, but "that is the correct answer" does.
 _NAMED = re.compile(
     r"(?<!is )(?<!was )(?<!gives )(?<!gets )(?<!reaches )(?<!states )(?<!found )(?<!has )(?<!with )"
     r"\b(?:the|a|its?|your) (?:correct|right|accurate|valid|exact|good) "
     r"(?:final |numerical )?(?:answer|result|solution|value|number|amount|total|response|calculation|way|one)\b"
 )
 _OTHER_RIGHT = re.compile(r"right (?:side|hand|angle|away|now|after|before)|left and right|good[- ]bye|a good deal")
-_REACH = 4  # words between a negation and what it negates
+_REACH = 4  # a negation applies to a word if fewer than this many words stand between them
 _NEVER_PRAISE = ("too", "instead", "off", "should", "should be", "should have", "repeats", "repeat")
 
 Tone = Literal["praise", "blame", "doubt"]
@@ -64,7 +65,7 @@ _LANGUAGES = {
     "Portuguese": "o a os as e é uma do da que em por com para não se um está como mais mas na no dos ao",
     "Dutch": "de het een en is niet van op te dat die in voor met zijn er aan ook als maar om bij wordt naar",
 }
-# Letters and words that stand in an English text as well: "3 a week", "2 plus 2", "to die".
+# Letters and words that occur in English texts too: "3 a week", "2 plus 2", "to die".
 _BOTH = "a e o as an in on no do me son plus die al per est was is he for that or so come van"
 _ENGLISH_TOO = frozenset(_BOTH.split())
 _STOPWORDS = {
@@ -75,21 +76,21 @@ _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THA
 
 
 def words(text: str) -> list[str]:
-    """In lower case; figures are words too."""
+    """Split a text into lower-case words. Numbers count as words."""
     return [word.replace("’", "'") for word in WORD.findall(text.lower())]
 
 
 def tone(judgment: str) -> set[Tone]:
-    """Whether an English judgment approves, disapproves, or at least denies something; nothing if it is neither."""
-    found: set[Tone] = set()
+    """Whether an English judgment contains praise, blame, or doubt (a negation of something else)."""
+    tones: set[Tone] = set()
     for clause in _CLAUSES.split(_NAMED.sub(" ", _OTHER_RIGHT.sub(" ", judgment.lower()))):
-        found |= _tone_of_clause(clause)
-    return found
+        tones |= _tone_of_clause(clause)
+    return tones
 
 
 def _tone_of_clause(clause: str) -> set[Tone]:
-    """A negation turns the next few words around: "not correct", "no mistakes"."""
-    found: set[Tone] = set()
+    """Find the tones of one clause. A negation reverses the next few words: "not correct", "no mistakes"."""
+    tones: set[Tone] = set()
     used = set()
     negations = [match.end() for match in re.finditer(rf"\b(?:{_NEGATION.pattern})\b", clause)]
     readings: tuple[tuple[re.Pattern[str], Tone, Tone], ...]
@@ -100,9 +101,9 @@ def _tone_of_clause(clause: str) -> set[Tone]:
             if match[0] in _NEVER_PRAISE and near:
                 continue
             used.update(near)
-            found.add(opposite if near else meaning)
-    # "The total is not given": something is missing, whatever it is called.
-    return found | {"doubt"} if set(negations) - used else found
+            tones.add(opposite if near else meaning)
+    # A remaining negation reports something missing: "The total is not given".
+    return tones | {"doubt"} if set(negations) - used else tones
 
 
 def _gap(text: str) -> int:
@@ -110,17 +111,20 @@ def _gap(text: str) -> int:
 
 
 def says_nothing(judgment: str) -> bool:
-    """Whether a judgment is made of stock words alone: "This is wrong, please try again", "n/a", "-"."""
+    """Whether a judgment has only stock words: "This is wrong, please try again", "n/a", "-"."""
     return "/" not in judgment.replace("n/a", "") and all(word in _STOCK for word in words(judgment) if word != "n")
 
 
 def content(text: str) -> set[str]:
-    """The words that are no stock words, figures among them."""
+    """The text's words and numbers, without stock words."""
     return set(words(text)) - _STOCK
 
 
 def language(text: str) -> str | None:
-    """The language, by its commonest words, or the script where that is not Latin; None if it cannot be told."""
+    """Guess a text's language from its commonest words. Return the script's name if the script is not Latin.
+
+    None if the text is too short or too mixed.
+    """
     letters = Counter(_script(letter) for letter in _LETTERS.findall(text[:2000]))
     if not letters:
         return None
@@ -129,10 +133,10 @@ def language(text: str) -> str | None:
         return None
     if script != "LATIN":
         return f"{script.capitalize()} script"
-    said = words(text)
-    hits = {name: sum(word in common for word in said) for name, common in _STOPWORDS.items()}
+    all_words = words(text)
+    hits = {name: sum(word in common for word in all_words) for name, common in _STOPWORDS.items()}
     (best, most), (_, second) = sorted(hits.items(), key=lambda item: -item[1])[:2]
-    return best if most >= 3 and most > 1.5 * second and most >= 0.12 * len(said) else None
+    return best if most >= 3 and most > 1.5 * second and most >= 0.12 * len(all_words) else None
 
 
 @cache
