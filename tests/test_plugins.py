@@ -105,8 +105,8 @@ def test_a_ten_line_package_adds_a_scheme_and_a_grader(installed, monkeypatch, t
     assert main([*command, *flags]) == 0
     assert RunDir.open(tmp_path / "cli").settings()["scheme"] == "wrong-only"
 
-    assert get_grader("polite")("7, please", "7").verdict == "right"
-    assert get_grader("polite", word="thanks")("7, please", "7").verdict == "wrong"
+    assert get_grader("polite")("7, please", "7").grade == "right"
+    assert get_grader("polite", word="thanks")("7, please", "7").grade == "wrong"
 
 
 def test_a_broken_package_is_named_when_it_is_used_and_does_no_harm_otherwise(installed, monkeypatch, tmp_path):
@@ -119,7 +119,7 @@ def test_a_broken_package_is_named_when_it_is_used_and_does_no_harm_otherwise(in
     trainer = nlft_trainer(tmp_path / "run", saliency=CutSettings(), max_steps=1)
     trainer.train()
     assert "shaky" not in RunDir.open(tmp_path / "run").settings()["schemes"]
-    assert get_grader("number")("#### 7", "#### 7").verdict == "right"
+    assert get_grader("number")("#### 7", "#### 7").grade == "right"
 
 
 def test_two_packages_with_one_name_are_both_named(installed, monkeypatch):
