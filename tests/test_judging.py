@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import tiny
@@ -115,6 +115,7 @@ def test_an_answer_that_was_cut_off_is_no_judgment_unless_its_verdict_was_reache
     assert opinion(GOOD, "content_filter").judgment is None
 
 
+@settings(deadline=None)
 @given(
     st.text(min_size=1).filter(lambda t: re.search(r"\w", t)),
     st.sampled_from(["Correction: ", "correction:\n", "**Correction:** ", " CORRECTION : ", "\n- Corrections: "]),
@@ -547,6 +548,7 @@ def test_a_models_words_cannot_steer_the_terminal(tmp_path):
     assert read_examples(path, require_judgment=False)[0].completion == NASTY
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters() | st.sampled_from("\x1b\x9b[]0;m\x07\\P\r\n\t")))
 def test_no_control_character_is_ever_shown(text):
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") for c in plain_text(text))

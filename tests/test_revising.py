@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.scripted_model import ScriptedModel, serving
@@ -113,6 +113,7 @@ def test_where_the_standard_answer_has_no_reasoning_none_can_be_copied():
     assert reason("It must be even, so B.\n#### B", standard="B", grader="choice") is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([" ", "  ", "\t", " \u00a0"]), min_size=60, max_size=60), st.booleans())
 def test_other_spaces_and_letters_do_not_make_a_copy_ones_own(spaces, shout):
     words = STANDARD.partition("####")[0].split()
