@@ -1,3 +1,72 @@
-"""Natural Language Fine-Tuning (arXiv 2412.20382) for any causal language model."""
+"""Natural Language Fine-Tuning (arXiv 2412.20382) for any causal language model.
+
+The names below are the public API. Each is imported from its module when it is first used, so `import nlft` is quick
+and brings no torch. docs/API.md describes them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nlft.auditing.run import AuditSettings as AuditSettings, audit as audit
+    from nlft.core.schemes.nlft import NLFTSettings as NLFTSettings
+    from nlft.core.schemes.registry import register_scheme as register_scheme
+    from nlft.core.schemes.scheme import Scheme as Scheme
+    from nlft.data.records import (
+        Example as Example,
+        Question as Question,
+        read_examples as read_examples,
+        read_questions as read_questions,
+        write_examples as write_examples,
+    )
+    from nlft.errors import (
+        ConfigError as ConfigError,
+        NLFTError as NLFTError,
+        Problem as Problem,
+        ProblemsError as ProblemsError,
+        RecordsError as RecordsError,
+        UserError as UserError,
+    )
+    from nlft.results.evaluate import EvaluationSettings as EvaluationSettings, evaluate as evaluate
+    from nlft.runs.run_dir import RunDir as RunDir
+    from nlft.training.trainer import NLFTConfig as NLFTConfig, NLFTTrainer as NLFTTrainer
+
+_MODULES = {
+    "NLFTTrainer": "training.trainer",
+    "NLFTConfig": "training.trainer",
+    "read_examples": "data.records",
+    "read_questions": "data.records",
+    "write_examples": "data.records",
+    "Example": "data.records",
+    "Question": "data.records",
+    "Scheme": "core.schemes.scheme",
+    "NLFTSettings": "core.schemes.nlft",
+    "register_scheme": "core.schemes.registry",
+    "evaluate": "results.evaluate",
+    "EvaluationSettings": "results.evaluate",
+    "audit": "auditing.run",
+    "AuditSettings": "auditing.run",
+    "RunDir": "runs.run_dir",
+    "NLFTError": "errors",
+    "UserError": "errors",
+    "ProblemsError": "errors",
+    "RecordsError": "errors",
+    "ConfigError": "errors",
+    "Problem": "errors",
+}
+
+__all__ = list(_MODULES)  # in the order in which docs/API.md describes them
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'nlft' has no attribute {name!r}")
+    public = getattr(import_module(f"nlft.{_MODULES[name]}"), name)
+    globals()[name] = public  # the next look-up finds it at once
+    return public
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
