@@ -10,28 +10,49 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nlft.auditing.run import AuditSettings as AuditSettings, audit as audit
+    from nlft.auditing.run import AuditSettings as AuditSettings
+    from nlft.auditing.run import audit as audit
     from nlft.core.schemes.nlft import NLFTSettings as NLFTSettings
     from nlft.core.schemes.registry import register_scheme as register_scheme
     from nlft.core.schemes.scheme import Scheme as Scheme
     from nlft.data.records import (
         Example as Example,
+    )
+    from nlft.data.records import (
         Question as Question,
+    )
+    from nlft.data.records import (
         read_examples as read_examples,
+    )
+    from nlft.data.records import (
         read_questions as read_questions,
+    )
+    from nlft.data.records import (
         write_examples as write_examples,
     )
     from nlft.errors import (
         ConfigError as ConfigError,
+    )
+    from nlft.errors import (
         NLFTError as NLFTError,
+    )
+    from nlft.errors import (
         Problem as Problem,
+    )
+    from nlft.errors import (
         ProblemsError as ProblemsError,
+    )
+    from nlft.errors import (
         RecordsError as RecordsError,
+    )
+    from nlft.errors import (
         UserError as UserError,
     )
-    from nlft.results.evaluate import EvaluationSettings as EvaluationSettings, evaluate as evaluate
+    from nlft.results.evaluate import EvaluationSettings as EvaluationSettings
+    from nlft.results.evaluate import evaluate as evaluate
     from nlft.runs.run_dir import RunDir as RunDir
-    from nlft.training.trainer import NLFTConfig as NLFTConfig, NLFTTrainer as NLFTTrainer
+    from nlft.training.trainer import NLFTConfig as NLFTConfig
+    from nlft.training.trainer import NLFTTrainer as NLFTTrainer
 
 _MODULES = {
     "NLFTTrainer": "training.trainer",

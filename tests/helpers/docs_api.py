@@ -1,6 +1,7 @@
 """Write docs/API.md from the public names' own signatures and docstrings: `python tests/helpers/docs_api.py --write`."""
 
 import inspect
+import re
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ This page is generated from the code by `python tests/helpers/docs_api.py --writ
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *(_entry(name) for name in nlft.__all__)])
+    text = "\n".join([HEAD, *(_entry(name) for name in nlft.__all__)])
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
 def _entry(name: str) -> str:
@@ -57,10 +59,12 @@ def _text(docstring: str) -> str:
     if head.split("\n")[0] in ("Args:", "Raises:"):
         prose, block = [], [head, *block]
     body = "\n\n".join(prose) + "\n" if prose else ""
-    return body + ("\n```text\n" + "\n\n".join(block) + "\n```\n" if block else "")
+    return body + ("\n" * bool(body) + "```text\n" + "\n\n".join(block) + "\n```\n" if block else "")
 
 
 def _signature(name: str, public: Any) -> str:
+    if inspect.isclass(public) and issubclass(public, Exception) and public.__init__ is Exception.__init__:
+        return f"{name}(message: str)"  # an exception without a constructor of its own
     signature = inspect.signature(public)
     items = [_parameter(p) for p in signature.parameters.values() if p.name != "self"]
     keyword = next((i for i, p in enumerate(signature.parameters.values()) if p.kind is p.KEYWORD_ONLY), None)
@@ -87,9 +91,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 def _type(hint: Any) -> str:
     text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    for prefix in ("typing.", "collections.abc.", "pathlib."):
-        text = text.replace(prefix, "")
-    return text
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", text)  # the class's name alone, without its modules
 
 
 def _methods(public: Any) -> list[str]:
@@ -100,7 +102,8 @@ def _methods(public: Any) -> list[str]:
         for name, member in vars(public).items()
         if not name.startswith("_") and isinstance(member, classmethod | property) | inspect.isfunction(member)
     ]
-    return [name for name in own if inspect.getdoc(getattr(public, name))]
+    inherited = {name for cls in public.__mro__[1:] for name in vars(cls)}
+    return [name for name in own if name not in inherited and vars(public)[name].__doc__]
 
 
 def _method(public: Any, name: str) -> str:
@@ -128,7 +131,9 @@ def _is_ours(public: Any, name: str) -> bool:
 
 def _default(field: Any) -> str:
     value = field.default_factory() if callable(field.default_factory) else field.default
-    return f"`{value}`" if value not in ("", None) else "none"
+    if value is None:
+        return "none"
+    return f"`{value!r}`" if isinstance(value, str) else f"`{value}`"
 
 
 def _values(hint: Any) -> str:
