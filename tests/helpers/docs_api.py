@@ -1,4 +1,4 @@
-"""Write docs/API.md from the public names' own signatures and docstrings: `python tests/helpers/docs_api.py --write`."""
+"""Write docs/API.md from the code itself: `python tests/helpers/docs_api.py --write`."""
 
 import inspect
 import re
