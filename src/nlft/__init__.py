@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nlft.auditing.run import AuditSettings as AuditSettings
+    from nlft.auditing.settings import AuditSettings as AuditSettings
     from nlft.auditing.run import audit as audit
     from nlft.core.schemes.nlft import NLFTSettings as NLFTSettings
     from nlft.core.schemes.registry import register_scheme as register_scheme
@@ -68,7 +68,7 @@ _MODULES = {
     "evaluate": "results.evaluate",
     "EvaluationSettings": "results.evaluate",
     "audit": "auditing.run",
-    "AuditSettings": "auditing.run",
+    "AuditSettings": "auditing.settings",
     "RunDir": "runs.run_dir",
     "NLFTError": "errors",
     "UserError": "errors",

@@ -8,17 +8,19 @@ import difflib
 import types
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from nlft.errors import ConfigError, Problem, UserError, display_path
 
 QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
+
+_Class = TypeVar("_Class")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,36 @@ class Range:
         if self.high == inf:
             return f"{self.low:g} or more"
         return f"{self.low:g} to {self.high:g}"
+
+
+def override(base: type, name: str, default: object = MISSING, also: str = "") -> Any:
+    """A field for a setting that `base` declares, with another default, or with another type in the annotation.
+
+    Args:
+        default: the new default; without it the base's default stays.
+        also: more text for the setting's description.
+    """
+    declared = next(f for f in fields(base) if f.name == name)
+    metadata = {**declared.metadata, "help": declared.metadata["help"] + also}
+    chosen: Any = default if default is not MISSING else declared.default
+    if isinstance(chosen, list):
+        return field(default_factory=lambda: list(chosen), metadata=metadata)
+    return field(default=chosen, metadata=metadata)
+
+
+def with_defaults(**defaults: object) -> Callable[[type[_Class]], type[_Class]]:
+    """Give settings that base classes declare other defaults. Stands under `@dataclass`; type and range stay."""
+
+    def change(cls: type[_Class]) -> type[_Class]:
+        hints = get_type_hints(cls, include_extras=True)
+        bases = [base for base in cls.__mro__[1:] if is_dataclass(base)]
+        for name, default in defaults.items():
+            base = next(base for base in bases if name in {f.name for f in fields(base)})
+            setattr(cls, name, override(base, name, default))
+        cls.__annotations__ = {**cls.__annotations__, **{name: hints[name] for name in defaults}}
+        return cls
+
+    return change
 
 
 def parse(

@@ -1,13 +1,18 @@
 """What a user sees of long work: a bar in a terminal, a line now and then anywhere else, no library's chatter."""
 
 import os
+import re
+import shutil
 import sys
 import warnings
+from collections.abc import Sequence
+from io import StringIO
 from typing import Any
 
 from tqdm import tqdm
 
 _hidden = False
+_NUMBER = re.compile(r"[-+−]?[\d.]|$|–$|-$")
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
@@ -37,6 +42,31 @@ def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) 
         dynamic_ncols=terminal,
         file=sys.stderr,
     )
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
+    """The rows as text. Fits the terminal, or 100 columns where there is none; long cells wrap, none is cut.
+
+    Columns whose cells all begin with a digit or a sign stand to the right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=None)
+    for at, name in enumerate(head):
+        numbers = bool(rows) and all(_NUMBER.match(str(row[at])) for row in rows)
+        grid.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    out = StringIO()
+    Console(file=out, width=text_width(), color_system=None, legacy_windows=False).print(grid)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def text_width() -> int:
+    """Columns of the terminal; 100 where the output is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
 
 
 def hide_bars() -> None:

@@ -1,19 +1,18 @@
 """The audit: check the examples in one pass before training, and say what to fix."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
 
 from nlft.auditing.copies import copies, overlap
 from nlft.auditing.findings import SPOILT, Finding, worst_first
 from nlft.auditing.report import AuditReport
+from nlft.auditing.settings import AuditSettings
 from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import text_findings
-from nlft.config import Range
 from nlft.core.conditions import ConditionEncoder, EncodedExample
-from nlft.core.prompts import PromptSettings
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader
@@ -24,47 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARKED_RATE = 0.9  # `auto` chooses the number grader if at least this proportion of the answers has GSM8K's mark
-
-
-@dataclass
-class AuditSettings(PromptSettings):
-    """Settings of the audit. Give those that training has too the values that training will have."""
-
-    test_file: str | None = field(
-        default=None, metadata={"help": "Questions that you will evaluate on: none of them may be trained on."}
-    )
-    grader: str = field(
-        default="auto",
-        metadata={
-            "help": "Holds the labels to the answers: number, exact, choice, regex, label (nothing to grade), or a "
-            "Python function's dotted path. auto: number where the answers have a ####, else none."
-        },
-    )
-    extraction: Literal["strict", "flexible", "original"] = field(
-        default="flexible",
-        metadata={"help": "How the number grader reads an answer: after ####, or the last number."},
-    )
-    near_duplicate: Annotated[float, Range(0.3, 1)] = field(
-        default=0.7, metadata={"help": "Texts that share so much of their character 5-grams are near-duplicates."}
-    )
-    placebos: Annotated[int, Range(0, 16)] = field(
-        default=2,
-        metadata={"help": "Other examples' judgments that each wrong completion is scored under; 0: none."},
-    )
-    placebo_level: Annotated[float, Range(0, 1)] = field(
-        default=0.7,
-        metadata={"help": "A judgment must beat placebos by more than this share of them differ from each other."},
-    )
-    max_length: Annotated[int | None, Range(8, 1e9)] = field(
-        default=1024, metadata={"help": "Most tokens of prompt and completion, as in training."}
-    )
-    batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=16, metadata={"help": "Examples that are scored at a time."}
-    )
-    most_listed: Annotated[int, Range(1, 1_000_000)] = field(
-        default=20, metadata={"help": "Findings of one kind that are printed; files have them all."}
-    )
-    seed: int = field(default=0, metadata={"help": "Decides which examples' judgments are the placebos."})
 
 
 def audit(

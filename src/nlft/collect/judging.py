@@ -5,16 +5,16 @@ The label comes from the grader, or from the user if there is no grader. A judge
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nlft.collect.opinions import Opinion, RightOrWrong, plain_text, quotes, read_opinion
 from nlft.collect.rules import judge_by_rules
-from nlft.config import Range
-from nlft.core.prompts import fill, prompt_text
-from nlft.data.grading import Grader, get_grader
+from nlft.config import Range, override, with_defaults
+from nlft.core.prompts import SystemPromptSettings, fill, prompt_text
+from nlft.data.grading import ExtractionSettings, Grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
+from nlft.models.settings import GenerationSettings
 
 if TYPE_CHECKING:  # importing it loads torch, which the judge by rules does not need
     from nlft.models.answerer import Answerer
@@ -49,50 +49,41 @@ _MOST_LISTED = 20
 
 
 @dataclass
-class JudgeSettings:
-    """Who judges the completions, and how."""
+class JudgeChoice:
+    """Who judges."""
 
-    judge: Literal["rules", "self", "openai", "human"] = field(
+    judge: Literal["rules", "self"] = field(
         default="rules",
-        metadata={
-            "help": "rules: deterministic, offline; self: the model itself; openai: an OpenAI-compatible server; "
-            "human: you, one by one, in the terminal."
-        },
+        metadata={"help": "What judges wrong completions. rules: checks of arithmetic, offline; self: the model"},
+    )
+
+
+@dataclass
+class RetrySettings:
+    """How often a model is asked, and about which examples."""
+
+    tries: Annotated[int, Range(1, 100)] = field(
+        default=3, metadata={"help": "Maximum requests per example, until an answer can be used."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Also redo the examples that are done already."})
+
+
+@dataclass
+@with_defaults(grader=LABELS_STAY, temperature=0.7)
+class JudgeSettings(JudgeChoice, ExtractionSettings, RetrySettings, GenerationSettings, SystemPromptSettings):
+    """How completions are judged."""
+
+    judge: Literal["rules", "self", "openai", "human"] = override(
+        JudgeChoice, "judge", also="; openai: a server; human: you, in the terminal"
     )
     judge_prompt: str = field(
         default=JUDGE_PROMPT,
-        metadata={
-            "help": "What a model is asked. {prompt}, {answer}, {completion} and, if you like, {label} are filled in."
-        },
+        metadata={"help": "What a model is asked, with {prompt}, {answer}, {completion} and, if you like, {label}."},
     )
-    grader: str = field(
-        default=LABELS_STAY,
-        metadata={
-            "help": "Label the completions anew: number, exact, choice, regex, or a Python function's dotted path; "
-            "label keeps the labels as they are."
-        },
-    )
-    extraction: Literal["strict", "flexible", "original"] = field(
-        default="flexible",
-        metadata={"help": "How the number grader reads an answer: after ####, or the last number."},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Judge those again that have a judgment already."})
     check_right: bool = field(
         default=False,
-        metadata={"help": "Ask a model about the right completions too, and note where it disagrees with the label."},
+        metadata={"help": "Also ask a model about right completions, and note where it disagrees with the label."},
     )
-    tries: Annotated[int, Range(1, 100)] = field(
-        default=3, metadata={"help": "How often a model is asked for a judgment that can be used."}
-    )
-    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
-        default=256, metadata={"help": "Longest judgment, in tokens."}
-    )
-    temperature: Annotated[float, Range(0, inf)] = field(default=0.7, metadata={"help": "0 is greedy."})
-    batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Judgments that a local model writes at a time."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before the judge prompt."})
-    seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
 
     def __post_init__(self) -> None:
         check_template("judge_prompt", self.judge_prompt, "{prompt}", "{completion}")
@@ -153,7 +144,7 @@ def grader_for(settings: JudgeSettings) -> Grader | None:
     """Return the grader that labels the completions again; None to keep the labels."""
     if settings.grader == LABELS_STAY:
         return None
-    return get_grader(settings.grader, **({"extraction": settings.extraction} if settings.grader == "number" else {}))
+    return settings.make_grader()
 
 
 def judge_examples(

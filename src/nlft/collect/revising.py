@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from fractions import Fraction
-from math import inf
 from typing import Annotated, Literal
 
 from nlft.collect.arithmetic import find_calculations, miscalculated
-from nlft.collect.judging import LABELS_STAY, check_template, check_tries, shortened
-from nlft.config import Range
-from nlft.core.prompts import Prompt, as_messages, fill_prompt
-from nlft.data.grading import MARK, Grader, get_grader
+from nlft.collect.judging import LABELS_STAY, RetrySettings, check_template, check_tries, shortened
+from nlft.config import Range, with_defaults
+from nlft.core.prompts import Prompt, SystemPromptSettings, as_messages, fill_prompt
+from nlft.data.grading import MARK, ExtractionSettings, Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import UserError
 from nlft.models.answerer import Answerer, Generated, Request, complete
+from nlft.models.settings import GenerationSettings
 
 REVISION_PROMPT = """\
 {prompt}
@@ -50,45 +50,25 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
 
 @dataclass
-class RevisionSettings:
-    """How a model is asked for revisions, and which ones are kept."""
+@with_defaults(tries=4, temperature=0.7)
+class RevisionSettings(ExtractionSettings, RetrySettings, GenerationSettings, SystemPromptSettings):
+    """How revisions are asked for, and which are kept."""
 
-    grader: str = field(
-        default="number",
-        metadata={"help": "number, exact, choice, regex, or a Python function's dotted path; it must pass a revision."},
-    )
-    extraction: Literal["strict", "flexible", "original"] = field(
-        default="flexible",
-        metadata={"help": "How the number grader reads an answer: after ####, or the last number."},
-    )
     revision_prompt: str = field(
         default=REVISION_PROMPT,
-        metadata={"help": "What the model is asked. {prompt}, {completion}, {judgment} and {answer} are filled in."},
-    )
-    tries: Annotated[int, Range(1, 100)] = field(
-        default=4, metadata={"help": "How often the model is asked for a revision that can be kept."}
+        metadata={"help": "What the model is asked, with {prompt}, {completion}, {judgment} and {answer}."},
     )
     least_reasoning: Annotated[float, Range(0, 1)] = field(
         default=0.3,
         metadata={
-            "help": "Words before a revision's final answer, at least this share of the standard answer's; where it "
-            "calculates nothing, also this share of the standard answer's results on the way."
+            "help": "Minimum words before a revision's final answer, as a share of the standard answer's. A revision "
+            "without a calculation also needs this share of the standard answer's intermediate results."
         },
     )
     most_alike: Annotated[float, Range(0, 1)] = field(
         default=0.9,
-        metadata={"help": "A revision is copied if its words match the standard answer's to this ratio or more."},
+        metadata={"help": "A revision counts as copied if its words match the standard answer's to this ratio."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Ask for those again that have a revision already."})
-    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
-        default=256, metadata={"help": "Longest revision, in tokens."}
-    )
-    temperature: Annotated[float, Range(0, inf)] = field(default=0.7, metadata={"help": "0 is greedy."})
-    batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Revisions that a local model writes at a time."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
-    seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
 
     def __post_init__(self) -> None:
         check_template("revision_prompt", self.revision_prompt, "{prompt}", "{answer}")
@@ -96,7 +76,7 @@ class RevisionSettings:
         if self.grader == LABELS_STAY:
             raise UserError(
                 "--grader label cannot check a revision.\n"
-                "  Name another grader. If nothing can be graded, write revisions by hand, into the field `revision`."
+                "  Name a grader. If nothing can be graded, write revisions by hand, into the field `revision`."
             )
 
 
@@ -128,7 +108,7 @@ class Revised:
 
 def revise_examples(examples: Sequence[Example], model: Answerer, settings: RevisionSettings) -> Revised:
     """Ask the model for a revision of every wrong example without one, up to `settings.tries` times each."""
-    grader = get_grader(settings.grader, **({"extraction": settings.extraction} if settings.grader == "number" else {}))
+    grader = settings.make_grader()
     revised, refused = list(examples), dict[int, list[Refusal]]()
     to_revise = [at for at, e in enumerate(examples) if not e.label and (settings.overwrite or not e.revision)]
     waiting = to_revise

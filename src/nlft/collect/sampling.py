@@ -2,62 +2,56 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
-from typing import Annotated, Literal
+from typing import Annotated
 
 from nlft.config import Range
-from nlft.core.prompts import Prompt, fill_prompt
-from nlft.data.grading import Grader, get_grader
+from nlft.core.prompts import Prompt, SystemPromptSettings, fill_prompt
+from nlft.data.grading import ExtractionSettings, Grader
 from nlft.data.records import Example, Question
 from nlft.errors import UserError
 from nlft.models.answerer import Answerer, Generated, Request, complete
+from nlft.models.settings import GenerationSettings
 
 
 @dataclass
-class SamplingSettings:
-    """How a model answers questions, and which grader labels the answers."""
+class AskSettings:
+    """How a question is put."""
 
-    grader: str = field(
-        default="number",
-        metadata={
-            "help": "number, exact, choice, regex, label (you label by hand), or a Python function's dotted path."
-        },
-    )
-    extraction: Literal["strict", "flexible", "original"] = field(
-        default="flexible",
-        metadata={"help": "How the number grader reads an answer: after ####, or the last number."},
-    )
     prompt_template: str = field(
-        default="{prompt}", metadata={"help": "What the model is asked; {prompt} is the question."}
+        default="{prompt}", metadata={"help": "What the model is asked. {prompt} is the question."}
     )
-    samples_per_question: Annotated[int, Range(1, 10_000)] = field(
-        default=1, metadata={"help": "Completions for each question; more than one needs a temperature."}
-    )
-    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
-        default=256, metadata={"help": "Longest answer, in tokens."}
-    )
-    temperature: Annotated[float, Range(0, inf)] = field(default=0.0, metadata={"help": "0 is greedy."})
-    batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Completions that a local model writes at a time."}
-    )
+
+
+@dataclass
+class LimitSettings:
+    """How many questions are asked."""
+
     limit: Annotated[int | None, Range(1, 1_000_000_000)] = field(
-        default=None, metadata={"help": "Only the first so many questions."}
+        default=None, metadata={"help": "Use only this many questions, the first ones."}
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
-    seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
+
+
+@dataclass
+class SamplesSettings:
+    """How often each question is asked."""
+
+    samples_per_question: Annotated[int, Range(1, 10_000)] = field(
+        default=1, metadata={"help": "Completions per question. More than one needs a temperature above 0."}
+    )
+
+
+@dataclass
+class SamplingSettings(
+    SamplesSettings, AskSettings, LimitSettings, ExtractionSettings, GenerationSettings, SystemPromptSettings
+):
+    """How questions are answered for training."""
 
     def __post_init__(self) -> None:
         if self.samples_per_question > 1 and self.temperature == 0:
             raise UserError(
-                f"--samples_per_question {self.samples_per_question} at --temperature 0 gives identical answers.\n"
-                "  Set --temperature above 0, for example 0.8."
+                f"--samples_per_question {self.samples_per_question} at --temperature 0 gives copies.\n"
+                "  Set a temperature, 0.8 for example."
             )
-
-
-def sampling_grader(settings: SamplingSettings) -> Grader:
-    """Return the grader that labels sampled answers."""
-    options = {"extraction": settings.extraction} if settings.grader == "number" else {}
-    return get_grader(settings.grader, **options)
 
 
 def sample_answers(

@@ -30,12 +30,11 @@ def dry_run_told() -> Iterator[None]:
 @dry_run_told()
 def sample(argv: Sequence[str]) -> None:
     """`nlft sample`."""
-    from nlft.collect.sampling import SamplingSettings, sample_answers, sampling_grader
+    from nlft.collect.sampling import SamplingSettings, sample_answers
     from nlft.config import parse
     from nlft.data.records import read_questions, write_examples
-    from nlft.models.ledger import CallSettings
     from nlft.models.loading import ModelSettings
-    from nlft.models.server import BackendSettings
+    from nlft.models.settings import BackendSettings, CallSettings
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
@@ -48,7 +47,7 @@ def sample(argv: Sequence[str]) -> None:
     if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():
         raise UserError("--ledger and --out are one file.\n  Give the answers' ledger another name.")
     questions = read_questions(other.file)[: settings.limit]
-    grader = sampling_grader(settings)
+    grader = settings.make_grader()
     model = open_answerer(
         model_settings,
         backend,
@@ -221,7 +220,7 @@ def audit(argv: Sequence[str]) -> None:
     import json
     from dataclasses import dataclass
 
-    from nlft.auditing.run import AuditSettings
+    from nlft.auditing.settings import AuditSettings
     from nlft.auditing.run import audit as audit_examples
     from nlft.config import parse
     from nlft.core.schemes.nlft import NLFTSettings

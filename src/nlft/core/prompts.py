@@ -48,19 +48,25 @@ class Templates:
 
 
 @dataclass
-class PromptSettings:
+class SystemPromptSettings:
+    """What stands before every prompt."""
+
+    system_prompt: str | None = field(default=None, metadata={"help": "System message for prompts that have none."})
+
+
+@dataclass
+class PromptSettings(SystemPromptSettings):
     """`Templates` as settings of a command: training and audit render prompts alike."""
 
     standard_prompt_template: str = field(
-        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard; {prompt}, {answer}."}
+        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard, with {prompt} and {answer}."}
     )
     judge_prompt_template: str = field(
-        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge; {prompt}, {judgment}."}
+        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge, with {prompt} and {judgment}."}
     )
     judge_shows_correction: bool = field(
-        default=False, metadata={"help": "Keep the judgment's `Correction:` sentences in the judge prompt."}
+        default=False, metadata={"help": "Keep `Correction:` sentences in the judge prompt."}
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
 
     def templates(self) -> Templates:
         """What the encoder renders prompts with.

@@ -13,50 +13,57 @@ from random import Random
 from typing import Annotated
 
 from nlft.config import Range
-from nlft.core.prompts import as_messages
-from nlft.data.export import NEEDS_JUDGMENTS, Form, SFTTarget, Tool
+from nlft.core.prompts import SystemPromptSettings, as_messages
+from nlft.data.export import NEEDS_JUDGMENTS, Form, TargetSettings, Tool
 from nlft.data.raw_records import shown
 from nlft.data.records import Example, Question, completion_text, judge_command, read_examples
 from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.models.settings import SeedSettings
 
 
 @dataclass
-class BuildSettings:
-    """Which examples a dataset holds, and for which tool it is written."""
+class SizeSettings:
+    """How many examples are chosen."""
 
-    to: Tool = field(
-        default="nlft",
-        metadata={
-            "help": "For what: nlft; sft, kto or reft through TRL; or the original project's script. The same seed "
-            "chooses the same examples for each."
-        },
-    )
     size: Annotated[int | None, Range(1, inf)] = field(
-        default=None, metadata={"help": "Examples to choose; without it the most that there are."}
+        default=None, metadata={"help": "Number of examples (default: as many as possible)."}
     )
     ratio: str | None = field(
         default=None,
         metadata={
-            "help": "Right to wrong ones, met exactly: 1:2, or 1:0 for right ones alone (in YAML in quotes). Without "
-            "it, as they are in the files."
+            "help": "Right to wrong examples, met exactly: 1:2, or 1:0 for right ones only; in YAML in quotes "
+            "(default: as in the file)."
+        },
+    )
+
+
+@dataclass
+class TruncatedSettings:
+    """Whether to use completions that a length limit cut off."""
+
+    keep_truncated: bool = field(
+        default=False, metadata={"help": "Also use completions that max_new_tokens cut off (finish_reason: length)."}
+    )
+
+
+@dataclass
+class BuildSettings(SizeSettings, TruncatedSettings, TargetSettings, SeedSettings, SystemPromptSettings):
+    """What a dataset is made of."""
+
+    to: Tool = field(
+        default="nlft",
+        metadata={
+            "help": "Format of the output: nlft; sft, kto or reft for TRL; original for the paper's script. The same "
+            "seed chooses the same examples in each."
         },
     )
     stratify: str | None = field(
-        default=None, metadata={"help": "A field of the examples; each of its values keeps its share."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the random draws."})
-    keep_truncated: bool = field(
-        default=False, metadata={"help": "Also take completions that were cut off (finish_reason: length)."}
-    )
-    target: SFTTarget = field(
-        default="answer",
-        metadata={"help": "What sft trains: standard answers; right completions and revisions; or all completions."},
+        default=None, metadata={"help": "A field of the examples. The proportions of its values are kept."}
     )
     form: Form = field(
         default="messages",
-        metadata={"help": "For sft, kto and reft: chat messages, or text for models without a chat template."},
+        metadata={"help": "Form of sft, kto and reft rows: chat messages, or text for models without chat template."},
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
 
     def __post_init__(self) -> None:
         self.parts()

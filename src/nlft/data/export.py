@@ -27,6 +27,17 @@ Tool = Literal["nlft", "sft", "kto", "reft", "original"]
 SFTTarget = Literal["answer", "completion", "all-completions"]
 Form = Literal["messages", "text"]
 
+
+@dataclass
+class TargetSettings:
+    """What supervised fine-tuning learns from an example."""
+
+    target: SFTTarget = field(
+        default="answer",
+        metadata={"help": "Text that SFT trains: standard answers; right completions and revisions; all completions."},
+    )
+
+
 NEEDS_JUDGMENTS = ("nlft", "original")  # the original project treats a record without a judgment as right
 _ROLES: tuple[list[str], ...] = ([], ["user"], ["system"], ["system", "user"])
 

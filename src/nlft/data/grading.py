@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -64,6 +64,36 @@ class Grade:
 
 Grader = Callable[[str, str], Grade]
 """(completion, standard answer) -> Grade."""
+
+
+@dataclass
+class GraderSettings:
+    """What decides whether an answer is right."""
+
+    grader: str = field(
+        default="number",
+        metadata={
+            "help": "How answers are graded: number, exact, choice, regex, label (by hand), or a Python function as "
+            "module:function."
+        },
+    )
+
+
+@dataclass
+class ExtractionSettings(GraderSettings):
+    """What decides whether an answer is right, and how it reads numbers."""
+
+    extraction: Literal["strict", "flexible", "original"] = field(
+        default="flexible",
+        metadata={
+            "help": "What the number grader reads: strict, the number after ####; flexible, the last number; original, "
+            "as the paper's code."
+        },
+    )
+
+    def make_grader(self) -> Grader:
+        """The grader that the settings name."""
+        return get_grader(self.grader, **({"extraction": self.extraction} if self.grader == "number" else {}))
 
 
 def get_grader(name: str, **options: Any) -> Grader:

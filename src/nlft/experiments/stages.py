@@ -64,7 +64,7 @@ def sample(folder: Path, job: Job) -> None:
         read_questions(folder / "train.jsonl"),
         _answerer(job, folder / "sampled.calls.jsonl", settings.max_new_tokens, settings.temperature),
         settings.prompt_template,
-        collect.sampling_grader(settings),
+        settings.make_grader(),
         per_question=settings.samples_per_question,
     )
     write_examples(folder / "sampled.jsonl", examples)
@@ -108,7 +108,7 @@ def build(folder: Path, job: Job) -> None:
 
 def audit(folder: Path, job: Job) -> None:
     """audit.json and audit.html: what to mend in the examples, by the model's own reading of the judgments."""
-    from nlft.auditing.run import AuditSettings
+    from nlft.auditing.settings import AuditSettings
     from nlft.auditing.run import audit as audit_examples
     from nlft.models.loading import load_model, load_tokenizer
 
@@ -202,9 +202,8 @@ def _model_settings(job: Job) -> Any:
 
 
 def _answerer(job: Job, ledger: Path, max_new_tokens: int, temperature: float) -> Any:
-    from nlft.models.ledger import CallSettings
     from nlft.models.opening import open_answerer
-    from nlft.models.server import BackendSettings
+    from nlft.models.settings import BackendSettings, CallSettings
 
     settings = settings_of(job)
     return open_answerer(

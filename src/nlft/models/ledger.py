@@ -9,64 +9,19 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import inf
-from typing import Annotated, Any
+from typing import Any
 
-from nlft.config import Range
 from nlft.core.prompts import as_messages
 from nlft.errors import NLFTError, UserError
 from nlft.models.answerer import Answerer, Generated, Request, estimated_tokens
 from nlft.models.exchange import tell
 from nlft.models.ledger_file import Entry, Ledger, NotKept
+from nlft.models.settings import CallSettings
 
 _POLL = 0.2  # seconds between looks at what another process has finished
 _LIMITS = hashlib.sha256(b"limits").hexdigest()  # claimed by whoever asks under a limit
-
-
-@dataclass
-class CallSettings:
-    """What is kept of the calls to a model, and how many there may be."""
-
-    ledger: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of finished answers, which are not asked for again (default: NAME.calls.jsonl, beside the "
-            "file that is written)."
-        },
-    )
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be asked and what it costs; ask nothing."})
-    max_requests: Annotated[int | None, Range(0, inf)] = field(
-        default=None, metadata={"help": "Stop before the ledger holds more answers than this, earlier runs included."}
-    )
-    max_cost: Annotated[float | None, Range(0, inf)] = field(
-        default=None,
-        metadata={
-            "help": "Stop before the ledger's answers can have cost more than this, earlier runs included. Needs both "
-            "prices, and is in their currency."
-        },
-    )
-    price_per_million_input: Annotated[float | None, Range(0, inf)] = field(
-        default=None, metadata={"help": "What a million prompt tokens cost."}
-    )
-    price_per_million_output: Annotated[float | None, Range(0, inf)] = field(
-        default=None, metadata={"help": "What a million generated tokens cost."}
-    )
-
-    def __post_init__(self) -> None:
-        prices = (self.price_per_million_input, self.price_per_million_output)
-        if None in prices and (self.max_cost is not None or prices != (None, None)):
-            raise UserError(
-                "--max_cost and the estimates need to know what a token costs.\n"
-                "  Give both --price_per_million_input and --price_per_million_output."
-            )
-
-    def cost(self, prompt_tokens: int, tokens: int) -> float | None:
-        """What so many tokens cost; None without prices."""
-        if self.price_per_million_input is None or self.price_per_million_output is None:
-            return None
-        return (prompt_tokens * self.price_per_million_input + tokens * self.price_per_million_output) / 1e6
 
 
 class LimitReached(NLFTError):

@@ -2,9 +2,9 @@
 
 import hashlib
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -14,31 +14,16 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
-from nlft.config import Range
 from nlft.errors import UserError
+from nlft.models.settings import ModelOptions
 
 # What the paper's code adapts; models that name their MLP otherwise (GPT-2) get every linear layer.
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass
-class ModelSettings(ModelConfig):  # type: ignore[misc]
+class ModelSettings(ModelOptions, ModelConfig):  # type: ignore[misc]
     """TRL's model settings, with the paper's LoRA as the default."""
-
-    dtype: str | None = field(
-        default="bfloat16",
-        metadata={
-            "help": "Data type of the base model's weights. Adapter weights are float32 whatever it is.",
-            "choices": ["auto", "bfloat16", "float16", "float32"],
-        },
-    )
-    use_peft: bool = field(default=True, metadata={"help": "Train an adapter; off: train all weights."})
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha."})
-    lora_dropout: Annotated[float, Range(0, 1)] = field(default=0.0, metadata={"help": "LoRA dropout."})
-    adapter: str | None = field(
-        default=None,
-        metadata={"help": "PEFT adapter to start from: a folder, a run directory, or a hub name."},
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

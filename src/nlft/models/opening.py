@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
-    from nlft.models.ledger import CallSettings, Ledgered
+    from nlft.models.ledger import Ledgered
     from nlft.models.loading import ModelSettings
-    from nlft.models.server import BackendSettings
+    from nlft.models.settings import BackendSettings, CallSettings
 
 
 def open_answerer(
@@ -86,8 +86,7 @@ def _weights(name: str, config: Any) -> str | None:
 
 def model_kinds() -> list[Any]:
     """The settings classes of a command that asks a model."""
-    from nlft.models.ledger import CallSettings
     from nlft.models.loading import ModelSettings
-    from nlft.models.server import BackendSettings
+    from nlft.models.settings import BackendSettings, CallSettings
 
     return [ModelSettings, BackendSettings, CallSettings]

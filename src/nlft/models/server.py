@@ -11,18 +11,16 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from math import inf
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from nlft.config import Range
 from nlft.core.prompts import as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import Generated, Reason, Request, estimated_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
+from nlft.models.settings import BackendSettings
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # the client insists on one
@@ -31,47 +29,6 @@ _NOT_KNOWN = re.compile(
     r"unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not (?:permitted|allowed)", re.IGNORECASE
 )
 _REASONS: dict[Any, Reason] = {"length": "length", "max_tokens": "length", "content_filter": "content_filter"}
-
-
-@dataclass
-class BackendSettings:
-    """Where answers come from."""
-
-    backend: Literal["local", "openai"] = field(
-        default="local",
-        metadata={"help": "local: load the model here; openai: ask an OpenAI-compatible server."},
-    )
-    base_url: str | None = field(
-        default=None,
-        metadata={
-            "help": "The server's address, such as http://localhost:8000/v1; implies --backend openai. "
-            "--model_name_or_path is then the model's name there."
-        },
-    )
-    api_key_env: str = field(
-        default="OPENAI_API_KEY",
-        metadata={"help": "Environment variable that holds the server's key; a local server needs none."},
-    )
-    concurrency: Annotated[int, Range(1, 1024)] = field(
-        default=8, metadata={"help": "Requests that a server works on at a time."}
-    )
-    max_retries: Annotated[int, Range(0, 100)] = field(
-        default=6, metadata={"help": "How often a failed request is repeated, waiting longer each time."}
-    )
-    request_timeout: Annotated[float, Range(0.01, 86_400)] = field(
-        default=120.0, metadata={"help": "Seconds after which a request counts as failed."}
-    )
-    requests_per_minute: Annotated[float | None, Range(0.001, inf)] = field(
-        default=None, metadata={"help": "Most requests a minute, repeated ones included."}
-    )
-    tokens_per_minute: Annotated[float | None, Range(1, inf)] = field(
-        default=None,
-        metadata={"help": "Most tokens a minute, counting each prompt (estimated) and its longest possible answer."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.base_url is not None:
-            self.backend = "openai"
 
 
 class ServerModel:

@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nlft.collect.sampling import SamplingSettings
+from nlft.collect.sampling import AskSettings, LimitSettings, SamplingSettings
 from nlft.config import Range
-from nlft.core.prompts import Prompt, fill_prompt
-from nlft.data.grading import Grade, Grader, get_grader
+from nlft.core.prompts import Prompt, SystemPromptSettings, fill_prompt
+from nlft.data.grading import Grade, Grader, GraderSettings, get_grader
 from nlft.data.records import Question
 from nlft.errors import UserError
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, Generated, Request, complete
-from nlft.models.ledger import CallSettings, Ledgered
+from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
+from nlft.models.settings import AnswerSettings, CallSettings
 from nlft.results.stats import Proportion, wilson
 
 if TYPE_CHECKING:
@@ -31,26 +32,11 @@ FORMAT_VERSION = 1
 
 
 @dataclass
-class EvaluationSettings:
+class EvaluationSettings(GraderSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings):
     """How questions are asked and answers graded."""
 
-    grader: str = field(
-        default="number",
-        metadata={"help": "number, exact, choice, regex, label, or a Python function's dotted path."},
-    )
-    prompt_template: str = field(
-        default="{prompt}",
-        metadata={"help": "What the model is asked; {prompt} is the question. Ask as in training."},
-    )
-    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
-        default=256, metadata={"help": "Longest answer, in tokens."}
-    )
     eval_batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Questions answered at a time."}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
-    limit: Annotated[int | None, Range(1, 1_000_000_000)] = field(
-        default=None, metadata={"help": "Only the first so many questions."}
+        default=32, metadata={"help": "Questions that a local model answers at once."}
     )
 
 

@@ -1,30 +1,24 @@
 """KTO, a baseline that learns from right and wrong as such, through TRL."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import inf
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig
 from trl import KTOConfig, KTOTrainer
 
-from nlft.config import Range
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.training.callbacks import record
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.settings import BaselineSettings
+from nlft.training.settings import KTOOptions
 
 
 @dataclass
-class KTOSettings(BaselineSettings, KTOConfig):  # type: ignore[misc]
+class KTOSettings(KTOOptions, KTOConfig):  # type: ignore[misc]
     """TRL's KTO settings with NLFTConfig's defaults where they mean the same."""
-
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=5e-5, metadata={"help": "Initial learning rate of AdamW."}
-    )
 
 
 class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]

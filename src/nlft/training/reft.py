@@ -6,15 +6,13 @@ place: advantages from a group of samples to the same question, instead of a val
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import inf
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
-from nlft.config import Range
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.grading import get_grader
 from nlft.data.records import Example
@@ -22,36 +20,13 @@ from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget, record
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.settings import BaselineSettings
+from nlft.training.settings import ReFTOptions
 from nlft.training.sft import SFTBaseline, SFTSettings
 
 
 @dataclass
-class ReFTSettings(BaselineSettings, GRPOConfig):  # type: ignore[misc]
+class ReFTSettings(ReFTOptions, GRPOConfig):  # type: ignore[misc]
     """TRL's GRPO settings, with a KL penalty and the warm-up."""
-
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=5e-5, metadata={"help": "Initial learning rate of AdamW in the reinforcement stage."}
-    )
-    warmup_learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=2e-4, metadata={"help": "Learning rate of the supervised warm-up."}
-    )
-    sft_epochs: Annotated[float, Range(0, inf)] = field(
-        default=2.0, metadata={"help": "Supervised passes over the standard answers before reinforcement."}
-    )
-    sft_steps: Annotated[int, Range(-1, inf)] = field(
-        default=-1, metadata={"help": "Supervised steps, instead of sft_epochs."}
-    )
-    sft_seconds: Annotated[float | None, Range(0, inf)] = field(
-        default=None, metadata={"help": "Stop the supervised passes after so many seconds."}
-    )
-    beta: float = field(default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."})
-    grader: str = field(
-        default="number", metadata={"help": "number, exact, choice, regex, or a Python function's dotted path."}
-    )
-    extraction: Literal["strict", "flexible", "original"] = field(
-        default="strict", metadata={"help": "How the number grader reads an answer."}
-    )
 
 
 class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]

@@ -1,28 +1,71 @@
-"""What the trainers' settings have in common, so that a comparison differs in the method alone.
+"""Settings of all trainers, without torch: a command's help comes from here.
 
-Each class stands before transformers' or TRL's own among the bases, to override its defaults.
+A trainer's module adds transformers' or TRL's class as the last base. Each class here stands before it among the bases,
+so our defaults win. A comparison of methods then differs in the method alone.
 """
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated
+from typing import Annotated, Literal
 
-import torch
-
-from nlft.config import Range
+from nlft.config import Range, with_defaults
+from nlft.core.prompts import PromptSettings, SystemPromptSettings
+from nlft.data.export import TargetSettings
+from nlft.data.grading import ExtractionSettings
+from nlft.models.settings import MaxLengthSettings, SeedSettings
 
 
 @dataclass
-class CommonSettings:
-    """Of every method."""
+class OutputSettings:
+    """Where a run's files go."""
 
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
-    activation_checkpointing: bool | None = field(
-        default=None,
-        metadata={"help": "Recompute activations in backward: less memory, some 20% slower. On unless set."},
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the run's files (default: trainer_output)."}
     )
 
+
+@dataclass
+class LearningSettings:
+    """How much and how fast a model learns."""
+
+    learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
+    )
+    # A few dozen examples are a few dozen steps at the usual batch and epochs: far too few (docs/LOG.md).
+    num_train_epochs: Annotated[float, Range(0, inf)] = field(
+        default=6.0, metadata={"help": "Passes over the examples."}
+    )
+    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
+        default=2, metadata={"help": "Examples per process and step."}
+    )
+    max_steps: Annotated[int, Range(-1, inf)] = field(
+        default=-1, metadata={"help": "Optimizer steps, instead of num_train_epochs. -1: not set."}
+    )
+
+
+@dataclass
+class ActivationSettings:
+    """Memory against speed."""
+
+    activation_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Recompute activations in backward: less memory, about 20% slower. On if not set."},
+    )
+
+
+@dataclass
+class CommonSettings(ActivationSettings):
+    """Settings of every method."""
+
+    logging_steps: float = field(default=1, metadata={"help": "Log every this many optimizer steps."})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to write a checkpoint.", "choices": ["no", "steps", "epoch", "best"]}
+    )
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
+
     def __post_init__(self) -> None:
+        import torch
+
         # TRL's name for it; `gradient_checkpointing` is the older one.
         if self.activation_checkpointing is None:
             older = self.gradient_checkpointing  # type: ignore[attr-defined]
@@ -33,36 +76,159 @@ class CommonSettings:
 
 
 @dataclass
-class SupervisedSettings(CommonSettings):
-    """Of the methods that are taught what to say: NLFT and SFT."""
+@with_defaults(seed=42)
+class TransformersSettings(SeedSettings):
+    """The fields of transformers' TrainingArguments that people use next, with its defaults."""
 
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
+    gradient_accumulation_steps: Annotated[int, Range(1, inf)] = field(
+        default=1, metadata={"help": "Batches to add up before each optimizer step."}
     )
-    # A few dozen examples are a few dozen steps at the usual batch and epochs: far too few (docs/LOG.md).
-    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
-        default=2, metadata={"help": "Examples that a process takes at a time."}
+    lr_scheduler_type: str = field(
+        default="linear", metadata={"help": "Learning-rate schedule: linear, cosine, constant, ..."}
     )
-    num_train_epochs: Annotated[float, Range(0, inf)] = field(
-        default=6.0, metadata={"help": "Passes over the examples."}
+    warmup_steps: float = field(
+        default=0, metadata={"help": "Steps until the learning rate is full; below 1, a share of all steps."}
     )
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    max_length: Annotated[int | None, Range(8, inf)] = field(
-        default=1024,
-        metadata={"help": "Most tokens of prompt and completion; longer is an error, never a cut."},
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
+    bf16: bool | None = field(
+        default=False, metadata={"help": "Autocast to bf16. The base model's weights have `dtype` in any case."}
+    )
+    eval_strategy: str = field(default="no", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_steps: float = field(default=500, metadata={"help": "Steps between checkpoints, with save_strategy steps."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "true: go on from the last checkpoint in output_dir; or a checkpoint's folder."}
+    )
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - transformers' parser takes the second type
+        default="none", metadata={"help": "Log to wandb, trackio, tensorboard, ... as well."}
+    )
+    run_name: str | None = field(default=None, metadata={"help": "Name of the run for report_to."})
+
+
+@dataclass
+class AnswerWeightSettings:
+    """How much the standard answer counts."""
+
+    answer_weight: Annotated[float, Range(0, inf)] = field(
+        default=0.0,
+        metadata={"help": "Weight (lambda) of the NLL of the revision or standard answer under base."},
     )
 
 
 @dataclass
-class BaselineSettings(CommonSettings):
-    """What the trainers of TRL have in common: NLFTConfig's settings where TRL's are others."""
+class WatchEverySettings:
+    """How often the saliency map is drawn."""
 
-    save_strategy: str = field(default="no", metadata={"help": "When to write a checkpoint: no, steps, epoch."})
+    watch_every: Annotated[int, Range(0, inf)] = field(
+        default=10, metadata={"help": "Score the watched examples every this many steps. 0: at start and end only."}
+    )
+
+
+@dataclass
+class WatchSettings(WatchEverySettings):
+    """What the saliency map shows."""
+
+    watch: Annotated[int, Range(0, 1000)] = field(
+        default=8, metadata={"help": "Number of examples that the saliency map shows."}
+    )
+    watch_ids: list[str] | None = field(default=None, metadata={"help": "Ids of the examples to show, instead."})
+
+
+@dataclass
+class NLFTMethodSettings(AnswerWeightSettings):
+    """How NLFT sums its loss."""
+
+    loss_normalization: Literal["sample", "token"] = field(
+        default="sample",
+        metadata={"help": "Mean over samples of their mean over tokens, or mean over all tokens."},
+    )
+
+
+@dataclass
+class NLFTRareSettings:
+    """Settings of NLFT that few people need."""
+
+    logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
+        default=256, metadata={"help": "Memory for one chunk of logits, with copies and gradient, in MiB."}
+    )
+    watch_batches: bool = field(
+        default=True,
+        metadata={"help": "Also record the scores of watched examples in the batch of each step."},
+    )
+    retake_controls: bool = field(
+        default=True,
+        metadata={"help": "On resume, apply the changes made after the checkpoint again, at the same steps."},
+    )
+
+
+@dataclass
+class SchemeSettings:
+    """Which saliency scheme weighs the tokens."""
+
+    scheme: str = field(
+        default="nlft", metadata={"help": "Saliency scheme; its own settings are --saliency.NAME (docs/SALIENCY.md)."}
+    )
+
+
+@dataclass
+class EvalFileSettings:
+    """Held-out examples."""
+
+    eval_file: str | None = field(
+        default=None, metadata={"help": "Held-out examples: log their loss after each epoch."}
+    )
+
+
+@dataclass
+class NLFTOptions(
+    NLFTMethodSettings, PromptSettings, LearningSettings, MaxLengthSettings, OutputSettings, WatchSettings,
+    NLFTRareSettings, CommonSettings, TransformersSettings,
+):  # fmt: skip
+    """Our own settings of a training with NLFT."""
+
+
+@dataclass
+@with_defaults(save_strategy="no", save_total_limit=None)
+class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPromptSettings, TransformersSettings):
+    """What TRL's trainers have in common: NLFTConfig's defaults where TRL's differ."""
+
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Older name of activation_checkpointing."}
     )
-    bf16: bool | None = field(
-        default=False, metadata={"help": "Autocast to bf16. The base model's weights are in `dtype` anyway."}
+
+
+@dataclass
+@with_defaults(save_strategy="epoch", save_total_limit=1)
+class SFTOptions(TargetSettings, MaxLengthSettings, BaselineOptions):
+    """Our own settings of supervised fine-tuning."""
+
+
+@dataclass
+@with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
+class KTOOptions(BaselineOptions):
+    """Our own settings of KTO."""
+
+
+@dataclass
+class WarmUpSettings:
+    """The supervised stage before reinforcement."""
+
+    warmup_learning_rate: Annotated[float, Range(0, inf)] = field(
+        default=2e-4, metadata={"help": "Learning rate of the supervised warm-up."}
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "Put before prompts that have none."})
+    sft_epochs: Annotated[float, Range(0, inf)] = field(
+        default=2.0, metadata={"help": "Supervised passes over the standard answers before reinforcement."}
+    )
+    sft_steps: Annotated[int, Range(-1, inf)] = field(
+        default=-1, metadata={"help": "Supervised steps, instead of sft_epochs. -1: not set."}
+    )
+    sft_seconds: Annotated[float | None, Range(0, inf)] = field(
+        default=None, metadata={"help": "Stop the supervised passes after this many seconds."}
+    )
+
+
+@dataclass
+@with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8, extraction="strict")
+class ReFTOptions(WarmUpSettings, ExtractionSettings, BaselineOptions):
+    """Our own settings of ReFT."""
+
+    beta: float = field(default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."})

@@ -1,7 +1,7 @@
 """The baselines, through TRL's own trainers, on the same file and the same token ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from datasets import Dataset
@@ -16,19 +16,12 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.training.callbacks import record
 from nlft.training.checkpoints import SafeCheckpoints
-from nlft.training.settings import BaselineSettings, SupervisedSettings
+from nlft.training.settings import SFTOptions
 
 
 @dataclass
-class SFTSettings(SupervisedSettings, BaselineSettings, SFTConfig):  # type: ignore[misc]
+class SFTSettings(SFTOptions, SFTConfig):  # type: ignore[misc]
     """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
-
-    target: SFTTarget = field(
-        default="answer",
-        metadata={
-            "help": "What is trained: standard answers; right completions and revisions; or all completions.",
-        },
-    )
 
 
 def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, list[int]]]:

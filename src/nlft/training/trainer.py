@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import inf
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -13,13 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from nlft.config import Range
 from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, redirect_losses, windows_of
-from nlft.core.prompts import PromptSettings
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
@@ -29,47 +26,14 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_record import base_name, model_card, run_record
-from nlft.training.settings import SupervisedSettings
+from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
 
 @dataclass
-class NLFTConfig(PromptSettings, SupervisedSettings, TrainingArguments):  # type: ignore[misc]
-    """Settings of a training run; the scheme's own settings are `saliency` of the trainer."""
-
-    condition_logprobs: Literal["live"] = field(
-        default="live",
-        metadata={"help": "When the conditions are scored. live: by the model being trained, each step."},
-    )
-    loss_normalization: Literal["sample", "token"] = field(
-        default="sample",
-        metadata={"help": "Mean over samples of their mean over tokens, or mean over all tokens."},
-    )
-    answer_weight: Annotated[float, Range(0, inf)] = field(
-        default=0.0,
-        metadata={"help": "lambda: adds so much plain NLL of the revision or standard answer under base."},
-    )
-    logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
-        default=256,
-        metadata={"help": "Memory for the logits of one chunk, with their copies and gradient, in MiB."},
-    )
-    watch: Annotated[int, Range(0, 1000)] = field(
-        default=8, metadata={"help": "How many examples the saliency map follows."}
-    )
-    watch_every: Annotated[int, Range(0, inf)] = field(
-        default=10,
-        metadata={"help": "Score the watched examples every so many steps; 0: at start and end only."},
-    )
-    watch_ids: list[str] | None = field(default=None, metadata={"help": "Examples to follow, by their ids."})
-    watch_batches: bool = field(
-        default=True,
-        metadata={"help": "Also record, each step, what the step's batch scores of watched examples anyway."},
-    )
-    retake_controls: bool = field(
-        default=True,
-        metadata={"help": "On resume, take what was changed after the checkpoint again, at the same steps."},
-    )
+class NLFTConfig(NLFTOptions, TrainingArguments):  # type: ignore[misc]
+    """Settings of a training run. The scheme's own settings are the trainer's `saliency`."""
 
 
 class NLFTTrainer(SafeCheckpoints):

@@ -1,0 +1,45 @@
+"""Settings of the audit. No torch."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from nlft.config import Range, override, with_defaults
+from nlft.core.prompts import PromptSettings
+from nlft.data.grading import ExtractionSettings
+from nlft.models.settings import BatchSizeSettings, MaxLengthSettings, SeedSettings
+
+
+@dataclass
+class HeldOutSettings:
+    """Questions to evaluate on."""
+
+    test_file: str | None = field(
+        default=None, metadata={"help": "Questions to evaluate on. None of them may be trained on."}
+    )
+
+
+@dataclass
+@with_defaults(batch_size=16)
+class AuditSettings(
+    HeldOutSettings, ExtractionSettings, PromptSettings, MaxLengthSettings, BatchSizeSettings, SeedSettings
+):
+    """What the audit checks, and how. Set the prompts and max_length as in training.
+
+    `grader: auto` is the number grader where the answers have a `####`, else none.
+    """
+
+    grader: str = override(ExtractionSettings, "grader", "auto", also=" auto: number if the answers have ####.")
+    near_duplicate: Annotated[float, Range(0.3, 1)] = field(
+        default=0.7, metadata={"help": "Texts are near-duplicates if this share of their character 5-grams is equal."}
+    )
+    placebos: Annotated[int, Range(0, 16)] = field(
+        default=2,
+        metadata={"help": "Judgments of other examples that each wrong completion is scored under. 0: none."},
+    )
+    placebo_level: Annotated[float, Range(0, 1)] = field(
+        default=0.7,
+        metadata={"help": "Quantile of placebo-to-placebo differences that a judgment must exceed."},
+    )
+    most_listed: Annotated[int, Range(1, 1_000_000)] = field(
+        default=20, metadata={"help": "Findings of one kind to print. Files have all of them."}
+    )

@@ -1,0 +1,165 @@
+"""Settings of models and of the answers they give. No torch."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Annotated, Literal
+
+from nlft.config import Range
+from nlft.errors import UserError
+
+
+@dataclass
+class ModelOptions:
+    """Our own settings of a model, and those of TRL's `ModelConfig` that people use most."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model to load: a folder or a hub name. With a server: its name there."}
+    )
+    adapter: str | None = field(
+        default=None, metadata={"help": "PEFT adapter to start from: a folder, a run directory or a hub name."}
+    )
+    dtype: str | None = field(
+        default="bfloat16",
+        metadata={
+            "help": "Data type of the base model's weights. Adapter weights are always float32.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
+    load_in_4bit: bool = field(default=False, metadata={"help": "Load the base model in 4 bits (GPU)."})
+    use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter. If false, train all weights."})
+    lora_r: Annotated[int, Range(1, inf)] = field(default=16, metadata={"help": "Rank of the LoRA adapter."})
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA scale: the adapter's output is times alpha / r."})
+    lora_dropout: Annotated[float, Range(0, 1)] = field(
+        default=0.0, metadata={"help": "Dropout in the adapter, a probability."}
+    )
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Layers to adapt (default: the MLP's projections)."}
+    )
+
+
+@dataclass
+class SeedSettings:
+    """The seed of whatever is random."""
+
+    seed: int = field(default=0, metadata={"help": "Seed of all random draws."})
+
+
+@dataclass
+class BatchSizeSettings:
+    """How much a local model works on at once."""
+
+    batch_size: Annotated[int, Range(1, 100_000)] = field(
+        default=32, metadata={"help": "Prompts that a local model works on at once."}
+    )
+
+
+@dataclass
+class MaxLengthSettings:
+    """How long a training example may be."""
+
+    max_length: Annotated[int | None, Range(8, inf)] = field(
+        default=1024,
+        metadata={"help": "Maximum tokens of prompt and completion. A longer example is an error; nothing is cut."},
+    )
+
+
+@dataclass
+class AnswerSettings:
+    """How long an answer may be."""
+
+    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
+        default=256, metadata={"help": "Maximum length of an answer, in tokens."}
+    )
+
+
+@dataclass
+class GenerationSettings(AnswerSettings, BatchSizeSettings, SeedSettings):
+    """How answers are generated."""
+
+    temperature: Annotated[float, Range(0, inf)] = field(
+        default=0.0, metadata={"help": "Sampling temperature. 0 is greedy."}
+    )
+
+
+@dataclass
+class BackendSettings:
+    """Where answers come from."""
+
+    backend: Literal["local", "openai"] = field(
+        default="local",
+        metadata={"help": "local: load the model here; openai: ask an OpenAI-compatible server."},
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={"help": "The server's address, such as http://localhost:8000/v1. Implies --backend openai."},
+    )
+    api_key_env: str = field(
+        default="OPENAI_API_KEY",
+        metadata={"help": "Environment variable that holds the server's key. A local server needs none."},
+    )
+    concurrency: Annotated[int, Range(1, 1024)] = field(
+        default=8, metadata={"help": "Requests that a server works on at once."}
+    )
+    max_retries: Annotated[int, Range(0, 100)] = field(
+        default=6, metadata={"help": "Retries of a failed request, with a longer wait each time."}
+    )
+    request_timeout: Annotated[float, Range(0.01, 86_400)] = field(
+        default=120.0, metadata={"help": "Seconds until a request counts as failed."}
+    )
+    requests_per_minute: Annotated[float | None, Range(0.001, inf)] = field(
+        default=None, metadata={"help": "Maximum requests per minute, retries included."}
+    )
+    tokens_per_minute: Annotated[float | None, Range(1, inf)] = field(
+        default=None,
+        metadata={"help": "Maximum tokens per minute: each prompt (estimated) plus its longest possible answer."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.base_url is not None:
+            self.backend = "openai"
+
+
+@dataclass
+class CallSettings:
+    """Which answers are kept, and how many may be asked for."""
+
+    ledger: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of finished answers, which are not asked for again (default: NAME.calls.jsonl, beside the "
+            "output file)."
+        },
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print how many requests there are and their cost. Ask nothing."}
+    )
+    max_requests: Annotated[int | None, Range(0, inf)] = field(
+        default=None, metadata={"help": "Stop before the ledger has more answers than this, earlier runs included."}
+    )
+    max_cost: Annotated[float | None, Range(0, inf)] = field(
+        default=None,
+        metadata={
+            "help": "Stop before the ledger's answers can cost more than this, earlier runs included. Needs both "
+            "prices, in the same currency."
+        },
+    )
+    price_per_million_input: Annotated[float | None, Range(0, inf)] = field(
+        default=None, metadata={"help": "Price of a million prompt tokens."}
+    )
+    price_per_million_output: Annotated[float | None, Range(0, inf)] = field(
+        default=None, metadata={"help": "Price of a million generated tokens."}
+    )
+
+    def __post_init__(self) -> None:
+        prices = (self.price_per_million_input, self.price_per_million_output)
+        if None in prices and (self.max_cost is not None or prices != (None, None)):
+            raise UserError(
+                "--max_cost and the cost estimates need the price of a token.\n"
+                "  Give both --price_per_million_input and --price_per_million_output."
+            )
+
+    def cost(self, prompt_tokens: int, tokens: int) -> float | None:
+        """What so many tokens cost; None without prices."""
+        if self.price_per_million_input is None or self.price_per_million_output is None:
+            return None
+        return (prompt_tokens * self.price_per_million_input + tokens * self.price_per_million_output) / 1e6
