@@ -62,8 +62,12 @@ def _text(docstring: str) -> str:
     return body + ("\n" * bool(body) + "```text\n" + "\n\n".join(block) + "\n```\n" if block else "")
 
 
+def _own_constructor(public: type) -> bool:
+    return any("__init__" in vars(cls) for cls in public.__mro__ if cls.__module__.startswith("nlft."))
+
+
 def _signature(name: str, public: Any) -> str:
-    if inspect.isclass(public) and issubclass(public, Exception) and public.__init__ is Exception.__init__:
+    if inspect.isclass(public) and issubclass(public, Exception) and not _own_constructor(public):
         return f"{name}(message: str)"  # an exception without a constructor of its own
     signature = inspect.signature(public)
     items = [_parameter(p) for p in signature.parameters.values() if p.name != "self"]
