@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nlft.auditing.settings import AuditSettings as AuditSettings
     from nlft.auditing.run import audit as audit
+    from nlft.auditing.settings import AuditSettings as AuditSettings
     from nlft.core.schemes.nlft import NLFTSettings as NLFTSettings
     from nlft.core.schemes.registry import register_scheme as register_scheme
     from nlft.core.schemes.scheme import Scheme as Scheme

@@ -220,8 +220,8 @@ def audit(argv: Sequence[str]) -> None:
     import json
     from dataclasses import dataclass
 
-    from nlft.auditing.settings import AuditSettings
     from nlft.auditing.run import audit as audit_examples
+    from nlft.auditing.settings import AuditSettings
     from nlft.config import parse
     from nlft.core.schemes.nlft import NLFTSettings
     from nlft.data.records import read_examples, read_questions

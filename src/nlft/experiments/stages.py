@@ -108,8 +108,8 @@ def build(folder: Path, job: Job) -> None:
 
 def audit(folder: Path, job: Job) -> None:
     """audit.json and audit.html: what to mend in the examples, by the model's own reading of the judgments."""
-    from nlft.auditing.settings import AuditSettings
     from nlft.auditing.run import audit as audit_examples
+    from nlft.auditing.settings import AuditSettings
     from nlft.models.loading import load_model, load_tokenizer
 
     settings = settings_of(job)
