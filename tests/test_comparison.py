@@ -7,7 +7,7 @@ import pytest
 
 from nlft.experiments.arms import BUILT_IN
 from nlft.results.comparison import Cells, Contrast, contrasts, costs, share_of, table, unmade, verdict
-from nlft.results.comparison_page import curves, page
+from nlft.results.comparison_page import page
 from nlft.results.comparison_report import grid_of, report, told
 from nlft.results.stats import Difference
 
@@ -221,9 +221,10 @@ def test_the_page_shows_what_a_model_wrote_as_text():
 
 
 def test_no_two_of_sixteen_methods_look_alike_on_the_page():
-    share = {"value": 0.5, "low": 0.4, "high": 0.6}
-    arms = [{"arm": str(n), "title": f"method {n}", "size": 5, "share": share} for n in range(16)]
-    legend = curves({"arms": arms}).partition("<figcaption>")[2]
+    grid = {(str(n), 5): cells(0.5, 1) for n in range(16)}
+    titles = {str(n): f"method {n}" for n in range(16)}
+    made = page(report(grid, [], titles, (), {"model": "m", "settings": {"seeds": [0]}}))
+    legend = made.partition("<figcaption>")[2].partition("</figcaption>")[0]
     marks = re.findall("<circle[^>]*>", legend)
     assert len(marks) == len(set(marks)) == 16
 

@@ -356,6 +356,22 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+def test_the_file_draws_its_curves_by_itself(run: RunDir, tmp_path: Path, open_page: OpenPage) -> None:
+    for step in (1, 2, 3):
+        run.append_event({"step": step, "loss": 2.5 / step, "nlft/salient_fraction": None if step == 2 else 0.25})
+    page = open_page(export_map(run, tmp_path / "map.html"))
+    page.locator("#curves > summary").click()
+    page.locator("#curves .trace").first.wait_for(state="attached")
+    figures = page.locator("#curves figure:not([hidden])")
+    assert [text.split("\n")[0].strip() for text in figures.locator("figcaption").all_inner_texts()] == [
+        "Loss",
+        "Salient and gated",
+    ]
+    assert "0.8333" in figures.nth(0).inner_text()
+    points = [path.get_attribute("d").count(" ") for path in page.locator("#curves .trace").all()]
+    assert points == [3, 2], "a step without a value has no point"
+
+
 def test_every_token_is_shown_and_joined_they_read_as_the_completion(page: Page) -> None:
     shown = page.locator("#example-0 .token > .text").all_text_contents()
     assert shown == ["64", " -", " 35", " =", " 34", "↵", "#### 34", "<|im_end|>"]

@@ -38,7 +38,7 @@ TOKEN = "the-token"
 HERE = "http://127.0.0.1:8642"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 COOKIE = {"Cookie": f"nlft-map={TOKEN}", "Origin": HERE}
-GETS = ["/", "/static/app.js", "/plotly.min.js", "/api/runs", "/api/runs/0/changes", "/api/runs/0/steps/10"]
+GETS = ["/", "/static/app.js", "/static/chart.js", "/api/runs", "/api/runs/0/changes", "/api/runs/0/steps/10"]
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_every_answer_carries_the_strict_policy(client: TestClient, path: str) -
 def test_answers_are_not_kept_by_anyone_but_the_library(client: TestClient) -> None:
     for path in GETS:
         kept = client.get(path, headers=BEARER).headers["cache-control"]
-        assert kept == ("private, max-age=86400" if "plotly" in path else "no-store")
+        assert kept == "no-store"
 
 
 # ---- nothing that is sent names a path ----
@@ -196,6 +196,7 @@ def test_answers_are_not_kept_by_anyone_but_the_library(client: TestClient) -> N
         "/static/../server.py",
         "/static/%2e%2e/server.py",
         "/static/..%2fserver.py",
+        "/static/../templates/map.html",
         "/static/map.html",
         "/static//etc/passwd",
         "/static/%00",
@@ -728,11 +729,11 @@ def test_csv_of_a_missing_step_is_refused(client: TestClient) -> None:
 
 
 def test_export_is_a_whole_page_that_the_browser_saves_and_does_not_open(client: TestClient) -> None:
-    body = {"step": 20, "view": {"step": 20}, "curves": False, "path": "/etc/passwd"}
+    body = {"step": 20, "view": {"step": 20}, "path": "/etc/passwd"}
     answer = client.post("/api/export", json=body, headers=BEARER)
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "attachment" in answer.headers["content-disposition"]
-    assert answer.text.startswith("<!DOCTYPE html>")
+    assert answer.text.startswith("<!doctype html>")
     assert client.post("/api/export", json={"step": "x", "view": {}}, headers=BEARER).status_code == 400
     assert client.post("/api/export", json={"step": 11, "view": {}}, headers=BEARER).status_code == 422
 

@@ -1,8 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and HTML pages from the package's templates."""
 
+import base64
+import hashlib
 import os
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from nlft.errors import UserError, display_path
 
@@ -33,3 +37,45 @@ def write_output(path: Path, data: bytes | Iterable[bytes]) -> None:
         write_whole(path, data)
     except OSError as error:
         raise UserError(f"{display_path(path)}: {error.strerror}.\n  Write to another place.") from error
+
+
+def render_page(package: str, template: str, style: str, **values: Any) -> str:
+    """Fill a room's HTML template, which extends the shared `templates/base.html`. Every value is escaped.
+
+    Args:
+        package: the room, such as `nlft.auditing`; its `templates` folder holds the template.
+        style: the room's style sheet, which follows `templates/base.css` in the page's one style block.
+        values: the template's variables. A name that is missing is an error.
+
+    Returns:
+        The page. Its policy names the style block by its hash, so that no other style applies.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    style = shared_style() + style
+    assert "</style" not in style, "it would end the page's style block"
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("nlft")])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {"csp_hash": csp_hash, "shown": shown}
+    return environment.get_template(template).render(style=Markup(style), **values)
+
+
+def shared_style() -> str:
+    """The style sheet that all pages begin with."""
+    return read_template("nlft", "base.css")
+
+
+def read_template(package: str, name: str) -> str:
+    """A file of a package's `templates` folder as text."""
+    return (files(package) / "templates" / name).read_text(encoding="utf-8")
+
+
+def csp_hash(text: str) -> str:
+    """The name by which a Content-Security-Policy allows an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def shown(text: str) -> str:
+    """The text with control characters and half surrogate pairs spelt out: HTML has no place for them."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -4,9 +4,6 @@ What the examples hold is untrusted here: it reaches the page escaped, as text a
 script run, and no style but its own.
 """
 
-import base64
-import hashlib
-import html
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,29 +12,8 @@ from typing import Any
 from nlft.auditing.findings import KINDS, Finding, Kind, texts, worst_first
 from nlft.core.prompts import prompt_text
 from nlft.data.records import Example
+from nlft.files import read_template, render_page
 
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: light-dark(#f6f6f3, #121315); --surface: light-dark(#ffffff, #1b1c1f);
-  --ink: light-dark(#1c1d20, #e7e7e4); --muted: light-dark(#5b5f66, #a3a7ad);
-  --line: light-dark(#d9d9d4, #3a3c41); --accent: light-dark(#1f5fbf, #8ab4f8);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
-}
-* { box-sizing: border-box; }
-body { max-width: 70rem; margin: 0 auto; padding: 1.25rem; background: var(--page); color: var(--ink); }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; } h3 { font-size: 1rem; margin: 0; }
-h1, h2, h3, summary, pre, dd { overflow-wrap: anywhere; }
-section { background: var(--surface); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem;
-  margin: .7rem 0; }
-p { margin: .3rem 0; } .cure, .where, .note { color: var(--muted); }
-.total { font-weight: 600; }
-details { border-top: 1px solid var(--line); padding: .35rem 0; } summary { cursor: pointer; }
-summary:focus-visible, a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-a { color: var(--accent); }
-dl { margin: .4rem 0 .6rem 1.1rem; } dt { color: var(--muted); font-size: .85rem; } dd { margin: 0 0 .4rem; }
-pre { margin: 0; white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-"""
 _LONGEST = 4000  # characters of a field on the page
 
 
@@ -116,46 +92,28 @@ class AuditReport:
 
     def html(self) -> str:
         """One page that loads nothing: light or dark as the reader's system is."""
-        policy = f"default-src 'none'; style-src '{_hash(_STYLE)}'; base-uri 'none'; form-action 'none'"
-        body = "\n".join(self._body())
-        return (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>Audit of {_escaped(self.name)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-            f"<body>\n{body}\n</body>\n</html>\n"
+        by_id = {e.id: e for e in self.examples}
+        groups: dict[str, list[Any]] = {}
+        for kind, found in self._groups():
+            groups.setdefault(kind.severity, []).append((kind, [self._entry(finding, by_id) for finding in found]))
+        return render_page(
+            "nlft.auditing",
+            "audit.html",
+            read_template("nlft.auditing", "audit.css"),
+            report=self,
+            right=sum(e.label for e in self.examples),
+            counted=self._counted(),
+            usable=self._usable(),
+            groups=list(groups.items()),
         )
 
-    def _body(self) -> Iterator[str]:
-        right = sum(e.label for e in self.examples)
-        wrong = len(self.examples) - right
-        yield f"<h1>Audit of {_escaped(self.name)}</h1>"
-        yield f"<p>{len(self.examples)} examples, {right} right, {wrong} wrong.</p>"
-        yield f'<p class="total">{_escaped(self._counted())}.<br>{_escaped(self._usable())}.</p>'
-        for note in self.notes:
-            yield f'<p class="note">Note: {_escaped(note)}</p>'
-        by_id = {e.id: e for e in self.examples}
-        severity = None
-        for kind, found in self._groups():
-            if kind.severity != severity:
-                severity = kind.severity
-                yield f"<h2>{severity.capitalize()}</h2>"
-            yield f'<section><h3>{kind.title}: {len(found)}</h3><p class="cure">{_escaped(kind.cure)}</p>'
-            for finding in found:
-                yield self._shown(finding, by_id)
-            yield "</section>"
-        yield "<!-- end -->"
-
-    def _shown(self, finding: Finding, by_id: Mapping[str | int, Example]) -> str:
-        told = _escaped(self._line(finding))
+    def _entry(self, finding: Finding, by_id: Mapping[str | int, Example]) -> tuple[str, list[tuple[str, str]]]:
+        """One finding's line, and its example's fields, each with its name; none if it is about no example."""
         if finding.id is None or finding.id not in by_id:
-            return f"<p>{told}</p>"
+            return self._line(finding), []
         example = by_id[finding.id]
         fields = [("prompt", prompt_text(example.prompt)), ("label", str(example.label).lower()), *texts(example)]
-        rows = "".join(
-            f'<dt>{name}</dt><dd dir="auto"><pre>{_escaped(_shortened(text))}</pre></dd>' for name, text in fields
-        )
-        return f"<details><summary>{told}</summary><dl>{rows}</dl></details>"
+        return self._line(finding), [(name, _shortened(text)) for name, text in fields]
 
     def _line(self, finding: Finding) -> str:
         """A finding with its example's place and id."""
@@ -194,13 +152,3 @@ def _shortened(text: str) -> str:
 def _printable(text: str) -> str:
     """Escape characters that would control the terminal or end the line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _escaped(text: str) -> str:
-    # HTML has no place for most control characters, and half a character cannot be encoded.
-    shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-    return html.escape(shown)
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -77,7 +77,6 @@ def map(argv: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("against", type=Path, nargs="?", help="another run, to stand beside it")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
-    parser.add_argument("--curves", action="store_true", help="with --html: carry the curves too, 4.8 MB more")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
     parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, if it was moved since")
     parser.add_argument("--model", metavar="NAME", help="model that scores edited feedback at once: folder or hub name")
@@ -94,7 +93,7 @@ def map(argv: Sequence[str]) -> None:
 
         if args.html:
             against = runs[1] if len(runs) > 1 else None
-            print(f"map: {display_path(export_map(runs[0], args.html, against=against, curves=args.curves))}")
+            print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")
         if args.csv:
             print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
         return

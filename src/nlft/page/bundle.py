@@ -1,19 +1,18 @@
-"""The page's own files: template, style and scripts, as the server hands them out and as one file carries them.
+"""The page's own files: style and scripts, as the server hands them out and as one file carries them.
 
 The scripts are ES modules. The server sends them as they are; for the exported file they are put one after the other
 in the order of their imports, without the words `import` and `export`, as one script needs neither. For that, no two
 of them may declare the same name at the top level; a test checks it.
 """
 
-import base64
-import hashlib
-import html
 import json
 import re
 from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
+
+from nlft.files import render_page, shared_style
 
 STYLES = ("map.css", "panels.css")
 _IMPORT = re.compile(r'^import\s[^;]*?from "\./([\w-]+\.js)";\n', re.MULTILINE | re.DOTALL)
@@ -21,58 +20,27 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function|const|let|class)", re.MULT
 
 
 def static_files() -> dict[str, bytes]:
-    """Every file of the page by name; nothing else is ever served."""
+    """Every file of the page by name; the server sends no other."""
     folder = files("nlft.page") / "static"
-    return {f.name: f.read_bytes() for f in folder.iterdir() if f.name.endswith((".js", ".css"))}
-
-
-def plotly_path() -> Path:
-    """plotly.js as the installed package holds it; the package itself is not imported."""
-    spec = find_spec("plotly")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "package_data" / "plotly.min.js"
+    found = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.endswith((".js", ".css"))}
+    return {**found, "base.css": shared_style().encode()}
 
 
 def live_page() -> str:
     """The page that the server sends: its style and scripts are files of their own, as its policy demands."""
-    links = '<link rel="icon" href="data:,">' + "".join(
-        f'<link rel="stylesheet" href="static/{name}">' for name in STYLES
-    )
-    parts = {
-        "title": "Saliency map",
-        "head": links,
-        "end": '<script type="module" src="static/start-live.js"></script>',
-    }
-    return _fill(parts)
+    return render_page("nlft.page", "map.html", title="Saliency map", style="", style_files=("base.css", *STYLES))
 
 
-def file_page(title: str, data: dict[str, Any], *, curves: bool = False) -> str:
-    """The page as one file. Its policy names its style and each of its scripts by their hashes.
+def file_page(title: str, data: dict[str, Any]) -> str:
+    """The page as one file. Its policy names its style and its script by their hashes.
 
     Args:
         data: what `start-file.js` reads: the runs with their steps.
-        curves: carry plotly.js as well, which is 4.8 MB.
     """
+    script = bundled("start-file.js").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    carried = {"data": Markup(json_block(data)), "script": Markup(script)}
     style = "".join(text_of(name) for name in STYLES)
-    scripts = [bundled("start-file.js")]
-    if curves:
-        scripts.insert(0, plotly_path().read_text(encoding="utf-8"))
-    assert "</style" not in style, "it would end the page's style block"
-    blocks = [script.replace("</script", "<\\/script").replace("<!--", "<\\!--") for script in scripts]
-    hashes = " ".join(f"'{_hash(block)}'" for block in blocks)
-    empty = f" '{_hash('')}'" if curves else ""
-    policy = (
-        f"default-src 'none'; script-src {hashes}; style-src '{_hash(style)}'{empty}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    carried = f'<script type="application/json" id="data">{json_block(data)}</script>\n'
-    parts = {
-        "title": html.escape(title),
-        "head": f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>',
-        "end": carried + "\n".join(f"<script>{block}</script>" for block in blocks),
-    }
-    return _fill(parts)
+    return render_page("nlft.page", "map.html", style, title=title, **carried)
 
 
 def bundled(entry: str) -> str:
@@ -99,12 +67,3 @@ def json_block(data: dict[str, Any]) -> str:
 def text_of(name: str) -> str:
     """A file of the page as text."""
     return (files("nlft.page") / "static" / name).read_text(encoding="utf-8")
-
-
-def _fill(parts: dict[str, str]) -> str:
-    # One pass: what a model wrote may itself read "{{end}}".
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text_of("map.html"))
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -29,16 +29,13 @@ CSV_COLUMNS = [
 ]
 
 
-def export_map(
-    run: RunDir, out: Path, *, against: RunDir | None = None, max_steps: int = MAX_STEPS, curves: bool = False
-) -> Path:
+def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_steps: int = MAX_STEPS) -> Path:
     """Write the map of a run's watched examples, for every step that has a snapshot.
 
     Args:
         out: the HTML file; an older one is replaced whole.
         against: another run, to be shown beside it.
         max_steps: a run with more snapshots is thinned evenly, first and last kept, and the page says so.
-        curves: carry the plotting library too, 4.8 MB, for the curves.
 
     Returns:
         `out`.
@@ -48,21 +45,21 @@ def export_map(
     """
     require_writable(out)
     runs = [run] if against is None else [run, against]
-    page = map_page([map_data(one, max_steps=max_steps) for one in runs], curves=curves)
+    page = map_page([map_data(one, max_steps=max_steps) for one in runs])
     write_output(out, page.encode())
     return out
 
 
-def map_page(runs: list[dict[str, Any]], *, curves: bool = False, view: dict[str, Any] | None = None) -> str:
+def map_page(runs: list[dict[str, Any]], *, view: dict[str, Any] | None = None) -> str:
     """The page that shows what `map_data` found."""
     title = " and ".join(run["run"] for run in runs)
-    return file_page(f"{title}: saliency map", {"runs": runs, "view": view or {}}, curves=curves)
+    return file_page(f"{title}: saliency map", {"runs": runs, "view": view or {}})
 
 
-def live_export(runs: list[LiveRun], step: int | None, view: dict[str, Any], curves: bool) -> str:
+def live_export(runs: list[LiveRun], step: int | None, view: dict[str, Any]) -> str:
     """What the live page shows, as one file: one step of its first run, or all of them, and all of a second run's."""
     steps = [step, *[None] * (len(runs) - 1)]
-    return map_page([map_data(r.run, only=s) for r, s in zip(runs, steps, strict=True)], curves=curves, view=view)
+    return map_page([map_data(r.run, only=s) for r, s in zip(runs, steps, strict=True)], view=view)
 
 
 def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.errors import NLFTError, UserError
-from nlft.page.bundle import live_page, plotly_path, static_files
+from nlft.page.bundle import live_page, static_files
 from nlft.page.export import csv_parts, live_export
 from nlft.page.feedback import Feedback, parse_edits
 from nlft.page.guard import Guard
@@ -77,7 +77,6 @@ class PageServer:
         routes = [
             Route("/", self.page),
             Route("/static/{name}", self.static),
-            Route("/plotly.min.js", self.plotly),
             Route("/api/runs", self.about),
             Route("/api/runs/{run:int}/changes", self.changes),
             Route("/api/runs/{run:int}/steps/{step:int}", self.step),
@@ -106,10 +105,6 @@ class PageServer:
             raise HTTPException(404, "no such file")
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(self._files[name], media_type=kind)
-
-    async def plotly(self, request: Request) -> Response:
-        headers = {"Cache-Control": "private, max-age=86400"}
-        return FileResponse(plotly_path(), media_type="text/javascript", headers=headers)
 
     async def about(self, request: Request) -> Response:
         await self._look()
@@ -187,11 +182,11 @@ class PageServer:
 
     async def export(self, request: Request) -> Response:
         body = await self._body(request)
-        step, view, curves = body.get("step"), body.get("view"), body.get("curves") is True
+        step, view = body.get("step"), body.get("view")
         is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < MOST_STEPS
         if not (step is None or is_step) or not isinstance(view, dict):
             raise HTTPException(400, "An export names a step, or null for all of them, and the view.")
-        text = await run_in_threadpool(live_export, self.runs, step, view, curves)
+        text = await run_in_threadpool(live_export, self.runs, step, view)
         headers = {"Content-Disposition": 'attachment; filename="map.html"'}
         return Response(text, media_type="application/octet-stream", headers=headers)
 

@@ -20,6 +20,7 @@ let ticket = 0;
 
 /** What is chosen in the page's own fields. */
 function choices() {
+  /** @param {"search" | "label" | "sort"} id */
   const value = (id) => byId(id).value;
   return {
     search: value("search"), label: value("label"), sort: value("sort"),
@@ -44,7 +45,7 @@ export async function begin(source) {
   watchPage();
   await draw();
   performance.mark("nlft-drawn");
-  // The tokens first: the plotting library is large, and what it draws is not what one comes for.
+  // The tokens first: they are what one comes for.
   requestAnimationFrame(() => setTimeout(() => { page.curves.ready = true; page.curves.draw(); }));
   if (source.listen) source.listen(() => news(), (heard) => byId("status").classList.toggle("lost", !heard));
 }
@@ -58,10 +59,10 @@ function restore(view) {
   state.at = state.following ? Math.max(run.steps.length - 1, 0) : run.steps.indexOf(view.step);
   const other = state.runs[view.beside?.run];
   state.beside = other ? { run: view.beside.run, at: nearestStep(other.steps, view.beside.step ?? 0) } : null;
-  for (const id of ["search", "label", "sort"]) if (view[id] !== undefined) byId(id).value = view[id];
+  for (const id of /** @type {const} */ (["search", "label", "sort"])) if (view[id] !== undefined) byId(id).value = view[id];
   if (byId("label").value === "") byId("label").value = "all";
   if (byId("sort").value === "") byId("sort").value = "file";
-  for (const id of ["curves", "legend"]) if (view[id] !== undefined) byId(id).open = view[id];
+  for (const id of /** @type {const} */ (["curves", "legend"])) if (view[id] !== undefined) byId(id).open = view[id];
   if (THEMES.includes(view.theme)) setTheme(view.theme);
 }
 
@@ -85,8 +86,8 @@ function buildPage() {
     buildShare(byId("share"), source, choices);
   }
   panel.hidden = panel.childElementCount === 0;
-  page.curves = new Curves(source.listen ? "plotly.min.js" : null, goToStep);
-  byId("curves").hidden = !source.listen && !window.Plotly;
+  page.curves = new Curves(goToStep);
+  byId("curves").hidden = !source.listen && state.runs.every((one) => !one.columns.step.length);
   drawBesideChoices((beside) => { state.beside = beside; draw(); });
   drawLegend([]);
 }
@@ -124,13 +125,14 @@ function watchPage() {
   byId("sort").addEventListener("change", () => draw());
   byId("theme").addEventListener("click", () => {
     setTheme(THEMES[(THEMES.indexOf(choices().theme) + 1) % THEMES.length]);
-    page.curves.draw();
   });
   window.addEventListener("pagehide", () => keep(choices()));
   document.addEventListener("visibilitychange", () => { if (page.unseen && !document.hidden) news(); });
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details:not(.menu)").forEach((one) => { one.open = true; }));
+  window.addEventListener("beforeprint", () => {
+    for (const one of document.querySelectorAll("details")) if (!one.classList.contains("menu")) one.open = true;
+  });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.closest("input, textarea, select")) return;
+    if (event.key !== "/" || document.activeElement?.matches("input, textarea, select")) return;
     event.preventDefault();
     byId("search").focus();
   });
@@ -298,7 +300,7 @@ function sort(here, first, tried) {
   const focused = document.activeElement;
   byId("examples").append(...order.map((index) => page.views[index].card));
   byId("jump").append(...order.map((index) => page.views[index].jump));
-  if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
+  if (focused !== document.activeElement && focused instanceof HTMLElement && focused.isConnected) focused.focus({ preventScroll: true });
 }
 
 function filter() {

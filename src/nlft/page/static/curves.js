@@ -1,16 +1,12 @@
-// The curves of a run, drawn by plotly.js, which is fetched only once they are to be seen.
+// The curves of a run: line charts of what it logged, with the step shown and the changes that were made.
 
-import { byId, element } from "./dom.js";
+import { CHART_HEIGHT, chartScale, linePath, nearestOf, niceTicks } from "./chart.js";
+import { byId, drawing, element } from "./dom.js";
 import { decimate, ledgerWords } from "./logic.js";
 import { state } from "./state.js";
 import { formatNumber, formatPercent } from "./text.js";
 
 const REDRAW_MS = 1000;
-const STROKES = [
-  { colour: "--line-1", dash: "solid" }, { colour: "--line-2", dash: "dash" },
-  { colour: "--line-3", dash: "dot" }, { colour: "--line-4", dash: "dashdot" },
-  { colour: "--line-5", dash: "longdash" }, { colour: "--line-6", dash: "longdashdot" },
-];
 
 const CHARTS = [
   { title: "Loss", words: formatNumber, curves: [["loss", "loss"], ["nlft/likelihood_loss", "likelihood"],
@@ -24,33 +20,15 @@ const CHARTS = [
   { title: "Tokens a second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
 ];
 
-let plotly = null;
-
-/** The library, once it is there; an exported file without it has none. */
-function load(address) {
-  if (window.Plotly) return Promise.resolve(window.Plotly);
-  if (!address) return Promise.reject(new Error("the file was written without curves"));
-  plotly ??= new Promise((resolve, reject) => {
-    const script = element("script", { src: address });
-    script.addEventListener("load", () => resolve(window.Plotly));
-    script.addEventListener("error", () => reject(new Error("plotly.js did not come")));
-    document.head.append(script);
-  });
-  return plotly;
-}
-
 export class Curves {
-  /** `goTo` shows the step nearest to a number; `address` is where plotly.js is, or null. */
-  constructor(address, goTo) {
-    this.address = address;
+  /** `goTo` shows the step nearest to a number. */
+  constructor(goTo) {
     this.goTo = goTo;
     this.charts = [];
     this.timer = null;
     this.ready = false;
     this.root = byId("curves");
     this.root.addEventListener("toggle", () => this.draw());
-    const dark = matchMedia("(prefers-color-scheme: dark)");
-    dark.addEventListener("change", () => this.draw());
   }
 
   get wanted() { return this.ready && this.root.open && !this.root.hidden; }
@@ -62,86 +40,141 @@ export class Curves {
     }
   }
 
-  async draw() {
+  draw() {
     if (!this.wanted) return;
-    const library = await load(this.address).catch((error) => {
-      this.root.querySelector(".charts").textContent = `No curves: ${error.message}.`;
-      return null;
-    });
-    if (!library) return;
     if (!this.charts.length) this.build();
-    for (const chart of this.charts) this.drawChart(library, chart);
+    for (const chart of this.charts) chart.draw();
   }
 
   build() {
-    this.charts = CHARTS.map((about) => {
-      const value = element("b", {});
-      const plot = element("div", { className: "plot", role: "img" });
-      const keys = element("ul", { className: "keys-of" });
-      const figure = element("figure", {}, element("figcaption", {}, `${about.title} `, value), plot, keys);
-      return { about, value, plot, keys, figure };
-    });
+    this.charts = CHARTS.map((about) => new Chart(about, this.goTo));
     this.root.querySelector(".charts").replaceChildren(...this.charts.map((chart) => chart.figure));
-  }
-
-  drawChart(library, { about, value, plot, keys, figure }) {
-    const width = plot.clientWidth || 300;
-    const [run] = state.runs;
-    const other = state.beside?.run ? state.runs[state.beside.run] : null;
-    const traces = [run, other].filter(Boolean).flatMap((one) => about.curves.flatMap(([column, name], place) => {
-      const curve = points(one, column, width);
-      if (!curve.x.length) return [];
-      const { colour, dash } = STROKES[place];
-      return [{
-        ...curve, name: one === run ? name : `${name}, ${one.about.run}`, type: "scatter",
-        mode: curve.x.length < 2 ? "markers" : "lines", opacity: one === run ? 1 : 0.45,
-        line: { color: colourOf(colour), width: 1.6, dash }, hovertemplate: "%{y:.4g}<extra>%{fullData.name}</extra>",
-      }];
-    }));
-    figure.hidden = traces.length === 0;
-    if (figure.hidden) return;
-    const [column, name] = about.curves.find(([one]) => run.last(one) !== null) ?? about.curves[0];
-    value.textContent = about.words(run.last(column));
-    plot.setAttribute("aria-label", `${about.title}: ${name} ${value.textContent} at the last step`);
-    drawKeys(keys, about.curves, run, other);
-    library.react(plot, traces, layout(), { displayModeBar: false, responsive: true, showTips: false });
-    if (plot.dataset.wired) return;
-    plot.dataset.wired = "yes";
-    plot.on("plotly_click", (event) => this.goTo(event.points[0].x));
+    const resized = new ResizeObserver(() => this.later());
+    resized.observe(this.root);
   }
 
   /** Move the line that shows where the step bar is. */
   cursor() {
-    if (!this.wanted || !window.Plotly) return;
-    for (const { plot, figure } of this.charts) {
-      if (!figure.hidden && plot.dataset.wired) window.Plotly.relayout(plot, { shapes: chartLines() });
-    }
+    if (this.wanted) for (const chart of this.charts) chart.drawSteps();
   }
 }
 
-/** A colour of the style sheet as this theme has it; a custom property alone would tell of both themes. */
-function colourOf(name) {
-  const probe = byId("curves");
-  probe.style.setProperty("accent-color", `var(${name})`);
-  return getComputedStyle(probe).accentColor;
+class Chart {
+  constructor(about, goTo) {
+    this.about = about;
+    this.value = element("b", {});
+    this.plot = element("div", { className: "plot", role: "img" });
+    this.keys = element("ul", { className: "keys-of" });
+    this.said = element("div", { className: "said-at", hidden: true });
+    this.figure = element("figure", {}, element("figcaption", {}, `${about.title} `, this.value), this.plot, this.keys);
+    this.lines = [];
+    this.scale = null;
+    this.steps = drawing("g", {});
+    this.pointed = drawing("g", { class: "pointed" });
+    this.plot.addEventListener("pointermove", (event) => this.point(event));
+    this.plot.addEventListener("pointerleave", () => this.unpoint());
+    this.plot.addEventListener("click", (event) => {
+      const step = this.stepUnder(event);
+      if (step !== null) goTo(step);
+    });
+  }
+
+  draw() {
+    const { curves, title, words } = this.about;
+    const [run] = state.runs;
+    const other = state.beside?.run ? state.runs[state.beside.run] : null;
+    this.lines = [run, other].filter(Boolean).flatMap((one) => curves.flatMap(([column, name], place) => (
+      lineOf(one, column, one === run ? name : `${name}, ${one.about.run}`, place, one !== run))));
+    this.figure.hidden = this.lines.length === 0;
+    if (this.figure.hidden) return;
+    const [column, name] = curves.find(([one]) => run.last(one) !== null) ?? curves[0];
+    this.value.textContent = words(run.last(column));
+    this.plot.setAttribute("aria-label", `${title}: ${name} ${this.value.textContent} at the last step`);
+    drawKeys(this.keys, curves, run, other);
+    const width = this.plot.clientWidth || 300;
+    this.scale = chartScale(this.lines, width);
+    const traces = this.lines.map((line) => drawing("path", {
+      class: `trace line-${line.place + 1}${line.faint ? " faint" : ""}${line.x.length < 2 ? " single" : ""}`,
+      d: linePath(decimate(line.x, line.y, width), this.scale),
+    }));
+    this.plot.replaceChildren(drawing("svg", { width, height: CHART_HEIGHT, "aria-hidden": "true" },
+      ...axes(this.scale, words), this.steps, ...traces, this.pointed), this.said);
+    this.drawSteps();
+  }
+
+  /** The shown step, and what was changed at which, as lines across the chart. */
+  drawSteps() {
+    const { scale } = this;
+    if (this.figure.hidden || !scale) return;
+    const [run] = state.runs;
+    const across = (step, className) => (
+      step < scale.first || step > scale.last ? [] : [upright(scale, step, className)]);
+    const marks = run.controls.filter((entry) => entry.taken).flatMap((entry) => across(entry.step, "mark-line"));
+    const shown = run.steps[state.at];
+    this.steps.replaceChildren(...marks, ...(shown === undefined ? [] : across(shown, "shown-line")));
+  }
+
+  stepUnder(event) {
+    if (!this.scale) return null;
+    const steps = [...new Set(this.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
+    return nearestOf(steps, this.scale.step(event.clientX - this.plot.getBoundingClientRect().left));
+  }
+
+  /** Say each curve's value, and each change, at the logged step under the pointer. */
+  point(event) {
+    const step = this.stepUnder(event);
+    if (step === null) return;
+    const { scale } = this;
+    const found = this.lines.flatMap((line) => {
+      const at = line.x.indexOf(step);
+      return at < 0 ? [] : [{ line, value: line.y[at] }];
+    });
+    this.pointed.replaceChildren(upright(scale, step, "pointed-line"), ...found.map(({ line, value }) => (
+      drawing("circle", { class: `dot line-${line.place + 1}`, cx: scale.x(step), cy: scale.y(value), r: 3 }))));
+    this.said.replaceChildren(element("b", { text: `step ${step}` }), ...found.map(({ line, value }) => (
+      element("span", { text: `${line.name} ${this.about.words(value)}` }))), ...changesAt(step));
+    this.said.hidden = false;
+    this.said.classList.toggle("at-left", scale.x(step) > scale.width / 2);
+  }
+
+  unpoint() {
+    this.pointed.replaceChildren();
+    this.said.hidden = true;
+  }
 }
 
-function points(run, column, width) {
+/** A column's line, where the run has values in it: every step that logged one. */
+function lineOf(run, column, name, place, faint) {
   const values = run.columns[column] ?? [];
   const kept = values.flatMap((value, index) => (value === null ? [] : [index]));
-  return decimate(kept.map((index) => run.columns.step[index]), kept.map((index) => values[index]), width);
+  if (!kept.length) return [];
+  return [{ x: kept.map((at) => run.columns.step[at]), y: kept.map((at) => values[at]), name, place, faint }];
 }
 
-/** The shown step, and what was changed at which, as lines across a chart. */
-function chartLines() {
-  const line = (x, name, dash) => ({
-    type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: colourOf(name), width: 1, dash },
+/** What was changed at a step, in words. */
+function changesAt(step) {
+  const taken = state.runs[0].controls.filter((entry) => entry.taken && entry.step === step);
+  return taken.map((entry) => element("span", { text: ledgerWords(entry), className: "changed" }));
+}
+
+function upright(scale, step, className) {
+  const x = scale.x(step).toFixed(1);
+  return drawing("line", { class: className, x1: x, x2: x, y1: scale.top, y2: scale.bottom });
+}
+
+/** The grid and its numbers. */
+function axes(scale, words) {
+  const values = niceTicks(scale.low, scale.high, 4).flatMap((value) => {
+    const y = scale.y(value).toFixed(1);
+    return [
+      drawing("line", { class: "grid-line", x1: scale.left, x2: scale.right, y1: y, y2: y }),
+      drawing("text", { class: "tick", x: scale.left - 5, y, "text-anchor": "end", dy: "0.35em" }, words(value)),
+    ];
   });
-  const run = state.runs[0];
-  const marks = run.controls.filter((entry) => entry.taken).map((entry) => (
-    { ...line(entry.step, "--mark", "dot"), name: ledgerWords(entry) }));
-  const shown = run.steps[state.at];
-  return shown === undefined ? marks : [...marks, line(shown, "--accent", "solid")];
+  const whole = niceTicks(scale.first, scale.last, Math.max(2, Math.floor(scale.width / 70)));
+  const steps = whole.filter(Number.isInteger).map((step) => drawing(
+    "text", { class: "tick", x: scale.x(step).toFixed(1), y: CHART_HEIGHT - 5, "text-anchor": "middle" }, String(step)));
+  return [...values, ...steps];
 }
 
 /** The curves by name, told apart by colour and by how the line is drawn. */
@@ -150,19 +183,4 @@ function drawKeys(keys, curves, run, other) {
     run.last(column) === null ? [] : [element("li", { text: name, className: `key-${place + 1}` })]));
   const faint = other ? [element("li", { text: `faint: ${other.about.run}` })] : [];
   keys.replaceChildren(...(found.length > 1 || other ? [...found, ...faint] : []));
-}
-
-function layout() {
-  const axis = {
-    gridcolor: colourOf("--line"), linecolor: colourOf("--line"), zeroline: false, automargin: true, nticks: 5,
-    tickfont: { size: 11 }, exponentformat: "e",
-  };
-  return {
-    autosize: true, height: 130, margin: { l: 4, r: 6, t: 6, b: 4 },
-    paper_bgcolor: "transparent", plot_bgcolor: "transparent",
-    font: { family: "system-ui, sans-serif", size: 11, color: colourOf("--muted") },
-    xaxis: { ...axis, showgrid: false }, yaxis: { ...axis, rangemode: "tozero", nticks: 4 }, showlegend: false,
-    hovermode: "x unified", hoverlabel: { bgcolor: colourOf("--surface"), font: { color: colourOf("--ink") } },
-    shapes: chartLines(), uirevision: "kept",
-  };
 }

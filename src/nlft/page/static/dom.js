@@ -2,15 +2,48 @@
 
 import { visibleParts } from "./text.js";
 
+/**
+ * The elements of the page's template that are more than an HTMLElement.
+ * @typedef {{
+ *   step: HTMLInputElement, "other-step": HTMLInputElement, search: HTMLInputElement,
+ *   label: HTMLSelectElement, sort: HTMLSelectElement, beside: HTMLSelectElement,
+ *   previous: HTMLButtonElement, next: HTMLButtonElement, play: HTMLButtonElement,
+ *   curves: HTMLDetailsElement, legend: HTMLDetailsElement, share: HTMLDetailsElement, drawing: HTMLTemplateElement,
+ * }} Parts
+ * @typedef {{ text?: string, className?: string, [attribute: string]: string | number | boolean | null | undefined }} Options
+ */
+
+/** @type {<Id extends string>(id: Id) => Id extends keyof Parts ? Parts[Id] : HTMLElement} */
+// @ts-expect-error -- the template says what kind each of them is; the document cannot
 export const byId = (id) => document.getElementById(id);
 
+/**
+ * @template {keyof HTMLElementTagNameMap} Name
+ * @param {Name} name
+ * @param {Options} options
+ * @param {(Node | string)[]} children
+ */
 export function element(name, { text, className, ...attributes } = {}, ...children) {
   const made = document.createElement(name);
   if (text !== undefined) made.textContent = text;
   if (className) made.className = className;
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
+    if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : String(value));
   }
+  made.append(...children);
+  return made;
+}
+
+/**
+ * An element of a drawing; the page carries an empty one, which tells the namespace.
+ * @param {string} name
+ * @param {{ [attribute: string]: string | number }} attributes
+ * @param {(Node | string)[]} children
+ */
+export function drawing(name, attributes = {}, ...children) {
+  const { namespaceURI } = byId("drawing").content.firstElementChild;
+  const made = document.createElementNS(namespaceURI, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
   made.append(...children);
   return made;
 }

@@ -74,7 +74,7 @@ export function prepare(example) {
     judge: sized("judge", floats(example.judge), length),
     band: sized("band", bandNumbers(example.band), length * BAND),
     label: Boolean(example.label),
-    mask: sized("mask", Uint8Array.from(example.mask ?? new Uint8Array(length).fill(1), Boolean), length),
+    mask: sized("mask", Uint8Array.from(example.mask ?? new Uint8Array(length).fill(1), (one) => Number(Boolean(one))), length),
   };
   PREPARED.add(made);
   return made;
@@ -171,7 +171,7 @@ export function compare(before, after) {
  * salient: N booleans or 0/1. band: N x 17 numbers, row after row. Returns 1 on what is reached, salient ones included.
  */
 export function neighbourhood(salient, band, similarity) {
-  const reached = Uint8Array.from(salient, Boolean);
+  const reached = Uint8Array.from(salient, (one) => Number(Boolean(one)));
   if (!count(reached)) return reached;
   for (const step of [-1, 1]) walk(reached, salient, band, step, similarity);
   return reached;

@@ -7,14 +7,13 @@ import { state, view } from "./state.js";
 export function buildShare(menu, source, choices) {
   const one = element("input", { type: "radio", name: "share-steps", id: "share-one" });
   const all = element("input", { type: "radio", name: "share-steps", id: "share-all", checked: true });
-  const curves = element("input", { type: "checkbox", id: "share-curves" });
   const said = element("p", { className: "said", role: "status" });
   const shown = () => state.runs[0].steps[state.at] ?? null;
 
   const save = button("HTML file", async () => {
     said.textContent = "Writing the file …";
     try {
-      const body = { step: one.checked ? shown() : null, curves: curves.checked, view: view(choices()) };
+      const body = { step: one.checked ? shown() : null, view: view(choices()) };
       const found = await (await source.post("export", body)).blob();
       download(URL.createObjectURL(found), `${state.runs[0].about.run}-map.html`);
       said.textContent = `Written: ${(found.size / 1e6).toFixed(1)} MB. It opens anywhere, without a server.`;
@@ -27,7 +26,6 @@ export function buildShare(menu, source, choices) {
     element("h2", { text: "This view as one file" }),
     element("label", {}, all, " all steps, at most 200"),
     element("label", {}, one, " the shown step alone"),
-    element("label", {}, curves, " with the curves (4.8 MB more)"),
     save, said,
     element("h2", { text: "The tokens as recorded" }),
     element("div", { className: "actions" }, csv("CSV of this step", shown), csv("CSV of all steps", () => null)));

@@ -4,9 +4,8 @@ async function answer(response) {
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   const refused = body.refused?.map(({ control, reason }) => `${control.replace(/^saliency\./, "")}: ${reason}.`);
-  const error = new Error(refused?.join(" ") ?? body.error ?? `The server answered ${response.status}.`);
-  error.status = response.status;
-  throw error;
+  const said = refused?.join(" ") ?? body.error ?? `The server answered ${response.status}.`;
+  throw Object.assign(new Error(said), { status: response.status });
 }
 
 export const liveSource = {

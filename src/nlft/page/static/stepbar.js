@@ -10,7 +10,7 @@ let timer = null;
 /** Wire up the bar. `show` draws the step at an index into the first run's steps. */
 export function watchSteps(show) {
   const go = (index) => { play(false, show); show(index); };
-  byId("step").addEventListener("input", (event) => go(Number(event.target.value)));
+  byId("step").addEventListener("input", () => go(Number(byId("step").value)));
   byId("previous").addEventListener("click", () => go(state.at - 1));
   byId("next").addEventListener("click", () => go(state.at + 1));
   byId("latest").addEventListener("click", () => go(state.runs[0].steps.length - 1));
@@ -62,8 +62,9 @@ export function drawMarks(show) {
   const marks = byId("marks");
   while (marks.childElementCount > at.size) marks.lastElementChild.remove();
   while (marks.childElementCount < at.size) marks.append(button("", () => {}, { className: "mark-at" }));
+  const drawn = marks.getElementsByTagName("button");
   [...at].forEach(([index, said], place) => {
-    const mark = marks.children[place];
+    const mark = drawn[place];
     mark.onclick = () => show(index);
     mark.title = said.join("; ");
     mark.setAttribute("aria-label", mark.title);
@@ -83,8 +84,8 @@ export function drawBesideChoices(change) {
     const { steps } = state.runs[run];
     return change({ run, at: run ? nearestStep(steps, state.runs[0].steps[state.at] ?? 0) : 0 });
   });
-  byId("other-step").addEventListener("input", (event) => (
-    change({ ...state.beside, at: Number(event.target.value) })));
+  byId("other-step").addEventListener("input", () => (
+    change({ ...state.beside, at: Number(byId("other-step").value) })));
 }
 
 export function drawBesideBar(step) {

@@ -56,6 +56,7 @@ export function strength(value) {
   return Math.max(0, Math.min(1, Math.log(value) / Math.log(SATURATION)));
 }
 
+/** @type {[number, string][]} */
 export const LEGEND_RATIOS = [[1, "≤1×"], [2, "2×"], [4, "4×"], [SATURATION, `≥${SATURATION}×`]];
 
 /** A probability from its logarithm: 0.4213, or 3.1e-7 where decimals would show zeros. */

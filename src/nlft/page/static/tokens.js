@@ -15,6 +15,7 @@ export const TAGS = {
 
 const places = new WeakMap(); // token cell -> { panel, index }
 let shownCell = null;
+/** @type {(way: number) => void} */
 let changeStep = () => {};
 
 /** Where a token cell stands: {panel, index}, or undefined. */

@@ -165,7 +165,8 @@ function canApply(name) {
 function makeKnob(control, turn) {
   const label = element("span", {}, ...control.name.split("_").flatMap((word, at) => (
     at ? ["_", element("wbr"), word] : [word])));
-  const undo = button("↺", () => turn(undo.recorded), { className: "undo", "aria-label": `${control.name} as recorded` });
+  let before; // the recorded value
+  const undo = button("↺", () => turn(before), { className: "undo", "aria-label": `${control.name} as recorded` });
   const row = element("div", { className: "knob", "data-help": `${control.name}: ${control.help}` });
   const made = control.kind === "flag" ? flag(control, turn)
     : control.kind === "choice" ? choice(control, turn) : number(control, turn, row);
@@ -174,7 +175,7 @@ function makeKnob(control, turn) {
     control, row,
     show(value, recorded) {
       made.show(value);
-      undo.recorded = recorded;
+      before = recorded;
       undo.hidden = value === recorded || recorded === undefined;
       row.classList.toggle("turned", !undo.hidden);
     },
