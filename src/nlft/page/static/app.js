@@ -15,7 +15,7 @@ import { hideTooltip, redrawTooltip, watchTokens } from "./tokens.js";
 import { WhatIf, triedVerdicts } from "./whatif.js";
 
 const THEMES = ["auto", "light", "dark"];
-const page = { source: null, views: [], whatIf: null, steer: null, curves: null, feedback: null, steps: {}, order: [], news: null, unseen: false };
+const page = { source: null, views: [], whatIf: null, steer: null, curves: null, feedback: null, steps: {}, order: [], news: null, unseen: false, asked: undefined };
 let ticket = 0;
 
 /** What is chosen in the page's own fields. */
@@ -154,6 +154,7 @@ function goToStep(number) {
 async function draw() {
   const mine = ++ticket;
   const { runs: [run], beside } = state;
+  page.asked = run.steps[state.at];
   const wanted = {
     here: [run, state.at],
     there: beside ? [state.runs[beside.run], beside.at] : null,
@@ -272,9 +273,8 @@ async function fetchNews() {
     }
   }
   const last = Math.max(run.steps.length - 1, 0);
-  const moved = anew || (state.following && state.at !== last) || state.at > last;
   if (state.following || state.at > last) state.at = last;
-  if (moved) return draw();
+  if (anew || run.steps[state.at] !== page.asked) return draw();
   drawSteps(page.steps.here ?? null);
   drawMarks(show);
   drawRun();
