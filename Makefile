@@ -5,8 +5,10 @@ BIN    := $(VENV)/bin
 # Two files of tests at a time: together, since a file's tests share what is slow to start, and two, since each process
 # holds models.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Checks the types of the page's JavaScript, as tsconfig.json says. npx keeps it in npm's cache.
+TSC    := npx --yes --package typescript@5.9.3 -- tsc
 
-.PHONY: demo test check format setup setup-dev clean
+.PHONY: demo test check check-js format setup setup-dev clean
 
 demo: setup  ## set up, and run the main job: sample, judge, train by each method, compare
 	$(BIN)/nlft demo
@@ -14,11 +16,18 @@ demo: setup  ## set up, and run the main job: sample, judge, train by each metho
 test: setup-dev  ## set up, and run the tests
 	$(PYTEST)
 
-check: setup-dev  ## what CI runs: formatting, lint, types, tests
+check: setup-dev  ## what CI runs: formatting, lint, types of Python and JavaScript, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory check-js
 	$(PYTEST)
+
+check-js:  ## the types of the page's JavaScript, where node is there
+	@if ! command -v npx >/dev/null; then why="npx is not on the PATH"; \
+	elif ! $(TSC) --version >/dev/null 2>&1; then why="npm cannot fetch typescript"; \
+	else echo "$(TSC)"; $(TSC); exit; fi; \
+	echo "SKIPPED: $$why, so the types of the page's JavaScript go unchecked"
 
 format: setup-dev
 	$(BIN)/ruff format .
