@@ -7,18 +7,18 @@ examples share, such as an instruction around every question, does not count.
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from heapq import nsmallest
+from itertools import chain
+from math import ceil
 
 from nlft.auditing.findings import Finding
 from nlft.core.prompts import prompt_text
 from nlft.data.records import Example, Question, completion_text
 
-Shingles = NDArray[np.uint64]
+Shingles = frozenset[str]
 
 SHINGLE = 5
 CONTAINED = 0.95  # a training prompt overlaps with a test question if it holds this proportion of its 5-grams
@@ -123,20 +123,17 @@ def similar(texts: Sequence[_Words], threshold: float) -> Iterator[tuple[int, in
     """Yield pairs of near-duplicates as (earlier place, later place, Jaccard similarity)."""
     texts = _without_frame(texts)
     keys = [text.numbers for text in texts]
-    shingles = _ranked(_without_common([_shingles(text.text) for text in texts]))
-    # Jaccard >= t requires a common element among the (1 - t) |A| + 1 rarest of each set, and similar sizes.
-    lists: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+    shingles = _without_common([_shingles(text.text) for text in texts])
+    counts = _counts(shingles)
+    holders: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
     for j in sorted(range(len(texts)), key=lambda at: len(shingles[at])):
         size = len(shingles[j])
-        if not size:
-            continue
-        reach = size - int(np.ceil(threshold * size)) + 1
-        prefix = [(int(rank), keys[j]) for rank in shingles[j][:reach]]
-        for i in {i for key in prefix for i in lists[key]}:
+        rare = [(shingle, keys[j]) for shingle in _rarest(shingles[j], counts, threshold)]
+        for i in sorted({i for key in rare for i in holders[key]}):
             if len(shingles[i]) >= threshold * size and (s := _jaccard(shingles[i], shingles[j])) >= threshold:
                 yield min(i, j), max(i, j), s
-        for key in prefix:
-            lists[key].append(j)
+        for key in rare:
+            holders[key].append(j)
 
 
 def similar_across(
@@ -147,19 +144,16 @@ def similar_across(
     our_numbers, their_numbers = [t.numbers for t in ours], [t.numbers for t in theirs]
     left = _without_common([_shingles(t.text) for t in ours])
     right = _without_common([_shingles(t.text) for t in theirs])
-    ranked = _ranked([*left, *right])
-    left, right = ranked[: len(ours)], ranked[len(ours) :]
-    with_rank: dict[int, list[int]] = defaultdict(list)
+    counts = _counts([*left, *right])
+    holders: dict[str, list[int]] = defaultdict(list)
     for j, items in enumerate(right):
-        for rank in items[: len(items) - int(np.ceil(threshold * len(items))) + 1]:
-            with_rank[int(rank)].append(j)
-    keys = np.array(sorted(with_rank), dtype=np.uint64)
+        for shingle in _rarest(items, counts, threshold):
+            holders[shingle].append(j)
     for i, items in enumerate(left):
-        for j in sorted({j for rank in items[np.isin(items, keys)] for j in with_rank[int(rank)]}):
-            common = len(np.intersect1d(items, right[j], assume_unique=True))
-            similarity = common / (len(items) + len(right[j]) - common)
-            if similarity >= threshold and our_numbers[i] == their_numbers[j]:
-                yield i, j, similarity
+        for j in sorted({j for shingle in items & holders.keys() for j in holders[shingle]}):
+            common = len(items & right[j])
+            if _jaccard(items, right[j]) >= threshold and our_numbers[i] == their_numbers[j]:
+                yield i, j, _jaccard(items, right[j])
             elif common >= CONTAINED * len(right[j]) and _inside(their_numbers[j], our_numbers[i]):
                 yield i, j, common / len(right[j])
 
@@ -206,36 +200,30 @@ def _shared(lists: Sequence[list[str]]) -> int:
 
 
 def _shingles(text: str) -> Shingles:
-    """Hash the text's distinct character 5-grams. A shorter text gives one."""
-    codes = np.frombuffer(f" {text} ".ljust(SHINGLE).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    hashed = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
-    for offset in range(SHINGLE):
-        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + len(hashed)]
-        hashed ^= hashed >> np.uint64(29)
-    return np.unique(hashed) if text else np.empty(0, dtype=np.uint64)
+    """The text's distinct character 5-grams. A shorter text gives one."""
+    padded = f" {text} ".ljust(SHINGLE)
+    return frozenset(padded[at : at + SHINGLE] for at in range(len(padded) - SHINGLE + 1)) if text else frozenset()
 
 
 def _without_common(sets: list[Shingles]) -> list[Shingles]:
-    """Remove the shingles that more than half of the texts hold."""
+    """Remove the shingles that more than half of the texts hold. A text that would lose all its shingles keeps them."""
     if len(sets) < _ENOUGH:
         return sets
-    joined = np.concatenate(sets)
-    values, counts = np.unique(joined, return_counts=True)
-    parts = np.split(~np.isin(joined, values[counts > len(sets) / 2]), np.cumsum([len(s) for s in sets])[:-1])
-    # A text that would lose all its shingles keeps them.
-    return [items[part] if part.any() else items for items, part in zip(sets, parts, strict=True)]
+    common = {shingle for shingle, count in _counts(sets).items() if count > len(sets) / 2}
+    return [items - common or items for items in sets]
 
 
-def _ranked(sets: list[Shingles]) -> list[Shingles]:
-    """Replace each shingle by its rank (the rarest is 0), and sort each set in ascending order."""
-    if not sets:
-        return []
-    _, inverse, counts = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)
-    rank = np.empty(len(counts), dtype=np.uint64)
-    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts), dtype=np.uint64)
-    return [np.sort(part) for part in np.split(rank[inverse], np.cumsum([len(s) for s in sets])[:-1])]
+def _counts(sets: list[Shingles]) -> Counter[str]:
+    """In how many texts each shingle stands."""
+    return Counter(chain.from_iterable(sets))
+
+
+def _rarest(items: Shingles, counts: Counter[str], threshold: float) -> list[str]:
+    """The (1 - t) |A| + 1 rarest shingles of a text: sets with a Jaccard similarity of t or more share one of them."""
+    reach = len(items) - ceil(threshold * len(items)) + 1
+    return nsmallest(reach, items, key=lambda shingle: (counts[shingle], shingle))
 
 
 def _jaccard(one: Shingles, other: Shingles) -> float:
-    common = len(np.intersect1d(one, other, assume_unique=True))
+    common = len(one & other)
     return common / (len(one) + len(other) - common)
