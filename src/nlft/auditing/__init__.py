@@ -1,1 +1,1 @@
-"""Examples, before they cost a training run: what to fix."""
+"""Check examples before training, and say what to fix."""

@@ -1,7 +1,7 @@
-"""An audit's result as text, as JSON, and as one self-contained page.
+"""Render an audit's result as text, as JSON, and as one self-contained page.
 
-What the examples hold is untrusted here: it reaches the page escaped, as text alone, and the page's policy lets no
-script run, and no style but its own.
+The examples' texts are untrusted. The page holds them escaped, and its security policy forbids every script and all
+styles except its own.
 """
 
 from collections import Counter, defaultdict

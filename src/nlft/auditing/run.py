@@ -59,13 +59,12 @@ def audit(
         raise UserError("The audit got a model without its tokenizer.\n  Pass tokenizer=... as well.")
     grader, notes = _grader(examples, settings)
     encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
+    notes += _not_checked(model, tokenizer, test)
     special = sorted(set(encoder.tokenizer.all_special_tokens)) if encoder else []
     findings = text_findings(examples, grader, special, settings.judge_shows_correction)
     findings += copies(examples, settings.near_duplicate)
     if test is not None:
         findings += overlap(examples, test, settings.near_duplicate)
-    else:
-        notes.append("overlap with test questions was not checked: no test file was given (--test_file)")
     measured: list[Measured] = []
     margin = Margins()
     if encoder is not None:
@@ -75,9 +74,6 @@ def audit(
             measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
             notes += _placebo_notes(measured, settings)
-    if model is None:
-        unchecked = "which tokens the judgments move" if encoder else "lengths and which tokens the judgments move"
-        notes.append(f"no model was given (--model_name_or_path). Not checked: {unchecked}")
     return AuditReport(
         name=name,
         examples=examples,
@@ -89,6 +85,19 @@ def audit(
         settings={**asdict(settings), "margin_gap": margin.gap, "margin_fit": margin.fit},
         most_listed=settings.most_listed,
     )
+
+
+def _not_checked(
+    model: torch.nn.Module | None, tokenizer: "PreTrainedTokenizerBase | None", test: Sequence[Question] | None
+) -> list[str]:
+    """One note for each input that is missing: which checks the audit skips."""
+    notes = []
+    if test is None:
+        notes.append("overlap with test questions was not checked: no test file was given (--test_file)")
+    if model is None:
+        checks = "which tokens the judgments move" if tokenizer else "lengths, and which tokens the judgments move"
+        notes.append(f"no model was given (--model_name_or_path). Not checked: {checks}")
+    return notes
 
 
 def _grader(examples: Sequence[Example], settings: AuditSettings) -> tuple[Grader | None, list[str]]:
@@ -111,8 +120,8 @@ def _encoded(
     """Encode the examples.
 
     Returns:
-        The examples that training would accept, each with its ids, and one finding for each of the others that
-        has no such finding in `earlier`.
+        The examples that training would accept, each with its ids, and one finding for each other example, unless a
+        finding in `earlier` explains it.
     """
     unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates)
     explained = {finding.id for finding in earlier if finding.kind in ("no-judgment", "correction-only")}

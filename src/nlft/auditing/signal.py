@@ -72,7 +72,7 @@ class Measured:
 
     @property
     def style_rate(self) -> float:
-        """The proportion on style tokens of the probability that only the judgment adds.
+        """How much of the probability that only the judgment adds falls on style tokens, 0 to 1.
 
         This is the smaller of two proportions: of the probability added over base and placebos, and of the
         probability added over standard too.

@@ -1,1 +1,1 @@
-"""From questions to labelled, judged examples."""
+"""Turn questions into labelled, judged examples."""

@@ -117,7 +117,7 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
         # Quote neither the next link of a chain nor the words after the result, except its unit: "= 8 apples".
         upto = 2 if len(right) > 1 and right[1].kind == "word" and _noun(right[1].text) in side.units else 1
     begin, end = left[start].start, right[upto - 1].end
-    begin += line[begin] == line[end : end + 1] == "$"  # a pair of $ delimits mathematics; it is no currency
+    begin += line[begin] == line[end : end + 1] == "$"  # a pair of $ delimits mathematics and means no dollars
     corrected = f"{line[begin : left[-1].end]} = {_shown(side.value, result.text)}"
     return Calculation(line[begin:end], side.value, result.first, _agrees(side, result), corrected)
 
@@ -258,7 +258,7 @@ def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
 
 
 def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
-    """Whether the units allow to compare both sides. Hours + minutes do not, and neither do cents with dollars."""
+    """Whether the units make both sides comparable. Hours and minutes do not, and neither do cents and dollars."""
     named = {unit for unit in side.units if unit}
     adds = bool(set(side.signs) & set("+-"))
     unit = result.units[0]
@@ -271,7 +271,10 @@ def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
 
 
 def _agrees(side: _Side, result: _Side) -> bool:
-    """Whether the result equals the value, exactly or rounded. In a chain, the next link's value may equal it."""
+    """Whether the result equals the value, exactly or rounded.
+
+    The result may also be an expression with that value, as in `12 + 8 = 4 * 5`.
+    """
     if result.signs and abs(side.value - result.value) <= (Fraction(1, 100) if "/" in side.signs else 0):
         return True
     places = len(result.text.partition(".")[2].rstrip("%\\ "))

@@ -139,7 +139,7 @@ def refusal(answer: Generated, standard: str, grader: Grader, settings: Revision
     - `bare answer`: before the final answer it has neither a calculation nor a sentence, or too few words: fewer than
       `least_reasoning` times those of the standard answer. Also: it has no calculation, and names fewer than that
       proportion of the standard answer's intermediate results.
-    - `several answers`: it marks more than one final answer, or the grader read another one than the marked answer.
+    - `several answers`: it marks more than one final answer, or the grader read a different answer.
     - `wrong step`: one of its calculations is wrong, and the standard answer does not have the same one.
     - `about the task`: it mentions parts of the request, such as the reference solution or the first attempt, and the
       standard answer does not. The phrases are English.

@@ -1,1 +1,1 @@
-"""From questions and feedback to examples: records, graders, problems, judgments."""
+"""Examples: file formats, graders, generated problems, and the choice of a dataset."""

@@ -142,8 +142,8 @@ def question_of(example: Example | Question) -> str:
 def choose(examples: Sequence[Example], settings: BuildSettings) -> list[Example]:
     """Draw a dataset in random order. Equal examples and an equal seed give an equal dataset.
 
-    Use every question once before using any question twice, as far as its right and wrong answers allow. With
-    `stratify`, do so within each value of that field, and keep the proportions of the values close to the pool's.
+    Use every question once before using any question twice, as far as the right and wrong answers allow.
+    With `stratify`, do so within each value of that field, and keep the proportions of the values close to the pool's.
 
     Raises:
         UserError: there are too few examples for the size and the ratio, or none at all.
@@ -254,13 +254,12 @@ def _quotas(
 ) -> list[tuple[int, int]]:
     """How many right and wrong examples each group gives, so that together they give `right` and `wrong`.
 
-    The groups must hold enough examples. Their totals are as even as their stock allows. Within a group, right and
-    wrong examples alternate.
+    The groups must hold enough examples. Their totals are as even as their stock allows. Of two groups with equal
+    totals, the earlier one gives first. Within a group, right and wrong examples alternate.
 
     Args:
         weights: the totals are proportional to these; default: all equal.
         before: how many examples each group gave earlier; these count towards its total. Default: none.
-            Of two groups with equal totals, the earlier one gives first.
     """
     stock = [right_and_wrong(group) for group in groups]
     weights = weights or [1] * len(groups)
@@ -295,7 +294,7 @@ def _one_at_a_time(
 ) -> list[int]:
     """Assign units one at a time, by Sainte-Laguë's method, and return each receiver's number of units.
 
-    Each unit goes to the receiver with the fewest units for its weight that may have one more.
+    Each unit goes to the receiver that has the fewest units relative to its weight and may have one more.
 
     Args:
         before: units that each receiver had earlier; they count in the comparison.

@@ -1,4 +1,4 @@
-"""Encode examples as token ids under every condition, naming all examples that do not fit at once."""
+"""Encode examples as token ids under every condition. Report all examples that do not fit, not only the first."""
 
 from collections.abc import Iterable
 

@@ -162,7 +162,8 @@ def _extra_of_original(example: Example) -> tuple[dict[str, Any], list[str]]:
     """Choose the extra fields for an original project's record.
 
     Returns:
-        The fields, and a description of each field that is dropped: its name is taken, or it implies another label.
+        The fields, and a description of each loss: a field whose name is taken, a field that implies another label,
+        or the judgment of a right example.
     """
     taken = {"instruction", "input", "output", *FIELDS}
     extra = {name: value for name, value in example.extra.items() if name not in taken}

@@ -86,7 +86,7 @@ class RawRecord:
         value = self.fields.get("id")
         return self.text("id") if not isinstance(value, int) or isinstance(value, bool) else value
 
-    def said(self, name: str) -> str | list[Message]:
+    def text_or_messages(self, name: str) -> str | list[Message]:
         """Read a prompt, completion or revision: a string or chat messages."""
         if not isinstance(self.fields.get(name), list):
             return self.text(name)

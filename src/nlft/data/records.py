@@ -96,13 +96,15 @@ def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Ex
 
 
 def judge_command(path: str | Path) -> str:
-    """The command that judges a file's wrong examples. It has `--out` unless the file is `.jsonl`."""
+    """The command that judges a file's wrong examples. It has `--out` unless the file can be overwritten (`.jsonl`)."""
     out = "" if Path(path).suffix.lower() == ".jsonl" else " --out judged.jsonl"
     return f"nlft judge {display_path(path)}{out}"
 
 
 def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
-    """Check examples, or convert rows with their fields (such as a `datasets.Dataset` yields) to examples.
+    """Check rows and convert them to examples.
+
+    A row is an example, or a mapping with an example's fields, as in a `datasets.Dataset`.
 
     Raises:
         RecordsError: names every row that cannot be used, counting from 1.
@@ -214,8 +216,9 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     if judgment is None and judge_cure and label is False:
         state = "is empty" if "judgment" in fields else f"is missing{record.near_miss('judgment')}"
         record.refuse("judgment", f'{state}, but "label" is false.', judge_cure)
-    identity, prompt, completion = record.identity(), record.said("prompt"), record.said("completion")
-    revision = None if fields.get("revision") is None else record.said("revision")
+    identity = record.identity()
+    prompt, completion = record.text_or_messages("prompt"), record.text_or_messages("completion")
+    revision = None if fields.get("revision") is None else record.text_or_messages("revision")
     answer = record.text("answer")
     if record.problems:
         return None
@@ -238,7 +241,7 @@ def _question(record: RawRecord, default_id: str) -> Question | None:
     if record.names.get("prompt") == "question" and isinstance(fields.get("answer"), str):
         fields["answer"] = _CALCULATOR.sub("", fields["answer"])
     fields.setdefault("id", default_id)
-    question = Question(record.identity(), record.said("prompt"), record.text("answer"))
+    question = Question(record.identity(), record.text_or_messages("prompt"), record.text("answer"))
     if "completion" not in fields and not record.problems:
         for name in (name for name in fields if name not in FIELDS):
             cure = "Remove it. A question has prompt, answer and optionally id."
