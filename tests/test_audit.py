@@ -1,4 +1,4 @@
-"""The audit: planted defects are found and named, what is fine is left alone, and what is written can be trusted."""
+"""The audit: it names planted defects, reports no clean example, and writes safe files."""
 
 import base64
 import hashlib
@@ -56,13 +56,13 @@ def right(**changes):
 
 
 def kinds(*examples, **settings):
-    """What is found, without a model, in these among others that are fine."""
+    """The kinds of finding about these examples among clean ones, without a model."""
     others = clean_examples(generate_problems(40, seed=900), 900)
     report = audit([*others, *examples], settings=AuditSettings(grader="number", **settings))
     return {f.kind for f in report.findings if f.id in {e.id for e in examples}}
 
 
-# What texts show.
+# Findings without a model.
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_planted_defect_is_found_and_named(kind, found_without_model):
     assert named >= (4 if kind == "foreign-answer" else 5)
 
 
-def test_what_is_fine_has_no_finding(found_without_model):
+def test_clean_examples_have_no_finding(found_without_model):
     assert found_without_model[1] == []
     assert kinds(wrong(), right()) == set()
 
@@ -110,7 +110,7 @@ def test_what_is_fine_has_no_finding(found_without_model):
         ("Die Rechnung stimmt.", set()),
     ],
 )
-def test_praise_and_blame_are_told_apart_and_turned_round_by_a_negation(judgment, told):
+def test_praise_and_blame_are_recognised_and_reversed_by_a_negation(judgment, told):
     assert tone(judgment) == told
 
 
@@ -129,7 +129,7 @@ def test_one_completion_with_both_labels_is_a_contradiction():
     assert kinds(wrong(), wrong(id="v", label=True, judgment=None)) >= {"contradiction"}
 
 
-def test_a_label_is_held_to_the_grader_only_where_there_is_one():
+def test_labels_are_checked_only_if_there_is_a_grader():
     flipped = right(label=False, judgment='The step "64 - 35 = 29" is wrong.')
     assert kinds(flipped) == {"grader"}
     report = audit([flipped], settings=AuditSettings(grader="label"))
@@ -158,14 +158,14 @@ def test_a_judgment_that_only_repeats_the_answer_is_found(judgment, is_echo):
     assert kinds(wrong(judgment=judgment)) == ({"echo"} if is_echo else set())
 
 
-def test_a_quote_counts_as_found_whatever_its_spaces_signs_and_last_stop():
+def test_a_quote_may_differ_in_spaces_signs_and_last_full_stop():
     assert kinds(wrong(judgment='The step "64-35 = 34." is off.')) == set()
     assert kinds(wrong(judgment="The step “64 − 35 … = 34” is off.")) == set()
     assert kinds(wrong(judgment='The step "12 + 5 = 18" is off.')) == {"quote"}
     assert kinds(wrong(judgment="You took 12 from 90 and got 77.")) == {"quote"}
 
 
-def test_a_correction_may_quote_what_it_likes_but_is_no_judgment_by_itself():
+def test_a_correction_may_quote_anything_but_is_not_a_judgment_by_itself():
     assert kinds(wrong(judgment='"64 - 35 = 34" is off.\nCorrection: write "64 - 35 = 29".')) == set()
     assert kinds(wrong(judgment="Correction: 64 - 35 = 29.")) == {"correction-only"}
     shown = AuditSettings(grader="number", judge_shows_correction=True)
@@ -198,7 +198,7 @@ def test_finish_reason_length_is_unfinished_and_a_formula_or_a_list_is_an_end():
         assert "unfinished" not in kinds(right(completion=f"64 - 35 = 29 are left.{end}"))
 
 
-def test_where_most_texts_end_openly_an_open_end_is_no_finding():
+def test_an_open_end_is_not_a_finding_if_most_texts_end_openly():
     haiku = [right(id=i, prompt=f"A haiku about {i} frogs", completion=f"{i} old silent ponds") for i in range(10)]
     assert not [f for f in text_findings(haiku, None) if f.kind == "unfinished"]
 
@@ -222,7 +222,7 @@ def test_the_tokenizers_own_control_tokens_are_garbage_anywhere():
     assert [f.id for f in report.findings if f.kind == "garbage"] == ["r"]
 
 
-def test_the_language_is_told_by_words_or_script_and_otherwise_not_at_all():
+def test_the_language_is_recognised_by_words_or_script_or_not_at_all():
     assert language("Die Rechnung ist falsch, und das Ergebnis stimmt nicht.") == "German"
     assert language("The step is not the one that was asked for.") == "English"
     assert language("В этом шаге ошибка.") == "Cyrillic script"
@@ -256,7 +256,7 @@ def test_one_question_with_two_answers_is_found():
 # Copies.
 
 
-def test_problems_of_one_template_with_other_numbers_are_no_near_duplicates():
+def test_problems_of_one_template_with_other_numbers_are_not_near_duplicates():
     problems = clean_examples(generate_problems(2000, seed=5), 5)
     assert copies(problems, 0.5) == []
 
@@ -282,7 +282,7 @@ def test_numbers_count_by_value_in_their_order():
     assert [f.kind for f in copies([a, spelt], 0.5)] == ["near-duplicate"]
 
 
-def test_an_instruction_around_every_question_makes_them_neither_alike_nor_strangers_to_the_test_file():
+def test_an_instruction_around_every_question_neither_makes_duplicates_nor_hides_overlap():
     frame = "You are a careful tutor who answers in 2 short sentences. {}\nThen write #### and the number, please."
     plain = clean_examples(generate_problems(60, seed=8), 8)
     framed = [replace(e, prompt=frame.format(e.prompt)) for e in plain]
@@ -302,7 +302,7 @@ def test_each_copy_among_ten_thousand_examples_is_found():
     assert {f.id for f in found} == {e.id for e in copied}
 
 
-# What the model shows.
+# Findings with a model.
 
 
 def measured(judge, base=0.1, standard=0.1, placebos=(0.1, 0.1), tokens=("a", "3", ".", "b"), tagged=(), label=False):
@@ -335,7 +335,7 @@ def test_a_judgment_that_moves_content_beyond_placebos_is_fine_and_usable():
     assert has_signal(one, LITTLE)
 
 
-def test_what_a_placebo_moves_as_well_is_no_signal():
+def test_movement_that_a_placebo_causes_too_is_not_a_signal():
     one = measured([0.1, 0.9, 0.1, 0.1], placebos=([0.1, 0.85, 0.1, 0.1], [0.1, 0.95, 0.1, 0.1]), tagged=["3"])
     assert finding(one) == "placebo"
     assert not has_signal(one, LITTLE)
@@ -441,13 +441,13 @@ def test_a_prompt_over_max_length_is_named_with_each_condition_that_is_too_long(
     assert not [f for f in audited([long], max_length=None).findings if f.kind == "too-long"]
 
 
-def test_a_wrong_example_without_a_judgment_is_a_finding_and_stops_nothing():
+def test_a_wrong_example_without_a_judgment_is_a_finding_and_the_audit_continues():
     report = audited([wrong(judgment=None), wrong(id="x"), right()])
     assert [f.id for f in report.findings if f.kind == "no-judgment"] == ["w"]
     assert {figures["id"] for figures in report.measured} == {"x", "r"}
 
 
-def test_an_example_is_spoilt_by_what_its_text_shows_whatever_its_tokens_do():
+def test_a_defect_in_the_text_makes_an_example_unusable_whatever_its_tokens_do():
     examples = [
         replace(e, judgment="n/a") if not e.label else e for e in clean_examples(generate_problems(8, seed=1), 1)
     ]
@@ -462,7 +462,7 @@ def test_one_wrong_example_has_no_placebo_and_the_report_says_so():
     assert any("--placebos 0" in note for note in audited([wrong(), right()], placebos=0).notes)
 
 
-def test_without_a_model_the_report_says_what_was_not_checked():
+def test_without_a_model_the_report_names_the_skipped_checks():
     report = audit([wrong(), right()])
     assert report.usable is None
     assert any("--model_name_or_path" in note for note in report.notes)
@@ -486,7 +486,7 @@ def test_the_settings_templates_decide_what_the_judge_sees():
     assert "correction-only" not in {f.kind for f in shown.findings}
 
 
-# What is written.
+# Text, JSON and page.
 
 
 class Page(HTMLParser):
@@ -522,7 +522,7 @@ def nasty():
     )
 
 
-def test_the_page_holds_what_examples_say_as_text_alone(nasty):
+def test_the_page_holds_examples_only_as_text(nasty):
     html = nasty.html()
     html.encode()
     page = Page(html)
@@ -557,7 +557,7 @@ def test_findings_come_worst_first_with_place_id_and_cure_and_the_sum_last(nasty
     assert text.index("1 of 2 examples") > text.index("a note")
 
 
-def test_long_lists_are_cut_aloud_in_the_terminal_and_nowhere_else():
+def test_long_lists_are_shortened_with_a_count_only_in_the_terminal():
     examples = [right(id=i, prompt=f"{i} beads and 3?") for i in range(30)]
     findings = [Finding("untagged", e.id, "x") for e in examples]
     report = AuditReport("e", examples, findings, frozenset(), most_listed=5)
@@ -632,10 +632,10 @@ def test_wrong_settings_are_one_message_and_exit_code_2(options, told, files, ca
     assert told in capsys.readouterr().err
 
 
-# What the docs say.
+# The docs.
 
 
-def test_the_tables_in_the_docs_are_those_of_the_code_and_of_the_counts():
+def test_the_tables_in_the_docs_match_the_code_and_the_counts():
     numbers_found = json.loads(audit_precision.NUMBERS.read_text(encoding="utf-8"))
     text = audit_precision.PAGE.read_text(encoding="utf-8")
     assert audit_precision.page(numbers_found, text) == text, "run python benchmarks/audit_precision.py write"

@@ -31,7 +31,7 @@ def example(id: str | int, question: str = "6 * 7?", label: bool = True, **chang
 
 
 def pool(stock: list[tuple[int, int]], **changes) -> list[Example]:
-    """So many right and wrong ones of each question."""
+    """Examples with these numbers of right and wrong ones per question."""
     return [
         example(f"q{q}-{label}-{n}", f"question {q}?", label, **changes)
         for q, counts in enumerate(stock)
@@ -80,7 +80,7 @@ def test_size_and_ratio_are_met_exactly_or_refused(stock, right, wrong, units, s
 
 @settings(deadline=None)
 @given(STOCK, st.integers(1, 12), st.integers(0, 9))
-def test_without_a_ratio_labels_keep_their_share_to_within_one(stock, size, seed):
+def test_without_a_ratio_labels_keep_their_proportion_to_within_one(stock, size, seed):
     there = pool(stock)
     assume(size <= len(there))
     chosen = choose(there, BuildSettings(size=size, seed=seed))
@@ -89,7 +89,7 @@ def test_without_a_ratio_labels_keep_their_share_to_within_one(stock, size, seed
 
 
 def least_even(stock, right, wrong) -> list[int]:
-    """The usage that is most even, by trying all ways."""
+    """The most even usage of questions, by trying all ways."""
     ways: dict[tuple[int, int], set[tuple[int, ...]]] = {(0, 0): {()}}
     for rights, wrongs in stock:
         longer: dict[tuple[int, int], set[tuple[int, ...]]] = {}
@@ -160,7 +160,7 @@ def test_the_order_is_random_too():
     assert labels not in (sorted(labels), sorted(labels, reverse=True))
 
 
-def test_values_of_a_field_share_the_questions_among_them():
+def test_strata_together_use_each_question_once():
     there = [example(f"{q}{m}", f"{q}?", extra={"model": m}) for q in range(6) for m in "ab"]
     for seed in range(10):
         chosen = choose(there, BuildSettings(size=6, stratify="model", seed=seed))
@@ -168,7 +168,7 @@ def test_values_of_a_field_share_the_questions_among_them():
         assert times(chosen) == [1] * 6
 
 
-def test_a_field_keeps_its_shares():
+def test_strata_keep_their_proportions():
     topics = {"sums": 60, "shapes": 30, "time": 10}
     there = [
         example(f"{topic}{n}", f"{topic} {n}?", n % 3 == 0, extra={"topic": topic})
@@ -181,7 +181,7 @@ def test_a_field_keeps_its_shares():
         assert counts(chosen) == ((15, 15) if ratio == "1:1" else (10, 20))
 
 
-def test_shares_yield_to_the_ratio_where_both_cannot_be_kept():
+def test_the_ratio_takes_precedence_over_strata():
     hard = [example(f"h{n}", f"h{n}?", False, extra={"level": "hard"}) for n in range(20)]
     easy = [example(f"e{n}", f"e{n}?", True, extra={"level": "easy"}) for n in range(20)]
     chosen = choose(hard + easy, BuildSettings(size=20, ratio="3:1", stratify="level"))
@@ -189,7 +189,7 @@ def test_shares_yield_to_the_ratio_where_both_cannot_be_kept():
     assert Counter(e.extra["level"] for e in chosen) == {"easy": 15, "hard": 5}
 
 
-def test_what_lacks_the_field_is_a_value_of_its_own():
+def test_examples_without_the_field_form_their_own_stratum():
     there = [example(n, f"{n}?", extra={"topic": "sums"} if n % 2 else {}) for n in range(8)]
     wanted = BuildSettings(size=4, stratify="topic")
     chosen = choose(there, wanted)
@@ -212,7 +212,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("wanted", "told"), REFUSED)
-def test_what_cannot_be_met_is_refused_with_what_is_missing_and_the_way_out(wanted, told):
+def test_an_impossible_size_or_ratio_is_refused_with_the_missing_numbers_and_a_cure(wanted, told):
     there = pool([(3, 8)], extra={"topic": "sums"})
     with pytest.raises(UserError) as error:
         choose(there, BuildSettings(**wanted))
@@ -222,7 +222,7 @@ def test_what_cannot_be_met_is_refused_with_what_is_missing_and_the_way_out(want
 
 
 @pytest.mark.parametrize("ratio", ["", "1", "0:0", "1:-1", "1.5:1", "a:b", "1:2:3", " 1:2"])
-def test_what_is_no_ratio_is_refused(ratio):
+def test_an_invalid_ratio_is_refused(ratio):
     with pytest.raises(UserError, match=f"--ratio {re.escape(ratio)}: "):
         BuildSettings(ratio=ratio)
 
@@ -304,7 +304,7 @@ def rows_of(path: Path) -> list[dict]:
     return list(load_dataset("json", data_files=str(path), split="train", cache_dir="cache"))
 
 
-def test_nlft_reads_back_what_was_chosen():
+def test_nlft_reads_back_the_chosen_examples():
     path, _ = write("nlft")
     assert read_examples(path) == mixed()
 
@@ -397,7 +397,7 @@ def test_the_original_s_layout_keeps_every_label_for_its_script_and_for_us(name)
         max_size=4,
     )
 )
-def test_no_field_of_an_example_s_own_changes_its_label_in_the_original_s_layout(examples):
+def test_no_extra_field_changes_an_example_s_label_in_the_original_s_layout(examples):
     from dataclasses import replace
 
     examples = [replace(e, id=n) for n, e in enumerate(examples)]
@@ -408,7 +408,7 @@ def test_no_field_of_an_example_s_own_changes_its_label_in_the_original_s_layout
     ]
 
 
-def test_what_the_original_s_layout_loses_is_said():
+def test_losses_of_the_original_s_layout_are_reported():
     rows = original_rows([example(1, judgment="Well done."), example(2, extra={"score": 2, "input": "x"})])
     for note, name in zip(rows.notes, ["judgment", '"input"', '"score"'], strict=True):
         assert re.match(f"1 .*{name}", note)
@@ -516,7 +516,7 @@ def files():
     return ["a.jsonl", "b.jsonl"]
 
 
-def test_the_command_says_what_it_made(files, capsys):
+def test_the_command_prints_counts_of_its_examples(files, capsys):
     assert nlft("build", *files, "--out", "o.jsonl", "--size", 12, "--ratio", "1:2", "--stratify", "topic") == 0
     told = capsys.readouterr().out
     assert told == (

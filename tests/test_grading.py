@@ -1,4 +1,4 @@
-"""Graders: numbers read as lm-evaluation-harness and the original read them; verdicts keep their evidence."""
+"""Graders: they read numbers as lm-evaluation-harness and the original do, and grades keep their evidence."""
 
 import json
 import random
@@ -29,7 +29,7 @@ TEXTS = st.text(alphabet="0123456789$,.- #\n", max_size=24) | st.text(max_size=1
 
 
 def kind_of_difference(reading: str, completion: str, answer: str) -> str | None:
-    """The row of docs/GRADING.md that tells why the verdicts differ; None where they do not."""
+    """The row of docs/GRADING.md that explains why the grades differ; None if they are equal."""
     grade = get_grader("number", extraction=reading)(completion, answer)
     harness = harness_verdict(reading, completion, answer)
     if grade.grade == ("right" if harness else "wrong"):
@@ -76,7 +76,7 @@ def test_documented_differences_from_the_harness_are_real():
 
 
 @pytest.mark.parametrize("reading", ["strict", "flexible"])
-def test_no_verdict_differs_from_the_harness_in_another_way(reading):
+def test_no_grade_differs_from_the_harness_in_another_way(reading):
     rng = random.Random(0)
     kinds = {kind for kind, *_ in documented_differences()}
     parts = ["#### ", "####", "1", "18", "-7", "0", ",", ".", "$", "-", " ", "\n", "so", "1,000", "18.00"]
@@ -98,7 +98,7 @@ def test_numbers_are_equal_however_they_are_written(text, value):
 
 
 @pytest.mark.parametrize("text", ["", ",", "1.2.3", "72..", "-", "five", "1e5", "٣", "1 000", "NaN", "Infinity"])
-def test_odd_strings_are_no_numbers(text):
+def test_odd_strings_are_not_numbers(text):
     assert as_number(text) is None
 
 
@@ -133,7 +133,7 @@ def test_a_grade_keeps_its_evidence():
     assert grade("#### 29.0", "#### 29").grade == "right"
 
 
-def test_no_number_is_ungraded_and_says_where():
+def test_a_missing_number_is_ungraded_and_the_explanation_says_where():
     grade = get_grader("number")
     assert grade("It is 29.", "#### 29") == Grade("ungraded", None, "29", "No number was found in the completion.")
     assert grade("#### 29", "Many.").explanation == "No number was found in the standard answer."
@@ -166,7 +166,7 @@ def test_original_compares_as_text():
         ("", None),
     ],
 )
-def test_choice_reads_the_letter_that_a_text_settles_on(text, letter):
+def test_choice_reads_the_letter_that_a_text_chooses(text, letter):
     assert extract_choice(text) == letter
 
 
@@ -176,7 +176,7 @@ def test_choice_grades_letters():
     assert get_grader("choice")("A) or B)?\nA) x\nB) y", "B").grade == "ungraded"
 
 
-def test_exact_leaves_white_space_aside_and_case_on_request():
+def test_exact_ignores_white_space_and_optionally_case():
     assert get_grader("exact")("  New\n York ", "New York").grade == "right"
     assert get_grader("exact")("new york", "New York").grade == "wrong"
     assert get_grader("exact", ignore_case=True)("new york", "It is there.\n#### New York").grade == "right"

@@ -1,4 +1,4 @@
-"""Judges by rules, by a model, on a server and by hand: what they may say, and what they may not decide."""
+"""Judges by rules, by a model, on a server and by hand: their opinions, and why these never change a label."""
 
 import codecs
 import json
@@ -52,7 +52,7 @@ def nlft(*argv):
     return cli.main([str(a) for a in argv])
 
 
-# Reading what a model says.
+# Reading a model's opinion.
 
 JUDGMENT = f"{FEEDBACK}\nCorrection: 64 - 35 = 29."
 READ = {
@@ -82,7 +82,7 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_feedback_correction_and_verdict_are_read_from_what_small_models_write(name):
+def test_feedback_correction_and_verdict_are_read_from_small_models_answers(name):
     text, judgment, verdict = READ[name]
     found = opinion(text)
     assert (found.judgment, found.says, found.refused) == (judgment, verdict, "")
@@ -103,13 +103,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason in REFUSED for text in REFUSED[reason]])
-def test_what_does_not_say_what_is_wrong_is_no_judgment(reason, text):
+def test_an_unusable_answer_is_not_a_judgment_and_the_reason_is_named(reason, text):
     found = opinion(text)
     assert found.judgment is None
     assert found.refused == reason
 
 
-def test_an_answer_that_was_cut_off_is_no_judgment_unless_its_verdict_was_reached():
+def test_a_cut_off_answer_is_not_a_judgment_unless_it_reached_its_verdict():
     assert opinion(FEEDBACK, "length").refused == "cut off by --max_new_tokens"
     assert opinion(f"{GOOD}\nAnd now", "length").judgment == JUDGMENT
     assert opinion(GOOD, "content_filter").judgment is None
@@ -120,7 +120,7 @@ def test_an_answer_that_was_cut_off_is_no_judgment_unless_its_verdict_was_reache
     st.text(min_size=1).filter(lambda t: re.search(r"\w", t)),
     st.sampled_from(["Correction: ", "correction:\n", "**Correction:** ", " CORRECTION : ", "\n- Corrections: "]),
 )
-def test_no_part_of_a_correction_is_left_in_what_training_shows(correction, mark):
+def test_the_judge_prompt_shows_no_part_of_a_correction(correction, mark):
     found = opinion(f"{FEEDBACK} {mark.replace(' :', ':')}{correction}")
     if found.judgment:
         assert without_corrections(found.judgment) == FEEDBACK
@@ -159,7 +159,7 @@ def test_chat_messages_are_judged_as_text_and_stay_messages():
     assert judged == replace(chat, judgment=JUDGMENT, extra={"judge_verdict": "wrong"})
 
 
-def test_what_cannot_be_used_is_asked_for_again_under_another_key_and_listed_if_it_stays_so():
+def test_an_unusable_answer_is_asked_for_again_under_another_key_and_listed_if_all_tries_fail():
     def says(text, nth):
         number = int(re.search(r"Question (\d)", text)[1])
         return GOOD if nth >= number else ("The step", "length")
@@ -172,7 +172,7 @@ def test_what_cannot_be_used_is_asked_for_again_under_another_key_and_listed_if_
     assert len(asked) == len(set(asked)) == 5 + 4 + 3
 
 
-def test_a_judgment_that_is_there_stays_unless_it_is_to_be_overwritten():
+def test_an_existing_judgment_stays_without_overwrite():
     mine = replace(WRONG, judgment="My own words.")
     assert judge_examples([mine], ModelJudge(ScriptedModel(lambda text, nth: GOOD))).examples == [mine]
     for answer, kept in [(GOOD, JUDGMENT), ("", "My own words.")]:
@@ -198,14 +198,14 @@ def test_a_label_is_never_the_judges(label, verdict):
     assert judged.conflicts == ([found] if disagrees else [])
 
 
-def test_a_verdict_that_was_given_is_not_lost_to_later_tries():
+def test_an_unusable_later_try_does_not_replace_an_earlier_opinion():
     answers = ["Well done.\nVerdict: right", ("cut", "length"), ""]
     judged = judge_examples([WRONG], ModelJudge(ScriptedModel(lambda text, nth: answers[nth]), tries=3))
     assert judged.conflicts
     assert judged.failed == {"marbles": "calls it right"}
 
 
-def test_right_completions_are_asked_about_only_if_wanted_once_and_get_no_judgment():
+def test_right_completions_are_asked_about_only_with_check_right_once_and_get_no_judgment():
     model = ScriptedModel(lambda text, nth: "")
     assert judge_examples([RIGHT], ModelJudge(model, tries=3)).examples == [RIGHT]
     assert not model.requests
@@ -213,7 +213,7 @@ def test_right_completions_are_asked_about_only_if_wanted_once_and_get_no_judgme
     assert len(model.requests) == 1
 
 
-def test_the_grader_labels_anew_and_leaves_what_it_cannot_compare():
+def test_the_grader_relabels_and_keeps_examples_that_it_cannot_compare():
     mislabelled = [replace(WRONG, label=True), replace(RIGHT, label=False)]
     nothing_said = replace(WRONG, completion="I do not know.", label=True)
     no_number = replace(WRONG, answer="I liked the tone.", label=True)
@@ -232,7 +232,7 @@ def test_rules_note_a_wrong_step_in_a_completion_labelled_right():
     assert judged.conflicts == [judged.examples[1]]
 
 
-def test_rules_hold_no_open_ended_answer_against_a_response_that_was_liked():
+def test_rules_accept_a_liked_response_with_an_open_ended_answer():
     liked = replace(RIGHT, completion="Once there was a cat.", answer="I liked all 3 sentences.", prompt="Tell a tale.")
     assert judge_examples([liked], rules_judge, check_right=True).examples == [liked]
 
@@ -252,7 +252,7 @@ def test_settings_that_cannot_work_are_refused(settings, told):
 # The command.
 
 
-def test_a_judge_on_a_server_writes_what_it_judged_lists_the_rest_and_exits_with_1(tmp_path, capsys):
+def test_a_judge_on_a_server_writes_its_judgments_lists_the_rest_and_exits_with_1(tmp_path, capsys):
     path = tmp_path / "e.jsonl"
     write_examples(path, [*numbered(3), RIGHT])
     model = ["--model_name_or_path", "m", "--tries", "2", "--check_right"]
@@ -275,7 +275,7 @@ def test_a_judge_on_a_server_writes_what_it_judged_lists_the_rest_and_exits_with
         assert "1 of 3 wrong examples have no judgment: 'e1' (" in told.err
         found = read_examples(path, require_judgment=False)
         assert [e.judgment for e in found] == [JUDGMENT, None, JUDGMENT, None]
-        # What has been answered is not asked for again, also where it was of no use.
+        # Finished answers are never asked for again, even unusable ones.
         assert nlft("judge", path, "--judge", "self", "--base_url", url, *model) == 1
         assert len(bodies) == 5
 
@@ -295,7 +295,7 @@ def test_a_local_model_judges_itself(tmp_path, model_folder, capsys):
     assert len((tmp_path / "judged.calls.jsonl").read_text().splitlines()) >= 3
 
 
-def test_rules_keep_what_they_judged_and_exit_with_1_where_they_find_nothing(tmp_path, capsys):
+def test_rules_write_their_judgments_and_exit_with_1_where_they_find_nothing(tmp_path, capsys):
     path = tmp_path / "e.jsonl"
     silent = replace(WRONG, id="tone", prompt="Hello?", completion="Go away.", answer="Be friendly.")
     write_examples(path, [WRONG, silent])
@@ -304,7 +304,7 @@ def test_rules_keep_what_they_judged_and_exit_with_1_where_they_find_nothing(tmp
     assert [bool(e.judgment) for e in read_examples(path, require_judgment=False)] == [True, False]
 
 
-def test_the_grader_is_asked_before_the_judge_and_says_what_it_changed(tmp_path, capsys):
+def test_the_grader_runs_before_the_judge_and_its_changes_are_reported(tmp_path, capsys):
     path = tmp_path / "e.jsonl"
     write_examples(path, [replace(WRONG, label=True), RIGHT])
     assert nlft("judge", path, "--grader", "number") == 0
@@ -355,7 +355,7 @@ def test_the_judge_may_be_named_in_yaml(tmp_path, capsys):
     assert len(bodies) == 1
 
 
-def test_a_judge_by_rules_brings_no_torch(tmp_path):
+def test_the_judge_by_rules_does_not_import_torch(tmp_path):
     path = tmp_path / "e.jsonl"
     chat = replace(WRONG, id="chat", prompt=[{"role": "user", "content": WRONG.prompt}], completion=WRONG.completion)
     write_examples(path, [WRONG, chat])
@@ -380,7 +380,7 @@ class Session:
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def until(self, text, seconds=60):
-        """Everything since the last call, up to this text."""
+        """Wait for this text; return everything since the last call up to it."""
         end = time.monotonic() + seconds
         while text not in self.screen:
             ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
@@ -399,7 +399,7 @@ class Session:
         os.write(self.master, text.encode())
 
     def leave(self):
-        """What is left on the screen, and the exit code."""
+        """The rest of the screen, and the exit code."""
         code = None
         while code is None:
             try:
@@ -521,7 +521,7 @@ def test_by_hand_another_datasets_judgments_are_not_overwritten(tmp_path):
     assert judgments(out) == ["Mine."]
 
 
-def test_the_end_of_input_quits_and_keeps_what_was_judged(tmp_path):
+def test_the_end_of_input_quits_and_keeps_the_judgments(tmp_path):
     path = tmp_path / "e.jsonl"
     write_examples(path, numbered(2))
     session = Session(path)

@@ -55,7 +55,7 @@ def test_splits_share_no_question_and_no_template_with_the_same_numbers():
     assert len({skeleton(question) for question in train + test}) == 500
 
 
-def test_more_training_problems_leave_the_others_as_they_are():
+def test_more_training_problems_do_not_change_the_test_problems():
     small, large = make_splits(train=10), make_splits(train=60)
     assert small[1] == large[1]
     assert small[0] == large[0][:10]
@@ -120,6 +120,6 @@ def test_there_are_at_least_twelve_templates_of_each_length():
 @pytest.mark.parametrize(
     ("n", "options"), [(1, {"steps": (3,)}), (1, {"steps": ()}), (10**6, {"steps": (1,)}), (10**9, {})]
 )
-def test_problems_that_do_not_exist_are_refused_with_a_cure(n, options):
+def test_impossible_numbers_of_problems_are_refused_with_a_cure(n, options):
     with pytest.raises(UserError, match="\n  "):
         generate_problems(n, seed=0, **options)

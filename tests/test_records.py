@@ -1,4 +1,4 @@
-"""Examples on disk: every bad record is refused with line and cure, and what is written reads back equal."""
+"""Examples on disk: bad records are refused with line and cure, and written examples read back equal."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def questions(*records: dict) -> list[Question]:
     return read_questions("q.jsonl")
 
 
-# What is refused.
+# Refusals.
 
 
 def test_there_are_many_malformed_files():
@@ -95,7 +95,7 @@ def test_records_of_a_list_know_their_true_lines():
     ]
 
 
-def test_line_separators_inside_strings_end_no_line():
+def test_line_separators_inside_strings_do_not_end_a_line():
     content = '{"id": 0, "answer": "\u2028\x85"}\n'.encode() + record(answer="")
     assert [p.where for p in refusal("train.jsonl", content).problems][-1] == "train.jsonl:2"
 
@@ -143,7 +143,7 @@ def test_any_object_is_read_or_refused(fields):
             assert len(reader("train.jsonl")) == 1
 
 
-# What is read.
+# Reading.
 
 
 def test_a_record_is_read_as_it_is():
@@ -214,11 +214,11 @@ def test_an_original_record_s_label_is_found(fields, label):
     assert read(json.dumps(ORIGINAL | fields))[0].label is label
 
 
-def test_what_decided_an_original_record_s_label_is_kept():
+def test_the_fields_that_decide_an_original_record_s_label_are_kept():
     assert read(json.dumps(ORIGINAL | {"score": 8}))[0].extra == {"score": 8}
 
 
-# What is written.
+# Writing.
 
 TEXT = st.text(
     alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from('\u2028\u2029\x85\n\r\x00😀\\"'),
@@ -255,7 +255,7 @@ def examples(draw):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(examples(), min_size=1, max_size=4, unique_by=lambda example: str(example.id)))
-def test_what_is_written_reads_back_equal(written):
+def test_written_examples_read_back_equal(written):
     write_examples("train.jsonl", written)
     assert read_examples("train.jsonl") == written
     assert Path("train.jsonl").read_bytes().count(b"\n") == len(written)
@@ -285,7 +285,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["train.json", "train", "folder.jsonl", "file/train.jsonl"])
-def test_where_nothing_can_be_written_is_an_error_with_a_cure(name):
+def test_an_unwritable_path_is_an_error_with_a_cure(name):
     Path("folder.jsonl").mkdir()
     Path("file").touch()
     with pytest.raises(UserError, match="\n  "):
@@ -311,7 +311,7 @@ def test_questions_come_in_several_forms():
     ]
 
 
-def test_an_id_that_is_made_up_counts_records_not_lines():
+def test_generated_ids_count_records_not_lines():
     Path("train.jsonl").write_text('\n\n{"question": "q", "answer": "a"}\n', encoding="utf-8")
     assert read_questions("train.jsonl")[0].id == "train-1"
 

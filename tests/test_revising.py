@@ -1,4 +1,4 @@
-"""Revisions: which are kept, why the others are not, and what the command makes of a file."""
+"""Revisions: which ones are kept, why the others are refused, and what the command writes."""
 
 import re
 from dataclasses import replace
@@ -76,7 +76,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("why", "said"), [(why, said) for why in REFUSED for said in REFUSED[why]])
-def test_a_revision_that_is_none_is_refused_and_the_reason_named(why, said):
+def test_an_unusable_revision_is_refused_and_the_reason_named(why, said):
     text, finish = (said, "stop") if isinstance(said, str) else said
     assert reason(text, finish=finish) == why
 
@@ -94,7 +94,7 @@ def test_a_right_completion_with_its_reasoning_in_other_words_is_kept(text):
     assert reason(text) is None
 
 
-def test_how_much_reasoning_and_how_much_likeness_can_be_set():
+def test_least_reasoning_and_most_alike_can_be_set():
     short = "At 0.2 that just makes 10.\n#### 10"
     assert reason(short) == "bare answer"
     assert reason(short, least_reasoning=0.1) is None
@@ -105,7 +105,7 @@ def test_how_much_reasoning_and_how_much_likeness_can_be_set():
     assert reason(STANDARD, most_alike=1) == "copied"
 
 
-def test_where_the_standard_answer_has_no_reasoning_none_can_be_copied():
+def test_a_standard_answer_without_reasoning_cannot_be_copied():
     assert reason("He eats half of 8, which is 4.\n#### 4", standard="#### 4") is None
     assert reason("8 / 2 = 4", standard="4") is None
     assert reason("#### 4", standard="#### 4") == "bare answer"
@@ -115,7 +115,7 @@ def test_where_the_standard_answer_has_no_reasoning_none_can_be_copied():
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([" ", "  ", "\t", " \u00a0"]), min_size=60, max_size=60), st.booleans())
-def test_other_spaces_and_letters_do_not_make_a_copy_ones_own(spaces, shout):
+def test_other_spaces_and_letters_still_make_a_copy(spaces, shout):
     words = STANDARD.partition("####")[0].split()
     text = "".join(word + space for word, space in zip(words, spaces, strict=False)) + "\n#### 10"
     assert reason(text.upper() if shout else text) == "copied"
@@ -151,7 +151,7 @@ def test_each_try_has_its_own_key_and_every_refusal_is_reported():
     ]
 
 
-def test_only_wrong_examples_without_a_revision_are_revised_unless_all_are_to_be():
+def test_only_wrong_examples_without_a_revision_are_revised_without_overwrite():
     right, done = replace(WRONG, id="right", label=True), replace(WRONG, id="done", revision="Mine.\n#### 10")
     model = ScriptedModel(lambda text, nth: OWN)
     assert revise_examples([right, done], model, RevisionSettings()).examples == [right, done]
@@ -187,7 +187,7 @@ def test_settings_that_cannot_work_are_refused(settings, told):
         RevisionSettings(**settings)
 
 
-def test_the_command_writes_what_was_kept_and_says_why_the_rest_was_not(tmp_path, capsys):
+def test_the_command_writes_kept_revisions_and_names_the_reasons_for_the_rest(tmp_path, capsys):
     path, out = tmp_path / "e.jsonl", tmp_path / "revised.jsonl"
     write_examples(path, numbered(4))
     with serving(lambda text, nth: OWN if "Question 2" not in text else "#### 10") as (url, bodies):
@@ -200,7 +200,7 @@ def test_the_command_writes_what_was_kept_and_says_why_the_rest_was_not(tmp_path
     assert [e.revision for e in read_examples(out)] == [OWN, OWN, None, OWN]
 
 
-def test_examples_without_a_judgment_are_to_be_judged_first(tmp_path, capsys):
+def test_examples_without_a_judgment_are_refused_with_the_judge_command(tmp_path, capsys):
     path = tmp_path / "e.jsonl"
     write_examples(path, [replace(WRONG, judgment=None)])
     assert cli.main(["revise", str(path), "--model_name_or_path", "m", "--base_url", "http://127.0.0.1:9/v1"]) == 2

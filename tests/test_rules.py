@@ -1,4 +1,4 @@
-"""The judge without a model: what it finds, in which words, and what it must leave alone."""
+"""The judge without a model: its findings, their wording, and texts that it must not report."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize(("completion", "judgment"), EXPECTED)
-def test_a_wrong_completion_is_told_what_is_wrong_most_important_first(completion, judgment):
+def test_findings_about_a_wrong_completion_come_most_important_first(completion, judgment):
     assert judged(completion) == judgment
 
 
@@ -119,7 +119,7 @@ MISCALCULATED = [
 
 
 @pytest.mark.parametrize(("completion", "step", "correction"), MISCALCULATED)
-def test_a_miscalculated_step_is_quoted_as_written_and_corrected_on_a_line_of_its_own(completion, step, correction):
+def test_a_miscalculated_step_is_quoted_verbatim_and_corrected_on_its_own_line(completion, step, correction):
     finding = f'The step "{step}" is miscalculated.\nCorrection: {correction}.'
     assert step in completion
     assert judged(f"{completion}\n#### 29") == finding
@@ -164,7 +164,7 @@ SOUND = [
 
 
 @pytest.mark.parametrize("text", SOUND)
-def test_what_is_right_or_not_plainly_a_calculation_is_not_accused(text):
+def test_right_calculations_and_unclear_ones_are_never_reported(text):
     assert judged(f"{text}\n#### 29") is None
 
 
@@ -174,8 +174,8 @@ def test_a_rounded_quotient_is_right_where_the_standard_answer_has_it_too():
     assert '"17 / 4 = 5"' in judged("That is 17 / 4 = 5 boxes.\n#### 4", answer)
 
 
-def test_an_answer_that_is_right_but_not_marked_is_told_so():
-    # The strict grader leaves it ungraded, and an example that is not right needs a judgment.
+def test_a_right_answer_without_a_mark_is_reported():
+    # The strict grader grades it ungraded, so its example is labelled wrong and needs a judgment.
     for completion in ("Tom has 29 marbles left.", "The answer is 29.", "####29", "#### $29", "#### **29**"):
         assert get_grader("number")(completion, ANSWER).grade == "ungraded"
         assert "####" in without_corrections(judged(completion)), completion
@@ -187,7 +187,7 @@ def test_a_number_after_the_right_one_is_found_where_the_last_number_counts():
     assert '"30"' in judged(completion)
 
 
-def test_an_unmarked_number_will_do_where_the_standard_answer_has_no_mark():
+def test_an_unmarked_number_is_enough_if_the_standard_answer_has_no_mark():
     assert judged("Tom has 29 marbles.", "29") is None
 
 
@@ -206,11 +206,11 @@ def test_a_step_whose_result_the_standard_answer_holds_belongs_to_the_solution()
     assert '"3 * 4 = 12"' not in judgment
 
 
-def test_of_a_running_chain_only_the_stray_link_is_quoted():
+def test_only_the_stray_link_of_a_chain_is_quoted():
     assert 'The step "3 * 4 = 12" is not a step of the solution.' in judged("3 * 4 = 12 + 1 = 13\n#### 13")
 
 
-def test_a_restated_question_is_no_final_answer_but_a_bare_number_is():
+def test_a_restated_question_is_not_a_final_answer_but_a_bare_number_is():
     assert judged(QUESTION) == f"The response never states a final answer.\n{CORRECTED}"
     assert judged("35") == f'The final answer "35" is wrong.\n{CORRECTED}'
 
@@ -221,11 +221,11 @@ def test_an_endless_number_is_a_wrong_one_and_quoted_in_part():
     assert len(judgment) < 300
 
 
-def test_a_heading_is_no_final_answer():
+def test_a_heading_is_not_a_final_answer():
     assert '"#### 34"' in judged("#### Step 1: subtract\n64 - 35 = 34\n#### 34")
 
 
-def test_a_right_final_answer_leaves_detours_alone():
+def test_detours_to_a_right_final_answer_are_not_reported():
     assert judged("64 + 35 = 99, but 64 - 35 = 29\n#### 29") is None
 
 
@@ -239,7 +239,7 @@ def test_a_sentence_or_line_is_repeated_from_the_third_time_on():
         assert len(quotes(judgment)) == 1
 
 
-def test_a_truncated_completion_is_told_so_and_a_finished_one_is_not():
+def test_truncation_is_reported_only_for_a_truncated_completion():
     assert judged("64 - 35 = 29\n#### 29", truncated=True) == "The response breaks off unfinished."
     assert judged("Tom has 64", truncated=True) == (
         f"The response never states a final answer.\n{CORRECTED}\nThe response breaks off unfinished."
@@ -299,7 +299,7 @@ def test_a_planted_wrong_number_is_found_and_its_step_quoted_without_the_right_o
         st.sampled_from(["64", "35", "=", "-", "x", "of", "%", "####", "(", ")", "\n", ". ", "Correction:", '"'])
     ).map(" ".join)
 )
-def test_whatever_the_text_it_is_judged_and_quoted_verbatim(completion):
+def test_every_text_is_judged_and_quoted_verbatim(completion):
     judgment = judged(completion)
     verdicts = {get_grader("number", extraction=way)(completion, ANSWER).grade for way in ("strict", "flexible")}
     if "wrong" in verdicts or "ungraded" in verdicts:

@@ -88,19 +88,19 @@ def test_every_bad_row_is_named_with_its_place():
     assert "missing" in found[1].what
 
 
-def test_a_column_that_is_missing_is_said_once():
+def test_a_missing_column_is_reported_once():
     rows = [{"question": f"{n}?", "solution": "1"} for n in range(500)]
     (found,) = problems(read_questions, write_parquet("gsm.parquet", rows))
     assert (found.where, found.field) == ("gsm.parquet", "answer")
     assert "500 rows" in found.what
 
 
-def test_columns_that_no_question_has_are_left_alone():
+def test_other_columns_of_a_question_table_are_ignored():
     rows = [row | {"level": 3, "image": b"\xff"} for row in GSM8K]
     assert read_questions(write_parquet("g.parquet", rows))[0] == Question("g-1", "48/2?", "48/2 = 24\n#### 24")
 
 
-def test_what_json_cannot_hold_is_refused_by_field():
+def test_values_that_json_cannot_hold_are_refused_by_field():
     good = {"prompt": "q", "completion": "a", "label": True, "answer": "a"}
     rows = [good | {"id": 1}, good | {"id": 2, "day": date(2024, 1, 1)}, good | {"id": 3, "x": float("nan")}]
     found = problems(read_examples, write_parquet("e.parquet", rows))
@@ -119,7 +119,7 @@ def test_a_row_that_is_not_utf_8_is_refused_and_the_others_are_checked():
 @pytest.mark.parametrize(
     ("content", "what"), [(b"", "is not parquet"), (b"PAR1 but no more", "is not parquet"), (None, "cannot be read")]
 )
-def test_what_is_no_parquet_file_is_one_clear_error(content, what):
+def test_a_file_that_is_not_parquet_is_one_clear_error(content, what):
     if content is not None:
         Path("x.parquet").write_bytes(content)
     (found,) = problems(read_questions, "x.parquet")
@@ -235,7 +235,7 @@ def test_a_local_path_wins_over_a_dataset_of_that_name():
     assert problems(read_questions, "openai/gsm8k")[0].where == "openai/gsm8k"
 
 
-def test_what_looks_like_a_file_is_never_asked_for_on_the_hub():
+def test_a_name_with_a_file_ending_is_never_looked_up_on_the_hub():
     for name in ("data/train.jsonl", "data/train.csv", "./train", "/no/where", "data/x/train"):
         assert problems(read_questions, name)[0].what
 
@@ -284,7 +284,7 @@ def test_a_judged_chunk_may_end_in_a_comma_as_the_original_writes_it():
         assert any("not JSON" in p.what for p in problems(read_examples, "chunk.json"))
 
 
-def test_a_judgment_to_come_is_no_judgment():
+def test_a_placeholder_for_a_judgment_is_not_a_judgment():
     waiting = [JUDGED[0], JUDGED[1] | {"judgment": "TODO: waiting for GPT4 to generate judgment"}]
     for name, rows in [("chunk.json", waiting), ("final.json", list(map(as_final, waiting)))]:
         write_json(name, rows)
