@@ -39,7 +39,7 @@ def audit(
     """Check examples before training, and report what to fix.
 
     Args:
-        examples: wrong ones may lack a judgment; the report then says so.
+        examples: the examples to check. A wrong one may lack a judgment; the report then says so.
         model: scores the completions. Without a model, the audit checks only the texts and, if there is a
             tokenizer, their lengths.
         tokenizer: the model's tokenizer; required with a model.
