@@ -94,7 +94,7 @@ class RawRecord:
         roles = [message["role"] for message in messages]
         if roles[-1:] == ["assistant"] if name == "prompt" else roles not in ([], ["assistant"]):
             cure = "Put one assistant message into the completion, and all messages before it into the prompt."
-            self.refuse(name, f"holds messages with the roles {', '.join(roles)}.", cure)
+            self.refuse(name, f"holds messages with these roles: {', '.join(roles)}.", cure)
         return messages
 
     def messages(self, name: str) -> list[Message]:
