@@ -91,11 +91,12 @@ class AuditReport:
         }
 
     def html(self) -> str:
-        """One page that loads nothing: light or dark as the reader's system is."""
+        """Render one page that loads nothing. It is light or dark like the reader's system."""
         by_id = {e.id: e for e in self.examples}
         groups: dict[str, list[Any]] = {}
-        for kind, found in self._groups():
-            groups.setdefault(kind.severity, []).append((kind, [self._entry(finding, by_id) for finding in found]))
+        for kind, findings in self._groups():
+            entries = [self._entry(finding, by_id) for finding in findings]
+            groups.setdefault(kind.severity, []).append((kind, entries))
         return render_page(
             "nlft.auditing",
             "audit.html",
@@ -108,7 +109,7 @@ class AuditReport:
         )
 
     def _entry(self, finding: Finding, by_id: Mapping[str | int, Example]) -> tuple[str, list[tuple[str, str]]]:
-        """One finding's line, and its example's fields, each with its name; none if it is about no example."""
+        """A finding's line, and the (name, text) fields of its example; no fields if it is about the whole data."""
         if finding.id is None or finding.id not in by_id:
             return self._line(finding), []
         example = by_id[finding.id]
@@ -126,7 +127,7 @@ class AuditReport:
         groups: dict[str, list[Finding]] = defaultdict(list)
         for finding in worst_first(self.findings):
             groups[finding.kind].append(finding)
-        return ((KINDS[name], found) for name, found in groups.items())
+        return ((KINDS[name], findings) for name, findings in groups.items())
 
     def _counted(self) -> str:
         ids = {finding.id for finding in self.findings} - {None}

@@ -23,9 +23,9 @@ class HeldOutSettings:
 class AuditSettings(
     HeldOutSettings, ExtractionSettings, PromptSettings, MaxLengthSettings, BatchSizeSettings, SeedSettings
 ):
-    """What the audit checks, and how. Set the prompts and max_length as in training.
+    """Settings of the audit. Set those that training also has, such as `max_length`, to training's values.
 
-    `grader: auto` is the number grader where the answers have a `####`, else none.
+    `grader: auto` is the number grader if most answers have a `####`, else none.
     """
 
     grader: str = override(ExtractionSettings, "grader", "auto", also=" auto: number if the answers have ####.")
