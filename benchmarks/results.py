@@ -12,8 +12,8 @@ from textwrap import fill
 from typing import Any
 
 from nlft.results import comparison_page
-from nlft.results.comparison import table
-from nlft.results.comparison_report import grid_of
+from nlft.results.comparison_report import grid_of, read_report
+from nlft.results.comparison_tables import grid_table
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "RESULTS.md"
@@ -26,7 +26,7 @@ def section(report: dict[str, Any]) -> str:
         [
             about(report),
             "",
-            table(grid_of(report), titles),
+            grid_table(grid_of(report), titles).markdown(),
             "",
             strict_line(report),
             "",
@@ -84,7 +84,7 @@ def page(text: str) -> str:
     made = [parts[0]]
     for part in parts[1:]:
         name, _, rest = part.partition(" -->\n")
-        report = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+        report = read_report(DOCS / f"{name}.json")
         made.append(f"{name} -->\n{section(report)}<!-- end -->{rest.partition('<!-- end -->')[2]}")
     return "<!-- generated: ".join(made)
 
@@ -95,21 +95,27 @@ def keep(name: str, folder: Path, model: str | None) -> None:
     Args:
         model: the name of the model, if its folder has another name.
     """
-    report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    report = read_report(folder / "compare.json")
     report.pop("asked", None)  # the questions are the dataset's
     given = report["model"]
     named = model or (Path(given).name if Path(given).is_dir() else given)
-    text = json.dumps(report, indent=1, ensure_ascii=False).replace(given, named)
+    write_report(name, json.loads(json.dumps(report, ensure_ascii=False).replace(given, named)))
+
+
+def write_report(name: str, report: dict[str, Any]) -> None:
+    """Write docs/NAME.json."""
+    text = json.dumps(report, indent=1, ensure_ascii=False)
     (DOCS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def write() -> None:
-    """Write RESULTS.md and one page per comparison."""
+    """Write RESULTS.md, one page per comparison, and its JSON in the format of this version."""
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page(text), encoding="utf-8")
     for name in re.findall("<!-- generated: (.+) -->", text):
-        report = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+        report = read_report(DOCS / f"{name}.json")
+        write_report(name, report)
         (DOCS / f"{name}.html").write_text(comparison_page.page(report), encoding="utf-8")
+    PAGE.write_text(page(text), encoding="utf-8")
 
 
 def main() -> None:

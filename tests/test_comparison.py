@@ -1,15 +1,18 @@
 """What a comparison makes of a grid of verdicts, here made up: contrasts, verdict, table, page."""
 
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nlft.experiments.arms import BUILT_IN
-from nlft.results.comparison import Cells, Contrast, contrasts, costs, share_of, table, unmade, verdict
+from nlft.results.comparison import Cells, Contrast, contrasts, rate_of, unmade, verdict
 from nlft.results.comparison_page import page
-from nlft.results.comparison_report import grid_of, report, told
-from nlft.results.stats import Difference
+from nlft.results.comparison_report import comparison_report, contrast_lines, grid_of, read_report, verdict_sentence
+from nlft.results.comparison_tables import arms_table, costs, grid_table
+from nlft.results.stats import Difference, wilson
 
 TITLES = {name: arm.title for name, arm in BUILT_IN.items()}
 PROMPTED = ("base", "few-shot")
@@ -25,23 +28,31 @@ def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> 
 def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
     grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, seed=1), ("nlft", 50): cells(0.3, seed=2)}
     found = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
-    said = verdict(grid, found, TITLES, PROMPTED)
-    assert said.startswith("Train with SFT on answers: 60.0%")
-    assert "points [" in said
-    assert said.endswith("and more than every other method.")
+    decided = verdict(grid, found, PROMPTED)
+    assert (decided.kind, decided.best, decided.prompt, decided.planned) == ("train", "sft-answer", "base", False)
+    assert decided.rates["sft-answer"].value == pytest.approx(0.6)
+    assert decided.gap.value == pytest.approx(0.5)
+    assert decided.rivals == decided.better == decided.missing == ()
+    said = verdict_sentence(decided, TITLES)
+    for named in ("SFT on answers", "60.0%", "+50.0 points", "prompted base"):
+        assert named in said
 
 
 def test_prompting_wins_where_nothing_beats_it():
     grid = {("base", 50): cells(0.7, 1), ("few-shot", 50): cells(0.5, seed=3), ("nlft", 50): cells(0.4, seed=1)}
-    assert "don't fine-tune" in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
+    decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert (decided.kind, decided.best, decided.prompt) == ("do_not_train", "nlft", "base")
+    assert f"{TITLES['base']}, 70.0%" in verdict_sentence(decided, TITLES)
 
 
 def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
     grid = {("base", 50): cells(0.4, 1, 20), ("nlft", 50): cells(0.5, 1, 20, seed=1)}
-    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
-    assert said.startswith("Too few test questions to tell")
-    needed = int(re.search(r"you need about (\d+) of them \(there are 20\)", said)[1])
-    assert 100 < needed < 2000
+    decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert (decided.kind, decided.questions) == ("more_questions", 20)
+    assert 100 < decided.needed.questions < 2000
+    said = verdict_sentence(decided, TITLES)
+    assert str(decided.needed.questions) in said
+    assert "20" in said
 
 
 def test_where_there_are_questions_enough_no_more_are_asked_for():
@@ -50,18 +61,25 @@ def test_where_there_are_questions_enough_no_more_are_asked_for():
     ours = base ^ (rng.random(6000) < 0.1)
     grid = {("base", 50): Cells([base.tolist()], [], {}), ("nlft", 50): Cells([ours.tolist()], [], {}, [0])}
     close = Contrast(50, "nlft", "base", Difference(0.005, -0.011, 0.021, 0.5), 1.0, 330, 300)
-    said = verdict(grid, [close], TITLES, PROMPTED)
-    assert said.startswith("Too close to tell: NLFT is +0.5 points")
-    assert said.endswith("the 6000 test questions are enough for 3.0 points to be told in four runs of five.")
+    decided = verdict(grid, [close], PROMPTED)
+    assert (decided.kind, decided.gap, decided.questions) == ("too_close", close.gap, 6000)
+    assert decided.worthwhile == pytest.approx(0.03)
+    assert decided.needed.questions <= 6000
+    said = verdict_sentence(decided, TITLES)
+    for named in ("NLFT", "+0.5 points", "6000", "3.0 points"):
+        assert named in said
 
 
 def test_where_seeds_differ_more_of_them_are_asked_for():
     rng = np.random.default_rng(0)
     ours = [(rng.random(2000) < share).tolist() for share in (0.36, 0.50)]
     grid = {("base", 50): cells(0.4, 1, 2000), ("nlft", 50): Cells(ours, [], {}, [0, 1])}
-    said = verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
-    assert said.startswith("Too few seeds to tell")
-    assert re.search(r"you need about \d+ seeds \(there are 2\) and \d+ test questions", said)
+    decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert (decided.kind, decided.seeds, decided.questions) == ("more_seeds", 2, 2000)
+    assert decided.needed.seeds > 2
+    said = verdict_sentence(decided, TITLES)
+    assert f"{decided.needed.seeds} seeds" in said
+    assert f"{max(decided.needed.questions, 2000)} test questions" in said
 
 
 def test_what_holm_takes_back_is_not_claimed():
@@ -71,12 +89,11 @@ def test_what_holm_takes_back_is_not_claimed():
     for at in range(8):
         grid[f"other-{at}", 50] = cells(0.3, 1, seed=at + 5)
     others = [("nlft", name) for name, _ in grid if name != "nlft"]
-    titles = {name: name for name, _ in grid}
     alone, many = contrasts(grid, others[:1]), contrasts(grid, others)
-    assert alone[0].told
-    assert not many[0].told
-    assert verdict(grid, alone, titles, PROMPTED).startswith("Train with nlft")
-    assert verdict(grid, many, titles, PROMPTED).startswith("Too few test questions")
+    assert alone[0].significant
+    assert not many[0].significant
+    assert (verdict(grid, alone, PROMPTED).kind, verdict(grid, alone, PROMPTED).best) == ("train", "nlft")
+    assert verdict(grid, many, PROMPTED).kind == "more_questions"
 
 
 def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_named():
@@ -88,17 +105,19 @@ def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_nam
         ("reft", 50): lucky,
         ("sft-answer", 50): Cells([], [], {0: "no memory", 1: "no memory"}, []),
     }
-    said = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), TITLES, PROMPTED)
-    assert said.startswith("Train with NLFT: 60.0%")
-    assert "on its seed better: ReFT" in said
-    assert "no result: SFT on answers" in said
+    decided = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), PROMPTED)
+    assert (decided.kind, decided.best, decided.better) == ("train", "nlft", ("reft",))
+    assert decided.missing == ("sft-answer",)
+    said = verdict_sentence(decided, TITLES)
+    assert "ReFT" in said
+    assert "SFT on answers" in said
 
 
 def test_no_verdict_is_drawn_from_questions_that_all_arms_fail():
     nothing = Cells([[False] * 5], [], {})
     grid = {("base", 50): nothing, ("nlft", 50): nothing}
-    assert "don't fine-tune" not in verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED)
-    assert share_of([[False] * 5, [False] * 5]).high > 0.3
+    assert verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED).kind == "more_questions"
+    assert rate_of([[False] * 5, [False] * 5]).high > 0.3
 
 
 def test_comparisons_are_corrected_for_all_of_them():
@@ -114,7 +133,7 @@ def test_a_failed_seed_is_in_the_table_and_out_of_the_comparisons():
     whole, broken = cells(0.5), cells(0.4)
     broken = Cells(broken.verdicts[:1] * 0, broken.results, {1: "out of memory"})
     grid = {("base", 50): whole, ("nlft", 50): broken}
-    assert "1 failed: out of memory" in table(grid, TITLES)
+    assert "1 failed: out of memory" in grid_table(grid, TITLES).markdown()
     assert contrasts(grid, [("nlft", "base")]) == []
     assert unmade(grid, [("nlft", "base")]) == [(50, "nlft", "base")]
 
@@ -125,11 +144,7 @@ def test_comparisons_that_could_not_be_made_stay_among_those_that_are_corrected_
     alone = contrasts(grid, [("nlft", "base")])[0]
     beside = contrasts(grid, [("nlft", arm) for arm in ("base", "kto", "reft", "sft-answer")])
     assert len(beside) == 1
-    alone_said = verdict(grid, [alone], TITLES, PROMPTED)
-    asked = [
-        int(re.search("about (\\d+) of them", said)[1])
-        for said in (alone_said, verdict(grid, [alone], TITLES, PROMPTED, 3))
-    ]
+    asked = [verdict(grid, [alone], PROMPTED, lacking).needed.questions for lacking in (0, 3)]
     assert asked[1] > 1.2 * asked[0]
     assert beside[0].corrected == pytest.approx(min(1.0, 4 * alone.corrected))
 
@@ -140,8 +155,7 @@ def test_the_best_of_many_is_not_recommended_for_what_chance_gives_the_best_of_m
         rng = np.random.default_rng(trial)
         rows = {arm: [(rng.random(150) < 0.4).tolist()] for arm in ("base", *(f"arm-{n}" for n in range(6)))}
         grid = {(arm, 50): Cells(made, [], {}, [0]) for arm, made in rows.items()}
-        said = verdict(grid, contrasts(grid, [("arm-0", "base")]), {arm: arm for arm in rows}, PROMPTED)
-        recommended += said.startswith("Train with")
+        recommended += verdict(grid, contrasts(grid, [("arm-0", "base")]), PROMPTED).kind == "train"
     assert recommended <= 3
 
 
@@ -151,10 +165,24 @@ def test_an_arm_that_failed_on_some_seeds_is_not_recommended_for_the_others():
         ("nlft", 50): Cells(cells(0.4, 3, seed=1).verdicts, [], {}, [0, 1, 2]),
         ("sft-answer", 50): Cells(cells(0.6, 1, seed=2).verdicts, [], {1: "no memory", 2: "no memory"}, [0]),
     }
-    assert verdict(grid, contrasts(grid, [("nlft", "base")]), TITLES, PROMPTED).startswith("Train with NLFT: 40.0%")
+    decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert (decided.kind, decided.best, decided.failed_seeds) == ("train", "nlft", 0)
     del grid["nlft", 50]
-    assert "SFT on answers: 60.0% [" in (said := verdict(grid, [], TITLES, PROMPTED))
-    assert "on 1 of 3 seeds" in said
+    decided = verdict(grid, [], PROMPTED)
+    assert (decided.kind, decided.best, decided.seeds, decided.failed_seeds) == ("train", "sft-answer", 1, 2)
+    assert "1 of 3 seeds" in verdict_sentence(decided, TITLES)
+
+
+def test_without_a_prompt_a_trained_arm_or_a_common_seed_there_is_no_recommendation():
+    ours, prompt = Cells(cells(0.5).verdicts, [], {}, [0, 1]), Cells(cells(0.2, 1).verdicts, [], {}, [2])
+    assert verdict({("nlft", 5): ours}, [], PROMPTED).kind == "no_arms"
+    assert verdict({("base", 5): prompt}, [], PROMPTED).kind == "no_arms"
+    apart = verdict({("few-shot", 5): prompt, ("nlft", 5): ours}, [], PROMPTED)
+    assert (apart.kind, apart.best) == ("no_common_seed", "nlft")
+    ungraded = Cells([], [RESULT], {}, [])
+    assert verdict({("base", 5): ungraded, ("nlft", 5): ungraded}, [], PROMPTED).kind == "nothing_graded"
+    for kind in ("no_arms", "no_common_seed", "nothing_graded"):
+        assert verdict_sentence(replace(apart, kind=kind), TITLES)
 
 
 def test_arms_are_compared_on_the_seeds_that_both_have():
@@ -164,7 +192,7 @@ def test_arms_are_compared_on_the_seeds_that_both_have():
     grid = {("nlft", 50): ours, ("kto", 50): one, ("sft-answer", 50): Cells([], [], {5: "no memory"}, [])}
     found = contrasts(grid, [("nlft", "kto"), ("nlft", "sft-answer")])
     assert [(c.theirs, c.gap.value, c.wins, c.losses) for c in found] == [("kto", 0.0, 0, 0)]
-    assert "(seed 7 alone)" in table(grid, TITLES)
+    assert "(only seed 7)" in grid_table(grid, TITLES).markdown()
 
 
 def few(**more):
@@ -172,7 +200,7 @@ def few(**more):
     grid = {(arm, 5): Cells(row, [], {}, None if arm == "base" else [0, 1]) for arm, row in rows.items()}
     asked = [{"id": n, "prompt": f"question <{n}>", "answer": ""} for n in range(4)]
     about = {"model": "m", "settings": {"seeds": [0, 1], "max_steps": 3}, "asked": asked, **more}
-    return grid, report(grid, [("nlft", "base")], TITLES, PROMPTED, about)
+    return grid, comparison_report(grid, [("nlft", "base")], TITLES, PROMPTED, about)
 
 
 def test_the_page_lists_the_questions_that_either_side_alone_answered_right():
@@ -184,10 +212,10 @@ def test_the_page_lists_the_questions_that_either_side_alone_answered_right():
 
 
 def test_what_was_added_after_a_result_is_said():
-    grid, found = few(grown={"seeds": [1], "sizes": [5]})
+    _, found = few(grown={"seeds": [1], "sizes": [5]})
     wanted = "Added after a first result: seeds 1; sizes 5."
     assert wanted in page(found)
-    assert wanted in told(grid, TITLES, found)
+    assert wanted in contrast_lines(found)
     assert "Added after" not in page(few()[1])
 
 
@@ -195,7 +223,7 @@ def test_steps_are_the_same_for_every_method_if_they_are_at_every_size():
     def said(*steps):
         places = [("nlft", 4), ("kto", 4), ("nlft", 8), ("kto", 8)]
         grid = {at: Cells([[True]], [{**RESULT, "steps": n}], {}, [0]) for at, n in zip(places, steps, strict=True)}
-        return page(report(grid, [], TITLES, PROMPTED, {"model": "m", "settings": {"seeds": [0]}}))
+        return page(comparison_report(grid, [], TITLES, PROMPTED, {"model": "m", "settings": {"seeds": [0]}}))
 
     assert "number of optimizer steps" in said(12, 12, 24, 24)
     assert "number of epochs" in said(12, 2, 24, 24)
@@ -207,17 +235,56 @@ def test_the_grid_is_read_back_from_a_report():
     assert grid_of(found) == grid
 
 
+def test_the_verdict_stands_in_the_report_as_data_beside_its_sentence():
+    grid, found = few()
+    assert found["verdict_data"]["kind"] == verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED).kind
+    assert found["verdict_data"]["best"] == "nlft"
+    assert json.loads(json.dumps(found["verdict_data"]))["gap"]["value"] == pytest.approx(0.125)
+    assert [c["significant"] for c in found["contrasts"]] == [False]
+
+
+def test_a_report_of_an_older_version_is_read_in_this_versions_format(tmp_path):
+    new = json.loads(json.dumps(few()[1]))
+    old = {key: value for key, value in new.items() if key not in ("format_version", "verdict_data")}
+    old["contrasts"] = [{("told" if k == "significant" else k): v for k, v in c.items()} for c in new["contrasts"]]
+    for arm in old["arms"]:
+        arm["readings"] = {"strict": 0.25}
+    (tmp_path / "compare.json").write_text(json.dumps(old))
+    read = json.loads(json.dumps(read_report(tmp_path / "compare.json")))
+    assert read.keys() == new.keys()
+    assert (read["contrasts"], read["verdict_data"]) == (new["contrasts"], new["verdict_data"])
+    assert [arm["readings"] for arm in read["arms"]] == [{"strict": 0.25}] * 2
+
+
+def graded(right: int, wrong: int) -> Cells:
+    n = right + wrong
+    readings = {"strict": vars(wilson(1, n)), "flexible": vars(wilson(right, n))}
+    summary = {"questions": n, "accuracy": readings, "graded_share": {"strict": 0.5, "flexible": 1.0}}
+    summary |= {"mean_tokens": 20, "answer_logp": None}
+    took = {**RESULT, "evaluate_seconds": 1.0, "summary": summary}
+    return Cells([[True] * right + [False] * wrong], [took], {}, [0])
+
+
+def test_numbers_are_read_as_when_the_examples_were_labelled_and_the_other_reading_is_shown():
+    grid = {("base", 9): graded(3, 197), ("nlft", 9): Cells([], [], {0: "no memory\nmore"}, [])}
+    flexible = arms_table(grid, TITLES, "flexible")
+    assert flexible.head[1:4] == ["right of 200, flexible [95%]", "strict", "graded"]
+    assert flexible.rows[0][1:4] == [str(wilson(3, 200)), "0.5%", "100%"]
+    assert flexible.rows[1][:3] == ["NLFT", "no memory", ""]
+    assert arms_table(grid, TITLES, "strict").head[1:3] == ["right of 200, strict [95%]", "flexible"]
+
+
 def test_the_page_shows_what_a_model_wrote_as_text():
     grid = {("nlft", 5): Cells([[True, False, True]], [{**RESULT, "steps": 4}], {1: "<b>"}, [0], once=True)}
     about = {"model": "<script>alert(1)</script>", "settings": {"seeds": [0]}}
-    made = page({**report(grid, [], TITLES, PROMPTED, about), "verdict": "a < b"})
+    made = page({**comparison_report(grid, [], TITLES, PROMPTED, about), "verdict": "a < b"})
     assert "<script>alert" not in made
     assert "&lt;script&gt;" in made
     assert "&lt;b&gt;" in made
     assert "<polyline" in made
     assert "; seed 0. Every method" in made
     assert "number of optimizer steps" in made
-    assert "<td>NLFT (seed 0 alone)</td>" in made
+    assert "<td>NLFT (only seed 0)</td>" in made
 
 
 def test_no_two_of_sixteen_methods_look_alike_on_the_page():
@@ -240,6 +307,6 @@ def test_costs_are_of_all_seeds_at_the_largest_size_and_none_of_what_trains_noth
     prompted = Cells([[True]], [{"train_seconds": 0, "peak_memory_bytes": 2**30, "num_tokens": None}], {})
     trained, failed = Cells([[True]], results, {}), Cells([], [], {0: "why"})
     grid = {("base", 5): prompted, ("nlft", 5): trained, ("nlft", 9): failed}
-    rows = table(grid, {"base": "base", "nlft": "NLFT"}).splitlines()[2:]
+    rows = grid_table(grid, {"base": "base", "nlft": "NLFT"}).markdown().splitlines()[2:]
     assert [row.count("GiB") for row in rows] == [0, 1]
     assert "| 4     | 16 s  | 1.5 GiB     | 500 " in rows[1]

@@ -14,7 +14,7 @@ import torch
 from helpers.processes import linger
 from nlft.errors import NLFTError
 from nlft.experiments.settings import TuneSettings
-from nlft.experiments.staged import Share, Staged, check, ending_with_us, shares
+from nlft.experiments.staged import Resources, Staged, check_ended, ending_with_us, split_machine
 from nlft.progress import progress
 
 
@@ -46,24 +46,26 @@ def test_gpus_go_round_one_for_each_process_and_cores_are_divided(monkeypatch, n
     if named:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     gpus = {None: ["0", "1", "0"], "3,5": ["3", "5", "3"], "GPU-a": [None] * 3, "0,": [None] * 3}[named]
-    assert shares(3) == [Share(2, gpu, bars=False) for gpu in gpus]
-    assert shares(1) == [Share(None, gpus[0], bars=True)], "one trainer takes one GPU, also where there are several"
+    assert split_machine(3) == [Resources(2, gpu, bars=False) for gpu in gpus]
+    assert split_machine(1) == [Resources(None, gpus[0], bars=True)], (
+        "one trainer takes one GPU, also where there are several"
+    )
 
 
 def test_without_a_gpu_nothing_is_hidden_and_no_process_is_left_without_a_core(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert {share.gpu for share in shares(4)} == {None}
-    assert min(share.threads for share in shares(4096)) == 1
+    assert {part.gpu for part in split_machine(4)} == {None}
+    assert min(part.threads for part in split_machine(4096)) == 1
 
 
-def test_processes_that_run_at_once_have_their_own_shares(staged, monkeypatch):
+def test_processes_that_run_at_once_have_their_own_split_machine(staged, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    given = [Share(1, "7", bars=False), Share()]
-    running = [staged.begin(share, tell, f"{n}.json") for n, share in enumerate(given)]
+    given = [Resources(1, "7", bars=False), Resources()]
+    running = [staged.begin(part, tell, f"{n}.json") for n, part in enumerate(given)]
     for process in running:
         process.join()
-        check(process)
+        check_ended(process)
     first, second = (json.loads((staged.folder / f"{n}.json").read_text()) for n in range(2))
     assert first == {"gpu": "7", "threads": 1, "bars": False}
     assert second["gpu"] is None
@@ -71,23 +73,23 @@ def test_processes_that_run_at_once_have_their_own_shares(staged, monkeypatch):
 
 
 def test_what_is_interrupted_ends_the_processes_that_it_started(staged):
-    running = [staged.begin(Share(), linger)]
+    running = [staged.begin(Resources(), linger)]
     wait_for((staged.folder / "started").exists)
     with pytest.raises(KeyboardInterrupt), ending_with_us(running):
         raise KeyboardInterrupt
     assert running[0].exitcode not in (None, 0)
     with pytest.raises(NLFTError, match="linger stopped"):
-        check(running[0])
+        check_ended(running[0])
 
 
 PARENT = """
 import sys
-from nlft.experiments.staged import Share, Staged
+from nlft.experiments.staged import Resources, Staged
 from nlft.experiments.settings import TuneSettings
 from helpers.processes import linger
 
 if __name__ == "__main__":
-    Staged("questions.jsonl", {}, TuneSettings(output_dir=sys.argv[1])).begin(Share(), linger).join()
+    Staged("questions.jsonl", {}, TuneSettings(output_dir=sys.argv[1])).begin(Resources(), linger).join()
 """
 
 

@@ -15,12 +15,9 @@ from helpers.processes import small
 from nlft import cli
 from nlft.data.records import Example, write_examples
 from nlft.errors import UserError
-from nlft.experiments.arms import BUILT_IN
 from nlft.experiments.demo import run_demo
 from nlft.experiments.settings import TUNE_ARMS
 from nlft.experiments.tune import Tune
-from nlft.results.report import advice, differences, table
-from nlft.results.stats import wilson
 
 SCRIPT = """
 import sys
@@ -70,7 +67,7 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
     assert err.count("done before") == 7
     assert done.items() <= digests(folder).items(), "a finished stage was run again"
     assert "| NLFT " in out
-    assert "NLFT against the same training with the branch off" in out
+    assert "NLFT against NLFT, branch off" in out
     found = json.loads((folder / "demo.json").read_text())
     assert [arm["name"] for arm in found["arms"]] == list(TUNE_ARMS)
     for arm in found["arms"]:
@@ -82,7 +79,12 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
         assert arm["peak_memory_bytes"] > 1e8
     assert (folder / "map.html").stat().st_size > 10_000
     assert (folder / "audit.html").stat().st_size > 1_000
-    assert table(found) in out
+    assert (folder / "demo.html").stat().st_size > 1_000
+    assert found["verdict"] in out
+    assert found["verdict_data"]["kind"] in ("do_not_train", "more_questions", "too_close")
+    assert [c["theirs"] for c in found["contrasts"]] == ["base", "sft-answer", "control"]
+    assert found["settings"]["seeds"] == [0]
+    assert all(f"| {arm['title']} " in out for arm in found["arms"])
 
 
 def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path, model_folder):
@@ -127,7 +129,10 @@ def test_open_ended_examples_are_tuned_on_and_nothing_is_graded(tmp_path, model_
     printed = capsys.readouterr()
     assert code == 0, printed.err[-2000:]
     assert "log-likelihood of answers" in printed.out
-    assert "Nothing was graded" in printed.out
+    report = json.loads((out / "tune.json").read_text())
+    assert report["verdict_data"]["kind"] == "nothing_graded"
+    assert report["contrasts"] == report["unmade"] == []
+    assert report["verdict"] in printed.out
     train = [json.loads(line)["prompt"] for line in (out / "train.jsonl").read_text().splitlines()]
     test = [json.loads(line)["prompt"] for line in (out / "test.jsonl").read_text().splitlines()]
     assert len(train) == 8
@@ -139,61 +144,25 @@ def test_wrong_input_is_told_with_exit_code_2(tmp_path, model_folder, capsys):
     (tmp_path / "one.jsonl").write_text('{"prompt": "2 + 2?", "answer": "#### 4"}\n')
     common = ["--model_name_or_path", model_folder, "--output_dir", str(tmp_path / "out")]
     assert cli.main(["tune", str(tmp_path / "one.jsonl"), *common]) == 2
-    assert "none can be held out" in capsys.readouterr().err
+    assert "--test_file" in capsys.readouterr().err
     assert cli.main(["tune", str(tmp_path / "one.jsonl"), *common, "--arms", "nlft", "magic"]) == 2
-    assert "--arms magic: no such arm" in capsys.readouterr().err
+    assert "--arms magic" in capsys.readouterr().err
 
 
-def made_up(shares: dict[str, list[bool]]) -> dict:
-    def questions(right):
-        verdicts = [{"verdict": "right" if r else "wrong"} for r in right]
-        return [{"grades": {"strict": {"verdict": "ungraded"}, "flexible": verdict}} for verdict in verdicts]
-
-    return {
-        "test": 200,
-        "settings": {"extraction": "flexible"},
-        "arms": [
-            {
-                "name": name,
-                "title": BUILT_IN[name].title,
-                "summary": {
-                    "accuracy": {reading: vars(wilson(sum(right), len(right))) for reading in ("strict", "flexible")},
-                    "graded_share": {"strict": 0.0, "flexible": 1.0},
-                    "mean_tokens": 20,
-                    "answer_logp": None,
-                },
-                "train_seconds": 1,
-                "evaluate_seconds": 1,
-                "peak_memory_bytes": 1e9,
-                "questions": questions(right),
-            }
-            for name, right in shares.items()
-        ],
-    }
-
-
-def test_advice_says_when_prompting_wins_and_when_too_few_questions_were_asked():
-    worse = made_up({"base": [True] * 120 + [False] * 80, "nlft": [True] * 60 + [False] * 140})
-    assert "don't fine-tune" in advice(worse)[0]
-    better = made_up(
-        {
-            "base": [False] * 200,
-            "sft-answer": [True] * 98 + [False] * 102,
-            "nlft": [False] * 2 + [True] * 98 + [False] * 100,
-        }
-    )
-    said = " ".join(advice(better))
-    assert "over the prompted base" in said
-    assert "It cannot be told apart from" in said
-    assert any("no difference can be told" in line for line in differences(better))
-    assert any("leaves out zero" in line for line in differences(better))
-
-
-def test_numbers_are_read_as_when_the_examples_were_labelled_and_the_other_reading_is_shown():
-    report = made_up({"base": [True] * 3 + [False] * 197, "nlft": [True] * 99 + [False] * 101})
-    assert "right of 200, flexible [95%] | strict" in table(report)
-    report["settings"]["extraction"] = "strict"
-    assert "right of 200, strict [95%] | flexible" in table(report)
+def test_an_arm_that_fails_is_marked_and_tried_again_and_the_others_go_on(tmp_path, model_folder, capfd):
+    write_examples(tmp_path / "few.jsonl", [Example(n, f"{n} + 1?", "#### 9", True, f"#### {n + 1}") for n in range(6)])
+    plan = "extra_arms: {broken: {method: sft, settings: {dataset_num_proc: -3}}}\n"
+    (tmp_path / "plan.yaml").write_text(plan)
+    flags = "--max_new_tokens 4 --max_steps 1 --audit false --arms base sft-answer --keep_truncated true"
+    command = ["tune", str(tmp_path / "few.jsonl"), "--config", str(tmp_path / "plan.yaml"), *flags.split()]
+    command += ["--model_name_or_path", model_folder, "--output_dir", str(tmp_path / "out")]
+    for times in (1, 2):
+        assert cli.main(command) == 0
+        report = json.loads((tmp_path / "out" / "tune.json").read_text())
+        results = {arm["name"]: arm for arm in report["arms"]}
+        assert results["broken"]["failed"]
+        assert results["sft-answer"]["results"]
+        assert capfd.readouterr().err.count("done before") == (0 if times == 1 else 6)
 
 
 def test_the_demo_has_problems_of_its_own(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Work in stages, in one folder: each leaves a file, and is not repeated once that is there."""
+"""Work in stages, in one folder: each stage leaves a file, and is not repeated once that file exists."""
 
 import hashlib
 import json
@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nlft import __version__
 from nlft.errors import NLFTError, UserError, display_path
@@ -22,14 +23,17 @@ from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
 from nlft.progress import hide_bars, quiet_libraries
 
+if TYPE_CHECKING:
+    from nlft.models.loading import ModelSettings
+
 Stage = tuple[str, str, Callable[[], None]]
-"""(title, the file that shows that it is done, what to do)."""
+"""(title, the file whose existence shows that it is done, what to do)."""
 
 
 class Staged:
-    """A folder, the settings that it was made with, and the stages from a file to a dataset in it."""
+    """A folder, its settings, and the stages that turn a file into a dataset in it."""
 
-    may_change: ClassVar[tuple[str, ...]] = ()  # settings that a later run in the same folder may have otherwise
+    may_change: ClassVar[tuple[str, ...]] = ()  # settings that a later run in the folder may change
 
     def __init__(self, file: Path | str, model: dict[str, Any], settings: TuneSettings) -> None:
         """
@@ -57,11 +61,11 @@ class Staged:
         ]
 
     def run_stages(self, work: list[Stage]) -> None:
-        """Do what is not done yet.
+        """Run the stages that are not done yet.
 
         Raises:
-            UserError: a stage finds the input wrong.
-            NLFTError: a stage failed; those before it are kept.
+            UserError: the input of a stage is wrong.
+            NLFTError: a stage failed. The results of the earlier ones are kept.
         """
         for number, (title, done, function) in enumerate(work, start=1):
             title = f"[{number}/{len(work)}] {title}"
@@ -74,14 +78,14 @@ class Staged:
             print(f"      {time.monotonic() - start:.0f} s", file=sys.stderr)
 
     def job(self) -> dict[str, Any]:
-        """What a stage needs to know; a process of its own gets it as plain data."""
+        """What a stage needs to know, as JSON, so that a process of its own can get it."""
         return {"file": self.file, "model": self.model, "settings": asdict(self.settings)}
 
     def claim(self) -> None:
-        """Make the folder ours, or refuse it if it holds a run with other settings or data: they would be mixed up.
+        """Record the settings and data in the folder. A run with other ones would mix up their results.
 
         Raises:
-            UserError: it names what differs.
+            UserError: the folder holds a run with other settings or data; the message names them.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         mine, digests = json.loads(json.dumps({"nlft": __version__, **self.job()}, default=str)), self._digests()
@@ -103,37 +107,39 @@ class Staged:
         write_whole(path, json.dumps({**mine, "sha256": digests}, indent=1).encode())
 
     def _digests(self) -> dict[str, str]:
-        """SHA-256 of the files that the work is on; what is edited must not be taken for what was worked on."""
+        """SHA-256 of the input files, by which an edited file is noticed."""
         paths = [Path(name) for name in (self.file, self.settings.test_file) if name]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
-    def own_process(self, function: Callable[..., None], *args: Any) -> Callable[[], None]:
+    def own_process(self, function: Callable[..., None], *args: object) -> Callable[[], None]:
         """The function in a process of its own, so that its peak memory is its own."""
 
         def run() -> None:
-            process = self.begin(shares(1)[0], function, *args)
+            process = self.begin(split_machine(1)[0], function, *args)
             with ending_with_us([process]):
                 process.join()
-            check(process)
+            check_ended(process)
 
         return run
 
-    def begin(self, share: "Share", function: Callable[..., None], *args: Any) -> Any:
-        """Start the function in a process of its own, with that share of the machine; returns the process."""
-        process = _processes().Process(target=_quietly, args=(share, function, self.folder, self.job(), *args))
+    def begin(self, resources: "Resources", function: Callable[..., None], *args: object) -> BaseProcess:
+        """Start the function in a process of its own, with that part of the machine; returns the process."""
+        process: BaseProcess = _processes().Process(
+            target=_quietly, args=(resources, function, self.folder, self.job(), *args)
+        )
         process.name = function.__name__
         process.start()
         return process
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a process may have of the machine.
+class Resources:
+    """The part of the machine that a process gets.
 
     Attributes:
-        threads: None: as many as torch takes.
-        gpu: the one that it sees, as CUDA_VISIBLE_DEVICES names it; None: all there are.
-        bars: whether its progress is shown; bars of several processes would write over each other.
+        threads: CPU threads; None: torch's default.
+        gpu: the GPU that the process sees, as CUDA_VISIBLE_DEVICES names it; None: all GPUs.
+        bars: whether to show progress bars. Bars of parallel processes would overwrite each other.
     """
 
     threads: int | None = None
@@ -141,21 +147,23 @@ class Share:
     bars: bool = True
 
 
-def shares(count: int) -> list[Share]:
-    """The machine, divided among so many processes: cores evenly, GPUs in turn, one each, for no trainer here takes
-    several in one process."""
+def split_machine(count: int) -> list[Resources]:
+    """The machine split among `count` processes: cores evenly, GPUs round-robin.
+
+    Each process gets one GPU, because no trainer here uses several GPUs in one process.
+    """
     import torch
 
     there = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     gpus = named[:there] or [str(i) for i in range(there)]
     threads = max(1, torch.get_num_threads() // count) if count > 1 else None
-    return [Share(threads, gpus[i % len(gpus)] if len(gpus) > 1 else None, count == 1) for i in range(count)]
+    return [Resources(threads, gpus[i % len(gpus)] if len(gpus) > 1 else None, count == 1) for i in range(count)]
 
 
 @contextmanager
-def ending_with_us(processes: Iterable[Any]) -> Iterator[None]:
-    """Stop the processes, all at once, if what waits for them is stopped."""
+def ending_with_us(processes: Iterable[BaseProcess]) -> Iterator[None]:
+    """Stop all the processes at once if the code that waits for them is stopped."""
     try:
         yield
     except BaseException:
@@ -168,20 +176,20 @@ def ending_with_us(processes: Iterable[Any]) -> Iterator[None]:
         raise
 
 
-def check(process: Any) -> None:
-    """Say what an ended process said.
+def check_ended(process: BaseProcess) -> None:
+    """Raise the error of an ended process, if it had one.
 
     Raises:
-        UserError: it found the user's input wrong.
-        NLFTError: it failed.
+        UserError: the user's input was wrong.
+        NLFTError: the process failed.
     """
     if process.exitcode:
         kind = UserError if process.exitcode == 2 else NLFTError
-        raise kind(f"stage {process.name} stopped; see above.\n  What is done is kept: run it again.")
+        raise kind(f"stage {process.name} stopped; see above.\n  Finished stages are kept: run the command again.")
 
 
-def model_fields(settings: Any) -> dict[str, Any]:
-    """Those fields of `ModelSettings` that are not at their defaults."""
+def model_fields(settings: "ModelSettings") -> dict[str, Any]:
+    """The fields of the settings that differ from their defaults."""
     chosen = {}
     for f in fields(settings):
         default = f.default_factory() if f.default_factory is not MISSING else f.default
@@ -191,9 +199,9 @@ def model_fields(settings: Any) -> dict[str, Any]:
 
 
 def _processes() -> Any:
-    """Where processes are started: from a server that has imported what all of them need, once, and runs nothing.
+    """How to start processes: from a server that has imported once what all of them need, and runs nothing else.
 
-    With CUDA each starts from nothing instead: what is imported may look for devices, and no fork may do so again.
+    With CUDA, start each process from scratch: an import may initialise CUDA, and a fork may not do so again.
     """
     import torch
 
@@ -204,14 +212,14 @@ def _processes() -> Any:
     return context
 
 
-def _quietly(share: Share, function: Callable[..., None], *args: Any) -> None:
-    """Run in a child process as the command does: no library's chatter, errors as messages, exit codes."""
+def _quietly(resources: Resources, function: Callable[..., None], *args: object) -> None:
+    """Run the function in a child process as a command runs: libraries quiet, errors as messages, exit codes."""
     Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
-    _take(share)
+    _use(resources)
     try:
         function(*args)
-    except KeyboardInterrupt:  # a terminal's Ctrl-C reaches every process; the parent answers it
+    except KeyboardInterrupt:  # Ctrl-C reaches every process of the terminal; the parent reports it
         sys.exit(130)
     except NLFTError as error:
         print(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}", file=sys.stderr)
@@ -219,21 +227,21 @@ def _quietly(share: Share, function: Callable[..., None], *args: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """However the parent ends: nothing must go on that a second start would do beside it."""
+    """End this process when the parent ends, however it ends: a second start must not run beside it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
 
 
-def _take(share: Share) -> None:
-    if share.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = share.gpu
-    if share.threads is not None:
+def _use(resources: Resources) -> None:
+    if resources.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = resources.gpu
+    if resources.threads is not None:
         import torch
 
-        torch.set_num_threads(share.threads)
-    if not share.bars:
+        torch.set_num_threads(resources.threads)
+    if not resources.bars:
         hide_bars()
 
 

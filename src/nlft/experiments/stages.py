@@ -2,14 +2,13 @@
 
 import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from nlft import __version__
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
 
@@ -126,24 +125,6 @@ def audit(folder: Path, job: Job) -> None:
     write_whole(folder / "audit.json", json.dumps(found.json(), indent=1, ensure_ascii=False).encode())
 
 
-def run_arm(folder: Path, job: Job, name: str) -> None:
-    """NAME/result.json: one arm trained and evaluated."""
-    from nlft.experiments import arm_run
-
-    settings = settings_of(job)
-    # Held out from a file of examples, which holds its prompts as they were asked.
-    asked_already = not settings.test_file and holds_examples(folder / "train.jsonl")
-    arm_run.run_arm(
-        settings.known_arms()[name],
-        examples=folder / "examples.jsonl",
-        test=folder / "test.jsonl",
-        out=folder / name,
-        model=job["model"],
-        asking=replace(settings, prompt_template="{prompt}") if asked_already else settings,
-        budget=settings,
-    )
-
-
 def export(folder: Path) -> None:
     """map.html."""
     from nlft.page.export import export_map
@@ -151,43 +132,6 @@ def export(folder: Path) -> None:
 
     if RunDir(folder / "nlft").events():
         export_map(RunDir.open(folder / "nlft"), folder / "map.html")
-
-
-def report(folder: Path, job: Job) -> dict[str, Any]:
-    """Everything that tune.json holds, but for what it says in words."""
-    settings = settings_of(job)
-    compared, arms = [], settings.known_arms()
-    for arm in (arms[name] for name in settings.arms):
-        result = json.loads((folder / arm.name / "result.json").read_text())
-        if "summary" in result:
-            answers = json.loads((folder / arm.name / "evaluation.json").read_text())["questions"]
-            kept = ("id", "output", "tokens", "finish_reason", "grades")
-            result["questions"] = [{k: answer[k] for k in kept} for answer in answers]
-        compared.append({**asdict(arm), **result})
-    examples = read_examples(folder / "examples.jsonl")
-    found: dict[str, Any] = {
-        "nlft": __version__,
-        "model": job["model"]["model_name_or_path"],
-        "train": len(examples),
-        "train_right": sum(e.label for e in examples),
-        "test": len(read_questions(folder / "test.jsonl")),
-        "settings": job["settings"],
-        "arms": compared,
-    }
-    return {**found, "notes": _notes(folder, found)}
-
-
-def _notes(folder: Path, found: dict[str, Any]) -> list[str]:
-    """What a person should know before using the result."""
-    notes = [
-        f"One model, one seed, {found['train']} examples ({found['train_right']} right), {found['test']} test "
-        "questions: another seed may turn a difference of a few points."
-    ]
-    if (folder / "audit.json").exists():
-        notes.append(f"Audit: {json.loads((folder / 'audit.json').read_text())['summary']}")
-    if (folder / "nlft" / "adapter").exists():
-        notes.append(f"NLFT's adapter: {display_path(folder / 'nlft' / 'adapter')} (PEFT's format).")
-    return notes
 
 
 def settings_of(job: Job) -> TuneSettings:

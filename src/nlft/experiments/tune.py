@@ -1,41 +1,86 @@
-"""`nlft tune`: from a file to a trained and compared model."""
+"""`nlft tune`: from a file to a trained and compared model: a grid of one size and one seed."""
 
 import json
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
+from nlft.data.records import read_examples, read_questions
 from nlft.errors import display_path
 from nlft.experiments import stages
-from nlft.experiments.arms import record_arm
-from nlft.experiments.staged import Staged
-from nlft.files import write_whole
-from nlft.results.report import Report, advice, differences, table
+from nlft.experiments.grid import Comparison
+from nlft.results.comparison import Grid
+from nlft.results.comparison_report import Report, contrast_lines
+from nlft.results.comparison_tables import arms_table
 
 
-class Tune(Staged):
-    """Sample, judge, build, audit, train by every arm, evaluate."""
+class Tune(Comparison):
+    """Sample, judge, build, audit, train and evaluate every arm, draw the map."""
 
     may_change = ("arms", "extra_arms")
     report_name = "tune.json"
 
     def run(self) -> str:
-        """Run what is not done yet; returns the table and what it says. Errors: see `Staged.run_stages`."""
+        """Run what is not done yet; returns the table and the verdict. Errors: see `Staged.run_stages`."""
         self.claim()
-        work = self.data_stages()
-        if self.settings.audit:
-            work.append(("audit", "audit.json", self.own_process(stages.audit)))
-        arms = self.settings.known_arms()
-        for name in self.settings.arms:
-            record_arm(arms[name], self.folder / name)
-            work.append((arms[name].title, f"{name}/result.json", self.own_process(stages.run_arm, name)))
+        self.run_stages([*self.data_stages(), *self.audit_stages()])
+        self.run_cells()
         if "nlft" in self.settings.arms:
-            work.append(("the saliency map", "map.html", partial(stages.export, self.folder)))
-        self.run_stages(work)
-        return self._told(stages.report(self.folder, self.job()))
+            self.run_stages([("the saliency map", "map.html", partial(stages.export, self.folder))])
+        return self._finish()
 
-    def _told(self, report: Report) -> str:
-        told = [*differences(report), *advice(report), *report["notes"]]
-        payload = json.dumps({**report, "says": told}, indent=1, ensure_ascii=False)
-        write_whole(self.folder / self.report_name, payload.encode())
-        shown = [("every answer", self.report_name), ("saliency map", "map.html"), ("audit", "audit.html")]
-        paths = [f"{what}: {display_path(self.folder / name)}" for what, name in shown if (self.folder / name).exists()]
-        return "\n".join(["", table(report), "", *told, "", *paths])
+    def _finish(self) -> str:
+        """Write the report; returns it as the terminal shows it."""
+        grid = self.grid()
+        report = self._with_answers(self.report(grid, **self._data()))
+        notes = self._notes(report)
+        says = [*contrast_lines(report), report["verdict"], *notes]
+        self.write({**report, "notes": notes, "says": says})
+        shown = {
+            "every answer": self.report_name,
+            "page": self.report_name.replace(".json", ".html"),
+            "saliency map": "map.html",
+            "audit": "audit.html",
+        }
+        paths = [
+            f"{what}: {display_path(self.folder / name)}"
+            for what, name in shown.items()
+            if (self.folder / name).exists()
+        ]
+        return "\n".join(["", self._table(grid), "", *says, "", *paths])
+
+    def _table(self, grid: Grid) -> str:
+        return arms_table(grid, self.titles, self.settings.extraction).markdown()
+
+    def _data(self) -> dict[str, Any]:
+        """Numbers of examples and of test questions."""
+        examples = read_examples(self.folder / "examples.jsonl")
+        return {
+            "train": len(examples),
+            "train_right": sum(e.label for e in examples),
+            "test": len(read_questions(self.folder / "test.jsonl")),
+        }
+
+    def _with_answers(self, report: Report) -> Report:
+        """The report with each arm's definition, what it took, and its answers."""
+        kept = ("id", "output", "tokens", "finish_reason", "grades")
+        arms = []
+        for entry in report["arms"]:
+            found = self.result(entry["arm"], self.sizes[0], self.seeds[0], 0)
+            answers = {"questions": [{key: answer[key] for key in kept} for answer in found.answers]}
+            arms.append(
+                {**asdict(self.arms[entry["arm"]]), **found.took, **(answers if found.answers else {}), **entry}
+            )
+        return {**report, "arms": arms}
+
+    def _notes(self, report: Report) -> list[str]:
+        """What to know before using the result."""
+        notes = [
+            f"One model, one seed, {report['train']} examples ({report['train_right']} right), {report['test']} test "
+            "questions: with another seed, a difference of a few points may change its sign."
+        ]
+        if (self.folder / "audit.json").exists():
+            notes.append(f"Audit: {json.loads((self.folder / 'audit.json').read_text())['summary']}")
+        if (self.folder / "nlft" / "adapter").exists():
+            notes.append(f"NLFT's adapter: {display_path(self.folder / 'nlft' / 'adapter')} (PEFT's format).")
+        return notes

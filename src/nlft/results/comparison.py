@@ -1,11 +1,11 @@
-"""What a grid of arms, sizes and seeds says: shares, differences fixed beforehand, and a verdict in one sentence."""
+"""What a grid of arms, sizes and seeds shows: rates of right answers, planned differences, and a verdict, as data."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import comb
-from typing import Any
+from typing import Any, Literal
 
-from nlft.results.stats import Difference, holm, needed, paired_gaps, seeded_difference, wilson
+from nlft.results.stats import Difference, Needed, holm, needed, paired_gaps, seeded_difference, wilson
 
 ALPHA = 0.05
 WORTH_HAVING = 0.03
@@ -16,11 +16,12 @@ class Cells:
     """One arm at one size.
 
     Attributes:
-        verdicts: (seeds, questions), whether each question was answered right; the questions in one order throughout.
-        results: what each seed took: `train_seconds`, `peak_memory_bytes`, `num_tokens`, ...
-        failed: seeds that have no result, and why.
-        seeds: whose verdicts these are, row by row; None: one row, the same for every seed.
-        once: the plan has one seed only for this arm.
+        verdicts: (seeds, questions), whether each question was answered right. All cells have the same questions in
+            the same order.
+        results: what each cell of the seeds took: `train_seconds`, `peak_memory_bytes`, `num_tokens`, ...
+        failed: seeds without a result, and why.
+        seeds: the seed of each row of `verdicts`; None: one row that stands for every seed.
+        once: whether the plan gives this arm only one seed.
     """
 
     verdicts: Sequence[Sequence[bool]]
@@ -31,8 +32,8 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of right answers with its 95% interval: Wilson's for one seed, over seeds and questions for several."""
+class Rate:
+    """A rate of right answers with its 95% interval: Wilson's for one seed, over seeds and questions for several."""
 
     value: float
     low: float
@@ -48,7 +49,8 @@ class Contrast:
 
     Attributes:
         corrected: the p-value after Holm's correction for all comparisons of the grid.
-        wins, losses: (seed, question) pairs that `ours` alone, and `theirs` alone, answered right.
+        wins: number of (seed, question) pairs that only `ours` answered right.
+        losses: number of those that only `theirs` answered right.
     """
 
     size: int
@@ -60,44 +62,45 @@ class Contrast:
     losses: int
 
     @property
-    def told(self) -> bool:
+    def significant(self) -> bool:
+        """Whether the difference is significant after correction."""
         return self.corrected < ALPHA
 
 
 Grid = Mapping[tuple[str, int], Cells]
-"""(arm, size) -> its cells; a prompted arm stands under every size."""
+"""(arm, size) -> its cells. The prompted base is repeated under every size."""
 
 
-def share_of(verdicts: Sequence[Sequence[bool]]) -> Share:
-    """The share of right answers over all seeds."""
+def rate_of(verdicts: Sequence[Sequence[bool]]) -> Rate:
+    """The rate of right answers over all seeds."""
     if len({tuple(row) for row in verdicts}) == 1:
-        found = wilson(sum(verdicts[0]), len(verdicts[0]))
-        return Share(found.value, found.low, found.high)
+        proportion = wilson(sum(verdicts[0]), len(verdicts[0]))
+        return Rate(proportion.value, proportion.low, proportion.high)
     gap = seeded_difference(verdicts, [[False] * len(verdicts[0])])
-    return Share(gap.value, gap.low, gap.high)
+    return Rate(gap.value, gap.low, gap.high)
 
 
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
     """Every pair of arms at every size, on the seeds that both have.
 
-    P-values are corrected for all that was planned: a comparison that could not be made (`unmade`) counts as one that
-    shows nothing, so that a cell that fails does not make the others say more.
+    P-values are corrected for all planned comparisons. One that could not be made (`unmade`) counts as a comparison
+    with p = 1, so that a failed cell does not make the others more significant.
     """
-    found = []
+    made = []
     for size, ours, theirs in _planned(grid, pairs):
         rows = paired(grid[ours, size], grid[theirs, size])
         if rows is None:
             continue
         gaps = paired_gaps(*rows)
         gap = seeded_difference(*rows)
-        found.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
+        made.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
     lacking = [1.0] * len(unmade(grid, pairs))
-    corrected = holm([*(contrast.gap.p_value or 0.0 for contrast in found), *lacking])
-    return [replace(contrast, corrected=p) for contrast, p in zip(found, corrected, strict=False)]
+    corrected = holm([*(contrast.gap.p_value or 0.0 for contrast in made), *lacking])
+    return [replace(contrast, corrected=p) for contrast, p in zip(made, corrected, strict=False)]
 
 
 def unmade(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
-    """(size, ours, theirs) of what was planned and cannot be compared, as the arms have no seed in common."""
+    """(size, ours, theirs) of the planned comparisons of arms without a common seed, which cannot be made."""
     return [at for at in _planned(grid, pairs) if paired(grid[at[1], at[0]], grid[at[2], at[0]]) is None]
 
 
@@ -107,7 +110,7 @@ def _planned(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, st
 
 
 def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool]]] | None:
-    """Both arms' verdicts on the seeds that both have, or None if there are none; the table tells what is missing."""
+    """Both arms' verdicts on the seeds that both have, or None if they have no common seed."""
     if a.seeds is None or b.seeds is None:
         rows = (list(a.verdicts), list(b.verdicts))
     else:
@@ -119,95 +122,137 @@ def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool
     return rows if all(rows) else None
 
 
-def verdict(
-    grid: Grid, found: Sequence[Contrast], titles: Mapping[str, str], prompted: Collection[str], lacking: int = 0
-) -> str:
-    """What to do, in one sentence, at the largest size.
+VerdictKind = Literal[
+    "train",  # the best method beats the best prompt
+    "do_not_train",  # no method beats the best prompt, and a gain worth having is ruled out
+    "more_seeds",
+    "more_questions",
+    "too_close",  # enough questions and seeds for the gap that matters, and still no significant one
+    "no_arms",  # a trained method or a prompt has no result
+    "no_common_seed",
+    "nothing_graded",
+]
 
-    A method is worth its training only if it beats the best prompt. What was not planned is corrected for all pairs of
-    arms, as the best of them is chosen after the fact. Arms that the plan gave one seed, or that failed on some, are
-    not recommended while there are others, but they may stand in the way.
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison recommends at its largest size.
+
+    Attributes:
+        best: the trained arm with the most right answers, among those with a result for every seed.
+        prompt: the prompted arm that it has to beat.
+        rates: of both, by arm.
+        gap: `best` over `prompt`.
+        planned: whether that comparison was fixed before the run.
+        worthwhile: the gap that `needed` is about, as a fraction.
+        needed: what would show a gap of `worthwhile` in four runs of five; None where the gap is decided.
+        questions: number of test questions.
+        seeds: how many seeds of `best` have a result, and `failed_seeds` how many have none.
+        rivals: trained arms that do not differ significantly from `best`.
+        better: trained arms that are significantly above `best`, but were run on one seed or failed on some.
+        missing: trained arms without a result to compare.
+    """
+
+    kind: VerdictKind
+    best: str | None = None
+    prompt: str | None = None
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    gap: Difference | None = None
+    planned: bool = True
+    worthwhile: float | None = None
+    needed: Needed | None = None
+    questions: int = 0
+    seeds: int = 0
+    failed_seeds: int = 0
+    rivals: tuple[str, ...] = ()
+    better: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int = 0) -> Verdict:
+    """What to do, at the largest size.
+
+    A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
+    all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave one seed, or that failed
+    on some, is recommended only if there are no others, but it can stand in the way.
 
     Args:
+        made: the planned comparisons that could be made.
         prompted: arms that train nothing.
         lacking: how many comparisons were planned and could not be made.
     """
     size = max(size for _, size in grid)
+    if not any(c.verdicts for c in grid.values()) and any(c.results for c in grid.values()):
+        return Verdict("nothing_graded")
     cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
-    shares = {arm: share_of(c.verdicts) for arm, c in cells.items()}
-    prompts = [arm for arm in shares if arm in prompted]
-    trained = [arm for arm in shares if arm not in prompted and not cells[arm].once]
+    rates = {arm: rate_of(c.verdicts) for arm, c in cells.items()}
+    prompts = [arm for arm in rates if arm in prompted]
+    trained = [arm for arm in rates if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
-        return "Nothing to compare: a trained method or a prompted base is missing."
+        return Verdict("no_arms")
     whole = [arm for arm in trained if not cells[arm].failed] or trained
-    best = max(whole, key=lambda arm: shares[arm].value)
+    best = max(whole, key=lambda arm: rates[arm].value)
     reachable = [arm for arm in prompts if paired(cells[best], cells[arm])]
     if not reachable:
-        return "Nothing to compare: the best method and the prompts have no seed in common."
-    prompt = max(reachable, key=lambda arm: shares[arm].value)
-    gap = _gap(grid, found, best, prompt, size)
-    planned = any((c.ours, c.theirs, c.size) == (best, prompt, size) for c in found)
-    if gap.value <= 0 and gap.high < WORTH_HAVING:
-        return f"No method beat prompting ({titles[prompt]}, {shares[prompt]}): don't fine-tune on this."
-    if not _better(grid, found, best, prompt, size):
-        tests = len(found) + lacking if planned else _pairs(grid, size)
-        return f"{_too_few(grid, (best, prompt, size), gap, titles, tests)}."
-    seeds = "" if not cells[best].failed else f" on {len(cells[best].verdicts)} of {_seeds(cells[best])} seeds"
-    line = (
-        f"Train with {titles[best]}: {shares[best]}{seeds}, {gap} over {titles[prompt]}"
-        f"{'' if planned else ' (not planned)'}"
+        return Verdict("no_common_seed", best=best)
+    prompt = max(reachable, key=lambda arm: rates[arm].value)
+    gap = _gap(grid, made, best, prompt, size)
+    planned = any((c.ours, c.theirs, c.size) == (best, prompt, size) for c in made)
+    base = Verdict(
+        "do_not_train",
+        best=best,
+        prompt=prompt,
+        rates={arm: rates[arm] for arm in (best, prompt)},
+        gap=gap,
+        planned=planned,
+        questions=len(cells[best].verdicts[0]),
+        seeds=len(cells[best].verdicts),
+        failed_seeds=len(cells[best].failed),
     )
-    return f"{line}{_rivals(grid, found, best, size, titles, prompted)}."
+    if gap.value <= 0 and gap.high < WORTH_HAVING:
+        return base
+    if _better(grid, made, best, prompt, size):
+        return _with_other_arms(replace(base, kind="train"), grid, made, size, prompted)
+    return _undecided(base, grid, size, len(made) + lacking if planned else _pairs(grid, size))
 
 
-def _seeds(cells: Cells) -> int:
-    return len(cells.verdicts) + len(cells.failed)
+def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:
+    """That no difference is significant, and what would show one."""
+    assert base.best is not None
+    assert base.prompt is not None
+    assert base.gap is not None
+    rows = paired(grid[base.best, size], grid[base.prompt, size])
+    assert rows is not None, "the gap was worked out from them"
+    worthwhile = max(abs(base.gap.value), WORTH_HAVING)
+    take = needed(*rows, worthwhile, tests=tests)
+    kind: VerdictKind = "more_seeds" if take.seeds else "more_questions"
+    if not take.seeds and take.questions <= base.questions:
+        kind = "too_close"
+    return replace(base, kind=kind, worthwhile=worthwhile, needed=take)
 
 
-def _too_few(grid: Grid, at: tuple[str, str, int], gap: Difference, titles: Mapping[str, str], tests: int) -> str:
-    """That nothing can be told, and what it would take."""
-    best, prompt, size = at
-    rows = paired(grid[best, size], grid[prompt, size])
-    assert rows is not None, "a gap was worked out from them"
-    wanted = max(abs(gap.value), WORTH_HAVING)
-    seeds, questions = len(grid[best, size].verdicts), len(rows[0][0])
-    take = needed(*rows, wanted, tests=tests)
-    told = f"{titles[best]} is {gap} over {titles[prompt]}"
-    power = f"{100 * wanted:.1f} points to be told in four runs of five"
-    if take.seeds:
-        more = f"about {take.seeds} seeds (there are {seeds}) and {max(take.questions, questions)} test questions"
-        return f"Too few seeds to tell: {told}; for {power}, you need {more}"
-    if take.questions <= questions:
-        return f"Too close to tell: {told}; the {questions} test questions are enough for {power}"
-    more = f"about {take.questions} of them (there are {questions})"
-    return f"Too few test questions to tell: {told}; for {power}, you need {more}"
-
-
-def _rivals(
-    grid: Grid, found: Sequence[Contrast], best: str, size: int, titles: Mapping[str, str], prompted: Collection[str]
-) -> str:
-    """What stands beside the best method: those it cannot be told from, those that beat it, those that have no say."""
+def _with_other_arms(
+    decided: Verdict, grid: Grid, made: Sequence[Contrast], size: int, prompted: Collection[str]
+) -> Verdict:
+    """The verdict with how the other trained arms compare to the best one."""
+    best = decided.best
+    assert best is not None
     others = [arm for (arm, at), _ in grid.items() if at == size and arm != best and arm not in prompted]
     compared = [arm for arm in others if paired(grid[best, size], grid[arm, size])]
-    above = [arm for arm in compared if _better(grid, found, arm, best, size)]
-    alike = [arm for arm in compared if arm not in above and not _better(grid, found, best, arm, size)]
-    missing = [arm for arm in others if arm not in compared]
-    told = [
-        f"{words} {' / '.join(titles[arm] for arm in arms)}"
-        for words, arms in (("it cannot be told from", alike), ("on its seed better:", above), ("no result:", missing))
-        if arms
-    ]
-    return "; " + "; ".join(told) if told else ", and more than every other method"
+    better = tuple(arm for arm in compared if _better(grid, made, arm, best, size))
+    rivals = tuple(arm for arm in compared if arm not in better and not _better(grid, made, best, arm, size))
+    missing = tuple(arm for arm in others if arm not in compared)
+    return replace(decided, rivals=rivals, better=better, missing=missing)
 
 
-def _better(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> bool:
-    """Whether `ours` can be told from `theirs` and is above, corrected for what was planned or else for all pairs."""
-    for contrast in found:
+def _better(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: int) -> bool:
+    """Whether `ours` is significantly above `theirs`, corrected for the planned comparisons or else for all pairs."""
+    for contrast in made:
         if contrast.size == size and (contrast.ours, contrast.theirs) == (ours, theirs):
-            return contrast.told and contrast.gap.value > 0
+            return contrast.significant and contrast.gap.value > 0
         if contrast.size == size and (contrast.theirs, contrast.ours) == (ours, theirs):
-            return contrast.told and contrast.gap.value < 0
-    gap = _gap(grid, found, ours, theirs, size)
+            return contrast.significant and contrast.gap.value < 0
+    gap = _gap(grid, made, ours, theirs, size)
     return gap.value > 0 and (gap.p_value or 0.0) * _pairs(grid, size) < ALPHA
 
 
@@ -216,57 +261,11 @@ def _pairs(grid: Grid, size: int) -> int:
     return comb(sum(at == size and bool(cells.verdicts) for (_, at), cells in grid.items()), 2)
 
 
-def _gap(grid: Grid, found: Sequence[Contrast], ours: str, theirs: str, size: int) -> Difference:
-    for contrast in found:
+def _gap(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: int) -> Difference:
+    for contrast in made:
         if (contrast.ours, contrast.theirs, contrast.size) == (ours, theirs, size):
             return contrast.gap
     rows = paired(grid[ours, size], grid[theirs, size])
     if rows is None:
         raise ValueError(f"{ours} and {theirs} have no seed in common")
     return seeded_difference(*rows)
-
-
-def table(grid: Grid, titles: Mapping[str, str]) -> str:
-    """Arms by sizes, as Markdown; what a cell took is that of its seeds' mean."""
-    sizes = sorted({size for _, size in grid})
-    head = ["", *(f"{size} examples" for size in sizes), "steps", "train", "peak memory", "tokens trained"]
-    rows = [head]
-    for arm in dict.fromkeys(arm for arm, _ in grid):
-        cells = [grid.get((arm, size)) for size in sizes]
-        rows.append([titles[arm], *map(_shown, cells), *_costs(cells)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
-def _shown(cells: Cells | None) -> str:
-    if cells is None:
-        return ""
-    failed = ""
-    if cells.failed:
-        why = next(iter(cells.failed.values())).split("\n")[0][:60].replace("|", "/")
-        failed = f"{len(cells.failed)} failed: {why}"
-    return " ".join([str(share_of(cells.verdicts)) if cells.verdicts else "", alone(cells), failed]).strip()
-
-
-def alone(cells: Cells) -> str:
-    """That the plan has one seed only for the arm, if so."""
-    return f"(seed {cells.seeds[0]} alone)" if cells.once and cells.seeds else ""
-
-
-def _costs(cells: Sequence[Cells | None]) -> list[str]:
-    """What the training took, at the largest size that has it; nothing for what trains nothing."""
-    results = next((cell.results for cell in reversed(cells) if cell and cell.results), [])
-    return costs(results if any(r.get("num_tokens") for r in results) else [])
-
-
-def costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Steps, time and tokens of the trainings, their mean, and the highest peak memory, in words; nothing for none."""
-    if not results:
-        return ["", "", "", ""]
-    steps = [r["steps"] for r in results if r.get("steps") is not None]  # older results do not have them
-    seconds = sum(r["train_seconds"] for r in results) / len(results)
-    memory = max(r["peak_memory_bytes"] for r in results) / 2**30
-    tokens = sum(r.get("num_tokens") or 0 for r in results) / len(results)
-    taken = f"{sum(steps) / len(steps):.0f}" if steps else ""
-    return [taken, f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]

@@ -5,8 +5,9 @@ from math import log
 from typing import Any
 
 from nlft.files import read_template, render_page
-from nlft.results.comparison import Share, alone, costs, paired
+from nlft.results.comparison import Rate, paired
 from nlft.results.comparison_report import grid_of, grown_line
+from nlft.results.comparison_tables import costs, one_seed_note
 from nlft.results.stats import paired_gaps
 
 Report = dict[str, Any]
@@ -14,8 +15,8 @@ LISTED = 20  # questions that are listed for each side of a comparison
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 56, 40, 12, 16
 
 ARMS_HEAD = ("method", "examples", "right [95%]", "strict", "steps", "train", "peak memory", "tokens trained", "")
-CONTRASTS_HEAD = ("method", "against", "examples", "points [95%]", "p (Holm)", "won / lost", "can be told")
-# Okabe and Ito's colours, told apart by the colour-blind too.
+CONTRASTS_HEAD = ("method", "against", "examples", "points [95%]", "p (Holm)", "won / lost", "significant")
+# Okabe and Ito's colours, which the colour-blind can distinguish too.
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#8a6d00"]
 
 
@@ -95,7 +96,7 @@ def _grid_line(value: float, top: float) -> dict[str, str]:
 def _point(x: float, share: Mapping[str, float], top: float) -> dict[str, str]:
     low, high = _y(share["low"], top), _y(min(share["high"], top), top)
     y = _y(share["value"], top)
-    return {"x": f"{x:.1f}", "y": f"{y:.1f}", "low": f"{low:.1f}", "high": f"{high:.1f}", "said": str(Share(**share))}
+    return {"x": f"{x:.1f}", "y": f"{y:.1f}", "low": f"{low:.1f}", "high": f"{high:.1f}", "said": str(Rate(**share))}
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -120,10 +121,10 @@ def _arms(report: Report) -> list[list[str]]:
     rows, grid = [], grid_of(report)
     for arm in report["arms"]:
         share = arm["share"]
-        shown = str(Share(**share)) if share else ""
+        shown = str(Rate(**share)) if share else ""
         failed = "; ".join(f"seed {seed}: {why}" for seed, why in arm["failed"].items())
         strict = f"{arm['readings']['strict']:.1%}" if "strict" in arm["readings"] else ""
-        title = f"{arm['title']} {alone(grid[arm['arm'], arm['size']])}"
+        title = f"{arm['title']} {one_seed_note(grid[arm['arm'], arm['size']])}"
         cells = [title, str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
         rows.append([*cells, failed])
     return rows
@@ -135,9 +136,9 @@ def _contrasts(report: Report) -> list[list[str]]:
     for c in report["contrasts"]:
         gap = c["gap"]
         points = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-        told = "yes" if c["told"] else "no"
+        significant = "yes" if c["significant"] else "no"
         cells = [titles[c["ours"]], titles[c["theirs"]], str(c["size"]), points, f"{c['corrected']:.3f}"]
-        rows.append([*cells, f"{c['wins']} / {c['losses']}", told])
+        rows.append([*cells, f"{c['wins']} / {c['losses']}", significant])
     return rows
 
 

@@ -1,45 +1,68 @@
-"""A comparison's figures as plain data and in words, and read back from them."""
+"""A comparison's figures as JSON and as sentences, and the grid read back from them."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from nlft.results.comparison import Cells, Grid, contrasts, share_of, table, unmade, verdict
+from nlft.results.comparison import Cells, Grid, Verdict, contrasts, rate_of, unmade, verdict
 from nlft.results.stats import Difference
 
 Report = dict[str, Any]
+FORMAT_VERSION = 2  # 1, without a number, had `told` for `significant`, and no `verdict_data`
 
 
-def report(
+def comparison_report(
     grid: Grid,
     pairs: Sequence[tuple[str, str]],
     titles: Mapping[str, str],
     prompted: Collection[str],
     about: Mapping[str, Any],
 ) -> Report:
-    """Everything that compare.json holds.
+    """The content of compare.json.
 
     Args:
         pairs: the comparisons that were fixed before the run.
         prompted: arms that train nothing.
-        about: `nlft`, `model`, `settings`, and where it is known `asked`, the questions in the order of the verdicts,
-            and `grown`, what was added after a first result.
+        about: `nlft`, `model`, `settings`; if known, `asked`, the questions in the order of the verdicts, and
+            `grown`, what was added after a first result.
     """
-    found, lacking = contrasts(grid, pairs), unmade(grid, pairs)
+    made, lacking = contrasts(grid, pairs), unmade(grid, pairs)
+    decided = verdict(grid, made, prompted, len(lacking))
     return {
+        "format_version": FORMAT_VERSION,
         **about,
         "questions": len(next((cells.verdicts[0] for cells in grid.values() if cells.verdicts), [])),
-        "verdict": verdict(grid, found, titles, prompted, len(lacking)),
+        "verdict": verdict_sentence(decided, titles),
+        "verdict_data": asdict(decided),
         "arms": [
             {**_arm(cells), "arm": arm, "title": titles[arm], "size": size, "trained": arm not in prompted}
             for (arm, size), cells in grid.items()
         ],
-        "contrasts": [{**vars(c), "gap": vars(c.gap), "told": c.told} for c in found],
+        "contrasts": [{**vars(c), "gap": vars(c.gap), "significant": c.significant} for c in made],
         "unmade": [{"size": size, "ours": ours, "theirs": theirs} for size, ours, theirs in lacking],
     }
 
 
-def grid_of(found: Report) -> Grid:
-    """The grid that a report was made from, but for each seed's summary."""
+def read_report(path: Path) -> Report:
+    """A compare.json of this version or an older one, in this version's format: its verdict is decided again."""
+    report: Report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("format_version") == FORMAT_VERSION:
+        return report
+    titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
+    prompted = [arm["arm"] for arm in report["arms"] if not arm["trained"]]
+    planned = list(dict.fromkeys((c["ours"], c["theirs"]) for c in [*report["contrasts"], *report["unmade"]]))
+    made = ("format_version", "questions", "verdict", "arms", "contrasts", "unmade")
+    about = {name: value for name, value in report.items() if name not in made}
+    new = comparison_report(grid_of(report), planned, titles, prompted, about)
+    for arm, old in zip(new["arms"], report["arms"], strict=True):
+        arm["readings"] = old["readings"]  # from summaries, which a report does not have
+    return new
+
+
+def grid_of(report: Report) -> Grid:
+    """The grid that a report was made from, without each seed's summary."""
     return {
         (arm["arm"], arm["size"]): Cells(
             arm["verdicts"],
@@ -48,34 +71,92 @@ def grid_of(found: Report) -> Grid:
             arm["seeds"],
             arm["once"],
         )
-        for arm in found["arms"]
+        for arm in report["arms"]
     }
 
 
-def told(grid: Grid, titles: Mapping[str, str], found: Report) -> str:
-    """Table, comparisons at the largest size and verdict, as the terminal shows them."""
-    largest = max(size for _, size in grid)
-    lines = [_line(c, titles) for c in found["contrasts"] if c["size"] == largest]
+def verdict_sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
+    """The verdict in one sentence."""
+    if decided.kind == "no_arms":
+        return "Nothing to compare: no trained method has a result, or no prompted one."
+    if decided.kind == "no_common_seed":
+        return "Nothing to compare: the best method and the prompts have no seed in common."
+    if decided.kind == "nothing_graded":
+        return "Nothing was graded: read the answers in the evaluation files before you choose."
+    assert decided.best is not None
+    assert decided.prompt is not None
+    best, prompt = titles[decided.best], titles[decided.prompt]
+    if decided.kind == "do_not_train":
+        rate = decided.rates[decided.prompt]
+        return f"No method beat prompting ({prompt}, {rate}): do not fine-tune on this data."
+    if decided.kind != "train":
+        return _undecided_sentence(decided, f"{best} is {decided.gap} over {prompt}")
+    seeds = f" on {decided.seeds} of {decided.seeds + decided.failed_seeds} seeds" if decided.failed_seeds else ""
+    planned = "" if decided.planned else " (not planned)"
+    gap = f"{decided.rates[decided.best]}{seeds}, {decided.gap} over {prompt}{planned}"
+    return f"Train with {best}: {gap}{_rivals_clause(decided, titles)}."
+
+
+def _undecided_sentence(decided: Verdict, gap: str) -> str:
+    assert decided.worthwhile is not None
+    assert decided.needed is not None
+    power = f"to detect {100 * decided.worthwhile:.1f} points in four runs of five"
+    take = decided.needed
+    if decided.kind == "more_seeds":
+        questions = max(take.questions, decided.questions)
+        need = f"you need about {take.seeds} seeds (you have {decided.seeds}) and {questions} test questions"
+        return f"Too few seeds: {gap}; {power}, {need}."
+    if decided.kind == "more_questions":
+        return (
+            f"Too few test questions: {gap}; {power}, you need about {take.questions} (you have {decided.questions})."
+        )
+    return f"Too close: {gap}; the {decided.questions} test questions are enough {power}."
+
+
+def _rivals_clause(decided: Verdict, titles: Mapping[str, str]) -> str:
+    groups = (
+        ("not significantly different from", decided.rivals),
+        ("significantly better, but on fewer seeds:", decided.better),
+        ("no result:", decided.missing),
+    )
+    parts = [f"{words} {' / '.join(titles[arm] for arm in arms)}" for words, arms in groups if arms]
+    return "; " + "; ".join(parts) if parts else ", and significantly above every other method"
+
+
+def contrast_lines(report: Report) -> list[str]:
+    """The comparisons at the largest size, those that could not be made, and what was added after a result."""
+    titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
+    largest = max(arm["size"] for arm in report["arms"])
+    lines = [_contrast_line(c, titles) for c in report["contrasts"] if c["size"] == largest]
     lines += [
         f"{titles[c['ours']]} against {titles[c['theirs']]}, {c['size']} examples: no seed in common, not compared."
-        for c in found["unmade"]
+        for c in report["unmade"]
     ]
-    return "\n".join(["", table(grid, titles), "", *lines, *grown_line(found), "", found["verdict"]])
+    return [*lines, *grown_line(report)]
 
 
-def grown_line(found: Report) -> list[str]:
-    """What was added to the grid by those who had seen a result, if anything."""
-    grown = found.get("grown")
+def _contrast_line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    significance = "" if contrast["significant"] else ", not significant"
+    return (
+        f"{titles[contrast['ours']]} against {titles[contrast['theirs']]}, {contrast['size']} examples: "
+        f"{Difference(**contrast['gap'])}, p {contrast['corrected']:.2g} corrected ({contrast['wins']} won, "
+        f"{contrast['losses']} lost){significance}."
+    )
+
+
+def grown_line(report: Report) -> list[str]:
+    """What was added to the grid after a first result, if anything."""
+    grown = report.get("grown")
     if not grown:
         return []
     return ["Added after a first result: " + "; ".join(f"{k} {', '.join(map(str, v))}" for k, v in grown.items()) + "."]
 
 
 def _arm(cells: Cells) -> dict[str, Any]:
-    share = share_of(cells.verdicts) if cells.verdicts else None
+    rate = rate_of(cells.verdicts) if cells.verdicts else None
     return {
         "readings": _readings(cells),
-        "share": vars(share) if share else None,
+        "share": vars(rate) if rate else None,
         "seeds": cells.seeds,
         "once": cells.once,
         "verdicts": [[int(right) for right in row] for row in cells.verdicts],
@@ -85,17 +166,11 @@ def _arm(cells: Cells) -> dict[str, Any]:
 
 
 def _readings(cells: Cells) -> dict[str, float]:
-    """The share of right answers by each reading of them."""
-    found = [result["summary"]["accuracy"] for result in cells.results if "summary" in result]
-    if not found:
+    """The rate of right answers by each reading of them."""
+    accuracies = [result["summary"]["accuracy"] for result in cells.results if "summary" in result]
+    if not accuracies:
         return {}
-    return {name: sum(f[name]["count"] for f in found) / sum(f[name]["n"] for f in found) for name in found[0]}
-
-
-def _line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    told = "" if contrast["told"] else ", no difference can be told"
-    return (
-        f"{titles[contrast['ours']]} against {titles[contrast['theirs']]}, {contrast['size']} examples: "
-        f"{Difference(**contrast['gap'])}, p {contrast['corrected']:.2g} corrected ({contrast['wins']} won, "
-        f"{contrast['losses']} lost){told}."
-    )
+    return {
+        name: sum(a[name]["count"] for a in accuracies) / sum(a[name]["n"] for a in accuracies)
+        for name in accuracies[0]
+    }

@@ -212,7 +212,7 @@ def _answerer(
         from nlft.models.loaded import loaded_answerer
 
         answerer: Answerer = loaded_answerer(
-            model,  # type: ignore[arg-type]
+            model,
             tokenizer,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.eval_batch_size,

@@ -1,0 +1,96 @@
+"""Cells of a comparison: one arm trained and evaluated at one size and seed, on one fold."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nlft.experiments.stages import Job, settings_of
+from nlft.files import write_whole
+from nlft.results.evaluate import deciding_reading
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one size and seed, on one fold.
+
+    Attributes:
+        folder: below the comparison's folder; it holds examples.jsonl, test.jsonl, and the arm's run in `folder`/`arm`.
+    """
+
+    arm: str
+    size: int
+    seed: int
+    fold: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a cell left behind.
+
+    Attributes:
+        took: result.json: the summary of the evaluation, seconds, memory, steps.
+        right: by question, whether it was answered right, by the deciding reading; empty if nothing was graded.
+        answers: the questions of evaluation.json, with output and grades.
+        failed: why there is no result; None if there is one.
+    """
+
+    took: Mapping[str, Any]
+    right: list[bool]
+    answers: list[dict[str, Any]]
+    failed: str | None = None
+
+
+def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
+    """Train and evaluate the cell, in a process of its own; an error is also written to the cell's failed.json.
+
+    Args:
+        prompt_template: how the cell's test questions are asked.
+    """
+    from nlft.experiments.arm_run import run_arm
+
+    settings, place = settings_of(job), folder / cell.folder
+    try:
+        run_arm(
+            settings.known_arms()[cell.arm],
+            examples=place / "examples.jsonl",
+            test=place / "test.jsonl",
+            out=place / cell.arm,
+            model=job["model"],
+            asking=replace(settings, seed=cell.seed, prompt_template=prompt_template),
+            budget=settings,
+        )
+    except Exception as error:
+        write_failure(place / cell.arm, f"{type(error).__name__}: {error}")
+        raise
+
+
+def write_failure(run: Path, why: str) -> None:
+    """Write failed.json into a cell's run."""
+    write_whole(run / "failed.json", json.dumps({"failed": why}, ensure_ascii=False).encode())
+
+
+def cell_result(run: Path, extraction: str) -> CellResult:
+    """The result in a cell's run directory.
+
+    Args:
+        extraction: how numbers were read when the examples were labelled; it decides which answers are right.
+    """
+    for name in ("result.json", "failed.json"):
+        if (run / name).exists():
+            took = json.loads((run / name).read_text())
+            why = took.get("skipped") or took.get("failed")
+            break
+    else:
+        return CellResult({}, [], [], "not run")
+    if why:
+        return CellResult(took, [], [], why)
+    answers = json.loads((run / "evaluation.json").read_text())["questions"]
+    if took["summary"]["answer_logp"] is not None:
+        return CellResult(took, [], answers)
+    right = [
+        answer["grades"][deciding_reading(answer["grades"], extraction)]["verdict"] == "right" for answer in answers
+    ]
+    return CellResult(took, right, answers)

@@ -1,0 +1,218 @@
+"""The engine of `tune` and `compare`: run the cells of a grid of arms, sizes, seeds and folds, and report on them."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nlft import __version__
+from nlft.errors import NLFTError
+from nlft.experiments import stages
+from nlft.experiments.arms import Arm, record_arm
+from nlft.experiments.cells import Cell, CellResult, cell_result, run_cell, write_failure
+from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
+from nlft.files import write_whole
+from nlft.results.comparison import Cells, Grid
+from nlft.results.comparison_page import page
+from nlft.results.comparison_report import Report, comparison_report
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A running cell: its part of the machine, and when it started (monotonic seconds)."""
+
+    cell: Cell
+    title: str
+    resources: Resources
+    start: float
+
+
+class Comparison(Staged):
+    """Arms compared in one folder, at one size and one seed unless a subclass plans more.
+
+    A finished cell is not repeated. A failed one is marked, the others go on, and a later run tries it again.
+    """
+
+    report_name: ClassVar[str]
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The compared arms, by name."""
+        known = self.settings.known_arms()
+        return {name: known[name] for name in self.settings.arms}
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The titles of the compared arms, by name."""
+        return {name: arm.title for name, arm in self.arms.items()}
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of training examples, in order."""
+        return [(self.folder / "examples.jsonl").read_bytes().count(b"\n")]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that draw examples and train."""
+        return [self.settings.seed]
+
+    @property
+    def jobs(self) -> int:
+        """Cells to run in parallel."""
+        return 1
+
+    def folds(self) -> int:
+        """Number of cross-validation folds."""
+        return 1
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The comparisons that are fixed before the run."""
+        if "nlft" not in self.arms or self.settings.grader == "label":
+            return []
+        return [("nlft", name) for name in self.arms if name != "nlft"]
+
+    def planned(self, arm: str, size: int, seed: int) -> bool:
+        """Whether the grid has that cell."""
+        return True
+
+    def base_at(self) -> tuple[int, int]:
+        """The size and seed of the prompted base, which depends on neither."""
+        return self.sizes[0], self.seeds[0]
+
+    def cell_folder(self, size: int, seed: int, fold: int) -> str:
+        """The folder of a cell's examples and runs, below the comparison's folder."""
+        return "."
+
+    def prompt_template(self) -> str:
+        """How the test questions of the cells are asked."""
+        # Questions that were held out from a file of examples hold their prompts as they were asked.
+        held_out = not self.settings.test_file and stages.holds_examples(self.folder / "train.jsonl")
+        return "{prompt}" if held_out else self.settings.prompt_template
+
+    def cell_title(self, cell: Cell) -> str:
+        """The cell in words."""
+        return self.titles[cell.arm]
+
+    def audit_stages(self) -> list[Stage]:
+        """The audit, if the settings ask for it."""
+        return [("audit", "audit.json", self.own_process(stages.audit))] if self.settings.audit else []
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, the cheapest sizes first."""
+        for size in self.sizes:
+            for seed in self.seeds:
+                for fold in range(self.folds()):
+                    for arm in self.settings.arms:
+                        if self.planned(arm, size, seed):
+                            yield Cell(arm, size, seed, fold, self.cell_folder(size, seed, fold))
+
+    def run_cells(self) -> None:
+        """Run every cell that is not done yet, `jobs` in parallel."""
+        todo = self._new_cells()
+        free, running = split_machine(self.jobs), dict[BaseProcess, _Running]()
+        template = self.prompt_template() if todo else ""
+        with ending_with_us(running):
+            while todo or running:
+                while todo and free:
+                    cell, title = todo.pop(0)
+                    print(title, file=sys.stderr)
+                    (self.folder / cell.folder / cell.arm / "failed.json").unlink(missing_ok=True)
+                    resources = free.pop(0)
+                    process = self.begin(resources, run_cell, template, cell)
+                    running[process] = _Running(cell, title, resources, time.monotonic())
+                ready = wait([process.sentinel for process in running])
+                for process in [process for process in running if process.sentinel in ready]:
+                    process.join()
+                    ended = running.pop(process)
+                    free.append(ended.resources)
+                    self._mark(process, ended)
+
+    def _new_cells(self) -> list[tuple[Cell, str]]:
+        """The cells that are still to be run, each with its title; those that are done are printed.
+
+        Raises:
+            UserError: a cell's folder holds another definition of its arm.
+        """
+        cells, new, arms = list(self.cells()), [], self.arms
+        for number, cell in enumerate(cells, start=1):
+            out = self.folder / cell.folder / cell.arm
+            record_arm(arms[cell.arm], out)
+            title = f"[{number}/{len(cells)}] {self.cell_title(cell)}"
+            if (out / "result.json").exists():
+                print(f"{title}: done before", file=sys.stderr)
+            else:
+                new.append((cell, title))
+        return new
+
+    def _mark(self, process: BaseProcess, ended: _Running) -> None:
+        run = self.folder / ended.cell.folder / ended.cell.arm
+        try:
+            check_ended(process)
+        except NLFTError as error:
+            if not (run / "failed.json").exists():  # killed before it could write why
+                write_failure(run, str(error))
+            print(f"{ended.title}: failed; the other cells continue", file=sys.stderr)
+        else:
+            print(f"{ended.title}: {time.monotonic() - ended.start:.0f} s", file=sys.stderr)
+
+    def result(self, arm: str, size: int, seed: int, fold: int) -> CellResult:
+        """What one cell left behind."""
+        run = self.folder / self.cell_folder(size, seed, fold) / arm
+        return cell_result(run, self.settings.extraction)
+
+    def grid(self) -> Grid:
+        """The results of all cells."""
+        return {
+            (arm, size): self._arm_cells(arm, size)
+            for arm in self.settings.arms
+            for size in self.sizes
+            if arm == "base" or any(self.planned(arm, size, seed) for seed in self.seeds)
+        }
+
+    def _arm_cells(self, arm: str, size: int) -> Cells:
+        verdicts, took, failed, done = [], [], {}, []
+        at = self.base_at()[0] if arm == "base" else size
+        for seed in (seed for seed in self.seeds if self.planned(arm, at, seed)):
+            row: list[bool] = []
+            for fold in range(self.folds()):
+                result = self.result(arm, at, seed, fold)
+                if result.failed:
+                    failed[seed] = result.failed
+                    break
+                took.append(result.took)
+                row += result.right
+            else:
+                if row:
+                    verdicts.append(row)
+                    done.append(seed)
+        return Cells(verdicts, took, failed, None if arm == "base" else done, self._runs_once(arm, done, failed))
+
+    def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
+        """Whether the plan gives the arm only one seed of several."""
+        return False
+
+    def report(self, grid: Grid, **about: Any) -> Report:
+        """The report of the grid.
+
+        Args:
+            about: what the report holds in addition.
+        """
+        settings = {**self.job()["settings"], "sizes": self.sizes, "seeds": self.seeds}
+        known = {"nlft": __version__, "model": self.model["model_name_or_path"], "settings": settings}
+        prompted = [name for name, arm in self.arms.items() if not arm.is_trained]
+        return comparison_report(grid, self.pairs(), self.titles, prompted, {**known, **about})
+
+    def write(self, report: Report) -> list[Path]:
+        """Write the report as JSON and, if anything was graded, as a page; returns the paths."""
+        figures = self.folder / self.report_name
+        write_whole(figures, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        if report["verdict_data"]["kind"] == "nothing_graded":
+            return [figures]
+        shown = figures.with_suffix(".html")
+        write_whole(shown, page(report).encode())
+        return [figures, shown]

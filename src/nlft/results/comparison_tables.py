@@ -1,0 +1,112 @@
+"""Tables of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nlft.results.comparison import Cells, Grid, rate_of
+from nlft.results.evaluate import deciding_reading
+from nlft.results.stats import Proportion
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text, cell by cell. The first column names the rows."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table in Markdown, with aligned columns."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(self.head))]
+        padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+        return "\n".join([padded[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *padded[1:]])
+
+
+def grid_table(grid: Grid, titles: Mapping[str, str]) -> Table:
+    """Arms by sizes. What a training took is the mean of its seeds."""
+    sizes = sorted({size for _, size in grid})
+    head = ["", *(f"{size} examples" for size in sizes), "steps", "train", "peak memory", "tokens trained"]
+    rows = []
+    for arm in dict.fromkeys(arm for arm, _ in grid):
+        cells = [grid.get((arm, size)) for size in sizes]
+        rows.append([titles[arm], *map(_rate, cells), *_largest_costs(cells)])
+    return Table(head, rows)
+
+
+def arms_table(grid: Grid, titles: Mapping[str, str], extraction: str) -> Table:
+    """The arms of a comparison of one size and one seed, with each reading of the answers and their length.
+
+    Args:
+        extraction: how numbers were read when the examples were labelled.
+    """
+    summaries = [cells.results[0]["summary"] for cells in grid.values() if cells.results]
+    if summaries and summaries[0]["answer_logp"] is not None:
+        head = ["log-likelihood of answers"]
+        readings: list[str] = []
+    else:
+        names = list(summaries[0]["accuracy"]) if summaries else []
+        deciding = [deciding_reading(names, extraction)] if names else []
+        readings = [*deciding, *(name for name in names if name not in deciding)]
+        questions = summaries[0]["questions"] if summaries else 0
+        head = [*(f"right of {questions}, {name} [95%]" for name in deciding), *readings[1:], "graded"]
+    head = ["", *head, "tokens", "train", "evaluate", "peak memory"]
+    rows = []
+    for (arm, _), cells in grid.items():
+        row = _arm_row(cells.results[0], readings) if cells.results else [_reason(cells)]
+        rows.append([titles[arm], *row, *[""] * (len(head) - 1 - len(row))])
+    return Table(head, rows)
+
+
+def _arm_row(result: Mapping[str, Any], readings: Sequence[str]) -> list[str]:
+    summary = result["summary"]
+    if not readings:
+        graded = [f"{summary['answer_logp']:.3f}"]
+    else:
+        proportions = [Proportion(**summary["accuracy"][name]) for name in readings]
+        graded = [str(proportions[0]), *(f"{p.value:.1%}" for p in proportions[1:])]
+        graded.append(f"{summary['graded_share'][readings[0]]:.0%}")
+    return [
+        *graded,
+        f"{summary['mean_tokens']:.0f}",
+        f"{result['train_seconds']:.0f} s",
+        f"{result['evaluate_seconds']:.0f} s",
+        f"{result['peak_memory_bytes'] / 2**30:.1f} GiB",
+    ]
+
+
+def _rate(cells: Cells | None) -> str:
+    if cells is None:
+        return ""
+    rate = str(rate_of(cells.verdicts)) if cells.verdicts else ""
+    failed = f"{len(cells.failed)} failed: {_reason(cells)}" if cells.failed else ""
+    return " ".join([rate, one_seed_note(cells), failed]).strip()
+
+
+def _reason(cells: Cells) -> str:
+    """Why the first failed seed has no result, on one line."""
+    return next(iter(cells.failed.values()), "").split("\n")[0][:60].replace("|", "/")
+
+
+def one_seed_note(cells: Cells) -> str:
+    """Which seed it was, if the plan gives the arm only one."""
+    return f"(only seed {cells.seeds[0]})" if cells.once and cells.seeds else ""
+
+
+def _largest_costs(cells: Sequence[Cells | None]) -> list[str]:
+    """What the training took at the largest size that has a result; empty for an arm that trains nothing."""
+    results = next((cell.results for cell in reversed(cells) if cell and cell.results), [])
+    return costs(results if any(r.get("num_tokens") for r in results) else [])
+
+
+def costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Mean steps, time and tokens of the trainings, and their highest peak memory, as text; empty for no results."""
+    if not results:
+        return ["", "", "", ""]
+    steps = [r["steps"] for r in results if r.get("steps") is not None]  # older results do not have them
+    seconds = sum(r["train_seconds"] for r in results) / len(results)
+    memory = max(r["peak_memory_bytes"] for r in results) / 2**30
+    tokens = sum(r.get("num_tokens") or 0 for r in results) / len(results)
+    taken = f"{sum(steps) / len(steps):.0f}" if steps else ""
+    return [taken, f"{seconds:.0f} s", f"{memory:.1f} GiB", f"{tokens:,.0f}"]
