@@ -15,7 +15,8 @@ from nlft.data.records import read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
 from nlft.experiments import rounds
 from nlft.experiments.demo import write_problems
-from nlft.experiments.rounds import Rounds, RoundsSettings, best_round, over, plan_rounds, questions_of
+from nlft.experiments.rounds import Rounds, best_round, over, plan_rounds, questions_of
+from nlft.experiments.settings import RoundsSettings
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig

@@ -17,7 +17,7 @@ def train(argv: Sequence[str]) -> None:
     """`nlft train`."""
     from nlft.config import parse
     from nlft.core.schemes.registry import get_scheme, scheme_names, usable_schemes
-    from nlft.experiments.rounds import RoundsSettings
+    from nlft.experiments.settings import RoundsSettings
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer

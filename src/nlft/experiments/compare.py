@@ -17,6 +17,7 @@ from nlft.experiments.grid import Comparison
 from nlft.experiments.settings import CompareSettings
 from nlft.experiments.stages import write_rows
 from nlft.files import write_whole
+from nlft.progress import table
 from nlft.results.comparison_report import contrast_lines
 from nlft.results.comparison_tables import grid_table
 
@@ -239,9 +240,20 @@ class Compare(Comparison):
         grid = self.grid()
         report = self.report(grid, grown=self._grown(), asked=self._asked())
         figures, shown = self.write(report)
-        table = grid_table(grid, self.titles).markdown()
+        shown_table = grid_table(grid, self.titles)
         paths = [f"every figure: {display_path(figures)}", f"page: {display_path(shown)}"]
-        return "\n".join(["", table, "", *contrast_lines(report), "", report["verdict"], "", *paths])
+        return "\n".join(
+            [
+                "",
+                table(shown_table.rows, shown_table.head),
+                "",
+                *contrast_lines(report),
+                "",
+                report["verdict"],
+                "",
+                *paths,
+            ]
+        )
 
     def _asked(self) -> list[dict[str, Any]]:
         """The test questions, in the order of the verdicts."""

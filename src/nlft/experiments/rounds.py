@@ -3,16 +3,15 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from nlft import __version__
-from nlft.config import Range
 from nlft.data.records import Question, read_examples, read_questions
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.experiments import stages
-from nlft.experiments.settings import TuneSettings
+from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Stage, Staged
 from nlft.files import write_whole
 from nlft.results.evaluate import as_asked, deciding_reading, evaluate
@@ -20,73 +19,6 @@ from nlft.results.stats import Proportion, wilson
 from nlft.runs.run_dir import RunDir
 
 Job = dict[str, Any]
-
-
-@dataclass
-class RoundsSettings:
-    """Rounds of `nlft train`; with one round, which is training on the file as it is, the others do nothing."""
-
-    rounds: Annotated[int, Range(1, 100)] = field(
-        default=1,
-        metadata={
-            "help": "With 2 or more: train on the file, then on answers that the trained model gives to the same "
-            "questions, and so on, at most so often; for as long as accuracy on held-out questions rises."
-        },
-    )
-    samples_per_question: Annotated[int, Range(1, 10_000)] = field(
-        default=4, metadata={"help": "In rounds: completions for each question."}
-    )
-    patience: Annotated[int, Range(1, 100)] = field(
-        default=1, metadata={"help": "In rounds: end after so many in a row without a new best accuracy."}
-    )
-    held_out_share: Annotated[float, Range(0.01, 0.9)] = field(
-        default=0.2, metadata={"help": "In rounds: share of the file's questions that none is trained on."}
-    )
-    judge: Literal["rules", "self"] = field(
-        default="rules",
-        metadata={"help": "In rounds: who judges wrong completions; rules for arithmetic, or the model as it stands."},
-    )
-    grader: str = field(
-        default="number", metadata={"help": "In rounds: number, exact, choice, regex, or a Python function's path."}
-    )
-    prompt_template: str = field(
-        default="{prompt}", metadata={"help": "In rounds, from a file of questions: what the model is asked."}
-    )
-    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
-        default=256, metadata={"help": "In rounds: longest answer, in tokens."}
-    )
-    keep_truncated: bool = field(
-        default=False, metadata={"help": "In rounds: also train on completions that max_new_tokens cut off."}
-    )
-    temperature: Annotated[float, Range(0, 100)] = field(
-        default=0.8, metadata={"help": "In rounds: temperature of sampling; held-out questions are answered greedily."}
-    )
-    batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "In rounds: completions that the model writes at a time."}
-    )
-
-    def check_unused(self) -> None:
-        """Raise ProblemsError for what is set, though there is one round only."""
-        stray = [f.name for f in fields(self) if f.name != "rounds" and getattr(self, f.name) != f.default]
-        if self.rounds == 1 and stray:
-            cure = "Set --rounds 2 or more, or leave it out."
-            raise ProblemsError([Problem(f"--{name}", "does nothing with one round", cure) for name in stray])
-
-
-@dataclass
-class RoundsPlan(TuneSettings):
-    """All that the rounds in a folder are made with: `nlft tune`'s settings for the data, and the training's own.
-
-    Attributes:
-        trainer: fields of `NLFTConfig`.
-        saliency: fields of the scheme's settings.
-    """
-
-    rounds: int = 2
-    patience: int = 1
-    trainer: dict[str, Any] = field(default_factory=dict)
-    scheme: str = "nlft"
-    saliency: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any) -> RoundsPlan:

@@ -1,53 +1,41 @@
 """Settings of `tune`, `compare` and `rounds`. Imports no torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import ceil, inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from nlft.collect.sampling import SamplingSettings
-from nlft.config import Range
-from nlft.errors import UserError
+from nlft.auditing.settings import HeldOutSettings
+from nlft.collect.judging import JudgeChoice
+from nlft.collect.sampling import AskSettings, SamplesSettings, SamplingSettings
+from nlft.config import Range, override, with_defaults
+from nlft.data.build import SizeSettings, TruncatedSettings
+from nlft.data.grading import GraderSettings
+from nlft.errors import Problem, ProblemsError, UserError
 from nlft.experiments.arms import BUILT_IN, Arm, plan_arms
+from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
+from nlft.training.settings import (
+    ActivationSettings,
+    AnswerWeightSettings,
+    LearningSettings,
+    OutputSettings,
+    WatchEverySettings,
+)
 
 TUNE_ARMS = ("base", "sft-answer", "sft-completion", "nlft", "control")
 COMPARE_ARMS = ("base", "few-shot", "sft-answer", "sft-completion", "nlft", "control", "uniform-right", "shuffled")
 
 
 @dataclass
-class Budget:
-    """What every arm's training has in common."""
+@with_defaults(answer_weight=1.0, activation_checkpointing=True)
+class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEverySettings):
+    """What every arm's training has in common.
 
-    max_steps: Annotated[int, Range(-1, inf)] = field(
-        default=-1,
-        metadata={
-            "help": "Optimizer steps of every arm; -1: the number that num_train_epochs over all examples takes."
-        },
-    )
-    num_train_epochs: Annotated[float, Range(0, inf)] = field(
-        default=6.0,
-        metadata={
-            "help": "Passes over all examples. A few dozen examples need more passes than usual. An arm that trains on "
-            "only some of the examples takes the same number of steps, and so more passes."
-        },
-    )
-    per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
-        default=2, metadata={"help": "Examples per step."}
-    )
-    learning_rate: Annotated[float, Range(0, inf)] = field(
-        default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
-    )
-    answer_weight: Annotated[float, Range(0, inf)] = field(
-        default=1.0, metadata={"help": "lambda: weight of the standard answer's NLL in NLFT's loss."}
-    )
+    An arm that trains on only some of the examples takes the same number of steps as the others, and so more passes.
+    """
+
     max_seconds: Annotated[float | None, Range(1, inf)] = field(
         default=None,
         metadata={"help": "Stop each arm's training after this many seconds. The learning rate is then constant."},
-    )
-    activation_checkpointing: bool = field(
-        default=True, metadata={"help": "Recompute activations in the backward pass: less memory, about 20% slower."}
-    )
-    watch_every: Annotated[int, Range(0, inf)] = field(
-        default=10, metadata={"help": "Score the examples of the saliency map every this many steps."}
     )
 
     def training(self, examples: int) -> dict[str, Any]:
@@ -70,34 +58,21 @@ class Budget:
 
 
 @dataclass
-class TuneSettings(SamplingSettings, Budget):
+class TuneSettings(
+    SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings
+):
     """Everything from the file to the table. The commands of the single stages have more settings."""
 
-    output_dir: str = field(default="runs/tune", metadata={"help": "Folder for all results."})
+    output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
         default=None,
         metadata={"help": "Questions with standard answers, or examples. In a config file, this replaces FILE."},
     )
-    test_file: str | None = field(
-        default=None, metadata={"help": "Questions to evaluate on. Without it, some questions of FILE are held out."}
+    test_file: str | None = override(
+        HeldOutSettings, "test_file", also=" Without it, some questions of FILE are held out."
     )
     test_share: Annotated[float, Range(0.01, 0.9)] = field(
         default=0.3, metadata={"help": "Fraction of the file's questions to hold out if there is no test file."}
-    )
-    judge: Literal["rules", "self"] = field(
-        default="rules",
-        metadata={
-            "help": "Who judges wrong completions that have no judgment: rules, for arithmetic; or the model itself."
-        },
-    )
-    size: Annotated[int | None, Range(1, inf)] = field(
-        default=None, metadata={"help": "Number of examples to train on (default: all)."}
-    )
-    ratio: str | None = field(
-        default=None, metadata={"help": "Ratio of right to wrong examples, met exactly, such as 1:2."}
-    )
-    keep_truncated: bool = field(
-        default=False, metadata={"help": "Also train on completions that max_new_tokens cut off."}
     )
     audit: bool = field(default=True, metadata={"help": "Audit the examples with the model before training."})
     arms: list[str] = field(
@@ -131,13 +106,12 @@ class TuneSettings(SamplingSettings, Budget):
 
 
 @dataclass
+@with_defaults(output_dir="runs/compare", audit=False)
 class CompareSettings(TuneSettings):
     """What to compare, and on which data. `comparisons` are fixed before the run, and corrected for their number."""
 
-    output_dir: str = field(default="runs/compare", metadata={"help": "Folder for all results."})
-    arms: list[str] = field(
-        default_factory=lambda: list(COMPARE_ARMS),
-        metadata={"help": f"Methods: {', '.join(BUILT_IN)}. The baselines and controls of NLFT are always included."},
+    arms: list[str] = override(
+        TuneSettings, "arms", list(COMPARE_ARMS), also=" The baselines and controls of NLFT are always included."
     )
     sizes: list[int] = field(
         default_factory=list,
@@ -165,7 +139,6 @@ class CompareSettings(TuneSettings):
         default_factory=list,
         metadata={"help": "Pairs OURS:THEIRS (default: NLFT against every other method)."},
     )
-    audit: bool = field(default=False, metadata={"help": "Audit the examples with the model before training."})
 
     def __post_init__(self) -> None:
         self.arms = list(dict.fromkeys([*COMPARE_ARMS, *self.arms, *self.once, *self.extra_arms]))
@@ -201,3 +174,53 @@ class CompareSettings(TuneSettings):
                 )
             pairs.append((ours, theirs))
         return pairs
+
+
+@dataclass
+@with_defaults(samples_per_question=4, temperature=0.8)
+class RoundsSettings(
+    SamplesSettings, GraderSettings, AskSettings, AnswerSettings, TruncatedSettings, BatchSizeSettings,
+    TemperatureSettings, JudgeChoice,
+):  # fmt: skip
+    """How rounds sample, grade, judge and end. Held-out questions are answered greedily."""
+
+    rounds: Annotated[int, Range(1, 100)] = field(
+        default=1,
+        metadata={
+            "help": "Maximum number of rounds. Each round after the first trains on answers of the model that the last "
+            "one trained. Rounds end when accuracy on held-out questions stops rising."
+        },
+    )
+    patience: Annotated[int, Range(1, 100)] = field(
+        default=1, metadata={"help": "End after this many rounds in a row without a new best accuracy."}
+    )
+    held_out_share: Annotated[float, Range(0.01, 0.9)] = field(
+        default=0.2, metadata={"help": "Fraction of the file's questions to hold out from training."}
+    )
+
+    def check_unused(self) -> None:
+        """Refuse settings that have no effect with one round.
+
+        Raises:
+            ProblemsError: some are set.
+        """
+        stray = [f.name for f in fields(self) if f.name != "rounds" and getattr(self, f.name) != f.default]
+        if self.rounds == 1 and stray:
+            cure = "Set --rounds 2 or more, or leave it out."
+            raise ProblemsError([Problem(f"--{name}", "has no effect with one round", cure) for name in stray])
+
+
+@dataclass
+class RoundsPlan(TuneSettings):
+    """The settings of all rounds in a folder: those of `nlft tune` for the data, and those of the training.
+
+    Attributes:
+        trainer: fields of `NLFTConfig`.
+        saliency: fields of the scheme's settings.
+    """
+
+    rounds: int = 2
+    patience: int = 1
+    trainer: dict[str, Any] = field(default_factory=dict)
+    scheme: str = "nlft"
+    saliency: dict[str, Any] = field(default_factory=dict)

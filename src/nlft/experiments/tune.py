@@ -9,6 +9,7 @@ from nlft.data.records import read_examples, read_questions
 from nlft.errors import display_path
 from nlft.experiments import stages
 from nlft.experiments.grid import Comparison
+from nlft.progress import table
 from nlft.results.comparison import Grid
 from nlft.results.comparison_report import Report, contrast_lines
 from nlft.results.comparison_tables import arms_table
@@ -50,7 +51,8 @@ class Tune(Comparison):
         return "\n".join(["", self._table(grid), "", *says, "", *paths])
 
     def _table(self, grid: Grid) -> str:
-        return arms_table(grid, self.titles, self.settings.extraction).markdown()
+        shown = arms_table(grid, self.titles, self.settings.extraction)
+        return table(shown.rows, shown.head)
 
     def _data(self) -> dict[str, Any]:
         """Numbers of examples and of test questions."""

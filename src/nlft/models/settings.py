@@ -73,12 +73,17 @@ class AnswerSettings:
 
 
 @dataclass
-class GenerationSettings(AnswerSettings, BatchSizeSettings, SeedSettings):
-    """How answers are generated."""
+class TemperatureSettings:
+    """How random answers are."""
 
     temperature: Annotated[float, Range(0, inf)] = field(
         default=0.0, metadata={"help": "Sampling temperature. 0 is greedy."}
     )
+
+
+@dataclass
+class GenerationSettings(AnswerSettings, BatchSizeSettings, TemperatureSettings, SeedSettings):
+    """How answers are generated."""
 
 
 @dataclass
