@@ -110,7 +110,7 @@ class TuneSettings(
 class CompareSettings(TuneSettings):
     """What to compare, and on which data. `comparisons` are fixed before the run, and corrected for their number."""
 
-    arms: list[str] = override(
+    arms: list[str] = override(  # noqa: RUF009 - it returns a field, with a factory for the list
         TuneSettings, "arms", list(COMPARE_ARMS), also=" The baselines and controls of NLFT are always included."
     )
     sizes: list[int] = field(
