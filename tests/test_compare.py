@@ -186,7 +186,7 @@ def test_every_arm_has_the_same_number_of_steps_also_one_that_trains_on_few_of_t
 def claimed(place, out, file=None, **more):
     settings = CompareSettings(output_dir=str(out), **{"seeds": [0, 1], "sizes": [4], **more})
     grid = Compare(file or place / "problems" / "train.jsonl", {"model_name_or_path": "m"}, settings)
-    grid.claim()
+    grid.record_settings()
     return grid
 
 
@@ -255,7 +255,7 @@ def test_without_sizes_half_and_all_of_what_a_fold_has_are_compared(place, tmp_p
     trained = [Example(n, f"{n} + 1?", "#### 9", True, f"#### {n + 1}") for n in range(20)]
     write_examples(tmp_path / "given.jsonl", trained)
     grid = claimed(place, tmp_path / "out", tmp_path / "given.jsonl", sizes=[])
-    stages.split(grid.folder, grid.job(), hold_out=False)
+    stages.split_stage(grid.folder, grid.job(), hold_out=False)
     write_examples(tmp_path / "out" / "examples.jsonl", trained)
     assert grid.sizes == [8, 16]
     with pytest.raises(UserError, match=r"--sizes 17: there are 16 examples .* 5 folds"):
@@ -267,7 +267,7 @@ def test_without_sizes_half_and_all_of_what_a_fold_has_are_compared(place, tmp_p
 
 def test_questions_beyond_the_limit_are_not_tested_on_either(place, tmp_path):
     grid = claimed(place, tmp_path, limit=5)
-    stages.split(grid.folder, grid.job(), hold_out=False)
+    stages.split_stage(grid.folder, grid.job(), hold_out=False)
     assert len((tmp_path / "test.jsonl").read_text().splitlines()) == 5
 
 
@@ -404,9 +404,9 @@ def test_without_a_test_file_the_questions_are_folded(place, tmp_path):
         batch_size=16,
     )
     grid = Compare(place / "problems" / "train.jsonl", {"model_name_or_path": str(place / "model")}, settings)
-    grid.claim()
+    grid.record_settings()
     _, *rest = grid.data_stages()
-    stages.split(grid.folder, grid.job(), hold_out=False)
+    stages.split_stage(grid.folder, grid.job(), hold_out=False)
     grid.run_stages(rest)
     grid._draw()
     seen = []

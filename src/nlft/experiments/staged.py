@@ -48,16 +48,20 @@ class Staged:
 
     def data_stages(self) -> list[Stage]:
         """From the file to examples.jsonl and test.jsonl."""
-        judging = partial(stages.judge, self.folder, self.job())
+        judging = partial(stages.judge_stage, self.folder, self.job())
         return [
-            ("questions for training and for the test", "test.jsonl", partial(stages.split, self.folder, self.job())),
-            ("the model's answers", "sampled.jsonl", self.own_process(stages.sample)),
+            (
+                "questions for training and for the test",
+                "test.jsonl",
+                partial(stages.split_stage, self.folder, self.job()),
+            ),
+            ("the model's answers", "sampled.jsonl", self.own_process(stages.sample_stage)),
             (
                 "judgments",
                 "judged.jsonl",
-                judging if self.settings.judge == "rules" else self.own_process(stages.judge),
+                judging if self.settings.judge == "rules" else self.own_process(stages.judge_stage),
             ),
-            ("the dataset", "examples.jsonl", partial(stages.build, self.folder, self.job())),
+            ("the dataset", "examples.jsonl", partial(stages.build_stage, self.folder, self.job())),
         ]
 
     def run_stages(self, work: list[Stage]) -> None:
@@ -81,7 +85,7 @@ class Staged:
         """What a stage needs to know, as JSON, so that a process of its own can get it."""
         return {"file": self.file, "model": self.model, "settings": asdict(self.settings)}
 
-    def claim(self) -> None:
+    def record_settings(self) -> None:
         """Record the settings and data in the folder. A run with other ones would mix up their results.
 
         Raises:
@@ -127,7 +131,7 @@ class Staged:
         process: BaseProcess = _processes().Process(
             target=_quietly, args=(resources, function, self.folder, self.job(), *args)
         )
-        process.name = function.__name__
+        process.name = function.__name__.removesuffix("_stage")
         process.start()
         return process
 

@@ -1,4 +1,4 @@
-"""The stages of `nlft tune`: each reads the files of those before it and leaves its own, whole."""
+"""The stages of `nlft tune`. Each reads the files of the earlier stages and writes its own file as a whole."""
 
 import json
 import sys
@@ -15,9 +15,16 @@ from nlft.files import write_whole
 Job = dict[str, Any]
 
 
-def split(folder: Path, job: Job, *, hold_out: bool = True) -> None:
-    """train.jsonl and test.jsonl. Without a test file, questions are held out, with all that was answered to them;
-    or, for cross-validation, none is: what is trained on is tested on, in turn."""
+def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
+    """Write train.jsonl and test.jsonl.
+
+    Args:
+        hold_out: without a test file, hold out questions together with all answers to them. If false, for
+            cross-validation, both files have all questions.
+
+    Raises:
+        UserError: there are too few questions to hold any out.
+    """
     from nlft.data.build import question_of
 
     settings = settings_of(job)
@@ -32,8 +39,8 @@ def split(folder: Path, job: Job, *, hold_out: bool = True) -> None:
         count = round(settings.test_share * len(groups))
         if not 0 < count < len(groups):
             raise UserError(
-                f"{job['file']}: of {len(groups)} questions, none can be held out for the test.\n"
-                "  Give more, or a --test_file."
+                f"{job['file']}: has {len(groups)} questions, too few to hold any out for the test.\n"
+                "  Give more questions, or a --test_file."
             )
         held_out = set(groups[:count])
         train = [item for item in items if question_of(item) not in held_out]
@@ -46,8 +53,8 @@ def split(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     write_rows(folder / "test.jsonl", [Question(item.id, item.prompt, item.answer) for item in test])
 
 
-def sample(folder: Path, job: Job) -> None:
-    """sampled.jsonl: the model's answers, labelled; or the examples as they are, if the file held examples."""
+def sample_stage(folder: Path, job: Job) -> None:
+    """Write sampled.jsonl: the model's answers, labelled; or the given examples unchanged."""
     from nlft.collect import sampling as collect
 
     settings = settings_of(job)
@@ -56,7 +63,7 @@ def sample(folder: Path, job: Job) -> None:
         return
     if settings.grader == "label":
         raise UserError(
-            "with --grader label nobody can tell right answers from wrong ones.\n"
+            "--grader label: it does not label sampled answers as right or wrong.\n"
             "  Run `nlft sample`, label and judge its file (`nlft judge --judge human`), and give that to `nlft tune`."
         )
     examples = collect.sample_answers(
@@ -69,8 +76,8 @@ def sample(folder: Path, job: Job) -> None:
     write_examples(folder / "sampled.jsonl", examples)
 
 
-def judge(folder: Path, job: Job) -> None:
-    """judged.jsonl: the examples with a judgment on the wrong ones; those that got none are left out, aloud."""
+def judge_stage(folder: Path, job: Job) -> None:
+    """Write judged.jsonl: the examples, with judgments of the wrong ones. Print which ones are left out without one."""
     from nlft.collect import judging
 
     settings = settings_of(job)
@@ -85,14 +92,12 @@ def judge(folder: Path, job: Job) -> None:
         print(f"      left out, without a usable judgment: {judging.shortened(list(map(str, judged.failed)))}")
     kept = [e for e in judged.examples if e.label or e.judgment]
     if not kept:
-        raise UserError(
-            "no example is left that has a judgment or is right.\n  Judge by hand: nlft judge --judge human."
-        )
+        raise UserError("no example is right or has a judgment.\n  Judge by hand: nlft judge --judge human.")
     write_examples(folder / "judged.jsonl", kept)
 
 
-def build(folder: Path, job: Job) -> None:
-    """examples.jsonl: what is trained on."""
+def build_stage(folder: Path, job: Job) -> None:
+    """Write examples.jsonl, the examples to train on."""
     from nlft.data.build import BuildSettings, choose, read_pool
 
     settings = settings_of(job)
@@ -105,28 +110,28 @@ def build(folder: Path, job: Job) -> None:
     write_examples(folder / "examples.jsonl", choose(pool.examples, wanted))
 
 
-def audit(folder: Path, job: Job) -> None:
-    """audit.json and audit.html: what to mend in the examples, by the model's own reading of the judgments."""
+def audit_stage(folder: Path, job: Job) -> None:
+    """Write audit.json and audit.html: what to fix in the examples, measured with the model."""
     from nlft.auditing.run import audit as audit_examples
     from nlft.auditing.settings import AuditSettings
     from nlft.models.loading import load_model, load_tokenizer
 
     settings = settings_of(job)
     model_settings = _model_settings(job)
-    found = audit_examples(
+    report = audit_examples(
         read_examples(folder / "examples.jsonl"),
         load_model(model_settings, trainable=False),
         load_tokenizer(model_settings),
         AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
         test=read_questions(folder / "test.jsonl"),
     )
-    print("\n".join(found.lines()[-3:]), file=sys.stderr)
-    write_whole(folder / "audit.html", found.html().encode())
-    write_whole(folder / "audit.json", json.dumps(found.json(), indent=1, ensure_ascii=False).encode())
+    print("\n".join(report.lines()[-3:]), file=sys.stderr)
+    write_whole(folder / "audit.html", report.html().encode())
+    write_whole(folder / "audit.json", json.dumps(report.json(), indent=1, ensure_ascii=False).encode())
 
 
-def export(folder: Path) -> None:
-    """map.html."""
+def export_stage(folder: Path) -> None:
+    """Write map.html, if NLFT was trained."""
     from nlft.page.export import export_map
     from nlft.runs.run_dir import RunDir
 
@@ -135,7 +140,7 @@ def export(folder: Path) -> None:
 
 
 def settings_of(job: Job) -> TuneSettings:
-    """The settings of tune, as the job carries them."""
+    """The settings of tune that the job holds."""
     return TuneSettings(**{f.name: job["settings"][f.name] for f in fields(TuneSettings)})
 
 

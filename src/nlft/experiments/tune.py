@@ -23,11 +23,11 @@ class Tune(Comparison):
 
     def run(self) -> str:
         """Run what is not done yet; returns the table and the verdict. Errors: see `Staged.run_stages`."""
-        self.claim()
+        self.record_settings()
         self.run_stages([*self.data_stages(), *self.audit_stages()])
         self.run_cells()
         if "nlft" in self.settings.arms:
-            self.run_stages([("the saliency map", "map.html", partial(stages.export, self.folder))])
+            self.run_stages([("the saliency map", "map.html", partial(stages.export_stage, self.folder))])
         return self._finish()
 
     def _finish(self) -> str:
@@ -68,10 +68,10 @@ class Tune(Comparison):
         kept = ("id", "output", "tokens", "finish_reason", "grades")
         arms = []
         for entry in report["arms"]:
-            found = self.result(entry["arm"], self.sizes[0], self.seeds[0], 0)
-            answers = {"questions": [{key: answer[key] for key in kept} for answer in found.answers]}
+            result = self.result(entry["arm"], self.sizes[0], self.seeds[0], 0)
+            answers = {"questions": [{key: answer[key] for key in kept} for answer in result.answers]}
             arms.append(
-                {**asdict(self.arms[entry["arm"]]), **found.took, **(answers if found.answers else {}), **entry}
+                {**asdict(self.arms[entry["arm"]]), **result.took, **(answers if result.answers else {}), **entry}
             )
         return {**report, "arms": arms}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of n with its 95% Wilson interval."""
+    """A rate, count of n, with its 95% Wilson interval."""
 
     count: int
     n: int
@@ -25,7 +25,7 @@ class Proportion:
 
 
 def wilson(count: int, n: int) -> Proportion:
-    """The share count / n with its 95% Wilson score interval (Wilson 1927), without continuity correction."""
+    """The rate count / n with its 95% Wilson score interval (Wilson 1927), without continuity correction."""
     if n == 0:
         return Proportion(0, 0, 0.0, 1.0)
     from scipy.stats import binomtest
@@ -39,7 +39,7 @@ class Difference:
     """Mean of paired differences with a 95% interval.
 
     Attributes:
-        p_value: two-sided, that there is no difference; None where it was not asked for.
+        p_value: two-sided, of no difference; None if it was not worked out.
     """
 
     value: float
@@ -55,7 +55,7 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], *, seed: int
     """How much more often `ours` is right than `theirs` on the same questions, by a bootstrap over questions.
 
     Args:
-        ours, theirs: verdicts in the same order of questions.
+        ours, theirs: whether each question was answered right, in the same order of questions.
     """
     return seeded_difference([ours], [theirs], seed=seed)
 
@@ -67,22 +67,23 @@ def seeded_difference(
     samples: int = 9999,
     seed: int = 0,
 ) -> Difference:
-    """The same over several seeds: questions and seeds are drawn anew, so that the interval speaks for both.
+    """The difference over several seeds: the bootstrap resamples questions and seeds, so the interval covers both.
 
-    What seeds differ by is widened by sqrt(n / (n - 1)), as a draw from n seeds varies by less than seeds do. With
-    fewer than about five the interval is too narrow all the same where seeds differ by more than chance (simulated: it
-    holds the truth in 81 to 97 of 100 for two seeds that differ by 5 points, 91 to 98 for three), and too wide where
-    they do not.
+    Differences between seeds are widened by sqrt(n / (n - 1)), because a draw from n seeds varies less than seeds do.
+    With fewer than about five seeds, the interval is still too narrow if seeds differ by more than chance (simulated:
+    it contains the true value in 81 to 97 of 100 runs for two seeds that differ by 5 points, 91 to 98 for three), and
+    too wide if they do not.
 
     Args:
-        ours, theirs: verdicts, (seeds, questions); the same questions in the same order. Where one of them has one
-            seed only (a prompted model has no other), it stands beside each of the other's.
+        ours, theirs: whether each answer is right, (seeds, questions), for the same questions in the same order. If
+            one of them has only one seed (a prompted model), it is paired with each seed of the other.
     Returns:
-        The mean difference, its percentile interval, and a p-value: the larger of the bootstrap's, twice the share of
-        draws on the other side of zero, and that of a test which holds for few questions too (`symmetric_p`). Where no
-        question is answered differently, the interval is that of the rule of three, 3 / n to either side.
+        The mean difference, its percentile interval, and a p-value. The p-value is the larger of two: the bootstrap's,
+        twice the fraction of draws on the other side of zero; and that of a test that is valid for few questions too
+        (`symmetric_p`). If no question is answered differently, the interval is that of the rule of three: 3 / n to
+        either side.
     Raises:
-        ValueError: the verdicts are not of the same questions.
+        ValueError: the two are not of the same questions.
     """
     gaps = paired_gaps(ours, theirs)
     mean = float(gaps.mean())
@@ -106,10 +107,10 @@ def seeded_difference(
 
 
 def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> Any:
-    """(seeds, questions): 1 where ours alone are right, -1 where theirs alone are. Arguments as `seeded_difference`'s.
+    """(seeds, questions): 1 where only ours are right, -1 where only theirs are. Arguments as in `seeded_difference`.
 
     Raises:
-        ValueError: the verdicts are not of the same questions.
+        ValueError: the two are not of the same questions.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape[1] != b.shape[1] or (a.shape[0] != b.shape[0] and 1 not in (a.shape[0], b.shape[0])):
@@ -118,11 +119,11 @@ def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
 
 
 def symmetric_p(gaps: Any, samples: int, seed: int) -> float:
-    """Two-sided p-value of questions that are as likely to speak for one side as for the other.
+    """Two-sided p-value of a sign test: under the null hypothesis, each question favours either side equally.
 
-    For one seed it is McNemar's, exact. For several, each question's mean over the seeds is turned over at random,
-    `samples` times. It knows of no variance between seeds; the bootstrap, in whose tail a few questions weigh too
-    little, does.
+    For one seed it is McNemar's exact test. For several, the sign of each question's mean over the seeds is flipped at
+    random, `samples` times. This test ignores the variance between seeds. The bootstrap covers it, but gives too little
+    weight to a few questions in its tail.
 
     Args:
         gaps: (seeds, questions), -1, 0 or 1 each.
@@ -155,10 +156,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Needed:
-    """What it would take to tell a difference.
+    """The test questions and seeds that would show a difference.
 
     Attributes:
-        seeds: None where the seeds that there are do, or where one alone says nothing of how much they differ.
+        seeds: None if the present number suffices, or if one seed alone does not show how much seeds differ.
     """
 
     questions: int
@@ -168,23 +169,23 @@ class Needed:
 def needed(
     ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]], wanted: float, *, tests: int = 1
 ) -> Needed:
-    """About how many test questions, and seeds, would have `seeded_difference` tell `wanted` in four runs of five.
+    """About how many test questions and seeds make a difference of `wanted` significant in four runs of five.
 
-    The variance of the difference is taken apart (two-way analysis of variance): what questions differ by shrinks with
-    their number, what seeds differ by does not. Over several seeds the bootstrap counts what is neither three times
-    (Owen 2007, arXiv 0712.1111), and so does this. Where seeds alone leave more than half of the doubt that is allowed,
-    more of them are asked for, and both then get a half.
+    A two-way analysis of variance splits the variance of the difference. The part between questions shrinks with their
+    number; the part between seeds does not. Over several seeds, the bootstrap counts the residual part three times
+    (Owen 2007, arXiv 0712.1111), and so does this function. If seed variance alone exceeds half the error budget, ask
+    for more seeds and split the budget evenly.
 
     Args:
         ours, theirs: as for `seeded_difference`.
-        tests: for how many comparisons the p-value is corrected (Bonferroni, which is no less than Holm asks for).
+        tests: number of comparisons that the p-value is corrected for (Bonferroni, which is never less than Holm's).
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
 
     gaps = paired_gaps(ours, theirs)
     seeds, questions = gaps.shape
-    # Where all say the same, a share of 1 / questions is what may have been missed.
+    # If all questions agree, a fraction of 1 / questions may have been missed.
     of_questions = max(float(gaps.mean(0).var(ddof=1)) if questions > 1 else 1.0, 1 / questions)
     of_seeds = noise = 0.0
     if seeds > 1 and questions > 1:
