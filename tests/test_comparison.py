@@ -290,7 +290,7 @@ def test_the_page_shows_what_a_model_wrote_as_text():
 def test_no_two_of_sixteen_methods_look_alike_on_the_page():
     grid = {(str(n), 5): cells(0.5, 1) for n in range(16)}
     titles = {str(n): f"method {n}" for n in range(16)}
-    made = page(report(grid, [], titles, (), {"model": "m", "settings": {"seeds": [0]}}))
+    made = page(comparison_report(grid, [], titles, (), {"model": "m", "settings": {"seeds": [0]}}))
     legend = made.partition("<figcaption>")[2].partition("</figcaption>")[0]
     marks = re.findall("<circle[^>]*>", legend)
     assert len(marks) == len(set(marks)) == 16
