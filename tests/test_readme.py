@@ -2,7 +2,7 @@
 
 The lines run here in a folder with the repository's examples/. Tests reach no hub and must be quick, so three things
 differ: the model's name becomes the folder of a tiny random model, each command gets the limits below, and the demo
-gets settings of that size.
+gets a few problems and settings of that size.
 """
 
 import json
@@ -17,6 +17,7 @@ import pytest
 
 from helpers.processes import small
 from nlft import cli
+from nlft.experiments.demo import write_problems
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,11 +50,9 @@ def command_lines():
 def clone(tmp_path, monkeypatch, model_folder):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "nlft.experiments.demo.bring_model",
-        lambda folder: Path(model_folder),
-    )
+    monkeypatch.setattr("nlft.experiments.demo.bring_model", lambda folder: Path(model_folder))
     monkeypatch.setattr("nlft.experiments.demo.demo_settings", small)
+    monkeypatch.setattr("nlft.experiments.demo.write_problems", lambda folder, *sizes: write_problems(folder, 8, 4))
     return tmp_path
 
 
