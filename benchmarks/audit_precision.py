@@ -33,7 +33,7 @@ CLEAN = "clean"
 # Each planted defect, with the findings that name it.
 PLANTED: dict[str, tuple[str, set[str]]] = {
     "no-movement": ('judgment that says nothing: "n/a", "This is wrong."', {"no-movement", "vague"}),
-    "style-movement": ("judgment about the punctuation alone", {"style-movement"}),
+    "style-movement": ("judgment only about the punctuation", {"style-movement"}),
     "placebo": ("another example's judgment, in prose", {"placebo", "no-movement", "quote"}),
     "echo": ("judgment that repeats the answer", {"echo"}),
     "contradiction": ("praise of a wrong completion, blame of a right one", {"contradiction"}),
