@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import nlft
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -61,8 +63,10 @@ def test_modules_and_scripts_named_in_pages_exist(page):
 
 
 def exists(parts):
-    """Whether a dotted name is a package, a module, or something in a module."""
+    """Whether a dotted name is a package, a module, something in a module, or a name of the public API."""
     path = ROOT / "src" / "nlft"
+    if parts[0] in nlft.__all__:
+        return True
     for i, part in enumerate(parts):
         module = path / f"{part}.py"
         if module.exists():

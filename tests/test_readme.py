@@ -20,6 +20,10 @@ from nlft import cli
 from nlft.experiments.demo import write_problems
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import demo_page  # noqa: E402
+
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -107,6 +111,34 @@ def test_commands_named_anywhere_in_readme_exist():
     named = set(re.findall(r"`nlft ([a-z]+)", TEXT)) | {words[1] for words in command_lines()[1:]}
     assert len(named) >= 9
     assert named <= set(cli.COMMANDS)
+
+
+def test_before_and_after_quotes_the_first_question_that_training_wins(tmp_path):
+    outputs = {"base": ["#### 1", "no", "6 * 7 = 41\n#### 41"], "nlft": ["#### 1", "still no", "6 * 7 = 42\n#### 42"]}
+    rights = {"base": [True, False, False], "nlft": [True, False, True]}
+    for arm in demo_page.TITLES:
+        kind = "base" if arm == "base" else "nlft"
+        (tmp_path / arm).mkdir()
+        grades = [
+            {
+                "output": text,
+                "grades": {reading: {"verdict": "right" if right else "wrong"} for reading in ("flexible", "strict")},
+            }
+            for text, right in zip(outputs[kind], rights[kind], strict=True)
+        ]
+        (tmp_path / arm / "evaluation.json").write_text(json.dumps({"questions": grades}))
+        (tmp_path / arm / "result.json").write_text(json.dumps({"train_seconds": 3.4, "peak_memory_bytes": 2**31}))
+    questions = [{"id": f"test-{i}", "prompt": "6 * 7?", "answer": "#### 42"} for i in range(3)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    (tmp_path / "examples.jsonl").write_text("{}\n" * 5)
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"seed": 7}}))
+    demo = demo_page.kept(tmp_path, 8, "an idle machine")
+    made = demo_page.section(demo)
+    assert demo["question"]["id"] == "test-2"
+    assert "| 6 * 7 = 41<br>#### 41 |" in made
+    assert "| 6 * 7 = 42<br>#### 42 |" in made
+    assert "seed 7" in made
+    assert demo_page.page(demo, "a\n<!-- generated: demo -->\nold\n<!-- end -->\nz\n").endswith("<!-- end -->\nz\n")
 
 
 def test_figures_of_the_comparison_are_those_of_the_kept_file():
