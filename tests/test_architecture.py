@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -122,9 +123,15 @@ def test_importing_nlft_and_its_command_brings_no_torch():
     assert run(f"import sys, nlft.page.export, nlft.data.records; print({heavy} & set(sys.modules))") == "set()\n"
 
 
-def test_every_direct_dependency_is_pinned():
-    import tomllib
+def test_a_wheel_holds_every_file_that_is_no_module():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["nlft"]
+    held = {path for pattern in patterns for path in SOURCE.glob(pattern)}
+    other = {p for p in SOURCE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert len(other) > 30
+    assert sorted(other - held) == []
 
+
+def test_every_direct_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],

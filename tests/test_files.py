@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from nlft.errors import UserError
-from nlft.files import write_output, write_whole
+from nlft.files import csp_hash, render_page, shared_style, write_output, write_whole
 
 
 def test_parts_come_one_after_the_other_while_the_old_file_stands(tmp_path: Path) -> None:
@@ -61,3 +62,31 @@ def test_a_full_disk_is_one_message_with_the_file_and_a_cure(
     with pytest.raises(UserError, match=r"out: No space left on device\.\n  Write to another place\."):
         write_output(tmp_path / "out", data)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out", b"old")]
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A package with a template of its own."""
+    templates = tmp_path / "a_room_with_a_page" / "templates"
+    templates.mkdir(parents=True)
+    (templates.parent / "__init__.py").touch()
+    (templates / "page.html").write_text(
+        '{% extends "base.html" %}{% block title %}{{ name }}{% endblock %}{% block body %}{{ name }}{% endblock %}'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "a_room_with_a_page"
+
+
+def test_a_page_escapes_what_it_is_given_and_names_its_style_by_hash(room):
+    made = render_page(room, "page.html", "p { color: red }", name="<script>alert('{{ 1 }}')</script>")
+    assert made.count("&lt;script&gt;alert(&#39;{{ 1 }}&#39;)&lt;/script&gt;") == 2
+    assert "<script" not in made
+    style = made.partition("<style>")[2].partition("</style>")[0]
+    assert style == shared_style() + "p { color: red }"
+    policy = made.partition('Policy" content="')[2].partition('"')[0]
+    assert policy == f"default-src 'none'; style-src '{csp_hash(style)}'; base-uri 'none'; form-action 'none'"
+
+
+def test_a_value_that_a_page_lacks_is_an_error(room):
+    with pytest.raises(UndefinedError, match="name"):
+        render_page(room, "page.html", "")

@@ -164,14 +164,14 @@ function upright(scale, step, className) {
 
 /** The grid and its numbers. */
 function axes(scale, words) {
-  const values = niceTicks(scale.low, scale.high, 4).flatMap((value) => {
+  const values = niceTicks(scale.low, scale.high, 5).flatMap((value) => {
     const y = scale.y(value).toFixed(1);
     return [
       drawing("line", { class: "grid-line", x1: scale.left, x2: scale.right, y1: y, y2: y }),
       drawing("text", { class: "tick", x: scale.left - 5, y, "text-anchor": "end", dy: "0.35em" }, words(value)),
     ];
   });
-  const whole = niceTicks(scale.first, scale.last, Math.max(2, Math.floor(scale.width / 70)));
+  const whole = niceTicks(scale.first, scale.last, Math.max(2, Math.floor(scale.width / 50)));
   const steps = whole.filter(Number.isInteger).map((step) => drawing(
     "text", { class: "tick", x: scale.x(step).toFixed(1), y: CHART_HEIGHT - 5, "text-anchor": "middle" }, String(step)));
   return [...values, ...steps];
