@@ -274,7 +274,7 @@ def test_another_scheme_scores_its_conditions_from_its_step_on(tmp_path):
     losses = trainer.compute_loss
 
     def spy(model, inputs, *args, **kwargs):
-        rows = len(inputs["frozen_input_ids"]) if "frozen_input_ids" in inputs else 0
+        rows = len(inputs["scored_input_ids"]) if "scored_input_ids" in inputs else 0
         seen.append((trainer.state.global_step + 1, trainer.scheme.name, rows, int((~inputs["label"]).sum())))
         return losses(model, inputs, *args, **kwargs)
 

@@ -110,7 +110,7 @@ def model():
 
 
 def scored(model, examples, needs):
-    builder = BatchBuilder(tiny.tokenizer().pad_token_id, needs=needs, targets=False)
+    builder = BatchBuilder(tiny.tokenizer().pad_token_id, needs=needs)
     features = builder(examples)
     with torch.no_grad():
         return features, score_batch(model, builder.batch(features), needs)
@@ -120,7 +120,7 @@ def test_only_judge_rows_are_scored_besides_base_and_stand_beside_their_samples(
     examples = encoded()
     assert frozenset({"judge"}) == NEEDS
     features, found = scored(model, examples, NEEDS)
-    assert len(features["frozen_input_ids"]) == 2
+    assert len(features["scored_input_ids"]) == 2
     assert found.conditions.standard is None
     _, full = scored(model, examples, frozenset({"standard", "judge", "band"}))
     assert full.conditions.standard is not None
@@ -138,7 +138,7 @@ def test_a_batch_of_right_samples_alone_can_be_scored(model):
     """It still runs the pass without gradient, for which other ranks may be waiting."""
     right = [e for e in encoded() if e.label]
     features, found = scored(model, right[::-1], NEEDS)
-    assert len(features["frozen_input_ids"]) == 1
+    assert len(features["scored_input_ids"]) == 1
     assert torch.equal(found.conditions.judge, found.conditions.base)
     weights = cut_weights(found.conditions, PAPER)
     assert torch.equal(weights.likelihood, found.conditions.mask.float())

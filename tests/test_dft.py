@@ -42,12 +42,12 @@ def test_the_loss_is_minus_p_held_fast_times_log_p_on_every_token(family):
     wanted = gradient(net, expected.sum())
 
     enable_scoring(net)
-    builder = BatchBuilder(0, needs=DFT.needs(DFTSettings()), targets=False)
+    builder = BatchBuilder(0, needs=DFT.needs(DFTSettings()))
     batch = builder.batch(builder(examples))
-    assert batch.frozen is None, "it asks for no condition but base"
+    assert batch.scored_rows is None, "it asks for no condition but base"
     scored = score_batch(net, batch, builder.needs)
     weights = DFT.weigh(scored.conditions, DFTSettings())
-    losses = DFT.losses(weights, scored.logp, scored.log1mp, None).total
+    losses = DFT.losses(weights, scored).total
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     found = gradient(net, losses.sum())
     assert wanted.abs().max() > 1e-3

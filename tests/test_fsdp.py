@@ -21,8 +21,7 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
-from nlft.core.loss import redirect_losses
-from nlft.core.saliency import NLFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.models.loading import default_lora, wrap
 
@@ -47,13 +46,13 @@ examples = [
     encoder.encode(id=i, prompt=f"Q{i}?", completion="a" * (3 + i), label=i % 3 == 0, answer="#### 4", judgment="bad")
     for i in range(4)
 ]
-builder = BatchBuilder(0, needs=frozenset({"standard", "judge", "band"}), targets=True)
+builder = BatchBuilder(0, needs=frozenset({"standard", "judge", "band"}), answers=True)
 batch = builder.batch(builder(examples[rank::world]))
 EVERY_TOKEN = NLFTSettings(redirect=True, contradiction=True, contradiction_base=0.0, contradiction_standard=1.0)
-redirect = get_scheme("nlft").redirect(EVERY_TOKEN)
-scored = score_batch(net, batch, builder.needs, mistakes=redirect.mistakes)
-loss = -((scored.logp + 0.5 * scored.log1mp) * scored.conditions.mask).sum() - scored.target_logp.sum()
-redirected = redirect_losses(scored.first, redirect.tokens).sum()
+redirect = get_scheme("nlft").extra_loss(EVERY_TOKEN)
+scored = score_batch(net, batch, builder.needs, choose=redirect.choose)
+loss = -((scored.logp + 0.5 * scored.log1mp) * scored.conditions.mask).sum() - scored.answer_logp.sum()
+redirected = scored.extra_losses.sum()
 loss = loss + 10 * redirected
 loss.backward()
 gradients = {}

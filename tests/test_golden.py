@@ -1,11 +1,17 @@
 """`nlft-original` against the 24 recorded cases: masks, weights, losses, gradients, at the file's tolerances."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers import tiny
+from helpers.training import lora
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import score_batch
+from nlft.core.logprobs import enable_scoring
 from nlft.core.saliency import ConditionLogprobs, TokenWeights
 from nlft.core.schemes.nlft_original import (
     OriginalSettings,
@@ -14,6 +20,7 @@ from nlft.core.schemes.nlft_original import (
     original_token_weights,
     original_weights,
 )
+from nlft.core.schemes.registry import get_scheme
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "nlft_reference_cases.json").read_text())["cases"]
@@ -102,3 +109,31 @@ def test_what_training_computes_from_log_probabilities_is_the_same(case):
     torch.testing.assert_close(total.detach(), torch.tensor(float(expected["total_loss"])), rtol=1e-5, atol=0)
     ours = weights.likelihood + weights.unlikelihood
     torch.testing.assert_close(ours[0], flat(expected["weight"]), atol=2e-5, rtol=0)
+
+
+def test_in_training_a_wrong_samples_nll_is_read_in_its_judge_row_at_the_base_rows_positions():
+    """The one declared misreading, with gradient, against whole softmaxes."""
+    net, examples = lora(tiny.model()).eval(), tiny.encoded()
+    expected = []
+    for example in examples:
+        prompt = example.base if example.label else example.judge
+        logits = net(input_ids=torch.tensor([[*prompt, *example.completion]])).logits[0].log_softmax(-1)
+        # Positions past the end of a shorter judge row hold padding; with these examples there are none.
+        read = range(len(example.base) - 1, len(example.base) - 1 + len(example.completion))
+        expected.append(sum(logits[at, token] for at, token in zip(read, example.completion, strict=True)))
+    enable_scoring(net)
+    scheme, settings = get_scheme("nlft-original"), OriginalSettings()
+    builder = BatchBuilder(0, needs=scheme.needs(settings), extra_rows=scheme.extra_rows)
+    scored = score_batch(net, builder.batch(builder(examples)), builder.needs)
+    assert scored.extra.sample.tolist() == [at for at, e in enumerate(examples) if not e.label]
+    nothing = replace_weights(scheme.weigh(scored.conditions, settings))
+    losses = scheme.losses(nothing, scored).total
+    torch.testing.assert_close(losses, -10 * torch.stack(expected), atol=1e-3, rtol=1e-5)
+    assert losses.sum().requires_grad
+    assert len(scored.top1) == len(examples), "the extra rows do not count towards the accuracy"
+
+
+def replace_weights(weights):
+    """The same with no weight anywhere: what is left of the loss is the NLL."""
+    zeros = torch.zeros_like(weights.likelihood)
+    return replace(weights, likelihood=zeros, unlikelihood=zeros)

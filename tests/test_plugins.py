@@ -20,7 +20,6 @@ from nlft.runs.run_dir import RunDir
 
 PLUG_IN = """
 from dataclasses import dataclass
-from nlft.core.loss import plain_losses
 from nlft.core.saliency import plain_likelihood
 from nlft.core.schemes.scheme import Scheme, setting
 
@@ -31,7 +30,7 @@ class WrongSettings:
 def weigh(logprobs, settings):
     return plain_likelihood(logprobs.mask, (~logprobs.label).float() * settings.wrong_factor)
 
-SCHEME = Scheme("wrong-only", WrongSettings, weigh, lambda _: frozenset(), plain_losses)
+SCHEME = Scheme("wrong-only", WrongSettings, weigh, lambda _: frozenset())
 
 def polite(completion, answer, word="please"):
     return word in completion
@@ -149,7 +148,7 @@ def test_a_scheme_can_be_given_registered_or_not(tmp_path, monkeypatch):
     def weigh(logprobs, settings):
         return plain_likelihood(logprobs.mask, torch.ones(len(logprobs.label)))
 
-    mine = Scheme("mine", CutSettings, weigh, lambda _: frozenset(), CUT.losses)
+    mine = Scheme("mine", CutSettings, weigh, lambda _: frozenset())
     assert scheme_of(mine) == (mine, CutSettings())
     trainer = nlft_trainer(tmp_path / "run", saliency=mine, max_steps=1)
     trainer.train()
@@ -160,9 +159,9 @@ def test_a_scheme_can_be_given_registered_or_not(tmp_path, monkeypatch):
     assert scheme_of("mine") == (mine, CutSettings())
     for name in ("mine", "nlft"):
         with pytest.raises(UserError, match=name):
-            register_scheme(Scheme(name, CutSettings, weigh, lambda _: frozenset(), CUT.losses))
+            register_scheme(Scheme(name, CutSettings, weigh, lambda _: frozenset()))
         with pytest.raises(UserError, match=name):
-            scheme_of(Scheme(name, CutSettings, weigh, lambda _: frozenset(), CUT.losses))
+            scheme_of(Scheme(name, CutSettings, weigh, lambda _: frozenset()))
     with pytest.raises(UserError, match="Scheme"):
         register_scheme("nlft")
 

@@ -13,16 +13,14 @@ from peft import LoraConfig, get_peft_model
 from helpers import tiny
 from helpers.training import REDIRECTED, adapter, nlft_trainer, two_redirected_steps
 from nlft.core.batches import BatchBuilder
-from nlft.core.condition_scores import FirstMistakes, score_batch
+from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
-from nlft.core.loss import redirect_losses
-from nlft.core.saliency import ConditionLogprobs
+from nlft.core.saliency import ConditionLogprobs, SparseTargets
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
 from nlft.core.schemes.registry import get_scheme
 
 NEEDS = get_scheme("nlft").needs(REDIRECTED)
-REDIRECT = get_scheme("nlft").redirect(REDIRECTED)
 TEXTS = [
     ("it is 7", False),
     ("it is 12, as everyone knows", True),
@@ -81,9 +79,17 @@ def slow_loss(net, example, cfg):
     return None
 
 
-def scored(net, examples, mistakes=REDIRECT.mistakes, **options):
-    builder = BatchBuilder(0, needs=NEEDS, targets=False)
-    return score_batch(net, builder.batch(builder(examples)), NEEDS, mistakes=mistakes, **options)
+def scored(net, examples, settings=REDIRECTED, **options):
+    """The scores, and the targets that were chosen."""
+    builder, chosen = BatchBuilder(0, needs=NEEDS), []
+
+    def choose(*given):
+        chosen.append(get_scheme("nlft").extra_loss(settings).choose(*given))
+        return chosen[0]
+
+    out = score_batch(net, builder.batch(builder(examples)), NEEDS, choose=choose, **options)
+    (targets,) = chosen
+    return out, targets
 
 
 def gradients(net, loss):
@@ -104,11 +110,10 @@ def test_value_and_gradient_equal_the_formula_from_whole_softmaxes(family, token
     wanted = gradients(net, expected.sum())
 
     enable_scoring(net, 2**12)  # small chunks
-    out = scored(net, examples)
-    losses = redirect_losses(out.first, tokens)
-    assert out.first.found.tolist() == [found is not None for found in plain]
-    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
-    found = gradients(net, losses.sum())
+    out, targets = scored(net, examples, cfg)
+    assert targets.weight.tolist() == [float(found is not None) for found in plain]
+    torch.testing.assert_close(out.extra_losses, expected, atol=1e-5, rtol=1e-5)
+    found = gradients(net, out.extra_losses.sum())
     assert len(found) > 10
     for name, gradient in found.items():
         assert wanted[name].abs().max() > 1e-5
@@ -118,33 +123,80 @@ def test_value_and_gradient_equal_the_formula_from_whole_softmaxes(family, token
 def test_it_looks_at_the_first_salient_token_of_each_wrong_sample():
     net, examples = adapted(), encoded()
     enable_scoring(net)
-    out = scored(net, examples)
+    out, targets = scored(net, examples)
     salient = nlft_weights(out.conditions, REDIRECTED).salient & ~out.conditions.label[:, None]
-    assert out.first.found.tolist() == salient.any(1).tolist()
+    assert targets.sample.tolist() == list(range(len(examples)))
+    assert targets.weight.bool().tolist() == salient.any(1).tolist()
+    for row in range(len(examples)):
+        if targets.weight[row]:
+            assert int(targets.position[row]) == int(salient[row].nonzero()[0])
+
+
+@pytest.mark.parametrize("tokens", [2, 1000])
+def test_what_was_said_is_no_target_and_the_rest_adds_up_to_one(tokens):
+    net, examples = adapted(), encoded()
+    enable_scoring(net)
+    out, targets = scored(net, examples, replace(REDIRECTED, redirect_tokens=tokens))
+    assert out.extra_losses.isfinite().all()
+    assert targets.ids.shape[1] == min(tokens, tiny.VOCAB - 1), "no more tokens than there are"
+    torch.testing.assert_close(targets.probabilities.sum(1), torch.ones(len(examples)))
     for row, example in enumerate(examples):
-        if out.first.found[row]:
-            assert int(out.first.said[row]) == example.completion[int(salient[row].nonzero()[0])]
+        said, at = example.completion[int(targets.position[row])], int(targets.position[row])
+        assert said not in targets.ids[row]
+        standard = distributions(net, example.standard, example.completion)[at].exp().detach()
+        shares = standard[targets.ids[row]]
+        torch.testing.assert_close(targets.probabilities[row], shares / shares.sum(), atol=1e-5, rtol=1e-4)
 
 
-def test_what_was_said_is_no_target_and_the_rest_adds_up_to_one():
-    standard = torch.tensor([[5.0, 4.0, 3.0, 2.0, -1.0]]).requires_grad_()
-    base = torch.zeros(1, 5, requires_grad=True)
-    first = FirstMistakes(base, standard, torch.tensor([1]), torch.tensor([True]))
-    (gradient,) = torch.autograd.grad(redirect_losses(first, 2).sum(), base)
-    target = 1 / 5 - gradient[0]  # the gradient of a cross-entropy is p − q
-    shares = torch.tensor([5.0, 3.0]).softmax(0)
-    torch.testing.assert_close(target, torch.tensor([shares[0], 0, shares[1], 0, 0]))
-    assert redirect_losses(first, 1000).isfinite().all(), "more tokens than there are"
+def test_any_places_with_any_weights_add_their_cross_entropy_to_their_samples_loss():
+    """Several places in one sample, none in another, one place twice; against whole softmaxes, in small chunks."""
+    net, examples = adapted(), encoded()
+    sample, position = torch.tensor([0, 0, 2, 2, 2, 4]), torch.tensor([0, 3, 1, 5, 5, 1])
+    weight = torch.tensor([1.0, 0.5, 2.0, 0.0, 0.25, 3.0])
+    torch.manual_seed(0)
+    excluded, raw = torch.randint(0, tiny.VOCAB, (6, 3)), torch.rand(6, 4)
+    seen = []
+
+    def choose(conditions, said, likeliest):
+        assert said.shape == conditions.base.shape
+        assert said[1, : len(examples[1].completion)].tolist() == examples[1].completion
+        top = likeliest(sample, position, excluded, 4)
+        seen.append(top)
+        return SparseTargets(sample, position, top.ids, (raw + top.logits.softmax(1)) / 2, weight)
+
+    dense = [distributions(net, e.base, e.completion) for e in examples]
+    enable_scoring(net, 2**12)
+    rows, head = [], net.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    builder = BatchBuilder(0, needs=NEEDS)
+    out = score_batch(net, builder.batch(builder(examples)), NEEDS, choose=choose)
+    assert max(rows) < 6, "all places in one chunk"
+    (top,) = seen
+    assert not any(token in top.ids[n] for n in range(6) for token in excluded[n])
+    with torch.no_grad():
+        standard = [distributions(net, e.standard, e.completion) for e in examples]
+    expected = [0.0] * len(examples)
+    for n in range(6):
+        allowed = standard[sample[n]][position[n]].index_fill(0, excluded[n], -torch.inf)
+        assert sorted(top.ids[n].tolist()) == sorted(allowed.topk(4).indices.tolist())
+        q = (raw[n] + top.logits[n].softmax(0)) / 2
+        expected[sample[n]] = expected[sample[n]] - weight[n] * (q * dense[sample[n]][position[n]][top.ids[n]]).sum()
+    torch.testing.assert_close(
+        out.extra_losses, torch.stack([torch.as_tensor(x) for x in expected]), atol=1e-5, rtol=1e-5
+    )
+    wanted = gradients(net, sum(expected))
+    for name, gradient in gradients(net, out.extra_losses.sum()).items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-5)
 
 
 def test_padding_and_the_rest_of_the_batch_change_nothing():
     net, examples = adapted(), encoded()
     enable_scoring(net)
-    together = redirect_losses(scored(net, examples).first, 8)
-    turned = redirect_losses(scored(net, examples[::-1]).first, 8).flip(0)
+    together = scored(net, examples)[0].extra_losses
+    turned = scored(net, examples[::-1])[0].extra_losses.flip(0)
     torch.testing.assert_close(turned, together, atol=1e-5, rtol=1e-5)
     for row, example in enumerate(examples):
-        alone = redirect_losses(scored(net, [example]).first, 8)
+        alone = scored(net, [example])[0].extra_losses
         torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
 
 
@@ -152,7 +204,7 @@ def test_samples_without_a_mistake_have_no_loss_and_no_gradient():
     net = adapted()
     enable_scoring(net)
     right = [e for e in encoded() if e.label]
-    losses = redirect_losses(scored(net, right).first, 8)
+    losses = scored(net, right)[0].extra_losses
     assert losses.tolist() == [0.0, 0.0]
     assert not any(g.any() for g in gradients(net, losses.sum()).values() if g is not None)
 
@@ -160,14 +212,14 @@ def test_samples_without_a_mistake_have_no_loss_and_no_gradient():
 def test_with_dropout_the_tags_and_what_standard_says_are_without_it():
     net = adapted(lora_dropout=0.5, target_modules=["q_proj", "down_proj", "lm_head"])
     enable_scoring(net)
-    clean = scored(net.eval(), encoded())
+    clean, clean_targets = scored(net.eval(), encoded())
     torch.manual_seed(1)
-    out = scored(net.train(), encoded(), base_without_dropout=True)
+    out, targets = scored(net.train(), encoded(), base_without_dropout=True)
     assert net.training
-    assert out.first.found.tolist() == clean.first.found.tolist()
-    assert torch.equal(out.first.said, clean.first.said)
-    torch.testing.assert_close(out.first.standard_logits, clean.first.standard_logits, atol=1e-5, rtol=1e-5)
-    assert (out.first.base_logits - clean.first.base_logits).abs().max() > 1e-2, "no dropout"
+    for name in ("weight", "position", "ids"):
+        assert torch.equal(getattr(targets, name), getattr(clean_targets, name))
+    torch.testing.assert_close(targets.probabilities, clean_targets.probabilities, atol=1e-5, rtol=1e-5)
+    assert (out.extra_losses - clean.extra_losses).abs().max() > 1e-2, "no dropout"
 
 
 def test_a_contradiction_is_redirected_too():
@@ -194,7 +246,7 @@ def passes(folder, settings):
 def test_off_it_asks_the_model_for_nothing_more(tmp_path, settings):
     asked, logged = passes(tmp_path, settings)
     assert asked
-    assert all(kwargs["score_look"] is None for _, kwargs in asked)
+    assert all(kwargs["score_targets"] is None for _, kwargs in asked)
     assert not any(kwargs["score_hidden"] for graded, kwargs in asked if not graded)
     assert "nlft/redirect_loss" not in logged
 
@@ -221,7 +273,7 @@ def test_the_trainers_loss_is_the_sum_of_its_parts_in_the_windows_normalisation(
         scaled = trainer.compute_loss(trainer.model, trainer.builder(data))
         trainer.saliency = replace(trainer.saliency, redirect=False)
         halved = trainer.compute_loss(trainer.model, trainer.builder(data))
-        losses = redirect_losses(scored(trainer.model, data).first, 8)
+        losses = scored(trainer.model, data)[0].extra_losses
     lengths = torch.tensor([len(e.completion) for e in data])
     expected = (losses / lengths).mean() if normalization == "sample" else losses.sum() / lengths.sum()
     assert expected > 1e-3

@@ -94,9 +94,9 @@ def test_only_the_conditions_that_it_reads_are_scored(settings, rows):
     assert needs == {"standard"} | ({"judge"} if settings.credit_contrast else set())
     examples = encoded()
     assert [example.label for example in examples].count(False) == 2
-    builder = BatchBuilder(tiny.tokenizer().pad_token_id, needs=needs, targets=False)
+    builder = BatchBuilder(tiny.tokenizer().pad_token_id, needs=needs)
     features = builder(examples)
-    assert len(features["frozen_input_ids"]) == rows
+    assert len(features["scored_input_ids"]) == rows
     net = tiny.model()
     enable_scoring(net)
     found = score_batch(net, builder.batch(features), needs).conditions

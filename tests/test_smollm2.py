@@ -84,7 +84,7 @@ def test_scores_equal_the_full_softmax(loaded):
 def test_the_tags_find_planted_mistakes_and_leave_the_right_steps_alone(loaded):
     model, tokenizer = loaded
     encoder = ConditionEncoder(tokenizer)
-    builder = BatchBuilder(tokenizer.pad_token_id, needs=frozenset({"standard", "judge", "band"}), targets=False)
+    builder = BatchBuilder(tokenizer.pad_token_id, needs=frozenset({"standard", "judge", "band"}))
     wrong = [e for e in planted() if not e.label]
     found, stray = 0, 0
     for example in wrong:

@@ -146,7 +146,7 @@ def _score(
     saliency: NLFTSettings,
 ) -> list[Measured]:
     """Score one batch under its conditions."""
-    builder = BatchBuilder(tokenizer.pad_token_id, needs=_NEEDS, targets=False)
+    builder = BatchBuilder(tokenizer.pad_token_id, needs=_NEEDS)
     features = {name: value.to(_device(model)) for name, value in builder(encoded).items()}
     conditions = score_batch(model, builder.batch(features), _NEEDS).conditions
     salient = nlft_weights(conditions, saliency).tag == Tag.SALIENT

@@ -1,38 +1,29 @@
-"""One batch under all its conditions: what the model being trained says of each completion token right now."""
+"""One batch under all its conditions, scored by the model as it is now."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nlft.core.batches import Batch
-from nlft.core.logprobs import Looked, TokenLogprobs, score
+from nlft.core.logprobs import TokenLogprobs, TopOf, score
 from nlft.core.neighbourhood import hidden_band
-from nlft.core.saliency import ConditionLogprobs
+from nlft.core.saliency import ChooseTargets, ConditionLogprobs, SparseTargets
 
 
 @dataclass(frozen=True)
-class FirstMistakes:
-    """What base and standard make of the token where each sample's first mistake is; B samples.
+class ExtraScores:
+    """Scores of the extra rows of a batch, E of them, with gradient where it is enabled.
 
     Attributes:
-        base_logits: (B, vocabulary) float32, with gradient.
-        standard_logits: same shape, without.
-        said: (B,) ids of the tokens.
-        found: (B,) bool; where it is False there is no mistake, and the rest holds some other token.
+        sample: (E,) the sample of each row.
+        logp: (E, tokens), padded on the right with 0.
     """
 
-    base_logits: Tensor
-    standard_logits: Tensor
-    said: Tensor
-    found: Tensor
-
-
-Mistakes = Callable[[ConditionLogprobs], Tensor]
-"""Which tokens are mistakes, (batch, completion_len) bool, from base, standard and judge alone; pure."""
+    sample: Tensor
+    logp: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,127 +34,98 @@ class ScoredBatch:
         logp, log1mp: (B, completion_len) under base, with gradient where it is enabled.
         conditions: the same tokens under every condition, without gradient: what a saliency scheme reads.
         lengths: (B,) completion tokens.
-        target_logp, target_lengths: the trained answers, (B, answer_len) and (B,), or None.
-        misread_logp: (B, completion_len), see `original_losses`, or None.
-        top1: (rows, length) bool, the model's first choice, over all tokens that are trained.
+        answer_logp, answer_lengths: the trained answers, (B, answer_len) and (B,), or None.
+        extra: the extra rows, or None if there are none.
+        extra_losses: (B,) each sample's loss from the chosen targets, or None if none were to be chosen.
+        top1: (rows, length) bool, the model's first choice, over completions and answers.
         trained: same shape, True where a token is trained.
-        first: the samples' first mistakes, or None where they were not asked for.
     """
 
     logp: Tensor
     log1mp: Tensor
     conditions: ConditionLogprobs
     lengths: Tensor
-    target_logp: Tensor | None
-    target_lengths: Tensor | None
-    misread_logp: Tensor | None
+    answer_logp: Tensor | None
+    answer_lengths: Tensor | None
+    extra: ExtraScores | None
+    extra_losses: Tensor | None
     top1: Tensor
     trained: Tensor
-    first: FirstMistakes | None = None
 
 
 def score_batch(
-    model: Any,
+    model: nn.Module,
     batch: Batch,
     needs: frozenset[str],
     *,
     base_without_dropout: bool = False,
-    mistakes: Mistakes | None = None,
+    choose: ChooseTargets | None = None,
 ) -> ScoredBatch:
-    """Score a batch `live`: one pass with gradient, and one without for standard and judge.
+    """Score a batch: one pass with gradient, and one without for standard and judge.
 
     Args:
         needs: see `Scheme.needs`.
         base_without_dropout: score base once more in eval mode for the tags, as dropout in the adapter calls for.
-        mistakes: also look at what is said at the first of each sample's; the scheme must need standard and judge.
+        choose: see `ExtraLoss.choose`; `needs` must have `standard`.
     """
     size, width = len(batch.label), batch.width
-    frozen = clean = None
     # Without gradient first: its buffers are gone before the pass that keeps activations.
     with torch.no_grad(), evaluating(model):
-        if batch.frozen is not None:
-            frozen = score(model, batch.frozen, hidden=mistakes is not None)
-        if base_without_dropout and needs:
-            clean = score(model, batch.graded)
+        scored = score(model, batch.scored_rows, hidden=choose is not None) if batch.scored_rows else None
+        clean = score(model, batch.trained_rows) if base_without_dropout and needs else None
 
-    def first_mistakes(logp: Tensor) -> tuple[Tensor, Tensor]:
-        """Decided inside the pass with gradient: where to look is not known before base is, and costs no other pass."""
-        assert frozen is not None
-        assert frozen.hidden is not None
-        assert mistakes is not None
-        known = _conditions(logp if clean is None else clean.logp, frozen.mask, frozen, batch, needs)
-        # The first True; 0 where there is none, so that every rank looks at as many rows as it has samples.
-        at = mistakes(known).int().argmax(1)
-        return at, frozen.hidden[torch.arange(size, device=at.device), at]
+    def targets(now: TokenLogprobs, said: Tensor, top_of: TopOf) -> SparseTargets:
+        assert choose is not None
+        assert scored is not None
+        assert scored.hidden is not None
+        states = scored.hidden[:size]
+        known = _conditions((clean or now).part(0, size, width), scored, batch, needs)
+        return choose(known, said[:size, :width], lambda row, at, *rest: top_of(states[row, at], *rest))
 
-    wants_hidden = bool(needs & {"band", "hidden"})
-    graded = score(model, batch.graded, hidden=wants_hidden, look=first_mistakes if mistakes else None)
-    mask = graded.mask[:size, :width]
-    hidden = graded.hidden[:size, :width] if graded.hidden is not None else None
-    after_targets = 2 * size if batch.targets else size
-    conditions = _conditions((clean or graded).logp, mask, frozen, batch, needs)
+    rows = score(
+        model, batch.trained_rows, hidden=bool(needs & {"band", "hidden"}), targets=targets if choose else None
+    )
+    base, stop = rows.part(0, size, width), 2 * size if batch.answers else size
+    answers, extra = rows.part(size, stop), rows.part(stop, stop + len(batch.extra_samples))
+    conditions = _conditions((clean or rows).part(0, size, width), scored, batch, needs)
+    band = hidden_band(base.hidden, base.mask) if base.hidden is not None and "band" in needs else None
     return ScoredBatch(
-        logp=graded.logp[:size, :width],
-        log1mp=graded.log1mp[:size, :width],
-        conditions=replace(
-            conditions,
-            band=hidden_band(hidden, mask) if hidden is not None and "band" in needs else None,
-            hidden=hidden if "hidden" in needs else None,
-        ),
-        lengths=mask.sum(1),
-        target_logp=graded.logp[size:after_targets] if batch.targets else None,
-        target_lengths=graded.mask[size:after_targets].sum(1) if batch.targets else None,
-        misread_logp=_misread(graded, after_targets, batch) if batch.misread else None,
-        top1=graded.top1[:after_targets],
-        trained=graded.mask[:after_targets],
-        first=_first(graded.looked, mistakes(conditions)) if mistakes and graded.looked else None,
+        logp=base.logp,
+        log1mp=base.log1mp,
+        conditions=replace(conditions, band=band, hidden=base.hidden if "hidden" in needs else None),
+        lengths=base.mask.sum(1),
+        answer_logp=answers.logp if batch.answers else None,
+        answer_lengths=answers.mask.sum(1) if batch.answers else None,
+        extra=ExtraScores(batch.extra_samples, extra.logp) if len(batch.extra_samples) else None,
+        extra_losses=rows.target_losses[:size] if rows.target_losses is not None else None,
+        top1=rows.top1[:stop],
+        trained=rows.mask[:stop],
     )
 
 
 def _conditions(
-    logp: Tensor, mask: Tensor, frozen: TokenLogprobs | None, batch: Batch, needs: frozenset[str]
+    base: TokenLogprobs, scored: TokenLogprobs | None, batch: Batch, needs: frozenset[str]
 ) -> ConditionLogprobs:
-    """The samples' rows of each condition, side by side.
-
-    Args:
-        logp, mask: of base; more rows and columns than the samples' may follow.
-    """
-    size, width = len(batch.label), batch.width
-    base = logp[:size, :width].detach()
+    """The samples' rows of each condition, side by side."""
+    size = len(batch.label)
     standard = judge = None
-    if frozen is not None and "standard" in needs:
-        standard = frozen.logp[:size, :width]
-    if frozen is not None and "judge" in needs:
-        judge = _judge(base, frozen, batch.label, 0 if standard is None else size)
-    return ConditionLogprobs(
-        base=base,
-        mask=mask[:size, :width],
-        label=batch.label,
-        standard=standard,
-        judge=judge,
-    )
+    if scored is not None and "standard" in needs:
+        standard = scored.logp[:size, : batch.width]
+    if scored is not None and "judge" in needs:
+        judge = _judge(base.logp.detach(), scored, batch.label, 0 if standard is None else size)
+    return ConditionLogprobs(base=base.logp.detach(), mask=base.mask, label=batch.label, standard=standard, judge=judge)
 
 
-def _first(looked: Looked, mistakes: Tensor) -> FirstMistakes:
-    return FirstMistakes(looked.logits, looked.other_logits, looked.said, mistakes.any(1))
-
-
-def _judge(base: Tensor, frozen: TokenLogprobs, label: Tensor, start: int) -> Tensor:
+def _judge(base: Tensor, scored: TokenLogprobs, label: Tensor, start: int) -> Tensor:
     """Judge rows, from `start` on, put back beside their samples; right samples, which have none, hold base."""
     judge = base.clone()
-    rows = frozen.logp[start : start + int((~label).sum()), : base.shape[1]].to(judge.dtype)
+    rows = scored.logp[start : start + int((~label).sum()), : base.shape[1]].to(judge.dtype)
     judge[~label, : rows.shape[1]] = rows  # judge rows alone may be narrower than the batch
     return judge
 
 
-def _misread(graded: TokenLogprobs, start: int, batch: Batch) -> Tensor:
-    logp = graded.logp[: len(batch.label), : batch.width]
-    rows = (~batch.label).nonzero()[:, 0]
-    return logp.index_copy(0, rows, graded.logp[start:, : batch.width]) if len(rows) else logp
-
-
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode, and back in the mode that it was in."""
     was_training = model.training
     model.eval()

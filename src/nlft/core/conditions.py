@@ -5,7 +5,7 @@ Nothing outside this module and `logprobs` knows how long a prompt was.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -178,16 +178,38 @@ class Rows:
     labels: Tensor
 
 
-def pad_rows(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Rows:
-    """Pad (prompt ids, completion ids) pairs to one length; completion tokens become the labels."""
-    length = max(len(p) + len(c) for p, c in sequences)
+class Row(NamedTuple):
+    """One sequence before padding.
+
+    Attributes:
+        ids: prompt and completion.
+        start: position of the first token to score.
+        labels: the tokens to score, from `start` on. Usually these are `ids[start:]`.
+    """
+
+    ids: Sequence[int]
+    start: int
+    labels: Sequence[int]
+
+
+def row(prompt: Sequence[int], completion: Sequence[int]) -> Row:
+    """The row that scores a completion after a prompt."""
+    return Row([*prompt, *completion], len(prompt), completion)
+
+
+def pad(sequences: Sequence[Row], pad_token_id: int) -> Rows:
+    """Pad rows to one length."""
+    length = max(max(len(ids), start + len(labels)) for ids, start, labels in sequences)
     input_ids = torch.full((len(sequences), length), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORE_INDEX)
-    for row, (prompt, completion) in enumerate(sequences):
-        start, stop = len(prompt), len(prompt) + len(completion)
-        input_ids[row, :start] = torch.tensor(prompt, dtype=torch.long)
-        input_ids[row, start:stop] = torch.tensor(completion, dtype=torch.long)
-        attention_mask[row, :stop] = 1
-        labels[row, start:stop] = input_ids[row, start:stop]
-    return Rows(input_ids, attention_mask, labels)
+    padded_labels = torch.full_like(input_ids, IGNORE_INDEX)
+    for at, (ids, start, labels) in enumerate(sequences):
+        input_ids[at, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+        attention_mask[at, : len(ids)] = 1
+        padded_labels[at, start : start + len(labels)] = torch.tensor(labels, dtype=torch.long)
+    return Rows(input_ids, attention_mask, padded_labels)
+
+
+def pad_rows(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Rows:
+    """Pad (prompt ids, completion ids) pairs to one length; completion tokens become the labels."""
+    return pad([row(prompt, completion) for prompt, completion in sequences], pad_token_id)

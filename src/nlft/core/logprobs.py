@@ -6,18 +6,20 @@ passes every hook; a call to an unwrapped inner module would skip the gradient a
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from nlft.core.conditions import IGNORE_INDEX, Rows
+from nlft.core.saliency import SparseTargets, TopTokens
 from nlft.errors import NLFTError
 
 DEFAULT_CHUNK_BYTES = 256 * 2**20
@@ -35,39 +37,13 @@ class ScoredTokens(ModelOutput):  # type: ignore[misc]
         top1: (scored,) bool, whether the token is the model's first choice.
         hidden: (scored, hidden_size), final-norm states at the positions that predict the tokens, detached; only
             when asked for.
-        looked_said, looked_logits, looked_other_logits: the fields of `Looked`, where a look was asked for.
+        cross_entropy: (n,) float32, to the targets of `score_targets`; only with that.
     """
 
     log_odds: Tensor | None = None
     top1: Tensor | None = None
     hidden: Tensor | None = None
-    looked_said: Tensor | None = None
-    looked_logits: Tensor | None = None
-    looked_other_logits: Tensor | None = None
-
-
-Look = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Where to look at whole distributions, decided inside the forward by what it says of the tokens.
-
-Called with log p, (rows, completion_len), detached. Returns one position of each of the first n rows, (n,), counted in
-completion tokens, and other states to put through the same head, (n, hidden_size). The n must be the same on all
-ranks that have as many rows: under FSDP each call of the head is a collective.
-"""
-
-
-@dataclass(frozen=True)
-class Looked:
-    """Whole distributions at one token of each of the first n rows, see `Look`.
-
-    Attributes:
-        said: (n,) ids of those tokens.
-        logits: (n, vocabulary) float32 at the positions that predict them, with gradient.
-        other_logits: the same for the other states, without gradient, in eval mode.
-    """
-
-    said: Tensor
-    logits: Tensor
-    other_logits: Tensor
+    cross_entropy: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +56,7 @@ class TokenLogprobs:
         mask: True on completion tokens.
         top1: True where the token is the model's first choice.
         hidden: (rows, completion_len, hidden_size) or None.
-        looked: what a `look` saw, or None.
+        target_losses: (rows,) each row's sum of weight · cross-entropy over its targets, with gradient, or None.
     """
 
     logp: Tensor
@@ -88,48 +64,71 @@ class TokenLogprobs:
     mask: Tensor
     top1: Tensor
     hidden: Tensor | None = None
-    looked: Looked | None = None
+    target_losses: Tensor | None = None
+
+    def part(self, start: int, stop: int, width: int | None = None) -> "TokenLogprobs":
+        """The rows from `start` to `stop`, their first `width` tokens, without `target_losses`."""
+        logp, log1mp, mask, top1 = (x[start:stop, :width] for x in (self.logp, self.log1mp, self.mask, self.top1))
+        return TokenLogprobs(logp, log1mp, mask, top1, None if self.hidden is None else self.hidden[start:stop, :width])
 
 
-def score(model: Any, rows: Rows, *, hidden: bool = False, look: Look | None = None) -> TokenLogprobs:
+TopOf = Callable[[Tensor, Tensor, int], TopTokens]
+"""(states, excluded, count) -> likeliest tokens; states (n, hidden_size), excluded ids (n, m). See `Likeliest`."""
+
+ScoreTargets = Callable[[TokenLogprobs, Tensor, TopOf], SparseTargets]
+"""(scores of the rows, ids of their tokens, likeliest tokens of states) -> targets, decided inside the forward.
+
+The scores are detached, without `hidden`; the ids are (rows, completion_len).
+"""
+
+
+def score(model: nn.Module, rows: Rows, *, hidden: bool = False, targets: ScoreTargets | None = None) -> TokenLogprobs:
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
 
     Args:
         model: the model as training holds it, wrapped or not.
         hidden: also return the hidden states (for the neighbourhood walk).
-        look: also return whole distributions at the positions that it chooses.
+        targets: also return the cross-entropy to the targets that it chooses.
     """
-    wanted = rows.labels != IGNORE_INDEX
-    lengths = wanted.sum(1)
+    labelled = rows.labels != IGNORE_INDEX
+    lengths = labelled.sum(1)
     width = int(lengths.max())
-    mask = torch.arange(width, device=wanted.device) < lengths[:, None]
+    mask = torch.arange(width, device=labelled.device) < lengths[:, None]
+    chosen: list[SparseTargets] = []
 
     def place(flat: Tensor) -> Tensor:
         shape = mask.shape + flat.shape[1:]
         where = mask.reshape(mask.shape + (1,) * (flat.dim() - 1)).expand(shape)
         return flat.new_zeros(shape).masked_scatter(where, flat)
 
-    def look_flat(log_odds: Tensor) -> tuple[Tensor, Tensor]:
-        assert look is not None
-        positions, states = look(place(logsigmoid(log_odds)))
-        return (lengths.cumsum(0) - lengths)[: len(positions)] + positions, states
+    def scores(log_odds: Tensor, top1: Tensor) -> TokenLogprobs:
+        return TokenLogprobs(place(logsigmoid(log_odds)), place(logsigmoid(-log_odds)), mask, place(top1))
+
+    def flat_targets(log_odds: Tensor, top1: Tensor, top_of: TopOf) -> tuple[Tensor, Tensor, Tensor]:
+        assert targets is not None
+        found = targets(scores(log_odds, top1), place(rows.labels[labelled]), top_of)
+        chosen.append(found)
+        return (lengths.cumsum(0) - lengths)[found.sample] + found.position, found.ids, found.probabilities
 
     out = model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
         score_labels=rows.labels,
         score_hidden=hidden,
-        score_look=look_flat if look else None,
+        score_targets=flat_targets if targets else None,
         use_cache=False,
     )
-    return TokenLogprobs(
-        logp=place(logsigmoid(out.log_odds)),
-        log1mp=place(logsigmoid(-out.log_odds)),
-        mask=mask,
-        top1=place(out.top1),
+    return replace(
+        scores(out.log_odds, out.top1),
         hidden=place(out.hidden) if hidden else None,
-        looked=Looked(out.looked_said, out.looked_logits, out.looked_other_logits) if look else None,
+        target_losses=_row_sums(chosen[0], out.cross_entropy, len(mask)) if chosen else None,
     )
+
+
+def _row_sums(targets: SparseTargets, cross_entropy: Tensor, rows: int) -> Tensor:
+    """Σ weight · cross-entropy of each row, (rows,). A masked sum: unlike `index_add` it is deterministic on CUDA."""
+    owned = targets.sample == torch.arange(rows, device=targets.sample.device)[:, None]
+    return (owned * (targets.weight * cross_entropy)).sum(1)
 
 
 def causal_lm(model: Any) -> Any:
@@ -159,7 +158,7 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if score_labels is None:
-            for name in ("score_hidden", "score_look"):
+            for name in ("score_hidden", "score_targets"):
                 kwargs.pop(name, None)
             return original_forward(*args, **kwargs)
         # PEFT spells out keywords that were not given; the decoder knows no `labels`.
@@ -170,70 +169,85 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
 
 
 def _scoring_forward(
-    model: Any,
+    model: PreTrainedModel,
     score_labels: Tensor,
     *args: Any,
     score_hidden: bool = False,
-    score_look: Look | None = None,
+    score_targets: Callable[[Tensor, Tensor, TopOf], tuple[Tensor, Tensor, Tensor]] | None = None,
     **kwargs: Any,
 ) -> ScoredTokens:
     # Decoder and head are looked up on each call: PEFT and FSDP replace them after this forward was put in place.
     states = model.base_model(*args, **kwargs).last_hidden_state
-    head = model.get_output_embeddings()
-    wanted = score_labels[:, 1:] != IGNORE_INDEX
-    selected = states[:, :-1][wanted]
-    targets = score_labels[:, 1:][wanted]
-    log_odds, top1 = _log_odds_in_chunks(
-        selected,
-        targets,
-        lambda h: model._nlft_finish_logits(head(h)),
-        head,
-        model._nlft_chunk_bytes,
-        sharded=isinstance(model, FSDPModule) or isinstance(head, FSDPModule),
-    )
+    head = _Head(model)
+    labelled = score_labels[:, 1:] != IGNORE_INDEX
+    selected = states[:, :-1][labelled]
+    log_odds, top1 = _log_odds_in_chunks(selected, score_labels[:, 1:][labelled], head)
     out = ScoredTokens(log_odds=log_odds, top1=top1, hidden=selected.detach() if score_hidden else None)
-    if score_look is not None:
-        index, others = score_look(log_odds.detach())
-        out.looked_said = targets[index]
-        out.looked_logits = model._nlft_finish_logits(head(selected[index])).float()
-        out.looked_other_logits = _eval_logits(model, head, others)
+    if score_targets is not None:
+        index, ids, probabilities = score_targets(log_odds.detach(), top1, head.likeliest)
+        out.cross_entropy = _cross_entropy_in_chunks(selected[index], ids, probabilities, head)
     return out
 
 
-@torch.no_grad()
-def _eval_logits(model: Any, head: Any, states: Tensor) -> Tensor:
-    """Float32 logits of states from an eval pass: an adapter on the head must not drop out either."""
-    was_training = head.training
-    head.eval()
-    try:
-        logits: Tensor = model._nlft_finish_logits(head(states)).float()
-    finally:
-        head.train(was_training)
-    return logits
+class _Head:
+    """A model's LM head as it stands now, and how many rows of logits one chunk may have."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.module = model.get_output_embeddings()
+        self.finish = model._nlft_finish_logits
+        weight = getattr(self.module, "weight", None)
+        self.vocabulary = self.module.out_features if weight is None else weight.shape[0]
+        self.rows = max(1, model._nlft_chunk_bytes // (4 * _LIVE_COPIES * self.vocabulary))
+        # Under FSDP2 the inner backward of the frozen head's function meets the hooks of sharded modules, and the
+        # process dies (torch 2.13); recomputing is slower there, and right.
+        sharded = isinstance(model, FSDPModule) or isinstance(self.module, FSDPModule)
+        self.recomputes = sharded or any(p.requires_grad for p in self.module.parameters())
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Float32 logits of states, (n, vocabulary)."""
+        finished: Tensor = self.finish(self.module(states)).float()
+        return finished
+
+    @torch.no_grad()
+    def likeliest(self, states: Tensor, excluded: Tensor, count: int) -> TopTokens:
+        """The likeliest tokens of states from an eval pass: an adapter on the head must not drop out either."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            parts = [
+                self.logits(some).scatter_(1, without, -torch.inf).topk(min(count, self.vocabulary - without.shape[1]))
+                for some, without in zip(states.split(self.rows), excluded.split(self.rows), strict=True)
+            ]
+        finally:
+            self.module.train(was_training)
+        return TopTokens(torch.cat([ids for _, ids in parts]), torch.cat([logits for logits, _ in parts]))
 
 
-def _log_odds_in_chunks(
-    hidden: Tensor, targets: Tensor, to_logits: Callable[[Tensor], Tensor], head: Any, chunk_bytes: int, sharded: bool
-) -> tuple[Tensor, Tensor]:
+def _log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: _Head) -> tuple[Tensor, Tensor]:
     """log p − log(1−p) of each target, (scored,) float32, and whether it is the first choice."""
-    vocab_size = head.weight.shape[0] if hasattr(head, "weight") else head.out_features
-    size = max(1, chunk_bytes // (4 * _LIVE_COPIES * vocab_size))
-    # Under FSDP2 the inner backward of the frozen head's function meets the hooks of sharded modules, and the
-    # process dies (torch 2.13); recomputing is slower there, and right.
-    recomputes = sharded or any(p.requires_grad for p in head.parameters())
-    if torch.is_grad_enabled() and recomputes:
+    if torch.is_grad_enabled() and head.recomputes:
 
         def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            return _LogOdds.apply(to_logits(h).float(), t)  # type: ignore[no-any-return]
+            return _LogOdds.apply(head.logits(h), t)  # type: ignore[no-any-return]
 
         parts = [
             checkpoint(scored, h, t, use_reentrant=False)
-            for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+            for h, t in zip(hidden.split(head.rows), targets.split(head.rows), strict=True)
         ]
         if parts:
             log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
             return log_odds, top1
-    return _FrozenHeadLogOdds.apply(hidden, targets, to_logits, size)  # type: ignore[no-any-return]
+    return _FrozenHeadLogOdds.apply(hidden, targets, head)  # type: ignore[no-any-return]
+
+
+def _cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, head: _Head) -> Tensor:
+    """−Σ_k probabilities_k · log p(ids_k) at each state, (n,) float32; p is over the whole vocabulary."""
+
+    def cross_entropy(h: Tensor, i: Tensor, q: Tensor) -> Tensor:
+        return -(q * head.logits(h).log_softmax(1).gather(1, i)).sum(1)
+
+    chunks = zip(*(x.split(head.rows) for x in (states, ids, probabilities)), strict=True)
+    return torch.cat([checkpoint(cross_entropy, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 class _LogOdds(torch.autograd.Function):
@@ -271,18 +285,16 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, to_logits: Callable[[Tensor], Tensor], size: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: _Head) -> tuple[Tensor, Tensor]:
         wants_grad = ctx.needs_input_grad[0]
         log_odds = hidden.new_empty(len(hidden), dtype=torch.float32)
         top1 = torch.empty_like(targets, dtype=torch.bool)
         slope = torch.empty_like(hidden) if wants_grad else None
-        for start in range(0, len(hidden), size):
-            part = slice(start, start + size)
+        for start in range(0, len(hidden), head.rows):
+            part = slice(start, start + head.rows)
             with torch.set_grad_enabled(wants_grad):
                 states = hidden[part].detach().requires_grad_(wants_grad)
-                u, first = _LogOdds.apply(to_logits(states).float(), targets[part])
+                u, first = _LogOdds.apply(head.logits(states), targets[part])
             log_odds[part], top1[part] = u.detach(), first
             if slope is not None:
                 (slope[part],) = torch.autograd.grad(u, states, torch.ones_like(u))
@@ -291,9 +303,9 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
         return log_odds, top1
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
-        return (grad[:, None] * slope).to(slope.dtype), None, None, None
+        return (grad[:, None] * slope).to(slope.dtype), None, None
 
 
 def _logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:

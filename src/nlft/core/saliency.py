@@ -4,6 +4,7 @@ Each scheme is a pure function of one snapshot's log-probabilities and its setti
 page and tests compute saliency with this one piece of code.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -63,6 +64,54 @@ class TokenWeights:
     @property
     def salient(self) -> Tensor:
         return self.tag == Tag.SALIENT
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The likeliest tokens at n places, likeliest first; each (n, k).
+
+    Attributes:
+        ids: token ids.
+        logits: float32, without gradient. Their softmax is the distribution renormalised over these k tokens.
+    """
+
+    ids: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """What the model should say at n places of the completions, as distributions over a few tokens each.
+
+    A sample's loss grows by Σ weight · −Σ_k probabilities_k · log p(ids_k) over its places, with p under base. A
+    sample may have any number of places, or none.
+
+    Attributes:
+        sample, position: (n,) which row of the batch, and which completion token of it, counted from 0.
+        ids, probabilities: (n, k); constants for the gradient. The probabilities of a place add up to 1.
+        weight: (n,) float32; 0 leaves a place out.
+    """
+
+    sample: Tensor
+    position: Tensor
+    ids: Tensor
+    probabilities: Tensor
+    weight: Tensor
+
+
+Likeliest = Callable[[Tensor, Tensor, Tensor, int], TopTokens]
+"""(sample, position, excluded, count) -> the `count` likeliest tokens under standard at these places.
+
+`sample` and `position` are (n,); `excluded` is (n, m), ids that are left out at each place. All other tokens are
+returned if the vocabulary has fewer. No whole (length, vocabulary) tensor is made.
+"""
+
+ChooseTargets = Callable[[ConditionLogprobs, Tensor, Likeliest], SparseTargets]
+"""(log-probabilities without `band` and `hidden`, ids of the completion tokens, likeliest) -> targets.
+
+Called inside the forward with gradient, once base is known. The ids are (batch, completion_len). Under FSDP each call
+of `likeliest`, and the returned targets, must have the same n on all ranks that have as many samples.
+"""
 
 
 def plain_likelihood(mask: Tensor, weight: Tensor) -> TokenWeights:

@@ -16,8 +16,9 @@ from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.logprobs import enable_scoring
-from nlft.core.loss import Window, normalize, redirect_losses, windows_of
+from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
+from nlft.core.schemes.scheme import Scheme
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
@@ -76,12 +77,12 @@ class NLFTTrainer(SafeCheckpoints):
         model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
-        self.needs = self.scheme.needs(self.saliency)
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
         train = encode_examples(self.examples, encoder)
         held_out = encode_examples(as_examples(eval_dataset), encoder) if eval_dataset is not None else None
-        self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=self.needs, targets=args.answer_weight > 0)
+        self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=frozenset(), answers=args.answer_weight > 0)
+        self.builder.use(self.scheme, self.saliency)
         args.remove_unused_columns = False  # the rows are encoded already, and are no columns
         super().__init__(
             model=model,
@@ -146,14 +147,19 @@ class NLFTTrainer(SafeCheckpoints):
         batches = [self._as_needed(batch) for batch in batches]
         if batches:
             counts = torch.stack([counts_of(b) for b in batches]).sum(0).to(device)
-            self._window, self._target_window = windows_of(self.accelerator.reduce(counts, "sum"))
+            self._window, self._answer_window = windows_of(self.accelerator.reduce(counts, "sum"))
         return batches, items
 
     def use_scheme(self, name: str, settings: dict[str, Any]) -> None:
         """Weigh tokens by another scheme, or by other settings of it, from the next step on."""
         self.scheme = self.schemes[name]
         self.saliency = self.scheme.settings(**settings)
-        self.needs = self.builder.needs = self.scheme.needs(self.saliency)
+        self.builder.use(self.scheme, self.saliency)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the active scheme needs scored, see `Scheme.needs`."""
+        return self.builder.needs
 
     def save_now(self) -> None:
         """Write a checkpoint between two steps."""
@@ -193,33 +199,32 @@ class NLFTTrainer(SafeCheckpoints):
     ) -> Any:
         training = model.training
         batch = self.builder.batch(inputs)
-        redirect = self.scheme.redirect(self.saliency)
+        extra = self.scheme.extra_loss(self.saliency)
         scored = score_batch(
             model,
             batch,
             self.needs,
             base_without_dropout=training and self._has_dropout,
-            mistakes=redirect.mistakes if redirect else None,
+            choose=extra.choose if extra else None,
         )
         weights = self.scheme.weigh(scored.conditions, self.saliency)
-        losses = self.scheme.losses(weights, scored.logp, scored.log1mp, scored.misread_logp)
-        window, target_window = (
-            (self._window, self._target_window) if training else windows_of(counts_of(inputs).to(batch.label.device))
+        losses = self.scheme.losses(weights, scored)
+        window, answer_window = (
+            (self._window, self._answer_window) if training else windows_of(counts_of(inputs).to(batch.label.device))
         )
 
-        def share(per_sample: Tensor, lengths: Tensor, of: Window) -> Tensor:
+        def normalized(per_sample: Tensor, lengths: Tensor, of: Window) -> Tensor:
             return normalize(per_sample, lengths, of, self.args.loss_normalization)
 
         parts = {
-            "nlft/likelihood_loss": share(losses.likelihood, scored.lengths, window),
-            "nlft/unlikelihood_loss": share(losses.unlikelihood, scored.lengths, window),
+            "nlft/likelihood_loss": normalized(losses.likelihood, scored.lengths, window),
+            "nlft/unlikelihood_loss": normalized(losses.unlikelihood, scored.lengths, window),
         }
-        if redirect and scored.first:
-            parts["nlft/redirect_loss"] = redirect.weight * share(
-                redirect_losses(scored.first, redirect.tokens), scored.lengths, window
-            )
-        if scored.target_logp is not None and scored.target_lengths is not None:
-            answer = share(-scored.target_logp.sum(1), scored.target_lengths, target_window)
+        if extra and scored.extra_losses is not None:
+            added = normalized(scored.extra_losses, scored.lengths, window)
+            parts[f"nlft/{extra.name}_loss"] = extra.weight * added
+        if scored.answer_logp is not None and scored.answer_lengths is not None:
+            answer = normalized(-scored.answer_logp.sum(1), scored.answer_lengths, answer_window)
             parts["nlft/answer_loss"] = self.args.answer_weight * answer
         loss = torch.stack(list(parts.values())).sum()
         self._record("train" if training else "eval", loss, parts, scored, weights, inputs)
@@ -237,7 +242,7 @@ class NLFTTrainer(SafeCheckpoints):
 
     def _as_needed(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch for the active scheme, whichever it was built for."""
-        return batch if batch["needs"] == self.needs else self.builder(batch["examples"])
+        return batch if batch["built_for"] == self.builder.built_for else self.builder(batch["examples"])
 
     def _record(
         self,
@@ -289,10 +294,17 @@ class NLFTTrainer(SafeCheckpoints):
 
 
 class _KeepingBuilder(BatchBuilder):
-    """Batches that know their examples, and for which needs they were built."""
+    """Batches that know their examples, and for which scheme they were built."""
+
+    built_for: tuple[str, frozenset[str]]
+
+    def use(self, scheme: Scheme, settings: object) -> None:
+        """Build the next batches for this scheme."""
+        self.needs, self.extra_rows = scheme.needs(settings), scheme.extra_rows
+        self.built_for = scheme.name, self.needs
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
-        return {**super().__call__(examples), "examples": list(examples), "needs": self.needs}
+        return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}
 
 
 def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfig) -> tuple[Any, Any]:

@@ -147,7 +147,7 @@ def score_alone(model: Any, example: EncodedExample, pad_token_id: int, scheme: 
     Alone, at its own length: another batch's padding would move a bf16 score.
     """
     needs = scheme.needs(settings)
-    builder = BatchBuilder(pad_token_id, needs=needs, targets=False)
+    builder = BatchBuilder(pad_token_id, needs=needs)
     device = next(model.parameters()).device
     features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
     with evaluating(model):

@@ -7,7 +7,6 @@ from typing import Annotated
 import torch
 
 from nlft.config import Range
-from nlft.core.loss import plain_losses
 from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
 from nlft.core.schemes.scheme import Scheme, setting
 
@@ -46,4 +45,4 @@ def cut_weights(logprobs: ConditionLogprobs, settings: CutSettings) -> TokenWeig
     )
 
 
-SCHEME = Scheme("cut", CutSettings, cut_weights, lambda _: frozenset({"judge"}), plain_losses)
+SCHEME = Scheme("cut", CutSettings, cut_weights, lambda _: frozenset({"judge"}))

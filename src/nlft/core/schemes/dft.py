@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from nlft.core.loss import plain_losses
 from nlft.core.saliency import ConditionLogprobs, TokenWeights, plain_likelihood
 from nlft.core.schemes.scheme import Scheme
 
@@ -26,4 +25,4 @@ def dft_weights(logprobs: ConditionLogprobs, settings: DFTSettings) -> TokenWeig
     )
 
 
-SCHEME = Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset(), plain_losses)
+SCHEME = Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset())

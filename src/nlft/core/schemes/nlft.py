@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from nlft.config import Range
-from nlft.core.loss import plain_losses
 from nlft.core.neighbourhood import neighbourhood
-from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights, plain_likelihood
-from nlft.core.schemes.scheme import Redirect, Scheme, setting
+from nlft.core.saliency import ConditionLogprobs, Likeliest, SparseTargets, Tag, TokenWeights, plain_likelihood
+from nlft.core.schemes.scheme import ExtraLoss, Scheme, setting
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,30 @@ def tag_mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
     return found & logprobs.mask & ~logprobs.label[:, None]
 
 
+def redirect_targets(
+    logprobs: ConditionLogprobs, said: Tensor, likeliest: Likeliest, settings: NLFTSettings
+) -> SparseTargets:
+    """At each sample's first mistake: standard's likeliest tokens without the said one, renormalised.
+
+    Later mistakes are conditioned on the first. A sample without a mistake has a place too, with weight 0: all
+    ranks must look at as many places as they have samples.
+
+    Args:
+        said: (batch, completion_len) ids of the completion tokens.
+    """
+    mistakes = tag_mistakes(logprobs, settings)
+    position = mistakes.int().argmax(1)  # the first True; 0 where there is none
+    sample = torch.arange(len(position), device=position.device)
+    top = likeliest(sample, position, said[sample, position, None], settings.redirect_tokens)
+    return SparseTargets(
+        sample=sample,
+        position=position,
+        ids=top.ids,
+        probabilities=top.logits.softmax(1),
+        weight=mistakes.any(1).float(),
+    )
+
+
 def _log(probability: float) -> float:
     return log(probability) if probability > 0 else -inf
 
@@ -156,11 +179,11 @@ def _needs(settings: NLFTSettings) -> frozenset[str]:
     return frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
 
 
-def _redirect(settings: NLFTSettings) -> Redirect | None:
+def _extra_loss(settings: NLFTSettings) -> ExtraLoss | None:
     weight = settings.branch_weight * settings.redirect_weight
     if not settings.redirect or not weight:
         return None
-    return Redirect(partial(tag_mistakes, settings=settings), weight, settings.redirect_tokens)
+    return ExtraLoss("redirect", weight, partial(redirect_targets, settings=settings))
 
 
-SCHEME = Scheme("nlft", NLFTSettings, nlft_weights, _needs, plain_losses, _redirect)
+SCHEME = Scheme("nlft", NLFTSettings, nlft_weights, _needs, extra_loss=_extra_loss)

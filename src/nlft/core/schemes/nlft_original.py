@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from nlft.config import Range
+from nlft.core.condition_scores import ScoredBatch
+from nlft.core.conditions import EncodedExample, Row
 from nlft.core.loss import SampleLosses
 from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
 from nlft.core.schemes.scheme import Scheme, setting
@@ -129,10 +131,21 @@ def original_losses(weights: TokenWeights, logp: Tensor, misread_logp: Tensor) -
     return SampleLosses(likelihood=LOSS_FACTOR * (pull - misread_logp.sum(1)), unlikelihood=LOSS_FACTOR * push)
 
 
-def _losses(weights: TokenWeights, logp: Tensor, _: Tensor, misread: Tensor | None) -> SampleLosses:
-    assert misread is not None
-    return original_losses(weights, logp, misread)
+def misread_rows(example: EncodedExample) -> list[Row]:
+    """A wrong sample's judge row, read at the base row's positions: one more row with gradient."""
+    if example.label:
+        return []
+    return [Row([*(example.judge or []), *example.completion], len(example.base), example.completion)]
 
 
-_NEEDS = frozenset({"standard", "judge", "hidden", "misread"})
-SCHEME = Scheme("nlft-original", OriginalSettings, original_weights, lambda _: _NEEDS, _losses)
+def _losses(weights: TokenWeights, scored: ScoredBatch) -> SampleLosses:
+    misread = scored.logp
+    if scored.extra is not None:
+        misread = misread.index_copy(0, scored.extra.sample, scored.extra.logp[:, : misread.shape[1]])
+    return original_losses(weights, scored.logp, misread)
+
+
+_NEEDS = frozenset({"standard", "judge", "hidden"})
+SCHEME = Scheme(
+    "nlft-original", OriginalSettings, original_weights, lambda _: _NEEDS, losses=_losses, extra_rows=misread_rows
+)

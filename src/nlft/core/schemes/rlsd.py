@@ -7,7 +7,6 @@ from typing import Annotated
 import torch
 
 from nlft.config import Range
-from nlft.core.loss import plain_losses
 from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
 from nlft.core.schemes.scheme import Scheme, setting
 
@@ -56,4 +55,4 @@ def _needs(settings: RLSDSettings) -> frozenset[str]:
     return frozenset({"standard", "judge"} if settings.credit_contrast else {"standard"})
 
 
-SCHEME = Scheme("rlsd", RLSDSettings, rlsd_weights, _needs, plain_losses)
+SCHEME = Scheme("rlsd", RLSDSettings, rlsd_weights, _needs)

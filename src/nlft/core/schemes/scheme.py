@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nlft.core.condition_scores import Mistakes
+    from nlft.core.condition_scores import ScoredBatch
+    from nlft.core.conditions import EncodedExample, Row
     from nlft.core.loss import SampleLosses
-    from nlft.core.saliency import ConditionLogprobs, TokenWeights
+    from nlft.core.saliency import ChooseTargets, ConditionLogprobs, TokenWeights
+
+
+def _weighted(weights: TokenWeights, scored: ScoredBatch) -> SampleLosses:
+    from nlft.core.loss import sample_losses
+
+    return sample_losses(weights, scored.logp, scored.log1mp)
 
 
 @dataclass(frozen=True)
-class Redirect:
-    """How a wrong sample's first mistake is trained toward what standard would say there.
+class ExtraLoss:
+    """A loss beyond the token weights: cross-entropy to target distributions at some places.
 
     Attributes:
-        mistakes: finds them.
-        weight: factor on `redirect_losses`.
-        tokens: how many of standard's likeliest ones.
+        name: logged as `nlft/NAME_loss`.
+        weight: factor on the whole of it.
+        choose: finds the places and their targets in a scored batch.
     """
 
-    mistakes: Mistakes
+    name: str
     weight: float
-    tokens: int
+    choose: ChooseTargets
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,19 @@ class Scheme:
         name: what users call it.
         settings: its dataclass. The help, range and default of each setting are declared there only.
         weigh: (log-probabilities, settings) -> token weights; pure.
-        needs: which of `standard`, `judge`, `band`, `hidden` it reads with these settings. `misread` is the judge
-            row read at the base row's positions, one more row with gradient for each wrong sample.
-        losses: (weights, logp, log1mp, misread logp or None) -> each sample's loss.
-        redirect: what it redirects with these settings, or None.
+        needs: which of `standard`, `judge`, `band`, `hidden` it reads with these settings.
+        losses: (weights, scored batch) -> each sample's loss; by default weights times logarithms.
+        extra_loss: its loss beyond the token weights with these settings, or None. Needs `standard`.
+        extra_rows: further rows of an example to score with gradient. `losses` reads them.
     """
 
     name: str
     settings: type[Any]
     weigh: Callable[[ConditionLogprobs, Any], TokenWeights]
     needs: Callable[[Any], frozenset[str]]
-    losses: Callable[[TokenWeights, Tensor, Tensor, Tensor | None], SampleLosses]
-    redirect: Callable[[Any], Redirect | None] = lambda _: None
+    losses: Callable[[TokenWeights, ScoredBatch], SampleLosses] = _weighted
+    extra_loss: Callable[[Any], ExtraLoss | None] = lambda _: None
+    extra_rows: Callable[[EncodedExample], Sequence[Row]] = lambda _: ()
 
 
 def setting(default: Any, help: str) -> Any:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from nlft.core.loss import plain_losses
 from nlft.core.saliency import ConditionLogprobs, TokenWeights, plain_likelihood
 from nlft.core.schemes.scheme import Scheme
 
@@ -19,4 +18,4 @@ def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> T
     return plain_likelihood(logprobs.mask, torch.ones_like(logprobs.label, dtype=torch.float32))
 
 
-SCHEME = Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset(), plain_losses)
+SCHEME = Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset())
