@@ -212,7 +212,7 @@ def _processes() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.device_count():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlft.training.reft", "nlft.results.evaluate"])
+    context.set_forkserver_preload(["nlft.training.reft", "nlft.experiments.arm_run", "nlft.models.loaded"])
     return context
 
 
