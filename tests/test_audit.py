@@ -595,7 +595,10 @@ def nlft(*argv):
 def test_the_command_prints_file_and_line_writes_both_files_and_exits_with_0(files, model_folder, capsys, monkeypatch):
     monkeypatch.chdir(files)
     options = ["--model_name_or_path", model_folder, "--dtype", "float32", "--test_file", "t.jsonl"]
-    assert nlft("audit", "e.jsonl", *options, "--html", "a.html", "--json", "a.json", "--mistake_ratio", "1.2") == 0
+    assert (
+        nlft("audit", "e.jsonl", *options, "--html", "a.html", "--json", "a.json", "--saliency.mistake_ratio", "1.2")
+        == 0
+    )
     told = capsys.readouterr().out
     assert re.search(r"e\.jsonl:2 'problem-0002': .*\"n/a\"", told)
     assert "e.jsonl:4 'problem-0004': " in told
@@ -622,7 +625,7 @@ def test_the_command_works_without_a_model_and_says_so(files, capsys, monkeypatc
         (["--judge_prompt_template", "x"], "has no {prompt}"),
         (["--model_name_or_path", "no/such"], "cannot be loaded"),
         (["--html", "."], "is a folder"),
-        (["--json", "e.jsonl/a.json"], "Write to another place"),
+        (["--json", "e.jsonl/a.json"], "e.jsonl is a file"),
     ],
 )
 def test_wrong_settings_are_one_message_and_exit_code_2(options, told, files, capsys, monkeypatch):

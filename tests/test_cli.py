@@ -1,10 +1,11 @@
 """The command through its own entry point: what it prints, and the code it exits with."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,84 @@ def test_help_names_every_command_and_exits_with_0(capsys):
     assert nlft("--version") == 0
 
 
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "openai")
+ASK_FOR_HELP = f"""
+import sys
+from nlft.cli import main
+try:
+    main([sys.argv[1], "--help"])
+except SystemExit as end:
+    assert end.code in (0, None)
+print("imported:", *({set(HEAVY)} & set(sys.modules)))
+"""
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_has_help(command, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        nlft(command, "--help")
-    assert exit_.value.code == 0
-    assert f"usage: nlft {command}" in capsys.readouterr().out
+def test_help_is_short_has_ours_first_and_imports_nothing_heavy(command):
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_FOR_HELP, command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+        check=True,
+    )
+    *lines, imported = done.stdout.splitlines()
+    assert imported == "imported:"
+    assert lines[0].startswith(f"usage: nlft {command}")
+    assert len(lines) <= 90
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    if "Of transformers:" in lines:
+        ours, theirs = text.split("Of transformers:")
+        assert "--learning_rate" in ours
+        assert "--gradient_accumulation_steps" in theirs
+        assert theirs.count("\n  --") <= 12
+
+
+def test_help_all_lists_every_setting(capsys):
+    from nlft.training.trainer import NLFTConfig
+
+    with pytest.raises(SystemExit):
+        nlft("train", "--help-all")
+    shown = capsys.readouterr().out
+    missing = [f.name for f in fields(NLFTConfig) if f.init and f"--{f.name}" not in shown]
+    assert not missing
+
+
+def test_python_m_nlft_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "nlft", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("nlft ")
+
+
+def test_quiet_prints_results_and_errors_only(tmp_path, data, model_folder, capsys):
+    for quiet in ([], ["--quiet"]):
+        out = tmp_path / f"build{len(quiet)}.jsonl"
+        assert nlft("build", data, "--out", out, "--size", "2", *quiet) == 0
+        said = capsys.readouterr()
+        assert f"build{len(quiet)}.jsonl: 2 rows" in said.out
+        assert ("next: " in said.out) == (not quiet)
+    assert nlft("train", "none.jsonl", "--model_name_or_path", model_folder, "--quiet") == 2
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_the_scheme_and_its_settings_come_from_yaml_and_flags(tmp_path, data, model_folder):
+    config = tmp_path / "c.yaml"
+    config.write_text("scheme: cut\nsave_strategy: no\nsaliency.ratio: 1.5\n")
+    options = ["--config", config, "--model-name-or-path", model_folder, *TRAIN[:-2], "--output-dir"]
+    assert nlft("train", data, *options, tmp_path / "run") == 0
+    assert "scheme: cut" in (tmp_path / "run" / "run.yaml").read_text()
+    config.write_text("scheme: uniform\n\nsaliency:\n  mistake_ratio: 2\n")
+    assert nlft("train", data, *options, tmp_path / "other") == 2
+
+
+def test_29892_problems_fit_a_screen(tmp_path, capsys):
+    path = tmp_path / "broken.jsonl"
+    path.write_text("".join(json.dumps({"completion": f"{n}", "label": n}) + "\n" for n in range(7473)))
+    assert nlft("train", path, "--model_name_or_path", "never-loaded") == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) < 40
+    assert "broken.jsonl:1" in said
 
 
 def test_train_evaluate_and_map_work_together(tmp_path, data, model_folder, capsys):
@@ -127,28 +200,57 @@ def test_judge_fills_in_what_is_missing_and_leaves_the_rest(tmp_path):
 
 def test_settings_come_from_yaml_and_flags_override_them(tmp_path, data, model_folder):
     config = tmp_path / "c.yaml"
-    config.write_text(f"model_name_or_path: {model_folder}\nlearning_rate: 1e-3\nmistake_ratio: 2\nwatch: 0\n")
-    options = ["--config", config, *TRAIN, "--output_dir", tmp_path / "run", "--mistake_ratio", "3"]
+    config.write_text(
+        f"model_name_or_path: {model_folder}\nlearning_rate: 1e-3\nsaliency: {mistake_ratio: 2, mistake_floor: 0.02}\nwatch: 0\n"
+    )
+    options = ["--config", config, *TRAIN, "--output_dir", tmp_path / "run", "--saliency.mistake_ratio", "3"]
     assert nlft("train", data, *options) == 0
     text = (tmp_path / "run" / "run.yaml").read_text()
     assert "mistake_ratio: 3.0" in text
+    assert "mistake_floor: 0.02" in text
     assert "learning_rate: 0.001" in text
 
 
 WRONG_INPUT = [
-    (["nonsense"], "'nonsense' is no command"),
-    (["train"], "the following arguments are required: file"),
+    (["nonsense"], "'nonsense' is not a command"),
+    (["trian", "DATA"], "`nlft train`"),
+    (["finetune", "DATA"], "`nlft train`"),
+    (["eval", "DATA"], "`nlft evaluate`"),
+    (["train", "MODEL"], "the following arguments are required: file"),
     (["train", "DATA"], "--model_name_or_path is missing"),
     (["train", "none.jsonl", "MODEL"], "none.jsonl"),
-    (["train", "DATA", "MODEL", "--mistake_ratio", "0.5"], "--mistake_ratio: is 0.5"),
-    (["train", "DATA", "MODEL", "--scheme", "uniform", "--mistake_ratio", "2"], "no setting of scheme uniform"),
-    (["train", "DATA", "MODEL", "--scheme", "magic"], "invalid choice"),
+    (["train", "QUESTIONS", "MODEL"], "`nlft sample questions.jsonl"),
+    (["sft", "QUESTIONS", "MODEL"], "`nlft tune questions.jsonl`"),
+    (["train", "DATA", "MODEL", "--saliency.mistake_ratio", "0.5"], "--saliency.mistake_ratio: is 0.5"),
+    (["train", "DATA", "MODEL", "--saliency.mistake_ratio", "high"], "--saliency.mistake_ratio: is 'high'"),
+    (["train", "DATA", "MODEL", "--saliency.mistake_rate", "2"], "--saliency.mistake_ratio?"),
+    (["train", "DATA", "MODEL", "--mistake_ratio", "2"], "--saliency.mistake_ratio?"),
+    (["train", "DATA", "MODEL", "--scheme", "uniform", "--saliency.mistake_ratio", "2"], "of scheme uniform"),
+    (["train", "DATA", "MODEL", "--scheme", "magic"], "'magic'"),
+    (["train", "DATA", "MODEL", "--rounds", "3"], "nlft rounds FILE"),
     (["train", "DATA", "MODEL", "--learning_rat", "2"], "Did you mean --learning_rate?"),
+    (["train", "DATA", "MODEL", "--lr", "2"], "Did you mean --learning_rate?"),
+    (["train", "DATA", "MODEL", "--epochs=2"], "Did you mean --num_train_epochs?"),
+    (["train", "DATA", "MODEL", "--batch_size", "2"], "Did you mean --per_device_train_batch_size?"),
+    (["train", "DATA", "MODEL", "--resume"], "Did you mean --resume_from_checkpoint true?"),
+    (["train", "DATA", "MODEL", "--lora-rank", "2"], "Did you mean --lora_r?"),
+    (["train", "DATA", "MODEL", "--max_seq_length", "99"], "Did you mean --max_length?"),
+    (["sample", "QUESTIONS", "MODEL", "--out", "s.jsonl", "--output_dir", "x"], "Did you mean --out?"),
+    (["sample", "QUESTIONS", "MODEL", "--out", "s.jsonl", "--max_tokens", "9"], "Did you mean --max_new_tokens?"),
+    (["sample", "QUESTIONS", "MODEL", "--out", "s.csv"], ".jsonl"),
+    (["sample", "QUESTIONS", "MODEL", "--out", "."], "is a folder"),
+    (["sample", "QUESTIONS", "--model", "x", "--out", "s.jsonl"], "Did you mean --model_name_or_path?"),
+    (["map", "no-run", "--prot", "1"], "Did you mean --port?"),
     (["train", "DATA", "--model_name_or_path", "no/such"], "cannot be loaded"),
+    (["train", "DATA", "--model_name_or_path", "./no-such"], "cannot be loaded"),
+    (["train", "DATA", "--model_name_or_path", "DATA"], "is a file"),
     (["train", "DATA", "MODEL", "--adapter", "no/such"], "no PEFT adapter"),
+    (["train", "DATA", "MODEL", "--adapter", "FOLDER"], "holds a model"),
+    (["train", "DATA", "MODEL", "--eval_file", "none.jsonl"], "--eval_file none.jsonl"),
     (["train", "DATA", "MODEL", "--max_length", "20"], "over max_length 20"),
     (["train", "DATA", "MODEL", "--judge_prompt_template", "x"], "has no {prompt}"),
     (["train", "DATA", "MODEL", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
+    (["merge", "MODEL", "--out", "m"], "--adapter is missing"),
     (["sft", "DATA", "MODEL", "--target", "nothing"], "invalid choice"),
     (["evaluate", "DATA", "MODEL"], "--out is missing"),
     (["evaluate", "DATA", "MODEL", "--out", "o.json", "--grader", "no.such:thing"], "no.such"),
@@ -163,7 +265,9 @@ def test_wrong_input_is_one_clear_message_and_exit_code_2(
     argv, told, data, model_folder, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    places = {"DATA": [str(data)], "MODEL": ["--model_name_or_path", model_folder]}
+    places = {"DATA": [str(data)], "MODEL": ["--model_name_or_path", model_folder], "FOLDER": [model_folder]}
+    Path("questions.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "#### 2"}) + "\n")
+    places["QUESTIONS"] = ["questions.jsonl"]
     argv = [word for part in argv for word in places.get(part, [part])]
     extra = [*TRAIN, "--output_dir", "run"] if argv[0] in ("train", "sft") else []
     assert nlft(*argv, *extra) == 2

@@ -1,4 +1,4 @@
-"""`nlft train --rounds`: what each round is trained on, when the rounds end, and that nothing done is repeated."""
+"""`nlft rounds`: what each round is trained on, when the rounds end, and that nothing done is repeated."""
 
 import hashlib
 import json
@@ -100,7 +100,7 @@ def command(file, out, model_folder, *more):
         "temperature": 1.0,
     }
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return cli.main(["train", str(file), *given, "--use_cpu", *more])
+    return cli.main(["rounds", str(file), *given, "--use_cpu", *more])
 
 
 def digests(folder):
@@ -195,8 +195,7 @@ def test_examples_are_asked_as_they_were(tmp_path, model_folder):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--temperature", "0.5"], "--temperature"),
-        (["--rounds", "2", "--overwrite"], "--overwrite"),
+        (["--overwrite"], "--overwrite"),
         (["--rounds", "2", "--use_peft", "false"], "--use_peft"),
         (["--rounds", "2", "--temperature", "0"], "copies"),
         (["--rounds", "2", "--grader", "label"], "--grader label"),
@@ -205,6 +204,6 @@ def test_examples_are_asked_as_they_were(tmp_path, model_folder):
 def test_the_command_refuses_what_makes_no_rounds(tmp_path, model_folder, capsys, flags, named):
     write_examples(tmp_path / "data.jsonl", examples(5))
     given = ["--model_name_or_path", model_folder, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
-    assert cli.main(["train", str(tmp_path / "data.jsonl"), *given, *flags]) == 2
+    assert cli.main(["rounds", str(tmp_path / "data.jsonl"), *given, *flags]) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from nlft.errors import (
         UserError as UserError,
     )
-    from nlft.results.evaluate import EvaluationSettings as EvaluationSettings
     from nlft.results.evaluate import evaluate as evaluate
+    from nlft.results.settings import EvaluationSettings as EvaluationSettings
     from nlft.runs.run_dir import RunDir as RunDir
     from nlft.training.trainer import NLFTConfig as NLFTConfig
     from nlft.training.trainer import NLFTTrainer as NLFTTrainer
@@ -66,7 +66,7 @@ _MODULES = {
     "NLFTSettings": "core.schemes.nlft",
     "register_scheme": "core.schemes.registry",
     "evaluate": "results.evaluate",
-    "EvaluationSettings": "results.evaluate",
+    "EvaluationSettings": "results.settings",
     "audit": "auditing.run",
     "AuditSettings": "auditing.settings",
     "RunDir": "runs.run_dir",

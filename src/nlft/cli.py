@@ -5,12 +5,14 @@ Exit codes: 0 done, 1 failed, 2 the user's input was wrong. A command's module i
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
 from importlib import import_module
 
 from nlft import __version__
 from nlft.errors import NLFTError, UserError
-from nlft.progress import quiet_libraries
+from nlft.progress import quiet, quiet_libraries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nlft {__version__}")
         return 0
     try:
-        if argv[0] not in COMMANDS:
-            raise UserError(f"{argv[0]!r} is no command.\n  Choose one of {', '.join(COMMANDS)}.")
+        run = find_command(argv[0])
         quiet_libraries()
-        module, _, function = COMMANDS[argv[0]][1].partition(":")
-        getattr(import_module(f"nlft.{module}"), function)(argv[1:])
+        words = [word for word in argv[1:] if word != "--quiet"]
+        with quiet() if len(words) < len(argv) - 1 else nullcontext():
+            run(words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -38,6 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def find_command(name: str) -> Callable[[Sequence[str]], None]:
+    """The command's function; its module is imported here.
+
+    Raises:
+        UserError: there is no such command; the message has the one that was probably meant.
+    """
+    if name not in COMMANDS:
+        close = _OTHER_NAMES.get(name.lower()) or next(iter(get_close_matches(name.lower(), COMMANDS, n=1)), None)
+        cure = f"Did you mean `nlft {close}`?" if close else f"Choose one of {', '.join(COMMANDS)}."
+        raise UserError(f"{name!r} is not a command.\n  {cure} `nlft --help` lists the commands.")
+    module, _, function = COMMANDS[name][1].partition(":")
+    found: Callable[[Sequence[str]], None] = getattr(import_module(f"nlft.{module}"), function)
+    return found
 
 
 def help_text() -> str:
@@ -52,29 +69,64 @@ def help_text() -> str:
             "",
             *rows,
             "",
-            "`nlft COMMAND --help` lists a command's arguments; --config FILE reads them from YAML.",
+            "`nlft COMMAND --help` lists a command's arguments. --config FILE reads them from YAML.",
         ]
     )
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("everything once, on a small real model, in minutes", "commands.results:demo"),
-    "tune": ("from a file to a compared model: all of the below in one go", "commands.results:tune"),
+    "demo": ("try everything once, on a small real model, in minutes", "commands.results:demo"),
+    "tune": ("from a file to a trained and compared model, in one go", "commands.results:tune"),
     "sample": ("answer questions with the model, and label the answers", "commands.data:sample"),
     "judge": ("say in words what is wrong with the wrong completions", "commands.data:judge"),
     "revise": ("ask the model for right completions in its own words", "commands.data:revise"),
     "build": ("choose examples by size and ratio, and write them for a tool", "commands.data:build"),
-    "audit": ("say what to mend in the examples before training on them", "commands.data:audit"),
+    "audit": ("say what to fix in the examples before training on them", "commands.data:audit"),
     "train": ("train on examples with written feedback", "commands.training:train"),
-    "replay": ("train a run again, with what was changed while it trained", "commands.training:replay"),
+    "rounds": ("train, answer the questions again, judge, train, ...", "commands.training:rounds"),
+    "replay": ("repeat a training run, with the changes made while it ran", "commands.training:replay"),
     "sft": ("train a supervised baseline on the same file", "commands.training:sft"),
     "reft": ("train by reinforcement on the same file, as a baseline", "commands.training:reft"),
-    "kto": ("train on right and wrong as such, as a baseline", "commands.training:kto"),
+    "kto": ("train on right and wrong completions, as a baseline", "commands.training:kto"),
     "evaluate": ("answer questions greedily and grade the answers", "commands.results:evaluate"),
-    "compare": ("every method on the same examples, with intervals and a verdict", "commands.results:compare"),
+    "compare": ("compare methods on the same examples: intervals and a verdict", "commands.results:compare"),
     "merge": ("merge an adapter into its model, as an ordinary model folder", "commands.results:merge"),
     "map": ("show what the feedback did to every token", "commands.results:map"),
-    "env": ("versions and devices, for a bug report", "commands.results:env"),
+    "env": ("print versions and devices, for a bug report", "commands.results:env"),
+}
+
+# What other tools call our commands.
+_OTHER_NAMES = {
+    "finetune": "train",
+    "fine-tune": "train",
+    "fit": "train",
+    "generate": "sample",
+    "answer": "sample",
+    "infer": "sample",
+    "predict": "sample",
+    "label": "judge",
+    "grade": "evaluate",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "score": "evaluate",
+    "benchmark": "compare",
+    "ablate": "compare",
+    "check": "audit",
+    "lint": "audit",
+    "validate": "audit",
+    "grpo": "reft",
+    "rl": "reft",
+    "show": "map",
+    "view": "map",
+    "serve": "map",
+    "ui": "map",
+    "export": "build",
+    "convert": "build",
+    "version": "env",
+    "info": "env",
+    "resume": "train",
+    "run": "tune",
+    "iterate": "rounds",
 }
 
 

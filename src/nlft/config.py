@@ -1,18 +1,15 @@
-"""Settings: a YAML file and flags that override it, to the dataclasses they are handed.
+"""Settings: declare them, read them from YAML, check types, choices and ranges. Every problem is reported at once.
 
-Flags are made by transformers' parser from the dataclasses' own fields. What it leaves unchecked (YAML values'
-types, equal keys, ranges) is checked here, and every problem is reported at once.
+Flags are read in `commands/parsing.py`.
 """
 
 import difflib
 import types
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -20,13 +17,75 @@ from nlft.errors import ConfigError, Problem, UserError, display_path
 
 QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
 
+# What users of other tools type, and our names for it, in the order of preference. They are suggested, not accepted:
+# the same word has other meanings elsewhere.
+ALIASES = {
+    "lr": ["learning_rate"],
+    "epochs": ["num_train_epochs"],
+    "num_epochs": ["num_train_epochs"],
+    "n_epochs": ["num_train_epochs"],
+    "steps": ["max_steps"],
+    "batch_size": ["per_device_train_batch_size", "eval_batch_size"],
+    "train_batch_size": ["per_device_train_batch_size"],
+    "micro_batch_size": ["per_device_train_batch_size"],
+    "grad_accum": ["gradient_accumulation_steps"],
+    "gradient_accumulation": ["gradient_accumulation_steps"],
+    "scheduler": ["lr_scheduler_type"],
+    "lr_scheduler": ["lr_scheduler_type"],
+    "warmup_ratio": ["warmup_steps"],
+    "optimizer": ["optim"],
+    "model": ["model_name_or_path"],
+    "model_name": ["model_name_or_path"],
+    "model_id": ["model_name_or_path"],
+    "base_model": ["model_name_or_path"],
+    "lora": ["adapter"],
+    "adapter_name_or_path": ["adapter"],
+    "peft_model_id": ["adapter"],
+    "checkpoint": ["resume_from_checkpoint", "adapter"],
+    "resume": ["resume_from_checkpoint true"],
+    "peft": ["use_peft"],
+    "rank": ["lora_r"],
+    "lora_rank": ["lora_r"],
+    "alpha": ["lora_alpha"],
+    "dropout": ["lora_dropout"],
+    "target_modules": ["lora_target_modules"],
+    "torch_dtype": ["dtype"],
+    "precision": ["dtype"],
+    "quantize": ["load_in_4bit"],
+    "max_seq_length": ["max_length"],
+    "max_seq_len": ["max_length"],
+    "sequence_len": ["max_length"],
+    "cutoff_len": ["max_length"],
+    "output": ["output_dir", "out"],
+    "out": ["output_dir"],
+    "out_dir": ["output_dir", "out"],
+    "output_dir": ["out", "dir"],
+    "save_dir": ["output_dir", "out"],
+    "eval_dataset": ["eval_file"],
+    "validation_file": ["eval_file"],
+    "val_file": ["eval_file"],
+    "test": ["test_file"],
+    "wandb": ["report_to wandb"],
+    "log_with": ["report_to"],
+    "max_tokens": ["max_new_tokens"],
+    "temp": ["temperature"],
+    "n": ["samples_per_question"],
+    "num_samples": ["samples_per_question"],
+    "system": ["system_prompt"],
+    "api_base": ["base_url"],
+    "url": ["base_url"],
+    "random_seed": ["seed"],
+    "max_samples": ["limit", "size"],
+    "num_examples": ["size", "limit"],
+    "methods": ["arms"],
+}
 _Class = TypeVar("_Class")
 
 
 @dataclass(frozen=True)
 class Range:
     """The values that a number may take, both ends included. Stands in `Annotated`; the page's sliders and the
-    refusals of the trainer come from it as well."""
+    trainer's checks use it as well."""
 
     low: float
     high: float
@@ -70,58 +129,50 @@ def with_defaults(**defaults: object) -> Callable[[type[_Class]], type[_Class]]:
     return change
 
 
-def parse(
-    prog: str,
-    description: str,
-    settings: Sequence[type[Any]],
-    argv: Sequence[str],
-    add_arguments: Callable[[ArgumentParser], None] = lambda parser: None,
-) -> tuple[Any, ...]:
-    """Read `--config FILE` and flags into one instance of each dataclass, and a namespace of the other arguments.
+class Entry(NamedTuple):
+    """One setting as a YAML file gives it.
 
-    Args:
-        settings: dataclasses; their field names must not overlap.
-        add_arguments: adds what is no setting, such as the input file.
-
-    Raises:
-        ConfigError: unknown keys or flags, wrong types, values out of range: all of them.
+    Attributes:
+        where: file and line.
+        key: its name; `saliency.NAME` for a setting of the scheme.
     """
-    from transformers import HfArgumentParser
 
-    class Parser(HfArgumentParser):  # type: ignore[misc]
-        def error(self, message: str) -> NoReturn:
-            # argparse would print two screens of flags before the one line that matters.
-            raise UserError(f"{prog}: {message}\n  `{prog} --help` lists all arguments.")
-
-    parser = Parser(list(settings), prog=prog, description=description, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags override it.")
-    add_arguments(parser)
-    before = ArgumentParser(add_help=False, allow_abbrev=False)
-    before.add_argument("--config", type=Path)
-    config = before.parse_known_args(argv)[0].config
-    if config is not None:
-        parser.set_defaults(**read_config(config, settings))
-    try:
-        *instances, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
-    except ValueError as error:  # TrainingArguments checks some combinations itself
-        raise UserError(f"{prog}: {error}") from error
-    known = [option for action in parser._actions for option in action.option_strings]
-    problems = [_unknown(flag, flag, known) for flag in unknown if flag.startswith("-")]
-    problems += [Problem(word, "is one word too many", f"See `{prog} --help`.") for word in unknown if not problems]
-    if problems:
-        raise ConfigError(problems)
-    if len(instances) == len(settings):
-        instances.append(Namespace())
-    check_ranges(*instances[:-1])
-    return tuple(instances)
+    where: str
+    key: str
+    value: object
 
 
-def read_config(path: Path, settings: Sequence[type[Any]]) -> dict[str, Any]:
+class Declared(NamedTuple):
+    """A setting's type and, if only some values are allowed, those."""
+
+    hint: Any
+    choices: Sequence[str] | None = None
+
+
+def declared(*classes: type) -> dict[str, Declared]:
+    """The settings of the dataclasses, by name."""
+    found = {}
+    for cls in classes:
+        hints = get_type_hints(cls)
+        found |= {f.name: Declared(hints[f.name], f.metadata.get("choices")) for f in fields(cls) if f.init}
+    return found
+
+
+def read_config(path: Path, settings: Sequence[type]) -> dict[str, Any]:
     """The YAML file's values by field name, each checked against its field's type.
 
     Raises:
         ConfigError: everything that is wrong with the file, with its line.
         UserError: the file cannot be read.
+    """
+    return checked(yaml_entries(path), declared(*settings))
+
+
+def yaml_entries(path: Path) -> list[Entry]:
+    """The settings in a YAML file, in its order. `saliency: {NAME: value}` becomes `saliency.NAME`.
+
+    Raises:
+        UserError: the file cannot be read, or is not a mapping.
     """
     where = display_path(path)
     try:
@@ -131,27 +182,44 @@ def read_config(path: Path, settings: Sequence[type[Any]]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{where}: is not YAML: {error}") from error
     if node is None:
-        return {}
+        return []
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{where}: holds no settings.\n  Write one `name: value` a line.")
-    hints = {name: hint for cls in settings for name, hint in _hints(cls).items()}
+        raise UserError(f"{where}: holds no settings.\n  Write one `name: value` per line.")
+    pairs: list[tuple[str, yaml.Node, yaml.Node]] = []
+    for key, value in node.value:
+        if key.value == "saliency" and isinstance(value, yaml.MappingNode):
+            pairs += [(f"saliency.{inner.value}", inner, item) for inner, item in value.value]
+        else:
+            pairs.append((str(key.value), key, value))
+    construct = yaml.SafeLoader("").construct_object
+    return [Entry(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True)) for key, at, item in pairs]
+
+
+def checked(entries: Iterable[Entry], known: Mapping[str, Declared]) -> dict[str, Any]:
+    """The values by name, each as its setting's type wants it.
+
+    Raises:
+        ConfigError: everything that is wrong with them.
+    """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
-    for key_node, value_node in node.value:
-        line = f"{where}:{key_node.start_mark.line + 1}"
-        key = key_node.value
+    for where, key, value in entries:
         if key in values:
-            problems.append(Problem(line, f'"{key}" is set a second time', "Keep one of the two lines."))
-            continue
-        value = _checked(line, key, _construct(value_node), hints, problems)
-        if key in hints:
-            values[key] = value
+            problems.append(Problem(where, f'"{key}" is set a second time', "Keep one of the two lines."))
+        elif key not in known:
+            problems.append(unknown(where, key, known))
+        else:
+            try:
+                values[key] = _chosen(value, known[key])
+            except ValueError as error:
+                problems.append(Problem(where, f'"{key}" is {value!r}', f"{error}."))
+                values[key] = None
     if problems:
         raise ConfigError(problems)
     return values
 
 
-def settle(cls: type[Any], common: dict[str, Any], own: dict[str, Any], where: str) -> Any:
+def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any], where: str) -> _Class:
     """An instance of the dataclass from values that a program chose, and over them some that a user wrote in a plan.
 
     Args:
@@ -160,77 +228,71 @@ def settle(cls: type[Any], common: dict[str, Any], own: dict[str, Any], where: s
     Raises:
         ConfigError: everything that is wrong with the user's values.
     """
-    hints, problems = _hints(cls), list[Problem]()
-    values = {key: _checked(where, key, value, hints, problems) for key, value in own.items()}
-    if problems:
-        raise ConfigError(problems)
+    values = checked([Entry(where, key, value) for key, value in own.items()], declared(cls))
     instance = cls(**{**common, **values})
     check_ranges(instance)
     return instance
 
 
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    """The types of the dataclass's settings, by name."""
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+def _chosen(value: object, setting: Declared) -> object:
+    if value is False and "no" in (setting.choices or ()):
+        value = "no"  # YAML 1.1 reads a bare `no` as false
+    value = coerce(value, setting.hint)
+    if setting.choices and value is not None and value not in setting.choices:
+        raise ValueError(f"Choose one of {', '.join(setting.choices)}")
+    return value
 
 
-def _checked(where: str, key: str, value: Any, hints: dict[str, Any], problems: list[Problem]) -> Any:
-    """The value as the setting wants it; None, and one problem more, if there is no such setting or it cannot be."""
-    if key not in hints:
-        problems.append(_unknown(where, key, hints))
-        return None
-    try:
-        return coerce(value, hints[key])
-    except ValueError as error:
-        problems.append(Problem(where, f'"{key}" is {value!r}', f"{error}."))
-        return None
-
-
-def coerce(value: Any, hint: Any) -> Any:
-    """The YAML value as the hint wants it. YAML reads `1e-4` as a string; a float field takes it all the same.
+def coerce(value: object, hint: Any) -> Any:
+    """The YAML value as the hint wants it. Text such as `1e-4` is a number where a float is expected; true is not.
 
     Raises:
-        ValueError: it is of another type; the message says what is wanted.
+        ValueError: the value is of another type; the message says which is wanted.
     """
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if isinstance(hint, type) and is_dataclass(hint):
         return value
-    if origin is Annotated:
-        return coerce(value, args[0])
-    if origin in (Union, types.UnionType):
-        for option in args:
-            try:
-                return coerce(value, option)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in args:
-            return value
-        raise ValueError(f"Choose one of {', '.join(map(str, args))}")
-    elif origin in (list, Sequence):
-        if isinstance(value, list):
-            return [coerce(item, args[0]) for item in value]
-    elif _fits(value, origin or hint):
-        return float(value) if hint is float else value
-    raise ValueError(f"Give {_in_words(hint)}")
-
-
-def _fits(value: Any, kind: type[Any]) -> bool:
-    """Whether a YAML value may stand for a plain type; true and false are no numbers."""
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+    adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    for candidate in (value, _with_floats(value)):
         try:
-            float(value)
+            return adapter.validate_python(candidate, strict=True)
+        except ValidationError:
+            continue
+    raise ValueError(_wanted(hint))
+
+
+def from_text(text: str, hint: Any) -> Any:
+    """A flag's text as the hint wants it.
+
+    Raises:
+        ValueError: the text is not of that type; the message says what is wanted.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(hint).validate_strings(text)
+    except ValidationError as error:
+        raise ValueError(_wanted(hint)) from error
+
+
+def _with_floats(value: object) -> object:
+    """The value with numbers for the texts that are numbers."""
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
         except ValueError:
-            return False
-        return True
-    if issubclass(kind, Enum):
-        return value in [member.value for member in kind]
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+            return value
+    return value
 
 
-def check_ranges(*instances: Any) -> None:
-    """Hold every field that has a `Range` to it, and every field that has choices.
+def check_ranges(*instances: Any, prefix: str = "") -> None:
+    """Check every field that has a `Range`.
+
+    Args:
+        prefix: what stands before the names of the flags, such as `saliency.`.
 
     Raises:
         ConfigError: all values out of range.
@@ -242,7 +304,8 @@ def check_ranges(*instances: Any) -> None:
             limit = range_of(hints[field_.name])
             value = getattr(instance, field_.name)
             if limit is not None and value is not None and value not in limit:
-                problems.append(_out_of_range(field_, value, limit))
+                cure = f"Give {limit}. ({field_.metadata.get('help', '')})"
+                problems.append(Problem(f"--{prefix}{field_.name}", f"is {value}", cure))
     if problems:
         raise ConfigError(problems)
 
@@ -250,38 +313,46 @@ def check_ranges(*instances: Any) -> None:
 def range_of(hint: Any) -> Range | None:
     """The `Range` in an annotation, if it has one."""
     if get_origin(hint) in (Union, types.UnionType):
-        return next((found for option in get_args(hint) if (found := range_of(option))), None)
+        return next((limit for option in get_args(hint) if (limit := range_of(option))), None)
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)), None)
 
 
-def _out_of_range(field_: Field[Any], value: Any, limit: Range) -> Problem:
-    return Problem(f"--{field_.name}", f"is {value}", f"Give {limit}. ({field_.metadata.get('help', '')})")
+def unknown(where: str, name: str, known: Iterable[str]) -> Problem:
+    """The problem of a setting that does not exist, with the name that was probably meant."""
+    names = list(known)
+    close = closest(name, names)
+    cure = f"Did you mean {close}?" if close else "--help lists the settings."
+    return Problem(where, f'"{name}" is not a setting', cure)
 
 
-def _unknown(where: str, name: str, known: Any) -> Problem:
-    close = difflib.get_close_matches(name, known, n=1)
-    cure = f"Did you mean {close[0]}?" if close else "See --help for what there is."
-    return Problem(where, f'"{name}" is no setting', cure)
+def closest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that was probably meant: ours for another tool's, a scheme's setting, or a similar spelling."""
+    for ours in ALIASES.get(name, ()):
+        if ours.split()[0] in known:
+            return ours
+    if f"saliency.{name}" in known:
+        return f"saliency.{name}"
+    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(f"saliency.{name}", known, n=1)
+    return close[0] if close else None
 
 
-def _construct(node: yaml.Node) -> Any:
-    return yaml.SafeLoader("").construct_object(node, deep=True)
+def _wanted(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _wanted(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return f"Choose one of {', '.join(map(str, get_args(hint)))}"
+    return f"Give {_in_words(hint)}"
 
 
 def _in_words(hint: Any) -> str:
     words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
-    if get_origin(hint) in (Union, types.UnionType):
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _in_words(get_args(hint)[0])
+    if origin in (Union, types.UnionType):
         return " or ".join(_in_words(option) for option in get_args(hint))
-    if get_origin(hint) in (list, Sequence):
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin in (list, Sequence):
         return "a list"
-    return words.get(hint, "a mapping" if get_origin(hint) is dict or hint is dict else str(hint))
-
-
-class _PlainParser(ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{self.prog}: {message}\n  `{self.prog} --help` lists all arguments.")
-
-
-def plain_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser for commands without a settings dataclass; its errors are ours."""
-    return _PlainParser(prog=prog, description=description, allow_abbrev=False)
+    return words.get(hint, "a mapping" if dict in (origin, hint) else str(hint))

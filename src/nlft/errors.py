@@ -24,7 +24,7 @@ class Problem:
     """One thing that is wrong with a file or with the settings.
 
     Attributes:
-        where: file and, if known, line: `train.jsonl:41`; or the setting: `--mistake_ratio`.
+        where: file and, if known, line: `train.jsonl:41`; or the setting: `--learning_rate`.
         what: what is wrong, with the offending value where that helps.
         cure: what to do about it.
         field: the record's field, if it is about one.

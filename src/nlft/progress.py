@@ -5,8 +5,10 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -73,6 +75,24 @@ def hide_bars() -> None:
     """Show no bar in this process: it is one of several."""
     global _hidden
     _hidden = True
+
+
+def note(text: str) -> None:
+    """Print what is neither a result nor an error, such as the next command. `--quiet` leaves it out."""
+    if not _hidden:
+        print(text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show no bars, notes or warnings: only what is printed as a result, and errors."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        with Path(os.devnull).open("w") as sink, redirect_stderr(sink):
+            yield
+    finally:
+        _hidden = before
 
 
 def quiet_libraries() -> None:

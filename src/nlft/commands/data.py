@@ -6,9 +6,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlft.commands.checks import EarlyFile, check_out_file, examples_to_judge, examples_to_train, questions_of
+from nlft.commands.help import Section
+from nlft.commands.parsing import Command
 from nlft.config import QUESTIONS
 from nlft.errors import UserError, display_path
 from nlft.models.opening import model_kinds, open_answerer
+from nlft.progress import note
+
+ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
 
 if TYPE_CHECKING:
     from nlft.collect.judging import JudgeSettings
@@ -27,26 +33,44 @@ def dry_run_told() -> Iterator[None]:
         print(found)
 
 
+def _asking() -> list[type]:
+    """The light classes of `model_kinds`, for help."""
+    from nlft.models.settings import BackendSettings, CallSettings, ModelOptions
+
+    return [ModelOptions, BackendSettings, CallSettings]
+
+
+def asking_sections() -> list[Section]:
+    """The help's sections about the model that is asked."""
+    _, backend, calls = _asking()
+    return [("Model", ASKED), ("Server", backend), ("Ledger of answers, and limits", calls)]
+
+
 @dry_run_told()
 def sample(argv: Sequence[str]) -> None:
     """`nlft sample`."""
     from nlft.collect.sampling import SamplingSettings, sample_answers
-    from nlft.config import parse
-    from nlft.data.records import read_questions, write_examples
-    from nlft.models.loading import ModelSettings
-    from nlft.models.settings import BackendSettings, CallSettings
+    from nlft.data.records import write_examples
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
 
-    kinds = [ModelSettings, SamplingSettings, BackendSettings, CallSettings]
-    model_settings, settings, backend, calls, other = parse(
-        "nlft sample", "Answer questions with the model, and label the answers.", kinds, argv, add
+    command = Command(
+        "nlft sample",
+        "Answer questions with the model, and label the answers.",
+        [*_asking(), SamplingSettings],
+        [("Sampling", SamplingSettings), *asking_sections()],
+        lambda: [*model_kinds(), SamplingSettings],
+        add,
+        needs=["model_name_or_path"],
     )
+    early = EarlyFile(argv, questions_of)
+    model_settings, backend, calls, settings, other = command.parse(argv)
+    check_out_file(other.out, ".jsonl")
     if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():
         raise UserError("--ledger and --out are one file.\n  Give the answers' ledger another name.")
-    questions = read_questions(other.file)[: settings.limit]
+    questions = early.get(other.file)[: settings.limit]
     grader = settings.make_grader()
     model = open_answerer(
         model_settings,
@@ -66,29 +90,35 @@ def sample(argv: Sequence[str]) -> None:
     right = sum(e.label for e in examples)
     cut = sum(e.extra["finish_reason"] == "length" for e in examples)
     print(f"{display_path(other.out)}: {len(examples)} answers, {right} right, {cut} cut off by --max_new_tokens")
-    print(f"next: nlft judge {display_path(other.out)}")
+    note(f"next: nlft judge {display_path(other.out)}")
 
 
 def judge(argv: Sequence[str]) -> None:
     """`nlft judge`."""
     from nlft.collect.judging import JudgeSettings
-    from nlft.config import parse
-    from nlft.data.records import read_examples
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="examples, as `nlft sample` writes them")
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
 
-    kinds: list[Any] = [JudgeSettings]
-    if _given(argv, "judge") in ("self", "openai") or {"-h", "--help"} & set(argv):
-        kinds += model_kinds()  # they bring torch, which a judge by rules has no need of
-    elif flags := {"--model_name_or_path", "--base_url"} & set(argv):
+    by_model = _given(argv, "judge") in ("self", "openai")  # a judge by rules needs no torch
+    asked = bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
+    if not by_model and not asked and (flags := {"--model_name_or_path", "--base_url"} & set(argv)):
         raise UserError(f"{flags.pop()} is for a judge that is a model.\n  Add --judge self, or leave it out.")
-    what = "Say in words what is wrong with the wrong completions."
-    settings, *model_settings, other = parse("nlft judge", what, kinds, argv, add)
+    command = Command(
+        "nlft judge",
+        "Say in words what is wrong with the wrong completions.",
+        [JudgeSettings, *(_asking() if by_model or asked else [])],
+        [("Judging", JudgeSettings), *asking_sections()],
+        lambda: [JudgeSettings, *(model_kinds() if by_model or asked else [])],
+        add,
+        needs=["model_name_or_path"] if by_model else [],
+    )
+    early = EarlyFile(argv, examples_to_judge)
+    settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other)
     with dry_run_told() if model_settings else nullcontext():
-        _judge(read_examples(other.file, require_judgment=False), out, settings, model_settings)
+        _judge(early.get(other.file), out, settings, model_settings)
 
 
 def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", model_settings: list[Any]) -> None:
@@ -126,28 +156,36 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
     for line in judging.conflict_lines(judged.conflicts, display_path(out)):
         print(line)
     judging.require_judgments(judged, cure)
-    print(f"next: nlft train {display_path(out)}")
+    note(f"next: nlft train {display_path(out)}")
 
 
 @dry_run_told()
 def revise(argv: Sequence[str]) -> None:
     """`nlft revise`."""
     from nlft.collect.revising import RevisionSettings, revise_examples
-    from nlft.config import parse
-    from nlft.data.records import read_examples, write_examples
+    from nlft.data.records import write_examples
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="judged examples, as `nlft judge` writes them")
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
 
-    what = "Ask the model for right completions in its own words, and keep those that are."
-    settings, *model_settings, other = parse("nlft revise", what, [RevisionSettings, *model_kinds()], argv, add)
+    command = Command(
+        "nlft revise",
+        "Ask the model for right completions in its own words, and keep those that pass the checks.",
+        [RevisionSettings, *_asking()],
+        [("Revising", RevisionSettings), *asking_sections()],
+        lambda: [RevisionSettings, *model_kinds()],
+        add,
+        needs=["model_name_or_path"],
+    )
+    early = EarlyFile(argv, examples_to_train)
+    settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other)
-    examples = read_examples(other.file)
+    examples = early.get(other.file)
     revised = revise_examples(examples, _open(model_settings, settings, out), settings)
     write_examples(out, revised.examples)
     print(f"{display_path(out)}: " + "\n  ".join(revised.summary_lines()))
-    print(f"next: nlft train {display_path(out)} --answer_weight 1")
+    note(f"next: nlft train {display_path(out)} --answer_weight 1")
 
 
 def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
@@ -168,8 +206,7 @@ def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
 def _examples_out(other: Any) -> Path:
     """--out, or the file itself, if examples can be written there: better refused before they are made than after."""
     out: Path = other.out or other.file
-    if out.suffix.lower() != ".jsonl":
-        raise UserError(f"{display_path(out)}: examples are written as .jsonl.\n  Give --out NAME.jsonl.")
+    check_out_file(out, ".jsonl")
     return out
 
 
@@ -192,7 +229,6 @@ def _given(argv: Sequence[str], name: str) -> Any:
 
 def build(argv: Sequence[str]) -> None:
     """`nlft build`."""
-    from nlft.config import parse
     from nlft.data.build import BuildSettings, build_summary, choose, read_pool
     from nlft.data.export import export_examples, with_system_prompt
 
@@ -200,7 +236,8 @@ def build(argv: Sequence[str]) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", help="examples: files, or datasets by name")
         parser.add_argument("--out", type=Path, required=True, help="file to write: .jsonl, for original also .json")
 
-    settings, other = parse("nlft build", "Choose examples, and write them for a tool.", [BuildSettings], argv, add)
+    what = "Choose examples, and write them for a tool."
+    settings, other = Command("nlft build", what, [BuildSettings], [("Choice", BuildSettings)], None, add).parse(argv)
     if other.out.resolve() in [Path(file).resolve() for file in other.files]:
         raise UserError(f"--out {display_path(other.out)}: is one of the files read.\n  Give another name.")
     pool = read_pool(other.files, settings)
@@ -212,45 +249,47 @@ def build(argv: Sequence[str]) -> None:
     print(f"{display_path(other.out)}: {len(made.rows)} rows for {settings.to}")
     print("\n".join(f"  {line}" for line in [*told, *made.notes]))
     if settings.to == "nlft":
-        print(f"next: nlft train {display_path(other.out)}")
+        note(f"next: nlft train {display_path(other.out)}")
 
 
 def audit(argv: Sequence[str]) -> None:
     """`nlft audit`."""
     import json
-    from dataclasses import dataclass
 
-    from nlft.auditing.run import audit as audit_examples
     from nlft.auditing.settings import AuditSettings
-    from nlft.config import parse
-    from nlft.core.schemes.nlft import NLFTSettings
-    from nlft.data.records import read_examples, read_questions
+    from nlft.data.records import read_questions
     from nlft.data.sources import read_source
     from nlft.files import write_output
-    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
-
-    @dataclass
-    class OptionalModel(ModelSettings):
-        def __post_init__(self) -> None:
-            if self.model_name_or_path:
-                super().__post_init__()
+    from nlft.models.settings import ModelOptions
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", help="examples: a file, or a dataset by name")
         parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON as well")
 
-    model_settings, settings, saliency, other = parse(
-        "nlft audit", "Say what to mend in the examples before training on them.",
-        [OptionalModel, AuditSettings, NLFTSettings], argv, add,
-    )  # fmt: skip
+    command = Command(
+        "nlft audit",
+        "Say what to fix in the examples before training on them. With a model, also measure what the judgments move; "
+        "--saliency.NAME sets what counts as a mistake, as in `nlft train`.",
+        [ModelOptions, AuditSettings],
+        [("Audit", AuditSettings), ("Model (optional)", ASKED)],
+        lambda: [_optional_model(), AuditSettings],
+        add,
+        scheme="nlft",
+    )
+    early = EarlyFile(argv, examples_to_judge)
+    model_settings, settings, saliency, other = command.parse(argv)
     settings.templates()  # check them before reading the files
-    for path in filter(None, (other.html, other.json)):
-        if path.is_dir():
-            raise UserError(f"{display_path(path)}: is a folder.\n  Give a file name.")
-    examples = read_examples(other.file, require_judgment=False)
+    for path, flag in ((other.html, "--html"), (other.json, "--json")):
+        if path:
+            check_out_file(path, flag=flag)
+    examples = early.get(other.file)
     places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
+
+    from nlft.auditing.run import audit as audit_examples
+    from nlft.models.loading import load_model, load_tokenizer
+
     model = tokenizer = None
     if model_settings.model_name_or_path:
         tokenizer = load_tokenizer(model_settings)
@@ -263,3 +302,18 @@ def audit(argv: Sequence[str]) -> None:
     for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
         if path:
             write_output(path, text().encode())
+
+
+def _optional_model() -> type:
+    """The settings of a model that may be left out."""
+    from dataclasses import dataclass
+
+    from nlft.models.loading import ModelSettings
+
+    @dataclass
+    class OptionalModel(ModelSettings):
+        def __post_init__(self) -> None:
+            if self.model_name_or_path:
+                super().__post_init__()
+
+    return OptionalModel

@@ -2,41 +2,52 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
-from nlft.commands.data import dry_run_told
-from nlft.config import QUESTIONS, plain_parser
+from nlft.commands.checks import EarlyFile, check_out_file
+from nlft.commands.data import ASKED, asking_sections, dry_run_told
+from nlft.commands.parsing import Command, plain_parser
+from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
+
+if TYPE_CHECKING:
+    from nlft.data.records import Question
 
 
 @dry_run_told()
 def evaluate(argv: Sequence[str]) -> None:
     """`nlft evaluate`."""
-    from nlft.config import parse
-    from nlft.data.records import read_questions
-    from nlft.models.loading import adapter_fingerprint
     from nlft.models.opening import model_kinds, open_answerer
-    from nlft.results.evaluate import EvaluationSettings, check_can_score, evaluate, graders
+    from nlft.models.settings import BackendSettings, CallSettings, ModelOptions
+    from nlft.results.settings import EvaluationSettings
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
 
-    model_settings, backend, calls, settings, other = parse(
+    command = Command(
         "nlft evaluate",
         "Answer questions greedily and grade the answers.",
-        [*model_kinds(), EvaluationSettings],
-        argv,
+        [ModelOptions, BackendSettings, CallSettings, EvaluationSettings],
+        [("Evaluation", EvaluationSettings), *asking_sections()],
+        lambda: [*model_kinds(), EvaluationSettings],
         add,
+        needs=["model_name_or_path"],
     )
+    early = EarlyFile(argv, evaluation_questions)
+    model_settings, backend, calls, settings, other = command.parse(argv)
+    from nlft.results.evaluate import check_can_score, evaluate, graders
+
     adapter = model_settings.adapter
     inside = adapter and (Path(adapter) / "run.yaml").is_file()
     out = other.out or (Path(adapter) / "evaluation.json" if inside else None)
     if out is None:
         raise UserError("--out is missing.\n  Name a file, or give a run directory as --adapter.")
-    questions = read_questions(other.file)
+    check_out_file(out, ".json")
+    questions = early.get(other.file)
     graders(settings.grader)  # an unknown grader is an error before the model is loaded
     check_can_score(settings, on_server=backend.backend == "openai")
     model = open_answerer(
@@ -48,31 +59,40 @@ def evaluate(argv: Sequence[str]) -> None:
         system_prompt=settings.system_prompt,
         ledger=out.with_suffix(".calls.jsonl"),
     )
+    from nlft.models.loading import adapter_fingerprint
+
     name = model_settings.model_name_or_path
     about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
     print("\n".join(evaluate(model, questions, settings, out, about=about).lines()))
     print(f"every answer: {display_path(out)}")
 
 
+def evaluation_questions(file: str | Path) -> "list[Question]":
+    """The file's questions; examples have some too."""
+    from nlft.data.records import read_questions
+
+    return read_questions(file)
+
+
 def merge(argv: Sequence[str]) -> None:
     """`nlft merge`."""
-    from nlft.config import parse
-    from nlft.models.loading import ModelSettings
-    from nlft.training.merging import merge_adapter
+    from nlft.models.settings import ModelOptions
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not hold anything")
 
     what = "Merge an adapter into its model: an ordinary model folder, for servers that load no adapters."
-    model_settings, other = parse("nlft merge", what, [ModelSettings], argv, add)
+    needs = ["adapter", "model_name_or_path"]
+    command = Command("nlft merge", what, [ModelOptions], [("Model", ASKED)], _model_class, add, needs=needs)
+    model_settings, other = command.parse(argv)
+    from nlft.training.merging import merge_adapter
+
     merge_adapter(model_settings, other.out)
     print(f"model: {display_path(other.out)}")
 
 
 def map(argv: Sequence[str]) -> None:
     """`nlft map`."""
-    from nlft.runs.run_dir import RunDir
-
     parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("against", type=Path, nargs="?", help="another run, to stand beside it")
@@ -80,13 +100,15 @@ def map(argv: Sequence[str]) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
     parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, if it was moved since")
     parser.add_argument("--model", metavar="NAME", help="model that scores edited feedback at once: folder or hub name")
-    parser.add_argument("--read-only", "--read_only", action="store_true", help="show the run, take no requests")
+    parser.add_argument("--read_only", action="store_true", help="show the run, take no requests")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
     parser.add_argument(
         "--allow_host", action="append", default=[], metavar="NAME", help="another name that browsers may call it by"
     )
     args = parser.parse_args(argv)
+    from nlft.runs.run_dir import RunDir
+
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
     if args.html or args.csv:
         from nlft.page.export import export_csv, export_map
@@ -101,7 +123,7 @@ def map(argv: Sequence[str]) -> None:
     from nlft.page.server import serve_map
 
     if args.model and args.read_only:
-        raise UserError("--model scores edited feedback, and --read-only takes none.\n  Leave one of them out.")
+        raise UserError("--model scores edited feedback, and --read_only takes none.\n  Leave one of them out.")
     dataset = feedback_dataset(runs[0], args.data)
     hosts = {args.host, *args.allow_host}
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
@@ -129,50 +151,59 @@ def feedback_dataset(run: Any, data: Path | None) -> list[dict[str, Any]] | None
 def tune(argv: Sequence[str]) -> None:
     """`nlft tune`."""
     from nlft.experiments.settings import TuneSettings
-    from nlft.experiments.tune import Tune
 
     what = "From questions or examples to a compared model: sample, judge, build, audit, train, evaluate."
-    _staged(argv, "tune", what, TuneSettings, Tune)
+    _staged(argv, "tune", what, TuneSettings, "tune:Tune")
 
 
 def compare(argv: Sequence[str]) -> None:
     """`nlft compare`."""
-    from nlft.experiments.compare import Compare
     from nlft.experiments.settings import CompareSettings
 
     what = "Every method on the same examples: sizes x seeds, intervals, a verdict."
-    _staged(argv, "compare", what, CompareSettings, Compare)
+    _staged(argv, "compare", what, CompareSettings, "compare:Compare")
 
 
-def _staged(argv: Sequence[str], name: str, description: str, settings: type[Any], staged: type[Any]) -> None:
-    from nlft.config import parse
-    from nlft.experiments.staged import model_fields
+def _model_class() -> list[type]:
     from nlft.models.loading import ModelSettings
+
+    return [ModelSettings]
+
+
+def _staged(argv: Sequence[str], name: str, description: str, settings: type, engine: str) -> None:
+    from nlft.models.settings import ModelOptions
 
     def add(parser: ArgumentParser) -> None:
         what = "questions with standard answers, or examples (or --train_file)"
         parser.add_argument("file", type=Path, nargs="?", help=what)
 
-    model_settings, chosen, other = parse(
+    command = Command(
         f"nlft {name}",
         description,
-        [ModelSettings, settings],
-        argv,
+        [ModelOptions, settings],
+        [(name.capitalize(), settings), ("Model", ["model_name_or_path", "dtype", "lora_r"])],
+        lambda: [*_model_class(), settings],
         add,
+        needs=["model_name_or_path"],
     )
+    model_settings, chosen, other = command.parse(argv)
     if bool(other.file) == bool(chosen.train_file):
         raise UserError(f"nlft {name} takes one file.\n  Give it as FILE, or as train_file in the config.")
+    from nlft.experiments.staged import model_fields
+
+    module, _, cls = engine.partition(":")
+    staged = getattr(import_module(f"nlft.experiments.{module}"), cls)
     print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
 
 
 def demo(argv: Sequence[str]) -> None:
     """`nlft demo`."""
-    from nlft.experiments.demo import run_demo
-
     parser = plain_parser("nlft demo", "Everything once, on a small real model: sample, judge, train, compare.")
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where its files go (default: demo)")
     parser.add_argument("--model_name_or_path", help="another model than SmolLM2-135M-Instruct")
     args = parser.parse_args(argv)
+    from nlft.experiments.demo import run_demo
+
     print(run_demo(args.dir, args.model_name_or_path))
 
 
@@ -181,9 +212,9 @@ def env(argv: Sequence[str]) -> None:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
+    plain_parser("nlft env", "Versions and devices, for a bug report.").parse_args(argv)
     import torch
 
-    plain_parser("nlft env", "Versions and devices, for a bug report.").parse_args(argv)
     print(f"nlft {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors"):
         try:

@@ -3,50 +3,48 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nlft.config import plain_parser
+from nlft.commands.checks import EarlyFile, examples_to_train
+from nlft.commands.help import Section
+from nlft.commands.parsing import Command, plain_parser
+from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
-
-if TYPE_CHECKING:
-    from nlft.models.loading import ModelSettings
+from nlft.models.settings import MaxLengthSettings, ModelOptions
+from nlft.progress import note
 
 
 def train(argv: Sequence[str]) -> None:
     """`nlft train`."""
-    from nlft.config import parse
-    from nlft.core.schemes.registry import get_scheme, scheme_names, usable_schemes
-    from nlft.experiments.settings import RoundsSettings
-    from nlft.models.loading import ModelSettings
+    from nlft.training.settings import EvalFileSettings, NLFTOptions, SchemeSettings
+
+    command = Command(
+        "nlft train",
+        "Train on examples with written feedback. --saliency.NAME sets a setting of the scheme.",
+        [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings],
+        nlft_sections(EvalFileSettings),
+        lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings],
+        _training_arguments,
+        needs=["model_name_or_path"],
+        scheme="nlft",
+    )
+    early = EarlyFile(argv, examples_to_train)
+    model_settings, args, _, held_out_settings, saliency, other = command.parse(argv)
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer
-    from nlft.training.trainer import NLFTConfig
 
-    usable = usable_schemes()
-    kinds = [scheme.settings for scheme in usable.values()]
-    model_settings, args, rounds, *schemes, other = parse(
-        "nlft train",
-        "Train on examples with written feedback.",
-        [ModelSettings, NLFTConfig, RoundsSettings, *kinds],
-        argv,
-        lambda parser: _training_arguments(parser, scheme_names()),
-    )
-    get_scheme(other.scheme)  # says why, if its package is broken
-    saliency = _chosen_scheme(other.scheme, dict(zip(usable, schemes, strict=True)))
-    rounds.check_unused()
-    if rounds.rounds > 1:
-        _train_rounds(model_settings, args, rounds, saliency, other)
-        return
-    held_out = _held_out(other.eval_file, args)
-    examples, run = _examples_and_run(other, args)
+    held_out = _held_out(held_out_settings.eval_file, args)
+    examples, run = _examples_and_run(early.get(other.file), other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
     trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, trainer.watch_seconds)
 
 
-def _held_out(file: Path | None, args: Any) -> list[Any] | None:
+def _held_out(file: str | None, args: Any) -> list[Any] | None:
     """The examples to evaluate on: after each epoch, unless --eval_strategy says otherwise."""
     from transformers import IntervalStrategy
 
@@ -63,18 +61,59 @@ def _held_out(file: Path | None, args: Any) -> list[Any] | None:
     return read_examples(file)
 
 
-def _train_rounds(model_settings: "ModelSettings", args: Any, settings: Any, saliency: Any, other: Namespace) -> None:
-    """`nlft train --rounds`."""
+def nlft_sections(*more: type) -> list[Section]:
+    """The help's sections of a training with NLFT; `more` go under its first heading."""
+    from nlft.training import settings as s
+
+    method = [s.SchemeSettings, s.NLFTMethodSettings, SystemPromptSettings]
+    return [
+        ("NLFT", [f.name for cls in (*more, *method) for f in fields(cls)]),
+        ("Saliency map", s.WatchSettings),
+        *training_sections(s.LearningSettings, s.OutputSettings, MaxLengthSettings),
+    ]
+
+
+def training_sections(*common: type) -> list[Section]:
+    """The help's sections that all trainings have: ours, the model, then the fields of transformers used most."""
+    from nlft.training.settings import CommonSettings, TransformersSettings
+
+    return [
+        ("Training", [f.name for cls in (*common, CommonSettings) for f in fields(cls)]),
+        ("Model and adapter", ModelOptions),
+        ("Of transformers", TransformersSettings),
+    ]
+
+
+def _nlft_classes() -> list[type]:
+    from nlft.models.loading import ModelSettings
+    from nlft.training.trainer import NLFTConfig
+
+    return [ModelSettings, NLFTConfig]
+
+
+def rounds(argv: Sequence[str]) -> None:
+    """`nlft rounds`."""
+    from nlft.experiments.settings import RoundsSettings
+    from nlft.training.settings import NLFTOptions, SchemeSettings
+
+    command = Command(
+        "nlft rounds",
+        "Train on the file, then on the trained model's own answers to the same questions, and so on, while accuracy "
+        "on held-out questions rises.",
+        [ModelOptions, NLFTOptions, RoundsSettings, SchemeSettings],
+        [("Rounds", RoundsSettings), *nlft_sections()[:-2], ("Model", ["model_name_or_path", "dtype", "lora_r"])],
+        lambda: [*_nlft_classes(), RoundsSettings, SchemeSettings],
+        lambda parser: _file_argument(parser, "examples, or questions with standard answers"),
+        needs=["model_name_or_path"],
+        scheme="nlft",
+    )
+    model_settings, args, settings, chosen, saliency, other = command.parse(argv)
+    if not model_settings.use_peft:
+        raise UserError("--use_peft false: rounds continue from an adapter.\n  Leave it out, or use `nlft train`.")
     from nlft.experiments.rounds import Rounds, plan_rounds
     from nlft.experiments.staged import model_fields
 
-    if other.eval_file:
-        raise UserError("--eval_file: rounds hold out questions of the file.\n  Set --held_out_share instead.")
-    if other.overwrite:
-        raise UserError("--overwrite: not with --rounds.\n  Remove the folder, or choose another --output_dir.")
-    if not model_settings.use_peft:
-        raise UserError("--use_peft false: rounds go on from an adapter.\n  Leave it out, or train without --rounds.")
-    plan = plan_rounds(settings, args, other.scheme, saliency)
+    plan = plan_rounds(settings, args, chosen.scheme, saliency)
     print(Rounds(other.file, model_fields(model_settings), plan).run())
 
 
@@ -94,7 +133,7 @@ def replay(argv: Sequence[str]) -> None:
     source = RunDir.open(options.run)
     out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
     model_settings, args, saliency, file = recorded_settings(source, out)
-    examples, run = _examples_and_run(Namespace(file=file, overwrite=False), args)
+    examples, run = _examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
     found = differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
         told = "\n".join(str(problem) for problem in found)
@@ -130,41 +169,75 @@ def _tell_difference(source: Any, run: Any, anyway: bool) -> None:
 
 def sft(argv: Sequence[str]) -> None:
     """`nlft sft`."""
-    from nlft.training.sft import SFTBaseline, SFTSettings
+    from nlft.data.export import TargetSettings
+    from nlft.training.settings import SFTOptions
 
-    _baseline(argv, "sft", "Train a supervised baseline, through TRL's SFTTrainer.", SFTSettings, SFTBaseline)
+    what = "Train a supervised baseline, through TRL's SFTTrainer."
+    own = [("SFT", [*_names(TargetSettings), "system_prompt", *_names(MaxLengthSettings)])]
+    _baseline(argv, "sft", what, SFTOptions, own, "SFTSettings", "SFTBaseline")
 
 
 def reft(argv: Sequence[str]) -> None:
     """`nlft reft`."""
-    from nlft.training.reft import ReFTBaseline, ReFTSettings
+    from nlft.data.grading import ExtractionSettings
+    from nlft.training.settings import ReFTOptions, WarmUpSettings
 
     what = "Warm up on the answers, then reinforce right ones, through TRL's GRPOTrainer."
-    _baseline(argv, "reft", what, ReFTSettings, ReFTBaseline)
+    own = [("ReFT", [*_names(WarmUpSettings), "beta", *_names(ExtractionSettings), "system_prompt"])]
+    _baseline(argv, "reft", what, ReFTOptions, own, "ReFTSettings", "ReFTBaseline")
 
 
 def kto(argv: Sequence[str]) -> None:
     """`nlft kto`."""
-    from nlft.training.kto import KTOBaseline, KTOSettings
+    from nlft.training.settings import KTOOptions
 
-    _baseline(argv, "kto", "Train on right and wrong completions, through TRL's KTOTrainer.", KTOSettings, KTOBaseline)
+    what = "Train on right and wrong completions, through TRL's KTOTrainer."
+    _baseline(argv, "kto", what, KTOOptions, [("KTO", ["system_prompt"])], "KTOSettings", "KTOBaseline")
 
 
-def _baseline(argv: Sequence[str], name: str, description: str, settings: type[Any], baseline: Any) -> None:
-    """Train one of the baselines on the same file that NLFT takes."""
-    from nlft.config import parse
-    from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
+def _names(cls: type) -> list[str]:
+    return [f.name for f in fields(cls)]
+
+
+def _baseline(
+    argv: Sequence[str],
+    name: str,
+    description: str,
+    options: type,
+    own: list[Section],
+    settings: str,
+    trainer_class: str,
+) -> None:
+    """Train one of the baselines on the same file that NLFT takes.
+
+    Args:
+        options: the light class of its settings.
+        settings, trainer_class: names in its module, which is imported when the command runs.
+    """
+    from nlft.training.settings import LearningSettings, OutputSettings
+
+    def load() -> list[type]:
+        from nlft.models.loading import ModelSettings
+
+        return [ModelSettings, getattr(import_module(f"nlft.training.{name}"), settings)]
+
+    command = Command(
+        f"nlft {name}",
+        description,
+        [ModelOptions, options],
+        [*own, *training_sections(LearningSettings, OutputSettings)],
+        load,
+        _training_arguments,
+        needs=["model_name_or_path"],
+    )
+    early = EarlyFile(argv, examples_to_train)
+    model_settings, args, other = command.parse(argv)
+    from nlft.models.loading import load_model, load_tokenizer, lora_config
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import adds_adapter
 
-    model_settings, args, other = parse(
-        f"nlft {name}",
-        description,
-        [ModelSettings, settings],
-        argv,
-        lambda parser: _training_arguments(parser, None),
-    )
-    examples, run = _examples_and_run(other, args)
+    baseline = getattr(import_module(f"nlft.training.{name}"), trainer_class)
+    examples, run = _examples_and_run(early.get(other.file), other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
@@ -173,34 +246,19 @@ def _baseline(argv: Sequence[str], name: str, description: str, settings: type[A
     _done(run, trainer, None)
 
 
-def _training_arguments(parser: ArgumentParser, schemes: list[str] | None) -> None:
-    parser.add_argument("file", type=Path, help="examples: .jsonl, .json, or the original project's records")
-    parser.add_argument("--overwrite", action="store_true", help="train anew over a run that --output_dir holds")
-    if schemes:
-        parser.add_argument("--eval_file", type=Path, help="held-out examples: their loss, after each epoch")
-        parser.add_argument("--scheme", choices=schemes, default="nlft", help="saliency scheme (default: nlft)")
+def _file_argument(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument("file", type=Path, help=what)
 
 
-def _chosen_scheme(name: str, settings: dict[str, Any]) -> Any:
-    """The named scheme's settings; a setting of another scheme would do nothing, so it is refused."""
-    stray = [
-        f"--{field}"
-        for other, value in settings.items()
-        if other != name and value != type(value)()
-        for field in value.__dataclass_fields__
-        if getattr(value, field) != getattr(type(value)(), field)
-    ]
-    if stray:
-        raise UserError(f"{', '.join(stray)}: no setting of scheme {name}.\n  Leave it out, or choose its --scheme.")
-    return settings[name]
+def _training_arguments(parser: ArgumentParser) -> None:
+    _file_argument(parser, "examples: .jsonl, .json, or the original project's records")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
 
 
-def _examples_and_run(other: Namespace, args: Any) -> tuple[list[Any], Any]:
-    """The file's examples and the run directory, which must not hold another run's files."""
-    from nlft.data.records import read_examples
+def _examples_and_run(examples: list[Any], other: Namespace, args: Any) -> tuple[list[Any], Any]:
+    """The examples and the run directory, which must not hold another run's files."""
     from nlft.runs.run_dir import RunDir
 
-    examples = read_examples(other.file)
     cut_off = [example.id for example in examples if example.extra.get("finish_reason") == "length"]
     if cut_off:
         first = ", ".join(str(id) for id in cut_off[:3])
@@ -227,4 +285,4 @@ def _done(run: Any, trainer: Any, watch_seconds: float | None) -> None:
     print(f"adapter: {display_path(run.adapter_path)}")
     if watch_seconds:
         print(f"scoring the watched examples took {watch_seconds:.1f} s (--watch, --watch_every)")
-        print(f"map: nlft map {display_path(run.path)} --html map.html")
+        note(f"map: nlft map {display_path(run.path)} --html map.html")

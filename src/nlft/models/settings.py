@@ -13,7 +13,7 @@ class ModelOptions:
     """Our own settings of a model, and those of TRL's `ModelConfig` that people use most."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to load: a folder or a hub name. With a server: its name there."}
+        default=None, metadata={"help": "Model: a folder or a hub name, or its name on the server."}
     )
     adapter: str | None = field(
         default=None, metadata={"help": "PEFT adapter to start from: a folder, a run directory or a hub name."}

@@ -6,21 +6,21 @@ interrupted evaluation continues where it stopped.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from nlft.collect.sampling import AskSettings, LimitSettings, SamplingSettings
-from nlft.config import Range
-from nlft.core.prompts import Prompt, SystemPromptSettings, fill_prompt
-from nlft.data.grading import Grade, Grader, GraderSettings, get_grader
+from nlft.collect.sampling import SamplingSettings
+from nlft.core.prompts import Prompt, fill_prompt
+from nlft.data.grading import Grade, Grader, get_grader
 from nlft.data.records import Question
 from nlft.errors import UserError
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, Generated, Request, complete
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
-from nlft.models.settings import AnswerSettings, CallSettings
+from nlft.models.settings import CallSettings
+from nlft.results.settings import EvaluationSettings
 from nlft.results.stats import Proportion, wilson
 
 if TYPE_CHECKING:
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
     from nlft.models.local import LocalModel
 
 FORMAT_VERSION = 1
-
-
-@dataclass
-class EvaluationSettings(GraderSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings):
-    """How questions are asked and answers graded."""
-
-    eval_batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Questions that a local model answers at once."}
-    )
 
 
 @dataclass(frozen=True)

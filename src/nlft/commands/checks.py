@@ -1,0 +1,176 @@
+"""Checks of paths, names and kinds of files that need no model: they come before torch is imported."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from nlft.errors import RecordsError, UserError, display_path
+
+if TYPE_CHECKING:
+    from nlft.data.records import Example, Question
+
+_Records = TypeVar("_Records")
+
+CHECKED = (
+    "model_name_or_path",
+    "adapter",
+    "grader",
+    "eval_file",
+    "test_file",
+    "output_dir",
+    "out",
+    "backend",
+    "base_url",
+)
+
+
+def check_names(given: Mapping[str, str]) -> None:
+    """Check what was given for the settings in `CHECKED`, by name.
+
+    Raises:
+        UserError: a path does not exist, is of the wrong kind or cannot be written, or there is no such grader.
+    """
+    on_server = "base_url" in given or given.get("backend") == "openai"
+    if "model_name_or_path" in given and not on_server:
+        _check_model(given["model_name_or_path"])
+    if "adapter" in given:
+        _check_adapter(given["adapter"])
+    if given.get("grader", "auto") not in ("auto", "label"):
+        from nlft.data.grading import get_grader
+
+        get_grader(given["grader"])
+    for name in ("eval_file", "test_file"):
+        if name in given and _is_missing(given[name]):
+            raise UserError(f"--{name} {given[name]}: does not exist.\n  Check the path.")
+    for name in ("output_dir", "out"):
+        if name in given:
+            _check_writable(Path(given[name]), f"--{name}")
+
+
+def _is_missing(name: str) -> bool:
+    """Whether the name is a path, not a hub name, and nothing is there."""
+    path = Path(name)
+    looks_local = (
+        name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".jsonl", ".json", ".parquet")
+    )
+    return looks_local and not path.exists()
+
+
+def _check_model(name: str) -> None:
+    path = Path(name)
+    where = f"--model_name_or_path {name}"
+    if _is_missing(name):
+        raise UserError(f"{where}: cannot be loaded: there is no such folder.\n  Give a folder or a hub name.")
+    if path.is_file():
+        raise UserError(f"{where}: is a file.\n  Give the folder with config.json and safetensors weights.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        if any((path / name).is_file() for name in ("adapter_config.json", "run.yaml")):
+            raise UserError(
+                f"{where}: holds an adapter, not a model.\n  Give it as --adapter, and name its base model."
+            )
+        raise UserError(f"{where}: cannot be loaded: it has no config.json.\n  Give a model's folder or a hub name.")
+
+
+def _check_adapter(name: str) -> None:
+    path = Path(name)
+    if _is_missing(name) or path.is_file():
+        raise UserError(f"--adapter {name}: no PEFT adapter is there.\n  Give a folder, a run directory or a hub name.")
+    if path.is_dir() and not any((folder / "adapter_config.json").is_file() for folder in (path, path / "adapter")):
+        kind = "holds a model" if (path / "config.json").is_file() else "has no adapter_config.json"
+        raise UserError(
+            f"--adapter {name}: no PEFT adapter is there: it {kind}.\n"
+            "  Give a folder with adapter_config.json, a run directory or a hub name."
+        )
+
+
+def _check_writable(path: Path, flag: str) -> None:
+    """Refuse a path where nothing can be written."""
+    if flag == "--output_dir" and path.is_file():
+        raise UserError(f"{flag} {display_path(path)}: is a file.\n  Give a folder.")
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if existing != path and not existing.is_dir():
+        raise UserError(f"{flag} {display_path(path)}: {display_path(existing)} is a file.\n  Write to another place.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{flag} {display_path(path)}: cannot be written.\n  Write to another place.")
+
+
+def check_out_file(path: Path, *suffixes: str, flag: str = "--out") -> None:
+    """Refuse an output file that is a folder or has another ending: before the work, not after it.
+
+    Raises:
+        UserError: the file cannot be written under this name.
+    """
+    if path.is_dir():
+        raise UserError(f"{flag} {display_path(path)}: is a folder.\n  Give a file name.")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UserError(
+            f"{flag} {display_path(path)}: must end in {' or '.join(suffixes)}.\n  Give {path.stem}{suffixes[0]}."
+        )
+    _check_writable(path, flag)
+
+
+class EarlyFile:
+    """The input file, read before torch is imported if the command line begins with its name."""
+
+    def __init__(self, argv: Sequence[str], read: Callable[[str], list[_Records]]) -> None:
+        asked = {"-h", "--help", "--help-all", "--help_all"} & set(argv)
+        self.word = argv[0] if argv and not argv[0].startswith("-") and not asked else None
+        self.read = read
+        self.records = read(self.word) if self.word is not None else None
+
+    def get(self, file: str | Path) -> list[_Records]:
+        """The file's records."""
+        if self.records is not None and str(file) == str(Path(str(self.word))):
+            return self.records
+        return self.read(str(file))
+
+
+def examples_to_train(file: str | Path) -> "list[Example]":
+    """The file's examples.
+
+    Raises:
+        UserError: the file holds questions; the message names the commands that take them.
+        RecordsError: names every record that cannot be used.
+    """
+    return _examples(file, require_judgment=True)
+
+
+def examples_to_judge(file: str | Path) -> "list[Example]":
+    """The file's examples, with or without judgments; raises as `examples_to_train`."""
+    return _examples(file, require_judgment=False)
+
+
+def _examples(file: str | Path, *, require_judgment: bool) -> "list[Example]":
+    from nlft.data.records import read_examples, read_questions
+
+    try:
+        return read_examples(file, require_judgment=require_judgment)
+    except RecordsError as error:
+        missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
+        if missing != {p.where for p in error.problems}:
+            raise
+        try:
+            questions = read_questions(file)
+        except UserError:
+            raise error from None
+        where = display_path(file)
+        raise UserError(
+            f"{where}: holds {len(questions):,} questions, not examples: no record has a completion.\n"
+            f"  `nlft sample {where} --out examples.jsonl` answers them; `nlft tune {where}` does all steps."
+        ) from error
+
+
+def questions_of(file: str | Path) -> "list[Question]":
+    """The file's questions. If it holds examples, say so: their completions are not used."""
+    from nlft.data.records import read_questions
+    from nlft.data.sources import read_source
+    from nlft.progress import note
+
+    questions = read_questions(file)
+    if Path(file).is_file() and all("completion" in record.fields for record in read_source(file).records):
+        where = display_path(file)
+        note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")
+    return questions

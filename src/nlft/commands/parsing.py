@@ -1,0 +1,274 @@
+"""A command's flags and its YAML file, read into settings; its help, without torch."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nlft.commands.checks import CHECKED, check_names
+from nlft.commands.help import Section, help_text
+from nlft.config import Declared, Entry, check_ranges, checked, closest, declared, from_text, yaml_entries
+from nlft.errors import ConfigError, Problem, UserError
+
+SALIENCY = "saliency."
+NEEDED = {
+    "model_name_or_path": "Give a folder or a hub name.",
+    "adapter": "Name what to merge: a run directory, an adapter's folder or a hub name.",
+}
+
+# Flags that became something else: what to type now, by command ("" for all).
+_MOVED = {
+    ("nlft train", "rounds"): "Rounds are a command: nlft rounds FILE --rounds 3.",
+    ("nlft train", "base_url"): "Training needs the model's weights: --model_name_or_path FOLDER or a hub name.",
+}
+
+
+class PlainParser(ArgumentParser):
+    """argparse's parser with our errors: one line, instead of two screens of flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{self.prog}: {message}\n  `{self.prog} --help` lists the arguments.")
+
+
+def _no_arguments(parser: ArgumentParser) -> None:
+    """Add nothing."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command's arguments.
+
+    Attributes:
+        prog: what the user types, such as `nlft train`.
+        settings: dataclasses of settings that can be imported without torch; the help shows them.
+        sections: the help's headings, each with the class or the names under it; by default one for each class.
+        load: imports and returns the dataclasses that a run fills in, in the same order; by default `settings`. They
+            may have more fields, which `--help-all` lists.
+        add_arguments: adds what is not a setting, such as the input file.
+        needs: settings that must be given.
+        scheme: the saliency scheme whose settings `--saliency.NAME` sets, unless a setting `scheme` names another.
+    """
+
+    prog: str
+    description: str
+    settings: Sequence[type]
+    sections: Sequence[Section] = ()
+    load: Callable[[], Sequence[type]] | None = None
+    add_arguments: Callable[[ArgumentParser], None] = _no_arguments
+    needs: Sequence[str] = ()
+    scheme: str | None = None
+
+    def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
+        """Read `--config FILE` and flags: an instance of each dataclass, the scheme's settings if the command takes
+        them, and a namespace of the other arguments.
+
+        Raises:
+            ConfigError: all unknown keys and flags, wrong types, and values out of range.
+        """
+        return _Reading(self, [_underscored(word) for word in argv]).result()
+
+    def help(self, *, everything: bool) -> str:
+        """What `--help`, or `--help-all`, prints."""
+        parser = PlainParser(prog=self.prog, add_help=False)
+        self.add_arguments(parser)
+        sections = self.sections or [(_title(cls), cls) for cls in self.settings]
+        full = self.load() if everything and self.load else self.settings
+        return help_text(self.prog, self.description, parser, sections, full, everything=everything)
+
+
+class _Reading:
+    """One reading of a command's arguments."""
+
+    def __init__(self, command: Command, argv: list[str]) -> None:
+        self.command = command
+        if {"-h", "--help", "--help_all"} & set(argv):
+            print(command.help(everything="--help_all" in argv))
+            raise SystemExit(0)
+        self.argv, self.saliency_flags = _split_saliency(argv) if command.scheme else (argv, [])
+
+    def result(self) -> tuple[Any, ...]:
+        """See `Command.parse`."""
+        config = self._early("config")
+        entries = yaml_entries(Path(config)) if config else []
+        self._check_early(entries)
+        weighing = []
+        if self.command.scheme:
+            own = [e for e in entries if e.key.startswith(SALIENCY)]
+            entries = [e for e in entries if not e.key.startswith(SALIENCY)]
+            weighing = [self._scheme_settings(own, entries)]
+        classes = self.classes
+        values = checked(entries, self._known(classes))
+        *instances, other = self._instances(classes, values)
+        return (*instances, *weighing, other)
+
+    @cached_property
+    def classes(self) -> Sequence[type]:
+        """The dataclasses that the run fills in."""
+        return self.command.load() if self.command.load else self.command.settings
+
+    def _early(self, name: str) -> str | None:
+        """A flag's text before the flags are parsed; None if it is not given."""
+        before = PlainParser(prog=self.command.prog, add_help=False, allow_abbrev=False)
+        before.add_argument(f"--{name}")
+        text: str | None = getattr(before.parse_known_args(self.argv)[0], name)
+        return text
+
+    def _check_early(self, entries: Sequence[Entry]) -> None:
+        """Check what can be checked before torch is imported."""
+        given = {entry.key: entry.value for entry in entries if isinstance(entry.value, str)}
+        for name in dict.fromkeys([*CHECKED, *self.command.needs]):
+            text = self._early(name)
+            if text is not None:
+                given[name] = text
+        missing = [name for name in self.command.needs if not given.get(name)]
+        if missing and not self._wrong_flags():
+            raise UserError("\n".join(f"--{name} is missing.\n  {NEEDED[name]}" for name in missing))
+        check_names(given)
+
+    def _wrong_flags(self) -> bool:
+        """Whether the command line has flags that only the full reading can judge."""
+        ours = declared(*self.command.settings)
+        parser = PlainParser(prog=self.command.prog, add_help=False, allow_abbrev=False)
+        self.command.add_arguments(parser)
+        ours_too = {option[2:] for action in parser._actions for option in action.option_strings}
+        names = [word[2:].partition("=")[0] for word in self.argv if word.startswith("--")]
+        return any(name not in ours and name not in ours_too and name != "config" for name in names)
+
+    def _known(self, classes: Sequence[type]) -> Mapping[str, Declared]:
+        known = declared(*classes)
+        if self.command.scheme:
+            known |= {f"{SALIENCY}{name}": setting for name, setting in declared(self._scheme().settings).items()}
+        return known
+
+    def _scheme(self, entries: Sequence[Entry] = ()) -> Any:
+        from nlft.core.schemes.registry import get_scheme
+
+        if not hasattr(self, "_found"):
+            name = self.command.scheme
+            if any("scheme" in declared(cls) for cls in self.command.settings):
+                given = [str(e.value) for e in entries if e.key == "scheme"]
+                name = self._early("scheme") or (given[0] if given else name)
+            self._found = get_scheme(str(name))
+        return self._found
+
+    def _scheme_settings(self, own: Sequence[Entry], entries: Sequence[Entry]) -> Any:
+        """The scheme's settings: from the file, and over them from the flags."""
+        scheme = self._scheme(entries)
+        known = {f"{SALIENCY}{name}": setting for name, setting in declared(scheme.settings).items()}
+        problems = [_not_of_scheme(e.where, e.key, scheme, known) for e in own if e.key not in known]
+        problems += [_not_of_scheme(f, f[2:], scheme, known) for f, _ in self.saliency_flags if f[2:] not in known]
+        if problems:
+            raise ConfigError(problems)
+        values = checked(own, known)
+        for flag, text in self.saliency_flags:
+            try:
+                values[flag[2:]] = from_text(text, known[flag[2:]].hint)
+            except ValueError as error:
+                problems.append(Problem(flag, f"is {text!r}", f"{error}."))
+        if problems:
+            raise ConfigError(problems)
+        settings = scheme.settings(**{name.removeprefix(SALIENCY): value for name, value in values.items()})
+        check_ranges(settings, prefix=SALIENCY)
+        return settings
+
+    def _instances(self, classes: Sequence[type], values: dict[str, Any]) -> tuple[Any, ...]:
+        from transformers import HfArgumentParser
+
+        class Parser(PlainParser, HfArgumentParser):  # type: ignore[misc]
+            pass
+
+        parser = Parser(list(classes), prog=self.command.prog, add_help=False, allow_abbrev=False)
+        parser.add_argument("--config", type=Path)
+        self.command.add_arguments(parser)
+        parser.set_defaults(**values)
+        try:
+            *instances, words = parser.parse_args_into_dataclasses(self.argv, return_remaining_strings=True)
+        except ValueError as error:  # TrainingArguments checks some combinations itself
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self.command.prog}: {error}") from error
+        self._refuse(words, [option for action in parser._actions for option in action.option_strings], classes)
+        if len(instances) == len(classes):
+            instances.append(Namespace())
+        check_ranges(*instances[:-1])
+        return tuple(instances)
+
+    def _refuse(self, words: Sequence[str], options: Sequence[str], classes: Sequence[type]) -> None:
+        """Raise ConfigError for words that the parser does not know."""
+        known = [option[2:] for option in options if option.startswith("--") and "-" not in option[2:]]
+        known = list(dict.fromkeys([*known, *self._known(classes)]))
+        problems = []
+        for flag in [word.partition("=")[0] for word in words if word.startswith("-")]:
+            problems.append(_flag_problem(self.command.prog, flag, known))
+        if not problems:
+            cure = f"See `{self.command.prog} --help`."
+            problems = [Problem(word, "is one word too many", cure) for word in words]
+        if problems:
+            raise ConfigError(problems)
+
+
+def _flag_problem(prog: str, flag: str, known: Sequence[str]) -> Problem:
+    name = flag.lstrip("-")
+    close = closest(name, known)
+    cure = f"Did you mean --{close}?" if close else f"`{prog} --help` lists the arguments."
+    return Problem(flag, f"is not an argument of `{prog}`", _MOVED.get((prog, name)) or cure)
+
+
+def _not_of_scheme(where: str, key: str, scheme: Any, known: Mapping[str, Declared]) -> Problem:
+    close = closest(key, list(known)) or closest(key.removeprefix(SALIENCY), list(known))
+    has = ", ".join(name.removeprefix(SALIENCY) for name in known) or "none"
+    cure = f"Did you mean --{close}?" if close else f"Its settings: {has}. Or choose another --scheme."
+    return Problem(where, f'"{key}" is not a setting of scheme {scheme.name}', cure)
+
+
+def _underscored(word: str) -> str:
+    """`--model-name-or-path=x` as `--model_name_or_path=x`."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _split_saliency(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The other words, and each `--saliency.NAME` with its value; a flag without a value is true."""
+    rest, flags = list[str](), list[tuple[str, str]]()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith(f"--{SALIENCY}"):
+            rest.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        if not equals:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        flags.append((flag, value))
+    return rest, flags
+
+
+def _title(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).split("\n")[0].rstrip(".")
+
+
+class _NoSettings(PlainParser):
+    """The parser of a command without settings."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the arguments; the right spelling is suggested for a flag that does not exist."""
+        chosen, words = super().parse_known_args([_underscored(word) for word in args], namespace)
+        known = [option[2:] for action in self._actions for option in action.option_strings]
+        for word in words:
+            flag = word.partition("=")[0]
+            if flag.startswith("-"):
+                raise ConfigError([_flag_problem(self.prog, flag, known)])
+            raise UserError(f"{word}: is one word too many.\n  See `{self.prog} --help`.")
+        return chosen
+
+
+def plain_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser for a command without settings; it has `--help-all` and both spellings of flags, as the others have."""
+    parser = _NoSettings(prog=prog, description=description, allow_abbrev=False, add_help=False)
+    parser.add_argument("-h", "--help", "--help_all", action="help", help="show this help message and exit")
+    return parser

@@ -1,0 +1,19 @@
+"""Settings of an evaluation. No torch."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from nlft.collect.sampling import AskSettings, LimitSettings
+from nlft.config import Range
+from nlft.core.prompts import SystemPromptSettings
+from nlft.data.grading import GraderSettings
+from nlft.models.settings import AnswerSettings
+
+
+@dataclass
+class EvaluationSettings(GraderSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings):
+    """How questions are asked and answers graded."""
+
+    eval_batch_size: Annotated[int, Range(1, 100_000)] = field(
+        default=32, metadata={"help": "Questions that a local model answers at once."}
+    )
