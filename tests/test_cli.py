@@ -101,7 +101,7 @@ def test_quiet_prints_results_and_errors_only(tmp_path, data, model_folder, caps
 
 def test_the_scheme_and_its_settings_come_from_yaml_and_flags(tmp_path, data, model_folder):
     config = tmp_path / "c.yaml"
-    config.write_text("scheme: cut\nsave_strategy: no\nsaliency.ratio: 1.5\n")
+    config.write_text("scheme: cut\nsave_strategy: no\nsaliency.inappropriate_ratio: 1.5\n")
     options = ["--config", config, "--model-name-or-path", model_folder, *TRAIN[:-2], "--output-dir"]
     assert nlft("train", data, *options, tmp_path / "run") == 0
     assert "scheme: cut" in (tmp_path / "run" / "run.yaml").read_text()
@@ -200,9 +200,8 @@ def test_judge_fills_in_what_is_missing_and_leaves_the_rest(tmp_path):
 
 def test_settings_come_from_yaml_and_flags_override_them(tmp_path, data, model_folder):
     config = tmp_path / "c.yaml"
-    config.write_text(
-        f"model_name_or_path: {model_folder}\nlearning_rate: 1e-3\nsaliency: {mistake_ratio: 2, mistake_floor: 0.02}\nwatch: 0\n"
-    )
+    saliency = "saliency: {mistake_ratio: 2, mistake_floor: 0.02}"
+    config.write_text(f"model_name_or_path: {model_folder}\nlearning_rate: 1e-3\n{saliency}\nwatch: 0\n")
     options = ["--config", config, *TRAIN, "--output_dir", tmp_path / "run", "--saliency.mistake_ratio", "3"]
     assert nlft("train", data, *options) == 0
     text = (tmp_path / "run" / "run.yaml").read_text()

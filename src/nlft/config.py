@@ -151,7 +151,7 @@ class Declared(NamedTuple):
 
 def declared(*classes: type) -> dict[str, Declared]:
     """The settings of the dataclasses, by name."""
-    found = {}
+    found: dict[str, Declared] = {}
     for cls in classes:
         hints = get_type_hints(cls)
         found |= {f.name: Declared(hints[f.name], f.metadata.get("choices")) for f in fields(cls) if f.init}

@@ -73,7 +73,7 @@ class RetrySettings:
 class JudgeSettings(JudgeChoice, ExtractionSettings, RetrySettings, GenerationSettings, SystemPromptSettings):
     """How completions are judged."""
 
-    judge: Literal["rules", "self", "openai", "human"] = override(
+    judge: Literal["rules", "self", "openai", "human"] = override(  # type: ignore[assignment]
         JudgeChoice, "judge", also="; openai: a server; human: you, in the terminal"
     )
     judge_prompt: str = field(

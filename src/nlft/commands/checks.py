@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nlft.errors import RecordsError, UserError, display_path
 
@@ -112,7 +112,7 @@ def check_out_file(path: Path, *suffixes: str, flag: str = "--out") -> None:
     _check_writable(path, flag)
 
 
-class EarlyFile:
+class EarlyFile(Generic[_Records]):
     """The input file, read before torch is imported if the command line begins with its name."""
 
     def __init__(self, argv: Sequence[str], read: Callable[[str], list[_Records]]) -> None:

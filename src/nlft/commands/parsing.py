@@ -180,7 +180,8 @@ class _Reading:
         class Parser(PlainParser, HfArgumentParser):  # type: ignore[misc]
             pass
 
-        parser = Parser(list(classes), prog=self.command.prog, add_help=False, allow_abbrev=False)
+        made: Any = Parser  # mypy does not follow transformers
+        parser = made(list(classes), prog=self.command.prog, add_help=False, allow_abbrev=False)
         parser.add_argument("--config", type=Path)
         self.command.add_arguments(parser)
         parser.set_defaults(**values)

@@ -173,7 +173,7 @@ def sft(argv: Sequence[str]) -> None:
     from nlft.training.settings import SFTOptions
 
     what = "Train a supervised baseline, through TRL's SFTTrainer."
-    own = [("SFT", [*_names(TargetSettings), "system_prompt", *_names(MaxLengthSettings)])]
+    own: list[Section] = [("SFT", [*_names(TargetSettings), "system_prompt", *_names(MaxLengthSettings)])]
     _baseline(argv, "sft", what, SFTOptions, own, "SFTSettings", "SFTBaseline")
 
 
@@ -183,7 +183,7 @@ def reft(argv: Sequence[str]) -> None:
     from nlft.training.settings import ReFTOptions, WarmUpSettings
 
     what = "Warm up on the answers, then reinforce right ones, through TRL's GRPOTrainer."
-    own = [("ReFT", [*_names(WarmUpSettings), "beta", *_names(ExtractionSettings), "system_prompt"])]
+    own: list[Section] = [("ReFT", [*_names(WarmUpSettings), "beta", *_names(ExtractionSettings), "system_prompt"])]
     _baseline(argv, "reft", what, ReFTOptions, own, "ReFTSettings", "ReFTBaseline")
 
 
@@ -204,7 +204,7 @@ def _baseline(
     name: str,
     description: str,
     options: type,
-    own: list[Section],
+    own: Sequence[Section],
     settings: str,
     trainer_class: str,
 ) -> None:

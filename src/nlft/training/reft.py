@@ -75,7 +75,7 @@ def _warmed_up(
 ) -> tuple[Any, int]:
     """The model after the warm-up, and how many optimizer steps that took."""
     settings = SFTSettings(
-        output_dir=str(RunDir(args.output_dir).path / "warm-up"),
+        output_dir=str(RunDir(str(args.output_dir)).path / "warm-up"),
         target="answer",
         num_train_epochs=args.sft_epochs,
         max_steps=args.sft_steps,
