@@ -227,6 +227,7 @@ WRONG_INPUT = [
     (["train", "DATA", "MODEL", "--scheme", "uniform", "--saliency.mistake_ratio", "2"], "of scheme uniform"),
     (["train", "DATA", "MODEL", "--scheme", "magic"], "'magic'"),
     (["train", "DATA", "MODEL", "--rounds", "3"], "nlft rounds FILE"),
+    (["train", "DATA", "MODEL", "--patience", "2"], "--patience"),
     (["train", "DATA", "MODEL", "--learning_rat", "2"], "Did you mean --learning_rate?"),
     (["train", "DATA", "MODEL", "--lr", "2"], "Did you mean --learning_rate?"),
     (["train", "DATA", "MODEL", "--epochs=2"], "Did you mean --num_train_epochs?"),

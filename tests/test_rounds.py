@@ -50,15 +50,6 @@ def test_the_questions_of_examples_are_told_apart_by_prompt_and_answer(tmp_path)
     assert [q.id for q in found] == ["e0", "e1", "e2", "other"]
 
 
-def test_what_does_nothing_with_one_round_is_refused():
-    RoundsSettings().check_unused()
-    RoundsSettings(rounds=2, temperature=0.5).check_unused()
-    with pytest.raises(ProblemsError) as caught:
-        RoundsSettings(temperature=0.5, patience=2).check_unused()
-    assert "--temperature" in str(caught.value)
-    assert "--patience" in str(caught.value)
-
-
 def test_what_rounds_cannot_do_is_refused_all_at_once(tmp_path):
     args = NLFTConfig(output_dir=str(tmp_path), resume_from_checkpoint="true", use_cpu=True)
     with pytest.raises(ProblemsError) as caught:

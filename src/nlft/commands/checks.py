@@ -163,7 +163,7 @@ def _examples(file: str | Path, *, require_judgment: bool) -> "list[Example]":
         ) from error
 
 
-def questions_of(file: str | Path) -> "list[Question]":
+def questions_to_answer(file: str | Path) -> "list[Question]":
     """The file's questions. If it holds examples, say so: their completions are not used."""
     from nlft.data.records import read_questions
     from nlft.data.sources import read_source

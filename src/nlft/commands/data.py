@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.checks import EarlyFile, check_out_file, examples_to_judge, examples_to_train, questions_of
+from nlft.commands.checks import EarlyFile, check_out_file, examples_to_judge, examples_to_train, questions_to_answer
 from nlft.commands.help import Section
 from nlft.commands.parsing import Command
 from nlft.config import QUESTIONS
@@ -65,7 +65,7 @@ def sample(argv: Sequence[str]) -> None:
         add,
         needs=["model_name_or_path"],
     )
-    early = EarlyFile(argv, questions_of)
+    early = EarlyFile(argv, questions_to_answer)
     model_settings, backend, calls, settings, other = command.parse(argv)
     check_out_file(other.out, ".jsonl")
     if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():

@@ -33,7 +33,7 @@ class Row:
         return [f"{head:{_LEFT}}{body[0]}", *(indent + line for line in body[1:])]
 
 
-def help_text(
+def command_help(
     prog: str,
     description: str,
     parser: ArgumentParser,

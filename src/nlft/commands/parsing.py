@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlft.commands.checks import CHECKED, check_names
-from nlft.commands.help import Section, help_text
+from nlft.commands.help import Section, command_help
 from nlft.config import Declared, Entry, check_ranges, checked, closest, declared, from_text, yaml_entries
 from nlft.errors import ConfigError, Problem, UserError
 
@@ -76,7 +76,7 @@ class Command:
         self.add_arguments(parser)
         sections = self.sections or [(_title(cls), cls) for cls in self.settings]
         full = self.load() if everything and self.load else self.settings
-        return help_text(self.prog, self.description, parser, sections, full, everything=everything)
+        return command_help(self.prog, self.description, parser, sections, full, everything=everything)
 
 
 class _Reading:

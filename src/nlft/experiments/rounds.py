@@ -40,7 +40,7 @@ def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any)
         if getattr(args, name)
     ]
     if args.world_size > 1:
-        problems.append(Problem("--rounds", "run in one process", "Start without accelerate launch or torchrun."))
+        problems.append(Problem("nlft rounds", "runs in one process", "Start without accelerate launch or torchrun."))
     if settings.grader == "label":
         cure = "Choose another --grader, or label and train round by round with `nlft sample` and `nlft judge`."
         problems.append(Problem("--grader label", "does not label answers as right or wrong", cure))

@@ -1,6 +1,6 @@
 """Settings of `tune`, `compare` and `rounds`. Imports no torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from nlft.collect.sampling import AskSettings, SamplesSettings, SamplingSettings
 from nlft.config import Range, override, with_defaults
 from nlft.data.build import SizeSettings, TruncatedSettings
 from nlft.data.grading import GraderSettings
-from nlft.errors import Problem, ProblemsError, UserError
+from nlft.errors import UserError
 from nlft.experiments.arms import BUILT_IN, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
 from nlft.training.settings import (
@@ -185,7 +185,7 @@ class RoundsSettings(
     """How rounds sample, grade, judge and end. Held-out questions are answered greedily."""
 
     rounds: Annotated[int, Range(1, 100)] = field(
-        default=1,
+        default=3,
         metadata={
             "help": "Maximum number of rounds. Each round after the first trains on answers of the model that the last "
             "one trained. Rounds end when accuracy on held-out questions stops rising."
@@ -197,17 +197,6 @@ class RoundsSettings(
     held_out_share: Annotated[float, Range(0.01, 0.9)] = field(
         default=0.2, metadata={"help": "Fraction of the file's questions to hold out from training."}
     )
-
-    def check_unused(self) -> None:
-        """Refuse settings that have no effect with one round.
-
-        Raises:
-            ProblemsError: some are set.
-        """
-        stray = [f.name for f in fields(self) if f.name != "rounds" and getattr(self, f.name) != f.default]
-        if self.rounds == 1 and stray:
-            cure = "Set --rounds 2 or more, or leave it out."
-            raise ProblemsError([Problem(f"--{name}", "has no effect with one round", cure) for name in stray])
 
 
 @dataclass
