@@ -168,7 +168,7 @@ def _words(text: str) -> _Words:
 
 
 def _number(word: str) -> str | None:
-    """A word as digits in a normal form; None if it is not a number."""
+    """Write a number word or number in one normal form of digits; None if the word is not a number."""
     if word in SPELT:
         return SPELT[word]
     if not word[0].isdigit():

@@ -72,7 +72,7 @@ class Measured:
 
     @property
     def style_rate(self) -> float:
-        """How much of the probability that only the judgment adds falls on style tokens, 0 to 1.
+        """The proportion of the judgment's own added probability that is on style tokens, 0 to 1.
 
         This is the smaller of two proportions: of the probability added over base and placebos, and of the
         probability added over standard too.

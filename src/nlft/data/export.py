@@ -126,8 +126,8 @@ def with_system_prompt(example: Example, system_prompt: str) -> Example:
 def original_rows(examples: Sequence[Example]) -> Export:
     """Make the original project's records: `id, instruction, input, output, judgment, answer` and an example's extras.
 
-    The system message becomes the instruction and the question becomes the input, as its script expects. A record
-    that is read back has its example's label.
+    The system message becomes the instruction and the question becomes the input, as its script expects. Reading a
+    record back gives its example's label.
 
     Raises:
         RecordsError: names every prompt of several turns; such a record cannot hold one.
@@ -215,7 +215,7 @@ def _check_name(path: Path, to: Tool) -> None:
     """Check that the tool reads files with this ending.
 
     Raises:
-        UserError: it does not.
+        UserError: the tool does not read them.
     """
     endings = (".json", ".jsonl") if to == "original" else (".jsonl",)
     if path.suffix.lower() not in endings:
