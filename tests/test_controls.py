@@ -23,7 +23,7 @@ from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme, scheme_names
 from nlft.errors import UserError
 from nlft.runs import run_dir
-from nlft.runs.controls import CONTROLS, after, check, controls_of, describe, outcome, resolve, state_of
+from nlft.runs.controls import CONTROLS, after, controls_of, describe, outcome, refusal, resolve, state_of
 from nlft.runs.run_dir import LIVE_KEPT, RunDir, Snapshot
 from nlft.training import steering
 from nlft.training.checkpoints import checkpoint_to_resume
@@ -59,7 +59,7 @@ def state(record):
 
 def put(state, control, value, id="x"):
     """The state once a request is taken."""
-    assert check(control, value, state) is None
+    assert refusal(control, value, state) is None
     control, value = resolve(control, value, state)
     old, new = outcome(control, value, state)
     return after(state, {"id": id, "taken": True, "control": control, "old": old, "new": new})
@@ -120,7 +120,7 @@ REFUSED = [
     ("saliency.contradiction", 1, "give true or false"),
     ("saliency.after_mistake", "drop", "choose one of keep, zero"),
     ("saliency.after_mistake", ["keep"], "choose one of"),
-    ("saliency.inappropriate_ratio", 2, "is a setting of scheme cut, and nlft is active"),
+    ("saliency.inappropriate_ratio", 2, "is a setting of scheme cut, but nlft is active"),
     ("saliency.nothing", 2, "there is no control 'saliency.nothing'"),
     ("mistake_ratio", 2, "there is no control"),
     ("scheme", "magic", "choose one of "),
@@ -137,19 +137,21 @@ REFUSED = [
 
 @pytest.mark.parametrize(("control", "value"), FINE, ids=str)
 def test_what_is_in_range_can_be_asked_for(state, control, value):
-    assert check(control, value, state) is None
+    assert refusal(control, value, state) is None
 
 
 @pytest.mark.parametrize(("control", "value", "reason"), REFUSED, ids=lambda x: str(x)[:30])
 def test_what_is_not_is_refused_with_the_reason(state, control, value, reason):
-    assert reason in check(control, value, state)
+    assert reason in refusal(control, value, state)
 
 
 def test_a_scheme_whose_conditions_cannot_be_scored_is_refused(record):
     state = state_of({**record, "scheme": "uniform", "saliency": {}, "scorable": ["standard"]}, [])
-    assert check("scheme", "nlft", state) == "scheme nlft needs judge, which this run's examples have no prompts for"
-    assert check("scheme", "cut", state) is not None
-    assert check("scheme", "uniform", state) is None
+    assert (
+        refusal("scheme", "nlft", state) == "scheme nlft needs judge, but this run's examples have no prompts for that"
+    )
+    assert refusal("scheme", "cut", state) is not None
+    assert refusal("scheme", "uniform", state) is None
 
 
 def test_undo_sets_back_what_a_request_changed_and_can_itself_be_undone(state):
@@ -160,13 +162,13 @@ def test_undo_sets_back_what_a_request_changed_and_can_itself_be_undone(state):
     assert put(back, "undo", "c", id="d").values["learning_rate"] == 3
     assert put(state, "undo", "a", id="c").values["learning_rate"] == 1
     paused = put(state, "pause", None, id="p")
-    assert check("pause", None, paused) == "the run is paused already"
+    assert refusal("pause", None, paused) == "the run is already paused"
     assert not put(paused, "undo", "p", id="q").paused
     cut = put(put(state, "saliency.mistake_ratio", 2, id="m"), "scheme", "cut", id="s")
-    assert "is a setting of scheme nlft, and cut is active" in check("undo", "m", cut)
+    assert "is a setting of scheme nlft, but cut is active" in refusal("undo", "m", cut)
     assert put(cut, "undo", "s", id="t").settings["mistake_ratio"] == 2
     for name in ("save", "stop"):
-        assert check("undo", "z", put(state, name, None, id="z")) == f"{name} cannot be undone"
+        assert refusal("undo", "z", put(state, name, None, id="z")) == f"{name} cannot be undone"
 
 
 # Requests as files

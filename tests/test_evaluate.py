@@ -19,7 +19,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
 from nlft.errors import UserError
-from nlft.models.answerer import Request
+from nlft.models.answerer import CompletionRequest
 from nlft.models.local import LocalModel, _Draw
 from nlft.results.evaluate import EvaluationSettings, evaluate
 from nlft.results.stats import paired_difference, wilson
@@ -34,7 +34,7 @@ def local(**options):
 
 def answers(model, prompts):
     found = {}
-    for batch in model.answer([Request(*prompt) for prompt in prompts]):
+    for batch in model.answer([CompletionRequest(*prompt) for prompt in prompts]):
         found.update(dict(batch))
     return [found[i] for i in range(len(prompts))]
 
@@ -144,11 +144,11 @@ def test_models_for_which_pads_in_the_middle_are_not_nothing_share_nothing(monke
 
 def test_prompts_that_begin_differently_share_nothing_and_like_texts_do_not_count():
     model = local()
-    asked = [Request("a", "What is 1?"), Request("b", "What is 2?")]
+    asked = [CompletionRequest("a", "What is 1?"), CompletionRequest("b", "What is 2?")]
     encoded = [model.encoder.prompt_ids(request.prompt) for request in asked]
     mark = len(model.encoder.tokenizer("<s><|user|>", add_special_tokens=False)["input_ids"])
     assert model._shared(asked, encoded) == mark
-    mixed = [Request("c", [*SHOTS, {"role": "user", "content": "What is 2?"}]), *asked]
+    mixed = [CompletionRequest("c", [*SHOTS, {"role": "user", "content": "What is 2?"}]), *asked]
     assert model._shared(mixed, [model.encoder.prompt_ids(request.prompt) for request in mixed]) == 0
     assert model._shared([], []) == 0
 
@@ -330,8 +330,8 @@ import torch
 from helpers import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 from nlft.core.conditions import ConditionEncoder
-from nlft.models.answerer import Request
-from nlft.models.answerer import Request
+from nlft.models.answerer import CompletionRequest
+from nlft.models.answerer import CompletionRequest
 from nlft.models.local import LocalModel
 
 config = LlamaConfig(vocab_size=50_000, hidden_size=512, intermediate_size=64, num_hidden_layers=1,
@@ -343,9 +343,9 @@ def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
-list(local.answer([Request("a", "?")]))
+list(local.answer([CompletionRequest("a", "?")]))
 before = peak()
-list(local.answer([Request(str(i), "? " * 20) for i in range(40)]))
+list(local.answer([CompletionRequest(str(i), "? " * 20) for i in range(40)]))
 print(peak() - before)
 """
 

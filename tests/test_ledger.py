@@ -20,13 +20,13 @@ from nlft import cli
 from nlft.data.records import read_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
 from nlft.models import exchange, ledger_file
-from nlft.models.answerer import Generated, Request, complete
+from nlft.models.answerer import CompletionRequest, Generated, complete
 from nlft.models.ledger import CallSettings, DryRun, Ledgered, LimitReached, request_hash
 from nlft.models.ledger_file import Entry, Ledger, NotKept
 from nlft.models.server import BackendSettings, ServerModel
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
-REQUESTS = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(20)]
+REQUESTS = [CompletionRequest(f"q{i}", f"What is {i} + {i}?") for i in range(20)]
 PRICES = {"price_per_million_input": 1_000_000.0, "price_per_million_output": 1_000_000.0}  # 1 a token
 
 
@@ -104,14 +104,18 @@ def test_anything_that_shapes_an_answer_makes_it_another(path):
     others = [
         (Counting(seed=1), REQUESTS[:3]),
         (Counting(model="other"), REQUESTS[:3]),
-        (Counting(), [Request(f"{r.key}#2", r.prompt) for r in REQUESTS[:3]]),
-        (Counting(), [Request(r.key, f"{r.prompt} Now.") for r in REQUESTS[:3]]),
+        (Counting(), [CompletionRequest(f"{r.key}#2", r.prompt) for r in REQUESTS[:3]]),
+        (Counting(), [CompletionRequest(r.key, f"{r.prompt} Now.") for r in REQUESTS[:3]]),
     ]
     for inner, requests in others:
         complete(requests, ledgered(path, inner), "asking")
         assert len(inner.asked) == 3
     same = Counting()
-    complete([Request(r.key, [{"role": "user", "content": r.prompt}]) for r in REQUESTS[:3]], ledgered(path, same), "")
+    complete(
+        [CompletionRequest(r.key, [{"role": "user", "content": r.prompt}]) for r in REQUESTS[:3]],
+        ledgered(path, same),
+        "",
+    )
     assert same.asked == []
 
 
@@ -268,7 +272,7 @@ def test_the_cost_never_crosses_its_limit_even_if_every_answer_is_as_long_as_all
     # A request may cost 19: ten tokens of answer, and nine of prompt as estimated. It costs `tokens` + 3.
     for tokens, answered in [(10, 7), (1, 21)]:
         inner = Counting(tokens=tokens)
-        requests = [Request(f"{tokens}-{i}", "?") for i in range(60)]
+        requests = [CompletionRequest(f"{tokens}-{i}", "?") for i in range(60)]
         path.unlink(missing_ok=True)
         with pytest.raises(LimitReached) as told:
             complete(requests, ledgered(path, inner, max_cost=100, **PRICES), "asking")
@@ -280,7 +284,7 @@ def test_the_cost_never_crosses_its_limit_even_if_every_answer_is_as_long_as_all
 
 def test_answers_logged_without_prices_count_at_todays(path):
     complete(REQUESTS, ledgered(path, Counting()), "asking")
-    more = [Request("new", "?")]
+    more = [CompletionRequest("new", "?")]
     with pytest.raises(LimitReached, match=r"160\.0000 is spent"):
         complete(more, ledgered(path, Counting(), max_cost=161, **PRICES), "asking")
 
@@ -319,14 +323,14 @@ import json, sys
 from pathlib import Path
 from nlft.data import exchange
 from nlft.collect.sampling import complete
-from nlft.models.answerer import Request
+from nlft.models.answerer import CompletionRequest
 from nlft.models.ledger import CallSettings, Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.server import BackendSettings, ServerModel
 url, path, first, last, calls = sys.argv[1:]
 exchange.FIRST_WAIT = 0.02
 model = ServerModel("stub", BackendSettings(base_url=url, concurrency=4), max_new_tokens=20)
-requests = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(int(first), int(last))]
+requests = [CompletionRequest(f"q{i}", f"What is {i} + {i}?") for i in range(int(first), int(last))]
 print("ready", flush=True)
 sys.stdin.readline()
 answers = complete(requests, Ledgered(model, Ledger(Path(path)), CallSettings(**json.loads(calls))), "asking")
@@ -669,7 +673,7 @@ def test_a_server_and_a_local_model_answer_alike(served_model):
     from nlft.models.local import LocalModel
 
     url, name = served_model
-    requests = [Request(f"q{i}", f"What is {i} + {i + 3}? Answer with a number.") for i in range(6)]
+    requests = [CompletionRequest(f"q{i}", f"What is {i} + {i + 3}? Answer with a number.") for i in range(6)]
     settings = ModelSettings(model_name_or_path=name)
     encoder = ConditionEncoder(load_tokenizer(settings))
     local = LocalModel(load_model(settings, trainable=False), encoder, max_new_tokens=24, batch_size=1)

@@ -229,7 +229,7 @@ def test_open_ended_example_has_red_rows_where_it_is_disliked_and_green_ones_whe
         for e in (disliked, liked)
     ]  # type: ignore[arg-type]
     run.write_watched(watched)
-    run.write_snapshot(Snapshot(1, 0.1, "nlft", {}, ["plain"], [lifted(watched[0]), lifted(watched[1])]))
+    run.store_snapshot(Snapshot(1, 0.1, "nlft", {}, ["plain"], [lifted(watched[0]), lifted(watched[1])]))
     page = show(run)
     for index, (condition, channel) in enumerate([("judge", 0), ("standard", 1)]):
         colours = page.locator(f"#example-{index} .strip[data-condition={condition}]").evaluate_all(
@@ -271,7 +271,7 @@ def test_hostile_texts_and_names_show_as_text_on_the_live_page(tmp_path: Path, s
     run = make_run(tmp_path / "<b>run", steps=0)
     text = "".join(hostile)
     run.write_watched([WatchedExample(text, False, text, text, text, hostile)])
-    run.write_snapshot(Snapshot(1, 0.1, "nlft", {}, ["<i>"], [lifted(run.watched()[0])]))
+    run.store_snapshot(Snapshot(1, 0.1, "nlft", {}, ["<i>"], [lifted(run.watched()[0])]))
     run.append_event(event(1))
     run.append_control(ledger_line("a", 1, "<script>1</script>", None, None, "<img src=x onerror=1>"))
     page = show(run)
@@ -308,13 +308,13 @@ def test_every_setting_and_the_scheme_can_be_tried_over_all_examples(run: RunDir
 def test_controls_whose_conditions_were_not_scored_are_disabled_and_say_why(tmp_path: Path, show: Show) -> None:
     run = make_run(tmp_path / "farm", steps=0)
     half = [replace(lifted(one), standard=None) for one in run.watched()]
-    run.write_snapshot(Snapshot(1, 0.1, "cut", defaults("cut"), ["plain"], half))
+    run.store_snapshot(Snapshot(1, 0.1, "cut", defaults("cut"), ["plain"], half))
     page = show(run, read_only=True)
     reason = page.locator("#what-if .reason")
     expect(reason).to_contain_text("nlft needs standard and band, which this step did not score.")
     assert page.locator("#try-scheme option[value=nlft]").is_disabled()
     assert page.locator("#try-scheme option[value=uniform]").is_enabled()
-    run.write_snapshot(Snapshot(2, 0.2, "nlft", defaults("nlft"), ["plain"], half))
+    run.store_snapshot(Snapshot(2, 0.2, "nlft", defaults("nlft"), ["plain"], half))
     expect(page.locator("#where")).to_contain_text("step 2")
     knobs = page.locator("#what-if .knobs input")
     assert knobs.count() > 10
@@ -325,7 +325,7 @@ def test_controls_whose_conditions_were_not_scored_are_disabled_and_say_why(tmp_
 def test_what_was_turned_to_where_a_condition_is_missing_can_be_turned_back(tmp_path: Path, show: Show) -> None:
     run = make_run(tmp_path / "farm", steps=0)
     half = [replace(lifted(one), judge=None) for one in run.watched()]
-    run.write_snapshot(Snapshot(1, 0.1, "rlsd", defaults("rlsd"), ["plain"], half))
+    run.store_snapshot(Snapshot(1, 0.1, "rlsd", defaults("rlsd"), ["plain"], half))
     page = show(run, read_only=True)
     contrast = page.locator("#knob-credit_contrast")
     contrast.check()

@@ -18,11 +18,11 @@ import pytest
 from helpers.fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft.errors import NLFTError, UserError
 from nlft.models import exchange
-from nlft.models.answerer import Generated, Request, estimated_tokens
+from nlft.models.answerer import CompletionRequest, Generated, estimated_tokens
 from nlft.models.server import BackendSettings, ServerModel, retry_after
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
-REQUESTS = [Request(f"q{i}", f"What is {i} + {i}?") for i in range(12)]
+REQUESTS = [CompletionRequest(f"q{i}", f"What is {i} + {i}?") for i in range(12)]
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +204,7 @@ def test_a_refused_key_or_model_ends_it_at_once_as_the_users_error(status, cure,
     with AnsweringServer(
         lambda body, headers: (status, f"Bad {headers['authorization']} for {body['model']}")
     ) as server:
-        many = [Request(f"q{i}", f"{i}?") for i in range(500)]
+        many = [CompletionRequest(f"q{i}", f"{i}?") for i in range(500)]
         with pytest.raises(UserError) as told:
             answers(model(server.url, api_key_env="NLFT_TEST_KEY", concurrency=3), many)
         assert len(server.bodies) == 3
@@ -217,7 +217,7 @@ def test_a_refused_key_or_model_ends_it_at_once_as_the_users_error(status, cure,
 
 
 def test_a_server_that_has_died_is_not_asked_a_thousand_times(upstream):
-    many = [Request(f"q{i}", f"{i}?") for i in range(1000)]
+    many = [CompletionRequest(f"q{i}", f"{i}?") for i in range(1000)]
     with FaultProxy(upstream.url, lambda a: Fault("reset") if a.number > 30 else None) as proxy:
         with pytest.raises(NLFTError) as told:
             answers(model(proxy.url, max_retries=1), many)
@@ -270,7 +270,7 @@ def test_a_request_larger_than_the_minutes_tokens_still_goes_out(upstream):
 
 def test_what_is_sent_is_what_was_asked_for(upstream):
     chat = [{"role": "system", "content": "My own."}, {"role": "user", "content": "Hello?"}]
-    requests = [Request("text", "Hi?"), Request("chat", chat)]
+    requests = [CompletionRequest("text", "Hi?"), CompletionRequest("chat", chat)]
     answers(model(upstream.url, "m", system_prompt="Be brief.", max_new_tokens=7), requests)
     greedy = {"model": "m", "temperature": 0.0, "max_tokens": 7}
     sent = sorted(upstream.bodies, key=lambda b: b["messages"][0]["content"])
@@ -279,7 +279,7 @@ def test_what_is_sent_is_what_was_asked_for(upstream):
 
 
 def test_the_seed_is_sent_when_sampling_and_comes_from_seed_and_key(upstream):
-    requests = [Request("q#1", "Hi?"), Request("q#2", "Hi?")]
+    requests = [CompletionRequest("q#1", "Hi?"), CompletionRequest("q#2", "Hi?")]
     seeds = []
     for seed in (1, 1, 2):
         upstream.bodies.clear()
@@ -419,7 +419,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, capsys, caplog
 
 def test_a_caller_that_wants_no_more_ends_the_requests(upstream):
     upstream.seconds = 0.05
-    coming = model(upstream.url, concurrency=2).answer([Request(f"q{i}", f"{i}?") for i in range(200)])
+    coming = model(upstream.url, concurrency=2).answer([CompletionRequest(f"q{i}", f"{i}?") for i in range(200)])
     next(coming)
     coming.close()
     asked = len(upstream.bodies)
@@ -432,12 +432,12 @@ def test_a_caller_that_wants_no_more_ends_the_requests(upstream):
 CHILD = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from nlft.models.answerer import Request
+from nlft.models.answerer import CompletionRequest
 from nlft.models.server import BackendSettings, ServerModel
 model = ServerModel("stub", BackendSettings(base_url=sys.argv[1], request_timeout=100), max_new_tokens=5)
 print("ready", flush=True)
 try:
-    for batch in model.answer([Request(str(i), str(i)) for i in range(50)]):
+    for batch in model.answer([CompletionRequest(str(i), str(i)) for i in range(50)]):
         print("answered", flush=True)
 except KeyboardInterrupt:
     print("interrupted", flush=True)

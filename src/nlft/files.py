@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and HTML pages from the package's templates."""
+"""Write a file whole or not at all, and fill the package's HTML templates."""
 
 import base64
 import hashlib
@@ -12,10 +12,10 @@ from nlft.errors import UserError, display_path
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of it.
+    """Write a temporary file, then rename it. A reader sees the old file or the new one, never half of it.
 
     Args:
-        data: the file's content, or its parts, each written as it comes and then let go.
+        data: the file's content, or its parts. Each part is written as it comes and then freed.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,15 +28,15 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def write_output(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """`write_whole` for a file that the user named.
+    """Write a file that the user named, whole or not at all.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     try:
         write_whole(path, data)
     except OSError as error:
-        raise UserError(f"{display_path(path)}: {error.strerror}.\n  Write to another place.") from error
+        raise UserError(f"cannot write {display_path(path)}: {error.strerror}.\n  Write to another place.") from error
 
 
 def render_page(package: str, template: str, style: str, **values: Any) -> str:
@@ -44,11 +44,12 @@ def render_page(package: str, template: str, style: str, **values: Any) -> str:
 
     Args:
         package: the room, such as `nlft.auditing`; its `templates` folder holds the template.
-        style: the room's style sheet, which follows `templates/base.css` in the page's one style block.
-        values: the template's variables. A name that is missing is an error.
+        template: file name of the template.
+        style: the room's style sheet. It follows `templates/base.css` in the page's only style block.
+        values: the template's variables. A missing name is an error.
 
     Returns:
-        The page. Its policy names the style block by its hash, so that no other style applies.
+        The page. Its content policy names the hash of the style block, so no other style applies.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -62,20 +63,20 @@ def render_page(package: str, template: str, style: str, **values: Any) -> str:
 
 
 def shared_style() -> str:
-    """The style sheet that all pages begin with."""
+    """The style sheet that every page starts with."""
     return read_template("nlft", "base.css")
 
 
 def read_template(package: str, name: str) -> str:
-    """A file of a package's `templates` folder as text."""
+    """Read a file of a package's `templates` folder as text."""
     return (files(package) / "templates" / name).read_text(encoding="utf-8")
 
 
 def csp_hash(text: str) -> str:
-    """The name by which a Content-Security-Policy allows an inline script or style."""
+    """The hash by which a Content-Security-Policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def shown(text: str) -> str:
-    """The text with control characters and half surrogate pairs spelt out: HTML has no place for them."""
+    """Spell out control characters and half surrogate pairs, which HTML cannot hold."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

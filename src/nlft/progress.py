@@ -1,4 +1,4 @@
-"""What a user sees of long work: a bar in a terminal, a line now and then anywhere else, no library's chatter."""
+"""Show progress: a bar in a terminal, a line now and then in a log file. Silence other libraries' notes."""
 
 import os
 import re
@@ -13,31 +13,35 @@ from typing import Any
 
 from tqdm import tqdm
 
-_hidden = False
+HIDE_BARS = "NLFT_HIDE_BARS"  # environment variable: any value except the empty one hides all bars
 _NUMBER = re.compile(r"[-+−]?[\d.]|$|–$|-$")
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
-    """Whole lines for a log file, where carriage returns would pile up in one."""
+    """Writes whole lines, for a log file, where carriage returns would pile up in one line."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         self.fp.write((msg if msg is not None else str(self)) + "\n")
 
 
 def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) -> "tqdm[Any]":
-    """A progress bar with rate and time left, on standard error; use it as a context manager.
+    """Show a progress bar with rate and time left on standard error. Use it as a context manager.
+
+    The environment variable NLFT_HIDE_BARS hides all bars.
 
     Args:
-        total: how much there is to do; None: nobody knows, so no time is left to show.
+        desc: label of the bar.
+        total: number of units of work; None if unknown, and then the bar shows no time left.
+        unit: name of one unit.
     """
     terminal = sys.stderr.isatty()
     return (tqdm if terminal else _Lines)(
         desc=desc,
         total=total,
         unit=unit,
-        disable=disable or _hidden,
+        disable=disable or bool(os.environ.get(HIDE_BARS)),
         mininterval=0.2 if terminal else 15,
-        # A slow step must not wait for a number of steps that only fast ones reach.
+        # Update after every step: slow steps would never reach a count that suits fast steps.
         miniters=1,
         leave=True,
         ncols=None if terminal else 100,
@@ -47,9 +51,9 @@ def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) 
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
-    """The rows as text. Fits the terminal, or 100 columns where there is none; long cells wrap, none is cut.
+    """Lay out rows as text, as wide as the terminal, or 100 columns without one. Wrap long cells; cut none.
 
-    Columns whose cells all begin with a digit or a sign stand to the right.
+    Align a column to the right if all its cells begin with a digit or a sign.
     """
     from rich.console import Console
     from rich.table import Table
@@ -67,14 +71,13 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
 
 
 def text_width() -> int:
-    """Columns of the terminal; 100 where the output is a file or a pipe."""
+    """Width of the terminal in columns; 100 if the output is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
 
 
 def hide_bars() -> None:
-    """Show no bar in this process: it is one of several."""
-    global _hidden
-    _hidden = True
+    """Hide all bars of this process and of processes that it starts."""
+    os.environ[HIDE_BARS] = "1"
 
 
 def note(text: str) -> None:
@@ -96,9 +99,9 @@ def quiet() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep other packages' notes to developers away from users."""
-    # PEFT 0.21 and TRL 1.16 ask transformers 5.23 for gradient checkpointing by its older name.
+    """Hide notes that other packages print for developers."""
+    # PEFT 0.21 and TRL 1.16 use the older name of gradient checkpointing in transformers 5.23.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
-    # Bars for a few milliseconds of work, one a step of TRL's preparation.
+    # TRL's preparation shows a bar per step, each for a few milliseconds of work.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns at each fork
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise tokenizers warn at each fork

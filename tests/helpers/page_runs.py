@@ -140,7 +140,7 @@ def add_step(run: RunDir, step: int, *, seed: int = 0, **changes: Any) -> None:
         scored(one, np.random.default_rng([seed, index]), settings, drift=step / 100)
         for index, one in enumerate(run.watched())
     ]
-    run.write_snapshot(replace(Snapshot(step, step / 40, "nlft", asdict(settings), TAG_NAMES, scores), **changes))
+    run.store_snapshot(replace(Snapshot(step, step / 40, "nlft", asdict(settings), TAG_NAMES, scores), **changes))
 
 
 def ledger_line(id: str, step: int, control: str, old: Any, new: Any, reason: str | None = None) -> dict[str, Any]:

@@ -205,7 +205,7 @@ class ModelJudge:
     tries: int = 1
 
     def __call__(self, examples: Sequence[Example]) -> list[Opinion]:
-        from nlft.models.answerer import Request, complete
+        from nlft.models.answerer import CompletionRequest, complete
 
         prompts = [self._ask(example) for example in examples]
         opinions: dict[int, Opinion] = {}
@@ -213,7 +213,7 @@ class ModelJudge:
         for attempt in range(1, self.tries + 1):
             if not waiting:
                 break
-            requests = [Request(f"{examples[at].id}#judge-{attempt}", prompts[at]) for at in waiting]
+            requests = [CompletionRequest(f"{examples[at].id}#judge-{attempt}", prompts[at]) for at in waiting]
             answers = complete(requests, self.model, "judging" if attempt == 1 else f"judging, try {attempt}")
             for at, answer in zip(waiting, answers, strict=True):
                 opinion = read_opinion(answer.text, answer.finish_reason, prompts[at], examples[at])

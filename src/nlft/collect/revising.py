@@ -19,7 +19,7 @@ from nlft.core.prompts import Prompt, SystemPromptSettings, as_messages, fill_pr
 from nlft.data.grading import MARK, ExtractionSettings, Grader, get_grader
 from nlft.data.records import Example, completion_text
 from nlft.errors import UserError
-from nlft.models.answerer import Answerer, Generated, Request, complete
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.settings import GenerationSettings
 
 REVISION_PROMPT = """\
@@ -116,7 +116,9 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
         if not waiting:
             break
         requests = [
-            Request(f"{examples[at].id}#revise-{attempt}", revision_request(examples[at], settings.revision_prompt))
+            CompletionRequest(
+                f"{examples[at].id}#revise-{attempt}", revision_request(examples[at], settings.revision_prompt)
+            )
             for at in waiting
         ]
         answers = complete(requests, model, "revising" if attempt == 1 else f"revising, try {attempt}")

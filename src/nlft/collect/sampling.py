@@ -9,7 +9,7 @@ from nlft.core.prompts import Prompt, SystemPromptSettings, fill_prompt
 from nlft.data.grading import ExtractionSettings, Grader
 from nlft.data.records import Example, Question
 from nlft.errors import UserError
-from nlft.models.answerer import Answerer, Generated, Request, complete
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.settings import GenerationSettings
 
 
@@ -68,7 +68,7 @@ def sample_answers(
             `gsm8k-7#2`.
     """
     keyed = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
-    requests = [Request(key, fill_prompt(question.prompt, template)) for question, key in keyed]
+    requests = [CompletionRequest(key, fill_prompt(question.prompt, template)) for question, key in keyed]
     answers = complete(requests, model, "sampling")
     return [
         _example(question, question.id if per_question == 1 else key, request.prompt, answer, grader)

@@ -1,4 +1,4 @@
-"""What every answerer has in common, be it a local model or a server."""
+"""The protocol that every answerer follows, local model or server."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from nlft.progress import progress
 Reason = Literal["stop", "length", "content_filter"]
 
 
-class Request(NamedTuple):
-    """One completion that is wanted.
+class CompletionRequest(NamedTuple):
+    """Ask for one completion.
 
     Attributes:
-        key: names it, and with the seed decides its random draws: `gsm8k-7`, or `gsm8k-7#2` for a third sample.
+        key: unique name, such as `gsm8k-7`, or `gsm8k-7#2` for a third sample. Key and seed fix the random draws.
         prompt: text, or chat messages.
     """
 
@@ -28,10 +28,10 @@ class Generated:
     """One answer.
 
     Attributes:
-        text: without special tokens; empty if the model said nothing.
-        tokens: how many were generated, end-of-turn token included; as the server counts them, if it is one.
+        text: the answer without special tokens; empty if the model said nothing.
+        tokens: number of generated tokens, end-of-turn token included. A server reports its own count.
         finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
-        prompt_tokens: how many were read.
+        prompt_tokens: number of prompt tokens.
     """
 
     text: str
@@ -41,40 +41,40 @@ class Generated:
 
 
 class Answerer(Protocol):
-    """Something that completes prompts."""
+    """Completes prompts."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that an answer depends on besides its request, as JSON: model, adapter, temperature, seed, ...
+        """Everything that an answer depends on besides its request, as JSON: model, adapter, temperature, seed, ...
 
-        A finished answer is asked for again only if this differs; so there is nothing in it that only changes
-        how fast the answer comes, and no secret.
+        The ledger asks for a finished answer again only if the identity differs. So the identity leaves out settings
+        that only change the speed. It holds no secret.
         """
         ...
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
-        """Complete the requests in whatever order is fastest.
+    def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
+        """Complete the requests in the order that is fastest.
 
         Yields:
-            (index into `requests`, answer) pairs, as soon as some are finished.
+            (index into `requests`, answer) pairs, as they finish.
         """
         ...
 
 
-def complete(requests: Sequence[Request], model: Answerer, desc: str) -> list[Generated]:
-    """The answers in the order of the requests, with progress."""
-    found: dict[int, Generated] = {}
+def complete(requests: Sequence[CompletionRequest], model: Answerer, desc: str) -> list[Generated]:
+    """Return the answers in the order of the requests. Show progress."""
+    answers: dict[int, Generated] = {}
     with progress(desc, len(requests), "completion") as bar:
         for batch in model.answer(requests):
-            found.update(batch)
+            answers.update(batch)
             bar.update(len(batch))
-    return [found[at] for at in range(len(requests))]
+    return [answers[at] for at in range(len(requests))]
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:
-    """About how many tokens, without a tokenizer: rather too many than too few, for budgets.
+    """Estimate the number of tokens without a tokenizer. The estimate is high, because budgets use it.
 
-    A token for each digit, as many tokenizers have it, and one for three bytes of anything else.
+    Each digit counts as one token, as in many tokenizers. Three bytes of anything else count as one token.
     """
     texts = [message["content"] for message in messages]
     digits = sum(character.isdigit() for text in texts for character in text)

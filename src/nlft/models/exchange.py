@@ -1,6 +1,6 @@
-"""Many requests under way at once: paced, repeated where an attempt failed, given up where a server is gone.
+"""Send many requests at once: pace them, retry failed attempts, give up if the server is gone.
 
-It knows requests, answers and failed attempts; how an attempt is made is `server_model`'s.
+This module knows requests, answers and failed attempts. `models/server.py` makes the attempts.
 """
 
 import asyncio
@@ -17,26 +17,27 @@ from typing import Literal
 from tqdm import tqdm
 
 from nlft.errors import NLFTError, UserError
-from nlft.models.answerer import Generated, Request
+from nlft.models.answerer import CompletionRequest, Generated
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds, where the server does not say
-LONGEST_PAUSE = 600.0  # seconds, where it does; who asks for more is as good as closed
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts, if the server asks for no wait
+LONGEST_PAUSE = 600.0  # seconds; if the server asks for a longer wait, treat it as closed
 EMPTY_REPEATS = 2
-GIVE_UP_AFTER = 10  # failures in a row that are not the requests' own
+GIVE_UP_AFTER = 10  # failures in a row for which the server or the account is to blame
 
-Attempt = Callable[[Request], Awaitable[Generated]]
+Attempt = Callable[[CompletionRequest], Awaitable[Generated]]
 Blame = Literal["request", "server", "account"]
 
 
 class AttemptFailed(Exception):
-    """An attempt that brought no answer.
+    """An attempt failed to bring an answer.
 
     Attributes:
-        why: for the user, without secrets.
-        cure: what the user can do about it; without secrets.
-        again: whether another attempt may bring an answer.
-        wait: seconds that the server asks for; None if it does not say.
-        blame: `request` if others may well succeed; `account` if key, model or address are refused.
+        why: the reason, for the user, without secrets.
+        cure: what the user can do about it, without secrets.
+        again: whether another attempt may succeed.
+        wait: seconds that the server asks to wait; None if it does not say.
+        blame: `request` if other requests may still succeed; `account` if the server refuses key, model or address;
+            else `server`.
     """
 
     def __init__(self, why: str, cure: str, *, again: bool, wait: float | None = None, blame: Blame = "server") -> None:
@@ -46,11 +47,11 @@ class AttemptFailed(Exception):
 
 @dataclass(frozen=True)
 class Pace:
-    """How hard a server is worked.
+    """Limits on the load that requests put on a server.
 
     Attributes:
-        timeout: seconds that an attempt may take.
-        tokens: of a request, as `tokens_per_minute` counts them.
+        timeout: seconds that one attempt may take.
+        tokens: returns the number of tokens of a request, as `tokens_per_minute` counts them.
     """
 
     concurrency: int
@@ -58,24 +59,27 @@ class Pace:
     timeout: float
     requests_per_minute: float | None
     tokens_per_minute: float | None
-    tokens: Callable[[Request], int]
+    tokens: Callable[[CompletionRequest], int]
 
 
 class Exchange:
-    """Requests and their answers. It runs in a thread of its own, so that time-outs run on while the caller is busy
-    with an answer, and so that it works inside a notebook's event loop."""
+    """Sends requests and collects their answers, in a thread of its own.
+
+    So time-outs keep running while the caller works on an answer, and the exchange works inside a notebook's event
+    loop.
+    """
 
     def __init__(
         self,
         connect: Callable[[], AbstractAsyncContextManager[Attempt]],
-        requests: Sequence[Request],
+        requests: Sequence[CompletionRequest],
         pace: Pace,
         server: str,
     ) -> None:
         """
         Args:
-            connect: opens what attempts are made with; an attempt raises `AttemptFailed`.
-            server: what to call it.
+            connect: opens the connection. Its value makes one attempt, and raises `AttemptFailed` if that fails.
+            server: name of the server in messages.
         """
         self._connect, self._requests, self._pace, self._server = connect, requests, pace, server
         self._finished: SimpleQueue[tuple[int, Generated] | None] = SimpleQueue()
@@ -89,18 +93,18 @@ class Exchange:
         self._error: BaseException | None = None
 
     def answers(self) -> Iterator[list[tuple[int, Generated]]]:
-        """(index, answer) pairs as they finish.
+        """Yield (index, answer) pairs as they finish.
 
         Raises:
-            UserError: key, model or address are refused.
-            NLFTError: requests failed; all others have been answered, unless the server seems to be gone.
+            UserError: the server refuses key, model or address.
+            NLFTError: requests failed. All other requests have been answered, unless the server seems to be gone.
         """
         thread = Thread(target=self._main, name="nlft-requests", daemon=True)
         thread.start()
         try:
             while (pair := self._finished.get()) is not None:
                 yield [pair]
-        finally:  # also on Ctrl-C, and when nobody wants the rest
+        finally:  # also on Ctrl-C, and when the caller stops early
             self._cancel()
             thread.join(timeout=2)
         if self._error is not None:
@@ -123,7 +127,7 @@ class Exchange:
         self._cancelled = True
         if self._running is not None:
             loop, task = self._running
-            with suppress(RuntimeError):  # all is done, and the loop closed
+            with suppress(RuntimeError):  # the work is done and the loop is closed
                 loop.call_soon_threadsafe(task.cancel)
 
     async def _run(self) -> None:
@@ -159,8 +163,8 @@ class Exchange:
         most = max(GIVE_UP_AFTER, self._pace.concurrency)
         self._closed |= self._in_a_row >= most or (failure.blame == "account" and not self._answered)
 
-    async def _ask(self, attempt: Attempt, request: Request) -> Generated:
-        """One request's answer, after as many attempts as it takes and as are allowed."""
+    async def _ask(self, attempt: Attempt, request: CompletionRequest) -> Generated:
+        """Answer one request, in at most `max_retries` + 1 attempts."""
         empty = 0
         for number in range(self._pace.max_retries + 1):
             await self._turn(request)
@@ -182,16 +186,16 @@ class Exchange:
                 await asyncio.sleep(backoff(number))
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, attempt: Attempt, request: Request) -> Generated:
+    async def _attempt(self, attempt: Attempt, request: CompletionRequest) -> Generated:
         try:
             async with asyncio.timeout(self._pace.timeout):
                 return await attempt(request)
         except TimeoutError:
-            cure = "Raise --request_timeout or lower --concurrency, if the server is only slow."
+            cure = "If the server is only slow, raise --request_timeout or lower --concurrency."
             raise AttemptFailed(f"no answer within {self._pace.timeout:g} s", cure, again=True) from None
 
-    async def _turn(self, request: Request) -> None:
-        """Wait until another attempt may be made."""
+    async def _turn(self, request: CompletionRequest) -> None:
+        """Wait until the pace allows another attempt."""
         clock = asyncio.get_running_loop().time
         while True:
             while (rest := self._paused_until - clock()) > 0:
@@ -202,18 +206,18 @@ class Exchange:
                 return
 
     def _pause(self, seconds: float, why: str) -> None:
-        """Nobody asks for so long: what one request is told holds for all."""
+        """Send no request for this long. If the server asks one request to wait, all requests wait."""
         until = asyncio.get_running_loop().time() + seconds
         if seconds >= 5 and until > self._paused_until + 1:
-            tell(f"{self._server}: {why}; waiting {seconds:.0f} s, as it asks.")
+            tell(f"{self._server}: {why}. The server asks to wait: waiting {seconds:.0f} s.")
         self._paused_until = max(self._paused_until, until)
 
     def _report(self) -> str:
-        """What failed, and why, and how to mend it."""
+        """Say which requests failed, why, and what the user can do."""
         alike: dict[str, list[str]] = defaultdict(list)
         for index, failure in sorted(self._failed.items()):
             alike[failure.why].append(self._requests[index].key)
-        rest = f", and {self._not_asked} more were not asked" if self._not_asked else ""
+        rest = f" ({self._not_asked} more were not sent)" if self._not_asked else ""
         lines = [f"{len(self._failed)} of {len(self._requests)} requests to {self._server} failed{rest}:"]
         lines += [f"  {_listed(keys)}: {why}" for why, keys in alike.items()]
         lines += [f"  {cure}" for cure in dict.fromkeys(f.cure for f in self._failed.values())]
@@ -221,7 +225,7 @@ class Exchange:
 
 
 class _Turns:
-    """Spaces things out evenly, so that no minute holds more than its share; the first one neither."""
+    """Spaces events evenly, so that every minute stays within the limit, also the first minute."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._seconds = 60 / per_minute if per_minute else 0.0
@@ -236,20 +240,25 @@ class _Turns:
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures before this one: doubling, between half and all of it, so that requests
-    that failed together do not come back together."""
+    """Seconds to wait after a failure. The wait doubles with each earlier failure.
+
+    A random factor between 0.5 and 1 keeps requests that failed together from coming back together.
+
+    Args:
+        failures: number of failures before this one.
+    """
     return float(min(FIRST_WAIT * 2 ** min(failures, 30), LONGEST_WAIT) * random.uniform(0.5, 1))
 
 
 def tell(note: str) -> None:
-    """A line on standard error that spares a progress bar."""
+    """Print a line on standard error without breaking a progress bar."""
     tqdm.write(note, file=sys.stderr)
 
 
 def _after(failure: AttemptFailed, attempts: int) -> AttemptFailed:
     why = f"{failure.why} (after {attempts} attempts)" if attempts > 1 else failure.why
     if (failure.wait or 0) > LONGEST_PAUSE:
-        why += f" (it asks to be left alone for {failure.wait:.0f} s)"
+        why += f" (the server asks to wait {failure.wait:.0f} s)"
     return AttemptFailed(why, failure.cure, again=False, blame=failure.blame)
 
 

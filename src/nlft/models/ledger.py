@@ -1,7 +1,8 @@
-"""The ledger of calls: no finished answer is asked for twice, whatever ended the run that asked.
+"""Never ask twice for a finished answer, even if the first run crashed.
 
-Answers are appended as they come, and a rerun reads them first. Processes that share a ledger share the answers: each
-claims what it asks for, by locks that the operating system drops when their holder dies.
+A run appends answers to the ledger as they come, and a rerun reads them first. Processes can share a ledger and its
+answers. Each process claims the answers that it asks for. A claim is a lock, and the operating system drops it when the
+process dies.
 """
 
 import hashlib
@@ -15,32 +16,33 @@ from typing import Any
 
 from nlft.core.prompts import as_messages
 from nlft.errors import NLFTError, UserError
-from nlft.models.answerer import Answerer, Generated, Request, estimated_tokens
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, estimated_tokens
 from nlft.models.exchange import tell
 from nlft.models.ledger_file import Entry, Ledger, NotKept
 from nlft.models.settings import CallSettings
 
 _POLL = 0.2  # seconds between looks at what another process has finished
-_LIMITS = hashlib.sha256(b"limits").hexdigest()  # claimed by whoever asks under a limit
+_LIMITS = hashlib.sha256(b"limits").hexdigest()  # a process that asks under a limit claims this hash
 
 
 class LimitReached(NLFTError):
-    """--max_requests or --max_cost would be crossed; everything answered so far is in the ledger."""
+    """The next request could exceed --max_requests or --max_cost. The ledger holds every answer so far."""
 
 
 class DryRun(NLFTError):
-    """Nothing was asked, as --dry_run wants it; the message is the estimate."""
+    """--dry_run is set, so no request was sent. The message is the estimate."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would ask for.
+    """The requests that a run would send, and their cost.
 
     Attributes:
-        requests: all; `logged` of them are in the ledger already.
-        prompt_tokens: of the others, about; estimated without a tokenizer, rather too high.
-        new_tokens: of the others, at most.
-        cost: of the others, at most, as far as `prompt_tokens` is right; None without prices.
+        requests: number of different requests.
+        logged: number of them whose answers are in the ledger.
+        prompt_tokens: estimated prompt tokens of the other requests. No tokenizer is used, and the estimate is high.
+        new_tokens: upper bound on the tokens that the other requests generate.
+        cost: upper bound on the cost of the other requests, if `prompt_tokens` is right; None without prices.
     """
 
     requests: int
@@ -53,20 +55,20 @@ class Estimate:
         price = "unknown; give --price_per_million_input and --price_per_million_output"
         return (
             f"dry run: {self.requests:,} requests, {self.logged:,} of them answered in the ledger, "
-            f"{self.requests - self.logged:,} to ask\n"
+            f"{self.requests - self.logged:,} to send\n"
             f"tokens: about {self.prompt_tokens:,} in prompts, at most {self.new_tokens:,} generated\n"
             f"cost: {price if self.cost is None else f'at most about {self.cost:.4f}'}"
         )
 
 
-def request_hash(identity: dict[str, Any], request: Request) -> str:
-    """A name for all that an answer depends on: who answers, what is asked, and the request's key."""
+def request_hash(identity: dict[str, Any], request: CompletionRequest) -> str:
+    """SHA-256 of everything that an answer depends on: the answerer's identity, the prompt and the request's key."""
     content = [identity, as_messages(request.prompt), request.key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Ledgered:
-    """An answerer that asks another only for what the ledger does not hold."""
+    """An answerer that asks another answerer only for answers that the ledger lacks."""
 
     def __init__(self, inner: Answerer, ledger: Ledger, calls: CallSettings) -> None:
         self.inner = inner
@@ -75,18 +77,18 @@ class Ledgered:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The other answerer's."""
+        """The other answerer's identity."""
         return self.inner.identity
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
-        """What is in the ledger at once, then the rest as it finishes; each is in the ledger before it is yielded.
+    def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
+        """Yield the ledger's answers first, then new answers as they finish. Write each new answer to the ledger first.
 
-        Equal requests are asked once. What another process is asking for is waited for.
+        Equal requests are sent once. If another process is asking for an answer, wait for that process.
 
         Raises:
-            DryRun: instead of anything else, if the settings ask for it.
-            LimitReached: the rest could cross --max_requests or --max_cost.
-            NLFTError: requests failed, and all others are answered.
+            DryRun: `dry_run` is set; no request is sent.
+            LimitReached: the next request could exceed --max_requests or --max_cost.
+            NLFTError: requests failed. All other requests have been answered.
         """
         if self.calls.dry_run:
             raise DryRun(str(self.estimate(requests)))
@@ -95,18 +97,18 @@ class Ledgered:
             if logged := asking.logged():
                 yield logged
                 continue
-            batch = asking.claim()
+            batch = asking.claim_batch()
             try:
                 if batch:
                     yield from asking.ask(batch)
                 else:
                     asking.wait()
             finally:
-                self.ledger.release()
-        asking.check()
+                self.ledger.release_claims()
+        asking.raise_failures()
 
-    def estimate(self, requests: Sequence[Request]) -> Estimate:
-        """What `answer` would ask for; asks nothing."""
+    def estimate(self, requests: Sequence[CompletionRequest]) -> Estimate:
+        """Estimate what `answer` would send. Send nothing."""
         self.ledger.refresh()
         identity = self.identity
         unlike = {request_hash(identity, request): request for request in requests}
@@ -117,23 +119,23 @@ class Ledgered:
 
     @property
     def most_new_tokens(self) -> int:
-        """The longest answer there can be."""
+        """Number of tokens of the longest possible answer."""
         return int(self.identity["max_new_tokens"])
 
-    def prompt_tokens(self, request: Request) -> int:
-        """About how many tokens a request's prompt has, system prompt included."""
+    def prompt_tokens(self, request: CompletionRequest) -> int:
+        """Estimate the number of tokens of a request's prompt, system prompt included."""
         return estimated_tokens(as_messages(request.prompt, system_prompt=self.identity.get("system_prompt")))
 
-    def entry(self, hash: str, request: Request, answer: Generated) -> Entry:
-        """A finished answer's line; a server that does not count tokens is charged with an estimate."""
-        said = estimated_tokens([{"content": answer.text}]) if answer.text else 0
-        cost = self.calls.cost(answer.prompt_tokens or self.prompt_tokens(request), answer.tokens or said)
+    def entry(self, hash: str, request: CompletionRequest, answer: Generated) -> Entry:
+        """Make the ledger's entry for a finished answer. If the server counts no tokens, use an estimate."""
+        estimate = estimated_tokens([{"content": answer.text}]) if answer.text else 0
+        cost = self.calls.cost(answer.prompt_tokens or self.prompt_tokens(request), answer.tokens or estimate)
         return Entry(hash, request.key, datetime.now(UTC).isoformat(timespec="seconds"), cost, answer)
 
-    def affordable(self, requests: Sequence[Request]) -> int:
-        """How many of the requests, from the first, cross no limit even at their longest.
+    def affordable(self, requests: Sequence[CompletionRequest]) -> int:
+        """Number of requests, from the first, that stay within the limits even with the longest answers.
 
-        Answers vary in length: more may turn out to be affordable when these are finished.
+        Real answers are often shorter, so more requests may be affordable when these are finished.
         """
         calls, entries = self.calls, self.ledger.entries()
         count = len(requests)
@@ -149,7 +151,7 @@ class Ledgered:
         return count
 
     def spent(self) -> float:
-        """What the ledger's answers cost; those that were logged without prices, by today's."""
+        """Total cost of the ledger's answers. If an entry has no cost, use today's prices."""
         return sum(
             (self.calls.cost(e.answer.prompt_tokens, e.answer.tokens) or 0) if e.cost is None else e.cost
             for e in self.ledger.entries()
@@ -160,15 +162,15 @@ class _Asking:
     """One call of `Ledgered.answer`.
 
     Attributes:
-        wanted: hash → indexes of the requests that still want this answer.
+        wanted: hash → indexes of the requests that still wait for this answer.
     """
 
-    def __init__(self, ledgered: Ledgered, requests: Sequence[Request]) -> None:
+    def __init__(self, ledgered: Ledgered, requests: Sequence[CompletionRequest]) -> None:
         self._ledgered = ledgered
         self._ledger = ledgered.ledger
         self._requests = requests
         self._failures: list[NLFTError] = []
-        self._told = False
+        self._waiting_announced = False
         self.wanted: dict[str, list[int]] = defaultdict(list)
         identity = ledgered.identity
         for index, request in enumerate(requests):
@@ -177,27 +179,27 @@ class _Asking:
         self._ledger.refresh()
 
     def logged(self) -> list[tuple[int, Generated]]:
-        """What the ledger holds of what is wanted; it is no longer wanted then."""
-        found = [hash for hash in self.wanted if hash in self._ledger]
-        return [pair for hash in found for pair in self._answered(hash, self._ledger[hash])]
+        """Take the wanted answers that the ledger holds, and remove them from `wanted`."""
+        logged = [hash for hash in self.wanted if hash in self._ledger]
+        return [pair for hash in logged for pair in self._answered(hash, self._ledger[hash])]
 
-    def claim(self) -> list[str]:
-        """What this process is now to ask for: wanted, claimed by no other, not in the ledger, within the limits."""
+    def claim_batch(self) -> list[str]:
+        """Claim the hashes to ask for now: wanted, not in the ledger, unclaimed by others, and within the limits."""
         calls, ledger = self._ledgered.calls, self._ledger
         limited = calls.max_requests is not None or calls.max_cost is not None
-        if limited and not ledger.claim(_LIMITS):
-            return []  # two that each keep below a limit may cross it together
-        free = [hash for hash in self.wanted if ledger.claim(hash)]
-        ledger.refresh()  # claims are given up after their answers are written
+        if limited and not ledger.claim_answer(_LIMITS):
+            return []  # two processes that each stay below a limit could exceed it together
+        free = [hash for hash in self.wanted if ledger.claim_answer(hash)]
+        ledger.refresh()  # another process writes its answers before it releases its claims
         free = [hash for hash in free if hash not in ledger]
         count = self._ledgered.affordable([self._first(hash) for hash in free])
         if free and not count:
-            ledger.release()
+            ledger.release_claims()
             raise LimitReached("\n".join([*map(str, self._failures), self._limit()]))
         return free[:count]
 
     def ask(self, batch: list[str]) -> Iterator[list[tuple[int, Generated]]]:
-        """Ask for what has been claimed. A failure is kept for `check`, unless nothing at all was answered."""
+        """Ask for the claimed answers. Keep a failure for `raise_failures`; raise at once if nothing was answered."""
         before = len(self.wanted)
         coming = self._ledgered.inner.answer([self._first(hash) for hash in batch])
         try:
@@ -211,30 +213,28 @@ class _Asking:
         except NLFTError as error:
             self._failures.append(error)
             if len(self.wanted) == before:
-                self.check()
+                self.raise_failures()
             for hash in batch:
                 self.wanted.pop(hash, None)
         finally:
             if isinstance(coming, Generator):
-                coming.close()  # it may be asking still
+                coming.close()  # it may still be sending requests
 
     def wait(self) -> None:
-        """Give another process time to finish what it has claimed."""
-        if not self._told:
+        """Give another process time to finish the answers that it has claimed."""
+        if not self._waiting_announced:
             tell(f"waiting for {len(self.wanted)} answers that another process is asking for ({self._ledger})")
-            self._told = True
+            self._waiting_announced = True
         time.sleep(_POLL)
         self._ledger.refresh()
 
-    def check(self) -> None:
-        """Raise what failed."""
+    def raise_failures(self) -> None:
+        """Raise the failures that `ask` kept, if any."""
         if self._failures:
-            kept = (
-                f"  What was answered is in {self._ledger}: run the same command again, and only the rest is asked for."
-            )
+            kept = f"  The finished answers are in {self._ledger}. Run the same command again to ask for the rest only."
             raise NLFTError("\n".join([*map(str, self._failures), kept])) from self._failures[0]
 
-    def _first(self, hash: str) -> Request:
+    def _first(self, hash: str) -> CompletionRequest:
         return self._requests[self.wanted[hash][0]]
 
     def _answered(self, hash: str, answer: Generated) -> list[tuple[int, Generated]]:
@@ -243,10 +243,10 @@ class _Asking:
     def _limit(self) -> str:
         calls = self._ledgered.calls
         entries = self._ledger.entries()
-        got = f"{self._total - len(self.wanted)} of {self._total} answers are there, all in {self._ledger}"
+        got = f"{self._total - len(self.wanted)} of {self._total} answers are in {self._ledger}"
         if calls.max_requests is not None and len(entries) >= calls.max_requests:
             reached = f"--max_requests {calls.max_requests} is reached"
         else:
             spent = self._ledgered.spent()
-            reached = f"--max_cost {calls.max_cost:g} could be crossed by the next request: {spent:.4f} is spent"
-        return f"{reached}; {got}.\n  Raise the limit and run the same command again: it goes on from there."
+            reached = f"the next request could exceed --max_cost {calls.max_cost:g}: {spent:.4f} is spent"
+        return f"{reached}; {got}.\n  Raise the limit and run the same command again: it continues from there."

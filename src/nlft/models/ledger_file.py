@@ -1,4 +1,4 @@
-"""A file of finished answers, one a line, which survives whatever kills its writers, and serves several at once."""
+"""A file of finished answers, one per line. It survives crashes of its writers, and several processes can share it."""
 
 import json
 import os
@@ -16,16 +16,16 @@ from nlft.models.exchange import tell
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows: a ledger is then for one process at a time
+except ImportError:  # Windows: only one process at a time may use a ledger
     fcntl = None
 
-_START = b'{"hash": "'  # of every line
-_CLAIMS = 65_536  # a lock for each hash would be too many for the kernel's list
+_START = b'{"hash": "'  # every line starts with this
+_CLAIMS = 65_536  # number of locks; one lock per hash would be too many for the kernel's list
 _MOST_PROBLEMS = 20
 
 
 class NotKept(NLFTError):
-    """The ledger cannot be written; to go on would be to pay for answers and lose them."""
+    """The ledger cannot be written. Stop here, because further answers would be paid for and lost."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Entry:
     """One line of a ledger.
 
     Attributes:
-        hash: of everything that the answer depends on; see `request_hash`.
-        request: the request's key, for people.
-        at: when it was finished, UTC, ISO 8601.
-        cost: None where no prices were given.
+        hash: hash of everything that the answer depends on; see `request_hash`.
+        request: the request's key, for human readers.
+        at: time when the answer finished, UTC, ISO 8601.
+        cost: cost of the request, in the currency of the prices; None without prices.
     """
 
     hash: str
@@ -46,46 +46,46 @@ class Entry:
     answer: Generated
 
     def line(self) -> bytes:
-        """The entry as its line, which begins with `_START`."""
+        """The entry as one line of the file. The line starts with `_START`."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def parse_entry(line: bytes) -> Entry:
-    """An entry from its line.
+    """Read an entry from its line.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: the line is not an entry; the message says why.
     """
     data = json.loads(line)
     try:
         answer = Generated(**data.pop("answer"))
         entry = Entry(**data, answer=answer)
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"its fields are not a ledger's: {error}") from error
+        raise ValueError(f"its fields are not those of a ledger: {error}") from error
     numbers = (answer.tokens, answer.prompt_tokens, 0 if entry.cost is None else entry.cost)
     strings = (entry.hash, entry.request, answer.text)
     if not all(isinstance(v, str) for v in strings) or not all(isinstance(v, int | float) for v in numbers):
-        raise ValueError("a field is of another type")
+        raise ValueError("a field has the wrong type")
     if answer.finish_reason not in get_args(Reason):
         raise ValueError(f'"finish_reason" is {answer.finish_reason!r}')
     return entry
 
 
 class Ledger:
-    """A file of finished answers, one a line, which several processes may read and append to."""
+    """A file of finished answers, one per line. Several processes may read it and append to it."""
 
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: need not exist; nothing is written before the first answer or claim.
+            path: the ledger's file. It need not exist: the first answer or claim creates it.
 
         Raises:
-            ProblemsError: lines that are no entries.
+            ProblemsError: some lines are not entries.
             UserError: the file cannot be read.
         """
         self.path = path
         self._entries: dict[str, Entry] = {}
-        self._read = self._lines = 0  # bytes and whole lines taken in so far
+        self._read = self._lines = 0  # bytes and whole lines read so far
         self._locks: int | None = None
         self._lockable = fcntl is not None
         self.refresh()
@@ -97,11 +97,11 @@ class Ledger:
         return self._entries[hash].answer
 
     def entries(self) -> list[Entry]:
-        """All of them, as they were finished."""
+        """All entries, in the order in which they finished."""
         return list(self._entries.values())
 
     def refresh(self) -> None:
-        """Take in what has been appended since, by whomever."""
+        """Read the lines that any process has appended since the last read."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._read)
@@ -109,9 +109,9 @@ class Ledger:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UserError(f"{self}: cannot be read: {error.strerror}.\n  Give another --ledger.") from error
+            raise UserError(f"cannot read {self}: {error.strerror}.\n  Give another --ledger.") from error
         problems = [p for number, line in enumerate(lines, self._lines + 1) if (p := self._take(line, number))]
-        # A last line without its end was cut off by a crash, or lacks nothing else: that is an answer too.
+        # A crash may cut off the last line. If only its newline is missing, the line is still an answer.
         if torn and (problem := self._take(torn, self._lines + len(lines) + 1)) and not _cut_off(torn):
             problems.append(problem)
         if problems:
@@ -127,15 +127,15 @@ class Ledger:
         try:
             entry = parse_entry(line)
         except (ValueError, RecursionError) as error:
-            cure = "Mend or remove the line (what it held is then asked for again), or give another --ledger."
-            return Problem(f"{self}:{number}", f"is no entry of a ledger: {error}", cure)
+            cure = "Fix or remove the line, or give another --ledger. The answer of a removed line is asked for again."
+            return Problem(f"{self}:{number}", f"is not an entry of a ledger: {error}", cure)
         self._entries.setdefault(entry.hash, entry)
         return None
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Write entries and see them to the disk. One write for all, so that a crash can tear only the last line.
+        """Append entries in one write, so that a crash can cut off only the last line.
 
-        The disk is waited for each time: milliseconds, beside seconds for a server's answer or a local batch.
+        Wait for the disk each time. That takes milliseconds; an answer or a local batch takes seconds.
 
         Raises:
             NotKept: the file cannot be written.
@@ -152,42 +152,42 @@ class Ledger:
 
     @contextmanager
     def _appending(self) -> Iterator[int]:
-        """The file, open, its last line whole, and nobody else's for as long."""
+        """Open the file for appending. Lock out other writers, and complete or drop a torn last line first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             self._lock(0, wait=True)
-            self._mend(file)
+            self._repair_last_line(file)
             yield file
         finally:
             self._unlock(0, 1)
             os.close(file)
 
-    def _mend(self, file: int) -> None:
-        """End a last line that has no end, or drop it if it was cut off: the next one must not join it."""
+    def _repair_last_line(self, file: int) -> None:
+        """Add a missing newline to the last line, or drop a line that was cut off. The next line must not join it."""
         size = os.fstat(file).st_size
         if size == 0 or _read_from(file, size - 1) == b"\n":
             return
         torn = _read_from(file, min(self._read, size)).rpartition(b"\n")[2]
         if _cut_off(torn):
             os.ftruncate(file, size - len(torn))
-            tell(f"{self}: its last line was cut off and is dropped ({len(torn)} bytes); what it held is asked again.")
+            tell(f"{self}: dropped the last line ({len(torn)} bytes), which was cut off. Its answer is asked again.")
         else:
             os.write(file, b"\n")
 
-    def claim(self, hash: str) -> bool:
-        """Whether this process may ask; False while another one holds that claim.
+    def claim_answer(self, hash: str) -> bool:
+        """Claim the right to ask for this answer. Return False while another process holds the claim.
 
-        Two hashes in 65,536 share one, which costs a moment's waiting and no more.
+        There are 65,536 locks. Two hashes may share one, and then one process only waits a moment longer.
         """
         return self._lock(1 + int(hash[:4], 16) % _CLAIMS, wait=False)
 
-    def release(self) -> None:
-        """Give up all claims."""
+    def release_claims(self) -> None:
+        """Release all claims of this process."""
         self._unlock(1, _CLAIMS)
 
     def _lock(self, at: int, *, wait: bool) -> bool:
-        """Lock one byte of a side file: closing the ledger itself would drop locks on it."""
+        """Lock one byte of a side file. (Closing the ledger itself would drop locks on the ledger.)"""
         if fcntl is None or not self._lockable:
             return True
         if self._locks is None:
@@ -200,9 +200,9 @@ class Ledger:
             fcntl.lockf(self._locks, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
         except (BlockingIOError, PermissionError):
             return False
-        except OSError as error:  # some network disks know no locks
+        except OSError as error:  # some network disks do not support locks
             self._lockable = False
-            tell(f"{self}: cannot be locked ({error.strerror}); let only one process at a time use it.")
+            tell(f"cannot lock {self}: {error.strerror}. Let only one process at a time use it.")
         return True
 
     def _unlock(self, at: int, count: int) -> None:
@@ -210,8 +210,8 @@ class Ledger:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, count, at)
 
     def _not_kept(self, error: OSError) -> NotKept:
-        cure = "Make room or give another --ledger, and run again."
-        return NotKept(f"{self}: cannot be written: {error.strerror}.\n  {cure}")
+        cure = "Make room or give another --ledger, and run the command again."
+        return NotKept(f"cannot write {self}: {error.strerror}.\n  {cure}")
 
     def __str__(self) -> str:
         return display_path(self.path)
@@ -226,7 +226,7 @@ def _read_from(file: int, start: int) -> bytes:
 
 
 def _cut_off(line: bytes) -> bool:
-    """Whether a line without an end is the beginning of an entry; what else stands there is never thrown away."""
+    """Whether a line without a newline is the start of an entry. Other text is never dropped."""
     try:
         parse_entry(line)
     except (ValueError, RecursionError):

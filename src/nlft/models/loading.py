@@ -1,4 +1,4 @@
-"""The model to train: loaded by name, with a fresh LoRA adapter or one to go on from."""
+"""Load a model by name, with a new LoRA adapter or a saved one."""
 
 import hashlib
 import sys
@@ -17,7 +17,7 @@ from trl import ModelConfig, get_quantization_config
 from nlft.errors import UserError
 from nlft.models.settings import ModelOptions
 
-# What the paper's code adapts; models that name their MLP otherwise (GPT-2) get every linear layer.
+# The layers that the paper's code adapts. Models with other names for their MLP (GPT-2) get every linear layer.
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -32,7 +32,7 @@ class ModelSettings(ModelOptions, ModelConfig):  # type: ignore[misc]
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token."""
+    """Load the model's tokenizer, with a padding token."""
     tokenizer = _from_pretrained(AutoTokenizer, settings)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -40,16 +40,16 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
 
 def load_model(settings: ModelSettings, *, trainable: bool) -> PreTrainedModel | PeftModel:
-    """The base model, with `settings.adapter` on it if there is one.
+    """Load the base model, with `settings.adapter` on it if there is one.
 
     Args:
-        trainable: whether that adapter goes on being trained.
+        trainable: whether training continues on that adapter.
 
     Raises:
         UserError: there is no such model or adapter.
     """
     quantization = get_quantization_config(settings)
-    # bitsandbytes quantises on the way to the GPU, so the process's own GPU is named here.
+    # bitsandbytes quantises while it loads to the GPU, so name the process's own GPU here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
     model = _from_pretrained(
@@ -66,36 +66,65 @@ def load_model(settings: ModelSettings, *, trainable: bool) -> PreTrainedModel |
 
 
 def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> PeftModel:
-    """Put a saved PEFT adapter on the model; safetensors only, since anything else is a pickle."""
+    """Put a saved PEFT adapter on the model. Accept only safetensors, because other formats are pickles.
+
+    Raises:
+        UserError: there is no such adapter, or it does not fit the model.
+    """
     path = adapter_folder(adapter)
     try:
         return PeftModel.from_pretrained(model, path, is_trainable=trainable, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--adapter {adapter}: no PEFT adapter can be loaded from there: {_first_line(error)}\n"
+            f"cannot load a PEFT adapter from --adapter {adapter}: {_first_line(error)}\n"
             "  Give a folder with adapter_config.json and adapter_model.safetensors, a run directory, or a hub name."
         ) from error
 
 
 def adapter_folder(adapter: str) -> str:
-    """A run directory's adapter where a run directory is given."""
+    """Return the adapter's folder or hub name. For a run directory, return the adapter's folder inside it."""
     inside = Path(adapter) / "adapter"
     return str(inside) if inside.is_dir() else adapter
 
 
 def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:
-    """Which adapter, by name and, where it lies on this machine, by the SHA-256 of its weights."""
+    """Identify an adapter by its name and, if it is on this machine, by the SHA-256 of its weights."""
     if adapter is None:
         return None
     weights = Path(adapter_folder(adapter)) / "adapter_model.safetensors"
-    found = {"name": adapter}
+    fingerprint = {"name": adapter}
     if weights.is_file():
-        found["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return found
+        fingerprint["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return fingerprint
+
+
+def weights_fingerprint(name: str, commit: str | None) -> str | None:
+    """Identify the weights that a model's name stands for today.
+
+    Args:
+        name: a folder or a hub name.
+        commit: the hub's commit, if the model came from the hub.
+
+    Returns:
+        For a folder, a SHA-256 over samples of its safetensors files; else the commit.
+    """
+    files = sorted(Path(name).glob("*.safetensors"))
+    if not files:
+        return commit
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            # Training changes every weight of a matrix, so samples suffice. Reading 100 GB would take minutes.
+            for block in range(256):
+                file.seek(size * block // 256)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
 
 
 def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:
-    """A new adapter's shape from the settings; the paper's layers unless others are named."""
+    """Make a new adapter's configuration from the settings. The default layers are the paper's."""
     return LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
@@ -124,43 +153,45 @@ def default_lora(model: PreTrainedModel) -> LoraConfig:
 
 def default_targets(model: PreTrainedModel) -> list[str] | str:
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    found = [name for name in MLP_PROJECTIONS if name in names]
-    return found or "all-linear"
+    return [name for name in MLP_PROJECTIONS if name in names] or "all-linear"
 
 
 def _transposed(model: PreTrainedModel) -> bool:
-    """Whether the model keeps its weights as GPT-2 does."""
+    """Whether the model stores its weights transposed, as GPT-2 does."""
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> PreTrainedModel | PeftModel:
-    """Add a new adapter, its weights in float32 whatever the base is in; None leaves the model as it is.
+    """Add a new adapter with float32 weights, whatever the base model's data type is.
+
+    Args:
+        peft_config: the adapter's configuration; None adds no adapter.
 
     Raises:
-        UserError: the model has an adapter already.
+        UserError: the model already has an adapter.
     """
     if peft_config is None:
         return model
     if isinstance(model, PeftModel):
-        raise UserError("the model has an adapter already.\n  Leave `peft_config` out to go on training it.")
+        raise UserError("the model already has an adapter.\n  Leave out `peft_config` to continue training it.")
     return get_peft_model(model, peft_config)
 
 
 def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
     name = settings.model_name_or_path
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # its carriage returns would pile up in a log file
+        logging.disable_progress_bar()  # its carriage returns would fill a log file
     try:
         return cls.from_pretrained(name, revision=settings.model_revision, **options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--model_name_or_path {name}: cannot be loaded: {_first_line(error)}\n"
+            f"cannot load --model_name_or_path {name}: {_first_line(error)}\n"
             "  Give a folder with config.json and safetensors weights, or a hub name."
         ) from error
 
 
-def _only(names: Any) -> Any:
-    # TRL turns a one-element list into its element, since "all-linear" must be a string.
+def _only(names: list[str] | str | None) -> list[str] | str | None:
+    # TRL turns a list of one element into that element, because "all-linear" must be a string.
     return [names] if isinstance(names, str) and names != "all-linear" else names
 
 

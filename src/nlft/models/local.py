@@ -1,4 +1,4 @@
-"""Answers from a local transformers model: batched by length, greedy or sampled."""
+"""Get answers from a local transformers model: batched by length, greedy or sampled."""
 
 import hashlib
 import inspect
@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
-from nlft.models.answerer import Generated, Request
+from nlft.models.answerer import CompletionRequest, Generated
 
 
 class LocalModel:
@@ -22,7 +24,7 @@ class LocalModel:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         encoder: ConditionEncoder,
         *,
         max_new_tokens: int,
@@ -33,10 +35,10 @@ class LocalModel:
     ) -> None:
         """
         Args:
-            name: what to call model and adapter in `identity`.
+            name: how `identity` names model and adapter.
             temperature: 0 is greedy.
-            seed: with a question's key and a token's position, all that a random draw depends on; what else is
-                in the batch does not matter.
+            seed: a random draw depends on this seed, the question's key and the token's position. It does not depend
+                on the rest of the batch.
         """
         self.model = model.eval()
         self.name = name or {"model": getattr(model.config, "_name_or_path", "")}
@@ -50,7 +52,7 @@ class LocalModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model, adapter and all that shapes an answer; see `Answerer`."""
+        """Model, adapter and every setting that changes an answer; see `Answerer`."""
         system = self.encoder.templates.system_prompt
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         sampled = {"seed": self.seed} if self.temperature > 0 else {}
@@ -63,8 +65,11 @@ class LocalModel:
             **sampled,
         }
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
-        """Answer requests, a batch at a time: longest prompts first, so that memory runs out at once or not at all."""
+    def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
+        """Answer the requests in batches.
+
+        Start with the longest prompts, so that a lack of memory shows in the first batch.
+        """
         encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
         shared = self._shared(requests, encoded)
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
@@ -74,10 +79,10 @@ class LocalModel:
             prompts = [encoded[i] for i in batch]
             yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
 
-    def _shared(self, requests: Sequence[Request], encoded: Sequence[list[int]]) -> int:
-        """How many tokens all prompts begin with because of the chat template and of earlier turns, if they all do.
+    def _shared(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> int:
+        """Number of tokens that the chat template and earlier turns put at the start of every prompt; else 0.
 
-        What texts happen to begin alike with does not count: it would differ with whatever else is asked.
+        Do not count further tokens that the texts happen to share, because that number depends on the other requests.
         """
         if not requests or not self._may_share:
             return 0
@@ -96,10 +101,11 @@ class LocalModel:
 
     @torch.inference_mode()
     def _decode(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
-        """Decode a batch, dropping rows as they finish: one long answer must not hold up its batch.
+        """Decode a batch. Drop rows as they finish, so that one long answer does not slow the whole batch.
 
         Args:
-            shared: how many tokens all prompts begin with; they are read once, and what pads shorter prompts follows.
+            shared: number of tokens at the start of all prompts. The model reads them once; the padding of shorter
+                prompts comes after them.
         """
         width, count = max(map(len, prompts)), len(prompts)
         device = next(self.model.parameters()).device
@@ -139,8 +145,11 @@ class LocalModel:
         return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
 
     def _read(self, ids: list[int], count: int) -> Any:
-        """The cache of `count` prompts that begin with `ids`; None where nothing is gained, or the model keeps anything
-        but keys and values of every token (a window, a state): pads in the middle would be taken for tokens."""
+        """Read `ids` once, and return the cache for `count` prompts that begin with them.
+
+        Return None if that saves nothing. Also return None if the cache holds anything except keys and values of
+        every token (a sliding window, a state): such a model would read the padding in the middle as tokens.
+        """
         if count == 1 or not ids:
             return None
         step = torch.tensor([ids], device=next(self.model.parameters()).device)
@@ -157,18 +166,18 @@ class LocalModel:
         return Generated(text.strip(), len(ids), "stop" if stopped else "length", prompt_tokens)
 
 
-def _places_are_given(model: Any) -> bool:
-    """Whether tokens are where `position_ids` says: then pads that are masked may stand between them.
+def _places_are_given(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the model takes token positions from `position_ids` alone, so that masked padding may stand between.
 
-    MPT measures distances by index; GPT-Neo takes positions, but every other layer's window goes by index.
+    MPT measures distances by index. GPT-Neo takes positions, but the window of every second layer goes by index.
     """
     base = causal_lm(model)
     return "position_ids" in inspect.signature(base.forward).parameters and base.config.model_type != "gpt_neo"
 
 
-def _contiguous(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # The last position's states are a strided view, and over frozen weights torch 2.13 multiplies such a view by a
-    # copy of the head for each row: 5.6 GB for 100 rows of SmolLM2.
+def _contiguous(head: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # The last position's states are a strided view. Over frozen weights, torch 2.13 multiplies such a view by one copy
+    # of the head per row: 5.6 GB for 100 rows of SmolLM2.
     return (inputs[0].contiguous(), *inputs[1:])
 
 
@@ -177,8 +186,10 @@ def _greedy(logits: Tensor, rows: list[int]) -> Tensor:
 
 
 class _Draw:
-    """Draws each row's next token with that question's own random numbers, one a token, by inversion of the
-    tempered distribution; so nothing depends on the other rows."""
+    """Draws each row's next token with the question's own random numbers, so that other rows do not matter.
+
+    It draws one number per token and inverts the cumulative distribution at the given temperature.
+    """
 
     def __init__(self, keys: list[str], seed: int, temperature: float) -> None:
         digests = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]

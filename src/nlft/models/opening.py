@@ -1,6 +1,5 @@
 """Open the model that the settings name, local or on a server, with a ledger of its answers."""
 
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +23,14 @@ def open_answerer(
     system_prompt: str | None = None,
     ledger: Path,
 ) -> "Ledgered":
-    """The model that the settings name, here or on a server, with a ledger of its answers.
+    """Open the model that the settings name, local or on a server, with a ledger of its answers.
 
     Args:
-        batch_size: completions that a local model writes at a time.
-        ledger: where answers are kept if `calls.ledger` does not say.
+        batch_size: number of completions that a local model generates at a time.
+        ledger: file of the ledger, unless `calls.ledger` names one.
 
     Raises:
-        UserError: the model cannot be loaded, the server's address or key is amiss, or the ledger is damaged.
+        UserError: the model cannot be loaded, the server's address or key is wrong, or the ledger is damaged.
     """
     from nlft.models.answerer import Answerer
     from nlft.models.ledger import Ledgered
@@ -43,8 +42,8 @@ def open_answerer(
 
         if model_settings.adapter is not None:
             raise UserError(
-                "--adapter is for a model that is loaded here; a server brings its own.\n"
-                "  Leave it out, or leave out --backend and --base_url."
+                "--adapter works only with a local model; a server loads its own adapters.\n"
+                "  Leave out --adapter, or leave out --backend and --base_url."
             )
         model: Answerer = ServerModel(
             str(model_settings.model_name_or_path), backend, system_prompt=system_prompt, **shape
@@ -52,36 +51,22 @@ def open_answerer(
     else:
         from nlft.core.conditions import ConditionEncoder
         from nlft.core.prompts import Templates
-        from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer
+        from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer, weights_fingerprint
         from nlft.models.local import LocalModel
 
         encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=system_prompt))
         net = load_model(model_settings, trainable=False)
         name = {
             "model": model_settings.model_name_or_path,
-            "weights": _weights(str(model_settings.model_name_or_path), net.config),
+            "weights": weights_fingerprint(
+                str(model_settings.model_name_or_path), getattr(net.config, "_commit_hash", None)
+            ),
             "bits": 4 if model_settings.load_in_4bit else 8 if model_settings.load_in_8bit else None,
             "adapter": adapter_fingerprint(model_settings.adapter),
             "chat_template": encoder.tokenizer.chat_template,
         }
         model = LocalModel(net, encoder, batch_size=batch_size, name=name, **shape)
     return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
-
-
-def _weights(name: str, config: Any) -> str | None:
-    """Which weights a name stands for today: the hub's commit, or a digest of blocks all over a folder's files."""
-    files = sorted(Path(name).glob("*.safetensors"))
-    if not files:
-        return getattr(config, "_commit_hash", None)
-    digest = sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            for block in range(256):  # training moves all weights of a matrix; to read 100 GB would take minutes
-                file.seek(size * block // 256)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
 
 
 def model_kinds() -> list[Any]:

@@ -1,6 +1,6 @@
-"""Answers from an OpenAI-compatible server.
+"""Get answers from an OpenAI-compatible server.
 
-The client's own retries are off: they leave out broken bodies and empty answers, and wait eight seconds at most.
+The client's own retries are off, because they ignore broken bodies and empty answers and wait at most eight seconds.
 """
 
 import hashlib
@@ -13,17 +13,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from nlft.core.prompts import as_messages
 from nlft.errors import UserError
-from nlft.models.answerer import Generated, Reason, Request, estimated_tokens
+from nlft.models.answerer import CompletionRequest, Generated, Reason, estimated_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
 from nlft.models.settings import BackendSettings
 
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
 HOSTED = "https://api.openai.com/v1"
-NO_KEY = "none"  # the client insists on one
+NO_KEY = "none"  # the client requires a key
 
 _NOT_KNOWN = re.compile(
     r"unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not (?:permitted|allowed)", re.IGNORECASE
@@ -32,7 +35,7 @@ _REASONS: dict[Any, Reason] = {"length": "length", "max_tokens": "length", "cont
 
 
 class ServerModel:
-    """A model behind an OpenAI-compatible server as an answerer."""
+    """A model on an OpenAI-compatible server, as an answerer."""
 
     def __init__(
         self,
@@ -46,10 +49,10 @@ class ServerModel:
     ) -> None:
         """
         Args:
-            model: its name at the server.
+            model: the model's name on the server.
             temperature: 0 is greedy.
-            seed: with a request's key, what the server is given as seed if it samples. Few servers promise more
-                than to try.
+            seed: seed and request key together give the seed that the server gets when it samples. Few servers
+                guarantee equal answers for equal seeds.
 
         Raises:
             UserError: the address or the key cannot be used.
@@ -69,7 +72,7 @@ class ServerModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Server, model and all that shapes an answer; see `Answerer`."""
+        """Server, model and every setting that changes an answer; see `Answerer`."""
         sampled = {"seed": self.seed} if self.temperature > 0 else {}
         return {
             "server": self.server,
@@ -80,13 +83,13 @@ class ServerModel:
             **sampled,
         }
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Generated]]]:
+    def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
         """Ask for all answers, `concurrency` at a time.
 
         Raises:
             UserError: the server refuses key, model or address.
-            NLFTError: some requests failed in the end; all others have been yielded, unless the server seems to be
-                gone.
+            NLFTError: some requests failed after all retries. All other answers have been yielded, unless the server
+                seems to be gone.
         """
         pace = Pace(
             self.settings.concurrency,
@@ -108,12 +111,12 @@ class ServerModel:
         options: dict[str, Any] = {"base_url": self.base_url, "max_retries": 0, "timeout": timeout}
         async with AsyncOpenAI(api_key=self._key or NO_KEY, **options) as client:
 
-            async def attempt(request: Request) -> Generated:
+            async def attempt(request: CompletionRequest) -> Generated:
                 return await self._attempt(client, request)
 
             yield attempt
 
-    async def _attempt(self, client: Any, request: Request) -> Generated:
+    async def _attempt(self, client: "AsyncOpenAI", request: CompletionRequest) -> Generated:
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         while True:
@@ -124,15 +127,15 @@ class ServerModel:
                 raise TimeoutError from None
             except APIConnectionError as error:
                 why = self.redact(f"no connection: {error.__cause__ or error}")
-                raise AttemptFailed(why, f"See that a server runs at {self.server}.", again=True) from None
+                raise AttemptFailed(why, f"Check that a server runs at {self.server}.", again=True) from None
             except APIStatusError as error:
                 if error.status_code in (400, 422) and self.do_without(body, _said(error)):
                     continue
                 raise self._refused(error) from None
             return self.parse(response.http_response.text)
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """What the server is sent."""
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        """The request's JSON body."""
         limit = "max_completion_tokens" if "max_tokens" in self._unknown else "max_tokens"
         body = {
             "model": self.model,
@@ -146,26 +149,26 @@ class ServerModel:
         return body
 
     def do_without(self, body: Mapping[str, Any], refusal: str) -> bool:
-        """Whether the server refused a parameter that need not be sent; from then on it is not.
+        """If the server refused an optional parameter, stop sending it. Return whether that is so.
 
-        Local servers know `max_tokens`, and some ignore what they do not know; OpenAI's newer models want
-        `max_completion_tokens`, and say so.
+        Local servers know `max_tokens`, and some ignore parameters that they do not know. OpenAI's newer models
+        require `max_completion_tokens` and say so.
         """
         if not _NOT_KNOWN.search(refusal):
             return False
         for name in ("max_tokens", "seed"):
             if name in body and re.search(rf"\b{name}\b", refusal):
                 if name == "seed" and name not in self._unknown:
-                    tell(f"{self.server} takes no seed: an answer that is asked for again will differ.")
+                    tell(f"{self.server} does not accept a seed: asking again will give a different answer.")
                 self._unknown.add(name)
                 return True
         return False
 
     def parse(self, body: str) -> Generated:
-        """The answer in a response's body.
+        """Read the answer from a response's body.
 
         Raises:
-            AttemptFailed: there is none; the body is cut off, or something else.
+            AttemptFailed: the body is not a chat completion, or is cut off.
         """
         try:
             data = json.loads(body)
@@ -178,24 +181,24 @@ class ServerModel:
             tokens, prompt_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("completion", "prompt"))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             start = _short(self.redact(body), 120) or "nothing"
-            cure = f"See that {self.server} is an OpenAI-compatible server; the address mostly ends in /v1."
+            cure = f"Check that {self.server} is an OpenAI-compatible server. Its address usually ends in /v1."
             raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
-        # A server that echoes its headers must not put the key into a file; and none can hold a lone surrogate.
+        # If a server echoes its headers, the key must not reach a file. A file cannot hold a lone surrogate either.
         text = (text.replace(self._key, "[key]") if self._key else text).encode("utf-8", "replace").decode()
         return Generated(text.strip(), tokens, reason, prompt_tokens)
 
     def redact(self, text: str) -> str:
-        """Text without the key, or anything that looks like one."""
+        """Remove the key, and anything that looks like a key, from a text."""
         if self._key:
             text = text.replace(self._key, "[key]")
         return re.sub(r"\bsk-[\w*.-]{4,}|(?<=Bearer )\S+", "[key]", text)
 
-    def _refused(self, error: Any) -> AttemptFailed:
-        """What a status of 400 or more means."""
+    def _refused(self, error: "APIStatusError") -> AttemptFailed:
+        """Turn a status of 400 or more into a failed attempt."""
         status = error.status_code
         said = _short(self.redact(_said(error)))
         why = f"{status} {_phrase(status)}{': ' if said else ''}{said}"
-        exhausted = error.code == "insufficient_quota"  # OpenAI's 429 that no waiting mends
+        exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
         blame: Blame = "account" if status in (401, 403, 404) else "server" if again or exhausted else "request"
         wait = retry_after(error.response.headers, time.time())
@@ -205,23 +208,23 @@ class ServerModel:
         variable = self.settings.api_key_env
         if status in (401, 403):
             if self._key:
-                return f"Check the key in the environment variable {variable}, and what it may be used for."
-            return f"Put the key into the environment variable {variable}, or name another with --api_key_env."
+                return f"Check the key in the environment variable {variable}, and its permissions."
+            return f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
         if status == 404:
-            return "Check --base_url, which mostly ends in /v1, and --model_name_or_path, the model's name there."
+            return "Check --base_url (it usually ends in /v1) and --model_name_or_path (the model's name there)."
         if status == 429:
-            return "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute; or see to the quota."
+            return "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute, or check your quota."
         if status in (408, 409, 425) or status >= 500:
-            return "Look into the server's log, or try again later."
-        return "Change what the server's message names; --model_name_or_path is the model's name there."
+            return "Read the server's log, or try again later."
+        return "Change the setting that the server's message names. --model_name_or_path is the model's name there."
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a server asks to be left alone, by `retry-after-ms` or `Retry-After` (seconds, or a date).
+    """Seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds, or a date).
 
     Args:
-        headers: names in lower case.
-        now: Unix time, for want of a Date header: a date is meant by the server's clock.
+        headers: the response's headers, names in lower case.
+        now: Unix time. It is used if there is no Date header; otherwise the server's own clock counts.
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
@@ -242,7 +245,7 @@ def _timestamp(date: str) -> float | None:
         return None
 
 
-def _said(error: Any) -> str:
+def _said(error: "APIStatusError") -> str:
     """The server's own message."""
     body = error.body
     if isinstance(body, dict):
@@ -251,7 +254,7 @@ def _said(error: Any) -> str:
 
 
 def _short(text: str, most: int = 300) -> str:
-    """Text on one line, and not too much of it."""
+    """Put a text on one line, and cut it to `most` characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[:most] + " …"
 
@@ -264,32 +267,34 @@ def _phrase(status: int) -> str:
 
 
 def _address(url: str) -> SplitResult:
-    """The server's address, taken apart.
+    """Parse the server's address.
 
     Raises:
-        UserError: it is none, or it holds what could be a secret; then it is not repeated.
+        UserError: it is not an address, or it may hold a secret. The message does not repeat a possible secret.
     """
     cure = "\n  Give the server's address, such as http://localhost:8000/v1"
     parts = urlsplit(url)
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"--base_url holds more than an address: a name and password, or a query.{cure}, and its key "
-                        "in an environment variable (--api_key_env).")  # fmt: skip
+        raise UserError(f"--base_url holds more than an address: a name and password, or a query.{cure}, and put its "
+                        "key into an environment variable (--api_key_env).")  # fmt: skip
     try:
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:
         usable = False
     if not usable:
-        raise UserError(f"--base_url {url}: is not an address.{cure}.")
+        raise UserError(f"--base_url {url} is not an address.{cure}.")
     return parts
 
 
 def _key(variable: str, *, needed: bool) -> str | None:
-    """The key in an environment variable; neither it nor what was given in place of the name is ever repeated."""
+    """Read the key from an environment variable. No message repeats the key or a wrong name, which may be the key."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
         raise UserError("--api_key_env is not the name of an environment variable.\n  Give its name, not the key.")
     key = os.environ.get(variable, "").strip()
     if not key and needed:
-        raise UserError(f"{urlsplit(HOSTED).hostname} wants a key.\n  Put it into the environment variable {variable}.")
+        raise UserError(
+            f"{urlsplit(HOSTED).hostname} requires a key.\n  Put it into the environment variable {variable}."
+        )
     if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"the environment variable {variable} holds something that is no key.\n  Put the key into it.")
+        raise UserError(f"the value of the environment variable {variable} is not a key.\n  Put the key into it.")
     return key or None

@@ -6,18 +6,18 @@ from typing import Any
 
 from nlft.errors import UserError, display_path
 from nlft.page.plain import plain
-from nlft.runs.controls import ControlState, after, check, controls_of, outcome, resolve
-from nlft.runs.request_file import Request
+from nlft.runs.controls import ControlState, after, controls_of, outcome, refusal, resolve
+from nlft.runs.request_file import ControlRequest
 from nlft.runs.run_dir import RunDir
 
 MOST_AT_ONCE = 50
 NOT_STEERABLE = "this run takes no requests; `nlft train` makes runs that do"
 
 
-def expected(state: ControlState, waiting: Iterable[Request]) -> ControlState:
+def expected(state: ControlState, waiting: Iterable[ControlRequest]) -> ControlState:
     """The state once the trainer has answered what waits already: a new scheme's settings can be asked for at once."""
     for request in waiting:
-        if request.problem is None and check(request.control, request.value, state) is None:
+        if request.problem is None and refusal(request.control, request.value, state) is None:
             control, value = resolve(request.control, request.value, state)
             state = after(state, _line(request.id, control, value, state))
     return state
@@ -40,7 +40,7 @@ def ask(
     """
     refused: list[tuple[str, str]] = []
     for name, value in wanted:
-        reason = check(name, value, state)
+        reason = refusal(name, value, state)
         if reason is not None:
             refused.append((name, reason))
         else:
@@ -63,7 +63,7 @@ def offered(state: ControlState | None) -> dict[str, Any] | None:
         return None
     known = {control.name: asdict(control) for control in controls_of(state)}
     found = {"values": dict(state.values), "controls": known, "unavailable": dict(state.unavailable)}
-    undoable = [id for id in state.taken if check("undo", id, state) is None]
+    undoable = [id for id in state.taken if refusal("undo", id, state) is None]
     needs = {"conditions": dict(state.conditions), "scorable": state.scorable, "undoable": undoable}
     return dict(plain({**found, **needs}))
 

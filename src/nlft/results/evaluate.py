@@ -16,7 +16,7 @@ from nlft.data.grading import Grade, Grader, get_grader
 from nlft.data.records import Question
 from nlft.errors import UserError
 from nlft.files import write_whole
-from nlft.models.answerer import Answerer, Generated, Request, complete
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.settings import CallSettings
@@ -151,7 +151,7 @@ def evaluate(
     local = _local_model(answerer)
     check_can_score(settings, on_server=local is None)
     questions = questions[: settings.limit]
-    requests = [Request(str(q.id), fill_prompt(q.prompt, settings.prompt_template)) for q in questions]
+    requests = [CompletionRequest(str(q.id), fill_prompt(q.prompt, settings.prompt_template)) for q in questions]
     generated = complete(requests, answerer, "evaluating")
     answers = tuple(
         _graded(question, request.prompt, answer, readings)
@@ -265,7 +265,7 @@ def _summarize(answers: tuple[GradedAnswer, ...], readings: list[str], logp: flo
     )
 
 
-def _answer_logp(local: "LocalModel", requests: Sequence[Request], questions: Sequence[Question]) -> float:
+def _answer_logp(local: "LocalModel", requests: Sequence[CompletionRequest], questions: Sequence[Question]) -> float:
     """Mean log-likelihood per token of the standard answers, over the tokens of all of them."""
     import torch
 

@@ -1,1 +1,1 @@
-"""A run's files, read and written without torch."""
+"""Read and write a run's files without torch."""

@@ -1,7 +1,7 @@
-"""What can be changed while a run trains: the controls as data, what is refused and why, and what a request does.
+"""The controls of a training run: what each one sets, why a request is refused, and what a request changes.
 
-Pure, and without torch: the page's server asks `check` before it writes a request, the trainer asks it again before
-it takes one, and both read where the controls stand from run.yaml and controls.jsonl with `state_of`.
+Pure functions, without torch. The page's server calls `refusal` before it writes a request, and the trainer calls it
+again before it takes one. Both read the state of the controls from run.yaml and controls.jsonl with `state_of`.
 """
 
 import math
@@ -19,12 +19,12 @@ _KINDS: dict[type[Any], Kind] = {bool: "flag", int: "integer", float: "number"}
 
 @dataclass(frozen=True)
 class Control:
-    """One thing that can be set or asked for.
+    """One setting or action that a user can change or start while a run trains.
 
     Attributes:
-        kind: what its value is; an `action` has none (null), and a `request` is a taken request's id.
-        low, high: of numbers, both included; None for no bound.
-        choices: of a `choice`; None where they depend on the run (`scheme`).
+        kind: type of the value. An `action` has no value (null). The value of a `request` is a taken request's id.
+        low, high: bounds of a number, both included; None for no bound.
+        choices: allowed values of a `choice`; None if they depend on the run (`scheme`).
     """
 
     name: str
@@ -48,23 +48,23 @@ _CONTROLS = [
 ]
 CONTROLS = {control.name: control for control in _CONTROLS}
 
-# Without these the same steps give the same weights, so neither a resume nor a replay takes them again.
+# These do not change the weights, so neither a resume nor a replay takes them again.
 WITHOUT_EFFECT_ON_WEIGHTS = frozenset({"pause", "resume", "save", "evaluate"})
 _OPPOSITE = {"pause": "resume", "resume": "pause"}
 
 
 @dataclass(frozen=True)
 class ControlState:
-    """Where a run's controls stand.
+    """The state of a run's controls.
 
     Attributes:
-        values: `learning_rate`, `scheme`, `pause` (bool), and every scheme's settings as `saliency.FIELD`; the
-            fields of different schemes have different names.
+        values: `learning_rate`, `scheme`, `pause` (bool), and every scheme's settings as `saliency.FIELD`. Fields of
+            different schemes have different names.
         schemes: each scheme's settings.
-        conditions: what each scheme needs scored, of `standard` and `judge`.
-        scorable: what can be scored.
-        unavailable: controls that this run cannot offer, and why.
-        taken: the taken requests by id, as controls.jsonl has them.
+        conditions: the conditions that each scheme needs, of `standard` and `judge`.
+        scorable: the conditions that this run can score.
+        unavailable: controls that this run lacks -> the reason.
+        taken: the taken requests by id, as in controls.jsonl.
     """
 
     values: Mapping[str, Any]
@@ -89,7 +89,7 @@ class ControlState:
 
 
 def describe(settings: type[Any]) -> list[Control]:
-    """A settings dataclass as controls; help, range and default come from its fields alone."""
+    """Turn a settings dataclass into controls. Its fields give help, range and default."""
     hints = get_type_hints(settings, include_extras=True)
     return [_described(f.name, hints[f.name], f.default, f.metadata.get("help", "")) for f in fields(settings)]
 
@@ -97,9 +97,9 @@ def describe(settings: type[Any]) -> list[Control]:
 def _described(name: str, hint: Any, default: Any, help: str) -> Control:
     if get_origin(hint) is Literal:
         return Control(name, "choice", help, choices=list(get_args(hint)), default=default)
-    limit, plain = range_of(hint), getattr(hint, "__origin__", hint)
+    limit, value_type = range_of(hint), getattr(hint, "__origin__", hint)
     low, high = (None, None) if limit is None else (_bound(limit.low), _bound(limit.high))
-    return Control(name, _KINDS[plain], help, low=low, high=high, default=default)
+    return Control(name, _KINDS[value_type], help, low=low, high=high, default=default)
 
 
 def _bound(value: float) -> float | None:
@@ -112,7 +112,7 @@ def steering_record(
     scorable: list[str],
     unavailable: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What run.yaml says for `state_of`, besides `scheme` and `saliency`."""
+    """The part of run.yaml that `state_of` reads, besides `scheme` and `saliency`."""
     return {
         "schemes": {name: [asdict(control) for control in describe(kind)] for name, kind in schemes.items()},
         "conditions": dict(conditions),
@@ -122,17 +122,17 @@ def steering_record(
 
 
 def state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> ControlState | None:
-    """Where the controls stand, or None for a run that takes no requests (`nlft sft`).
+    """Read the state of the controls. Return None for a run that takes no requests (`nlft sft`).
 
     Args:
-        settings: run.yaml.
-        lines: `RunDir.controls()`.
+        settings: content of run.yaml.
+        lines: lines of controls.jsonl, from `RunDir.controls()`.
     """
     if "schemes" not in settings:
         return None
-    schemes = {name: [Control(**c) for c in found] for name, found in settings["schemes"].items()}
+    schemes = {name: [Control(**c) for c in recorded] for name, recorded in settings["schemes"].items()}
     values: dict[str, Any] = {"learning_rate": 1.0, "scheme": settings["scheme"], "pause": False}
-    values |= {SALIENCY + c.name: c.default for found in schemes.values() for c in found}
+    values |= {SALIENCY + c.name: c.default for controls in schemes.values() for c in controls}
     values |= {SALIENCY + name: value for name, value in settings["saliency"].items()}
     state = ControlState(
         values, schemes, settings["conditions"], settings["scorable"], settings.get("unavailable") or {}
@@ -143,7 +143,7 @@ def state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) ->
 
 
 def after(state: ControlState, line: Mapping[str, Any]) -> ControlState:
-    """The state when a line of controls.jsonl is in force; a refused request changes nothing."""
+    """The state after a line of controls.jsonl takes effect. A refused request changes nothing."""
     if not line["taken"]:
         return state
     values, control = dict(state.values), line["control"]
@@ -155,49 +155,49 @@ def after(state: ControlState, line: Mapping[str, Any]) -> ControlState:
 
 
 def controls_of(state: ControlState) -> list[Control]:
-    """Every control of this run with its choices; the active scheme's settings are among them."""
+    """Every control of this run with its choices, including the active scheme's settings."""
     own = [replace(control, name=SALIENCY + control.name) for control in state.schemes[state.scheme]]
-    found = [control for control in CONTROLS.values() if control.name not in state.unavailable]
-    return [replace(c, choices=list(state.schemes)) if c.name == "scheme" else c for c in found] + own
+    general = [control for control in CONTROLS.values() if control.name not in state.unavailable]
+    return [replace(c, choices=list(state.schemes)) if c.name == "scheme" else c for c in general] + own
 
 
-def check(control: str, value: Any, state: ControlState) -> str | None:
-    """Why the request cannot be taken as things stand, in a sentence without its full stop; None if it can."""
+def refusal(control: str, value: object, state: ControlState) -> str | None:
+    """Why the run would refuse this request now, as a sentence without its full stop; None if it would take it."""
     if control == "undo":
-        return _check_undo(value, state)
+        return _undo_refusal(value, state)
     if control in state.unavailable:
         return state.unavailable[control]
     known = {c.name: c for c in controls_of(state)}
     if control not in known:
         return _unknown(control, state)
     if control in _OPPOSITE and state.paused == (control == "pause"):
-        return "the run is paused already" if state.paused else "the run is not paused"
+        return "the run is already paused" if state.paused else "the run is not paused"
     wrong = _wrong_value(known[control], value)
     if wrong is None and control == "scheme":
-        missing = [c for c in state.conditions[value] if c not in state.scorable]
+        missing = [c for c in state.conditions[str(value)] if c not in state.scorable]
         if missing:
-            return f"scheme {value} needs {' and '.join(missing)}, which this run's examples have no prompts for"
+            return f"scheme {value} needs {' and '.join(missing)}, but this run's examples have no prompts for that"
     return wrong
 
 
-def _check_undo(value: Any, state: ControlState) -> str | None:
+def _undo_refusal(value: object, state: ControlState) -> str | None:
     line = state.taken.get(value) if isinstance(value, str) else None
     if line is None:
         return "no taken request has this id"
     if not can_undo(line):
         return f"{line['control']} cannot be undone"
-    return check(*resolve("undo", value, state), state)
+    return refusal(*resolve("undo", value, state), state)
 
 
 def _unknown(control: str, state: ControlState) -> str:
     name = control.removeprefix(SALIENCY)
-    owner = next((s for s, found in state.schemes.items() if any(c.name == name for c in found)), None)
+    owner = next((s for s, controls in state.schemes.items() if any(c.name == name for c in controls)), None)
     if control.startswith(SALIENCY) and owner is not None:
-        return f"{name} is a setting of scheme {owner}, and {state.scheme} is active"
+        return f"{name} is a setting of scheme {owner}, but {state.scheme} is active"
     return f"there is no control {control[:80]!r}"
 
 
-def _wrong_value(control: Control, value: Any) -> str | None:
+def _wrong_value(control: Control, value: object) -> str | None:
     kind = control.kind
     if kind == "action":
         return None if value is None else f"{control.name} takes no value"
@@ -205,7 +205,8 @@ def _wrong_value(control: Control, value: Any) -> str | None:
         return None if value in (control.choices or []) else f"choose one of {', '.join(control.choices or [])}"
     if kind == "flag":
         return None if isinstance(value, bool) else "give true or false"
-    if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else int | float):
+    number = isinstance(value, int) or (kind == "number" and isinstance(value, float))
+    if isinstance(value, bool) or not number:
         return "give a whole number" if kind == "integer" else "give a number"
     low = -math.inf if control.low is None else control.low
     high = math.inf if control.high is None else control.high
@@ -217,12 +218,15 @@ def _wrong_value(control: Control, value: Any) -> str | None:
 
 
 def can_undo(line: Mapping[str, Any]) -> bool:
-    """Whether a line of controls.jsonl has something that can be set back."""
+    """Whether the request in a line of controls.jsonl can be undone."""
     return bool(line["taken"]) and line["control"] not in ("save", "evaluate", "stop")
 
 
 def resolve(control: str, value: Any, state: ControlState) -> tuple[str, Any]:
-    """The control that a request sets, and to what: itself, but for an undo. `check` has passed it."""
+    """The control that a request sets, and its new value. For an undo, that is the control to set back.
+
+    `refusal` must have returned None for this request.
+    """
     if control == "undo":
         line = state.taken[value]
         opposite = _OPPOSITE.get(line["control"])
@@ -234,7 +238,7 @@ def resolve(control: str, value: Any, state: ControlState) -> tuple[str, Any]:
 
 
 def outcome(control: str, value: Any, state: ControlState) -> tuple[Any, Any]:
-    """`old` and `new` of a resolved control, as controls.jsonl records them."""
+    """The values `old` and `new` of a resolved control, as controls.jsonl records them."""
     if control in _OPPOSITE:
         return state.paused, control == "pause"
     return state.values.get(control), value

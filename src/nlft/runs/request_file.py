@@ -10,19 +10,19 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-MOST_BYTES = 64 * 1024  # a request is a name and a number; what is longer is none
+MOST_BYTES = 64 * 1024  # a request is a name and a number, so a longer file is not a request
 _MOST_LETTERS = 200
 
 
 @dataclass(frozen=True)
-class Request:
-    """What someone asks of a run while it trains.
+class ControlRequest:
+    """A request to change a control of a run while it trains.
 
     Attributes:
-        file: its name in `requests/`; names sort by time.
+        file: name of the request's file in `requests/`; names sort by time.
         value: a number, a short text, true, false or None.
         who: `page`, `cli` or a user's name.
-        problem: why the file is no request, or None; the fields above are then empty.
+        problem: why the file is not a request, or None. If there is a problem, the other fields are empty.
     """
 
     file: str
@@ -34,18 +34,19 @@ class Request:
     problem: str | None = None
 
 
-def new_request(control: str, value: Any, who: str) -> tuple[Request, bytes]:
-    """A request made now, and what its file holds."""
+def new_request(control: str, value: Any, who: str) -> tuple[ControlRequest, bytes]:
+    """Make a request with the current time. Return it with the content of its file."""
     id = str(uuid.uuid4())
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     fields = {"id": id, "control": control, "value": value, "who": who, "time": now}
-    return Request(f"{time.time_ns():020d}-{id}.json", **fields), json.dumps(fields).encode()
+    return ControlRequest(f"{time.time_ns():020d}-{id}.json", **fields), json.dumps(fields).encode()
 
 
-def read_request(path: Path) -> Request | None:
-    """The request in a file, or one that only says what is wrong with it; None where the file is gone.
+def read_request(path: Path) -> ControlRequest | None:
+    """Read a request from a file. Return None if the file is gone.
 
-    The folder is open to others: a pipe must not block the trainer, nor a long or crooked file stop it.
+    If the file is not a request, return a request whose `problem` says why. Other users may write to the folder, so a
+    pipe must not block the trainer, and a long or malformed file must not stop it.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -55,7 +56,7 @@ def read_request(path: Path) -> Request | None:
         return _refused(path, f"cannot be read: {error.strerror}")
     try:
         if not S_ISREG(os.fstat(handle).st_mode):
-            return _refused(path, "is no regular file")
+            return _refused(path, "is not a regular file")
         with os.fdopen(handle, "rb", closefd=False) as file:
             return _parsed(path, file.read(MOST_BYTES + 1))
     except OSError as error:
@@ -64,25 +65,25 @@ def read_request(path: Path) -> Request | None:
         os.close(handle)
 
 
-def _parsed(path: Path, data: bytes) -> Request:
+def _parsed(path: Path, data: bytes) -> ControlRequest:
     if len(data) > MOST_BYTES:
         return _refused(path, f"is longer than {MOST_BYTES // 1024} KiB")
     try:
         raw = json.loads(data)
-        json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair could not be written down
+        json.dumps(raw, ensure_ascii=False).encode()  # raises for half a surrogate pair, which no file can hold
         texts = {name: raw[name] for name in ("id", "control", "who", "time")}
         value = raw["value"]
     except KeyError as error:
-        return _refused(path, f"is no request: {error} is missing")
+        return _refused(path, f"is not a request: {error} is missing")
     except (ValueError, TypeError, RecursionError) as error:
-        return _refused(path, f"is no request: {error}")
+        return _refused(path, f"is not a request: {error}")
     if not all(isinstance(text, str) and len(text) <= _MOST_LETTERS for text in texts.values()):
-        return _refused(path, "is no request: id, control, who and time are to be short texts")
+        return _refused(path, "is not a request: id, control, who and time must be short texts")
     if isinstance(value, list | dict) or (isinstance(value, str) and len(value) > _MOST_LETTERS):
-        return _refused(path, "is no request: value is to be a number, a short text, true, false or null")
-    return Request(path.name, value=value, **texts)
+        return _refused(path, "is not a request: value must be a number, a short text, true, false or null")
+    return ControlRequest(path.name, value=value, **texts)
 
 
-def _refused(path: Path, why: str) -> Request:
-    id = path.stem[-36:].encode(errors="replace").decode()  # a name need not be UTF-8, and a line of the ledger must
-    return Request(path.name, id, control="", value=None, who="", time="", problem=f"the file {why}")
+def _refused(path: Path, why: str) -> ControlRequest:
+    id = path.stem[-36:].encode(errors="replace").decode()  # a file name may not be UTF-8, but controls.jsonl must be
+    return ControlRequest(path.name, id, control="", value=None, who="", time="", problem=f"the file {why}")

@@ -1,7 +1,7 @@
-"""A run's files: their only reader and writer. The format is public, and docs/RUN_DIRECTORY.md describes it.
+"""Read and write a run's files. No other module does. docs/RUN_DIRECTORY.md describes the public format.
 
-Trainer and page meet only here, in files, so either may crash or restart alone. Nothing is a pickle. Imports
-neither torch nor transformers, so that the page stays light.
+Trainer and page share only these files, so each can crash or restart alone. No file is a pickle. This module imports
+neither torch nor transformers, so that the page starts fast.
 """
 
 import json
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
-from nlft.runs.request_file import Request, new_request, read_request
+from nlft.runs.request_file import ControlRequest, new_request, read_request
 
 FORMAT_VERSION = 1
-LIVE_KEPT = 1000  # snapshots of single batches that stay on disk: a long run must not fill a folder
+LIVE_KEPT = 1000  # number of batch snapshots to keep on disk, so that a long run does not fill the folder
 _STEP_FILE = re.compile(r"(step|batch)-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
 class WatchedExample:
-    """An example whose tokens the map shows: what does not change from step to step.
+    """An example whose tokens the map shows: the fields that stay the same at every step.
 
     Attributes:
-        tokens: the completion's tokens as text; joined they read as the completion, end-of-turn token last.
-        judgment: None for right completions without one.
+        tokens: the completion's tokens as text. Joined, they give the completion, with the end-of-turn token last.
+        judgment: None for a right completion without a judgment.
     """
 
     id: str | int
@@ -47,13 +47,13 @@ class WatchedExample:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """One watched example at one step; each array is (completion_len,).
+    """One watched example at one step. Each array is (completion_len,).
 
     Attributes:
-        base, standard, judge: natural-log probabilities, float32; `judge` is None for right completions.
-        likelihood, unlikelihood: the token weights that the scheme gave, float32, >= 0.
-        tag: uint8, an index into `Snapshot.tag_names`.
-        band: (completion_len, 17) float16 inner products of hidden states, or None where the scheme needs none.
+        base, standard, judge: natural-log probabilities, float32. `judge` is None for right completions.
+        likelihood, unlikelihood: the scheme's token weights, float32, >= 0.
+        tag: index into `Snapshot.tag_names`, uint8.
+        band: inner products of hidden states, (completion_len, 17) float16; None if the scheme needs none.
     """
 
     base: NDArray[np.float32]
@@ -70,9 +70,9 @@ class Snapshot:
     """The watched examples after `step` optimizer steps, in the order of `RunDir.watched()`.
 
     Attributes:
-        scores: None for examples that were not scored.
-        whole: True: every watched example, each scored alone at its own length. False: those that were in the batch
-            of the next step, with the scores that the batch had anyway, at its padded shape.
+        scores: one entry per watched example; None for examples that were not scored.
+        whole: True if every watched example was scored alone, at its own length. False if the scores come from the
+            next step's batch, at its padded shape; examples outside that batch have none.
     """
 
     step: int
@@ -101,16 +101,16 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDir":
-        """An existing run, for reading.
+        """Open an existing run for reading.
 
         Raises:
-            UserError: the folder is missing or holds no run.
+            UserError: the folder is missing or is not a run directory.
         """
         run = cls(path)
         if not run.settings_path.is_file():
             what = "holds no run.yaml" if run.path.is_dir() else "does not exist"
             raise UserError(
-                f"{display_path(path)}: {what}, so it is no run directory.\n"
+                f"{display_path(path)} {what}, so it is not a run directory.\n"
                 "  Give the --output_dir of an `nlft train` or `nlft sft` run."
             )
         return run
@@ -125,17 +125,19 @@ class RunDir:
         return dict(yaml.safe_load(self.settings_path.read_text(encoding="utf-8")))
 
     def clear(self) -> None:
-        """Remove an earlier run's files, and nothing that is not a run's."""
+        """Remove an earlier run's files, and no other files."""
         for folder in (self.saliency_path, self.requests_path, self.checkpoints_path, self.adapter_path):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.settings_path, self.events_path, self.controls_path, self.evaluation_path):
             file.unlink(missing_ok=True)
 
     def start_events(self, resumed_step: int | None) -> None:
-        """Make room for this run's events: an empty log, or one whose later lines are marked superseded.
+        """Start the log of events. A new run starts with an empty log.
+
+        A resumed run marks the lines after its checkpoint as superseded and removes the snapshots after it.
 
         Args:
-            resumed_step: the checkpoint's optimizer step, or None for a run that starts anew.
+            resumed_step: the checkpoint's optimizer step; None for a new run.
         """
         self._kept[self.events_path].clear()
         _supersede(self.events_path, resumed_step)
@@ -148,16 +150,18 @@ class RunDir:
         self._append(self.events_path, event)
 
     def _append(self, path: Path, entry: dict[str, Any]) -> None:
-        """On a full disk the line is kept and written with the next one: a moment without room must neither end a
-        run nor leave a hole in its record."""
+        """Append one line. If the disk is full, keep the line and write it with the next one.
+
+        A disk that is full for a moment must neither end a run nor leave a gap in its record.
+        """
         self._kept[path].append(_line(entry))
         try:
             self._write_kept(path)
         except OSError as error:
             if len(self._kept[path]) == 1:
                 warnings.warn(
-                    f"could not write to {display_path(path)}: {error}; training goes on, and its lines are kept "
-                    "until there is room.",
+                    f"could not write to {display_path(path)}: {error}. Training continues and keeps the lines in "
+                    "memory until there is room. Free some disk space.",
                     stacklevel=3,
                 )
 
@@ -167,28 +171,30 @@ class RunDir:
             self._kept[path].clear()
 
     def finish_logs(self) -> None:
-        """Write what a full disk has kept back, or warn of what is lost."""
+        """Write the lines that could not be written before. Warn if they are lost."""
         for path, kept in self._kept.items():
             try:
                 self._write_kept(path)
             except OSError as error:
-                warnings.warn(f"{display_path(path)}: its last {len(kept)} lines are lost: {error}", stacklevel=2)
+                warnings.warn(f"lost the last {len(kept)} lines of {display_path(path)}: {error}", stacklevel=2)
 
     def events(self, *, superseded: bool = False) -> list[dict[str, Any]]:
-        """The logged steps in order; with `superseded`, also those that a resume trained again."""
+        """The logged steps in order. With `superseded`, include the steps that a resume trained again."""
         return [e for e in read_jsonl(self.events_path) if superseded or not e.get("superseded")]
 
     def start_controls(self, resumed_step: int | None) -> None:
-        """Make room for requests and their ledger, as `start_events` does for events."""
+        """Start the folder of requests and controls.jsonl, as `start_events` does for events."""
         self._kept[self.controls_path].clear()
         self.requests_path.mkdir(parents=True, exist_ok=True)
         _supersede(self.controls_path, resumed_step)
 
     def write_request(self, control: str, value: Any, who: str) -> str:
-        """Ask the trainer for something; it takes or refuses it between two steps, and says so in controls.jsonl.
+        """Send the trainer a request. The trainer takes or refuses it between two steps, and logs it in controls.jsonl.
 
         Args:
-            control: a name in `nlft.runs.controls`, whose `check` says beforehand what would be refused.
+            control: name of a control, see `nlft.runs.controls`. Its function `refusal` says why a request would be
+                refused.
+            value: the control's new value; None for an action.
             who: `page`, `cli` or a user's name.
 
         Returns:
@@ -196,13 +202,16 @@ class RunDir:
         """
         return self.write_requests([(control, value)], who)[0]
 
-    def write_requests(self, wanted: list[tuple[str, Any]], who: str) -> list[str]:
-        """Ask for several things together: all of them, or on a full disk none.
+    def write_requests(self, changes: list[tuple[str, Any]], who: str) -> list[str]:
+        """Send several requests together. If the disk is full, send none.
+
+        Args:
+            changes: (control, value) pairs.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the requests cannot be written.
         """
-        made = [new_request(control, value, who) for control, value in wanted]
+        made = [new_request(control, value, who) for control, value in changes]
         asides = [self.requests_path / f".{request.file}.tmp" for request, _ in made]
         self.requests_path.mkdir(parents=True, exist_ok=True)
         try:
@@ -215,25 +224,30 @@ class RunDir:
                 aside.unlink(missing_ok=True)
         return [request.id for request, _ in made]
 
-    def pending_requests(self, most: int | None = None) -> list[Request]:
-        """Requests that the trainer has not answered yet, oldest first, at most so many. Files that are no requests
-        have a `problem`."""
+    def pending_requests(self, most: int | None = None) -> list[ControlRequest]:
+        """Requests that the trainer has not answered yet, oldest first.
+
+        A file that is not a request gives a request with a `problem`.
+
+        Args:
+            most: greatest number of requests to read; None for all.
+        """
         try:
             names = sorted(n for n in os.listdir(self.requests_path) if n.endswith(".json") and n[0] != ".")
         except FileNotFoundError:
             return []
-        found = (read_request(self.requests_path / name) for name in names[:most])
-        return [request for request in found if request is not None]
+        requests = (read_request(self.requests_path / name) for name in names[:most])
+        return [request for request in requests if request is not None]
 
-    def remove_request(self, request: Request) -> None:
+    def remove_request(self, request: ControlRequest) -> None:
         (self.requests_path / request.file).unlink(missing_ok=True)
 
     def append_control(self, line: dict[str, Any]) -> None:
-        """Append one line to controls.jsonl. The trainer alone does so."""
+        """Append one line to controls.jsonl. Only the trainer calls this."""
         self._append(self.controls_path, line)
 
     def controls(self, *, superseded: bool = False) -> list[dict[str, Any]]:
-        """The answered requests in order; with `superseded`, also those of steps that a resume trained again."""
+        """The answered requests in order. With `superseded`, include those of steps that a resume trained again."""
         return [c for c in read_jsonl(self.controls_path) if superseded or not c.get("superseded")]
 
     def write_watched(self, examples: list[WatchedExample]) -> None:
@@ -242,17 +256,17 @@ class RunDir:
         write_whole(self.saliency_path / "examples.json", json.dumps(payload, ensure_ascii=False).encode())
 
     def watched(self) -> list[WatchedExample]:
-        """The watched examples; empty where the run watched none."""
+        """The watched examples; empty if the run watched none."""
         path = self.saliency_path / "examples.json"
         if not path.is_file():
             return []
         return [WatchedExample(**e) for e in json.loads(path.read_text(encoding="utf-8"))["examples"]]
 
     def store_snapshot(self, snapshot: Snapshot) -> None:
-        """Write one step's tokens. Of the snapshots of single batches the last `LIVE_KEPT` stay.
+        """Write one step's snapshot. Keep only the last `LIVE_KEPT` batch snapshots.
 
         Raises:
-            OSError: the disk is full, or gone.
+            OSError: the disk is full or missing.
         """
         from safetensors.numpy import save
 
@@ -271,27 +285,17 @@ class RunDir:
         for old in live[:-LIVE_KEPT]:
             old.unlink(missing_ok=True)
 
-    def write_snapshot(self, snapshot: Snapshot) -> None:
-        """`store_snapshot`, but trouble with the disk warns and goes on: the map never stops a run."""
-        try:
-            self.store_snapshot(snapshot)
-        except OSError as error:
-            warnings.warn(
-                f"could not write the saliency map of step {snapshot.step}: {error}; training goes on.",
-                stacklevel=2,
-            )
-
     def snapshot_steps(self, *, whole: bool = False) -> list[int]:
-        """Optimizer steps that have a snapshot, ascending; with `whole`, only those with all watched examples."""
-        found = {_step_of(path) for path in self._step_files() if not whole or path.name.startswith("step")}
-        return sorted(found)
+        """Optimizer steps that have a snapshot, ascending. With `whole`, only snapshots of all watched examples."""
+        steps = {_step_of(path) for path in self._step_files() if not whole or path.name.startswith("step")}
+        return sorted(steps)
 
     def snapshot(self, step: int) -> Snapshot:
-        """The watched examples at one step; where there are both, all of them rather than the batch's.
+        """Read one step's snapshot. If there are two, read the one of all watched examples, not the batch's.
 
         Raises:
-            FileNotFoundError: the step has none (any more).
-            UserError: it cannot be read.
+            FileNotFoundError: the step has no snapshot, or no longer has one.
+            UserError: the file cannot be read.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -304,7 +308,7 @@ class RunDir:
             raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(
-                f"{display_path(path)} cannot be read: {error}\n  Delete it; the other steps do not need it."
+                f"cannot read {display_path(path)}: {error}\n  Delete the file. The other steps do not need it."
             ) from error
 
     @staticmethod
@@ -315,8 +319,8 @@ class RunDir:
 
             def scores(index: int) -> TokenScores | None:
                 keys = {f.name: f"{index}.{f.name}" for f in fields(TokenScores)}
-                found: dict[str, Any] = {n: file.get_tensor(k) if k in names else None for n, k in keys.items()}
-                return TokenScores(**found) if found["base"] is not None else None
+                arrays: dict[str, Any] = {n: file.get_tensor(k) if k in names else None for n, k in keys.items()}
+                return TokenScores(**arrays) if arrays["base"] is not None else None
 
             examples = header.pop("examples")
             return Snapshot(**header, scores=[scores(index) for index in range(examples)])
@@ -330,11 +334,11 @@ class RunDir:
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Append all of it or nothing: half a line would spoil the next one too."""
+    """Append all of the data or nothing. Half a line would also corrupt the next line."""
     with path.open("ab", buffering=0) as file:
         start, left = file.tell(), memoryview(data)
         try:
-            while left:  # a raw write may stop half-way
+            while left:  # an unbuffered write may write only a part
                 left = left[file.write(left) :]
         except OSError:
             file.truncate(start)
@@ -342,19 +346,19 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _supersede(path: Path, resumed_step: int | None) -> None:
-    """An empty file, or its lines with those of later steps than the checkpoint's marked."""
+    """Write an empty file for a new run. For a resumed run, mark the lines after the checkpoint as superseded."""
     lines = read_jsonl(path) if resumed_step is not None else []
     marked = [{**e, "superseded": True} if e.get("step", 0) > (resumed_step or 0) else e for e in lines]
     write_jsonl(path, marked)
 
 
 def write_jsonl(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Write a whole file of JSON lines; NaN and infinities become null."""
+    """Write a file of JSON lines, whole or not at all. NaN and infinities become null."""
     write_whole(path, b"".join(_line(entry) for entry in entries))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; a torn last line, as a killed writer leaves it, is ignored."""
+    """Read every whole line. Ignore a torn last line, which a killed writer leaves."""
     if not path.is_file():
         return []
     *lines, torn = path.read_bytes().split(b"\n")
@@ -367,7 +371,7 @@ def _line(event: dict[str, Any]) -> bytes:
 
 
 def _finite(value: Any) -> Any:
-    """The one place where NaN and infinities turn into null: JSON has no word for them."""
+    """Turn NaN and infinities into null, because JSON cannot hold them. No other code does this."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -10,8 +10,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, ControlState, after, check, outcome, resolve, state_of
-from nlft.runs.request_file import Request
+from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, ControlState, after, outcome, refusal, resolve, state_of
+from nlft.runs.request_file import ControlRequest
 from nlft.runs.run_dir import RunDir, read_jsonl, write_jsonl
 
 POLL_SECONDS = 0.2
@@ -159,23 +159,23 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         """Put a line of the past in force again, unless the settings of this resume leave no room for it."""
         reason = None
         if line["control"] not in WITHOUT_EFFECT_ON_WEIGHTS:
-            reason = check(line["control"], line["new"], self.state)
+            reason = refusal(line["control"], line["new"], self.state)
         if reason:
             self._warn_once(f"{line['control']} = {line['new']} of step {line['step']} is not in force: {reason}.")
             return
         self.state = after(self.state, line)
         self.lines.append(line)
 
-    def _answers(self, step: int) -> list[tuple[Line, Request | None]]:
+    def _answers(self, step: int) -> list[tuple[Line, ControlRequest | None]]:
         """Lines for what is due and what is asked, each judged as the ones before it leave the controls."""
-        asked: list[tuple[Line, Request | None]] = [(line, None) for line in self._due if line["step"] <= step]
+        asked: list[tuple[Line, ControlRequest | None]] = [(line, None) for line in self._due if line["step"] <= step]
         self._due = [line for line in self._due if line["step"] > step]
         asked += [(_ask(request), request) for request in self._pending(MOST_AT_ONCE)]
-        answers: list[tuple[Line, Request | None]] = []
+        answers: list[tuple[Line, ControlRequest | None]] = []
         state = self.state
         for ask, request in asked:
             problem = request.problem if request is not None else None
-            line = _line(ask, step, problem or check(ask["control"], ask["new"], state), state)
+            line = _line(ask, step, problem or refusal(ask["control"], ask["new"], state), state)
             state = after(state, line)
             answers.append((line, request))
             if line["taken"] and line["control"] == "stop":
@@ -205,7 +205,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
             self.trainer.use_scheme(changed.scheme, changed.settings)
         return line
 
-    def _pending(self, most: int | None) -> list[Request]:
+    def _pending(self, most: int | None) -> list[ControlRequest]:
         """Requests to answer; files that were answered before, and could not be removed, are not among them."""
         try:
             found = self.run.pending_requests(most)
@@ -218,17 +218,17 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         unique = {request.id: request for request in reversed(found) if request.id not in self._answered}
         return list(reversed(unique.values()))
 
-    def _record(self, line: Line, request: Request | None) -> None:
+    def _record(self, line: Line, request: ControlRequest | None) -> None:
         """Write the line, then remove the request: killed in between, the request is not answered twice."""
         self._answered.add(line["id"])
         self.run.append_control(line)
         if request is not None:
             self._remove(request)
 
-    def _refuse(self, request: Request, step: int, reason: str) -> None:
+    def _refuse(self, request: ControlRequest, step: int, reason: str) -> None:
         self._record(_line(_ask(request), step, request.problem or reason, self.state), request)
 
-    def _remove(self, request: Request) -> None:
+    def _remove(self, request: ControlRequest) -> None:
         try:
             self.run.remove_request(request)
         except OSError as error:
@@ -246,7 +246,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         return broadcast_object_list([value])[0]
 
 
-def _ask(request: Request) -> Line:
+def _ask(request: ControlRequest) -> Line:
     """A request in a line's words."""
     return {"id": request.id, "who": request.who, "control": request.control, "new": request.value}
 
