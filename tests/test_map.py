@@ -86,7 +86,7 @@ def new_run(path: Path, examples: list[WatchedExample], snapshots: list[Snapshot
     run.write_settings({"scheme": "nlft"})
     run.write_watched(examples)
     for one in snapshots:
-        run.write_snapshot(one)
+        run.store_snapshot(one)
     return run
 
 
@@ -275,7 +275,7 @@ def test_torn_snapshot_is_left_out_and_named(run: RunDir, keep: int) -> None:
 
 
 def test_snapshot_of_other_examples_is_left_out_and_named(run: RunDir) -> None:
-    run.write_snapshot(snapshot(40, scores(8)))
+    run.store_snapshot(snapshot(40, scores(8)))
     with pytest.warns(UserWarning, match="other examples"):
         assert map_data(run)["changes"]["steps"] == [10, 20, 30]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
+    from nlft.models.answerer import Answerer
     from nlft.models.ledger import Ledgered
     from nlft.models.loading import ModelSettings
     from nlft.models.settings import BackendSettings, CallSettings
@@ -32,45 +33,53 @@ def open_answerer(
     Raises:
         UserError: the model cannot be loaded, the server's address or key is wrong, or the ledger is damaged.
     """
-    from nlft.models.answerer import Answerer
     from nlft.models.ledger import Ledgered
     from nlft.models.ledger_file import Ledger
 
     shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if backend.backend == "openai":
-        from nlft.models.server import ServerModel
-
-        if model_settings.adapter is not None:
-            raise UserError(
-                "--adapter works only with a local model; a server loads its own adapters.\n"
-                "  Leave out --adapter, or leave out --backend and --base_url."
-            )
-        model: Answerer = ServerModel(
-            str(model_settings.model_name_or_path), backend, system_prompt=system_prompt, **shape
-        )
+        model: Answerer = _server_model(model_settings, backend, system_prompt, shape)
     else:
-        from nlft.core.conditions import ConditionEncoder
-        from nlft.core.prompts import Templates
-        from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer, weights_fingerprint
-        from nlft.models.local import LocalModel
-
-        encoder = ConditionEncoder(load_tokenizer(model_settings), Templates(system_prompt=system_prompt))
-        net = load_model(model_settings, trainable=False)
-        name = {
-            "model": model_settings.model_name_or_path,
-            "weights": weights_fingerprint(
-                str(model_settings.model_name_or_path), getattr(net.config, "_commit_hash", None)
-            ),
-            "bits": 4 if model_settings.load_in_4bit else 8 if model_settings.load_in_8bit else None,
-            "adapter": adapter_fingerprint(model_settings.adapter),
-            "chat_template": encoder.tokenizer.chat_template,
-        }
-        model = LocalModel(net, encoder, batch_size=batch_size, name=name, **shape)
+        model = _local_model(model_settings, system_prompt, batch_size, shape)
     return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
 
 
+def _server_model(
+    settings: "ModelSettings", backend: "BackendSettings", system_prompt: str | None, shape: dict[str, Any]
+) -> "Answerer":
+    from nlft.models.server import ServerModel
+
+    if settings.adapter is not None:
+        raise UserError(
+            "--adapter works only with a local model; a server loads its own adapters.\n"
+            "  Leave out --adapter, or leave out --backend and --base_url."
+        )
+    return ServerModel(str(settings.model_name_or_path), backend, system_prompt=system_prompt, **shape)
+
+
+def _local_model(
+    settings: "ModelSettings", system_prompt: str | None, batch_size: int, shape: dict[str, Any]
+) -> "Answerer":
+    from nlft.core.conditions import ConditionEncoder
+    from nlft.core.prompts import Templates
+    from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer, weights_fingerprint
+    from nlft.models.local import LocalModel
+
+    encoder = ConditionEncoder(load_tokenizer(settings), Templates(system_prompt=system_prompt))
+    model = load_model(settings, trainable=False)
+    path = str(settings.model_name_or_path)
+    name = {
+        "model": settings.model_name_or_path,
+        "weights": weights_fingerprint(path, getattr(model.config, "_commit_hash", None)),
+        "bits": 4 if settings.load_in_4bit else 8 if settings.load_in_8bit else None,
+        "adapter": adapter_fingerprint(settings.adapter),
+        "chat_template": encoder.tokenizer.chat_template,
+    }
+    return LocalModel(model, encoder, batch_size=batch_size, name=name, **shape)
+
+
 def model_kinds() -> list[Any]:
-    """The settings classes of a command that asks a model."""
+    """Settings classes of a command that asks a model for answers."""
     from nlft.models.loading import ModelSettings
     from nlft.models.settings import BackendSettings, CallSettings
 

@@ -94,7 +94,7 @@ def describe(settings: type[Any]) -> list[Control]:
     return [_described(f.name, hints[f.name], f.default, f.metadata.get("help", "")) for f in fields(settings)]
 
 
-def _described(name: str, hint: Any, default: Any, help: str) -> Control:
+def _described(name: str, hint: Any, default: object, help: str) -> Control:
     if get_origin(hint) is Literal:
         return Control(name, "choice", help, choices=list(get_args(hint)), default=default)
     limit, value_type = range_of(hint), getattr(hint, "__origin__", hint)
@@ -205,8 +205,11 @@ def _wrong_value(control: Control, value: object) -> str | None:
         return None if value in (control.choices or []) else f"choose one of {', '.join(control.choices or [])}"
     if kind == "flag":
         return None if isinstance(value, bool) else "give true or false"
-    number = isinstance(value, int) or (kind == "number" and isinstance(value, float))
-    if isinstance(value, bool) or not number:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (kind == "integer" and isinstance(value, float))
+    ):
         return "give a whole number" if kind == "integer" else "give a number"
     low = -math.inf if control.low is None else control.low
     high = math.inf if control.high is None else control.high
@@ -222,13 +225,13 @@ def can_undo(line: Mapping[str, Any]) -> bool:
     return bool(line["taken"]) and line["control"] not in ("save", "evaluate", "stop")
 
 
-def resolve(control: str, value: Any, state: ControlState) -> tuple[str, Any]:
+def resolve(control: str, value: object, state: ControlState) -> tuple[str, Any]:
     """The control that a request sets, and its new value. For an undo, that is the control to set back.
 
     `refusal` must have returned None for this request.
     """
     if control == "undo":
-        line = state.taken[value]
+        line = state.taken[str(value)]
         opposite = _OPPOSITE.get(line["control"])
         return (opposite, None) if opposite else (line["control"], line["old"])
     known = {c.name: c for c in controls_of(state)}
@@ -237,7 +240,7 @@ def resolve(control: str, value: Any, state: ControlState) -> tuple[str, Any]:
     return control, value
 
 
-def outcome(control: str, value: Any, state: ControlState) -> tuple[Any, Any]:
+def outcome(control: str, value: object, state: ControlState) -> tuple[Any, Any]:
     """The values `old` and `new` of a resolved control, as controls.jsonl records them."""
     if control in _OPPOSITE:
         return state.paused, control == "pause"

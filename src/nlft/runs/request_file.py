@@ -34,12 +34,13 @@ class ControlRequest:
     problem: str | None = None
 
 
-def new_request(control: str, value: Any, who: str) -> tuple[ControlRequest, bytes]:
+def new_request(control: str, value: object, who: str) -> tuple[ControlRequest, bytes]:
     """Make a request with the current time. Return it with the content of its file."""
     id = str(uuid.uuid4())
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     fields = {"id": id, "control": control, "value": value, "who": who, "time": now}
-    return ControlRequest(f"{time.time_ns():020d}-{id}.json", **fields), json.dumps(fields).encode()
+    request = ControlRequest(f"{time.time_ns():020d}-{id}.json", id, control, value, who, now)
+    return request, json.dumps(fields).encode()
 
 
 def read_request(path: Path) -> ControlRequest | None:

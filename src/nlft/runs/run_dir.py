@@ -188,7 +188,7 @@ class RunDir:
         self.requests_path.mkdir(parents=True, exist_ok=True)
         _supersede(self.controls_path, resumed_step)
 
-    def write_request(self, control: str, value: Any, who: str) -> str:
+    def write_request(self, control: str, value: object, who: str) -> str:
         """Send the trainer a request. The trainer takes or refuses it between two steps, and logs it in controls.jsonl.
 
         Args:
@@ -297,13 +297,13 @@ class RunDir:
             FileNotFoundError: the step has no snapshot, or no longer has one.
             UserError: the file cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         path = self._step_path(step, whole=True)
         if not path.is_file():
             path = self._step_path(step, whole=False)
         try:
-            return self._read_snapshot(path, safe_open)
+            return self._read_snapshot(path)
         except FileNotFoundError:
             raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -312,7 +312,9 @@ class RunDir:
             ) from error
 
     @staticmethod
-    def _read_snapshot(path: Path, safe_open: Any) -> Snapshot:
+    def _read_snapshot(path: Path) -> Snapshot:
+        from safetensors import safe_open
+
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()["nlft"])
             names = set(file.keys())
@@ -370,7 +372,7 @@ def _line(event: dict[str, Any]) -> bytes:
     return json.dumps(_finite(event), ensure_ascii=False).encode() + b"\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """Turn NaN and infinities into null, because JSON cannot hold them. No other code does this."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -1,4 +1,4 @@
-"""What a run writes and shows while it trains: run.yaml, events, progress, and the adapter at its end."""
+"""Trainer callbacks: write run.yaml and events, show progress, save the adapter, stop after a time budget."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
@@ -15,22 +15,22 @@ from nlft.progress import progress
 from nlft.runs.run_dir import RunDir
 from nlft.training.run_record import changed_settings, changes_note, data_fingerprint, environment, model_card
 
-UNTIL_TIME_IS_UP = 10**9  # optimizer steps of a training that `TimeBudget` ends
+UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` ends the training
 
 
 class RunDirCallback(TrainerCallback):  # type: ignore[misc]
-    """events.jsonl as training goes, and adapter/ with a model card when it is done."""
+    """Writes run.yaml, then events.jsonl during training, then adapter/ with a model card."""
 
     def __init__(self, run: RunDir, settings: dict[str, Any], card: str) -> None:
         """
         Args:
-            settings: what run.yaml records.
+            settings: content of run.yaml.
             card: the model card, Markdown with its front matter.
         """
         self.run = run
         self.settings = settings
         self.card = card
-        self.trainer: Any = None  # set by whoever owns both; saving needs all ranks
+        self.trainer: Any = None  # the caller that owns both sets it; saving needs all ranks
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start, self._first_step = time.monotonic(), state.global_step
@@ -39,7 +39,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             self.run.start_events(state.global_step or None)
 
     def _resumed(self, step: int) -> dict[str, Any]:
-        """For a run that goes on: at which steps it did, and with which other settings than before."""
+        """For a resumed run: the step of each resume, and the settings that changed since."""
         if not step:
             return {}
         earlier = self.run.settings() if self.run.settings_path.is_file() else None
@@ -47,7 +47,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         return {"resumed": [*(earlier or {}).get("resumed", []), {"step": step, "changed": changed}]}
 
     def add_pause(self, seconds: float) -> None:
-        """Leave a pause out of the time that is left."""
+        """Exclude a pause from the estimate of the time left."""
         self._start += seconds
 
     def on_log(
@@ -76,7 +76,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class ProgressLine(TrainerCallback):  # type: ignore[misc]
-    """One bar for the whole training, with the last loss and the time left."""
+    """Shows one bar for the whole training, with the last loss and the time left."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         shown = state.is_world_process_zero and not args.disable_tqdm
@@ -96,12 +96,12 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         shown = {"loss": "loss", "nlft/salient_fraction": "salient", "eval_loss": "eval_loss"}
-        found = {name: f"{logs[key]:.3g}" for key, name in shown.items() if logs and key in logs}
-        if found:
-            self._bar.set_postfix(found, refresh=False)
+        postfix = {name: f"{logs[key]:.3g}" for key, name in shown.items() if logs and key in logs}
+        if postfix:
+            self._bar.set_postfix(postfix, refresh=False)
 
     def show_pause(self, paused: bool) -> None:
-        """Say that the run waits, or that it goes on."""
+        """Show whether the run is paused."""
         self._bar.set_postfix_str("paused" if paused else "", refresh=True)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -109,50 +109,52 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
 
 def _ends_by_steps(state: TrainerState) -> bool:
-    """Whether anybody knows how many steps there will be. ReFT takes half of them in each of its stages."""
+    """Whether the number of steps is known. ReFT sets half of `UNTIL_TIME_IS_UP` in each of its two stages."""
     return bool(state.max_steps < UNTIL_TIME_IS_UP / 2)
 
 
 class TimeBudget(TrainerCallback):  # type: ignore[misc]
-    """Ends training at the first optimizer step that is done after `seconds`."""
+    """Ends training at the first optimizer step that finishes after `seconds`."""
 
-    def __init__(self, seconds: float, apart: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, seconds: float, excluded: Callable[[], float] = lambda: 0.0) -> None:
         """
         Args:
-            apart: how many of the seconds that have passed count for nothing.
+            excluded: returns the seconds so far that do not count.
         """
         self.seconds = seconds
-        self.apart = apart
+        self.excluded = excluded
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._start = time.monotonic() - self.apart()
+        self._start = time.monotonic() - self.excluded()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if time.monotonic() - self._start - self.apart() >= self.seconds:
+        if time.monotonic() - self._start - self.excluded() >= self.seconds:
             control.should_training_stop = True
 
 
-def record(trainer: Any, method: str, title: str, examples: Sequence[Example], more: dict[str, Any]) -> None:
-    """Give one of TRL's trainers the progress line and the run directory that every method has.
+def add_run_directory(
+    trainer: Trainer, method: str, title: str, examples: Sequence[Example], settings: dict[str, Any]
+) -> None:
+    """Make one of TRL's trainers write a run directory and show our progress line, like every other method.
 
     Args:
-        more: what run.yaml says of the method besides.
+        method: name of the method in run.yaml and in the model card's tags.
+        title: name of the method in the model card's text.
+        settings: the method's own settings, for run.yaml.
     """
     for unwanted in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressLine())
     base = str(trainer.model.config._name_or_path)
-    settings = {
+    record = {
         "method": method,
         "model_name_or_path": base,
-        **more,
+        **settings,
         "seed": trainer.args.seed,
         **environment(),
         "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
         "training": json.loads(trainer.args.to_json_string()),
     }
-    recorder = RunDirCallback(
-        RunDir(trainer.args.output_dir), settings, model_card(base, method, title, list(examples))
-    )
-    recorder.trainer = trainer
-    trainer.add_callback(recorder)
+    callback = RunDirCallback(RunDir(trainer.args.output_dir), record, model_card(base, method, title, list(examples)))
+    callback.trainer = trainer
+    trainer.add_callback(callback)

@@ -1,7 +1,7 @@
-"""Checkpoints without a pickle, written aside and then renamed, refused when incomplete.
+"""Write checkpoints without pickles, whole or not at all, and refuse incomplete ones.
 
-Trainer saves optimizer, scheduler, RNG state and arguments with torch.save; and where such a file is missing it
-resumes without an error to other weights. The overrides here write safetensors and JSON, and a manifest.
+Trainer saves optimizer, scheduler, RNG state and arguments with torch.save. If such a file is missing, Trainer resumes
+without an error and reaches other weights. The overrides here write safetensors, JSON and a manifest.
 """
 
 import json
@@ -30,12 +30,12 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
     """Mixin for a Trainer whose `output_dir` is a run directory."""
 
     _writing: Path | None = None
-    resumed_from: str | None = None  # the checkpoint that the last resumed training went on from
+    resumed_from: str | None = None  # the checkpoint that the last resumed training started from
 
-    def _get_output_dir(self, trial: Any = None) -> str:
+    def _get_output_dir(self, trial: object = None) -> str:
         return str(self._writing or RunDir(self.args.output_dir).checkpoints_path)
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object = None) -> None:
         home = RunDir(self.args.output_dir).checkpoints_path
         name = f"checkpoint-{self.state.global_step}"
         self._writing = home / ".writing"
@@ -51,14 +51,14 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             write_whole(aside / MANIFEST, json.dumps({"world_size": self.args.world_size, "files": sizes}).encode())
             shutil.rmtree(home / name, ignore_errors=True)
             os.replace(aside, home / name)
-            shutil.rmtree(aside.parent)  # with what a killed process may have left half-written there
+            shutil.rmtree(aside.parent)  # also removes half-written files that a killed process left there
             rotate_checkpoints(output_dir=str(home), save_total_limit=self.args.save_total_limit, use_mtime=True)
         self.accelerator.wait_for_everyone()
 
     def _add_to_checkpoint(self, folder: Path) -> None:
-        """Write further files into a checkpoint; called on the main process alone."""
+        """Write further files into a checkpoint. Only the main process calls this."""
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         folder = output_dir or self.args.output_dir
         if self.args.should_save:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -67,14 +67,14 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # their engines have formats of their own
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # these engines have their own formats
             super()._save_optimizer_and_scheduler(output_dir)
             return
         if not self.args.should_save:
             return
-        tensors, plain = _split(self.optimizer.state_dict())
-        save_file(tensors, os.path.join(output_dir, OPTIMIZER), metadata={"plain": json.dumps(plain)})
-        _write_json(Path(output_dir) / SCHEDULER, self.lr_scheduler.state_dict())
+        tensors, as_json = _split(self.optimizer.state_dict())
+        save_file(tensors, os.path.join(output_dir, OPTIMIZER), metadata={"plain": json.dumps(as_json)})
+        write_whole(Path(output_dir) / SCHEDULER, json.dumps(self.lr_scheduler.state_dict()).encode())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self.resumed_from = checkpoint
@@ -85,14 +85,14 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
 
         path = os.path.join(checkpoint, OPTIMIZER)
         with safe_open(path, framework="pt") as file:
-            plain = json.loads(file.metadata()["plain"])
-        self.optimizer.load_state_dict(_join(load_file(path), plain))
+            as_json = json.loads(file.metadata()["plain"])
+        self.optimizer.load_state_dict(_join(load_file(path), as_json))
         self.lr_scheduler.load_state_dict(json.loads((Path(checkpoint) / SCHEDULER).read_text()))
 
     def _save_rng_state(self, output_dir: str) -> None:
         version, keys, position = random.getstate()
         algorithm, words, *rest = np.random.get_state()
-        plain = {"python": [version, position], "numpy": [algorithm, *(float(x) for x in rest)]}
+        as_json = {"python": [version, position], "numpy": [algorithm, *(float(x) for x in rest)]}
         tensors = {
             "python": torch.tensor(keys, dtype=torch.int64),
             "numpy": torch.from_numpy(np.asarray(words).astype(np.int64)),
@@ -101,7 +101,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         if torch.cuda.is_available():
             tensors["cuda"] = torch.cuda.get_rng_state()
         os.makedirs(output_dir, exist_ok=True)
-        save_file(tensors, self._rng_file(output_dir), metadata={"plain": json.dumps(plain)})
+        save_file(tensors, self._rng_file(output_dir), metadata={"plain": json.dumps(as_json)})
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -110,11 +110,11 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
 
         path = self._rng_file(checkpoint)
         with safe_open(path, framework="pt") as file:
-            plain = json.loads(file.metadata()["plain"])
+            as_json = json.loads(file.metadata()["plain"])
         tensors = load_file(path)
-        version, position = plain["python"]
+        version, position = as_json["python"]
         random.setstate((version, tuple(tensors["python"].tolist()), position))
-        algorithm, at, has_gauss, gauss = plain["numpy"]
+        algorithm, at, has_gauss, gauss = as_json["numpy"]
         words = tensors["numpy"].numpy().astype(np.uint32)
         np.random.set_state((algorithm, words, int(at), int(has_gauss), gauss))
         torch.random.set_rng_state(tensors["cpu"])
@@ -125,57 +125,57 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         return os.path.join(folder, f"rng_state_{self.args.process_index}.safetensors")
 
 
-def checkpoint_to_resume(run: RunDir, wanted: str | bool, world_size: int) -> Path:
-    """The checkpoint that `--resume_from_checkpoint` names: `true` means the latest of the run.
+def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Path:
+    """Find the checkpoint to resume from, and check that it is whole.
+
+    Args:
+        choice: value of `--resume_from_checkpoint`: a checkpoint's folder, or `true` for the run's latest checkpoint.
+        world_size: number of processes of this run.
 
     Raises:
-        UserError: there is none, it is incomplete, or another number of processes wrote it.
+        UserError: the checkpoint does not exist, is incomplete, or was written by another number of processes.
     """
-    if str(wanted).lower() == "true":
-        found = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-        if not found:
+    if str(choice).lower() == "true":
+        checkpoints = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+        if not checkpoints:
             raise UserError(
-                f"{display_path(run.path)}: has no checkpoint to resume from.\n  Leave out --resume_from_checkpoint."
+                f"{display_path(run.path)} has no checkpoint to resume from.\n  Leave out --resume_from_checkpoint."
             )
-        path = found[-1]
+        path = checkpoints[-1]
     else:
-        path = Path(str(wanted))
+        path = Path(str(choice))
     where = display_path(path)
     if not (path / MANIFEST).is_file():
-        raise UserError(f"{where}: has no {MANIFEST}, so it is no whole checkpoint.\n  Resume from another one.")
+        raise UserError(f"{where} has no {MANIFEST}, so it is not a whole checkpoint.\n  Resume from another one.")
     manifest = json.loads((path / MANIFEST).read_text())
     for name, size in manifest["files"].items():
         if not (path / name).is_file() or (path / name).stat().st_size != size:
-            raise UserError(f"{where}: {name} is missing or cut short.\n  Resume from another checkpoint.")
+            raise UserError(f"{where}: {name} is missing or cut off.\n  Resume from another checkpoint.")
     if manifest["world_size"] != world_size:
         raise UserError(
-            f"{where}: was written by {manifest['world_size']} processes, and this run has {world_size}.\n"
-            "  Start as many."
+            f"{where} was written by {manifest['world_size']} processes, but this run has {world_size}.\n"
+            f"  Start {manifest['world_size']} processes."
         )
     return path
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors and as plain values."""
+    """Split an optimizer's state into tensors and values that JSON can hold."""
     tensors: dict[str, torch.Tensor] = {}
-    plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
+    as_json: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
     for index, values in state["state"].items():
-        plain["state"][index] = {}
+        as_json["state"][index] = {}
         for name, value in values.items():
             if torch.is_tensor(value):
                 tensors[f"{index}.{name}"] = value.contiguous()
             else:
-                plain["state"][index][name] = value
-    return tensors, plain
+                as_json["state"][index][name] = value
+    return tensors, as_json
 
 
-def _join(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    state = {int(index): dict(values) for index, values in plain["state"].items()}
+def _join(tensors: dict[str, torch.Tensor], as_json: dict[str, Any]) -> dict[str, Any]:
+    state = {int(index): dict(values) for index, values in as_json["state"].items()}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         state[int(index)][name] = tensor
-    return {"state": state, "param_groups": plain["param_groups"]}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value).encode())
+    return {"state": state, "param_groups": as_json["param_groups"]}

@@ -1,47 +1,51 @@
-"""KTO, a baseline that learns from right and wrong as such, through TRL."""
+"""KTO through TRL: a baseline that learns from the labels right and wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.training.callbacks import record
+from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.settings import KTOOptions
 
 
 @dataclass
 class KTOSettings(KTOOptions, KTOConfig):  # type: ignore[misc]
-    """TRL's KTO settings with NLFTConfig's defaults where they mean the same."""
+    """TRL's KTO settings. Fields with the same meaning have NLFTConfig's defaults."""
 
 
 class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
-    """TRL's KTOTrainer on the completions and their labels, writing a run directory."""
+    """TRL's KTOTrainer on the completions and their labels. It writes a run directory."""
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         args: KTOSettings,
         examples: Sequence[Example],
-        processing_class: Any,
+        processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig | None,
     ) -> None:
         """
         Raises:
-            UserError: the examples are all right or all wrong, of which KTO can learn nothing.
+            UserError: the examples are all right or all wrong, or a batch has only one example.
         """
         if len({example.label for example in examples}) < 2:
             raise UserError(
-                "KTO needs right and wrong completions, and all are alike.\n  Sample more of the other kind."
+                "KTO needs right and wrong completions, but all examples have one label.\n"
+                "  Add examples with the other label."
             )
         if args.per_device_train_batch_size < 2:
-            raise UserError("KTO's KL term needs two examples a step.\n  Set --per_device_train_batch_size 2 or more.")
+            raise UserError(
+                "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
+            )
         balance(args, [example.label for example in examples])
         rows = rows_for(prompted(examples, args.system_prompt), "kto", form=form_for(processing_class)).rows
         super().__init__(
@@ -52,14 +56,17 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             peft_config=peft_config,
         )
         weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
-        record(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
+        add_run_directory(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Ours is written once, in adapter/."""
+        """Write no card here: `RunDirCallback` writes one card, in adapter/."""
 
 
 def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
-    """Weigh the rarer kind up until both count alike (arXiv 2402.01306), unless weights are set."""
+    """Raise the weight of the rarer label until both labels count equally (arXiv 2402.01306).
+
+    Keep weights that the user has set.
+    """
     if (args.desirable_weight, args.undesirable_weight) != (1.0, 1.0):
         return
     right = sum(labels)

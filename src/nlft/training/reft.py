@@ -1,8 +1,9 @@
-"""Baselines that learn from right and wrong as such: ReFT (warm-up, then reinforcement learning) and KTO, through TRL.
+"""ReFT through TRL: a baseline with a supervised warm-up, then reinforcement learning.
 
-ReFT (arXiv 2401.08967) trains on standard answers first, then by reinforcement learning on answer correctness with a
-KL penalty towards the warmed-up model. It used PPO, which TRL 1.x no longer has; GRPO (arXiv 2402.03300) takes its
-place: advantages from a group of samples to the same question, instead of a value model.
+ReFT (arXiv 2401.08967) trains on standard answers first. Then it uses reinforcement learning on the correctness of the
+answers, with a KL penalty towards the warmed-up model. The paper uses PPO, which TRL 1.x no longer has. Here GRPO
+(arXiv 2402.03300) takes its place: it computes advantages from a group of samples to the same question, without a value
+model.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
 from nlft.data.export import form_for, prompted, rows_for
@@ -18,7 +21,7 @@ from nlft.data.grading import get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
-from nlft.training.callbacks import TimeBudget, record
+from nlft.training.callbacks import TimeBudget, add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.settings import ReFTOptions
 from nlft.training.sft import SFTBaseline, SFTSettings
@@ -30,19 +33,19 @@ class ReFTSettings(ReFTOptions, GRPOConfig):  # type: ignore[misc]
 
 
 class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer on a model that has been warmed up on the answers, writing a run directory."""
+    """TRL's GRPOTrainer on a model that was warmed up on the answers. It writes a run directory."""
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         args: ReFTSettings,
         examples: Sequence[Example],
-        processing_class: Any,
+        processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig | None,
     ) -> None:
         """
         Raises:
-            UserError: the settings leave no room for a group of samples, or nothing can be graded.
+            UserError: the grader is `label`, which cannot grade new answers.
         """
         if args.grader == "label":
             raise UserError("reinforcement learning needs answers that can be graded.\n  Choose another --grader.")
@@ -55,10 +58,12 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
             train_dataset=Dataset.from_list([{"prompt": r["prompt"], "answer": r["answer"]} for r in rows]),
             processing_class=processing_class,
         )
-        record(self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta})
+        add_run_directory(
+            self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta}
+        )
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # The frozen copy that the KL penalty is measured from is no part of the result.
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # Leave out the frozen copy of the adapter, which only the KL penalty needs.
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.save_pretrained(output_dir or self.args.output_dir, selected_adapters=["default"])
             if self.args.should_save and self.processing_class is not None:
@@ -67,13 +72,17 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
         super()._save(output_dir, state_dict)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Ours is written once, in adapter/."""
+        """Write no card here: `RunDirCallback` writes one card, in adapter/."""
 
 
 def _warmed_up(
-    model: Any, args: ReFTSettings, examples: Sequence[Example], tokenizer: Any, peft_config: PeftConfig | None
-) -> tuple[Any, int]:
-    """The model after the warm-up, and how many optimizer steps that took."""
+    model: PreTrainedModel | PeftModel,
+    args: ReFTSettings,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    peft_config: PeftConfig | None,
+) -> tuple[PreTrainedModel | PeftModel, int]:
+    """Warm up the model. Return it with the number of optimizer steps."""
     settings = SFTSettings(
         output_dir=str(RunDir(str(args.output_dir)).path / "warm-up"),
         target="answer",
@@ -96,7 +105,7 @@ def _warmed_up(
 
 
 def _correctness(args: ReFTSettings) -> Any:
-    """A reward of 1 where the grader passes a completion, else 0."""
+    """Make the reward function: 1 if the grader says right, else 0."""
     grader = get_grader(args.grader, **({"extraction": args.extraction} if args.grader == "number" else {}))
 
     def correctness(completions: list[Any], answer: list[str], **_: Any) -> list[float]:

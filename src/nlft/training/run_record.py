@@ -1,4 +1,4 @@
-"""What a run records of itself: run.yaml, from which it can be trained again, and the model card."""
+"""Build the content of run.yaml, from which a run can be trained again, and the model card."""
 
 import hashlib
 import json
@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from nlft.core.conditions import EncodedExample
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
-from nlft.models.loading import adapter_fingerprint
+from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
 
-# Where a run stands, what it is called and what it writes does not reach its weights.
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# These settings change a run's place, its name and its output, but not its weights.
 _NO_PART_OF_TRAINING = (
     *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
     *("save_", "logging_", "log_level", "watch", "retake_controls"),
@@ -26,23 +30,23 @@ _NO_PART_OF_TRAINING = (
 
 
 def run_record(
-    args: Any,
-    model: Any,
+    args: TrainingArguments,
+    model: PreTrainedModel | PeftModel,
     scheme: Scheme,
-    saliency: Any,
+    saliency: "DataclassInstance",
     examples: list[Example],
     encoded: Sequence[EncodedExample],
     schemes: Mapping[str, Scheme],
     unavailable: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What run.yaml holds of an NLFT training, besides the format version.
+    """Build run.yaml's content for a training with NLFT, except the format version.
 
     Args:
-        args: the `NLFTConfig`.
+        args: the trainer's settings, an `NLFTConfig`.
         saliency: the scheme's settings.
-        encoded: the same examples, encoded: they tell which conditions can be scored.
-        schemes: those that can be chosen while the run trains, by name.
-        unavailable: controls that this run cannot offer, and why.
+        encoded: the same examples, encoded. They decide which conditions the run can score.
+        schemes: schemes that a user can choose while the run trains, by name.
+        unavailable: controls that this run lacks -> the reason.
     """
     needs = scheme.needs(saliency)
     return {
@@ -66,15 +70,15 @@ def run_record(
     }
 
 
-def add_command(record: dict[str, Any], model_settings: Any, file: Path) -> None:
-    """Add what a command knows and a trainer does not: with it, `nlft replay` can train the run again.
+def add_command(record: dict[str, Any], model_settings: ModelSettings, file: Path) -> None:
+    """Add the model's settings and the file of examples, which only a command knows. `nlft replay` needs them.
 
     Args:
-        record: the trainer's, before it trains.
-        file: the examples'.
+        record: the trainer's record, before it trains.
+        file: the file of the examples.
     """
     model = asdict(model_settings)
-    for name in ("model_name_or_path", "adapter"):  # a folder's relative path holds from here alone
+    for name in ("model_name_or_path", "adapter"):  # a relative path is valid only from this folder
         if model[name] and Path(model[name]).exists():
             model[name] = str(Path(model[name]).resolve())
     record["model"] = model
@@ -86,7 +90,7 @@ def _conditions(needs: frozenset[str]) -> list[str]:
     return [name for name in ("standard", "judge") if name in needs]
 
 
-def _adapter_config(model: Any) -> dict[str, Any] | None:
+def _adapter_config(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None:
     if not isinstance(model, PeftModel):
         return None
     config = model.peft_config[model.active_adapter].to_dict()
@@ -94,7 +98,7 @@ def _adapter_config(model: Any) -> dict[str, Any] | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, thread count and device: what else a result depends on."""
+    """Versions, thread count and device. A result depends on them too."""
     packages = ("nlft", "torch", "transformers", "peft", "trl", "accelerate")
     gpu = torch.cuda.is_available()
     return {
@@ -112,23 +116,23 @@ def data_fingerprint(examples: list[Example]) -> str:
     return digest.hexdigest()
 
 
-def base_name(model: Any) -> str:
+def base_name(model: PreTrainedModel | PeftModel) -> str:
     """The base model's name or folder."""
     return str(model.config._name_or_path)
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Settings that differ between two run.yaml and may change the weights."""
-    plain = ("model_name_or_path", "adapter_config", "scheme", "saliency", "versions", "threads", "device", "processes")
-    found = [name for name in plain if old.get(name) != new.get(name)]
-    found += ["data"] if old.get("data", {}).get("sha256") != new["data"]["sha256"] else []
+    """Names of the settings that differ between two run.yaml and may change the weights."""
+    top = ("model_name_or_path", "adapter_config", "scheme", "saliency", "versions", "threads", "device", "processes")
+    changed = [name for name in top if old.get(name) != new.get(name)]
+    changed += ["data"] if old.get("data", {}).get("sha256") != new["data"]["sha256"] else []
     before, now = old.get("training", {}), new["training"]
     names = sorted(name for name in before.keys() | now.keys() if not name.startswith(_NO_PART_OF_TRAINING))
-    return found + [f"training.{name}" for name in names if before.get(name) != now.get(name)]
+    return changed + [f"training.{name}" for name in names if before.get(name) != now.get(name)]
 
 
 def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:
-    """A short model card in the hub's format."""
+    """Write a short model card in the hub's format."""
     right = sum(e.label for e in examples)
     return (
         f"---\nbase_model: {json.dumps(base)}\nlibrary_name: peft\ntags: [nlft, {method}]\n---\n\n"
@@ -141,7 +145,7 @@ def model_card(base: str, method: str, details: str, examples: list[Example]) ->
 
 
 def changes_note(lines: Sequence[Mapping[str, Any]]) -> str:
-    """For the model card: what was changed while it trained, from controls.jsonl; empty if nothing was."""
-    found = [e for e in lines if e["taken"] and e["control"] not in WITHOUT_EFFECT_ON_WEIGHTS]
-    told = [f"- step {e['step']}: `{e['control']}`" + (f" {e['new']}" if e["new"] is not None else "") for e in found]
-    return "\n".join(["\nChanged while it trained (`controls.jsonl`):\n", *told, ""]) if told else ""
+    """List the changes made during training for the model card, from controls.jsonl. Empty if there were none."""
+    changes = [e for e in lines if e["taken"] and e["control"] not in WITHOUT_EFFECT_ON_WEIGHTS]
+    rows = [f"- step {e['step']}: `{e['control']}`" + (f" {e['new']}" if e["new"] is not None else "") for e in changes]
+    return "\n".join(["\nChanged while it trained (`controls.jsonl`):\n", *rows, ""]) if rows else ""

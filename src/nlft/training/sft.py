@@ -1,11 +1,12 @@
-"""The baselines, through TRL's own trainers, on the same file and the same token ids."""
+"""SFT through TRL, on the same file and the same token ids as NLFT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from datasets import Dataset
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
@@ -14,24 +15,24 @@ from nlft.data.encoding import encode_examples
 from nlft.data.export import SFTTarget, sft_texts
 from nlft.data.records import Example
 from nlft.errors import UserError
-from nlft.training.callbacks import record
+from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.settings import SFTOptions
 
 
 @dataclass
 class SFTSettings(SFTOptions, SFTConfig):  # type: ignore[misc]
-    """TRL's settings with NLFTConfig's defaults, so that a comparison differs in the method alone."""
+    """TRL's settings with NLFTConfig's defaults, so that compared runs differ only in the method."""
 
 
 def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, list[int]]]:
-    """Token ids and labels of what SFT trains on, rendered and tokenised as NLFT renders its base condition.
+    """Make the token ids and labels that SFT trains on. Prompts are the same as in NLFT's base condition.
 
     Raises:
-        UserError: nothing is left to train on.
+        UserError: there is no text to train on, a text exceeds max_length, or `target` is unknown.
     """
     if target not in get_args(SFTTarget):
-        raise UserError(f"--target {target}: is none of {', '.join(get_args(SFTTarget))}.")
+        raise UserError(f"--target {target} does not exist.\n  Choose one of {', '.join(get_args(SFTTarget))}.")
     texts = [(example, text) for example in examples for text in sft_texts(example, target)]
     if not texts:
         raise UserError(
@@ -45,8 +46,8 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
         prompt, completion = prompts[example.id], encoder.completion_ids(text)
         if encoder.max_length is not None and len(prompt) + len(completion) > encoder.max_length:
             raise UserError(
-                f"example {example.id!r}: takes {len(prompt) + len(completion)} tokens, over max_length "
-                f"{encoder.max_length}.\n  Raise --max_length, or shorten or drop the example."
+                f"example {example.id!r} has {len(prompt) + len(completion)} tokens, more than max_length "
+                f"{encoder.max_length}.\n  Raise --max_length, or shorten or remove the example."
             )
         rows.append(
             {
@@ -58,14 +59,14 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
 
 
 class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer, writing a run directory."""
+    """TRL's SFTTrainer. It writes a run directory."""
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel | PeftModel,
         args: SFTSettings,
         examples: Sequence[Example],
-        processing_class: Any,
+        processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig | None,
     ) -> None:
         encoder = ConditionEncoder(processing_class, Templates(system_prompt=args.system_prompt), args.max_length)
@@ -77,7 +78,7 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        record(self, "sft", f"SFT on `{args.target}`", examples, {"target": args.target, "rows": len(rows)})
+        add_run_directory(self, "sft", f"SFT on `{args.target}`", examples, {"target": args.target, "rows": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL would write its card at each checkpoint into the run directory; ours is written once, in adapter/."""
+        """Write no card at each checkpoint, as TRL would. `RunDirCallback` writes one card, in adapter/."""
