@@ -1,8 +1,8 @@
-"""The page's own files: style and scripts, as the server hands them out and as one file carries them.
+"""The page's own files: style and scripts. The server sends them; an exported file contains them.
 
-The scripts are ES modules. The server sends them as they are; for the exported file they are put one after the other
-in the order of their imports, without the words `import` and `export`, as one script needs neither. For that, no two
-of them may declare the same name at the top level; a test checks it.
+The scripts are ES modules. The server sends them unchanged. For an exported file they are joined in the order of their
+imports, without the words `import` and `export`, because one script needs neither. So no two scripts may declare the
+same name at the top level; a test checks this.
 """
 
 import json
@@ -20,22 +20,22 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function|const|let|class)", re.MULT
 
 
 def static_files() -> dict[str, bytes]:
-    """Every file of the page by name; the server sends no other."""
+    """Read every file of the page, by name. The server serves no other files."""
     folder = files("nlft.page") / "static"
-    found = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.endswith((".js", ".css"))}
-    return {**found, "base.css": shared_style().encode()}
+    own = {f.name: f.read_bytes() for f in folder.iterdir() if f.name.endswith((".js", ".css"))}
+    return {**own, "base.css": shared_style().encode()}
 
 
 def live_page() -> str:
-    """The page that the server sends: its style and scripts are files of their own, as its policy demands."""
+    """The page that the server sends. Its style and scripts are separate files, as its content policy requires."""
     return render_page("nlft.page", "map.html", title="Saliency map", style="", style_files=("base.css", *STYLES))
 
 
 def file_page(title: str, data: dict[str, Any]) -> str:
-    """The page as one file. Its policy names its style and its script by their hashes.
+    """The page as one file. Its content policy names the hashes of its style and its script.
 
     Args:
-        data: what `start-file.js` reads: the runs with their steps.
+        data: data for `start-file.js`: the runs with their steps.
     """
     script = bundled("start-file.js").replace("</script", "<\\/script").replace("<!--", "<\\!--")
     carried = {"data": Markup(json_block(data)), "script": Markup(script)}
@@ -44,7 +44,7 @@ def file_page(title: str, data: dict[str, Any]) -> str:
 
 
 def bundled(entry: str) -> str:
-    """One script out of a module and all that it imports, each after what it imports itself."""
+    """Join a module and its imports into one script. Each module follows the modules that it imports."""
     order: list[str] = []
 
     def visit(name: str) -> None:
@@ -59,7 +59,7 @@ def bundled(entry: str) -> str:
 
 
 def json_block(data: dict[str, Any]) -> str:
-    """JSON that nothing in it can break out of a script block with: ASCII, without `<`, `>` or `&`."""
+    """Write JSON that cannot end its script block: ASCII, without `<`, `>` or `&`."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

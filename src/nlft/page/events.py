@@ -1,4 +1,4 @@
-"""A run's logged numbers, read as the file grows and kept as columns, so that a long run costs a few megabytes."""
+"""Read a run's logged numbers while the file grows. Keep them as columns, so that a long run takes a few megabytes."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-MOST_ROWS = 2000  # more than a chart has pixels for
+MOST_ROWS = 2000  # a chart has fewer pixels than this
 DIGITS = 7
 
 
 class JsonlTail:
-    """The whole lines that a growing JSONL file has gained since the last look."""
+    """Reads the new lines of a growing JSONL file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -22,13 +22,16 @@ class JsonlTail:
         self._offset = 0
 
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
-        """Whether the file was replaced or cut since (what was read before no longer holds), and its new lines.
+        """Read the lines since the last call.
 
-        A torn last line waits until it is whole; a line that is no JSON object is left out.
+        Leave a torn last line for a later call, when it is whole. Skip lines that are not JSON objects.
+
+        Returns:
+            Whether the file was replaced or shortened, so that earlier lines are no longer valid; and the new lines.
         """
         try:
             with self.path.open("rb") as file:
-                status = os.fstat(file.fileno())  # of this file: by its name there may be another one by now
+                status = os.fstat(file.fileno())  # of the open file: another file may have its name by now
                 replaced = self._file not in (None, status.st_ino) or status.st_size < self._offset
                 if replaced or self._file is None:
                     self._offset = 0
@@ -44,7 +47,7 @@ class JsonlTail:
 
 
 class Events:
-    """Logged steps as columns of numbers; what is missing is NaN."""
+    """Logged steps as columns of numbers. Missing numbers are NaN."""
 
     def __init__(self) -> None:
         self.columns: dict[str, array[float]] = {"step": array("d"), "time": array("d")}
@@ -53,7 +56,7 @@ class Events:
         return len(self.columns["step"])
 
     def append(self, event: dict[str, Any]) -> None:
-        """Add one line of events.jsonl; one that a resume has superseded, or without a step, does not count."""
+        """Add one line of events.jsonl. Ignore superseded lines and lines without a step."""
         if event.get("superseded") or not isinstance(event.get("step"), int):
             return
         rows = len(self)
@@ -65,7 +68,7 @@ class Events:
             column.append(numbers.get(name, math.nan))
 
     def since(self, row: int) -> dict[str, Any]:
-        """Rows from `row` on, for JSON; thinned to what a chart can show, with every extreme of the loss kept."""
+        """Rows from `row` on, for JSON. Thin them if a chart cannot show them all, but keep the loss's extremes."""
         rows: Sequence[int] = range(min(max(row, 0), len(self)), len(self))
         if len(rows) > MOST_ROWS:
             rows = thin(rows, self.columns.get("loss", self.columns["step"]), MOST_ROWS)
@@ -74,9 +77,9 @@ class Events:
 
 
 def thin(rows: Sequence[int], values: Sequence[float], most: int) -> list[int]:
-    """At most `most` + 2 of the rows: first, last, and each stretch's rows with the least and the largest value.
+    """Choose at most `most` + 2 rows: the first, the last, and the rows with each stretch's smallest and largest value.
 
-    Rows without a value (an evaluation's, which has no training loss) are kept while there are few of them.
+    Keep rows without a value (an evaluation has no training loss) as long as there are few.
     """
     apart = [row for row in rows if math.isnan(values[row])]
     if len(apart) > most // 4:
@@ -98,10 +101,10 @@ def _short(value: float) -> float | int | None:
     return float(f"{value:.{DIGITS}g}") if abs(value) < 1e9 else value
 
 
-def _seconds(time: Any) -> float:
+def _seconds(time: object) -> float:
     try:
-        return datetime.fromisoformat(time).timestamp()
-    except (TypeError, ValueError):
+        return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else math.nan
+    except ValueError:
         return math.nan
 
 

@@ -1,8 +1,8 @@
-"""The saliency map as one HTML file: it loads nothing, and so opens anywhere, years later, with no server.
+"""Export the saliency map as one HTML file. It loads nothing, so it opens anywhere, years later, without a server.
 
-It is the live page without its server: the same scripts, the steps carried inside, its what-if controls working. What
-a model wrote is untrusted here: it travels as an escaped JSON block and reaches the page as text only. The page's
-policy lets no script or style run but those whose hashes it names.
+It is the live page without the server: the same scripts, the steps inside the file, and working what-if controls. A
+model's text is untrusted. It travels as an escaped JSON block and reaches the page only as text. The page's content
+policy allows only the scripts and the style whose hashes it names.
 """
 
 import base64
@@ -33,15 +33,16 @@ def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_ste
     """Write the map of a run's watched examples, for every step that has a snapshot.
 
     Args:
-        out: the HTML file; an older one is replaced whole.
-        against: another run, to be shown beside it.
-        max_steps: a run with more snapshots is thinned evenly, first and last kept, and the page says so.
+        out: the HTML file. An older file is replaced.
+        against: another run to show beside the first one.
+        max_steps: greatest number of steps. A run with more snapshots is thinned evenly, with the first and the last
+            step kept, and the page says so.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: a run watched nothing, or none of its snapshots can be read, or `out` cannot be written.
+        UserError: a run watched no examples, none of its snapshots can be read, or `out` cannot be written.
     """
     require_writable(out)
     runs = [run] if against is None else [run, against]
@@ -51,19 +52,28 @@ def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_ste
 
 
 def map_page(runs: list[dict[str, Any]], *, view: dict[str, Any] | None = None) -> str:
-    """The page that shows what `map_data` found."""
+    """Build the page that shows the data of `map_data`."""
     title = " and ".join(run["run"] for run in runs)
     return file_page(f"{title}: saliency map", {"runs": runs, "view": view or {}})
 
 
 def live_export(runs: list[LiveRun], step: int | None, view: dict[str, Any]) -> str:
-    """What the live page shows, as one file: one step of its first run, or all of them, and all of a second run's."""
+    """Export the live page as one file.
+
+    Args:
+        step: the step of the first run to include; None for all steps. A second run is included with all steps.
+        view: the page's view, which the file opens with.
+    """
     steps = [step, *[None] * (len(runs) - 1)]
     return map_page([map_data(r.run, only=s) for r, s in zip(runs, steps, strict=True)], view=view)
 
 
 def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None) -> dict[str, Any]:
-    """What the page shows, ready for JSON: the watched examples, the curves, and each step's bytes in base64.
+    """Collect the page's data for JSON: the watched examples, the curves, and each step's bytes in base64.
+
+    Args:
+        max_steps: greatest number of steps; see `export_map`.
+        only: include only this step.
 
     Raises:
         UserError: the run watched no examples, or none of its snapshots can be read.
@@ -72,7 +82,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
     examples = _watched(run, name)
     recorded = run.snapshot_steps()
     if not examples or not recorded:
-        missing = "watched no examples" if not examples else "has recorded no step of its watched examples yet"
+        missing = "watched no examples" if not examples else "has not recorded a step of its watched examples yet"
         raise UserError(
             f"{name}: this run {missing}, so there is nothing to map.\n"
             "  Train with --watch 8, or wait for the run's first logged step."
@@ -81,14 +91,14 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
     steps, unreadable = _packed_steps(run, chosen, examples)
     if not steps:
         raise UserError(
-            f"{name}: none of its snapshots can be read: step {', '.join(unreadable)}.\n"
-            "  Train again with --watch 8, or copy the run's saliency folder once more."
+            f"{name}: cannot read any of its snapshots: step {', '.join(unreadable)}.\n"
+            "  Train again with --watch 8, or copy the run's saliency folder again."
         )
     notes = []
     if only is None and len(chosen) < len(recorded):
-        notes.append(f"Thinned: {len(chosen)} of {len(recorded)} recorded steps, evenly spaced, first and last kept.")
+        notes.append(f"Shows {len(chosen)} of {len(recorded)} recorded steps, evenly spaced, with the first and last.")
     if unreadable:
-        notes.append(f"Left out, because their files cannot be read: step {', '.join(unreadable)}.")
+        notes.append(f"Left out unreadable steps: {', '.join(unreadable)}.")
         warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
     live = LiveRun(run)
     return {
@@ -100,10 +110,10 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
 
 
 def export_csv(run: RunDir, out: Path) -> Path:
-    """Write all of `csv_parts`, a step at a time; returns `out`.
+    """Write every watched token as CSV, one step at a time; see `csv_parts`. Return `out`.
 
     Raises:
-        UserError: the run watched nothing, or `out` cannot be written.
+        UserError: the run watched no examples, or `out` cannot be written.
     """
     require_writable(out)
     write_output(out, (part.encode() for part in csv_parts(run)))
@@ -111,34 +121,33 @@ def export_csv(run: RunDir, out: Path) -> Path:
 
 
 def csv_parts(run: RunDir, step: int | None = None) -> Iterator[str]:
-    """Every watched token as a line of CSV, as the run recorded it, a step at a time: a long run has hundreds of
-    megabytes of them.
+    """Yield every watched token as a line of CSV, one step at a time: a long run has hundreds of megabytes.
 
-    A token is written as a JSON string, in ASCII: its spaces and control characters stay visible, and no
-    spreadsheet takes one that begins with "=" for a formula.
+    A token is written as a JSON string in ASCII. So spaces and control characters are visible, and a spreadsheet does
+    not take a token that starts with "=" for a formula.
 
     Args:
-        step: one step, or None for all of them.
+        step: one step; None for all steps.
 
     Raises:
-        UserError: the run watched nothing, or has no such step.
+        UserError: the run watched no examples, or has no such step.
     """
     examples = _watched(run, display_path(run.path))
     recorded = run.snapshot_steps()
     if not examples or not recorded or (step is not None and step not in recorded):
-        raise UserError(f"{display_path(run.path)}: has no such step to list.\n  Its steps: {recorded or 'none yet'}.")
-    # All steps together need no look back: what a step left out stands in the lines of an earlier one.
+        raise UserError(f"{display_path(run.path)} has no such step.\n  Its steps: {recorded or 'none yet'}.")
+    # If all steps are written, an example that one step lacks is in the lines of an earlier step.
     before = recorded if step is not None else []
     return _csv_steps(run, recorded if step is None else [step], before, examples)
 
 
 def _csv_steps(run: RunDir, steps: list[int], before: list[int], examples: list[WatchedExample]) -> Iterator[str]:
     yield _csv_text([CSV_COLUMNS])
-    for wanted in steps:
+    for step in steps:
         try:
-            snapshot, shown = shown_at(run, before, wanted, examples)
+            snapshot, shown = shown_at(run, before, step, examples)
         except Unreadable as error:
-            warnings.warn(f"{display_path(run.path)}: step {wanted} is left out: {error}", stacklevel=2)
+            warnings.warn(f"{display_path(run.path)}: step {step} is left out: {error}", stacklevel=2)
             continue
         yield _csv_text(_csv_rows(snapshot, shown, examples))
 
@@ -165,9 +174,9 @@ def _csv_rows(snapshot: Snapshot, shown: list[Shown | None], examples: list[Watc
 
 
 def thin_steps(steps: list[int], max_steps: int) -> list[int]:
-    """At most `max_steps` of the steps, evenly spaced, the first and the last among them."""
+    """Choose at most `max_steps` evenly spaced steps, including the first and the last."""
     if max_steps < 2:
-        raise UserError(f"max_steps is {max_steps}, but a map needs the first step and the last.\n  Give 2 or more.")
+        raise UserError(f"max_steps is {max_steps}, but a map needs the first and the last step.\n  Give 2 or more.")
     if len(steps) <= max_steps:
         return steps
     last = len(steps) - 1
@@ -177,24 +186,24 @@ def thin_steps(steps: list[int], max_steps: int) -> list[int]:
 
 
 def require_writable(out: Path) -> None:
-    """Refuse early what `write_output` would refuse after the work.
+    """Check before the work that `write_output` can write there.
 
     Raises:
-        UserError: the folder is missing, or the file is one.
+        UserError: the file's folder does not exist, or `out` is itself a folder.
     """
     if not out.parent.is_dir():
         raise UserError(
             f"{display_path(out)}: the folder {display_path(out.parent)} does not exist.\n"
-            "  Make it first, or give another file."
+            "  Create it, or give another file."
         )
     if out.is_dir():
         raise UserError(
-            f"{display_path(out)}: this is a folder.\n  Give a file name, such as {display_path(out / 'map.html')}."
+            f"{display_path(out)} is a folder.\n  Give a file name, such as {display_path(out / 'map.html')}."
         )
 
 
 def _packed_steps(run: RunDir, chosen: list[int], examples: list[WatchedExample]) -> tuple[dict[int, bytes], list[str]]:
-    """Each readable step's bytes, and in words why the others cannot be shown."""
+    """Pack each readable step, and say for each other step why it cannot be shown."""
     recorded = run.snapshot_steps()
     packed, unreadable = {}, []
     for step in chosen:
@@ -210,6 +219,6 @@ def _watched(run: RunDir, name: str) -> list[WatchedExample]:
         return run.watched()
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{name}: its list of watched examples, saliency/examples.json, cannot be read ({error}).\n"
-            "  Train again with --watch 8, or copy the run's saliency folder once more."
+            f"{name}: cannot read its list of watched examples, saliency/examples.json ({error}).\n"
+            "  Train again with --watch 8, or copy the run's saliency folder again."
         ) from error

@@ -1,7 +1,8 @@
-"""What a reader says about examples on the page, saved as a new version of the dataset for the next run.
+"""Save a reader's edits to examples as a new version of the dataset, for the next run.
 
-`RUN/feedback/examples-v2.jsonl` and so on are whole datasets, each with every change so far; `edits.jsonl` beside them
-keeps who changed what, when, and which tokens were marked. The file that the run was trained on is never written to.
+`RUN/feedback/examples-v2.jsonl` and later versions are whole datasets, each with all changes so far. `edits.jsonl`
+beside them logs every edit: who made it, when, and which tokens were marked. The file that the run was trained on never
+changes.
 """
 
 import json
@@ -23,7 +24,7 @@ MOST_MARKS = 1000
 
 @dataclass(frozen=True)
 class Mark:
-    """Tokens `start` to `end` (not included) of the completion that a reader called right or wrong."""
+    """Tokens of a completion, `start` to `end` (exclusive), that a reader marked right or wrong."""
 
     start: int
     end: int
@@ -32,7 +33,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a reader says about one watched example: its index in the run's list, and the id that stood there."""
+    """A reader's edit of one watched example.
+
+    Attributes:
+        example: index in the run's list of watched examples.
+        id: the example's id, which must match the index.
+        label: true for a right completion.
+        judgment: the new judgment, or None.
+        marks: the tokens that the reader marked.
+    """
 
     example: int
     id: str | int
@@ -42,45 +51,45 @@ class Edit:
 
 
 class Feedback:
-    """Keeps the edits of a run's examples as versions of its dataset."""
+    """Stores edits of a run's examples as versions of its dataset."""
 
     def __init__(self, run: RunDir, dataset: Sequence[dict[str, Any]] | None = None) -> None:
         """
         Args:
-            dataset: the examples that the run was trained on. Without them a version holds the watched examples alone.
+            dataset: the examples that the run was trained on. Without them, a version holds only the watched examples.
         """
         self.run = run
         self.folder = run.path / "feedback"
         self.dataset = None if dataset is None else [_flat(record) for record in dataset]
-        self._lock = threading.Lock()  # of two versions at once, the later would lack what the earlier one changed
+        self._lock = threading.Lock()  # one save at a time, so that each version contains all earlier edits
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         """Write the next version.
 
         Returns:
-            Its file's name, how many examples it holds, and how many of them differ from the version before.
+            The file's name, the number of its examples, and the number that differ from the last version.
 
         Raises:
-            UserError: nothing was changed, or the file cannot be written.
+            UserError: there are no edits, or the file cannot be written.
         """
         if not edits:
-            raise UserError("nothing was changed.\n  Edit a judgment or mark tokens first.")
+            raise UserError("there are no edits to save.\n  Edit a judgment or mark tokens first.")
         with self._lock:
             return self._save(edits, examples, who)
 
     def saved(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
-        """Label and judgment of the watched examples that the newest version has another way than the run."""
+        """Label and judgment of the watched examples whose newest version differs from the run."""
         try:
             by_id = {record["id"]: record for record in self._latest(examples)}
-        except UserError:  # whoever saves the next version is told
+        except UserError:  # the next save raises it again, where the user sees it
             return []
-        found = []
+        edited = []
         for index, example in enumerate(examples):
             record = by_id.get(example.id)
             if record and (record["label"], record.get("judgment")) != (example.label, example.judgment):
                 about = {"example": index, "id": example.id}
-                found.append({**about, "label": record["label"], "judgment": record.get("judgment")})
-        return found
+                edited.append({**about, "label": record["label"], "judgment": record.get("judgment")})
+        return edited
 
     def _save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         records = self._latest(examples)
@@ -90,7 +99,7 @@ class Feedback:
             record = by_id.get(edit.id)
             if record is None:
                 raise UserError(
-                    f"example {edit.id!r} is not in the dataset that --data named.\n"
+                    f"example {edit.id!r} is not in the dataset of --data.\n"
                     "  Start `nlft map` with the file that this run was trained on."
                 )
             before = (record["label"], record.get("judgment"))
@@ -101,21 +110,22 @@ class Feedback:
             self._log(edits, who, path.name)
         except OSError as error:
             raise UserError(
-                f"{display_path(self.folder)}: cannot be written ({error.strerror}).\n  Make room there, or allow it."
+                f"cannot write to {display_path(self.folder)} ({error.strerror}).\n"
+                "  Free some disk space, or change the folder's permissions."
             ) from error
         whole = self.dataset is not None
         return {"file": f"feedback/{path.name}", "examples": len(records), "changed": changed, "whole": whole}
 
     def versions(self) -> list[int]:
-        """Versions that are there, ascending; 1, the file that the run was trained on, is not among them."""
+        """Numbers of the saved versions, ascending. Version 1 is the run's own file and is not listed."""
         names = [path.stem.removeprefix("examples-v") for path in self.folder.glob("examples-v*.jsonl")]
         return sorted(int(name) for name in names if name.isdigit())
 
     def _latest(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
-        """The examples as they are now, with the newest version's label and judgment where it has the same example.
+        """The run's examples, with labels and judgments from the newest version if it has the same example.
 
-        A run that was started again in the same folder may have other examples by the same ids: what was said of
-        the old ones stays in their version, and is not carried over.
+        A run that was started again in the same folder may have other examples with the same ids. Edits of the old
+        examples stay in their version and are not carried over.
         """
         now = [dict(record) for record in self.dataset] if self.dataset else [as_record(e) for e in examples]
         versions = self.versions()
@@ -125,12 +135,12 @@ class Feedback:
         try:
             before = {record["id"]: record for record in read_jsonl(path)}
             for record in now:
-                said = before.get(record["id"])
-                if said is not None and _unsaid(said) == _unsaid(record):
-                    record["label"], record["judgment"] = said["label"], said.get("judgment")
+                edited = before.get(record["id"])
+                if edited is not None and _not_editable(edited) == _not_editable(record):
+                    record["label"], record["judgment"] = edited["label"], edited.get("judgment")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{display_path(path)}: cannot be read ({error}).\n  Mend it, or move it to another folder."
+                f"cannot read {display_path(path)} ({error}).\n  Fix it, or move it to another folder."
             ) from error
         return now
 
@@ -145,7 +155,7 @@ class Feedback:
         try:
             while True:
                 try:
-                    os.link(aside, self._path(version))  # unlike a rename, this never replaces a file
+                    os.link(aside, self._path(version))  # unlike a rename, a link never replaces a file
                     return self._path(version)
                 except FileExistsError:
                     version += 1
@@ -159,27 +169,27 @@ class Feedback:
             log.write(b"".join(lines))
 
 
-def parse_edits(body: Any, examples: list[WatchedExample]) -> list[Edit]:
-    """Edits as the page sends them.
+def parse_edits(body: object, examples: list[WatchedExample]) -> list[Edit]:
+    """Read the edits that the page sends.
 
     Raises:
-        ProblemsError: everything that is wrong with them.
+        ProblemsError: some edits are wrong; the message lists all problems.
     """
-    found: list[Edit] = []
+    edits: list[Edit] = []
     problems: list[Problem] = []
     for item in body if isinstance(body, list) else [None]:
         result = _edit(item, examples)
         if isinstance(result, Edit):
-            found.append(result)
+            edits.append(result)
         else:
             problems.append(result)
     if problems:
         raise ProblemsError(problems)
-    return found
+    return edits
 
 
 def as_record(example: WatchedExample) -> dict[str, Any]:
-    """A watched example in the example format; its last token is the end of turn, which no completion holds."""
+    """Convert a watched example to the example format. Drop its last token, which is the end of turn."""
     return {
         "id": example.id,
         "prompt": example.prompt,
@@ -190,31 +200,33 @@ def as_record(example: WatchedExample) -> dict[str, Any]:
     }
 
 
-def _edit(item: Any, examples: list[WatchedExample]) -> Edit | Problem:
+def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     index = item.get("example") if isinstance(item, dict) else None
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(examples):
+    if not isinstance(item, dict) or not isinstance(index, int) or isinstance(index, bool):
         return Problem("feedback", f"names example {index!r}", "Reload the page; the run may have been restarted.")
+    if not 0 <= index < len(examples):
+        return Problem("feedback", f"names example {index}", "Reload the page; the run may have been restarted.")
     id = examples[index].id
     if item.get("id") != id:
-        return Problem("feedback", "is of another example", "Reload the page; the run may have been restarted.")
+        return Problem("feedback", "belongs to another example", "Reload the page; the run may have been restarted.")
     where = f"example {id!r}"
     judgment, label = item.get("judgment"), item.get("label")
     if not isinstance(label, bool) or not (judgment is None or isinstance(judgment, str)):
         return Problem(where, "has no label or no judgment as text", "Reload the page.")
     if judgment is not None and len(judgment) > LONGEST:
-        return Problem(where, f"has a judgment of {len(judgment)} characters", f"Keep it to {LONGEST}.")
+        return Problem(where, f"has a judgment of {len(judgment)} characters", f"Shorten it to {LONGEST}.")
     if not label and not (judgment or "").strip():
-        return Problem(where, "is called wrong, but nothing says what is wrong", "Write a sentence or mark tokens.")
+        return Problem(where, "is labelled wrong, but has no judgment", "Write a sentence or mark tokens.")
     given = item.get("marks") or []
     if not isinstance(given, list) or len(given) > MOST_MARKS:
-        return Problem(where, f"has no list of at most {MOST_MARKS} marks", "Clear some of them.")
+        return Problem(where, f"has more than {MOST_MARKS} marks, or no list of them", "Clear some marks.")
     marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")
     return Edit(index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark])
 
 
-def _mark(item: Any, length: int) -> Mark | None:
+def _mark(item: object, length: int) -> Mark | None:
     if not isinstance(item, list) or len(item) != 3:
         return None
     start, end, verdict = item
@@ -225,13 +237,13 @@ def _mark(item: Any, length: int) -> Mark | None:
     return Mark(start, end, "wrong") if verdict == "wrong" else None
 
 
-def _unsaid(record: dict[str, Any]) -> dict[str, Any]:
-    """What a reader's edit leaves as it is."""
+def _not_editable(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a reader cannot edit."""
     return {name: value for name, value in record.items() if value is not None and name not in ("label", "judgment")}
 
 
 def _flat(example: dict[str, Any]) -> dict[str, Any]:
-    """An example's fields as one record, with the fields that are not the format's own."""
+    """Put an example's fields and its extra fields into one record."""
     return {**{k: v for k, v in example.items() if k != "extra"}, **example.get("extra", {})}
 
 

@@ -1,8 +1,9 @@
-"""Who may talk to the page's server: only a browser on a page of its own, with the run's token.
+"""Let only the page itself, in a browser with the run's token, use the page's server.
 
-Three things are checked of every request. Host: a name that another site made point here is refused (DNS rebinding).
-Token: in the first address, then in a cookie that scripts cannot read, or as `Authorization: Bearer`. Origin: a page
-of any other site or port may neither read nor write, though the browser would send it our cookie.
+Every request passes three checks:
+- Host: refuse a name that another site points at this machine (DNS rebinding).
+- Token: it comes in the first address, then in a cookie that scripts cannot read, or as `Authorization: Bearer`.
+- Origin: a page of another site or port may neither read nor write, although the browser would send our cookie.
 """
 
 import ipaddress
@@ -27,18 +28,19 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-NEEDS_TOKEN = "This page needs the address that `nlft map` printed, with its token."
+NEEDS_TOKEN = "The token is missing or wrong. Open the whole address that `nlft map` printed."
 
 
 class Guard:
-    """ASGI middleware: lets a request through to the app, or answers it with 4xx and a sentence."""
+    """ASGI middleware: passes a request on to the app, or answers it with a 4xx status and the reason."""
 
     def __init__(self, app: ASGIApp, token: str, hosts: set[str], cookie: str) -> None:
         """
         Args:
-            hosts: names that the page may be called by, besides the loopback's. IP addresses are added to them
-                only when the server was told to listen on one, and need no protection against rebinding.
-            cookie: its name; cookies know no ports, so two servers on a machine need two.
+            token: the secret that every request must carry.
+            hosts: allowed host names, besides the loopback names. If one is an IP address, every IP address is
+                allowed, because rebinding needs a name.
+            cookie: the cookie's name. Cookies do not depend on ports, so two servers on a machine need two names.
         """
         self.app, self.token, self.cookie = app, token, cookie
         self.hosts = {host.lower() for host in hosts} | LOOPBACK
@@ -71,26 +73,26 @@ class Guard:
         await send({"type": "http.response.body", "body": body})
 
     def refusal(self, method: str, headers: Headers, query: str) -> tuple[int, str] | None:
-        """Status and reason if the request is refused."""
+        """Status and reason if the request is refused; None if it passes."""
         host = headers.get("host", "")
         if not self.knows_host(host):
-            return 421, "This server does not go by that name. Start it with --allow_host to add one."
+            return 421, "This server does not accept that host name. Start it with --allow_host NAME to add it."
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         given = [bearer, self._cookie(headers), *parse_qs(query).get("token", [])]
         if not any(secrets.compare_digest(word.encode(), self.token.encode()) for word in given if word):
             return 401, NEEDS_TOKEN
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
-            return 403, "Only the page itself may ask this."
+            return 403, "Only the page itself may send this request."
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and _is_not_navigation(headers):
-            return 403, "Only the page itself may ask this."
-        # A form of another site sends the cookie too; only our own scripts name their origin, or know the token.
+            return 403, "Only the page itself may send this request."
+        # A form of another site sends the cookie too. Only our own scripts send their origin or know the token.
         if method not in ("GET", "HEAD") and origin is None and not _same(bearer, self.token):
             return 403, "Only the page itself may change anything."
         return None
 
     def knows_host(self, host: str) -> bool:
-        """Whether a Host header names this server; any port will do, as a tunnel has its own."""
+        """Whether a Host header names this server. Accept any port, because a tunnel has its own port."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -98,7 +100,7 @@ class Guard:
         return name in self.hosts or (self.open_to_addresses and _is_address(name))
 
     def _cookie(self, headers: Headers) -> str:
-        # As browsers read them: another app's odd cookie on this machine's name must not hide ours.
+        # Parse as browsers do: a malformed cookie of another app on this host must not hide ours.
         return cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
 
     def _has_cookie(self, headers: Headers) -> bool:

@@ -1,4 +1,4 @@
-"""A run as the page follows it: what there is, what is new since the last look, and each step's bytes."""
+"""Follow a run for the page: its state, its news since the last look, and each step's bytes."""
 
 import threading
 import time
@@ -9,28 +9,28 @@ from typing import Any
 import yaml
 
 from nlft.errors import display_path
+from nlft.page.as_json import object_as_json
 from nlft.page.events import Events, JsonlTail
-from nlft.page.plain import plain
-from nlft.page.requests import NOT_STEERABLE, ask, expected, offered
+from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, send_requests
 from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.runs.controls import ControlState, state_of
 from nlft.runs.run_dir import RunDir, WatchedExample
 
-KEPT_BYTES = 16_000_000  # of packed steps that wait in memory for the next page that asks
-SETTLED = 2.0  # seconds after which a folder's modification time can be trusted to show every change
+KEPT_BYTES = 16_000_000  # size of the cache of packed steps
+SETTLED = 2.0  # seconds; an older modification time of a folder shows every change
 
 
 class LiveRun:
-    """Follows one run directory. `poll` looks for news; everything else answers from what it found.
+    """Follows one run directory. `poll` reads the news; all other methods answer from the last poll.
 
-    The server asks from several threads: what is read is all of one look, never half of the next.
+    The server calls it from several threads. Each answer comes from one poll, never from parts of two.
     """
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.name = run.path.resolve().name
-        self.generation = 0  # goes up when what a page has fetched no longer holds
-        self.steps_seen = 0  # goes up when the list of steps changes
+        self.generation = 0  # increases when the data that a page has fetched is no longer valid
+        self.steps_seen = 0  # increases when the list of steps changes
         self.settings: dict[str, Any] = {}
         self.examples: list[WatchedExample] = []
         self.steps: list[int] = []
@@ -48,13 +48,13 @@ class LiveRun:
 
     @property
     def version(self) -> list[Any]:
-        """Differs whenever there is something new to fetch."""
+        """Changes whenever there is something new to fetch."""
         with self._lock:
             counts = [self.generation, self.steps_seen, len(self.events), len(self.controls), len(self.waiting)]
             return [*counts, self.state(), self.problem]
 
     def poll(self) -> None:
-        """Look for news. A file that cannot be read right now is told in `problem`, and tried again next time."""
+        """Read the news. If a file cannot be read now, say so in `problem`, and try again at the next poll."""
         with self._lock:
             self.problem = None
             try:
@@ -64,17 +64,17 @@ class LiveRun:
                 self._poll_requests()
             except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
                 self._stamps.clear()
-                self.problem = f"{display_path(self.run.path)} cannot be read just now: {error}"
+                self.problem = f"cannot read {display_path(self.run.path)} at the moment: {error}"
 
     def about(self) -> dict[str, Any]:
-        """What does not change from step to step."""
+        """The run's data that stays the same from step to step."""
         with self._lock:
             return self._about()
 
     def _about(self) -> dict[str, Any]:
         settings = self.settings
         training = settings.get("training") or {}
-        found = {
+        about = {
             "run": self.name,
             "generation": self.generation,
             "examples": [vars(example) for example in self.examples],
@@ -86,21 +86,21 @@ class LiveRun:
             "seed": settings.get("seed"),
             "loss_normalization": training.get("loss_normalization") or "sample",
         }
-        return dict(plain(found))
+        return object_as_json(about)
 
     def changes(self, generation: int, steps: int, events: int, controls: int) -> dict[str, Any]:
-        """What a page does not have yet.
+        """The data that a page does not have yet.
 
         Args:
-            generation, steps: the `generation` and `steps_seen` that it last heard of.
-            events, controls: how many of them it has.
+            generation, steps: the page's last values of `generation` and `steps_seen`.
+            events, controls: number of events and controls that the page has.
         """
         with self._lock:
             return self._changes(generation, steps, events, controls)
 
     def _changes(self, generation: int, steps: int, events: int, controls: int) -> dict[str, Any]:
         fresh = generation != self.generation
-        found = {
+        changes = {
             "generation": self.generation,
             "steps_seen": self.steps_seen,
             "steps": self.steps if fresh or steps != self.steps_seen else None,
@@ -108,17 +108,17 @@ class LiveRun:
             "controls": self.controls[0 if fresh else controls :],
             "waiting": self.waiting,
             "state": self.state(),
-            "steering": offered(self._control_state()),
+            "steering": control_panel(self._control_state()),
             "problem": self.problem,
         }
-        return dict(plain(found))
+        return object_as_json(changes)
 
     def state(self) -> str:
-        """`waiting` until something is logged, then `training`, `paused` or `stopping`, and `finished` at the end."""
+        """`waiting` until the first event, then `training`, `paused` or `stopping`, and `finished` at the end."""
         if not len(self.events):
             return "waiting"
         ended = self.events.columns.get("train_runtime")
-        if ended and ended[-1] == ended[-1]:  # no NaN: the last line logged is the one that ends a training
+        if ended and ended[-1] == ended[-1]:  # not NaN: the last event is the one that ends a training
             return "finished"
         step = self.events.columns["step"][-1]
         if any(line["taken"] and line["control"] == "stop" and line["step"] >= step for line in self.controls):
@@ -126,28 +126,25 @@ class LiveRun:
         state = self._control_state()
         return "paused" if state is not None and state.paused else "training"
 
-    def ask(self, wanted: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
-        """Hand requests to the trainer; see `nlft.page.requests.ask`."""
-        with self._lock:  # two at once would each be checked without the other
-            return self._ask(wanted, who)
-
-    def _ask(self, wanted: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
-        state = self._control_state()
-        reason = NOT_STEERABLE if state is None else "the run has finished" if self.state() == "finished" else None
-        if state is None or reason is not None:
-            return [], [(name, str(reason)) for name, _ in wanted]
-        return ask(self.run, expected(state, self.run.pending_requests()), wanted, who)
+    def send_requests(self, changes: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
+        """Send requests to the trainer; see `nlft.page.requests.send_requests`."""
+        with self._lock:  # two calls at once would each be checked without the other
+            state = self._control_state()
+            reason = NOT_STEERABLE if state is None else "the run has finished" if self.state() == "finished" else None
+            if state is None or reason is not None:
+                return [], [(name, str(reason)) for name, _ in changes]
+            return send_requests(self.run, expected_state(state, self.run.pending_requests()), changes, who)
 
     def step(self, step: int) -> bytes:
-        """One step's bytes, see `nlft.page.steps`.
+        """One step's bytes; see `nlft.page.steps`.
 
         Raises:
-            Unreadable: the step has no snapshot that can be shown.
+            Unreadable: the step has no snapshot, or it cannot be shown.
         """
         with self._lock:
             generation, steps, examples = self.generation, self.steps, self.examples
             if step not in steps:
-                raise Unreadable("no such step is recorded")
+                raise Unreadable("this step is not recorded")
             packed_at, data = self._packed.get(step, (None, b""))
             if packed_at == generation:
                 self._packed.move_to_end(step)
@@ -177,12 +174,12 @@ class LiveRun:
     def _poll_steps(self) -> None:
         if not self._changed("steps", self.run.saliency_path, folder=True):
             return
-        found = self.run.snapshot_steps()
-        if found == self.steps:
+        steps = self.run.snapshot_steps()
+        if steps == self.steps:
             return
-        if self.steps and (not found or found[-1] < self.steps[-1]):
-            self.generation += 1  # a run that was resumed or started again writes these steps anew
-        self.steps = found
+        if self.steps and (not steps or steps[-1] < self.steps[-1]):
+            self.generation += 1  # a run that was resumed or started again writes these steps again
+        self.steps = steps
         self.steps_seen += 1
 
     def _poll_lines(self) -> None:
@@ -197,15 +194,15 @@ class LiveRun:
         self.generation += replaced or controls_replaced
 
     def _poll_requests(self) -> None:
-        found = self.run.pending_requests(50)
-        self.waiting = [{name: value for name, value in vars(one).items() if name != "file"} for one in found]
+        requests = self.run.pending_requests(50)
+        self.waiting = [{name: value for name, value in vars(one).items() if name != "file"} for one in requests]
 
     def _changed(self, name: str, path: Path, *, folder: bool = False) -> bool:
-        """Whether a file is another one, or changed, since this was last asked of it.
+        """Whether a file was replaced or changed since the last call.
 
         Args:
-            folder: a folder's time may be the same before and after two changes in one tick of its clock, so a
-                recent one counts as changed.
+            folder: the path is a folder. Two changes in one tick of the clock give a folder the same time, so a folder
+                with a recent time counts as changed.
         """
         stamp: Any = None
         try:
@@ -215,6 +212,6 @@ class LiveRun:
         else:
             recent = folder and time.time() - status.st_mtime < SETTLED
             stamp = object() if recent else (status.st_ino, status.st_mtime_ns)
-        before = self._stamps.get(name, self)  # after trouble a file counts as changed even if it is gone by now
+        before = self._stamps.get(name, self)  # after an error a file counts as changed, even if it is gone by now
         self._stamps[name] = stamp
         return bool(stamp != before)

@@ -1,4 +1,4 @@
-"""Asks a model about edited feedback: a process of its own holds it, so that the page's server needs no torch."""
+"""Score edited feedback with a model in another process, so that the page's server needs no torch."""
 
 import base64
 import json
@@ -16,64 +16,67 @@ from nlft.page.feedback import Edit
 from nlft.page.steps import ARRAYS, Shown, pack_step
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores
 
-MODULE = "nlft.training.rescore_worker"  # started by name: to import it would bring torch
+MODULE = "nlft.training.rescore_worker"  # started by name, because importing it would import torch
 LAST_WAIT_SECONDS = 2.0
 
 
 class Rescorer:
-    """Starts the process at once, since a model takes seconds to load; questions that come meanwhile wait for it."""
+    """Starts the worker process and asks it for scores.
+
+    The process starts at once, because a model takes seconds to load. Requests wait until the model is loaded.
+    """
 
     def __init__(self, run: RunDir, model: str, data: Path | None = None) -> None:
         """
         Args:
-            model: folder or hub name, from whoever started the server: nothing that a browser sends names one.
-            data: what the run was trained on; None for the file that run.yaml names.
+            model: folder or hub name. It comes from the server's command line; a browser cannot choose a model.
+            data: the file that the run was trained on; None for the file in run.yaml.
         """
         self.run = run
         self._lock = threading.Lock()
         self._ready: dict[str, Any] | None = None
-        # -P: what lies in the user's working folder is no module of ours.
+        # -P: do not import modules from the user's working folder.
         command = [sys.executable, "-P", "-m", MODULE, str(run.path), model, *([] if data is None else [str(data)])]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def score(self, edit: Edit, tokens: int) -> bytes:
-        """The example's scores under an edited label and judgment, as one step of one example, see `pack_step`.
+        """Score an example under its edited label and judgment. Return one step of one example; see `pack_step`.
 
         Args:
-            tokens: how many the example has.
+            tokens: number of tokens of the example in the run.
 
         Raises:
-            NLFTError: the model cannot be loaded, or the example not be scored so.
+            NLFTError: the model cannot be loaded, or cannot score the example.
         """
         with self._lock:
             if self._ready is None:
                 self._ready = self._line()
-            found = self._ready if "error" in self._ready else self._ask(edit)
-        if "error" in found:
-            raise NLFTError(f"not re-scored: {found['error']}")
+            reply = self._ready if "error" in self._ready else self._ask(edit)
+        if "error" in reply:
+            raise NLFTError(f"not re-scored: {reply['error']}")
         arrays: dict[str, Any] = dict.fromkeys(("standard", "judge", "band"))
-        arrays |= {n: np.frombuffer(base64.b64decode(text), ARRAYS[n]) for n, text in found["arrays"].items()}
+        arrays |= {n: np.frombuffer(base64.b64decode(text), ARRAYS[n]) for n, text in reply["arrays"].items()}
         if len(arrays["base"]) != tokens:
             own = len(arrays["base"])
             raise NLFTError(
-                f"not re-scored: this model makes {own} tokens of the completion, and the run's {tokens}.\n"
+                f"not re-scored: the completion has {own} tokens with this model, but {tokens} in the run.\n"
                 "  Start `nlft map` with the --model that the run trains."
             )
         scores = TokenScores(**arrays)
         step = max(self.run.snapshot_steps(), default=0)
-        snapshot = Snapshot(step, 0.0, found["scheme"], found["settings"], found["tag_names"], [scores])
+        snapshot = Snapshot(step, 0.0, reply["scheme"], reply["settings"], reply["tag_names"], [scores])
         return pack_step(snapshot, [Shown(snapshot, scores)])
 
     def kill(self) -> None:
-        """End the process at once: whoever waits for its answer is told that it has gone."""
+        """Kill the process at once. Requests that wait for an answer fail."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process; it also ends by itself when the server is gone."""
+        """End the process. It also ends by itself when the server is gone."""
         if self._process.stdin:
-            with suppress(OSError):  # a question that a killed process has not read
+            with suppress(OSError):  # a killed process did not read the last question
                 self._process.stdin.close()
         try:
             self._process.wait(LAST_WAIT_SECONDS)
@@ -96,9 +99,9 @@ class Rescorer:
     def _line(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        while line and not line.startswith("{"):  # what some library printed while it was imported
+        while line and not line.startswith("{"):  # skip lines that libraries print when they are imported
             line = self._process.stdout.readline()
         return dict(json.loads(line)) if line else _GONE
 
 
-_GONE = {"error": "the process that holds the model has ended; start `nlft map` again"}
+_GONE = {"error": "the model's process has ended; start `nlft map` again"}

@@ -1,7 +1,7 @@
-"""The live page's server: routes that read run directories, and hand requests to their trainers through files.
+"""The live page's server. Its routes read run directories and send requests to the trainers through files.
 
-It holds no model and no training state, so that it may be stopped, restarted or left hanging at any time. Nothing
-that a browser sends names a path: runs and steps come as numbers, the page's own files from a list made at the start.
+It holds no model and no training state, so a user can stop or restart it at any time. A browser cannot name a path: it
+names runs and steps by number, and the page's own files come from a list that is made at the start.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -35,17 +36,17 @@ from nlft.page.steps import Unreadable
 from nlft.runs.run_dir import RunDir
 
 USUAL_PORT = 8642
-LONGEST_BODY = 1_000_000  # bytes; feedback on many examples is the largest thing that a page sends
-MOST_STEPS = 10**12  # numbers above it are no steps
-LOOK_EVERY = 0.3  # seconds between looks at the run directories while a page listens
-BACKLOG = 128  # connections that wait to be accepted
-BEAT_EVERY = 10.0  # seconds after which a silent stream says that it lives
+LONGEST_BODY = 1_000_000  # bytes; the largest body is feedback on many examples
+MOST_STEPS = 10**12  # a larger number is not a step
+LOOK_EVERY = 0.3  # seconds between polls of the run directories while a page is open
+BACKLOG = 128  # number of connections that may wait to be accepted
+BEAT_EVERY = 10.0  # seconds of silence after which a stream sends a sign of life
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class PageServer:
-    """The routes, over the runs that they show."""
+    """The server's routes, and the runs that they show."""
 
     def __init__(
         self,
@@ -58,10 +59,11 @@ class PageServer:
     ) -> None:
         """
         Args:
-            runs: one run, or two to be compared; the first is the one that can be steered.
-            who: what the ledger says of requests from this page.
-            feedback: where edits go; None takes none, as does `read_only`.
-            rescorer: a model that says at once what edits change, or None.
+            runs: one run, or two to compare. The page can steer only the first one.
+            who: name of this page's user in controls.jsonl.
+            read_only: refuse requests, edits and re-scoring.
+            feedback: stores edits; None refuses them.
+            rescorer: scores edited feedback at once; None without a model.
         """
         self.runs, self.who, self.read_only = runs, who, read_only
         self.feedback = None if read_only else feedback
@@ -91,7 +93,7 @@ class PageServer:
         return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
 
     def close(self) -> None:
-        """Let go of all that pages wait for, so that the server can end."""
+        """End everything that open pages wait for, so that the server can stop."""
         self.closing = True
         if self.rescorer is not None:
             self.rescorer.kill()
@@ -141,7 +143,7 @@ class PageServer:
         return StreamingResponse(parts, media_type="text/csv", headers=headers)
 
     async def stream(self, request: Request) -> Response:
-        """Server-sent events: a line whenever a run has news. What is new the page then fetches."""
+        """Server-sent events: one line whenever a run has news. The page then fetches the news."""
         headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._news(), media_type="text/event-stream", headers=headers)
 
@@ -151,9 +153,9 @@ class PageServer:
             raise HTTPException(403, "This page was started with --read-only.")
         changes = body.get("changes")
         if not isinstance(changes, list) or not 0 < len(changes) <= MOST_AT_ONCE or not all(map(_is_change, changes)):
-            raise HTTPException(400, "Send changes, each with its control and value.")
-        wanted = [(change["control"], change.get("value")) for change in changes]
-        ids, refused = await run_in_threadpool(self.runs[0].ask, wanted, self.who)
+            raise HTTPException(400, f"Send 1 to {MOST_AT_ONCE} changes, each with its control and value.")
+        pairs = [(change["control"], change.get("value")) for change in changes]
+        ids, refused = await run_in_threadpool(self.runs[0].send_requests, pairs, self.who)
         if refused:
             reasons = [{"control": name, "reason": reason} for name, reason in refused]
             return JSONResponse({"refused": reasons}, status_code=422)
@@ -174,7 +176,7 @@ class PageServer:
         examples = self.runs[0].examples
         edits = parse_edits([body], examples)
         self._asking = self._asking or asyncio.Lock()
-        async with self._asking:  # those that wait hold no thread, and most are given up by the next key that is typed
+        async with self._asking:  # waiting requests hold no thread, and the next keystroke cancels most of them
             if await request.is_disconnected():
                 return Response(status_code=204)
             data = await run_in_threadpool(self.rescorer.score, edits[0], len(examples[edits[0].example].tokens))
@@ -185,7 +187,7 @@ class PageServer:
         step, view = body.get("step"), body.get("view")
         is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < MOST_STEPS
         if not (step is None or is_step) or not isinstance(view, dict):
-            raise HTTPException(400, "An export names a step, or null for all of them, and the view.")
+            raise HTTPException(400, "Send a step, or null for all steps, and the view.")
         text = await run_in_threadpool(live_export, self.runs, step, view)
         headers = {"Content-Disposition": 'attachment; filename="map.html"'}
         return Response(text, media_type="application/octet-stream", headers=headers)
@@ -208,7 +210,7 @@ class PageServer:
         return [run.version for run in self.runs]
 
     async def _look(self) -> None:
-        """Look for news, at most once in a while however many pages ask."""
+        """Poll the runs, at most once per interval, however many pages are open."""
         self._lock = self._lock or asyncio.Lock()
         async with self._lock:
             if time.monotonic() - self._looked >= LOOK_EVERY / 2:
@@ -223,7 +225,7 @@ class PageServer:
         return self.runs[index]
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        """The request's JSON object, or a refusal: too long, or of another kind."""
+        """Read the request's JSON object. Refuse a body that is too long or is not a JSON object."""
         if request.headers.get("content-type", "").split(";")[0] != "application/json":
             raise HTTPException(415, "Send JSON.")
         data = b""
@@ -233,9 +235,9 @@ class PageServer:
                 raise HTTPException(413, f"Send at most {LONGEST_BODY} bytes.")
         try:
             body = json.loads(data)
-            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # NaN and half a surrogate pair are not JSON
+            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # raises for NaN and half a surrogate pair
         except (ValueError, RecursionError) as error:
-            raise HTTPException(400, "This is not JSON.") from error
+            raise HTTPException(400, "The body is not JSON.") from error
         if not isinstance(body, dict):
             raise HTTPException(400, "Send a JSON object.")
         return body
@@ -254,14 +256,14 @@ def serve_map(
     """Print the page's address and serve it until interrupted.
 
     Args:
-        runs: one run, or two to be compared.
-        port: None for the usual one, or a free one if that is taken.
-        hosts: names that browsers may call the server by.
+        runs: one run, or two to compare.
+        port: port to listen on; None for the usual port, or for any free port if that is taken.
+        hosts: host names that browsers may use for the server.
         dataset: the examples that the first run was trained on, or None; see `Feedback`.
         rescorer: see `PageServer`; closed at the end.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: the server cannot listen on the address.
     """
     try:
         feedback = Feedback(runs[0], dataset)
@@ -280,12 +282,15 @@ def _say_address(host: str, port: int, token: str) -> None:
     shown = f"[{host}]" if ":" in host else host
     print(f"map: http://{shown}:{port}/?token={token}", flush=True)
     if "SSH_CONNECTION" in os.environ:
-        print(f"from where you sit: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
-    print("Ctrl-C ends it; the training does not notice.", flush=True)
+        print(
+            f"On your own computer, run: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE\nThen open the same address.",
+            flush=True,
+        )
+    print("Press Ctrl-C to stop the page. Training continues.", flush=True)
 
 
 def web_server(page: PageServer, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
-    """A server on that socket, to be `run` or, from another thread, told to `stop`."""
+    """Make a server on that socket. Call `serve_until_stopped`, and `stop` from another thread."""
     port = listening.getsockname()[1]
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
@@ -293,53 +298,54 @@ def web_server(page: PageServer, listening: socket.socket, token: str, hosts: se
 
 
 class WebServer(uvicorn.Server):
-    """uvicorn, on a socket of ours, that does not wait for the streams of pages that still listen."""
+    """uvicorn on our own socket. When it stops, it does not wait for the streams of open pages."""
 
     def __init__(self, config: uvicorn.Config, page: PageServer, listening: socket.socket) -> None:
         super().__init__(config)
         self.page, self.listening = page, listening
 
     def serve_until_stopped(self) -> None:
-        """Serve until interrupted, or stopped."""
+        """Serve until interrupted or stopped."""
         self.run(sockets=[self.listening])
 
     def stop(self) -> None:
         self.should_exit = True
         self.page.close()
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.page.close()
         super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int | None, preferred: int) -> socket.socket:
-    """A socket to serve on.
+    """Open a socket to serve on.
 
     Args:
-        port: the one that the user asked for, or None for the preferred one, and any free one if that is taken.
+        port: the port that the user chose; None for the preferred port, or for any free port if that is taken.
+        preferred: the usual port.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: the server cannot listen on the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for wanted in [port] if port is not None else [preferred, 0]:
+    for candidate in [port] if port is not None else [preferred, 0]:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            made.bind((host, wanted))
-            made.listen(BACKLOG)  # before the address is printed: whoever opens it at once waits, and is not refused
+            made.bind((host, candidate))
+            made.listen(BACKLOG)  # listen before the address is printed, so that a quick browser is not refused
         except OSError as error:
             made.close()
             problem = error
         else:
             return made
     raise UserError(
-        f"{host}:{port if port is not None else preferred} cannot be listened on ({problem.strerror}).\n"
+        f"cannot listen on {host}:{port if port is not None else preferred} ({problem.strerror}).\n"
         "  Give another --port, or another --host."
     )
 
 
-def _is_change(change: Any) -> bool:
+def _is_change(change: object) -> bool:
     return isinstance(change, dict) and isinstance(change.get("control"), str)
 
 
@@ -353,7 +359,7 @@ def _user() -> str:
 def _number(request: Request, name: str) -> int:
     text = request.query_params.get(name, "0")
     if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST_STEPS)) - 1:
-        raise HTTPException(400, f"{name} is no number")
+        raise HTTPException(400, f"{name} is not a number")
     return int(text)
 
 

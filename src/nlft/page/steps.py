@@ -1,9 +1,10 @@
-"""One step's tokens as bytes: a JSON header, then plain arrays that a browser reads without parsing a number.
+"""Pack one step's tokens as bytes: a JSON header, then binary arrays that a browser reads without parsing numbers.
 
-The live page and the exported file carry the same bytes, so that both show and re-tag exactly what was recorded.
+The live page and the exported file contain the same bytes, so both show and re-tag exactly the recorded numbers.
 
-Layout: the header's length (uint32, little endian), the header (UTF-8, padded with spaces to a multiple of 4), then
-the arrays, each padded to a multiple of 4. `scores[i].arrays[name]` is the array's [offset, length] behind the header.
+Layout: the header's length (uint32, little endian), the header (UTF-8, padded with spaces to a multiple of 4 bytes),
+then the arrays, each padded to a multiple of 4 bytes. `scores[i].arrays[name]` is [offset, length] of an array, counted
+from the end of the header.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nlft.errors import UserError
-from nlft.page.plain import plain
+from nlft.page.as_json import as_json
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 ARRAYS = {
@@ -28,36 +29,36 @@ ARRAYS = {
 
 
 class Unreadable(Exception):
-    """A snapshot that cannot be shown; the message says why in a few words."""
+    """A snapshot cannot be shown. The message says why in a few words."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An example's scores, and the snapshot that they are from."""
+    """An example's scores, and the snapshot that they come from."""
 
     source: Snapshot
     scores: TokenScores
 
 
 def read_step(run: RunDir, step: int, examples: list[WatchedExample]) -> Snapshot:
-    """One snapshot that fits the watched examples.
+    """Read a snapshot, and check that it fits the watched examples.
 
     Raises:
-        Unreadable: it is gone, damaged, or made for other examples.
+        Unreadable: the snapshot is gone, damaged, or belongs to other examples.
     """
     try:
         snapshot = run.snapshot(step)
     except FileNotFoundError:
-        raise Unreadable("gone since the map was begun") from None
+        raise Unreadable("deleted since the map started") from None
     except UserError as error:
         raise Unreadable(f"damaged: {error}") from error
     if not fits(snapshot, examples):
-        raise Unreadable("made for other examples than the ones watched now")
+        raise Unreadable("its examples are not the ones that the run watches now")
     return snapshot
 
 
 def fits(snapshot: Snapshot, examples: list[WatchedExample]) -> bool:
-    """Whether each example that the snapshot scored has as many tokens as the watched one."""
+    """Whether each scored example has the same number of tokens as the watched example."""
     return len(snapshot.scores) == len(examples) and all(
         scores is None or len(scores.base) == len(example.tokens)
         for scores, example in zip(snapshot.scores, examples, strict=True)
@@ -67,10 +68,12 @@ def fits(snapshot: Snapshot, examples: list[WatchedExample]) -> bool:
 def shown_at(
     run: RunDir, recorded: list[int], step: int, examples: list[WatchedExample]
 ) -> tuple[Snapshot, list[Shown | None]]:
-    """A snapshot, and every example's latest scores at that step: one taken from a training batch holds only some.
+    """Read a step's snapshot, and every example's latest scores at that step.
+
+    A snapshot of a training batch has scores of only some examples. The others come from earlier steps.
 
     Args:
-        recorded: `run.snapshot_steps()`.
+        recorded: the run's steps, from `RunDir.snapshot_steps()`.
 
     Raises:
         Unreadable: the step's own snapshot cannot be shown.
@@ -83,7 +86,7 @@ def shown_at(
         try:
             earlier = read_step(run, before, examples)
         except Unreadable:
-            continue  # whoever asks for that step is told
+            continue  # the error appears when a user opens that step
         for index, scores in enumerate(earlier.scores):
             if shown[index] is None and scores is not None:
                 shown[index] = Shown(earlier, scores)
@@ -91,10 +94,10 @@ def shown_at(
 
 
 def pack_step(snapshot: Snapshot, shown: list[Shown | None]) -> bytes:
-    """The bytes of one step.
+    """Pack one step as bytes.
 
     Args:
-        shown: an entry an example, as `shown_at` gives them.
+        shown: one entry per example, from `shown_at`.
     """
     sources: list[Snapshot] = [snapshot]
     chunks: list[bytes] = []
@@ -127,7 +130,7 @@ def pack_step(snapshot: Snapshot, shown: list[Shown | None]) -> bytes:
         }
         for source in sources
     ]
-    text = json.dumps(plain({"step": snapshot.step, "sources": about, "scores": entries}), allow_nan=False)
+    text = json.dumps(as_json({"step": snapshot.step, "sources": about, "scores": entries}), allow_nan=False)
     header = _padded(text.encode(), b" ")
     return len(header).to_bytes(4, "little") + header + b"".join(chunks)
 
