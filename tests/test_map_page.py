@@ -144,7 +144,7 @@ def test_slider_goes_back_in_time_and_play_goes_forward_to_the_last_step(run: Ru
     page.locator("#step").fill("3")
     expect(page.locator("#where")).to_contain_text("step 30")
     add_step(run, 60)
-    expect(page.locator("#latest")).to_have_text("Latest (3 on)")
+    expect(page.locator("#latest")).to_have_text("Latest (3 newer)")
     expect(page.locator("#where")).to_contain_text("step 30")
     page.locator("#play").click()
     expect(page.locator("#where")).to_contain_text("step 60")
@@ -180,7 +180,7 @@ def differences(page: Page) -> None:
             assert marked == also == (one != other)
         number = sum(marked for _, marked in sides[0])
         caption = card.locator(".side").nth(1).locator(".caption")
-        expect(caption).to_contain_text(f"{number} tokens tagged otherwise" if number else "the same tags")
+        expect(caption).to_contain_text(f"{number} tokens with another tag" if number else "the same tags")
         found += number
     assert found > 0
 
@@ -191,7 +191,7 @@ def test_curves_show_what_was_logged_and_each_value_under_the_pointer(run: RunDi
     expect(page.locator(".plot .trace").first).to_be_attached()
     titles = page.locator("#curves figure:not([hidden]) figcaption").all_inner_texts()
     assert [title.split("\n")[0].strip() for title in titles] == [
-        "Loss", "Learning rate", "Salient and gated", "Accuracy", "Tokens a second",
+        "Loss", "Learning rate", "Salient and gated", "Accuracy", "Tokens per second",
     ]  # fmt: skip
     assert page.locator(".keys-of").first.locator("li").all_inner_texts() == [
         "loss", "likelihood", "unlikelihood", "held out",
@@ -361,14 +361,14 @@ def test_apply_asks_for_what_differs_and_each_answer_stands_in_ledger_and_timeli
     line = answer(run, 40, 1.5)
     taken = page.locator(".ledger .taken", has_text="mistake_ratio 1.5 → 2.5")
     expect(taken).to_contain_text("taken, ann")
-    expect(page.locator("#marks .mark-at")).to_have_attribute("title", "mistake_ratio 1.5 → 2.5, in force from step 40")
+    expect(page.locator("#marks .mark-at")).to_have_attribute("title", "mistake_ratio 1.5 → 2.5, from step 40")
     expect(page.locator(".ledger .waits")).to_have_count(0)  # what still waits must not be taken for the next request
     taken.get_by_role("button", name="Undo").click()
     assert asked(run, page) == [("undo", line["id"])]
     answer(run, 45, 2.5, control="saliency.mistake_ratio", new=1.5, undoes=line["id"])
     expect(page.locator(".ledger .taken").first).to_contain_text("undone: mistake_ratio 2.5 → 1.5")
     mark = page.locator("#marks .mark-at")
-    expect(mark).to_have_attribute("title", re.compile("from step 40; .* 2.5 → 1.5, in force from step 45"))
+    expect(mark).to_have_attribute("title", re.compile("from step 40; .* 2.5 → 1.5, from step 45"))
     mark.click()
     expect(page.locator("#where")).to_contain_text("step 40")
 
@@ -408,7 +408,7 @@ def test_what_the_run_cannot_do_is_disabled_with_its_reason(run: RunDir, show: S
 
 def test_read_only_page_offers_nothing_that_changes_anything(run: RunDir, show: Show) -> None:
     page = show(run, read_only=True)
-    expect(page.locator("#steer .reason")).to_have_text("This page only shows the run.")
+    expect(page.locator("#steer .reason")).to_have_text("This page is read-only.")
     for name in ("Pause", "Stop", "Apply to the run", "Edit feedback"):
         assert page.get_by_role("button", name=name, exact=True).locator("visible=true").count() == 0
     page.locator("#knob-mistake_ratio").fill("60")

@@ -305,7 +305,7 @@ def test_an_edit_is_rescored_on_the_page_while_the_server_holds_no_torch(
         expect(page.locator("#drafts")).to_contain_text(saved)
         card.locator("textarea").fill("The sum is off by eleven.")
         expect(card.locator(".caption").first).to_contain_text("re-scored with the edited feedback", timeout=60_000)
-        card.get_by_role("button", name="Undo these edits").click()
+        card.get_by_role("button", name="Undo edits").click()
         expect(card.locator(".caption").first).not_to_contain_text("re-scored")
         assert page.evaluate(strips) == before
         assert complaints == []

@@ -1,4 +1,4 @@
-// The page, put together: what is shown, drawn from a source that is a server or a file.
+// Build the page, and draw it from a source: the server or an exported file.
 
 import { addToLegend, buildCard, drawCard, drawLegend } from "./cards.js";
 import { Curves } from "./curves.js";
@@ -18,7 +18,7 @@ const THEMES = ["auto", "light", "dark"];
 const page = { source: null, views: [], whatIf: null, steer: null, curves: null, feedback: null, steps: {}, order: [], news: null, unseen: false, asked: undefined };
 let ticket = 0;
 
-/** What is chosen in the page's own fields. */
+/** The values of the page's own fields. */
 function choices() {
   /** @param {"search" | "label" | "sort"} id */
   const value = (id) => byId(id).value;
@@ -45,7 +45,7 @@ export async function begin(source) {
   watchPage();
   await draw();
   performance.mark("nlft-drawn");
-  // The tokens first: they are what one comes for.
+  // Draw the tokens first, because they matter most.
   requestAnimationFrame(() => setTimeout(() => { page.curves.ready = true; page.curves.draw(); }));
   if (source.listen) source.listen(() => news(), (heard) => byId("status").classList.toggle("lost", !heard));
 }
@@ -92,7 +92,7 @@ function buildPage() {
   drawLegend([]);
 }
 
-/** A part of the side panel, open where there is room for it. */
+/** A part of the side panel. It is open if there is room. */
 function foldable(panel, id, title) {
   const open = matchMedia("(min-width: 76rem)").matches;
   const body = element("div", { className: "body" });
@@ -111,7 +111,7 @@ function buildViews() {
   page.order = page.views.map((view) => view.index);
   if (page.feedback) page.views.forEach((view) => page.feedback.add(view));
   if (!page.views.length) {
-    const text = "This run watches no examples (yet). Train with --watch 8 to see their tokens here.";
+    const text = "This run has no watched examples yet. Train with --watch 8 to see their tokens here.";
     byId("examples").append(element("p", { className: "note", text }));
   }
   filter();
@@ -150,7 +150,7 @@ function goToStep(number) {
   return show(nearestStep(state.runs[0].steps, number));
 }
 
-/** Fetch what is to be shown, then draw it, unless something else was asked for meanwhile. */
+/** Fetch the steps to show, then draw them, unless a later call has started meanwhile. */
 async function draw() {
   const mine = ++ticket;
   const { runs: [run], beside } = state;
@@ -184,7 +184,7 @@ function drawProblems(problems) {
   notes.hidden = notes.childElementCount === 0;
 }
 
-/** Draw from what was fetched: nothing here waits. */
+/** Draw from the fetched data. Nothing here waits. */
 function paint() {
   const [run] = state.runs;
   const { there, first } = page.steps;
@@ -217,13 +217,13 @@ function paint() {
   keep(choices());
 }
 
-/** The step, with edited examples as the model scores them now. */
+/** The step, with the model's new scores for edited examples. */
 function withRescored(step) {
   if (!step || !page.feedback) return step;
   return { ...step, scores: step.scores.map((scores, index) => page.feedback.rescored(index) ?? scores) };
 }
 
-/** What does not depend on the shown step: the run's state, its requests, its curves. */
+/** Draw the parts that do not depend on the shown step: the run's state, its requests, its curves. */
 function drawRun() {
   const [run] = state.runs;
   byId("status").textContent = statusWords(run, formatDuration);
@@ -241,9 +241,9 @@ function applyTried(tried) {
   return page.steer.ask(requestsFor(tried, state.runs[0].steering.values));
 }
 
-/** Something changed on the server. One look at a time: news that come meanwhile are fetched by one more. */
+/** Something changed on the server. Fetch once at a time; news that arrive meanwhile cause one more fetch. */
 async function news() {
-  page.unseen = document.hidden; // a tab that nobody looks at draws nothing, and leaves the machine to the training
+  page.unseen = document.hidden; // a hidden tab draws nothing, so that the training gets the machine
   if (page.unseen) return;
   page.news = page.news ? "more" : "fetching";
   if (page.news === "more") return;
@@ -255,7 +255,7 @@ async function news() {
   page.news = null;
 }
 
-/** Fetch what is new, and draw what it touches. */
+/** Fetch the news, and draw the parts that changed. */
 async function fetchNews() {
   const [run] = state.runs;
   const anew = (await Promise.all(state.runs.map((one) => one.update()))).some(Boolean);
@@ -267,7 +267,7 @@ async function fetchNews() {
     if (!run.about.schemes[state.tried?.scheme]) state.tried = null;
     page.whatIf?.renew(run.about);
     if (JSON.stringify(run.examples) !== before) {
-      page.steps = {}; // of the examples before
+      page.steps = {}; // they belong to the earlier examples
       page.feedback?.forgetOthers();
       buildViews();
     }

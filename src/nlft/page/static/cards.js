@@ -1,4 +1,4 @@
-// An example's card: its texts, its completion, and at will the same completion at another step or in another run.
+// An example's card: its texts, its completion, and, if chosen, the same completion at another step or in another run.
 
 import { byId, button, element, shownText } from "./dom.js";
 import { differing, recordedVerdict, tagCounts } from "./logic.js";
@@ -15,10 +15,10 @@ function passage(title, text) {
 
 function rowsCaption(rows) {
   if (rows.length === 2) return "upper row judge / base, lower row standard / base";
-  return rows.length === 1 ? `one row: ${rows[0]} / base` : "no second condition was scored, so no rows";
+  return rows.length === 1 ? `one row: ${rows[0]} / base` : "no second condition was scored, so there are no rows";
 }
 
-/** Build a card: {example, index, card, jump, panel, other, ...}; `onPin` is called when its pin is pressed. */
+/** Build a card: {example, index, card, jump, panel, other, ...}; A press of the pin calls `onPin`. */
 export function buildCard(example, index, onPin) {
   const verdict = example.label ? "right" : "wrong";
   const badge = element("span", { text: example.label ? "✓ right" : "✗ wrong", className: `badge ${verdict}` });
@@ -80,21 +80,21 @@ export function drawCard(view, here, there, hereTitle) {
 function drawCaption(view, scores, title) {
   const { tokens } = view.example;
   const rows = scores ? view.panel.rows.filter((row) => scores[row]) : [];
-  const words = scores ? rowsCaption(rows) : "not scored at this step or before";
+  const words = scores ? rowsCaption(rows) : "not scored up to this step";
   const when = scores?.rescored ? "; re-scored with the edited feedback"
-    : scores && scores.source.step !== view.shown.step ? `; as scored at step ${scores.source.step}` : "";
+    : scores && scores.source.step !== view.shown.step ? `; scores from step ${scores.source.step}` : "";
   view.caption.replaceChildren(
     element("b", { text: title || "Completion" }), ` ${tokens.length} tokens; ${words}${when}`);
 }
 
 function besideWords(marks, there) {
-  if (!there.scores) return "not scored at this step or before";
-  if (!marks) return "another completion";
+  if (!there.scores) return "not scored up to this step";
+  if (!marks) return "a different completion";
   const found = marks.reduce((sum, one) => sum + one, 0);
-  return found ? `${found} tokens tagged otherwise` : "the same tags";
+  return found ? `${found} tokens with another tag` : "the same tags";
 }
 
-/** Make or remove the second completion. Another run's example may have other tokens: then it has a panel of its own. */
+/** Make or remove the second completion. It has its own panel, because another run's example may have other tokens. */
 function drawBeside(view, there) {
   const wanted = there?.example ?? null;
   if (view.other?.example !== wanted) {
@@ -115,18 +115,18 @@ export function drawLegend(tagNames) {
     const scale = element("dt", { className: "scale" });
     for (const [value, text] of LEGEND_RATIOS) scale.append(element("span", {}, strip(condition, value), text));
     byId("scales").append(scale,
-      element("dd", {}, element("b", { text: `${condition} / base` }), ` ${cause} makes it likelier`));
+      element("dd", {}, element("b", { text: `${condition} / base` }), ` ${cause} raises its probability`));
   }
   addToLegend(tagNames);
 }
 
-/** Tags that the legend does not have yet. */
+/** Add the tags that the legend lacks. */
 export function addToLegend(tagNames) {
   const known = new Set([...byId("tags").querySelectorAll("dt")].map((one) => one.dataset.name));
   for (const name of tagNames) {
     if (known.has(name)) continue;
     const sample = element("dt", { "data-name": name }, shownText("span", name, { className: "text" }));
     markTag(sample, name);
-    byId("tags").append(sample, element("dd", { text: TAGS[name] ?? "as the scheme calls it" }));
+    byId("tags").append(sample, element("dd", { text: TAGS[name] ?? "a tag of this scheme" }));
   }
 }

@@ -1,4 +1,4 @@
-// A line chart as SVG: scales, ticks and lines, worked out from numbers alone. curves.js puts them into the document.
+// A line chart as SVG: scales, ticks and lines, computed from numbers. curves.js puts them into the document.
 
 export const CHART_HEIGHT = 130;
 const EDGE = { left: 46, right: 8, top: 8, bottom: 20 }; // room for the numbers at the axes, in pixels
@@ -21,7 +21,7 @@ export function niceTicks(low, high, most) {
 }
 
 /**
- * Where steps and values stand in a chart: the y axis holds zero, as a loss of half the height is then half the loss.
+ * Positions of steps and values in a chart. The y axis includes zero, so half the height is half the loss.
  * @param {{x: number[], y: number[]}[]} lines
  * @param {number} width of the chart in pixels
  */
@@ -49,7 +49,7 @@ export function chartScale(lines, width) {
 }
 
 /**
- * A line as the `d` of an SVG path; a single point as a stroke of no length, which round ends make a dot.
+ * A line as the `d` of an SVG path. A single point becomes a stroke of length 0, whose round ends make a dot.
  * @param {{x: number[], y: number[]}} line
  * @param {ReturnType<typeof chartScale>} scale
  */
@@ -59,7 +59,7 @@ export function linePath({ x, y }, scale) {
 }
 
 /**
- * The number of a sorted list that is nearest to one; null of an empty list.
+ * The number of a sorted list that is nearest to a given number; null for an empty list.
  * @param {number[]} sorted
  * @param {number} wanted
  */

@@ -1,4 +1,4 @@
-// The curves of a run: line charts of what it logged, with the step shown and the changes that were made.
+// The curves of a run: line charts of its logged numbers, with the shown step and the changes to the run.
 
 import { CHART_HEIGHT, chartScale, linePath, nearestOf, niceTicks } from "./chart.js";
 import { byId, drawing, element } from "./dom.js";
@@ -17,7 +17,7 @@ const CHARTS = [
     ["nlft/gated_fraction", "gated samples"]] },
   { title: "Accuracy", words: formatPercent, curves: [["eval_mean_token_accuracy", "held-out tokens"],
     ["mean_token_accuracy", "trained tokens"]] },
-  { title: "Tokens a second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
+  { title: "Tokens per second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
 ];
 
 export class Curves {
@@ -33,7 +33,7 @@ export class Curves {
 
   get wanted() { return this.ready && this.root.open && !this.root.hidden; }
 
-  /** Draw soon, and not too often: events come by the dozen. */
+  /** Draw soon, but not often, because events come in dozens. */
   later() {
     if (this.timer === null && this.wanted) {
       this.timer = setTimeout(() => { this.timer = null; this.draw(); }, this.charts.length ? REDRAW_MS : 0);
@@ -53,7 +53,7 @@ export class Curves {
     resized.observe(this.root);
   }
 
-  /** Move the line that shows where the step bar is. */
+  /** Move the line of the shown step. */
   cursor() {
     if (this.wanted) for (const chart of this.charts) chart.drawSteps();
   }
@@ -102,7 +102,7 @@ class Chart {
     this.drawSteps();
   }
 
-  /** The shown step, and what was changed at which, as lines across the chart. */
+  /** Draw the shown step, and the steps of changes, as lines across the chart. */
   drawSteps() {
     const { scale } = this;
     if (this.figure.hidden || !scale) return;
@@ -120,7 +120,7 @@ class Chart {
     return nearestOf(steps, this.scale.step(event.clientX - this.plot.getBoundingClientRect().left));
   }
 
-  /** Say each curve's value, and each change, at the logged step under the pointer. */
+  /** Show each curve's value, and each change, at the logged step under the pointer. */
   point(event) {
     const step = this.stepUnder(event);
     if (step === null) return;
@@ -143,7 +143,7 @@ class Chart {
   }
 }
 
-/** A column's line, where the run has values in it: every step that logged one. */
+/** The line of a column: every step that logged a value. Empty if no step did. */
 function lineOf(run, column, name, place, faint) {
   const values = run.columns[column] ?? [];
   const kept = values.flatMap((value, index) => (value === null ? [] : [index]));
@@ -151,7 +151,7 @@ function lineOf(run, column, name, place, faint) {
   return [{ x: kept.map((at) => run.columns.step[at]), y: kept.map((at) => values[at]), name, place, faint }];
 }
 
-/** What was changed at a step, in words. */
+/** The changes at a step, in words. */
 function changesAt(step) {
   const taken = state.runs[0].controls.filter((entry) => entry.taken && entry.step === step);
   return taken.map((entry) => element("span", { text: ledgerWords(entry), className: "changed" }));
@@ -177,7 +177,7 @@ function axes(scale, words) {
   return [...values, ...steps];
 }
 
-/** The curves by name, told apart by colour and by how the line is drawn. */
+/** The names of the curves. Colour and dash distinguish them. */
 function drawKeys(keys, curves, run, other) {
   const found = curves.flatMap(([column, name], place) => (
     run.last(column) === null ? [] : [element("li", { text: name, className: `key-${place + 1}` })]));

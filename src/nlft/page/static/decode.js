@@ -1,4 +1,4 @@
-// One step's bytes, as page/steps.py packs them, to typed arrays. Pure.
+// Decode one step's bytes, which page/steps.py packs, into typed arrays. Pure functions.
 
 const KINDS = {
   base: Float32Array, standard: Float32Array, judge: Float32Array, likelihood: Float32Array,
@@ -6,9 +6,9 @@ const KINDS = {
 };
 
 /**
- * A step: {step, sources, scores}. scores[i] is null for an example that no step so far has scored, else
- * {source, base, standard, judge, likelihood, unlikelihood, tag, band} with null for what was not scored.
- * A source is {step, epoch, scheme, settings, tag_names, whole}: the snapshot that the scores are from.
+ * A step: {step, sources, scores}. scores[i] is null if no step so far has scored the example, else
+ * {source, base, standard, judge, likelihood, unlikelihood, tag, band} with null for each array that was not scored.
+ * A source is {step, epoch, scheme, settings, tag_names, whole}: the snapshot that the scores come from.
  */
 export function decodeStep(buffer) {
   const size = new DataView(buffer).getUint32(0, true);

@@ -1,4 +1,4 @@
-// The document's few helpers. What a model wrote goes in through textContent alone.
+// Build parts of the document. A model's text goes in only through textContent.
 
 import { visibleParts } from "./text.js";
 
@@ -54,7 +54,7 @@ export function button(text, onClick, attributes = {}) {
   return made;
 }
 
-/** Text of a model or a file, its invisible characters made visible. */
+/** Show text of a model or a file, with its invisible characters made visible. */
 export function shownText(tag, text, options, prose = false) {
   const parts = visibleParts(text, prose);
   const spans = parts.map((part) => (
@@ -71,7 +71,7 @@ export function factTable(head, rows) {
     element("thead", {}, element("tr", {}, ...cells("th", head))), element("tbody", {}, ...body));
 }
 
-/** Call at most once a frame, with the last arguments. */
+/** Call at most once per frame, with the last arguments. */
 export function onceAFrame(call) {
   let waiting = null;
   return (...args) => {

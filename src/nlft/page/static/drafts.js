@@ -1,5 +1,5 @@
-// What a reader says about an example before it is saved: pure functions.
-// A draft is {label, judgment, marks}; marks are [start, end, "right" | "wrong"], end not included, in order.
+// A reader's edit of an example before it is saved: pure functions.
+// A draft is {label, judgment, marks}; marks are [start, end, "right" | "wrong"], end exclusive, in order.
 
 export function newDraft(example) {
   return { label: example.label, judgment: example.judgment ?? "", marks: [] };
@@ -10,7 +10,7 @@ export function sameAsBefore(draft, example) {
   return draft.label === example.label && asked === (example.judgment ?? "").trim() && !draft.marks.length;
 }
 
-/** The draft with tokens start to end marked, or cleared where the verdict is null; the judgment says so in words. */
+/** Mark tokens start to end, or clear them if the verdict is null. Add the mark to the judgment in words. */
 export function marked(draft, tokens, start, end, verdict) {
   const marks = [];
   for (const [from, to, old] of draft.marks) {
@@ -41,8 +41,8 @@ export function markOf(draft, index) {
   return draft?.marks.find(([start, end]) => index >= start && index < end)?.[2] ?? null;
 }
 
-/** What is wrong with a draft, in a sentence; null if it can be saved. */
+/** Why a draft cannot be saved, in a sentence; null if it can. */
 export function problemOf(draft) {
-  if (!draft.label && !draft.judgment.trim()) return "Say what is wrong, or mark the tokens that are.";
+  if (!draft.label && !draft.judgment.trim()) return "Write what is wrong, or mark the wrong tokens.";
   return null;
 }

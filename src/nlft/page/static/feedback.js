@@ -1,4 +1,4 @@
-// Feedback in place: an example's label, judgment and marked tokens, edited on its card and saved as a new version.
+// Edit an example's label, judgment and marked tokens on its card, and save them as a new version.
 
 import { button, byId, element } from "./dom.js";
 import { decodeStep } from "./decode.js";
@@ -7,22 +7,22 @@ import { state } from "./state.js";
 import { placeOf } from "./tokens.js";
 
 const DRAFTS_KEY = "nlft-map-drafts";
-const TYPING_MS = 500; // without a key before the model is asked
+const TYPING_MS = 500; // time without a keystroke before the model is asked
 
 export class Feedback {
   /**
-   * `post` sends a path and a body to the server; `name` is the run's, for drafts to outlive a reload; `rescored` is
+   * `post` sends a path and a body to the server; `name` is the run's, so drafts survive a reload; `rescored` is
    * called when the model has scored an edit.
    */
   constructor(post, name, rescored) {
     this.post = post;
     this.changed = rescored;
-    this.scores = new Map(); // example index -> {draft, scores}: what the model said of which draft
+    this.scores = new Map(); // example index -> {draft, scores}: the model's scores of a draft
     this.timers = new Map();
-    this.asked = new Map(); // example index -> what takes back the question that the model is at
+    this.asked = new Map(); // example index -> controller that cancels the request to the model
     this.name = name;
     this.drafts = new Map(); // example index -> draft
-    this.held = new Map(); // drafts of a run that has no examples at the moment
+    this.held = new Map(); // drafts of a run that has no examples now
     this.editors = new Map(); // example index -> {view, root, ...}
     this.selection = null; // {panel, from, to}
     this.bar = byId("drafts");
@@ -31,7 +31,7 @@ export class Feedback {
     this.drop = button("Discard all", () => this.discard());
     this.bar.append(this.said, this.save, this.drop);
     this.restore();
-    // The tokens' own handler has moved the focus by the time that a key comes up here.
+    // The tokens' own handler has already moved the focus when a key event arrives here.
     document.addEventListener("keydown", (event) => this.onKey(event));
   }
 
@@ -48,13 +48,13 @@ export class Feedback {
     if (this.drafts.has(view.index)) this.score(view.index);
   }
 
-  /** What the model makes of an example's edit as it stands, or null. */
+  /** The model's scores of an example's current edit, or null. */
   rescored(index) {
     const found = this.scores.get(index);
     return found && found.draft === this.drafts.get(index) ? found.scores : null;
   }
 
-  /** Have the model score an edit, once nothing was typed for a moment. */
+  /** Ask the model to score an edit when typing has stopped for a moment. */
   score(index) {
     clearTimeout(this.timers.get(index));
     this.asked.get(index)?.abort();
@@ -69,7 +69,7 @@ export class Feedback {
     const { id, label } = draft, judgment = draft.judgment || null;
     const asked = new AbortController();
     this.asked.set(index, asked);
-    model.textContent = "The model scores this …";
+    model.textContent = "Scoring with the model …";
     try {
       const answer = await this.post("rescore", { example: index, id, label, judgment }, asked.signal);
       const { scores: [scores] } = decodeStep(await answer.arrayBuffer());
@@ -95,10 +95,10 @@ export class Feedback {
       element("label", {}, "The completion is ", verdict),
       element("label", { className: "block" }, "Judgment", text),
       element("p", { className: "hint" }, "Select tokens with the mouse, or with ", element("kbd", { text: "Shift" }),
-        " and the arrow keys; then"),
+        " and the arrow keys. Then:"),
       element("div", { className: "actions" },
         button("Mark wrong (W)", () => this.mark(view, "wrong")), button("Mark right (R)", () => this.mark(view, "right")),
-        button("Clear mark (X)", () => this.mark(view, null)), button("Undo these edits", () => this.forget(view))),
+        button("Clear mark (X)", () => this.mark(view, null)), button("Undo edits", () => this.forget(view))),
       problem, model);
     return { view, root, text, verdict, problem, model, open };
   }
@@ -124,14 +124,14 @@ export class Feedback {
 
   forget(view) { this.set(view.index, newDraft(saved(view.example))); }
 
-  /** The run's examples are others now: drop their editors, and the drafts of those that are gone. */
+  /** The run has other examples now: remove their editors, and the drafts of examples that are gone. */
   forgetOthers() {
     for (const index of this.timers.keys()) clearTimeout(this.timers.get(index));
     for (const asked of this.asked.values()) asked.abort();
     this.scores.clear();
     this.editors.clear();
     this.selection = null;
-    // A run that is started again has no examples for a moment: its drafts wait for them.
+    // A run that starts again has no examples for a moment. Keep its drafts until it has.
     const drafts = new Map([...this.held, ...this.drafts]);
     this.held = state.runs[0].examples.length ? new Map() : drafts;
     this.drafts = ofThisRun(drafts);
@@ -215,11 +215,11 @@ export class Feedback {
       const found = await (await this.post("feedback", { edits })).json();
       const ids = edits.map((edit) => edit.id);
       state.saved = [...state.saved.filter((one) => !ids.includes(one.id)), ...edits];
-      // What was typed meanwhile is not saved.
+      // Keep drafts that changed while the others were saved.
       for (const [index, draft] of sent) if (this.drafts.get(index) === draft) this.drafts.delete(index);
       this.store();
       this.said.textContent = `Saved as ${found.file} of the run: ${found.examples} examples, ${found.changed} changed`
-        + `${found.whole ? "" : ", the watched ones alone (name the run's file with --data to have them all)"}.`;
+        + `${found.whole ? "" : " (watched examples only; start nlft map with --data FILE to include all)"}.`;
       for (const index of sent.keys()) if (this.editors.has(index)) this.draw(index);
       this.changed();
     } catch (error) {
@@ -241,24 +241,24 @@ export class Feedback {
   store() {
     try {
       sessionStorage.setItem(DRAFTS_KEY, JSON.stringify({ run: this.name, drafts: [...this.drafts] }));
-    } catch { /* then a reload loses them */ }
+    } catch { /* without storage, a reload loses the drafts */ }
   }
 
   restore() {
     try {
       const found = JSON.parse(sessionStorage.getItem(DRAFTS_KEY) ?? "null");
       if (found?.run === this.name) this.drafts = ofThisRun(found.drafts);
-    } catch { /* as if there were none */ }
+    } catch { /* continue without stored drafts */ }
   }
 }
 
-/** The example as the newest version of the feedback has it. */
+/** The example with the label and judgment of the newest saved version. */
 function saved(example) {
   const found = state.saved.find((one) => one.id === example.id);
   return found ? { ...example, label: found.label, judgment: found.judgment } : example;
 }
 
-/** The drafts whose example still stands where it did. */
+/** The drafts whose example still has the same index. */
 function ofThisRun(drafts) {
   return new Map([...drafts].filter(([index, draft]) => draft.id === state.runs[0].examples[index]?.id));
 }

@@ -1,9 +1,9 @@
-// What the page shows, worked out from numbers alone: pure functions, without the document.
+// Compute the page's content from numbers: pure functions, without the document.
 
 import { TAG_NAMES, SCHEMES, compare, missing, totals } from "./saliency.js";
 import { effect, formatProbability, formatRatio, formatWeight, ratio } from "./text.js";
 
-/** The verdict on one example: recorded, or worked out by the twin. */
+/** The recorded tags and weights of one example. */
 export function recordedVerdict(scores) {
   const { likelihood, unlikelihood, tag, source } = scores;
   return { likelihood, unlikelihood, tag, names: source.tag_names, scheme: source.scheme };
@@ -13,7 +13,7 @@ export function tagName(verdict, index) {
   return verdict.names[verdict.tag[index]] ?? `tag ${verdict.tag[index]}`;
 }
 
-/** How many tokens carry each tag: [name, count], salient always first; plain ones are not counted. */
+/** Number of tokens per tag: [name, count], salient always first; plain tokens are not counted. */
 export function tagCounts(verdict) {
   const counts = new Map([["salient", 0]]);
   for (let i = 0; i < verdict.tag.length; i++) {
@@ -28,7 +28,7 @@ export function salientShare(verdict) {
   return verdict && verdict.tag.length ? tagCounts(verdict)[0][1] / verdict.tag.length : 0;
 }
 
-/** What the tooltip says of one token, as [name, value] pairs; with `after`, what a what-if makes of it. */
+/** The tooltip's facts about one token, as [name, value] pairs. `after`: tags and weights of the what-if, or null. */
 export function tokenFacts(scores, verdict, after, index) {
   const base = scores.base[index];
   const conditions = ["judge", "standard"].filter((name) => scores[name]).map((name) => {
@@ -51,13 +51,13 @@ export function verdictEffect(verdict, index) {
   return effect(verdict.likelihood[index], verdict.unlikelihood[index]);
 }
 
-/** The tokens whose tag differs, as a Uint8Array; null where the two cannot be compared. */
+/** The tokens whose tag differs, as a Uint8Array; null if the two cannot be compared. */
 export function differing(one, other) {
   if (!one || !other || one.tag.length !== other.tag.length) return null;
   return Uint8Array.from(one.tag, (_, i) => (tagName(one, i) === tagName(other, i) ? 0 : 1));
 }
 
-/** The step's words: "step 40, epoch 1.33 (5 of 12), scheme nlft". */
+/** A step in words: "step 40, epoch 1.33 (5 of 12), scheme nlft". */
 export function formatStep(step, index, total) {
   return `step ${step.step}, epoch ${step.epoch.toFixed(2)} (${index + 1} of ${total}), scheme ${step.scheme}`;
 }
@@ -72,7 +72,7 @@ export function matches(example, words, label) {
 /**
  * The order of examples, as indices: pinned ones first, then by `key`, ties in the order of the file.
  *
- * items: {pinned, label, share, change} an example.
+ * items: one {pinned, label, share, change} per example.
  */
 export function sortedOrder(items, key) {
   const value = {
@@ -82,7 +82,7 @@ export function sortedOrder(items, key) {
   return order.sort((a, b) => items[b].pinned - items[a].pinned || value(items[a]) - value(items[b]) || a - b);
 }
 
-/** The index of the last step not beyond `step`, or 0. */
+/** The index of the last step that is not after `step`, or 0. */
 export function nearestStep(steps, step) {
   let found = 0;
   for (let i = 0; i < steps.length && steps[i] <= step; i++) found = i;
@@ -92,7 +92,7 @@ export function nearestStep(steps, step) {
 /** Why the scheme cannot be tried on these scores, in a sentence; null if it can. */
 export function cannotTry(name, settings, examples) {
   if (name === "nlft-original") return `${name} needs whole hidden states, which a run does not record.`;
-  if (!SCHEMES[name]) return `This page does not know how to work ${name} out.`;
+  if (!SCHEMES[name]) return `This page cannot compute ${name}.`;
   const unknown = SCHEMES[name].settings.filter((one) => settings[one] === undefined);
   if (unknown.length) return `${name} has settings that this run did not record: ${unknown.join(", ")}.`;
   const lacking = new Set(examples.flatMap((example) => missing(name, settings, example)));
@@ -100,12 +100,12 @@ export function cannotTry(name, settings, examples) {
   return `${name} needs ${[...lacking].join(" and ")}, which this step did not score.`;
 }
 
-/** The twin's verdict on each prepared example. */
+/** Tags and weights of each prepared example under a scheme, from saliency.js. */
 export function tryScheme(name, settings, examples) {
   return examples.map((example) => ({ ...SCHEMES[name].weigh(example, settings), names: TAG_NAMES, scheme: name }));
 }
 
-/** What would change over all examples, from recorded to tried: the twin's `compare`, and `totals` of both. */
+/** The changes from recorded to tried over all examples: `compare` and `totals` of saliency.js. */
 export function whatWouldChange(examples, recorded, tried, normalization) {
   const old = recorded.map(asTwins);
   return {
@@ -115,14 +115,14 @@ export function whatWouldChange(examples, recorded, tried, normalization) {
   };
 }
 
-/** A recorded verdict in the twin's terms; tags that it has no name for count as none of its own. */
+/** Recorded tags as indices into TAG_NAMES. Unknown tags get index 255. */
 function asTwins(verdict) {
   const place = verdict.names.map((name) => TAG_NAMES.indexOf(name));
   const tag = Uint8Array.from(verdict.tag, (index) => (place[index] >= 0 ? place[index] : 255));
   return { ...verdict, tag, gated: tag.includes(TAG_NAMES.indexOf("gated")) };
 }
 
-/** How a control's slider runs: where small (or near-full) values matter, it gives them more of its way. */
+/** The scale of a control's slider. If small (or large) values matter, they get more of the slider. */
 export function sliderScale(control) {
   const low = control.low ?? Math.min(0, control.default);
   const high = control.high ?? Math.max(4 * control.default, low + 1);
@@ -131,7 +131,7 @@ export function sliderScale(control) {
   return { low, high, curve: control.kind === "integer" ? "even" : curve };
 }
 
-/** The value at a slider's place in [0, 1], to four digits of its way: few enough to read, enough to come back. */
+/** The value at a slider's place in [0, 1], rounded to four digits: short to read, and exact enough to restore. */
 export function sliderValue(scale, place) {
   const span = scale.high - scale.low;
   const digits = (distance) => Number(distance.toPrecision(4));
@@ -146,7 +146,7 @@ export function sliderPlace(scale, value) {
   return scale.curve === "high" ? 1 - Math.sqrt(1 - share) : share;
 }
 
-/** A typed value for a control, or in words why it is none. */
+/** Read a typed value of a control, or say why it is not allowed. */
 export function readValue(control, text) {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value)) return { reason: "give a number" };
@@ -156,7 +156,7 @@ export function readValue(control, text) {
   return { reason: `give ${low} to ${high}` };
 }
 
-/** The changes that would bring the run from its values to the tried scheme and settings, as requests. */
+/** The requests that change the run's values to the tried scheme and settings. */
 export function requestsFor(tried, values) {
   const found = tried.scheme === values.scheme ? [] : [{ control: "scheme", value: tried.scheme }];
   for (const [name, value] of Object.entries(tried.settings)) {
@@ -165,7 +165,7 @@ export function requestsFor(tried, values) {
   return found;
 }
 
-/** A line of the ledger, or a request that waits, in words: "learning_rate 1 → 0.5". */
+/** A line of controls.jsonl, or a waiting request, in words: "learning_rate 1 → 0.5". */
 export function ledgerWords(line) {
   const name = line.control.replace(/^saliency\./, "");
   const plain = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value));
@@ -174,7 +174,7 @@ export function ledgerWords(line) {
   return line.taken ? `${name} ${plain(line.old)} → ${plain(line.new)}` : `${name} ${plain(wanted)}`;
 }
 
-/** Points of a curve for a chart `width` pixels wide: each stretch's first, least, largest and last. */
+/** Points of a curve for a chart `width` pixels wide: each stretch's first, smallest, largest and last point. */
 export function decimate(x, y, width) {
   const stretch = Math.ceil(x.length / Math.max(1, width));
   if (stretch < 4) return { x, y };

@@ -1,8 +1,8 @@
-// A run as the page holds it: what it is, its steps by number, and the few that were fetched last.
+// A run in the page: its data, its steps by number, and a cache of the last fetched steps.
 
 import { decodeStep } from "./decode.js";
 
-// Of the steps that are kept; the twin's arrays for each come to twice as much again. What is dropped is fetched anew.
+// Size of the cache of steps. saliency.js needs twice as much again. A step outside the cache is fetched again.
 const MOST_BYTES = 16e6;
 
 export class Run {
@@ -20,13 +20,13 @@ export class Run {
     this.state = "waiting";
     this.steering = null;
     this.problem = null;
-    this.cache = new Map(); // step -> promise of it; in the order of use
+    this.cache = new Map(); // step -> promise of the step, in order of use
     this.bytes = 0;
   }
 
   get examples() { return this.about.examples; }
 
-  /** Fetch what is new. Returns whether the run began anew, so that all that was drawn is out of date. */
+  /** Fetch the news. Return whether the run started again, so that the drawn content is out of date. */
   async update() {
     const have = {
       generation: this.generation, steps: this.stepsSeen, events: this.events, controls: this.controls.length,
@@ -61,12 +61,12 @@ export class Run {
     this.events = count;
   }
 
-  /** The last value of a column that has one. */
+  /** The last value of a column, or null. */
   last(name) {
     return (this.columns[name] ?? []).findLast((value) => value !== null) ?? null;
   }
 
-  /** Promise of a step, see decode.js; refused with a reason where it cannot be shown. */
+  /** Promise of a step, see decode.js. It is rejected with a reason if the step cannot be shown. */
   step(number) {
     const found = this.cache.get(number);
     if (found) {

@@ -1,35 +1,35 @@
-// The twin of core/saliency.py, core/cut.py, core/rlsd.py, core/dft.py and core/loss.py: stored log-probabilities to
-// tags, weights and losses, in the browser. Pure functions, no imports. A test holds them to Python's on the same
-// inputs; the schemes and their settings are described in docs/SALIENCY.md. `nlft-original` has no twin: it needs
-// whole hidden states. Nor has the loss that `redirect` adds: it needs more of the vocabulary than the token that was
-// said.
+// The twin of core/schemes/ (nlft, cut, rlsd, dft, uniform), core/neighbourhood.py, core/loss.py: log-probabilities to
+// tags, weights and losses, in the browser. Pure functions, no imports. A test compares them with Python's on the same
+// inputs. docs/SALIENCY.md describes the schemes and their settings. `nlft-original` has no twin, because it needs
+// whole hidden states. The loss that `redirect` adds has none either: it needs more of the vocabulary than the
+// completion's token.
 //
-// An ES module. In a classic script it goes without the word `export`, which stands at line starts only.
+// An ES module. In a classic script, leave out the word `export`, which appears only at the start of a line.
 //
 //   example   {base, standard, judge, band, label, mask?}: one sample of N tokens, as a run's snapshots hold it.
-//               base, standard, judge: N natural-log probabilities, as Float32Array or plain array; null for those that
-//                 the scheme does not need, `judge` also in right samples. They must hold all that float32 holds: with
-//                 four decimals, tags change near thresholds. In a plain array, null (JSON has no NaN) reads as NaN.
+//               base, standard, judge: N natural-log probabilities, as Float32Array or array; null for those that
+//                 the scheme does not need, `judge` also in right samples. They need full float32 precision: with
+//                 four decimals, tags change near thresholds. In an array, null (JSON has no NaN) means NaN.
 //               band: N x 17. Uint16Array: the bits of float16, row after row. Anything else holds numbers: a typed
 //                 array or plain array, row after row, or N rows of 17.
-//               label: true where the completion is right.
-//               mask: N booleans or 0/1, true on completion tokens; all of them where it is left out.
-//             `prepare` turns it into typed arrays. Do that once, where an example is weighed again and again.
+//               label: true if the completion is right.
+//               mask: N booleans or 0/1, true on completion tokens; without a mask, all tokens count.
+//             `prepare` converts it to typed arrays. Call it once if an example is weighed many times.
 //   settings  an object with all the fields of the scheme's settings dataclass, under Python's names.
 //   weights   {likelihood: Float32Array(N), unlikelihood: Float32Array(N), tag: Uint8Array(N), gated: boolean};
 //             a tag is an index into TAG_NAMES; padding has weight 0 and tag 0.
 //
 //   SCHEMES[name].settings                      the settings' names
-//   SCHEMES[name].needs(settings)               array of those of "standard", "judge", "band" that it reads
-//   SCHEMES[name].weigh(example, settings)      -> weights; throws where an input or a setting is missing
-//   missing(name, settings, example)            -> those of its needs that the example lacks: [] if it can be weighed
-//   prepare(example)                            -> example in typed arrays; a prepared one is returned as it is
+//   SCHEMES[name].needs(settings)               array of the inputs that it reads: "standard", "judge", "band"
+//   SCHEMES[name].weigh(example, settings)      -> weights; throws if an input or a setting is missing
+//   missing(name, settings, example)            -> the needed inputs that the example lacks; [] if it can be weighed
+//   prepare(example)                            -> example in typed arrays; a prepared one is returned unchanged
 //   losses(weights, logp, log1mp?)              -> {likelihood, unlikelihood}: the sample's loss, summed over tokens
 //   log1mp(logp)                                -> log(1-p), Float64Array
 //   totals(examples, weights, normalization?)   -> {examples, wrong, gated, tokens, tags, salientFraction,
 //                                                   gatedFraction, likelihood, unlikelihood, loss} over all of them
 //   compare(before, after)                      -> {tokens, retagged, gained, lost, reweighted, examples}
-//   neighbourhood(salient, band, similarity)    -> Uint8Array(N), 1 where the walks get to
+//   neighbourhood(salient, band, similarity)    -> Uint8Array(N), 1 for tokens that the walks reach
 
 export const TAG_NAMES = ["plain", "salient", "neighbour", "gated"];
 const TAG = { PLAIN: 0, SALIENT: 1, NEIGHBOUR: 2, GATED: 3 };
@@ -38,7 +38,7 @@ const WINDOW = 16;
 const BAND = WINDOW + 1;
 const PREPARED = new WeakSet();
 
-// Python computes in float32, where a comparison at a threshold may turn on the last bit: so does this.
+// Compute in float32, like Python, because the last bit may decide a comparison at a threshold.
 const f32 = Math.fround;
 const exp32 = (x) => f32(Math.exp(x));
 const log32 = (probability) => f32(Math.log(probability));
@@ -89,11 +89,11 @@ export function log1mp(logp) {
 }
 
 /**
- * core/loss.py's `sample_losses`, summed in float64. Weight 0 counts for nothing, whatever it stands beside.
+ * core/loss.py's `sample_losses`, summed in float64. A weight of 0 adds nothing, even beside NaN or infinity.
  *
- * log1mp: log(1-p) of each token, or nothing: then it comes from logp. Training has it from the log-odds; what float32
- * keeps of logp gives the same to 1e-6 up to log-odds of 87, from where its digits run out. Where logp is 0, p stands
- * for 1 less float32's least number, and log(1-p) for -103.3.
+ * log1mp: log(1-p) of each token. If left out, it is computed from logp. Training computes it from log-odds; float32
+ * logp gives the same to 1e-6 up to log-odds of 87, and beyond that its digits run out. If logp is 0, p means
+ * 1 minus float32's smallest number, and log(1-p) means -103.3.
  */
 export function losses(weights, logp, log1mp = null) {
   let likelihood = 0, unlikelihood = 0;
@@ -107,10 +107,10 @@ export function losses(weights, logp, log1mp = null) {
 }
 
 /**
- * What the weights come to over all examples, each under its own base: counts, and the parts of the loss that the
- * scheme makes, as events.jsonl has them, were these examples one optimizer step. Without `answer_weight`'s part.
+ * Totals over all examples, each under its own base: counts, and the parts of the loss that the
+ * scheme makes, as in events.jsonl if these examples were one optimizer step. Without `answer_weight`'s part.
  *
- * tags: how many tokens have each tag, in the order of TAG_NAMES; other schemes' own tags are counted nowhere.
+ * tags: number of tokens per tag, in the order of TAG_NAMES; other schemes' own tags are not counted.
  * normalization: `loss_normalization`.
  */
 export function totals(examples, weights, normalization = "sample") {
@@ -140,8 +140,8 @@ export function totals(examples, weights, normalization = "sample") {
 }
 
 /**
- * What differs between two lists of weights of the same examples, in tokens; `examples`: how many have a token that
- * does. `gained` and `lost` count salient tokens. A weight differs beyond 1e-5, so that float32 noise does not.
+ * Compare two lists of weights of the same examples, in tokens. `examples`: number of examples with a token that
+ * differs. `gained` and `lost` count salient tokens. Weights differ if they are more than 1e-5 apart (float32 noise).
  */
 export function compare(before, after) {
   const found = { tokens: 0, retagged: 0, gained: 0, lost: 0, reweighted: 0, examples: 0 };
@@ -166,9 +166,9 @@ export function compare(before, after) {
 }
 
 /**
- * Tokens reached from the salient ones: core/saliency.py's walk, in float64 as there.
+ * The tokens that the walks from the salient tokens reach: core/neighbourhood.py's walk, in float64 like there.
  *
- * salient: N booleans or 0/1. band: N x 17 numbers, row after row. Returns 1 on what is reached, salient ones included.
+ * salient: N booleans or 0/1. band: N x 17 numbers, row after row. Returns 1 for reached tokens and salient ones.
  */
 export function neighbourhood(salient, band, similarity) {
   const reached = Uint8Array.from(salient, (one) => Number(Boolean(one)));
@@ -180,8 +180,8 @@ export function neighbourhood(salient, band, similarity) {
 function walk(reached, salient, band, step, similarity) {
   const products = new Float64Array(band.length);
   const met = new Uint8Array(salient.length);
-  // From the 17th joined on, a walk differs from others at its place by its centre's norm alone: where one with the
-  // same norm has been, all that follows is known. Norms soon agree to the bit, so that long walks cost little.
+  // From the 17th joined token on, walks at the same place differ only in the norm of their centre. If a walk with the
+  // same norm was here before, the rest is known. Norms soon agree to the bit, so long walks cost little.
   const been = new Float64Array(salient.length).fill(NaN);
   for (let start = 0; start < salient.length; start++) {
     if (!salient[start]) continue;
@@ -207,9 +207,9 @@ function walk(reached, salient, band, step, similarity) {
 }
 
 /**
- * Fills products[t, joined]: token t's state times the centre of a walk that comes to it after so many joined; the last
- * entry also holds for more. The centre is the sum of 2^-lag h over those that joined, newest first; where the walk
- * began, the state weighs as much as the first that joined.
+ * Fill products[t, joined]: token t's state times the centre of a walk that reaches it after `joined` tokens; the last
+ * entry also holds for more. The centre is the sum of 2^-lag h over the joined tokens, newest first; the state at the
+ * walk's start weighs as much as the first joined token's.
  */
 function centreProducts(products, band, t, step) {
   let sum = 0;
@@ -357,7 +357,7 @@ function floats(values) {
   return values instanceof Float32Array ? values : Float32Array.from(values, (value) => value ?? NaN);
 }
 
-/** Numbers, row after row, of a band in any of the forms that the header names. */
+/** The numbers of a band, row after row, from any form that the header names. */
 function bandNumbers(band) {
   if (band === null || band === undefined) return null;
   if (band instanceof Uint16Array) return Float32Array.from(band, halfToNumber);
@@ -370,7 +370,7 @@ function halfToNumber(bits) {
   return sign * (exponent ? 1024 + fraction : fraction) * 2 ** (Math.max(exponent, 1) - 25);
 }
 
-/** log(1-p); through expm1, since 1-p of a rounded p has nothing left of it near p = 1. */
+/** log(1-p) through expm1, because 1-p of a rounded p loses all digits near p = 1. */
 function logOfRest(logp) {
   return logp === 0 ? Math.log(2 ** -149) : Math.log(-Math.expm1(logp));
 }

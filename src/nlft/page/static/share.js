@@ -1,9 +1,9 @@
-// Sharing what is seen: one HTML file with its what-if working, or the tokens as CSV.
+// Share the view: as one HTML file with a working what-if, or the tokens as CSV.
 
 import { button, element } from "./dom.js";
 import { state, view } from "./state.js";
 
-/** Fill the menu. `post` sends to the server; `choices` tells what else is chosen, see state.js. */
+/** Fill the menu. `post` sends to the server; `choices` returns the page's other choices, see state.js. */
 export function buildShare(menu, source, choices) {
   const one = element("input", { type: "radio", name: "share-steps", id: "share-one" });
   const all = element("input", { type: "radio", name: "share-steps", id: "share-all", checked: true });
@@ -25,7 +25,7 @@ export function buildShare(menu, source, choices) {
   menu.querySelector(".sheet").append(
     element("h2", { text: "This view as one file" }),
     element("label", {}, all, " all steps, at most 200"),
-    element("label", {}, one, " the shown step alone"),
+    element("label", {}, one, " the shown step only"),
     save, said,
     element("h2", { text: "The tokens as recorded" }),
     element("div", { className: "actions" }, csv("CSV of this step", shown), csv("CSV of all steps", () => null)));
@@ -40,7 +40,7 @@ export function buildShare(menu, source, choices) {
 
 function download(address, filename) {
   const link = element("a", { href: address, download: filename });
-  link.addEventListener("click", (event) => event.stopPropagation()); // the menu stays open, to say what was written
+  link.addEventListener("click", (event) => event.stopPropagation()); // keep the menu open, to show the result
   document.body.append(link);
   link.click();
   link.remove();

@@ -1,4 +1,4 @@
-// An exported file's source: what it carries.
+// The source of an exported file: the data inside it.
 
 import { bytesOfBase64 } from "./decode.js";
 

@@ -1,4 +1,4 @@
-// The live page's source: the server that sent it.
+// The source of the live page: its server.
 
 async function answer(response) {
   if (response.ok) return response;
@@ -32,10 +32,10 @@ export const liveSource = {
   },
 
   /**
-   * Call `news` whenever the server has some, and `connected` with whether it can be heard.
+   * Call `news` whenever the server has news, and `connected` with whether the connection is alive.
    *
-   * A browser opens at most six connections to a server, over all its tabs: so one tab listens, and tells the others.
-   * When it closes, the lock passes to the next. Where there are no locks, each tab listens for itself.
+   * A browser opens at most six connections to a server over all its tabs. So one tab listens and informs the others.
+   * When it closes, the lock passes to another tab. Without locks, each tab listens for itself.
    */
   listen(news, connected) {
     if (!navigator.locks) return void listenHere(news, connected, () => {});
@@ -57,7 +57,7 @@ function listenHere(news, connected, tell) {
   stream.onerror = () => {
     tell("lost");
     connected(false);
-    // Refused for good, as after a restart of the server: the cookie of a page that is opened anew is ours too.
+    // The stream is closed, for example because the server restarted. A newly opened page renews this tab's cookie.
     if (stream.readyState === EventSource.CLOSED) setTimeout(() => listenHere(news, connected, tell), RETRY_MS);
   };
 }

@@ -2,7 +2,7 @@ import { begin } from "./app.js";
 import { byId } from "./dom.js";
 import { liveSource } from "./source-live.js";
 
-// The token has done its work: the cookie carries on, and the address may be looked at.
+// Remove the token from the address, so that others can see the address. The cookie has it now.
 if (location.search) history.replaceState(null, "", location.pathname + location.hash);
 
 begin(liveSource).catch((error) => {

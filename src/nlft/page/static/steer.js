@@ -1,4 +1,4 @@
-// Steering: what can be asked of the trainer, what waits for it, and the ledger of what it took or refused.
+// Steer the run: send requests to the trainer, and list the waiting, taken and refused requests.
 
 import { button, element } from "./dom.js";
 import { ledgerWords, readValue, sliderPlace, sliderScale, sliderValue } from "./logic.js";
@@ -56,7 +56,7 @@ export class Steer {
     return { row, slider, field, send, scale, shown: null };
   }
 
-  /** Ask for changes. Resolves to whether the server passed them on; what it says stands in the panel. */
+  /** Send requests for changes. Resolves to whether the server accepted them; the panel shows its message. */
   async ask(changes) {
     this.say("");
     try {
@@ -65,7 +65,7 @@ export class Steer {
       this.say(error.message, true);
       return false;
     }
-    this.say("Asked; the trainer answers before its next step.");
+    this.say("Sent. The trainer answers before its next step.");
     return true;
   }
 
@@ -76,7 +76,7 @@ export class Steer {
 
   draw() {
     const { steering, state: now, controls, waiting } = this.run;
-    const why = state.readOnly ? "This page only shows the run."
+    const why = state.readOnly ? "This page is read-only."
       : !steering ? "This run takes no requests." : now === "finished" ? "The run has finished." : "";
     this.why.textContent = why;
     this.actions.hidden = this.rate.row.hidden = state.readOnly || !steering;
@@ -88,10 +88,10 @@ export class Steer {
     }
     this.drawRate(why !== "");
     this.drawLedger(waiting, controls.slice(-MOST_LINES).reverse());
-    if (waiting.length === 0 && this.said.textContent.startsWith("Asked")) this.say("");
+    if (waiting.length === 0 && this.said.textContent.startsWith("Sent")) this.say("");
   }
 
-  /** Draw the list anew only where it says something else: a click, or the focus, may be on one of its buttons. */
+  /** Draw the list again only if it changed, because a click or the focus may be on one of its buttons. */
   drawLedger(waiting, answered) {
     const now = JSON.stringify([waiting, answered, this.run.steering?.undoable, this.run.state === "finished"]);
     if (now === this.drawnLines) return;
@@ -100,7 +100,7 @@ export class Steer {
       ...waiting.map((line) => this.line(line, "waits for the trainer")),
       ...answered.map((line) => this.line(line, null)),
     ];
-    this.ledger.replaceChildren(...(lines.length ? lines : [element("li", { text: "none so far", className: "none" })]));
+    this.ledger.replaceChildren(...(lines.length ? lines : [element("li", { text: "none yet", className: "none" })]));
   }
 
   drawRate(disabled) {
@@ -130,7 +130,7 @@ export class Steer {
   }
 }
 
-/** The run's state in words, with what the last event says: "training · step 40 · 812 tokens/s". */
+/** The run's state in words, with the last event's numbers: "training · step 40 · 812 tokens/s". */
 export function statusWords(run, duration) {
   const words = { waiting: "waiting for the first step", training: "training", paused: "paused", stopping: "stopping",
     finished: "finished" };

@@ -1,4 +1,4 @@
-// The step bar: which step is shown, going through them, and what was changed at which.
+// The step bar: shows a step, plays the steps, and marks the steps of changes.
 
 import { button, byId, element } from "./dom.js";
 import { formatStep, ledgerWords, nearestStep } from "./logic.js";
@@ -30,7 +30,7 @@ function play(on, show) {
   }, PLAY_MS);
 }
 
-/** Draw the bar; `step` is the shown one as decoded, or null where it cannot be read. */
+/** Draw the bar. `step` is the decoded shown step, or null if it cannot be read. */
 export function drawSteps(step) {
   const { steps } = state.runs[0];
   const last = steps.length - 1;
@@ -46,19 +46,19 @@ export function drawSteps(step) {
   byId("play").disabled = last < 1;
   const behind = last - state.at;
   byId("latest").hidden = state.following || behind <= 0 || state.runs[0].state === "finished";
-  byId("latest").textContent = `Latest (${behind} on)`;
+  byId("latest").textContent = `Latest (${behind} newer)`;
 }
 
-/** Draw what was changed along the bar, at the first recorded step that was trained under it. */
+/** Draw marks along the bar: each change at the recorded step nearest to its first step. */
 export function drawMarks(show) {
   const { steps, controls } = state.runs[0];
   const last = Math.max(steps.length - 1, 1);
-  const at = new Map(); // what was taken at the same recorded step shares a mark
+  const at = new Map(); // changes at the same recorded step share a mark
   for (const line of controls.filter((one) => one.taken)) {
     const index = nearestStep(steps, line.step);
-    at.set(index, [...(at.get(index) ?? []), `${ledgerWords(line)}, in force from step ${line.step}`]);
+    at.set(index, [...(at.get(index) ?? []), `${ledgerWords(line)}, from step ${line.step}`]);
   }
-  // Those that are there stay the same elements: a click, or the focus, may be on one.
+  // Keep the existing elements, because a click or the focus may be on one of them.
   const marks = byId("marks");
   while (marks.childElementCount > at.size) marks.lastElementChild.remove();
   while (marks.childElementCount < at.size) marks.append(button("", () => {}, { className: "mark-at" }));
@@ -72,7 +72,7 @@ export function drawMarks(show) {
   });
 }
 
-/** What may stand beside the first run's step: the run's own steps, and the other runs. */
+/** Fill the choices to compare with: the run's own steps, and the other runs. */
 export function drawBesideChoices(change) {
   const choose = byId("beside");
   const choices = state.runs.map((run, index) => (

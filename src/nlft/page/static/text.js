@@ -1,10 +1,10 @@
-// Text as a reader sees it, whatever a model wrote: pure functions. What comes of them goes into the page through
+// Make any text of a model readable: pure functions. Their results go into the page through
 // textContent, never as markup.
 
 const CONTROL_NAMES = ("NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB " +
   "CAN EM SUB ESC FS GS RS US").split(" ");
 
-// What shows as nothing, or moves what stands around it: controls, bidi marks, odd spaces, zero-width signs.
+// Characters that are invisible or move their neighbours: controls, bidi marks, odd spaces, zero-width signs.
 const HIDDEN = /[\p{C}\p{Z}]|(?!\p{M})\p{Default_Ignorable_Code_Point}/u;
 
 function hiddenName(char) {
@@ -13,8 +13,8 @@ function hiddenName(char) {
 }
 
 /**
- * Text as parts to show, each of a kind: "text" as it is, a "mark" or a "name" for what would show as nothing.
- * Prose keeps its own line breaks and tabs; a token shows them.
+ * Split text into parts, each of a kind: "text" unchanged, a "mark" or a "name" for an invisible character.
+ * Prose keeps its line breaks and tabs; a token shows them as marks.
  */
 export function visibleParts(text, prose = false) {
   const parts = [];
@@ -24,7 +24,7 @@ export function visibleParts(text, prose = false) {
   };
   const marks = prose ? {} : { "\n": "↵", "\t": "⇥", ...(/^ +$/.test(text) && { " ": "·" }) };
   if (text === "") add("mark", prose ? "(empty)" : "∅");
-  if (/^\p{M}/u.test(text)) add("text", "◌"); // a lone accent needs something to sit on
+  if (/^\p{M}/u.test(text)) add("text", "◌"); // an accent needs a base character
   for (const char of text) {
     if (marks[char]) add("mark", marks[char]);
     else if (HIDDEN.test(char) && !" \n\t".includes(char)) add("name", hiddenName(char));
@@ -43,12 +43,12 @@ export function runsRightToLeft(text) {
   return letter !== null && /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}]/u.test(letter[0]);
 }
 
-/** How many times likelier: p/q from two log-probabilities; null where either is missing or no number. */
+/** The ratio p/q of two log-probabilities; null if one is missing or not a number. */
 export function ratio(logp, logq) {
   return logp == null || logq == null || Number.isNaN(logp - logq) ? null : Math.exp(logp - logq);
 }
 
-const SATURATION = 8; // the ratio from which a colour grows no stronger
+const SATURATION = 8; // the ratio at which a colour reaches its full strength
 
 /** Colour strength in [0, 1]: 0 up to a ratio of 1, then with its logarithm, 1 from SATURATION on. */
 export function strength(value) {
@@ -59,7 +59,7 @@ export function strength(value) {
 /** @type {[number, string][]} */
 export const LEGEND_RATIOS = [[1, "≤1×"], [2, "2×"], [4, "4×"], [SATURATION, `≥${SATURATION}×`]];
 
-/** A probability from its logarithm: 0.4213, or 3.1e-7 where decimals would show zeros. */
+/** A probability from its logarithm: 0.4213, or 3.1e-7 for small ones. */
 export function formatProbability(logp) {
   if (logp == null || Number.isNaN(logp)) return "unknown";
   const p = Math.exp(logp);
@@ -88,7 +88,7 @@ export function formatPercent(share) {
   return share == null || !Number.isFinite(share) ? "–" : `${(100 * share).toFixed(1)}%`;
 }
 
-/** Seconds as a person would say them: 45 s, 3 min, 2 h 05 min. */
+/** A duration in readable units: 45 s, 3 min, 2 h 05 min. */
 export function formatDuration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return "–";
   if (seconds < 90) return `${Math.round(seconds)} s`;
@@ -102,7 +102,7 @@ export function formatShares(counts, total) {
   return counts.map(words).join(", ");
 }
 
-/** The scheme's verdict in words, from the two weights. */
+/** The scheme's effect on a token in words, from the two weights. */
 export function effect(likelihood, unlikelihood) {
   if (unlikelihood > 0) return likelihood > 0 ? "pushed both ways" : "pushed down";
   return likelihood > 0 ? "pushed up" : "left alone";

@@ -1,4 +1,4 @@
-// A completion's tokens on the page: built once, then drawn anew where something changed; walked with the keyboard.
+// A completion's tokens on the page: built once, then updated where something changed; usable with the keyboard.
 
 import { byId, element, shownText } from "./dom.js";
 import { tagName, tokenFacts, verdictEffect } from "./logic.js";
@@ -6,11 +6,11 @@ import { state } from "./state.js";
 import { ratio, runsRightToLeft, strength, visibleText } from "./text.js";
 
 export const TAGS = {
-  plain: "nothing special",
-  salient: "singled out: by the judgment in a wrong completion, by the standard answer in a right one",
+  plain: "no tag",
+  salient: "salient: by the judgment in a wrong completion, by the standard answer in a right one",
   neighbour: "its hidden state is close to a salient token's",
-  gated: "weight 0, since too much of the completion is salient",
-  contradiction: "the model is sure of it, but not once it sees the standard answer",
+  gated: "weight 0, because too much of the completion is salient",
+  contradiction: "likely under base, but unlikely under standard",
 };
 
 const places = new WeakMap(); // token cell -> { panel, index }
@@ -18,7 +18,7 @@ let shownCell = null;
 /** @type {(way: number) => void} */
 let changeStep = () => {};
 
-/** Where a token cell stands: {panel, index}, or undefined. */
+/** The place of a token cell: {panel, index}, or undefined. */
 export const placeOf = (cell) => places.get(cell);
 
 export function strip(condition, value) {
@@ -35,9 +35,9 @@ export function markTag(cell, name) {
   cell.dataset.tag = Object.hasOwn(TAGS, name) ? name : "other";
 }
 
-/** One completion: its cells, and what they show at present. */
+/** Build one completion: its cells, and their current content. */
 export function buildTokens(example, title) {
-  // With a model, an edit can make a right completion a wrong one, which has a judgment's row.
+  // With a model, an edit can make a right completion wrong, and then it has a row for the judgment.
   const rows = example.label && !state.rescores ? ["standard"] : ["judge", "standard"];
   const rightToLeft = runsRightToLeft(example.tokens.join(""));
   const group = element("div", {
@@ -65,7 +65,7 @@ export function buildTokens(example, title) {
 /**
  * Show scores in a panel.
  *
- * now: {scores, verdict, after, changed}: the recorded verdict, the what-if's or null, and which tokens to mark as
+ * now: {scores, verdict, after, changed}: recorded tags and weights, the what-if's or null, and the tokens to mark as
  * changed, or null.
  */
 export function drawTokens(panel, now) {
@@ -139,7 +139,7 @@ export function hideTooltip() {
   shownCell = null;
 }
 
-/** The token that a key leads to from here, or null for any other key. Up and down follow the lines as laid out. */
+/** The index that a key moves to, or null for other keys. Up and down follow the displayed lines. */
 function keyTarget(panel, index, key) {
   const { cells, rightToLeft } = panel;
   if (key === "Home") return 0;

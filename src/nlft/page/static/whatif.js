@@ -1,4 +1,4 @@
-// The what-if: every setting of the scheme as a control, and what it would make of every token, worked out here.
+// The what-if: every setting of the scheme as a control, and the tags and weights that it would give every token.
 
 import { button, element, factTable, onceAFrame } from "./dom.js";
 import {
@@ -8,15 +8,15 @@ import { prepare } from "./saliency.js";
 import { state } from "./state.js";
 import { formatNumber, formatPercent } from "./text.js";
 
-const PLACES = 500; // of a slider
-const prepared = new WeakMap(); // scores -> example for the twin
+const PLACES = 500; // number of positions of a slider
+const prepared = new WeakMap(); // scores -> example for saliency.js
 
 function forTwin(scores, label) {
   if (!prepared.has(scores)) prepared.set(scores, prepare({ ...scores, label: scores.rescored?.label ?? label }));
   return prepared.get(scores);
 }
 
-/** The what-if's verdicts on a step's examples (null where not scored), or null: nothing tried, or it cannot be. */
+/** Tags and weights of the what-if for a step's examples (null if not scored). Null without a computable what-if. */
 export function triedVerdicts(step, examples) {
   if (!state.tried || !step) return null;
   const { scheme: name, settings } = state.tried;
@@ -27,7 +27,7 @@ export function triedVerdicts(step, examples) {
   return scored.map((one) => (one ? verdicts[whole.indexOf(one)] : null));
 }
 
-/** The panel. `changed` is called when something else is tried; `apply` when it is to be handed to the trainer. */
+/** The panel. It calls `changed` when another what-if is tried, and `apply` to send it to the trainer. */
 export class WhatIf {
   constructor(root, about, changed, apply) {
     this.changed = onceAFrame(changed);
@@ -53,7 +53,7 @@ export class WhatIf {
     });
   }
 
-  /** Be about the run as it is now: it may have been started again, with other examples. */
+  /** Use the run's new data: it may have been started again, with other examples. */
   renew(about) {
     this.about = about;
     this.schemes = about.schemes;
@@ -63,7 +63,7 @@ export class WhatIf {
   }
 
   say(help) {
-    this.help.textContent = help || "Move a setting: every token is tagged anew here, and the run goes on as it is.";
+    this.help.textContent = help || "Change a setting to tag every token again here. The run does not change.";
   }
 
   get now() { return state.tried ?? this.recorded; }
@@ -88,7 +88,7 @@ export class WhatIf {
     this.set({ scheme: this.now.scheme, settings: { ...this.now.settings, [name]: value } });
   }
 
-  /** Draw the panel for a step: its settings as recorded, what is tried, and what that would change. */
+  /** Draw the panel for a step: recorded settings, tried settings, and the changes that they would make. */
   draw(step, verdicts) {
     const examples = this.about.examples;
     if (step) this.recorded = { scheme: step.scheme, settings: step.settings };
@@ -105,14 +105,14 @@ export class WhatIf {
       const why = cannotTry(option.value, settings, scored);
       option.disabled = why !== null && option.value !== this.now.scheme && !canApply(option.value);
       option.title = why ?? "";
-      option.textContent = why === null ? option.value : `${option.value} (not to be tried here)`;
+      option.textContent = why === null ? option.value : `${option.value} (not available here)`;
     }
     const why = this.schemes[this.now.scheme] ? cannotTry(this.now.scheme, this.now.settings, scored)
       : `The run's record does not describe ${this.now.scheme}.`;
     const others = [...this.chooser.options].filter((option) => option.value !== this.now.scheme)
       .map((option) => option.title);
     this.reason.textContent = [why, ...others].filter(Boolean).join(" ");
-    // What was turned to where nothing can be worked out can be turned back.
+    // Keep changed settings enabled, so that a reader can reset a what-if that cannot be computed.
     for (const knob of this.knobs) knob.enable(why === null || canApply(this.now.scheme) || knob.turned());
   }
 
@@ -154,7 +154,7 @@ export class WhatIf {
   }
 }
 
-/** Whether the run would take the scheme, be its tokens to be shown here or not. */
+/** Whether the run would accept the scheme, even if this page cannot compute it. */
 function canApply(name) {
   const { steering, state: now } = state.runs[0];
   if (state.readOnly || !steering || now === "finished" || steering.unavailable.scheme) return false;
