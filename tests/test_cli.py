@@ -241,10 +241,10 @@ WRONG_INPUT = [
     (["sample", "QUESTIONS", "MODEL", "--out", "."], "is a folder"),
     (["sample", "QUESTIONS", "--model", "x", "--out", "s.jsonl"], "Did you mean --model_name_or_path?"),
     (["map", "no-run", "--prot", "1"], "Did you mean --port?"),
-    (["train", "DATA", "--model_name_or_path", "no/such"], "cannot be loaded"),
-    (["train", "DATA", "--model_name_or_path", "./no-such"], "cannot be loaded"),
+    (["train", "DATA", "--model_name_or_path", "no/such"], "no/such"),
+    (["train", "DATA", "--model_name_or_path", "./no-such"], "no-such"),
     (["train", "DATA", "--model_name_or_path", "DATA"], "is a file"),
-    (["train", "DATA", "MODEL", "--adapter", "no/such"], "no PEFT adapter"),
+    (["train", "DATA", "MODEL", "--adapter", "no/such"], "--adapter no/such"),
     (["train", "DATA", "MODEL", "--adapter", "FOLDER"], "holds a model"),
     (["train", "DATA", "MODEL", "--eval_file", "none.jsonl"], "--eval_file none.jsonl"),
     (["train", "DATA", "MODEL", "--max_length", "20"], "over max_length 20"),
@@ -255,7 +255,7 @@ WRONG_INPUT = [
     (["evaluate", "DATA", "MODEL"], "--out is missing"),
     (["evaluate", "DATA", "MODEL", "--out", "o.json", "--grader", "no.such:thing"], "no.such"),
     (["map", "no-run", "--html", "m.html"], "does not exist"),
-    (["map", "."], "no run directory"),
+    (["map", "."], "run.yaml"),
     (["judge", "none.jsonl"], "none.jsonl"),
 ]
 

@@ -219,7 +219,7 @@ def test_files_that_are_no_requests_are_refused_with_a_line_and_removed(tmp_path
     assert len(lines) == len(names) == 14
     assert all(not e["taken"] and e["reason"].startswith("the file ") for e in lines)
     told = " ".join(e["reason"] for e in lines)
-    for word in ("64 KiB", "no regular file", "cannot be read", "'value' is missing", "short texts", "a short text"):
+    for word in ("64 KiB", "regular file", "cannot be read", "'value' is missing", "id, control, who and time", "null"):
         assert word in told
     assert os.listdir(tmp_path / "requests") == [".aside.json.123.tmp"]
     assert "hostname" not in (tmp_path / "controls.jsonl").read_text()
@@ -229,7 +229,7 @@ def test_a_folder_among_the_requests_is_refused_and_leaves_no_file_open(tmp_path
     (tmp_path / "requests" / "x.json").mkdir(parents=True)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        assert "no regular file" in RunDir(tmp_path).pending_requests()[0].problem
+        assert "regular file" in RunDir(tmp_path).pending_requests()[0].problem
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -344,7 +344,7 @@ def test_what_was_asked_of_an_earlier_training_is_refused_by_a_fresh_one(tmp_pat
     assert [(e["step"], e["control"], e["taken"]) for e in run.controls()] == [
         (1, "stop", False), (1, "pause", False), (2, "stop", True),
     ]  # fmt: skip
-    assert run.controls()[0]["reason"] == "it was asked before this training began"
+    assert "before this training" in run.controls()[0]["reason"]
 
 
 def test_stop_before_the_first_step_trains_nothing(tmp_path):
@@ -551,7 +551,8 @@ def test_a_stopped_run_can_be_resumed_to_its_end(tmp_path):
     again.train(resume_from_checkpoint=str(checkpoint_to_resume(RunDir(tmp_path / "run"), "true", 1)))
     assert same(plain, again)
     (line,) = RunDir(tmp_path / "run").controls()
-    assert (line["taken"], line["reason"]) == (False, "it was asked before the run was resumed")
+    assert line["taken"] is False
+    assert "resumed" in line["reason"]
 
 
 def test_a_request_that_a_killed_run_had_answered_is_not_answered_twice(tmp_path):
@@ -573,7 +574,7 @@ def test_controls_that_no_longer_fit_are_named_on_resume(tmp_path):
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 99}
     steered(tmp_path, {2: [("saliency.mistake_ratio", 3)]}, **options)
     again = nlft_trainer(tmp_path, saliency="cut", **options)
-    with pytest.warns(UserWarning, match=r"mistake_ratio = 3.0 of step 2 is not in force: .*cut is active"):
+    with pytest.warns(UserWarning, match=r"mistake_ratio = 3\.0 of step 2 .*cut"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-2"))
 
 
@@ -771,7 +772,7 @@ def test_a_disk_that_is_really_full_stops_nothing(tmp_path):
 def test_events_and_controls_have_no_hole_once_there_is_room_again(tmp_path, monkeypatch):
     room = full_disk(monkeypatch, "jsonl")
     run = RunDir(tmp_path)
-    with pytest.warns(UserWarning, match=r"could not write to .*events.jsonl.*kept until there is room"):
+    with pytest.warns(UserWarning, match=r"events.jsonl.*No space left"):
         run.append_event({"step": 1})
     for step in (2, 3):
         run.append_event({"step": step})  # a second warning would be an error here
@@ -788,9 +789,9 @@ def test_events_and_controls_have_no_hole_once_there_is_room_again(tmp_path, mon
 def test_lines_that_are_lost_in_the_end_are_told(tmp_path, monkeypatch):
     full_disk(monkeypatch, "events.jsonl")
     run = RunDir(tmp_path)
-    with pytest.warns(UserWarning, match=r"could not write"):
+    with pytest.warns(UserWarning, match=r"events.jsonl"):
         run.append_event({"step": 1})
-    with pytest.warns(UserWarning, match=r"events.jsonl: its last 1 lines are lost: .*No space left"):
+    with pytest.warns(UserWarning, match=r"lost.* 1 .*events.jsonl.*No space left"):
         run.finish_logs()
 
 

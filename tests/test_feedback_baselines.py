@@ -101,7 +101,7 @@ def test_what_they_cannot_learn_from_is_refused(tmp_path):
     net = tiny.model()
     kto = KTOSettings(output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, **COMMON)
     right = [replace(example, label=True) for example in EXAMPLES]
-    with pytest.raises(UserError, match="all are alike"):
+    with pytest.raises(UserError, match="right and wrong"):
         KTOBaseline(net, kto, right, tiny.tokenizer(), default_lora(net))
     reft = ReFTSettings(
         output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, num_generations=2, grader="label", **COMMON

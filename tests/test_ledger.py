@@ -185,14 +185,14 @@ def test_damaged_lines_are_all_named_with_file_and_line_and_nothing_is_touched(p
     with pytest.raises(ProblemsError) as told:
         Ledger(path)
     assert re.findall(r"examples.calls.jsonl:(\d+): ", str(told.value)) == ["3", "4", "5", "6", "7", "8", "9"]
-    assert "Mend or remove the line" in str(told.value)
+    assert "--ledger" in str(told.value)
     assert path.read_bytes() == before
 
 
 def test_another_file_given_as_ledger_is_refused_and_left_as_it_is(path):
     for content in ('{"question": "1 + 1?", "answer": "2"}', "hello", '{"question": 1}\n' * 100):
         path.write_text(content)
-        with pytest.raises(ProblemsError, match="no entry of a ledger"):
+        with pytest.raises(ProblemsError, match=r"calls\.jsonl:1: "):
             Ledger(path)
         assert path.read_text() == content
 
@@ -201,7 +201,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_calls_at_once(path, monkeypat
     write = os.write
     monkeypatch.setattr(ledger_file.os, "write", lambda file, data: write(file, data[:30]))
     inner = Counting()
-    with pytest.raises(NotKept, match="cannot be written"):
+    with pytest.raises(NotKept, match=r"calls\.jsonl(.|\n)*--ledger"):
         complete(REQUESTS, ledgered(path, inner), "asking")
     assert len(inner.asked) == 3
     monkeypatch.undo()
@@ -212,13 +212,13 @@ def test_a_ledger_that_cannot_be_written_stops_the_calls_at_once(path, monkeypat
 def test_a_ledger_that_cannot_be_locked_for_want_of_a_file_asks_nothing(path):
     path.with_name(path.name + ".lock").mkdir()
     inner = Counting()
-    with pytest.raises(NotKept, match="cannot be written"):
+    with pytest.raises(NotKept, match=r"calls\.jsonl(.|\n)*--ledger"):
         complete(REQUESTS, ledgered(path, inner), "asking")
     assert inner.asked == []
 
 
 def test_a_folder_as_ledger_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="--ledger"):
         Ledger(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_failed_requests_lose_nothing_and_a_rerun_asks_only_for_them(path):
     with pytest.raises(NLFTError) as told:
         complete(REQUESTS, ledgered(path, Counting(fails=["q3", "q9"])), "asking")
     assert "2 failed: q3, q9" in str(told.value)
-    assert "run the same command again, and only the rest is asked for" in str(told.value)
+    assert "calls.jsonl" in str(told.value)
     assert len(lines(path)) == 18
     again = Counting()
     complete(REQUESTS, ledgered(path, again), "asking")
@@ -252,8 +252,8 @@ def test_no_more_requests_are_asked_than_allowed_and_a_higher_limit_goes_on(path
     with pytest.raises(LimitReached) as told:
         complete(REQUESTS, ledgered(path, inner, max_requests=most), "asking")
     assert len(inner.asked) == most
-    assert f"--max_requests {most} is reached; {most} of 20 answers are there" in str(told.value)
-    assert "run the same command again" in str(told.value)
+    assert f"--max_requests {most} " in str(told.value)
+    assert f"{most} of 20 answers" in str(told.value)
     rest = Counting()
     complete(REQUESTS, ledgered(path, rest, max_requests=20), "asking")
     assert len(rest.asked) == 20 - most
@@ -279,7 +279,7 @@ def test_the_cost_never_crosses_its_limit_even_if_every_answer_is_as_long_as_all
         spent = sum(line["cost"] for line in lines(path))
         assert spent == answered * (tokens + 3) <= 100
         assert len(inner.asked) == answered
-        assert f"--max_cost 100 could be crossed by the next request: {spent:.4f} is spent" in str(told.value)
+        assert f"--max_cost 100: {spent:.4f} " in str(told.value)
 
 
 def test_answers_logged_without_prices_count_at_todays(path):

@@ -259,7 +259,8 @@ def test_thinned_page_says_so(run: RunDir, tmp_path: Path) -> None:
     export_map(run, tmp_path / "map.html", max_steps=2)
     data = embedded((tmp_path / "map.html").read_text())
     assert data["changes"]["steps"] == [int(step) for step in data["packed"]] == [10, 30]
-    assert data["notes"] == ["Thinned: 2 of 3 recorded steps, evenly spaced, first and last kept."]
+    (note,) = data["notes"]
+    assert "2 of 3 recorded steps" in note
     assert map_data(run)["notes"] == []
     assert MAX_STEPS >= 100
 
@@ -268,22 +269,22 @@ def test_thinned_page_says_so(run: RunDir, tmp_path: Path) -> None:
 def test_torn_snapshot_is_left_out_and_named(run: RunDir, keep: int) -> None:
     file = run.saliency_path / "step-00000020.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.warns(UserWarning, match=r"Left out.*step 20 \(damaged"):
+    with pytest.warns(UserWarning, match=r"20 \(damaged"):
         data = map_data(run)
     assert data["changes"]["steps"] == [int(step) for step in data["packed"]] == [10, 30]
-    assert "step 20 (damaged" in data["notes"][0]
+    assert "20 (damaged" in data["notes"][0]
 
 
 def test_snapshot_of_other_examples_is_left_out_and_named(run: RunDir) -> None:
     run.store_snapshot(snapshot(40, scores(8)))
-    with pytest.warns(UserWarning, match="other examples"):
+    with pytest.warns(UserWarning, match=r"40 \(.*examples"):
         assert map_data(run)["changes"]["steps"] == [10, 20, 30]
 
 
 def test_run_whose_every_snapshot_is_torn_is_refused(run: RunDir, tmp_path: Path) -> None:
     for file in run.saliency_path.glob("*.safetensors"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="none of its snapshots can be read: step 10"):
+    with pytest.raises(UserError, match="step 10 "):
         export_map(run, tmp_path / "map.html")
     assert not (tmp_path / "map.html").exists()
 
@@ -295,16 +296,16 @@ def test_damaged_list_of_examples_is_refused(run: RunDir) -> None:
 
 
 def test_run_that_watched_nothing_is_told_to_watch(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"watched no examples(.|\n)*--watch 8"):
+    with pytest.raises(UserError, match=r"no examples(.|\n)*--watch 8"):
         map_data(new_run(tmp_path / "r", [], []))
-    with pytest.raises(UserError, match=r"no step(.|\n)*--watch 8"):
+    with pytest.raises(UserError, match=r"not recorded(.|\n)*--watch 8"):
         map_data(new_run(tmp_path / "s", [WRONG], []))
 
 
 def test_missing_folder_and_folder_for_a_file_are_refused(run: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="nowhere"):
         export_map(run, tmp_path / "nowhere" / "map.html")
-    with pytest.raises(UserError, match="this is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         export_map(run, tmp_path)
 
 

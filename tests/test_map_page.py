@@ -486,7 +486,7 @@ def test_drafts_of_a_run_that_is_started_again_with_other_examples_are_dropped(r
     others = [example(4, 30), run.watched()[1]]
     run.clear()
     run.write_settings(record())  # and the examples a moment later
-    expect(page.locator("#examples .note")).to_contain_text("watches no examples")
+    expect(page.locator("#examples .note")).to_contain_text("--watch 8")
     run.start_events(None)
     run.start_controls(None)
     run.write_watched(others)

@@ -59,8 +59,8 @@ def test_it_is_written_in_the_wanted_type_rounded_once(adapter, tmp_path):
     ("arguments", "message"),
     [
         ([], "--adapter is missing"),
-        (["--adapter", "{run}", "--load_in_4bit"], "cannot take an adapter in"),
-        (["--adapter", "{run}", "--out", "{run}"], "is there already"),
+        (["--adapter", "{run}", "--load_in_4bit"], "--load_in_4bit"),
+        (["--adapter", "{run}", "--out", "{run}"], "--out"),
         (["--adapter", "{run}/no-such"], "no-such"),
     ],
 )

@@ -299,7 +299,8 @@ def test_of_a_run_that_is_cleared_nothing_is_left_once_it_begins_again(run: RunD
     run.clear()
     for _ in range(2):
         live.poll()
-        assert "cannot be read just now" in str(live.problem)
+        assert str(live.problem).startswith("cannot read ")
+        assert run.path.name in str(live.problem)
         assert (live.generation, live.steps) == (generation, [0, 10, 20])  # a page that asks for a step has it already
     run.write_settings(record())
     live.poll()
@@ -472,7 +473,7 @@ def test_body_that_is_not_quite_json_is_refused(client: TestClient, run: RunDir,
     }
     for path, body in bodies.items():
         answer = client.post(f"/api/{path}", content=body, headers={**BEARER, "Content-Type": "application/json"})
-        assert (answer.status_code, answer.json()["error"]) == (400, "This is not JSON."), path
+        assert (answer.status_code, "JSON" in answer.json()["error"]) == (400, True), path
     assert waiting(run) == []
 
 
@@ -638,7 +639,7 @@ def _edit(index: int) -> Any:
         ({"example": 9, "label": False, "judgment": "x"}, "example 9"),
         ({"example": True, "label": False, "judgment": "x"}, "example True"),
         ({"example": "../x", "label": False, "judgment": "x"}, "example"),
-        ({"example": 0, "id": "farm-0", "label": False, "judgment": " "}, "nothing says what is wrong"),
+        ({"example": 0, "id": "farm-0", "label": False, "judgment": " "}, "no judgment"),
         ({"example": 0, "id": "farm-0", "label": False, "judgment": "x" * 20_001}, "20001 characters"),
         ({"example": 0, "id": "farm-0", "label": "no", "judgment": "x"}, "no label"),
         (
@@ -653,9 +654,9 @@ def _edit(index: int) -> Any:
             {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[0, 1, "bad"]]},
             "outside its tokens",
         ),
-        ({"example": 0, "id": "farm-1", "label": False, "judgment": "x"}, "of another example"),
-        ({"example": 0, "label": False, "judgment": "x"}, "of another example"),
-        ({"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": 5}, "no list of at most 1000 marks"),
+        ({"example": 0, "id": "farm-1", "label": False, "judgment": "x"}, "another example"),
+        ({"example": 0, "label": False, "judgment": "x"}, "another example"),
+        ({"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": 5}, "1000 marks"),
         (7, "example None"),
     ],
 )
@@ -694,7 +695,7 @@ def test_version_that_exists_is_never_written_over(run: RunDir) -> None:
 @pytest.mark.parametrize("step", [-1, 10**12, True, 1.5, "1"])
 def test_export_of_what_is_no_step_is_refused(client: TestClient, step: Any) -> None:
     answer = client.post("/api/export", json={"step": step, "view": {}}, headers=BEARER)
-    assert (answer.status_code, "An export names a step" in answer.text) == (400, True)
+    assert (answer.status_code, "step" in answer.text) == (400, True)
 
 
 def test_csv_of_all_steps_is_made_a_step_at_a_time(client: TestClient, run: RunDir, tmp_path: Path) -> None:
@@ -819,7 +820,7 @@ def test_taken_port_is_refused_if_asked_for_and_replaced_if_not() -> None:
     with listen("127.0.0.1", 0, 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be listened on"):
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} "):
             listen("127.0.0.1", port, 0)
         with listen("127.0.0.1", None, port) as other:
             assert other.getsockname()[1] != port
