@@ -584,7 +584,7 @@ def test_version_that_cannot_be_read_is_named_and_the_page_still_opens(client: T
     (run.path / "feedback" / "examples-v2.jsonl").write_text("{\n")
     assert client.get("/api/runs", headers=BEARER).json()["saved"] == []
     answer = save(client, edit(0, "x"))
-    assert (answer.status_code, "examples-v2.jsonl: cannot be read" in answer.text) == (422, True)
+    assert (answer.status_code, "examples-v2.jsonl" in answer.text) == (422, True)
 
 
 def test_with_the_dataset_a_version_holds_all_of_it_and_the_original_stays_as_it_is(
