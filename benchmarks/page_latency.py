@@ -49,7 +49,7 @@ def long_run(path: Path, steps: int) -> RunDir:
     run = make_run(path, steps=8, every=1, examples=8, length=200)
     first = [run.snapshot(step) for step in range(8)]
     for step in range(8, steps):
-        run.write_snapshot(replace(first[step % 8], step=step, epoch=step / 40))
+        run.store_snapshot(replace(first[step % 8], step=step, epoch=step / 40))
         run.append_event(event(step, steps))
     return run
 
@@ -111,7 +111,7 @@ def news(playwright: Playwright, executable: str, run: RunDir) -> float:
     for step in range(100, 110):
         page.wait_for_timeout(137 * (step % 7))  # not in time with the server's looks
         start = time.monotonic()
-        run.write_snapshot(replace(first, step=step))
+        run.store_snapshot(replace(first, step=step))
         page.locator("#where", has_text=f"step {step},").wait_for()
         times.append(time.monotonic() - start)
     browser.close()

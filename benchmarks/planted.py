@@ -142,12 +142,12 @@ def own_mistakes(model: Any, encoder: ConditionEncoder, questions: Sequence[Ques
 
     Only so is everything before its result right; what comes after is not judged.
     """
-    from nlft.models.answerer import Request
+    from nlft.models.answerer import CompletionRequest
     from nlft.models.local import LocalModel
 
     prompts = [fill(ASK, prompt=str(q.prompt)) for q in questions]
     answerer = LocalModel(model, encoder, max_new_tokens=64, batch_size=100)
-    said = {i: a.text for batch in answerer.answer([Request(p, p) for p in prompts]) for i, a in batch}
+    said = {i: a.text for batch in answerer.answer([CompletionRequest(p, p) for p in prompts]) for i, a in batch}
     made = (_own(prompts[i], questions[i].answer, said[i]) for i in range(len(prompts)))
     return [wrong for wrong in made if wrong is not None][:count]
 

@@ -17,7 +17,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import fill_prompt
 from nlft.data.problems import generate_problems
 from nlft.data.records import read_questions
-from nlft.models.answerer import Request
+from nlft.models.answerer import CompletionRequest
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.local import LocalModel
 
@@ -36,7 +36,7 @@ def main() -> None:
     settings = ModelSettings(model_name_or_path=args.model)
     encoder, model = ConditionEncoder(load_tokenizer(settings)), load_model(settings, trainable=False)
     questions = read_questions(args.questions)[: args.n] if args.questions else generate_problems(args.n, seed=7)
-    requests = [Request(str(q.id), fill_prompt(q.prompt, TEMPLATE)) for q in questions]
+    requests = [CompletionRequest(str(q.id), fill_prompt(q.prompt, TEMPLATE)) for q in questions]
     print(f"{args.model}, {model.dtype}, {len(requests)} questions, {torch.get_num_threads()} threads")
     throughput(model, encoder, requests, args)
     agreement(model, encoder, requests, args)

