@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-HIDE_BARS = "NLFT_HIDE_BARS"  # environment variable: any value except the empty one hides all bars
+QUIET = "NLFT_QUIET"  # environment variable: any value except the empty one hides bars and notes
 _NUMBER = re.compile(r"[-+−]?[\d.]|$|–$|-$")
 
 
@@ -27,7 +27,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
 def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) -> "tqdm[Any]":
     """Show a progress bar with rate and time left on standard error. Use it as a context manager.
 
-    The environment variable NLFT_HIDE_BARS hides all bars.
+    The environment variable NLFT_QUIET hides all bars.
 
     Args:
         desc: label of the bar.
@@ -39,7 +39,7 @@ def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) 
         desc=desc,
         total=total,
         unit=unit,
-        disable=disable or bool(os.environ.get(HIDE_BARS)),
+        disable=disable or _is_quiet(),
         mininterval=0.2 if terminal else 15,
         # Update after every step: slow steps would never reach a count that suits fast steps.
         miniters=1,
@@ -76,26 +76,30 @@ def text_width() -> int:
 
 
 def hide_bars() -> None:
-    """Hide all bars of this process and of processes that it starts."""
-    os.environ[HIDE_BARS] = "1"
+    """Hide all bars and notes of this process and of processes that it starts."""
+    os.environ[QUIET] = "1"
+
+
+def _is_quiet() -> bool:
+    return bool(os.environ.get(QUIET))
 
 
 def note(text: str) -> None:
-    """Print what is neither a result nor an error, such as the next command. `--quiet` leaves it out."""
-    if not _hidden:
+    """Print a line that is neither a result nor an error, such as the next command. `--quiet` hides it."""
+    if not _is_quiet():
         print(text)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show no bars, notes or warnings: only what is printed as a result, and errors."""
-    global _hidden
-    before, _hidden = _hidden, True
+    """Hide bars, notes and warnings of this process and of processes that it starts. Results and errors stay."""
+    before = os.environ.get(QUIET, "")
+    os.environ[QUIET] = "1"
     try:
         with Path(os.devnull).open("w") as sink, redirect_stderr(sink):
             yield
     finally:
-        _hidden = before
+        os.environ[QUIET] = before
 
 
 def quiet_libraries() -> None:
