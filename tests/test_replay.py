@@ -281,3 +281,13 @@ def test_run_yaml_gives_back_every_setting(steered, tmp_path):
     assert saliency.mistake_ratio == 1.5
     assert file.name == "examples.jsonl"
     assert steered.settings()["adapter_config"]["lora_dropout"] == 0.1
+
+
+def test_a_recorded_setting_that_no_longer_exists_does_not_stop_a_replay(steered, tmp_path, monkeypatch):
+    """`condition_logprobs` had one choice, so it is gone; older run.yaml have it."""
+    record = steered.settings()
+    record["training"]["condition_logprobs"] = "live"
+    monkeypatch.setattr(RunDir, "settings", lambda run: record)
+    _, args, _, _ = recorded_settings(steered, tmp_path / "x")
+    assert not hasattr(args, "condition_logprobs")
+    assert args.max_steps == 24

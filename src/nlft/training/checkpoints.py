@@ -20,10 +20,13 @@ from transformers.trainer_utils import rotate_checkpoints
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 from nlft.runs.run_dir import RunDir
+from nlft.training.overrides import check_overrides
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 SCHEDULER = "scheduler.json"
+
+check_overrides(Trainer)
 
 
 class SafeCheckpoints(Trainer):  # type: ignore[misc]

@@ -16,13 +16,13 @@ class CutSettings:
     """Settings of `cut`; the defaults are among the values that the paper chose from."""
 
     inappropriate_ratio: Annotated[float, Range(1, inf)] = setting(
-        1.1, "lambda: how many times likelier an inappropriate token is under judge than under base."
+        1.1, "lambda: a token is inappropriate if it is more than this many times likelier under judge than under base."
     )
     inappropriate_weight: Annotated[float, Range(0, inf)] = setting(
-        1.0, "alpha in the inappropriate token's unlikelihood alpha pJ^gamma."
+        1.0, "alpha in the unlikelihood of an inappropriate token, alpha pJ^gamma."
     )
     inappropriate_exponent: Annotated[float, Range(0, inf)] = setting(
-        1.0, "gamma in the inappropriate token's unlikelihood alpha pJ^gamma; 0 is what the paper's code computes."
+        1.0, "gamma in the unlikelihood of an inappropriate token, alpha pJ^gamma. The paper's code computes 0."
     )
 
 

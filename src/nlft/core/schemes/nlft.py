@@ -16,70 +16,71 @@ from nlft.core.schemes.scheme import ExtraLoss, Scheme, setting
 
 @dataclass(frozen=True)
 class NLFTSettings:
-    """Settings of `nlft`; the defaults are the paper's, but for `nll_weight`, which names what its code adds."""
+    """Settings of `nlft`; the defaults are the paper's, except `nll_weight`, which its code adds."""
 
     mistake_ratio: Annotated[float, Range(1, inf)] = setting(
-        1.5, "How many times likelier a mistake is under judge than under base, and than under standard."
+        1.5, "A mistake is more than this many times likelier under judge than under base, and than under standard."
     )
-    mistake_floor: Annotated[float, Range(0, 1)] = setting(0.01, "Least probability of a mistake under judge.")
+    mistake_floor: Annotated[float, Range(0, 1)] = setting(
+        0.01, "A mistake has more than this probability under judge."
+    )
     unlikelihood_shift: Annotated[float, Range(0, inf)] = setting(
-        1.5, "tau in the mistake's weight 2 sigmoid(pJ/pB - tau)."
+        1.5, "tau in the weight of a mistake, 2 sigmoid(pJ/pB - tau)."
     )
     contradiction: bool = setting(
         False,
-        "Also tag mistakes that the model is sure of: likely under base, and all but excluded by standard.",
+        "Also tag mistakes that the model is sure of: likely under base, and very unlikely under standard.",
     )
     contradiction_base: Annotated[float, Range(0, 1)] = setting(
-        0.5, "Tokens that contradiction tags have more than this probability under base."
+        0.5, "contradiction tags tokens with more than this probability under base."
     )
     contradiction_standard: Annotated[float, Range(0, 1)] = setting(
-        0.05, "Tokens that contradiction tags have less than this probability under standard."
+        0.05, "contradiction tags tokens with less than this probability under standard."
     )
     redirect: bool = setting(
-        False, "Also train the first mistake of a wrong sample toward what standard would say there instead."
+        False, "Also train the first mistake of each wrong sample toward the likeliest tokens under standard."
     )
-    redirect_weight: Annotated[float, Range(0, inf)] = setting(
-        1.0, "Weight of redirect's cross-entropy at that one token."
-    )
+    redirect_weight: Annotated[float, Range(0, inf)] = setting(1.0, "Factor on the cross-entropy that redirect adds.")
     redirect_tokens: Annotated[int, Range(1, 1024)] = setting(
-        8, "How many of standard's likeliest tokens, but for the one that was said, redirect trains toward."
+        8,
+        "Number of likeliest tokens under standard that redirect trains toward. Excludes the token in the completion.",
     )
     gate_fraction: Annotated[float, Range(0, 1)] = setting(
-        0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
+        0.06, "If more than this fraction of a wrong sample is salient, its other tokens weigh 0."
     )
     wrong_likelihood: Annotated[float, Range(0, inf)] = setting(
-        1.0, "Factor on the likelihood of a wrong sample's tokens; 0 learns nothing of it but to avoid its mistakes."
+        1.0, "Factor on the likelihood of a wrong sample's tokens. At 0 only its mistakes are trained."
     )
     after_mistake: Literal["keep", "zero"] = setting(
         "keep",
-        "What follows a wrong sample's first mistake is conditioned on it: keep its weights, or zero them.",
+        "Tokens after a wrong sample's first mistake are conditioned on it: keep their weights, or set them to 0.",
     )
     certain_threshold: Annotated[float, Range(0, 1)] = setting(
-        0.95, "In right samples, tokens above this probability under standard are salient."
+        0.95, "In right samples, tokens with more than this probability under standard are salient."
     )
     certain_exponent: Annotated[float, Range(0, inf)] = setting(
-        5.0, "Exponent of a salient right token: 1 + ((pS - threshold) / (1 - threshold))^exponent."
+        5.0, "Exponent in the weight of a salient right token, 1 + ((pS - threshold) / (1 - threshold))^exponent."
     )
     neighbour_exponent: Annotated[float, Range(0, inf)] = setting(
-        0.3, "Exponent of its neighbours: (pS / threshold)^exponent."
+        0.3, "Exponent in the weight of its neighbours, (pS / threshold)^exponent."
     )
     plain_exponent: Annotated[float, Range(0, inf)] = setting(
-        0.6, "Exponent of a right sample's other tokens: (pS / threshold)^exponent."
+        0.6, "Exponent in the weight of a right sample's other tokens, (pS / threshold)^exponent."
     )
     neighbour_similarity: Annotated[float, Range(-1, 1)] = setting(
         0.6,
-        "kappa: a token joins while its state's cosine similarity to the running centre stays above this.",
+        "kappa: a token joins while the cosine similarity of its state to the running centre is above this.",
     )
     nll_weight: Annotated[float, Range(0, inf)] = setting(
-        1.0, "Plain likelihood added to every token of right samples."
+        1.0, "Likelihood weight added to every token of right samples."
     )
     branch_weight: Annotated[float, Range(0, inf)] = setting(
-        1.0, "Factor on everything but nll_weight; 0 is the control that shows what the branch adds."
+        1.0, "Factor on all weights except nll_weight. At 0 the run is the control without the branch."
     )
 
 
 def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWeights:
-    """The paper's scheme, per sample, with its inverted comparison mended (section "Saliency schemes" of the docs).
+    """The paper's scheme, per sample, with its inverted comparison fixed (section "Saliency schemes" of the docs).
 
     Wrong: tokens that the judgment alone makes likely are pushed down, their neighbourhood is left alone, the rest
     is weighed by what standard thinks of it. Right: tokens that standard is nearly certain of are pushed up harder.

@@ -29,19 +29,19 @@ _ZERO_GUARD = 1e-5
 class OriginalSettings:
     """Settings of `nlft-original`."""
 
-    threshold: Annotated[float, Range(0, inf)] = setting(1.5, "tau in the mistake's weight 2 sigmoid(pJ/pB - tau).")
+    threshold: Annotated[float, Range(0, inf)] = setting(1.5, "tau in the weight of a mistake, 2 sigmoid(pJ/pB - tau).")
     ratio: Annotated[float, Range(1, inf)] = setting(
-        1.5, "How many times likelier a mistake is under judge than under base, and than under standard."
+        1.5, "A mistake is more than this many times likelier under judge than under base, and than under standard."
     )
-    judge_floor: Annotated[float, Range(0, 1)] = setting(0.01, "Least probability of a mistake under judge.")
+    judge_floor: Annotated[float, Range(0, 1)] = setting(0.01, "A mistake has more than this probability under judge.")
     salient_fraction: Annotated[float, Range(0, 1)] = setting(
-        0.06, "With more of a wrong sample salient than this share, its other tokens get no weight."
+        0.06, "If more than this fraction of a wrong sample is salient, its other tokens weigh 0."
     )
     cluster_distance: Annotated[float, Range(0, 2)] = setting(
-        0.4, "A token joins a cluster while its cosine distance to the centre is above this (as published)."
+        0.4, "A token joins a cluster while its cosine distance to the centre is above this, as in the published code."
     )
     correct_threshold: Annotated[float, Range(0, 1)] = setting(
-        0.95, "In right samples, tokens above this probability under standard are salient."
+        0.95, "In right samples, tokens with more than this probability under standard are salient."
     )
 
 

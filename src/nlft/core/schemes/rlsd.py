@@ -16,13 +16,15 @@ class RLSDSettings:
     """Settings of `rlsd`; the clip is the paper's."""
 
     credit_clip: Annotated[float, Range(0, 1)] = setting(
-        0.2, "epsilon: a token weighs between 1 - epsilon and 1 + epsilon, by what standard makes of it."
+        0.2, "epsilon: a token weighs between 1 - epsilon and 1 + epsilon, depending on its probability under standard."
     )
     credit_contrast: bool = setting(
-        False, "In wrong samples, hold standard against judge instead of base: what any hint does to style cancels."
+        False,
+        "In wrong samples, compare standard with judge instead of base. This cancels the effect of any hint on style.",
     )
     wrong_weight: Annotated[float, Range(0, inf)] = setting(
-        0.1, "Factor on wrong samples, the share of right to wrong ones that reinforcement learning would give them."
+        0.1,
+        "Factor on the loss of wrong samples. Stands for their share in reinforcement learning.",
     )
 
 
