@@ -5,13 +5,16 @@ Nothing outside this module and `logprobs` knows how long a prompt was.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, fill_prompt, without_corrections
 from nlft.errors import Problem, ProblemsError, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
 _SENTINEL = "nlft-completion-goes-here"
@@ -39,7 +42,9 @@ class EncodedExample:
 class ConditionEncoder:
     """Renders prompts with a tokenizer's chat template (plain text where it has none) and tokenises them."""
 
-    def __init__(self, tokenizer: Any, templates: Templates | None = None, max_length: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", templates: Templates | None = None, max_length: int | None = None
+    ) -> None:
         """
         Args:
             tokenizer: a transformers tokenizer.
@@ -131,7 +136,7 @@ class ConditionEncoder:
             raise ProblemsError(problems[:1])
 
 
-def end_of_turn_id(tokenizer: Any) -> int:
+def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token that closes an assistant's turn: the first one after its text in the chat template, else EOS.
 
     Raises:

@@ -131,12 +131,12 @@ def _row_sums(targets: SparseTargets, cross_entropy: Tensor, rows: int) -> Tenso
     return (owned * (targets.weight * cross_entropy)).sum(1)
 
 
-def causal_lm(model: Any) -> Any:
+def causal_lm(model: nn.Module) -> Any:
     """The causal LM itself, without PEFT's wrapper if it has one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
+def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
     """Teach a causal LM's forward the keyword `score_labels`; without it the forward stays the original one.
 
     Args:
@@ -146,16 +146,16 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
     Raises:
         NLFTError: the model does something to its logits that is not known here, so scores would be wrong.
     """
-    model = causal_lm(model)
-    model._nlft_chunk_bytes = chunk_bytes
-    if hasattr(model, "_nlft_finish_logits"):
+    net: PreTrainedModel = causal_lm(model)
+    net._nlft_chunk_bytes = chunk_bytes
+    if hasattr(net, "_nlft_finish_logits"):
         return
-    original_forward = model.forward
-    model._nlft_finish_logits = _logit_finisher(model.config.get_text_config())
-    _check_against_own_logits(model)
+    original_forward = net.forward
+    net._nlft_finish_logits = _logit_finisher(net.config.get_text_config())
+    _check_against_own_logits(net)
 
     # `wraps` keeps the signature, against which `generate` checks its keywords.
-    @functools.wraps(type(model).forward)
+    @functools.wraps(type(net).forward)
     def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if score_labels is None:
             for name in ("score_hidden", "score_targets"):
@@ -165,7 +165,7 @@ def enable_scoring(model: Any, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
         return _scoring_forward(self, score_labels, *args, **given)
 
-    model.forward = MethodType(forward, model)
+    net.forward = MethodType(forward, net)
 
 
 def _scoring_forward(
@@ -329,7 +329,7 @@ def _logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _check_against_own_logits(model: Any) -> None:
+def _check_against_own_logits(model: PreTrainedModel) -> None:
     """Compare head(decoder(x)), finished, with the model's own logits on a few tokens: a family that does
     something else to its logits is refused here rather than trained on wrong scores."""
     embeddings = model.get_input_embeddings().weight

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _NO_PART_OF_TRAINING = (
     *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
     *("save_", "logging_", "log_level", "watch", "retake_controls"),
+    "condition_logprobs",  # of older runs: it had one choice
 )
 
 
