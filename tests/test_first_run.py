@@ -1,0 +1,57 @@
+"""examples/first_run.ipynb runs from its first cell to its last, on the demo's model, and shows what it says."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import nlft
+from nlft.errors import NLFTError
+from nlft.experiments.demo import bring_model, model_cache
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NOTEBOOK = EXAMPLES / "first_run.ipynb"
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_it_uses_the_public_api_and_keeps_outputs_of_a_whole_run():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    imported = re.findall(r"^from (nlft[\w.]*) import (.*)$", code, re.MULTILINE)
+    assert [module for module, _ in imported] == ["nlft", "nlft.experiments.demo"]  # the second brings the model
+    assert set(imported[0][1].split(", ")) <= set(nlft.__all__)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    assert "AFTER:" in printed(notebook)
+    assert not re.search(r"/(home|root|tmp|Users)/", NOTEBOOK.read_text(encoding="utf-8"))
+
+
+@pytest.mark.timeout(900)
+def test_it_runs(tmp_path, monkeypatch):
+    try:
+        bring_model(model_cache())
+    except NLFTError as error:
+        pytest.skip(f"SmolLM2 cannot be brought here: {error}")
+    shutil.copy(EXAMPLES / "repair-shop.jsonl", tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
+    said = printed(notebook)
+    losses = [float(loss) for loss in re.findall(r"step +\d+  loss (-?[\d.]+)", said)]
+    assert len(losses) >= 3
+    assert losses[-1] < losses[0]
+    before, after = re.search(r"BEFORE: (.*?)AFTER: (.*?)token  ", said, re.DOTALL).groups()
+    assert before.strip() != after.strip()
+    assert len(re.findall(r"^['\"].*['\"] +[\d.]+  [\w-]+$", said, re.MULTILINE)) == 8
+    assert (tmp_path / "runs" / "first-run" / "map.html").stat().st_size > 100_000
