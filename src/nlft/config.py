@@ -129,7 +129,7 @@ def with_defaults(**defaults: object) -> Callable[[type[_Class]], type[_Class]]:
     return change
 
 
-class Entry(NamedTuple):
+class GivenSetting(NamedTuple):
     """One setting as a YAML file gives it.
 
     Attributes:
@@ -168,7 +168,7 @@ def read_config(path: Path, settings: Sequence[type]) -> dict[str, Any]:
     return checked(yaml_entries(path), declared(*settings))
 
 
-def yaml_entries(path: Path) -> list[Entry]:
+def yaml_entries(path: Path) -> list[GivenSetting]:
     """The settings in a YAML file, in its order. `saliency: {NAME: value}` becomes `saliency.NAME`.
 
     Raises:
@@ -192,10 +192,12 @@ def yaml_entries(path: Path) -> list[Entry]:
         else:
             pairs.append((str(key.value), key, value))
     construct = yaml.SafeLoader("").construct_object
-    return [Entry(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True)) for key, at, item in pairs]
+    return [
+        GivenSetting(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True)) for key, at, item in pairs
+    ]
 
 
-def checked(entries: Iterable[Entry], known: Mapping[str, Declared]) -> dict[str, Any]:
+def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> dict[str, Any]:
     """The values by name, each as its setting's type wants it.
 
     Raises:
@@ -228,7 +230,7 @@ def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any],
     Raises:
         ConfigError: everything that is wrong with the user's values.
     """
-    values = checked([Entry(where, key, value) for key, value in own.items()], declared(cls))
+    values = checked([GivenSetting(where, key, value) for key, value in own.items()], declared(cls))
     instance = cls(**{**common, **values})
     check_ranges(instance)
     return instance

@@ -14,7 +14,7 @@ _LEFT = 30  # columns for a flag and its value
 _WIDEST = 110
 
 
-class Row:
+class HelpRow:
     """One argument: how it is typed, and what it is."""
 
     def __init__(self, name: str, text: str) -> None:
@@ -54,9 +54,9 @@ def command_help(
     words = " ".join(_usage(action) for action in actions if not action.option_strings)
     usage = " ".join(filter(None, [f"usage: {prog}", words, "[--config FILE] [--NAME VALUE ...]"]))
     lines = [usage, "", *wrap(description, width)]
-    own = [Row(_typed(action), action.help or "") for action in actions]
-    own += [Row("--config FILE", "YAML file of settings. Flags override it.")] if settings else []
-    own += [Row("--quiet", "Print results and errors only.")]
+    own = [HelpRow(_typed(action), action.help or "") for action in actions]
+    own += [HelpRow("--config FILE", "YAML file of settings. Flags override it.")] if settings else []
+    own += [HelpRow("--quiet", "Print results and errors only.")]
     listed = [("Arguments", own)]
     for title, names in sections:
         wanted = _own_first(names) if isinstance(names, type) else names
@@ -79,11 +79,11 @@ def _own_first(cls: type) -> list[str]:
     return sorted((f.name for f in fields(cls)), key=lambda name: at[name])
 
 
-def _rows(cls: type) -> Iterator[tuple[str, Row]]:
+def _rows(cls: type) -> Iterator[tuple[str, HelpRow]]:
     hints = get_type_hints(cls)
     for field in fields(cls):
         if field.init:
-            yield field.name, Row(f"--{field.name} {_value(hints[field.name], field)}".rstrip(), _described(field))
+            yield field.name, HelpRow(f"--{field.name} {_value(hints[field.name], field)}".rstrip(), _described(field))
 
 
 def _described(field: Field[Any]) -> str:

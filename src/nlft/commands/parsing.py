@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from nlft.commands.checks import CHECKED, check_names
 from nlft.commands.help import Section, command_help
-from nlft.config import Declared, Entry, check_ranges, checked, closest, declared, from_text, yaml_entries
+from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text, yaml_entries
 from nlft.errors import ConfigError, Problem, UserError
 
 SALIENCY = "saliency."
@@ -116,7 +116,7 @@ class _Reading:
         text: str | None = getattr(before.parse_known_args(self.argv)[0], name)
         return text
 
-    def _check_early(self, entries: Sequence[Entry]) -> None:
+    def _check_early(self, entries: Sequence[GivenSetting]) -> None:
         """Check what can be checked before torch is imported."""
         given = {entry.key: entry.value for entry in entries if isinstance(entry.value, str)}
         for name in dict.fromkeys([*CHECKED, *self.command.needs]):
@@ -143,7 +143,7 @@ class _Reading:
             known |= {f"{SALIENCY}{name}": setting for name, setting in declared(self._scheme().settings).items()}
         return known
 
-    def _scheme(self, entries: Sequence[Entry] = ()) -> Any:
+    def _scheme(self, entries: Sequence[GivenSetting] = ()) -> Any:
         from nlft.core.schemes.registry import get_scheme
 
         if not hasattr(self, "_found"):
@@ -154,7 +154,7 @@ class _Reading:
             self._found = get_scheme(str(name))
         return self._found
 
-    def _scheme_settings(self, own: Sequence[Entry], entries: Sequence[Entry]) -> Any:
+    def _scheme_settings(self, own: Sequence[GivenSetting], entries: Sequence[GivenSetting]) -> Any:
         """The scheme's settings: from the file, and over them from the flags."""
         scheme = self._scheme(entries)
         known = {f"{SALIENCY}{name}": setting for name, setting in declared(scheme.settings).items()}
