@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -245,7 +245,7 @@ def _chosen(value: object, setting: Declared) -> object:
     return value
 
 
-def coerce(value: object, hint: Any) -> Any:
+def coerce(value: object, hint: object) -> Any:
     """The YAML value as the hint wants it. Text such as `1e-4` is a number where a float is expected; true is not.
 
     Raises:
@@ -255,7 +255,7 @@ def coerce(value: object, hint: Any) -> Any:
 
     if isinstance(hint, type) and is_dataclass(hint):
         return value
-    adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, hint), config=ConfigDict(arbitrary_types_allowed=True))
     for candidate in (value, _with_floats(value)):
         try:
             return adapter.validate_python(candidate, strict=True)
@@ -264,7 +264,7 @@ def coerce(value: object, hint: Any) -> Any:
     raise ValueError(_wanted(hint))
 
 
-def from_text(text: str, hint: Any) -> Any:
+def from_text(text: str, hint: object) -> Any:
     """A flag's text as the hint wants it.
 
     Raises:
@@ -273,7 +273,7 @@ def from_text(text: str, hint: Any) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(hint).validate_strings(text)
+        return TypeAdapter(cast(Any, hint)).validate_strings(text)
     except ValidationError as error:
         raise ValueError(_wanted(hint)) from error
 
@@ -312,7 +312,7 @@ def check_ranges(*instances: Any, prefix: str = "") -> None:
         raise ConfigError(problems)
 
 
-def range_of(hint: Any) -> Range | None:
+def range_of(hint: object) -> Range | None:
     """The `Range` in an annotation, if it has one."""
     if get_origin(hint) in (Union, types.UnionType):
         return next((limit for option in get_args(hint) if (limit := range_of(option))), None)
@@ -338,7 +338,7 @@ def closest(name: str, known: Sequence[str]) -> str | None:
     return close[0] if close else None
 
 
-def _wanted(hint: Any) -> str:
+def _wanted(hint: object) -> str:
     if get_origin(hint) is Annotated:
         return _wanted(get_args(hint)[0])
     if get_origin(hint) is Literal:
@@ -346,8 +346,14 @@ def _wanted(hint: Any) -> str:
     return f"Give {_in_words(hint)}"
 
 
-def _in_words(hint: Any) -> str:
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+def _in_words(hint: object) -> str:
+    words: dict[object, str] = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
     origin = get_origin(hint)
     if origin is Annotated:
         return _in_words(get_args(hint)[0])

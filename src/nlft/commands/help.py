@@ -97,7 +97,7 @@ def _described(field: Field[Any]) -> str:
     return text if len(shown) > 60 or "\n" in shown else f"{text} [{shown}]"
 
 
-def _value(hint: Any, field: Field[Any]) -> str:
+def _value(hint: object, field: Field[Any]) -> str:
     """What to type after the flag."""
     choices = field.metadata.get("choices")
     if get_origin(hint) is Annotated:
@@ -118,8 +118,9 @@ def _value(hint: Any, field: Field[Any]) -> str:
     return _word(hint)
 
 
-def _word(kind: Any) -> str:
-    return {int: "N", float: "X", str: "TEXT"}.get(kind, "TEXT")
+def _word(kind: object) -> str:
+    words: dict[object, str] = {int: "N", float: "X", str: "TEXT"}
+    return words.get(kind, "TEXT")
 
 
 def _usage(action: Action) -> str:

@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlft.commands.checks import CHECKED, check_names
 from nlft.commands.help import Section, command_help
 from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text, yaml_entries
 from nlft.errors import ConfigError, Problem, UserError
+
+if TYPE_CHECKING:
+    from nlft.core.schemes.scheme import Scheme
 
 SALIENCY = "saliency."
 NEEDED = {
@@ -143,7 +146,7 @@ class _Reading:
             known |= {f"{SALIENCY}{name}": setting for name, setting in declared(self._scheme().settings).items()}
         return known
 
-    def _scheme(self, entries: Sequence[GivenSetting] = ()) -> Any:
+    def _scheme(self, entries: Sequence[GivenSetting] = ()) -> "Scheme":
         from nlft.core.schemes.registry import get_scheme
 
         if not hasattr(self, "_found"):
@@ -218,7 +221,7 @@ def _flag_problem(prog: str, flag: str, known: Sequence[str]) -> Problem:
     return Problem(flag, f"is not an argument of `{prog}`", _MOVED.get((prog, name)) or cure)
 
 
-def _not_of_scheme(where: str, key: str, scheme: Any, known: Mapping[str, Declared]) -> Problem:
+def _not_of_scheme(where: str, key: str, scheme: "Scheme", known: Mapping[str, Declared]) -> Problem:
     close = closest(key, list(known)) or closest(key.removeprefix(SALIENCY), list(known))
     has = ", ".join(name.removeprefix(SALIENCY) for name in known) or "none"
     cure = f"Did you mean --{close}?" if close else f"Its settings: {has}. Or choose another --scheme."

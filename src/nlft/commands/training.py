@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import EarlyFile, examples_to_train
 from nlft.commands.help import Section
@@ -15,6 +15,12 @@ from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.settings import MaxLengthSettings, ModelOptions
 from nlft.progress import note
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from nlft.data.records import Example
+    from nlft.runs.run_dir import RunDir
 
 
 def train(argv: Sequence[str]) -> None:
@@ -149,7 +155,7 @@ def replay(argv: Sequence[str]) -> None:
         _tell_difference(source, run, options.anyway)
 
 
-def _tell_difference(source: Any, run: Any, anyway: bool) -> None:
+def _tell_difference(source: "RunDir", run: "RunDir", anyway: bool) -> None:
     """Print that a replay has the run's adapter, or fail."""
     from nlft.training.replay import WEIGHTS, adapter_difference
 
@@ -255,7 +261,9 @@ def _training_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
 
 
-def _examples_and_run(examples: list[Any], other: Namespace, args: Any) -> tuple[list[Any], Any]:
+def _examples_and_run(
+    examples: "list[Example]", other: Namespace, args: "TrainingArguments"
+) -> "tuple[list[Example], RunDir]":
     """The examples and the run directory, which must not hold another run's files."""
     from nlft.runs.run_dir import RunDir
 
@@ -279,7 +287,7 @@ def _examples_and_run(examples: list[Any], other: Namespace, args: Any) -> tuple
     return examples, run
 
 
-def _done(run: Any, trainer: Any, watch_seconds: float | None) -> None:
+def _done(run: "RunDir", trainer: Any, watch_seconds: float | None) -> None:
     if not trainer.args.should_save:
         return
     print(f"adapter: {display_path(run.adapter_path)}")
