@@ -131,7 +131,7 @@ def _row_sums(targets: SparseTargets, cross_entropy: Tensor, rows: int) -> Tenso
     return (owned * (targets.weight * cross_entropy)).sum(1)
 
 
-def causal_lm(model: nn.Module) -> Any:
+def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
     """The causal LM itself, without PEFT's wrapper if it has one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
