@@ -188,13 +188,15 @@ class _Reading:
         parser.add_argument("--config", type=Path)
         self.command.add_arguments(parser)
         parser.set_defaults(**values)
+        words = parser.parse_known_args(self.argv)[1]
+        if words:  # before the dataclasses are made: they would say that a misspelt setting is missing
+            self._refuse(words, [option for action in parser._actions for option in action.option_strings], classes)
         try:
-            *instances, words = parser.parse_args_into_dataclasses(self.argv, return_remaining_strings=True)
+            instances = list(parser.parse_args_into_dataclasses(self.argv))
         except ValueError as error:  # TrainingArguments checks some combinations itself
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{self.command.prog}: {error}") from error
-        self._refuse(words, [option for action in parser._actions for option in action.option_strings], classes)
         if len(instances) == len(classes):
             instances.append(Namespace())
         check_ranges(*instances[:-1])
