@@ -323,7 +323,9 @@ def test_the_original_projects_files_are_judged_into_another(tmp_path, capsys):
     path, out = tmp_path / "chunk.json", tmp_path / "judged.jsonl"
     path.write_text(json.dumps([record]))
     assert nlft("judge", path) == 2
-    assert "--out" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "--out" in message
+    assert "chunk.jsonl" in message
     assert nlft("judge", path, "--out", out) == 0
     assert FEEDBACK in read_examples(out)[0].judgment
 

@@ -19,9 +19,7 @@ from nlft.models.settings import MaxLengthSettings, SeedSettings
 class OutputSettings:
     """Where a run's files go."""
 
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the run's files (default: trainer_output)."}
-    )
+    output_dir: str | None = field(default="trainer_output", metadata={"help": "Folder for the run's files."})
 
 
 @dataclass
