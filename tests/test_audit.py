@@ -623,7 +623,7 @@ def test_the_command_works_without_a_model_and_says_so(files, capsys, monkeypatc
         (["--grader", "no.such:thing"], "no.such"),
         (["--test_file", "none.jsonl"], "none.jsonl"),
         (["--judge_prompt_template", "x"], "has no {prompt}"),
-        (["--model_name_or_path", "no/such"], "cannot be loaded"),
+        (["--model_name_or_path", "no/such"], "no/such"),
         (["--html", "."], "is a folder"),
         (["--json", "e.jsonl/a.json"], "e.jsonl is a file"),
     ],
