@@ -178,7 +178,7 @@ def test_the_newest_adapter_that_is_whole_is_taken(tmp_path: Path) -> None:
 def test_an_adapter_that_is_saved_meanwhile_scores_the_next_edit(run: RunDir, model: Path, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     copy = RunDir(tmp_path / "run")
-    made = rescoring.Rescorer(copy, str(model), None)
+    made = rescoring.RescoreModel(copy, str(model), None)
     one = copy.watched()[0]
     question = {"example": 0, "id": one.id, "label": one.label, "judgment": one.judgment}
     before = made.answer(question)["arrays"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
-from nlft.collect.revising import REVISION_PROMPT, RevisionSettings, refusal, revise_examples, revision_request
+from nlft.collect.revising import REVISION_PROMPT, RevisionSettings, refuse_revision, revise_examples, revision_request
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError
@@ -34,7 +34,9 @@ WRONG = Example(
 
 def reason(text, *, finish="stop", standard=STANDARD, grader="number", **settings):
     options = {"extraction": "flexible"} if grader == "number" else {}
-    return refusal(Generated(text, 9, finish), standard, get_grader(grader, **options), RevisionSettings(**settings))
+    return refuse_revision(
+        Generated(text, 9, finish), standard, get_grader(grader, **options), RevisionSettings(**settings)
+    )
 
 
 def numbered(count):

@@ -58,7 +58,7 @@ def render_page(package: str, template: str, style: str, **values: Any) -> str:
     assert "</style" not in style, "it would end the page's style block"
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("nlft")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters |= {"csp_hash": csp_hash, "shown": shown}
+    environment.filters |= {"csp_hash": csp_hash, "printable": printable}
     return environment.get_template(template).render(style=Markup(style), **values)
 
 
@@ -77,6 +77,6 @@ def csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Spell out control characters and half surrogate pairs, which HTML cannot hold."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

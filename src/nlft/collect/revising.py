@@ -123,7 +123,7 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
         ]
         answers = complete(requests, model, "revising" if attempt == 1 else f"revising, try {attempt}")
         for at, answer in zip(waiting, answers, strict=True):
-            reason = refusal(answer, examples[at].answer, grader, settings)
+            reason = refuse_revision(answer, examples[at].answer, grader, settings)
             if reason is None:
                 revised[at] = _with_revision(examples[at], answer.text)
             else:
@@ -133,7 +133,7 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
     return Revised(revised, kept, {examples[at].id: refused[at] for at in waiting})
 
 
-def refusal(answer: Generated, standard: str, grader: Grader, settings: RevisionSettings) -> Refusal | None:
+def refuse_revision(answer: Generated, standard: str, grader: Grader, settings: RevisionSettings) -> Refusal | None:
     """Return the first reason that applies for not keeping a revision; None to keep it.
 
     - `cut off`: the model did not end it by itself.

@@ -15,6 +15,7 @@ from nlft.errors import NLFTError, UserError, display_path
 
 if TYPE_CHECKING:
     from nlft.data.records import Question
+    from nlft.runs.run_dir import RunDir
 
 
 @dry_run_told()
@@ -130,7 +131,7 @@ def map(argv: Sequence[str]) -> None:
     serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
 
 
-def feedback_dataset(run: Any, data: Path | None) -> list[dict[str, Any]] | None:
+def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:
     """The examples that edited feedback is saved with: the named file's, else those of the file that the run was
     trained on; None where that has gone or changed."""
     from nlft.data.records import read_examples

@@ -34,7 +34,7 @@ from nlft.training.watching import score_alone
 WEIGHTS = "adapter_model.safetensors"
 
 
-class Rescorer:
+class RescoreModel:
     """A run's model with its newest adapter, its watched examples, and the prompts that it was trained with."""
 
     def __init__(self, run: RunDir, model: str, file: Path | None) -> None:
@@ -74,6 +74,7 @@ class Rescorer:
         scheme = get_scheme(state.scheme)
         settings = scheme.settings(**state.settings)
         (encoded,) = encode_examples([example], self.encoder)
+        assert self.model is not None, "_load has loaded it"
         scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}
         return {**about, "arrays": packed(scores)}
@@ -141,7 +142,7 @@ def packed(scores: TokenScores) -> dict[str, str]:
     return {name: base64.b64encode(a.tobytes()).decode() for name, a in found.items() if a is not None}
 
 
-def answers(rescorer: Rescorer, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+def answers(rescorer: RescoreModel, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     """An answer a line. What is wrong with one request ends neither the process nor the others."""
     for line in lines:
         try:
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> None:
         out.flush()
 
     try:
-        rescorer = Rescorer(RunDir.open(run), model, Path(file[0]) if file else None)
+        rescorer = RescoreModel(RunDir.open(run), model, Path(file[0]) if file else None)
     except (NLFTError, LookupError, OSError, RuntimeError, SafetensorError) as error:
         say({"error": str(error)})
         return

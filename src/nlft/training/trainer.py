@@ -104,7 +104,7 @@ class NLFTTrainer(SafeCheckpoints):
         self._watch: WatchCallback | None = None
         self._follow(train, tokenizer)
 
-    def _follow(self, train: list[Any], tokenizer: Any) -> None:
+    def _follow(self, train: list[Any], tokenizer: PreTrainedTokenizerBase) -> None:
         """Wire up progress, the run directory and the watched examples."""
         for unwanted in (ProgressCallback, PrinterCallback):
             self.remove_callback(unwanted)
@@ -307,7 +307,12 @@ class _KeepingBuilder(BatchBuilder):
         return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}
 
 
-def _prepare_model(model: Any, tokenizer: Any, peft_config: Any, args: NLFTConfig) -> tuple[Any, Any]:
+def _prepare_model(
+    model: str | PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    peft_config: PeftConfig | Literal["default"] | None,
+    args: NLFTConfig,
+) -> tuple[Any, Any]:
     """The model with its adapter, able to score, and its tokenizer; what is given as a name is loaded."""
     torch.manual_seed(args.seed)  # the adapter's random start must follow the seed
     if isinstance(model, str):

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
@@ -54,7 +54,7 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Any = None,
+        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
         self._last_step = -1
@@ -68,7 +68,7 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Any = None,
+        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
         self._write_batch(state)
@@ -80,7 +80,7 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Any = None,
+        model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
         self._score_all(state, model)
@@ -114,9 +114,10 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         ]
         self._submit(step, state, scores, whole=False)
 
-    def _score_all(self, state: TrainerState, model: Any) -> None:
+    def _score_all(self, state: TrainerState, model: torch.nn.Module | None) -> None:
         if state.global_step == self._last_step or not self.trainer.needs & {"standard", "judge"}:
             return
+        assert model is not None, "Trainer passes the model to each callback"
         start = time.monotonic()
         self._last_step = state.global_step
         pad = self.trainer.builder.pad_token_id
@@ -141,7 +142,9 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
 
 
 @torch.no_grad()
-def score_alone(model: Any, example: EncodedExample, pad_token_id: int, scheme: Scheme, settings: Any) -> TokenScores:
+def score_alone(
+    model: torch.nn.Module, example: EncodedExample, pad_token_id: int, scheme: Scheme, settings: Any
+) -> TokenScores:
     """An example's scores under every condition that the scheme needs, and its verdict; in eval mode.
 
     Alone, at its own length: another batch's padding would move a bf16 score.
@@ -265,7 +268,7 @@ def choose_watched(examples: list[Example], count: int, ids: Sequence[str] = ())
     return sorted([*named, *wrong[: count - halves], *right[:halves]])
 
 
-def watched_example(example: Example, encoded: EncodedExample, tokenizer: Any) -> WatchedExample:
+def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> WatchedExample:
     """An example as the map shows it."""
     return WatchedExample(
         id=example.id,
@@ -277,7 +280,7 @@ def watched_example(example: Example, encoded: EncodedExample, tokenizer: Any) -
     )
 
 
-def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """Each token as it adds to the text so far; joined they read as the completion.
 
     A character of several byte-level tokens is shown at the token that completes it.
