@@ -1,7 +1,7 @@
 """Natural Language Fine-Tuning (arXiv 2412.20382) for any causal language model.
 
 The names below are the public API. Each is imported from its module when it is first used, so `import nlft` is quick
-and brings no torch. docs/API.md describes them.
+and does not import torch. docs/API.md describes the names.
 """
 
 from importlib import import_module
@@ -78,14 +78,14 @@ _MODULES = {
     "Problem": "errors",
 }
 
-__all__ = list(_MODULES)  # in the order in which docs/API.md describes them
+__all__ = list(_MODULES)  # in the order of docs/API.md
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'nlft' has no attribute {name!r}")
     public = getattr(import_module(f"nlft.{_MODULES[name]}"), name)
-    globals()[name] = public  # the next look-up finds it at once
+    globals()[name] = public  # the next look-up finds the name without this function
     return public
 
 

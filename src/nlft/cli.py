@@ -1,7 +1,7 @@
 """The `nlft` command: finds the command, turns errors into a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the user's input was wrong. A command's module is imported when it is called, so that
-`nlft --help` answers at once.
+Exit codes: 0 done, 1 failed, 2 the user's input was wrong. A command's module is imported only when the command is
+called, so that `nlft --help` is quick.
 """
 
 import sys
@@ -16,7 +16,7 @@ from nlft.progress import quiet, quiet_libraries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command. Return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_command(name: str) -> Callable[[Sequence[str]], None]:
-    """The command's function; its module is imported here.
+    """Import the command's module, and return the command's function.
 
     Raises:
-        UserError: there is no such command; the message has the one that was probably meant.
+        UserError: there is no such command. The message names the command that was probably meant.
     """
     if name not in COMMANDS:
         close = _OTHER_NAMES.get(name.lower()) or next(iter(get_close_matches(name.lower(), COMMANDS, n=1)), None)
@@ -58,7 +58,7 @@ def find_command(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def help_text() -> str:
-    """What `nlft --help` prints."""
+    """Return the text that `nlft --help` prints."""
     width = max(map(len, COMMANDS))
     rows = [f"  {name:{width}}  {summary}" for name, (summary, _) in COMMANDS.items()]
     return "\n".join(
@@ -95,7 +95,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }
 
-# What other tools call our commands.
+# Other tools' names for our commands.
 _OTHER_NAMES = {
     "finetune": "train",
     "fine-tune": "train",

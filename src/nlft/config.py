@@ -1,4 +1,4 @@
-"""Settings: declare them, read them from YAML, check types, choices and ranges. Every problem is reported at once.
+"""Declare settings, read them from YAML, and check types, choices and ranges. All problems are reported together.
 
 Flags are read in `commands/parsing.py`.
 """
@@ -17,8 +17,8 @@ from nlft.errors import ConfigError, Problem, UserError, display_path
 
 QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
 
-# What users of other tools type, and our names for it, in the order of preference. They are suggested, not accepted:
-# the same word has other meanings elsewhere.
+# Other tools' names of settings, and our names, the best one first. Our name is suggested. The other tool's name is
+# not accepted, because the same word has different meanings in different tools.
 ALIASES = {
     "lr": ["learning_rate"],
     "epochs": ["num_train_epochs"],
@@ -84,14 +84,16 @@ _Class = TypeVar("_Class")
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a number may take, both ends included. Stands in `Annotated`; the page's sliders and the
-    trainer's checks use it as well."""
+    """The values that a number may take, both ends included. It stands in `Annotated`.
+
+    The page's sliders and the trainer's checks use it as well.
+    """
 
     low: float
     high: float
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high  # false for NaN
+        return self.low <= value <= self.high  # the result is False for NaN
 
     def __str__(self) -> str:
         if self.high == inf:
@@ -100,10 +102,10 @@ class Range:
 
 
 def override(base: type, name: str, default: object = MISSING, also: str = "") -> Any:
-    """A field for a setting that `base` declares, with another default, or with another type in the annotation.
+    """Make a field for a setting that `base` declares, with another default, or with another type in the annotation.
 
     Args:
-        default: the new default; without it the base's default stays.
+        default: the new default; if it is missing, the base's default stays.
         also: more text for the setting's description.
     """
     declared = next(f for f in fields(base) if f.name == name)
@@ -115,7 +117,7 @@ def override(base: type, name: str, default: object = MISSING, also: str = "") -
 
 
 def with_defaults(**defaults: object) -> Callable[[type[_Class]], type[_Class]]:
-    """Give settings that base classes declare other defaults. Stands under `@dataclass`; type and range stay."""
+    """Change the defaults of inherited settings. Type and range stay. This decorator stands under `@dataclass`."""
 
     def change(cls: type[_Class]) -> type[_Class]:
         hints = get_type_hints(cls, include_extras=True)
@@ -134,7 +136,7 @@ class GivenSetting(NamedTuple):
 
     Attributes:
         where: file and line.
-        key: its name; `saliency.NAME` for a setting of the scheme.
+        key: the setting's name; `saliency.NAME` for a setting of the scheme.
     """
 
     where: str
@@ -143,14 +145,14 @@ class GivenSetting(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """A setting's type and, if only some values are allowed, those."""
+    """A setting's type and, if only some values are allowed, these values."""
 
     hint: Any
     choices: Sequence[str] | None = None
 
 
 def declared(*classes: type) -> dict[str, Declared]:
-    """The settings of the dataclasses, by name."""
+    """Return the settings of the dataclasses, by name."""
     found: dict[str, Declared] = {}
     for cls in classes:
         hints = get_type_hints(cls)
@@ -159,7 +161,7 @@ def declared(*classes: type) -> dict[str, Declared]:
 
 
 def read_config(path: Path, settings: Sequence[type]) -> dict[str, Any]:
-    """The YAML file's values by field name, each checked against its field's type.
+    """Read a YAML file's values by field name, and check each against its field's type.
 
     Raises:
         ConfigError: everything that is wrong with the file, with its line.
@@ -169,7 +171,7 @@ def read_config(path: Path, settings: Sequence[type]) -> dict[str, Any]:
 
 
 def yaml_entries(path: Path) -> list[GivenSetting]:
-    """The settings in a YAML file, in its order. `saliency: {NAME: value}` becomes `saliency.NAME`.
+    """Return the settings in a YAML file, in the file's order. `saliency: {NAME: value}` becomes `saliency.NAME`.
 
     Raises:
         UserError: the file cannot be read, or is not a mapping.
@@ -198,10 +200,10 @@ def yaml_entries(path: Path) -> list[GivenSetting]:
 
 
 def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> dict[str, Any]:
-    """The values by name, each as its setting's type wants it.
+    """Return the values by name, each converted to its setting's type.
 
     Raises:
-        ConfigError: everything that is wrong with them.
+        ConfigError: everything that is wrong with the entries.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -222,10 +224,12 @@ def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> d
 
 
 def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any], where: str) -> _Class:
-    """An instance of the dataclass from values that a program chose, and over them some that a user wrote in a plan.
+    """Make an instance of the dataclass from a program's values and a user's own values. The user's values win.
 
     Args:
-        where: what to call the plan's place in a message.
+        common: the program's values.
+        own: the values that a user wrote in a plan.
+        where: name of the plan's place in a message.
 
     Raises:
         ConfigError: everything that is wrong with the user's values.
@@ -246,10 +250,10 @@ def _chosen(value: object, setting: Declared) -> object:
 
 
 def coerce(value: object, hint: object) -> Any:
-    """The YAML value as the hint wants it. Text such as `1e-4` is a number where a float is expected; true is not.
+    """Convert a YAML value to the hint's type. For a float, text such as `1e-4` is a number; true is not.
 
     Raises:
-        ValueError: the value is of another type; the message says which is wanted.
+        ValueError: the value is of another type. The message names the right type.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -265,10 +269,10 @@ def coerce(value: object, hint: object) -> Any:
 
 
 def from_text(text: str, hint: object) -> Any:
-    """A flag's text as the hint wants it.
+    """Convert a flag's text to the hint's type.
 
     Raises:
-        ValueError: the text is not of that type; the message says what is wanted.
+        ValueError: the text is not of that type. The message names the right type.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -279,7 +283,7 @@ def from_text(text: str, hint: object) -> Any:
 
 
 def _with_floats(value: object) -> object:
-    """The value with numbers for the texts that are numbers."""
+    """Return the value with each text that is a number replaced with the number."""
     if isinstance(value, list):
         return [_with_floats(item) for item in value]
     if isinstance(value, str):
@@ -294,7 +298,7 @@ def check_ranges(*instances: Any, prefix: str = "") -> None:
     """Check every field that has a `Range`.
 
     Args:
-        prefix: what stands before the names of the flags, such as `saliency.`.
+        prefix: text before the names of the flags, such as `saliency.`.
 
     Raises:
         ConfigError: all values out of range.
@@ -313,14 +317,14 @@ def check_ranges(*instances: Any, prefix: str = "") -> None:
 
 
 def range_of(hint: object) -> Range | None:
-    """The `Range` in an annotation, if it has one."""
+    """Return the `Range` in an annotation, or None."""
     if get_origin(hint) in (Union, types.UnionType):
         return next((limit for option in get_args(hint) if (limit := range_of(option))), None)
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)), None)
 
 
 def unknown(where: str, name: str, known: Iterable[str]) -> Problem:
-    """The problem of a setting that does not exist, with the name that was probably meant."""
+    """Make the problem for a setting that does not exist, with the name that was probably meant."""
     names = list(known)
     close = closest(name, names)
     cure = f"Did you mean {close}?" if close else "--help lists the settings."
@@ -328,7 +332,7 @@ def unknown(where: str, name: str, known: Iterable[str]) -> Problem:
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that was probably meant: ours for another tool's, a scheme's setting, or a similar spelling."""
+    """Guess the known name that was meant: our name for another tool's, a scheme's setting, or a similar spelling."""
     for ours in ALIASES.get(name, ()):
         if ours.split()[0] in known:
             return ours

@@ -1,6 +1,6 @@
 """Errors that a user can cause or meet. Each says what is wrong, where, and what to do.
 
-Modules raise these. Only `cli.py` turns them into text and an exit code. `assert` is for our own mistakes.
+Modules raise these errors. Only `cli.py` turns them into text and an exit code. `assert` is for our own mistakes.
 """
 
 import re
@@ -21,13 +21,13 @@ class UserError(NLFTError, ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a file or with the settings.
+    """One problem of a file or of the settings.
 
     Attributes:
         where: file and, if known, line: `train.jsonl:41`; or the setting: `--learning_rate`.
         what: what is wrong, with the offending value where that helps.
         cure: what to do about it.
-        field: the record's field, if it is about one.
+        field: the record's field, if the problem is about a field.
     """
 
     where: str
@@ -41,10 +41,10 @@ class Problem:
 
 
 class ProblemsError(UserError):
-    """Several problems, reported at once, so that one run of a command is enough to find them all.
+    """Several problems in one error, so that one run of a command finds all of them.
 
     Attributes:
-        problems: all of them. The message groups problems that are alike, and shows the first five groups.
+        problems: all problems. The message groups similar problems, and shows the first five groups.
     """
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -67,11 +67,11 @@ class ProblemsError(UserError):
 
 
 class RecordsError(ProblemsError):
-    """Examples or questions that cannot be used: the problems of all of them."""
+    """Examples or questions cannot be used. `problems` has the problems of all of them."""
 
 
 class ConfigError(ProblemsError):
-    """Settings that cannot be used. The message lists every one: no two of them are alike."""
+    """Settings cannot be used. The message lists every problem, because no two are similar."""
 
     def __str__(self) -> str:
         return _listed(self.problems)
@@ -83,12 +83,12 @@ def _listed(problems: list[Problem]) -> str:
 
 
 def _shape(text: str) -> str:
-    """The text without numbers and quoted values: two problems of one shape are alike."""
+    """Return the text without numbers and quoted values. Two problems are similar if this is equal."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "*", text)
 
 
 def _group(alike: list[Problem]) -> str:
-    """The first problem in full, and where else it occurs."""
+    """Show the first problem in full, and the other places with the same problem."""
     others = [problem.where.rpartition(":")[2] for problem in alike[1:]]
     if not others:
         return str(alike[0])
@@ -97,7 +97,7 @@ def _group(alike: list[Problem]) -> str:
 
 
 def display_path(path: Path | str) -> str:
-    """The path as the user would type it from here: relative where that is shorter."""
+    """Return the path as a user would type it in the current folder: relative if that is shorter."""
     path = Path(path)
     try:
         relative = path.resolve().relative_to(Path.cwd())

@@ -63,7 +63,7 @@ def render_page(package: str, template: str, style: str, **values: Any) -> str:
 
 
 def shared_style() -> str:
-    """The style sheet that every page starts with."""
+    """Return the style sheet that every page starts with."""
     return read_template("nlft", "base.css")
 
 
@@ -73,7 +73,7 @@ def read_template(package: str, name: str) -> str:
 
 
 def csp_hash(text: str) -> str:
-    """The hash by which a Content-Security-Policy allows an inline script or style."""
+    """Return the hash by which a Content-Security-Policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -1,1 +1,1 @@
-"""Alignment of the three conditions, then pure mathematics: log-probabilities, saliency, loss."""
+"""Align the three conditions, then compute log-probabilities, saliency and loss."""

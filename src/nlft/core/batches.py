@@ -1,4 +1,4 @@
-"""Encoded examples to aligned batches: which rows are scored with gradient, and which without."""
+"""Build aligned batches from encoded examples. Decide which rows are scored with gradient, and which without."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Batch:
     Attributes:
         trained_rows: rows scored with gradient: B under base, then (if `answers`) B answers, then the extra rows.
         scored_rows: rows scored without gradient: B under standard, then one under judge for each wrong sample;
-            only the conditions that are needed. None if none is.
+            only the conditions that the scheme needs. None if it needs neither.
         label: (B,) bool.
-        width: longest completion, end-of-turn token included.
+        width: length of the longest completion, end-of-turn token included.
         extra_samples: (E,) the sample of each extra row.
     """
 
@@ -35,14 +35,14 @@ class Batch:
 
 
 class BatchBuilder:
-    """A Trainer's `data_collator`: encoded examples to the tensors that a `Batch` is read from."""
+    """A Trainer's `data_collator`: turns encoded examples into tensors. `batch` makes a `Batch` of the tensors."""
 
     def __init__(
         self, pad_token_id: int, *, needs: frozenset[str], answers: bool = False, extra_rows: ExtraRows = lambda _: ()
     ) -> None:
         """
         Args:
-            needs: what the saliency scheme needs scored, see `Scheme.needs`.
+            needs: the conditions and states that the saliency scheme reads, see `Scheme.needs`.
             answers: also train the standard answers (or revisions).
             extra_rows: further rows to train, see `Scheme.extra_rows`.
         """
@@ -61,7 +61,7 @@ class BatchBuilder:
         if self.needs & {"standard", "judge"}:
             scored = [row(e.standard, e.completion) for e in examples if "standard" in self.needs]
             scored += [row(e.judge or [], e.completion) for e in wrong if "judge" in self.needs]
-            # Without wrong samples one row is scored for nothing: under FSDP the other ranks wait for this pass.
+            # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
             scored = scored or [row(examples[0].base, examples[0].completion)]
             features |= _features("scored_", pad(scored, self.pad_token_id))
         features["label"] = torch.tensor([e.label for e in examples])
@@ -71,7 +71,7 @@ class BatchBuilder:
         return features
 
     def batch(self, features: dict[str, Any]) -> Batch:
-        """The features, on whatever device they came to, as a `Batch`."""
+        """Turn the features into a `Batch`. The tensors stay on their device."""
         return Batch(
             trained_rows=_rows("", features),
             scored_rows=_rows("scored_", features) if "scored_input_ids" in features else None,
@@ -83,7 +83,7 @@ class BatchBuilder:
 
 
 def counts_of(features: Mapping[str, Any]) -> Tensor:
-    """What one micro-batch adds to a step's window, (4,): samples, completion tokens, trained answers, their tokens."""
+    """Count a micro-batch's samples, completion tokens, trained answers and answer tokens: (4,), for a `Window`."""
     lengths, answers = features["lengths"], features["answer_lengths"]
     return torch.stack([lengths.new_tensor(len(lengths)), lengths.sum(), (answers > 0).sum(), answers.sum()])
 

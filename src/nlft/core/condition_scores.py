@@ -1,4 +1,4 @@
-"""One batch under all its conditions, scored by the model as it is now."""
+"""Score one batch under all its conditions, with the model's current weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +32,12 @@ class ScoredBatch:
 
     Attributes:
         logp, log1mp: (B, completion_len) under base, with gradient where it is enabled.
-        conditions: the same tokens under every condition, without gradient: what a saliency scheme reads.
+        conditions: the same tokens under every condition, without gradient. A saliency scheme reads these.
         lengths: (B,) completion tokens.
         answer_logp, answer_lengths: the trained answers, (B, answer_len) and (B,), or None.
-        extra: the extra rows, or None if there are none.
-        extra_losses: (B,) each sample's loss from the chosen targets, or None if none were to be chosen.
-        top1: (rows, length) bool, the model's first choice, over completions and answers.
+        extra: scores of the extra rows, or None if the batch has no extra rows.
+        extra_losses: (B,) each sample's loss from the chosen targets, or None without `choose`.
+        top1: (rows, length) bool, True where the token is the model's first choice. Rows: completions, then answers.
         trained: same shape, True where a token is trained.
     """
 
@@ -61,15 +61,15 @@ def score_batch(
     base_without_dropout: bool = False,
     choose: ChooseTargets | None = None,
 ) -> ScoredBatch:
-    """Score a batch: one pass with gradient, and one without for standard and judge.
+    """Score a batch: base in a pass with gradient, standard and judge in a pass without.
 
     Args:
         needs: see `Scheme.needs`.
-        base_without_dropout: score base once more in eval mode for the tags, as dropout in the adapter calls for.
+        base_without_dropout: score base once more, in eval mode, for the tags. This is for adapters with dropout.
         choose: see `ExtraLoss.choose`; `needs` must have `standard`.
     """
     size, width = len(batch.label), batch.width
-    # Without gradient first: its buffers are gone before the pass that keeps activations.
+    # The pass without gradient comes first: its buffers are freed before the pass that keeps activations.
     with torch.no_grad(), evaluating(model):
         scored = score(model, batch.scored_rows, hidden=choose is not None) if batch.scored_rows else None
         clean = score(model, batch.trained_rows) if base_without_dropout and needs else None
@@ -106,7 +106,7 @@ def score_batch(
 def _conditions(
     base: TokenLogprobs, scored: TokenLogprobs | None, batch: Batch, needs: frozenset[str]
 ) -> ConditionLogprobs:
-    """The samples' rows of each condition, side by side."""
+    """Put each condition's log-probabilities of the samples side by side."""
     size = len(batch.label)
     standard = judge = None
     if scored is not None and "standard" in needs:
@@ -117,7 +117,7 @@ def _conditions(
 
 
 def _judge(base: Tensor, scored: TokenLogprobs, label: Tensor, start: int) -> Tensor:
-    """Judge rows, from `start` on, put back beside their samples; right samples, which have none, hold base."""
+    """Put the judge rows, which begin at `start`, beside their samples. Right samples have none and get base."""
     judge = base.clone()
     rows = scored.logp[start : start + int((~label).sum()), : base.shape[1]].to(judge.dtype)
     judge[~label, : rows.shape[1]] = rows  # judge rows alone may be narrower than the batch
@@ -126,7 +126,7 @@ def _judge(base: Tensor, scored: TokenLogprobs, label: Tensor, start: int) -> Te
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and back in the mode that it was in."""
+    """Put the model in eval mode. Restore its earlier mode afterwards."""
     was_training = model.training
     model.eval()
     try:

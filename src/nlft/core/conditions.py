@@ -1,6 +1,6 @@
-"""One completion under three prompts: rendering, tokenising, and padding to aligned rows.
+"""Render and tokenise one completion under three prompts, and pad the results to aligned rows.
 
-Nothing outside this module and `logprobs` knows how long a prompt was.
+No code outside this module and `logprobs` depends on the length of a prompt.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ class EncodedExample:
     """Token ids of one example: the same completion ids follow every condition's prompt.
 
     Attributes:
-        base, standard, judge: prompt ids; `judge` is None for right completions, which have no need of it.
+        base, standard, judge: prompt ids; `judge` is None for right completions, which do not need it.
         completion: ends with the model's end-of-turn token.
-        target: ids of the text that `answer_weight` trains (standard answer or revision), ending likewise.
+        target: ids of the text that `answer_weight` trains (standard answer or revision). Ends with the same token.
     """
 
     id: str | int
@@ -48,7 +48,7 @@ class ConditionEncoder:
         """
         Args:
             tokenizer: a transformers tokenizer.
-            max_length: most tokens that prompt and completion may have together; None for no limit.
+            max_length: maximum number of tokens in prompt and completion together; None for no limit.
         """
         self.tokenizer = tokenizer
         self.templates = templates or Templates()
@@ -56,23 +56,24 @@ class ConditionEncoder:
         self.end_of_turn_id = end_of_turn_id(tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt up to where the model's own words begin. Sampling and evaluation use this as well."""
+        """Return a prompt's ids. The model's answer begins after the last one. Sampling and evaluation use this too."""
         if self.tokenizer.chat_template is None:
             text = _plain(prompt, self.templates.system_prompt)
             ids: list[int] = self.tokenizer(text)["input_ids"]
-            # Some tokenizers close every text with an end mark; a prompt goes on.
+            # Some tokenizers end every text with EOS. A prompt must not end with it, because the completion follows.
             if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
                 ids = ids[:-1]
             return ids
         messages = as_messages(prompt, system_prompt=self.templates.system_prompt)
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        # The template has written the special tokens already; adding them again would double the first one.
+        # The template has already written the special tokens. Adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def completion_ids(self, completion: str) -> list[int]:
-        """Ids of a completion, tokenised apart from any prompt and closed with the end-of-turn token.
+        """Tokenise a completion without its prompt, and add the end-of-turn token.
 
-        Joined text can merge a token across the seam, and the conditions would disagree on the completion's length.
+        If prompt and completion were tokenised together, a token could span their boundary, and the completion's
+        length could differ between conditions.
         """
         ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
         return ids if ids and ids[-1] == self.end_of_turn_id else [*ids, self.end_of_turn_id]
@@ -91,8 +92,8 @@ class ConditionEncoder:
         """Encode one example under its conditions.
 
         Raises:
-            ProblemsError: a wrong completion whose judgment is missing or all corrections; a prompt that does not
-                fit `max_length`. It is never cut: a cut prompt is another condition.
+            ProblemsError: a wrong completion's judgment is missing or has only corrections, or a prompt does not fit
+                `max_length`. No prompt is cut, because a cut prompt would be another condition.
         """
         judge = None
         if not label:
@@ -137,7 +138,7 @@ class ConditionEncoder:
 
 
 def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that closes an assistant's turn: the first one after its text in the chat template, else EOS.
+    """Return the token that ends an assistant's turn: the first one after the text in the chat template, else EOS.
 
     Raises:
         UserError: the tokenizer has neither.
@@ -174,8 +175,8 @@ class Rows:
 
     Attributes:
         input_ids, attention_mask: (rows, length).
-        labels: (rows, length); the token to be scored at its own position, as in transformers (the model reads
-            it one position earlier), `IGNORE_INDEX` elsewhere.
+        labels: (rows, length). As in transformers, a token to score stands at its own position, although the model
+            predicts it one position earlier. All other positions have `IGNORE_INDEX`.
     """
 
     input_ids: Tensor
@@ -198,7 +199,7 @@ class Row(NamedTuple):
 
 
 def row(prompt: Sequence[int], completion: Sequence[int]) -> Row:
-    """The row that scores a completion after a prompt."""
+    """Make the row that scores a completion after a prompt."""
     return Row([*prompt, *completion], len(prompt), completion)
 
 
@@ -216,5 +217,5 @@ def pad(sequences: Sequence[Row], pad_token_id: int) -> Rows:
 
 
 def pad_rows(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Rows:
-    """Pad (prompt ids, completion ids) pairs to one length; completion tokens become the labels."""
+    """Pad (prompt ids, completion ids) pairs to one length. The completion tokens become the labels."""
     return pad([row(prompt, completion) for prompt, completion in sequences], pad_token_id)

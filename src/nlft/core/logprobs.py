@@ -1,7 +1,7 @@
-"""Log-probabilities of completion tokens, without the (batch, length, vocabulary) logits ever existing.
+"""Compute log-probabilities of completion tokens without making the (batch, length, vocabulary) logits.
 
-The causal LM's own `forward` learns one more keyword, so that a call on the wrapped model (PEFT, DDP, FSDP) still
-passes every hook; a call to an unwrapped inner module would skip the gradient all-reduce.
+The causal LM's own `forward` gets one more keyword. So a call on the wrapped model (PEFT, DDP, FSDP) still passes every
+hook. A call to an unwrapped inner module would skip the gradient all-reduce.
 """
 
 import functools
@@ -23,21 +23,21 @@ from nlft.core.saliency import SparseTargets, TopTokens
 from nlft.errors import NLFTError
 
 DEFAULT_CHUNK_BYTES = 256 * 2**20
-# Copies of a chunk's float32 logits alive at once, at most: the head's output, its float32 form, the gradient, and
-# one of the logit transformation. The chunk is cut so that all of them together stay within the stated bytes.
+# Maximum number of copies of a chunk's float32 logits in memory at once: the head's output, its float32 form, the
+# gradient, and one of the logit transformation. A chunk's size is chosen so that all of them fit into the stated bytes.
 _LIVE_COPIES = 4
 
 
 @dataclass
 class ScoredTokens(ModelOutput):  # type: ignore[misc]
-    """What a scoring forward returns, flat over the scored tokens in row-major order.
+    """The result of a scoring forward, flat over the scored tokens in row-major order.
 
     Attributes:
-        log_odds: (scored,) float32, log p − log(1−p); both logarithms follow from it without loss.
+        log_odds: (scored,) float32, log p − log(1−p). Both logarithms can be computed from it without loss.
         top1: (scored,) bool, whether the token is the model's first choice.
-        hidden: (scored, hidden_size), final-norm states at the positions that predict the tokens, detached; only
-            when asked for.
-        cross_entropy: (n,) float32, to the targets of `score_targets`; only with that.
+        hidden: (scored, hidden_size), final-norm states at the positions that predict the tokens, detached; None
+            unless requested.
+        cross_entropy: (n,) float32, to the targets of `score_targets`; None without that keyword.
     """
 
     log_odds: Tensor | None = None
@@ -52,7 +52,7 @@ class TokenLogprobs:
 
     Attributes:
         logp: natural log p of each token; 0 on padding.
-        log1mp: log(1−p); 0 on padding. Finite wherever the logits are, also where p rounds to 0 or 1.
+        log1mp: log(1−p); 0 on padding. Finite if the logits are finite, even where p rounds to 0 or 1.
         mask: True on completion tokens.
         top1: True where the token is the model's first choice.
         hidden: (rows, completion_len, hidden_size) or None.
@@ -67,7 +67,7 @@ class TokenLogprobs:
     target_losses: Tensor | None = None
 
     def part(self, start: int, stop: int, width: int | None = None) -> "TokenLogprobs":
-        """The rows from `start` to `stop`, their first `width` tokens, without `target_losses`."""
+        """Return the first `width` tokens of the rows from `start` to `stop` (exclusive), without `target_losses`."""
         logp, log1mp, mask, top1 = (x[start:stop, :width] for x in (self.logp, self.log1mp, self.mask, self.top1))
         return TokenLogprobs(logp, log1mp, mask, top1, None if self.hidden is None else self.hidden[start:stop, :width])
 
@@ -86,7 +86,7 @@ def score(model: nn.Module, rows: Rows, *, hidden: bool = False, targets: ScoreT
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
 
     Args:
-        model: the model as training holds it, wrapped or not.
+        model: the model in the form that training uses, wrapped or not.
         hidden: also return the hidden states (for the neighbourhood walk).
         targets: also return the cross-entropy to the targets that it chooses.
     """
@@ -126,25 +126,25 @@ def score(model: nn.Module, rows: Rows, *, hidden: bool = False, targets: ScoreT
 
 
 def _row_sums(targets: SparseTargets, cross_entropy: Tensor, rows: int) -> Tensor:
-    """Σ weight · cross-entropy of each row, (rows,). A masked sum: unlike `index_add` it is deterministic on CUDA."""
+    """Sum weight · cross-entropy in each row: (rows,). A masked sum is deterministic on CUDA; `index_add` is not."""
     owned = targets.sample == torch.arange(rows, device=targets.sample.device)[:, None]
     return (owned * (targets.weight * cross_entropy)).sum(1)
 
 
 def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
-    """The causal LM itself, without PEFT's wrapper if it has one."""
+    """Return the causal LM itself, without PEFT's wrapper if it has one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> None:
-    """Teach a causal LM's forward the keyword `score_labels`; without it the forward stays the original one.
+    """Add the keyword `score_labels` to a causal LM's forward. Calls without the keyword use the original forward.
 
     Args:
-        model: any `AutoModelForCausalLM`, bare or under PEFT; a second call only changes the chunk.
-        chunk_bytes: memory that the logits of one chunk, with their copies and gradient, may take.
+        model: any `AutoModelForCausalLM`, bare or under PEFT. A second call with the same model changes only the chunk.
+        chunk_bytes: maximum memory for one chunk's logits, with their copies and gradient.
 
     Raises:
-        NLFTError: the model does something to its logits that is not known here, so scores would be wrong.
+        NLFTError: the model changes its logits in a way that nlft does not support, so scores would be wrong.
     """
     net: PreTrainedModel = causal_lm(model)
     net._nlft_chunk_bytes = chunk_bytes
@@ -161,7 +161,7 @@ def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> 
             for name in ("score_hidden", "score_targets"):
                 kwargs.pop(name, None)
             return original_forward(*args, **kwargs)
-        # PEFT spells out keywords that were not given; the decoder knows no `labels`.
+        # PEFT also passes keywords that its caller left out. The decoder does not accept `labels`.
         given = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
         return _scoring_forward(self, score_labels, *args, **given)
 
@@ -176,7 +176,7 @@ def _scoring_forward(
     score_targets: Callable[[Tensor, Tensor, TopOf], tuple[Tensor, Tensor, Tensor]] | None = None,
     **kwargs: Any,
 ) -> ScoredTokens:
-    # Decoder and head are looked up on each call: PEFT and FSDP replace them after this forward was put in place.
+    # Look up decoder and head on each call, because PEFT and FSDP replace them after this forward is set.
     states = model.base_model(*args, **kwargs).last_hidden_state
     head = _Head(model)
     labelled = score_labels[:, 1:] != IGNORE_INDEX
@@ -190,7 +190,7 @@ def _scoring_forward(
 
 
 class _Head:
-    """A model's LM head as it stands now, and how many rows of logits one chunk may have."""
+    """A model's current LM head, and the maximum number of rows of logits in a chunk."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.module = model.get_output_embeddings()
@@ -198,19 +198,19 @@ class _Head:
         weight = getattr(self.module, "weight", None)
         self.vocabulary = self.module.out_features if weight is None else weight.shape[0]
         self.rows = max(1, model._nlft_chunk_bytes // (4 * _LIVE_COPIES * self.vocabulary))
-        # Under FSDP2 the inner backward of the frozen head's function meets the hooks of sharded modules, and the
-        # process dies (torch 2.13); recomputing is slower there, and right.
+        # Under FSDP2 the inner backward of the frozen head's function runs the hooks of sharded modules, and the
+        # process crashes (torch 2.13). Recomputing is slower but works.
         sharded = isinstance(model, FSDPModule) or isinstance(self.module, FSDPModule)
         self.recomputes = sharded or any(p.requires_grad for p in self.module.parameters())
 
     def logits(self, states: Tensor) -> Tensor:
-        """Float32 logits of states, (n, vocabulary)."""
+        """Compute the float32 logits of states, (n, vocabulary)."""
         finished: Tensor = self.finish(self.module(states)).float()
         return finished
 
     @torch.no_grad()
     def likeliest(self, states: Tensor, excluded: Tensor, count: int) -> TopTokens:
-        """The likeliest tokens of states from an eval pass: an adapter on the head must not drop out either."""
+        """Find the likeliest tokens of states from an eval pass. Put an adapter on the head in eval mode too."""
         was_training = self.module.training
         self.module.eval()
         try:
@@ -224,7 +224,7 @@ class _Head:
 
 
 def _log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: _Head) -> tuple[Tensor, Tensor]:
-    """log p − log(1−p) of each target, (scored,) float32, and whether it is the first choice."""
+    """Return log p − log(1−p) of each target, (scored,) float32, and whether the target is the first choice."""
     if torch.is_grad_enabled() and head.recomputes:
 
         def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,7 +241,7 @@ def _log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: _Head) -> tuple[T
 
 
 def _cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, head: _Head) -> Tensor:
-    """−Σ_k probabilities_k · log p(ids_k) at each state, (n,) float32; p is over the whole vocabulary."""
+    """Compute −Σ_k probabilities_k · log p(ids_k) at each state, (n,) float32. p is over the whole vocabulary."""
 
     def cross_entropy(h: Tensor, i: Tensor, q: Tensor) -> Tensor:
         return -(q * head.logits(h).log_softmax(1).gather(1, i)).sum(1)
@@ -251,10 +251,10 @@ def _cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor,
 
 
 class _LogOdds(torch.autograd.Function):
-    """log-odds u of the target from float32 logits: z_target − logsumexp of the others.
+    """Computes the target's log-odds u from float32 logits z: z_target − logsumexp of the others.
 
-    Equals `log_softmax(z)[target] - log(1 - softmax(z)[target])`, but never takes 1−p of a rounded p. Since
-    du/dz is (1 on the target, −softmax over the others), only the logits are kept, and one buffer is written.
+    Equals `log_softmax(z)[target] - log(1 - softmax(z)[target])`, but never computes 1−p from a rounded p.
+    du/dz is 1 on the target and −softmax over the others. So only the logits are kept, and one buffer is written.
     """
 
     @staticmethod
@@ -278,10 +278,10 @@ class _LogOdds(torch.autograd.Function):
 
 
 class _FrozenHeadLogOdds(torch.autograd.Function):
-    """`_LogOdds` through a head that is not trained, chunk by chunk, with no recomputation in backward.
+    """`_LogOdds` through a head that is not trained, chunk by chunk, without recomputation in backward.
 
-    A token's log-odds depend on its own state alone, so forward keeps du/dstate, (scored, hidden_size), and
-    backward is one product: the head runs twice in all, where checkpointing needs three passes.
+    A token's log-odds depend only on its own state. So forward keeps du/dstate, (scored, hidden_size), and backward is
+    one product. The head runs twice in total; checkpointing needs three passes.
     """
 
     @staticmethod
@@ -309,7 +309,7 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
 
 
 def _logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
-    """What the model family does to the head's output: scaling (Cohere, Granite, ...), soft cap (Gemma 2)."""
+    """Return the model family's change of the head's output: scaling (Cohere, Granite, ...), soft cap (Gemma 2)."""
     scale = 1.0
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         if getattr(config, name, None) is not None:
@@ -330,8 +330,10 @@ def _logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def _check_against_own_logits(model: PreTrainedModel) -> None:
-    """Compare head(decoder(x)), finished, with the model's own logits on a few tokens: a family that does
-    something else to its logits is refused here rather than trained on wrong scores."""
+    """Compare head(decoder(x)), with the family's change, with the model's own logits on a few tokens.
+
+    If they differ, refuse the model, because training would use wrong scores.
+    """
     embeddings = model.get_input_embeddings().weight
     ids = torch.arange(1, 5, device=embeddings.device)[None] % embeddings.shape[0]
     was_training = model.training
@@ -342,7 +344,7 @@ def _check_against_own_logits(model: PreTrainedModel) -> None:
         ours = model._nlft_finish_logits(model.get_output_embeddings()(states)).float()
     finally:
         model.train(was_training)
-    # Relative to the logits' size: bf16 keeps 8 bits, and a forgotten scale or cap is off by far more.
+    # The difference is relative to the logits' size. bf16 keeps 8 bits; a missing scale or cap makes a far larger one.
     if not torch.allclose(own, ours, rtol=2e-2, atol=2e-2 * float(own.abs().max())):
         raise NLFTError(
             f"{type(model).__name__} changes its logits after the LM head in a way that is not known here "

@@ -1,4 +1,4 @@
-"""Log-probabilities times weights, to a scalar."""
+"""Compute the scalar loss from log-probabilities and weights."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from nlft.core.saliency import TokenWeights
 
 @dataclass(frozen=True)
 class SampleLosses:
-    """Each sample's loss, summed over its tokens, (batch,); the parts add up to `total`."""
+    """Each sample's loss, summed over its tokens. Every field has shape (batch,). `total` is the sum of the fields."""
 
     likelihood: Tensor
     unlikelihood: Tensor
@@ -21,10 +21,10 @@ class SampleLosses:
 
 
 def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> SampleLosses:
-    """−Σ_t likelihood_t · logp_t and −Σ_t unlikelihood_t · log1mp_t for each sample.
+    """Compute −Σ_t likelihood_t · logp_t and −Σ_t unlikelihood_t · log1mp_t for each sample.
 
     Args:
-        weights: constants for the gradient.
+        weights: token weights; no gradient flows through them.
         logp, log1mp: (batch, completion_len), with gradient; padding has weight 0.
     """
     return SampleLosses(
@@ -35,20 +35,24 @@ def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> Sample
 
 @dataclass(frozen=True)
 class Window:
-    """How much one optimizer step averages over: the whole accumulation window, on all ranks."""
+    """Numbers of samples and tokens of one optimizer step: its whole accumulation window, on all ranks."""
 
     samples: float | Tensor
     tokens: float | Tensor
 
 
 def windows_of(counts: Tensor) -> tuple[Window, Window]:
-    """The window of the samples and that of the trained answers, from `counts_of` summed over it."""
+    """Make the windows of the samples and of the trained answers.
+
+    Args:
+        counts: the sum of `counts_of` over the accumulation window, on all ranks.
+    """
     samples, tokens, answers, answer_tokens = counts.float().clamp(min=1)
     return Window(samples, tokens), Window(answers, answer_tokens)
 
 
 def normalize(losses: Tensor, lengths: Tensor, window: Window, normalization: str) -> Tensor:
-    """This micro-batch's share of the window's loss.
+    """Compute this micro-batch's share of the window's loss.
 
     Args:
         losses: (batch,) summed over tokens.

@@ -1,24 +1,24 @@
-"""The tokens around a salient one that belong to it, by their hidden states."""
+"""Find the neighbourhood of salient tokens: the tokens around them with similar hidden states."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-WINDOW = 16  # each join halves what earlier states weigh in the centre: beyond 16 they are below float16
+WINDOW = 16  # each join halves earlier states' weight in the centre; after 16 joins it is below float16
 
 
 def hidden_band(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Inner products of each token's state with its own and the next 16, in float16.
+    """Compute the inner products of each token's state with itself and with the next 16 states, in float16.
 
-    All that the neighbourhood walk needs, so a stored run replays exactly. Divided by the sample's largest squared
-    norm, which keeps float16 in range and no cosine notices.
+    The neighbourhood walk reads nothing else, so a stored run can be replayed exactly. The products are divided by the
+    sample's largest squared norm. This keeps them in float16's range and does not change any cosine.
 
     Args:
         hidden: (batch, completion_len, hidden_size), the states that predict the tokens.
         mask: (batch, completion_len) bool.
     Returns:
-        (batch, completion_len, 17); entry [b, t, k] is ⟨h_t, h_{t+k}⟩, 0 where t+k is no completion token.
+        (batch, completion_len, 17); entry [b, t, k] is ⟨h_t, h_{t+k}⟩, 0 where t+k is not a completion token.
     """
     states = hidden.float() * mask[..., None]
     length = states.shape[1]
@@ -30,10 +30,10 @@ def hidden_band(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def neighbourhood(salient: Tensor, band: Tensor, similarity: float) -> Tensor:
-    """Tokens reached from the salient ones, walking left, then right, each time from the token's own state.
+    """Find the tokens that walks from the salient ones reach: left, then right, each from the token's own state.
 
-    A token joins while the cosine similarity of its state to the running centre stays above `similarity`; the
-    centre becomes the mean of itself and each state that joins. Never across samples.
+    A token joins while the cosine similarity of its state to the running centre is above `similarity`. When a state
+    joins, the centre becomes the mean of itself and that state. A walk never leaves its sample.
 
     Args:
         salient: (batch, completion_len) bool.
@@ -41,7 +41,7 @@ def neighbourhood(salient: Tensor, band: Tensor, similarity: float) -> Tensor:
     Returns:
         Bool, same shape; contains the salient tokens.
     """
-    # One transfer for the whole batch, then plain arrays: no comparison waits for the device.
+    # Transfer the whole batch once and use plain arrays, so that comparisons do not wait for the device.
     reached = salient.cpu().numpy().copy()
     products = band.cpu().numpy().astype(np.float64)
     sample, start = np.nonzero(reached)
@@ -58,9 +58,9 @@ def _walk(
     step: int,
     similarity: float,
 ) -> None:
-    """Move all walkers one token at a time, and mark where they get; `band` gives every product they need."""
+    """Move all walkers one token at a time, and mark the tokens that they reach. `band` has all products for this."""
     length = reached.shape[1]
-    norm = band[sample, start, 0]  # |centre|², which is |own state|² at first
+    norm = band[sample, start, 0]  # |centre|², at first |own state|²
     joined = 0
     while True:
         nxt = start + step * (joined + 1)
@@ -69,8 +69,8 @@ def _walk(
         if not len(sample):
             return
         own = band[sample, nxt, 0]
-        # The centre is Σ 2^-lag h, over the states that joined, newest first; the walker's own state, where the
-        # walk began, weighs as much as the first that joined.
+        # The centre is Σ 2^-lag h over the states that joined, newest first. The walker's own state, at which the
+        # walk began, has the same weight as the first state that joined.
         dot = np.zeros(len(sample))
         for lag in range(1, min(joined + 1, WINDOW) + 1):
             other = nxt - step * lag

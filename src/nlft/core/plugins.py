@@ -1,4 +1,4 @@
-"""What other packages add through entry points: found by name, and imported only when used."""
+"""Find what other packages add through entry points, by name. Import it only when it is used."""
 
 from importlib.metadata import EntryPoint, entry_points
 
@@ -6,7 +6,7 @@ from nlft.errors import UserError
 
 
 def plug_ins(group: str) -> dict[str, list[EntryPoint]]:
-    """The entry points of a group, by name. Imports none of them."""
+    """Return the entry points of a group by name, without importing them."""
     offered: dict[str, list[EntryPoint]] = {}
     for entry_point in entry_points(group=group):
         offered.setdefault(entry_point.name, []).append(entry_point)
@@ -14,15 +14,15 @@ def plug_ins(group: str) -> dict[str, list[EntryPoint]]:
 
 
 def package_of(plug_in: EntryPoint) -> str:
-    """The name of the package that offers an entry point."""
+    """Return the name of the package that offers an entry point."""
     return plug_in.dist.name if plug_in.dist else plug_in.value
 
 
 def load_plug_in(plug_in: EntryPoint, kind: str) -> object:
-    """Import what an entry point names.
+    """Import the object that an entry point names.
 
     Args:
-        kind: what it is, in a message: `scheme`, `grader`.
+        kind: word for the object in a message: `scheme`, `grader`.
 
     Raises:
         UserError: the import fails, for whatever reason.
@@ -34,7 +34,7 @@ def load_plug_in(plug_in: EntryPoint, kind: str) -> object:
 
 
 def broken(plug_in: EntryPoint, kind: str, why: str) -> UserError:
-    """The error of a plug-in that cannot be used."""
+    """Make the error for a plug-in that cannot be used."""
     package = package_of(plug_in)
     return UserError(
         f"The {kind} {plug_in.name!r} of the package {package} {why}.\n"
@@ -49,7 +49,7 @@ def refuse_clash(kind: str, name: str, owners: list[str]) -> None:
         owners: the places, packages last.
 
     Raises:
-        UserError: there is more than one.
+        UserError: there is more than one place.
     """
     if len(owners) > 1:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Prompts as text and as chat messages, and the templates that fill them. Needs neither tokenizer nor torch."""
+"""Prompts as text and as chat messages, and the templates for them. Needs neither tokenizer nor torch."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from nlft.errors import Problem, ProblemsError
 
 Message = dict[str, str]
-"""One chat message: `role`, `content`, and any other key that the chat template takes."""
+"""One chat message: `role`, `content`, and any other key that the chat template accepts."""
 
 Prompt = str | list[Message]
 
@@ -25,8 +25,8 @@ class Templates:
     Attributes:
         standard: text of the user's turn under `standard`; `{prompt}` and `{answer}` are filled in.
         judge: text of the user's turn under `judge`; `{prompt}` and `{judgment}` are filled in.
-        judge_shows_correction: keep the judgment's `Correction:` sentences in the judge prompt. In view of "34 is
-            wrong, it should be 29" a model may avoid 34, and the ratio test never fires.
+        judge_shows_correction: keep the judgment's `Correction:` sentences in the judge prompt. If the prompt says "34
+            is wrong, it should be 29", a model may avoid 34, and then the ratio test never finds it.
         system_prompt: put before every prompt that has no system message of its own.
     """
 
@@ -49,14 +49,14 @@ class Templates:
 
 @dataclass
 class SystemPromptSettings:
-    """What stands before every prompt."""
+    """The system message before every prompt."""
 
     system_prompt: str | None = field(default=None, metadata={"help": "System message for prompts that have none."})
 
 
 @dataclass
 class PromptSettings(SystemPromptSettings):
-    """`Templates` as settings of a command: training and audit render prompts alike."""
+    """The fields of `Templates` as command settings. Training and audit share them, so both render the same prompts."""
 
     standard_prompt_template: str = field(
         default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard, with {prompt} and {answer}."}
@@ -69,7 +69,7 @@ class PromptSettings(SystemPromptSettings):
     )
 
     def templates(self) -> Templates:
-        """What the encoder renders prompts with.
+        """Return the templates for the encoder.
 
         Raises:
             ProblemsError: a template lacks a slot.
@@ -85,7 +85,7 @@ class PromptSettings(SystemPromptSettings):
 def fill(template: str, **values: str) -> str:
     """Replace each `{name}` slot of the template in one pass.
 
-    Braces inside the values stay as they are, and so does a slot without a value.
+    Braces inside the values do not change. A slot without a value does not change either.
     """
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
 

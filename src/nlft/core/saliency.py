@@ -1,7 +1,7 @@
-"""Saliency schemes: log-probabilities under the conditions, to tags, to token weights.
+"""The values that saliency schemes read and return. A scheme turns log-probabilities into tags and token weights.
 
 Each scheme is a pure function of one snapshot's log-probabilities and its settings dataclass. Trainer, commands,
-page and tests compute saliency with this one piece of code.
+page and tests compute saliency with the same code.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Tag(IntEnum):
-    """Why a token has the weight that it has."""
+    """The reason for a token's weight."""
 
     PLAIN = 0
     SALIENT = 1
@@ -30,11 +30,11 @@ class ConditionLogprobs:
 
     Attributes:
         base, standard, judge: natural-log probabilities, (batch, completion_len). Conditions that the scheme does
-            not need may be None; `judge` holds anything at all in the rows of right samples.
+            not need may be None. In the rows of right samples, `judge` may hold any values.
         mask: bool, True on completion tokens.
         label: (batch,) bool, True where the completion is right.
         band: (batch, completion_len, 17) float16 from `hidden_band`, or None.
-        hidden: (batch, completion_len, hidden_size), for `nlft-original` alone, or None.
+        hidden: (batch, completion_len, hidden_size), only for `nlft-original`; else None.
     """
 
     base: Tensor
@@ -48,12 +48,12 @@ class ConditionLogprobs:
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """What a scheme makes of them; each (batch, completion_len), 0 on padding.
+    """A scheme's result. Each tensor except `gated` is (batch, completion_len), with 0 on padding.
 
     Attributes:
         likelihood, unlikelihood: weights of −log p and −log(1−p), float32, >= 0.
         tag: uint8, see `Tag`.
-        gated: (batch,) bool: so much of the sample is salient that the rest of it is left alone.
+        gated: (batch,) bool, True where so much of the sample is salient that its other tokens get no weight.
     """
 
     likelihood: Tensor
@@ -81,15 +81,15 @@ class TopTokens:
 
 @dataclass(frozen=True)
 class SparseTargets:
-    """What the model should say at n places of the completions, as distributions over a few tokens each.
+    """Target distributions at n places of the completions, each over a few tokens.
 
-    A sample's loss grows by Σ weight · −Σ_k probabilities_k · log p(ids_k) over its places, with p under base. A
+    Each sample's loss gets the sum Σ weight · −Σ_k probabilities_k · log p(ids_k) over its places, with p under base. A
     sample may have any number of places, or none.
 
     Attributes:
         sample, position: (n,) which row of the batch, and which completion token of it, counted from 0.
-        ids, probabilities: (n, k); constants for the gradient. The probabilities of a place add up to 1.
-        weight: (n,) float32; 0 leaves a place out.
+        ids, probabilities: (n, k), without gradient. The probabilities of a place add up to 1.
+        weight: (n,) float32. A place with weight 0 does not count.
     """
 
     sample: Tensor
@@ -102,20 +102,20 @@ class SparseTargets:
 Likeliest = Callable[[Tensor, Tensor, Tensor, int], TopTokens]
 """(sample, position, excluded, count) -> the `count` likeliest tokens under standard at these places.
 
-`sample` and `position` are (n,); `excluded` is (n, m), ids that are left out at each place. All other tokens are
-returned if the vocabulary has fewer. No whole (length, vocabulary) tensor is made.
+`sample` and `position` are (n,); `excluded` is (n, m), ids to leave out at each place. If fewer than `count`
+tokens are left, the result has all of them. No (length, vocabulary) tensor is made.
 """
 
 ChooseTargets = Callable[[ConditionLogprobs, Tensor, Likeliest], SparseTargets]
 """(log-probabilities without `band` and `hidden`, ids of the completion tokens, likeliest) -> targets.
 
-Called inside the forward with gradient, once base is known. The ids are (batch, completion_len). Under FSDP each call
-of `likeliest`, and the returned targets, must have the same n on all ranks that have as many samples.
+Called inside the forward with gradient, after base is computed. The ids are (batch, completion_len). Under FSDP, ranks
+with equally many samples must use the same n in each call of `likeliest` and in the returned targets.
 """
 
 
 def plain_likelihood(mask: Tensor, weight: Tensor) -> TokenWeights:
-    """The same weight for every token of a sample.
+    """Give every token of a sample the same weight.
 
     Args:
         mask: (batch, completion_len) bool.

@@ -1,1 +1,1 @@
-"""Saliency schemes, one a file."""
+"""Saliency schemes, one per file."""

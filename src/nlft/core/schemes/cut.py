@@ -1,4 +1,7 @@
-"""`cut`: contrastive unlikelihood training (arXiv 2312.14591), the unlikelihood part, judge against base."""
+"""`cut`: the unlikelihood part of contrastive unlikelihood training (arXiv 2312.14591).
+
+It compares the judge condition with the base condition.
+"""
 
 from dataclasses import dataclass
 from math import inf, log
@@ -13,7 +16,7 @@ from nlft.core.schemes.scheme import Scheme, setting
 
 @dataclass(frozen=True)
 class CutSettings:
-    """Settings of `cut`; the defaults are among the values that the paper chose from."""
+    """Settings of `cut`. The defaults are among the values that the paper chose from."""
 
     inappropriate_ratio: Annotated[float, Range(1, inf)] = setting(
         1.1, "lambda: a token is inappropriate if it is more than this many times likelier under judge than under base."
@@ -27,9 +30,10 @@ class CutSettings:
 
 
 def cut_weights(logprobs: ConditionLogprobs, settings: CutSettings) -> TokenWeights:
-    """Wrong samples: tokens that the judgment makes likelier are pushed down, all others learnt as they are.
+    """Weigh tokens. In wrong samples, push down the tokens that the judgment makes likelier.
 
-    Right samples are learnt as they are. The standard answer has no say, and there is no least probability.
+    All other tokens, and all tokens of right samples, get a plain likelihood weight. The scheme does not read the
+    standard condition and has no minimum probability.
     """
     assert logprobs.judge is not None
     mask = logprobs.mask

@@ -1,4 +1,4 @@
-"""`dft`: dynamic fine-tuning (arXiv 2508.05629), each token's likelihood weighed by its own probability."""
+"""`dft`: dynamic fine-tuning (arXiv 2508.05629), each token's likelihood times its own probability."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from nlft.core.schemes.scheme import Scheme
 
 @dataclass(frozen=True)
 class DFTSettings:
-    """`dft` has none: a token weighs what the model gives it."""
+    """`dft` has no settings. A token's weight is the probability that the model gives it."""
 
 
 def dft_weights(logprobs: ConditionLogprobs, settings: DFTSettings) -> TokenWeights:
-    """Every token of every completion, right and wrong alike, weighs its probability under base as it stands."""
+    """Give every token its probability under base as its weight, in right and in wrong completions."""
     everything = torch.ones_like(logprobs.label, dtype=torch.float32)
     plain = plain_likelihood(logprobs.mask, everything)
     return TokenWeights(

@@ -1,4 +1,4 @@
-"""`nlft`: the paper's scheme, with its inverted comparison corrected."""
+"""`nlft`: the paper's scheme, with the paper's inverted comparison corrected."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,10 @@ from nlft.core.schemes.scheme import ExtraLoss, Scheme, setting
 
 @dataclass(frozen=True)
 class NLFTSettings:
-    """Settings of `nlft`; the defaults are the paper's, except `nll_weight`, which its code adds."""
+    """Settings of `nlft`. The defaults are the paper's.
+
+    Only `nll_weight` is not in the paper; it comes from the paper's code.
+    """
 
     mistake_ratio: Annotated[float, Range(1, inf)] = setting(
         1.5, "A mistake is more than this many times likelier under judge than under base, and than under standard."
@@ -80,10 +83,11 @@ class NLFTSettings:
 
 
 def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWeights:
-    """The paper's scheme, per sample, with its inverted comparison fixed (section "Saliency schemes" of the docs).
+    """Weigh tokens by the paper's scheme, per sample, with its inverted comparison fixed (see docs/SALIENCY.md).
 
-    Wrong: tokens that the judgment alone makes likely are pushed down, their neighbourhood is left alone, the rest
-    is weighed by what standard thinks of it. Right: tokens that standard is nearly certain of are pushed up harder.
+    Wrong samples: push down tokens that only the judgment makes likely, give their neighbourhood no weight, and weigh
+    the other tokens by the square root of their probability under standard. Right samples: push up harder the tokens
+    that standard is nearly certain of.
     """
     if settings.branch_weight == 0:
         return plain_likelihood(logprobs.mask, settings.nll_weight * logprobs.label)
@@ -104,7 +108,7 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
     if settings.after_mistake == "zero":
         silent = silent | (mistake.cumsum(1) > 0)
     wrong_likelihood = (settings.wrong_likelihood * (standard / 2).exp()).masked_fill(silent | mistake, 0)
-    # A contradiction weighs what the least of the judgment's mistakes does: of it pJ/pB says nothing.
+    # A contradiction gets the smallest weight of the judgment's mistakes, because pJ/pB does not measure it.
     ratio = lead.exp().clamp(min=settings.mistake_ratio)
     wrong_unlikelihood = 2 * torch.sigmoid(ratio - settings.unlikelihood_shift)
 
@@ -127,9 +131,9 @@ def nlft_weights(logprobs: ConditionLogprobs, settings: NLFTSettings) -> TokenWe
 
 
 def tag_mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
-    """Tokens that the judgment makes likely, and with `contradiction` those that standard alone knows to be wrong.
+    """Find tokens that the judgment makes likely; with `contradiction`, also those that only standard shows as wrong.
 
-    pJ/pB > ratio cannot hold where pB > 1/ratio, so the first test is blind to what the model is sure of.
+    pJ/pB > ratio cannot hold where pB > 1/ratio, so the first test cannot find tokens of which the model is sure.
 
     Args:
         logprobs: `band` is not read.
@@ -150,10 +154,10 @@ def tag_mistakes(logprobs: ConditionLogprobs, settings: NLFTSettings) -> Tensor:
 def redirect_targets(
     logprobs: ConditionLogprobs, said: Tensor, likeliest: Likeliest, settings: NLFTSettings
 ) -> SparseTargets:
-    """At each sample's first mistake: standard's likeliest tokens without the said one, renormalised.
+    """Make the targets at each sample's first mistake: standard's likeliest other tokens, renormalised.
 
-    Later mistakes are conditioned on the first. A sample without a mistake has a place too, with weight 0: all
-    ranks must look at as many places as they have samples.
+    Later mistakes are left out, because they depend on the first. A sample without a mistake has a place too, with
+    weight 0, because each rank must use as many places as it has samples.
 
     Args:
         said: (batch, completion_len) ids of the completion tokens.
@@ -176,7 +180,7 @@ def _log(probability: float) -> float:
 
 
 def _needs(settings: NLFTSettings) -> frozenset[str]:
-    # With the branch off nothing reads the conditions, and the step costs what plain fine-tuning costs.
+    # With the branch off, no code reads the conditions. A step then costs no more than in plain fine-tuning.
     return frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
 
 

@@ -1,10 +1,15 @@
-"""`nlft-original`: what the paper's published code computes, defects included, so that its runs can be repeated.
+"""`nlft-original`: the computation of the paper's published code with its defects, so that its runs can be repeated.
 
-Known and kept: the walk joins tokens whose states lie *far* from the centre (a cosine distance taken for a
-similarity), and the centre is not reset between walks; all samples of a batch are one long sequence, so clusters
-cross from one to the next and the 6% is a share of the batch; the loss is multiplied by ten; wrong samples' plain
-NLL is read in the judge row at the base row's positions. In training each sample is its own batch, as in the
-paper's script. Comparisons are made on float32 probabilities, not on logarithms: at the thresholds they differ.
+These defects are known and kept:
+- The walk joins tokens whose states are *far* from the centre (the code takes a cosine distance for a similarity).
+- The centre is not reset between walks.
+- All samples of a batch are one long sequence. So clusters cross from one sample to the next, and the 6% is a share of
+  the batch.
+- The loss is multiplied by ten.
+- The plain NLL of wrong samples is read in the judge row at the base row's positions.
+
+In training each sample is its own batch, as in the paper's script. The comparisons use float32 probabilities, not
+logarithms, because the two differ at the thresholds.
 """
 
 from dataclasses import dataclass
@@ -48,7 +53,7 @@ class OriginalSettings:
 def original_token_weights(
     base: Tensor, judge: Tensor | None, standard: Tensor, hidden: Tensor, settings: OriginalSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Salient mask, cluster mask and weight of each token of a batch laid end to end.
+    """Return salient mask, cluster mask and weight of each token. The batch is one sequence, its samples joined.
 
     Args:
         base, judge, standard: float32 probabilities, (tokens,); `judge` is None for right samples.
@@ -71,7 +76,7 @@ def original_token_weights(
 
 
 def original_cluster(salient: Tensor, hidden: Tensor, distance: float) -> Tensor:
-    """Tokens reached from the salient ones: left, then right, the centre drifting on from one to the other."""
+    """Find the tokens that walks from the salient ones reach: left, then right, without a reset of the centre."""
     states, reached = hidden.float().cpu(), salient.cpu().clone()
     for start in salient.cpu().nonzero()[:, 0].tolist():
         centre = states[start]
@@ -86,12 +91,12 @@ def original_cluster(salient: Tensor, hidden: Tensor, distance: float) -> Tensor
 
 
 def guarded_log(probability: Tensor) -> Tensor:
-    """log p, with a p of exactly 0 replaced by 1e-5."""
+    """Return log p. Replace a p of exactly 0 with 1e-5."""
     return torch.log(torch.where(probability == 0, probability + _ZERO_GUARD, probability))
 
 
 def original_weights(logprobs: ConditionLogprobs, settings: OriginalSettings) -> TokenWeights:
-    """Token weights, each sample its own batch."""
+    """Compute the token weights. Each sample is its own batch."""
     assert logprobs.standard is not None
     assert logprobs.judge is not None
     assert logprobs.hidden is not None
@@ -117,13 +122,13 @@ def original_weights(logprobs: ConditionLogprobs, settings: OriginalSettings) ->
 
 
 def original_losses(weights: TokenWeights, logp: Tensor, misread_logp: Tensor) -> SampleLosses:
-    """Ten times branch loss and NLL of each sample, summed over its tokens.
+    """Compute ten times the branch loss and the NLL of each sample, summed over its tokens.
 
     Args:
         weights: from `original_weights`.
         logp: (batch, completion_len) under base, with gradient.
         misread_logp: same shape, with gradient: the judge row's log-probabilities of the base row's labels at the
-            base row's positions (for right samples the base row's own).
+            base row's positions. For right samples, the base row's own log-probabilities.
     """
     p = logp.exp()
     pull = -(weights.likelihood * guarded_log(p)).sum(1)
@@ -132,7 +137,7 @@ def original_losses(weights: TokenWeights, logp: Tensor, misread_logp: Tensor) -
 
 
 def misread_rows(example: EncodedExample) -> list[Row]:
-    """A wrong sample's judge row, read at the base row's positions: one more row with gradient."""
+    """Make one more row with gradient for a wrong sample: its judge row, read at the base row's positions."""
     if example.label:
         return []
     return [Row([*(example.judge or []), *example.completion], len(example.base), example.completion)]

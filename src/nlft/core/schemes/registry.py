@@ -1,6 +1,6 @@
 """Find a saliency scheme by name: a file of this package, a registered one, or another package's entry point.
 
-A scheme's file is imported when the scheme is asked for. Importing this module imports no torch.
+A scheme's file is imported when the scheme is requested. Importing this module imports no torch.
 """
 
 import difflib
@@ -20,12 +20,12 @@ _registered: dict[str, Scheme] = {}
 
 
 def scheme_names() -> list[str]:
-    """Names of all schemes: built in, registered, and of other packages. Imports none of them."""
+    """Return the names of all schemes: built in, registered, and of other packages. Import none of them."""
     return list(dict.fromkeys([*_built_in(), *_registered, *plug_ins(GROUP)]))
 
 
 def get_scheme(name: str) -> Scheme:
-    """The scheme of that name. Imports only its file.
+    """Return the scheme of that name. Import only its file.
 
     Raises:
         UserError: no scheme has this name, several have it, or the package that offers it is broken.
@@ -45,7 +45,7 @@ def get_scheme(name: str) -> Scheme:
 
 
 def register_scheme(scheme: Scheme) -> None:
-    """Make a scheme known by its name for the rest of this process.
+    """Register a scheme under its name for the rest of this process.
 
     Raises:
         UserError: it is not a `Scheme`, or another scheme has its name.
@@ -59,7 +59,7 @@ def register_scheme(scheme: Scheme) -> None:
 
 
 def scheme_of(saliency: object) -> tuple[Scheme, Any]:
-    """The scheme and its settings.
+    """Return the scheme and its settings.
 
     Args:
         saliency: a scheme's name, its settings object, or a `Scheme`. A name or a `Scheme` means default settings.
@@ -84,7 +84,7 @@ def scheme_of(saliency: object) -> tuple[Scheme, Any]:
 
 
 def usable_schemes(own: Scheme | None = None) -> dict[str, Scheme]:
-    """Every scheme that can be imported, by name. A broken or clashing plug-in is left out.
+    """Return every scheme that can be imported, by name. Leave out broken and clashing plug-ins.
 
     Args:
         own: a scheme to add, registered or not.
@@ -99,7 +99,7 @@ def usable_schemes(own: Scheme | None = None) -> dict[str, Scheme]:
 
 
 def _built_in() -> dict[str, str]:
-    """Name -> module of each file in this folder that holds a scheme, the default scheme first."""
+    """Return scheme name -> module for each file in this folder that holds a scheme. The default scheme is first."""
     modules = {m.name for m in pkgutil.iter_modules(schemes.__path__)} - {"registry", "scheme"}
     names = {module.replace("_", "-"): module for module in sorted(modules)}
     return {DEFAULT_SCHEME: names.pop(DEFAULT_SCHEME), **names}

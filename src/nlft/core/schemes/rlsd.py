@@ -1,4 +1,7 @@
-"""`rlsd`: self-distilled credit (arXiv 2604.03128); the label says which way, the standard condition how far."""
+"""`rlsd`: self-distilled credit (arXiv 2604.03128).
+
+The label decides the direction of a token's push, and the standard condition decides its strength.
+"""
 
 from dataclasses import dataclass
 from math import inf, log1p
@@ -13,7 +16,7 @@ from nlft.core.schemes.scheme import Scheme, setting
 
 @dataclass(frozen=True)
 class RLSDSettings:
-    """Settings of `rlsd`; the clip is the paper's."""
+    """Settings of `rlsd`. The clip is the paper's."""
 
     credit_clip: Annotated[float, Range(0, 1)] = setting(
         0.2, "epsilon: a token weighs between 1 - epsilon and 1 + epsilon, depending on its probability under standard."
@@ -29,9 +32,9 @@ class RLSDSettings:
 
 
 def rlsd_weights(logprobs: ConditionLogprobs, settings: RLSDSettings) -> TokenWeights:
-    """Right samples are pushed up and wrong ones down, more where standard agrees with that and less where it does not.
+    """Push right samples up and wrong ones down: harder where standard agrees, less hard where it disagrees.
 
-    Tags: what has all the credit, or all the blame, that the clip allows is salient.
+    A token is salient if its credit or blame exceeds the clip.
     """
     assert logprobs.standard is not None
     mask, wrong = logprobs.mask, ~logprobs.label[:, None]

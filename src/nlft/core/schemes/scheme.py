@@ -1,4 +1,4 @@
-"""What a saliency scheme declares. No torch, so that a scheme can be looked up without it."""
+"""The declaration of a saliency scheme. Imports no torch, so that a scheme can be looked up without it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ExtraLoss:
     """A loss beyond the token weights: cross-entropy to target distributions at some places.
 
     Attributes:
-        name: logged as `nlft/NAME_loss`.
-        weight: factor on the whole of it.
+        name: the loss is logged as `nlft/NAME_loss`.
+        weight: factor on the whole loss.
         choose: finds the places and their targets in a scored batch.
     """
 
@@ -36,16 +36,16 @@ class ExtraLoss:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A named way from log-probabilities to a loss.
+    """A named method that turns log-probabilities into a loss.
 
     Attributes:
-        name: what users call it.
-        settings: its dataclass. The help, range and default of each setting are declared there only.
+        name: the scheme's name for users.
+        settings: the settings dataclass. Only this class declares the help, range and default of each setting.
         weigh: (log-probabilities, settings) -> token weights; pure.
-        needs: which of `standard`, `judge`, `band`, `hidden` it reads with these settings.
-        losses: (weights, scored batch) -> each sample's loss; by default weights times logarithms.
-        extra_loss: its loss beyond the token weights with these settings, or None. Needs `standard`.
-        extra_rows: further rows of an example to score with gradient. `losses` reads them.
+        needs: settings -> the values that the scheme reads with them, of `standard`, `judge`, `band`, `hidden`.
+        losses: (weights, scored batch) -> each sample's loss. By default, weights times logarithms.
+        extra_loss: settings -> the scheme's loss beyond the token weights, or None. Needs `standard`.
+        extra_rows: example -> further rows to score with gradient. `losses` reads them.
     """
 
     name: str
@@ -58,5 +58,5 @@ class Scheme:
 
 
 def setting(default: Any, help: str) -> Any:
-    """A field of a scheme's settings. Flags, documentation and page take the help text from it."""
+    """Make a field of a scheme's settings. The flags, the documentation and the map take its help text from here."""
     return field(default=default, metadata={"help": help})

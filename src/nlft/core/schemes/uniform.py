@@ -10,11 +10,11 @@ from nlft.core.schemes.scheme import Scheme
 
 @dataclass(frozen=True)
 class UniformSettings:
-    """`uniform` has none: every token of every completion weighs one."""
+    """`uniform` has no settings. Every token of every completion has weight 1."""
 
 
 def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> TokenWeights:
-    """Plain supervised fine-tuning on the completions, right and wrong alike."""
+    """Give every token weight 1, as in plain supervised fine-tuning, in right and in wrong completions."""
     return plain_likelihood(logprobs.mask, torch.ones_like(logprobs.label, dtype=torch.float32))
 
 
