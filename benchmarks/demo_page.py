@@ -91,7 +91,7 @@ def section(demo: dict[str, Any]) -> str:
                 f"All of it comes from one run of `nlft demo` (seed {demo['seed']}) on {demo['date']}: "
                 f"{demo['minutes']:g} minutes on {demo['note']}. Run `nlft demo` to reproduce it. The run shows that "
                 "every step works. It does not show that NLFT beats SFT on answers: the difference is "
-                f"{difference(flexible, 'sft-answer')}. The difference to NLFT without its tags (branch off) is "
+                f'{difference(flexible, "sft-answer")}. NLFT minus NLFT without token tags (row "branch off") is '
                 f"{difference(flexible, 'control')}."
             ),
             "",

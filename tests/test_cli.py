@@ -65,8 +65,8 @@ def test_help_is_short_has_ours_first_and_imports_nothing_heavy(command):
     assert len(lines) <= 90
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
-    if "Of transformers:" in lines:
-        ours, theirs = text.split("Of transformers:")
+    if "Settings of transformers:" in lines:
+        ours, theirs = text.split("Settings of transformers:")
         assert "--learning_rate" in ours
         assert "--gradient_accumulation_steps" in theirs
         assert theirs.count("\n  --") <= 12

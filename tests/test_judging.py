@@ -334,7 +334,7 @@ def test_the_original_projects_files_are_judged_into_another(tmp_path, capsys):
     ("argv", "told"),
     [
         (["--judge", "self"], "--model_name_or_path is missing"),
-        (["--model_name_or_path", "m"], "is for a judge that is a model"),
+        (["--model_name_or_path", "m"], "--judge self"),
         (["--judge", "nobody"], "invalid choice"),
         (["--judge", "human"], "asks in the terminal"),
         (["--config", "none.yaml"], "none.yaml"),

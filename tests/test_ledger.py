@@ -514,7 +514,7 @@ def test_sample_writes_no_half_dataset_when_requests_fail_or_a_limit_is_reached(
 def test_the_ledger_is_another_file_than_the_examples(questions, capsys):
     out = str(questions.with_name("examples.jsonl"))
     assert cli.main(command(questions, "http://127.0.0.1:9/v1", "--ledger", out)) == 2
-    assert "are one file" in capsys.readouterr().err
+    assert "--ledger and --out" in capsys.readouterr().err
 
 
 def test_an_adapter_is_not_for_a_server(questions, capsys):

@@ -65,7 +65,7 @@ def help_text() -> str:
         [
             "usage: nlft COMMAND [ARGUMENTS]",
             "",
-            "Natural Language Fine-Tuning: train on written feedback, and see which tokens it touched.",
+            "Natural Language Fine-Tuning: train on written feedback, and see which tokens it changed.",
             "",
             *rows,
             "",
@@ -76,11 +76,11 @@ def help_text() -> str:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("try everything once, on a small real model, in minutes", "commands.results:demo"),
-    "tune": ("from a file to a trained and compared model, in one go", "commands.results:tune"),
+    "tune": ("run all steps: sample, judge, train and compare", "commands.results:tune"),
     "sample": ("answer questions with the model, and label the answers", "commands.data:sample"),
     "judge": ("say in words what is wrong with the wrong completions", "commands.data:judge"),
     "revise": ("ask the model for right completions in its own words", "commands.data:revise"),
-    "build": ("choose examples by size and ratio, and write them for a tool", "commands.data:build"),
+    "build": ("choose examples, and write them for nlft, TRL or the paper's script", "commands.data:build"),
     "audit": ("say what to fix in the examples before training on them", "commands.data:audit"),
     "train": ("train on examples with written feedback", "commands.training:train"),
     "rounds": ("train, answer the questions again, judge, train, ...", "commands.training:rounds"),
@@ -89,8 +89,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reft": ("train by reinforcement on the same file, as a baseline", "commands.training:reft"),
     "kto": ("train on right and wrong completions, as a baseline", "commands.training:kto"),
     "evaluate": ("answer questions greedily and grade the answers", "commands.results:evaluate"),
-    "compare": ("compare methods on the same examples: intervals and a verdict", "commands.results:compare"),
-    "merge": ("merge an adapter into its model, as an ordinary model folder", "commands.results:merge"),
+    "compare": ("compare methods on the same examples, with a verdict", "commands.results:compare"),
+    "merge": ("merge an adapter into its model, and save an ordinary folder", "commands.results:merge"),
     "map": ("show what the feedback did to every token", "commands.results:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }

@@ -30,16 +30,21 @@ class AuditSettings(
 
     grader: str = override(ExtractionSettings, "grader", "auto", also=" auto: number if the answers have ####.")
     near_duplicate: Annotated[float, Range(0.3, 1)] = field(
-        default=0.7, metadata={"help": "Texts are near-duplicates if this share of their character 5-grams is equal."}
+        default=0.7,
+        metadata={"help": "Texts are near-duplicates if they share at least this fraction of their character 5-grams."},
     )
     placebos: Annotated[int, Range(0, 16)] = field(
         default=2,
-        metadata={"help": "Judgments of other examples that each wrong completion is scored under. 0: none."},
+        metadata={
+            "help": "Number of placebos: judgments of other examples under which each wrong completion is also "
+            "scored. 0: none."
+        },
     )
     placebo_level: Annotated[float, Range(0, 1)] = field(
         default=0.7,
-        metadata={"help": "Quantile of placebo-to-placebo differences that a judgment must exceed."},
+        metadata={"help": "A judgment's effect must exceed this quantile of the differences between placebos."},
     )
     most_listed: Annotated[int, Range(1, 1_000_000)] = field(
-        default=20, metadata={"help": "Findings of one kind to print. Files have all of them."}
+        default=20,
+        metadata={"help": "Maximum findings to print per kind. The --html and --json files list all of them."},
     )

@@ -63,7 +63,7 @@ class RetrySettings:
     """How often a model is asked, and about which examples."""
 
     tries: Annotated[int, Range(1, 100)] = field(
-        default=3, metadata={"help": "Maximum requests per example, until an answer can be used."}
+        default=3, metadata={"help": "Maximum requests per example. Asking ends at the first usable answer."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Also redo the examples that are done already."})
 
@@ -78,7 +78,9 @@ class JudgeSettings(JudgeChoice, ExtractionSettings, RetrySettings, GenerationSe
     )
     judge_prompt: str = field(
         default=JUDGE_PROMPT,
-        metadata={"help": "What a model is asked, with {prompt}, {answer}, {completion} and, if you like, {label}."},
+        metadata={
+            "help": "Prompt for a model as judge. Needs {prompt} and {completion}; may have {answer} and {label}."
+        },
     )
     check_right: bool = field(
         default=False,

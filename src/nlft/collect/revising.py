@@ -56,18 +56,21 @@ class RevisionSettings(ExtractionSettings, RetrySettings, GenerationSettings, Sy
 
     revision_prompt: str = field(
         default=REVISION_PROMPT,
-        metadata={"help": "What the model is asked, with {prompt}, {completion}, {judgment} and {answer}."},
+        metadata={"help": "Prompt for a revision. Needs {prompt} and {answer}; may have {completion} and {judgment}."},
     )
     least_reasoning: Annotated[float, Range(0, 1)] = field(
         default=0.3,
         metadata={
-            "help": "Minimum words before a revision's final answer, as a share of the standard answer's. A revision "
-            "without a calculation also needs this share of the standard answer's intermediate results."
+            "help": "Minimum length of a revision's reasoning in words, as a fraction of the standard answer's. If a "
+            "revision shows no calculation, it must also contain this fraction of the standard answer's "
+            "intermediate results."
         },
     )
     most_alike: Annotated[float, Range(0, 1)] = field(
         default=0.9,
-        metadata={"help": "A revision counts as copied if its words match the standard answer's to this ratio."},
+        metadata={
+            "help": "A revision counts as copied if its word similarity to the standard answer reaches this ratio."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class LimitSettings:
     """How many questions are asked."""
 
     limit: Annotated[int | None, Range(1, 1_000_000_000)] = field(
-        default=None, metadata={"help": "Use only this many questions, the first ones."}
+        default=None, metadata={"help": "Number of questions to use, from the first on."}
     )
 
 
@@ -49,7 +49,7 @@ class SamplingSettings(
     def __post_init__(self) -> None:
         if self.samples_per_question > 1 and self.temperature == 0:
             raise UserError(
-                f"--samples_per_question {self.samples_per_question} at --temperature 0 gives copies.\n"
+                f"--samples_per_question {self.samples_per_question}: at --temperature 0 all of them are the same.\n"
                 "  Set a temperature, 0.8 for example."
             )
 

@@ -69,7 +69,7 @@ def sample(argv: Sequence[str]) -> None:
     model_settings, backend, calls, settings, other = command.parse(argv)
     check_out_file(other.out, ".jsonl")
     if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():
-        raise UserError("--ledger and --out are one file.\n  Give the answers' ledger another name.")
+        raise UserError("--ledger and --out are the same file.\n  Give the answers' ledger another name.")
     questions = early.get(other.file)[: settings.limit]
     grader = settings.make_grader()
     model = open_answerer(
@@ -104,7 +104,8 @@ def judge(argv: Sequence[str]) -> None:
     by_model = _given(argv, "judge") in ("self", "openai")  # a judge by rules needs no torch
     asked = bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
     if not by_model and not asked and (flags := {"--model_name_or_path", "--base_url"} & set(argv)):
-        raise UserError(f"{flags.pop()} is for a judge that is a model.\n  Add --judge self, or leave it out.")
+        flag = flags.pop()
+        raise UserError(f"{flag} needs a model as judge.\n  Add --judge self, or leave out {flag}.")
     command = Command(
         "nlft judge",
         "Say in words what is wrong with the wrong completions.",
@@ -234,9 +235,11 @@ def build(argv: Sequence[str]) -> None:
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", help="examples: files, or datasets by name")
-        parser.add_argument("--out", type=Path, required=True, help="file to write: .jsonl, for original also .json")
+        parser.add_argument(
+            "--out", type=Path, required=True, help="file to write: .jsonl, or .json with --to original"
+        )
 
-    what = "Choose examples, and write them for a tool."
+    what = "Choose examples, and write them in the format of nlft, TRL or the paper's script."
     settings, other = Command("nlft build", what, [BuildSettings], [("Choice", BuildSettings)], None, add).parse(argv)
     if other.out.resolve() in [Path(file).resolve() for file in other.files]:
         raise UserError(f"--out {display_path(other.out)}: is one of the files read.\n  Give another name.")
@@ -269,8 +272,9 @@ def audit(argv: Sequence[str]) -> None:
 
     command = Command(
         "nlft audit",
-        "Say what to fix in the examples before training on them. With a model, also measure what the judgments move; "
-        "--saliency.NAME sets what counts as a mistake, as in `nlft train`.",
+        "Say what to fix in the examples before training on them. With a model, also measure how "
+        "judgments change token probabilities. The --saliency.NAME settings, as in `nlft train`, "
+        "define which changes count as a mistake.",
         [ModelOptions, AuditSettings],
         [("Audit", AuditSettings), ("Model (optional)", ASKED)],
         lambda: [_optional_model(), AuditSettings],

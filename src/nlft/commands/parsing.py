@@ -211,7 +211,7 @@ class _Reading:
             problems.append(_flag_problem(self.command.prog, flag, known))
         if not problems:
             cure = f"See `{self.command.prog} --help`."
-            problems = [Problem(word, "is one word too many", cure) for word in words]
+            problems = [Problem(word, "is an unexpected argument", cure) for word in words]
         if problems:
             raise ConfigError(problems)
 
@@ -269,7 +269,7 @@ class _NoSettings(PlainParser):
             flag = word.partition("=")[0]
             if flag.startswith("-"):
                 raise ConfigError([_flag_problem(self.prog, flag, known)])
-            raise UserError(f"{word}: is one word too many.\n  See `{self.prog} --help`.")
+            raise UserError(f"{word}: is an unexpected argument.\n  See `{self.prog} --help`.")
         return chosen
 
 

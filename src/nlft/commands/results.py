@@ -80,9 +80,9 @@ def merge(argv: Sequence[str]) -> None:
     from nlft.models.settings import ModelOptions
 
     def add(parser: ArgumentParser) -> None:
-        parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not hold anything")
+        parser.add_argument("--out", type=Path, required=True, help="folder to write. It must be empty or new.")
 
-    what = "Merge an adapter into its model: an ordinary model folder, for servers that load no adapters."
+    what = "Merge an adapter into its model and save an ordinary model folder, for servers that cannot load adapters."
     needs = ["adapter", "model_name_or_path"]
     command = Command("nlft merge", what, [ModelOptions], [("Model", ASKED)], _model_class, add, needs=needs)
     model_settings, other = command.parse(argv)
@@ -96,16 +96,24 @@ def map(argv: Sequence[str]) -> None:
     """`nlft map`."""
     parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
     parser.add_argument("run", type=Path, help="a run directory")
-    parser.add_argument("against", type=Path, nargs="?", help="another run, to stand beside it")
+    parser.add_argument("against", type=Path, nargs="?", help="another run, to show next to it")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="what the run was trained on, if it was moved since")
-    parser.add_argument("--model", metavar="NAME", help="model that scores edited feedback at once: folder or hub name")
-    parser.add_argument("--read_only", action="store_true", help="show the run, take no requests")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="the run's training file, if it has been moved")
+    parser.add_argument(
+        "--model", metavar="NAME", help="model that scores edited feedback immediately: folder or hub name"
+    )
+    parser.add_argument(
+        "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: localhost only)")
     parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
     parser.add_argument(
-        "--allow_host", action="append", default=[], metavar="NAME", help="another name that browsers may call it by"
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name that browsers may use for this server",
     )
     args = parser.parse_args(argv)
     from nlft.runs.run_dir import RunDir
@@ -124,7 +132,7 @@ def map(argv: Sequence[str]) -> None:
     from nlft.page.server import serve_map
 
     if args.model and args.read_only:
-        raise UserError("--model scores edited feedback, and --read_only takes none.\n  Leave one of them out.")
+        raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
     dataset = feedback_dataset(runs[0], args.data)
     hosts = {args.host, *args.allow_host}
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
@@ -153,7 +161,9 @@ def tune(argv: Sequence[str]) -> None:
     """`nlft tune`."""
     from nlft.experiments.settings import TuneSettings
 
-    what = "From questions or examples to a compared model: sample, judge, build, audit, train, evaluate."
+    what = (
+        "Train and compare a model, starting from questions or examples: sample, judge, build, audit, train, evaluate."
+    )
     _staged(argv, "tune", what, TuneSettings, "tune:Tune")
 
 
@@ -161,7 +171,7 @@ def compare(argv: Sequence[str]) -> None:
     """`nlft compare`."""
     from nlft.experiments.settings import CompareSettings
 
-    what = "Every method on the same examples: sizes x seeds, intervals, a verdict."
+    what = "Compare methods on the same examples, by size and seed, with a verdict."
     _staged(argv, "compare", what, CompareSettings, "compare:Compare")
 
 
@@ -175,7 +185,7 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
     from nlft.models.settings import ModelOptions
 
     def add(parser: ArgumentParser) -> None:
-        what = "questions with standard answers, or examples (or --train_file)"
+        what = "questions with standard answers, or examples. --train_file can replace this"
         parser.add_argument("file", type=Path, nargs="?", help=what)
 
     command = Command(
@@ -201,7 +211,7 @@ def demo(argv: Sequence[str]) -> None:
     """`nlft demo`."""
     parser = plain_parser("nlft demo", "Everything once, on a small real model: sample, judge, train, compare.")
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where its files go (default: demo)")
-    parser.add_argument("--model_name_or_path", help="another model than SmolLM2-135M-Instruct")
+    parser.add_argument("--model_name_or_path", help="model to use instead of SmolLM2-135M-Instruct")
     args = parser.parse_args(argv)
     from nlft.experiments.demo import run_demo
 

@@ -86,7 +86,7 @@ def training_sections(*common: type) -> list[Section]:
     return [
         ("Training", [f.name for cls in (*common, CommonSettings) for f in fields(cls)]),
         ("Model and adapter", ModelOptions),
-        ("Of transformers", TransformersSettings),
+        ("Settings of transformers", TransformersSettings),
     ]
 
 
@@ -115,7 +115,7 @@ def rounds(argv: Sequence[str]) -> None:
     )
     model_settings, args, settings, chosen, saliency, other = command.parse(argv)
     if not model_settings.use_peft:
-        raise UserError("--use_peft false: rounds continue from an adapter.\n  Leave it out, or use `nlft train`.")
+        raise UserError("--use_peft false: each round continues from an adapter.\n  Leave it out, or use `nlft train`.")
     from nlft.experiments.rounds import Rounds, plan_rounds
     from nlft.experiments.staged import model_fields
 
@@ -125,10 +125,12 @@ def rounds(argv: Sequence[str]) -> None:
 
 def replay(argv: Sequence[str]) -> None:
     """`nlft replay`."""
-    parser = plain_parser("nlft replay", "Train a run again, with what was changed while it trained.")
+    parser = plain_parser("nlft replay", "Repeat a training run, with the changes that were made while it ran.")
     parser.add_argument("run", type=Path, help="a run directory of `nlft train`")
-    parser.add_argument("--output_dir", type=Path, help="where the replay goes (default: RUN-replay)")
-    parser.add_argument("--anyway", action="store_true", help="go on though versions, threads, device or data differ")
+    parser.add_argument("--output_dir", type=Path, help="folder of the replay (default: RUN-replay)")
+    parser.add_argument(
+        "--anyway", action="store_true", help="continue even if versions, threads, device or data differ"
+    )
     options = parser.parse_args(argv)
 
     from nlft.runs.run_dir import RunDir
@@ -143,7 +145,7 @@ def replay(argv: Sequence[str]) -> None:
     found = differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
         told = "\n".join(str(problem) for problem in found)
-        raise UserError(f"a replay would not reach the same adapter:\n{told}\nOr train it all the same, with --anyway.")
+        raise UserError(f"a replay would not reach the same adapter:\n{told}\nTo train anyway, add --anyway.")
     for problem in found:
         print(f"differs: {problem.where} {problem.what}", file=sys.stderr)
     trainer = nlft_trainer(model_settings, args, examples, saliency, file)
@@ -169,7 +171,10 @@ def _tell_difference(source: "RunDir", run: "RunDir", anyway: bool) -> None:
         return
     told = f"{unlike} of the adapter's {count} tensors differ from those of {name}, by {largest:.3g} at most"
     if not anyway:
-        raise NLFTError(f"{told}.\n  On a GPU some sums have no fixed order; on CPUs please report it.")
+        raise NLFTError(
+            f"{told}.\n  On a GPU this can happen, because some sums have no fixed order. "
+            "If it happens on a CPU, please report it."
+        )
     print(told)
 
 

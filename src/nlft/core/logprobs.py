@@ -347,7 +347,7 @@ def _check_against_own_logits(model: PreTrainedModel) -> None:
     # The difference is relative to the logits' size. bf16 keeps 8 bits; a missing scale or cap makes a far larger one.
     if not torch.allclose(own, ours, rtol=2e-2, atol=2e-2 * float(own.abs().max())):
         raise NLFTError(
-            f"{type(model).__name__} changes its logits after the LM head in a way that is not known here "
-            f"(largest difference {float((own - ours).abs().max()):.3g}), so log-probabilities would be wrong.\n"
+            f"{type(model).__name__} changes its logits after the LM head in a way that nlft does not support, so "
+            f"log-probabilities would be wrong (largest difference {float((own - ours).abs().max()):.3g}).\n"
             "  Please report the model's name."
         )

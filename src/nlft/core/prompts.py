@@ -38,7 +38,7 @@ class Templates:
     def __post_init__(self) -> None:
         wanted = [("standard", self.standard, "{answer}"), ("judge", self.judge, "{judgment}")]
         problems = [
-            Problem(f"--{name}_prompt_template", f"has no {slot}", f"Put {slot} where it belongs.")
+            Problem(f"--{name}_prompt_template", f"has no {slot}", f"Add {slot} to the text.")
             for name, template, needed in wanted
             for slot in ("{prompt}", needed)
             if slot not in template
@@ -59,10 +59,11 @@ class PromptSettings(SystemPromptSettings):
     """The fields of `Templates` as command settings. Training and audit share them, so both render the same prompts."""
 
     standard_prompt_template: str = field(
-        default=STANDARD_PROMPT_TEMPLATE, metadata={"help": "User's turn under standard, with {prompt} and {answer}."}
+        default=STANDARD_PROMPT_TEMPLATE,
+        metadata={"help": "Template of the standard prompt, with {prompt} and {answer}."},
     )
     judge_prompt_template: str = field(
-        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "User's turn under judge, with {prompt} and {judgment}."}
+        default=JUDGE_PROMPT_TEMPLATE, metadata={"help": "Template of the judge prompt, with {prompt} and {judgment}."}
     )
     judge_shows_correction: bool = field(
         default=False, metadata={"help": "Keep `Correction:` sentences in the judge prompt."}

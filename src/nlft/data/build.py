@@ -31,7 +31,7 @@ class SizeSettings:
     ratio: str | None = field(
         default=None,
         metadata={
-            "help": "Right to wrong examples, met exactly: 1:2, or 1:0 for right ones only; in YAML in quotes "
+            "help": "Exact ratio of right to wrong examples, such as 1:2. 1:0: right ones only. Needs quotes in YAML "
             "(default: as in the file)."
         },
     )
@@ -58,7 +58,7 @@ class BuildSettings(SizeSettings, TruncatedSettings, TargetSettings, SeedSetting
         },
     )
     stratify: str | None = field(
-        default=None, metadata={"help": "A field of the examples. The proportions of its values are kept."}
+        default=None, metadata={"help": "Keep the proportions of this field's values when choosing examples."}
     )
     form: Form = field(
         default="messages",

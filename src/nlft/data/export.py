@@ -34,7 +34,10 @@ class TargetSettings:
 
     target: SFTTarget = field(
         default="answer",
-        metadata={"help": "Text that SFT trains: standard answers; right completions and revisions; all completions."},
+        metadata={
+            "help": "Text that SFT trains on. answer: standard answers; completion: right completions and revisions; "
+            "all-completions: all completions."
+        },
     )
 
 
@@ -90,8 +93,8 @@ def rows_for(examples: Sequence[Example], to: Tool, *, target: SFTTarget = "answ
         made = Export(rows, _counted(len(examples) - len(rows), "repeat another one's question and answer"))
     if not made.rows:
         raise UserError(
-            "none of the examples has a right completion or a revision.\n"
-            "  Use --target answer, or choose right examples with --ratio."
+            "none of the chosen examples has a right completion or a revision.\n"
+            "  Use --target answer, or set a --ratio that includes examples labelled right."
         )
     return made
 

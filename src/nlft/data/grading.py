@@ -86,8 +86,8 @@ class ExtractionSettings(GraderSettings):
     extraction: Literal["strict", "flexible", "original"] = field(
         default="flexible",
         metadata={
-            "help": "What the number grader reads: strict, the number after ####; flexible, the last number; original, "
-            "as the paper's code."
+            "help": "Number that the number grader reads. strict: the one after ####; flexible: the last one; "
+            "original: the one that the paper's code reads."
         },
     )
 
@@ -196,7 +196,9 @@ def _number(extraction: str = "strict") -> Grader:
         return partial(_compare, "number", extract_original, extract_original_gold, str)
     extractions: dict[str, Reading] = {"strict": extract_strict, "flexible": extract_flexible}
     if extraction not in extractions:
-        raise UserError(f"The grader number has no extraction {extraction!r}.\n  Choose strict, flexible or original.")
+        raise UserError(
+            f"The `number` grader has no extraction {extraction!r}.\n  Choose strict, flexible or original."
+        )
     return partial(_compare, "number", extractions[extraction], extract_expected, as_number)
 
 
@@ -220,7 +222,7 @@ def _regex(pattern: str = "", which: str = "last") -> Grader:
     if compiled.groups < 1:
         raise UserError(f"The pattern {pattern!r} has no group.\n  Put parentheses around the part to compare.")
     if which not in ("first", "last"):
-        raise UserError(f"The grader regex cannot take the {which!r} match.\n  Choose first or last.")
+        raise UserError(f"The `regex` grader does not accept which={which!r}.\n  Choose first or last.")
 
     def read(text: str) -> str | None:
         groups = [match[1] for match in compiled.finditer(text) if match[1] is not None]

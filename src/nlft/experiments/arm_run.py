@@ -109,7 +109,9 @@ def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Exam
     """
     wrong = [at for at, example in enumerate(examples) if not example.label]
     if len(wrong) < 2:
-        raise UserError("fewer than two examples are wrong, so no judgment can be moved.\n  Leave this arm out.")
+        raise UserError(
+            "there are fewer than two wrong examples, so judgments cannot be exchanged.\n  Leave this arm out."
+        )
     Random(seed).shuffle(wrong)
     moved = list(examples)
     for here, there in zip(wrong, wrong[1:] + wrong[:1], strict=True):

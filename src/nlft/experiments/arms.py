@@ -104,7 +104,7 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
     elif spec.get("method") == "none" and settings:
         problems.append("method none has no settings")
     if problems:
-        raise UserError(f"extra_arms: {name}: {'; '.join(problems)}.\n  Correct the plan.")
+        raise UserError(f"extra_arms: {name}: {'; '.join(problems)}.\n  Correct `extra_arms` in the YAML file.")
     return Arm(name, **{"title": name, **spec, "settings": settings})
 
 

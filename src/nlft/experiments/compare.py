@@ -165,8 +165,8 @@ class Compare(Comparison):
     def _too_few(self, size: int, there: int) -> UserError:
         folds = "" if self.settings.test_file else f", because one of {self.settings.folds} folds is for testing"
         return UserError(
-            f"--sizes {size}: there are {there} examples to train on{folds}.\n"
-            "  Remove that size, or give more examples in another --output_dir."
+            f"--sizes {size}: there are only {there} examples to train on{folds}.\n"
+            "  Remove that size, or start again with more examples and another --output_dir."
         )
 
     def _draw(self) -> None:

@@ -71,7 +71,7 @@ class Rounds(Staged):
     def run(self) -> str:
         """Run what is not done yet; returns the result in words. Errors: see `Staged.run_stages`."""
         if stages.holds_examples(self.file) and self.settings.prompt_template != "{prompt}":
-            raise UserError("--prompt_template: the file has examples, asked without it.\n  Leave it out.")
+            raise UserError("--prompt_template: the file has examples, so their prompts are complete.\n  Leave it out.")
         self.record_settings()
         first = self.data_stages()[0]
         self.run_stages([first])

@@ -35,7 +35,9 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
 
     max_seconds: Annotated[float | None, Range(1, inf)] = field(
         default=None,
-        metadata={"help": "Stop each arm's training after this many seconds. The learning rate is then constant."},
+        metadata={
+            "help": "Stop each arm's training after this many seconds. The learning rate is constant in this case."
+        },
     )
 
     def training(self, examples: int) -> dict[str, Any]:
@@ -83,13 +85,13 @@ class TuneSettings(
     )
     extra_arms: dict[str, dict[str, Any]] = field(
         default_factory=dict,
-        metadata={"help": "In YAML: more arms by name, each with method, settings, title and examples."},
+        metadata={"help": "More arms, only in YAML: a name for each, with method, settings, title and examples."},
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_seconds and self.max_steps > 0:
-            raise UserError("--max_seconds and --max_steps: only one of them can end a training.\n  Remove one.")
+            raise UserError("--max_seconds and --max_steps: only one of them can end the training.\n  Remove one.")
         known = self.known_arms()
         self.arms = list(dict.fromkeys([*self.arms, *self.extra_arms]))
         unknown = [name for name in self.arms if name not in known]
@@ -118,7 +120,7 @@ class CompareSettings(TuneSettings):
         metadata={"help": "Numbers of training examples (default: all available, and half of them)."},
     )
     seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds. Each seed draws and trains on its own examples."}
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds. Each seed draws its own training examples."}
     )
     once: list[str] = field(
         default_factory=list,
@@ -131,8 +133,8 @@ class CompareSettings(TuneSettings):
     jobs: Annotated[int, Range(1, 1024)] = field(
         default=1,
         metadata={
-            "help": "Cells to run in parallel. Cores are split evenly, so each cell's times are those of its part of "
-            "the machine. GPUs are assigned round-robin."
+            "help": "Cells to run in parallel. Cores are split evenly, so times are measured on a cell's share of "
+            "the cores. GPUs are assigned round-robin."
         },
     )
     comparisons: list[str] = field(
@@ -170,7 +172,7 @@ class CompareSettings(TuneSettings):
             ours, _, theirs = text.partition(":")
             if ours not in self.arms or theirs not in self.arms:
                 raise UserError(
-                    f"--comparisons {text}: does not name two arms of the plan.\n  Write nlft:sft-answer, for example."
+                    f"--comparisons {text}: these are not two of the arms.\n  Write nlft:sft-answer, for example."
                 )
             pairs.append((ours, theirs))
         return pairs
@@ -187,8 +189,8 @@ class RoundsSettings(
     rounds: Annotated[int, Range(1, 100)] = field(
         default=3,
         metadata={
-            "help": "Maximum number of rounds. Each round after the first trains on answers of the model that the last "
-            "one trained. Rounds end when accuracy on held-out questions stops rising."
+            "help": "Maximum number of rounds. Each later round trains on answers of the previous round's model. "
+            "Rounds end when accuracy on held-out questions stops rising."
         },
     )
     patience: Annotated[int, Range(1, 100)] = field(

@@ -116,7 +116,9 @@ class Ledger:
             problems.append(problem)
         if problems:
             more = len(problems) - _MOST_PROBLEMS
-            rest = [Problem(str(self), f"has {more} more such lines", problems[0].cure)] if more > 0 else []
+            rest = (
+                [Problem(str(self), f"has {more} more lines with this problem", problems[0].cure)] if more > 0 else []
+            )
             raise ProblemsError(problems[:_MOST_PROBLEMS] + rest)
         self._read += sum(map(len, lines)) + len(lines)
         self._lines += len(lines)

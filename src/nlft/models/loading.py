@@ -173,7 +173,9 @@ def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> 
     if peft_config is None:
         return model
     if isinstance(model, PeftModel):
-        raise UserError("the model already has an adapter.\n  Leave out `peft_config` to continue training it.")
+        raise UserError(
+            "the model already has an adapter.\n  Leave out `peft_config` to continue training that adapter."
+        )
     return get_peft_model(model, peft_config)
 
 

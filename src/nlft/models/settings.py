@@ -16,7 +16,7 @@ class ModelOptions:
         default=None, metadata={"help": "Model: a folder or a hub name, or its name on the server."}
     )
     adapter: str | None = field(
-        default=None, metadata={"help": "PEFT adapter to start from: a folder, a run directory or a hub name."}
+        default=None, metadata={"help": "PEFT adapter to load: a folder, a run directory or a hub name."}
     )
     dtype: str | None = field(
         default="bfloat16",
@@ -28,7 +28,9 @@ class ModelOptions:
     load_in_4bit: bool = field(default=False, metadata={"help": "Load the base model in 4 bits (GPU)."})
     use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter. If false, train all weights."})
     lora_r: Annotated[int, Range(1, inf)] = field(default=16, metadata={"help": "Rank of the LoRA adapter."})
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA scale: the adapter's output is times alpha / r."})
+    lora_alpha: int = field(
+        default=16, metadata={"help": "LoRA scale: the adapter's output is multiplied by alpha / r."}
+    )
     lora_dropout: Annotated[float, Range(0, 1)] = field(
         default=0.0, metadata={"help": "Dropout in the adapter, a probability."}
     )
@@ -49,7 +51,7 @@ class BatchSizeSettings:
     """How much a local model works on at once."""
 
     batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Prompts that a local model works on at once."}
+        default=32, metadata={"help": "Prompts per batch of a local model."}
     )
 
 
@@ -139,13 +141,13 @@ class CallSettings:
         default=False, metadata={"help": "Print how many requests there are and their cost. Ask nothing."}
     )
     max_requests: Annotated[int | None, Range(0, inf)] = field(
-        default=None, metadata={"help": "Stop before the ledger has more answers than this, earlier runs included."}
+        default=None, metadata={"help": "Maximum number of answers in the ledger, earlier runs included."}
     )
     max_cost: Annotated[float | None, Range(0, inf)] = field(
         default=None,
         metadata={
-            "help": "Stop before the ledger's answers can cost more than this, earlier runs included. Needs both "
-            "prices, in the same currency."
+            "help": "Maximum total cost of the ledger's answers, earlier runs included. Stops before it could be "
+            "exceeded. Needs both prices, in the same currency."
         },
     )
     price_per_million_input: Annotated[float | None, Range(0, inf)] = field(

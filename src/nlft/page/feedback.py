@@ -203,23 +203,37 @@ def as_record(example: WatchedExample) -> dict[str, Any]:
 def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     index = item.get("example") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(index, int) or isinstance(index, bool):
-        return Problem("feedback", f"names example {index!r}", "Reload the page; the run may have been restarted.")
+        return Problem(
+            "feedback",
+            f"needs the number of an example, not {index!r}",
+            "Reload the page; the run may have been restarted.",
+        )
     if not 0 <= index < len(examples):
-        return Problem("feedback", f"names example {index}", "Reload the page; the run may have been restarted.")
+        return Problem(
+            "feedback",
+            f"is for example {index}, but the run watches {len(examples)}",
+            "Reload the page; the run may have been restarted.",
+        )
     id = examples[index].id
     if item.get("id") != id:
-        return Problem("feedback", "belongs to another example", "Reload the page; the run may have been restarted.")
+        return Problem(
+            "feedback",
+            f"is for example {item.get('id')!r}, but place {index} has {id!r}",
+            "Reload the page; the run may have been restarted.",
+        )
     where = f"example {id!r}"
     judgment, label = item.get("judgment"), item.get("label")
     if not isinstance(label, bool) or not (judgment is None or isinstance(judgment, str)):
-        return Problem(where, "has no label or no judgment as text", "Reload the page.")
+        return Problem(where, "needs a label, and a judgment that is text or null", "Reload the page.")
     if judgment is not None and len(judgment) > LONGEST:
         return Problem(where, f"has a judgment of {len(judgment)} characters", f"Shorten it to {LONGEST}.")
     if not label and not (judgment or "").strip():
-        return Problem(where, "is labelled wrong, but has no judgment", "Write a sentence or mark tokens.")
+        return Problem(where, 'has the label "wrong", but no judgment', "Write a sentence or mark tokens.")
     given = item.get("marks") or []
-    if not isinstance(given, list) or len(given) > MOST_MARKS:
-        return Problem(where, f"has more than {MOST_MARKS} marks, or no list of them", "Clear some marks.")
+    if not isinstance(given, list):
+        return Problem(where, "needs a list of marks", "Reload the page.")
+    if len(given) > MOST_MARKS:
+        return Problem(where, f"has more than {MOST_MARKS} marks", "Clear some marks.")
     marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")

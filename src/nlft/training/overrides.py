@@ -45,6 +45,6 @@ def check_overrides(trainer: type[object]) -> None:
 
 def _unsupported(name: str, why: str) -> NLFTError:
     return NLFTError(
-        f"Trainer.{name} of transformers {version('transformers')} {why}, and nlft overrides it.\n"
+        f"nlft overrides Trainer.{name}, which in transformers {version('transformers')} {why}.\n"
         f"  Install a supported version: pip install '{SUPPORTED}'."
     )

@@ -30,21 +30,23 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
     record = run.settings()
     where = display_path(run.settings_path)
     if record.get("method") != "nlft":
-        raise UserError(f"{where}: method {record.get('method')}.\n  Only runs of `nlft train` can be replayed.")
+        raise UserError(
+            f"{where}: the run's method is {record.get('method')}.\n  Only runs of `nlft train` can be replayed."
+        )
     if "model" not in record or "file" not in record.get("data", {}):
         raise UserError(
-            f"{where}: does not say which model settings and which file were used: the run was trained from Python.\n"
+            f"{where}: the run was trained from Python, so its model settings and training file are not recorded.\n"
             "  Build the same NLFTTrainer, call trainer.steering.replay(RunDir.open(run).controls()), and train."
         )
     if record["training"].get("load_best_model_at_end"):
         raise UserError(
-            f"{where}: load_best_model_at_end.\n"
-            "  The adapter is that of a checkpoint which an evaluation chose; a replay evaluates nothing."
+            f"{where}: the run used load_best_model_at_end, so an evaluation chose its checkpoint.\n"
+            "  A replay does not evaluate, so it cannot reproduce that choice."
         )
     if record["training"].get("lr_scheduler_type") == "reduce_lr_on_plateau":
         raise UserError(
-            f"{where}: lr_scheduler_type reduce_lr_on_plateau.\n"
-            "  Its learning rates follow from evaluations; a replay evaluates nothing."
+            f"{where}: the run used lr_scheduler_type reduce_lr_on_plateau, so evaluations set its learning rates.\n"
+            "  A replay does not evaluate, so it cannot reproduce them."
         )
     unchanged = {
         "output_dir": str(output_dir),
@@ -75,7 +77,7 @@ def differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> 
     before = record["versions"]
     pairs = [(name, before.get(name), now["versions"].get(name)) for name in sorted({*before, *now["versions"]})]
     found = [
-        Problem(name, f"was {old}, and is {new}", f"Install {name} {old}." if old else f"Remove {name}.")
+        Problem(name, f"was {old} in the run, and is {new} now", f"Install {name} {old}." if old else f"Remove {name}.")
         for name, old, new in pairs
         if old != new
     ]
@@ -83,16 +85,22 @@ def differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> 
         ("threads", record["threads"], now["threads"], "Start with OMP_NUM_THREADS={}."),
         ("device", record.get("device"), now["device"], "Replay where the run was trained: {}."),
         ("processes", record.get("processes", 1), processes, "Start {} processes."),
-        ("data", record["data"]["sha256"][:16], fingerprint[:16], "Bring back the file with SHA-256 {}...."),
+        ("data", record["data"]["sha256"][:16], fingerprint[:16], "Restore the file whose SHA-256 begins with {}."),
     ]
-    found += [Problem(n, f"was {old}, and is {new}", cure.format(old)) for n, old, new, cure in fixed if old != new]
+    found += [
+        Problem(n, f"was {old} in the run, and is {new} now", cure.format(old))
+        for n, old, new, cure in fixed
+        if old != new
+    ]
     old_start, start = record.get("starting_adapter"), adapter_fingerprint((record.get("model") or {}).get("adapter"))
     if old_start != start:
-        found.append(Problem("starting adapter", f"was {old_start}, and is {start}", "Bring back its weights."))
+        found.append(
+            Problem("starting adapter", f"was {old_start} in the run, and is {start} now", "Restore the old weights.")
+        )
     for resumed in record.get("resumed", []):
         if resumed["changed"]:
             what = f"was resumed at step {resumed['step']} with another {', '.join(resumed['changed'])}"
-            found.append(Problem("run", what, "Its first part cannot be trained from run.yaml."))
+            found.append(Problem("run", what, "run.yaml has no settings for the part before that step."))
     return found
 
 

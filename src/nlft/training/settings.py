@@ -55,7 +55,7 @@ class ActivationSettings:
 class CommonSettings(ActivationSettings):
     """Settings of every method."""
 
-    logging_steps: float = field(default=1, metadata={"help": "Log every this many optimizer steps."})
+    logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between two log lines."})
     save_strategy: str = field(
         default="epoch", metadata={"help": "When to write a checkpoint.", "choices": ["no", "steps", "epoch", "best"]}
     )
@@ -85,16 +85,18 @@ class TransformersSettings(SeedSettings):
         default="linear", metadata={"help": "Learning-rate schedule: linear, cosine, constant, ..."}
     )
     warmup_steps: float = field(
-        default=0, metadata={"help": "Steps until the learning rate is full; below 1, a share of all steps."}
+        default=0,
+        metadata={"help": "Steps until the learning rate reaches its full value; below 1, a fraction of all steps."},
     )
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
     bf16: bool | None = field(
-        default=False, metadata={"help": "Autocast to bf16. The base model's weights have `dtype` in any case."}
+        default=False, metadata={"help": "Autocast to bf16. Does not change the base model's weights; see --dtype."}
     )
     eval_strategy: str = field(default="no", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_steps: float = field(default=500, metadata={"help": "Steps between checkpoints, with save_strategy steps."})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "true: go on from the last checkpoint in output_dir; or a checkpoint's folder."}
+        default=None,
+        metadata={"help": "Checkpoint to resume from: its folder, or true for the last one in output_dir."},
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - transformers' parser takes the second type
         default="none", metadata={"help": "Log to wandb, trackio, tensorboard, ... as well."}
@@ -108,7 +110,9 @@ class AnswerWeightSettings:
 
     answer_weight: Annotated[float, Range(0, inf)] = field(
         default=0.0,
-        metadata={"help": "Weight (lambda) of the NLL of the revision or standard answer under base."},
+        metadata={
+            "help": "Weight (lambda) of an added NLL of the revision or standard answer, given the plain prompt."
+        },
     )
 
 
@@ -117,7 +121,7 @@ class WatchEverySettings:
     """How often the saliency map is drawn."""
 
     watch_every: Annotated[int, Range(0, inf)] = field(
-        default=10, metadata={"help": "Score the watched examples every this many steps. 0: at start and end only."}
+        default=10, metadata={"help": "Steps between two scorings of the watched examples. 0: at start and end only."}
     )
 
 
@@ -128,7 +132,9 @@ class WatchSettings(WatchEverySettings):
     watch: Annotated[int, Range(0, 1000)] = field(
         default=8, metadata={"help": "Number of examples that the saliency map shows."}
     )
-    watch_ids: list[str] | None = field(default=None, metadata={"help": "Ids of the examples to show, instead."})
+    watch_ids: list[str] | None = field(
+        default=None, metadata={"help": "Ids of examples to show. Others are added up to the number in --watch."}
+    )
 
 
 @dataclass
@@ -137,7 +143,7 @@ class NLFTMethodSettings(AnswerWeightSettings):
 
     loss_normalization: Literal["sample", "token"] = field(
         default="sample",
-        metadata={"help": "Mean over samples of their mean over tokens, or mean over all tokens."},
+        metadata={"help": "sample: mean of the samples' token means; token: mean over all tokens."},
     )
 
 

@@ -71,9 +71,12 @@ class NLFTTrainer(SafeCheckpoints):
         """
         args = args or NLFTConfig(output_dir="runs/nlft")
         if args.n_gpu > 1:
-            raise UserError("several GPUs are in sight of one process.\n  Start with `accelerate launch` or torchrun.")
+            raise UserError("one process can see several GPUs.\n  Start with `accelerate launch` or torchrun.")
         if train_dataset is None:
-            raise UserError("`train_dataset` is missing.\n  Give a list of examples or a dataset of their rows.")
+            raise UserError(
+                "`train_dataset` is missing.\n"
+                "  Give a list of examples, or a datasets.Dataset with one example per row."
+            )
         model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
