@@ -1,1 +1,1 @@
-"""Models, local or on a server, and the answers they give."""
+"""Load models, local or on a server, and get answers from them."""

@@ -12,7 +12,7 @@ Reason = Literal["stop", "length", "content_filter"]
 
 
 class CompletionRequest(NamedTuple):
-    """Ask for one completion.
+    """A request for one completion.
 
     Attributes:
         key: unique name, such as `gsm8k-7`, or `gsm8k-7#2` for a third sample. Key and seed fix the random draws.
@@ -28,7 +28,7 @@ class Generated:
     """One answer.
 
     Attributes:
-        text: the answer without special tokens; empty if the model said nothing.
+        text: the answer without special tokens; empty if the model generated no text.
         tokens: number of generated tokens, end-of-turn token included. A server reports its own count.
         finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
         prompt_tokens: number of prompt tokens.
@@ -47,8 +47,8 @@ class Answerer(Protocol):
     def identity(self) -> dict[str, Any]:
         """Everything that an answer depends on besides its request, as JSON: model, adapter, temperature, seed, ...
 
-        The ledger asks for a finished answer again only if the identity differs. So the identity leaves out settings
-        that only change the speed. It holds no secret.
+        The ledger asks for a finished answer again only if the identity differs. So the identity does not include
+        settings that change only the speed. It contains no secret.
         """
         ...
 

@@ -1,6 +1,6 @@
 """Send many requests at once: pace them, retry failed attempts, give up if the server is gone.
 
-This module knows requests, answers and failed attempts. `models/server.py` makes the attempts.
+This module handles requests, answers and failed attempts. `models/server.py` makes the attempts.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ class AttemptFailed(Exception):
         why: the reason, for the user, without secrets.
         cure: what the user can do about it, without secrets.
         again: whether another attempt may succeed.
-        wait: seconds that the server asks to wait; None if it does not say.
-        blame: `request` if other requests may still succeed; `account` if the server refuses key, model or address;
-            else `server`.
+        wait: seconds that the server asks to wait; None if the server gives no time.
+        blame: `request` if other requests may still succeed; `account` if the server refuses the key, the model or the
+            address; else `server`.
     """
 
     def __init__(self, why: str, cure: str, *, again: bool, wait: float | None = None, blame: Blame = "server") -> None:
@@ -63,10 +63,10 @@ class Pace:
 
 
 class Exchange:
-    """Sends requests and collects their answers, in a thread of its own.
+    """Sends requests and collects their answers in a separate thread.
 
-    So time-outs keep running while the caller works on an answer, and the exchange works inside a notebook's event
-    loop.
+    Because of the thread, time-outs keep running while the caller processes an answer, and an Exchange can be used
+    inside a notebook's event loop.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Exchange:
     ) -> None:
         """
         Args:
-            connect: opens the connection. Its value makes one attempt, and raises `AttemptFailed` if that fails.
+            connect: opens the connection. Its value makes one attempt, and raises `AttemptFailed` if the attempt fails.
             server: name of the server in messages.
         """
         self._connect, self._requests, self._pace, self._server = connect, requests, pace, server
@@ -104,7 +104,7 @@ class Exchange:
         try:
             while (pair := self._finished.get()) is not None:
                 yield [pair]
-        finally:  # also on Ctrl-C, and when the caller stops early
+        finally:  # also after Ctrl-C, and if the caller stops early
             self._cancel()
             thread.join(timeout=2)
         if self._error is not None:
@@ -206,14 +206,14 @@ class Exchange:
                 return
 
     def _pause(self, seconds: float, why: str) -> None:
-        """Send no request for this long. If the server asks one request to wait, all requests wait."""
+        """Send no requests for this time. If the server asks one request to wait, all requests wait."""
         until = asyncio.get_running_loop().time() + seconds
         if seconds >= 5 and until > self._paused_until + 1:
             tell(f"{self._server}: {why}. The server asks to wait: waiting {seconds:.0f} s.")
         self._paused_until = max(self._paused_until, until)
 
     def _report(self) -> str:
-        """Say which requests failed, why, and what the user can do."""
+        """Report which requests failed, the reasons, and what the user can do."""
         alike: dict[str, list[str]] = defaultdict(list)
         for index, failure in sorted(self._failed.items()):
             alike[failure.why].append(self._requests[index].key)
@@ -225,7 +225,7 @@ class Exchange:
 
 
 class _Turns:
-    """Spaces events evenly, so that every minute stays within the limit, also the first minute."""
+    """Spaces events evenly, so that every minute, even the first, stays within the limit."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._seconds = 60 / per_minute if per_minute else 0.0

@@ -21,7 +21,7 @@ from nlft.models.exchange import tell
 from nlft.models.ledger_file import Entry, Ledger, NotKept
 from nlft.models.settings import CallSettings
 
-_POLL = 0.2  # seconds between looks at what another process has finished
+_POLL = 0.2  # seconds between two reads of another process's answers
 _LIMITS = hashlib.sha256(b"limits").hexdigest()  # a process that asks under a limit claims this hash
 
 
@@ -30,7 +30,7 @@ class LimitReached(NLFTError):
 
 
 class DryRun(NLFTError):
-    """--dry_run is set, so no request was sent. The message is the estimate."""
+    """No request was sent, because --dry_run is set. The message is the estimate."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Estimate:
 
     Attributes:
         requests: number of different requests.
-        logged: number of them whose answers are in the ledger.
+        logged: number of these requests whose answers are in the ledger.
         prompt_tokens: estimated prompt tokens of the other requests. No tokenizer is used, and the estimate is high.
         new_tokens: upper bound on the tokens that the other requests generate.
         cost: upper bound on the cost of the other requests, if `prompt_tokens` is right; None without prices.
@@ -62,7 +62,7 @@ class Estimate:
 
 
 def request_hash(identity: dict[str, Any], request: CompletionRequest) -> str:
-    """SHA-256 of everything that an answer depends on: the answerer's identity, the prompt and the request's key."""
+    """Return a SHA-256 of all that an answer depends on: the answerer's identity, the prompt and the request's key."""
     content = [identity, as_messages(request.prompt), request.key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -119,7 +119,7 @@ class Ledgered:
 
     @property
     def most_new_tokens(self) -> int:
-        """Number of tokens of the longest possible answer."""
+        """Maximum number of tokens in an answer."""
         return int(self.identity["max_new_tokens"])
 
     def prompt_tokens(self, request: CompletionRequest) -> int:
@@ -127,15 +127,15 @@ class Ledgered:
         return estimated_tokens(as_messages(request.prompt, system_prompt=self.identity.get("system_prompt")))
 
     def entry(self, hash: str, request: CompletionRequest, answer: Generated) -> Entry:
-        """Make the ledger's entry for a finished answer. If the server counts no tokens, use an estimate."""
+        """Make the ledger's entry for a finished answer. If the server does not count tokens, use an estimate."""
         estimate = estimated_tokens([{"content": answer.text}]) if answer.text else 0
         cost = self.calls.cost(answer.prompt_tokens or self.prompt_tokens(request), answer.tokens or estimate)
         return Entry(hash, request.key, datetime.now(UTC).isoformat(timespec="seconds"), cost, answer)
 
     def affordable(self, requests: Sequence[CompletionRequest]) -> int:
-        """Number of requests, from the first, that stay within the limits even with the longest answers.
+        """Count the requests, from the first, that stay within the limits even with answers of maximum length.
 
-        Real answers are often shorter, so more requests may be affordable when these are finished.
+        Real answers are often shorter. So more requests may be affordable when these are finished.
         """
         calls, entries = self.calls, self.ledger.entries()
         count = len(requests)
@@ -151,7 +151,7 @@ class Ledgered:
         return count
 
     def spent(self) -> float:
-        """Total cost of the ledger's answers. If an entry has no cost, use today's prices."""
+        """Return the total cost of the ledger's answers. If an entry has no cost, use today's prices."""
         return sum(
             (self.calls.cost(e.answer.prompt_tokens, e.answer.tokens) or 0) if e.cost is None else e.cost
             for e in self.ledger.entries()
@@ -162,7 +162,7 @@ class _Asking:
     """One call of `Ledgered.answer`.
 
     Attributes:
-        wanted: hash → indexes of the requests that still wait for this answer.
+        wanted: hash -> indexes of the requests that still wait for this answer.
     """
 
     def __init__(self, ledgered: Ledgered, requests: Sequence[CompletionRequest]) -> None:
@@ -184,7 +184,7 @@ class _Asking:
         return [pair for hash in logged for pair in self._answered(hash, self._ledger[hash])]
 
     def claim_batch(self) -> list[str]:
-        """Claim the hashes to ask for now: wanted, not in the ledger, unclaimed by others, and within the limits."""
+        """Claim hashes of answers that are wanted, not in the ledger, not claimed by others, and within the limits."""
         calls, ledger = self._ledgered.calls, self._ledger
         limited = calls.max_requests is not None or calls.max_cost is not None
         if limited and not ledger.claim_answer(_LIMITS):

@@ -1,4 +1,4 @@
-"""A file of finished answers, one per line. It survives crashes of its writers, and several processes can share it."""
+"""Store finished answers in a file, one per line. Writers may crash, and several processes can share the file."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _MOST_PROBLEMS = 20
 
 
 class NotKept(NLFTError):
-    """The ledger cannot be written. Stop here, because further answers would be paid for and lost."""
+    """The ledger cannot be written. The run stops, because further answers would be paid for and lost."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Entry:
     answer: Generated
 
     def line(self) -> bytes:
-        """The entry as one line of the file. The line starts with `_START`."""
+        """Return the entry as one line of the file. The line starts with `_START`."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
@@ -54,7 +54,7 @@ def parse_entry(line: bytes) -> Entry:
     """Read an entry from its line.
 
     Raises:
-        ValueError: the line is not an entry; the message says why.
+        ValueError: the line is not an entry. The message gives the reason.
     """
     data = json.loads(line)
     try:
@@ -97,7 +97,7 @@ class Ledger:
         return self._entries[hash].answer
 
     def entries(self) -> list[Entry]:
-        """All entries, in the order in which they finished."""
+        """Return all entries, in the order in which they finished."""
         return list(self._entries.values())
 
     def refresh(self) -> None:

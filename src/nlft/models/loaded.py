@@ -1,4 +1,4 @@
-"""A model that is already in memory as an answerer."""
+"""Use a model that is already in memory as an answerer."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import Templates
 from nlft.models.local import LocalModel
 
-_SAMPLED = 1024  # values per tensor: training moves all values of a tensor that it trains
+_SAMPLED = 1024  # values per tensor: training changes all values of a tensor that it trains
 
 
 def loaded_answerer(
@@ -21,13 +21,13 @@ def loaded_answerer(
     batch_size: int = 32,
     system_prompt: str | None = None,
 ) -> LocalModel:
-    """A loaded transformers or PEFT model as an answerer that answers greedily.
+    """Make an answerer of a loaded transformers or PEFT model. It answers greedily.
 
-    Its identity has a digest of the weights. So a ledger gives back only answers of these weights, also when training
-    goes on between two calls.
+    Its identity has a digest of the weights. So a ledger returns only answers of these weights, even if the model is
+    trained between two calls.
 
     Args:
-        max_new_tokens: length of the longest answer, in tokens.
+        max_new_tokens: maximum length of an answer, in tokens.
         batch_size: answers to generate at a time.
         system_prompt: put before prompts that have no system message.
     """
@@ -42,7 +42,7 @@ def loaded_answerer(
 
 @torch.no_grad()
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over evenly spaced values of every parameter."""
+    """Return a SHA-256 over evenly spaced values of every parameter."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())

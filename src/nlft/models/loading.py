@@ -17,7 +17,7 @@ from trl import ModelConfig, get_quantization_config
 from nlft.errors import UserError
 from nlft.models.settings import ModelOptions
 
-# The layers that the paper's code adapts. Models with other names for their MLP (GPT-2) get every linear layer.
+# The layers that the paper's code adapts. If a model has other names for them (GPT-2), all linear layers are adapted.
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -43,13 +43,13 @@ def load_model(settings: ModelSettings, *, trainable: bool) -> PreTrainedModel |
     """Load the base model, with `settings.adapter` on it if there is one.
 
     Args:
-        trainable: whether training continues on that adapter.
+        trainable: whether training continues with that adapter.
 
     Raises:
         UserError: there is no such model or adapter.
     """
     quantization = get_quantization_config(settings)
-    # bitsandbytes quantises while it loads to the GPU, so name the process's own GPU here.
+    # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
     model = _from_pretrained(
@@ -140,7 +140,7 @@ def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:
 
 
 def default_lora(model: PreTrainedModel) -> LoraConfig:
-    """The paper's adapter: r = alpha = 16 on the MLP's projections."""
+    """Make the configuration of the paper's adapter: r = alpha = 16 on the MLP's projections."""
     return LoraConfig(
         r=16,
         lora_alpha=16,
@@ -182,7 +182,7 @@ def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> 
 def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
     name = settings.model_name_or_path
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # its carriage returns would fill a log file
+        logging.disable_progress_bar()  # the bar's carriage returns would fill a log file
     try:
         return cls.from_pretrained(name, revision=settings.model_revision, **options)
     except (OSError, ValueError) as error:

@@ -35,7 +35,7 @@ class LocalModel:
     ) -> None:
         """
         Args:
-            name: how `identity` names model and adapter.
+            name: the name of model and adapter in `identity`.
             temperature: 0 is greedy.
             seed: a random draw depends on this seed, the question's key and the token's position. It does not depend
                 on the rest of the batch.
@@ -68,7 +68,7 @@ class LocalModel:
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
         """Answer the requests in batches.
 
-        Start with the longest prompts, so that a lack of memory shows in the first batch.
+        Start with the longest prompts, so that the first batch shows whether there is enough memory.
         """
         encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
         shared = self._shared(requests, encoded)
@@ -80,9 +80,10 @@ class LocalModel:
             yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
 
     def _shared(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> int:
-        """Number of tokens that the chat template and earlier turns put at the start of every prompt; else 0.
+        """Count the tokens that the chat template and earlier turns put at the start of every prompt.
 
-        Do not count further tokens that the texts happen to share, because that number depends on the other requests.
+        Return 0 if some prompt does not start with these tokens, or if the model cannot share them. Do not count
+        further tokens that the texts share by chance, because their number depends on the other requests.
         """
         if not requests or not self._may_share:
             return 0
@@ -148,7 +149,7 @@ class LocalModel:
         """Read `ids` once, and return the cache for `count` prompts that begin with them.
 
         Return None if that saves nothing. Also return None if the cache holds anything except keys and values of
-        every token (a sliding window, a state): such a model would read the padding in the middle as tokens.
+        every token (a sliding window, a state), because such a model would read the padding in the middle as tokens.
         """
         if count == 1 or not ids:
             return None
@@ -169,7 +170,7 @@ class LocalModel:
 def _places_are_given(model: PreTrainedModel | PeftModel) -> bool:
     """Whether the model takes token positions from `position_ids` alone, so that masked padding may stand between.
 
-    MPT measures distances by index. GPT-Neo takes positions, but the window of every second layer goes by index.
+    MPT measures distances by index. GPT-Neo takes positions, but the window of every second layer uses the index.
     """
     base = causal_lm(model)
     return "position_ids" in inspect.signature(base.forward).parameters and base.config.model_type != "gpt_neo"

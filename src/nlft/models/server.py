@@ -51,8 +51,8 @@ class ServerModel:
         Args:
             model: the model's name on the server.
             temperature: 0 is greedy.
-            seed: seed and request key together give the seed that the server gets when it samples. Few servers
-                guarantee equal answers for equal seeds.
+            seed: seed and request key together determine the seed in a request that samples. Few servers guarantee
+                equal answers for equal seeds.
 
         Raises:
             UserError: the address or the key cannot be used.
@@ -72,7 +72,7 @@ class ServerModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Server, model and every setting that changes an answer; see `Answerer`."""
+        """The server, the model and every setting that changes an answer; see `Answerer`."""
         sampled = {"seed": self.seed} if self.temperature > 0 else {}
         return {
             "server": self.server,
@@ -87,7 +87,7 @@ class ServerModel:
         """Ask for all answers, `concurrency` at a time.
 
         Raises:
-            UserError: the server refuses key, model or address.
+            UserError: the server refuses the key, the model or the address.
             NLFTError: some requests failed after all retries. All other answers have been yielded, unless the server
                 seems to be gone.
         """
@@ -135,7 +135,7 @@ class ServerModel:
             return self.parse(response.http_response.text)
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
-        """The request's JSON body."""
+        """Make the request's JSON body."""
         limit = "max_completion_tokens" if "max_tokens" in self._unknown else "max_tokens"
         body = {
             "model": self.model,
@@ -149,10 +149,10 @@ class ServerModel:
         return body
 
     def do_without(self, body: Mapping[str, Any], refusal: str) -> bool:
-        """If the server refused an optional parameter, stop sending it. Return whether that is so.
+        """If the server refused an optional parameter, stop sending it. Return whether it did.
 
-        Local servers know `max_tokens`, and some ignore parameters that they do not know. OpenAI's newer models
-        require `max_completion_tokens` and say so.
+        Local servers accept `max_tokens`, and some ignore unknown parameters. OpenAI's newer models refuse it and name
+        `max_completion_tokens` in their message.
         """
         if not _NOT_KNOWN.search(refusal):
             return False
@@ -220,7 +220,7 @@ class ServerModel:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds, or a date).
+    """Return the seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds, or a date).
 
     Args:
         headers: the response's headers, names in lower case.
@@ -246,7 +246,7 @@ def _timestamp(date: str) -> float | None:
 
 
 def _said(error: "APIStatusError") -> str:
-    """The server's own message."""
+    """Return the server's own message."""
     body = error.body
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body.get("error") or body

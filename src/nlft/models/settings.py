@@ -1,4 +1,4 @@
-"""Settings of models and of the answers they give. No torch."""
+"""Settings of models and of their answers. Imports no torch."""
 
 from dataclasses import dataclass, field
 from math import inf

@@ -1,7 +1,8 @@
-"""The controls of a training run: what each one sets, why a request is refused, and what a request changes.
+"""The controls of a training run. Describe each control, and find a request's effect or the reason to refuse it.
 
-Pure functions, without torch. The page's server calls `refusal` before it writes a request, and the trainer calls it
-again before it takes one. Both read the state of the controls from run.yaml and controls.jsonl with `state_of`.
+All functions are pure and do not use torch. The page's server calls `refusal` before it writes a request, and the
+trainer calls it again before it takes a request. Both read the state of the controls with `state_of` from run.yaml and
+controls.jsonl.
 """
 
 import math
@@ -22,7 +23,7 @@ class Control:
     """One setting or action that a user can change or start while a run trains.
 
     Attributes:
-        kind: type of the value. An `action` has no value (null). The value of a `request` is a taken request's id.
+        kind: type of the value. An `action` has no value (null). The value of a `request` is the id of a taken request.
         low, high: bounds of a number, both included; None for no bound.
         choices: allowed values of a `choice`; None if they depend on the run (`scheme`).
     """
@@ -112,7 +113,7 @@ def steering_record(
     scorable: list[str],
     unavailable: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The part of run.yaml that `state_of` reads, besides `scheme` and `saliency`."""
+    """Make the part of run.yaml that `state_of` reads besides `scheme` and `saliency`."""
     return {
         "schemes": {name: [asdict(control) for control in describe(kind)] for name, kind in schemes.items()},
         "conditions": dict(conditions),
@@ -143,7 +144,7 @@ def state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) ->
 
 
 def after(state: ControlState, line: Mapping[str, Any]) -> ControlState:
-    """The state after a line of controls.jsonl takes effect. A refused request changes nothing."""
+    """Return the state after a line of controls.jsonl takes effect. A refused request changes nothing."""
     if not line["taken"]:
         return state
     values, control = dict(state.values), line["control"]
@@ -155,14 +156,14 @@ def after(state: ControlState, line: Mapping[str, Any]) -> ControlState:
 
 
 def controls_of(state: ControlState) -> list[Control]:
-    """Every control of this run with its choices, including the active scheme's settings."""
+    """Return every control of this run with its choices. The active scheme's settings are controls too."""
     own = [replace(control, name=SALIENCY + control.name) for control in state.schemes[state.scheme]]
     general = [control for control in CONTROLS.values() if control.name not in state.unavailable]
     return [replace(c, choices=list(state.schemes)) if c.name == "scheme" else c for c in general] + own
 
 
 def refusal(control: str, value: object, state: ControlState) -> str | None:
-    """Why the run would refuse this request now, as a sentence without its full stop; None if it would take it."""
+    """Return why the run would refuse this request now, as a sentence without full stop. None if it would take it."""
     if control == "undo":
         return _undo_refusal(value, state)
     if control in state.unavailable:
@@ -226,7 +227,7 @@ def can_undo(line: Mapping[str, Any]) -> bool:
 
 
 def resolve(control: str, value: object, state: ControlState) -> tuple[str, Any]:
-    """The control that a request sets, and its new value. For an undo, that is the control to set back.
+    """Return the control that a request sets, and its new value. For an undo, this is the control to set back.
 
     `refusal` must have returned None for this request.
     """
@@ -241,7 +242,7 @@ def resolve(control: str, value: object, state: ControlState) -> tuple[str, Any]
 
 
 def outcome(control: str, value: object, state: ControlState) -> tuple[Any, Any]:
-    """The values `old` and `new` of a resolved control, as controls.jsonl records them."""
+    """Return the values `old` and `new` of a resolved control for controls.jsonl."""
     if control in _OPPOSITE:
         return state.paused, control == "pause"
     return state.values.get(control), value

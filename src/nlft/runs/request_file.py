@@ -1,4 +1,4 @@
-"""One request to a running training, as a file of its run directory's `requests/`."""
+"""Read and write a request to a running training: a file in the run directory's `requests/`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ class ControlRequest:
     """A request to change a control of a run while it trains.
 
     Attributes:
-        file: name of the request's file in `requests/`; names sort by time.
+        file: name of the request's file in `requests/`. Names sort by time.
         value: a number, a short text, true, false or None.
         who: `page`, `cli` or a user's name.
         problem: why the file is not a request, or None. If there is a problem, the other fields are empty.

@@ -1,4 +1,4 @@
-"""Read and write a run's files. No other module does. docs/RUN_DIRECTORY.md describes the public format.
+"""Read and write a run's files. Only this module does. docs/RUN_DIRECTORY.md describes the public format.
 
 Trainer and page share only these files, so each can crash or restart alone. No file is a pickle. This module imports
 neither torch nor transformers, so that the page starts fast.
@@ -146,7 +146,7 @@ class RunDir:
                 old.unlink()
 
     def append_event(self, event: dict[str, Any]) -> None:
-        """Append one line to events.jsonl; NaN and infinities become null."""
+        """Append one line to events.jsonl. NaN and infinities become null."""
         self._append(self.events_path, event)
 
     def _append(self, path: Path, entry: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class RunDir:
                 warnings.warn(f"lost the last {len(kept)} lines of {display_path(path)}: {error}", stacklevel=2)
 
     def events(self, *, superseded: bool = False) -> list[dict[str, Any]]:
-        """The logged steps in order. With `superseded`, include the steps that a resume trained again."""
+        """Return the logged steps in order. With `superseded`, include the steps that a resume trained again."""
         return [e for e in read_jsonl(self.events_path) if superseded or not e.get("superseded")]
 
     def start_controls(self, resumed_step: int | None) -> None:
@@ -192,8 +192,8 @@ class RunDir:
         """Send the trainer a request. The trainer takes or refuses it between two steps, and logs it in controls.jsonl.
 
         Args:
-            control: name of a control, see `nlft.runs.controls`. Its function `refusal` says why a request would be
-                refused.
+            control: name of a control, see `nlft.runs.controls`. The function `refusal` there returns why a request
+                would be refused.
             value: the control's new value; None for an action.
             who: `page`, `cli` or a user's name.
 
@@ -225,12 +225,12 @@ class RunDir:
         return [request.id for request, _ in made]
 
     def pending_requests(self, most: int | None = None) -> list[ControlRequest]:
-        """Requests that the trainer has not answered yet, oldest first.
+        """Return the requests that the trainer has not answered yet, oldest first.
 
-        A file that is not a request gives a request with a `problem`.
+        For a file that is not a request, the result has a request with a `problem`.
 
         Args:
-            most: greatest number of requests to read; None for all.
+            most: maximum number of requests to read; None for all.
         """
         try:
             names = sorted(n for n in os.listdir(self.requests_path) if n.endswith(".json") and n[0] != ".")
@@ -247,7 +247,7 @@ class RunDir:
         self._append(self.controls_path, line)
 
     def controls(self, *, superseded: bool = False) -> list[dict[str, Any]]:
-        """The answered requests in order. With `superseded`, include those of steps that a resume trained again."""
+        """Return the answered requests in order. `superseded`: include those of steps that a resume trained again."""
         return [c for c in read_jsonl(self.controls_path) if superseded or not c.get("superseded")]
 
     def write_watched(self, examples: list[WatchedExample]) -> None:
@@ -256,7 +256,7 @@ class RunDir:
         write_whole(self.saliency_path / "examples.json", json.dumps(payload, ensure_ascii=False).encode())
 
     def watched(self) -> list[WatchedExample]:
-        """The watched examples; empty if the run watched none."""
+        """Return the watched examples; an empty list if the run watched none."""
         path = self.saliency_path / "examples.json"
         if not path.is_file():
             return []
@@ -286,12 +286,12 @@ class RunDir:
             old.unlink(missing_ok=True)
 
     def snapshot_steps(self, *, whole: bool = False) -> list[int]:
-        """Optimizer steps that have a snapshot, ascending. With `whole`, only snapshots of all watched examples."""
+        """Return the optimizer steps that have a snapshot, ascending. `whole`: only snapshots of all watched examples."""
         steps = {_step_of(path) for path in self._step_files() if not whole or path.name.startswith("step")}
         return sorted(steps)
 
     def snapshot(self, step: int) -> Snapshot:
-        """Read one step's snapshot. If there are two, read the one of all watched examples, not the batch's.
+        """Read one step's snapshot. If there are two, read the one of all watched examples.
 
         Raises:
             FileNotFoundError: the step has no snapshot, or no longer has one.

@@ -1,1 +1,1 @@
-"""The trainer, its baselines, and the run directory that everything else reads."""
+"""Train with NLFT or a baseline, and write the run directory."""

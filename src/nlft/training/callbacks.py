@@ -25,12 +25,12 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         """
         Args:
             settings: content of run.yaml.
-            card: the model card, Markdown with its front matter.
+            card: the model card, Markdown with front matter.
         """
         self.run = run
         self.settings = settings
         self.card = card
-        self.trainer: Any = None  # the caller that owns both sets it; saving needs all ranks
+        self.trainer: Any = None  # set by the caller that owns both; saving needs all ranks
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start, self._first_step = time.monotonic(), state.global_step
@@ -39,7 +39,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             self.run.start_events(state.global_step or None)
 
     def _resumed(self, step: int) -> dict[str, Any]:
-        """For a resumed run: the step of each resume, and the settings that changed since."""
+        """Return the step of each resume, and the settings that changed since; empty for a run that was not resumed."""
         if not step:
             return {}
         earlier = self.run.settings() if self.run.settings_path.is_file() else None
@@ -109,7 +109,10 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
 
 def _ends_by_steps(state: TrainerState) -> bool:
-    """Whether the number of steps is known. ReFT sets half of `UNTIL_TIME_IS_UP` in each of its two stages."""
+    """Whether the number of steps is known.
+
+    A run without a known number has `max_steps` of `UNTIL_TIME_IS_UP`, or of half of it in each of ReFT's two stages.
+    """
     return bool(state.max_steps < UNTIL_TIME_IS_UP / 2)
 
 
@@ -119,7 +122,7 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
     def __init__(self, seconds: float, excluded: Callable[[], float] = lambda: 0.0) -> None:
         """
         Args:
-            excluded: returns the seconds so far that do not count.
+            excluded: returns the seconds so far that do not count towards `seconds`.
         """
         self.seconds = seconds
         self.excluded = excluded

@@ -1,7 +1,7 @@
 """Write checkpoints without pickles, whole or not at all, and refuse incomplete ones.
 
 Trainer saves optimizer, scheduler, RNG state and arguments with torch.save. If such a file is missing, Trainer resumes
-without an error and reaches other weights. The overrides here write safetensors, JSON and a manifest.
+without an error and ends with different weights. The overrides here write safetensors, JSON and a manifest.
 """
 
 import json
@@ -54,7 +54,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             write_whole(aside / MANIFEST, json.dumps({"world_size": self.args.world_size, "files": sizes}).encode())
             shutil.rmtree(home / name, ignore_errors=True)
             os.replace(aside, home / name)
-            shutil.rmtree(aside.parent)  # also removes half-written files that a killed process left there
+            shutil.rmtree(aside.parent)  # also remove half-written files that a killed process left there
             rotate_checkpoints(output_dir=str(home), save_total_limit=self.args.save_total_limit, use_mtime=True)
         self.accelerator.wait_for_everyone()
 

@@ -29,7 +29,7 @@ OVERRIDDEN = {
 
 
 def check_overrides(trainer: type[object]) -> None:
-    """Compare the methods of a Trainer class with those that are overridden.
+    """Check that a Trainer class has every method that the trainers override, with the expected parameters.
 
     Raises:
         NLFTError: a method is missing, or has other parameters.

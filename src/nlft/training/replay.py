@@ -1,4 +1,4 @@
-"""A run trained again from its run.yaml and controls.jsonl, and whether that gave the same adapter."""
+"""Train a run again from its run.yaml and controls.jsonl, and compare the two adapters."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -19,13 +19,15 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLFTConfig, Any, Path]:
-    """What the run was trained with: model settings, training settings, the scheme's settings, the examples' file.
+    """Read the run's model settings, training settings, scheme settings and examples' file from run.yaml.
+
+    The training settings are changed: a replay writes no checkpoints, evaluates nothing, and reports to no tracker.
 
     Args:
-        output_dir: where the replay goes. It writes no checkpoints, evaluates nothing, and reports to no tracker.
+        output_dir: folder of the replay.
 
     Raises:
-        UserError: run.yaml does not hold all of it.
+        UserError: run.yaml lacks some of these, or the run cannot be replayed.
     """
     record = run.settings()
     where = display_path(run.settings_path)
@@ -66,12 +68,12 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
 
 
 def differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> list[Problem]:
-    """Everything that is other now than when the run was trained, and would lead to another adapter.
+    """Return every difference between now and the run's training that would lead to another adapter.
 
     Args:
         record: run.yaml.
         fingerprint: SHA-256 of the examples as they are now.
-        processes: how many train now.
+        processes: number of processes that train now.
     """
     now = environment()
     before = record["versions"]
@@ -105,7 +107,7 @@ def differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> 
 
 
 def adapter_difference(one: Path, other: Path) -> tuple[int, int, float]:
-    """Of two adapter folders: how many tensors there are, how many differ, and by how much at most."""
+    """Return the number of tensors in two adapter folders, the number that differ, and the largest difference."""
     ours, theirs = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
     names = ours.keys() | theirs.keys()
     largest, unlike = 0.0, 0

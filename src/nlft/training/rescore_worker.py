@@ -1,11 +1,11 @@
-"""A watched example scored anew with another judgment or label, in a process of its own that the page's server asks.
+"""Score a watched example again with another judgment or label. The page's server starts this as a separate process.
 
     python -m nlft.training.rescore_worker RUN MODEL [FILE]
 
-FILE is what the run was trained on; left out, it is the one that run.yaml names. Each line of the input is a JSON
-object with `example` (its index among the watched ones), its `id`, `label` and `judgment`. Each line of the output
-answers one: `error`, or the scheme and its settings as they stand, and the scores' arrays in base64. Before the first,
-a line says `ready` and which adapter was loaded, or `error`.
+FILE is the file that the run was trained on; by default the one that run.yaml names. Each line of the input is a JSON
+object with `example` (the index among the watched examples), `id`, `label` and `judgment`. Each line of the output
+answers one input line. It has `error`; or the scheme, its current settings, and the scores' arrays in base64. The
+first line of the output answers no input. It has `ready` and the `adapter` that was loaded, or `error`.
 """
 
 import base64
@@ -35,15 +35,15 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 class RescoreModel:
-    """A run's model with its newest adapter, its watched examples, and the prompts that it was trained with."""
+    """A run's model with its newest adapter, the watched examples, and the templates of the run's prompts."""
 
     def __init__(self, run: RunDir, model: str, file: Path | None) -> None:
         """
         Args:
-            model: folder or hub name of the base model; the run's adapter goes on it, if one is saved already.
+            model: folder or hub name of the base model. If the run has saved an adapter, it is loaded on this model.
 
         Raises:
-            UserError: the model or the examples cannot be read, or are not those of the run.
+            UserError: the model or the examples cannot be read, or do not belong to the run.
         """
         self.run, self.base = run, model
         record = run.settings()
@@ -55,14 +55,14 @@ class RescoreModel:
 
     @property
     def adapter(self) -> Path | None:
-        """The adapter that is loaded."""
+        """The loaded adapter, or None."""
         return self._loaded[0] if self._loaded else None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One request's answer.
+        """Answer one request.
 
         Raises:
-            NLFTError: the example cannot be encoded so.
+            NLFTError: the example cannot be encoded with this label and judgment, or is not the run's.
         """
         self._load()
         known = self.examples[request["example"]]
@@ -80,12 +80,12 @@ class RescoreModel:
         return {**about, "arrays": packed(scores)}
 
     def _load(self) -> None:
-        """Load the model with the run's newest adapter, unless that is the one that is loaded."""
+        """Load the model with the run's newest adapter, unless it is already loaded."""
         found = newest_adapter(self.run)
         newest = (found, _written(found) if found else 0)
         if newest == self._loaded:
             return
-        self._loaded = self.model = None  # the old one's memory first; and where this fails, it is tried again
+        self._loaded = self.model = None  # free memory first; after a failure, the next request tries again
         settings = self._settings(found)
         self.model = load_model(settings, trainable=False)
         enable_scoring(self.model)
@@ -98,8 +98,10 @@ class RescoreModel:
 
 
 def newest_adapter(run: RunDir) -> Path | None:
-    """The folder of the run's adapter that was written last: of a run that was resumed, the finished one may be older
-    than its checkpoints. None before there is any."""
+    """Return the folder of the run's adapter that was written last, or None if there is no adapter yet.
+
+    If a run was resumed, its finished adapter may be older than its checkpoints.
+    """
     steps = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
     found = sorted((p for p in [*steps, run.adapter_path] if (p / WEIGHTS).is_file()), key=_written)
     return found[-1] if found else None
@@ -110,10 +112,10 @@ def _written(folder: Path) -> int:
 
 
 def watched_records(run: RunDir, file: Path) -> list[Example]:
-    """The watched examples as the file has them: a prompt's chat messages are only there.
+    """Read the watched examples from the file, because the run directory does not have the prompts' chat messages.
 
     Raises:
-        UserError: the file cannot be read, or lacks one.
+        UserError: the file cannot be read, or lacks a watched example.
     """
     if not file.is_file():
         raise UserError(f"{display_path(file)}: the run's examples are not there.\n  Name their file with --data.")
@@ -126,7 +128,7 @@ def watched_records(run: RunDir, file: Path) -> list[Example]:
 
 
 def recorded_templates(record: dict[str, Any]) -> Templates:
-    """The prompts' templates as the run was trained with them."""
+    """Return the templates of the run's prompts."""
     training = record["training"]
     return Templates(
         standard=training["standard_prompt_template"],
@@ -137,13 +139,13 @@ def recorded_templates(record: dict[str, Any]) -> Templates:
 
 
 def packed(scores: TokenScores) -> dict[str, str]:
-    """The arrays that there are, as little-endian bytes in base64."""
+    """Encode the arrays as little-endian bytes in base64. Leave out arrays that are None."""
     found = {f.name: getattr(scores, f.name) for f in fields(scores)}
     return {name: base64.b64encode(a.tobytes()).decode() for name, a in found.items() if a is not None}
 
 
 def answers(rescorer: RescoreModel, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """An answer a line. What is wrong with one request ends neither the process nor the others."""
+    """Yield an answer for each line. A faulty request gets an `error`; the process and the other requests go on."""
     for line in lines:
         try:
             yield rescorer.answer(json.loads(line))
@@ -152,8 +154,8 @@ def answers(rescorer: RescoreModel, lines: Iterator[str]) -> Iterator[dict[str, 
 
 
 def main(argv: list[str]) -> None:
-    """Answer the lines of the input until it ends, which it does when the server does."""
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    """Answer the lines of the input until the input ends. It ends when the server ends."""
+    out, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
     run, model, *file = argv
 
     def say(line: dict[str, Any]) -> None:

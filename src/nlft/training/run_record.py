@@ -1,4 +1,4 @@
-"""Build the content of run.yaml, from which a run can be trained again, and the model card."""
+"""Build the model card and the content of run.yaml. A run can be trained again from run.yaml."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _NO_PART_OF_TRAINING = (
     *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
     *("save_", "logging_", "log_level", "watch", "retake_controls"),
-    "condition_logprobs",  # of older runs: it had one choice
+    "condition_logprobs",  # only in older runs, with a single allowed value
 )
 
 
@@ -99,7 +99,7 @@ def _adapter_config(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None
 
 
 def environment() -> dict[str, Any]:
-    """Versions, thread count and device. A result depends on them too."""
+    """Return versions, thread count and device. A result depends on these as well as on settings and data."""
     packages = ("nlft", "torch", "transformers", "peft", "trl", "accelerate")
     gpu = torch.cuda.is_available()
     return {
@@ -110,7 +110,7 @@ def environment() -> dict[str, Any]:
 
 
 def data_fingerprint(examples: list[Example]) -> str:
-    """SHA-256 over the examples as JSON lines."""
+    """Return a SHA-256 over the examples as JSON lines."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps(asdict(example), sort_keys=True, ensure_ascii=False).encode() + b"\n")
@@ -118,12 +118,12 @@ def data_fingerprint(examples: list[Example]) -> str:
 
 
 def base_name(model: PreTrainedModel | PeftModel) -> str:
-    """The base model's name or folder."""
+    """Return the base model's name or folder."""
     return str(model.config._name_or_path)
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ between two run.yaml and may change the weights."""
+    """Return the names of the settings that differ between two run.yaml and may change the weights."""
     top = ("model_name_or_path", "adapter_config", "scheme", "saliency", "versions", "threads", "device", "processes")
     changed = [name for name in top if old.get(name) != new.get(name)]
     changed += ["data"] if old.get("data", {}).get("sha256") != new["data"]["sha256"] else []

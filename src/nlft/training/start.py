@@ -1,4 +1,4 @@
-"""The trainer as the commands start it: model, adapter and tokenizer by their settings."""
+"""Make the trainer for the commands, with model, adapter and tokenizer from the settings."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ def nlft_trainer(
     file: Path,
     held_out: list[Any] | None = None,
 ) -> NLFTTrainer:
-    """The trainer of `nlft train` and of `nlft replay`; its record has what a replay needs.
+    """Make the trainer of `nlft train` and `nlft replay`. Its record has everything that a replay needs.
 
     Args:
-        file: where the examples come from.
+        file: the file of the examples.
         held_out: examples to evaluate on.
     """
     model = load_model(model_settings, trainable=True)
@@ -37,5 +37,5 @@ def nlft_trainer(
 
 
 def adds_adapter(settings: ModelSettings) -> bool:
-    """Whether training adds a new adapter, rather than going on with one or training all weights."""
+    """Whether training adds a new adapter. Otherwise it continues with a saved adapter, or trains all weights."""
     return bool(settings.use_peft) and not settings.adapter

@@ -16,7 +16,7 @@ from nlft.runs.request_file import ControlRequest
 from nlft.runs.run_dir import RunDir, read_jsonl, write_jsonl
 
 POLL_SECONDS = 0.2
-MOST_AT_ONCE = 64  # number of requests to answer between two steps; further ones wait for the next step
+MOST_AT_ONCE = 64  # number of requests to answer between two steps; further requests wait for the next step
 CHECKPOINT_FILE = "controls.jsonl"
 
 Line = dict[str, Any]
@@ -68,7 +68,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         self._first_step = state.global_step
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step == self._first_step:  # before later steps, the end of the last step takes requests
+        if state.global_step == self._first_step:  # later steps: see `Trainer._maybe_log_save_evaluate`
             self.take_requests(state.global_step + 1)
 
     def on_pre_optimizer_step(
@@ -79,7 +79,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         optimizer: Optimizer,
         **_: Any,
     ) -> None:
-        # Change the rate only during the step: a schedule that reads the last rate must not see the factor.
+        # Change the rate only during the step: a schedule that reads the last rate must not read one with the factor.
         if self.factor != 1:
             self._rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
@@ -104,7 +104,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
 
     @property
     def factor(self) -> float:
-        """Factor on the schedule's learning rate."""
+        """The factor on the schedule's learning rate."""
         return float(self.state.values["learning_rate"])
 
     @property
@@ -145,7 +145,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
                     self._refuse(request, 1, "it was sent before this training began")
             return [], list(self.replayed)
         for request in self._pending(None):
-            if request.control in ("stop", "pause"):  # it was meant for the run that ended, not for this one
+            if request.control in ("stop", "pause"):  # the request was for the run that ended, not for this one
                 self._refuse(request, resumed_step + 1, "it was sent before the run was resumed")
         stored = read_jsonl(Path(self.trainer.resumed_from) / CHECKPOINT_FILE)
         known = {e["id"] for e in stored}
@@ -210,7 +210,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         return line
 
     def _pending(self, most: int | None) -> list[ControlRequest]:
-        """Requests to answer. Leave out answered requests whose files could not be removed."""
+        """Return the requests to answer. Leave out answered requests whose files could not be removed."""
         try:
             requests = self.run.pending_requests(most)
         except OSError as error:
@@ -252,7 +252,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
 
 
 def _unanswered(request: ControlRequest) -> Line:
-    """The fields of a line of controls.jsonl that come from the request."""
+    """Return the fields of a line of controls.jsonl that come from the request."""
     return {"id": request.id, "who": request.who, "control": request.control, "new": request.value}
 
 

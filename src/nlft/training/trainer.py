@@ -34,7 +34,7 @@ from nlft.training.watching import WatchCallback, choose_watched, watched_exampl
 
 @dataclass
 class NLFTConfig(NLFTOptions, TrainingArguments):  # type: ignore[misc]
-    """Settings of a training run. The scheme's own settings are the trainer's `saliency`."""
+    """Settings of a training run. The scheme's own settings are in the trainer's `saliency`."""
 
 
 class NLFTTrainer(SafeCheckpoints):
@@ -43,7 +43,7 @@ class NLFTTrainer(SafeCheckpoints):
     The `output_dir` becomes a run directory: run.yaml, events.jsonl, controls.jsonl, saliency/, checkpoints/, adapter/.
     """
 
-    control: Any  # Trainer's
+    control: Any  # set by Trainer
 
     def __init__(
         self,
@@ -59,15 +59,15 @@ class NLFTTrainer(SafeCheckpoints):
     ) -> None:
         """
         Args:
-            model: a model, bare or with a PEFT adapter to go on training, or the name of one (loaded in bf16).
-            train_dataset, eval_dataset: examples, or rows with their fields (a `datasets.Dataset`, say).
-            processing_class: the tokenizer; loaded by the model's name if left out.
+            model: a model, bare or with a PEFT adapter to continue training; or a model's name (loaded in bf16).
+            train_dataset, eval_dataset: examples, or rows with the fields of examples, such as a `datasets.Dataset`.
+            processing_class: the tokenizer; by default the one of the model's name.
             peft_config: the adapter to add. By default the paper's LoRA, unless the model has an adapter already;
                 None trains all weights.
             saliency: a scheme's name, its settings object, or a `Scheme`.
 
         Raises:
-            UserError: something about the data, the settings or the model cannot be used.
+            UserError: the data, the settings or the model cannot be used.
         """
         args = args or NLFTConfig(output_dir="runs/nlft")
         if args.n_gpu > 1:
@@ -86,7 +86,7 @@ class NLFTTrainer(SafeCheckpoints):
         held_out = encode_examples(as_examples(eval_dataset), encoder) if eval_dataset is not None else None
         self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=frozenset(), answers=args.answer_weight > 0)
         self.builder.use(self.scheme, self.saliency)
-        args.remove_unused_columns = False  # the rows are encoded already, and are no columns
+        args.remove_unused_columns = False  # the rows are already encoded and have no columns
         super().__init__(
             model=model,
             args=args,
@@ -97,7 +97,7 @@ class NLFTTrainer(SafeCheckpoints):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        # `compute_loss` divides by the whole window itself; Trainer's own count of label tokens is no use to `sample`.
+        # `compute_loss` divides by the whole window itself. `sample` cannot use Trainer's own count of label tokens.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
         self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
@@ -108,7 +108,7 @@ class NLFTTrainer(SafeCheckpoints):
         self._follow(train, tokenizer)
 
     def _follow(self, train: list[Any], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Wire up progress, the run directory and the watched examples."""
+        """Add the callbacks for progress, the run directory, requests and the watched examples."""
         for unwanted in (ProgressCallback, PrinterCallback):
             self.remove_callback(unwanted)
         self._progress = ProgressLine()
@@ -130,7 +130,7 @@ class NLFTTrainer(SafeCheckpoints):
             self.add_callback(self._watch)
 
     def _unavailable(self) -> dict[str, str]:
-        """Controls that this run cannot offer, and why."""
+        """Return the controls that this run cannot offer, each with the reason."""
         found = {} if self.eval_dataset is not None else {"evaluate": "this run has no held-out examples"}
         if self.is_deepspeed_enabled:
             found["learning_rate"] = "under DeepSpeed the engine steps the optimizer, out of reach"
@@ -138,15 +138,15 @@ class NLFTTrainer(SafeCheckpoints):
 
     @property
     def watch_seconds(self) -> float:
-        """What scoring the watched examples has cost so far."""
+        """Seconds that scoring the watched examples has taken so far."""
         return self._watch.seconds if self._watch else 0.0
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The window's micro-batches; counts what the loss is divided by, over all of them and all ranks."""
-        if self.control.should_training_stop:  # asked for before the first step
+        """Return the window's micro-batches. Count the loss's divisor over all of them and over all ranks."""
+        if self.control.should_training_stop:  # a stop was requested before the first step
             return [], None
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # One batch was made ahead of the last step, and another scheme may be active since.
+        # One batch was made before the last step. Another scheme may have become active since then.
         batches = [self._as_needed(batch) for batch in batches]
         if batches:
             counts = torch.stack([counts_of(b) for b in batches]).sum(0).to(device)
@@ -154,14 +154,14 @@ class NLFTTrainer(SafeCheckpoints):
         return batches, items
 
     def use_scheme(self, name: str, settings: dict[str, Any]) -> None:
-        """Weigh tokens by another scheme, or by other settings of it, from the next step on."""
+        """From the next step on, weigh tokens by another scheme or with other settings."""
         self.scheme = self.schemes[name]
         self.saliency = self.scheme.settings(**settings)
         self.builder.use(self.scheme, self.saliency)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the active scheme needs scored, see `Scheme.needs`."""
+        """The conditions and states that the active scheme reads, see `Scheme.needs`."""
         return self.builder.needs
 
     def save_now(self) -> None:
@@ -175,12 +175,12 @@ class NLFTTrainer(SafeCheckpoints):
             self.evaluate()
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        # What was held out reaches no weight: an evaluation leaves the numbers that training draws as they were.
+        # An evaluation must not change the weights, so it must not change the random numbers that training draws.
         with _own_random_numbers():
             return super()._evaluate(*args, **kwargs)
 
     def show_pause(self, seconds: float | None) -> None:
-        """Say that the run waits (None), or that it goes on after so many seconds."""
+        """Show that the run is paused (None), or that it continues after a pause of so many seconds."""
         self._progress.show_pause(seconds is None)
         if seconds is not None:
             self._recorder.add_pause(seconds)
@@ -234,7 +234,7 @@ class NLFTTrainer(SafeCheckpoints):
         if training and self._watch and self.args.watch_batches:
             self._watch.collect(inputs["examples"], scored.conditions, weights)
         if training:
-            loss = loss * self.accelerator.num_processes  # DDP takes the mean over ranks, the window has the sum
+            loss = loss * self.accelerator.num_processes  # DDP takes the mean over ranks, but the window has the sum
         return (loss, {}) if return_outputs else loss
 
     def prediction_step(
@@ -244,7 +244,7 @@ class NLFTTrainer(SafeCheckpoints):
             return self.compute_loss(model, self._prepare_inputs(self._as_needed(inputs))).detach(), None, None
 
     def _as_needed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch for the active scheme, whichever it was built for."""
+        """Return the batch. Build it again if it was built for another scheme."""
         return batch if batch["built_for"] == self.builder.built_for else self.builder(batch["examples"])
 
     def _record(
@@ -256,9 +256,9 @@ class NLFTTrainer(SafeCheckpoints):
         weights: Any,
         inputs: Any,
     ) -> None:
-        """Add to the sums that `log` divides; nothing here waits for the device."""
+        """Add to the sums that `log` divides. Do not wait for the device."""
         mask, wrong = scored.conditions.mask, ~scored.conditions.label
-        one = torch.zeros_like(loss)  # filled in by `log`: how many windows the sums cover
+        one = torch.zeros_like(loss)  # `log` replaces it with the number of windows in the sums
         new = {
             "loss": (loss.detach(), one),
             **{name: (value.detach(), one) for name, value in parts.items()},
@@ -273,7 +273,7 @@ class NLFTTrainer(SafeCheckpoints):
             sums[name] = (old[0] + top.float(), old[1] + bottom.float())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add our own metrics, reduced over ranks: the loss that Trainer reports under DDP is not the loss."""
+        """Add our own metrics, reduced over ranks, because Trainer reports a wrong loss under DDP."""
         mode = "train" if "loss" in logs else "eval" if any(k.startswith("eval_") for k in logs) else None
         if mode and self._metrics[mode]:
             names = list(self._metrics[mode])
@@ -297,7 +297,7 @@ class NLFTTrainer(SafeCheckpoints):
 
 
 class _KeepingBuilder(BatchBuilder):
-    """Batches that know their examples, and for which scheme they were built."""
+    """Makes batches that include their examples and the scheme that they were built for."""
 
     built_for: tuple[str, frozenset[str]]
 
@@ -316,7 +316,7 @@ def _prepare_model(
     peft_config: PeftConfig | Literal["default"] | None,
     args: NLFTConfig,
 ) -> tuple[Any, Any]:
-    """The model with its adapter, able to score, and its tokenizer; what is given as a name is loaded."""
+    """Return the tokenizer and the model, which has its adapter and can score. Load what is given as a name."""
     torch.manual_seed(args.seed)  # the adapter's random start must follow the seed
     if isinstance(model, str):
         settings = ModelSettings(model_name_or_path=model)
@@ -331,7 +331,7 @@ def _prepare_model(
     model = wrap(model, peft_config)
     enable_scoring(model, args.logit_chunk_mib * 2**20)
     if args.activation_checkpointing and isinstance(model, PeftModel):
-        # Trainer should, but does not: https://github.com/huggingface/transformers/issues/42489
+        # Trainer should do this, but does not: https://github.com/huggingface/transformers/issues/42489
         model.enable_input_require_grads()
     return model, tokenizer
 

@@ -1,4 +1,4 @@
-"""The watched examples: which they are, what the model makes of their tokens as it trains, and how that is written."""
+"""Choose the watched examples, score their tokens during training, and write the scores."""
 
 import queue
 import threading
@@ -24,23 +24,24 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
-WAITING = 16  # snapshots that wait for the disk, at most
-LAST_WAIT_SECONDS = 10.0  # for the disk, once training is over
+WAITING = 16  # maximum number of snapshots that wait for the disk
+LAST_WAIT_SECONDS = 10.0  # maximum wait for the disk after training
 
 
 class WatchCallback(TrainerCallback):  # type: ignore[misc]
-    """Scores the watched examples before the first step, every so many steps, and after the last one.
+    """Scores the watched examples before the first step, at regular steps, and after the last step.
 
-    Those are the model's scores at that step under every condition, in eval mode and without gradient; they cost
-    forward passes of their own, whose time `seconds` adds up. In between, `collect` takes what a batch has scored
-    of watched examples anyway. A scheme that asks the model nothing leaves nothing to show.
+    These are the model's scores at that step under every condition, in eval mode and without gradient. They need
+    separate forward passes, and `seconds` is the total time of these passes. At the other steps, `collect` keeps the
+    scores of watched examples that are in the training batch. A scheme that reads neither standard nor judge gives no
+    scores to show.
     """
 
     def __init__(self, run: RunDir, trainer: Any, watched: list[EncodedExample], shown: list[WatchedExample]) -> None:
         """
         Args:
-            trainer: an `NLFTTrainer`; its scheme, settings and builder are those of the step at hand.
-            shown: the same examples as the map shows them.
+            trainer: an `NLFTTrainer`. Its scheme, settings and builder are those of the current step.
+            shown: the same examples in the form that the map shows.
         """
         self.run, self.trainer, self.watched, self.shown = run, trainer, watched, shown
         self.seconds = 0.0
@@ -87,10 +88,10 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._writer.finish()
 
     def collect(self, examples: Sequence[EncodedExample], conditions: ConditionLogprobs, weights: TokenWeights) -> None:
-        """Keep what a batch says of watched examples, on its device: nothing here waits for it.
+        """Keep a batch's scores of watched examples on their device. Do not wait for the device.
 
         Args:
-            examples: the batch's, row by row.
+            examples: the batch's examples, one per row.
         """
         if conditions.standard is None and conditions.judge is None:
             return
@@ -100,10 +101,10 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
                 self._in_batch[index] = _packed(conditions, weights, row, len(example.completion))
 
     def _write_batch(self, state: TrainerState) -> None:
-        """Write what the step's batches have scored; it is the model's view before the step."""
+        """Write the scores from the step's batches. They are the model's scores before the step."""
         found, self._in_batch = self._in_batch, {}
         step, arrays = state.global_step - 1, _to_arrays(found)
-        if self.trainer.args.world_size > 1:  # an example is in one rank's batch, and the main process writes
+        if self.trainer.args.world_size > 1:  # each example is in one rank's batch, and only the main process writes
             arrays = {index: array for part in gather_object([arrays]) for index, array in part.items()}
         if not arrays or step == self._last_step or not state.is_world_process_zero:
             return
@@ -145,9 +146,9 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
 def score_alone(
     model: torch.nn.Module, example: EncodedExample, pad_token_id: int, scheme: Scheme, settings: Any
 ) -> TokenScores:
-    """An example's scores under every condition that the scheme needs, and its verdict; in eval mode.
+    """Score an example in eval mode under every condition that the scheme needs, and weigh its tokens.
 
-    Alone, at its own length: another batch's padding would move a bf16 score.
+    The example is scored alone, at its own length, because the padding of a batch would change a bf16 score.
     """
     needs = scheme.needs(settings)
     builder = BatchBuilder(pad_token_id, needs=needs)
@@ -160,7 +161,7 @@ def score_alone(
 
 
 class BackgroundWriter:
-    """Writes in a thread of its own, in order: training never waits for this disk, and its trouble is one warning."""
+    """Writes in a separate thread, in order. Training never waits for the disk. All disk errors give one warning."""
 
     def __init__(self, waiting: int = WAITING) -> None:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
@@ -170,8 +171,10 @@ class BackgroundWriter:
         self._warned = False
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Have `write` called soon, or never if too much is waiting already; what it raises, OSError alone, is told
-        by a later call."""
+        """Call `write` soon in the thread, or never if too many writes are waiting.
+
+        `write` may raise only OSError. A later call warns of the error.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="saliency map", daemon=True)
             self._thread.start()
@@ -182,7 +185,7 @@ class BackgroundWriter:
         self._tell()
 
     def finish(self, seconds: float = LAST_WAIT_SECONDS) -> None:
-        """Wait until all is written, but no longer than so many seconds."""
+        """Wait until everything is written, but at most this many seconds."""
         until = time.monotonic() + seconds
         while self._queue.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.005)
@@ -211,7 +214,7 @@ class BackgroundWriter:
 
 
 def _packed(conditions: ConditionLogprobs, weights: TokenWeights, row: int, length: int) -> Tensor:
-    """All that is kept of one sample in one float32 tensor (length, 6 or 23): one transfer from the device."""
+    """Pack one sample's values into one float32 tensor (length, 6 or 23), which needs only one transfer."""
     columns = [
         conditions.base,
         conditions.base if conditions.standard is None else conditions.standard,
@@ -248,13 +251,15 @@ def _unpacked(array: NDArray[np.float32], needs: frozenset[str], example: Encode
 
 
 def choose_watched(examples: list[Example], count: int, ids: Sequence[str] = ()) -> list[int]:
-    """Which examples to watch: those named, then wrong and right ones in turn as they come in the file.
+    """Choose the examples to watch: the named ones, then equally many wrong and right ones, the first in the file.
+
+    If there are too few of one label, take more of the other.
 
     Args:
-        count: how many in all, unless more are named.
+        count: total number of examples, unless `ids` has more.
 
     Raises:
-        UserError: an id is no example's.
+        UserError: no example has an id of `ids`.
     """
     places = {str(example.id): place for place, example in enumerate(examples)}
     unknown = [name for name in ids if name not in places]
@@ -269,7 +274,7 @@ def choose_watched(examples: list[Example], count: int, ids: Sequence[str] = ())
 
 
 def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> WatchedExample:
-    """An example as the map shows it."""
+    """Convert an example to the form that the map shows."""
     return WatchedExample(
         id=example.id,
         label=example.label,
@@ -281,9 +286,9 @@ def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTra
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
-    """Each token as it adds to the text so far; joined they read as the completion.
+    """Return the text that each token adds to the text before it. Joined, the texts are the completion.
 
-    A character of several byte-level tokens is shown at the token that completes it.
+    A character of several byte-level tokens belongs to the token that completes it.
     """
     texts: list[str] = []
     shown = 0
