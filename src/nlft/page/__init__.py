@@ -1,1 +1,1 @@
-"""The saliency map. Reads run directories; imports no torch."""
+"""Show the saliency map of a run directory. No module here imports torch."""

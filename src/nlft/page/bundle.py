@@ -1,8 +1,8 @@
-"""The page's own files: style and scripts. The server sends them; an exported file contains them.
+"""Read the page's own files: style and scripts. The server sends them. An exported file contains them.
 
 The scripts are ES modules. The server sends them unchanged. For an exported file they are joined in the order of their
-imports, without the words `import` and `export`, because one script needs neither. So no two scripts may declare the
-same name at the top level; a test checks this.
+imports, without the words `import` and `export`, because a single script needs neither. So two scripts must not
+declare the same name at the top level. A test checks this.
 """
 
 import json
@@ -27,12 +27,12 @@ def static_files() -> dict[str, bytes]:
 
 
 def live_page() -> str:
-    """The page that the server sends. Its style and scripts are separate files, as its content policy requires."""
+    """Return the page that the server sends. Its content policy requires style and scripts to be separate files."""
     return render_page("nlft.page", "map.html", title="Saliency map", style="", style_files=("base.css", *STYLES))
 
 
 def file_page(title: str, data: dict[str, Any]) -> str:
-    """The page as one file. Its content policy names the hashes of its style and its script.
+    """Return the page as one file. Its content policy names the hashes of its style and its script.
 
     Args:
         data: data for `start-file.js`: the runs with their steps.
@@ -65,5 +65,5 @@ def json_block(data: dict[str, Any]) -> str:
 
 
 def text_of(name: str) -> str:
-    """A file of the page as text."""
+    """Read a file of the page as text."""
     return (files("nlft.page") / "static" / name).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ DIGITS = 7
 
 
 class JsonlTail:
-    """Reads the new lines of a growing JSONL file."""
+    """Reads a JSONL file while it grows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,14 +24,14 @@ class JsonlTail:
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
         """Read the lines since the last call.
 
-        Leave a torn last line for a later call, when it is whole. Skip lines that are not JSON objects.
+        A torn last line stays for a later call, when it is whole. Skip lines that are not JSON objects.
 
         Returns:
             Whether the file was replaced or shortened, so that earlier lines are no longer valid; and the new lines.
         """
         try:
             with self.path.open("rb") as file:
-                status = os.fstat(file.fileno())  # of the open file: another file may have its name by now
+                status = os.fstat(file.fileno())  # of the open file: by now its name may belong to another file
                 replaced = self._file not in (None, status.st_ino) or status.st_size < self._offset
                 if replaced or self._file is None:
                     self._offset = 0
@@ -68,7 +68,7 @@ class Events:
             column.append(numbers.get(name, math.nan))
 
     def since(self, row: int) -> dict[str, Any]:
-        """Rows from `row` on, for JSON. Thin them if a chart cannot show them all, but keep the loss's extremes."""
+        """Return the rows from `row` on, for JSON. Thin them if they exceed a chart, but keep the loss's extremes."""
         rows: Sequence[int] = range(min(max(row, 0), len(self)), len(self))
         if len(rows) > MOST_ROWS:
             rows = thin(rows, self.columns.get("loss", self.columns["step"]), MOST_ROWS)
@@ -77,7 +77,7 @@ class Events:
 
 
 def thin(rows: Sequence[int], values: Sequence[float], most: int) -> list[int]:
-    """Choose at most `most` + 2 rows: the first, the last, and the rows with each stretch's smallest and largest value.
+    """Choose at most `most` + 2 rows: the first, the last, and the smallest and largest value of each stretch.
 
     Keep rows without a value (an evaluation has no training loss) as long as there are few.
     """

@@ -35,8 +35,8 @@ def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_ste
     Args:
         out: the HTML file. An older file is replaced.
         against: another run to show beside the first one.
-        max_steps: greatest number of steps. A run with more snapshots is thinned evenly, with the first and the last
-            step kept, and the page says so.
+        max_steps: maximum number of steps. A run with more snapshots is thinned evenly. The first and the last step are
+            kept. The page shows a note of this.
 
     Returns:
         `out`.
@@ -62,7 +62,7 @@ def live_export(runs: list[LiveRun], step: int | None, view: dict[str, Any]) -> 
 
     Args:
         step: the step of the first run to include; None for all steps. A second run is included with all steps.
-        view: the page's view, which the file opens with.
+        view: the page's view. The file opens with this view.
     """
     steps = [step, *[None] * (len(runs) - 1)]
     return map_page([map_data(r.run, only=s) for r, s in zip(runs, steps, strict=True)], view=view)
@@ -72,7 +72,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
     """Collect the page's data for JSON: the watched examples, the curves, and each step's bytes in base64.
 
     Args:
-        max_steps: greatest number of steps; see `export_map`.
+        max_steps: maximum number of steps; see `export_map`.
         only: include only this step.
 
     Raises:
@@ -121,7 +121,7 @@ def export_csv(run: RunDir, out: Path) -> Path:
 
 
 def csv_parts(run: RunDir, step: int | None = None) -> Iterator[str]:
-    """Yield every watched token as a line of CSV, one step at a time: a long run has hundreds of megabytes.
+    """Yield every watched token as a line of CSV, one step at a time, because a long run has hundreds of megabytes.
 
     A token is written as a JSON string in ASCII. So spaces and control characters are visible, and a spreadsheet does
     not take a token that starts with "=" for a formula.
@@ -136,7 +136,7 @@ def csv_parts(run: RunDir, step: int | None = None) -> Iterator[str]:
     recorded = run.snapshot_steps()
     if not examples or not recorded or (step is not None and step not in recorded):
         raise UserError(f"{display_path(run.path)} has no such step.\n  Its steps: {recorded or 'none yet'}.")
-    # If all steps are written, an example that one step lacks is in the lines of an earlier step.
+    # If all steps are written, an example without scores at one step is in the lines of an earlier step.
     before = recorded if step is not None else []
     return _csv_steps(run, recorded if step is None else [step], before, examples)
 
@@ -186,7 +186,7 @@ def thin_steps(steps: list[int], max_steps: int) -> list[int]:
 
 
 def require_writable(out: Path) -> None:
-    """Check before the work that `write_output` can write there.
+    """Check before a long computation that `write_output` can write to `out`.
 
     Raises:
         UserError: the file's folder does not exist, or `out` is itself a folder.
@@ -203,7 +203,7 @@ def require_writable(out: Path) -> None:
 
 
 def _packed_steps(run: RunDir, chosen: list[int], examples: list[WatchedExample]) -> tuple[dict[int, bytes], list[str]]:
-    """Pack each readable step, and say for each other step why it cannot be shown."""
+    """Pack each readable step. For each other step, return the reason why it cannot be shown."""
     recorded = run.snapshot_steps()
     packed, unreadable = {}, []
     for step in chosen:

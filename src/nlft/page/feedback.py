@@ -1,8 +1,8 @@
 """Save a reader's edits to examples as a new version of the dataset, for the next run.
 
-`RUN/feedback/examples-v2.jsonl` and later versions are whole datasets, each with all changes so far. `edits.jsonl`
-beside them logs every edit: who made it, when, and which tokens were marked. The file that the run was trained on never
-changes.
+`RUN/feedback/examples-v2.jsonl` and later versions are whole datasets. Each has all changes so far. `edits.jsonl`
+in the same folder logs every edit with its author, its time and the marked tokens. The file that the run was trained on
+never changes.
 """
 
 import json
@@ -51,7 +51,7 @@ class Edit:
 
 
 class Feedback:
-    """Stores edits of a run's examples as versions of its dataset."""
+    """Stores edits of a run's examples as new versions of its dataset."""
 
     def __init__(self, run: RunDir, dataset: Sequence[dict[str, Any]] | None = None) -> None:
         """
@@ -78,10 +78,10 @@ class Feedback:
             return self._save(edits, examples, who)
 
     def saved(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
-        """Label and judgment of the watched examples whose newest version differs from the run."""
+        """Return label and judgment of the watched examples whose newest version differs from the run."""
         try:
             by_id = {record["id"]: record for record in self._latest(examples)}
-        except UserError:  # the next save raises it again, where the user sees it
+        except UserError:  # the next save raises this error again, and then the user sees it
             return []
         edited = []
         for index, example in enumerate(examples):
@@ -117,15 +117,15 @@ class Feedback:
         return {"file": f"feedback/{path.name}", "examples": len(records), "changed": changed, "whole": whole}
 
     def versions(self) -> list[int]:
-        """Numbers of the saved versions, ascending. Version 1 is the run's own file and is not listed."""
+        """Return the numbers of the saved versions, ascending. Version 1 is the run's own file and is not included."""
         names = [path.stem.removeprefix("examples-v") for path in self.folder.glob("examples-v*.jsonl")]
         return sorted(int(name) for name in names if name.isdigit())
 
     def _latest(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
-        """The run's examples, with labels and judgments from the newest version if it has the same example.
+        """Return the run's examples, with labels and judgments from the newest version if it has the same example.
 
-        A run that was started again in the same folder may have other examples with the same ids. Edits of the old
-        examples stay in their version and are not carried over.
+        A run that was started again in the same folder may have different examples with the same ids. Edits of the old
+        examples stay in the old version and are not copied.
         """
         now = [dict(record) for record in self.dataset] if self.dataset else [as_record(e) for e in examples]
         versions = self.versions()
@@ -252,7 +252,7 @@ def _mark(item: object, length: int) -> Mark | None:
 
 
 def _not_editable(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields that a reader cannot edit."""
+    """Return the fields that a reader cannot edit."""
     return {name: value for name, value in record.items() if value is not None and name not in ("label", "judgment")}
 
 

@@ -1,7 +1,7 @@
 """Let only the page itself, in a browser with the run's token, use the page's server.
 
 Every request passes three checks:
-- Host: refuse a name that another site points at this machine (DNS rebinding).
+- Host: refuse a host name that another site has pointed at this machine (DNS rebinding).
 - Token: it comes in the first address, then in a cookie that scripts cannot read, or as `Authorization: Bearer`.
 - Origin: a page of another site or port may neither read nor write, although the browser would send our cookie.
 """
@@ -73,7 +73,7 @@ class Guard:
         await send({"type": "http.response.body", "body": body})
 
     def refusal(self, method: str, headers: Headers, query: str) -> tuple[int, str] | None:
-        """Status and reason if the request is refused; None if it passes."""
+        """Return status and reason if the request is refused, or None if it passes."""
         host = headers.get("host", "")
         if not self.knows_host(host):
             return 421, "This server does not accept that host name. Start it with --allow_host NAME to add it."
@@ -86,7 +86,7 @@ class Guard:
             return 403, "Only the page itself may send this request."
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and _is_not_navigation(headers):
             return 403, "Only the page itself may send this request."
-        # A form of another site sends the cookie too. Only our own scripts send their origin or know the token.
+        # A form of another site sends the cookie too. Only our own scripts send our origin or have the token.
         if method not in ("GET", "HEAD") and origin is None and not _same(bearer, self.token):
             return 403, "Only the page itself may change anything."
         return None

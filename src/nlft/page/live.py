@@ -1,4 +1,4 @@
-"""Follow a run for the page: its state, its news since the last look, and each step's bytes."""
+"""Follow a run for the page: its state, what is new since the last poll, and each step's bytes."""
 
 import threading
 import time
@@ -21,9 +21,9 @@ SETTLED = 2.0  # seconds; an older modification time of a folder shows every cha
 
 
 class LiveRun:
-    """Follows one run directory. `poll` reads the news; all other methods answer from the last poll.
+    """Follows one run directory. `poll` reads what is new in it. All other methods use the state from the last poll.
 
-    The server calls it from several threads. Each answer comes from one poll, never from parts of two.
+    The server calls the methods from several threads. Each result comes from one poll, never from parts of two.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -48,13 +48,13 @@ class LiveRun:
 
     @property
     def version(self) -> list[Any]:
-        """Changes whenever there is something new to fetch."""
+        """A value that changes whenever there is something new to fetch."""
         with self._lock:
             counts = [self.generation, self.steps_seen, len(self.events), len(self.controls), len(self.waiting)]
             return [*counts, self.state(), self.problem]
 
     def poll(self) -> None:
-        """Read the news. If a file cannot be read now, say so in `problem`, and try again at the next poll."""
+        """Read what is new. If a file cannot be read now, set `problem`, and try again at the next poll."""
         with self._lock:
             self.problem = None
             try:
@@ -67,7 +67,7 @@ class LiveRun:
                 self.problem = f"cannot read {display_path(self.run.path)} at the moment: {error}"
 
     def about(self) -> dict[str, Any]:
-        """The run's data that stays the same from step to step."""
+        """Return the run's data that stays the same from step to step."""
         with self._lock:
             return self._about()
 
@@ -89,7 +89,7 @@ class LiveRun:
         return object_as_json(about)
 
     def changes(self, generation: int, steps: int, events: int, controls: int) -> dict[str, Any]:
-        """The data that a page does not have yet.
+        """Return the data that a page does not have yet.
 
         Args:
             generation, steps: the page's last values of `generation` and `steps_seen`.
@@ -118,7 +118,7 @@ class LiveRun:
         if not len(self.events):
             return "waiting"
         ended = self.events.columns.get("train_runtime")
-        if ended and ended[-1] == ended[-1]:  # not NaN: the last event is the one that ends a training
+        if ended and ended[-1] == ended[-1]:  # not NaN: the last event is the one that ends the training
             return "finished"
         step = self.events.columns["step"][-1]
         if any(line["taken"] and line["control"] == "stop" and line["step"] >= step for line in self.controls):
@@ -128,7 +128,7 @@ class LiveRun:
 
     def send_requests(self, changes: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
         """Send requests to the trainer; see `nlft.page.requests.send_requests`."""
-        with self._lock:  # two calls at once would each be checked without the other
+        with self._lock:  # two calls at the same time would be checked without each other's requests
             state = self._control_state()
             reason = NOT_STEERABLE if state is None else "the run has finished" if self.state() == "finished" else None
             if state is None or reason is not None:
@@ -136,7 +136,7 @@ class LiveRun:
             return send_requests(self.run, expected_state(state, self.run.pending_requests()), changes, who)
 
     def step(self, step: int) -> bytes:
-        """One step's bytes; see `nlft.page.steps`.
+        """Return one step's bytes; see `nlft.page.steps`.
 
         Raises:
             Unreadable: the step has no snapshot, or it cannot be shown.

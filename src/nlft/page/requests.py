@@ -1,4 +1,4 @@
-"""Send requests from the page to the trainer. Check them here, to refuse at once; the trainer checks them again."""
+"""Send requests from the page to the trainer. Check them here to refuse early. The trainer checks them again."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -15,9 +15,9 @@ NOT_STEERABLE = "this run takes no requests; only runs of `nlft train` do"
 
 
 def expected_state(state: ControlState, waiting: Iterable[ControlRequest]) -> ControlState:
-    """The state after the trainer has answered the waiting requests.
+    """Return the state after the trainer has answered the waiting requests.
 
-    So a user can choose a new scheme and change its settings at once.
+    With this state, a user can choose a new scheme and change its settings without waiting.
     """
     for request in waiting:
         if request.problem is None and refusal(request.control, request.value, state) is None:
@@ -32,7 +32,7 @@ def send_requests(
     """Write requests for the trainer. If one is refused, write none.
 
     Args:
-        state: the state that the requests meet; see `expected_state`.
+        state: the state when the trainer takes the requests; see `expected_state`.
         changes: (control, value) pairs, in order.
 
     Returns:
@@ -61,7 +61,10 @@ def send_requests(
 
 
 def control_panel(state: ControlState | None) -> dict[str, Any] | None:
-    """Values and ranges of the controls for the page, and the controls that this run lacks. None without controls."""
+    """Return the controls' values and ranges for the page, and the controls that this run lacks.
+
+    Return None if the run has no controls.
+    """
     if state is None:
         return None
     known = {control.name: asdict(control) for control in controls_of(state)}

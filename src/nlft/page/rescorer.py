@@ -23,7 +23,7 @@ LAST_WAIT_SECONDS = 2.0
 class Rescorer:
     """Starts the worker process and asks it for scores.
 
-    The process starts at once, because a model takes seconds to load. Requests wait until the model is loaded.
+    The constructor starts the process, because a model takes seconds to load. Requests wait until it is loaded.
     """
 
     def __init__(self, run: RunDir, model: str, data: Path | None = None) -> None:
@@ -42,7 +42,8 @@ class Rescorer:
         )
 
     def score(self, edit: Edit, tokens: int) -> bytes:
-        """Score an example under its edited label and judgment. Return one step of one example; see `pack_step`.
+        """Score an example under its edited label and judgment. Return the scores in
+        the format of `pack_step`, with one step and one example.
 
         Args:
             tokens: number of tokens of the example in the run.
@@ -70,13 +71,13 @@ class Rescorer:
         return pack_step(snapshot, [Shown(snapshot, scores)])
 
     def kill(self) -> None:
-        """Kill the process at once. Requests that wait for an answer fail."""
+        """Kill the process. Requests that wait for an answer fail."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process. It also ends by itself when the server is gone."""
+        """End the process. Without this call, it ends when the server has ended."""
         if self._process.stdin:
-            with suppress(OSError):  # a killed process did not read the last question
+            with suppress(OSError):  # a killed process has not read the last request
                 self._process.stdin.close()
         try:
             self._process.wait(LAST_WAIT_SECONDS)

@@ -1,7 +1,7 @@
-"""The live page's server. Its routes read run directories and send requests to the trainers through files.
+"""Serve the live page. The routes read run directories and send requests to the trainers through files.
 
-It holds no model and no training state, so a user can stop or restart it at any time. A browser cannot name a path: it
-names runs and steps by number, and the page's own files come from a list that is made at the start.
+The server has no model and no training state, so a user can stop or restart it at any time. A browser cannot name a
+path. It names runs and steps by number. The page's own files come from a list that is made at the start.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ LONGEST_BODY = 1_000_000  # bytes; the largest body is feedback on many examples
 MOST_STEPS = 10**12  # a larger number is not a step
 LOOK_EVERY = 0.3  # seconds between polls of the run directories while a page is open
 BACKLOG = 128  # number of connections that may wait to be accepted
-BEAT_EVERY = 10.0  # seconds of silence after which a stream sends a sign of life
+BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -62,8 +62,8 @@ class PageServer:
             runs: one run, or two to compare. The page can steer only the first one.
             who: name of this page's user in controls.jsonl.
             read_only: refuse requests, edits and re-scoring.
-            feedback: stores edits; None refuses them.
-            rescorer: scores edited feedback at once; None without a model.
+            feedback: stores edits; if None, the server refuses edits.
+            rescorer: scores edited feedback while the user edits it; None without a model.
         """
         self.runs, self.who, self.read_only = runs, who, read_only
         self.feedback = None if read_only else feedback
@@ -75,7 +75,7 @@ class PageServer:
         self._asking: asyncio.Lock | None = None
 
     def app(self, token: str, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
-        """The whole application behind its guard."""
+        """Return the whole application behind its guard."""
         routes = [
             Route("/", self.page),
             Route("/static/{name}", self.static),
@@ -143,7 +143,7 @@ class PageServer:
         return StreamingResponse(parts, media_type="text/csv", headers=headers)
 
     async def stream(self, request: Request) -> Response:
-        """Server-sent events: one line whenever a run has news. The page then fetches the news."""
+        """Send server-sent events: one line whenever a run has new data. The page then fetches the data."""
         headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._news(), media_type="text/event-stream", headers=headers)
 
@@ -176,7 +176,7 @@ class PageServer:
         examples = self.runs[0].examples
         edits = parse_edits([body], examples)
         self._asking = self._asking or asyncio.Lock()
-        async with self._asking:  # waiting requests hold no thread, and the next keystroke cancels most of them
+        async with self._asking:  # a waiting request holds no thread; often a keystroke cancels it
             if await request.is_disconnected():
                 return Response(status_code=204)
             data = await run_in_threadpool(self.rescorer.score, edits[0], len(examples[edits[0].example].tokens))
@@ -290,7 +290,7 @@ def _say_address(host: str, port: int, token: str) -> None:
 
 
 def web_server(page: PageServer, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
-    """Make a server on that socket. Call `serve_until_stopped`, and `stop` from another thread."""
+    """Make a web server on the given socket. Call `serve_until_stopped`, and `stop` from another thread."""
     port = listening.getsockname()[1]
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
@@ -298,7 +298,7 @@ def web_server(page: PageServer, listening: socket.socket, token: str, hosts: se
 
 
 class WebServer(uvicorn.Server):
-    """uvicorn on our own socket. When it stops, it does not wait for the streams of open pages."""
+    """Runs uvicorn on our own socket. When it stops, it does not wait for the streams of open pages."""
 
     def __init__(self, config: uvicorn.Config, page: PageServer, listening: socket.socket) -> None:
         super().__init__(config)
@@ -333,7 +333,7 @@ def listen(host: str, port: int | None, preferred: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, candidate))
-            made.listen(BACKLOG)  # listen before the address is printed, so that a quick browser is not refused
+            made.listen(BACKLOG)  # listen before the address is printed, so that a browser can connect at once
         except OSError as error:
             made.close()
             problem = error

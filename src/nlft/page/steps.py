@@ -1,6 +1,7 @@
 """Pack one step's tokens as bytes: a JSON header, then binary arrays that a browser reads without parsing numbers.
 
-The live page and the exported file contain the same bytes, so both show and re-tag exactly the recorded numbers.
+The live page and the exported file contain the same bytes, so both show exactly the recorded numbers, and
+compute tags from exactly these numbers.
 
 Layout: the header's length (uint32, little endian), the header (UTF-8, padded with spaces to a multiple of 4 bytes),
 then the arrays, each padded to a multiple of 4 bytes. `scores[i].arrays[name]` is [offset, length] of an array, counted
@@ -29,12 +30,12 @@ ARRAYS = {
 
 
 class Unreadable(Exception):
-    """A snapshot cannot be shown. The message says why in a few words."""
+    """A snapshot cannot be shown. The message is the reason in a few words."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An example's scores, and the snapshot that they come from."""
+    """An example's scores, and the snapshot from which they come."""
 
     source: Snapshot
     scores: TokenScores

@@ -286,7 +286,7 @@ class RunDir:
             old.unlink(missing_ok=True)
 
     def snapshot_steps(self, *, whole: bool = False) -> list[int]:
-        """Return the optimizer steps that have a snapshot, ascending. `whole`: only snapshots of all watched examples."""
+        """Return the optimizer steps with a snapshot, ascending. `whole`: only snapshots of all watched examples."""
         steps = {_step_of(path) for path in self._step_files() if not whole or path.name.startswith("step")}
         return sorted(steps)
 
