@@ -63,7 +63,7 @@ class Calculation:
 
 
 def miscalculated(steps: Sequence[Calculation], answer: str) -> list[Calculation]:
-    """Return the wrong steps, except those that the standard answer has too, such as a rounded 17 / 4 = 4."""
+    """Return the wrong steps, except the steps that the standard answer also has, such as a rounded 17 / 4 = 4."""
     accepted = {(step.value, step.result) for step in find_calculations(answer)}
     return [step for step in steps if not step.right and (step.value, step.result) not in accepted]
 
@@ -99,7 +99,7 @@ def _tokens(line: str) -> list[_Token]:
 
 
 def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculation | None:
-    """Read the calculation around an equals sign; None unless both sides are unambiguous."""
+    """Read the calculation around an equals sign. Return None unless both sides are unambiguous."""
     result = _read(right[:_MOST_TOKENS], 0)
     for start in range(max(0, len(left) - _MOST_TOKENS), len(left)):
         if (side := _read(left, start)) and side.at == len(left):
@@ -123,7 +123,7 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
 
 
 def _read(tokens: list[_Token], start: int) -> "_Side | None":
-    """Read the longest expression that begins at `start`; None if there is none."""
+    """Read the longest expression that begins at `start`. Return None if there is none."""
     try:
         return _Side(tokens, start)
     except (ValueError, ZeroDivisionError):
@@ -154,7 +154,7 @@ class _Side:
         return self.tokens[at] if at < len(self.tokens) else _Token("end", "", -1, -1)
 
     def _sign(self, among: str) -> str:
-        """Read the next operator if it is one of these and an operand follows; else return an empty string."""
+        """Read the next operator if it is in `among` and an operand follows. Otherwise return an empty string."""
         sign = _SIGNS.get(self._peek().text, "") if self._peek().kind == "sign" else ""
         if not sign or sign not in among or self._peek(1).kind not in ("number", "open"):
             return ""
@@ -228,7 +228,7 @@ def _noun(word: str) -> str:
 
 
 def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
-    """Whether the text before the expression is certainly not part of it."""
+    """Return whether the text before the expression is certainly not part of it."""
     before, spaced = tokens[start - 1], tokens[start - 1].end < tokens[start].start
     if before.kind == "word":
         earlier = tokens[start - 2] if start > 1 else before
@@ -245,7 +245,7 @@ def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
 
 
 def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
-    """Whether the text after the result is certainly not part of it."""
+    """Return whether the text after the result is certainly not part of it."""
     after, spaced = tokens[at], tokens[at].start > tokens[at - 1].end
     is_unclear = _is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER
     if is_unclear or after.text[0].isdigit() or _ROUNDED.match(line, after.start):
@@ -258,7 +258,7 @@ def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
 
 
 def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
-    """Whether the units make both sides comparable. Hours and minutes do not, and neither do cents and dollars."""
+    """Return whether the units of both sides can be compared: not hours with minutes, or cents with dollars."""
     named = {unit for unit in side.units if unit}
     adds = bool(set(side.signs) & set("+-"))
     unit = result.units[0]
@@ -271,7 +271,7 @@ def _units_agree(side: _Side, result: _Side, right: list[_Token]) -> bool:
 
 
 def _agrees(side: _Side, result: _Side) -> bool:
-    """Whether the result equals the value, exactly or rounded.
+    """Return whether the result equals the value, exactly or rounded.
 
     The result may also be an expression with that value, as in `12 + 8 = 4 * 5`.
     """

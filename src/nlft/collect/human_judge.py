@@ -29,12 +29,13 @@ def judge_by_hand(
 ) -> Judged:
     """Show the wrong examples one by one, and read their judgments from the terminal.
 
-    Start at the first example without a judgment. So a later call continues where an earlier one stopped.
+    Start at the first example without a judgment, so that a later call continues where an earlier one stopped.
 
     Args:
         save: called with all examples after each change.
-        graded: a grader has labelled all examples. Otherwise it has labelled those with the `verdict` right or
-            wrong. The user cannot change a grader's label; a different opinion is stored as a conflict.
+        graded: whether a grader has labelled all examples. If false, a grader has labelled only the examples with the
+            `verdict` right or wrong. The user cannot change a grader's label; a different opinion is stored as a
+            conflict.
         overwrite: start at the first example, and show also those with a judgment.
         check_right: show also the right examples, and start at the first.
 
@@ -79,7 +80,7 @@ def judge_by_hand(
 
 
 def is_open(example: Example) -> bool:
-    """Whether the example still needs a judgment."""
+    """Return whether the example still needs a judgment."""
     return not example.label and not example.judgment
 
 
@@ -164,7 +165,7 @@ def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _
 
 
 def _read_text() -> str | None:
-    """Read lines up to an empty one, or a command on the first line; None at the end of input."""
+    """Read lines up to an empty line, or a command on the first line. Return None at the end of input."""
     lines: list[str] = []
     while True:
         try:

@@ -42,7 +42,7 @@ Correction: ...
 Verdict: ..."""
 
 Judge = Callable[[Sequence[Example]], list[Opinion]]
-"""Examples -> one opinion per example, in the same order."""
+"""A function from examples to one opinion per example, in the same order."""
 
 LABELS_STAY = "label"  # the grader that grades nothing
 _MOST_LISTED = 20
@@ -97,8 +97,8 @@ class Judged:
     """The result of judging.
 
     Attributes:
-        examples: all examples, in their order. `extra` holds the judge's opinion as `judge_verdict` ("right" or
-            "wrong"), and its feedback as `conflict` if the opinion differs from the label.
+        examples: all examples, in their order. `extra["judge_verdict"]` is the judge's opinion, "right" or "wrong". If
+            it differs from the label, `extra["conflict"]` is the judge's feedback.
         asked: ids of the examples that the judge saw.
         failed: ids of wrong examples without a usable judgment, each with the reason.
     """
@@ -143,7 +143,7 @@ def relabel(examples: Sequence[Example], grader: Grader) -> list[Example]:
 
 
 def grader_for(settings: JudgeSettings) -> Grader | None:
-    """Return the grader that labels the completions again; None to keep the labels."""
+    """Return the grader that labels the completions again. Return None to keep the labels."""
     if settings.grader == LABELS_STAY:
         return None
     return settings.make_grader()
@@ -236,7 +236,7 @@ class ModelJudge:
 
 
 def summary_lines(before: Sequence[Example], judged: Judged, settings: JudgeSettings) -> list[str]:
-    """Say in a few lines how many examples were judged, and which labels the grader changed.
+    """Describe in a few lines how many examples were judged, and which labels the grader changed.
 
     Args:
         before: the examples before judging, in the same order.
@@ -277,13 +277,13 @@ def require_judgments(judged: Judged, cure: str) -> None:
 
 
 def _failed(judged: Judged, *, with_judgment: bool) -> list[str]:
-    """Ids and reasons of the failed examples that have, or do not have, an earlier judgment."""
+    """Return the ids and reasons of the failed examples that have, or do not have, an earlier judgment."""
     ids = [e.id for e in judged.examples if e.id in judged.failed and bool(e.judgment) == with_judgment]
     return [f"{id!r} ({judged.failed[id]})" for id in ids]
 
 
 def conflict_lines(conflicts: Sequence[Example], file: str) -> list[str]:
-    """List where judge and label disagree, for people. The file has all of them, in the field `conflict`."""
+    """List some examples where judge and label disagree, for people. The file has all, in the field `conflict`."""
     if not conflicts:
         return []
     lines = [f"conflicts: {len(conflicts)}. Judge and label disagree; the labels were not changed."]
@@ -297,7 +297,7 @@ def conflict_lines(conflicts: Sequence[Example], file: str) -> list[str]:
 
 
 def shortened(items: Sequence[str], most: int = _MOST_LISTED) -> str:
-    """Join the first `most` items, and say how many more there are."""
+    """Join at most the first `most` items, and add how many more there are."""
     named = ", ".join(items[:most])
     return named if len(items) <= most else f"{named} and {len(items) - most} more"
 

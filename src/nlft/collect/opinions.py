@@ -29,7 +29,7 @@ class Opinion:
 
     Attributes:
         judgment: says what is wrong. A correction, if any, is on its own line. None if the feedback cannot be used.
-        says: "right" or "wrong"; None if the judge does not say so.
+        says: "right" or "wrong"; None if the judge says neither.
         feedback: the feedback and correction, even if they cannot be used.
         refused: the reason why there is no judgment, for a person.
     """
@@ -73,7 +73,7 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
 
 
 def quotes(judgment: str, text: str) -> bool:
-    """Whether the text holds at least one double-quoted part of the judgment, ignoring case and punctuation."""
+    """Return whether the text holds at least one double-quoted part of the judgment, ignoring case and punctuation."""
     shown = _bare(text)
     return any((quoted := _bare(a or b)) and quoted in shown for a, b in _QUOTED.findall(judgment))
 
@@ -99,13 +99,13 @@ def _parts(text: str) -> tuple[str, str, RightOrWrong | None]:
 
 
 def _repeats(feedback: str, prompt: str) -> bool:
-    """Whether the prompt holds every sentence and line of the feedback."""
+    """Return whether the prompt holds every sentence and line of the feedback."""
     shown = _bare(prompt)
     return all(_bare(piece) in shown for piece in re.split(r"(?<=[.!?])\s|\n", feedback))
 
 
 def _misquotes(feedback: str, example: Example) -> bool:
-    """Whether the feedback has quotes, but none from the response or the question.
+    """Return whether the feedback has quotes, but none from the response or the question.
 
     Small models often invent a mistake, or criticise the standard answer.
     """

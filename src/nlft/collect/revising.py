@@ -98,7 +98,7 @@ class Revised:
     refused: dict[str | int, list[Refusal]]
 
     def summary_lines(self) -> list[str]:
-        """Say in a few lines how many revisions were kept, and why the others were refused."""
+        """Describe in a few lines how many revisions were kept, and why the others were refused."""
         asked = len(self.kept) + len(self.refused)
         lines = [f"{len(self.kept)} of {asked} revisions kept"]
         if self.refused:
@@ -137,13 +137,13 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
 
 
 def refuse_revision(answer: Generated, standard: str, grader: Grader, settings: RevisionSettings) -> Refusal | None:
-    """Return the first reason that applies for not keeping a revision; None to keep it.
+    """Return the first reason in this list that applies for not keeping a revision. Return None to keep it.
 
-    - `cut off`: the model did not end it by itself.
+    - `cut off`: the model did not end the revision by itself.
     - `wrong`: the grader does not grade it right.
-    - `bare answer`: before the final answer it has neither a calculation nor a sentence, or too few words: fewer than
-      `least_reasoning` times those of the standard answer. Also: it has no calculation, and names fewer than that
-      proportion of the standard answer's intermediate results.
+    - `bare answer`: before the final answer it has neither a calculation nor a sentence, or its number of words is less
+      than `least_reasoning` times the standard answer's. This reason also applies if it has no calculation and names
+      less than that proportion of the standard answer's intermediate results.
     - `several answers`: it marks more than one final answer, or the grader read a different answer.
     - `wrong step`: one of its calculations is wrong, and the standard answer does not have the same one.
     - `about the task`: it mentions parts of the request, such as the reference solution or the first attempt, and the
@@ -175,7 +175,7 @@ def refuse_revision(answer: Generated, standard: str, grader: Grader, settings: 
 
 
 def revision_request(example: Example, template: str) -> Prompt:
-    """Put the template in place of the prompt's last message, with the example's texts in its slots."""
+    """Fill the template's slots with the example's texts, and replace the prompt's last message with the result."""
     return fill_prompt(
         example.prompt,
         template,
@@ -192,23 +192,23 @@ def _with_revision(example: Example, text: str) -> Example:
 
 
 def _reasoning(text: str) -> str:
-    """The text before the final answer's mark, or the whole text if it has no mark."""
+    """Return the text before the marker of the final answer, or the whole text if there is no marker."""
     return _CALCULATOR.sub("", text).partition(MARK)[0].strip()
 
 
 def _is_reasoned(text: str) -> bool:
-    """Whether a text has a calculation or a sentence."""
+    """Return whether a text has a calculation or a sentence."""
     sentences = re.split(r"(?<=[.!?])\s|\n", text)
     return any(find_calculations(text)) or any(len(re.findall(r"[^\W\d_]+", s)) >= _SENTENCE_WORDS for s in sentences)
 
 
 def _marks_another(text: str, standard: str) -> bool:
-    """Whether the marked answer is wrong, although the grader may have read a right number elsewhere."""
+    """Return whether the answer after `####` is wrong. The grader may have read a right number elsewhere."""
     return MARK in text and get_grader("number", extraction="strict")(text, standard).grade == "wrong"
 
 
 def _rate_of_results(words: Sequence[str], reference: str) -> float:
-    """The proportion of the reference's intermediate results that are among the words; 1 if it has none."""
+    """Return the proportion of the reference's intermediate results that are among the words; 1 if it has none."""
     results = [step.result for step in find_calculations(reference)]
     intermediate = set(results[:-1]) - set(results[-1:])
     numbers = {Fraction(word.replace(",", "")) for word in words if word[0].isdigit()}

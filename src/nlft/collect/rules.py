@@ -22,16 +22,16 @@ _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
 
 
 def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bool = False) -> str | None:
-    """Say what is wrong with a completion; None if the rules find nothing.
+    """Describe what is wrong with a completion. Return None if the rules find nothing.
 
     Args:
         answer: the standard answer with its reasoning.
         truncated: the completion was cut off at the token limit.
 
     Returns:
-        At most three findings, one per line. A line that begins with `Correction:` may follow a finding. Text in
-        double quotes is copied verbatim from the completion. If the standard answer holds a number, every completion
-        with another final number or none has a finding.
+        At most three findings, one per line. A line that begins with `Correction:` may follow a finding. Text in double
+        quotes is copied verbatim from the completion. If the standard answer contains a number, every completion whose
+        final number differs or is missing gets a finding.
     """
     final, is_wrong = _final_answer(question, completion, answer, truncated)
     findings = [
@@ -82,7 +82,7 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
 
 
 def _expected(answer: str) -> str | None:
-    """Return a standard answer's number: the one after its last mark, else its last number."""
+    """Return a standard answer's number: the one after its last `####`, else its last number."""
     marked = IN_SENTENCE.search(answer.rpartition(MARK)[2]) if MARK in answer else None
     numbers = [marked[0]] if marked else IN_SENTENCE.findall(answer)
     return numbers[-1] if numbers else None
@@ -104,7 +104,7 @@ def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:
 def _value(number: str) -> Fraction | None:
     """Convert a text to a number, ignoring dollar signs, commas and a trailing period.
 
-    None if the text is not a number, or is longer than 300 characters.
+    Return None if the text is not a number, or is longer than 300 characters.
     """
     digits = number.replace("$", "").replace(",", "").removesuffix(".")
     is_number = len(digits) <= 300 and re.fullmatch(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)", digits)
@@ -120,5 +120,5 @@ def _repetition(completion: str) -> str | None:
 
 
 def _quotable(text: str) -> str:
-    """Return the longest beginning of a text that can be quoted inside a finding: no quote, line end or correction."""
+    """Return the longest prefix that a finding can quote: it contains no quote, line end or correction."""
     return re.split(r'"|\n|Correction:', text.strip('" \n'))[0][:_LONGEST_QUOTE].strip()

@@ -63,7 +63,7 @@ def sample_answers(
     holds the answer's `finish_reason`.
 
     Args:
-        template: the text to ask, with `{prompt}` for the question.
+        template: the text to send to the model, with `{prompt}` for the question.
         per_question: answers per question. If there are several, the second answer to `gsm8k-7` has the id
             `gsm8k-7#2`.
     """

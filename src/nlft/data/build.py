@@ -1,4 +1,4 @@
-"""Choose examples for a dataset: a number, a ratio of right to wrong, spread evenly over the questions."""
+"""Choose examples for a dataset by number and by ratio of right to wrong, evenly over the questions."""
 
 import heapq
 import json
@@ -69,7 +69,7 @@ class BuildSettings(SizeSettings, TruncatedSettings, TargetSettings, SeedSetting
         self.parts()
 
     def parts(self) -> tuple[int, int] | None:
-        """The ratio in lowest terms, as (right, wrong); None if no ratio is set.
+        """Return the ratio in lowest terms, as (right, wrong); None if no ratio is set.
 
         Raises:
             UserError: the setting is not a ratio.
@@ -85,7 +85,7 @@ class BuildSettings(SizeSettings, TruncatedSettings, TargetSettings, SeedSetting
 
 @dataclass(frozen=True)
 class Pool:
-    """The examples to choose from, and one line about each group of records that is left out or changed."""
+    """The examples to choose from, and one line about each group of records that was left out or changed."""
 
     examples: list[Example]
     notes: list[str]
@@ -135,7 +135,7 @@ def _new_id(id: str | int, taken: Container[str]) -> str | int:
 
 
 def question_of(example: Example | Question) -> str:
-    """A key that is equal for equal questions, whether the prompt is text or messages."""
+    """Return a key for the question. Equal questions have equal keys, whether the prompt is text or messages."""
     return json.dumps(as_messages(example.prompt), sort_keys=True, ensure_ascii=False)
 
 
@@ -167,7 +167,10 @@ def choose(examples: Sequence[Example], settings: BuildSettings) -> list[Example
 
 
 def stratum_of(example: Example, name: str | None) -> str:
-    """The example's value of the field `name` as text; "without" if it lacks the field or `name` is None."""
+    """Return the example's value of the field `name` as text.
+
+    Return "without" if the example lacks the field or `name` is None.
+    """
     if name is None or name not in example.extra:
         return "without"
     return json.dumps(example.extra[name], sort_keys=True, ensure_ascii=False)
@@ -180,7 +183,7 @@ def right_and_wrong(examples: Iterable[Example]) -> tuple[int, int]:
 
 
 def _numbers_to_choose(examples: Sequence[Example], settings: BuildSettings) -> tuple[int, int]:
-    """How many right and how many wrong examples to choose.
+    """Return how many right and how many wrong examples to choose.
 
     Raises:
         UserError: there are too few examples, or none has the field to stratify by.
@@ -206,7 +209,7 @@ def _numbers_to_choose(examples: Sequence[Example], settings: BuildSettings) -> 
 
 
 def _in_ratio(have: tuple[int, int], parts: tuple[int, int], settings: BuildSettings) -> tuple[int, int]:
-    """How many right and wrong examples meet the ratio exactly: `size` in total, else as many as possible.
+    """Return how many right and wrong examples meet the ratio exactly: `size` in total, else as many as possible.
 
     Raises:
         UserError: the ratio cannot be met.
@@ -252,10 +255,11 @@ def _quotas(
     weights: Sequence[int] | None = None,
     before: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """How many right and wrong examples each group gives, so that together they give `right` and `wrong`.
+    """Return how many right and wrong examples to take from each group.
 
-    The groups must hold enough examples. Their totals are as even as their stock allows. Of two groups with equal
-    totals, the earlier one gives first. Within a group, right and wrong examples alternate.
+    Together the groups give `right` and `wrong` examples, and must hold that many. Their totals are as even as the
+    numbers of their examples allow. Of two groups with equal totals, the earlier one gives first. Within a group, right
+    and wrong examples alternate.
 
     Args:
         weights: the totals are proportional to these; default: all equal.
@@ -319,7 +323,7 @@ def _one_at_a_time(
 
 
 def build_summary(pool: Pool, chosen: Sequence[Example], settings: BuildSettings) -> list[str]:
-    """Say in one line each what was chosen and what was left out."""
+    """Describe what was chosen and what was left out, one fact per line."""
     right, wrong = right_and_wrong(chosen)
     questions, available = ({question_of(example) for example in group} for group in (chosen, pool.examples))
     lines = [

@@ -47,7 +47,7 @@ _ROLES: tuple[list[str], ...] = ([], ["user"], ["system"], ["system", "user"])
 
 @dataclass
 class Export:
-    """The rows of an exported file, and one line for each kind of loss."""
+    """The rows of an exported file, and one line for each kind of field or text that the format dropped."""
 
     rows: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ def export_examples(path: Path, examples: Sequence[Example], to: Tool, *, target
     """Write the examples as a tool's file. The file appears whole or not at all.
 
     Args:
-        target: the texts that `sft` trains, as in `nlft sft --target`.
+        target: the texts that `sft` trains on, as in `nlft sft --target`.
         form: write TRL's rows as chat messages or as text.
 
     Raises:
@@ -100,7 +100,7 @@ def rows_for(examples: Sequence[Example], to: Tool, *, target: SFTTarget = "answ
 
 
 def sft_texts(example: Example, target: SFTTarget) -> list[str]:
-    """The replies that supervised training shows the model.
+    """Return the replies that supervised training shows the model.
 
     Args:
         target: `answer`: the standard answer. `completion`: the completion if it is right, and the revision if there
@@ -133,7 +133,7 @@ def original_rows(examples: Sequence[Example]) -> Export:
     record back gives its example's label.
 
     Raises:
-        RecordsError: names every prompt of several turns; such a record cannot hold one.
+        RecordsError: names every prompt of several turns; a record of this format cannot hold such a prompt.
     """
     rows, problems, dropped = [], [], Counter[str]()
     for example in examples:
@@ -162,11 +162,11 @@ def original_rows(examples: Sequence[Example]) -> Export:
 
 
 def _extra_of_original(example: Example) -> tuple[dict[str, Any], list[str]]:
-    """Choose the extra fields for an original project's record.
+    """Choose the extra fields for a record in the original project's format.
 
     Returns:
-        The fields, and a description of each loss: a field whose name is taken, a field that implies another label,
-        or the judgment of a right example.
+        The fields, and a description of each thing that is dropped: a field whose name is already used, a field that
+        would imply another label, or the judgment of a right example.
     """
     taken = {"instruction", "input", "output", *FIELDS}
     extra = {name: value for name, value in example.extra.items() if name not in taken}
@@ -194,7 +194,7 @@ def _by(prompt: Sequence[Message], role: str) -> str:
 def _reft_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
     """Make one row per question and answer.
 
-    `prompt` and `answer` are for the reward; `completion` holds the answer for the warm-up. GRPO and RLOO pass the
+    The reward uses `prompt` and `answer`. The warm-up uses `completion`, which holds the answer. GRPO and RLOO pass the
     column `answer` to the reward function and ignore `completion`.
     """
     rows: dict[str, dict[str, Any]] = {}
@@ -234,5 +234,5 @@ def prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Exa
 
 
 def form_for(tokenizer: "PreTrainedTokenizerBase") -> Form:
-    """The form of TRL's rows for a tokenizer: text if it has no chat template."""
+    """Return the form of TRL's rows for a tokenizer: messages if it has a chat template, else text."""
     return "text" if tokenizer.chat_template is None else "messages"

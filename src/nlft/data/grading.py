@@ -53,7 +53,7 @@ class Grade:
     explanation: str
 
     def as_json(self) -> dict[str, str | None]:
-        """The grade as evaluation.json stores it. Its name for `grade` is `verdict`."""
+        """Return the grade as evaluation.json stores it. That file calls the field `grade` `verdict`."""
         return {
             "verdict": self.grade,
             "extracted": self.extracted,
@@ -63,7 +63,7 @@ class Grade:
 
 
 Grader = Callable[[str, str], Grade]
-"""(completion, standard answer) -> Grade."""
+"""A function (completion, standard answer) -> Grade."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class GraderSettings:
 
 @dataclass
 class ExtractionSettings(GraderSettings):
-    """What decides whether an answer is right, and how it reads numbers."""
+    """What decides whether an answer is right, and how numbers are read from it."""
 
     extraction: Literal["strict", "flexible", "original"] = field(
         default="flexible",
@@ -92,7 +92,7 @@ class ExtractionSettings(GraderSettings):
     )
 
     def make_grader(self) -> Grader:
-        """The grader that the settings name."""
+        """Return the grader that the settings name."""
         return get_grader(self.grader, **({"extraction": self.extraction} if self.grader == "number" else {}))
 
 
@@ -100,9 +100,10 @@ def get_grader(name: str, **options: Any) -> Grader:
     """Return the grader of that name, or the Python function at that dotted path.
 
     Args:
-        name: `number`, `exact`, `choice`, `regex`, `label`; or an entry point of another package in the group
-            `nlft.graders`; or `package.module:function`, whose module may be in the working directory. Entry point
-            and path name a function that takes completion and answer and returns a bool or a Grade.
+        name: one of `number`, `exact`, `choice`, `regex`, `label`; or an entry point in the group `nlft.graders` that
+            another package defines; or `package.module:function`. The module may be in the working directory. Both an
+            entry point and a dotted path must refer to a function that takes completion and answer and returns a bool
+            or a Grade.
         options: `extraction` for number, `ignore_case` for exact, `pattern` and `which` for regex. A function
             receives them as keyword arguments.
 
@@ -126,26 +127,33 @@ def get_grader(name: str, **options: Any) -> Grader:
 
 
 def extract_strict(text: str) -> str | None:
-    """Return the number after the first `#### `, as lm-eval's strict-match; None where that gives "[invalid]"."""
+    """Return the number after the first `#### `, like lm-eval's strict-match.
+
+    Return None where strict-match returns "[invalid]".
+    """
     match = STRICT.search(text)
     return match[1] if match else None
 
 
 def extract_flexible(text: str) -> str | None:
-    """Return the last number-like string, as lm-eval's flexible-extract; None where that gives "[invalid]"."""
+    """Return the last number-like string, like lm-eval's flexible-extract.
+
+    Return None where flexible-extract returns "[invalid]".
+    """
     return _last(FLEXIBLE, text)
 
 
 def extract_original_gold(text: str) -> str | None:
-    """Read a standard answer as the original project does; None where the project raises."""
+    """Read a standard answer as the original project does. Return None where that project raises an exception."""
     number = extract_strict(text)
     return None if number is None else number.replace(",", "")
 
 
 def extract_original(text: str) -> str | None:
-    """Read a model's output as the original project does; None where the project gives "[invalid]".
+    """Read a model's output as the original project does. Return None where that project returns "[invalid]".
 
-    That is the first number between the first and the second mark, or the last number of a text without a mark.
+    The result is the first number between the first and the second marker `####`, or the last number of a text without
+    a marker.
     """
     before, *marked = text.replace(",", "").split(MARK)
     if not marked:
@@ -155,7 +163,7 @@ def extract_original(text: str) -> str | None:
 
 
 def extract_expected(answer: str) -> str | None:
-    """Return a standard answer's number: the one after its last mark, else the whole text, else the last number."""
+    """Return a standard answer's number: the one after its last `####`, else the whole text, else the last number."""
     _, mark, after = answer.rpartition(MARK)
     stated = after if mark else answer
     if as_number(stated) is not None:
@@ -166,7 +174,7 @@ def extract_expected(answer: str) -> str | None:
 
 
 def extract_choice(text: str) -> str | None:
-    """Return the letter that a text chooses; None if it names no letter, or several without choosing one."""
+    """Return the letter that a text chooses. Return None if it names no letter, or several without choosing one."""
     text = text.rpartition(MARK)[2].strip()
     bare = text.strip("()[]*.:$ \n")
     if len(bare) == 1 and bare.isascii() and bare.isalpha():
@@ -180,7 +188,7 @@ def extract_choice(text: str) -> str | None:
 def as_number(text: str) -> Decimal | None:
     """Convert a text to a number, ignoring dollar signs, commas, spaces and one trailing period.
 
-    None if the text is not a number.
+    Return None if the text is not a number.
     """
     text = text.replace("$", "").replace(",", "").strip()
     return Decimal(text) if _NUMBER.fullmatch(text) else None
@@ -251,7 +259,7 @@ def _compare(
 
     Args:
         thing: what the texts are, for the explanation.
-        value: converts a text to the value to compare; None means that it has none.
+        value: converts a text to the value to compare. It returns None if the text has no such value.
     """
     extracted, expected = read(completion), read_answer(answer)
     for text, owner in ((expected, "standard answer"), (extracted, "completion")):
@@ -302,7 +310,7 @@ def _function(path: str) -> Callable[..., Any]:
 
 
 def _plug_in_function(plug_in: EntryPoint) -> Callable[..., Any]:
-    """Load another package's grader; it must be a function."""
+    """Load another package's grader, which must be a function."""
     function = load_plug_in(plug_in, "grader")
     if not callable(function):
         raise broken(plug_in, "grader", f"is {type(function).__name__}, not a function of completion and answer")

@@ -186,7 +186,7 @@ _TEMPLATES: dict[int, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """One template: the place `index` among those with this many steps."""
+    """One template: the one at place `index` among the templates with this many steps."""
 
     steps: int
     index: int
@@ -197,7 +197,7 @@ class _Kind:
 
     @property
     def calculations(self) -> list[tuple[str, str]]:
-        """Each step's calculation and sentence."""
+        """Return each step's calculation and sentence."""
         return [(step[:5], step[7:]) for step in _TEMPLATES[self.steps][self.index][1:]]
 
 
@@ -211,7 +211,7 @@ def generate_problems(
 
     Args:
         n: how many problems to draw.
-        steps: numbers of calculations in an answer; the problems take them in turn.
+        steps: numbers of calculations in an answer. The problems use these numbers in turn.
         exclude: questions not to repeat, even with other names and objects.
 
     Raises:
@@ -285,7 +285,7 @@ def _draw(rng: Random, steps: int) -> _Key:
 
 @cache
 def _pairs(operator: str) -> list[tuple[int, int]]:
-    """The operands of a first step. A model of 135M parameters sometimes calculates with them correctly."""
+    """Return the operands of a first step. A model of 135M parameters sometimes calculates with them correctly."""
     small = [(a, b) for a in range(2, 11) for b in range(2, 11)]
     if operator == "+":
         return [(a, b) for a in range(2, 31) for b in range(2, 31)]
@@ -298,7 +298,7 @@ def _pairs(operator: str) -> list[tuple[int, int]]:
 
 @cache
 def _thirds(calculation: str, r: int) -> list[int]:
-    """The possible values of `c` in a second step, given the first step's result `r`."""
+    """Return the possible values of `c` in a second step, given the first step's result `r`."""
     if calculation == "r + c":
         return list(range(2, 31))
     if calculation == "r - c":
@@ -312,7 +312,7 @@ def _thirds(calculation: str, r: int) -> list[int]:
 
 @cache
 def _space(steps: int) -> int:
-    """How many problems with this many steps differ in template or numbers."""
+    """Return how many problems with this many steps differ in template or numbers."""
     total = 0
     for index in range(len(_TEMPLATES[steps])):
         calculations = [calculation for calculation, _ in _Kind(steps, index).calculations]
@@ -344,7 +344,7 @@ def _write(rng: Random, key: _Key, id: str) -> Question:
 
 
 def _recognise(text: str) -> _Key | None:
-    """The template and the numbers of a question that this module wrote; None for any other."""
+    """Return the template and the numbers of a question that this module wrote. Return None for any other question."""
     for kind, pattern in _patterns():
         if match := pattern.fullmatch(text):
             groups = match.groupdict()

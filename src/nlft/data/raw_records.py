@@ -30,7 +30,8 @@ UNREADABLE_CURE = "Name a .jsonl, .json or .parquet file that you have permissio
 class RawRecord:
     """A JSON object and the problems found in it so far.
 
-    After a refusal, each reading method still returns a value of the right type. So one pass finds every problem.
+    If a field is invalid, a reading method adds a problem and still returns a value of the right type. So one pass
+    finds every problem.
     """
 
     where: str
@@ -59,7 +60,7 @@ class RawRecord:
                 self.refuse(name, f"holds a {type_name}, which JSON does not allow.", "Write text or a number.")
 
     def near_miss(self, name: str) -> str:
-        """Suggest an unknown field with a similar name; empty if there is none."""
+        """Suggest an unknown field with a similar name. Return an empty string if there is none."""
         expected = self.names.get(name, name)
         close = difflib.get_close_matches(expected, [k for k in self.fields if k not in FIELDS], n=1, cutoff=0.7)
         return f" (did you write {shown(close[0])} for it?)" if close else ""
@@ -98,7 +99,7 @@ class RawRecord:
         return messages
 
     def messages(self, name: str) -> list[Message]:
-        """Read the field's messages. Return an empty list after a refusal."""
+        """Read the field's messages. If one is invalid, add a problem and return an empty list."""
         values, before = self.fields[name], len(self.problems)
         for place, message in enumerate(values, start=1):
             parts = message if isinstance(message, dict) else {}
@@ -181,7 +182,7 @@ class _Walk:
             raise self.broken(what, error.start, "Save the file as UTF-8.") from None
 
     def place(self, position: int) -> str:
-        """File and line of a position in the text."""
+        """Return the file and line of a position in the text."""
         return f"{self.name}:{self.first_line + self.text.count(chr(10), 0, position)}"
 
     def broken(self, what: str, position: int, cure: str = "Correct it, or drop the record.") -> RecordsError:
@@ -223,7 +224,7 @@ class _Walk:
 
 
 def is_blank(value: object) -> bool:
-    """Whether a value is None, empty or white space."""
+    """Return whether a value is None, empty or white space."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -234,6 +235,6 @@ def kind(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """The value as printable JSON of at most 60 characters."""
+    """Return the value as printable JSON of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Read examples and questions, naming every problem, and write them so that they read back equal.
+"""Read examples and questions, and write examples. Reading reports every problem in a file.
 
 docs/RECORDS.md describes the format.
 """
@@ -45,7 +45,7 @@ class Example:
     """One completion with its label and feedback.
 
     Attributes:
-        prompt, completion, revision: all strings, or all lists of chat messages. `revision` may be None.
+        prompt, completion, revision: either all strings or all lists of chat messages. `revision` may be None.
         label: true if the completion is right.
         answer: the standard answer with its reasoning, or the feedback on a liked response.
         judgment: says in words what is wrong; None for a right completion without a judgment.
@@ -72,12 +72,12 @@ class Question:
 
 
 def completion_text(example: Example) -> str:
-    """The completion as text, without its chat message."""
+    """Return the completion as text: the content of its message, if it is a chat message."""
     return _content(example.completion)
 
 
 def revision_text(example: Example) -> str | None:
-    """The revision as text, without its chat message; None if the example has no revision."""
+    """Return the revision as text, as `completion_text` does. Return None if the example has no revision."""
     return None if example.revision is None else _content(example.revision)
 
 
@@ -96,7 +96,10 @@ def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Ex
 
 
 def judge_command(path: str | Path) -> str:
-    """The command that judges a file's wrong examples. It has `--out` unless the file can be overwritten (`.jsonl`)."""
+    """Return the command that judges a file's wrong examples.
+
+    The command includes `--out` unless the file is `.jsonl`, the only format that can be overwritten.
+    """
     out = "" if Path(path).suffix.lower() == ".jsonl" else " --out judged.jsonl"
     return f"nlft judge {display_path(path)}{out}"
 
@@ -134,7 +137,9 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write JSONL that `read_examples` reads back equal. The file appears whole or not at all.
+    """Write examples as JSONL. `read_examples` returns equal examples from the file.
+
+    The file appears whole or not at all.
 
     Raises:
         UserError: the file cannot be written, or its name does not end in `.jsonl`.
@@ -194,7 +199,7 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
 
 
 def _once(problems: list[Problem], source: Source) -> list[Problem]:
-    """Report a problem shared by every row once, for the table: most likely a column is missing."""
+    """Report a problem once for the whole table if every row has it: most likely a column is missing."""
     rows = len(source.records)
     times = Counter(replace(problem, where=source.name) for problem in problems)
     common = [replace(p, what=f"{p.what[:-1]}, in all {rows} rows.") for p, n in times.items() if n == rows > 1]
@@ -202,7 +207,7 @@ def _once(problems: list[Problem], source: Source) -> list[Problem]:
 
 
 def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
-    """Convert the record to an example; None after refusing it.
+    """Convert the record to an example. If it cannot be used, report the problem and return None.
 
     Args:
         judge_cure: what to do about a missing judgment; None allows it to be missing.
@@ -232,7 +237,7 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
 
 
 def _question(record: RawRecord, default_id: str) -> Question | None:
-    """Convert the record to a question; None after refusing it."""
+    """Convert the record to a question. If it cannot be used, report the problem and return None."""
     fields = record.fields
     _convert_original(record)
     if "question" in fields and "prompt" not in fields:  # GSM8K's name
@@ -275,9 +280,10 @@ def _convert_original(record: RawRecord) -> None:
 
 
 def _find_label(record: RawRecord) -> None:
-    """Set the label of an original project's record: from its score, else as given, else from its judgment.
+    """Set the label of an original project's record.
 
-    A record with a judgment is wrong, and one without is right.
+    The label comes from the record's score, else from its `label` or `correct`, else from its judgment. In the last case, a
+    record with a judgment is wrong, and a record without one is right.
     """
     fields = record.fields
     score = fields.get("score")

@@ -24,7 +24,7 @@ class Source:
     Attributes:
         name: its name in messages.
         stem: first part of the ids that records without an id get. The second part is their place: `train-17`.
-        is_table: all records have the same columns, so every row may have the same problem.
+        is_table: whether all records have the same columns. Then every row may have the same problem.
     """
 
     name: str
@@ -93,7 +93,7 @@ def _read_hub(given: str, path: str, config: str | None, split: str | None, colu
 
 
 def _cure(error: Exception) -> str:
-    """What the user can do about a dataset that did not load. Offline, it may be missing from the cache."""
+    """Tell the user what to do about a dataset that did not load. Offline, it may be missing from the cache."""
     from datasets.config import HF_HUB_OFFLINE
 
     if isinstance(error, OSError) and HF_HUB_OFFLINE:
