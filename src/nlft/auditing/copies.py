@@ -38,7 +38,7 @@ def copies(examples: Sequence[Example], threshold: float) -> list[Finding]:
     nearly the same completion. Different answers to one prompt are not duplicates.
 
     Args:
-        threshold: least Jaccard similarity of near-duplicates, 0 to 1.
+        threshold: minimum Jaccard similarity of near-duplicates, 0 to 1.
     """
     findings: list[Finding] = []
     by_prompt: dict[str, list[int]] = defaultdict(list)
@@ -68,7 +68,7 @@ def overlap(examples: Sequence[Example], test: Sequence[Question], threshold: fl
     """Find training prompts that equal or contain a test question, in the same or nearly the same words.
 
     Args:
-        threshold: least Jaccard similarity of near-duplicates, 0 to 1.
+        threshold: minimum Jaccard similarity of near-duplicates, 0 to 1.
     """
     ours = [prompt_text(e.prompt) for e in examples]
     theirs = [prompt_text(q.prompt) for q in test]
@@ -101,7 +101,7 @@ def _duplicate(example: Example, original: Example) -> Finding:
 
 @dataclass(frozen=True)
 class _Words:
-    """A text as lower-case words, and as its numbers in order. Spelled numbers become digits."""
+    """A text as lower-case words, and the numbers in it, in order. Number words become digits."""
 
     words: list[str]
 
@@ -115,7 +115,7 @@ class _Words:
 
 
 def numbers(text: str) -> tuple[str, ...]:
-    """The numbers in a text, in order. `1,200.50` becomes 1200.5, and `three` becomes 3."""
+    """Return the numbers in a text, in order. `1,200.50` becomes 1200.5, and `three` becomes 3."""
     return _words(text).numbers
 
 
@@ -159,7 +159,7 @@ def similar_across(
 
 
 def _inside(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
-    """Whether the whole contains the part as consecutive items."""
+    """Return whether the whole contains the part as consecutive items."""
     return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
 
 
@@ -168,7 +168,7 @@ def _words(text: str) -> _Words:
 
 
 def _number(word: str) -> str | None:
-    """Write a number word or number in one normal form of digits; None if the word is not a number."""
+    """Write a number word or number in one normal form of digits. Return None if the word is not a number."""
     if word in SPELT:
         return SPELT[word]
     if not word[0].isdigit():
@@ -190,7 +190,7 @@ def _without_frame(texts: Sequence[_Words]) -> list[_Words]:
 
 
 def _shared(lists: Sequence[list[str]]) -> int:
-    """How many words at the beginning are equal in all lists."""
+    """Return how many words at the beginning are equal in all lists."""
     shared = 0
     for column in zip(*lists, strict=False):
         if len(set(column)) > 1:
@@ -200,7 +200,7 @@ def _shared(lists: Sequence[list[str]]) -> int:
 
 
 def _shingles(text: str) -> Shingles:
-    """The text's distinct character 5-grams. A shorter text gives one."""
+    """Return the text's distinct character 5-grams. For a shorter text, return the whole text as one."""
     padded = f" {text} ".ljust(SHINGLE)
     return frozenset(padded[at : at + SHINGLE] for at in range(len(padded) - SHINGLE + 1)) if text else frozenset()
 
@@ -214,12 +214,15 @@ def _without_common(sets: list[Shingles]) -> list[Shingles]:
 
 
 def _counts(sets: list[Shingles]) -> Counter[str]:
-    """In how many texts each shingle stands."""
+    """Count for each shingle the texts that contain it."""
     return Counter(chain.from_iterable(sets))
 
 
 def _rarest(items: Shingles, counts: Counter[str], threshold: float) -> list[str]:
-    """The (1 - t) |A| + 1 rarest shingles of a text: sets with a Jaccard similarity of t or more share one of them."""
+    """Return the (1 - t) |A| + 1 rarest shingles of a text.
+
+    Two sets with a Jaccard similarity of t or more have at least one of these shingles in common.
+    """
     reach = len(items) - ceil(threshold * len(items)) + 1
     return nsmallest(reach, items, key=lambda shingle: (counts[shingle], shingle))
 

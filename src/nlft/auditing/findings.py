@@ -148,7 +148,7 @@ KINDS = {name: Kind(name, severity, title, cure) for severity, kinds in _KINDS f
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Sort findings in the order of `KINDS`, and keep the order within a kind."""
+    """Sort findings in the order of `KINDS`. Findings of one kind keep their order."""
     order = list(KINDS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
@@ -164,6 +164,6 @@ def texts(example: Example) -> Iterator[tuple[str, str]]:
 
 
 def quoted(text: str, most: int = 60) -> str:
-    """Put the text on one line, in quotes, shortened to `most` characters."""
+    """Put the text on one line, in quotes, shortened to at most `most` characters."""
     line = " ".join(text.split()) or text.replace("\n", "\\n")
     return f'"{line}"' if len(line) <= most else f'"{line[: most - 3]}..."'

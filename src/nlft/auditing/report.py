@@ -25,12 +25,13 @@ class AuditReport:
         name: the data's name, such as a file name.
         examples: all examples, in their order.
         findings: worst first.
-        usable: ids of the examples that carry a usable signal; None without a model.
+        usable: ids of the examples that training can use (see `has_signal`); None without a model.
         notes: checks that were skipped, and why.
-        places: file and line of each example (`train.jsonl:41`) by id, as far as they are known.
+        places: file and line of each example (`train.jsonl:41`) by id. Examples without a known place are left out.
         measured: the figures of each scored example, as JSON values.
         settings: the audit's settings, as JSON values.
-        most_listed: most findings of one kind that `lines()` lists; `html()` and `json()` hold all of them.
+        most_listed: maximum number of findings of each kind that `lines()` lists. `html()` and `json()` hold all
+            findings.
     """
 
     name: str
@@ -45,11 +46,11 @@ class AuditReport:
 
     @property
     def summary(self) -> str:
-        """One line: the number of findings, and the number of usable examples."""
+        """Return one line with the number of findings and the number of usable examples."""
         return f"{self._counted()}; {self._usable()}"
 
     def lines(self) -> list[str]:
-        """Render the findings for a terminal, worst first. The last three lines sum them up."""
+        """Render the findings for a terminal, worst first. The last three lines summarise the findings."""
         right = sum(e.label for e in self.examples)
         lines = [f"{self.name}: {len(self.examples)} examples, {right} right, {len(self.examples) - right} wrong"]
         lines += [f"note: {note}" for note in self.notes]
@@ -67,7 +68,7 @@ class AuditReport:
         return [*lines, "", f"findings: {by_kind}", self._counted(), self._usable()]
 
     def json(self) -> dict[str, Any]:
-        """Everything in the report, as JSON values."""
+        """Return everything in the report, as JSON values."""
         return {
             "name": self.name,
             "summary": self.summary,
@@ -109,7 +110,10 @@ class AuditReport:
         )
 
     def _entry(self, finding: Finding, by_id: Mapping[str | int, Example]) -> tuple[str, list[tuple[str, str]]]:
-        """A finding's line, and the (name, text) fields of its example; no fields if it is about the whole data."""
+        """Return a finding's line, and its example's fields as (name, text).
+
+        There are no fields if the finding is about the whole data.
+        """
         if finding.id is None or finding.id not in by_id:
             return self._line(finding), []
         example = by_id[finding.id]
@@ -117,7 +121,7 @@ class AuditReport:
         return self._line(finding), [(name, _shortened(text)) for name, text in fields]
 
     def _line(self, finding: Finding) -> str:
-        """A finding with its example's place and id."""
+        """Return one line for a finding, with its example's place and id."""
         if finding.id is None:
             return finding.what
         place = self.places.get(finding.id)

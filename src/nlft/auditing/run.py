@@ -90,7 +90,7 @@ def audit(
 def _not_checked(
     model: torch.nn.Module | None, tokenizer: "PreTrainedTokenizerBase | None", test: Sequence[Question] | None
 ) -> list[str]:
-    """One note for each input that is missing: which checks the audit skips."""
+    """Return one note for each missing input, with the checks that the audit skips without it."""
     notes = []
     if test is None:
         notes.append("overlap with test questions was not checked: no test file was given (--test_file)")
@@ -101,7 +101,7 @@ def _not_checked(
 
 
 def _grader(examples: Sequence[Example], settings: AuditSettings) -> tuple[Grader | None, list[str]]:
-    """The grader that checks the labels, and a note if the audit chose it instead of the user."""
+    """Return the grader that checks the labels, and a note if the audit chose this grader instead of the user."""
     name, notes = settings.grader, []
     if name == "auto":
         marked = sum(MARK in e.answer for e in examples) >= _MARKED_RATE * len(examples)
@@ -141,7 +141,7 @@ def _encoded(
 
 
 def _too_long(encoded: EncodedExample, max_length: int | None) -> str:
-    """Name each condition over `max_length`, with its length; empty if there is none."""
+    """List each condition whose length exceeds `max_length`, with the length. Return an empty text if there is none."""
     lengths = {
         "base": len(encoded.base) + max(len(encoded.completion), len(encoded.target)),
         "standard": len(encoded.standard) + len(encoded.completion),
@@ -172,7 +172,7 @@ def _measured(
 
 
 def _without_symptoms(signal: Sequence[Finding], earlier: Sequence[Finding]) -> list[Finding]:
-    """Drop `style-movement` and `untagged` of an example whose text has a defect that explains them."""
+    """Drop `style-movement` and `untagged` findings of an example whose text has a defect that explains them."""
     spoilt = {finding.id for finding in earlier if finding.kind in SPOILT or finding.kind == "language"}
     return [f for f in signal if f.kind not in ("style-movement", "untagged") or f.id not in spoilt]
 

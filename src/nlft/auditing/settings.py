@@ -25,7 +25,7 @@ class AuditSettings(
 ):
     """Settings of the audit. Set those that training also has, such as `max_length`, to training's values.
 
-    `grader: auto` is the number grader if most answers have a `####`, else none.
+    `grader: auto` chooses the number grader if most answers have a `####`. Otherwise it chooses none.
     """
 
     grader: str = override(ExtractionSettings, "grader", "auto", also=" auto: number if the answers have ####.")

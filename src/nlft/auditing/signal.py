@@ -1,9 +1,9 @@
-"""Measure which tokens a judgment moves, and whether another example's judgment moves them too.
+"""Measure which tokens a judgment makes more or less likely, and whether another example's judgment does the same.
 
-The audit scores every completion under its conditions, as training does. It also scores each wrong completion under
-the judgments of a few other examples (placebos). A judgment is specific to its completion if it raises the
-probabilities of the completion's tokens more than placebos do, or makes the whole completion more likely than they do.
-The required difference comes from the differences between placebos.
+The audit scores every completion under its conditions, as training does. It also scores each wrong completion under the
+judgments of a few other examples (placebos). A judgment is specific to its completion if it raises the probabilities of
+the completion's tokens more than placebos do, or if it makes the whole completion more likely than placebos do. The
+required difference comes from the differences between placebos.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,25 +57,25 @@ class Measured:
     placebos: dict[str | int, Floats] = field(default_factory=dict)
 
     def added(self, under: Floats) -> float:
-        """The probability that a judgment adds, summed over the tokens that it makes more likely."""
+        """Return the probability that a judgment adds, summed over the tokens that it makes more likely."""
         return float(np.maximum(under - self.base, 0).sum())
 
     @property
     def gap(self) -> float:
-        """The probability that the example's judgment adds, minus the placebos' mean."""
+        """The probability that the example's judgment adds, minus the mean probability that a placebo adds."""
         return self.added(self.judge) - float(np.mean([self.added(p) for p in self.placebos.values()]))
 
     @property
     def fit(self) -> float:
-        """Log-likelihood of the completion under its judgment, minus the placebos' mean, in nats."""
+        """Log-likelihood of the completion under its judgment, minus its mean under the placebo judgments, in nats."""
         return float(np.mean([_nats(self.judge, placebo) for placebo in self.placebos.values()]))
 
     @property
     def style_rate(self) -> float:
         """The proportion of the judgment's own added probability that is on style tokens, 0 to 1.
 
-        This is the smaller of two proportions: of the probability added over base and placebos, and of the
-        probability added over standard too.
+        This is the smaller of two proportions. The first is of the probability added over base and placebos. The second
+        is of the probability added over base, placebos and standard.
         """
         usual = np.mean([*self.placebos.values()], axis=0) if self.placebos else self.base
         style = [is_style(token) for token in self.tokens]
@@ -87,13 +87,13 @@ class Measured:
 
 
 def is_style(token: str) -> bool:
-    """Whether a token is punctuation, white space or a control token. Signs of calculations are not style."""
+    """Return whether a token is punctuation, white space or a control token. Arithmetic signs such as + and = are not style."""
     text = token.strip()
     return text.startswith("<|") or (text not in _SIGNS and not any(map(str.isalnum, text)))
 
 
 def _nats(one: Floats, other: Floats) -> float:
-    """The sum over tokens of ln one - ln other."""
+    """Return the sum over tokens of ln one - ln other."""
     tiny = np.finfo(np.float64).tiny
     return float((np.log(np.maximum(one, tiny)) - np.log(np.maximum(other, tiny))).sum())
 
@@ -111,7 +111,7 @@ def measure(
     batch_size: int,
     seed: int,
 ) -> list[Measured]:
-    """Score each example under its conditions, and each wrong one also under `placebos` other judgments.
+    """Score each example under its conditions, and each wrong example also under `placebos` other judgments.
 
     Args:
         model: a causal LM; scoring is enabled on it.
@@ -220,7 +220,7 @@ def _length(encoded: EncodedExample) -> int:
 
 
 def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Group places by length, the longest first. So if memory is too small, the first batch fails."""
+    """Group places by length, the longest first, so that the first batch fails if memory is too small."""
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -249,7 +249,8 @@ class Margins:
     For longer completions, multiply them by the square root of the number of tokens.
 
     Attributes:
-        gap, fit: see `Measured`. Both are 0 if no completion has two placebos, because their spread is then unknown.
+        gap, fit: see `Measured`. Both are 0 if no completion has two placebos, because the spread of placebos is then
+            unknown.
     """
 
     gap: float = 0.0
@@ -257,7 +258,7 @@ class Margins:
 
 
 def margins(measured: Sequence[Measured], level: float) -> Margins:
-    """Compute the margins: this quantile, over all examples, of the differences between placebos."""
+    """Compute the margins: the quantile `level`, over all examples, of the differences between placebos."""
     gaps, fits = [], []
     for one in measured:
         first, *rest = one.placebos.values() or (None,)
@@ -270,13 +271,16 @@ def margins(measured: Sequence[Measured], level: float) -> Margins:
 
 
 def beats_placebo(one: Measured, margin: Margins) -> bool:
-    """Whether the judgment moves more than the placebos do; true if there are no placebos."""
+    """Return whether the judgment changes probabilities more than the placebos do; true if there are no placebos."""
     scale = len(one.tokens) ** 0.5
     return not one.placebos or one.gap > margin.gap * scale or one.fit > margin.fit * scale
 
 
 def has_signal(one: Measured, margin: Margins) -> bool:
-    """Whether training can use the example: a token is tagged, and a wrong one's judgment beats the placebos."""
+    """Return whether training can use the example.
+
+    It can if a token is tagged. A wrong example's judgment must also beat the placebos.
+    """
     return bool(one.salient.any()) and (one.label or beats_placebo(one, margin))
 
 
@@ -291,7 +295,7 @@ def signal_findings(measured: Sequence[Measured], margin: Margins) -> list[Findi
 
 
 def _finding(one: Measured, margin: Margins) -> tuple[str, str] | None:
-    """The kind and text of the finding about a wrong completion; None if there is none."""
+    """Return the kind and text of the finding about a wrong completion. Return None if there is no finding."""
     tagged, beats = int(one.salient.sum()), beats_placebo(one, margin)
     # A judgment that adds much more than placebos do also moves content, not only punctuation.
     little = not one.placebos or one.gap <= margin.gap * len(one.tokens) ** 0.5
@@ -325,7 +329,7 @@ def _most_moved(one: Measured) -> str:
 
 
 def figures(one: Measured, margin: Margins) -> Mapping[str, Any]:
-    """The measurements of one example, as JSON values."""
+    """Return the measurements of one example, as JSON values."""
     wrong = {
         "added": round(one.added(one.judge), 4),
         "placebos": {str(id): round(one.added(p), 4) for id, p in one.placebos.items()},

@@ -1,4 +1,4 @@
-"""Checks that need no model: does the completion end, do label and judgment fit it, is everything text?"""
+"""Checks that need no model. Does the completion end? Do label and judgment fit the completion? Is everything text?"""
 
 import re
 from collections import Counter, defaultdict
@@ -71,7 +71,7 @@ def text_findings(
 
 
 def _folded(findings: list[Finding], total: int) -> list[Finding]:
-    """Replace the `bare-answer` findings by one about the whole data, if most examples have one."""
+    """If most examples have a `bare-answer` finding, replace these findings by one about the whole data."""
     bare = [finding for finding in findings if finding.kind == "bare-answer"]
     if len(bare) <= max(total / 2, 2):
         return findings
@@ -83,7 +83,7 @@ def _folded(findings: list[Finding], total: int) -> list[Finding]:
 
 
 def shown_judgment(example: Example, shows_correction: bool = False) -> str:
-    """The part of the judgment that the judge prompt shows."""
+    """Return the part of the judgment that the judge prompt shows."""
     judgment = example.judgment or ""
     return judgment if shows_correction else without_corrections(judgment)
 
@@ -127,7 +127,10 @@ def _contradiction(example: Example) -> str | None:
 
 
 def _misquoted(example: Example, shown: str) -> str | None:
-    """Report quotes, or else numbers, that the example does not contain."""
+    """Report the first quote that the example does not contain. If there is none, report numbers that it does not contain.
+
+    The numbers are reported only if the judgment mentions at least two and the example lacks more than half of them.
+    """
     known = [_bare(completion_text(example)), _bare(prompt_text(example.prompt)), _bare(example.answer)]
     quotes = ["".join(groups) for groups in _QUOTED.findall(shown)]
     parts = [(quote, [_bare(part) for part in _ELLIPSIS.split(quote)]) for quote in quotes]
@@ -144,7 +147,10 @@ def _misquoted(example: Example, shown: str) -> str | None:
 
 
 def _echo(example: Example, shown: str) -> str | None:
-    """Report a judgment that adds nothing to the answer: no own words, no other numbers, no quote."""
+    """Report a judgment that only repeats the answer.
+
+    Such a judgment has no words or numbers that the answer lacks, and no quote from the completion.
+    """
     completion, answer = completion_text(example), example.answer
     what = f"the judgment says no more than the answer: {quoted(shown)}"
     if len(_bare(answer)) > 2 and _bare(answer) in _bare(shown):
@@ -191,7 +197,7 @@ def _by(grader: Grader) -> Check:
 
 
 def _ungradable(grader: Grader) -> Check:
-    """Make a check that the grader can read the standard answer."""
+    """Make a check that reports a standard answer that the grader cannot read."""
 
     def check(example: Example) -> str | None:
         grade = grader(example.answer, example.answer)
@@ -213,7 +219,7 @@ def _bare_answer(example: Example) -> str | None:
 
 
 def _foreign_answer(example: Example) -> str | None:
-    """Report an answer that holds few of the question's numbers and few of its words.
+    """Report an answer that contains few of the question's numbers and few of its words.
 
     On GSM8K this reports 7 of 10,000 questions with their own answer, and 9 of 10 questions with another's answer.
     """
@@ -280,7 +286,7 @@ def _ends_cleanly(text: str) -> bool:
 
 
 def endless(text: str) -> str | None:
-    """Find words that a text repeats at least three times up to its end. The last repetition may be incomplete."""
+    """Find a sequence of words that a text repeats at least three times up to its end. The last repetition may be incomplete."""
     all_words = text.split()
     for period in range(1, len(all_words) // _REPEATS + 1):
         run = 0
@@ -292,7 +298,7 @@ def endless(text: str) -> str | None:
 
 
 def _prompt_copy(example: Example) -> str | None:
-    """Report a completion that holds its prompt (a wrong export), or another turn (the model did not stop)."""
+    """Report a completion that contains its prompt (a wrong export) or another turn (the model did not stop)."""
     prompt, text = _bare(prompt_text(example.prompt)), completion_text(example)
     if len(prompt) >= 30 and prompt in _bare(text):
         return "it holds the whole prompt"
@@ -324,7 +330,7 @@ def _garbage(examples: Sequence[Example], special: Sequence[str]) -> Iterator[Fi
 
 
 def _around(text: str, match: re.Match[str]) -> str:
-    """The match with a few characters on both sides, as printable ASCII."""
+    """Return the match with a few characters on both sides, as printable ASCII."""
     return ascii(text[max(0, match.start() - 8) : match.end() + 12])[1:-1]
 
 

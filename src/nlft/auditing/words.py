@@ -1,4 +1,4 @@
-"""Classify a judgment by its words: praise or blame, stock phrases only, which language.
+"""Classify a judgment by its words. Does it praise or blame? Does it have only stock phrases? Which language is it in?
 
 The lists of praise, blame and stock words are English. A judgment in another language therefore has no tone and is
 never reported as vague.
@@ -81,7 +81,7 @@ def words(text: str) -> list[str]:
 
 
 def tone(judgment: str) -> set[Tone]:
-    """Whether an English judgment contains praise, blame, or doubt (a negation of something else)."""
+    """Return which of praise, blame and doubt an English judgment contains. Doubt is a negation of something else."""
     tones: set[Tone] = set()
     for clause in _CLAUSES.split(_NAMED.sub(" ", _OTHER_RIGHT.sub(" ", judgment.lower()))):
         tones |= _tone_of_clause(clause)
@@ -111,19 +111,19 @@ def _gap(text: str) -> int:
 
 
 def says_nothing(judgment: str) -> bool:
-    """Whether a judgment has only stock words: "This is wrong, please try again", "n/a", "-"."""
+    """Return whether a judgment has only stock words: "This is wrong, please try again", "n/a", "-"."""
     return "/" not in judgment.replace("n/a", "") and all(word in _STOCK for word in words(judgment) if word != "n")
 
 
 def content(text: str) -> set[str]:
-    """The text's words and numbers, without stock words."""
+    """Return the text's words and numbers, without stock words."""
     return set(words(text)) - _STOCK
 
 
 def language(text: str) -> str | None:
     """Guess a text's language from its commonest words. Return the script's name if the script is not Latin.
 
-    None if the text is too short or too mixed.
+    Return None if the text is too short or too mixed.
     """
     letters = Counter(_script(letter) for letter in _LETTERS.findall(text[:2000]))
     if not letters:

@@ -282,8 +282,8 @@ def _convert_original(record: RawRecord) -> None:
 def _find_label(record: RawRecord) -> None:
     """Set the label of an original project's record.
 
-    The label comes from the record's score, else from its `label` or `correct`, else from its judgment. In the last case, a
-    record with a judgment is wrong, and a record without one is right.
+    The label comes from the record's score, else from its `label` or `correct`, else from its judgment. In the last
+    case, a record with a judgment is wrong, and a record without one is right.
     """
     fields = record.fields
     score = fields.get("score")

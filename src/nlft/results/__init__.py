@@ -1,1 +1,1 @@
-"""What came of it: evaluation with its evidence, and statistics."""
+"""Results of a training: evaluation with its evidence, comparison, and statistics."""

@@ -1,4 +1,4 @@
-"""What a grid of arms, sizes and seeds shows: rates of right answers, planned differences, and a verdict, as data."""
+"""Compute rates of right answers, planned differences and a verdict from a grid of arms, sizes and seeds."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +18,9 @@ class Cells:
     Attributes:
         verdicts: (seeds, questions), whether each question was answered right. All cells have the same questions in
             the same order.
-        results: what each cell of the seeds took: `train_seconds`, `peak_memory_bytes`, `num_tokens`, ...
-        failed: seeds without a result, and why.
-        seeds: the seed of each row of `verdicts`; None: one row that stands for every seed.
+        results: the costs of each cell: `train_seconds`, `peak_memory_bytes`, `num_tokens`, ...
+        failed: each seed without a result, and the reason.
+        seeds: the seed of each row of `verdicts`. None: there is one row, which is used for every seed.
         once: whether the plan gives this arm only one seed.
     """
 
@@ -33,7 +33,10 @@ class Cells:
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate of right answers with its 95% interval: Wilson's for one seed, over seeds and questions for several."""
+    """A rate of right answers with its 95% interval.
+
+    For one seed, this is Wilson's interval. For several, it covers seeds and questions.
+    """
 
     value: float
     low: float
@@ -50,7 +53,7 @@ class Contrast:
     Attributes:
         corrected: the p-value after Holm's correction for all comparisons of the grid.
         wins: number of (seed, question) pairs that only `ours` answered right.
-        losses: number of those that only `theirs` answered right.
+        losses: number of (seed, question) pairs that only `theirs` answered right.
     """
 
     size: int
@@ -68,11 +71,11 @@ class Contrast:
 
 
 Grid = Mapping[tuple[str, int], Cells]
-"""(arm, size) -> its cells. The prompted base is repeated under every size."""
+"""A mapping from (arm, size) to the cells. The prompted base is repeated under every size."""
 
 
 def rate_of(verdicts: Sequence[Sequence[bool]]) -> Rate:
-    """The rate of right answers over all seeds."""
+    """Return the rate of right answers over all seeds."""
     if len({tuple(row) for row in verdicts}) == 1:
         proportion = wilson(sum(verdicts[0]), len(verdicts[0]))
         return Rate(proportion.value, proportion.low, proportion.high)
@@ -81,10 +84,10 @@ def rate_of(verdicts: Sequence[Sequence[bool]]) -> Rate:
 
 
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
-    """Every pair of arms at every size, on the seeds that both have.
+    """Compare each pair of arms at each size, on the seeds that both arms have.
 
-    P-values are corrected for all planned comparisons. One that could not be made (`unmade`) counts as a comparison
-    with p = 1, so that a failed cell does not make the others more significant.
+    P-values are corrected for all planned comparisons. A comparison that could not be made (`unmade`) counts with p =
+    1, so that a failed cell does not make the other comparisons more significant.
     """
     made = []
     for size, ours, theirs in _planned(grid, pairs):
@@ -100,7 +103,7 @@ def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
 
 
 def unmade(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
-    """(size, ours, theirs) of the planned comparisons of arms without a common seed, which cannot be made."""
+    """Return (size, ours, theirs) of the planned comparisons that cannot be made, because the arms have no common seed."""
     return [at for at in _planned(grid, pairs) if paired(grid[at[1], at[0]], grid[at[2], at[0]]) is None]
 
 
@@ -110,7 +113,7 @@ def _planned(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, st
 
 
 def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool]]] | None:
-    """Both arms' verdicts on the seeds that both have, or None if they have no common seed."""
+    """Return the two arms' right/wrong results for the seeds that they share, or None if they share none."""
     if a.seeds is None or b.seeds is None:
         rows = (list(a.verdicts), list(b.verdicts))
     else:
@@ -136,20 +139,21 @@ VerdictKind = Literal[
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison recommends at its largest size.
+    """The recommendation of a comparison at its largest size.
 
     Attributes:
         best: the trained arm with the most right answers, among those with a result for every seed.
-        prompt: the prompted arm that it has to beat.
-        rates: of both, by arm.
-        gap: `best` over `prompt`.
+        prompt: the prompted arm that `best` has to beat.
+        rates: rates of right answers of `best` and `prompt`, by arm.
+        gap: the difference `best` minus `prompt`.
         planned: whether that comparison was fixed before the run.
-        worthwhile: the gap that `needed` is about, as a fraction.
-        needed: what would show a gap of `worthwhile` in four runs of five; None where the gap is decided.
+        worthwhile: the gap that `needed` is computed for, as a fraction.
+        needed: the questions and seeds that would show a gap of `worthwhile` in four runs of five; None if the gap is
+            decided.
         questions: number of test questions.
-        seeds: how many seeds of `best` have a result, and `failed_seeds` how many have none.
+        seeds: number of seeds of `best` with a result. failed_seeds: number of seeds of `best` without a result.
         rivals: trained arms that do not differ significantly from `best`.
-        better: trained arms that are significantly above `best`, but were run on one seed or failed on some.
+        better: trained arms that are significantly above `best`, but were run on only one seed or failed on some seeds.
         missing: trained arms without a result to compare.
     """
 
@@ -170,16 +174,17 @@ class Verdict:
 
 
 def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int = 0) -> Verdict:
-    """What to do, at the largest size.
+    """Decide which method to recommend at the largest size.
 
     A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
-    all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave one seed, or that failed
-    on some, is recommended only if there are no others, but it can stand in the way.
+    all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave only one seed, or that
+    failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed as `better`
+    than the recommended one.
 
     Args:
         made: the planned comparisons that could be made.
         prompted: arms that train nothing.
-        lacking: how many comparisons were planned and could not be made.
+        lacking: number of planned comparisons that could not be made.
     """
     size = max(size for _, size in grid)
     if not any(c.verdicts for c in grid.values()) and any(c.results for c in grid.values()):
@@ -217,7 +222,7 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
 
 
 def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:
-    """That no difference is significant, and what would show one."""
+    """Return a verdict without a significant difference, and compute what would show one."""
     assert base.best is not None
     assert base.prompt is not None
     assert base.gap is not None
@@ -234,7 +239,7 @@ def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:
 def _with_other_arms(
     decided: Verdict, grid: Grid, made: Sequence[Contrast], size: int, prompted: Collection[str]
 ) -> Verdict:
-    """The verdict with how the other trained arms compare to the best one."""
+    """Add to the verdict how the other trained arms compare with the best one."""
     best = decided.best
     assert best is not None
     others = [arm for (arm, at), _ in grid.items() if at == size and arm != best and arm not in prompted]
@@ -246,7 +251,11 @@ def _with_other_arms(
 
 
 def _better(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: int) -> bool:
-    """Whether `ours` is significantly above `theirs`, corrected for the planned comparisons or else for all pairs."""
+    """Return whether `ours` is significantly above `theirs`.
+
+    The p-value is corrected for the planned comparisons. If this comparison was not planned, it is corrected for all
+    pairs.
+    """
     for contrast in made:
         if contrast.size == size and (contrast.ours, contrast.theirs) == (ours, theirs):
             return contrast.significant and contrast.gap.value > 0
@@ -257,7 +266,7 @@ def _better(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: 
 
 
 def _pairs(grid: Grid, size: int) -> int:
-    """How many pairs of arms have a result at the size."""
+    """Return how many pairs of arms have a result at the size."""
     return comb(sum(at == size and bool(cells.verdicts) for (_, at), cells in grid.items()), 2)
 
 

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file without scripts: verdict, curves, table, contrasts, small enough to mail."""
+"""Render a comparison as one HTML file without scripts, small enough to mail: verdict, curves, table, contrasts."""
 
 from collections.abc import Mapping, Sequence
 from math import log
@@ -21,7 +21,7 @@ _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 
 def page(report: Report) -> str:
-    """The whole page. Everything in it that a user or a model wrote is escaped."""
+    """Return the whole page. All text that a user or a model wrote is escaped."""
     return render_page(
         "nlft.results",
         "comparison.html",
@@ -58,11 +58,11 @@ def _budget(report: Report) -> str:
 
 
 def chart(report: Report) -> dict[str, Any]:
-    """Where everything stands in the drawing of right answers against number of examples, in its own units.
+    """Compute the positions in the chart of right answers against number of examples, in the units of the chart.
 
     Returns:
-        grid: a line across for each share of right answers. sizes: (x, number of examples). curves: one a method, with
-        its look, the points of its line, and its points with their intervals.
+        A mapping. `grid` has a horizontal line for each share of right answers. `sizes` has (x, number of examples).
+        `curves` has one curve per method, with its look, the points of its line, and its points with their intervals.
     """
     sizes = sorted({arm["size"] for arm in report["arms"]})
     shown = [arm for arm in report["arms"] if arm["share"]]
@@ -100,13 +100,13 @@ def _point(x: float, share: Mapping[str, float], top: float) -> dict[str, str]:
 
 
 def _look(index: int) -> dict[str, Any]:
-    """A method's colour. The second round of colours has hollow dots and a dashed line."""
+    """Return a method's colour, dots and line. When the colours repeat, dots are hollow and the line is dashed."""
     hollow = index % (2 * len(_COLOURS)) >= len(_COLOURS)
     return {"colour": _COLOURS[index % len(_COLOURS)], "hollow": hollow}
 
 
 def _x(size: int, sizes: Sequence[int]) -> float:
-    """Sizes stand by their logarithm."""
+    """Return the x position of a size, on a logarithmic scale."""
     inner = WIDTH - LEFT - RIGHT - 80
     if len(sizes) == 1:
         return LEFT + 40 + inner / 2
@@ -143,7 +143,7 @@ def _contrasts(report: Report) -> list[list[str]]:
 
 
 def _questions(report: Report) -> list[dict[str, Any]]:
-    """Which questions each side of a comparison alone answered right, most seeds first."""
+    """List the questions that only one side of a comparison answered right, those with the most seeds first."""
     asked = report.get("asked", [])
     if not asked:
         return []

@@ -1,4 +1,4 @@
-"""A comparison's figures as JSON and as sentences, and the grid read back from them."""
+"""Write a comparison's figures as JSON and as sentences, and read the grid back from the JSON."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ def comparison_report(
     prompted: Collection[str],
     about: Mapping[str, Any],
 ) -> Report:
-    """The content of compare.json.
+    """Return the content of compare.json.
 
     Args:
         pairs: the comparisons that were fixed before the run.
@@ -46,7 +46,10 @@ def comparison_report(
 
 
 def read_report(path: Path) -> Report:
-    """A compare.json of this version or an older one, in this version's format: its verdict is decided again."""
+    """Read a compare.json of this version or an older one, and return it in this version's format.
+
+    The verdict of an older file is decided again.
+    """
     report: Report = json.loads(path.read_text(encoding="utf-8"))
     if report.get("format_version") == FORMAT_VERSION:
         return report
@@ -62,7 +65,7 @@ def read_report(path: Path) -> Report:
 
 
 def grid_of(report: Report) -> Grid:
-    """The grid that a report was made from, without each seed's summary."""
+    """Return the grid that a report was made from, without each seed's summary."""
     return {
         (arm["arm"], arm["size"]): Cells(
             arm["verdicts"],
@@ -76,7 +79,7 @@ def grid_of(report: Report) -> Grid:
 
 
 def verdict_sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
-    """The verdict in one sentence."""
+    """Return the verdict in one sentence."""
     if decided.kind == "no_arms":
         return "Nothing to compare: no trained method has a result, or no prompted one."
     if decided.kind == "no_common_seed":
@@ -124,7 +127,7 @@ def _rivals_clause(decided: Verdict, titles: Mapping[str, str]) -> str:
 
 
 def contrast_lines(report: Report) -> list[str]:
-    """The comparisons at the largest size, those that could not be made, and what was added after a result."""
+    """Describe the comparisons at the largest size, the comparisons that could not be made, and later additions to the grid."""
     titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
     largest = max(arm["size"] for arm in report["arms"])
     lines = [_contrast_line(c, titles) for c in report["contrasts"] if c["size"] == largest]
@@ -145,7 +148,7 @@ def _contrast_line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> st
 
 
 def grown_line(report: Report) -> list[str]:
-    """What was added to the grid after a first result, if anything."""
+    """List in one line what was added to the grid after a first result; empty if nothing was added."""
     grown = report.get("grown")
     if not grown:
         return []
@@ -166,7 +169,7 @@ def _arm(cells: Cells) -> dict[str, Any]:
 
 
 def _readings(cells: Cells) -> dict[str, float]:
-    """The rate of right answers by each reading of them."""
+    """Return the rate of right answers by each reading of the answers."""
     accuracies = [result["summary"]["accuracy"] for result in cells.results if "summary" in result]
     if not accuracies:
         return {}

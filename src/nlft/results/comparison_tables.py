@@ -1,4 +1,4 @@
-"""Tables of a comparison."""
+"""Make the tables of a comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """The table in Markdown, with aligned columns."""
+        """Return the table in Markdown, with aligned columns."""
         lines = [self.head, *self.rows]
         widths = [max(len(line[at]) for line in lines) for at in range(len(self.head))]
         padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
@@ -25,7 +25,7 @@ class Table:
 
 
 def grid_table(grid: Grid, titles: Mapping[str, str]) -> Table:
-    """Arms by sizes. What a training took is the mean of its seeds."""
+    """Make a table of arms by sizes. The costs of a training are means over its seeds."""
     sizes = sorted({size for _, size in grid})
     head = ["", *(f"{size} examples" for size in sizes), "steps", "train", "peak memory", "tokens trained"]
     rows = []
@@ -36,7 +36,9 @@ def grid_table(grid: Grid, titles: Mapping[str, str]) -> Table:
 
 
 def arms_table(grid: Grid, titles: Mapping[str, str], extraction: str) -> Table:
-    """The arms of a comparison of one size and one seed, with each reading of the answers and their length.
+    """Make a table of the arms of a comparison of one size and one seed.
+
+    It has the rate by each reading of the answers, and the length of the answers.
 
     Args:
         extraction: how numbers were read when the examples were labelled.
@@ -85,23 +87,26 @@ def _rate(cells: Cells | None) -> str:
 
 
 def _reason(cells: Cells) -> str:
-    """Why the first failed seed has no result, on one line."""
+    """Return on one line why the first failed seed has no result."""
     return next(iter(cells.failed.values()), "").split("\n")[0][:60].replace("|", "/")
 
 
 def one_seed_note(cells: Cells) -> str:
-    """Which seed it was, if the plan gives the arm only one."""
+    """Return a note with the seed, if the plan gives the arm only one."""
     return f"(only seed {cells.seeds[0]})" if cells.once and cells.seeds else ""
 
 
 def _largest_costs(cells: Sequence[Cells | None]) -> list[str]:
-    """What the training took at the largest size that has a result; empty for an arm that trains nothing."""
+    """Return the costs of the training at the largest size with a result. Return empty texts for an arm that trains nothing."""
     results = next((cell.results for cell in reversed(cells) if cell and cell.results), [])
     return costs(results if any(r.get("num_tokens") for r in results) else [])
 
 
 def costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mean steps, time and tokens of the trainings, and their highest peak memory, as text; empty for no results."""
+    """Return as text the mean steps, time and tokens of the trainings, and their highest peak memory.
+
+    The texts are empty if there are no results.
+    """
     if not results:
         return ["", "", "", ""]
     steps = [r["steps"] for r in results if r.get("steps") is not None]  # older results do not have them

@@ -1,4 +1,4 @@
-"""Evaluation: greedy answers to questions, graded, each with its evidence.
+"""Evaluate a model: let it answer questions greedily, and grade each answer with its evidence.
 
 Grades come from `data.grading`, which also labels the training examples. Finished answers are kept in a ledger, so an
 interrupted evaluation continues where it stopped.
@@ -36,8 +36,8 @@ class Summary:
     """An evaluation in a few numbers.
 
     Attributes:
-        accuracy: by reading: `strict` and `flexible` for numbers, else `accuracy`. An answer that could not be graded
-            counts as not right.
+        accuracy: the rate of right answers by reading. The readings are `strict` and `flexible` for numbers, else
+            `accuracy`. An answer that could not be graded does not count as right.
         graded_share: fraction of answers that could be graded, by reading.
         mean_tokens: mean length of the answers, in tokens.
         finished_share: fraction of answers that the model ended by itself.
@@ -52,7 +52,7 @@ class Summary:
     answer_logp: float | None = None
 
     def lines(self) -> list[str]:
-        """The summary for the terminal."""
+        """Return the summary as lines for the terminal."""
         length = f"mean length {self.mean_tokens:.0f} tokens, {self.finished_share:.0%} finished"
         if self.answer_logp is not None:
             logp = f"nothing was graded; mean log-likelihood per token of the standard answers {self.answer_logp:.3f}"
@@ -64,7 +64,7 @@ class Summary:
         return [*rows, length]
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers as JSON, without the answers that an `Evaluation` has."""
+        """Return the numbers as JSON, without the answers that an `Evaluation` has."""
         return asdict(Summary(**{f.name: getattr(self, f.name) for f in fields(Summary)}))
 
 
@@ -78,7 +78,7 @@ class GradedAnswer:
         output: the model's answer.
         tokens: length of the output.
         finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
-        grades: by reading.
+        grades: the grade by each reading.
     """
 
     id: str | int
@@ -90,29 +90,32 @@ class GradedAnswer:
     grades: dict[str, Grade]
 
     def as_json(self) -> dict[str, Any]:
-        """The answer as evaluation.json stores it."""
+        """Return the answer as evaluation.json stores it."""
         return {**vars(self), "grades": {name: grade.as_json() for name, grade in self.grades.items()}}
 
 
 @dataclass(frozen=True)
 class Evaluation(Summary):
-    """A summary with the answers that it is of, in the order of the questions."""
+    """A summary, with the answers that it summarises, in the order of the questions."""
 
     answers: tuple[GradedAnswer, ...] = ()
 
 
 def graders(name: str) -> dict[str, Grader]:
-    """The readings that an evaluation reports: numbers are read strictly and flexibly, all else in one way."""
+    """Return the graders that an evaluation reports, by name.
+
+    There are two for numbers (strict and flexible extraction), and one for any other kind of answer.
+    """
     if name == "number":
         return {reading: get_grader("number", extraction=reading) for reading in ("strict", "flexible")}
     return {"accuracy": get_grader(name)}
 
 
 def deciding_reading(readings: Iterable[str], extraction: str) -> str:
-    """The reading that decides a comparison: the one by which the examples were labelled.
+    """Return the reading that decides a comparison: the one by which the examples were labelled.
 
     Args:
-        readings: those that an evaluation reports: `strict` and `flexible` for numbers, else one.
+        readings: the readings of an evaluation: `strict` and `flexible` for numbers, else only one.
         extraction: how numbers were read for the labels.
     """
     names = list(readings)
@@ -134,11 +137,11 @@ def evaluate(
 
     Args:
         model: an answerer, local or on a server; or a loaded transformers or PEFT model, with its `tokenizer`.
-        settings: `max_new_tokens`, `eval_batch_size` and `system_prompt` shape only a model that comes with its
-            tokenizer; an answerer has its own.
-        out: file to write, evaluation.json for example. Finished answers are kept beside it in NAME.calls.jsonl, if
-            the answerer has no ledger of its own, and a later call for the same model does not ask for them again.
-            None: write nothing.
+        settings: `max_new_tokens`, `eval_batch_size` and `system_prompt` apply only to a model that is passed with its
+            tokenizer. An answerer has its own values.
+        out: file to write, evaluation.json for example. None: write nothing. If the answerer has no ledger of its own,
+            finished answers are kept beside the file in NAME.calls.jsonl. A later call for the same model does not ask
+            for these answers again.
         about: what is evaluated (model, adapter, file), to be written to `out`.
 
     Raises:
@@ -173,7 +176,7 @@ def evaluate(
 
 
 def as_asked(asking: SamplingSettings) -> EvaluationSettings:
-    """Settings that ask questions and grade answers as sampling did for the training examples.
+    """Return settings that ask questions and grade answers as sampling did for the training examples.
 
     Args:
         asking: `limit`, `temperature` and `samples_per_question` do not apply: all questions are answered, once each
@@ -194,7 +197,7 @@ def _answerer(
     settings: EvaluationSettings,
     out: Path | None,
 ) -> Answerer:
-    """The model as an answerer, with a ledger beside `out` if it has none.
+    """Return the model as an answerer. If it has no ledger, add one beside `out`.
 
     Raises:
         UserError: a transformers model comes without its tokenizer.
@@ -225,7 +228,7 @@ def check_can_score(settings: EvaluationSettings, *, on_server: bool) -> None:
     """Refuse the grader `label` on a server.
 
     Raises:
-        UserError: it needs log-likelihoods, which only a local model gives.
+        UserError: the grader is `label`, which needs log-likelihoods, and the model is on a server.
     """
     if settings.grader == "label" and on_server:
         raise UserError(
@@ -235,7 +238,7 @@ def check_can_score(settings: EvaluationSettings, *, on_server: bool) -> None:
 
 
 def _local_model(answerer: Answerer) -> "LocalModel | None":
-    """The local model behind the answerer; None if the answers come from elsewhere."""
+    """Return the local model that the answerer uses. Return None if the answers come from elsewhere."""
     from nlft.models.local import LocalModel
 
     inner = answerer.inner if isinstance(answerer, Ledgered) else answerer
@@ -266,7 +269,7 @@ def _summarize(answers: tuple[GradedAnswer, ...], readings: list[str], logp: flo
 
 
 def _answer_logp(local: "LocalModel", requests: Sequence[CompletionRequest], questions: Sequence[Question]) -> float:
-    """Mean log-likelihood per token of the standard answers, over the tokens of all of them."""
+    """Return the mean log-likelihood per token, over all tokens of all standard answers."""
     import torch
 
     from nlft.core.conditions import pad_rows

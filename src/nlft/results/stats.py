@@ -1,4 +1,4 @@
-"""Intervals and differences, with scipy behind them."""
+"""Confidence intervals and paired differences, computed with scipy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Proportion:
-    """A rate, count of n, with its 95% Wilson interval."""
+    """The rate count / n with its 95% Wilson interval."""
 
     count: int
     n: int
@@ -25,7 +25,7 @@ class Proportion:
 
 
 def wilson(count: int, n: int) -> Proportion:
-    """The rate count / n with its 95% Wilson score interval (Wilson 1927), without continuity correction."""
+    """Return the rate count / n with its 95% Wilson score interval (Wilson 1927), without continuity correction."""
     if n == 0:
         return Proportion(0, 0, 0.0, 1.0)
     from scipy.stats import binomtest
@@ -39,7 +39,7 @@ class Difference:
     """Mean of paired differences with a 95% interval.
 
     Attributes:
-        p_value: two-sided, of no difference; None if it was not worked out.
+        p_value: two-sided p-value for the null hypothesis of no difference; None if it was not computed.
     """
 
     value: float
@@ -52,10 +52,10 @@ class Difference:
 
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], *, seed: int = 0) -> Difference:
-    """How much more often `ours` is right than `theirs` on the same questions, by a bootstrap over questions.
+    """Return how much more often `ours` is right than `theirs`, with an interval from a bootstrap over questions.
 
     Args:
-        ours, theirs: whether each question was answered right, in the same order of questions.
+        ours, theirs: whether each question was answered right. Both hold the same questions in the same order.
     """
     return seeded_difference([ours], [theirs], seed=seed)
 
@@ -67,21 +67,23 @@ def seeded_difference(
     samples: int = 9999,
     seed: int = 0,
 ) -> Difference:
-    """The difference over several seeds: the bootstrap resamples questions and seeds, so the interval covers both.
+    """Return the difference over several seeds.
 
-    Differences between seeds are widened by sqrt(n / (n - 1)), because a draw from n seeds varies less than seeds do.
-    With fewer than about five seeds, the interval is still too narrow if seeds differ by more than chance (simulated:
-    it contains the true value in 81 to 97 of 100 runs for two seeds that differ by 5 points, 91 to 98 for three), and
-    too wide if they do not.
+    The bootstrap resamples questions and seeds, so the interval covers the variation of both.
+
+    The function widens differences between seeds by sqrt(n / (n - 1)), because a draw from n seeds varies less than
+    seeds do. With fewer than about five seeds, the interval is still too narrow if seeds differ by more than chance,
+    and too wide if they do not. In simulations with seeds that differ by 5 points, it contains the true value in 81 to
+    97 of 100 runs for two seeds, and in 91 to 98 for three.
 
     Args:
         ours, theirs: whether each answer is right, (seeds, questions), for the same questions in the same order. If
             one of them has only one seed (a prompted model), it is paired with each seed of the other.
     Returns:
-        The mean difference, its percentile interval, and a p-value. The p-value is the larger of two: the bootstrap's,
-        twice the fraction of draws on the other side of zero; and that of a test that is valid for few questions too
-        (`symmetric_p`). If no question is answered differently, the interval is that of the rule of three: 3 / n to
-        either side.
+        The mean difference, its percentile interval, and a p-value. The p-value is the larger of two. The bootstrap's
+        p-value is twice the fraction of draws on the other side of zero. The other p-value comes from `symmetric_p`, a
+        test that is valid also for few questions. If no question is answered differently, the interval follows the rule
+        of three: 3 / n to either side.
     Raises:
         ValueError: the two are not of the same questions.
     """
@@ -107,7 +109,9 @@ def seeded_difference(
 
 
 def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> Any:
-    """(seeds, questions): 1 where only ours are right, -1 where only theirs are. Arguments as in `seeded_difference`.
+    """Return an array (seeds, questions): 1 where only ours are right, -1 where only theirs are, else 0.
+
+    The arguments are those of `seeded_difference`.
 
     Raises:
         ValueError: the two are not of the same questions.
@@ -119,11 +123,13 @@ def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
 
 
 def symmetric_p(gaps: Any, samples: int, seed: int) -> float:
-    """Two-sided p-value of a sign test: under the null hypothesis, each question favours either side equally.
+    """Return the two-sided p-value of a sign test.
 
-    For one seed it is McNemar's exact test. For several, the sign of each question's mean over the seeds is flipped at
-    random, `samples` times. This test ignores the variance between seeds. The bootstrap covers it, but gives too little
-    weight to a few questions in its tail.
+    Under the null hypothesis, each question is equally likely to favour either side.
+
+    For one seed, this is McNemar's exact test. For several seeds, the function flips the sign of each question's mean
+    over the seeds at random, `samples` times. This test ignores the variance between seeds. The bootstrap covers that
+    variance, but its tail is too thin if only a few questions differ.
 
     Args:
         gaps: (seeds, questions), -1, 0 or 1 each.
@@ -144,7 +150,7 @@ def symmetric_p(gaps: Any, samples: int, seed: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for how many there are (Holm 1979), in their order."""
+    """Correct the p-values for their number (Holm 1979). Return them in the given order."""
     order = sorted(range(len(p_values)), key=lambda at: p_values[at])
     corrected = [0.0] * len(p_values)
     highest = 0.0
@@ -156,10 +162,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Needed:
-    """The test questions and seeds that would show a difference.
+    """The numbers of test questions and seeds that would show a difference.
 
     Attributes:
-        seeds: None if the present number suffices, or if one seed alone does not show how much seeds differ.
+        seeds: number of seeds. None if the present number suffices, or if there is only one seed, which does not show
+            how much seeds differ.
     """
 
     questions: int
@@ -169,12 +176,12 @@ class Needed:
 def needed(
     ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]], wanted: float, *, tests: int = 1
 ) -> Needed:
-    """About how many test questions and seeds make a difference of `wanted` significant in four runs of five.
+    """Estimate how many test questions and seeds make a difference of `wanted` significant in four runs of five.
 
-    A two-way analysis of variance splits the variance of the difference. The part between questions shrinks with their
-    number; the part between seeds does not. Over several seeds, the bootstrap counts the residual part three times
-    (Owen 2007, arXiv 0712.1111), and so does this function. If seed variance alone exceeds half the error budget, ask
-    for more seeds and split the budget evenly.
+    A two-way analysis of variance splits the variance of the difference. The variance between questions shrinks with
+    the number of questions. The variance between seeds does not. Over several seeds, the bootstrap counts the residual
+    part three times (Owen 2007, arXiv 0712.1111), and so does this function. If seed variance alone exceeds half the
+    error budget, the function asks for more seeds and splits the budget evenly.
 
     Args:
         ours, theirs: as for `seeded_difference`.
