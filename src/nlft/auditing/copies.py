@@ -200,7 +200,7 @@ def _shared(lists: Sequence[list[str]]) -> int:
 
 
 def _shingles(text: str) -> Shingles:
-    """Return the text's distinct character 5-grams. For a shorter text, return the whole text as one."""
+    """Return the text's distinct character 5-grams. If the text is shorter, return the whole text, padded."""
     padded = f" {text} ".ljust(SHINGLE)
     return frozenset(padded[at : at + SHINGLE] for at in range(len(padded) - SHINGLE + 1)) if text else frozenset()
 

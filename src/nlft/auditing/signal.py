@@ -87,7 +87,10 @@ class Measured:
 
 
 def is_style(token: str) -> bool:
-    """Return whether a token is punctuation, white space or a control token. Arithmetic signs such as + and = are not style."""
+    """Return whether a token is punctuation, white space or a control token.
+
+    Arithmetic signs such as + and = do not count as style.
+    """
     text = token.strip()
     return text.startswith("<|") or (text not in _SIGNS and not any(map(str.isalnum, text)))
 

@@ -127,7 +127,7 @@ def _contradiction(example: Example) -> str | None:
 
 
 def _misquoted(example: Example, shown: str) -> str | None:
-    """Report the first quote that the example does not contain. If there is none, report numbers that it does not contain.
+    """Report a quote that the example does not contain. If there is none, report numbers that it does not contain.
 
     The numbers are reported only if the judgment mentions at least two and the example lacks more than half of them.
     """
@@ -286,7 +286,7 @@ def _ends_cleanly(text: str) -> bool:
 
 
 def endless(text: str) -> str | None:
-    """Find a sequence of words that a text repeats at least three times up to its end. The last repetition may be incomplete."""
+    """Find a phrase that a text repeats at least three times up to its end. The last repetition may be incomplete."""
     all_words = text.split()
     for period in range(1, len(all_words) // _REPEATS + 1):
         run = 0

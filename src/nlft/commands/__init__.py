@@ -1,1 +1,1 @@
-"""The command line's functions: parse, then call."""
+"""Functions of the command line. Each parses its arguments and then calls the library."""

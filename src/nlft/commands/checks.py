@@ -1,4 +1,4 @@
-"""Checks of paths, names and kinds of files that need no model: they come before torch is imported."""
+"""Check paths, names and kinds of files before torch is imported. These checks need no model."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,10 @@ CHECKED = (
 
 
 def check_names(given: Mapping[str, str]) -> None:
-    """Check what was given for the settings in `CHECKED`, by name.
+    """Check the given values of the settings in `CHECKED`, by name.
 
     Raises:
-        UserError: a path does not exist, is of the wrong kind or cannot be written, or there is no such grader.
+        UserError: a path does not exist, is of the wrong kind or cannot be written, or a grader does not exist.
     """
     on_server = "base_url" in given or given.get("backend") == "openai"
     if "model_name_or_path" in given and not on_server:
@@ -49,7 +49,7 @@ def check_names(given: Mapping[str, str]) -> None:
 
 
 def _is_missing(name: str) -> bool:
-    """Whether the name is a path, not a hub name, and nothing is there."""
+    """Return whether the name is a path, not a hub name, and does not exist."""
     path = Path(name)
     looks_local = (
         name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".jsonl", ".json", ".parquet")
@@ -98,7 +98,7 @@ def _check_writable(path: Path, flag: str) -> None:
 
 
 def check_out_file(path: Path, *suffixes: str, flag: str = "--out") -> None:
-    """Refuse an output file that is a folder or has another ending: before the work, not after it.
+    """Refuse an output file that is a folder or has another ending. Call this before the work.
 
     Raises:
         UserError: the file cannot be written under this name.
@@ -122,14 +122,14 @@ class EarlyFile(Generic[_Records]):
         self.records = read(self.word) if self.word is not None else None
 
     def get(self, file: str | Path) -> list[_Records]:
-        """The file's records."""
+        """Return the file's records."""
         if self.records is not None and str(file) == str(Path(str(self.word))):
             return self.records
         return self.read(str(file))
 
 
 def examples_to_train(file: str | Path) -> "list[Example]":
-    """The file's examples.
+    """Return the file's examples.
 
     Raises:
         UserError: the file holds questions; the message names the commands that take them.
@@ -139,7 +139,7 @@ def examples_to_train(file: str | Path) -> "list[Example]":
 
 
 def examples_to_judge(file: str | Path) -> "list[Example]":
-    """The file's examples, with or without judgments; raises as `examples_to_train`."""
+    """Return the file's examples, with or without judgments. For the errors, see `examples_to_train`."""
     return _examples(file, require_judgment=False)
 
 
@@ -164,7 +164,7 @@ def _examples(file: str | Path, *, require_judgment: bool) -> "list[Example]":
 
 
 def questions_to_answer(file: str | Path) -> "list[Question]":
-    """The file's questions. If it holds examples, say so: their completions are not used."""
+    """Return the file's questions. If the file holds examples, print that their completions are not used."""
     from nlft.data.records import read_questions
     from nlft.data.sources import read_source
     from nlft.progress import note

@@ -1,4 +1,4 @@
-"""The commands that make a dataset: sample, judge, revise, build, audit."""
+"""Run the commands that make a dataset: sample, judge, revise, build, audit."""
 
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def dry_run_told() -> Iterator[None]:
-    """Print what --dry_run found, where there would have been answers; for use as a decorator."""
+    """Print the counts of --dry_run instead of asking for answers. Use this function as a decorator."""
     from nlft.models.ledger import DryRun
 
     try:
@@ -34,14 +34,14 @@ def dry_run_told() -> Iterator[None]:
 
 
 def _asking() -> list[type]:
-    """The light classes of `model_kinds`, for help."""
+    """Return the classes of `model_kinds` that need no torch, for the help."""
     from nlft.models.settings import BackendSettings, CallSettings, ModelOptions
 
     return [ModelOptions, BackendSettings, CallSettings]
 
 
 def asking_sections() -> list[Section]:
-    """The help's sections about the model that is asked."""
+    """Return the help's sections about the model that is asked."""
     _, backend, calls = _asking()
     return [("Model", ASKED), ("Server", backend), ("Ledger of answers, and limits", calls)]
 
@@ -123,7 +123,7 @@ def judge(argv: Sequence[str]) -> None:
 
 
 def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", model_settings: list[Any]) -> None:
-    """Judge the examples, write them, and say what came of it."""
+    """Judge the examples, write them, and print a summary."""
     from nlft.collect import judging
     from nlft.data.records import write_examples
 
@@ -190,7 +190,10 @@ def revise(argv: Sequence[str]) -> None:
 
 
 def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
-    """The model for judging or revising, whose settings are called alike; its ledger lies beside `out`."""
+    """Open the model for judging or revising, with its ledger beside `out`.
+
+    The settings of both commands have the same names.
+    """
     if model_settings[2].dry_run and settings.tries > 1:
         print(f"counted is the first of up to --tries {settings.tries}; what cannot be used is asked for again")
     return open_answerer(
@@ -205,14 +208,14 @@ def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
 
 
 def _examples_out(other: Any) -> Path:
-    """--out, or the file itself, if examples can be written there: better refused before they are made than after."""
+    """Return --out, or else the input file. Refuse it before the work if examples cannot be written there."""
     out: Path = other.out or other.file
     check_out_file(out, ".jsonl")
     return out
 
 
 def _given(argv: Sequence[str], name: str) -> Any:
-    """What a flag, or else the file of --config, sets a setting to, before anything is parsed in earnest."""
+    """Return the value of a setting from its flag, or else from the --config file, before the arguments are parsed."""
     import yaml
 
     before = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -309,7 +312,7 @@ def audit(argv: Sequence[str]) -> None:
 
 
 def _optional_model() -> type:
-    """The settings of a model that may be left out."""
+    """Return the settings of a model that may be left out."""
     from dataclasses import dataclass
 
     from nlft.models.loading import ModelSettings

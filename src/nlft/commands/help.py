@@ -1,4 +1,4 @@
-"""What a command's `--help` prints: short, grouped, as wide as the terminal. Imports no torch."""
+"""Write the text of a command's `--help`: short, grouped, as wide as the terminal. Imports no torch."""
 
 import types
 from argparse import SUPPRESS, Action, ArgumentParser
@@ -15,14 +15,14 @@ _WIDEST = 110
 
 
 class HelpRow:
-    """One argument: how it is typed, and what it is."""
+    """One argument, with its spelling and its description."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
 
     def lines(self, width: int) -> list[str]:
-        """The argument as lines; the text starts on the next line if the name is long."""
+        """Return the argument as lines. If the name is long, the description starts on the next line."""
         indent = " " * _LEFT
         head = f"  {self.name}"
         if len(head) + 2 > _LEFT and len(head) + 2 + len(self.text) <= width:
@@ -42,11 +42,11 @@ def command_help(
     *,
     everything: bool,
 ) -> str:
-    """The help as text.
+    """Return the text that `nlft COMMAND --help` prints.
 
     Args:
         parser: has the arguments that are not settings.
-        settings: dataclasses; with `everything` all their fields are listed, else those that the sections name.
+        settings: dataclasses. With `everything`, list all their fields, else only the fields that the sections name.
     """
     width = min(get_terminal_size().columns, _WIDEST)
     rows = {name: row for cls in settings for name, row in _rows(cls)}
@@ -72,7 +72,7 @@ def command_help(
 
 
 def _own_first(cls: type) -> list[str]:
-    """The names of a dataclass's fields: those that it declares itself before those of its bases."""
+    """Return the names of a dataclass's fields, its own fields before the fields of its bases."""
     at = {
         name: n for n, base in reversed(list(enumerate(cls.__mro__))) for name in vars(base).get("__annotations__", {})
     }
@@ -87,7 +87,7 @@ def _rows(cls: type) -> Iterator[tuple[str, HelpRow]]:
 
 
 def _described(field: Field[Any]) -> str:
-    """The setting's description and its default."""
+    """Return the setting's description and its default."""
     text = " ".join(str(field.metadata.get("help", "")).split())
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     if default is False or default in (None, MISSING, [], {}) or "(default: " in text:
@@ -98,7 +98,7 @@ def _described(field: Field[Any]) -> str:
 
 
 def _value(hint: object, field: Field[Any]) -> str:
-    """What to type after the flag."""
+    """Return the placeholder for the value after the flag."""
     choices = field.metadata.get("choices")
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]

@@ -1,4 +1,4 @@
-"""A command's flags and its YAML file, read into settings; its help, without torch."""
+"""Read a command's flags and YAML file into settings. Show its help without torch."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ _MOVED = {
 
 
 class PlainParser(ArgumentParser):
-    """argparse's parser with our errors: one line, instead of two screens of flags before it."""
+    """argparse's parser with nlft's errors. An error takes one line, without two screens of flags before it."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
@@ -47,10 +47,11 @@ class Command:
     Attributes:
         prog: what the user types, such as `nlft train`.
         settings: dataclasses of settings that can be imported without torch; the help shows them.
-        sections: the help's headings, each with the class or the names under it; by default one for each class.
-        load: imports and returns the dataclasses that a run fills in, in the same order; by default `settings`. They
-            may have more fields, which `--help-all` lists.
-        add_arguments: adds what is not a setting, such as the input file.
+        sections: the help's headings, each with the class or the field names under it. The default is one heading for
+            each class.
+        load: imports and returns the dataclasses that a run fills in, in the same order. The default is `settings`.
+            These dataclasses may have more fields, which `--help-all` lists.
+        add_arguments: adds the arguments that are not settings, such as the input file.
         needs: settings that must be given.
         scheme: the saliency scheme whose settings `--saliency.NAME` sets, unless a setting `scheme` names another.
     """
@@ -65,8 +66,10 @@ class Command:
     scheme: str | None = None
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
-        """Read `--config FILE` and flags: an instance of each dataclass, the scheme's settings if the command takes
-        them, and a namespace of the other arguments.
+        """Read `--config FILE` and flags.
+
+        Return an instance of each dataclass, the scheme's settings if the command takes them, and a namespace of the
+        other arguments.
 
         Raises:
             ConfigError: all unknown keys and flags, wrong types, and values out of range.
@@ -74,7 +77,7 @@ class Command:
         return _Reading(self, [_underscored(word) for word in argv]).result()
 
     def help(self, *, everything: bool) -> str:
-        """What `--help`, or `--help-all`, prints."""
+        """Return the text that `--help` prints, or `--help-all` with `everything`."""
         parser = PlainParser(prog=self.prog, add_help=False)
         self.add_arguments(parser)
         sections = self.sections or [(_title(cls), cls) for cls in self.settings]
@@ -83,7 +86,7 @@ class Command:
 
 
 class _Reading:
-    """One reading of a command's arguments."""
+    """The state while one command line is read."""
 
     def __init__(self, command: Command, argv: list[str]) -> None:
         self.command = command
@@ -93,7 +96,7 @@ class _Reading:
         self.argv, self.saliency_flags = _split_saliency(argv) if command.scheme else (argv, [])
 
     def result(self) -> tuple[Any, ...]:
-        """See `Command.parse`."""
+        """Return the result of `Command.parse`."""
         config = self._early("config")
         entries = yaml_entries(Path(config)) if config else []
         self._check_early(entries)
@@ -109,11 +112,11 @@ class _Reading:
 
     @cached_property
     def classes(self) -> Sequence[type]:
-        """The dataclasses that the run fills in."""
+        """Return the dataclasses that the run fills in."""
         return self.command.load() if self.command.load else self.command.settings
 
     def _early(self, name: str) -> str | None:
-        """A flag's text before the flags are parsed; None if it is not given."""
+        """Return a flag's text before the flags are parsed. Return None if the flag is not given."""
         before = PlainParser(prog=self.command.prog, add_help=False, allow_abbrev=False)
         before.add_argument(f"--{name}")
         text: str | None = getattr(before.parse_known_args(self.argv)[0], name)
@@ -132,7 +135,7 @@ class _Reading:
         check_names(given)
 
     def _wrong_flags(self) -> bool:
-        """Whether the command line has flags that only the full reading can judge."""
+        """Return whether the command line has flags that only the full reading can judge."""
         ours = declared(*self.command.settings)
         parser = PlainParser(prog=self.command.prog, add_help=False, allow_abbrev=False)
         self.command.add_arguments(parser)
@@ -158,7 +161,7 @@ class _Reading:
         return self._found
 
     def _scheme_settings(self, own: Sequence[GivenSetting], entries: Sequence[GivenSetting]) -> Any:
-        """The scheme's settings: from the file, and over them from the flags."""
+        """Return the scheme's settings from the file and the flags. Flags override the file."""
         scheme = self._scheme(entries)
         known = {f"{SALIENCY}{name}": setting for name, setting in declared(scheme.settings).items()}
         problems = [_not_of_scheme(e.where, e.key, scheme, known) for e in own if e.key not in known]
@@ -231,7 +234,7 @@ def _not_of_scheme(where: str, key: str, scheme: "Scheme", known: Mapping[str, D
 
 
 def _underscored(word: str) -> str:
-    """`--model-name-or-path=x` as `--model_name_or_path=x`."""
+    """Replace hyphens in a flag's name: `--model-name-or-path=x` becomes `--model_name_or_path=x`."""
     if not word.startswith("--"):
         return word
     name, equals, value = word[2:].partition("=")
@@ -239,7 +242,7 @@ def _underscored(word: str) -> str:
 
 
 def _split_saliency(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The other words, and each `--saliency.NAME` with its value; a flag without a value is true."""
+    """Return the other words, and each `--saliency.NAME` with its value. A flag without a value is true."""
     rest, flags = list[str](), list[tuple[str, str]]()
     words = list(argv)
     while words:
@@ -262,7 +265,7 @@ class _NoSettings(PlainParser):
     """The parser of a command without settings."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the arguments; the right spelling is suggested for a flag that does not exist."""
+        """Read the arguments. For a flag that does not exist, the error suggests the right spelling."""
         chosen, words = super().parse_known_args([_underscored(word) for word in args], namespace)
         known = [option[2:] for action in self._actions for option in action.option_strings]
         for word in words:
@@ -274,7 +277,10 @@ class _NoSettings(PlainParser):
 
 
 def plain_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser for a command without settings; it has `--help-all` and both spellings of flags, as the others have."""
+    """Make a parser for a command without settings.
+
+    Like other commands, it has `--help-all` and both spellings of flags.
+    """
     parser = _NoSettings(prog=prog, description=description, allow_abbrev=False, add_help=False)
     parser.add_argument("-h", "--help", "--help_all", action="help", help="show this help message and exit")
     return parser

@@ -1,4 +1,4 @@
-"""The commands around a training: evaluate, merge, map, tune, compare, demo, env."""
+"""Run the commands around a training: evaluate, merge, map, tune, compare, demo, env."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def evaluation_questions(file: str | Path) -> "list[Question]":
-    """The file's questions; examples have some too."""
+    """Return the file's questions, or the questions of its examples."""
     from nlft.data.records import read_questions
 
     return read_questions(file)
@@ -140,8 +140,11 @@ def map(argv: Sequence[str]) -> None:
 
 
 def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:
-    """The examples that edited feedback is saved with: the named file's, else those of the file that the run was
-    trained on; None where that has gone or changed."""
+    """Return the examples that edited feedback is saved with.
+
+    They come from the named file, else from the run's training file. Return None if the training file is missing or has
+    changed.
+    """
     from nlft.data.records import read_examples
 
     if data is not None:

@@ -1,4 +1,4 @@
-"""The commands that train: train, replay, and the baselines."""
+"""Run the commands that train: train, rounds, replay, and the baselines."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -51,7 +51,7 @@ def train(argv: Sequence[str]) -> None:
 
 
 def _held_out(file: str | None, args: Any) -> list[Any] | None:
-    """The examples to evaluate on: after each epoch, unless --eval_strategy says otherwise."""
+    """Read the examples to evaluate on. Evaluate after each epoch, unless --eval_strategy is set."""
     from transformers import IntervalStrategy
 
     from nlft.data.records import read_examples
@@ -68,7 +68,7 @@ def _held_out(file: str | None, args: Any) -> list[Any] | None:
 
 
 def nlft_sections(*more: type) -> list[Section]:
-    """The help's sections of a training with NLFT; `more` go under its first heading."""
+    """Return the help's sections of a training with NLFT. The fields of `more` go under the first heading."""
     from nlft.training import settings as s
 
     method = [s.SchemeSettings, s.NLFTMethodSettings, SystemPromptSettings]
@@ -80,7 +80,7 @@ def nlft_sections(*more: type) -> list[Section]:
 
 
 def training_sections(*common: type) -> list[Section]:
-    """The help's sections that all trainings have: ours, the model, then the fields of transformers used most."""
+    """Return the help's sections of every training: nlft's settings, the model, and common fields of transformers."""
     from nlft.training.settings import CommonSettings, TransformersSettings
 
     return [
@@ -219,11 +219,11 @@ def _baseline(
     settings: str,
     trainer_class: str,
 ) -> None:
-    """Train one of the baselines on the same file that NLFT takes.
+    """Train one of the baselines on a file in NLFT's format.
 
     Args:
-        options: the light class of its settings.
-        settings, trainer_class: names in its module, which is imported when the command runs.
+        options: the class of the method's settings that needs no torch.
+        settings, trainer_class: names in the method's module, which is imported when the command runs.
     """
     from nlft.training.settings import LearningSettings, OutputSettings
 
@@ -269,7 +269,7 @@ def _training_arguments(parser: ArgumentParser) -> None:
 def _examples_and_run(
     examples: "list[Example]", other: Namespace, args: "TrainingArguments"
 ) -> "tuple[list[Example], RunDir]":
-    """The examples and the run directory, which must not hold another run's files."""
+    """Return the examples and the run directory, which must not hold another run's files."""
     from nlft.runs.run_dir import RunDir
 
     cut_off = [example.id for example in examples if example.extra.get("finish_reason") == "length"]

@@ -1,1 +1,1 @@
-"""What chains the other rooms: tune, compare, rounds, demo."""
+"""Commands that combine the other packages: tune, compare, rounds, demo."""

@@ -42,7 +42,7 @@ def run_arm(
     asking: SamplingSettings,
     budget: Budget,
 ) -> None:
-    """Train and evaluate one arm. `out`/result.json says what it took, or why the arm was skipped.
+    """Train and evaluate one arm. Write the costs, or the reason for skipping the arm, to `out`/result.json.
 
     Args:
         examples: file of examples.
@@ -86,7 +86,7 @@ def run_arm(
 
 
 def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Example]:
-    """The arm's examples.
+    """Return the arm's examples.
 
     Raises:
         UserError: no example is left, or too few are wrong to shuffle their judgments.
@@ -102,10 +102,10 @@ def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Ex
 
 
 def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The examples with the judgments of the wrong ones moved along a random cycle, so that none keeps its own.
+    """Move the judgments of the wrong examples along a random cycle, so that each example gets another one's judgment.
 
     Raises:
-        UserError: fewer than two are wrong.
+        UserError: fewer than two examples are wrong.
     """
     wrong = [at for at, example in enumerate(examples) if not example.label]
     if len(wrong) < 2:
@@ -122,7 +122,7 @@ def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Exam
 def with_shots(
     questions: Sequence[Question], examples: Sequence[Example], asking: SamplingSettings, shots: int
 ) -> list[Question]:
-    """The questions after `shots` examples with their standard answers, as earlier turns of the conversation.
+    """Put `shots` examples with their standard answers before each question, as earlier turns of the conversation.
 
     The examples are the first of a seeded shuffle. Each prompt occurs once, and all questions get the same examples.
     """
@@ -141,9 +141,9 @@ class ArmTraining:
 
     Attributes:
         examples: the arm's examples.
-        all_examples: how many examples the comparison has; they set the number of steps.
+        all_examples: number of examples of the comparison, which determines the number of steps.
         out: the arm's run directory.
-        lora: shape of a new adapter; None: go on with the model's own adapter, or train all weights.
+        lora: shape of a new adapter. None: continue with the model's own adapter, or train all weights.
     """
 
     arm: Arm
@@ -157,7 +157,7 @@ class ArmTraining:
     budget: Budget
 
     def train(self) -> Trainer:
-        """Train; returns the trainer.
+        """Train, and return the trainer.
 
         Raises:
             UserError: the arm's settings or examples do not suit its method.
@@ -170,7 +170,7 @@ class ArmTraining:
         return trainer
 
     def _options(self) -> dict[str, Any]:
-        """The training arguments that all arms share."""
+        """Return the training arguments that all arms share."""
         about = {"output_dir": str(self.out), "seed": self.asking.seed, "system_prompt": self.asking.system_prompt}
         return {**about, **arm_budget(self.arm, self.budget).training(self.all_examples)}
 
@@ -203,7 +203,7 @@ class ArmTraining:
 
 
 def arm_budget(arm: Arm, budget: Budget) -> Budget:
-    """The shared budget, or the arm's own `num_train_epochs` if it sets them."""
+    """Return the shared budget, with the arm's own `num_train_epochs` if the arm sets it."""
     if "num_train_epochs" not in arm.settings:
         return budget
     return replace(budget, num_train_epochs=float(arm.settings["num_train_epochs"]), max_steps=-1)
@@ -212,10 +212,10 @@ def arm_budget(arm: Arm, budget: Budget) -> Budget:
 def baseline_trainer(
     arm: Arm, options: dict[str, Any], asking: SamplingSettings
 ) -> tuple[Callable[..., Trainer], object]:
-    """The trainer's class and its settings.
+    """Return the trainer's class and its settings.
 
     Args:
-        options: what all arms share. The arm's own settings override it.
+        options: the training arguments that all arms share. The arm's own settings override them.
     """
     own = dict(arm.settings)
     if arm.method == "sft":
@@ -245,28 +245,28 @@ def baseline_trainer(
 
 
 def _two_or_more(options: dict[str, Any]) -> int:
-    """The batch size, at least 2: the method compares samples."""
+    """Set the batch size to at least 2, because the method compares samples."""
     return max(int(options["per_device_train_batch_size"]), 2)
 
 
 def steps_taken(trainer: Trainer) -> int:
-    """Optimizer steps taken, with those of a warm-up."""
+    """Return the number of optimizer steps taken, including those of a warm-up."""
     return int(trainer.state.global_step) + int(getattr(trainer, "warm_up_steps", 0))
 
 
 def seconds_watching(trainer: Trainer | None) -> float:
-    """Seconds spent on the saliency map, which trains nothing."""
+    """Return the seconds that were spent on the saliency map, and not on training."""
     return float(getattr(trainer, "watch_seconds", 0.0))
 
 
 def _tokens_trained(run: Path) -> float | None:
-    """Tokens in rows with gradient, from the run's log."""
+    """Return the number of tokens in rows with gradient, from the run's log."""
     logged = [event["num_tokens"] for event in RunDir(run).events() if event.get("num_tokens")]
     return float(logged[-1]) if logged else None
 
 
 def peak_memory_bytes() -> dict[str, int]:
-    """Peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
+    """Return the peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

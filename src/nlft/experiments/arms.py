@@ -1,4 +1,4 @@
-"""Arms: the ways to use one file of examples that a comparison compares."""
+"""Define arms: the ways to use one file of examples that a comparison compares."""
 
 import json
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ class Arm:
     """One way to use the examples.
 
     Attributes:
-        method: what is done with the model.
+        method: how the model is trained or prompted.
         settings: fields of that method's settings, in addition to the budget that all arms share. For nlft, `scheme`
             and `saliency` say how tokens are weighted.
-        examples: which examples to use: `all`; only the `right` ones; or `shuffled`, which is all of them with the
-            judgments of the wrong ones moved among them.
+        examples: which examples to use: `all`; only the `right` ones; or `shuffled`, which uses all examples, but
+            exchanges the judgments among the wrong examples.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Arm:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the arm trains the model; the others only prompt it."""
+        """Whether the arm trains the model. Arms that do not train only prompt the model."""
         return self.method in TRAINED
 
 
 def few_shot(shots: int) -> Arm:
-    """The arm that shows `shots` of the examples in the prompt."""
+    """Return the arm that shows `shots` of the examples in the prompt."""
     return Arm("few-shot", f"{shots}-shot prompting", "few-shot", {"shots": shots})
 
 
@@ -64,7 +64,7 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
 
 
 def plan_arms(shots: int, extra: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
-    """The arms that one plan knows, by name: the built-in ones and its own.
+    """Return the arms of one plan, by name: the built-in arms and the arms that the plan defines.
 
     Args:
         shots: examples in the prompt of the few-shot arms.
@@ -78,7 +78,7 @@ def plan_arms(shots: int, extra: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 
 def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
-    """An arm from a plan's `extra_arms`.
+    """Make an arm from a definition in a plan's `extra_arms`.
 
     Args:
         shots: examples in the prompt, for a few-shot arm that does not set `shots`.
@@ -109,7 +109,7 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
 
 
 def record_arm(arm: Arm, out: Path) -> None:
-    """Write the arm's definition to `out`/arm.json, so that no other definition takes over the folder's results.
+    """Write the arm's definition to `out`/arm.json. No other definition may then reuse the folder's results.
 
     Raises:
         UserError: the folder holds the results of another definition of this arm.

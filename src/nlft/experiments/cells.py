@@ -1,4 +1,4 @@
-"""Cells of a comparison: one arm trained and evaluated at one size and seed, on one fold."""
+"""Run the cells of a comparison. A cell trains and evaluates one arm at one size and seed, on one fold."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ class Cell:
     """One arm at one size and seed, on one fold.
 
     Attributes:
-        folder: below the comparison's folder; it holds examples.jsonl, test.jsonl, and the arm's run in `folder`/`arm`.
+        folder: relative to the comparison's folder. It holds examples.jsonl, test.jsonl, and the arm's run in
+            `folder`/`arm`.
     """
 
     arm: str
@@ -28,11 +29,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell left behind.
+    """The result of a cell, read from its files.
 
     Attributes:
-        took: result.json: the summary of the evaluation, seconds, memory, steps.
-        right: by question, whether it was answered right, by the deciding reading; empty if nothing was graded.
+        took: the content of result.json: the summary of the evaluation, seconds, memory, steps.
+        right: whether each question was answered right, by the deciding reading; empty if nothing was graded.
         answers: the questions of evaluation.json, with output and grades.
         failed: why there is no result; None if there is one.
     """
@@ -44,10 +45,12 @@ class CellResult:
 
 
 def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
-    """Train and evaluate the cell, in a process of its own; an error is also written to the cell's failed.json.
+    """Train and evaluate the cell. This function runs in its own process.
+
+    If there is an error, also write it to the cell's failed.json.
 
     Args:
-        prompt_template: how the cell's test questions are asked.
+        prompt_template: the template with which the cell's test questions are asked.
     """
     from nlft.experiments.arm_run import run_arm
 
@@ -73,10 +76,10 @@ def write_failure(run: Path, why: str) -> None:
 
 
 def cell_result(run: Path, extraction: str) -> CellResult:
-    """The result in a cell's run directory.
+    """Read the result from a cell's run directory.
 
     Args:
-        extraction: how numbers were read when the examples were labelled; it decides which answers are right.
+        extraction: how numbers were read when the examples were labelled. This decides which answers are right.
     """
     for name in ("result.json", "failed.json"):
         if (run / name).exists():

@@ -1,4 +1,4 @@
-"""`nlft compare`: methods × sizes × seeds on the same examples, prompt, budget and grader."""
+"""`nlft compare`: compare methods × sizes × seeds on the same examples, prompt, budget and grader."""
 
 import json
 from collections.abc import Callable
@@ -23,14 +23,17 @@ from nlft.results.comparison_tables import grid_table
 
 
 class Compare(Comparison):
-    """Methods × sizes × seeds, on folds if there is no test file. After a result the grid may grow, but not shrink."""
+    """A comparison of methods × sizes × seeds, on folds if there is no test file.
+
+    After a result the grid may grow, but not shrink.
+    """
 
     settings: CompareSettings
     report_name = "compare.json"
     may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs")  # not the comparisons: fixed before the run
 
     def run(self) -> str:
-        """Run what is not done yet; returns the tables and the verdict."""
+        """Run all stages and cells that are not done yet. Return the tables and the verdict."""
         self.record_settings()
         self._refuse_less()
         first, *rest = self.data_stages()
@@ -45,7 +48,10 @@ class Compare(Comparison):
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Numbers of training examples, in order. By default, all that every fold has, and half of them."""
+        """Numbers of training examples, in order.
+
+        The default is two sizes: the number of examples that every fold has, and half of that.
+        """
         if self.settings.sizes:
             return sorted(self.settings.sizes)
         most = min(len(self._fold(fold)[0]) for fold in range(self.folds()))
@@ -68,11 +74,11 @@ class Compare(Comparison):
         return 1 if self.settings.test_file else self.settings.folds
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The comparisons that are fixed before the run."""
+        """Return the comparisons that are fixed before the run."""
         return self.settings.pairs()
 
     def planned(self, arm: str, size: int, seed: int) -> bool:
-        """Whether the grid has that cell. A finished cell stays in it, also if the grid has grown since."""
+        """Return whether the grid has that cell. A finished cell stays in the grid when the grid grows."""
         if arm == "base":
             return (size, seed) == self.base_at()
         if arm not in self.settings.once or (size, seed) == (max(self.sizes), self.seeds[0]):
@@ -80,21 +86,24 @@ class Compare(Comparison):
         return self._done(arm, size, seed)
 
     def base_at(self) -> tuple[int, int]:
-        """The size and seed of the prompted base, which depends on neither: the first ones, or where it is done."""
+        """Return a size and seed for the cell of the prompted base, whose result depends on neither.
+
+        They are those of a finished cell of the base, else the first size and seed.
+        """
         places = [(size, seed) for size in self.sizes for seed in self.seeds]
         return next((place for place in places if self._done("base", *place)), places[0])
 
     def cell_folder(self, size: int, seed: int, fold: int) -> str:
-        """The folder of a cell's examples and runs, below the comparison's folder."""
+        """Return the folder of a cell's examples and runs, relative to the comparison's folder."""
         return f"cells/size-{size}/seed-{seed}/fold-{fold}"
 
     def prompt_template(self) -> str:
-        """How the test questions of the cells are asked."""
+        """Return the template with which the test questions of the cells are asked."""
         # The questions of a fold hold their prompts as they were asked.
         return self.settings.prompt_template if self.settings.test_file else "{prompt}"
 
     def cell_title(self, cell: Cell) -> str:
-        """The cell in words."""
+        """Return a title for the cell."""
         fold = f", fold {cell.fold}" if cell.fold else ""
         return f"{self.titles[cell.arm]}, {cell.size} examples, seed {cell.seed}{fold}"
 
@@ -108,7 +117,7 @@ class Compare(Comparison):
     # What the result is of
 
     def _refuse_less(self) -> None:
-        """Refuse to remove anything from a result: who has seen it must not choose what stays.
+        """Refuse to remove anything from a result: a user who has seen the result must not choose which parts stay.
 
         Raises:
             UserError: something was removed.
@@ -124,19 +133,23 @@ class Compare(Comparison):
             )
 
     def _extent(self) -> dict[str, list[Any]]:
-        """The arms, sizes and seeds of the result."""
+        """Return the arms, sizes and seeds of the result."""
         arms = self.settings.arms
         full = [arm for arm in arms if arm not in self.settings.once]
         return {"arms": arms, "arms with every seed": full, "sizes": self.sizes, "seeds": self.seeds}
 
     def _record(self) -> dict[str, Any]:
-        """`of`: the extent of the last result; `added`: what was added after the first. Both are empty before it."""
+        """Return the recorded extent of the result.
+
+        `of` is the extent of the last result. `added` holds the arms, sizes and seeds that were added after the first
+        result. Both are empty before the first result.
+        """
         path = self.folder / "extent.json"
         record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"of": {}, "added": {}}
         return record
 
     def _grown(self) -> dict[str, list[Any]]:
-        """Record the extent of the result; returns what was added since the first."""
+        """Record the extent of the result. Return the additions since the first result."""
         before, now = self._record(), self._extent()
         added = before["added"]
         for name, there in before["of"].items():
@@ -148,10 +161,10 @@ class Compare(Comparison):
     # Examples and questions of the cells
 
     def _if_enough_rows(self, sample: Callable[[], None]) -> None:
-        """Sample, unless the questions can never give the largest size.
+        """Sample, unless there are too few questions for the largest size.
 
         Raises:
-            UserError: they cannot.
+            UserError: there are too few questions.
         """
         rows = (self.folder / "train.jsonl").read_bytes().count(b"\n")
         if not self.settings.test_file:
@@ -188,13 +201,14 @@ class Compare(Comparison):
                     write_rows(folder / "test.jsonl", test)
 
     def _fold(self, fold: int) -> tuple[list[Example], list[Question]]:
-        """Examples to train on and questions to test on. Folds split the questions, not the completions.
+        """Return the examples to train on and the questions to test on, for one fold.
 
-        All questions of the file are tested on, also those whose answers the dataset left out: which answers are left
-        out depends on how the model did.
+        Folds split the questions, not the completions. All questions of the file are test questions, also the questions
+        whose answers the dataset left out. The reason is that the left-out answers depend on how well the model
+        answered.
 
         Raises:
-            UserError: questions of the test file are trained on, or there are fewer questions than folds.
+            UserError: the test file and the training examples share questions, or there are fewer questions than folds.
         """
         examples = read_examples(self.folder / "examples.jsonl")
         questions = read_questions(self.folder / "test.jsonl")
@@ -217,10 +231,12 @@ class Compare(Comparison):
         return [e for e in examples if question_of(e) not in out], [asked[group] for group in held_out]
 
     def _refuse_shared(self, examples: list[Example], questions: list[Question]) -> None:
-        """Refuse test questions that are trained on, both as the test file has them and as they are asked.
+        """Refuse test questions that are also training questions.
+
+        The test questions are compared both as the test file has them and as the model is asked them.
 
         Raises:
-            UserError: there are some.
+            UserError: there are such questions.
         """
         trained = {question_of(example) for example in examples}
         templates = {"{prompt}", self.settings.prompt_template}
@@ -256,6 +272,6 @@ class Compare(Comparison):
         )
 
     def _asked(self) -> list[dict[str, Any]]:
-        """The test questions, in the order of the verdicts."""
+        """Return the test questions, in the order of the verdicts."""
         folders = [self.folder / self.cell_folder(self.sizes[0], self.seeds[0], fold) for fold in range(self.folds())]
         return [asdict(question) for folder in folders for question in read_questions(folder / "test.jsonl")]

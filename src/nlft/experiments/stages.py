@@ -1,4 +1,4 @@
-"""The stages of `nlft tune`. Each reads the files of the earlier stages and writes its own file as a whole."""
+"""Run the stages of `nlft tune`. Each reads the files of earlier stages and writes its own file as a whole."""
 
 import json
 import sys
@@ -19,8 +19,8 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     """Write train.jsonl and test.jsonl.
 
     Args:
-        hold_out: without a test file, hold out questions together with all answers to them. If false, for
-            cross-validation, both files have all questions.
+        hold_out: if there is no test file, hold out questions together with all answers to them. False is for
+            cross-validation: both files then have all questions.
 
     Raises:
         UserError: there are too few questions to hold any out.
@@ -54,7 +54,7 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
 
 
 def sample_stage(folder: Path, job: Job) -> None:
-    """Write sampled.jsonl: the model's answers, labelled; or the given examples unchanged."""
+    """Write sampled.jsonl. It holds the model's labelled answers, or the given examples unchanged."""
     from nlft.collect import sampling as collect
 
     settings = settings_of(job)
@@ -77,7 +77,10 @@ def sample_stage(folder: Path, job: Job) -> None:
 
 
 def judge_stage(folder: Path, job: Job) -> None:
-    """Write judged.jsonl: the examples, with judgments of the wrong ones. Print which ones are left out without one."""
+    """Write judged.jsonl: the examples, with judgments of the wrong ones.
+
+    Print which wrong examples are left out because they have no judgment.
+    """
     from nlft.collect import judging
 
     settings = settings_of(job)
@@ -111,7 +114,7 @@ def build_stage(folder: Path, job: Job) -> None:
 
 
 def audit_stage(folder: Path, job: Job) -> None:
-    """Write audit.json and audit.html: what to fix in the examples, measured with the model."""
+    """Audit the examples with the model, and write the findings to audit.json and audit.html."""
     from nlft.auditing.run import audit as audit_examples
     from nlft.auditing.settings import AuditSettings
     from nlft.models.loading import load_model, load_tokenizer
@@ -140,7 +143,7 @@ def export_stage(folder: Path) -> None:
 
 
 def settings_of(job: Job) -> TuneSettings:
-    """The settings of tune that the job holds."""
+    """Return the settings of `nlft tune` that the job holds."""
     return TuneSettings(**{f.name: job["settings"][f.name] for f in fields(TuneSettings)})
 
 
@@ -169,7 +172,7 @@ def _answerer(job: Job, ledger: Path, max_new_tokens: int, temperature: float) -
 
 
 def holds_examples(file: Path | str) -> bool:
-    """Whether the file's first record has a completion."""
+    """Return whether the file's first record has a completion."""
     from nlft.data.sources import read_source
 
     records = read_source(file).records

@@ -1,4 +1,4 @@
-"""`nlft tune`: from a file to a trained and compared model: a grid of one size and one seed."""
+"""`nlft tune`: train and compare a model, starting from a file, on a grid of one size and one seed."""
 
 import json
 from dataclasses import asdict
@@ -16,13 +16,16 @@ from nlft.results.comparison_tables import arms_table
 
 
 class Tune(Comparison):
-    """Sample, judge, build, audit, train and evaluate every arm, draw the map."""
+    """Sample, judge, build, audit, train and evaluate every arm, and draw the map."""
 
     may_change = ("arms", "extra_arms")
     report_name = "tune.json"
 
     def run(self) -> str:
-        """Run what is not done yet; returns the table and the verdict. Errors: see `Staged.run_stages`."""
+        """Run all stages and cells that are not done yet. Return the table and the verdict.
+
+        For the errors, see `Staged.run_stages`.
+        """
         self.record_settings()
         self.run_stages([*self.data_stages(), *self.audit_stages()])
         self.run_cells()
@@ -31,7 +34,7 @@ class Tune(Comparison):
         return self._finish()
 
     def _finish(self) -> str:
-        """Write the report; returns it as the terminal shows it."""
+        """Write the report, and return it as text for the terminal."""
         grid = self.grid()
         report = self._with_answers(self.report(grid, **self._data()))
         notes = self._notes(report)
@@ -55,7 +58,7 @@ class Tune(Comparison):
         return table(shown.rows, shown.head)
 
     def _data(self) -> dict[str, Any]:
-        """Numbers of examples and of test questions."""
+        """Return a line with the numbers of examples and of test questions."""
         examples = read_examples(self.folder / "examples.jsonl")
         return {
             "train": len(examples),
@@ -64,7 +67,7 @@ class Tune(Comparison):
         }
 
     def _with_answers(self, report: Report) -> Report:
-        """The report with each arm's definition, what it took, and its answers."""
+        """Add each arm's definition, costs and answers to the report."""
         kept = ("id", "output", "tokens", "finish_reason", "grades")
         arms = []
         for entry in report["arms"]:
@@ -76,7 +79,7 @@ class Tune(Comparison):
         return {**report, "arms": arms}
 
     def _notes(self, report: Report) -> list[str]:
-        """What to know before using the result."""
+        """Return notes that the user should read before using the result."""
         notes = [
             f"One model, one seed, {report['train']} examples ({report['train_right']} right), {report['test']} test "
             "questions: with another seed, a difference of a few points may change its sign."

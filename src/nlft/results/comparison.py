@@ -86,8 +86,8 @@ def rate_of(verdicts: Sequence[Sequence[bool]]) -> Rate:
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
     """Compare each pair of arms at each size, on the seeds that both arms have.
 
-    P-values are corrected for all planned comparisons. A comparison that could not be made (`unmade`) counts with p =
-    1, so that a failed cell does not make the other comparisons more significant.
+    P-values are corrected for all planned comparisons. A comparison that could not be made (`unmade`) counts with `p =
+    1`, so that a failed cell does not make the other comparisons more significant.
     """
     made = []
     for size, ours, theirs in _planned(grid, pairs):
@@ -103,7 +103,7 @@ def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
 
 
 def unmade(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
-    """Return (size, ours, theirs) of the planned comparisons that cannot be made, because the arms have no common seed."""
+    """Return (size, ours, theirs) of each planned comparison whose arms have no common seed, so that it cannot be made."""
     return [at for at in _planned(grid, pairs) if paired(grid[at[1], at[0]], grid[at[2], at[0]]) is None]
 
 
@@ -151,7 +151,7 @@ class Verdict:
         needed: the questions and seeds that would show a gap of `worthwhile` in four runs of five; None if the gap is
             decided.
         questions: number of test questions.
-        seeds: number of seeds of `best` with a result. failed_seeds: number of seeds of `best` without a result.
+        seeds, failed_seeds: numbers of seeds of `best` with a result and without one.
         rivals: trained arms that do not differ significantly from `best`.
         better: trained arms that are significantly above `best`, but were run on only one seed or failed on some seeds.
         missing: trained arms without a result to compare.

@@ -127,7 +127,7 @@ def _rivals_clause(decided: Verdict, titles: Mapping[str, str]) -> str:
 
 
 def contrast_lines(report: Report) -> list[str]:
-    """Describe the comparisons at the largest size, the comparisons that could not be made, and later additions to the grid."""
+    """Describe the comparisons at the largest size, those that could not be made, and later additions to the grid."""
     titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
     largest = max(arm["size"] for arm in report["arms"])
     lines = [_contrast_line(c, titles) for c in report["contrasts"] if c["size"] == largest]

@@ -97,7 +97,10 @@ def one_seed_note(cells: Cells) -> str:
 
 
 def _largest_costs(cells: Sequence[Cells | None]) -> list[str]:
-    """Return the costs of the training at the largest size with a result. Return empty texts for an arm that trains nothing."""
+    """Return the costs of the training at the largest size with a result.
+
+    The texts are empty for an arm that trains nothing.
+    """
     results = next((cell.results for cell in reversed(cells) if cell and cell.results), [])
     return costs(results if any(r.get("num_tokens") for r in results) else [])
 
