@@ -103,7 +103,7 @@ def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
 
 
 def unmade(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
-    """Return (size, ours, theirs) of each planned comparison whose arms have no common seed, so that it cannot be made."""
+    """Return (size, ours, theirs) of each planned comparison that cannot be made for lack of a common seed."""
     return [at for at in _planned(grid, pairs) if paired(grid[at[1], at[0]], grid[at[2], at[0]]) is None]
 
 
