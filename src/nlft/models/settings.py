@@ -166,7 +166,7 @@ class CallSettings:
             )
 
     def cost(self, prompt_tokens: int, tokens: int) -> float | None:
-        """What so many tokens cost; None without prices."""
+        """Compute the cost of these numbers of tokens. Return None without prices."""
         if self.price_per_million_input is None or self.price_per_million_output is None:
             return None
         return (prompt_tokens * self.price_per_million_input + tokens * self.price_per_million_output) / 1e6

@@ -72,7 +72,7 @@ def run_record(
 
 
 def add_command(record: dict[str, Any], model_settings: ModelSettings, file: Path) -> None:
-    """Add the model's settings and the file of examples, which only a command knows. `nlft replay` needs them.
+    """Add the model's settings and the file of examples for `nlft replay`. Only a command has both.
 
     Args:
         record: the trainer's record, before it trains.

@@ -1,4 +1,7 @@
-"""Take requests while a run trains: between two steps, equally on all ranks, each with a line in controls.jsonl."""
+"""Take requests while a run trains.
+
+They are taken between two steps, at the same step on all ranks. Each request gets a line in controls.jsonl.
+"""
 
 import time
 import warnings
@@ -68,7 +71,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         self._first_step = state.global_step
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step == self._first_step:  # later steps: see `Trainer._maybe_log_save_evaluate`
+        if state.global_step == self._first_step:  # at later steps, `_maybe_log_save_evaluate` takes them
             self.take_requests(state.global_step + 1)
 
     def on_pre_optimizer_step(

@@ -61,7 +61,7 @@ class NLFTTrainer(SafeCheckpoints):
         Args:
             model: a model, bare or with a PEFT adapter to continue training; or a model's name (loaded in bf16).
             train_dataset, eval_dataset: examples, or rows with the fields of examples, such as a `datasets.Dataset`.
-            processing_class: the tokenizer; by default the one of the model's name.
+            processing_class: the tokenizer; by default, the one with the model's name is loaded.
             peft_config: the adapter to add. By default the paper's LoRA, unless the model has an adapter already;
                 None trains all weights.
             saliency: a scheme's name, its settings object, or a `Scheme`.
@@ -180,7 +180,7 @@ class NLFTTrainer(SafeCheckpoints):
             return super()._evaluate(*args, **kwargs)
 
     def show_pause(self, seconds: float | None) -> None:
-        """Show that the run is paused (None), or that it continues after a pause of so many seconds."""
+        """Show that the run is paused (None), or that it continues after a pause of `seconds`."""
         self._progress.show_pause(seconds is None)
         if seconds is not None:
             self._recorder.add_pause(seconds)
@@ -316,7 +316,7 @@ def _prepare_model(
     peft_config: PeftConfig | Literal["default"] | None,
     args: NLFTConfig,
 ) -> tuple[Any, Any]:
-    """Return the tokenizer and the model, which has its adapter and can score. Load what is given as a name."""
+    """Return the model, with its adapter and able to score, and the tokenizer. Load what is given as a name."""
     torch.manual_seed(args.seed)  # the adapter's random start must follow the seed
     if isinstance(model, str):
         settings = ModelSettings(model_name_or_path=model)

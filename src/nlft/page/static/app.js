@@ -241,7 +241,7 @@ function applyTried(tried) {
   return page.steer.ask(requestsFor(tried, state.runs[0].steering.values));
 }
 
-/** Something changed on the server. Fetch once at a time; news that arrive meanwhile cause one more fetch. */
+/** Something changed on the server. Only one fetch runs at a time. A change during a fetch causes one more fetch. */
 async function news() {
   page.unseen = document.hidden; // a hidden tab draws nothing, so that the training gets the machine
   if (page.unseen) return;
@@ -255,7 +255,7 @@ async function news() {
   page.news = null;
 }
 
-/** Fetch the news, and draw the parts that changed. */
+/** Fetch what is new, and draw the parts that changed. */
 async function fetchNews() {
   const [run] = state.runs;
   const anew = (await Promise.all(state.runs.map((one) => one.update()))).some(Boolean);

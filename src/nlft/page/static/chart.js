@@ -7,7 +7,7 @@ const EDGE = { left: 46, right: 8, top: 8, bottom: 20 }; // room for the numbers
  * Round numbers from `low` to `high`, each 1, 2 or 5 times a power of ten from the next.
  * @param {number} low
  * @param {number} high
- * @param {number} most at most this many
+ * @param {number} most maximum number of results
  * @returns {number[]}
  */
 export function niceTicks(low, high, most) {

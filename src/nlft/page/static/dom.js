@@ -14,7 +14,7 @@ import { visibleParts } from "./text.js";
  */
 
 /** @type {<Id extends string>(id: Id) => Id extends keyof Parts ? Parts[Id] : HTMLElement} */
-// @ts-expect-error -- the template says what kind each of them is; the document cannot
+// @ts-expect-error -- only the template determines the type of each element
 export const byId = (id) => document.getElementById(id);
 
 /**
@@ -35,7 +35,7 @@ export function element(name, { text, className, ...attributes } = {}, ...childr
 }
 
 /**
- * An element of a drawing; the page carries an empty one, which tells the namespace.
+ * Make an element of a drawing. The page has an empty one, which gives the namespace.
  * @param {string} name
  * @param {{ [attribute: string]: string | number }} attributes
  * @param {(Node | string)[]} children

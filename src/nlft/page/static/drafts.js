@@ -41,7 +41,7 @@ export function markOf(draft, index) {
   return draft?.marks.find(([start, end]) => index >= start && index < end)?.[2] ?? null;
 }
 
-/** Why a draft cannot be saved, in a sentence; null if it can. */
+/** Return why a draft cannot be saved, as a sentence. Null if it can be saved. */
 export function problemOf(draft) {
   if (!draft.label && !draft.judgment.trim()) return "Write what is wrong, or mark the wrong tokens.";
   return null;

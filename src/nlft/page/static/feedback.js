@@ -124,14 +124,14 @@ export class Feedback {
 
   forget(view) { this.set(view.index, newDraft(saved(view.example))); }
 
-  /** The run has other examples now: remove their editors, and the drafts of examples that are gone. */
+  /** The run has new examples. Remove the old editors, and the drafts of examples that are gone. */
   forgetOthers() {
     for (const index of this.timers.keys()) clearTimeout(this.timers.get(index));
     for (const asked of this.asked.values()) asked.abort();
     this.scores.clear();
     this.editors.clear();
     this.selection = null;
-    // A run that starts again has no examples for a moment. Keep its drafts until it has.
+    // A run that starts again has no examples for a moment. Keep its drafts until the examples are there.
     const drafts = new Map([...this.held, ...this.drafts]);
     this.held = state.runs[0].examples.length ? new Map() : drafts;
     this.drafts = ofThisRun(drafts);

@@ -89,7 +89,7 @@ export function nearestStep(steps, step) {
   return found;
 }
 
-/** Why the scheme cannot be tried on these scores, in a sentence; null if it can. */
+/** Return why the scheme cannot be tried on these scores, as a sentence. Null if it can be tried. */
 export function cannotTry(name, settings, examples) {
   if (name === "nlft-original") return `${name} needs whole hidden states, which a run does not record.`;
   if (!SCHEMES[name]) return `This page cannot compute ${name}.`;

@@ -26,7 +26,7 @@ export class Run {
 
   get examples() { return this.about.examples; }
 
-  /** Fetch the news. Return whether the run started again, so that the drawn content is out of date. */
+  /** Fetch what is new. Return true if the run started again, so that the drawn content is out of date. */
   async update() {
     const have = {
       generation: this.generation, steps: this.stepsSeen, events: this.events, controls: this.controls.length,
