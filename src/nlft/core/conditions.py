@@ -40,7 +40,7 @@ class EncodedExample:
 
 
 class ConditionEncoder:
-    """Renders prompts with a tokenizer's chat template and tokenises them. Without a template, prompts are plain text."""
+    """Renders prompts with a tokenizer's chat template, or as plain text if it has none, and tokenises them."""
 
     def __init__(
         self, tokenizer: "PreTrainedTokenizerBase", templates: Templates | None = None, max_length: int | None = None

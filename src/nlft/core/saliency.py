@@ -83,8 +83,8 @@ class TopTokens:
 class SparseTargets:
     """Target distributions at n places of the completions, each over a few tokens.
 
-    Each sample's loss has the extra term Σ weight · −Σ_k probabilities_k · log p(ids_k) over its places, with p under base. A
-    sample may have any number of places, or none.
+    Each sample's loss has the extra term Σ weight · −Σ_k probabilities_k · log p(ids_k) over its places, with p under
+    base. A sample may have any number of places, or none.
 
     Attributes:
         sample, position: (n,) which row of the batch, and which completion token of it, counted from 0.

@@ -19,7 +19,7 @@ from nlft.runs.request_file import ControlRequest
 from nlft.runs.run_dir import RunDir, read_jsonl, write_jsonl
 
 POLL_SECONDS = 0.2
-MOST_AT_ONCE = 64  # number of requests to answer between two steps; further requests wait for the next step
+MOST_AT_ONCE = 64  # maximum number of requests between two steps; further ones wait for the next step
 CHECKPOINT_FILE = "controls.jsonl"
 
 Line = dict[str, Any]
@@ -190,13 +190,13 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         return answers
 
     def _carry_out(self, line: Line) -> Line:
-        """Carry out a taken line on all ranks. Return the line; if it fails, return it as refused."""
+        """Carry out a taken line on all ranks. Return the line. If it fails, return it as refused."""
         control = line["control"]
         if not line["taken"]:
             return line
         if control == "stop":
             self.trainer.control.should_training_stop = True
-            if self.trainer.args.save_strategy == "steps" and line["step"] > 1:  # as Trainer does at its last step
+            if self.trainer.args.save_strategy == "steps" and line["step"] > 1:  # Trainer also saves at its last step
                 self.trainer.save_now()
         elif control == "evaluate":
             self.trainer.evaluate_now()

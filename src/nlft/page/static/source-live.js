@@ -32,7 +32,7 @@ export const liveSource = {
   },
 
   /**
-   * Call `news` whenever the server has news, and `connected` with whether the connection is alive.
+   * Call `news` whenever the server has new data. Call `connected` with true while the connection is alive, else false.
    *
    * A browser opens at most six connections to a server over all its tabs. So one tab listens and informs the others.
    * When it closes, the lock passes to another tab. Without locks, each tab listens for itself.

@@ -7,7 +7,7 @@ import { state } from "./state.js";
 const PLAY_MS = 700;
 let timer = null;
 
-/** Wire up the bar. `show` draws the step at an index into the first run's steps. */
+/** Connect the bar to its events. `show` draws the step at an index into the first run's steps. */
 export function watchSteps(show) {
   const go = (index) => { play(false, show); show(index); };
   byId("step").addEventListener("input", () => go(Number(byId("step").value)));

@@ -184,7 +184,7 @@ function onPointer(event) {
   else hideTooltip();
 }
 
-/** Wire up the tokens of all examples. `step` moves the shown step by one. */
+/** Connect the tokens of all examples to their events. `step` moves the shown step by one. */
 export function watchTokens(examples, step) {
   changeStep = step;
   examples.addEventListener("keydown", onTokenKey);
