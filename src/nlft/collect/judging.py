@@ -50,7 +50,7 @@ _MOST_LISTED = 20
 
 @dataclass
 class JudgeChoice:
-    """Who judges."""
+    """Choice of the judge."""
 
     judge: Literal["rules", "self"] = field(
         default="rules",
@@ -60,7 +60,7 @@ class JudgeChoice:
 
 @dataclass
 class RetrySettings:
-    """How often a model is asked, and about which examples."""
+    """Settings for repeated requests to a model, and for the choice of examples."""
 
     tries: Annotated[int, Range(1, 100)] = field(
         default=3, metadata={"help": "Maximum requests per example. Asking ends at the first usable answer."}
@@ -71,7 +71,7 @@ class RetrySettings:
 @dataclass
 @with_defaults(grader=LABELS_STAY, temperature=0.7)
 class JudgeSettings(JudgeChoice, ExtractionSettings, RetrySettings, GenerationSettings, SystemPromptSettings):
-    """How completions are judged."""
+    """Settings for judging completions."""
 
     judge: Literal["rules", "self", "openai", "human"] = override(  # type: ignore[assignment]
         JudgeChoice, "judge", also="; openai: a server; human: you, in the terminal"

@@ -52,7 +52,7 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 @dataclass
 @with_defaults(tries=4, temperature=0.7)
 class RevisionSettings(ExtractionSettings, RetrySettings, GenerationSettings, SystemPromptSettings):
-    """How revisions are asked for, and which are kept."""
+    """Settings for requesting revisions, and for keeping or rejecting them."""
 
     revision_prompt: str = field(
         default=REVISION_PROMPT,

@@ -15,7 +15,7 @@ from nlft.models.settings import GenerationSettings
 
 @dataclass
 class AskSettings:
-    """How a question is put."""
+    """Settings of the request that asks a question."""
 
     prompt_template: str = field(
         default="{prompt}", metadata={"help": "What the model is asked. {prompt} is the question."}
@@ -24,7 +24,7 @@ class AskSettings:
 
 @dataclass
 class LimitSettings:
-    """How many questions are asked."""
+    """Limit on the number of questions."""
 
     limit: Annotated[int | None, Range(1, 1_000_000_000)] = field(
         default=None, metadata={"help": "Number of questions to use, from the first on."}
@@ -33,7 +33,7 @@ class LimitSettings:
 
 @dataclass
 class SamplesSettings:
-    """How often each question is asked."""
+    """Number of answers per question."""
 
     samples_per_question: Annotated[int, Range(1, 10_000)] = field(
         default=1, metadata={"help": "Completions per question. More than one needs a temperature above 0."}
@@ -44,7 +44,7 @@ class SamplesSettings:
 class SamplingSettings(
     SamplesSettings, AskSettings, LimitSettings, ExtractionSettings, GenerationSettings, SystemPromptSettings
 ):
-    """How questions are answered for training."""
+    """Settings for sampling answers for training."""
 
     def __post_init__(self) -> None:
         if self.samples_per_question > 1 and self.temperature == 0:

@@ -48,7 +48,7 @@ def asking_sections() -> list[Section]:
 
 @dry_run_told()
 def sample(argv: Sequence[str]) -> None:
-    """`nlft sample`."""
+    """Run `nlft sample`."""
     from nlft.collect.sampling import SamplingSettings, sample_answers
     from nlft.data.records import write_examples
 
@@ -94,7 +94,7 @@ def sample(argv: Sequence[str]) -> None:
 
 
 def judge(argv: Sequence[str]) -> None:
-    """`nlft judge`."""
+    """Run `nlft judge`."""
     from nlft.collect.judging import JudgeSettings
 
     def add(parser: ArgumentParser) -> None:
@@ -162,7 +162,7 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
 
 @dry_run_told()
 def revise(argv: Sequence[str]) -> None:
-    """`nlft revise`."""
+    """Run `nlft revise`."""
     from nlft.collect.revising import RevisionSettings, revise_examples
     from nlft.data.records import write_examples
 
@@ -232,7 +232,7 @@ def _given(argv: Sequence[str], name: str) -> Any:
 
 
 def build(argv: Sequence[str]) -> None:
-    """`nlft build`."""
+    """Run `nlft build`."""
     from nlft.data.build import BuildSettings, build_summary, choose, read_pool
     from nlft.data.export import export_examples, with_system_prompt
 
@@ -259,7 +259,7 @@ def build(argv: Sequence[str]) -> None:
 
 
 def audit(argv: Sequence[str]) -> None:
-    """`nlft audit`."""
+    """Run `nlft audit`."""
     import json
 
     from nlft.auditing.settings import AuditSettings

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dry_run_told()
 def evaluate(argv: Sequence[str]) -> None:
-    """`nlft evaluate`."""
+    """Run `nlft evaluate`."""
     from nlft.models.opening import model_kinds, open_answerer
     from nlft.models.settings import BackendSettings, CallSettings, ModelOptions
     from nlft.results.settings import EvaluationSettings
@@ -76,7 +76,7 @@ def evaluation_questions(file: str | Path) -> "list[Question]":
 
 
 def merge(argv: Sequence[str]) -> None:
-    """`nlft merge`."""
+    """Run `nlft merge`."""
     from nlft.models.settings import ModelOptions
 
     def add(parser: ArgumentParser) -> None:
@@ -93,7 +93,7 @@ def merge(argv: Sequence[str]) -> None:
 
 
 def map(argv: Sequence[str]) -> None:
-    """`nlft map`."""
+    """Run `nlft map`."""
     parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("against", type=Path, nargs="?", help="another run, to show next to it")
@@ -161,7 +161,7 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
 
 
 def tune(argv: Sequence[str]) -> None:
-    """`nlft tune`."""
+    """Run `nlft tune`."""
     from nlft.experiments.settings import TuneSettings
 
     what = (
@@ -171,7 +171,7 @@ def tune(argv: Sequence[str]) -> None:
 
 
 def compare(argv: Sequence[str]) -> None:
-    """`nlft compare`."""
+    """Run `nlft compare`."""
     from nlft.experiments.settings import CompareSettings
 
     what = "Compare methods on the same examples, by size and seed, with a verdict."
@@ -211,7 +211,7 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
 
 
 def demo(argv: Sequence[str]) -> None:
-    """`nlft demo`."""
+    """Run `nlft demo`."""
     parser = plain_parser("nlft demo", "Everything once, on a small real model: sample, judge, train, compare.")
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where its files go (default: demo)")
     parser.add_argument("--model_name_or_path", help="model to use instead of SmolLM2-135M-Instruct")
@@ -222,7 +222,7 @@ def demo(argv: Sequence[str]) -> None:
 
 
 def env(argv: Sequence[str]) -> None:
-    """`nlft env`."""
+    """Run `nlft env`."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

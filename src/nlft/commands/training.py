@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def train(argv: Sequence[str]) -> None:
-    """`nlft train`."""
+    """Run `nlft train`."""
     from nlft.training.settings import EvalFileSettings, NLFTOptions, SchemeSettings
 
     command = Command(
@@ -98,7 +98,7 @@ def _nlft_classes() -> list[type]:
 
 
 def rounds(argv: Sequence[str]) -> None:
-    """`nlft rounds`."""
+    """Run `nlft rounds`."""
     from nlft.experiments.settings import RoundsSettings
     from nlft.training.settings import NLFTOptions, SchemeSettings
 
@@ -124,7 +124,7 @@ def rounds(argv: Sequence[str]) -> None:
 
 
 def replay(argv: Sequence[str]) -> None:
-    """`nlft replay`."""
+    """Run `nlft replay`."""
     parser = plain_parser("nlft replay", "Repeat a training run, with the changes that were made while it ran.")
     parser.add_argument("run", type=Path, help="a run directory of `nlft train`")
     parser.add_argument("--output_dir", type=Path, help="folder of the replay (default: RUN-replay)")
@@ -179,7 +179,7 @@ def _tell_difference(source: "RunDir", run: "RunDir", anyway: bool) -> None:
 
 
 def sft(argv: Sequence[str]) -> None:
-    """`nlft sft`."""
+    """Run `nlft sft`."""
     from nlft.data.export import TargetSettings
     from nlft.training.settings import SFTOptions
 
@@ -189,7 +189,7 @@ def sft(argv: Sequence[str]) -> None:
 
 
 def reft(argv: Sequence[str]) -> None:
-    """`nlft reft`."""
+    """Run `nlft reft`."""
     from nlft.data.grading import ExtractionSettings
     from nlft.training.settings import ReFTOptions, WarmUpSettings
 
@@ -199,7 +199,7 @@ def reft(argv: Sequence[str]) -> None:
 
 
 def kto(argv: Sequence[str]) -> None:
-    """`nlft kto`."""
+    """Run `nlft kto`."""
     from nlft.training.settings import KTOOptions
 
     what = "Train on right and wrong completions, through TRL's KTOTrainer."

@@ -23,7 +23,7 @@ from nlft.models.settings import SeedSettings
 
 @dataclass
 class SizeSettings:
-    """How many examples are chosen."""
+    """Number of examples to choose."""
 
     size: Annotated[int | None, Range(1, inf)] = field(
         default=None, metadata={"help": "Number of examples (default: as many as possible)."}
@@ -39,7 +39,7 @@ class SizeSettings:
 
 @dataclass
 class TruncatedSettings:
-    """Whether to use completions that a length limit cut off."""
+    """Settings for completions that a length limit cut off."""
 
     keep_truncated: bool = field(
         default=False, metadata={"help": "Also use completions that max_new_tokens cut off (finish_reason: length)."}
@@ -48,7 +48,7 @@ class TruncatedSettings:
 
 @dataclass
 class BuildSettings(SizeSettings, TruncatedSettings, TargetSettings, SeedSettings, SystemPromptSettings):
-    """What a dataset is made of."""
+    """Settings for choosing the examples of a dataset."""
 
     to: Tool = field(
         default="nlft",

@@ -30,7 +30,7 @@ Form = Literal["messages", "text"]
 
 @dataclass
 class TargetSettings:
-    """What supervised fine-tuning learns from an example."""
+    """Choice of the text that supervised fine-tuning trains on."""
 
     target: SFTTarget = field(
         default="answer",
@@ -129,8 +129,8 @@ def with_system_prompt(example: Example, system_prompt: str) -> Example:
 def original_rows(examples: Sequence[Example]) -> Export:
     """Make the original project's records: `id, instruction, input, output, judgment, answer` and an example's extras.
 
-    The system message becomes the instruction and the question becomes the input, as its script expects. Reading a
-    record back gives its example's label.
+    The system message becomes the instruction and the question becomes the input, as the project's script expects.
+    Reading a record back gives its example's label.
 
     Raises:
         RecordsError: names every prompt of several turns; a record of this format cannot hold such a prompt.
@@ -218,7 +218,7 @@ def _check_name(path: Path, to: Tool) -> None:
     """Check that the tool reads files with this ending.
 
     Raises:
-        UserError: the tool does not read them.
+        UserError: the tool does not read files with this ending.
     """
     endings = (".json", ".jsonl") if to == "original" else (".jsonl",)
     if path.suffix.lower() not in endings:

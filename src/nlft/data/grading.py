@@ -68,7 +68,7 @@ Grader = Callable[[str, str], Grade]
 
 @dataclass
 class GraderSettings:
-    """What decides whether an answer is right."""
+    """Settings of the grader, which decides whether an answer is right."""
 
     grader: str = field(
         default="number",
@@ -81,7 +81,7 @@ class GraderSettings:
 
 @dataclass
 class ExtractionSettings(GraderSettings):
-    """What decides whether an answer is right, and how numbers are read from it."""
+    """Settings of the grader, and of the way in which it reads numbers."""
 
     extraction: Literal["strict", "flexible", "original"] = field(
         default="flexible",
@@ -258,7 +258,7 @@ def _compare(
     """Read a text from the completion and one from the answer, and compare their values.
 
     Args:
-        thing: what the texts are, for the explanation.
+        thing: a name for the texts, for the explanation.
         value: converts a text to the value to compare. It returns None if the text has no such value.
     """
     extracted, expected = read(completion), read_answer(answer)
@@ -278,7 +278,7 @@ def _function(path: str) -> Callable[..., Any]:
     """Import the function at `package.module:function` or `package.module.function`.
 
     Raises:
-        UserError: it cannot be imported, or is not a function.
+        UserError: the path cannot be imported, or does not lead to a function.
     """
     module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
     if not module_name or not attribute:

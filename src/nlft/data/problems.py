@@ -255,7 +255,7 @@ def _check(n: int, steps: Sequence[int]) -> None:
 
 
 def _check_space(n: int, steps: Sequence[int], taken: set[_Key]) -> None:
-    """Refuse to draw more than half of the existing problems: beyond that, finding a new one takes too long."""
+    """Refuse to draw more than half of the existing problems, because finding new ones then takes too long."""
     for count in set(steps):
         rounds, rest = divmod(n, len(steps))
         needed = rounds * list(steps).count(count) + list(steps[:rest]).count(count)

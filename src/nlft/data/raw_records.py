@@ -150,8 +150,8 @@ def _records_of_document(name: str, data: bytes, first_line: int | None = None) 
     """Yield the objects of one JSON document.
 
     Args:
-        first_line: the line's number, if the document is one line of a file. Such a line holds one object; a whole
-            file may hold a list of objects.
+        first_line: the line's number, if the document is one line of a file. Such a line holds one object. A whole file
+            may hold a list of objects.
     """
     try:
         walk = _Walk(name, data, first_line or 1)
@@ -191,7 +191,7 @@ class _Walk:
         return RecordsError([Problem(self.place(position), f"{what} (column {column}).", cure)])
 
     def take(self, pattern: str) -> bool:
-        """Skip white space and the pattern, if the pattern comes next; return whether it did."""
+        """Skip white space and the pattern if the pattern comes next. Return whether the pattern came next."""
         match = re.compile(rf"[ \t\r\n]*{pattern}").match(self.text, self.position)
         self.position = match.end() if match else self.position
         return match is not None

@@ -116,7 +116,7 @@ class TuneSettings(
 @dataclass
 @with_defaults(output_dir="runs/compare", audit=False)
 class CompareSettings(TuneSettings):
-    """What to compare, and on which data.
+    """Settings of `nlft compare`: the methods to compare, and the data.
 
     `comparisons` are fixed before the run. Their p-values are corrected for the number of comparisons.
     """
@@ -193,7 +193,7 @@ class RoundsSettings(
     SamplesSettings, GraderSettings, AskSettings, AnswerSettings, TruncatedSettings, BatchSizeSettings,
     TemperatureSettings, JudgeChoice,
 ):  # fmt: skip
-    """How rounds sample, grade, judge and end. Held-out questions are answered greedily."""
+    """Settings of rounds: how they sample, grade, judge and end. Held-out questions are answered greedily."""
 
     rounds: Annotated[int, Range(1, 100)] = field(
         default=3,

@@ -167,7 +167,7 @@ def split_machine(count: int) -> list[Resources]:
 
 @contextmanager
 def ending_with_us(processes: Iterable[BaseProcess]) -> Iterator[None]:
-    """Stop all the processes at once if the code that waits for them is stopped."""
+    """Stop all processes immediately if the code that waits for them is stopped."""
     try:
         yield
     except BaseException:
@@ -207,7 +207,8 @@ def _processes() -> Any:
 
     They start from a server process that has imported the common modules once and does nothing else.
 
-    With CUDA, start each process from scratch: an import may initialise CUDA, and a fork may not do so again.
+    With CUDA, each process starts from scratch. The reason is that an import may initialise CUDA, and a forked process
+    cannot initialise it again.
     """
     import torch
 

@@ -178,8 +178,7 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
 
     A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
     all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave only one seed, or that
-    failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed as `better`
-    than the recommended one.
+    failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed in `better`.
 
     Args:
         made: the planned comparisons that could be made.
@@ -222,7 +221,7 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
 
 
 def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:
-    """Return a verdict without a significant difference, and compute what would show one."""
+    """Return a verdict without a significant difference, and compute the questions and seeds that would show one."""
     assert base.best is not None
     assert base.prompt is not None
     assert base.gap is not None

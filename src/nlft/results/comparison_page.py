@@ -52,7 +52,7 @@ def _budget(report: Report) -> str:
     for arm in report["arms"]:
         if arm["trained"]:
             taken.setdefault(arm["size"], set()).update(result.get("steps") for result in arm["results"])
-    # Older results have epochs, or do not say.
+    # Older results record the number of epochs, or nothing.
     same = all(len(steps - {None}) == 1 and None not in steps for steps in taken.values() if steps)
     return "optimizer steps" if same else "epochs"
 

@@ -25,8 +25,8 @@ def comparison_report(
     Args:
         pairs: the comparisons that were fixed before the run.
         prompted: arms that train nothing.
-        about: `nlft`, `model`, `settings`; if known, `asked`, the questions in the order of the verdicts, and
-            `grown`, what was added after a first result.
+        about: `nlft`, `model` and `settings`. If known, also `asked` (the questions in the order of the verdicts) and
+            `grown` (the additions after a first result).
     """
     made, lacking = contrasts(grid, pairs), unmade(grid, pairs)
     decided = verdict(grid, made, prompted, len(lacking))
@@ -148,7 +148,7 @@ def _contrast_line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> st
 
 
 def grown_line(report: Report) -> list[str]:
-    """List in one line what was added to the grid after a first result; empty if nothing was added."""
+    """Return one line about the additions to the grid after a first result. Without additions, return no line."""
     grown = report.get("grown")
     if not grown:
         return []

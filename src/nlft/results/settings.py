@@ -12,7 +12,7 @@ from nlft.models.settings import AnswerSettings
 
 @dataclass
 class EvaluationSettings(GraderSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings):
-    """How questions are asked and answers graded."""
+    """Settings for asking questions and grading answers."""
 
     eval_batch_size: Annotated[int, Range(1, 100_000)] = field(
         default=32, metadata={"help": "Questions that a local model answers at once."}
