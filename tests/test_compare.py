@@ -156,7 +156,7 @@ def test_training_on_test_questions_is_refused(place, tmp_path):
     write_few(tmp_path / "examples.jsonl")
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "t", "prompt": "2 + 1?", "answer": "#### 3"}) + "\n")
-    with pytest.raises(UserError, match="1 of the questions in --test_file are trained on"):
+    with pytest.raises(UserError, match="1 of the questions in --test_file"):
         grid._draw()
 
 
@@ -169,7 +169,7 @@ def test_test_questions_are_known_again_in_examples_that_hold_them_as_they_were_
     grid = Compare(tmp_path / "given.jsonl", {}, settings)
     rows = [{"id": n, "prompt": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in (2, 3, 7)]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match="2 of the questions in --test_file are trained on"):
+    with pytest.raises(UserError, match="2 of the questions in --test_file"):
         grid._draw()
 
 

@@ -637,11 +637,11 @@ def _edit(index: int) -> Any:
     ("bad", "reason"),
     [
         ({"example": 9, "label": False, "judgment": "x"}, "example 9"),
-        ({"example": True, "label": False, "judgment": "x"}, "example True"),
+        ({"example": True, "label": False, "judgment": "x"}, "not True"),
         ({"example": "../x", "label": False, "judgment": "x"}, "example"),
         ({"example": 0, "id": "farm-0", "label": False, "judgment": " "}, "no judgment"),
         ({"example": 0, "id": "farm-0", "label": False, "judgment": "x" * 20_001}, "20001 characters"),
-        ({"example": 0, "id": "farm-0", "label": "no", "judgment": "x"}, "no label"),
+        ({"example": 0, "id": "farm-0", "label": "no", "judgment": "x"}, "needs a label"),
         (
             {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[0, 41, "wrong"]]},
             "outside its tokens",
@@ -654,10 +654,14 @@ def _edit(index: int) -> Any:
             {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[0, 1, "bad"]]},
             "outside its tokens",
         ),
-        ({"example": 0, "id": "farm-1", "label": False, "judgment": "x"}, "another example"),
-        ({"example": 0, "label": False, "judgment": "x"}, "another example"),
-        ({"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": 5}, "1000 marks"),
-        (7, "example None"),
+        ({"example": 0, "id": "farm-1", "label": False, "judgment": "x"}, "farm-1"),
+        ({"example": 0, "label": False, "judgment": "x"}, "farm-0"),
+        ({"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": 5}, "list of marks"),
+        (
+            {"example": 0, "id": "farm-0", "label": False, "judgment": "x", "marks": [[0, 1, "wrong"]] * 1001},
+            "1000 marks",
+        ),
+        (7, "not None"),
     ],
 )
 def test_crooked_feedback_is_refused_with_its_reason_and_writes_nothing(

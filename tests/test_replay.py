@@ -159,7 +159,7 @@ def test_everything_that_differs_is_listed_and_anyway_goes_on(steered, tmp_path,
     assert nlft("replay", copy.path) == 2
     error = capsys.readouterr().err
     for told in (
-        *("torch: was 1.0, and is", "peft: was 0.1, and is", "threads: was", "device: was Abacus", "processes: was 8"),
+        *("torch: was 1.0", "peft: was 0.1", "threads: was", "device: was Abacus", "processes: was 8"),
         *(
             "data: was 0000",
             "was resumed at step 4 with another training.learning_rate",

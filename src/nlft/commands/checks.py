@@ -67,7 +67,8 @@ def _check_model(name: str) -> None:
     if path.is_dir() and not (path / "config.json").is_file():
         if any((path / name).is_file() for name in ("adapter_config.json", "run.yaml")):
             raise UserError(
-                f"{where}: holds an adapter, not a model.\n  Give it as --adapter, and name its base model."
+                f"{where}: holds an adapter, not a model.\n"
+                "  Give it as --adapter, and its base model as --model_name_or_path."
             )
         raise UserError(f"{where}: cannot be loaded: it has no config.json.\n  Give a model's folder or a hub name.")
 

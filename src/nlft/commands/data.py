@@ -127,7 +127,7 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
     from nlft.collect import judging
     from nlft.data.records import write_examples
 
-    cure = "Try another --seed, more --tries or another judge; or write them yourself: --judge human."
+    cure = "Try another --seed, more --tries or another judge; or write the judgments yourself: --judge human."
     if settings.judge == "human":
         from nlft.collect.human_judge import judge_by_hand, taken_up
 

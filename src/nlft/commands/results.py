@@ -174,7 +174,7 @@ def compare(argv: Sequence[str]) -> None:
     """Run `nlft compare`."""
     from nlft.experiments.settings import CompareSettings
 
-    what = "Compare methods on the same examples, by size and seed, with a verdict."
+    what = "Compare every method on the same examples, by size and seed, with confidence intervals and a verdict."
     _staged(argv, "compare", what, CompareSettings, "compare:Compare")
 
 

@@ -193,7 +193,7 @@ def _numbers_to_choose(examples: Sequence[Example], settings: BuildSettings) -> 
     name, size, parts = settings.stratify, settings.size, settings.parts()
     if name is not None and not any(name in example.extra for example in examples):
         has = ", ".join(sorted({field for example in examples for field in example.extra})) or "none"
-        raise UserError(f"--stratify {name}: no example has that field.\n  Name one of their fields: {has}.")
+        raise UserError(f"--stratify {name}: no example has that field.\n  The examples' fields: {has}.")
     have = right_and_wrong(examples)
     if parts is not None:
         return _in_ratio(have, parts, settings)

@@ -246,7 +246,8 @@ class Compare(Comparison):
         )
         if shared:
             raise UserError(
-                f"{shared} of the questions in --test_file are trained on.\n  Remove them from one of the two files."
+                f"{shared} of the questions in --test_file are also training questions.\n"
+                "  Remove them from one of the two files."
             )
 
     # The report

@@ -105,7 +105,7 @@ class BackendSettings:
         metadata={"help": "Environment variable that holds the server's key. A local server needs none."},
     )
     concurrency: Annotated[int, Range(1, 1024)] = field(
-        default=8, metadata={"help": "Requests that a server works on at once."}
+        default=8, metadata={"help": "Maximum requests to the server at the same time."}
     )
     max_retries: Annotated[int, Range(0, 100)] = field(
         default=6, metadata={"help": "Retries of a failed request, with a longer wait each time."}
@@ -137,9 +137,7 @@ class CallSettings:
             "output file)."
         },
     )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Print how many requests there are and their cost. Ask nothing."}
-    )
+    dry_run: bool = field(default=False, metadata={"help": "Print the number of requests and their cost. Send none."})
     max_requests: Annotated[int | None, Range(0, inf)] = field(
         default=None, metadata={"help": "Maximum number of answers in the ledger, earlier runs included."}
     )

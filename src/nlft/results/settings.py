@@ -15,5 +15,5 @@ class EvaluationSettings(GraderSettings, AskSettings, AnswerSettings, LimitSetti
     """Settings for asking questions and grading answers."""
 
     eval_batch_size: Annotated[int, Range(1, 100_000)] = field(
-        default=32, metadata={"help": "Questions that a local model answers at once."}
+        default=32, metadata={"help": "Questions per batch of a local model."}
     )

@@ -118,7 +118,7 @@ def watched_records(run: RunDir, file: Path) -> list[Example]:
         UserError: the file cannot be read, or lacks a watched example.
     """
     if not file.is_file():
-        raise UserError(f"{display_path(file)}: the run's examples are not there.\n  Name their file with --data.")
+        raise UserError(f"{display_path(file)}: the run's training file is missing.\n  Give its new place with --data.")
     found = {example.id: example for example in read_examples(file, require_judgment=False)}
     missing = [str(one.id) for one in run.watched() if one.id not in found]
     if missing:

@@ -152,15 +152,15 @@ class NLFTRareSettings:
     """Settings of NLFT that few people need."""
 
     logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
-        default=256, metadata={"help": "Memory for one chunk of logits, with copies and gradient, in MiB."}
+        default=256, metadata={"help": "Memory in MiB for one chunk of logits, its copies and its gradient."}
     )
     watch_batches: bool = field(
         default=True,
-        metadata={"help": "Also record the scores of watched examples in the batch of each step."},
+        metadata={"help": "Whenever a watched example is in a step's batch, also record its scores."},
     )
     retake_controls: bool = field(
         default=True,
-        metadata={"help": "On resume, apply the changes made after the checkpoint again, at the same steps."},
+        metadata={"help": "On resume, repeat the changes that were made after the checkpoint, at the same steps."},
     )
 
 

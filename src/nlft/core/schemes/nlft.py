@@ -56,7 +56,7 @@ class NLFTSettings:
     )
     after_mistake: Literal["keep", "zero"] = setting(
         "keep",
-        "Tokens after a wrong sample's first mistake are conditioned on it: keep their weights, or set them to 0.",
+        "Tokens after a wrong sample's first mistake depend on the mistake. Keep their weights, or set them to 0.",
     )
     certain_threshold: Annotated[float, Range(0, 1)] = setting(
         0.95, "In right samples, tokens with more than this probability under standard are salient."
