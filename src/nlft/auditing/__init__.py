@@ -1,1 +1,1 @@
-"""Check examples before training, and say what to fix."""
+"""Check examples before training, and report what to fix."""

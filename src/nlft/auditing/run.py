@@ -1,4 +1,4 @@
-"""The audit: check the examples in one pass before training, and say what to fix."""
+"""Run the audit: check the examples in one pass before training, and report what to fix."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -39,7 +39,7 @@ def audit(
     """Check examples before training, and report what to fix.
 
     Args:
-        examples: the examples to check. A wrong one may lack a judgment; the report then says so.
+        examples: the examples to check. A wrong example may lack a judgment. The report then has a finding about it.
         model: scores the completions. Without a model, the audit checks only the texts and, if there is a
             tokenizer, their lengths.
         tokenizer: the model's tokenizer; required with a model.

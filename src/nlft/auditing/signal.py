@@ -74,8 +74,8 @@ class Measured:
     def style_rate(self) -> float:
         """The proportion of the judgment's own added probability that is on style tokens, 0 to 1.
 
-        This is the smaller of two proportions. The first is of the probability added over base and placebos. The second
-        is of the probability added over base, placebos and standard.
+        This is the smaller of two proportions. The first uses the probability added over base and placebos. The second
+        uses the probability added over base, placebos and standard.
         """
         usual = np.mean([*self.placebos.values()], axis=0) if self.placebos else self.base
         style = [is_style(token) for token in self.tokens]
@@ -249,7 +249,7 @@ def _probabilities(logp: torch.Tensor, length: int) -> Floats:
 class Margins:
     """The differences that a judgment must exceed, for a completion of one token.
 
-    For longer completions, multiply them by the square root of the number of tokens.
+    For longer completions, multiply the differences by the square root of the number of tokens.
 
     Attributes:
         gap, fit: see `Measured`. Both are 0 if no completion has two placebos, because the spread of placebos is then

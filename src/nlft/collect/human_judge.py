@@ -34,9 +34,9 @@ def judge_by_hand(
     Args:
         save: called with all examples after each change.
         graded: whether a grader has labelled all examples. If false, a grader has labelled only the examples with the
-            `verdict` right or wrong. The user cannot change a grader's label; a different opinion is stored as a
+            `verdict` right or wrong. The user cannot change a grader's label. A different opinion is stored as a
             conflict.
-        overwrite: start at the first example, and show also those with a judgment.
+        overwrite: start at the first example, and show also the wrong examples with a judgment.
         check_right: show also the right examples, and start at the first.
 
     Raises:

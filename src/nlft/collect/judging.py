@@ -1,4 +1,4 @@
-"""Judges say in words what is wrong with a wrong completion, and the examples record where judge and label disagree.
+"""Judges describe what is wrong with a wrong completion. The examples record where judge and label disagree.
 
 The label comes from the grader, or from the user if there is no grader. A judge's opinion never changes it.
 """

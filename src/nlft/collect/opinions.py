@@ -28,7 +28,8 @@ class Opinion:
     """A judge's opinion on one completion.
 
     Attributes:
-        judgment: says what is wrong. A correction, if any, is on its own line. None if the feedback cannot be used.
+        judgment: a description of what is wrong. A correction, if any, is on its own line. None if the feedback cannot
+            be used.
         says: "right" or "wrong"; None if the judge says neither.
         feedback: the feedback and correction, even if they cannot be used.
         refused: the reason why there is no judgment, for a person.
@@ -43,7 +44,7 @@ class Opinion:
 def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -> Opinion:
     """Read a model's opinion: its feedback, its correction, and whether it calls the completion right or wrong.
 
-    Correction and verdict may be missing. All text between `Correction:` and `Verdict:` becomes one line; training
+    Correction and verdict may be missing. All text between `Correction:` and `Verdict:` becomes one line. Training
     omits that line from the judge prompt.
 
     Args:

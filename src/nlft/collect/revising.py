@@ -1,7 +1,8 @@
 """Revisions are right completions in a model's own words.
 
 The request for a revision shows the model the standard answer and the judgment. A model that sees the answer often
-copies it, or writes only its last line. `refusal` rejects such replies: a revision must reason again.
+copies it, or writes only its last line. `refuse_revision` rejects such replies: a revision must contain its own
+reasoning.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""A judge without a model. It recalculates the steps of a completion, and says in words what is wrong.
+"""A judge without a model. It recalculates the steps of a completion, and describes what is wrong.
 
 The judge quotes a wrong step verbatim. The correction follows on its own line, which begins with `Correction:`.
 Training omits these lines from the judge prompt: a model that sees the right number may avoid the wrong one, and then

@@ -21,7 +21,7 @@ NEEDED = {
     "adapter": "Name what to merge: a run directory, an adapter's folder or a hub name.",
 }
 
-# Flags that became something else: what to type now, by command ("" for all).
+# Replaced flags, and the text to type instead, by command ("" for all).
 _MOVED = {
     ("nlft train", "rounds"): "Rounds are a command: nlft rounds FILE --rounds 3.",
     ("nlft train", "base_url"): "Training needs the model's weights: --model_name_or_path FOLDER or a hub name.",
@@ -45,7 +45,7 @@ class Command:
     """A command's arguments.
 
     Attributes:
-        prog: what the user types, such as `nlft train`.
+        prog: the command as the user types it, such as `nlft train`.
         settings: dataclasses of settings that can be imported without torch; the help shows them.
         sections: the help's headings, each with the class or the field names under it. The default is one heading for
             each class.

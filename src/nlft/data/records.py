@@ -48,7 +48,7 @@ class Example:
         prompt, completion, revision: either all strings or all lists of chat messages. `revision` may be None.
         label: true if the completion is right.
         answer: the standard answer with its reasoning, or the feedback on a liked response.
-        judgment: says in words what is wrong; None for a right completion without a judgment.
+        judgment: a description in words of what is wrong; None for a right completion without a judgment.
         extra: the record's other fields; `write_examples` writes them back unchanged.
     """
 

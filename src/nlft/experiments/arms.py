@@ -21,7 +21,7 @@ class Arm:
     Attributes:
         method: how the model is trained or prompted.
         settings: fields of that method's settings, in addition to the budget that all arms share. For nlft, `scheme`
-            and `saliency` say how tokens are weighted.
+            and `saliency` determine how tokens are weighted.
         examples: which examples to use: `all`; only the `right` ones; or `shuffled`, which uses all examples, but
             exchanges the judgments among the wrong examples.
     """

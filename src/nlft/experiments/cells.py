@@ -35,7 +35,7 @@ class CellResult:
         took: the content of result.json: the summary of the evaluation, seconds, memory, steps.
         right: whether each question was answered right, by the deciding reading; empty if nothing was graded.
         answers: the questions of evaluation.json, with output and grades.
-        failed: why there is no result; None if there is one.
+        failed: the reason why there is no result; None if there is a result.
     """
 
     took: Mapping[str, Any]

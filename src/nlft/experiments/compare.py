@@ -114,7 +114,7 @@ class Compare(Comparison):
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         return arm in self.settings.once and len(done) + len(failed) < len(self.seeds)
 
-    # What the result is of
+    # The extent of the result
 
     def _refuse_less(self) -> None:
         """Refuse to remove anything from a result: a user who has seen the result must not choose which parts stay.
@@ -253,7 +253,7 @@ class Compare(Comparison):
     # The report
 
     def _finish(self) -> str:
-        """Write the report; returns it as the terminal shows it."""
+        """Write the report, and return it as text for the terminal."""
         grid = self.grid()
         report = self.report(grid, grown=self._grown(), asked=self._asked())
         figures, shown = self.write(report)

@@ -94,7 +94,7 @@ class Rounds(Staged):
     def _round(self, number: int, last: Path | None) -> "Round":
         """
         Args:
-            last: the run that this round continues from; None: the given model.
+            last: the run that this round continues from. None: start from the given model.
         """
         folder = self.folder / f"round-{number}"
         # Each round has its own seed; otherwise an unchanged model would repeat itself.

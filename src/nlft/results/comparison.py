@@ -86,8 +86,8 @@ def rate_of(verdicts: Sequence[Sequence[bool]]) -> Rate:
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
     """Compare each pair of arms at each size, on the seeds that both arms have.
 
-    P-values are corrected for all planned comparisons. A comparison that could not be made (`unmade`) counts with `p =
-    1`, so that a failed cell does not make the other comparisons more significant.
+    P-values are corrected for all planned comparisons. A comparison that could not be made (`unmade`) counts with a
+    p-value of 1, so that a failed cell does not make the other comparisons more significant.
     """
     made = []
     for size, ours, theirs in _planned(grid, pairs):

@@ -73,7 +73,7 @@ class GradedAnswer:
     """A question, the model's answer to it, and the grades.
 
     Attributes:
-        prompt: what the model was asked.
+        prompt: the text that the model was asked.
         answer: the standard answer.
         output: the model's answer.
         tokens: length of the output.
@@ -142,7 +142,7 @@ def evaluate(
         out: file to write, evaluation.json for example. None: write nothing. If the answerer has no ledger of its own,
             finished answers are kept beside the file in NAME.calls.jsonl. A later call for the same model does not ask
             for these answers again.
-        about: what is evaluated (model, adapter, file), to be written to `out`.
+        about: the evaluated model, adapter and file, to be written to `out`.
 
     Raises:
         UserError: the settings do not suit the model, or the grader is unknown.

@@ -85,7 +85,7 @@ def seeded_difference(
         test that is valid also for few questions. If no question is answered differently, the interval follows the rule
         of three: 3 / n to either side.
     Raises:
-        ValueError: the two are not of the same questions.
+        ValueError: `ours` and `theirs` do not hold the same questions.
     """
     gaps = paired_gaps(ours, theirs)
     mean = float(gaps.mean())
@@ -114,7 +114,7 @@ def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
     The arguments are those of `seeded_difference`.
 
     Raises:
-        ValueError: the two are not of the same questions.
+        ValueError: `ours` and `theirs` do not hold the same questions.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape[1] != b.shape[1] or (a.shape[0] != b.shape[0] and 1 not in (a.shape[0], b.shape[0])):
