@@ -87,8 +87,10 @@ def section(demo: dict[str, Any]) -> str:
             "|---|---|---|---|---|",
             *[row(arm, found) for arm, found in demo["arms"].items()],
             "",
+            "right: the last number is the right one. [95%]: confidence interval.",
+            "",
             paragraph(
-                f"All of it comes from one run of `nlft demo` (seed {demo['seed']}) on {demo['date']}: "
+                f"Question and table come from one run of `nlft demo` (seed {demo['seed']}) on {demo['date']}: "
                 f"{demo['minutes']:g} minutes on {demo['note']}. Run `nlft demo` to reproduce it. The run shows that "
                 "every step works. It does not show that NLFT beats SFT on answers: the difference is "
                 f'{difference(flexible, "sft-answer")}. NLFT minus NLFT without token tags (row "branch off") is '
