@@ -293,4 +293,4 @@ def test_the_installed_command_runs(tmp_path):
     assert command
     done = subprocess.run([command, "map", "nowhere", "--html", "x"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: nowhere: does not exist")
+    assert done.stderr.startswith("error: nowhere")

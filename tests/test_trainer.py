@@ -202,7 +202,7 @@ def test_a_partial_checkpoint_is_refused(tmp_path):
     run = RunDir(tmp_path)
     path = checkpoint_to_resume(run, "true", 1)
     (path / "optimizer.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"optimizer.safetensors is missing or cut short"):
+    with pytest.raises(UserError, match=r"optimizer.safetensors is missing"):
         checkpoint_to_resume(run, "true", 1)
     (path / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"no manifest.json"):
