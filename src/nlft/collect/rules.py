@@ -120,5 +120,5 @@ def _repetition(completion: str) -> str | None:
 
 
 def _quotable(text: str) -> str:
-    """Return the longest prefix that a finding can quote: it contains no quote, line end or correction."""
+    """Return the longest prefix that a finding can quote: without quotation marks, line ends and `Correction:`."""
     return re.split(r'"|\n|Correction:', text.strip('" \n'))[0][:_LONGEST_QUOTE].strip()

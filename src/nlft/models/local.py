@@ -35,7 +35,7 @@ class LocalModel:
     ) -> None:
         """
         Args:
-            name: the name of model and adapter in `identity`.
+            name: how `identity` names the model together with its adapter.
             temperature: 0 is greedy.
             seed: a random draw depends on this seed, the question's key and the token's position. It does not depend
                 on the rest of the batch.

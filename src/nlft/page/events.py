@@ -56,7 +56,7 @@ class Events:
         return len(self.columns["step"])
 
     def append(self, event: dict[str, Any]) -> None:
-        """Add one line of events.jsonl. Ignore superseded lines and lines without a step."""
+        """Take in one event, read from one line of events.jsonl. Ignore superseded lines and lines without a step."""
         if event.get("superseded") or not isinstance(event.get("step"), int):
             return
         rows = len(self)

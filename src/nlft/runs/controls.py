@@ -113,7 +113,7 @@ def steering_record(
     scorable: list[str],
     unavailable: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Make the part of run.yaml that `state_of` reads besides `scheme` and `saliency`."""
+    """Make the fields of run.yaml that `state_of` reads, except `scheme` and `saliency`."""
     return {
         "schemes": {name: [asdict(control) for control in describe(kind)] for name, kind in schemes.items()},
         "conditions": dict(conditions),

@@ -111,7 +111,7 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 def _ends_by_steps(state: TrainerState) -> bool:
     """Whether the number of steps is known.
 
-    A run without a known number has `max_steps` of `UNTIL_TIME_IS_UP`, or of half of it in each of ReFT's two stages.
+    If the number is not known, `max_steps` is `UNTIL_TIME_IS_UP`. In ReFT, each of the two stages has half that value.
     """
     return bool(state.max_steps < UNTIL_TIME_IS_UP / 2)
 

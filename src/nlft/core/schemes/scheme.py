@@ -58,5 +58,5 @@ class Scheme:
 
 
 def setting(default: Any, help: str) -> Any:
-    """Make a field of a scheme's settings. The flags, the documentation and the map take its help text from here."""
+    """Make a field of a scheme's settings. Flags, documentation and saliency map all show the help text given here."""
     return field(default=default, metadata={"help": help})
