@@ -653,7 +653,7 @@ def test_page_fits_400_pixels(hostile_run: RunDir, tmp_path: Path, open_page: Op
 
 def test_notes_stand_on_the_page(run: RunDir, tmp_path: Path, open_page: OpenPage) -> None:
     page = open_page(export_map(run, tmp_path / "map.html", max_steps=2))
-    assert page.get_by_role("note").inner_text().startswith("Thinned: 2 of 3 recorded steps")
+    assert page.get_by_role("note").inner_text().startswith("Shows 2 of 3 recorded steps")
 
 
 def test_missing_number_is_called_unknown(tmp_path: Path, open_page: OpenPage) -> None:
