@@ -88,7 +88,11 @@ def bring_model(folder: Path) -> Path:
         gguf = _download(Path(workplace))
         aside = Path(workplace) / "model"
         _unpack(gguf, aside)
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # if it does, another process has brought the model meanwhile
+                raise
     return folder
 
 
