@@ -16,7 +16,7 @@ import yaml
 
 from helpers import tiny
 from nlft.collect.sampling import SamplingSettings
-from nlft.config import read_config
+from nlft.config import checked, declared, yaml_entries
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ConditionLogprobs, Tag
 from nlft.core.schemes.registry import get_scheme
@@ -428,7 +428,7 @@ def test_the_problems_of_the_small_comparison_are_those_of_the_generator(tmp_pat
 
 @pytest.mark.parametrize("name", ["compare-small", "compare-ablation", "compare-gsm8k"])
 def test_the_plans_in_examples_are_valid(name):
-    values = read_config(EXAMPLES / f"{name}.yaml", [ModelSettings, CompareSettings])
+    values = checked(yaml_entries(EXAMPLES / f"{name}.yaml"), declared(ModelSettings, CompareSettings))
     model = values.pop("model_name_or_path")
     assert model
     settings = CompareSettings(**values)
@@ -441,7 +441,7 @@ def test_the_plans_in_examples_are_valid(name):
 
 
 def test_each_part_that_the_ablation_leaves_out_is_out():
-    plan = read_config(EXAMPLES / "compare-ablation.yaml", [ModelSettings, CompareSettings])
+    plan = checked(yaml_entries(EXAMPLES / "compare-ablation.yaml"), declared(ModelSettings, CompareSettings))
     rng = np.random.default_rng(0)
     logp = [torch.tensor(np.log(rng.uniform(0.001, 1, (2, 400)))) for _ in range(3)]
     label = torch.tensor([False, True])

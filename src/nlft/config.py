@@ -160,16 +160,6 @@ def declared(*classes: type) -> dict[str, Declared]:
     return found
 
 
-def read_config(path: Path, settings: Sequence[type]) -> dict[str, Any]:
-    """Read a YAML file's values by field name, and check each against its field's type.
-
-    Raises:
-        ConfigError: everything that is wrong with the file, with its line.
-        UserError: the file cannot be read.
-    """
-    return checked(yaml_entries(path), declared(*settings))
-
-
 def yaml_entries(path: Path) -> list[GivenSetting]:
     """Return the settings in a YAML file, in the file's order. `saliency: {NAME: value}` becomes `saliency.NAME`.
 

@@ -33,7 +33,7 @@ def dry_run_told() -> Iterator[None]:
         print(found)
 
 
-def _asking() -> list[type]:
+def asking_settings() -> list[type]:
     """Return the classes of `model_kinds` that need no torch, for the help."""
     from nlft.models.settings import BackendSettings, CallSettings, ModelOptions
 
@@ -42,7 +42,7 @@ def _asking() -> list[type]:
 
 def asking_sections() -> list[Section]:
     """Return the help's sections about the model that is asked."""
-    _, backend, calls = _asking()
+    _, backend, calls = asking_settings()
     return [("Model", ASKED), ("Server", backend), ("Ledger of answers, and limits", calls)]
 
 
@@ -59,7 +59,7 @@ def sample(argv: Sequence[str]) -> None:
     command = Command(
         "nlft sample",
         "Answer questions with the model, and label the answers.",
-        [*_asking(), SamplingSettings],
+        [*asking_settings(), SamplingSettings],
         [("Sampling", SamplingSettings), *asking_sections()],
         lambda: [*model_kinds(), SamplingSettings],
         add,
@@ -109,7 +109,7 @@ def judge(argv: Sequence[str]) -> None:
     command = Command(
         "nlft judge",
         "Say in words what is wrong with the wrong completions.",
-        [JudgeSettings, *(_asking() if by_model or asked else [])],
+        [JudgeSettings, *(asking_settings() if by_model or asked else [])],
         [("Judging", JudgeSettings), *asking_sections()],
         lambda: [JudgeSettings, *(model_kinds() if by_model or asked else [])],
         add,
@@ -173,7 +173,7 @@ def revise(argv: Sequence[str]) -> None:
     command = Command(
         "nlft revise",
         "Ask the model for right completions in its own words, and keep those that pass the checks.",
-        [RevisionSettings, *_asking()],
+        [RevisionSettings, *asking_settings()],
         [("Revising", RevisionSettings), *asking_sections()],
         lambda: [RevisionSettings, *model_kinds()],
         add,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
 from nlft.commands.checks import EarlyFile, check_out_file
-from nlft.commands.data import ASKED, asking_sections, dry_run_told
+from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 def evaluate(argv: Sequence[str]) -> None:
     """Run `nlft evaluate`."""
     from nlft.models.opening import model_kinds, open_answerer
-    from nlft.models.settings import BackendSettings, CallSettings, ModelOptions
     from nlft.results.settings import EvaluationSettings
 
     def add(parser: ArgumentParser) -> None:
@@ -32,7 +31,7 @@ def evaluate(argv: Sequence[str]) -> None:
     command = Command(
         "nlft evaluate",
         "Answer questions greedily and grade the answers.",
-        [ModelOptions, BackendSettings, CallSettings, EvaluationSettings],
+        [*asking_settings(), EvaluationSettings],
         [("Evaluation", EvaluationSettings), *asking_sections()],
         lambda: [*model_kinds(), EvaluationSettings],
         add,
