@@ -294,3 +294,14 @@ def test_the_installed_command_runs(tmp_path):
     done = subprocess.run([command, "map", "nowhere", "--html", "x"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
+def test_a_reader_that_leaves_early_causes_no_traceback(argv):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nlft", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+    process.stderr.close()

@@ -1,9 +1,11 @@
 """The `nlft` command: finds the command, turns errors into a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the user's input was wrong. A command's module is imported only when the command is
-called, so that `nlft --help` is quick.
+Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 130 interrupted, 141 the reader of the output has left.
+A command's module is imported only when the command is called, so that `nlft --help` is quick.
 """
 
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,7 +19,29 @@ from nlft.progress import quiet, quiet_libraries
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        # `nlft COMMAND --help | head` ends here. What is still in the buffer must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _stdout_is_closed() -> bool:
+    """Return whether the reader of the output is gone. Without `poll` (Windows), assume that it is."""
+    if not hasattr(select, "poll"):
+        return True
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)  # errors are always reported
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())
         return 0
