@@ -247,7 +247,7 @@ def test_what_cannot_be_replayed_is_refused_with_the_cure(tmp_path, capsys, mode
     assert "trained from Python" in capsys.readouterr().err
     RunDir(tmp_path / "sft").write_settings({"method": "sft"})
     assert nlft("replay", tmp_path / "sft") == 2
-    assert "method sft" in capsys.readouterr().err
+    assert "is sft" in capsys.readouterr().err
 
 
 def test_rates_that_followed_from_evaluations_are_not_replayed(steered, tmp_path, capsys):

@@ -188,7 +188,7 @@ def test_examples_are_asked_as_they_were(tmp_path, model_folder):
     [
         (["--overwrite"], "--overwrite"),
         (["--rounds", "2", "--use_peft", "false"], "--use_peft"),
-        (["--rounds", "2", "--temperature", "0"], "copies"),
+        (["--rounds", "2", "--temperature", "0"], "--samples_per_question 4"),
         (["--rounds", "2", "--grader", "label"], "--grader label"),
     ],
 )

@@ -1,14 +1,14 @@
 """Run the commands that make a dataset: sample, judge, revise, build, audit."""
 
-from argparse import ArgumentError, ArgumentParser
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import EarlyFile, check_out_file, examples_to_judge, examples_to_train, questions_to_answer
 from nlft.commands.help import Section
-from nlft.commands.parsing import Command
+from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
 from nlft.errors import UserError, display_path
 from nlft.models.opening import model_kinds, open_answerer
@@ -101,17 +101,18 @@ def judge(argv: Sequence[str]) -> None:
         parser.add_argument("file", type=Path, help="examples, as `nlft sample` writes them")
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
 
-    by_model = _given(argv, "judge") in ("self", "openai")  # a judge by rules needs no torch
     asked = bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
-    if not by_model and not asked and (flags := {"--model_name_or_path", "--base_url"} & set(argv)):
+    # A judge by rules needs no torch. The help shows the settings of all judges.
+    by_model = asked or early_setting("nlft judge", argv, "judge") in ("self", "openai")
+    if not by_model and (flags := {"--model_name_or_path", "--base_url"} & set(argv)):
         flag = flags.pop()
         raise UserError(f"{flag} needs a model as judge.\n  Add --judge self, or leave out {flag}.")
     command = Command(
         "nlft judge",
         "Say in words what is wrong with the wrong completions.",
-        [JudgeSettings, *(asking_settings() if by_model or asked else [])],
+        [JudgeSettings, *(asking_settings() if by_model else [])],
         [("Judging", JudgeSettings), *asking_sections()],
-        lambda: [JudgeSettings, *(model_kinds() if by_model or asked else [])],
+        lambda: [JudgeSettings, *(model_kinds() if by_model else [])],
         add,
         needs=["model_name_or_path"] if by_model else [],
     )
@@ -212,23 +213,6 @@ def _examples_out(other: Any) -> Path:
     out: Path = other.out or other.file
     check_out_file(out, ".jsonl")
     return out
-
-
-def _given(argv: Sequence[str], name: str) -> Any:
-    """Return the value of a setting from its flag, or else from the --config file, before the arguments are parsed."""
-    import yaml
-
-    before = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    before.add_argument("--config", type=Path)
-    before.add_argument(f"--{name}")
-    with suppress(ArgumentError, OSError, ValueError, yaml.YAMLError):  # `parse` says what is wrong
-        given = before.parse_known_args(list(argv))[0]
-        flag = getattr(given, name)
-        if flag is not None or given.config is None:
-            return flag
-        settings = yaml.safe_load(given.config.read_text(encoding="utf-8"))
-        return settings.get(name) if isinstance(settings, dict) else None
-    return None
 
 
 def build(argv: Sequence[str]) -> None:

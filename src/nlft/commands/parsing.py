@@ -40,6 +40,25 @@ def _no_arguments(parser: ArgumentParser) -> None:
     """Add nothing."""
 
 
+def early_setting(prog: str, argv: Sequence[str], name: str) -> object:
+    """Return a setting's value from its flag, or else from the --config file, before a command reads its arguments.
+
+    Raises:
+        UserError: the flag has no value, or the file cannot be read.
+    """
+    text, config = _flag_text(prog, argv, name), _flag_text(prog, argv, "config")
+    if text is not None or config is None:
+        return text
+    return next((entry.value for entry in yaml_entries(Path(config)) if entry.key == name), None)
+
+
+def _flag_text(prog: str, argv: Sequence[str], name: str) -> str | None:
+    before = PlainParser(prog=prog, add_help=False, allow_abbrev=False)
+    before.add_argument(f"--{name}")
+    text: str | None = getattr(before.parse_known_args(argv)[0], name)
+    return text
+
+
 @dataclass(frozen=True)
 class Command:
     """A command's arguments.
@@ -117,10 +136,7 @@ class _Reading:
 
     def _early(self, name: str) -> str | None:
         """Return a flag's text before the flags are parsed. Return None if the flag is not given."""
-        before = PlainParser(prog=self.command.prog, add_help=False, allow_abbrev=False)
-        before.add_argument(f"--{name}")
-        text: str | None = getattr(before.parse_known_args(self.argv)[0], name)
-        return text
+        return _flag_text(self.command.prog, self.argv, name)
 
     def _check_early(self, entries: Sequence[GivenSetting]) -> None:
         """Check what can be checked before torch is imported."""

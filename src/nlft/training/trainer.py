@@ -102,8 +102,7 @@ class NLFTTrainer(SafeCheckpoints):
         self.loss_is_scaled_for_ga = True
         self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
         self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
-        self._num_tokens = 0.0
-        self._logged_at = (time.monotonic(), 0)
+        self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
         self._watch: WatchCallback | None = None
         self._follow(train, tokenizer)
 
