@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nlft.core.schemes.nlft import NLFTSettings as NLFTSettings
     from nlft.core.schemes.registry import register_scheme as register_scheme
     from nlft.core.schemes.scheme import Scheme as Scheme
+    from nlft.core.spans import Span as Span
     from nlft.data.records import (
         Example as Example,
     )
@@ -62,6 +63,7 @@ _MODULES = {
     "write_examples": "data.records",
     "Example": "data.records",
     "Question": "data.records",
+    "Span": "core.spans",
     "Scheme": "core.schemes.scheme",
     "NLFTSettings": "core.schemes.nlft",
     "register_scheme": "core.schemes.registry",

@@ -57,7 +57,11 @@ _KINDS: list[tuple[Severity, list[tuple[str, str, str]]]] = [
                 "Longer than max_length under some condition",
                 "Raise --max_length, shorten the text, or drop the example.",
             ),
-            ("no-judgment", "Labelled wrong, without a judgment", "Run `nlft judge`, or say in words what is wrong."),
+            (
+                "no-judgment",
+                "Labelled wrong, with neither judgment nor spans",
+                "Run `nlft judge`, or say in words what is wrong.",
+            ),
             (
                 "correction-only",
                 "The judgment is only a correction",
@@ -136,6 +140,11 @@ _KINDS: list[tuple[Severity, list[tuple[str, str, str]]]] = [
     (
         "note",
         [
+            (
+                "lost-quote",
+                "A quote of the judgment is nowhere in the completion",
+                "Copy the words exactly, or mark them as a span: quotes and spans say which words a reader objects to.",
+            ),
             (
                 "untagged",
                 "The judgment fits, but no token passes the tests for a mistake",

@@ -71,9 +71,12 @@ def audit(
         fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
         findings += refused
         if model is not None:
-            measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
+            judged = [(example, encoded) for example, encoded in fitting if encoded.label or encoded.judge is not None]
+            measured, margin = _measured(model, encoder, judged, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
             notes += _placebo_notes(measured, settings)
+            if unjudged := len(fitting) - len(judged):
+                notes.append(f"{unjudged} wrong completions have spans but no judgment to measure")
     return AuditReport(
         name=name,
         examples=examples,

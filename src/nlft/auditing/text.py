@@ -9,7 +9,7 @@ from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, language, says_nothing, tone, words
 from nlft.core.prompts import prompt_text, without_corrections
 from nlft.data.grading import MARK, Grader, extract_expected
-from nlft.data.records import Example, completion_text
+from nlft.data.records import Example, completion_text, quotes_of
 
 Check = Callable[[Example], str | None]
 
@@ -53,7 +53,7 @@ def text_findings(
         shows_correction: whether the judge prompt keeps the corrections; see `Templates`.
     """
     checks: list[tuple[str, Check]] = [
-        ("no-judgment", lambda e: "it has no judgment" if not e.label and not e.judgment else None),
+        ("no-judgment", lambda e: "it has no judgment" if not (e.label or e.judgment or e.spans) else None),
         ("contradiction", _contradiction),
         ("foreign-answer", _foreign_answer),
         ("prompt-copy", _prompt_copy),
@@ -66,6 +66,8 @@ def text_findings(
         checks += [("grader", _by(grader)), ("answer", _ungradable(grader))]
     findings = [Finding(kind, e.id, what) for kind, check in checks for e in examples if (what := check(e))]
     findings += [finding for e in examples if not e.label and (finding := _weak_judgment(e, shows_correction))]
+    misquoted = {finding.id for finding in findings if finding.kind == "quote"}
+    findings += [Finding("lost-quote", e.id, what) for e in examples if e.id not in misquoted and (what := _lost(e))]
     findings += [*_garbage(examples, special), *_other_language(examples), *_differing_answers(examples, grader)]
     return _folded(findings, len(examples))
 
@@ -89,7 +91,7 @@ def shown_judgment(example: Example, shows_correction: bool = False) -> str:
 
 
 def _correction_only(example: Example) -> str | None:
-    if example.label or not example.judgment or shown_judgment(example).strip():
+    if example.label or not example.judgment or example.spans or shown_judgment(example).strip():
         return None
     return "without its corrections, the judgment is empty, so the judge prompt has nothing to show"
 
@@ -144,6 +146,13 @@ def _misquoted(example: Example, shown: str) -> str | None:
     if len(stated) >= 2 and len(unknown) > len(stated) / 2:
         return f"the judgment mentions {', '.join(sorted(unknown))}, but the example does not contain these numbers"
     return None
+
+
+def _lost(example: Example) -> str | None:
+    """Report the quotes that mark nothing, because the completion does not contain them."""
+    missing = [quoted(quote) for quote in quotes_of(example).missing]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"the completion does not contain {', '.join(missing[:3])}{more}" if missing else None
 
 
 def _echo(example: Example, shown: str) -> str | None:

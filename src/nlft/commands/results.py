@@ -144,10 +144,10 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
     They come from the named file, else from the run's training file. Return None if the training file is missing or has
     changed.
     """
-    from nlft.data.records import read_examples
+    from nlft.data.records import as_record, read_examples
 
     if data is not None:
-        return [vars(e) for e in read_examples(data, require_judgment=False)]
+        return [as_record(e) for e in read_examples(data, require_judgment=False)]
     recorded = run.settings().get("data", {}) if run.settings_path.is_file() else {}
     file = Path(recorded.get("file") or "")
     if not file.is_file():
@@ -156,7 +156,7 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
         found = read_examples(file, require_judgment=False)
     except NLFTError:
         return None
-    return [vars(e) for e in found] if len(found) == recorded.get("examples") else None
+    return [as_record(e) for e in found] if len(found) == recorded.get("examples") else None
 
 
 def tune(argv: Sequence[str]) -> None:

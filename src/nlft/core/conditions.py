@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, fill_prompt, without_corrections
+from nlft.core.spans import Span, TokenSpan, token_spans
 from nlft.errors import Problem, ProblemsError, UserError
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class EncodedExample:
     """Token ids of one example: the same completion ids follow every condition's prompt.
 
     Attributes:
-        base, standard, judge: prompt ids; `judge` is None for right completions, which do not need it.
+        base, standard, judge: prompt ids; `judge` is None for right completions, which do not need it, and for wrong
+            ones that have spans but no judgment.
         completion: ends with the model's end-of-turn token.
         target: ids of the text that `answer_weight` trains (standard answer or revision). Ends with the same token.
+        spans: the marked parts of the completion, in order, without overlaps.
     """
 
     id: str | int
@@ -37,6 +40,7 @@ class EncodedExample:
     judge: list[int] | None
     completion: list[int]
     target: list[int]
+    spans: tuple[TokenSpan, ...] = ()
 
 
 class ConditionEncoder:
@@ -88,21 +92,28 @@ class ConditionEncoder:
         answer: str,
         judgment: str | None = None,
         revision: str | None = None,
+        spans: Sequence[Span] = (),
     ) -> EncodedExample:
         """Encode one example under its conditions.
 
+        Args:
+            spans: marked parts of the completion, in order, without overlaps. With them, a wrong completion needs no
+                judgment.
+
         Raises:
-            ProblemsError: a wrong completion's judgment is missing or has only corrections, or a prompt does not fit
-                `max_length`. No prompt is cut, because a cut prompt would be another condition.
+            ProblemsError: a wrong completion has no spans, and its judgment is missing or has only corrections; or a
+                prompt does not fit `max_length`. No prompt is cut, because a cut prompt would be another condition.
+                Or the tokenizer cannot say which tokens a span covers.
         """
         judge = None
         if not label:
             shown = judgment or ""
             if not self.templates.judge_shows_correction:
                 shown = without_corrections(shown)
-            if not shown.strip():
+            if shown.strip():
+                judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=shown))
+            elif not spans:
                 raise ProblemsError([_nothing_to_show(id)])
-            judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=shown))
         encoded = EncodedExample(
             id=id,
             label=label,
@@ -111,9 +122,28 @@ class ConditionEncoder:
             judge=judge,
             completion=self.completion_ids(completion),
             target=self.completion_ids(revision or answer),
+            spans=self._token_spans(id, completion, spans) if spans else (),
         )
         self._check_lengths(encoded)
         return encoded
+
+    def _token_spans(self, id: str | int, completion: str, spans: Sequence[Span]) -> tuple[TokenSpan, ...]:
+        """Return the tokens of the spans.
+
+        Raises:
+            ProblemsError: the tokenizer gives no offsets, or a span covers no token.
+        """
+        where = f"example {id!r}"
+        if not self.tokenizer.is_fast:
+            what = f"has spans, but {type(self.tokenizer).__name__} does not say where in the text a token stands."
+            cure = "Load a fast tokenizer (use_fast=True, a tokenizer.json beside the model), or remove the spans."
+            raise ProblemsError([Problem(where, what, cure)])
+        offsets = self.tokenizer(completion, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        try:
+            return token_spans(completion, offsets, spans)
+        except ValueError as error:
+            what = f"cannot be encoded: {error}."
+            raise ProblemsError([Problem(where, what, "Mark more of the text, or remove the span.")]) from None
 
     def _check_lengths(self, encoded: EncodedExample) -> None:
         if self.max_length is None:
@@ -153,6 +183,30 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token.\n  Set tokenizer.eos_token.")
     return int(tokenizer.eos_token_id)
+
+
+def judge_prompt(example: EncodedExample) -> list[int]:
+    """Return the ids of a wrong example's judge prompt.
+
+    Raises:
+        ProblemsError: the example has none.
+    """
+    if example.judge is None:
+        raise ProblemsError([no_judge_prompt(example.id)])
+    return example.judge
+
+
+def no_judge_prompt(id: str | int, reader: str = "the scheme") -> Problem:
+    """Describe a wrong example that has no judge prompt.
+
+    Args:
+        reader: what reads the judge prompt.
+    """
+    return Problem(
+        f"example {id!r}",
+        f"is labelled wrong and has spans, but no judgment, which {reader} reads",
+        "Run `nlft judge`, say what is wrong in words, or choose a --scheme that reads spans, such as strike.",
+    )
 
 
 def _nothing_to_show(id: str | int) -> Problem:

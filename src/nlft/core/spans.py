@@ -1,6 +1,15 @@
-"""Marked parts of a completion: what a reader objects to, and what should stand there instead."""
+"""Marked parts of a completion: what a reader objects to, and what should stand there instead.
 
+A span comes from a record, or from a quote in its judgment. `token_spans` says which tokens it covers.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from nlft.core.prompts import without_corrections
+
+LONGEST_GAP = 200  # characters that an ellipsis in a quote may stand for
 
 
 @dataclass(frozen=True)
@@ -17,3 +26,235 @@ class Span:
     end: int
     replace: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """A marked part of a completion, as tokens.
+
+    Attributes:
+        start, end: indexes into the completion's tokens, `end` exclusive. A token that the span only begins or ends in
+            belongs to it.
+        text: the marked text.
+        replace: the text that should stand in the place of these tokens; None if the reader does not say. If the span
+            begins or ends inside a token, the token's other characters are part of this text: for `durable` in the
+            token ` durable`, the reader's `solid` becomes ` solid`. Empty if nothing should stand there.
+    """
+
+    start: int
+    end: int
+    text: str
+    replace: str | None = None
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """The quotes of a judgment.
+
+    Attributes:
+        spans: all places of the quotes in the completion, in order, without overlaps.
+        missing: the quotes that are nowhere in the completion, as the judgment writes them.
+    """
+
+    spans: tuple[Span, ...]
+    missing: tuple[str, ...]
+
+
+# A quote may go over a line's end, but not over an empty line. The mark in 5" is no quotation mark.
+_INSIDE = r"(?:[^{0}\n]|\n(?!\s*\n))+?"
+_PAIRS = [
+    ("“", "”"),
+    ("„", "“”"),
+    ("”", "”"),
+    ("«", "»"),
+    ("»", "«"),
+    ("「", "」"),
+    ("『", "』"),
+    ("‹", "›"),
+    ("›", "‹"),
+]
+_QUOTES = re.compile(
+    "|".join(
+        [
+            r"(?<!`)(?P<fence>`+)(?P<code>(?:(?!`)[\s\S])+?)(?P=fence)(?!`)",
+            rf'(?<!\d)"(?P<straight>(?=\S){_INSIDE.format(chr(34))}(?<=\S))"',
+            *(f"{opens}(?P<k{at}>{_INSIDE.format(opens + ends)})[{ends}]" for at, (opens, ends) in enumerate(_PAIRS)),
+            # A mark before a digit or a shortened word is an apostrophe: the '90s, 'em.
+            r"(?:‚|‘|(?<![\w'])'(?!\d|(?:em|tis|twas|cause|til|n|bout|round|cos)\b))(?=\S)"
+            r"(?P<single>(?:[^'‘’\n]|(?<=\w)['’](?=\w)|(?<=s)['’](?=\s+\w))+)(?<=\S)['’‘](?!\w)",
+        ]
+    ),
+    re.IGNORECASE,
+)
+_PLURAL = re.compile(r"(?<=s)['’](?=\s)")
+_PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how the page writes down a mark "right"
+_ELLIPSIS = re.compile(r"\s*(?:\.\s?\.\s?\.|…|\[(?:\.\.\.|…)\])\s*")
+_TOKENS = re.compile(r"\.\.\.|…|\w+|\s+|[^\w\s]")
+_SIGNS = set("-+=*/×÷<>")
+_FOLDED = str.maketrans(
+    dict.fromkeys("“”„‟«»″", '"') | dict.fromkeys("‘’‚‛‹›′ʼ`´", "'") | dict.fromkeys("‐‑‒–—―−", "-")
+)
+# Scripts that write words without spaces, or join particles to them: no word boundary can be expected there.
+_JOINED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_BEFORE_WORD, _AFTER_WORD = rf"(?<![^\W{_JOINED}])", rf"(?![^\W{_JOINED}])"
+
+
+def quoted_spans(completion: str, judgment: str | None) -> Quoted:
+    """Find the quotes of a judgment in the completion it is about, each wherever it stands.
+
+    White space, and the forms of quotation marks, apostrophes and dashes, need not agree. Case must agree, unless the
+    quote is nowhere with its own case. A quote that begins or ends with a word or a number matches whole words and
+    numbers. An ellipsis in a quote stands for at most `LONGEST_GAP` characters. Corrections are no quotes.
+    """
+    places: list[Span] = []
+    missing: dict[str, None] = {}
+    folded = completion.translate(_FOLDED)
+    for readings in _quotes(_PRAISE.sub("", without_corrections(judgment or ""))):
+        found = next((spans for quote in readings if (spans := _find(folded, quote))), None)
+        if found is None:
+            missing[" ".join(readings[-1].split())] = None
+        places += found or []
+    return Quoted(_united(places), tuple(missing))
+
+
+def merged_spans(own: Sequence[Span], quoted: Sequence[Span]) -> tuple[Span, ...]:
+    """Join the spans that a reader marked with those of quotes, in order.
+
+    Of two spans with the same place, the first stays. A quote that overlaps a marked span gives way to it.
+    """
+    marked = {(span.start, span.end): span for span in reversed(own)}
+    free = [q for q in quoted if not any(q.start < span.end and span.start < q.end for span in own)]
+    return tuple(sorted([*marked.values(), *free], key=lambda span: span.start))
+
+
+def token_spans(completion: str, offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[TokenSpan, ...]:
+    """Say which tokens the spans cover.
+
+    Spans that share a token become one. It has a replacement only if all of them have one.
+
+    Args:
+        offsets: (tokens,) each token's first and last character (exclusive), as a tokenizer gives them.
+        spans: in order, without overlaps.
+
+    Raises:
+        ValueError: a span covers no token; the message says which.
+    """
+    begins, reached = [], 0
+    for start, end in offsets:
+        # Some tokenizers leave a token's leading space out of its offsets. It belongs to the token all the same.
+        begins.append(min(start, reached))
+        reached = max(reached, end)
+    groups: list[tuple[int, int, list[Span]]] = []
+    for span in spans:
+        touched = [
+            at
+            for at, ((_, end), start) in enumerate(zip(offsets, begins, strict=True))
+            if start < span.end and span.start < end
+        ]
+        if not touched:
+            raise ValueError(f"the span from {span.start} to {span.end} covers no token")
+        first, last = touched[0], touched[-1] + 1
+        if groups and first < groups[-1][1]:
+            first, _, earlier = groups.pop()
+            groups.append((first, last, [*earlier, span]))
+        else:
+            groups.append((first, last, [span]))
+    return tuple(
+        TokenSpan(
+            first,
+            last,
+            completion[marked[0].start : marked[-1].end],
+            _replacement(completion[begins[first] : max(offsets[last - 1][1], marked[-1].end)], begins[first], marked),
+        )
+        for first, last, marked in groups
+    )
+
+
+def _replacement(text: str, start: int, spans: Sequence[Span]) -> str | None:
+    """Return the tokens' text with every span replaced, or None if a span does not say by what.
+
+    Args:
+        text: the text of the tokens, which begins at the completion's character `start`.
+    """
+    parts, at = [], 0
+    for span in spans:
+        if span.replace is None:
+            return None
+        parts += [text[at : span.start - start], span.replace]
+        at = span.end - start
+    made = "".join([*parts, text[at:]])
+    # If nothing should stand there, the space before a word goes with the word.
+    return "" if made.isspace() and not any(span.replace for span in spans) else made
+
+
+def _quotes(judgment: str) -> Iterator[list[str]]:
+    """Yield each quote of the text, as the readings that its marks allow, the longest first."""
+    for match in _QUOTES.finditer(judgment):
+        quote = next(text for name, text in match.groupdict().items() if text is not None and name != "fence")
+        readings = [quote.strip()]
+        if match["single"]:  # after an s, a mark can end the quote or be an apostrophe
+            readings += [quote[: mark.start()].strip() for mark in reversed(list(_PLURAL.finditer(quote)))]
+        if readings[-1]:
+            yield readings
+
+
+def _find(folded: str, quote: str) -> list[Span]:
+    """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
+    bare = quote.rstrip(" \t.,;:!?")
+    texts = [[quote], *([[bare]] if bare and bare != quote else [])]
+    parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
+    if _ELLIPSIS.search(quote) and parts:
+        texts += [parts, [*parts[:-1], parts[-1].rstrip(" \t.,;:!?")]]
+    for one in texts:
+        for flags in (re.NOFLAG, re.IGNORECASE):
+            if found := list(_places(folded, [_pattern(part, flags) for part in one])):
+                return found
+    return []
+
+
+def _pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
+    """Make the pattern of a quote without gaps. White space is free beside signs of arithmetic, as in 64-35 = 29."""
+    text = ""
+    for token in _TOKENS.findall(quote.translate(_FOLDED)):
+        if token in ("...", "…"):
+            text += r"(?:\.\.\.|…)"
+        elif token.isspace():
+            text += r"\s+"
+        else:
+            text += rf"\s*{re.escape(token)}\s*" if token in _SIGNS else re.escape(token)
+    text = text.replace(r"\s*\s+", r"\s*").replace(r"\s+\s*", r"\s*").replace(r"\s*\s*", r"\s*")
+    text = text.removeprefix(r"\s*").removesuffix(r"\s*")
+    before = _BEFORE_WORD if re.match(rf"[^\W{_JOINED}]", quote) else ""
+    after = _AFTER_WORD if re.search(rf"[^\W{_JOINED}]$", quote) else ""
+    before += r"(?<!\d[.,])" if quote[0].isdigit() else ""
+    after += r"(?![.,]\d)" if quote[-1].isdigit() else ""
+    return re.compile(before + text + after, flags)
+
+
+def _places(text: str, parts: Sequence[re.Pattern[str]]) -> Iterator[Span]:
+    """Yield the places where the parts follow each other, at most `LONGEST_GAP` characters apart."""
+    at = 0
+    while first := parts[0].search(text, at):
+        at = end = first.end()
+        for part in parts[1:]:
+            following = part.search(text, end)
+            if following is None or following.start() - end > LONGEST_GAP:
+                break
+            nearer = parts[0].search(text, first.end())
+            if end == first.end() and nearer and nearer.end() <= following.start():
+                break  # the quote begins at the nearest of the places where it can begin
+            end = following.end()
+        else:
+            yield Span(first.start(), end)
+            at = end
+
+
+def _united(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Sort the spans and unite those that overlap."""
+    united: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start, span.end)):
+        if united and span.start < united[-1].end:
+            united[-1] = Span(united[-1].start, max(united[-1].end, span.end))
+        else:
+            united.append(span)
+    return tuple(united)

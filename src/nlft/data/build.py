@@ -118,7 +118,8 @@ def read_pool(sources: Sequence[str | Path], settings: BuildSettings) -> Pool:
                     what = "is labelled right in one place and wrong in another."
                     problems.append(Problem(where, what, "Keep only the record with the correct label."))
                 continue
-            if settings.to in NEEDS_JUDGMENTS and not example.label and example.judgment is None:
+            marked = settings.to == "nlft" and example.spans
+            if settings.to in NEEDS_JUDGMENTS and not (example.label or example.judgment or marked):
                 cure = f"Run `{judge_command(source)}`, or drop it. sft, kto and reft need no judgments."
                 problems.append(Problem(where, "is wrong and has no judgment.", cure))
             new = _new_id(example.id, pool)

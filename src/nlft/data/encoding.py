@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable
 
-from nlft.core.conditions import ConditionEncoder, EncodedExample
-from nlft.data.records import Example, completion_text, revision_text
+from nlft.core.conditions import ConditionEncoder, EncodedExample, no_judge_prompt
+from nlft.data.records import Example, completion_text, marked_spans, revision_text
 from nlft.errors import Problem, ProblemsError, RecordsError, UserError
 
 
-def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> list[EncodedExample]:
+def encode_examples(
+    examples: Iterable[Example], encoder: ConditionEncoder, *, judge_reader: str | None = None
+) -> list[EncodedExample]:
     """Encode every example under its conditions.
+
+    Args:
+        judge_reader: the scheme that reads the judge condition. Then wrong examples need a judgment, also if they have
+            spans. None if no scheme reads it.
 
     Raises:
         RecordsError: names every example that cannot be encoded.
@@ -21,6 +27,9 @@ def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> l
             encoded.append(encode(encoder, example))
         except ProblemsError as error:
             problems += error.problems
+    if judge_reader is not None:
+        unjudged = [one.id for one in encoded if not one.label and one.judge is None]
+        problems += [no_judge_prompt(id, f"the scheme {judge_reader}") for id in unjudged]
     if problems:
         raise RecordsError(problems)
     if not encoded:
@@ -30,6 +39,8 @@ def encode_examples(examples: Iterable[Example], encoder: ConditionEncoder) -> l
 
 def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
     """Encode one example as token ids under every condition.
+
+    A slow tokenizer cannot place quotes. Then only the example's own spans count, and the encoder refuses these.
 
     Raises:
         ProblemsError: the example cannot be encoded.
@@ -42,4 +53,5 @@ def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
         answer=example.answer,
         judgment=example.judgment,
         revision=revision_text(example),
+        spans=marked_spans(example) if encoder.tokenizer.is_fast else example.spans,
     )

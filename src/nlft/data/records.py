@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nlft.core.prompts import Message, as_messages
+from nlft.core.spans import Quoted, Span, merged_spans, quoted_spans
 from nlft.data.raw_records import (
     FIELDS,
     SEE_FORMAT,
@@ -21,6 +22,7 @@ from nlft.data.raw_records import (
     shown,
 )
 from nlft.data.sources import Source, read_source
+from nlft.data.span_records import read_spans, span_rows
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 
@@ -49,6 +51,7 @@ class Example:
         label: true if the completion is right.
         answer: the standard answer with its reasoning, or the feedback on a liked response.
         judgment: a description in words of what is wrong; None for a right completion without a judgment.
+        spans: the parts of the completion that a reader marked.
         extra: the record's other fields; `write_examples` writes them back unchanged.
     """
 
@@ -59,6 +62,7 @@ class Example:
     answer: str
     judgment: str | None = None
     revision: str | list[Message] | None = None
+    spans: tuple[Span, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -81,12 +85,22 @@ def revision_text(example: Example) -> str | None:
     return None if example.revision is None else _content(example.revision)
 
 
+def quotes_of(example: Example) -> Quoted:
+    """Find the quotes of a wrong example's judgment in its completion. A right example's judgment marks nothing."""
+    return quoted_spans(completion_text(example), None if example.label else example.judgment)
+
+
+def marked_spans(example: Example) -> tuple[Span, ...]:
+    """Return what is marked in the completion: the example's own spans, and its judgment's quotes, in order."""
+    return merged_spans(example.spans, quotes_of(example).spans)
+
+
 def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Example]:
     """Read examples in this project's format or the original project's.
 
     Args:
         path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
-        require_judgment: refuse wrong examples without a judgment. Pass False before judging.
+        require_judgment: refuse wrong examples with neither judgment nor spans. Pass False before judging.
 
     Raises:
         RecordsError: names every record that cannot be used.
@@ -115,7 +129,7 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
     records: list[RawRecord] = []
     for number, row in enumerate(rows, start=1):
         record = RawRecord(f"row {number}")
-        record.set(_as_dict(row) if isinstance(row, Example) else dict(row))
+        record.set(as_record(row) if isinstance(row, Example) else dict(row))
         records.append(record)
     source = Source("the dataset", "row", records)
     return _convert(source, lambda record, _: _example(record, "Judge it, or drop the row."))
@@ -147,7 +161,7 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".jsonl":
         raise UserError(f"{display_path(path)}: examples are written as .jsonl.\n  Give a name that ends in .jsonl.")
-    write_text(path, "".join(json_line(_as_dict(example)) for example in examples))
+    write_text(path, "".join(json_line(as_record(example)) for example in examples))
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -164,8 +178,11 @@ def write_text(path: Path, text: str) -> None:
     write_output(path, text.encode())
 
 
-def _as_dict(example: Example) -> dict[str, Any]:
-    fields = {k: v for k, v in vars(example).items() if k in FIELDS and v is not None}
+def as_record(example: Example) -> dict[str, Any]:
+    """Return the example's fields as a file holds them. Fields without a value are omitted."""
+    fields = {k: v for k, v in vars(example).items() if k in FIELDS and v is not None and v != ()}
+    if example.spans:
+        fields["spans"] = span_rows(example.spans)
     return fields | {k: v for k, v in example.extra.items() if k not in FIELDS}
 
 
@@ -218,13 +235,14 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     if not isinstance(label, bool):
         record.refuse_kind("label", "true or false")
     judgment = None if is_blank(fields.get("judgment")) else record.text("judgment")
-    if judgment is None and judge_cure and label is False:
+    if judgment is None and judge_cure and label is False and not fields.get("spans"):
         state = "is empty" if "judgment" in fields else f"is missing{record.near_miss('judgment')}"
         record.refuse("judgment", f'{state}, but "label" is false.', judge_cure)
     identity = record.identity()
     prompt, completion = record.text_or_messages("prompt"), record.text_or_messages("completion")
     revision = None if fields.get("revision") is None else record.text_or_messages("revision")
     answer = record.text("answer")
+    spans = read_spans(record, _content(completion) if completion else "")
     if record.problems:
         return None
     if isinstance(prompt, list) or isinstance(completion, list):
@@ -233,7 +251,7 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     elif revision:
         revision = _content(revision)
     extra = {name: value for name, value in fields.items() if name not in FIELDS}
-    return Example(identity, prompt, completion, label is True, answer, judgment, revision, extra)
+    return Example(identity, prompt, completion, label is True, answer, judgment, revision, spans, extra)
 
 
 def _question(record: RawRecord, default_id: str) -> Question | None:

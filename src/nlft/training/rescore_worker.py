@@ -73,7 +73,8 @@ class RescoreModel:
         assert state is not None
         scheme = get_scheme(state.scheme)
         settings = scheme.settings(**state.settings)
-        (encoded,) = encode_examples([example], self.encoder)
+        reader = scheme.name if "judge" in scheme.needs(settings) else None
+        (encoded,) = encode_examples([example], self.encoder, judge_reader=reader)
         assert self.model is not None, "_load has loaded it"
         scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}

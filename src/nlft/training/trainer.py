@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,8 +83,10 @@ class NLFTTrainer(SafeCheckpoints):
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
-        train = encode_examples(self.examples, encoder)
-        held_out = encode_examples(as_examples(eval_dataset), encoder) if eval_dataset is not None else None
+        reader = self.scheme.name if "judge" in self.scheme.needs(self.saliency) else None
+        encode = partial(encode_examples, encoder=encoder, judge_reader=reader)
+        train = encode(self.examples)
+        held_out = encode(as_examples(eval_dataset)) if eval_dataset is not None else None
         self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=frozenset(), answers=args.answer_weight > 0)
         self.builder.use(self.scheme, self.saliency)
         args.remove_unused_columns = False  # the rows are already encoded and have no columns

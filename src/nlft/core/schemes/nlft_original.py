@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nlft.config import Range
 from nlft.core.condition_scores import ScoredBatch
-from nlft.core.conditions import EncodedExample, Row
+from nlft.core.conditions import EncodedExample, Row, judge_prompt
 from nlft.core.loss import SampleLosses
 from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
 from nlft.core.schemes.scheme import Scheme, setting
@@ -140,7 +140,7 @@ def misread_rows(example: EncodedExample) -> list[Row]:
     """Make one more row with gradient for a wrong sample: its judge row, read at the base row's positions."""
     if example.label:
         return []
-    return [Row([*(example.judge or []), *example.completion], len(example.base), example.completion)]
+    return [Row([*judge_prompt(example), *example.completion], len(example.base), example.completion)]
 
 
 def _losses(weights: TokenWeights, scored: ScoredBatch) -> SampleLosses:
