@@ -70,6 +70,12 @@ CASES: dict[str, tuple[str, bytes]] = {
         "train.jsonl",
         record(prompt=[{"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": "42"}]),
     ),
+    "spans that are no list": ("train.jsonl", record(spans={"start": 0, "end": 1})),
+    "a span without integers": ("train.jsonl", record(spans=[{"start": 0, "end": 1}, {"start": 1.5, "end": 2}])),
+    "a span past the end": ("train.jsonl", record(spans=[{"start": 0, "end": 3}])),
+    "spans that overlap": ("train.jsonl", record(spans=[{"start": 1, "end": 2}, {"start": 0, "end": 2}])),
+    "a replacement that is no text": ("train.jsonl", record(spans=[{"start": 0, "end": 1, "replace": 4}])),
+    "a misspelt field of a span": ("train.jsonl", record(spans=[{"start": 0, "end": 1, "replacement": "4"}])),
     "an empty revision": ("train.jsonl", record(revision="")),
     "the original's record without output": ("train.jsonl", b'{"id": 1, "instruction": "6?", "answer": "6"}'),
     "the original's score as text": (

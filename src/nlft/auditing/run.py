@@ -71,12 +71,10 @@ def audit(
         fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
         findings += refused
         if model is not None:
-            judged = [(example, encoded) for example, encoded in fitting if encoded.label or encoded.judge is not None]
-            measured, margin = _measured(model, encoder, judged, settings, saliency or NLFTSettings())
+            fitting, unjudged = _with_judge(fitting)
+            measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
-            notes += _placebo_notes(measured, settings)
-            if unjudged := len(fitting) - len(judged):
-                notes.append(f"{unjudged} wrong completions have spans but no judgment to measure")
+            notes += [*_placebo_notes(measured, settings), *unjudged]
     return AuditReport(
         name=name,
         examples=examples,
@@ -141,6 +139,15 @@ def _encoded(
         else:
             fitting.append((example, encoded))
     return fitting, refused
+
+
+def _with_judge(
+    fitting: list[tuple[Example, EncodedExample]],
+) -> tuple[list[tuple[Example, EncodedExample]], list[str]]:
+    """Return the examples whose judgment can be measured, and a note about wrong ones that have only spans."""
+    judged = [(example, encoded) for example, encoded in fitting if encoded.label or encoded.judge is not None]
+    count = len(fitting) - len(judged)
+    return judged, [f"{count} wrong completions have spans, but no judgment to measure"] if count else []
 
 
 def _too_long(encoded: EncodedExample, max_length: int | None) -> str:

@@ -95,8 +95,7 @@ _FOLDED = str.maketrans(
     dict.fromkeys("“”„‟«»″", '"') | dict.fromkeys("‘’‚‛‹›′ʼ`´", "'") | dict.fromkeys("‐‑‒–—―−", "-")
 )
 # Scripts that write words without spaces, or join particles to them: no word boundary can be expected there.
-_JOINED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_BEFORE_WORD, _AFTER_WORD = rf"(?<![^\W{_JOINED}])", rf"(?![^\W{_JOINED}])"
+_JOINED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
 def quoted_spans(completion: str, judgment: str | None) -> Quoted:
@@ -224,23 +223,42 @@ def _pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
             text += rf"\s*{re.escape(token)}\s*" if token in _SIGNS else re.escape(token)
     text = text.replace(r"\s*\s+", r"\s*").replace(r"\s+\s*", r"\s*").replace(r"\s*\s*", r"\s*")
     text = text.removeprefix(r"\s*").removesuffix(r"\s*")
-    before = _BEFORE_WORD if re.match(rf"[^\W{_JOINED}]", quote) else ""
-    after = _AFTER_WORD if re.search(rf"[^\W{_JOINED}]$", quote) else ""
-    before += r"(?<!\d[.,])" if quote[0].isdigit() else ""
-    after += r"(?![.,]\d)" if quote[-1].isdigit() else ""
-    return re.compile(before + text + after, flags)
+    return re.compile(text, flags)
+
+
+def _search(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:
+    """Find the pattern's next place that neither begins nor ends inside a word or a number."""
+    while match := pattern.search(text, at):
+        if not (_is_inside(text, match.start()) or _is_inside(text, match.end())):
+            return match
+        at = match.start() + 1
+    return None
+
+
+def _is_inside(text: str, at: int) -> bool:
+    """Return whether a place is inside a word or a number."""
+    before, after = text[at - 1 : at] if at else "", text[at : at + 1]
+    if _is_letter(before) and _is_letter(after):
+        return True
+    if before in (".", ","):
+        return after.isdigit() and text[max(0, at - 2) : at - 1].isdigit()
+    return after in (".", ",") and before.isdigit() and text[at + 1 : at + 2].isdigit()
+
+
+def _is_letter(char: str) -> bool:
+    return (char.isalnum() or char == "_") and not _JOINED.match(char)
 
 
 def _places(text: str, parts: Sequence[re.Pattern[str]]) -> Iterator[Span]:
     """Yield the places where the parts follow each other, at most `LONGEST_GAP` characters apart."""
     at = 0
-    while first := parts[0].search(text, at):
+    while first := _search(parts[0], text, at):
         at = end = first.end()
         for part in parts[1:]:
-            following = part.search(text, end)
+            following = _search(part, text, end)
             if following is None or following.start() - end > LONGEST_GAP:
                 break
-            nearer = parts[0].search(text, first.end())
+            nearer = _search(parts[0], text, first.end())
             if end == first.end() and nearer and nearer.end() <= following.start():
                 break  # the quote begins at the nearest of the places where it can begin
             end = following.end()

@@ -1,6 +1,7 @@
 """Spans in a record: read, check, write."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from nlft.core.spans import Span
@@ -24,7 +25,7 @@ def read_spans(record: RawRecord, completion: str) -> tuple[Span, ...]:
         return ()
     spans = [span for number, item in enumerate(given, start=1) if (span := _span(record, number, item, completion))]
     ordered = sorted(dict.fromkeys(spans), key=lambda span: span.start)
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in pairwise(ordered):
         if other.start < one.end:
             what = f"has spans that overlap: {one.start} to {one.end}, and {other.start} to {other.end}."
             record.refuse("spans", what, "Join them into one span, or shorten one of them.")

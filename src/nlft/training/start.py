@@ -1,9 +1,12 @@
 """Make the trainer for the commands, with model, adapter and tokenizer from the settings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlft.data.records import Example, marked_spans, quotes_of
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
+from nlft.progress import note
 from nlft.training.run_record import add_command
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -33,7 +36,19 @@ def nlft_trainer(
         saliency=saliency,
     )
     add_command(trainer.record, model_settings, file)
+    if line := spans_line(trainer.examples):
+        note(line)
     return trainer
+
+
+def spans_line(examples: Sequence[Example]) -> str:
+    """Count the marked spans, and the quotes that mark nothing. Return an empty text if there are neither."""
+    marked = [count for e in examples if (count := len(marked_spans(e)))]
+    lost = sum(len(quotes_of(e).missing) for e in examples)
+    if not marked and not lost:
+        return ""
+    line = f"spans: {sum(marked)} in {len(marked)} of {len(examples)} examples"
+    return f"{line}; {lost} quotes are not in their completion (nlft audit lists them)" if lost else line
 
 
 def adds_adapter(settings: ModelSettings) -> bool:

@@ -1,0 +1,274 @@
+"""Spans: read and written, found from a judgment's quotes, and as tokens."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+import nlft
+from helpers import tiny
+from nlft.auditing.run import audit
+from nlft.core.batches import BatchBuilder
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.schemes.nlft_original import misread_rows
+from nlft.core.spans import Span, TokenSpan, merged_spans, quoted_spans, token_spans
+from nlft.data.build import BuildSettings, read_pool
+from nlft.data.encoding import encode, encode_examples
+from nlft.data.records import Example, as_examples, marked_spans, read_examples, write_examples
+from nlft.errors import ProblemsError, RecordsError
+from nlft.training.run_record import data_fingerprint
+from nlft.training.start import spans_line
+
+TEXT = (
+    "Dear customer, we are\nnot liable. You’ll get a state‑of‑the‑art, durable bike. "
+    "The art is in the start, 34 not 34.5."
+)
+
+
+def found(judgment: str, text: str = TEXT) -> list[str]:
+    return [text[span.start : span.end] for span in quoted_spans(text, judgment).spans]
+
+
+def wrong(**changes: object) -> Example:
+    fields = {"id": "w", "prompt": "q?", "completion": "a durable bike", "label": False, "answer": "a"}
+    return Example(**{**fields, **changes})
+
+
+# Quotes.
+
+
+@pytest.mark.parametrize(
+    ("judgment", "places"),
+    [
+        ('"durable" is a cliché.', ["durable"]),
+        ("“durable”, «liable»", ["liable", "durable"]),
+        ("„durable“ und »liable«", ["liable", "durable"]),
+        ("« durable bike » et 「liable」", ["liable", "durable bike"]),
+        ("`durable` and ```liable```", ["liable", "durable"]),
+        ("'durable' and ‘liable’", ["liable", "durable"]),
+        ('"You\'ll get"', ["You’ll get"]),
+        ("‘You’ll get’ sounds cheap", ["You’ll get"]),
+        ('"state-of-the-art"', ["state‑of‑the‑art"]),
+        ('"we are not   liable"', ["we are\nnot liable"]),
+        ('"customer, we\nare not"', ["customer, we are\nnot"]),
+        ('"art" is vague', ["art", "art"]),  # all places, and not inside "start"
+        ('"34"', ["34"]),  # not inside 34.5
+        ('"WE are"', ["we are"]),
+        ('"Durable," it says', ["durable"]),
+        ('"Dear ... liable"', ["Dear customer, we are\nnot liable"]),
+        ('"get a state"', ["get a state"]),
+    ],
+)
+def test_a_quote_is_found_whatever_its_marks_spaces_and_dashes(judgment, places):
+    assert found(judgment) == places
+    assert quoted_spans(TEXT, judgment).missing == ()
+
+
+def test_case_counts_if_the_quote_is_there_with_its_own_case():
+    assert found('"art"', "Art and art") == ["art"]
+    assert [(s.start, s.end) for s in quoted_spans("Art and art", '"art"').spans] == [(8, 11)]
+    assert found('"ART"', "Art and art") == ["Art", "art"]
+
+
+@pytest.mark.parametrize(
+    "judgment", ["the customers' bikes and the riders' gear", "don't say '90s, it's '80s", '5" or 7"']
+)
+def test_an_apostrophe_or_an_inch_is_no_quotation_mark(judgment):
+    quoted = quoted_spans("bikes and the riders, s it, or 7, don", judgment)
+    assert (quoted.spans, quoted.missing) == ((), ())
+
+
+def test_a_plural_apostrophe_inside_single_quotes_belongs_to_the_quote_if_the_completion_has_it():
+    assert found("'the riders' gear' is vague", "We clean the riders' gear.") == ["the riders' gear"]
+    assert found("'our riders' is what the shops' owners say", "We like our riders.") == ["our riders"]
+
+
+def test_quotes_that_are_nowhere_are_named_once_each():
+    quoted = quoted_spans(TEXT, '"sturdy", “sturdy”, "We are ... sturdy" and "durable"')
+    assert quoted.missing == ("sturdy", "We are ... sturdy")
+    assert len(quoted.spans) == 1
+
+
+def test_an_ellipsis_stands_for_a_bounded_gap_and_begins_at_the_nearest_place():
+    text = "We are glad. We are not liable." + " x" * 200 + " sorry"
+    assert found('"We are ... liable"', text) == ["We are not liable"]
+    assert found('"We are … sorry"', text) == []
+    assert found('"... liable."', text) == ["liable."]
+
+
+def test_corrections_and_marks_of_right_words_are_no_quotes():
+    assert found('Too formal.\nCorrection: "durable" is better') == []
+    assert found('"durable" is right.\n"liable" is wrong.') == ["liable"]
+
+
+def test_overlapping_quotes_unite_and_scripts_without_spaces_are_searched_inside():
+    assert found('"a durable" and "durable bike"', "It is a durable bike.") == ["a durable bike"]
+    assert found("「自転車」", "新しい自転車です") == ["自転車"]
+
+
+@pytest.mark.parametrize("mark", ['"', "‘", "`", "“a", '"a... '])
+def test_many_open_marks_take_no_long_time(mark):
+    start = time.perf_counter()
+    quoted_spans("a " * 2000, mark * 5000)
+    assert time.perf_counter() - start < 2
+
+
+# Own spans.
+
+
+def test_marked_spans_are_the_own_ones_and_the_quotes_beside_them():
+    own = Span(2, 9, "solid")
+    example = wrong(judgment='"a durable" and "bike" are dull.', spans=(own,))
+    assert marked_spans(example) == (own, Span(10, 14))
+    assert marked_spans(replace(example, label=True)) == (own,)
+    assert merged_spans((Span(4, 5), Span(0, 1), Span(4, 5, note="again")), ()) == (Span(0, 1), Span(4, 5))
+
+
+def test_spans_survive_a_file_a_table_and_a_chat(tmp_path):
+    spans = (Span(2, 9, "solid", "a cliché"), Span(10, 14, ""))
+    chat = {
+        "prompt": [{"role": "user", "content": "q?"}],
+        "completion": [{"role": "assistant", "content": "a durable bike"}],
+    }
+    examples = [wrong(spans=spans), wrong(id=2, **chat, spans=spans), wrong(id=3, judgment="No.")]
+    write_examples(tmp_path / "a.jsonl", examples)
+    assert read_examples(tmp_path / "a.jsonl") == examples  # without a judgment too
+    assert as_examples(examples) == examples
+    first, _, last = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert first["spans"] == [
+        {"start": 2, "end": 9, "replace": "solid", "note": "a cliché"},
+        {"start": 10, "end": 14, "replace": ""},
+    ]
+    assert "spans" not in last
+    table = [{**first, "spans": [{"start": 0, "end": 1, "replace": None, "note": None}]}]
+    assert as_examples(table)[0].spans == (nlft.Span(0, 1),)
+
+
+def test_wrong_spans_are_named_by_line_and_number(tmp_path):
+    rows = [wrong(id=n, spans=()) for n in range(3)]
+    write_examples(tmp_path / "a.jsonl", rows)
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    bad = [[{"start": 0, "end": 15}], [{"start": 1, "end": 3}, {"start": 2, "end": 4}], [{"start": 0, "end": True}]]
+    text = "".join(json.dumps({**line, "spans": spans}) + "\n" for line, spans in zip(lines, bad, strict=True))
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(RecordsError) as error:
+        read_examples(tmp_path / "a.jsonl")
+    assert [(p.where[-9:], p.field) for p in error.value.problems] == [(f"a.jsonl:{n}", "spans") for n in (1, 2, 3)]
+    assert all(n in str(error.value) for n in ("0 to 15", "14 characters", "1 to 3", "2 to 4", "span 1"))
+
+
+def test_identical_spans_are_no_overlap():
+    spans = [{"start": 0, "end": 1}, {"start": 0, "end": 1}]
+    assert as_examples([{**vars(wrong()), "spans": spans, "extra": None}])[0].spans == (Span(0, 1),) * 2
+
+
+def test_the_fingerprint_of_examples_without_spans_is_the_old_one():
+    old = "61ef"
+    assert data_fingerprint([wrong(judgment="No.")])[:4] == old
+    assert data_fingerprint([wrong(judgment="No.", spans=(Span(0, 1),))])[:4] != old
+
+
+def test_build_takes_spans_for_a_judgment_for_nlft_alone(tmp_path):
+    write_examples(tmp_path / "a.jsonl", [wrong(spans=(Span(0, 1),))])
+    assert read_pool([tmp_path / "a.jsonl"], BuildSettings()).examples[0].spans == (Span(0, 1),)
+    with pytest.raises(RecordsError, match=r'a\.jsonl: example "w"'):
+        read_pool([tmp_path / "a.jsonl"], BuildSettings(to="original"))
+
+
+# Tokens.
+
+
+def test_a_token_that_a_span_begins_or_ends_in_belongs_to_it():
+    with_space, without = [(0, 1), (1, 9), (9, 14)], [(0, 1), (2, 9), (10, 14)]
+    for offsets in (with_space, without):
+        spans = (Span(2, 9, "solid"), Span(10, 12))
+        expected = (TokenSpan(1, 2, "durable", " solid"), TokenSpan(2, 3, "bi"))
+        assert token_spans("a durable bike", offsets, spans) == expected
+        assert token_spans("a durable bike", offsets, [Span(2, 9, "")]) == (TokenSpan(1, 2, "durable", ""),)
+        assert token_spans("a durable bike", offsets, [Span(2, 5, "x")]) == (TokenSpan(1, 2, "dur", " xable"),)
+
+
+def test_spans_in_one_token_become_one():
+    offsets = [(0, 1), (1, 9), (9, 14)]
+    both = token_spans("a durable bike", offsets, [Span(2, 4, "x"), Span(6, 9, "y")])
+    assert both == (TokenSpan(1, 2, "durable", " xray"),)
+    assert token_spans("a durable bike", offsets, [Span(2, 4, "x"), Span(6, 9)]) == (TokenSpan(1, 2, "durable"),)
+
+
+def test_a_character_of_several_tokens_is_covered_by_all_of_them():
+    encoder = ConditionEncoder(tiny.tokenizer())
+    example = wrong(completion="so é!", spans=(Span(3, 4, "e"),))
+    encoded = encode(encoder, example)
+    assert encoded.spans == (TokenSpan(3, 5, "é", "e"),)
+    assert encoder.tokenizer.decode(encoded.completion[3:5]) == "é"
+
+
+def test_every_token_of_a_span_decodes_to_its_text():
+    encoder = ConditionEncoder(tiny.tokenizer())
+    example = wrong(completion=TEXT, judgment='"durable", "art" and "not liable" are poor.')
+    spans = encode(encoder, example).spans
+    assert [s.text for s in spans] == ["not liable", "art", "durable", "art"]
+    ids = encoder.completion_ids(TEXT)
+    assert [encoder.tokenizer.decode(ids[s.start : s.end]) for s in spans] == [s.text for s in spans]
+
+
+def test_a_span_without_a_token_and_a_slow_tokenizer_are_refused_by_id(monkeypatch):
+    with pytest.raises(ValueError, match="9 to 10"):
+        token_spans("a durable ", [(0, 1), (1, 9)], [Span(9, 10)])
+    encoder = ConditionEncoder(tiny.tokenizer())
+    monkeypatch.setattr(type(encoder.tokenizer), "is_fast", False)
+    with pytest.raises(ProblemsError, match=r"(?s)'w'.*use_fast"):
+        encode(encoder, wrong(spans=(Span(0, 1),)))
+    # A quote alone must not stop schemes that read no spans.
+    assert encode(encoder, wrong(judgment='"durable" is dull.')).spans == ()
+
+
+# Without a judgment.
+
+
+def test_a_wrong_example_with_spans_needs_no_judgment_until_a_scheme_reads_one():
+    encoder = ConditionEncoder(tiny.tokenizer())
+    examples = [wrong(spans=(Span(0, 1),)), wrong(id="v", judgment="Correction: b", spans=(Span(0, 1),))]
+    encoded = encode_examples(examples, encoder)
+    assert [e.judge for e in encoded] == [None, None]
+    with pytest.raises(RecordsError) as error:
+        encode_examples(examples, encoder, judge_reader="cut")
+    assert all(word in str(error.value) for word in ("'w'", "'v'", "cut", "nlft judge", "--scheme"))
+    BatchBuilder(0, needs=frozenset({"standard"}))(encoded)
+    with pytest.raises(ProblemsError, match="'w'"):
+        BatchBuilder(0, needs=frozenset({"judge"}))(encoded)
+    with pytest.raises(ProblemsError, match="'w'"):
+        misread_rows(encoded[0])
+    with pytest.raises(ProblemsError, match="'w'"):
+        encode(encoder, wrong())
+
+
+# What is counted.
+
+
+def test_audit_names_quotes_that_are_nowhere_and_measures_judgments_only():
+    examples = [
+        wrong(id="lost", judgment='"durable" should be "sturdy".'),
+        wrong(id="good", prompt="r?", judgment='"bike" is vague.'),
+        wrong(id="span", prompt="s?", spans=(Span(0, 1),)),
+    ]
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    report = audit(examples, model, tokenizer)
+    lost = [f for f in report.findings if f.kind == "lost-quote"]
+    assert [(f.id, '"sturdy"' in f.what, '"durable"' in f.what) for f in lost] == [("lost", True, False)]
+    assert not [f for f in report.findings if f.kind in ("no-judgment", "unreadable")]
+    assert {one["id"] for one in report.json()["measured"]} == {"lost", "good"}
+    assert any(note.startswith("1 wrong") and "spans" in note for note in report.notes)
+
+
+def test_the_training_summary_counts_spans_and_lost_quotes():
+    examples = [
+        wrong(judgment='"durable" or "sturdy"', spans=(Span(0, 1),)),
+        wrong(id=2, judgment="Dull."),
+        wrong(id=3),
+    ]
+    line = spans_line(examples)
+    assert "2 in 1 of 3" in line
+    assert "1 quote" in line
+    assert spans_line(examples[1:]) == ""
