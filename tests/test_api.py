@@ -10,7 +10,7 @@ import pytest
 import nlft
 
 PUBLIC = [
-    *("NLFTTrainer", "NLFTConfig", "read_examples", "read_questions", "write_examples", "Example", "Question"),
+    *("NLFTTrainer", "NLFTConfig", "read_examples", "read_questions", "write_examples", "Example", "Question", "Span"),
     *("Scheme", "NLFTSettings", "register_scheme", "evaluate", "EvaluationSettings", "audit", "AuditSettings"),
     *("RunDir", "NLFTError", "UserError", "ProblemsError", "RecordsError", "ConfigError", "Problem"),
 ]
