@@ -1,6 +1,11 @@
-"""Find what other packages add through entry points, by name. Import it only when it is used."""
+"""Find what other packages add through entry points, and what users name by dotted path. Import it only on use."""
 
+import importlib
+import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 from nlft.errors import UserError
 
@@ -56,3 +61,44 @@ def refuse_clash(kind: str, name: str, owners: list[str]) -> None:
             f"Several {kind}s have the name {name!r}. They come from {', '.join(owners)}.\n"
             f"  Uninstall {owners[-1]}, or rename its {kind}."
         )
+
+
+def function_parts(path: str) -> tuple[str, str] | None:
+    """Split `package.module:function` or `package.module.function` into module and function.
+
+    Return None if the text is neither.
+    """
+    module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
+    return (module_name, attribute) if module_name and attribute else None
+
+
+def import_function(path: str, kind: str, form: str) -> Callable[..., Any]:
+    """Import the user's function at a dotted path. Its module may be in the working directory.
+
+    Args:
+        path: a path that `function_parts` can split.
+        kind: word for the function in a message: `grader`, `check`.
+        form: what the function takes and returns, for a message.
+
+    Raises:
+        UserError: the path cannot be imported, or does not lead to a function.
+    """
+    parts = function_parts(path)
+    if parts is None:
+        raise UserError(f"The {kind} {path!r} is not a path of a function.\n  Write package.module:function.")
+    module_name, attribute = parts
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # unlike `python -m`, a console script does not search the working directory
+    try:
+        function = getattr(importlib.import_module(module_name), attribute, None)
+    except Exception as error:  # the user's module may raise anything
+        raise UserError(
+            f"The {kind} {path!r} cannot be imported: {type(error).__name__}: {error}.\n"
+            f"  Name a function as package.module:function. The module may be in {here}."
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        what = f"has no {attribute!r}" if function is None else f"has {attribute!r}, but it is not a function"
+        raise UserError(f"The module {module_name} {what}.\n  Name a function that takes {form}.")
+    return function  # type: ignore[no-any-return]

@@ -5,19 +5,16 @@ docs/GRADING.md lists where grades differ from lm-evaluation-harness; a test che
 """
 
 import difflib
-import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any, Literal
 
-from nlft.core.plugins import broken, load_plug_in, package_of, plug_ins, refuse_clash
+from nlft.core.plugins import broken, function_parts, import_function, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.errors import UserError
 
 Reading = Callable[[str], str | None]
@@ -280,8 +277,7 @@ def _function(path: str) -> Callable[..., Any]:
     Raises:
         UserError: the path cannot be imported, or does not lead to a function.
     """
-    module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
-    if not module_name or not attribute:
+    if function_parts(path) is None:
         names = [*_GRADERS, *plug_ins(GROUP)]
         near = difflib.get_close_matches(path, names, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -289,24 +285,7 @@ def _function(path: str) -> Callable[..., Any]:
             f"There is no grader {path!r}.{hint}\n"
             f"  Choose {', '.join(names)}, or name a Python function: package.module:function."
         )
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # unlike `python -m`, a console script does not search the working directory
-    try:
-        function = getattr(importlib.import_module(module_name), attribute, None)
-    except Exception as error:  # the user's module may raise anything
-        raise UserError(
-            f"The grader {path!r} cannot be imported: {type(error).__name__}: {error}.\n"
-            f"  Name a function as package.module:function. The module may be in {here}."
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(function):
-        what = f"has no {attribute!r}" if function is None else f"has {attribute!r}, but it is not a function"
-        raise UserError(
-            f"The module {module_name} {what}.\n"
-            "  Name a function that takes completion and answer and returns True or False."
-        )
-    return function  # type: ignore[no-any-return]
+    return import_function(path, "grader", "completion and answer and returns True or False")
 
 
 def _plug_in_function(plug_in: EntryPoint) -> Callable[..., Any]:
