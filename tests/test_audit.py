@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from nlft.auditing.report import AuditReport
 from nlft.auditing.run import AuditSettings, audit
 from nlft.auditing.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import endless, text_findings
-from nlft.auditing.words import language, says_nothing, tone
+from nlft.auditing.words import says_nothing, tone
 from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score
 from nlft.core.schemes.nlft import NLFTSettings
+from nlft.data.language import language
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError
@@ -584,7 +585,7 @@ def files(tmp_path):
     examples[1] = replace(examples[1], judgment="n/a")
     examples[3] = replace(examples[3], judgment=None)
     write_examples(tmp_path / "e.jsonl", examples)
-    (tmp_path / "t.jsonl").write_text(json.dumps(asdict(questions[2])) + "\n")
+    (tmp_path / "t.jsonl").write_text(json.dumps(questions[2].as_record()) + "\n")
     return tmp_path
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import asdict
 from fractions import Fraction
 
 import pytest
@@ -39,7 +38,7 @@ def numbers(text: str) -> list[int]:
 
 
 def test_splits_are_the_recorded_ones():
-    text = json.dumps([[asdict(question) for question in split] for split in make_splits()])
+    text = json.dumps([[question.as_record() for question in split] for split in make_splits()])
     assert hashlib.sha256(text.encode()).hexdigest() == SHA256_OF_SPLITS
 
 

@@ -311,6 +311,28 @@ def test_questions_come_in_several_forms():
     ]
 
 
+def test_a_question_keeps_its_other_fields_and_writes_them_back():
+    record = {"id": "b", "prompt": "p", "answer": "a", "item": "bottle", "grams": 300}
+    found = questions(record)
+    assert found == [Question("b", "p", "a", {"item": "bottle", "grams": 300})]
+    assert found[0].as_record() == record
+
+
+def test_an_example_gives_its_question_only_the_fields_that_are_needed():
+    Path("e.jsonl").write_text(json.dumps(GOOD | {"finish_reason": "stop", "item": "bottle"}), encoding="utf-8")
+    assert read_questions("e.jsonl", needed_fields={"item"})[0].extra == {"item": "bottle"}
+    assert read_questions("e.jsonl")[0].extra == {}
+
+
+def test_questions_may_lack_an_answer_if_nothing_needs_it_but_not_a_needed_field():
+    rows = [{"prompt": "p", "item": "bottle"}, {"prompt": "q", "answer": ""}, {"prompt": "r", "item": ["a"]}]
+    Path("o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [q.answer for q in read_questions("o.jsonl", require_answer=False)] == ["", "", ""]
+    with pytest.raises(RecordsError) as caught:
+        read_questions("o.jsonl", require_answer=False, needed_fields={"item"})
+    assert [(p.where, p.field) for p in caught.value.problems] == [("o.jsonl:2", "item"), ("o.jsonl:3", "item")]
+
+
 def test_generated_ids_count_records_not_lines():
     Path("train.jsonl").write_text('\n\n{"question": "q", "answer": "a"}\n', encoding="utf-8")
     assert read_questions("train.jsonl")[0].id == "train-1"
@@ -322,7 +344,7 @@ def test_generated_ids_count_records_not_lines():
         ({"question": "", "answer": "a"}, "question"),
         ({"prompt": "p"}, "answer"),
         ({"answer": "a"}, "prompt"),
-        ({"prompt": "p", "answer": "a", "topic": "sums"}, "topic"),
+        ({"prompt": "p", "answer": "a", "compeltion": "b"}, "compeltion"),
         ({"prompt": "p", "question": "p", "answer": "a"}, "question"),
         ({"prompt": "p", "answer": "a", "id": "q-2"}, "id"),
     ],

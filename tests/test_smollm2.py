@@ -1,7 +1,6 @@
 """On a real model, SmolLM2-135M-Instruct: scores, tags on a planted mistake, and the command from end to end."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_the_tags_find_planted_mistakes_and_leave_the_right_steps_alone(loaded):
 def test_the_commands_work_on_it_from_end_to_end(folder, tmp_path, capsys):
     train, test = make_splits(train=6, test=4, seed=3)
     for name, questions in (("train", train), ("test", test)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(asdict(q)) + "\n" for q in questions))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(q.as_record()) + "\n" for q in questions))
     model = ["--model_name_or_path", folder]
     examples, run = tmp_path / "examples.jsonl", tmp_path / "run"
     short = ["--max_new_tokens", "48"]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
-from nlft.auditing.words import content, language, says_nothing, tone, words
+from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
 from nlft.data.grading import MARK, Grader, extract_expected
+from nlft.data.language import language, words
 from nlft.data.records import Example, completion_text, quotes_of
 
 Check = Callable[[Example], str | None]

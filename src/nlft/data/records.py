@@ -6,8 +6,9 @@ docs/RECORDS.md describes the format.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,11 +69,22 @@ class Example:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its standard answer, before a model answers it."""
+    """A question, before a model answers it.
+
+    Attributes:
+        answer: the standard answer; empty if there is none, as for a task that only checks can grade.
+        extra: the record's other fields, which checks can name.
+    """
 
     id: str | int
     prompt: str | list[Message]
-    answer: str
+    answer: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the question as a row of a file. `read_questions` returns an equal question from it."""
+        answer = {"answer": self.answer} if self.answer else {}
+        return {"id": self.id, "prompt": self.prompt, **answer, **self.extra}
 
 
 def completion_text(example: Example) -> str:
@@ -135,19 +147,28 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
     return _convert(source, lambda record, _: _example(record, "Judge it, or drop the row."))
 
 
-def read_questions(path: str | Path) -> list[Question]:
+def read_questions(
+    path: str | Path, *, require_answer: bool = True, needed_fields: Collection[str] = ()
+) -> list[Question]:
     """Read questions from records with `prompt` and `answer`, GSM8K's `question` and `answer`, or full examples.
 
-    A record without `id` gets one from its file and place: `train-17`. Other columns of a table are ignored.
+    A record without `id` gets one from its file and place: `train-17`. A question keeps the other fields of its record.
+    From a table or a full example, it keeps only `needed_fields`.
 
     Args:
         path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
+        require_answer: refuse questions without a standard answer.
+        needed_fields: fields that each record must have besides its prompt.
 
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    source = read_source(path, _QUESTION_COLUMNS)
-    return _convert(source, lambda record, index: _question(record, f"{source.stem}-{index}"))
+    source = read_source(path, {*_QUESTION_COLUMNS, *needed_fields})
+
+    def convert(record: RawRecord, index: int) -> Question | None:
+        return _question(record, f"{source.stem}-{index}", require_answer, needed_fields)
+
+    return _convert(source, convert)
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
@@ -254,7 +275,9 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     return Example(identity, prompt, completion, label is True, answer, judgment, revision, spans, extra)
 
 
-def _question(record: RawRecord, default_id: str) -> Question | None:
+def _question(
+    record: RawRecord, default_id: str, require_answer: bool, needed_fields: Collection[str]
+) -> Question | None:
     """Convert the record to a question. If it cannot be used, report the problem and return None."""
     fields = record.fields
     _convert_original(record)
@@ -264,12 +287,28 @@ def _question(record: RawRecord, default_id: str) -> Question | None:
     if record.names.get("prompt") == "question" and isinstance(fields.get("answer"), str):
         fields["answer"] = _CALCULATOR.sub("", fields["answer"])
     fields.setdefault("id", default_id)
-    question = Question(record.identity(), record.text_or_messages("prompt"), record.text("answer"))
-    if "completion" not in fields and not record.problems:
-        for name in (name for name in fields if name not in FIELDS):
-            cure = "Remove it. A question has prompt, answer and optionally id."
-            record.refuse(name, "is not a field of a question.", cure)
-    return None if record.problems else question
+    identity, prompt = record.identity(), record.text_or_messages("prompt")
+    answer = "" if not require_answer and is_blank(fields.get("answer")) else record.text("answer")
+    # The other fields of an example may be about its completion, which is not used.
+    is_example = "completion" in fields
+    extra = {k: v for k, v in fields.items() if k not in FIELDS and (not is_example or k in needed_fields)}
+    if not is_example and not record.problems:
+        _refuse_misspelt(record, extra.keys() - needed_fields)
+    for name in needed_fields:
+        if name not in FIELDS and not isinstance(extra.get(name), str | int | float):
+            what = f"is {kind(extra[name])}, not text." if name in extra else "is missing, but a check names it."
+            record.refuse(name, what, "Add the field to the record, as text, or change the check.")
+    return None if record.problems else Question(identity, prompt, answer, extra)
+
+
+def _refuse_misspelt(record: RawRecord, names: Collection[str]) -> None:
+    """Refuse fields whose names look like a misspelt field, or that give the question a second time."""
+    for name in names:
+        close = "prompt" if name == "question" else next(iter(get_close_matches(name, FIELDS, n=1, cutoff=0.8)), None)
+        if close:
+            record.refuse(
+                name, f"is not a field of a question, but {close} is.", f"Rename it to {close}, or remove it."
+            )
 
 
 def _convert_original(record: RawRecord) -> None:

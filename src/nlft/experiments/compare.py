@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from random import Random
 from typing import Any
@@ -275,4 +275,4 @@ class Compare(Comparison):
     def _asked(self) -> list[dict[str, Any]]:
         """Return the test questions, in the order of the verdicts."""
         folders = [self.folder / self.cell_folder(self.sizes[0], self.seeds[0], fold) for fold in range(self.folds())]
-        return [asdict(question) for folder in folders for question in read_questions(folder / "test.jsonl")]
+        return [question.as_record() for folder in folders for question in read_questions(folder / "test.jsonl")]

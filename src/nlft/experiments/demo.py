@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 from nlft.data.problems import make_splits
@@ -65,7 +64,7 @@ class Demo(Tune):
 def write_problems(folder: Path, train: int, test: int) -> None:
     """Write train.jsonl and test.jsonl, which share no problem. The files are the same in every call."""
     for name, questions in zip(("train", "test"), make_splits(train=train, test=test), strict=True):
-        lines = [json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions]
+        lines = [json.dumps(q.as_record(), ensure_ascii=False) + "\n" for q in questions]
         write_whole(folder / f"{name}.jsonl", "".join(lines).encode())
 
 

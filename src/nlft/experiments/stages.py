@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -184,5 +184,5 @@ def write_rows(path: Path, items: list[Example] | list[Question]) -> None:
     if items and isinstance(items[0], Example):
         write_examples(path, items)
         return
-    rows = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
+    rows = [json.dumps(item.as_record(), ensure_ascii=False) + "\n" for item in items if isinstance(item, Question)]
     write_whole(path, "".join(rows).encode())
