@@ -167,12 +167,7 @@ def yaml_entries(path: Path) -> list[GivenSetting]:
         UserError: the file cannot be read, or is not a mapping.
     """
     where = display_path(path)
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: cannot be read: {error}\n  Give a YAML file of settings.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: is not YAML: {error}") from error
+    node = yaml_node(path, "Give a YAML file of settings.")
     if node is None:
         return []
     if not isinstance(node, yaml.MappingNode):
@@ -187,6 +182,25 @@ def yaml_entries(path: Path) -> list[GivenSetting]:
     return [
         GivenSetting(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True)) for key, at, item in pairs
     ]
+
+
+def yaml_node(path: Path, cure: str) -> yaml.Node | None:
+    """Parse a YAML file, and return its top node, which knows its lines. Return None if the file is empty.
+
+    Args:
+        cure: what to do if the file cannot be read.
+
+    Raises:
+        UserError: the file cannot be read, or is not YAML.
+    """
+    where = display_path(path)
+    try:
+        node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: cannot be read: {error}\n  {cure}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: is not YAML: {error}") from error
+    return node
 
 
 def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> dict[str, Any]:

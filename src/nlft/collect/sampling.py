@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from nlft.config import Range
-from nlft.core.prompts import Prompt, SystemPromptSettings, fill_prompt
-from nlft.data.grading import ExtractionSettings, Grader
-from nlft.data.records import Example, Question
+from nlft.core.prompts import SystemPromptSettings, fill_prompt
+from nlft.data.checks_grader import CheckSettings
+from nlft.data.grading import ExtractionSettings, Grader, ReplyGrader, grade_replies
+from nlft.data.records import Example, Question, reply_to
 from nlft.errors import UserError
-from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
+from nlft.models.answerer import Answerer, CompletionRequest, complete
 from nlft.models.settings import GenerationSettings
 
 
@@ -42,11 +43,13 @@ class SamplesSettings:
 
 @dataclass
 class SamplingSettings(
-    SamplesSettings, AskSettings, LimitSettings, ExtractionSettings, GenerationSettings, SystemPromptSettings
-):
+    SamplesSettings, AskSettings, LimitSettings, ExtractionSettings, CheckSettings, GenerationSettings,
+    SystemPromptSettings,
+):  # fmt: skip
     """Settings for sampling answers for training."""
 
     def __post_init__(self) -> None:
+        self.settle_checks()
         if self.samples_per_question > 1 and self.temperature == 0:
             raise UserError(
                 f"--samples_per_question {self.samples_per_question}: at --temperature 0 all of them are the same.\n"
@@ -55,12 +58,17 @@ class SamplingSettings(
 
 
 def sample_answers(
-    questions: Sequence[Question], model: Answerer, template: str, grader: Grader, *, per_question: int = 1
+    questions: Sequence[Question],
+    model: Answerer,
+    template: str,
+    grader: Grader | ReplyGrader,
+    *,
+    per_question: int = 1,
 ) -> list[Example]:
     """Let the model answer each question, and label the answers with the grader. Wrong answers get no judgment yet.
 
     An answer that could not be graded is labelled wrong. Its record then has `verdict` "ungraded". Each record also
-    holds the answer's `finish_reason`.
+    holds the answer's `finish_reason`, and the question's other fields.
 
     Args:
         template: the text to send to the model, with `{prompt}` for the question.
@@ -70,19 +78,19 @@ def sample_answers(
     keyed = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
     requests = [CompletionRequest(key, fill_prompt(question.prompt, template)) for question, key in keyed]
     answers = complete(requests, model, "sampling")
-    return [
-        _example(question, question.id if per_question == 1 else key, request.prompt, answer, grader)
+    replies = [
+        reply_to(question, answer.text, request.prompt, key)
         for (question, key), request, answer in zip(keyed, requests, answers, strict=True)
     ]
-
-
-def _example(question: Question, id: str | int, prompt: Prompt, answer: Generated, grader: Grader) -> Example:
-    grade = grader(answer.text, question.answer)
-    return Example(
-        id=id,
-        prompt=prompt,
-        completion=answer.text or " ",
-        label=grade.grade == "right",
-        answer=question.answer,
-        extra={"verdict": grade.grade, "finish_reason": answer.finish_reason},
-    )
+    grades = grade_replies(grader, replies)
+    return [
+        Example(
+            id=question.id if per_question == 1 else key,
+            prompt=reply.prompt,
+            completion=answer.text or " ",
+            label=grade.grade == "right",
+            answer=question.answer,
+            extra={**question.extra, "verdict": grade.grade, "finish_reason": answer.finish_reason},
+        )
+        for (question, key), reply, answer, grade in zip(keyed, replies, answers, grades, strict=True)
+    ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from nlft.errors import RecordsError, UserError, display_path
 
 if TYPE_CHECKING:
+    from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example, Question
 
 _Records = TypeVar("_Records")
@@ -16,6 +17,7 @@ CHECKED = (
     "model_name_or_path",
     "adapter",
     "grader",
+    "checks",
     "eval_file",
     "test_file",
     "output_dir",
@@ -30,16 +32,21 @@ def check_names(given: Mapping[str, str]) -> None:
 
     Raises:
         UserError: a path does not exist, is of the wrong kind or cannot be written, or a grader does not exist.
+        ConfigError: the file of checks has mistakes.
     """
     on_server = "base_url" in given or given.get("backend") == "openai"
     if "model_name_or_path" in given and not on_server:
         _check_model(given["model_name_or_path"])
     if "adapter" in given:
         _check_adapter(given["adapter"])
-    if given.get("grader", "auto") not in ("auto", "label"):
+    if given.get("grader", "auto") not in ("auto", "label", "checks"):
         from nlft.data.grading import get_grader
 
         get_grader(given["grader"])
+    if "checks" in given:
+        from nlft.data.checks_file import read_checks
+
+        read_checks(given["checks"])
     for name in ("eval_file", "test_file"):
         if name in given and _is_missing(given[name]):
             raise UserError(f"--{name} {given[name]}: does not exist.\n  Check the path.")
@@ -113,12 +120,16 @@ def check_out_file(path: Path, *suffixes: str, flag: str = "--out") -> None:
     _check_writable(path, flag)
 
 
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Return whether a command line asks for help only."""
+    return bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
+
+
 class EarlyFile(Generic[_Records]):
     """The input file, read before torch is imported if the command line begins with its name."""
 
     def __init__(self, argv: Sequence[str], read: Callable[[str], list[_Records]]) -> None:
-        asked = {"-h", "--help", "--help-all", "--help_all"} & set(argv)
-        self.word = argv[0] if argv and not argv[0].startswith("-") and not asked else None
+        self.word = argv[0] if argv and not argv[0].startswith("-") and not asks_for_help(argv) else None
         self.read = read
         self.records = read(self.word) if self.word is not None else None
 
@@ -164,13 +175,17 @@ def _examples(file: str | Path, *, require_judgment: bool) -> "list[Example]":
         ) from error
 
 
-def questions_to_answer(file: str | Path) -> "list[Question]":
-    """Return the file's questions. If the file holds examples, print that their completions are not used."""
+def questions_to_answer(file: str | Path, needs: "QuestionNeeds | None" = None) -> "list[Question]":
+    """Return the file's questions. If the file holds examples, print that their completions are not used.
+
+    Args:
+        needs: what the questions must have, as `read_questions` takes it.
+    """
     from nlft.data.records import read_questions
     from nlft.data.sources import read_source
     from nlft.progress import note
 
-    questions = read_questions(file)
+    questions = read_questions(file, **(needs or {}))
     if Path(file).is_file() and all("completion" in record.fields for record in read_source(file).records):
         where = display_path(file)
         note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")

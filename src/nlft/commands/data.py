@@ -6,7 +6,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.checks import EarlyFile, check_out_file, examples_to_judge, examples_to_train, questions_to_answer
+from nlft.commands.checks import (
+    EarlyFile,
+    asks_for_help,
+    check_out_file,
+    examples_to_judge,
+    examples_to_train,
+    questions_to_answer,
+)
 from nlft.commands.help import Section
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
@@ -18,6 +25,7 @@ ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model
 
 if TYPE_CHECKING:
     from nlft.collect.judging import JudgeSettings
+    from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example
     from nlft.models.ledger import Ledgered
 
@@ -46,10 +54,23 @@ def asking_sections() -> list[Section]:
     return [("Model", ASKED), ("Server", backend), ("Ledger of answers, and limits", calls)]
 
 
+def early_needs(prog: str, argv: Sequence[str]) -> "QuestionNeeds":
+    """Return what the questions of a command must have, before the command reads its arguments.
+
+    Raises:
+        ConfigError: the file of checks has mistakes.
+    """
+    from nlft.data.checks_grader import needs_of_questions
+
+    checks = None if asks_for_help(argv) else early_setting(prog, argv, "checks")
+    return needs_of_questions(str(checks) if checks is not None else None)
+
+
 @dry_run_told()
 def sample(argv: Sequence[str]) -> None:
     """Run `nlft sample`."""
     from nlft.collect.sampling import SamplingSettings, sample_answers
+    from nlft.data.checks_grader import make_grader
     from nlft.data.records import write_examples
 
     def add(parser: ArgumentParser) -> None:
@@ -65,13 +86,13 @@ def sample(argv: Sequence[str]) -> None:
         add,
         needs=["model_name_or_path"],
     )
-    early = EarlyFile(argv, questions_to_answer)
+    needs = early_needs("nlft sample", argv)
+    early = EarlyFile(argv, lambda file: questions_to_answer(file, needs))
     model_settings, backend, calls, settings, other = command.parse(argv)
     check_out_file(other.out, ".jsonl")
     if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():
         raise UserError("--ledger and --out are the same file.\n  Give the answers' ledger another name.")
     questions = early.get(other.file)[: settings.limit]
-    grader = settings.make_grader()
     model = open_answerer(
         model_settings,
         backend,
@@ -83,6 +104,7 @@ def sample(argv: Sequence[str]) -> None:
         system_prompt=settings.system_prompt,
         ledger=other.out.with_suffix(".calls.jsonl"),
     )
+    grader = make_grader(settings, model.ledger, calls)
     examples = sample_answers(
         questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question
     )
@@ -101,7 +123,7 @@ def judge(argv: Sequence[str]) -> None:
         parser.add_argument("file", type=Path, help="examples, as `nlft sample` writes them")
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
 
-    asked = bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
+    asked = asks_for_help(argv)
     # A judge by rules needs no torch. The help shows the settings of all judges.
     by_model = asked or early_setting("nlft judge", argv, "judge") in ("self", "openai")
     if not by_model and (flags := {"--model_name_or_path", "--base_url"} & set(argv)):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
 from nlft.commands.checks import EarlyFile, check_out_file
-from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told
+from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
 
 if TYPE_CHECKING:
+    from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Question
     from nlft.runs.run_dir import RunDir
 
@@ -37,7 +38,8 @@ def evaluate(argv: Sequence[str]) -> None:
         add,
         needs=["model_name_or_path"],
     )
-    early = EarlyFile(argv, evaluation_questions)
+    needs = early_needs("nlft evaluate", argv)
+    early = EarlyFile(argv, lambda file: evaluation_questions(file, needs))
     model_settings, backend, calls, settings, other = command.parse(argv)
     from nlft.results.evaluate import check_can_score, evaluate, graders
 
@@ -48,7 +50,10 @@ def evaluate(argv: Sequence[str]) -> None:
         raise UserError("--out is missing.\n  Name a file, or give a run directory as --adapter.")
     check_out_file(out, ".json")
     questions = early.get(other.file)
-    graders(settings.grader)  # an unknown grader is an error before the model is loaded
+    if settings.checks:
+        settings.make_checks(None)  # a check that needs a judge is an error before the model is loaded
+    else:
+        graders(settings.grader)  # and so is an unknown grader
     check_can_score(settings, on_server=backend.backend == "openai")
     model = open_answerer(
         model_settings,
@@ -67,11 +72,15 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"every answer: {display_path(out)}")
 
 
-def evaluation_questions(file: str | Path) -> "list[Question]":
-    """Return the file's questions, or the questions of its examples."""
+def evaluation_questions(file: str | Path, needs: "QuestionNeeds | None" = None) -> "list[Question]":
+    """Return the file's questions, or the questions of its examples.
+
+    Args:
+        needs: what the questions must have, as `read_questions` takes it.
+    """
     from nlft.data.records import read_questions
 
-    return read_questions(file)
+    return read_questions(file, **(needs or {}))
 
 
 def merge(argv: Sequence[str]) -> None:

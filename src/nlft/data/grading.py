@@ -7,19 +7,21 @@ docs/GRADING.md lists where grades differ from lm-evaluation-harness; a test che
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import EntryPoint
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from nlft.core.plugins import broken, function_parts, import_function, load_plug_in, package_of, plug_ins, refuse_clash
+from nlft.core.prompts import Prompt
 from nlft.errors import UserError
 
 Reading = Callable[[str], str | None]
 
 GROUP = "nlft.graders"  # the entry points by which other packages add graders
+CHECKS = "checks"  # the grader that reads a file of checks; see `nlft.data.checks_grader`
 MARK = "####"  # the final answer follows this mark, as in GSM8K
 
 # The filters "strict-match" and "flexible-extract" of lm-evaluation-harness's gsm8k task.
@@ -63,6 +65,38 @@ Grader = Callable[[str, str], Grade]
 """A function (completion, standard answer) -> Grade."""
 
 
+class Reply(NamedTuple):
+    """A reply to grade, with its question.
+
+    Attributes:
+        key: the question's id as text, or the id of one of several replies to it.
+        prompt: the prompt that was replied to.
+        answer: the standard answer; empty if there is none.
+        fields: the other fields of the question's record.
+    """
+
+    key: str
+    prompt: Prompt
+    answer: str
+    text: str
+    fields: Mapping[str, Any]
+
+
+class ReplyGrader(Protocol):
+    """A grader that reads the whole question, and grades many replies at once, because it may ask a model."""
+
+    def grade(self, replies: Sequence[Reply]) -> list[Grade]:
+        """Return one grade for each reply, in the same order."""
+        ...
+
+
+def grade_replies(grader: Grader | ReplyGrader, replies: Sequence[Reply]) -> list[Grade]:
+    """Grade replies with a grader of either kind."""
+    if callable(grader):
+        return [grader(reply.text, reply.answer) for reply in replies]
+    return grader.grade(replies)
+
+
 @dataclass
 class GraderSettings:
     """Settings of the grader, which decides whether an answer is right."""
@@ -70,8 +104,8 @@ class GraderSettings:
     grader: str = field(
         default="number",
         metadata={
-            "help": "How answers are graded: number, exact, choice, regex, label (by hand), or a Python function as "
-            "module:function."
+            "help": "How answers are graded: number, exact, choice, regex, label (by hand), checks (see --checks), or "
+            "a Python function as module:function."
         },
     )
 
@@ -112,6 +146,11 @@ def get_grader(name: str, **options: Any) -> Grader:
     refuse_clash("grader", name, ["nlft"] * (name in _GRADERS) + [package_of(plug_in) for plug_in in offered])
     if offered:
         return partial(_call, _plug_in_function(offered[0]), name, options)
+    if name == CHECKS and not offered:
+        raise UserError(
+            "--grader checks needs a file of checks, as sample, judge, evaluate, rounds, tune and compare take it.\n"
+            "  Give it with --checks FILE, or choose another --grader."
+        )
     if name not in _GRADERS:
         return partial(_call, _function(name), name, options)
     make = _GRADERS[name]
@@ -278,7 +317,7 @@ def _function(path: str) -> Callable[..., Any]:
         UserError: the path cannot be imported, or does not lead to a function.
     """
     if function_parts(path) is None:
-        names = [*_GRADERS, *plug_ins(GROUP)]
+        names = [*_GRADERS, CHECKS, *plug_ins(GROUP)]
         near = difflib.get_close_matches(path, names, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(

@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nlft.core.prompts import Message, as_messages
+from nlft.core.prompts import Message, Prompt, as_messages
 from nlft.core.spans import Quoted, Span, merged_spans, quoted_spans
+from nlft.data.grading import Reply
 from nlft.data.raw_records import (
     FIELDS,
     SEE_FORMAT,
@@ -85,6 +86,18 @@ class Question:
         """Return the question as a row of a file. `read_questions` returns an equal question from it."""
         answer = {"answer": self.answer} if self.answer else {}
         return {"id": self.id, "prompt": self.prompt, **answer, **self.extra}
+
+
+def reply_to(question: Question | Example, text: str, prompt: Prompt | None = None, key: str | None = None) -> Reply:
+    """Return a reply to a question, or to an example's question, for a grader.
+
+    Args:
+        text: the reply.
+        prompt: the prompt as it was asked; None: the question's own.
+        key: a name for the reply that no other one has; None: the question's id.
+    """
+    key = str(question.id) if key is None else key
+    return Reply(key, question.prompt if prompt is None else prompt, question.answer, text, question.extra)
 
 
 def completion_text(example: Example) -> str:

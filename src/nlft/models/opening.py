@@ -36,12 +36,37 @@ def open_answerer(
     from nlft.models.ledger import Ledgered
     from nlft.models.ledger_file import Ledger
 
+    model = open_model(
+        model_settings,
+        backend,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        system_prompt=system_prompt,
+    )
+    return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
+
+
+def open_model(
+    model_settings: "ModelSettings",
+    backend: "BackendSettings",
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    system_prompt: str | None = None,
+) -> "Answerer":
+    """Open the model that the settings name, without a ledger. For the arguments, see `open_answerer`.
+
+    Raises:
+        UserError: the model cannot be loaded, or the server's address or key is wrong.
+    """
     shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if backend.backend == "openai":
-        model: Answerer = _server_model(model_settings, backend, system_prompt, shape)
-    else:
-        model = _local_model(model_settings, system_prompt, batch_size, shape)
-    return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
+        return _server_model(model_settings, backend, system_prompt, shape)
+    return _local_model(model_settings, system_prompt, batch_size, shape)
 
 
 def _server_model(

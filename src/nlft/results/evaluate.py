@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.prompts import Prompt, fill_prompt
-from nlft.data.grading import Grade, Grader, get_grader
-from nlft.data.records import Question
+from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed
+from nlft.data.checks_grader import CheckSettings, ChecksGrader
+from nlft.data.grading import CHECKS, Grade, Grader, get_grader
+from nlft.data.records import Question, reply_to
 from nlft.errors import UserError
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
@@ -36,8 +38,9 @@ class Summary:
     """An evaluation in a few numbers.
 
     Attributes:
-        accuracy: the rate of right answers by reading. The readings are `strict` and `flexible` for numbers, else
-            `accuracy`. An answer that could not be graded does not count as right.
+        accuracy: the rate of right answers by reading. The readings are `strict` and `flexible` for numbers; `all
+            checks` and each check for checks; else `accuracy`. An answer that could not be graded does not count as
+            right.
         graded_share: fraction of answers that could be graded, by reading.
         mean_tokens: mean length of the answers, in tokens.
         finished_share: fraction of answers that the model ended by itself.
@@ -57,8 +60,9 @@ class Summary:
         if self.answer_logp is not None:
             logp = f"nothing was graded; mean log-likelihood per token of the standard answers {self.answer_logp:.3f}"
             return [f"{self.questions} questions: {logp}", length]
+        width = max(9, *map(len, self.accuracy))
         rows = [
-            f"{name:9} {proportion} of {self.questions}; {self.graded_share[name]:.0%} could be graded"
+            f"{name:{width}} {proportion} of {self.questions}; {self.graded_share[name]:.0%} could be graded"
             for name, proportion in self.accuracy.items()
         ]
         return [*rows, length]
@@ -79,6 +83,7 @@ class GradedAnswer:
         tokens: length of the output.
         finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
         grades: the grade by each reading.
+        checks: the result of each check, if checks graded the answer.
     """
 
     id: str | int
@@ -88,10 +93,13 @@ class GradedAnswer:
     tokens: int
     finish_reason: str
     grades: dict[str, Grade]
+    checks: tuple[CheckResult, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer as evaluation.json stores it."""
-        return {**vars(self), "grades": {name: grade.as_json() for name, grade in self.grades.items()}}
+        shown = {**vars(self), "grades": {name: grade.as_json() for name, grade in self.grades.items()}}
+        del shown["checks"]
+        return {**shown, "checks": [result.as_json() for result in self.checks]} if self.checks else shown
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,13 @@ def deciding_reading(readings: Iterable[str], extraction: str) -> str:
     """Return the reading that decides a comparison: the one by which the examples were labelled.
 
     Args:
-        readings: the readings of an evaluation: `strict` and `flexible` for numbers, else only one.
+        readings: the readings of an evaluation: `strict` and `flexible` for numbers; all checks, then each check, for
+            checks; else only one.
         extraction: how numbers were read for the labels.
     """
     names = list(readings)
+    if ALL_CHECKS in names:
+        return ALL_CHECKS
     if "strict" in names:
         return "strict" if extraction == "strict" else "flexible"
     return names[0]
@@ -149,19 +160,17 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     out = Path(out) if out is not None else None
-    readings = graders(settings.grader)
     answerer = _answerer(model, tokenizer, settings, out)
+    readings = _readings(settings, answerer)
     local = _local_model(answerer)
     check_can_score(settings, on_server=local is None)
     questions = questions[: settings.limit]
     requests = [CompletionRequest(str(q.id), fill_prompt(q.prompt, settings.prompt_template)) for q in questions]
     generated = complete(requests, answerer, "evaluating")
-    answers = tuple(
-        _graded(question, request.prompt, answer, readings)
-        for question, request, answer in zip(questions, requests, generated, strict=True)
-    )
+    answers = _graded(questions, requests, generated, readings)
     logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
-    evaluation = _summarize(answers, list(readings), logp)
+    names = readings.readings if isinstance(readings, ChecksGrader) else list(readings)
+    evaluation = _summarize(answers, names, logp)
     if out is not None:
         entries = [answer.as_json() for answer in answers]
         payload = {
@@ -183,7 +192,7 @@ def as_asked(asking: SamplingSettings) -> EvaluationSettings:
             and greedily.
     """
     return EvaluationSettings(
-        grader=asking.grader,
+        **{f.name: getattr(asking, f.name) for f in fields(CheckSettings)},
         prompt_template=asking.prompt_template,
         max_new_tokens=asking.max_new_tokens,
         eval_batch_size=asking.batch_size,
@@ -245,10 +254,40 @@ def _local_model(answerer: Answerer) -> "LocalModel | None":
     return inner if isinstance(inner, LocalModel) else None
 
 
-def _graded(question: Question, prompt: Prompt, answer: Generated, readings: Mapping[str, Grader]) -> GradedAnswer:
-    grades = {name: grader(answer.text, question.answer) for name, grader in readings.items()}
-    reason = answer.finish_reason
-    return GradedAnswer(question.id, prompt, question.answer, answer.text, answer.tokens, reason, grades)
+def _readings(settings: EvaluationSettings, answerer: Answerer) -> "Mapping[str, Grader] | ChecksGrader":
+    """Return the graders that the settings name. A judge's answers go into the answerer's ledger, under its limits."""
+    if settings.grader != CHECKS:
+        return graders(settings.grader)
+    if isinstance(answerer, Ledgered):
+        return settings.make_checks(answerer.ledger, answerer.calls)
+    return settings.make_checks(None)
+
+
+def _graded(
+    questions: Sequence[Question],
+    requests: Sequence[CompletionRequest],
+    generated: Sequence[Generated],
+    readings: "Mapping[str, Grader] | ChecksGrader",
+) -> tuple[GradedAnswer, ...]:
+    """Grade the answers by every reading."""
+    replies = [
+        reply_to(question, answer.text, request.prompt)
+        for question, request, answer in zip(questions, requests, generated, strict=True)
+    ]
+    grades: list[dict[str, Grade]]
+    checked: list[tuple[CheckResult, ...]] = [()] * len(replies)
+    if isinstance(readings, ChecksGrader):
+        checked = [tuple(results) for results in readings.check(replies)]
+        grades = [
+            {ALL_CHECKS: all_passed(results, reply.text), **{r.name: r.grade(reply.text) for r in results}}
+            for results, reply in zip(checked, replies, strict=True)
+        ]
+    else:
+        grades = [{name: grader(r.text, r.answer) for name, grader in readings.items()} for r in replies]
+    return tuple(
+        GradedAnswer(q.id, asked.prompt, q.answer, a.text, a.tokens, a.finish_reason, given, results)
+        for q, asked, a, given, results in zip(questions, requests, generated, grades, checked, strict=True)
+    )
 
 
 def _summarize(answers: tuple[GradedAnswer, ...], readings: list[str], logp: float | None) -> Evaluation:
