@@ -1,0 +1,372 @@
+"""Checks: what a reply must or must not do, and every command that grades by them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.scripted_model import ScriptedModel, serving
+from nlft import cli
+from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
+from nlft.data.checks_file import read_checks
+from nlft.data.checks_grader import ChecksGrader, says_yes
+from nlft.data.grading import Reply, get_grader
+from nlft.errors import ConfigError, UserError
+from nlft.results.settings import EvaluationSettings
+
+BOTTLE = {"item": "Steel Bottle"}
+FILE = """\
+- name: no-empty-adjectives
+  must_not: {words: [durable, sleek, "don't", no]}
+  say: These words say nothing about this item.
+- name: names-the-item
+  must: {contains: "{item}"}
+- name: short
+  must: {max_words: 8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def reply(text, **fields):
+    return Reply("q1", "Describe it.", "", text, fields)
+
+
+def write(text, name="checks.yaml"):
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def only(rule, side="must_not", more=""):
+    """The one check with this rule."""
+    (check,) = read_checks(write(f"- name: it\n  {side}: {{{rule}}}\n{more}"))
+    return check
+
+
+def result(rule, text, side="must_not", more="", **fields):
+    return check_reply(only(rule, side, more), reply(text, **fields))
+
+
+def found(result, text):
+    return [text[start:end] for start, end in result.hits]
+
+
+# Reading
+
+
+def test_a_file_is_read_in_order_with_the_line_of_each_check():
+    checks = read_checks(write(FILE))
+    assert [(c.name, c.kind, c.must, c.where) for c in checks] == [
+        ("no-empty-adjectives", "words", False, "checks.yaml:1"),
+        ("names-the-item", "contains", True, "checks.yaml:4"),
+        ("short", "max_words", True, "checks.yaml:6"),
+    ]
+    assert checks[0].value == ("durable", "sleek", "don't", "no"), "no is the word, and not false"
+    assert checks[1].slots == {"item"}
+    assert checks[2].value == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "names"),
+    [
+        ("- name: a\n  must: {regexp: x}\n", 2, ["regexp", "regex"]),
+        ("- nmae: a\n  must: {regex: x}\n", 1, ["nmae", "name"]),
+        ("- name: a\n  must: {regex: x}\n- name: a\n  must: {regex: y}\n", 3, ["'a'", "checks.yaml:1"]),
+        ("- name: all checks\n  must: {regex: x}\n", 1, ["all checks"]),
+        ("- name: a\n  must_not: {regex: 'ab(c'}\n", 2, ["ab(c", "character 3"]),
+        ("- name: a\n  must: {max_words: 0}\n", 2, ["max_words", "'0'"]),
+        ("- name: a\n  must: {language: Klingon}\n", 2, ["Klingon", "English"]),
+        ("- name: a\n  must: {words: []}\n", 2, ["words"]),
+        ("- name: a\n  must: {contains: {item}}\n", 2, ["contains", "braces"]),
+        ("- name: a\n  must: {contains: x, regex: y}\n", 2, ["must", "2"]),
+        ("- name: a\n  must: {contains: x}\n  must_not: {contains: y}\n", 1, ["must_not"]),
+        ("- name: a\n", 1, ["must", "must_not"]),
+        ("- must: {contains: x}\n", 1, ["name"]),
+        ("- name: a\n  must: {max_words: 3}\n  ignore_case: true\n", 3, ["ignore_case", "max_words"]),
+        ("- name: a\n  name: b\n  must: {contains: x}\n", 2, ["name"]),
+        ("- name: a\n  must: {function: no path}\n", 2, ["no path", "module:function"]),
+        ("- hello\n", 1, ["docs/CHECKS.md"]),
+    ],
+)
+def test_a_wrong_check_is_refused_with_its_line(text, line, names):
+    with pytest.raises(ConfigError) as caught:
+        read_checks(write(text))
+    assert f"checks.yaml:{line}" in {problem.where for problem in caught.value.problems}
+    assert [name for name in names if name not in str(caught.value)] == []
+
+
+def test_all_wrong_checks_are_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        read_checks(write("- name: a\n  must: {regex: '('}\n- name: b\n  must: {max_words: many}\n"))
+    assert [problem.where for problem in caught.value.problems] == ["checks.yaml:2", "checks.yaml:4"]
+
+
+@pytest.mark.parametrize("text", ["", "# none yet\n", "[]\n", "name: a\n", "- [\n"])
+def test_a_file_without_checks_is_refused(text):
+    with pytest.raises(UserError, match=r"checks\.yaml"):
+        read_checks(write(text))
+    with pytest.raises(UserError, match=r"gone\.yaml"):
+        read_checks("gone.yaml")
+
+
+# Kinds
+
+
+def test_words_are_found_whole_in_any_case_and_with_their_places():
+    text = "Durable, undurable: a SLEEK thing; don’t say no-one."
+    given = result('words: [durable, sleek, "don\'t", no]', text)
+    assert given.passed is False
+    assert found(given, text) == ["Durable", "SLEEK", "don’t", "no"]
+    assert result("words: [durable]", "Durability counts.").passed
+
+
+def test_every_text_must_occur_and_none_may():
+    assert result("contains: [red, blue]", "Red and blue", "must").passed
+    missing = result("contains: [red, blue]", "Red only", "must")
+    assert (missing.passed, missing.hits) == (False, ())
+    assert "blue" in missing.evidence
+    assert "red" not in missing.evidence
+    assert result("contains: [red, blue]", "Red only").passed is False
+    assert result("contains: [red, blue]", "Green").passed
+
+
+def test_a_slot_holds_a_field_of_the_questions_record_and_matches_it_literally():
+    assert result('contains: "{item}"', "a steel bottle", "must", **BOTTLE).passed
+    assert result('contains: "{item}"', "a steel bottle", "must", "  ignore_case: false\n", **BOTTLE).passed is False
+    assert result("regex: '^{item}'", "a.b", "must", item="a.b").passed
+    assert result("regex: '^{item}'", "axb", "must", item="a.b").passed is False
+    assert result('contains: "{{item}}"', "Dear {item}", "must").passed, "doubled braces are braces"
+    with pytest.raises(UserError, match=r"checks\.yaml:1.*'item'.*'q1'"):
+        result('contains: "{item}"', "a steel bottle", "must")
+
+
+def test_a_patterns_own_braces_are_no_slots():
+    text = "a1 bb22 {item} –"
+    given = result(r"regex: '\d{2}|\{item\}|\N{EN DASH}'", text)
+    assert found(given, text) == ["22", "{item}", "–"]
+    assert only(r"regex: '\d{2}|\{item\}|\N{BULLET}{grams}'").slots == {"grams"}
+
+
+def test_a_pattern_minds_case_unless_the_check_says_otherwise():
+    assert result("regex: praise", "Praise it").passed
+    assert result("regex: praise", "Praise it", more="  ignore_case: true\n").passed is False
+
+
+def test_the_limit_of_words_is_within_the_limit():
+    assert word_count("It – costs 3.50, don't you think?") == 6
+    assert result("max_words: 3", "one two three", "must").passed
+    long = result("max_words: 3", "one two three four", "must")
+    assert long.passed is False
+    assert "4" in long.evidence
+    assert result("max_words: 3", "one two three").passed is False, "must_not turns a check around"
+
+
+def test_a_language_is_guessed_and_a_short_text_stays_open():
+    german = "Die Flasche ist aus Stahl und wird nicht warm, auch wenn die Sonne auf sie scheint."
+    assert result("language: en", german, "must").passed is False
+    assert result("language: german", german, "must").passed
+    assert result("language: german", "Flasche", "must").passed is None
+
+
+def test_a_function_says_true_false_or_what_it_found(monkeypatch):
+    write(
+        "def shouts(prompt, reply):\n    return reply.isupper()\n"
+        "def first(prompt, reply):\n    return reply.split()[0] if prompt == 'Describe it.' else ''\n"
+        "def fails(prompt, reply):\n    raise KeyError('x')\n"
+        "def nothing(prompt, reply):\n    pass\n",
+        "own_checks_module.py",
+    )
+    assert result("function: own_checks_module:shouts", "LOUD").passed is False
+    assert result("function: own_checks_module.shouts", "calm").passed
+    given = result("function: own_checks_module:first", "sleek and sleek")
+    assert (given.passed, given.hits) == (False, ((0, 5), (10, 15)))
+    for name, why in (("fails", "KeyError"), ("nothing", "NoneType"), ("gone", "gone")):
+        with pytest.raises(UserError, match=why):
+            result(f"function: own_checks_module:{name}", "text")
+    monkeypatch.delitem(sys.modules, "own_checks_module")
+
+
+# The judge
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Yes, it does.", True),
+        ("no", False),
+        ("**No**, because ...", False),
+        ("It is fine.\nAnswer: yes", True),
+        ("Yes and no.", None),
+        ("yes/no", None),
+        ("No idea.", None),
+        ("Perhaps.", None),
+        ("", None),
+        ("Nothing is praised.", None),
+        ("Answer: yes. Verdict: no.", None),
+    ],
+)
+def test_an_answer_that_is_not_yes_or_no_decides_nothing(text, says):
+    assert says_yes(text) is says
+
+
+JUDGED = """\
+- name: no-praise
+  must_not: {judge: "Does the reply praise the {item}?"}
+- name: short
+  must: {max_words: 4}
+"""
+
+
+def test_a_judge_sees_question_and_reply_and_its_answer_is_kept():
+    def says(prompt, before):
+        if "superb" in prompt:
+            return 'Yes: it says "SUPERB bottle".'
+        return "Hard to say." if "odd" in prompt else "No."
+
+    model = ScriptedModel(says)
+    grader = ChecksGrader(read_checks(write(JUDGED)), model)
+    replies = [reply("A superb bottle", **BOTTLE), reply("A bottle", **BOTTLE), reply("An odd bottle", **BOTTLE)]
+    results = grader.check(replies)
+    assert [[r.passed for r in row] for row in results] == [[False, True], [True, True], [None, True]]
+    assert found(results[0][0], replies[0].text) == ["superb bottle"]
+    assert results[2][0].judge == {
+        "question": "Does the reply praise the Steel Bottle?",
+        "answer": "Hard to say.",
+        "says": None,
+    }
+    shown = model.requests[0].prompt
+    assert [part for part in ("Describe it.", "A superb bottle", "praise the Steel Bottle?") if part not in shown] == []
+    assert [g.grade for g in grader.grade(replies)] == ["wrong", "right", "ungraded"], "never passed if undecided"
+
+
+def test_a_judge_that_nobody_names_is_refused_before_any_work():
+    with pytest.raises(UserError, match=r"checks\.yaml:1.*no-praise(?s:.*)--judge_model"):
+        ChecksGrader(read_checks(write(JUDGED)))
+
+
+# The grade
+
+
+def test_a_reply_is_right_if_it_passes_all_and_the_grade_lists_what_failed():
+    grader = ChecksGrader(read_checks(write(FILE)))
+    right, wrong = grader.grade(
+        [reply("A steel bottle for water", **BOTTLE), reply("A durable, sleek " + "thing " * 9, **BOTTLE)]
+    )
+    assert (right.grade, wrong.grade) == ("right", "wrong")
+    named = ("no-empty-adjectives", '"durable"', '"sleek"', "names-the-item", "short", "12")
+    assert [part for part in named if part not in wrong.explanation] == []
+    failed, open_one = CheckResult("a", False), CheckResult("b", None)
+    assert all_passed([failed, open_one], "").grade == "wrong"
+
+
+def test_checks_choose_the_grader_and_stand_beside_no_other():
+    assert EvaluationSettings(checks="c.yaml").grader == "checks"
+    for settings in ({"checks": "c.yaml", "grader": "exact"}, {"grader": "checks"}, {"judge_model": "m"}):
+        with pytest.raises(UserError, match="--checks"):
+            EvaluationSettings(**settings)
+    with pytest.raises(UserError, match="--checks"):
+        get_grader("checks")
+
+
+# Commands
+
+
+def questions(*items):
+    rows = [{"id": f"q{n}", "prompt": f"Describe a {item}.", "item": item} for n, item in enumerate(items)]
+    return write("".join(json.dumps(row) + "\n" for row in rows), "q.jsonl")
+
+
+def describe(prompt, before):
+    """A catalogue's texts: every second one has the fault."""
+    item = re.search(r"Describe an? (.+?)\.", prompt)[1]
+    return f"A durable and sleek {item}." if "lamp" in item else f"A {item} that holds water."
+
+
+def server(url):
+    return ["--base_url", url, "--model_name_or_path", "m"]
+
+
+def run(*argv):
+    assert cli.main([str(word) for word in argv]) == 0
+
+
+def test_evaluate_reports_each_check_with_its_interval_and_keeps_every_reply(capsys):
+    file = questions("steel bottle", "desk lamp", "cup")
+    with serving(describe) as (url, _):
+        run(
+            "evaluate", file, "--checks", write(FILE), "--base_url", url, "--model_name_or_path", "m", "--out", "e.json"
+        )
+    shown = capsys.readouterr().out
+    kept = json.loads(Path("e.json").read_text())
+    assert list(kept["summary"]["accuracy"]) == [ALL_CHECKS, "no-empty-adjectives", "names-the-item", "short"]
+    assert [(p["count"], p["n"]) for p in kept["summary"]["accuracy"].values()] == [(2, 3), (2, 3), (3, 3), (3, 3)]
+    assert re.search(r"no-empty-adjectives +66\.7% \[20\.8%, 93\.9%\] of 3", shown)
+    lamp = kept["questions"][1]
+    first = lamp["checks"][0]
+    assert [lamp["output"][start:end] for start, end in first["hits"]] == ["durable", "sleek"]
+    assert lamp["grades"][ALL_CHECKS]["verdict"] == "wrong"
+    assert lamp["grades"]["short"]["verdict"] == "right"
+
+
+def test_evaluate_asks_a_judge_through_the_ledger_and_never_twice(capsys):
+    file, checks = questions("steel bottle", "desk lamp"), write(JUDGED.replace("max_words: 4", "max_words: 40"))
+
+    def judge(prompt, before):
+        return "Yes." if "sleek" in prompt else "I would rather not say."
+
+    with serving(describe) as (url, _), serving(judge) as (judge_url, asked):
+        command = [
+            "evaluate",
+            file,
+            "--checks",
+            checks,
+            "--base_url",
+            url,
+            "--model_name_or_path",
+            "m",
+            "--out",
+            "e.json",
+        ]
+        command += ["--judge_model", "j", "--judge_base_url", judge_url]
+        run(*command)
+        first = json.loads(Path("e.json").read_text())
+        run(*command)
+        assert len(asked) == 2
+        assert asked[0]["model"] == "j"
+    assert [q["checks"][0]["passed"] for q in first["questions"]] == [None, False]
+    assert [q["checks"][0]["judge"]["says"] for q in first["questions"]] == [None, "yes"]
+    assert first["questions"][0]["checks"][0]["judge"]["answer"] == "I would rather not say."
+    assert first["summary"]["graded_share"]["no-praise"] == 0.5
+    assert first["summary"]["accuracy"][ALL_CHECKS]["count"] == 0
+
+
+def test_evaluate_answers_open_questions_with_a_model_on_this_machine(model_folder):
+    file = questions("steel bottle", "cup")
+    run(
+        *("evaluate", file, "--checks", write(FILE), "--model_name_or_path", model_folder, "--dtype", "float32"),
+        *("--max_new_tokens", 4, "--out", "e.json"),
+    )
+    kept = json.loads(Path("e.json").read_text())
+    assert [p["n"] for p in kept["summary"]["accuracy"].values()] == [2] * 4
+    assert all(len(question["checks"]) == 3 for question in kept["questions"])
+
+
+def test_a_question_without_the_field_that_a_check_names_is_refused_with_its_line(capsys):
+    file = write('{"prompt": "a", "item": "cup"}\n{"prompt": "b"}\n', "q.jsonl")
+    argv = ["evaluate", file, "--checks", write(FILE), "--model_name_or_path", "m", "--out", "e.json"]
+    assert cli.main(argv) == 2
+    shown = capsys.readouterr().err
+    assert "q.jsonl:2" in shown
+    assert '"item"' in shown
+    assert not Path("e.json").exists()
+
+
+def test_a_judge_is_missed_before_a_model_is_loaded(capsys):
+    argv = ["evaluate", questions("cup"), "--checks", write(JUDGED), "--model_name_or_path", "gone/model"]
+    assert cli.main([*argv, "--out", "e.json"]) == 2
+    assert "--judge_model" in capsys.readouterr().err
