@@ -59,10 +59,10 @@ def command_help(
     own += [HelpRow("--quiet", "Print results and errors only.")]
     listed = [("Arguments", own)]
     for title, names in sections:
-        wanted = _own_first(names) if isinstance(names, type) else names
+        wanted = own_first(names) if isinstance(names, type) else names
         listed.append((title, [rows.pop(name) for name in wanted if name in rows]))
     if everything:
-        listed.append(("More settings, of transformers and TRL", list(rows.values())))
+        listed.append(("More settings", list(rows.values())))
     for title, group in listed:
         if group:
             lines += ["", f"{title}:", *(line for row in group for line in row.lines(width))]
@@ -71,7 +71,7 @@ def command_help(
     return "\n".join(lines)
 
 
-def _own_first(cls: type) -> list[str]:
+def own_first(cls: type) -> list[str]:
     """Return the names of a dataclass's fields, its own fields before the fields of its bases."""
     at = {
         name: n for n, base in reversed(list(enumerate(cls.__mro__))) for name in vars(base).get("__annotations__", {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nlft import __version__
 from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
+from nlft.commands.help import own_first
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
@@ -195,6 +196,9 @@ def _model_class() -> list[type]:
 def _staged(argv: Sequence[str], name: str, description: str, settings: type, engine: str) -> None:
     from nlft.models.settings import ModelOptions
 
+    # `--help-all` lists the settings of a judge.
+    shown = [name for name in own_first(settings) if not name.startswith("judge_")]
+
     def add(parser: ArgumentParser) -> None:
         what = "questions with standard answers, or examples. --train_file can replace this"
         parser.add_argument("file", type=Path, nargs="?", help=what)
@@ -203,7 +207,7 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
         f"nlft {name}",
         description,
         [ModelOptions, settings],
-        [(name.capitalize(), settings), ("Model", ["model_name_or_path", "dtype", "lora_r"])],
+        [(name.capitalize(), shown), ("Model", ["model_name_or_path", "dtype", "lora_r"])],
         lambda: [*_model_class(), settings],
         add,
         needs=["model_name_or_path"],

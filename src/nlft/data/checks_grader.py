@@ -146,9 +146,7 @@ class CheckSettings(GraderSettings):
 
     checks: str | None = field(
         default=None,
-        metadata={
-            "help": "YAML file of checks: what a reply must or must not do (docs/CHECKS.md). Implies --grader checks."
-        },
+        metadata={"help": "File of checks, .yaml. Implies --grader checks."},
     )
     judge_model: str | None = field(
         default=None, metadata={"help": "Model that decides checks of kind judge: a folder or a name."}

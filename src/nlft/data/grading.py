@@ -104,8 +104,8 @@ class GraderSettings:
     grader: str = field(
         default="number",
         metadata={
-            "help": "How answers are graded: number, exact, choice, regex, label (by hand), checks (see --checks), or "
-            "a Python function as module:function."
+            "help": "How answers are graded: number, exact, choice, regex, label (by hand), checks, or a Python "
+            "function as module:function."
         },
     )
 
