@@ -72,11 +72,14 @@ def command_help(
 
 
 def own_first(cls: type) -> list[str]:
-    """Return the names of a dataclass's fields, its own fields before the fields of its bases."""
+    """Return the names of a dataclass's fields, its own fields before the fields of its bases.
+
+    Leave out the names in the class's `rare`, if it has one: only `--help-all` lists them.
+    """
     at = {
         name: n for n, base in reversed(list(enumerate(cls.__mro__))) for name in vars(base).get("__annotations__", {})
     }
-    return sorted((f.name for f in fields(cls)), key=lambda name: at[name])
+    return sorted((f.name for f in fields(cls) if f.name not in getattr(cls, "rare", ())), key=lambda name: at[name])
 
 
 def _rows(cls: type) -> Iterator[tuple[str, HelpRow]]:

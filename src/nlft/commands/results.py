@@ -13,10 +13,12 @@ from nlft.commands.help import own_first
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.progress import note
 
 if TYPE_CHECKING:
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Question
+    from nlft.results.beside import Reference
     from nlft.runs.run_dir import RunDir
 
 
@@ -42,7 +44,8 @@ def evaluate(argv: Sequence[str]) -> None:
     needs = early_needs("nlft evaluate", argv)
     early = EarlyFile(argv, lambda file: evaluation_questions(file, needs))
     model_settings, backend, calls, settings, other = command.parse(argv)
-    from nlft.results.evaluate import check_can_score, evaluate, graders
+    from nlft.results.evaluate import check_can_score, check_collateral, evaluate, graders
+    from nlft.results.keep import read_keep
 
     adapter = model_settings.adapter
     inside = adapter and (Path(adapter) / "run.yaml").is_file()
@@ -56,6 +59,9 @@ def evaluate(argv: Sequence[str]) -> None:
     else:
         graders(settings.grader)  # and so is an unknown grader
     check_can_score(settings, on_server=backend.backend == "openai")
+    if settings.collateral:
+        check_collateral(adapter=adapter, on_server=backend.backend == "openai")
+        read_keep(settings.keep)  # a wrong file is an error before the model is loaded
     model = open_answerer(
         model_settings,
         backend,
@@ -69,8 +75,22 @@ def evaluate(argv: Sequence[str]) -> None:
 
     name = model_settings.model_name_or_path
     about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
-    print("\n".join(evaluate(model, questions, settings, out, about=about).lines()))
+    reference = _trained_on(Path(adapter)) if adapter and inside and settings.collateral else None
+    print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
     print(f"every answer: {display_path(out)}")
+
+
+def _trained_on(run: Path) -> "Reference":
+    """Return a reference with the texts of the run's training file, if the file is still there."""
+    from nlft.data.records import Example, training_texts
+    from nlft.results.beside import Reference
+    from nlft.runs.run_dir import RunDir
+
+    rows = feedback_dataset(RunDir.open(run), None)
+    if rows is None:
+        note(f"copied: not measured, because the training file of {display_path(run)} is missing or has changed.")
+        return Reference()
+    return Reference(trained_on=training_texts(Example(**row) for row in rows))
 
 
 def evaluation_questions(file: str | Path, needs: "QuestionNeeds | None" = None) -> "list[Question]":

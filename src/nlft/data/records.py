@@ -120,6 +120,12 @@ def marked_spans(example: Example) -> tuple[Span, ...]:
     return merged_spans(example.spans, quotes_of(example).spans)
 
 
+def training_texts(examples: Iterable[Example]) -> list[str]:
+    """Return the texts that training may show the model as its own: completions, revisions and standard answers."""
+    texts = [(completion_text(e), revision_text(e) or "", e.answer) for e in examples]
+    return list(dict.fromkeys(text for group in texts for text in group if text))
+
+
 def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Example]:
     """Read examples in this project's format or the original project's.
 

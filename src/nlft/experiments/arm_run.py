@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import gcd
 from pathlib import Path
@@ -18,13 +18,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import settle
 from nlft.core.prompts import Message, as_messages
-from nlft.data.records import Example, Question, read_examples, read_questions
+from nlft.data.records import Example, Question, read_examples, read_questions, training_texts
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import Budget
 from nlft.files import write_whole
+from nlft.models.answerer import Answerer
+from nlft.models.ledger import Ledgered
+from nlft.models.ledger_file import Ledger
+from nlft.models.loaded import loaded_answerer
 from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
+from nlft.models.local import base_of
+from nlft.models.opening import local_name
+from nlft.models.settings import CallSettings
+from nlft.results.beside import Reference
 from nlft.results.evaluate import as_asked, evaluate
+from nlft.results.settings import CollateralSettings, EvaluationSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
 
@@ -41,6 +50,8 @@ def run_arm(
     model: dict[str, Any],
     asking: SamplingSettings,
     budget: Budget,
+    collateral: CollateralSettings | None = None,
+    base_answers: Path | None = None,
 ) -> None:
     """Train and evaluate one arm. Write the costs, or the reason for skipping the arm, to `out`/result.json.
 
@@ -50,6 +61,8 @@ def run_arm(
         out: the arm's run directory.
         model: fields of `ModelSettings`.
         asking: how to ask questions and grade answers. The prompts of the examples stay as they are.
+        collateral: settings of the collateral of a trained arm; None: do not measure it.
+        base_answers: ledger of the base model's answers, which cells can share. Default: one beside evaluation.json.
     """
     out.mkdir(parents=True, exist_ok=True)
     settings = ModelSettings(**model)
@@ -72,7 +85,14 @@ def run_arm(
         questions = with_shots(questions, chosen, asking, arm.settings["shots"])
     adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
     about = {"model": str(model), "arm": arm.name, "adapter": adapter}
-    evaluation = evaluate(net, questions, as_asked(asking), out / "evaluation.json", tokenizer=tokenizer, about=about)
+    wanted, reference = as_asked(asking), None
+    if collateral is not None and arm.is_trained:
+        wanted = replace(wanted, **{f.name: getattr(collateral, f.name) for f in fields(CollateralSettings)})
+        wanted = replace(wanted, collateral=True)
+        reference = _reference(net, tokenizer, settings, wanted, chosen, base_answers)
+    evaluation = evaluate(
+        net, questions, wanted, out / "evaluation.json", tokenizer=tokenizer, about=about, reference=reference
+    )
     result = {
         "summary": evaluation.as_json(),
         "steps": steps_taken(training) if training else None,
@@ -83,6 +103,28 @@ def run_arm(
         "num_tokens": (_tokens_trained(out) or 0) + (_tokens_trained(out / "warm-up") or 0) or None,
     }
     write_whole(out / "result.json", json.dumps(result).encode())
+
+
+def _reference(
+    net: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelSettings,
+    asking: EvaluationSettings,
+    chosen: Sequence[Example],
+    ledger: Path | None,
+) -> Reference:
+    """Return what a trained arm's adapter is compared with. The base model's name does not depend on the arm."""
+    above = loaded_answerer(
+        net,
+        tokenizer,
+        max_new_tokens=asking.max_new_tokens,
+        batch_size=asking.eval_batch_size,
+        system_prompt=asking.system_prompt,
+    )
+    base: Answerer = base_of(above, {**local_name(settings, net, tokenizer), "adapter": None})
+    if ledger is not None:
+        base = Ledgered(base, Ledger(ledger), CallSettings())
+    return Reference(base, training_texts(chosen))
 
 
 def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Example]:

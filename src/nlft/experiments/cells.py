@@ -8,6 +8,7 @@ from typing import Any
 
 from nlft.experiments.stages import Job, settings_of
 from nlft.files import write_whole
+from nlft.results.collateral import Collateral, PromptSet
 from nlft.results.evaluate import deciding_reading
 
 
@@ -36,12 +37,14 @@ class CellResult:
         right: whether each question was answered right, by the deciding reading; empty if nothing was graded.
         answers: the questions of evaluation.json, with output and grades.
         failed: the reason why there is no result; None if there is a result.
+        collateral: what the training changed besides its aim; None if not measured.
     """
 
     took: Mapping[str, Any]
     right: list[bool]
     answers: list[dict[str, Any]]
     failed: str | None = None
+    collateral: Collateral | None = None
 
 
 def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
@@ -64,10 +67,25 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
             model=job["model"],
             asking=replace(settings, seed=cell.seed, prompt_template=prompt_template),
             budget=settings,
+            collateral=settings if settings.measures_collateral() and not why_no_base(job["model"]) else None,
+            base_answers=folder / "collateral.calls.jsonl",
         )
     except Exception as error:
         write_failure(place / cell.arm, f"{type(error).__name__}: {error}")
         raise
+
+
+def why_no_base(model: Mapping[str, Any]) -> str | None:
+    """Return why trained arms have no base model to compare with by switching their adapter off. None: they have one.
+
+    Args:
+        model: fields of `ModelSettings`.
+    """
+    if model.get("adapter") is not None:
+        return "--adapter: the arms continue an adapter, and without it they are not the prompted base"
+    if model.get("use_peft") is False:
+        return "--use_peft false: the arms train all weights, so they have no adapter to switch off"
+    return None
 
 
 def write_failure(run: Path, why: str) -> None:
@@ -90,10 +108,12 @@ def cell_result(run: Path, extraction: str) -> CellResult:
         return CellResult({}, [], [], "not run")
     if why:
         return CellResult(took, [], [], why)
-    answers = json.loads((run / "evaluation.json").read_text())["questions"]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    answers, sets = evaluation["questions"], evaluation.get("collateral", {}).get("sets", {})
+    collateral = Collateral({name: PromptSet.from_json(one) for name, one in sets.items()}) if sets else None
     if took["summary"]["answer_logp"] is not None:
-        return CellResult(took, [], answers)
+        return CellResult(took, [], answers, None, collateral)
     right = [
         answer["grades"][deciding_reading(answer["grades"], extraction)]["verdict"] == "right" for answer in answers
     ]
-    return CellResult(took, right, answers)
+    return CellResult(took, right, answers, None, collateral)

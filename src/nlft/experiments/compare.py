@@ -263,6 +263,7 @@ class Compare(Comparison):
             [
                 "",
                 table(shown_table.rows, shown_table.head),
+                *self.collateral_lines(grid),
                 "",
                 *contrast_lines(report),
                 "",

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nlft import __version__
-from nlft.errors import NLFTError
+from nlft.errors import NLFTError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arms import Arm, record_arm
-from nlft.experiments.cells import Cell, CellResult, cell_result, run_cell, write_failure
+from nlft.experiments.cells import Cell, CellResult, cell_result, run_cell, why_no_base, write_failure
 from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
 from nlft.files import write_whole
+from nlft.progress import table
+from nlft.results.collateral import breaches, pooled
 from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import Report, comparison_report
+from nlft.results.comparison_tables import collateral_table
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,19 @@ class Comparison(Staged):
     """
 
     report_name: ClassVar[str]
+
+    def record_settings(self) -> None:
+        """Record the settings and data in the folder; see `Staged.record_settings`.
+
+        Raises:
+            UserError: collateral is asked for, but the trained arms have no base model to compare with.
+        """
+        why = why_no_base(self.model)
+        if why and self.settings.collateral:
+            raise UserError(f"--collateral: cannot be measured.\n  {why}. Leave out --collateral.")
+        if why and self.settings.measures_collateral():
+            print(f"collateral: not measured. {why}.", file=sys.stderr)
+        super().record_settings()
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -176,7 +192,7 @@ class Comparison(Staged):
         }
 
     def _arm_cells(self, arm: str, size: int) -> Cells:
-        verdicts, took, failed, done = [], [], {}, []
+        verdicts, took, failed, done, collateral = [], [], {}, [], []
         at = self.base_at()[0] if arm == "base" else size
         for seed in (seed for seed in self.seeds if self.planned(arm, at, seed)):
             row: list[bool] = []
@@ -186,16 +202,25 @@ class Comparison(Staged):
                     failed[seed] = result.failed
                     break
                 took.append(result.took)
+                collateral += [result.collateral] if result.collateral else []
                 row += result.right
             else:
                 if row:
                     verdicts.append(row)
                     done.append(seed)
-        return Cells(verdicts, took, failed, None if arm == "base" else done, self._runs_once(arm, done, failed))
+        seeds, once = None if arm == "base" else done, self._runs_once(arm, done, failed)
+        found = pooled(collateral).figures() if collateral else None
+        broken = breaches(found, self.settings) if found else ()
+        return Cells(verdicts, took, failed, seeds, once, found, broken)
 
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         """Return whether the plan gives the arm only one seed of several."""
         return False
+
+    def collateral_lines(self, grid: Grid) -> list[str]:
+        """Return the table of collateral for the terminal. Return no lines if nothing was measured."""
+        shown = collateral_table(grid, self.titles)
+        return ["", *table(shown.rows, shown.head).split("\n")] if shown else []
 
     def report(self, grid: Grid, **about: Any) -> Report:
         """Return the report of the grid.

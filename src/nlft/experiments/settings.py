@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from nlft.auditing.settings import HeldOutSettings
 from nlft.collect.judging import JudgeChoice
@@ -13,6 +13,7 @@ from nlft.data.grading import GraderSettings
 from nlft.errors import UserError
 from nlft.experiments.arms import BUILT_IN, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
+from nlft.results.settings import CollateralSettings
 from nlft.training.settings import (
     ActivationSettings,
     AnswerWeightSettings,
@@ -22,6 +23,7 @@ from nlft.training.settings import (
 )
 
 TUNE_ARMS = ("base", "sft-answer", "sft-completion", "nlft", "control")
+EXACT = ("number", "exact", "choice", "regex")  # graders for which length and form of a reply do not matter
 COMPARE_ARMS = ("base", "few-shot", "sft-answer", "sft-completion", "nlft", "control", "uniform-right", "shuffled")
 
 
@@ -64,13 +66,15 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
 
 @dataclass
 class TuneSettings(
-    SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings
-):
+    SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings,
+    CollateralSettings,
+):  # fmt: skip
     """Settings of all stages of `nlft tune`, from reading the file to the result table.
 
     The commands of the single stages have more settings.
     """
 
+    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, "extra_arms")
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
         default=None,
@@ -82,6 +86,13 @@ class TuneSettings(
     test_share: Annotated[float, Range(0.01, 0.9)] = field(
         default=0.3, metadata={"help": "Fraction of the file's questions to hold out if there is no test file."}
     )
+    collateral: bool | None = override(  # type: ignore[assignment]  # None: the grader decides
+        CollateralSettings,
+        "collateral",
+        None,
+        also=" Each adapter answers 50 more prompts (default: on, unless the grader takes exact answers).",
+    )
+    keep: str | None = override(CollateralSettings, "keep")
     audit: bool = field(default=True, metadata={"help": "Audit the examples with the model before training."})
     arms: list[str] = field(
         default_factory=lambda: list(TUNE_ARMS), metadata={"help": f"Methods to compare: {', '.join(BUILT_IN)}."}
@@ -91,7 +102,9 @@ class TuneSettings(
     )
     extra_arms: dict[str, dict[str, Any]] = field(
         default_factory=dict,
-        metadata={"help": "More arms, only in YAML: a name for each, with method, settings, title and examples."},
+        metadata={
+            "help": "More arms, only in YAML: a name for each, with method, settings, title and examples.",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -103,6 +116,10 @@ class TuneSettings(
         unknown = [name for name in self.arms if name not in known]
         if unknown:
             raise UserError(f"--arms {', '.join(unknown)}: no such arm.\n  Choose from {', '.join(known)}.")
+
+    def measures_collateral(self) -> bool:
+        """Return whether to measure collateral of the trained arms, if they have a base model to compare with."""
+        return self.grader not in EXACT if self.collateral is None else self.collateral
 
     def known_arms(self) -> dict[str, Arm]:
         """Return the arms that this plan may compare, by name: the built-in arms and the arms that it defines.
@@ -129,7 +146,7 @@ class CompareSettings(TuneSettings):
         metadata={"help": "Numbers of training examples (default: all available, and half of them)."},
     )
     seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds. Each seed draws its own training examples."}
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds. Each seed draws its own examples."}
     )
     once: list[str] = field(
         default_factory=list,
@@ -141,10 +158,7 @@ class CompareSettings(TuneSettings):
     test_share: float = field(default=0.3, init=False)  # unused: without a test file, questions are folded
     jobs: Annotated[int, Range(1, 1024)] = field(
         default=1,
-        metadata={
-            "help": "Cells to run in parallel. Cores are split evenly, so times are measured on a cell's share of "
-            "the cores. GPUs are assigned round-robin."
-        },
+        metadata={"help": "Cells to run in parallel. Each has its share of the cores; GPUs are assigned round-robin."},
     )
     comparisons: list[str] = field(
         default_factory=list,

@@ -51,7 +51,7 @@ class Tune(Comparison):
             for what, name in shown.items()
             if (self.folder / name).exists()
         ]
-        return "\n".join(["", self._table(grid), "", *says, "", *paths])
+        return "\n".join(["", self._table(grid), *self.collateral_lines(grid), "", *says, "", *paths])
 
     def _table(self, grid: Grid) -> str:
         shown = arms_table(grid, self.titles, self.settings.extraction)

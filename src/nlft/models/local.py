@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
+from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated
 
 
@@ -165,6 +166,39 @@ class LocalModel:
         stopped = ids[-1] in self._ends
         text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
         return Generated(text.strip(), len(ids), "stop" if stopped else "length", prompt_tokens)
+
+
+class BaseOfAdapter(LocalModel):
+    """The model below a PEFT adapter as an answerer: it answers with the adapter switched off."""
+
+    def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
+        with self.model.disable_adapter():
+            return super()._generate(prompts, keys, shared)
+
+
+def base_of(tuned: LocalModel, name: dict[str, Any] | None = None) -> BaseOfAdapter:
+    """Make an answerer of the model below `tuned`'s adapter, with the same settings.
+
+    Args:
+        name: how its `identity` names it; default: as `tuned` is named, without an adapter.
+
+    Raises:
+        UserError: the model has no adapter that can be switched off.
+    """
+    if not hasattr(tuned.model, "disable_adapter"):
+        raise UserError(
+            f"{type(tuned.model).__name__} has no adapter to switch off, so there is no base model to compare with.\n"
+            "  Load the model with --adapter."
+        )
+    return BaseOfAdapter(
+        tuned.model,
+        tuned.encoder,
+        max_new_tokens=tuned.max_new_tokens,
+        batch_size=tuned.batch_size,
+        temperature=tuned.temperature,
+        seed=tuned.seed,
+        name=name or {**tuned.name, "adapter": None},
+    )
 
 
 def _places_are_given(model: PreTrainedModel | PeftModel) -> bool:

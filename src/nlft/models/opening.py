@@ -87,20 +87,32 @@ def _local_model(
 ) -> "Answerer":
     from nlft.core.conditions import ConditionEncoder
     from nlft.core.prompts import Templates
-    from nlft.models.loading import adapter_fingerprint, load_model, load_tokenizer, weights_fingerprint
+    from nlft.models.loading import load_model, load_tokenizer
     from nlft.models.local import LocalModel
 
     encoder = ConditionEncoder(load_tokenizer(settings), Templates(system_prompt=system_prompt))
     model = load_model(settings, trainable=False)
+    name = local_name(settings, model, encoder.tokenizer)
+    return LocalModel(model, encoder, batch_size=batch_size, name=name, **shape)
+
+
+def local_name(settings: "ModelSettings", model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Return how an answerer's identity names the model that the settings load: weights, adapter, chat template.
+
+    Args:
+        model: the loaded model.
+        tokenizer: its tokenizer.
+    """
+    from nlft.models.loading import adapter_fingerprint, weights_fingerprint
+
     path = str(settings.model_name_or_path)
-    name = {
+    return {
         "model": settings.model_name_or_path,
         "weights": weights_fingerprint(path, getattr(model.config, "_commit_hash", None)),
         "bits": 4 if settings.load_in_4bit else 8 if settings.load_in_8bit else None,
         "adapter": adapter_fingerprint(settings.adapter),
-        "chat_template": encoder.tokenizer.chat_template,
+        "chat_template": tokenizer.chat_template,
     }
-    return LocalModel(model, encoder, batch_size=batch_size, name=name, **shape)
 
 
 def model_kinds() -> list[Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any, Literal
 
+from nlft.results.collateral import Breach, Figures
 from nlft.results.stats import Difference, Needed, holm, needed, paired_gaps, seeded_difference, wilson
 
 ALPHA = 0.05
@@ -22,6 +23,8 @@ class Cells:
         failed: each seed without a result, and the reason.
         seeds: the seed of each row of `verdicts`. None: there is one row, which is used for every seed.
         once: whether the plan gives this arm only one seed.
+        collateral: what the training changed besides its aim, over all seeds, by set of prompts; None if not measured.
+        broken: the bounds of collateral that this breaks.
     """
 
     verdicts: Sequence[Sequence[bool]]
@@ -29,6 +32,8 @@ class Cells:
     failed: Mapping[int, str]
     seeds: Sequence[int] | None = None
     once: bool = False
+    collateral: Mapping[str, Figures] | None = None
+    broken: tuple[Breach, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ VerdictKind = Literal[
     "more_seeds",
     "more_questions",
     "too_close",  # enough questions and seeds for the gap that matters, and still no significant one
+    "out_of_bounds",  # every trained method breaks a bound of collateral
     "no_arms",  # a trained method or a prompt has no result
     "no_common_seed",
     "nothing_graded",
@@ -155,6 +161,7 @@ class Verdict:
         rivals: trained arms that do not differ significantly from `best`.
         better: trained arms that are significantly above `best`, but were run on only one seed or failed on some seeds.
         missing: trained arms without a result to compare.
+        excluded: arms that cannot be recommended, and the bounds of collateral that each breaks.
     """
 
     kind: VerdictKind
@@ -171,6 +178,7 @@ class Verdict:
     rivals: tuple[str, ...] = ()
     better: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    excluded: Mapping[str, tuple[Breach, ...]] = field(default_factory=dict)
 
 
 def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int = 0) -> Verdict:
@@ -179,12 +187,21 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
     A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
     all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave only one seed, or that
     failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed in `better`.
+    An arm that breaks a bound of collateral is never recommended.
 
     Args:
         made: the planned comparisons that could be made.
         prompted: arms that train nothing.
         lacking: number of planned comparisons that could not be made.
     """
+    size = max(size for _, size in grid)
+    excluded = {arm: c.broken for (arm, at), c in grid.items() if at == size and c.broken and c.verdicts}
+    return replace(_decide(grid, made, prompted, lacking, excluded), excluded=excluded)
+
+
+def _decide(
+    grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int, excluded: Collection[str]
+) -> Verdict:
     size = max(size for _, size in grid)
     if not any(c.verdicts for c in grid.values()) and any(c.results for c in grid.values()):
         return Verdict("nothing_graded")
@@ -194,7 +211,8 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
     trained = [arm for arm in rates if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
         return Verdict("no_arms")
-    whole = [arm for arm in trained if not cells[arm].failed] or trained
+    whole = [arm for arm in trained if arm not in excluded and not cells[arm].failed]
+    whole = whole or [arm for arm in trained if arm not in excluded] or trained
     best = max(whole, key=lambda arm: rates[arm].value)
     reachable = [arm for arm in prompts if paired(cells[best], cells[arm])]
     if not reachable:
@@ -215,8 +233,10 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
     )
     if gap.value <= 0 and gap.high < WORTH_HAVING:
         return base
+    if best in excluded:
+        return replace(base, kind="out_of_bounds")
     if _better(grid, made, best, prompt, size):
-        return _with_other_arms(replace(base, kind="train"), grid, made, size, prompted)
+        return _with_other_arms(replace(base, kind="train"), grid, made, size, {*prompted, *excluded})
     return _undecided(base, grid, size, len(made) + lacking if planned else _pairs(grid, size))
 
 
@@ -236,12 +256,12 @@ def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:
 
 
 def _with_other_arms(
-    decided: Verdict, grid: Grid, made: Sequence[Contrast], size: int, prompted: Collection[str]
+    decided: Verdict, grid: Grid, made: Sequence[Contrast], size: int, without: Collection[str]
 ) -> Verdict:
-    """Add to the verdict how the other trained arms compare with the best one."""
+    """Add to the verdict how the other arms compare with the best one, except the arms in `without`."""
     best = decided.best
     assert best is not None
-    others = [arm for (arm, at), _ in grid.items() if at == size and arm != best and arm not in prompted]
+    others = [arm for (arm, at), _ in grid.items() if at == size and arm != best and arm not in without]
     compared = [arm for arm in others if paired(grid[best, size], grid[arm, size])]
     better = tuple(arm for arm in compared if _better(grid, made, arm, best, size))
     rivals = tuple(arm for arm in compared if arm not in better and not _better(grid, made, best, arm, size))

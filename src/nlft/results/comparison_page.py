@@ -7,7 +7,7 @@ from typing import Any
 from nlft.files import read_template, render_page
 from nlft.results.comparison import Rate, paired
 from nlft.results.comparison_report import grid_of, grown_line
-from nlft.results.comparison_tables import costs, one_seed_note
+from nlft.results.comparison_tables import Table, collateral_table, costs, one_seed_note
 from nlft.results.stats import paired_gaps
 
 Report = dict[str, Any]
@@ -33,6 +33,7 @@ def page(report: Report) -> str:
         chart=chart(report),
         arms_head=ARMS_HEAD,
         arms=_arms(report),
+        collateral=_collateral(report),
         contrasts_head=CONTRASTS_HEAD,
         contrasts=_contrasts(report),
         asked=_questions(report),
@@ -128,6 +129,10 @@ def _arms(report: Report) -> list[list[str]]:
         cells = [title, str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
         rows.append([*cells, failed])
     return rows
+
+
+def _collateral(report: Report) -> Table | None:
+    return collateral_table(grid_of(report), {arm["arm"]: arm["title"] for arm in report["arms"]})
 
 
 def _contrasts(report: Report) -> list[list[str]]:

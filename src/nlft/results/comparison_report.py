@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nlft.results.collateral import Breach
+from nlft.results.collateral_report import breach_text, figures_of
 from nlft.results.comparison import Cells, Grid, Verdict, contrasts, rate_of, unmade, verdict
 from nlft.results.stats import Difference
 
@@ -73,13 +75,22 @@ def grid_of(report: Report) -> Grid:
             {int(seed): why for seed, why in arm["failed"].items()},
             arm["seeds"],
             arm["once"],
+            figures_of(arm["collateral"]) if arm.get("collateral") else None,
+            tuple(Breach(**one) for one in arm.get("broken", [])),
         )
         for arm in report["arms"]
     }
 
 
 def verdict_sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
-    """Return the verdict in one sentence."""
+    """Return the verdict in one sentence, and one more for each method that breaks a bound of collateral."""
+    excluded = [
+        f"{titles[arm]} cannot win: {'; '.join(map(breach_text, broken))}." for arm, broken in decided.excluded.items()
+    ]
+    return " ".join([_sentence(decided, titles), *excluded])
+
+
+def _sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
     if decided.kind == "no_arms":
         return "Nothing to compare: no trained method has a result, or no prompted one."
     if decided.kind == "no_common_seed":
@@ -89,6 +100,8 @@ def verdict_sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
     assert decided.best is not None
     assert decided.prompt is not None
     best, prompt = titles[decided.best], titles[decided.prompt]
+    if decided.kind == "out_of_bounds":
+        return f"No method stays within the bounds: the best, {best}, is {decided.gap} over {prompt}."
     if decided.kind == "do_not_train":
         rate = decided.rates[decided.prompt]
         return f"No method beat prompting ({prompt}, {rate}): do not fine-tune on this data."
@@ -165,6 +178,8 @@ def _arm(cells: Cells) -> dict[str, Any]:
         "verdicts": [[int(right) for right in row] for row in cells.verdicts],
         "results": [{k: v for k, v in r.items() if k != "summary"} for r in cells.results],
         "failed": {str(seed): why for seed, why in cells.failed.items()},
+        "collateral": {k: asdict(v) for k, v in cells.collateral.items()} if cells.collateral else None,
+        "broken": [asdict(one) for one in cells.broken],
     }
 
 

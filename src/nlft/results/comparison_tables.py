@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nlft.results.collateral_report import COMPARED_HEAD, compared_row
 from nlft.results.comparison import Cells, Grid, rate_of
 from nlft.results.evaluate import deciding_reading
 from nlft.results.stats import Proportion
@@ -59,6 +60,19 @@ def arms_table(grid: Grid, titles: Mapping[str, str], extraction: str) -> Table:
         row = _arm_row(cells.results[0], readings) if cells.results else [_reason(cells)]
         rows.append([titles[arm], *row, *[""] * (len(head) - 1 - len(row))])
     return Table(head, rows)
+
+
+def collateral_table(grid: Grid, titles: Mapping[str, str]) -> Table | None:
+    """Make a table of rates of right answers beside collateral, by arm and size. Return None if nothing was measured.
+
+    In a change such as 98% → 97%, the first value is that of the base model.
+    """
+    rows = [
+        [titles[arm], str(size), _rate(cells), *compared_row(cells.collateral, cells.broken)]
+        for (arm, size), cells in grid.items()
+        if cells.collateral
+    ]
+    return Table(["", "examples", "right [95%]", *COMPARED_HEAD], rows) if rows else None
 
 
 def _arm_row(result: Mapping[str, Any], readings: Sequence[str]) -> list[str]:

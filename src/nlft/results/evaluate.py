@@ -6,7 +6,7 @@ interrupted evaluation continues where it stopped.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,16 @@ from nlft.models.answerer import Answerer, CompletionRequest, Generated, complet
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.settings import CallSettings
-from nlft.results.settings import EvaluationSettings
+from nlft.results.collateral import Breach, Collateral, breaches
+from nlft.results.collateral_report import collateral_json, collateral_lines
+from nlft.results.settings import CollateralSettings, EvaluationSettings
 from nlft.results.stats import Proportion, wilson
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nlft.models.local import LocalModel
+    from nlft.results.beside import Reference
 
 FORMAT_VERSION = 1
 
@@ -104,9 +107,20 @@ class GradedAnswer:
 
 @dataclass(frozen=True)
 class Evaluation(Summary):
-    """A summary, with the answers that it summarises, in the order of the questions."""
+    """A summary, with the answers that it summarises, in the order of the questions.
+
+    Attributes:
+        collateral: what else the adapter changed, and the bounds that this breaks; None and empty if not measured.
+    """
 
     answers: tuple[GradedAnswer, ...] = ()
+    collateral: Collateral | None = None
+    broken: tuple[Breach, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return the summary and the collateral as lines for the terminal."""
+        more = collateral_lines(self.collateral.figures(), self.broken) if self.collateral else []
+        return [*super().lines(), *more]
 
 
 def graders(name: str) -> dict[str, Grader]:
@@ -143,6 +157,7 @@ def evaluate(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     about: Mapping[str, Any] | None = None,
+    reference: "Reference | None" = None,
 ) -> Evaluation:
     """Answer every question and grade the answers.
 
@@ -154,6 +169,7 @@ def evaluate(
             finished answers are kept beside the file in NAME.calls.jsonl. A later call for the same model does not ask
             for these answers again.
         about: the evaluated model, adapter and file, to be written to `out`.
+        reference: with `settings.collateral`, what the adapter is compared with; default: the same model without it.
 
     Raises:
         UserError: the settings do not suit the model, or the grader is unknown.
@@ -171,17 +187,40 @@ def evaluate(
     logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
     names = readings.readings if isinstance(readings, ChecksGrader) else list(readings)
     evaluation = _summarize(answers, names, logp)
+    if settings.collateral:
+        found = _collateral(local, answerer, requests, generated, settings, reference)
+        evaluation = replace(evaluation, collateral=found, broken=breaches(found.figures(), settings))
     if out is not None:
-        entries = [answer.as_json() for answer in answers]
-        payload = {
-            "format_version": FORMAT_VERSION,
-            **(about or {}),
-            **asdict(settings),
-            "summary": evaluation.as_json(),
-            "questions": entries,
-        }
-        write_whole(out, json.dumps(payload, indent=1, ensure_ascii=False).encode())
+        _write(out, evaluation, settings, about or {})
     return evaluation
+
+
+def _write(out: Path, evaluation: Evaluation, settings: EvaluationSettings, about: Mapping[str, Any]) -> None:
+    """Write evaluation.json."""
+    own = {f.name for f in fields(CollateralSettings)}  # they stand in `collateral`, if it was measured
+    payload: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        **about,
+        **{name: value for name, value in asdict(settings).items() if name not in own},
+        "summary": evaluation.as_json(),
+    }
+    if evaluation.collateral is not None:
+        payload["collateral"] = collateral_json(evaluation.collateral, evaluation.broken, settings)
+    payload["questions"] = [answer.as_json() for answer in evaluation.answers]
+    write_whole(out, json.dumps(payload, indent=1, ensure_ascii=False).encode())
+
+
+def _collateral(local: "LocalModel | None", answerer: Answerer, *measured: Any) -> Collateral:
+    """Measure the collateral of a local model with an adapter; see `measure_collateral`.
+
+    Raises:
+        UserError: the model is not local, or has no adapter.
+    """
+    from nlft.results.beside import measure_collateral
+
+    if local is None or not hasattr(local.model, "disable_adapter"):
+        raise no_base("the model is on a server" if local is None else "the model has no adapter")
+    return measure_collateral(local, answerer, *measured)
 
 
 def as_asked(asking: SamplingSettings) -> EvaluationSettings:
@@ -244,6 +283,24 @@ def check_can_score(settings: EvaluationSettings, *, on_server: bool) -> None:
             "--grader label: it reports log-likelihoods of the standard answers, which only a local model gives.\n"
             "  Load the model here (without --base_url and --backend), or choose another --grader."
         )
+
+
+def check_collateral(*, adapter: str | None, on_server: bool) -> None:
+    """Refuse collateral where there is no base model to compare with.
+
+    Raises:
+        UserError: there is no adapter, or the model is on a server.
+    """
+    if on_server or adapter is None:
+        raise no_base("the model is on a server" if on_server else "there is no --adapter")
+
+
+def no_base(why: str) -> UserError:
+    """Return the error for collateral without a base model."""
+    return UserError(
+        f"--collateral compares an adapter with its base model, but {why}.\n"
+        "  Give --adapter with a local model, or leave out --collateral."
+    )
 
 
 def _local_model(answerer: Answerer) -> "LocalModel | None":

@@ -1,7 +1,8 @@
-"""Settings of an evaluation. No torch."""
+"""Settings of an evaluation and of the collateral that it measures. No torch."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from math import inf
+from typing import Annotated, ClassVar
 
 from nlft.collect.sampling import AskSettings, LimitSettings
 from nlft.config import Range
@@ -11,7 +12,57 @@ from nlft.models.settings import AnswerSettings
 
 
 @dataclass
-class EvaluationSettings(CheckSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings):
+class CollateralSettings:
+    """Settings of collateral: what a training changed besides its aim, and how much of it is allowed."""
+
+    rare: ClassVar[tuple[str, ...]] = (
+        "kl_replies",
+        "max_ends_fall",
+        "max_length_change",
+        "phrase_rare",
+        "phrase_common",
+    )
+
+    collateral: bool = field(
+        default=False,
+        metadata={"help": "Also measure what else the adapter changed."},
+    )
+    keep: str | None = field(
+        default=None,
+        metadata={"help": "File of prompts whose replies must not change (default: 40 general prompts)."},
+    )
+    kl_replies: Annotated[int, Range(0, inf)] = field(
+        default=64,
+        metadata={"help": "Maximum number of the task's replies on which KL is computed."},
+    )
+    max_ends_fall: Annotated[float, Range(0, 1)] = field(
+        default=0.1,
+        metadata={
+            "help": "Bound: fall of the share of replies that end by themselves, as a fraction of the base's.",
+        },
+    )
+    max_length_change: Annotated[float, Range(0, inf)] = field(
+        default=0.1,
+        metadata={
+            "help": "Bound: change of the mean length in words, up or down, as a fraction of the base's.",
+        },
+    )
+    phrase_rare: Annotated[float, Range(0, 1)] = field(
+        default=0.1,
+        metadata={"help": "A phrase in a smaller share of the base's replies can break phrase_common."},
+    )
+    phrase_common: Annotated[float, Range(0, 1)] = field(
+        default=1 / 3,
+        metadata={
+            "help": "Bound: share of the replies that may have a phrase which was rare (default: a third).",
+        },
+    )
+
+
+@dataclass
+class EvaluationSettings(
+    CheckSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings, CollateralSettings
+):
     """Settings for asking questions and grading answers."""
 
     eval_batch_size: Annotated[int, Range(1, 100_000)] = field(

@@ -1,0 +1,82 @@
+"""KL divergence of a model with an adapter from the same model without it, token by token."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nlft.core.conditions import IGNORE_INDEX, Rows
+from nlft.core.logprobs import DEFAULT_CHUNK_BYTES, causal_lm, enable_scoring
+from nlft.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_LIVE_COPIES = 6  # logits of both models, their log-probabilities, and two products of these
+
+
+@torch.no_grad()
+def kl_to_base(model: "PeftModel", rows: Rows, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> tuple[Tensor, Tensor]:
+    """Compute KL(base ‖ tuned) = Σ_k b(k) (log b(k) − log p(k)) where the model predicts each labelled token.
+
+    b is the model with its adapter switched off, p the model with its adapter. Both are in eval mode. Equals the
+    difference of whole log-softmaxes, but the logits of only a few tokens are in memory at once.
+
+    Args:
+        model: a PEFT model whose adapter can be switched off.
+        chunk_bytes: maximum memory for the logits of one chunk of tokens, with their copies.
+
+    Returns:
+        The divergence in nats, float32, 0 on padding; and the mask of labelled tokens. Both are (rows, completion_len),
+        padded on the right.
+
+    Raises:
+        UserError: the model has no adapter.
+        NLFTError: the model changes its logits in a way that nlft does not support.
+    """
+    if not hasattr(model, "disable_adapter"):
+        raise UserError(
+            f"KL to base: {type(model).__name__} has no adapter to switch off, so its base is not in memory.\n"
+            "  Give a PEFT model."
+        )
+    net = causal_lm(model)
+    if not hasattr(net, "_nlft_finish_logits"):
+        enable_scoring(model)
+    labelled = rows.labels[:, 1:] != IGNORE_INDEX
+    lengths = labelled.sum(1)
+    mask = torch.arange(int(lengths.max()), device=labelled.device) < lengths[:, None]
+    was_training = model.training
+    model.eval()
+    try:
+        tuned = _states(model, rows, labelled)
+        with model.disable_adapter():
+            base = _states(model, rows, labelled)
+        size = max(1, chunk_bytes // (4 * _LIVE_COPIES * net.config.get_text_config().vocab_size))
+        parts = [_kl(model, b, p) for b, p in zip(base.split(size), tuned.split(size), strict=True)]
+    finally:
+        model.train(was_training)
+    flat = torch.cat(parts) if parts else base.new_zeros(0, dtype=torch.float32)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter_(mask, flat), mask
+
+
+def _states(model: "PeftModel", rows: Rows, labelled: Tensor) -> Tensor:
+    """Return the final states at the positions that predict the labelled tokens, (labelled tokens, hidden_size)."""
+    decoder = causal_lm(model).base_model
+    out = decoder(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+    states: Tensor = out.last_hidden_state[:, :-1][labelled]
+    return states
+
+
+def _kl(model: "PeftModel", base: Tensor, tuned: Tensor) -> Tensor:
+    # An adapter may also change the head, so the head needs the same switch as the decoder.
+    with model.disable_adapter():
+        log_b = _log_softmax(model, base)
+    log_p = _log_softmax(model, tuned)
+    # Rounding can make a divergence of 0 slightly negative.
+    return (log_b.exp() * log_b.sub_(log_p)).sum(1).clamp_(min=0)
+
+
+def _log_softmax(model: "PeftModel", states: Tensor) -> Tensor:
+    net = causal_lm(model)
+    logits: Tensor = net._nlft_finish_logits(net.get_output_embeddings()(states)).float()
+    return logits.log_softmax(1)

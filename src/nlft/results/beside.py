@@ -1,0 +1,116 @@
+"""Ask a model with its adapter and without it, and measure the collateral."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nlft.core.conditions import Rows, pad_rows
+from nlft.core.divergence import kl_to_base
+from nlft.core.prompts import Prompt
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
+from nlft.models.ledger import Ledgered
+from nlft.models.local import LocalModel, base_of
+from nlft.progress import progress
+from nlft.results.collateral import Collateral, Divergence, Pair, Reply, prompt_set
+from nlft.results.keep import near_prompts, read_keep
+from nlft.results.settings import CollateralSettings
+
+_ROWS = 8  # replies in one forward pass of the KL
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an adapter is compared with.
+
+    Attributes:
+        base: answers as the model without the adapter; None: the same model with its adapter switched off.
+        trained_on: the texts that the training showed the model; None if they are not known.
+        struck: ids of struck tokens, which are left out of the KL.
+    """
+
+    base: Answerer | None = None
+    trained_on: Collection[str] | None = None
+    struck: Collection[int] = ()
+
+
+def measure_collateral(
+    tuned: LocalModel,
+    asking: Answerer,
+    asked: Sequence[CompletionRequest],
+    answers: Sequence[Generated],
+    settings: CollateralSettings,
+    reference: Reference | None = None,
+) -> Collateral:
+    """Measure what the adapter changed on the task's prompts, on near-scope prompts and on the prompts to keep.
+
+    Args:
+        tuned: the model with its adapter. Both models answer greedily if it does.
+        asking: `tuned` itself, or `tuned` with a ledger. The base model's answers are then kept in the same ledger.
+        asked: the task's requests.
+        answers: the adapter's answers to them.
+
+    Raises:
+        UserError: the model has no adapter, or the file of prompts to keep is wrong.
+    """
+    reference = reference or Reference()
+    base = reference.base or base_of(tuned)
+    if reference.base is None and isinstance(asking, Ledgered):
+        base = Ledgered(base, asking.ledger, asking.calls)
+    near = near_prompts([request.prompt for request in asked])
+    more = {
+        "near": [CompletionRequest(f"near:{q.id}", q.prompt) for q in near],
+        "keep": [CompletionRequest(f"keep:{q.id}", q.prompt) for q in read_keep(settings.keep)],
+    }
+    sets: Mapping[str, Sequence[CompletionRequest]] = {"task": asked, **more}
+    every = [request for requests in sets.values() for request in requests]
+    befores = complete(every, base, "collateral: base model")
+    afters = [*answers, *complete(every[len(asked) :], asking, "collateral: adapter")]
+    pairs = [
+        Pair(request.key, request.prompt, _reply(before), _reply(after))
+        for request, before, after in zip(every, befores, afters, strict=True)
+    ]
+    found, start = {}, 0
+    for name, requests in sets.items():
+        part = pairs[start : start + len(requests)]
+        start += len(requests)
+        scored = part[: settings.kl_replies] if name == "task" else part
+        kl = (
+            divergence(tuned, [(p.prompt, p.before) for p in scored], reference.struck) if settings.kl_replies else None
+        )
+        found[name] = prompt_set(part, kl, reference.trained_on)
+    return Collateral(found)
+
+
+def divergence(tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struck: Collection[int] = ()) -> Divergence:
+    """Add up KL(base ‖ tuned) over the tokens of the base's replies.
+
+    A reply's text is tokenised again. The end-of-turn token counts if the model ended the reply by itself.
+    """
+    rows = [_row(tuned, prompt, reply) for prompt, reply in replies]
+    rows = sorted((row for row in rows if row[1]), key=lambda row: -len(row[0]) - len(row[1]))
+    device = next(tuned.model.parameters()).device
+    banned = torch.tensor(sorted(struck), dtype=torch.long, device=device)
+    total = Divergence(replies=len(replies))
+    with progress("collateral: KL", len(rows), "reply") as bar:
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            padded = pad_rows(part, 0)
+            batch = Rows(*(x.to(device) for x in (padded.input_ids, padded.attention_mask, padded.labels)))
+            kl, mask = kl_to_base(tuned.model, batch)
+            ids = torch.zeros(mask.shape, dtype=torch.long, device=device)
+            ids[mask] = torch.tensor([token for _, reply in part for token in reply], device=device)
+            out = mask & torch.isin(ids, banned)
+            left = mask & ~out
+            total += Divergence(float(kl[left].sum()), int(left.sum()), float(kl[out].sum()), int(out.sum()))
+            bar.update(len(part))
+    return total
+
+
+def _row(tuned: LocalModel, prompt: Prompt, reply: Reply) -> tuple[list[int], list[int]]:
+    ids = tuned.encoder.completion_ids(reply.text)
+    return tuned.encoder.prompt_ids(prompt), ids if reply.ended else ids[:-1]
+
+
+def _reply(answer: Generated) -> Reply:
+    return Reply(answer.text, answer.tokens, answer.finish_reason == "stop")

@@ -1,0 +1,354 @@
+"""Measure what a training changed besides its aim, from replies before and after. No torch.
+
+docs/COLLATERAL.md defines each measure.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nlft.core.prompts import Prompt, prompt_text
+from nlft.results.settings import CollateralSettings
+
+LONGEST_PHRASE = 4  # words
+TIMES_COMMONER = 5
+FEWEST_REPLIES, SMALLEST_SHARE = 5, 0.08  # a phrase in fewer replies is not reported
+_COPIED_WORDS = 6
+_REPEATED_WORDS = 3
+GATED = ("task", "keep")  # sets whose bounds decide; the near-scope prompts are too few
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_MARKS = re.compile(r"[^\w\s]+")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's reply.
+
+    Attributes:
+        tokens: length in tokens, as the model generated it.
+        ended: whether the model ended the reply by itself.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The replies to one prompt of the base model (`before`) and of the trained model (`after`)."""
+
+    id: str
+    prompt: Prompt
+    before: Reply
+    after: Reply
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Sums of KL(base ‖ tuned) over the tokens of the base's replies, in nats.
+
+    Attributes:
+        nats, tokens: over the tokens that are not struck.
+        struck_nats, struck_tokens: over the struck tokens.
+        replies: number of replies that were scored.
+    """
+
+    nats: float = 0.0
+    tokens: int = 0
+    struck_nats: float = 0.0
+    struck_tokens: int = 0
+    replies: int = 0
+
+    def __add__(self, other: "Divergence") -> "Divergence":
+        return Divergence(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @property
+    def outside(self) -> float | None:
+        """Nats per token outside struck tokens."""
+        return self.nats / self.tokens if self.tokens else None
+
+    @property
+    def everywhere(self) -> float | None:
+        """Nats per token of all tokens."""
+        tokens = self.tokens + self.struck_tokens
+        return (self.nats + self.struck_nats) / tokens if tokens else None
+
+
+@dataclass(frozen=True)
+class Style:
+    """What replies look like.
+
+    Attributes:
+        words, tokens: mean length of a reply.
+        ends: share of replies that the model ended by itself.
+        repetition: share of a reply's three-word sequences that repeat an earlier one of the same reply; the mean over
+            replies.
+        copied: share of the replies' six-word sequences that occur in the training texts; None without such texts.
+    """
+
+    words: float
+    tokens: float
+    ends: float
+    repetition: float
+    copied: float | None = None
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase that became commoner. `before` and `after` are numbers of replies that have it."""
+
+    text: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The collateral on one set of prompts.
+
+    Attributes:
+        replies: number of prompts; each has a reply before and one after.
+        kl: nats per token of KL(base ‖ tuned) outside struck tokens. `kl_everywhere` includes struck tokens. None if
+            not measured.
+        phrases: the commonest first.
+    """
+
+    replies: int
+    before: Style
+    after: Style
+    kl: float | None
+    kl_everywhere: float | None
+    phrases: tuple[Phrase, ...] = ()
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A bound that a method broke.
+
+    Attributes:
+        bound: name of the setting.
+        prompts: the set of prompts: task or keep.
+        what: the measure, with its values before and after, for a sentence.
+        limit: the setting's value.
+    """
+
+    bound: str
+    prompts: str
+    what: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """All that was measured on one set of prompts; sets of several cells can be added up.
+
+    Attributes:
+        pairs: the replies.
+        kl: sums of the divergence; None if not measured.
+        copied: (sequences that occur in the training texts, all sequences) of the replies before and after; None
+            without training texts.
+    """
+
+    pairs: tuple[Pair, ...]
+    kl: Divergence | None = None
+    copied: tuple[tuple[int, int], tuple[int, int]] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the set as evaluation.json stores it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "PromptSet":
+        """Read what `as_json` returned, or the same after a passage through a JSON file."""
+        pairs = tuple(Pair(p["id"], p["prompt"], Reply(**p["before"]), Reply(**p["after"])) for p in data["pairs"])
+        kl, copied = data["kl"], data["copied"]
+        counts = ((copied[0][0], copied[0][1]), (copied[1][0], copied[1][1])) if copied else None
+        return cls(pairs, Divergence(**kl) if kl else None, counts)
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """The collateral of one adapter, or of several cells together, by set of prompts: task, near and keep."""
+
+    sets: Mapping[str, PromptSet] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Figures]:
+        """Return the figures of each set."""
+        return {name: figures(prompts) for name, prompts in self.sets.items()}
+
+
+def prompt_set(
+    pairs: Iterable[Pair], kl: Divergence | None = None, trained_on: Collection[str] | None = None
+) -> PromptSet:
+    """Make a set of prompts.
+
+    Args:
+        trained_on: the texts that the training showed the model; None if they are not known.
+    """
+    pairs = tuple(pairs)
+    if trained_on is None:
+        return PromptSet(pairs, kl)
+    known = {gram for text in trained_on for gram in _grams(_words(text), _COPIED_WORDS)}
+    before, after = (_copied([_words(reply.text) for reply in side], known) for side in _sides(pairs))
+    return PromptSet(pairs, kl, (before, after))
+
+
+def pooled(found: Sequence[Collateral]) -> Collateral:
+    """Add up the collateral of several cells. A divergence or copies that some cell lacks are left out as unknown."""
+    names = list(dict.fromkeys(name for one in found for name in one.sets))
+    return Collateral({name: _sum([one.sets[name] for one in found if name in one.sets]) for name in names})
+
+
+def _sum(sets: Sequence[PromptSet]) -> PromptSet:
+    pairs = tuple(pair for one in sets for pair in one.pairs)
+    known = [one.kl for one in sets if one.kl is not None]
+    kl = sum(known, Divergence()) if len(known) == len(sets) else None
+    counts = [one.copied for one in sets if one.copied is not None]
+    if len(counts) < len(sets):
+        return PromptSet(pairs, kl)
+    (b, of_b), (a, of_a) = ([sum(c[side][i] for c in counts) for i in (0, 1)] for side in (0, 1))
+    return PromptSet(pairs, kl, ((b, of_b), (a, of_a)))
+
+
+def figures(prompts: PromptSet) -> Figures:
+    """Measure one set of prompts."""
+    befores, afters = _sides(prompts.pairs)
+    shares = [found / total if total else 0.0 for found, total in prompts.copied] if prompts.copied else [None, None]
+    kl = prompts.kl
+    return Figures(
+        replies=len(prompts.pairs),
+        before=style(befores, shares[0]),
+        after=style(afters, shares[1]),
+        kl=kl.outside if kl else None,
+        kl_everywhere=kl.everywhere if kl else None,
+        phrases=commoner(prompts.pairs),
+    )
+
+
+def style(replies: Sequence[Reply], copied: float | None = None) -> Style:
+    """Measure the form of replies. Without replies, every number is 0."""
+    count = max(len(replies), 1)
+    words = [_words(reply.text) for reply in replies]
+    return Style(
+        words=sum(map(len, words)) / count,
+        tokens=sum(reply.tokens for reply in replies) / count,
+        ends=sum(reply.ended for reply in replies) / count,
+        repetition=sum(map(_repetition, words)) / count,
+        copied=copied,
+    )
+
+
+def commoner(pairs: Sequence[Pair]) -> tuple[Phrase, ...]:
+    """Return the phrases that at least five times as many replies have after as before, the commonest first.
+
+    A phrase is one to four words in lower case, or one run of other characters, such as `**` or `!`. Phrases that
+    follow each other in the same replies are joined. A phrase must be in at least 5 of the replies after, and in at
+    least 8% of them. Words that stand in a reply's own prompt do not count for that reply. A part of a
+    longer reported phrase, or a phrase that runs into a reported one, is reported only if it became commoner in other
+    replies too.
+    """
+    floor = max(FEWEST_REPLIES, SMALLEST_SHARE * len(pairs))
+    known = [_phrases(prompt_text(pair.prompt), set()) for pair in pairs]
+    after = [_phrases(pair.after.text, own) for pair, own in zip(pairs, known, strict=True)]
+    counts = Counter(phrase for found in after for phrase in found)
+    common = {phrase for phrase, count in counts.items() if count >= floor}
+    before = Counter(
+        phrase for pair, own in zip(pairs, known, strict=True) for phrase in _phrases(pair.before.text, own) & common
+    )
+    new = {phrase for phrase in common if counts[phrase] >= TIMES_COMMONER * before[phrase]}
+    where = {phrase: frozenset(at for at, found in enumerate(after) if phrase in found) for phrase in new}
+    for phrase, parts in _joined(where).items():
+        where[phrase], counts[phrase] = where[parts[0]], counts[parts[0]]
+        before[phrase] = min(before[part] for part in parts)
+    kept: list[tuple[str, ...]] = []
+    for phrase in sorted(where, key=lambda p: (-len(p), -counts[p], p)):
+        longer = [where[other] for other in kept if _is_part(phrase, other) or _overlap(phrase, other)]
+        alone = len(where[phrase].difference(*longer))
+        if alone >= floor and alone >= TIMES_COMMONER * before[phrase]:
+            kept.append(phrase)
+    kept.sort(key=lambda p: (-counts[p], p))
+    return tuple(Phrase(" ".join(phrase), before[phrase], counts[phrase]) for phrase in kept)
+
+
+def breaches(found: Mapping[str, Figures], bounds: CollateralSettings) -> tuple[Breach, ...]:
+    """Return the bounds that the figures break, on the task's prompts and on those to keep."""
+    broken = []
+    for name in GATED:
+        if name not in found or not found[name].replies:
+            continue
+        one = found[name]
+        before, after = one.before, one.after
+        if after.ends < (1 - bounds.max_ends_fall) * before.ends:
+            what = f"replies that end by themselves {before.ends:.0%} → {after.ends:.0%}"
+            broken.append(Breach("max_ends_fall", name, what, bounds.max_ends_fall))
+        if before.words and abs(after.words / before.words - 1) > bounds.max_length_change:
+            what = f"mean length {before.words:.0f} → {after.words:.0f} words"
+            broken.append(Breach("max_length_change", name, what, bounds.max_length_change))
+        for phrase in one.phrases:
+            rare, common = phrase.before / one.replies, phrase.after / one.replies
+            if rare < bounds.phrase_rare and common > bounds.phrase_common:
+                what = f"“{phrase.text}” in {rare:.0%} → {common:.0%} of replies"
+                broken.append(Breach("phrase_common", name, what, bounds.phrase_common))
+    return tuple(broken)
+
+
+def _sides(pairs: Sequence[Pair]) -> tuple[list[Reply], list[Reply]]:
+    return [pair.before for pair in pairs], [pair.after for pair in pairs]
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _grams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
+
+
+def _repetition(words: Sequence[str]) -> float:
+    grams = _grams(words, _REPEATED_WORDS)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _copied(replies: Sequence[Sequence[str]], known: Collection[tuple[str, ...]]) -> tuple[int, int]:
+    grams = [gram for words in replies for gram in _grams(words, _COPIED_WORDS)]
+    return sum(gram in known for gram in grams), len(grams)
+
+
+def _phrases(text: str, prompt: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Return the text's phrases, without those whose words and marks all stand in the prompt."""
+    words = _words(text)
+    found = {gram for size in range(1, LONGEST_PHRASE + 1) for gram in _grams(words, size)}
+    found |= {(marks,) for marks in _MARKS.findall(text)}
+    return {gram for gram in found if not all((part,) in prompt for part in gram)}
+
+
+def _is_part(phrase: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    size = len(phrase)
+    return size < len(other) and any(other[at : at + size] == phrase for at in range(len(other) - size + 1))
+
+
+def _overlap(phrase: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Return whether both are three words or longer, and one ends with two or more words that begin the other."""
+    shorter = min(len(phrase), len(other))
+    return any(phrase[-n:] == other[:n] or other[-n:] == phrase[:n] for n in range(2, shorter))
+
+
+def _joined(where: Mapping[tuple[str, ...], frozenset[int]]) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
+    """Join four-word phrases that follow each other in the same replies to longer phrases, each with its parts."""
+    windows = sorted(phrase for phrase in where if len(phrase) == LONGEST_PHRASE)
+    after: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for one in windows:
+        follow = [other for other in windows if other[:-1] == one[1:] and where[other] == where[one]]
+        if len(follow) == 1:
+            after[one] = follow[0]
+    found = {}
+    for first in sorted(after.keys() - set(after.values())):
+        parts = [first]
+        while parts[-1] in after and after[parts[-1]] not in parts:
+            parts.append(after[parts[-1]])
+        found[(*first, *(part[-1] for part in parts[1:]))] = parts
+    return found
