@@ -74,7 +74,7 @@ class TuneSettings(
     The commands of the single stages have more settings.
     """
 
-    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, "extra_arms")
+    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, "keep", "extra_arms")
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
         default=None,
