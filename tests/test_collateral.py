@@ -12,6 +12,7 @@ from nlft import cli
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
+from nlft.core.spans import Span
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import RecordsError, UserError
 from nlft.experiments.arm_run import run_arm
@@ -21,7 +22,7 @@ from nlft.experiments.settings import Budget, TuneSettings
 from nlft.experiments.tune import Tune
 from nlft.models.answerer import CompletionRequest
 from nlft.models.local import LocalModel, base_of
-from nlft.results.beside import Reference, divergence
+from nlft.results.beside import Reference, divergence, struck_ids
 from nlft.results.collateral import (
     Breach,
     Collateral,
@@ -39,7 +40,7 @@ from nlft.results.collateral import (
 from nlft.results.comparison import Cells
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import comparison_report, grid_of
-from nlft.results.comparison_tables import collateral_table
+from nlft.results.comparison_tables import collateral_notes, collateral_table
 from nlft.results.evaluate import evaluate
 from nlft.results.keep import NEAR_TEMPLATES, near_prompts, read_keep
 from nlft.results.settings import CollateralSettings, EvaluationSettings
@@ -263,6 +264,13 @@ def test_struck_tokens_are_left_out_of_kl_and_counted_apart():
     assert apart.outside != pytest.approx(whole.outside)
 
 
+def test_the_first_tokens_of_marked_spans_are_struck():
+    spans = (Span(0, 2), Span(4, 6))
+    example = Example(0, "Say it.", "abc dbc", False, "x", spans=spans)
+    ids = tiny.tokenizer()("ad", add_special_tokens=False)["input_ids"]
+    assert struck_ids(ConditionEncoder(tiny.tokenizer()), [example]) == set(ids)
+
+
 def test_an_evaluation_writes_figures_replies_and_broken_bounds(tmp_path):
     out = tmp_path / "evaluation.json"
     keep = tmp_path / "keep.jsonl"
@@ -338,10 +346,13 @@ def test_a_report_keeps_collateral_and_shows_it_beside_the_rates():
     grid, report = compared(nlft=arm(0.9, bad=True), sft_answer=arm(0.6))
     assert grid_of(json.loads(json.dumps(report))) == grid
     shown = collateral_table(grid, TITLES)
-    assert [row[0] for row in shown.rows] == ["NLFT", "SFT on answers"]
+    assert [row[0] for row in shown.rows] == ["NLFT"] * 3 + ["SFT on answers"] * 3
+    assert [row[3] for row in shown.rows[:3]] == ["task", "near", "keep"]
     assert len({len(row) for row in [shown.head, *shown.rows]}) == 1
     assert shown.rows[0][2].startswith("90.0%")
-    assert "10 → 5" in shown.rows[0][shown.head.index("words task, keep")]
+    assert shown.rows[0][shown.head.index("words")] == "10 → 5"
+    assert len(collateral_notes(grid, TITLES)) == 2
+    assert all("NLFT" in note for note in collateral_notes(grid, TITLES))
     assert "--max_length_change" in page(report)
     assert collateral_table({("base", 5): grid["base", 5]}, TITLES) is None
 

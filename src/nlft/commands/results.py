@@ -16,6 +16,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.progress import note
 
 if TYPE_CHECKING:
+    from nlft.core.conditions import ConditionEncoder
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Question
     from nlft.results.beside import Reference
@@ -75,22 +76,29 @@ def evaluate(argv: Sequence[str]) -> None:
 
     name = model_settings.model_name_or_path
     about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
-    reference = _trained_on(Path(adapter)) if adapter and inside and settings.collateral else None
+    encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
+    reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
     print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
     print(f"every answer: {display_path(out)}")
 
 
-def _trained_on(run: Path) -> "Reference":
-    """Return a reference with the texts of the run's training file, if the file is still there."""
+def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
+    """Return a reference with the texts and struck tokens of the run's training file, if the file is still there."""
     from nlft.data.records import Example, training_texts
-    from nlft.results.beside import Reference
+    from nlft.results.beside import Reference, struck_ids
     from nlft.runs.run_dir import RunDir
 
-    rows = feedback_dataset(RunDir.open(run), None)
+    run = RunDir.open(folder)
+    rows = feedback_dataset(run, None)
     if rows is None:
-        note(f"copied: not measured, because the training file of {display_path(run)} is missing or has changed.")
+        note(
+            f"copied, struck tokens: not known, because the training file of {display_path(folder)} is missing or has "
+            "changed."
+        )
         return Reference()
-    return Reference(trained_on=training_texts(Example(**row) for row in rows))
+    examples = [Example(**row) for row in rows]
+    struck = struck_ids(encoder, examples) if run.settings().get("scheme") == "strike" else ()
+    return Reference(trained_on=training_texts(examples), struck=struck)
 
 
 def evaluation_questions(file: str | Path, needs: "QuestionNeeds | None" = None) -> "list[Question]":

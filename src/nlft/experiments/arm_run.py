@@ -31,7 +31,7 @@ from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, 
 from nlft.models.local import base_of
 from nlft.models.opening import local_name
 from nlft.models.settings import CallSettings
-from nlft.results.beside import Reference
+from nlft.results.beside import Reference, struck_ids
 from nlft.results.evaluate import as_asked, evaluate
 from nlft.results.settings import CollateralSettings, EvaluationSettings
 from nlft.runs.run_dir import RunDir
@@ -89,7 +89,7 @@ def run_arm(
     if collateral is not None and arm.is_trained:
         wanted = replace(wanted, **{f.name: getattr(collateral, f.name) for f in fields(CollateralSettings)})
         wanted = replace(wanted, collateral=True)
-        reference = _reference(net, tokenizer, settings, wanted, chosen, base_answers)
+        reference = _reference(arm, net, tokenizer, settings, wanted, chosen, base_answers)
     evaluation = evaluate(
         net, questions, wanted, out / "evaluation.json", tokenizer=tokenizer, about=about, reference=reference
     )
@@ -106,6 +106,7 @@ def run_arm(
 
 
 def _reference(
+    arm: Arm,
     net: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: ModelSettings,
@@ -124,7 +125,8 @@ def _reference(
     base: Answerer = base_of(above, {**local_name(settings, net, tokenizer), "adapter": None})
     if ledger is not None:
         base = Ledgered(base, Ledger(ledger), CallSettings())
-    return Reference(base, training_texts(chosen))
+    struck = struck_ids(above.encoder, chosen) if arm.settings.get("scheme") == "strike" else ()
+    return Reference(base, training_texts(chosen), struck)
 
 
 def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Example]:

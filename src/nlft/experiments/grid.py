@@ -22,7 +22,7 @@ from nlft.results.collateral import breaches, pooled
 from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import Report, comparison_report
-from nlft.results.comparison_tables import collateral_table
+from nlft.results.comparison_tables import collateral_notes, collateral_table
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,9 @@ class Comparison(Staged):
     def collateral_lines(self, grid: Grid) -> list[str]:
         """Return the table of collateral for the terminal. Return no lines if nothing was measured."""
         shown = collateral_table(grid, self.titles)
-        return ["", *table(shown.rows, shown.head).split("\n")] if shown else []
+        if shown is None:
+            return []
+        return ["", *table(shown.rows, shown.head).split("\n"), *collateral_notes(grid, self.titles)]
 
     def report(self, grid: Grid, **about: Any) -> Report:
         """Return the report of the grid.

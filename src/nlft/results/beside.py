@@ -1,13 +1,15 @@
 """Ask a model with its adapter and without it, and measure the collateral."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from nlft.core.conditions import Rows, pad_rows
+from nlft.core.conditions import ConditionEncoder, Rows, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.prompts import Prompt
+from nlft.data.encoding import encode_examples
+from nlft.data.records import Example
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.ledger import Ledgered
 from nlft.models.local import LocalModel, base_of
@@ -80,6 +82,12 @@ def measure_collateral(
         )
         found[name] = prompt_set(part, kl, reference.trained_on)
     return Collateral(found)
+
+
+def struck_ids(encoder: ConditionEncoder, examples: Iterable[Example]) -> set[int]:
+    """Return the tokens with which the marked spans of the examples begin."""
+    encoded = encode_examples(examples, encoder)
+    return {example.completion[span.start] for example in encoded for span in example.spans}
 
 
 def divergence(tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struck: Collection[int] = ()) -> Divergence:

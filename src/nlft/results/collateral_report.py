@@ -11,15 +11,7 @@ from nlft.results.settings import CollateralSettings
 SETS = {"task": "the task's prompts", "near": "near-scope prompts", "keep": "prompts to keep"}
 LISTED = 10  # phrases that a table shows; the files have all
 
-COMPARED_HEAD = (
-    "KL/token task (all) / near / keep",
-    "ends task, keep",
-    "words task, keep",
-    "repetition",
-    "copied",
-    "commoner phrases",
-    "out of bounds",
-)
+COMPARED_HEAD = ("KL/token", "ends", "words", "repetition", "copied", "new phrases")
 
 
 def collateral_lines(found: Mapping[str, Figures], broken: Iterable[Breach]) -> list[str]:
@@ -58,24 +50,27 @@ def phrases_text(phrases: Iterable[Phrase], replies: int) -> str:
     return f"{', '.join([*shown, *more])} of {replies}" if every else ""
 
 
-def compared_row(found: Mapping[str, Figures], broken: Iterable[Breach]) -> list[str]:
-    """Return the cells of one method in a comparison's table, below `COMPARED_HEAD`."""
-    task, keep = found["task"], found["keep"]
-    kl = f"{_nats(task.kl)} ({_nats(task.kl_everywhere)}) / {_nats(found['near'].kl)} / {_nats(keep.kl)}"
-    both = (task, keep)
-    phrases = [
-        text
-        for text in (phrases_text(task.phrases[:3], task.replies), phrases_text(keep.phrases[:3], keep.replies))
-        if text
-    ]
+def compared_row(one: Figures) -> list[str]:
+    """Return the cells of one method and set of prompts in a comparison's table, below `COMPARED_HEAD`."""
+    b, a = one.before, one.after
+    struck = f" ({_nats(one.kl_everywhere)} with struck)" if one.kl != one.kl_everywhere else ""
     return [
-        kl,
-        ", ".join(f"{one.before.ends:.0%} → {one.after.ends:.0%}" for one in both),
-        ", ".join(f"{one.before.words:.0f} → {one.after.words:.0f}" for one in both),
-        f"{task.before.repetition:.2f} → {task.after.repetition:.2f}",
-        "" if task.after.copied is None else f"{task.before.copied:.0%} → {task.after.copied:.0%}",
-        f"{len(task.phrases) + len(keep.phrases)}{': ' if phrases else ''}{'; '.join(phrases)}",
-        "; ".join(breach_text(breach) for breach in broken),
+        _nats(one.kl) + struck,
+        f"{b.ends:.0%} → {a.ends:.0%}",
+        f"{b.words:.0f} → {a.words:.0f}",
+        f"{b.repetition:.0%} → {a.repetition:.0%}",
+        "" if a.copied is None or b.copied is None else f"{b.copied:.0%} → {a.copied:.0%}",
+        str(len(one.phrases)),
+    ]
+
+
+def compared_lines(title: str, size: int, found: Mapping[str, Figures], broken: Iterable[Breach]) -> list[str]:
+    """Return a method's phrases that became commoner, and the bounds that it breaks, each as a line."""
+    where = f"{title}, {size} examples"
+    phrases = [(name, phrases_text(one.phrases, one.replies)) for name, one in found.items() if one.phrases]
+    return [
+        *(f"{where}: became commoner, {name}: {text}" for name, text in phrases),
+        *(f"{where}: out of bounds: {breach_text(breach)}" for breach in broken),
     ]
 
 

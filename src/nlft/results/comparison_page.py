@@ -7,7 +7,7 @@ from typing import Any
 from nlft.files import read_template, render_page
 from nlft.results.comparison import Rate, paired
 from nlft.results.comparison_report import grid_of, grown_line
-from nlft.results.comparison_tables import Table, collateral_table, costs, one_seed_note
+from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note
 from nlft.results.stats import paired_gaps
 
 Report = dict[str, Any]
@@ -22,6 +22,7 @@ _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 def page(report: Report) -> str:
     """Return the whole page. All text that a user or a model wrote is escaped."""
+    titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
     return render_page(
         "nlft.results",
         "comparison.html",
@@ -33,7 +34,8 @@ def page(report: Report) -> str:
         chart=chart(report),
         arms_head=ARMS_HEAD,
         arms=_arms(report),
-        collateral=_collateral(report),
+        collateral=collateral_table(grid_of(report), titles),
+        collateral_notes=collateral_notes(grid_of(report), titles),
         contrasts_head=CONTRASTS_HEAD,
         contrasts=_contrasts(report),
         asked=_questions(report),
@@ -129,10 +131,6 @@ def _arms(report: Report) -> list[list[str]]:
         cells = [title, str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
         rows.append([*cells, failed])
     return rows
-
-
-def _collateral(report: Report) -> Table | None:
-    return collateral_table(grid_of(report), {arm["arm"]: arm["title"] for arm in report["arms"]})
 
 
 def _contrasts(report: Report) -> list[list[str]]:

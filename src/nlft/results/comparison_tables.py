@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nlft.results.collateral_report import COMPARED_HEAD, compared_row
+from nlft.results.collateral_report import COMPARED_HEAD, compared_lines, compared_row
 from nlft.results.comparison import Cells, Grid, rate_of
 from nlft.results.evaluate import deciding_reading
 from nlft.results.stats import Proportion
@@ -63,16 +63,26 @@ def arms_table(grid: Grid, titles: Mapping[str, str], extraction: str) -> Table:
 
 
 def collateral_table(grid: Grid, titles: Mapping[str, str]) -> Table | None:
-    """Make a table of rates of right answers beside collateral, by arm and size. Return None if nothing was measured.
+    """Make a table of rates of right answers beside collateral, a row for each arm, size and set of prompts.
 
-    In a change such as 98% → 97%, the first value is that of the base model.
+    In a change such as 98% → 97%, the first value is that of the base model. Return None if nothing was measured.
     """
     rows = [
-        [titles[arm], str(size), _rate(cells), *compared_row(cells.collateral, cells.broken)]
+        [titles[arm], str(size), _rate(cells) if name == "task" else "", name, *compared_row(one)]
         for (arm, size), cells in grid.items()
-        if cells.collateral
+        for name, one in (cells.collateral or {}).items()
     ]
-    return Table(["", "examples", "right [95%]", *COMPARED_HEAD], rows) if rows else None
+    return Table(["", "examples", "right [95%]", "prompts", *COMPARED_HEAD], rows) if rows else None
+
+
+def collateral_notes(grid: Grid, titles: Mapping[str, str]) -> list[str]:
+    """Return the phrases that became commoner and the broken bounds of all arms, each as a line."""
+    measured = [(titles[arm], size, cells) for (arm, size), cells in grid.items() if cells.collateral]
+    return [
+        line
+        for title, size, cells in measured
+        for line in compared_lines(title, size, cells.collateral or {}, cells.broken)
+    ]
 
 
 def _arm_row(result: Mapping[str, Any], readings: Sequence[str]) -> list[str]:
