@@ -165,7 +165,8 @@ def worst_first(findings: Sequence[Finding]) -> list[Finding]:
 def texts(example: Example) -> Iterator[tuple[str, str]]:
     """Yield the name and text of each of the example's texts, except its prompt."""
     yield "completion", completion_text(example)
-    yield "answer", example.answer
+    if example.answer:
+        yield "answer", example.answer
     if example.judgment:
         yield "judgment", example.judgment
     if revision := revision_text(example):

@@ -144,10 +144,15 @@ def _encoded(
 def _with_judge(
     fitting: list[tuple[Example, EncodedExample]],
 ) -> tuple[list[tuple[Example, EncodedExample]], list[str]]:
-    """Return the examples whose judgment can be measured, and a note about wrong ones that have only spans."""
-    judged = [(example, encoded) for example, encoded in fitting if encoded.label or encoded.judge is not None]
-    count = len(fitting) - len(judged)
-    return judged, [f"{count} wrong completions have spans, but no judgment to measure"] if count else []
+    """Return the examples whose judgment can be measured, and notes about the others."""
+    answered = [(example, encoded) for example, encoded in fitting if encoded.standard]
+    judged = [(example, encoded) for example, encoded in answered if encoded.label or encoded.judge is not None]
+    notes = []
+    if count := len(fitting) - len(answered):
+        notes.append(f"{count} examples have no answer, so their tokens were not measured")
+    if count := len(answered) - len(judged):
+        notes.append(f"{count} wrong completions have spans, but no judgment to measure")
+    return judged, notes
 
 
 def _too_long(encoded: EncodedExample, max_length: int | None) -> str:

@@ -210,6 +210,8 @@ def _ungradable(grader: Grader) -> Check:
     """Make a check that reports a standard answer that the grader cannot read."""
 
     def check(example: Example) -> str | None:
+        if not example.answer:
+            return None
         grade = grader(example.answer, example.answer)
         # The grader "label" reads nothing, and a user's function may omit what it read.
         if grade.grade != "ungraded" or (grade.expected is None and not grade.explanation.startswith("No ")):

@@ -11,8 +11,9 @@ from nlft.collect.opinions import Opinion, RightOrWrong, plain_text, quotes, rea
 from nlft.collect.rules import judge_by_rules
 from nlft.config import Range, override, with_defaults
 from nlft.core.prompts import SystemPromptSettings, fill, prompt_text
-from nlft.data.grading import ExtractionSettings, Grader
-from nlft.data.records import Example, completion_text
+from nlft.data.checks_grader import CheckSettings, ChecksGrader
+from nlft.data.grading import CHECKS, ExtractionSettings, Grader, ReplyGrader, grade_replies
+from nlft.data.records import Example, completion_text, reply_to
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
 from nlft.models.settings import GenerationSettings
 
@@ -52,9 +53,11 @@ _MOST_LISTED = 20
 class JudgeChoice:
     """Choice of the judge."""
 
-    judge: Literal["rules", "self"] = field(
+    judge: Literal["rules", "self", "checks"] = field(
         default="rules",
-        metadata={"help": "What judges wrong completions. rules: checks of arithmetic, offline; self: the model"},
+        metadata={
+            "help": "What judges wrong completions. rules: arithmetic, offline; checks: see --checks; self: the model"
+        },
     )
 
 
@@ -70,10 +73,12 @@ class RetrySettings:
 
 @dataclass
 @with_defaults(grader=LABELS_STAY, temperature=0.7)
-class JudgeSettings(JudgeChoice, ExtractionSettings, RetrySettings, GenerationSettings, SystemPromptSettings):
+class JudgeSettings(
+    JudgeChoice, ExtractionSettings, CheckSettings, RetrySettings, GenerationSettings, SystemPromptSettings
+):
     """Settings for judging completions."""
 
-    judge: Literal["rules", "self", "openai", "human"] = override(  # type: ignore[assignment]
+    judge: Literal["rules", "self", "checks", "openai", "human"] = override(  # type: ignore[assignment]
         JudgeChoice, "judge", also="; openai: a server; human: you, in the terminal"
     )
     judge_prompt: str = field(
@@ -88,6 +93,10 @@ class JudgeSettings(JudgeChoice, ExtractionSettings, RetrySettings, GenerationSe
     )
 
     def __post_init__(self) -> None:
+        self.settle_checks(also=(LABELS_STAY,))
+        check_judge_has_checks(self.judge, self.checks)
+        if self.checks and self.judge != CHECKS and self.grader != CHECKS:
+            raise UserError("--checks is not used.\n  Add --judge checks, or --grader checks to label by them.")
         check_template("judge_prompt", self.judge_prompt, "{prompt}", "{completion}")
         check_tries(self.tries, self.temperature)
 
@@ -125,15 +134,15 @@ def judge_with_rules(examples: Sequence[Example]) -> list[Example]:
     return judged.examples
 
 
-def relabel(examples: Sequence[Example], grader: Grader) -> list[Example]:
+def relabel(examples: Sequence[Example], grader: Grader | ReplyGrader) -> list[Example]:
     """Set each example's label and its `verdict` by the grader.
 
     A completion without an answer is labelled wrong, as in sampling. If the standard answer has no answer to compare
     with, the example stays as it is.
     """
     relabelled = []
-    for example in examples:
-        grade = grader(completion_text(example), example.answer)
+    grades = grade_replies(grader, [reply_to(example, completion_text(example)) for example in examples])
+    for example, grade in zip(examples, grades, strict=True):
         if grade.grade == "ungraded" and grade.expected is None:
             relabelled.append(example)
         else:
@@ -142,11 +151,15 @@ def relabel(examples: Sequence[Example], grader: Grader) -> list[Example]:
     return relabelled
 
 
-def grader_for(settings: JudgeSettings) -> Grader | None:
-    """Return the grader that labels the completions again. Return None to keep the labels."""
+def grader_for(settings: JudgeSettings, checks: ChecksGrader | None) -> Grader | ReplyGrader | None:
+    """Return the grader that labels the completions again. Return None to keep the labels.
+
+    Args:
+        checks: the grader of the settings' checks.
+    """
     if settings.grader == LABELS_STAY:
         return None
-    return settings.make_grader()
+    return checks if settings.grader == CHECKS else settings.make_grader()
 
 
 def judge_examples(
@@ -311,6 +324,16 @@ def check_template(name: str, template: str, *slots: str) -> None:
     missing = [Problem(f"--{name}", f"has no {s}", f"Add {s} to the text.") for s in slots if s not in template]
     if missing:
         raise ProblemsError(missing)
+
+
+def check_judge_has_checks(judge: str, checks: str | None) -> None:
+    """Check that the judge `checks` has a file of checks.
+
+    Raises:
+        UserError: it has none.
+    """
+    if judge == CHECKS and not checks:
+        raise UserError("--judge checks needs a file of checks.\n  Give it with --checks FILE.")
 
 
 def check_tries(tries: int, temperature: float) -> None:

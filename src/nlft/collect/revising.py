@@ -19,7 +19,7 @@ from nlft.config import Range, with_defaults
 from nlft.core.prompts import Prompt, SystemPromptSettings, as_messages, fill_prompt
 from nlft.data.grading import MARK, ExtractionSettings, Grader, get_grader
 from nlft.data.records import Example, completion_text
-from nlft.errors import UserError
+from nlft.errors import Problem, ProblemsError, UserError
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.settings import GenerationSettings
 
@@ -115,6 +115,9 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
     grader = settings.make_grader()
     revised, refused = list(examples), dict[int, list[Refusal]]()
     to_revise = [at for at, e in enumerate(examples) if not e.label and (settings.overwrite or not e.revision)]
+    if lacking := [examples[at] for at in to_revise if not examples[at].answer]:
+        cure = "Add the field `answer`, or write the revision by hand, into the field `revision`."
+        raise ProblemsError([Problem(f"example {e.id!r}", "has no answer to revise it by", cure) for e in lacking])
     waiting = to_revise
     for attempt in range(1, settings.tries + 1):
         if not waiting:

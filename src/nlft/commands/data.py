@@ -148,6 +148,7 @@ def judge(argv: Sequence[str]) -> None:
 def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", model_settings: list[Any]) -> None:
     """Judge the examples, write them, and print a summary."""
     from nlft.collect import judging
+    from nlft.collect.checks_judge import checks_judge
     from nlft.data.records import write_examples
 
     cure = "Try another --seed, more --tries or another judge; or write the judgments yourself: --judge human."
@@ -156,7 +157,8 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
 
         examples = taken_up(examples, out)
         cure = "Run the same command again to go on."
-    grader = judging.grader_for(settings)
+    checks = settings.make_checks(out.with_suffix(".calls.jsonl")) if settings.checks else None
+    grader = judging.grader_for(settings, checks)
     labelled = judging.relabel(examples, grader) if grader else examples
     if settings.judge == "human":
         judged = judge_by_hand(
@@ -172,6 +174,8 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
             if settings.judge == "openai":
                 model_settings[1].backend = "openai"
             by = judging.ModelJudge(_open(model_settings, settings, out), settings.judge_prompt, settings.tries)
+        elif settings.judge == "checks" and checks:
+            by = checks_judge(checks)
         check_right = settings.check_right or settings.judge == "rules"
         judged = judging.judge_examples(labelled, by, overwrite=settings.overwrite, check_right=check_right)
     write_examples(out, judged.examples)

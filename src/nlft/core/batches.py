@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row
+from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row, standard_prompt
 
 ExtraRows = Callable[[EncodedExample], Sequence[Row]]
 """Further rows of an example to score with gradient, see `Scheme.extra_rows`."""
@@ -59,7 +59,7 @@ class BatchBuilder:
         trained += [one for _, one in extra]
         features: dict[str, Any] = _features("", pad(trained, self.pad_token_id))
         if self.needs & {"standard", "judge"}:
-            scored = [row(e.standard, e.completion) for e in examples if "standard" in self.needs]
+            scored = [row(standard_prompt(e), e.completion) for e in examples if "standard" in self.needs]
             scored += [row(judge_prompt(e), e.completion) for e in wrong if "judge" in self.needs]
             # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
             scored = scored or [row(examples[0].base, examples[0].completion)]

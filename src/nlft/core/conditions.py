@@ -26,10 +26,13 @@ class EncodedExample:
     """Token ids of one example: the same completion ids follow every condition's prompt.
 
     Attributes:
-        base, standard, judge: prompt ids; `judge` is None for right completions, which do not need it, and for wrong
-            ones that have spans but no judgment.
+        base: prompt ids.
+        standard: prompt ids; empty without a standard answer.
+        judge: prompt ids; None for right completions, which do not need it, and for wrong ones that have spans but no
+            judgment.
         completion: ends with the model's end-of-turn token.
-        target: ids of the text that `answer_weight` trains (standard answer or revision). Ends with the same token.
+        target: ids of the text that `answer_weight` trains (standard answer or revision). Ends with the same token;
+            empty without such a text.
         spans: the marked parts of the completion, in order, without overlaps.
     """
 
@@ -97,6 +100,7 @@ class ConditionEncoder:
         """Encode one example under its conditions.
 
         Args:
+            answer: the standard answer; empty if there is none.
             spans: marked parts of the completion, in order, without overlaps. With them, a wrong completion needs no
                 judgment.
 
@@ -118,10 +122,10 @@ class ConditionEncoder:
             id=id,
             label=label,
             base=self.prompt_ids(prompt),
-            standard=self.prompt_ids(fill_prompt(prompt, self.templates.standard, answer=answer)),
+            standard=self.prompt_ids(fill_prompt(prompt, self.templates.standard, answer=answer)) if answer else [],
             judge=judge,
             completion=self.completion_ids(completion),
-            target=self.completion_ids(revision or answer),
+            target=self.completion_ids(text) if (text := revision or answer) else [],
             spans=self._token_spans(id, completion, spans) if spans else (),
         )
         self._check_lengths(encoded)
@@ -194,6 +198,30 @@ def judge_prompt(example: EncodedExample) -> list[int]:
     if example.judge is None:
         raise ProblemsError([no_judge_prompt(example.id)])
     return example.judge
+
+
+def standard_prompt(example: EncodedExample) -> list[int]:
+    """Return the ids of an example's standard prompt.
+
+    Raises:
+        ProblemsError: the example has none.
+    """
+    if not example.standard:
+        raise ProblemsError([no_answer(example.id)])
+    return example.standard
+
+
+def no_answer(id: str | int, reader: str = "the scheme") -> Problem:
+    """Describe an example without a standard answer.
+
+    Args:
+        reader: what reads the answer.
+    """
+    return Problem(
+        f"example {id!r}",
+        f"has no answer, which {reader} reads",
+        "Add the field `answer`, or choose a --scheme that reads no answer, such as cut, and --answer_weight 0.",
+    )
 
 
 def no_judge_prompt(id: str | int, reader: str = "the scheme") -> Problem:

@@ -2,19 +2,26 @@
 
 from collections.abc import Iterable
 
-from nlft.core.conditions import ConditionEncoder, EncodedExample, no_judge_prompt
+from nlft.core.conditions import ConditionEncoder, EncodedExample, no_answer, no_judge_prompt
 from nlft.data.records import Example, completion_text, marked_spans, revision_text
 from nlft.errors import Problem, ProblemsError, RecordsError, UserError
 
 
 def encode_examples(
-    examples: Iterable[Example], encoder: ConditionEncoder, *, judge_reader: str | None = None
+    examples: Iterable[Example],
+    encoder: ConditionEncoder,
+    *,
+    judge_reader: str | None = None,
+    standard_reader: str | None = None,
+    target_reader: str | None = None,
 ) -> list[EncodedExample]:
     """Encode every example under its conditions.
 
     Args:
         judge_reader: the scheme that reads the judge condition. Then wrong examples need a judgment, also if they have
             spans. None if no scheme reads it.
+        standard_reader: the scheme that reads the standard condition. Then examples need an answer.
+        target_reader: the setting that trains on answers. Then examples need an answer or a revision.
 
     Raises:
         RecordsError: names every example that cannot be encoded.
@@ -30,6 +37,11 @@ def encode_examples(
     if judge_reader is not None:
         unjudged = [one.id for one in encoded if not one.label and one.judge is None]
         problems += [no_judge_prompt(id, f"the scheme {judge_reader}") for id in unjudged]
+    for one in encoded:
+        if standard_reader is not None and not one.standard:
+            problems.append(no_answer(one.id, f"the scheme {standard_reader}"))
+        elif target_reader is not None and not one.target:
+            problems.append(no_answer(one.id, target_reader))
     if problems:
         raise RecordsError(problems)
     if not encoded:

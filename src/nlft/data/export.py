@@ -18,7 +18,7 @@ from nlft.data.records import (
     write_examples,
     write_text,
 )
-from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.errors import Problem, ProblemsError, RecordsError, UserError, display_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,12 +105,22 @@ def sft_texts(example: Example, target: SFTTarget) -> list[str]:
     Args:
         target: `answer`: the standard answer. `completion`: the completion if it is right, and the revision if there
             is one. `all-completions`: the completion, right or wrong.
+
+    Raises:
+        ProblemsError: the target is `answer`, and the example has none.
     """
     if target == "answer":
+        if not example.answer:
+            raise ProblemsError([_no_answer(example)])
         return [example.answer]
     completions = [completion_text(example)] if example.label or target == "all-completions" else []
     revision = revision_text(example)
     return completions + ([revision] if revision is not None and target == "completion" else [])
+
+
+def _no_answer(example: Example) -> Problem:
+    cure = "Add the field `answer`, or train on --target completion."
+    return Problem(f"example {shown(example.id)}", "has no answer to train on", cure)
 
 
 def with_system_prompt(example: Example, system_prompt: str) -> Example:
@@ -198,6 +208,8 @@ def _reft_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
     column `answer` to the reward function and ignore `completion`.
     """
     rows: dict[str, dict[str, Any]] = {}
+    if lacking := [_no_answer(example) for example in examples if not example.answer]:
+        raise ProblemsError(lacking)
     for example in examples:
         row = _said(example, example.answer, form) | {"answer": example.answer}
         rows.setdefault(json.dumps(row, sort_keys=True), row)

@@ -51,7 +51,7 @@ class Example:
     Attributes:
         prompt, completion, revision: either all strings or all lists of chat messages. `revision` may be None.
         label: true if the completion is right.
-        answer: the standard answer with its reasoning, or the feedback on a liked response.
+        answer: the standard answer with its reasoning, or the feedback on a liked response; empty if there is none.
         judgment: a description in words of what is wrong; None for a right completion without a judgment.
         spans: the parts of the completion that a reader marked.
         extra: the record's other fields; `write_examples` writes them back unchanged.
@@ -220,7 +220,7 @@ def write_text(path: Path, text: str) -> None:
 
 def as_record(example: Example) -> dict[str, Any]:
     """Return the example's fields as a file holds them. Fields without a value are omitted."""
-    fields = {k: v for k, v in vars(example).items() if k in FIELDS and v is not None and v != ()}
+    fields = {k: v for k, v in vars(example).items() if k in FIELDS and v is not None and v not in ((), "")}
     if example.spans:
         fields["spans"] = span_rows(example.spans)
     return fields | {k: v for k, v in example.extra.items() if k not in FIELDS}
@@ -281,7 +281,9 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     identity = record.identity()
     prompt, completion = record.text_or_messages("prompt"), record.text_or_messages("completion")
     revision = None if fields.get("revision") is None else record.text_or_messages("revision")
-    answer = record.text("answer")
+    # A misspelt answer is not a missing one.
+    has_answer = not is_blank(fields.get("answer")) or record.near_miss("answer")
+    answer = record.text("answer") if has_answer else ""
     spans = read_spans(record, _content(completion) if completion else "")
     if record.problems:
         return None

@@ -80,7 +80,7 @@ def run_arm(
         write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
         return
     trained, peak = time.monotonic(), peak_memory_bytes()
-    questions = read_questions(test)
+    questions = read_questions(test, require_answer=False)
     if arm.method == "few-shot":
         questions = with_shots(questions, chosen, asking, arm.settings["shots"])
     adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
@@ -133,13 +133,16 @@ def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Ex
     """Return the arm's examples.
 
     Raises:
-        UserError: no example is left, or too few are wrong to shuffle their judgments.
+        UserError: no example is left, too few are wrong to shuffle their judgments, or the arm shows answers and some
+            examples have none.
     """
     if arm.examples == "right":
         right = [example for example in examples if example.label]
         if not right:
             raise UserError("no example is right.\n  Sample more, or leave this arm out.")
         return right
+    if arm.method == "few-shot" and not all(example.answer for example in examples):
+        raise UserError("some examples have no answer to show.\n  Add answers, or leave this arm out.")
     if arm.examples == "shuffled":
         return with_shuffled_judgments(examples, seed)
     return list(examples)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nlft.core.prompts import fill_prompt
 from nlft.data.build import question_of
-from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
+from nlft.data.records import Example, Question, read_examples, write_examples
 from nlft.errors import UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.cells import Cell
@@ -211,7 +211,7 @@ class Compare(Comparison):
             UserError: the test file and the training examples share questions, or there are fewer questions than folds.
         """
         examples = read_examples(self.folder / "examples.jsonl")
-        questions = read_questions(self.folder / "test.jsonl")
+        questions = stages.read_test(self.folder)
         if self.settings.test_file:
             self._refuse_shared(examples, questions)
             return examples, questions
@@ -276,4 +276,4 @@ class Compare(Comparison):
     def _asked(self) -> list[dict[str, Any]]:
         """Return the test questions, in the order of the verdicts."""
         folders = [self.folder / self.cell_folder(self.sizes[0], self.seeds[0], fold) for fold in range(self.folds())]
-        return [question.as_record() for folder in folders for question in read_questions(folder / "test.jsonl")]
+        return [question.as_record() for folder in folders for question in stages.read_test(folder)]

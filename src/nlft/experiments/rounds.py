@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nlft import __version__
-from nlft.data.records import Question, read_examples, read_questions
+from nlft.data.checks_grader import needs_of_questions
+from nlft.data.records import Question, read_examples
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
@@ -112,12 +113,13 @@ class Rounds(Staged):
         if number == 1 or not stages.holds_examples(source):
             write_whole(path, source.read_bytes())
             return
-        stages.write_rows(path, questions_of(source))
+        needs = needs_of_questions(self.settings.checks)
+        stages.write_rows(path, questions_of(source, needs.get("needed_fields", ())))
 
     def _finish(self, accuracies: Sequence[Proportion]) -> str:
         """Write rounds.json and the best round's adapter. Return both in words."""
         best = best_round(accuracies)
-        held_out = read_questions(self.folder / "test.jsonl")
+        held_out = stages.read_test(self.folder)
         rounds = [self._row(number, accuracy) for number, accuracy in enumerate(accuracies)]
         ended = "under way" if len(accuracies) <= self.settings.rounds else "all rounds were trained"
         if over(accuracies, self.settings.patience):
@@ -203,7 +205,7 @@ def evaluate_round(folder: Path, job: Job, number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     evaluate(
         load_model(model, trainable=False),
-        read_questions(folder.parent / "test.jsonl"),
+        stages.read_test(folder.parent),
         as_asked(stages.settings_of(job)),
         folder / "evaluation.json",
         tokenizer=load_tokenizer(model),
@@ -231,15 +233,15 @@ def best_round(accuracies: Sequence[Proportion]) -> int:
     return max(range(1, len(accuracies)), key=lambda at: (accuracies[at].count, -at))
 
 
-def questions_of(file: Path) -> list[Question]:
+def questions_of(file: Path, needed_fields: Collection[str] = ()) -> list[Question]:
     """Return the distinct questions of a file of examples.
 
-    Each question has the id and answer of its first example.
+    Each question has the id, the answer and the needed fields of its first example.
     """
     questions: dict[tuple[str, str], Question] = {}
     for example in read_examples(file, require_judgment=False):
         key = (json.dumps(example.prompt, sort_keys=True), example.answer)
-        questions.setdefault(key, Question(example.id, example.prompt, example.answer))
+        questions.setdefault(key, stages.question_asked(example, needed_fields))
     return list(questions.values())
 
 

@@ -5,11 +5,12 @@ from math import ceil, inf
 from typing import Annotated, Any, ClassVar
 
 from nlft.auditing.settings import HeldOutSettings
-from nlft.collect.judging import JudgeChoice
+from nlft.collect.judging import JudgeChoice, check_judge_has_checks
 from nlft.collect.sampling import AskSettings, SamplesSettings, SamplingSettings
 from nlft.config import Range, override, with_defaults
 from nlft.data.build import SizeSettings, TruncatedSettings
-from nlft.data.grading import GraderSettings
+from nlft.data.checks_grader import CheckSettings
+from nlft.data.grading import CHECKS
 from nlft.errors import UserError
 from nlft.experiments.arms import BUILT_IN, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
@@ -64,6 +65,16 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
         return {**chosen, "save_strategy": "no"}
 
 
+def judge_of(settings: "TuneSettings | RoundsSettings") -> Any:
+    """Return the judge. Checks replace the judge by rules, which knows arithmetic only.
+
+    Raises:
+        UserError: the judge is `checks`, and there are none.
+    """
+    check_judge_has_checks(settings.judge, settings.checks)
+    return CHECKS if settings.checks and settings.judge == "rules" else settings.judge
+
+
 @dataclass
 class TuneSettings(
     SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings,
@@ -109,6 +120,7 @@ class TuneSettings(
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.judge = judge_of(self)
         if self.max_seconds and self.max_steps > 0:
             raise UserError("--max_seconds and --max_steps: only one of them can end the training.\n  Remove one.")
         known = self.known_arms()
@@ -204,7 +216,7 @@ class CompareSettings(TuneSettings):
 @dataclass
 @with_defaults(samples_per_question=4, temperature=0.8)
 class RoundsSettings(
-    SamplesSettings, GraderSettings, AskSettings, AnswerSettings, TruncatedSettings, BatchSizeSettings,
+    SamplesSettings, CheckSettings, AskSettings, AnswerSettings, TruncatedSettings, BatchSizeSettings,
     TemperatureSettings, JudgeChoice,
 ):  # fmt: skip
     """Settings of rounds: how they sample, grade, judge and end. Held-out questions are answered greedily."""
@@ -222,6 +234,10 @@ class RoundsSettings(
     held_out_share: Annotated[float, Range(0.01, 0.9)] = field(
         default=0.2, metadata={"help": "Fraction of the file's questions to hold out from training."}
     )
+
+    def __post_init__(self) -> None:
+        self.settle_checks()
+        self.judge = judge_of(self)
 
 
 @dataclass

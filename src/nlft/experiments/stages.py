@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from nlft.data.checks_grader import make_grader, needs_of_questions
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import UserError
 from nlft.experiments.settings import TuneSettings
@@ -28,11 +30,13 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     from nlft.data.build import question_of
 
     settings = settings_of(job)
-    answered = holds_examples(job["file"])
-    items: list[Any] = read_examples(job["file"], require_judgment=False) if answered else read_questions(job["file"])
+    answered, needs = holds_examples(job["file"]), needs_of_questions(settings.checks)
+    items: list[Any] = (
+        read_examples(job["file"], require_judgment=False) if answered else read_questions(job["file"], **needs)
+    )
     train = items
     if settings.test_file:
-        test = read_questions(settings.test_file)
+        test = read_questions(settings.test_file, **needs)
     elif hold_out:
         groups = list(dict.fromkeys(question_of(item) for item in items))
         Random(settings.seed).shuffle(groups)
@@ -50,7 +54,20 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     if not settings.test_file and not hold_out:
         test = train
     write_rows(folder / "train.jsonl", train)
-    write_rows(folder / "test.jsonl", [Question(item.id, item.prompt, item.answer) for item in test])
+    write_rows(folder / "test.jsonl", [question_asked(item, needs.get("needed_fields", ())) for item in test])
+
+
+def question_asked(item: Example | Question, needed_fields: Collection[str]) -> Question:
+    """Return the item's question. Of an example's other fields, keep only those that are needed."""
+    if isinstance(item, Question):
+        return item
+    kept = {name: value for name, value in item.extra.items() if name in needed_fields}
+    return Question(item.id, item.prompt, item.answer, kept)
+
+
+def read_test(folder: Path) -> list[Question]:
+    """Return the questions that `split_stage` held out. It has checked what they need."""
+    return read_questions(folder / "test.jsonl", require_answer=False)
 
 
 def sample_stage(folder: Path, job: Job) -> None:
@@ -67,10 +84,10 @@ def sample_stage(folder: Path, job: Job) -> None:
             "  Run `nlft sample`, label and judge its file (`nlft judge --judge human`), and give that to `nlft tune`."
         )
     examples = collect.sample_answers(
-        read_questions(folder / "train.jsonl"),
+        read_questions(folder / "train.jsonl", require_answer=False),
         _answerer(job, folder / "sampled.calls.jsonl", settings.max_new_tokens, settings.temperature),
         settings.prompt_template,
-        settings.make_grader(),
+        make_grader(settings, folder / "sampled.calls.jsonl"),
         per_question=settings.samples_per_question,
     )
     write_examples(folder / "sampled.jsonl", examples)
@@ -82,11 +99,14 @@ def judge_stage(folder: Path, job: Job) -> None:
     Print which wrong examples are left out because they have no judgment.
     """
     from nlft.collect import judging
+    from nlft.collect.checks_judge import checks_judge
 
     settings = settings_of(job)
     examples = read_examples(folder / "sampled.jsonl", require_judgment=False)
     if settings.judge == "rules":
         judged = judging.judge_examples(examples, judging.rules_judge)
+    elif settings.judge == "checks":
+        judged = judging.judge_examples(examples, checks_judge(settings.make_checks(folder / "sampled.calls.jsonl")))
     else:
         more = judging.JudgeSettings(judge="self", seed=settings.seed)
         model = _answerer(job, folder / "judged.calls.jsonl", more.max_new_tokens, more.temperature)
@@ -126,7 +146,7 @@ def audit_stage(folder: Path, job: Job) -> None:
         load_model(model_settings, trainable=False),
         load_tokenizer(model_settings),
         AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
-        test=read_questions(folder / "test.jsonl"),
+        test=read_test(folder),
     )
     print("\n".join(report.lines()[-3:]), file=sys.stderr)
     write_whole(folder / "audit.html", report.html().encode())

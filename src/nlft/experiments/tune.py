@@ -5,7 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from nlft.data.records import read_examples, read_questions
+from nlft.data.records import read_examples
 from nlft.errors import display_path
 from nlft.experiments import stages
 from nlft.experiments.grid import Comparison
@@ -63,16 +63,16 @@ class Tune(Comparison):
         return {
             "train": len(examples),
             "train_right": sum(e.label for e in examples),
-            "test": len(read_questions(self.folder / "test.jsonl")),
+            "test": len(stages.read_test(self.folder)),
         }
 
     def _with_answers(self, report: Report) -> Report:
         """Add each arm's definition, costs and answers to the report."""
-        kept = ("id", "output", "tokens", "finish_reason", "grades")
+        kept = ("id", "output", "tokens", "finish_reason", "grades", "checks")
         arms = []
         for entry in report["arms"]:
             result = self.result(entry["arm"], self.sizes[0], self.seeds[0], 0)
-            answers = {"questions": [{key: answer[key] for key in kept} for answer in result.answers]}
+            answers = {"questions": [{key: answer[key] for key in kept if key in answer} for answer in result.answers]}
             arms.append(
                 {**asdict(self.arms[entry["arm"]]), **result.took, **(answers if result.answers else {}), **entry}
             )

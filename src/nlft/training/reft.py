@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
 from nlft.data.export import form_for, prompted, rows_for
-from nlft.data.grading import get_grader
+from nlft.data.grading import CHECKS, get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
@@ -45,10 +45,11 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
     ) -> None:
         """
         Raises:
-            UserError: the grader is `label`, which cannot grade new answers.
+            UserError: the grader is `label`, which cannot grade new answers, or `checks`, which needs whole questions.
         """
-        if args.grader == "label":
-            raise UserError("reinforcement learning needs answers that can be graded.\n  Choose another --grader.")
+        if args.grader in ("label", CHECKS):
+            what = f"reinforcement learning needs answers that can be graded, and --grader {args.grader} compares none."
+            raise UserError(f"{what}\n  Choose another --grader.")
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
         super().__init__(

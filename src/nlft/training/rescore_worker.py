@@ -73,8 +73,13 @@ class RescoreModel:
         assert state is not None
         scheme = get_scheme(state.scheme)
         settings = scheme.settings(**state.settings)
-        reader = scheme.name if "judge" in scheme.needs(settings) else None
-        (encoded,) = encode_examples([example], self.encoder, judge_reader=reader)
+        needs = scheme.needs(settings)
+        (encoded,) = encode_examples(
+            [example],
+            self.encoder,
+            judge_reader=scheme.name if "judge" in needs else None,
+            standard_reader=scheme.name if "standard" in needs else None,
+        )
         assert self.model is not None, "_load has loaded it"
         scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}

@@ -83,8 +83,14 @@ class NLFTTrainer(SafeCheckpoints):
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
-        reader = self.scheme.name if "judge" in self.scheme.needs(self.saliency) else None
-        encode = partial(encode_examples, encoder=encoder, judge_reader=reader)
+        needs, name = self.scheme.needs(self.saliency), self.scheme.name
+        encode = partial(
+            encode_examples,
+            encoder=encoder,
+            judge_reader=name if "judge" in needs else None,
+            standard_reader=name if "standard" in needs else None,
+            target_reader="--answer_weight" if args.answer_weight > 0 else None,
+        )
         train = encode(self.examples)
         held_out = encode(as_examples(eval_dataset)) if eval_dataset is not None else None
         self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=frozenset(), answers=args.answer_weight > 0)
