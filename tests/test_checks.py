@@ -3,17 +3,28 @@
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from helpers import tiny
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
+from nlft.collect.checks_judge import judgment_of
+from nlft.core.conditions import ConditionEncoder
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import ChecksGrader, says_yes
+from nlft.data.encoding import encode_examples
 from nlft.data.grading import Reply, get_grader
-from nlft.errors import ConfigError, UserError
+from nlft.data.records import Example, marked_spans, read_examples
+from nlft.errors import ConfigError, RecordsError, UserError
+from nlft.experiments import stages
+from nlft.experiments.arm_run import run_arm
+from nlft.experiments.cells import cell_result
+from nlft.experiments.settings import CompareSettings, RoundsSettings, TuneSettings
+from nlft.experiments.staged import Staged
 from nlft.results.settings import EvaluationSettings
 
 BOTTLE = {"item": "Steel Bottle"}
@@ -370,3 +381,110 @@ def test_a_judge_is_missed_before_a_model_is_loaded(capsys):
     argv = ["evaluate", questions("cup"), "--checks", write(JUDGED), "--model_name_or_path", "gone/model"]
     assert cli.main([*argv, "--out", "e.json"]) == 2
     assert "--judge_model" in capsys.readouterr().err
+
+
+def test_sample_labels_by_checks_and_keeps_the_questions_fields(capsys):
+    file = questions("steel bottle", "desk lamp")
+    with serving(describe) as (url, _):
+        run("sample", file, "--checks", write(FILE), *server(url), "--out", "s.jsonl")
+    examples = read_examples("s.jsonl", require_judgment=False)
+    assert [(e.label, e.answer, e.extra["item"]) for e in examples] == [
+        (True, "", "steel bottle"),
+        (False, "", "desk lamp"),
+    ]
+    assert "answer" not in json.loads(Path("s.jsonl").read_text().splitlines()[0])
+
+
+def test_judgments_from_checks_quote_every_hit_and_mark_it(capsys):
+    file = questions("steel bottle", "desk lamp")
+    with serving(describe) as (url, _):
+        run("sample", file, "--checks", write(FILE), *server(url), "--out", "s.jsonl")
+    run("judge", "s.jsonl", "--judge", "checks", "--checks", "checks.yaml", "--out", "j.jsonl")
+    right, wrong = read_examples("j.jsonl")
+    assert right.judgment is None
+    assert wrong.judgment == 'The reply says "durable" and "sleek": These words say nothing about this item.'
+    assert [wrong.completion[span.start : span.end] for span in marked_spans(wrong)] == ["durable", "sleek"]
+
+
+def test_a_judgment_has_a_sentence_for_each_failed_check_and_quotes_nothing_that_was_not_said():
+    checks = read_checks(write(FILE + "- name: no-quotes\n  must_not: {regex: '\"b\\n\\nc'}\n"))
+    text = 'durable "b\n\nc' + " d" * 9
+    given = [check_reply(check, reply(text, **BOTTLE)) for check in checks]
+    lines = judgment_of(checks, given, text).split("\n")
+    assert lines[0].startswith('The reply says "durable": ')
+    assert "names-the-item" in lines[1]
+    assert "short" in lines[2]
+    assert lines[3] == 'The reply says “"b” and "c": no-quotes.'
+    assert len(lines) == 4
+    for quote in re.findall(r'"([^"\n]+)"(?!b)|“([^”\n]+)”', "\n".join(lines)):
+        assert "".join(quote) in text
+
+
+def test_a_judge_by_checks_disagrees_with_a_label_and_does_not_change_it(capsys):
+    rows = [
+        {"id": 1, "prompt": "p", "completion": "sleek", "label": True, "item": "sleek"},
+        {"id": 2, "prompt": "p", "completion": "a bottle", "label": False, "item": "bottle"},
+    ]
+    write("".join(json.dumps(row) + "\n" for row in rows), "e.jsonl")
+    argv = ["judge", "e.jsonl", "--judge", "checks", "--checks", write(FILE), "--check_right", "--out", "j.jsonl"]
+    assert cli.main(argv) == 1
+    first, second = read_examples("j.jsonl", require_judgment=False)
+    assert (first.label, second.label) == (True, False)
+    assert '"sleek"' in first.extra["conflict"]
+    assert "passes all checks" in capsys.readouterr().err
+    run(*argv[:2], "--judge", "checks", "--checks", "checks.yaml", "--grader", "checks", "--out", "j.jsonl")
+    assert [e.label for e in read_examples("j.jsonl")] == [False, True], "--grader checks labels them again"
+
+
+@pytest.mark.parametrize("more", [["--judge", "checks"], ["--checks", "checks.yaml"]])
+def test_a_judge_and_its_checks_come_together(more, capsys):
+    write('{"id": 1, "prompt": "p", "completion": "c", "label": false}\n', "e.jsonl")
+    write(FILE)
+    assert cli.main(["judge", "e.jsonl", *more]) == 2
+    assert "--checks" in capsys.readouterr().err
+
+
+def test_checks_grade_every_stage_of_tune_compare_and_rounds(model_folder):
+    """A tiny model's text is noise: it has no item, so each answer fails that check."""
+    settings = TuneSettings(checks=write(FILE), output_dir="t", max_new_tokens=4, audit=False)
+    assert (settings.grader, settings.judge) == ("checks", "checks")
+    assert (CompareSettings(checks="c.yaml").judge, RoundsSettings(checks="c.yaml").judge) == ("checks", "checks")
+    model = {"model_name_or_path": model_folder, "dtype": "float32"}
+    job = {"file": questions(*(f"item{n}" for n in range(10))), "model": model, "settings": asdict(settings)}
+    folder = Path("t")
+    folder.mkdir()
+    stages.split_stage(folder, job)
+    stages.sample_stage(folder, job)
+    stages.judge_stage(folder, job)
+    judged = read_examples(folder / "judged.jsonl")
+    assert len(judged) == 7
+    assert all("names-the-item" in e.judgment for e in judged)
+    assert [q.extra["item"][:4] for q in stages.read_test(folder)] == ["item"] * 3
+    base = settings.known_arms()["base"]
+    asked = {"examples": folder / "judged.jsonl", "test": folder / "test.jsonl", "out": folder / "base"}
+    run_arm(base, **asked, model=model, asking=settings, budget=settings)
+    result = cell_result(folder / "base", settings.extraction)
+    assert result.right == [False] * 3
+    assert list(result.took["summary"]["accuracy"]) == [ALL_CHECKS, "no-empty-adjectives", "names-the-item", "short"]
+    skipped = folder / "few-shot"
+    run_arm(
+        settings.known_arms()["few-shot"], **asked | {"out": skipped}, model=model, asking=settings, budget=settings
+    )
+    assert "answer" in json.loads((skipped / "result.json").read_text())["skipped"]
+
+
+def test_a_run_folder_notices_edited_checks():
+    staged = Staged(questions("cup"), {"model_name_or_path": "m"}, TuneSettings(checks=write(FILE), output_dir="t"))
+    staged.record_settings()
+    write(FILE + "- name: new\n  must: {contains: x}\n")
+    with pytest.raises(UserError, match=r"checks\.yaml"):
+        staged.record_settings()
+
+
+def test_training_that_reads_answers_refuses_examples_without_them():
+    encoder = ConditionEncoder(tiny.tokenizer())
+    example = Example("open", "p", "c", True, "")
+    assert encode_examples([example], encoder)[0].standard == []
+    for reader in ({"standard_reader": "nlft"}, {"target_reader": "--answer_weight"}):
+        with pytest.raises(RecordsError, match=f"'open'.*{next(iter(reader.values()))}"):
+            encode_examples([example], encoder, **reader)
