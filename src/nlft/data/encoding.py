@@ -1,6 +1,6 @@
 """Encode examples as token ids under every condition. Report all examples that do not fit, not only the first."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from nlft.core.conditions import ConditionEncoder, EncodedExample, no_answer, no_judge_prompt
 from nlft.data.records import Example, completion_text, marked_spans, revision_text
@@ -47,6 +47,16 @@ def encode_examples(
     if not encoded:
         raise UserError("there are no examples to train on.\n  Give a file with at least one.")
     return encoded
+
+
+def condition_readers(scheme: str, needs: Collection[str]) -> dict[str, str]:
+    """Return the arguments of `encode_examples` that make it require what a scheme reads.
+
+    Args:
+        scheme: the scheme's name.
+        needs: the values that the scheme reads, see `Scheme.needs`.
+    """
+    return {f"{condition}_reader": scheme for condition in ("judge", "standard") if condition in needs}
 
 
 def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:

@@ -281,9 +281,8 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     identity = record.identity()
     prompt, completion = record.text_or_messages("prompt"), record.text_or_messages("completion")
     revision = None if fields.get("revision") is None else record.text_or_messages("revision")
-    # A misspelt answer is not a missing one.
-    has_answer = not is_blank(fields.get("answer")) or record.near_miss("answer")
-    answer = record.text("answer") if has_answer else ""
+    lacks_answer = fields.get("answer") is None and not record.near_miss("answer")
+    answer = "" if lacks_answer else record.text("answer")
     spans = read_spans(record, _content(completion) if completion else "")
     if record.problems:
         return None

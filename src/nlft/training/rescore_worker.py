@@ -23,7 +23,7 @@ from nlft.core.logprobs import enable_scoring
 from nlft.core.prompts import Templates
 from nlft.core.saliency import TAG_NAMES
 from nlft.core.schemes.registry import get_scheme
-from nlft.data.encoding import encode_examples
+from nlft.data.encoding import condition_readers, encode_examples
 from nlft.data.records import Example, read_examples
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
@@ -73,13 +73,8 @@ class RescoreModel:
         assert state is not None
         scheme = get_scheme(state.scheme)
         settings = scheme.settings(**state.settings)
-        needs = scheme.needs(settings)
-        (encoded,) = encode_examples(
-            [example],
-            self.encoder,
-            judge_reader=scheme.name if "judge" in needs else None,
-            standard_reader=scheme.name if "standard" in needs else None,
-        )
+        readers = condition_readers(scheme.name, scheme.needs(settings))
+        (encoded,) = encode_examples([example], self.encoder, **readers)
         assert self.model is not None, "_load has loaded it"
         scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}

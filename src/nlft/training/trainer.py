@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.schemes.scheme import Scheme
-from nlft.data.encoding import encode_examples
+from nlft.data.encoding import condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
@@ -83,16 +82,10 @@ class NLFTTrainer(SafeCheckpoints):
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
-        needs, name = self.scheme.needs(self.saliency), self.scheme.name
-        encode = partial(
-            encode_examples,
-            encoder=encoder,
-            judge_reader=name if "judge" in needs else None,
-            standard_reader=name if "standard" in needs else None,
-            target_reader="--answer_weight" if args.answer_weight > 0 else None,
-        )
-        train = encode(self.examples)
-        held_out = encode(as_examples(eval_dataset)) if eval_dataset is not None else None
+        readers = condition_readers(self.scheme.name, self.scheme.needs(self.saliency))
+        readers |= {"target_reader": "--answer_weight"} if args.answer_weight > 0 else {}
+        train = encode_examples(self.examples, encoder, **readers)
+        held_out = encode_examples(as_examples(eval_dataset), encoder, **readers) if eval_dataset is not None else None
         self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=frozenset(), answers=args.answer_weight > 0)
         self.builder.use(self.scheme, self.saliency)
         args.remove_unused_columns = False  # the rows are already encoded and have no columns
