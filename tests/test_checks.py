@@ -13,6 +13,7 @@ from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.checks_judge import judgment_of
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.spans import quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import ChecksGrader, says_yes
@@ -418,6 +419,14 @@ def test_a_judgment_has_a_sentence_for_each_failed_check_and_quotes_nothing_that
     assert len(lines) == 4
     for quote in re.findall(r'"([^"\n]+)"(?!b)|“([^”\n]+)”', "\n".join(lines)):
         assert "".join(quote) in text
+
+
+def test_a_quote_has_the_whole_word_so_that_it_marks_it():
+    checks = [only("regex: 'dur|瓶'")]
+    text = "Its durability: 水瓶子."
+    words = judgment_of(checks, [check_reply(checks[0], reply(text))], text)
+    assert words == 'The reply says "durability" and "瓶": it.'
+    assert len(quoted_spans(text, words).spans) == 2
 
 
 def test_a_judge_by_checks_disagrees_with_a_label_and_does_not_change_it(capsys):

@@ -10,6 +10,8 @@ from nlft.data.checks import Check, CheckResult
 from nlft.data.checks_grader import ChecksGrader
 from nlft.data.records import Example, completion_text, reply_to
 
+_WITHOUT_SPACES = 0x0E00  # from here on, in Unicode: Thai, Chinese, Japanese, Korean
+
 
 def checks_judge(grader: ChecksGrader) -> Callable[[Sequence[Example]], list[Opinion]]:
     """Return a judge that describes failed checks, one sentence for each."""
@@ -48,7 +50,7 @@ def _opinion(label: bool, checks: Sequence[Check], results: Sequence[CheckResult
 def _sentence(check: Check, result: CheckResult, text: str) -> str:
     """Say which check failed, with every found part in quotes."""
     says = check.say.rstrip(" .") or check.name
-    quotes = [quote for start, end in result.hits for quote in _quotes(text[start:end])]
+    quotes = [quote for hit in result.hits for quote in _quotes(_whole_words(text, *hit))]
     if quotes:
         *others, last = dict.fromkeys(quotes)
         named = f"{', '.join(others)} and {last}" if others else last
@@ -56,6 +58,20 @@ def _sentence(check: Check, result: CheckResult, text: str) -> str:
     if check.say:
         return f"{says}."
     return f"The reply fails the check {check.name}: {result.evidence}."
+
+
+def _whole_words(text: str, start: int, end: int) -> str:
+    """Return the text from `start` to `end`, with the rest of the words that it cuts. A quote marks whole words."""
+    while start > 0 and _joins(text[start - 1]) and _joins(text[start]):
+        start -= 1
+    while end < len(text) and _joins(text[end - 1]) and _joins(text[end]):
+        end += 1
+    return text[start:end]
+
+
+def _joins(character: str) -> bool:
+    """Return whether a character is part of a word, in a script that puts spaces between words."""
+    return (character.isalnum() or character == "_") and ord(character) < _WITHOUT_SPACES
 
 
 def _quotes(part: str) -> list[str]:

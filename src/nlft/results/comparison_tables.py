@@ -112,7 +112,9 @@ def _rate(cells: Cells | None) -> str:
 
 def _reason(cells: Cells) -> str:
     """Return on one line why the first failed seed has no result."""
-    return next(iter(cells.failed.values()), "").split("\n")[0][:60].replace("|", "/")
+    lines = next(iter(cells.failed.values()), "").split("\n")
+    # Several problems begin with their number: "2 problems:".
+    return next((line for line in lines if not line.endswith(":")), lines[0])[:60].replace("|", "/")
 
 
 def one_seed_note(cells: Cells) -> str:
