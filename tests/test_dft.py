@@ -47,7 +47,7 @@ def test_the_loss_is_minus_p_held_fast_times_log_p_on_every_token(family):
     assert batch.scored_rows is None, "it asks for no condition but base"
     scored = score_batch(net, batch, builder.needs)
     weights = DFT.weigh(scored.conditions, DFTSettings())
-    losses = DFT.losses(weights, scored).total
+    losses = DFT.losses(weights, scored, DFTSettings()).total
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     found = gradient(net, losses.sum())
     assert wanted.abs().max() > 1e-3

@@ -46,14 +46,15 @@ examples = [
     encoder.encode(id=i, prompt=f"Q{i}?", completion="a" * (3 + i), label=i % 3 == 0, answer="#### 4", judgment="bad")
     for i in range(4)
 ]
-builder = BatchBuilder(0, needs=frozenset({"standard", "judge", "band"}), answers=True)
+builder = BatchBuilder(0, needs=frozenset({"standard", "judge", "band", "hold"}), answers=True)
 batch = builder.batch(builder(examples[rank::world]))
 EVERY_TOKEN = NLFTSettings(redirect=True, contradiction=True, contradiction_base=0.0, contradiction_standard=1.0)
 redirect = get_scheme("nlft").extra_loss(EVERY_TOKEN)
 scored = score_batch(net, batch, builder.needs, choose=redirect.choose)
 loss = -((scored.logp + 0.5 * scored.log1mp) * scored.conditions.mask).sum() - scored.answer_logp.sum()
 redirected = scored.extra_losses.sum()
-loss = loss + 10 * redirected
+held = scored.held.kl.sum()
+loss = loss + 10 * redirected + 100 * held
 loss.backward()
 gradients = {}
 for name, weight in net.named_parameters():
@@ -64,7 +65,7 @@ for name, weight in net.named_parameters():
 if rank == 0:
     base = type(net.get_base_model())
     found = {"parameters": kinds, "classes": [c.__name__ for c in base.__mro__], "gradients": gradients}
-    found["redirected"] = redirected.item()
+    found["redirected"], found["held"] = redirected.item(), held.item()
     with open(out, "w") as file:
         json.dump(found, file)
 """
@@ -88,6 +89,7 @@ def test_a_sharded_model_has_the_gradients_of_a_whole_one(tmp_path):
     assert "FSDPModule" in two["classes"], "not sharded, so nothing was tested"
     assert two["parameters"] == ["DTensor"]
     assert one["redirected"] > 0
+    assert one["held"] > 1e-3
     assert len(one["gradients"]) == len(two["gradients"]) == 12
     for name, gradient in one["gradients"].items():
         whole, sharded = torch.tensor(gradient), torch.tensor(two["gradients"][name])

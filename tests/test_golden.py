@@ -127,7 +127,7 @@ def test_in_training_a_wrong_samples_nll_is_read_in_its_judge_row_at_the_base_ro
     scored = score_batch(net, builder.batch(builder(examples)), builder.needs)
     assert scored.extra.sample.tolist() == [at for at, e in enumerate(examples) if not e.label]
     nothing = replace_weights(scheme.weigh(scored.conditions, settings))
-    losses = scheme.losses(nothing, scored).total
+    losses = scheme.losses(nothing, scored, settings).total
     torch.testing.assert_close(losses, -10 * torch.stack(expected), atol=1e-3, rtol=1e-5)
     assert losses.sum().requires_grad
     assert len(scored.top1) == len(examples), "the extra rows do not count towards the accuracy"

@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 
 from helpers import tiny
 from nlft.core.conditions import IGNORE_INDEX, pad_rows
-from nlft.core.logprobs import _LogOdds, enable_scoring, score
+from nlft.core.heads import LogOdds
+from nlft.core.logprobs import enable_scoring, score
 from nlft.errors import NLFTError
 
 
@@ -80,7 +81,7 @@ def test_probabilities_that_round_to_zero_and_one_keep_their_logs_and_gradients(
     """At a gap of ±90 and beyond, p is 0 or 1 in float32; the logs and their gradients are still exact."""
     logits = torch.tensor([[gap, 0.3, -0.2, -50.0], [gap, -300.0, 0.0, 0.5]], requires_grad=True)
     targets = torch.tensor([0, 0])
-    odds, _ = _LogOdds.apply(logits, targets)
+    odds, _ = LogOdds.apply(logits, targets)
     logp, log1mp = torch.nn.functional.logsigmoid(odds), torch.nn.functional.logsigmoid(-odds)
     exact = logits.detach().double().requires_grad_()
     exact_logp = exact[:, 0] - exact.logsumexp(1)

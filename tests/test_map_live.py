@@ -6,8 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from helpers.waiting import LONG, until
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
@@ -28,7 +28,6 @@ from nlft.runs.run_dir import RunDir, Snapshot
 pytest_plugins = ["helpers.browser"]
 
 RATE = 1e-5
-LONG = 120  # seconds to wait for what takes a few on an idle machine
 # The trainer steps far faster than the page draws on some machines: the last test stops it, not the last step.
 STEPS = 5000
 
@@ -60,14 +59,6 @@ class Live:
 
     def losses(self) -> dict[int, dict[str, Any]]:
         return {event["step"]: event for event in self.run.events() if "loss" in event}
-
-
-def until(condition: Callable[[], Any], seconds: float = LONG) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
-    return found
 
 
 def serve(run: RunDir, *options: str) -> tuple[subprocess.Popen[str], str]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from helpers import tiny
 from helpers.training import COMMON, adapter, examples, lora, nlft_trainer
+from helpers.waiting import until
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.errors import ProblemsError, UserError
 from nlft.runs.run_dir import RunDir
@@ -285,9 +286,12 @@ def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
         import wandb
 
         wandb.finish()
-    written = [p for p in tmp_path.rglob("*") if p.is_file() and ("tfevents" in p.name or p.suffix == ".wandb")]
-    assert written
-    assert any(b"salient_fraction" in p.read_bytes() for p in written)
+
+    def written():
+        files = [p for p in tmp_path.rglob("*") if p.is_file() and ("tfevents" in p.name or p.suffix == ".wandb")]
+        return any(b"salient_fraction" in p.read_bytes() for p in files)
+
+    until(written)  # wandb's own process writes its file, also after `finish`
 
 
 TWO_PROCESSES = """

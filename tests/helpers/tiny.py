@@ -35,11 +35,16 @@ FAMILIES = {
 
 
 @cache
-def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
-    """One token a byte, and a handful of special ones; with a chat template or without."""
+def tokenizer(chat: bool = True, words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """One token a byte, and a handful of special ones; with a chat template or without.
+
+    Each of `words` is a token too, and so are its beginnings.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate([*SPECIAL, *letters])}
-    core = Tokenizer(models.BPE(vocab, merges=[]))
+    raw = [word.replace(" ", "Ġ") for word in words]
+    merges = list(dict.fromkeys((word[:end], word[end]) for word in raw for end in range(1, len(word))))
+    made = dict.fromkeys([*SPECIAL, *letters, *(left + right for left, right in merges)])
+    core = Tokenizer(models.BPE({token: index for index, token in enumerate(made)}, merges=merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     from tokenizers.decoders import ByteLevel
 
@@ -55,9 +60,10 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return fast
 
 
-def model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32):
+def model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, vocabulary: int = VOCAB):
     torch.manual_seed(seed)
     config = FAMILIES[family]()
+    config.vocab_size = vocabulary
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
     net = AutoModelForCausalLM.from_config(config, dtype=dtype)
     # Random weights of the usual size say next to nothing; larger ones make probabilities that differ.

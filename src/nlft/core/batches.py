@@ -1,13 +1,14 @@
 """Build aligned batches from encoded examples. Decide which rows are scored with gradient, and which without."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row, standard_prompt
+from nlft.core.hold import HoldEverything, HoldRows, Marks, Plan, Role, hold_rows
 
 ExtraRows = Callable[[EncodedExample], Sequence[Row]]
 """Further rows of an example to score with gradient, see `Scheme.extra_rows`."""
@@ -24,6 +25,7 @@ class Batch:
         label: (B,) bool.
         width: length of the longest completion, end-of-turn token included.
         extra_samples: (E,) the sample of each extra row.
+        held: the marks of `trained_rows`, or None if the scheme does not hold the model to its base.
     """
 
     trained_rows: Rows
@@ -32,28 +34,37 @@ class Batch:
     width: int
     answers: bool
     extra_samples: Tensor
+    held: HoldRows | None = None
 
 
 class BatchBuilder:
     """A Trainer's `data_collator`: turns encoded examples into tensors. `batch` makes a `Batch` of the tensors."""
 
     def __init__(
-        self, pad_token_id: int, *, needs: frozenset[str], answers: bool = False, extra_rows: ExtraRows = lambda _: ()
+        self,
+        pad_token_id: int,
+        *,
+        needs: frozenset[str],
+        answers: bool = False,
+        extra_rows: ExtraRows = lambda _: (),
+        plan: Plan | None = None,
     ) -> None:
         """
         Args:
             needs: the conditions and states that the saliency scheme reads, see `Scheme.needs`.
             answers: also train the standard answers (or revisions).
             extra_rows: further rows to train, see `Scheme.extra_rows`.
+            plan: what the frozen base is used for, see `Scheme.plan`. By default every token is held.
         """
         self.pad_token_id = pad_token_id
         self.needs = needs
         self.answers = answers
         self.extra_rows = extra_rows
+        self.plan: Plan = plan or HoldEverything()
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
         wrong = [e for e in examples if not e.label]
-        extra = [(at, one) for at, e in enumerate(examples) for one in self.extra_rows(e)]
+        extra = [(at, one) for at, e in enumerate(examples) for one in self._extra_rows(e)]
         trained = [row(e.base, e.completion) for e in examples]
         trained += [row(e.base, e.target) for e in examples if self.answers]
         trained += [one for _, one in extra]
@@ -64,11 +75,29 @@ class BatchBuilder:
             # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
             scored = scored or [row(examples[0].base, examples[0].completion)]
             features |= _features("scored_", pad(scored, self.pad_token_id))
+        if "hold" in self.needs:
+            held = hold_rows(self._marks(examples), self.plan)
+            features |= {f"hold_{one.name}": getattr(held, one.name) for one in fields(held)}
         features["label"] = torch.tensor([e.label for e in examples])
         features["lengths"] = torch.tensor([len(e.completion) for e in examples])
         features["answer_lengths"] = torch.tensor([len(e.target) if self.answers else 0 for e in examples])
         features["extra_samples"] = torch.tensor([at for at, _ in extra], dtype=torch.long)
         return features
+
+    def _extra_rows(self, example: EncodedExample) -> list[Row]:
+        planned = self.plan.rows(example) if "hold" in self.needs else ()
+        return [*self.extra_rows(example), *planned]
+
+    def _marks(self, examples: Sequence[EncodedExample]) -> list[Marks]:
+        """Return the marks of the rows with gradient, in their order."""
+        planned = [self.plan.marks(example) for example in examples]
+        marks = [own for own, *_ in planned]
+        if self.answers:
+            marks += [Marks.alike(len(e.target), Role.FREE, graded=True) for e in examples]
+        for example, (_, *added) in zip(examples, planned, strict=True):
+            others = [Marks.alike(len(one.labels), Role.FREE, graded=True) for one in self.extra_rows(example)]
+            marks += [*others, *added]
+        return marks
 
     def batch(self, features: dict[str, Any]) -> Batch:
         """Turn the features into a `Batch`. The tensors stay on their device."""
@@ -79,6 +108,7 @@ class BatchBuilder:
             width=int(features["lengths"].max()),
             answers=self.answers,
             extra_samples=features["extra_samples"],
+            held=_held(features) if "hold_role" in features else None,
         )
 
 
@@ -94,3 +124,7 @@ def _features(prefix: str, rows: Rows) -> dict[str, Tensor]:
 
 def _rows(prefix: str, features: dict[str, Any]) -> Rows:
     return Rows(*(features[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "labels")))
+
+
+def _held(features: Mapping[str, Any]) -> HoldRows:
+    return HoldRows(**{one.name: features[f"hold_{one.name}"] for one in fields(HoldRows)})

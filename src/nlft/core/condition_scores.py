@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nlft.core.batches import Batch
+from nlft.core.hold import base_targets
 from nlft.core.logprobs import TokenLogprobs, TopOf, score
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ChooseTargets, ConditionLogprobs, SparseTargets
@@ -27,6 +28,27 @@ class ExtraScores:
 
 
 @dataclass(frozen=True)
+class HeldScores:
+    """How far the model is from the frozen base, over R rows: the samples, then the extra rows.
+
+    Attributes:
+        sample: (R,) the sample of each row.
+        kl: (R, tokens) KL(q ‖ p) to the target that the plan makes of the base, nats, with gradient.
+        mass: (R, tokens) the base's probability of the plan's words.
+        role: (R, tokens) uint8, see `Role`.
+        logp: (R, tokens) of the row's own tokens, with gradient at graded tokens.
+        replacements: (R,) number of replacements in the row.
+    """
+
+    sample: Tensor
+    kl: Tensor
+    mass: Tensor
+    role: Tensor
+    logp: Tensor
+    replacements: Tensor
+
+
+@dataclass(frozen=True)
 class ScoredBatch:
     """Scores of a batch of B samples.
 
@@ -39,6 +61,7 @@ class ScoredBatch:
         extra_losses: (B,) each sample's loss from the chosen targets, or None without `choose`.
         top1: (rows, length) bool, True where the token is the model's first choice. Rows: completions, then answers.
         trained: same shape, True where a token is trained.
+        held: distances to the frozen base, or None if the scheme does not need `hold`.
     """
 
     logp: Tensor
@@ -51,6 +74,7 @@ class ScoredBatch:
     extra_losses: Tensor | None
     top1: Tensor
     trained: Tensor
+    held: HeldScores | None = None
 
 
 def score_batch(
@@ -71,6 +95,7 @@ def score_batch(
     size, width = len(batch.label), batch.width
     # The pass without gradient comes first: its buffers are freed before the pass that keeps activations.
     with torch.no_grad(), evaluating(model):
+        frozen = base_targets(model, batch.trained_rows, batch.held) if batch.held else None
         scored = score(model, batch.scored_rows, hidden=choose is not None) if batch.scored_rows else None
         clean = score(model, batch.trained_rows) if base_without_dropout and needs else None
 
@@ -83,7 +108,11 @@ def score_batch(
         return choose(known, said[:size, :width], lambda row, at, *rest: top_of(states[row, at], *rest))
 
     rows = score(
-        model, batch.trained_rows, hidden=bool(needs & {"band", "hidden"}), targets=targets if choose else None
+        model,
+        batch.trained_rows,
+        hidden=bool(needs & {"band", "hidden"}),
+        targets=targets if choose else None,
+        base=frozen,
     )
     base, stop = rows.part(0, size, width), 2 * size if batch.answers else size
     answers, extra = rows.part(size, stop), rows.part(stop, stop + len(batch.extra_samples))
@@ -92,7 +121,12 @@ def score_batch(
     return ScoredBatch(
         logp=base.logp,
         log1mp=base.log1mp,
-        conditions=replace(conditions, band=band, hidden=base.hidden if "hidden" in needs else None),
+        conditions=replace(
+            conditions,
+            band=band,
+            hidden=base.hidden if "hidden" in needs else None,
+            role=batch.held.role[:size, :width] if batch.held else None,
+        ),
         lengths=base.mask.sum(1),
         answer_logp=answers.logp if batch.answers else None,
         answer_lengths=answers.mask.sum(1) if batch.answers else None,
@@ -100,6 +134,23 @@ def score_batch(
         extra_losses=rows.target_losses[:size] if rows.target_losses is not None else None,
         top1=rows.top1[:stop],
         trained=rows.mask[:stop],
+        held=_held(batch, rows, stop),
+    )
+
+
+def _held(batch: Batch, rows: TokenLogprobs, stop: int) -> HeldScores | None:
+    """Leave out the answers' rows, which are not held."""
+    if batch.held is None or rows.kl is None or rows.mass is None:
+        return None
+    size = len(batch.label)
+    kept = torch.cat([torch.arange(size), torch.arange(stop, len(rows.mask))]).to(rows.mask.device)
+    return HeldScores(
+        sample=torch.cat([torch.arange(size, device=kept.device), batch.extra_samples]),
+        kl=rows.kl[kept],
+        mass=rows.mass[kept],
+        role=batch.held.role[kept],
+        logp=rows.logp[kept],
+        replacements=batch.held.replacements[kept],
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, fill_prompt, without_corrections
-from nlft.core.spans import Span, TokenSpan, token_spans
+from nlft.core.spans import Span, TokenSpan, merged_spans, occurrences, patched_text, token_spans, touched
 from nlft.errors import Problem, ProblemsError, UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 _SENTINEL = "nlft-completion-goes-here"
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A completion with its replacements in place of the spans that have one.
+
+    Attributes:
+        ids: ends with the model's end-of-turn token.
+        places: (start, end) tokens of each span, or of what stands there now, in the order of the spans; `end`
+            exclusive. Empty where nothing stands there now.
+    """
+
+    ids: list[int]
+    places: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,8 @@ class EncodedExample:
         target: ids of the text that `answer_weight` trains (standard answer or revision). Ends with the same token;
             empty without such a text.
         spans: the marked parts of the completion, in order, without overlaps.
+        patched: the completion with its replacements in place; None if no span has one.
+        listed: words that are struck wherever this reply could have them, also if nobody marked them.
     """
 
     id: str | int
@@ -44,22 +60,30 @@ class EncodedExample:
     completion: list[int]
     target: list[int]
     spans: tuple[TokenSpan, ...] = ()
+    patched: Patched | None = None
+    listed: tuple[str, ...] = ()
 
 
 class ConditionEncoder:
     """Renders prompts with a tokenizer's chat template, or as plain text if it has none, and tokenises them."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", templates: Templates | None = None, max_length: int | None = None
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        templates: Templates | None = None,
+        max_length: int | None = None,
+        listed: Sequence[str] = (),
     ) -> None:
         """
         Args:
             tokenizer: a transformers tokenizer.
             max_length: maximum number of tokens in prompt and completion together; None for no limit.
+            listed: words that are marked in every wrong completion, see `EncodedExample.listed`.
         """
         self.tokenizer = tokenizer
         self.templates = templates or Templates()
         self.max_length = max_length
+        self.listed = tuple(listed)
         self.end_of_turn_id = end_of_turn_id(tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -110,6 +134,8 @@ class ConditionEncoder:
                 Or the tokenizer cannot say which tokens a span covers.
         """
         judge = None
+        listed = () if label else self.listed
+        spans = merged_spans(spans, occurrences(completion, listed))
         if not label:
             shown = judgment or ""
             if not self.templates.judge_shows_correction:
@@ -118,6 +144,7 @@ class ConditionEncoder:
                 judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=shown))
             elif not spans:
                 raise ProblemsError([_nothing_to_show(id)])
+        marked = self._token_spans(id, completion, spans) if spans else ()
         encoded = EncodedExample(
             id=id,
             label=label,
@@ -126,7 +153,9 @@ class ConditionEncoder:
             judge=judge,
             completion=self.completion_ids(completion),
             target=self.completion_ids(text) if (text := revision or answer) else [],
-            spans=self._token_spans(id, completion, spans) if spans else (),
+            spans=marked,
+            patched=self._patched(completion, marked),
+            listed=listed,
         )
         self._check_lengths(encoded)
         return encoded
@@ -142,12 +171,23 @@ class ConditionEncoder:
             what = f"has spans, but {type(self.tokenizer).__name__} does not say where in the text a token stands."
             cure = "Load a fast tokenizer (use_fast=True, a tokenizer.json beside the model), or remove the spans."
             raise ProblemsError([Problem(where, what, cure)])
-        offsets = self.tokenizer(completion, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         try:
-            return token_spans(completion, offsets, spans)
+            return token_spans(completion, self._offsets(completion), spans)
         except ValueError as error:
             what = f"cannot be encoded: {error}."
             raise ProblemsError([Problem(where, what, "Mark more of the text, or remove the span.")]) from None
+
+    def _patched(self, completion: str, spans: Sequence[TokenSpan]) -> Patched | None:
+        if all(span.replace is None for span in spans):
+            return None
+        text, characters = patched_text(completion, self._offsets(completion), spans)
+        ids, offsets = self.completion_ids(text), self._offsets(text)
+        return Patched(ids, tuple(touched(offsets, *place) for place in characters))
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        """Return the characters of each token, (start, end); `end` exclusive."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoded["offset_mapping"])
 
     def _check_lengths(self, encoded: EncodedExample) -> None:
         if self.max_length is None:
@@ -157,6 +197,7 @@ class ConditionEncoder:
             ("standard", encoded.standard, encoded.completion),
             ("judge", encoded.judge or [], encoded.completion),
             ("base", encoded.base, encoded.target),
+            ("base", encoded.base, encoded.patched.ids if encoded.patched else []),
         ]
         problems = [
             Problem(

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from nlft.core.conditions import IGNORE_INDEX, Rows
-from nlft.core.logprobs import DEFAULT_CHUNK_BYTES, causal_lm, enable_scoring
+from nlft.core.heads import DEFAULT_CHUNK_BYTES
+from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,20 +12,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import logsigmoid
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from nlft.core.conditions import IGNORE_INDEX, Rows
+from nlft.core.heads import (
+    DEFAULT_CHUNK_BYTES,
+    BaseTargets,
+    Head,
+    check_against_own_logits,
+    cross_entropy_in_chunks,
+    held_in_chunks,
+    log_odds_in_chunks,
+    logit_finisher,
+)
 from nlft.core.saliency import SparseTargets, TopTokens
-from nlft.errors import NLFTError
-
-DEFAULT_CHUNK_BYTES = 256 * 2**20
-# Maximum number of copies of a chunk's float32 logits in memory at once: the head's output, its float32 form, the
-# gradient, and one of the logit transformation. A chunk's size is chosen so that all of them fit into the stated bytes.
-_LIVE_COPIES = 4
 
 
 @dataclass
@@ -38,12 +40,15 @@ class ScoredTokens(ModelOutput):  # type: ignore[misc]
         hidden: (scored, hidden_size), final-norm states at the positions that predict the tokens, detached; None
             unless requested.
         cross_entropy: (n,) float32, to the targets of `score_targets`; None without that keyword.
+        kl, mass: (scored,) float32, see `held_in_chunks`; None without `score_base`.
     """
 
     log_odds: Tensor | None = None
     top1: Tensor | None = None
     hidden: Tensor | None = None
     cross_entropy: Tensor | None = None
+    kl: Tensor | None = None
+    mass: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class TokenLogprobs:
         top1: True where the token is the model's first choice.
         hidden: (rows, completion_len, hidden_size) or None.
         target_losses: (rows,) each row's sum of weight · cross-entropy over its targets, with gradient, or None.
+        kl: KL(q ‖ p) to the frozen base's target q, nats, with gradient; 0 on padding. None without `base`.
+        mass: the frozen base's summed probability of the banned words; 0 on padding. None without `base`.
     """
 
     logp: Tensor
@@ -65,6 +72,8 @@ class TokenLogprobs:
     top1: Tensor
     hidden: Tensor | None = None
     target_losses: Tensor | None = None
+    kl: Tensor | None = None
+    mass: Tensor | None = None
 
     def part(self, start: int, stop: int, width: int | None = None) -> "TokenLogprobs":
         """Return the first `width` tokens of the rows from `start` to `stop` (exclusive), without `target_losses`."""
@@ -82,18 +91,46 @@ The scores are detached, without `hidden`; the ids are (rows, completion_len).
 """
 
 
-def score(model: nn.Module, rows: Rows, *, hidden: bool = False, targets: ScoreTargets | None = None) -> TokenLogprobs:
+def scored_mask(rows: Rows) -> Tensor:
+    """Return (rows, completion_len) bool, True on completion tokens. Flat scores are in the order of these."""
+    lengths = (rows.labels != IGNORE_INDEX).sum(1)
+    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+
+
+@torch.no_grad()
+def states_of(model: nn.Module, rows: Rows) -> Tensor:
+    """Return the final-norm states that predict the labelled tokens: (scored, hidden_size), without a head's pass."""
+    out = model(
+        input_ids=rows.input_ids,
+        attention_mask=rows.attention_mask,
+        score_labels=rows.labels,
+        score_states=True,
+        use_cache=False,
+    )
+    states: Tensor = out.hidden
+    return states
+
+
+def score(
+    model: nn.Module,
+    rows: Rows,
+    *,
+    hidden: bool = False,
+    targets: ScoreTargets | None = None,
+    base: BaseTargets | None = None,
+) -> TokenLogprobs:
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
 
     Args:
         model: the model in the form that training uses, wrapped or not.
         hidden: also return the hidden states (for the neighbourhood walk).
         targets: also return the cross-entropy to the targets that it chooses.
+        base: also return the KL divergence to these targets, one for each True place of `scored_mask(rows)`. Then a
+            gradient flows through `logp` only at the graded places.
     """
     labelled = rows.labels != IGNORE_INDEX
     lengths = labelled.sum(1)
-    width = int(lengths.max())
-    mask = torch.arange(width, device=labelled.device) < lengths[:, None]
+    mask = scored_mask(rows)
     chosen: list[SparseTargets] = []
 
     def place(flat: Tensor) -> Tensor:
@@ -116,12 +153,15 @@ def score(model: nn.Module, rows: Rows, *, hidden: bool = False, targets: ScoreT
         score_labels=rows.labels,
         score_hidden=hidden,
         score_targets=flat_targets if targets else None,
+        score_base=base,
         use_cache=False,
     )
     return replace(
         scores(out.log_odds, out.top1),
         hidden=place(out.hidden) if hidden else None,
         target_losses=_row_sums(chosen[0], out.cross_entropy, len(mask)) if chosen else None,
+        kl=place(out.kl) if base else None,
+        mass=place(out.mass) if base else None,
     )
 
 
@@ -151,14 +191,14 @@ def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> 
     if hasattr(net, "_nlft_finish_logits"):
         return
     original_forward = net.forward
-    net._nlft_finish_logits = _logit_finisher(net.config.get_text_config())
-    _check_against_own_logits(net)
+    net._nlft_finish_logits = logit_finisher(net.config.get_text_config())
+    check_against_own_logits(net)
 
     # `wraps` keeps the signature, against which `generate` checks its keywords.
     @functools.wraps(type(net).forward)
     def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if score_labels is None:
-            for name in ("score_hidden", "score_targets"):
+            for name in ("score_hidden", "score_states", "score_targets", "score_base"):
                 kwargs.pop(name, None)
             return original_forward(*args, **kwargs)
         # PEFT also passes keywords that its caller left out. The decoder does not accept `labels`.
@@ -173,181 +213,25 @@ def _scoring_forward(
     score_labels: Tensor,
     *args: Any,
     score_hidden: bool = False,
+    score_states: bool = False,
     score_targets: Callable[[Tensor, Tensor, TopOf], tuple[Tensor, Tensor, Tensor]] | None = None,
+    score_base: BaseTargets | None = None,
     **kwargs: Any,
 ) -> ScoredTokens:
     # Look up decoder and head on each call, because PEFT and FSDP replace them after this forward is set.
     states = model.base_model(*args, **kwargs).last_hidden_state
-    head = _Head(model)
     labelled = score_labels[:, 1:] != IGNORE_INDEX
     selected = states[:, :-1][labelled]
-    log_odds, top1 = _log_odds_in_chunks(selected, score_labels[:, 1:][labelled], head)
-    out = ScoredTokens(log_odds=log_odds, top1=top1, hidden=selected.detach() if score_hidden else None)
+    if score_states:
+        return ScoredTokens(hidden=selected)
+    head, said = Head(model, with_base=score_base is not None), score_labels[:, 1:][labelled]
+    out = ScoredTokens(hidden=selected.detach() if score_hidden else None)
+    if score_base is None:
+        log_odds, top1 = log_odds_in_chunks(selected, said, head)
+    else:
+        log_odds, top1, out.kl, out.mass = held_in_chunks(selected, said, score_base, head)
+    out.log_odds, out.top1 = log_odds, top1
     if score_targets is not None:
         index, ids, probabilities = score_targets(log_odds.detach(), top1, head.likeliest)
-        out.cross_entropy = _cross_entropy_in_chunks(selected[index], ids, probabilities, head)
+        out.cross_entropy = cross_entropy_in_chunks(selected[index], ids, probabilities, head)
     return out
-
-
-class _Head:
-    """A model's current LM head, and the maximum number of rows of logits in a chunk."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.module = model.get_output_embeddings()
-        self.finish = model._nlft_finish_logits
-        weight = getattr(self.module, "weight", None)
-        self.vocabulary = self.module.out_features if weight is None else weight.shape[0]
-        self.rows = max(1, model._nlft_chunk_bytes // (4 * _LIVE_COPIES * self.vocabulary))
-        # Under FSDP2 the inner backward of the frozen head's function runs the hooks of sharded modules, and the
-        # process crashes (torch 2.13). Recomputing is slower but works.
-        sharded = isinstance(model, FSDPModule) or isinstance(self.module, FSDPModule)
-        self.recomputes = sharded or any(p.requires_grad for p in self.module.parameters())
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Compute the float32 logits of states, (n, vocabulary)."""
-        finished: Tensor = self.finish(self.module(states)).float()
-        return finished
-
-    @torch.no_grad()
-    def likeliest(self, states: Tensor, excluded: Tensor, count: int) -> TopTokens:
-        """Find the likeliest tokens of states from an eval pass. Put an adapter on the head in eval mode too."""
-        was_training = self.module.training
-        self.module.eval()
-        try:
-            parts = [
-                self.logits(some).scatter_(1, without, -torch.inf).topk(min(count, self.vocabulary - without.shape[1]))
-                for some, without in zip(states.split(self.rows), excluded.split(self.rows), strict=True)
-            ]
-        finally:
-            self.module.train(was_training)
-        return TopTokens(torch.cat([ids for _, ids in parts]), torch.cat([logits for logits, _ in parts]))
-
-
-def _log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: _Head) -> tuple[Tensor, Tensor]:
-    """Return log p − log(1−p) of each target, (scored,) float32, and whether the target is the first choice."""
-    if torch.is_grad_enabled() and head.recomputes:
-
-        def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            return _LogOdds.apply(head.logits(h), t)  # type: ignore[no-any-return]
-
-        parts = [
-            checkpoint(scored, h, t, use_reentrant=False)
-            for h, t in zip(hidden.split(head.rows), targets.split(head.rows), strict=True)
-        ]
-        if parts:
-            log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
-            return log_odds, top1
-    return _FrozenHeadLogOdds.apply(hidden, targets, head)  # type: ignore[no-any-return]
-
-
-def _cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, head: _Head) -> Tensor:
-    """Compute −Σ_k probabilities_k · log p(ids_k) at each state, (n,) float32. p is over the whole vocabulary."""
-
-    def cross_entropy(h: Tensor, i: Tensor, q: Tensor) -> Tensor:
-        return -(q * head.logits(h).log_softmax(1).gather(1, i)).sum(1)
-
-    chunks = zip(*(x.split(head.rows) for x in (states, ids, probabilities)), strict=True)
-    return torch.cat([checkpoint(cross_entropy, *chunk, use_reentrant=False) for chunk in chunks])
-
-
-class _LogOdds(torch.autograd.Function):
-    """Computes the target's log-odds u from float32 logits z: z_target − logsumexp of the others.
-
-    Equals `log_softmax(z)[target] - log(1 - softmax(z)[target])`, but never computes 1−p from a rounded p.
-    du/dz is 1 on the target and −softmax over the others. So only the logits are kept, and one buffer is written.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        index = targets[:, None]
-        others = logits.scatter(1, index, -torch.inf)
-        best = others.amax(1, keepdim=True)
-        target_logit = logits.gather(1, index)
-        lse = best + others.sub_(best).exp_().sum(1, keepdim=True).log_()
-        ctx.save_for_backward(logits, index, lse)
-        top1 = (target_logit >= best).squeeze(1)
-        ctx.mark_non_differentiable(top1)
-        return (target_logit - lse).squeeze(1), top1
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
-        logits, index, lse = ctx.saved_tensors
-        grad = grad[:, None]
-        out = (logits - lse).exp_().scatter_(1, index, 0).mul_(-grad)
-        return out.scatter_(1, index, grad), None
-
-
-class _FrozenHeadLogOdds(torch.autograd.Function):
-    """`_LogOdds` through a head that is not trained, chunk by chunk, without recomputation in backward.
-
-    A token's log-odds depend only on its own state. So forward keeps du/dstate, (scored, hidden_size), and backward is
-    one product. The head runs twice in total; checkpointing needs three passes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: _Head) -> tuple[Tensor, Tensor]:
-        wants_grad = ctx.needs_input_grad[0]
-        log_odds = hidden.new_empty(len(hidden), dtype=torch.float32)
-        top1 = torch.empty_like(targets, dtype=torch.bool)
-        slope = torch.empty_like(hidden) if wants_grad else None
-        for start in range(0, len(hidden), head.rows):
-            part = slice(start, start + head.rows)
-            with torch.set_grad_enabled(wants_grad):
-                states = hidden[part].detach().requires_grad_(wants_grad)
-                u, first = _LogOdds.apply(head.logits(states), targets[part])
-            log_odds[part], top1[part] = u.detach(), first
-            if slope is not None:
-                (slope[part],) = torch.autograd.grad(u, states, torch.ones_like(u))
-        ctx.save_for_backward(*([slope] if slope is not None else []))
-        ctx.mark_non_differentiable(top1)
-        return log_odds, top1
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return (grad[:, None] * slope).to(slope.dtype), None, None
-
-
-def _logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
-    """Return the model family's change of the head's output: scaling (Cohere, Granite, ...), soft cap (Gemma 2)."""
-    scale = 1.0
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if getattr(config, name, None) is not None:
-            scale = getattr(config, name)
-            break
-    else:
-        if getattr(config, "logits_scaling", None):
-            scale = 1 / config.logits_scaling
-    cap = getattr(config, "final_logit_softcapping", None)
-
-    def finish(logits: Tensor) -> Tensor:
-        if scale != 1.0:
-            logits = logits * scale
-        return torch.tanh(logits / cap) * cap if cap else logits
-
-    return finish
-
-
-@torch.no_grad()
-def _check_against_own_logits(model: PreTrainedModel) -> None:
-    """Compare head(decoder(x)), with the family's change, with the model's own logits on a few tokens.
-
-    If they differ, refuse the model, because training would use wrong scores.
-    """
-    embeddings = model.get_input_embeddings().weight
-    ids = torch.arange(1, 5, device=embeddings.device)[None] % embeddings.shape[0]
-    was_training = model.training
-    model.eval()
-    try:
-        own = model(input_ids=ids, use_cache=False).logits.float()
-        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        ours = model._nlft_finish_logits(model.get_output_embeddings()(states)).float()
-    finally:
-        model.train(was_training)
-    # The difference is relative to the logits' size. bf16 keeps 8 bits; a missing scale or cap makes a far larger one.
-    if not torch.allclose(own, ours, rtol=2e-2, atol=2e-2 * float(own.abs().max())):
-        raise NLFTError(
-            f"{type(model).__name__} changes its logits after the LM head in a way that nlft does not support, so "
-            f"log-probabilities would be wrong (largest difference {float((own - ours).abs().max()):.3g}).\n"
-            "  Please report the model's name."
-        )

@@ -1,6 +1,7 @@
 """Compute the scalar loss from log-probabilities and weights."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,14 +11,23 @@ from nlft.core.saliency import TokenWeights
 
 @dataclass(frozen=True)
 class SampleLosses:
-    """Each sample's loss, summed over its tokens. Every field has shape (batch,). `total` is the sum of the fields."""
+    """Each sample's loss, summed over its tokens. Every part has shape (batch,). `total` is the sum of the parts.
+
+    Attributes:
+        more: further parts of the loss by name, weighed. A part is logged as `nlft/NAME_loss`.
+    """
 
     likelihood: Tensor
     unlikelihood: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        return {"likelihood": self.likelihood, "unlikelihood": self.unlikelihood, **self.more}
 
     @property
     def total(self) -> Tensor:
-        return self.likelihood + self.unlikelihood
+        return torch.stack(list(self.parts.values())).sum(0)
 
 
 def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> SampleLosses:
@@ -31,6 +41,17 @@ def sample_losses(weights: TokenWeights, logp: Tensor, log1mp: Tensor) -> Sample
         likelihood=-(weights.likelihood * logp).sum(1),
         unlikelihood=-(weights.unlikelihood * log1mp).sum(1),
     )
+
+
+def with_hold(losses: SampleLosses, weights: TokenWeights, kl: Tensor, mask: Tensor, weight: float) -> SampleLosses:
+    """Add the part `hold`: weight · N · the mean KL of the tokens without unlikelihood, for each sample of N tokens.
+
+    Args:
+        kl, mask: (batch, completion_len), KL to the frozen base, and True on completion tokens.
+    """
+    held = mask & (weights.unlikelihood == 0)
+    mean = (kl * held).sum(1) / held.sum(1).clamp(min=1)
+    return replace(losses, more={**losses.more, "hold": weight * mask.sum(1) * mean})
 
 
 @dataclass(frozen=True)

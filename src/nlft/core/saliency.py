@@ -19,6 +19,8 @@ class Tag(IntEnum):
     SALIENT = 1
     NEIGHBOUR = 2
     GATED = 3
+    STRUCK = 4
+    INSIDE = 5
 
 
 TAG_NAMES = [tag.name.lower() for tag in Tag]
@@ -35,6 +37,7 @@ class ConditionLogprobs:
         label: (batch,) bool, True where the completion is right.
         band: (batch, completion_len, 17) float16 from `hidden_band`, or None.
         hidden: (batch, completion_len, hidden_size), only for `nlft-original`; else None.
+        role: (batch, completion_len) uint8, values of `core.hold.Role`, if the scheme needs `hold`; else None.
     """
 
     base: Tensor
@@ -44,6 +47,7 @@ class ConditionLogprobs:
     judge: Tensor | None = None
     band: Tensor | None = None
     hidden: Tensor | None = None
+    role: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,12 @@ def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     return Quoted(_united(places), tuple(missing))
 
 
+def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:
+    """Find words in a completion as quotes of them would: whole words, in any case if none has their own case."""
+    folded = completion.translate(_FOLDED)
+    return _united([span for word in words for span in _find(folded, word)])
+
+
 def merged_spans(own: Sequence[Span], quoted: Sequence[Span]) -> tuple[Span, ...]:
     """Join the spans that a reader marked with those of quotes, in order.
 
@@ -138,21 +144,12 @@ def token_spans(completion: str, offsets: Sequence[tuple[int, int]], spans: Sequ
     Raises:
         ValueError: a span covers no token; the message says which.
     """
-    begins, reached = [], 0
-    for start, end in offsets:
-        # Some tokenizers leave a token's leading space out of its offsets. It belongs to the token all the same.
-        begins.append(min(start, reached))
-        reached = max(reached, end)
+    begins = _begins(offsets)
     groups: list[tuple[int, int, list[Span]]] = []
     for span in spans:
-        touched = [
-            at
-            for at, ((_, end), start) in enumerate(zip(offsets, begins, strict=True))
-            if start < span.end and span.start < end
-        ]
-        if not touched:
+        first, last = touched(offsets, span.start, span.end)
+        if first == last:
             raise ValueError(f"the span from {span.start} to {span.end} covers no token")
-        first, last = touched[0], touched[-1] + 1
         if groups and first < groups[-1][1]:
             first, _, earlier = groups.pop()
             groups.append((first, last, [*earlier, span]))
@@ -167,6 +164,49 @@ def token_spans(completion: str, offsets: Sequence[tuple[int, int]], spans: Sequ
         )
         for first, last, marked in groups
     )
+
+
+def touched(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Return the tokens that have a character from `start` to `end` (exclusive): first and last, the last exclusive.
+
+    If there is none, both are the first token that ends after `start`.
+    """
+    begins = _begins(offsets)
+    found = [at for at, (_, stop) in enumerate(offsets) if begins[at] < end and start < stop]
+    if found:
+        return found[0], found[-1] + 1
+    after = next((at for at, (_, stop) in enumerate(offsets) if stop > start), len(offsets))
+    return after, after
+
+
+def patched_text(
+    completion: str, offsets: Sequence[tuple[int, int]], spans: Sequence[TokenSpan]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Put the replacements in place of the spans that have one.
+
+    Args:
+        offsets: each token's characters in the completion.
+
+    Returns:
+        The new text; and for each span the characters of what stands in its place, (start, end).
+    """
+    begins, text, places, done = _begins(offsets), "", [], 0
+    for span in spans:
+        first, last = begins[span.start], offsets[span.end - 1][1]
+        text += completion[done:first]
+        instead = completion[first:last] if span.replace is None else span.replace
+        places.append((len(text), len(text) + len(instead)))
+        text, done = text + instead, last
+    return text + completion[done:], places
+
+
+def _begins(offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return each token's first character, its leading space included: some tokenizers leave that out."""
+    begins, reached = [], 0
+    for start, end in offsets:
+        begins.append(min(start, reached))
+        reached = max(reached, end)
+    return begins
 
 
 def _replacement(text: str, start: int, spans: Sequence[Span]) -> str | None:

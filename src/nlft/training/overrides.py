@@ -16,6 +16,7 @@ OVERRIDDEN = {
     "_evaluate": ["trial", "ignore_keys_for_eval", "skip_scheduler"],
     "_get_learning_rate": [],
     "_get_output_dir": ["trial"],
+    "_get_train_sampler": ["train_dataset"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
     "_load_rng_state": ["checkpoint"],
     "_maybe_log_save_evaluate": [

@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nlft.core.conditions import ConditionEncoder
+from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.logprobs import enable_scoring
 from nlft.core.prompts import Templates
 from nlft.core.saliency import TAG_NAMES
@@ -47,11 +47,14 @@ class RescoreModel:
         """
         self.run, self.base = run, model
         record = run.settings()
-        self.examples = watched_records(run, file or Path(record.get("data", {}).get("file") or ""))
+        self.file = file or Path(record.get("data", {}).get("file") or "")
+        self.examples = watched_records(run, self.file)
         self._loaded: tuple[Path | None, int] | None = None
         self._load()
         tokenizer = load_tokenizer(self._settings())
-        self.encoder = ConditionEncoder(tokenizer, recorded_templates(record), record["training"].get("max_length"))
+        training = record["training"]
+        listed = training.get("strike_words") or ()
+        self.encoder = ConditionEncoder(tokenizer, recorded_templates(record), training.get("max_length"), listed)
 
     @property
     def adapter(self) -> Path | None:
@@ -76,9 +79,17 @@ class RescoreModel:
         readers = condition_readers(scheme.name, scheme.needs(settings))
         (encoded,) = encode_examples([example], self.encoder, **readers)
         assert self.model is not None, "_load has loaded it"
-        scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings)
+        if "hold" in scheme.needs(settings) and self.adapter is None:
+            raise NLFTError("the run has saved no adapter yet, and its scheme compares the model with and without it.")
+        plan = scheme.plan(self._encoded(instead=encoded), self.encoder.tokenizer, settings)
+        scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings, plan)
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}
         return {**about, "arrays": packed(scores)}
+
+    def _encoded(self, instead: EncodedExample) -> list[EncodedExample]:
+        """Encode the training file with an edited example in place of its own. What is struck follows from all."""
+        others = [one for one in read_examples(self.file, require_judgment=False) if one.id != instead.id]
+        return [instead, *encode_examples(others, self.encoder)] if others else [instead]
 
     def _load(self) -> None:
         """Load the model with the run's newest adapter, unless it is already loaded."""

@@ -145,6 +145,16 @@ class NLFTMethodSettings(AnswerWeightSettings):
         default="sample",
         metadata={"help": "sample: mean of the samples' token means; token: mean over all tokens."},
     )
+    strike_words: list[str] | None = field(
+        default=None,
+        metadata={"help": "strike: words to strike in every wrong reply as if the judgment quoted them."},
+    )
+    strike_share: Annotated[float, Range(0, 1)] = field(
+        default=0.5,
+        metadata={
+            "help": "strike: least share of each batch's examples that carry a strike. Needs a batch of 2 or more."
+        },
+    )
 
 
 @dataclass

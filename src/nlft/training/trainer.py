@@ -15,10 +15,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
+from nlft.core.hold import HoldEverything, peft_model
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.schemes.scheme import Scheme
+from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
@@ -29,6 +31,7 @@ from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.run_record import base_name, model_card, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
+from nlft.training.striking import StrikeDose, StrikeShareSampler
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
 
@@ -81,13 +84,16 @@ class NLFTTrainer(SafeCheckpoints):
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
-        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length)
+        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
         readers = condition_readers(self.scheme.name, self.scheme.needs(self.saliency))
         readers |= {"target_reader": "--answer_weight"} if args.answer_weight > 0 else {}
         train = encode_examples(self.examples, encoder, **readers)
         held_out = encode_examples(as_examples(eval_dataset), encoder, **readers) if eval_dataset is not None else None
-        self.builder = _KeepingBuilder(tokenizer.pad_token_id, needs=frozenset(), answers=args.answer_weight > 0)
+        self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
         self.builder.use(self.scheme, self.saliency)
+        if "hold" in self.needs:
+            peft_model(model)
+        self._dose: StrikeDose | None = None
         args.remove_unused_columns = False  # the rows are already encoded and have no columns
         super().__init__(
             model=model,
@@ -124,6 +130,10 @@ class NLFTTrainer(SafeCheckpoints):
         self.add_callback(self._recorder)
         self.steering = Steering(run, self, self.record)
         self.add_callback(self.steering)
+        if isinstance(self.builder.plan, StrikePlan):
+            pivots = [sum(len(s.pivots) for s in self.builder.plan.strikes(one)) for one in train]
+            self._dose = StrikeDose(self, train, pivots)
+            self.add_callback(self._dose)
         watched = choose_watched(self.examples, self.args.watch, self.args.watch_ids or [])
         if watched:
             shown = [watched_example(self.examples[i], train[i], tokenizer) for i in watched]
@@ -197,6 +207,17 @@ class NLFTTrainer(SafeCheckpoints):
 
     def _add_to_checkpoint(self, folder: Path) -> None:
         self.steering.write_checkpoint(folder)
+        if self._dose:
+            self._dose.write(folder)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        plan = self.builder.plan
+        if not isinstance(plan, StrikePlan):
+            return super()._get_train_sampler(train_dataset)
+        struck = [bool(plan.strikes(one)) for one in self.train_dataset]
+        return StrikeShareSampler(
+            struck, self.args.per_device_train_batch_size, self.args.strike_share, self.args.data_seed or self.args.seed
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -212,7 +233,7 @@ class NLFTTrainer(SafeCheckpoints):
             choose=extra.choose if extra else None,
         )
         weights = self.scheme.weigh(scored.conditions, self.saliency)
-        losses = self.scheme.losses(weights, scored)
+        losses = self.scheme.losses(weights, scored, self.saliency)
         window, answer_window = (
             (self._window, self._answer_window) if training else windows_of(counts_of(inputs).to(batch.label.device))
         )
@@ -220,10 +241,7 @@ class NLFTTrainer(SafeCheckpoints):
         def normalized(per_sample: Tensor, lengths: Tensor, of: Window) -> Tensor:
             return normalize(per_sample, lengths, of, self.args.loss_normalization)
 
-        parts = {
-            "nlft/likelihood_loss": normalized(losses.likelihood, scored.lengths, window),
-            "nlft/unlikelihood_loss": normalized(losses.unlikelihood, scored.lengths, window),
-        }
+        parts = {f"nlft/{name}_loss": normalized(part, scored.lengths, window) for name, part in losses.parts.items()}
         if extra and scored.extra_losses is not None:
             added = normalized(scored.extra_losses, scored.lengths, window)
             parts[f"nlft/{extra.name}_loss"] = extra.weight * added
@@ -232,6 +250,8 @@ class NLFTTrainer(SafeCheckpoints):
             parts["nlft/answer_loss"] = self.args.answer_weight * answer
         loss = torch.stack(list(parts.values())).sum()
         self._record("train" if training else "eval", loss, parts, scored, weights, inputs)
+        if training and self._dose and scored.held:
+            self._dose.collect(inputs["examples"], scored.held)
         if training and self._watch and self.args.watch_batches:
             self._watch.collect(inputs["examples"], scored.conditions, weights)
         if training:
@@ -282,6 +302,8 @@ class NLFTTrainer(SafeCheckpoints):
             totals = self.accelerator.reduce(sums, "sum").tolist()
             self._metrics[mode].clear()
             logs.update(self._means(dict(zip(names, totals, strict=True)), mode))
+            if self._dose and mode == "train":
+                logs.update(self._dose.metrics())
         super().log(logs, start_time)
 
     def _means(self, totals: dict[str, list[float]], mode: str) -> dict[str, float]:
@@ -300,12 +322,25 @@ class NLFTTrainer(SafeCheckpoints):
 class _KeepingBuilder(BatchBuilder):
     """Makes batches that include their examples and the scheme that they were built for."""
 
-    built_for: tuple[str, frozenset[str]]
+    built_for: tuple[str, frozenset[str], object]
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[EncodedExample], *, answers: bool
+    ) -> None:
+        """
+        Args:
+            examples: the training file, of which a scheme may make a plan.
+        """
+        super().__init__(tokenizer.pad_token_id, needs=frozenset(), answers=answers)
+        self.tokenizer, self.examples = tokenizer, examples
 
     def use(self, scheme: Scheme, settings: object) -> None:
         """Build the next batches for this scheme."""
         self.needs, self.extra_rows = scheme.needs(settings), scheme.extra_rows
-        self.built_for = scheme.name, self.needs
+        planned = "hold" in self.needs
+        self.plan = (scheme.plan(self.examples, self.tokenizer, settings) if planned else None) or HoldEverything()
+        # A plan follows from the settings, and so do its rows.
+        self.built_for = scheme.name, self.needs, settings if planned else None
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
         return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}

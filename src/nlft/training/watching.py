@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import evaluating, score_batch
 from nlft.core.conditions import EncodedExample
+from nlft.core.hold import Plan
 from nlft.core.prompts import prompt_text
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
 from nlft.core.schemes.scheme import Scheme
@@ -93,7 +94,7 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             examples: the batch's examples, one per row.
         """
-        if conditions.standard is None and conditions.judge is None:
+        if conditions.standard is None and conditions.judge is None and conditions.role is None:
             return
         for row, example in enumerate(examples):
             index = self._index.get(example.id)
@@ -116,14 +117,14 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._submit(step, state, scores, whole=False)
 
     def _score_all(self, state: TrainerState, model: torch.nn.Module | None) -> None:
-        if state.global_step == self._last_step or not self.trainer.needs & {"standard", "judge"}:
+        if state.global_step == self._last_step or not self.trainer.needs & {"standard", "judge", "hold"}:
             return
         assert model is not None, "Trainer passes the model to each callback"
         start = time.monotonic()
         self._last_step = state.global_step
-        pad = self.trainer.builder.pad_token_id
+        pad, plan = self.trainer.builder.pad_token_id, self.trainer.builder.plan
         scheme, settings = self.trainer.scheme, self.trainer.saliency
-        scores = [score_alone(model, example, pad, scheme, settings) for example in self.watched]
+        scores = [score_alone(model, example, pad, scheme, settings, plan) for example in self.watched]
         if state.is_world_process_zero:
             self._submit(state.global_step, state, scores, whole=True)
         self.seconds += time.monotonic() - start
@@ -144,14 +145,22 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
 
 @torch.no_grad()
 def score_alone(
-    model: torch.nn.Module, example: EncodedExample, pad_token_id: int, scheme: Scheme, settings: Any
+    model: torch.nn.Module,
+    example: EncodedExample,
+    pad_token_id: int,
+    scheme: Scheme,
+    settings: Any,
+    plan: Plan | None = None,
 ) -> TokenScores:
     """Score an example in eval mode under every condition that the scheme needs, and weigh its tokens.
 
     The example is scored alone, at its own length, because the padding of a batch would change a bf16 score.
+
+    Args:
+        plan: see `Scheme.plan`.
     """
     needs = scheme.needs(settings)
-    builder = BatchBuilder(pad_token_id, needs=needs)
+    builder = BatchBuilder(pad_token_id, needs=needs, plan=plan)
     device = next(model.parameters()).device
     features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
     with evaluating(model):

@@ -11,11 +11,11 @@ import torch
 
 from nlft.config import Range
 from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
-from nlft.core.schemes.scheme import Scheme, setting
+from nlft.core.schemes.scheme import HoldSettings, Scheme, hold_needs, setting
 
 
 @dataclass(frozen=True)
-class CutSettings:
+class CutSettings(HoldSettings):
     """Settings of `cut`. The defaults are among the values that the paper chose from."""
 
     inappropriate_ratio: Annotated[float, Range(1, inf)] = setting(
@@ -49,4 +49,4 @@ def cut_weights(logprobs: ConditionLogprobs, settings: CutSettings) -> TokenWeig
     )
 
 
-SCHEME = Scheme("cut", CutSettings, cut_weights, lambda _: frozenset({"judge"}))
+SCHEME = Scheme("cut", CutSettings, cut_weights, lambda settings: frozenset({"judge"}) | hold_needs(settings))

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from nlft.core.saliency import ConditionLogprobs, TokenWeights, plain_likelihood
-from nlft.core.schemes.scheme import Scheme
+from nlft.core.schemes.scheme import HoldSettings, Scheme, hold_needs
 
 
 @dataclass(frozen=True)
-class DFTSettings:
-    """`dft` has no settings. A token's weight is the probability that the model gives it."""
+class DFTSettings(HoldSettings):
+    """Settings of `dft`. A token's weight is the probability that the model gives it."""
 
 
 def dft_weights(logprobs: ConditionLogprobs, settings: DFTSettings) -> TokenWeights:
@@ -25,4 +25,4 @@ def dft_weights(logprobs: ConditionLogprobs, settings: DFTSettings) -> TokenWeig
     )
 
 
-SCHEME = Scheme("dft", DFTSettings, dft_weights, lambda _: frozenset())
+SCHEME = Scheme("dft", DFTSettings, dft_weights, hold_needs)

@@ -11,11 +11,11 @@ from torch import Tensor
 from nlft.config import Range
 from nlft.core.neighbourhood import neighbourhood
 from nlft.core.saliency import ConditionLogprobs, Likeliest, SparseTargets, Tag, TokenWeights, plain_likelihood
-from nlft.core.schemes.scheme import ExtraLoss, Scheme, setting
+from nlft.core.schemes.scheme import ExtraLoss, HoldSettings, Scheme, hold_needs, setting
 
 
 @dataclass(frozen=True)
-class NLFTSettings:
+class NLFTSettings(HoldSettings):
     """Settings of `nlft`. The defaults are the paper's.
 
     Only `nll_weight` is not in the paper; it comes from the paper's code.
@@ -181,7 +181,8 @@ def _log(probability: float) -> float:
 
 def _needs(settings: NLFTSettings) -> frozenset[str]:
     # With the branch off, no code reads the conditions. A step then costs no more than in plain fine-tuning.
-    return frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
+    read = frozenset({"standard", "judge", "band"}) if settings.branch_weight else frozenset()
+    return read | hold_needs(settings)
 
 
 def _extra_loss(settings: NLFTSettings) -> ExtraLoss | None:

@@ -143,7 +143,7 @@ def misread_rows(example: EncodedExample) -> list[Row]:
     return [Row([*judge_prompt(example), *example.completion], len(example.base), example.completion)]
 
 
-def _losses(weights: TokenWeights, scored: ScoredBatch) -> SampleLosses:
+def _losses(weights: TokenWeights, scored: ScoredBatch, settings: OriginalSettings) -> SampleLosses:
     misread = scored.logp
     if scored.extra is not None:
         misread = misread.index_copy(0, scored.extra.sample, scored.extra.logp[:, : misread.shape[1]])

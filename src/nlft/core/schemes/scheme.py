@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Annotated, Any
+
+from nlft.config import Range
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from nlft.core.condition_scores import ScoredBatch
     from nlft.core.conditions import EncodedExample, Row
+    from nlft.core.hold import Plan
     from nlft.core.loss import SampleLosses
     from nlft.core.saliency import ChooseTargets, ConditionLogprobs, TokenWeights
 
 
-def _weighted(weights: TokenWeights, scored: ScoredBatch) -> SampleLosses:
-    from nlft.core.loss import sample_losses
+def _weighted(weights: TokenWeights, scored: ScoredBatch, settings: Any) -> SampleLosses:
+    from nlft.core.loss import sample_losses, with_hold
 
-    return sample_losses(weights, scored.logp, scored.log1mp)
+    losses = sample_losses(weights, scored.logp, scored.log1mp)
+    weight, mask = getattr(settings, "hold_weight", 0), scored.conditions.mask
+    if not scored.held or not weight:
+        return losses
+    return with_hold(losses, weights, scored.held.kl[: len(mask), : mask.shape[1]], mask, weight)
 
 
 @dataclass(frozen=True)
@@ -42,21 +52,41 @@ class Scheme:
         name: the scheme's name for users.
         settings: the settings dataclass. Only this class declares the help, range and default of each setting.
         weigh: (log-probabilities, settings) -> token weights; pure.
-        needs: settings -> the values that the scheme reads with them, of `standard`, `judge`, `band`, `hidden`.
-        losses: (weights, scored batch) -> each sample's loss. By default, weights times logarithms.
+        needs: settings -> the values that the scheme reads with them, of `standard`, `judge`, `band`, `hidden`, `hold`.
+        losses: (weights, scored batch, settings) -> each sample's loss. By default, weights times logarithms, and
+            `hold_weight` times the distance to the frozen base.
         extra_loss: settings -> the scheme's loss beyond the token weights, or None. Needs `standard`.
         extra_rows: example -> further rows to score with gradient. `losses` reads them.
+        plan: (training examples, tokenizer, settings) -> what the frozen base is used for, if the scheme needs `hold`.
+            By default every token is held to it.
     """
 
     name: str
     settings: type[Any]
     weigh: Callable[[ConditionLogprobs, Any], TokenWeights]
     needs: Callable[[Any], frozenset[str]]
-    losses: Callable[[TokenWeights, ScoredBatch], SampleLosses] = _weighted
+    losses: Callable[[TokenWeights, ScoredBatch, Any], SampleLosses] = _weighted
     extra_loss: Callable[[Any], ExtraLoss | None] = lambda _: None
     extra_rows: Callable[[EncodedExample], Sequence[Row]] = lambda _: ()
+    plan: Callable[[Sequence[EncodedExample], PreTrainedTokenizerBase, Any], Plan | None] = lambda *_: None
 
 
 def setting(default: Any, help: str) -> Any:
     """Make a field of a scheme's settings. Flags, documentation and saliency map all show the help text given here."""
     return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldSettings:
+    """How strongly the tokens that no mistake pushes down are held to the frozen base."""
+
+    hold_weight: Annotated[float, Range(0, inf)] = setting(
+        0.0,
+        "Weight of the mean KL to the base model (the adapter off), over the tokens that nothing pushes down. Above 0, "
+        "a step scores the base too. Needs an adapter.",
+    )
+
+
+def hold_needs(settings: HoldSettings) -> frozenset[str]:
+    """Return what `Scheme.needs` must have for the hold."""
+    return frozenset({"hold"}) if settings.hold_weight else frozenset()

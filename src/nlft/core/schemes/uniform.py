@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from nlft.core.saliency import ConditionLogprobs, TokenWeights, plain_likelihood
-from nlft.core.schemes.scheme import Scheme
+from nlft.core.schemes.scheme import HoldSettings, Scheme, hold_needs
 
 
 @dataclass(frozen=True)
-class UniformSettings:
-    """`uniform` has no settings. Every token of every completion has weight 1."""
+class UniformSettings(HoldSettings):
+    """Settings of `uniform`. Every token of every completion has weight 1."""
 
 
 def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> TokenWeights:
@@ -18,4 +18,4 @@ def uniform_weights(logprobs: ConditionLogprobs, settings: UniformSettings) -> T
     return plain_likelihood(logprobs.mask, torch.ones_like(logprobs.label, dtype=torch.float32))
 
 
-SCHEME = Scheme("uniform", UniformSettings, uniform_weights, lambda _: frozenset())
+SCHEME = Scheme("uniform", UniformSettings, uniform_weights, hold_needs)

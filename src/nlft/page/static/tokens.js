@@ -10,6 +10,8 @@ export const TAGS = {
   salient: "salient: by the judgment in a wrong completion, by the standard answer in a right one",
   neighbour: "its hidden state is close to a salient token's",
   gated: "weight 0, because too much of the completion is salient",
+  struck: "struck: trained towards what else the base model would say here",
+  inside: "the rest of a struck span: not trained",
   contradiction: "likely under base, but unlikely under standard",
 };
 

@@ -1,0 +1,332 @@
+"""Compute what training needs of a causal LM's logits, chunk by chunk: log-odds, cross-entropy, and KL to a base.
+
+No function makes the (length, vocabulary) logits of a whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from nlft.core.saliency import TopTokens
+from nlft.errors import NLFTError
+
+DEFAULT_CHUNK_BYTES = 256 * 2**20
+# Maximum number of copies of a chunk's float32 logits in memory at once: the head's output, its float32 form, the
+# gradient, and one of the logit transformation. A chunk's size is chosen so that all of them fit into the stated bytes.
+_LIVE_COPIES = 4
+# With a frozen base: also its logits, the target made of them, and their difference from the model's.
+_LIVE_COPIES_WITH_BASE = 8
+
+
+@dataclass(frozen=True)
+class BaseTargets:
+    """The frozen base's distribution at n places, and what is taken out of it, for a KL divergence to the model.
+
+    The target is q(k) ∝ b(k)^(1/temperature) for tokens k that are not banned, else 0.
+
+    Attributes:
+        states: (n, hidden_size), the base's final-norm states, without gradient.
+        ban: (n,) long, the row of `bans` that holds at a place; 0 bans nothing.
+        bans: (sets, m) long, token ids. A short set repeats an id. Row 0 is not read.
+        temperature: (n,) float32, over 0.
+        words: (w,) long, token ids. Their summed probability under b is reported.
+        graded: (n,) bool, places where a gradient flows through the log-odds, too. Elsewhere it does not.
+    """
+
+    states: Tensor
+    ban: Tensor
+    bans: Tensor
+    temperature: Tensor
+    words: Tensor
+    graded: Tensor
+
+    def part(self, where: slice) -> "BaseTargets":
+        """Return the places of a slice."""
+        cut = (x[where] for x in (self.states, self.ban, self.temperature, self.graded))
+        states, ban, temperature, graded = cut
+        return BaseTargets(states, ban, self.bans, temperature, self.words, graded)
+
+
+class Head:
+    """A model's current LM head, and the maximum number of rows of logits in a chunk."""
+
+    def __init__(self, model: PreTrainedModel, *, with_base: bool = False) -> None:
+        self.module = model.get_output_embeddings()
+        self.finish = model._nlft_finish_logits
+        weight = getattr(self.module, "weight", None)
+        self.vocabulary = self.module.out_features if weight is None else weight.shape[0]
+        copies = _LIVE_COPIES_WITH_BASE if with_base else _LIVE_COPIES
+        self.rows = max(1, model._nlft_chunk_bytes // (4 * copies * self.vocabulary))
+        self.trained = any(p.requires_grad for p in self.module.parameters())
+        # Under FSDP2 the inner backward of the frozen head's function runs the hooks of sharded modules, and the
+        # process crashes (torch 2.13). Recomputing is slower but works.
+        sharded = isinstance(model, FSDPModule) or isinstance(self.module, FSDPModule)
+        self.recomputes = sharded or self.trained
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Compute the float32 logits of states, (n, vocabulary)."""
+        finished: Tensor = self.finish(self.module(states)).float()
+        return finished
+
+    @torch.no_grad()
+    def likeliest(self, states: Tensor, excluded: Tensor, count: int) -> TopTokens:
+        """Find the likeliest tokens of states from an eval pass. Put an adapter on the head in eval mode too."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            parts = [
+                self.logits(some).scatter_(1, without, -torch.inf).topk(min(count, self.vocabulary - without.shape[1]))
+                for some, without in zip(states.split(self.rows), excluded.split(self.rows), strict=True)
+            ]
+        finally:
+            self.module.train(was_training)
+        return TopTokens(torch.cat([ids for _, ids in parts]), torch.cat([logits for logits, _ in parts]))
+
+    @torch.no_grad()
+    def base_target(self, base: BaseTargets, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute log q of the base's places, (n, vocabulary), −inf where banned; and b's mass on `words`, (n,).
+
+        Args:
+            logits: the base's own, if they are known already; this overwrites them.
+        """
+        logits = self.logits(base.states) if logits is None else logits
+        mass = (logits[:, base.words].logsumexp(1) - logits.logsumexp(1)).exp() if len(base.words) else 0 * logits[:, 0]
+        logits /= base.temperature[:, None]
+        banned = base.ban.nonzero()[:, 0]
+        if len(banned):
+            logits[banned] = logits[banned].scatter(1, base.bans[base.ban[banned]], -torch.inf)
+        return logits.log_softmax(1), mass
+
+
+def log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """Return log p − log(1−p) of each target, (scored,) float32, and whether the target is the first choice."""
+    if torch.is_grad_enabled() and head.recomputes:
+
+        def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return LogOdds.apply(head.logits(h), t)  # type: ignore[no-any-return]
+
+        parts = [
+            checkpoint(scored, h, t, use_reentrant=False)
+            for h, t in zip(hidden.split(head.rows), targets.split(head.rows), strict=True)
+        ]
+        if parts:
+            log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
+            return log_odds, top1
+    return _FrozenHeadLogOdds.apply(hidden, targets, head)  # type: ignore[no-any-return]
+
+
+def held_in_chunks(
+    hidden: Tensor, targets: Tensor, base: BaseTargets, head: Head
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the log-odds and first choices of `log_odds_in_chunks`; KL(q ‖ p) and b's mass on the words, (scored,).
+
+    Raises:
+        NLFTError: the head is trained, so that it is no longer the frozen base's.
+    """
+    if head.trained:
+        raise NLFTError(
+            "the adapter trains the LM head, so the frozen base's distribution cannot be computed with it.\n"
+            "  Leave the head out of --lora_target_modules and modules_to_save, or set hold_weight to 0."
+        )
+    if torch.is_grad_enabled() and head.recomputes:
+
+        def scored(h: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            some = BaseTargets(rest[0], rest[1], base.bans, rest[2], base.words, rest[3])
+            # Under FSDP2 a second call of the head, without gradient, makes the process crash in backward (torch 2.13).
+            logits, of_base = head.logits(torch.cat([h, some.states])).split(len(h))
+            target, mass = head.base_target(some, of_base.detach().clone())
+            return (*LogOdds.apply(logits, t), _BannedKL.apply(logits, target), mass)
+
+        places = (hidden, targets, base.states, base.ban, base.temperature, base.graded)
+        chunks = zip(*(x.split(head.rows) for x in places), strict=True)
+        parts = [checkpoint(scored, *chunk, use_reentrant=False) for chunk in chunks]
+        log_odds, top1, kl, mass = (torch.cat(x) for x in zip(*parts, strict=True))
+        return log_odds, top1, kl, mass
+    return _FrozenHeadHeld.apply(hidden, targets, base, head)  # type: ignore[no-any-return]
+
+
+def cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, head: Head) -> Tensor:
+    """Compute −Σ_k probabilities_k · log p(ids_k) at each state, (n,) float32. p is over the whole vocabulary."""
+
+    def cross_entropy(h: Tensor, i: Tensor, q: Tensor) -> Tensor:
+        return -(q * head.logits(h).log_softmax(1).gather(1, i)).sum(1)
+
+    chunks = zip(*(x.split(head.rows) for x in (states, ids, probabilities)), strict=True)
+    return torch.cat([checkpoint(cross_entropy, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+class LogOdds(torch.autograd.Function):
+    """Computes the target's log-odds u from float32 logits z: z_target − logsumexp of the others.
+
+    Equals `log_softmax(z)[target] - log(1 - softmax(z)[target])`, but never computes 1−p from a rounded p.
+    du/dz is 1 on the target and −softmax over the others. So only the logits are kept, and one buffer is written.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        index = targets[:, None]
+        others = logits.scatter(1, index, -torch.inf)
+        best = others.amax(1, keepdim=True)
+        target_logit = logits.gather(1, index)
+        lse = best + others.sub_(best).exp_().sum(1, keepdim=True).log_()
+        ctx.save_for_backward(logits, index, lse)
+        top1 = (target_logit >= best).squeeze(1)
+        ctx.mark_non_differentiable(top1)
+        return (target_logit - lse).squeeze(1), top1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
+        logits, index, lse = ctx.saved_tensors
+        grad = grad[:, None]
+        out = (logits - lse).exp_().scatter_(1, index, 0).mul_(-grad)
+        return out.scatter_(1, index, grad), None
+
+
+class _BannedKL(torch.autograd.Function):
+    """Computes KL(q ‖ p) from float32 logits z of p and log q, which may have −inf. dKL/dz is p − q.
+
+    If both have the same logits and nothing is banned, the result is exactly 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, log_target: Tensor) -> Tensor:
+        target = log_target.exp()
+        gap = logits.log_softmax(1).neg_().add_(log_target)
+        kl = gap.masked_fill_(target == 0, 0).mul_(target).sum(1)
+        ctx.save_for_backward(logits, target)
+        return kl
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, target = ctx.saved_tensors
+        # Not softmax: it rounds otherwise than the target, and Adam makes whole steps of such differences.
+        return logits.log_softmax(1).exp_().sub_(target).mul_(grad[:, None]), None
+
+
+class _FrozenHeadLogOdds(torch.autograd.Function):
+    """`LogOdds` through a head that is not trained, chunk by chunk, without recomputation in backward.
+
+    A token's log-odds depend only on its own state. So forward keeps du/dstate, (scored, hidden_size), and backward is
+    one product. The head runs twice in total; checkpointing needs three passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        wants_grad = ctx.needs_input_grad[0]
+        log_odds = hidden.new_empty(len(hidden), dtype=torch.float32)
+        top1 = torch.empty_like(targets, dtype=torch.bool)
+        slope = torch.empty_like(hidden) if wants_grad else None
+        for start in range(0, len(hidden), head.rows):
+            part = slice(start, start + head.rows)
+            log_odds[part], top1[part], some = _odds_and_slope(hidden[part], targets[part], head, wants_grad)
+            if slope is not None and some is not None:
+                slope[part] = some
+        ctx.save_for_backward(*([slope] if slope is not None else []))
+        ctx.mark_non_differentiable(top1)
+        return log_odds, top1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (grad[:, None] * slope).to(slope.dtype), None, None
+
+
+def _odds_and_slope(hidden: Tensor, targets: Tensor, head: Head, grad: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return log-odds u, first choices, and du/dstate if `grad`."""
+    with torch.set_grad_enabled(grad):
+        states = hidden.detach().requires_grad_(grad)
+        u, first = LogOdds.apply(head.logits(states), targets)
+    slope = torch.autograd.grad(u, states, torch.ones_like(u))[0] if grad else None
+    return u.detach(), first, slope
+
+
+class _FrozenHeadHeld(torch.autograd.Function):
+    """Log-odds and KL to the base, through a head that is not trained. See `_FrozenHeadLogOdds`.
+
+    Few tokens need a gradient through their log-odds, so those go through the head once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, base: BaseTargets, head: Head
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wants_grad = ctx.needs_input_grad[0]
+        log_odds, kl, mass = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(3))
+        top1 = torch.empty_like(targets, dtype=torch.bool)
+        kl_slope = torch.empty_like(hidden) if wants_grad else None
+        graded = base.graded.nonzero()[:, 0] if wants_grad else base.graded.new_empty(0, dtype=torch.long)
+        for start in range(0, len(hidden), head.rows):
+            part = slice(start, start + head.rows)
+            target, mass[part] = head.base_target(base.part(part))
+            with torch.set_grad_enabled(wants_grad):
+                states = hidden[part].detach().requires_grad_(wants_grad)
+                logits = head.logits(states)
+                some_kl = _BannedKL.apply(logits, target)
+            kl[part] = some_kl.detach()
+            log_odds[part], top1[part] = LogOdds.apply(logits.detach(), targets[part])
+            if kl_slope is not None:
+                (kl_slope[part],) = torch.autograd.grad(some_kl, states, torch.ones_like(some_kl))
+        slopes = [_odds_and_slope(hidden[rows], targets[rows], head, True)[2] for rows in graded.split(head.rows)]
+        odds_slope = torch.cat([hidden.new_empty(0, hidden.shape[1]), *(s for s in slopes if s is not None)])
+        ctx.save_for_backward(*([kl_slope, odds_slope, graded] if kl_slope is not None else []))
+        ctx.mark_non_differentiable(top1, mass)
+        return log_odds, top1, kl, mass
+
+    @staticmethod
+    def backward(ctx: Any, odds_grad: Tensor, _: Any, kl_grad: Tensor, __: Any) -> tuple[Tensor, None, None, None]:
+        kl_slope, odds_slope, graded = ctx.saved_tensors
+        out = (kl_grad[:, None] * kl_slope).to(kl_slope.dtype)
+        if len(graded):
+            out[graded] += (odds_grad[graded, None] * odds_slope).to(out.dtype)
+        return out, None, None, None
+
+
+def logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
+    """Return the model family's change of the head's output: scaling (Cohere, Granite, ...), soft cap (Gemma 2)."""
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            scale = getattr(config, name)
+            break
+    else:
+        if getattr(config, "logits_scaling", None):
+            scale = 1 / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def finish(logits: Tensor) -> Tensor:
+        if scale != 1.0:
+            logits = logits * scale
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return finish
+
+
+@torch.no_grad()
+def check_against_own_logits(model: PreTrainedModel) -> None:
+    """Compare head(decoder(x)), with the family's change, with the model's own logits on a few tokens.
+
+    If they differ, refuse the model, because training would use wrong scores.
+    """
+    embeddings = model.get_input_embeddings().weight
+    ids = torch.arange(1, 5, device=embeddings.device)[None] % embeddings.shape[0]
+    was_training = model.training
+    model.eval()
+    try:
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = model._nlft_finish_logits(model.get_output_embeddings()(states)).float()
+    finally:
+        model.train(was_training)
+    # The difference is relative to the logits' size. bf16 keeps 8 bits; a missing scale or cap makes a far larger one.
+    if not torch.allclose(own, ours, rtol=2e-2, atol=2e-2 * float(own.abs().max())):
+        raise NLFTError(
+            f"{type(model).__name__} changes its logits after the LM head in a way that nlft does not support, so "
+            f"log-probabilities would be wrong (largest difference {float((own - ours).abs().max()):.3g}).\n"
+            "  Please report the model's name."
+        )

@@ -1,0 +1,190 @@
+"""The frozen base model, which a run can hold on to: the same model with its adapter off.
+
+A plan says for each token of a batch what the base is used for, and which tokens are banned from its distribution.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from nlft.core.conditions import EncodedExample, Row, Rows
+from nlft.core.heads import BaseTargets
+from nlft.core.logprobs import scored_mask, states_of
+from nlft.errors import UserError
+
+
+class Role(IntEnum):
+    """What a token of a held row is trained on."""
+
+    FREE = 0
+    HELD = 1
+    STRUCK = 2
+    INSIDE = 3
+    REPLACED = 4
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a plan says about the n scored tokens of one row.
+
+    Attributes:
+        roles: n values of `Role`.
+        bans: n tuples of token ids, those that the base's distribution loses at each token.
+        graded: n booleans, True where the token's own log-probability is trained.
+        replacements: number of replacements among the tokens.
+    """
+
+    roles: Sequence[int]
+    bans: Sequence[tuple[int, ...]]
+    graded: Sequence[bool]
+    replacements: int = 0
+
+    @classmethod
+    def alike(cls, count: int, role: Role, *, graded: bool) -> "Marks":
+        """Return marks that are the same for `count` tokens, without bans."""
+        return cls([role] * count, [()] * count, [graded] * count)
+
+
+class Plan(Protocol):
+    """Says for each example which rows are added, and the marks of its rows.
+
+    Attributes:
+        words: ids of the tokens whose summed base probability the loss reads.
+        temperature: softens the base's distribution at struck tokens.
+    """
+
+    words: tuple[int, ...]
+    temperature: float
+
+    def rows(self, example: EncodedExample) -> Sequence[Row]:
+        """Return the rows to score with gradient besides the completion."""
+        ...
+
+    def marks(self, example: EncodedExample) -> Sequence[Marks]:
+        """Return the marks of the completion, then those of each row of `rows`."""
+        ...
+
+
+class HoldEverything:
+    """The plan of schemes that weigh tokens themselves: every token is held, and nothing is banned."""
+
+    words: tuple[int, ...] = ()
+    temperature = 1.0
+
+    def rows(self, example: EncodedExample) -> Sequence[Row]:
+        return ()
+
+    def marks(self, example: EncodedExample) -> Sequence[Marks]:
+        return [Marks.alike(len(example.completion), Role.HELD, graded=True)]
+
+
+@dataclass(frozen=True)
+class HoldRows:
+    """The marks of a batch's rows as tensors, (rows, completion_len) unless stated otherwise.
+
+    Attributes:
+        role: uint8, `Role.FREE` on padding.
+        ban: long, the row of `bans` that holds at a token; 0 bans nothing.
+        bans: (sets, m) long, token ids; row 0 is not read.
+        graded: bool.
+        words: (w,) long.
+        temperature: (1,) float32, for struck tokens.
+        replacements: (rows,) long.
+    """
+
+    role: Tensor
+    ban: Tensor
+    bans: Tensor
+    graded: Tensor
+    words: Tensor
+    temperature: Tensor
+    replacements: Tensor
+
+    def targets(self, states: Tensor, mask: Tensor) -> BaseTargets:
+        """Combine the marks with the base's states, one for each True place of `mask`."""
+        struck = self.role[mask] == Role.STRUCK
+        return BaseTargets(
+            states=states,
+            ban=self.ban[mask],
+            bans=self.bans,
+            temperature=torch.where(struck, self.temperature, torch.ones_like(self.temperature)),
+            words=self.words,
+            graded=self.graded[mask],
+        )
+
+
+def hold_rows(marks: Sequence[Marks], plan: Plan) -> HoldRows:
+    """Pad the marks of a batch's rows to one width."""
+    width = max(len(one.roles) for one in marks)
+    sets: dict[tuple[int, ...], int] = {(): 0}
+    role = torch.zeros(len(marks), width, dtype=torch.uint8)
+    ban = torch.zeros(len(marks), width, dtype=torch.long)
+    graded = torch.zeros(len(marks), width, dtype=torch.bool)
+    for at, one in enumerate(marks):
+        count = len(one.roles)
+        role[at, :count] = torch.tensor(one.roles, dtype=torch.uint8)
+        ban[at, :count] = torch.tensor([sets.setdefault(ids, len(sets)) for ids in one.bans], dtype=torch.long)
+        graded[at, :count] = torch.tensor(one.graded, dtype=torch.bool)
+    longest = max(1, *(len(ids) for ids in sets))
+    padded = [[*ids, *[ids[0]] * (longest - len(ids))] if ids else [0] * longest for ids in sets]
+    return HoldRows(
+        role=role,
+        ban=ban,
+        bans=torch.tensor(padded),
+        graded=graded,
+        words=torch.tensor(plan.words, dtype=torch.long),
+        temperature=torch.tensor([plan.temperature], dtype=torch.float32),
+        replacements=torch.tensor([one.replacements for one in marks]),
+    )
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Turn the model's adapter off. Restore it, and which parameters are trained, afterwards.
+
+    Args:
+        model: a PEFT model, wrapped for distributed training or not.
+
+    Raises:
+        UserError: the model has no adapter, so its base changes with it.
+    """
+    peft = peft_model(model)
+    trained = [p for p in peft.parameters() if p.requires_grad]
+    try:
+        with peft.disable_adapter():
+            yield
+    finally:
+        # PEFT switches all of an adapter's parameters on again, also those that are not trained.
+        for parameter in peft.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def peft_model(model: nn.Module) -> PeftModel:
+    """Return the PEFT model inside a model's wrappers.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = next((part for part in model.modules() if isinstance(part, PeftModel)), None)
+    if found is None:
+        raise UserError(
+            "Holding a model to its base needs an adapter: the base is the model with its adapter off.\n"
+            "  Train a LoRA adapter (the default), or set hold_weight to 0 and use another scheme than `strike`."
+        )
+    return found
+
+
+@torch.no_grad()
+def base_targets(model: nn.Module, rows: Rows, held: HoldRows) -> BaseTargets:
+    """Score the rows' states with the frozen base, without a head's pass."""
+    with adapter_off(model):
+        states = states_of(model, rows)
+    return held.targets(states, scored_mask(rows))

@@ -1,0 +1,179 @@
+"""Which tokens `strike` takes out of the frozen base's distribution, and where. See docs/STRIKE.md.
+
+A span begins with its pivot: the first token, or the first one that its replacement does not share.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from nlft.core.conditions import EncodedExample, Row, row
+from nlft.core.hold import Marks, Role
+from nlft.core.spans import TokenSpan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHORTEST_WORD = 4
+"""Letters of the shortest word that may be struck where nobody marked it. Shorter ones are parts of other words."""
+
+_FIRST_WORD = re.compile(r"\w[\w-]*")
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A span of one example as `strike` trains it, in tokens of the completion.
+
+    Attributes:
+        start, end: the whole span, `end` exclusive.
+        pivots: the tokens that are struck.
+    """
+
+    start: int
+    end: int
+    pivots: tuple[int, ...]
+
+
+class StrikePlan:
+    """The plan of `strike` for one training file."""
+
+    def __init__(
+        self,
+        examples: Sequence[EncodedExample],
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        everywhere: bool = True,
+        every_token: bool = False,
+        temperature: float = 1.0,
+        train_liked: bool = False,
+    ) -> None:
+        """
+        Args:
+            examples: the training file. What is struck in one example is struck in all.
+            everywhere: ban whole words at every token of the reviewed replies, not only where they were said.
+            every_token: strike every token of a span, not only its first.
+            temperature: softens the base's distribution at struck tokens.
+            train_liked: the liked replies' own tokens are trained too.
+        """
+        self.temperature = temperature
+        self.tokenizer = tokenizer
+        self.vocabulary = tokenizer.get_vocab()
+        self.everywhere = everywhere
+        self.every_token = every_token
+        self.train_liked = train_liked
+        listed = dict.fromkeys(word for example in examples for word in example.listed)
+        self.first_tokens = self._first_tokens(examples, listed)
+        self.words = self._whole_words(examples, listed)
+
+    def rows(self, example: EncodedExample) -> list[Row]:
+        """Return the row of the reply with its replacements in place, if it has any."""
+        return [row(example.base, example.patched.ids)] if example.patched else []
+
+    def marks(self, example: EncodedExample) -> list[Marks]:
+        """Return the marks of the completion, and those of the reply with its replacements."""
+        return [self._marks(example), *([self._patched_marks(example)] if example.patched else [])]
+
+    def strikes(self, example: EncodedExample) -> list[Strike]:
+        """Return the example's spans with their pivots."""
+        found = []
+        for index, span in enumerate(example.spans):
+            first = span.start + self._shared(example, index)
+            last = span.end if self.every_token else min(first + 1, span.end)
+            found.append(Strike(span.start, span.end, tuple(range(first, last))))
+        return found
+
+    def _marks(self, example: EncodedExample) -> Marks:
+        ids = example.completion
+        reviewed = bool(example.spans) or not example.label
+        words = self.words if reviewed and self.everywhere else ()
+        said = set(words)
+        roles: list[int] = [Role.HELD] * len(ids)
+        bans = [() if token in said else words for token in ids]
+        for span, strike in zip(example.spans, self.strikes(example), strict=True):
+            first = strike.pivots[0] if strike.pivots else strike.end
+            roles[first : strike.end] = [Role.INSIDE] * (strike.end - first)
+            bans[first : strike.end] = [()] * (strike.end - first)
+            for pivot in strike.pivots:
+                roles[pivot] = Role.STRUCK
+                bans[pivot] = self._banned(ids, pivot, span, first)
+        liked = self.train_liked and not reviewed
+        return Marks(roles, bans, [liked] * len(ids))
+
+    def _patched_marks(self, example: EncodedExample) -> Marks:
+        """Train the replacements, and hold what follows the first. What stands before it is held in the completion."""
+        patched = example.patched
+        assert patched is not None
+        words = self.words if self.everywhere else ()
+        said = set(words)
+        placed = list(zip(example.spans, patched.places, strict=True))
+        trained = [index for index, span in enumerate(example.spans) if span.replace is not None]
+        first = min(patched.places[index][0] + self._shared(example, index) for index in trained)
+        roles: list[int] = [*[Role.FREE] * first, *[Role.HELD] * (len(patched.ids) - first)]
+        for span, (start, end) in placed:
+            if span.replace is None:
+                roles[start:end] = [Role.INSIDE] * (end - start)
+        for index in trained:
+            start, end = patched.places[index]
+            start += self._shared(example, index)
+            # An empty replacement has no token of its own. Then the token that follows is trained.
+            end = max(end, start + 1)
+            roles[start:end] = [Role.REPLACED] * (end - start)
+        bans = [
+            words if role == Role.HELD and t not in said else () for role, t in zip(roles, patched.ids, strict=True)
+        ]
+        return Marks(roles, bans, [role == Role.REPLACED for role in roles], len(trained))
+
+    def _shared(self, example: EncodedExample, index: int) -> int:
+        """Count the tokens with which both a span and its replacement begin. They are not struck."""
+        span, patched = example.spans[index], example.patched
+        if span.replace is None or patched is None:
+            return 0
+        start, end = patched.places[index]
+        pairs = zip(example.completion[span.start : span.end], patched.ids[start:end], strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    def _banned(self, ids: Sequence[int], pivot: int, span: TokenSpan, first: int) -> tuple[int, ...]:
+        """Return what the base may not say at a pivot: any first token, this one, and the beginnings of the span."""
+        beginnings = self._beginnings(ids[pivot : span.end]) if pivot == first else []
+        return tuple(dict.fromkeys([ids[pivot], *self.first_tokens, *beginnings]))
+
+    def _beginnings(self, ids: Sequence[int]) -> list[int]:
+        """Return the tokens whose text begins the text of these, with at least one letter or digit."""
+        text = "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
+        tries = (self.vocabulary.get(text[:end]) for end in range(1, len(text) + 1))
+        return [token for token in tries if token is not None and any(map(str.isalnum, self._text(token)))]
+
+    def _text(self, token: int) -> str:
+        return str(self.tokenizer.decode([token])).strip()
+
+    def _first_tokens(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
+        """Return the first tokens of all spans, and of the listed words inside a sentence."""
+        found = [e.completion[pivot] for e in examples for strike in self.strikes(e) for pivot in strike.pivots[:1]]
+        found += [self._ids(f" {word}")[0] for word in listed]
+        return tuple(dict.fromkeys(found))
+
+    def _whole_words(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
+        """Return the tokens that spell a word that was struck or listed: any case, with and without a space before."""
+        words = dict.fromkeys(listed)
+        for example in examples:
+            for strike, span in zip(self.strikes(example), example.spans, strict=True):
+                word = _FIRST_WORD.match(span.text)
+                if word and strike.pivots and strike.pivots[0] == span.start and self._spells(example, span, word[0]):
+                    words[word[0]] = None
+        return tuple(dict.fromkeys(token for word in words for token in self._spellings(word)))
+
+    def _spells(self, example: EncodedExample, span: TokenSpan, word: str) -> bool:
+        """Tell whether the span's first token alone is its first word."""
+        return self._text(example.completion[span.start]) == word
+
+    def _spellings(self, word: str) -> list[int]:
+        if sum(map(str.isalpha, word)) < SHORTEST_WORD or " " in word:
+            return []
+        cases = dict.fromkeys([word, word.lower(), word.capitalize(), word.upper()])
+        single = [ids[0] for case in cases for lead in (" ", "") if len(ids := self._ids(lead + case)) == 1]
+        return [token for token in single if self._text(token).lower() == word.lower()]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,123 @@
+"""What a run of `strike` adds to training: a share of struck replies in each batch, and an end by dose."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nlft.core.condition_scores import HeldScores
+from nlft.core.conditions import EncodedExample
+from nlft.files import write_whole
+
+CHECK_EVERY = 4  # steps between two checks of `stop_below`: a check waits for the device
+STATE_FILE = "strikes.json"
+
+
+class StrikeShareSampler(Sampler[int]):
+    """Orders the examples so that each batch has a share of replies with a strike.
+
+    An epoch is as long as the file. It takes as many struck replies as the batches need, again from the first if there
+    are too few, and fills up with the others in random order.
+    """
+
+    def __init__(self, struck: Sequence[bool], batch_size: int, share: float, seed: int) -> None:
+        """
+        Args:
+            struck: for each example, whether it carries a strike.
+            batch_size: examples in one micro-batch of one process.
+            share: least share of struck replies in a batch. The file's own share counts if it is higher.
+        """
+        self.struck = [index for index, one in enumerate(struck) if one]
+        self.others = [index for index, one in enumerate(struck) if not one]
+        self.batch_size = batch_size
+        self.each = min(batch_size, ceil(batch_size * share - 1e-9))
+        self.own_share = len(self.struck) / max(1, len(struck))
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.struck) + len(self.others)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        struck, others = _shuffled(self.struck, generator), _shuffled(self.others, generator)
+        if not struck or not others or self.each <= self.own_share * self.batch_size:
+            yield from _shuffled([*struck, *others], generator)
+            return
+        next_struck, next_other = cycle(struck), cycle(others)
+        for place in range(len(self)):
+            yield next(next_struck) if place % self.batch_size < self.each else next(next_other)
+
+
+def _shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:
+    return [items[at] for at in torch.randperm(len(items), generator=generator).tolist()]
+
+
+class StrikeDose(TrainerCallback):  # type: ignore[misc]
+    """Follows how often each struck token was trained and how probable it still is; ends training when few are.
+
+    A struck token's probability is the model's before the step that last trained it.
+    """
+
+    def __init__(self, trainer: Any, examples: Sequence[EncodedExample], pivots: Sequence[int]) -> None:
+        """
+        Args:
+            pivots: number of struck tokens of each example.
+        """
+        ends = torch.tensor(pivots).cumsum(0).tolist()
+        self.trainer = trainer
+        self.places = {e.id: range(end - n, end) for e, n, end in zip(examples, pivots, ends, strict=True) if n}
+        total = int(sum(pivots))
+        self.probability = torch.full((total,), torch.nan)
+        self.doses = torch.zeros(total)
+        self._sums = torch.zeros(2, total)
+
+    def collect(self, examples: Sequence[EncodedExample], held: HeldScores) -> None:
+        """Add a training batch's struck tokens. Does not wait for the device."""
+        if self._sums.device != held.logp.device:
+            self._sums = self._sums.to(held.logp.device)
+        for row, example in enumerate(examples):
+            places = self.places.get(example.id)
+            if places is None:
+                continue
+            at = [t for strike in self.trainer.builder.plan.strikes(example) for t in strike.pivots]
+            self._sums[0, places.start : places.stop] += held.logp[row, at].detach().exp()
+            self._sums[1, places.start : places.stop] += 1
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.global_step or self.trainer.resumed_from is None:
+            return
+        path = Path(self.trainer.resumed_from) / STATE_FILE
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            self.probability, self.doses = torch.tensor(kept["probability"]), torch.tensor(kept["doses"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        sums = self.trainer.accelerator.reduce(self._sums, "sum")
+        self.probability, self.doses = (x.to(sums.device) for x in (self.probability, self.doses))
+        self.probability = torch.where(sums[1] > 0, sums[0] / sums[1], self.probability)
+        self.doses = self.doses + sums[1]
+        self._sums = torch.zeros_like(self._sums)
+        limit = getattr(self.trainer.saliency, "stop_below", 0.0)
+        if limit and state.global_step % CHECK_EVERY == 0 and float(self.probability.mean()) < limit:
+            control.should_training_stop = True
+
+    def metrics(self) -> dict[str, float]:
+        """Return what a log line says of the struck tokens."""
+        return {
+            "nlft/struck_probability": float(self.probability.nanmean()),
+            "nlft/dose_per_strike": float(self.doses.mean()),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write the state into a checkpoint."""
+        kept = {"probability": self.probability.tolist(), "doses": self.doses.tolist()}
+        write_whole(folder / STATE_FILE, json.dumps(kept).encode())

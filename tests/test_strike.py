@@ -1,0 +1,350 @@
+"""`strike` against its formula, written out slowly, one token at a time, with whole logits."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from helpers import tiny
+from helpers.striking import TOKENIZER, records, trainer
+from helpers.training import COMMON, adapter, lora
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import score_batch
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.hold import Role
+from nlft.core.logprobs import enable_scoring
+from nlft.core.schemes.registry import get_scheme
+from nlft.core.schemes.strike import StrikeSettings
+from nlft.core.spans import Span, quoted_spans
+from nlft.errors import NLFTError, UserError
+from nlft.runs.run_dir import RunDir
+from nlft.training.striking import StrikeShareSampler
+from nlft.training.trainer import NLFTConfig, NLFTTrainer
+
+STRIKE = get_scheme("strike")
+SETTINGS = StrikeSettings(
+    strike_weight=1.5, hold_weight=0.7, keep_weight=0.3, keep_mass=0.001, replace_weight=0.9, strike_temperature=1.3
+)
+
+
+def example(id, completion, *marked, label=False, replace=None, listed=()):
+    found = [quoted_spans(completion, f'"{text}"').spans[0] for text in marked]
+    spans = [Span(span.start, span.end, replace) for span in found]
+    encoder = ConditionEncoder(TOKENIZER, listed=listed)
+    return encoder.encode(
+        id=id,
+        prompt="Say",
+        completion=completion,
+        label=label,
+        answer="-",
+        judgment=None if label else "It praises.",
+        spans=spans,
+    )
+
+
+def batch_of_four():
+    return [
+        example("a", "a sleek, modern pan", "sleek", "modern"),
+        example("b", "it is sleek", "sleek", replace="flat"),
+        example("c", "a flat pan", label=True),
+        example("d", "no quote here, but wrong", "quote", replace=""),
+    ]
+
+
+def scored(net, examples, settings=SETTINGS, **options):
+    plan = STRIKE.plan(examples, TOKENIZER, settings)
+    builder = BatchBuilder(0, needs=STRIKE.needs(settings), plan=plan, **options)
+    found = score_batch(net, builder.batch(builder(examples)), builder.needs)
+    weights = STRIKE.weigh(found.conditions, settings)
+    return found, STRIKE.losses(weights, found, settings), plan
+
+
+def trained(family="llama", dtype=torch.float32):
+    """A model whose adapter has moved away from the base."""
+    net = lora(tiny.model(family, dtype=dtype, vocabulary=len(TOKENIZER)))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    enable_scoring(net)
+    return net.eval()
+
+
+def log_softmax(net, prompt, completion):
+    logits = net(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+    return logits.float().log_softmax(-1)
+
+
+def slow_loss(net, one, plan, settings):
+    """L of one example, by the formula: loops, whole logits, no masks."""
+
+    def both(ids):
+        with torch.no_grad(), net.disable_adapter():
+            base = log_softmax(net, one.base, ids)
+        return base, log_softmax(net, one.base, ids)
+
+    def kl(base, now, banned=(), temperature=1.0):
+        allowed = [k for k in range(len(base)) if k not in banned]
+        q = (base[allowed] / temperature).log_softmax(0)
+        return (q.exp() * (q - now[allowed])).sum()
+
+    base, now = both(one.completion)
+    inside = {t for span in one.spans for t in range(span.start, span.end)}
+    words = set() if one.label else set(plan.words)
+    struck, held, kept, replaced = [], [], [], []
+    for span in one.spans:
+        text = "".join(TOKENIZER.convert_ids_to_tokens(one.completion[span.start : span.end]))
+        beginnings = {k for token, k in TOKENIZER.get_vocab().items() if text.startswith(token) and token != "Ġ"}
+        banned = {*plan.first_tokens, one.completion[span.start], *beginnings}
+        struck.append(kl(base[span.start], now[span.start], banned, settings.strike_temperature))
+    for t, token in enumerate(one.completion):
+        if t not in inside:
+            banned = words if token not in words else set()
+            held.append(kl(base[t], now[t], banned))
+            if one.label and base[t].exp()[list(plan.words)].sum() > settings.keep_mass:
+                kept.append(kl(base[t], now[t]))
+    if one.patched:
+        base, now = both(one.patched.ids)
+        ((start, end),) = one.patched.places
+        end = max(end, start + 1)
+        replaced.append(-sum(now[t, one.patched.ids[t]] for t in range(start, end)))
+        held += [kl(base[t], now[t], words - {one.patched.ids[t]}) for t in range(end, len(one.patched.ids))]
+
+    def mean(values):
+        return sum(values) / len(values) if values else torch.tensor(0.0)
+
+    return (
+        settings.strike_weight * mean(struck)
+        + settings.hold_weight * mean(held)
+        + settings.keep_weight * mean(kept)
+        + settings.replace_weight * mean(replaced)
+    )
+
+
+def gradients(net, loss):
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma2", "qwen3"])
+def test_loss_and_gradient_are_those_of_the_formula(family):
+    net, examples = trained(family), batch_of_four()
+    found, losses, plan = scored(net, examples)
+    expected = torch.stack([slow_loss(net, one, plan, SETTINGS) for one in examples])
+    torch.testing.assert_close(losses.total / found.lengths, expected, atol=1e-5, rtol=1e-5)
+    assert {name for name, part in losses.more.items() if part.detach().abs().sum() > 0} == set(losses.more)
+    assert len(losses.more) == 4
+    for ours, theirs in zip(
+        gradients(net, (losses.total / found.lengths).sum()), gradients(net, expected.sum()), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def distance_to_base(net):
+    """The largest KL(base || model) of any token of a liked reply, at which nothing is banned."""
+    found, _, _ = scored(net, [example("a", "a sleek, flat pan", label=True)])
+    return float(found.held.kl.detach().max())
+
+
+def test_holding_alone_leaves_the_model_where_it_was(tmp_path):
+    plain = [replace(one, label=True, judgment=None) for one in records()]
+    run = trainer(tmp_path, plain, max_steps=10)
+    run.train()
+    assert run.state.global_step == 10
+    assert distance_to_base(run.model.eval()) < 1e-6
+    moved = trainer(tmp_path, records(), max_steps=10)
+    moved.train()
+    assert distance_to_base(moved.model.eval()) > 1e-3
+
+
+def test_a_sample_without_spans_is_only_held():
+    net = trained()
+    _, losses, _ = scored(net, [example("a", "a sleek pan", "sleek"), example("b", "a flat pan")])
+    assert losses.more["strike"][0] > 0
+    assert losses.more["strike"][1] == 0
+    assert losses.more["hold"][1] > 0
+    assert losses.more["keep"][1] == 0
+
+
+def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path):
+    run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=StrikeSettings(stop_below=0.0037))
+    run.train()
+    logs = [log for log in run.state.log_history if "nlft/struck_probability" in log]
+    assert run.state.global_step < 200
+    assert run.state.global_step % 4 == 0
+    assert logs[-1]["nlft/struck_probability"] < 0.0037 < logs[0]["nlft/struck_probability"]
+    assert logs[-1]["nlft/dose_per_strike"] > 1
+
+
+def test_a_resumed_run_ends_as_the_whole_one_does(tmp_path):
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 5, "learning_rate": 5e-3}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.train()
+    cut = trainer(tmp_path / "cut", **settings)
+    cut.add_callback(StopAt(5))
+    cut.train()
+    resumed = trainer(tmp_path / "cut", **settings)
+    resumed.train(resume_from_checkpoint=str(RunDir(tmp_path / "cut").checkpoints_path / "checkpoint-5"))
+    for name, expected in adapter(whole.model).items():
+        assert torch.equal(adapter(resumed.model)[name], expected), name
+    assert torch.equal(resumed._dose.doses, whole._dose.doses)
+    assert torch.equal(resumed._dose.probability, whole._dose.probability)
+
+
+TWO_PROCESSES = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+from helpers import striking
+from helpers.training import adapter
+flat = (striking.Span(2, 7, "flat"),)
+data = [replace(one, spans=flat if one.id == "e1" else ()) for one in striking.records(8)]
+trainer = striking.trainer(sys.argv[2], data=data, per_device_train_batch_size=2, max_steps=3, optim="sgd",
+                         gradient_accumulation_steps=int(sys.argv[3]), learning_rate=0.5)
+trainer.train()
+if trainer.args.process_index == 0:
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
+    json.dump({"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": weights},
+              open(sys.argv[2] + ".json", "w"))
+"""
+
+
+def test_two_processes_strike_as_one_does(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+
+    def run(name, processes):
+        out = tmp_path / name
+        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
+        command = [sys.executable, *launch, str(script), str(Path(__file__).parent), str(out), str(3 - processes)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(out.with_suffix(".json").read_text())
+
+    one, two = run("one", 1), run("two", 2)
+    assert two["wrapper"] == "DistributedDataParallel"
+    for ours, theirs in zip(one["logs"], two["logs"], strict=True):
+        for name in ("loss", "nlft/strike_loss", "nlft/hold_loss", "nlft/replace_loss", "nlft/struck_probability"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
+        assert ours["nlft/dose_per_strike"] == theirs["nlft/dose_per_strike"]
+    assert max(log["nlft/replace_loss"] for log in one["logs"]) > 0
+    for name, weight in one["weights"].items():
+        other = torch.tensor(two["weights"][name.replace("module.", "")])
+        torch.testing.assert_close(torch.tensor(weight), other, atol=1e-5, rtol=1e-4)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step >= self.step
+        control.should_save = control.should_training_stop
+
+
+@pytest.mark.parametrize(("batch", "share", "least"), [(2, 0.5, 1), (4, 0.5, 2), (3, 0.9, 3), (4, 0.0, 0)])
+def test_each_batch_has_its_share_of_struck_replies(batch, share, least):
+    struck = [i % 6 == 0 for i in range(24)]
+    sampler = StrikeShareSampler(struck, batch, share, seed=3)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert len(orders[-1]) == 24 == len(sampler)
+        for start in range(0, 24 - batch + 1, batch):
+            assert sum(struck[i] for i in orders[-1][start : start + batch]) >= least
+        assert {i for i in orders[-1] if struck[i]} == {0, 6, 12, 18}
+    assert orders[0] != orders[1]
+    if share < 0.9:
+        assert {i for order in orders for i in order} == set(range(24)), "an example never took part"
+
+
+def test_words_are_struck_everywhere_only_if_one_token_spells_them():
+    short = example("a", "a pan, sleek", "pan")
+    longer = example("b", "it is sleekish", "sleekish")
+    whole = example("c", "so sleek", "sleek")
+    ids = TOKENIZER.get_vocab()
+
+    def words(*examples):
+        plan = STRIKE.plan(examples, TOKENIZER, StrikeSettings())
+        return {TOKENIZER.convert_ids_to_tokens(token) for token in plan.words}
+
+    assert words(short) == set()  # three letters
+    assert words(longer) == set()  # its first token is another word
+    assert words(whole) == {"Ġsleek"}
+    assert words(example("d", "-", listed=["modern"])) == {"Ġmodern"}
+    plan = STRIKE.plan([longer], TOKENIZER, StrikeSettings())
+    assert ids["Ġsleek"] in plan.first_tokens
+    assert ids["Ġs"] in plan.marks(longer)[0].bans[longer.spans[0].start]
+
+
+def test_kept_replies_and_said_leave_the_words_alone():
+    liked, wrong = example("a", "a flat pan", label=True), example("b", "so sleek a pan", "sleek")
+    plan = STRIKE.plan([liked, wrong], TOKENIZER, StrikeSettings())
+    assert set(plan.marks(liked)[0].bans) == {()}
+    assert plan.words in plan.marks(wrong)[0].bans
+    said = STRIKE.plan([liked, wrong], TOKENIZER, StrikeSettings(strike_at="said"))
+    assert sum(bool(bans) for bans in said.marks(wrong)[0].bans) == 1
+
+
+def test_common_beginnings_of_span_and_replacement_are_not_struck():
+    one = example("a", "so sleek flat", "sleek flat", replace="sleek pan")
+    plan = STRIKE.plan([one], TOKENIZER, StrikeSettings())
+    completion, patched = plan.marks(one)
+    sleek, flat, pan = (TOKENIZER.get_vocab()[token] for token in ("Ġsleek", "Ġflat", "Ġpan"))
+    assert completion.roles[one.completion.index(sleek)] == Role.HELD
+    assert completion.roles[one.completion.index(flat)] == Role.STRUCK
+    assert patched.roles[one.patched.ids.index(sleek)] == Role.FREE
+    assert patched.roles[one.patched.ids.index(pan)] == Role.REPLACED
+
+
+def test_full_fine_tuning_and_a_trained_head_are_refused(tmp_path):
+    args = NLFTConfig(output_dir=str(tmp_path), **COMMON)
+    with pytest.raises(UserError, match="hold_weight"):
+        NLFTTrainer(
+            tiny.model(vocabulary=len(TOKENIZER)),
+            args,
+            records(),
+            processing_class=TOKENIZER,
+            saliency="strike",
+            peft_config=None,
+        )
+    net = lora(tiny.model(vocabulary=len(TOKENIZER)), modules_to_save=["lm_head"])
+    enable_scoring(net)
+    with pytest.raises(NLFTError, match="LM head"):
+        scored(net, batch_of_four())
+
+
+@pytest.mark.parametrize("name", ["nlft", "cut", "dft", "uniform"])
+def test_every_scheme_can_hold_the_tokens_that_it_does_not_push_down(name):
+    net, scheme, examples = trained(), get_scheme(name), tiny.encoded()
+    settings = scheme.settings(hold_weight=0.8)
+    builder = BatchBuilder(0, needs=scheme.needs(settings))
+    found = score_batch(net, builder.batch(builder(examples)), builder.needs)
+    weights = scheme.weigh(found.conditions, settings)
+    losses = scheme.losses(weights, found, settings)
+    bare = scheme.settings()
+    assert "hold" not in scheme.needs(bare)
+    for row, one in enumerate(examples):
+        with torch.no_grad(), net.disable_adapter():
+            base = log_softmax(net, one.base, one.completion)
+        now = log_softmax(net, one.base, one.completion)
+        kl = (base.exp() * (base - now)).sum(-1)
+        held = kl[weights.unlikelihood[row, : len(kl)] == 0].mean()
+        torch.testing.assert_close(losses.more["hold"][row] / len(kl), 0.8 * held, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses.total, losses.likelihood + losses.unlikelihood + losses.more["hold"])
+    # The gradient through the log-probabilities is that of the run without the hold.
+    plain_builder = BatchBuilder(0, needs=scheme.needs(bare))
+    plain = score_batch(net, plain_builder.batch(plain_builder(examples)), plain_builder.needs)
+    expected = scheme.losses(scheme.weigh(plain.conditions, bare), plain, bare).total.sum()
+    for ours, theirs in zip(
+        gradients(net, (losses.total - losses.more["hold"]).sum()), gradients(net, expected), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
