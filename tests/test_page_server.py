@@ -24,7 +24,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
-from nlft.data.records import read_examples, write_examples
+from nlft.data.records import as_record, read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
 from nlft.page.export import csv_parts, export_csv
@@ -606,7 +606,7 @@ def test_with_the_dataset_a_version_holds_all_of_it_and_the_original_stays_as_it
     ]
     original.write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = original.read_bytes()
-    feedback = Feedback(run, [vars(e) for e in read_examples(original)])
+    feedback = Feedback(run, [as_record(e) for e in read_examples(original)])
     page = PageServer([LiveRun(run)], who="ann", feedback=feedback)
     with TestClient(page.app(TOKEN, set()), base_url=HERE) as client:
         assert save(client, edit(2, "Another judgment.")).json()["whole"] is True

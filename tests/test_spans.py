@@ -9,14 +9,17 @@ import pytest
 import nlft
 from helpers import tiny
 from nlft.auditing.run import audit
+from nlft.collect.human_judge import judge_by_hand
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.schemes.nlft_original import misread_rows
 from nlft.core.spans import Span, TokenSpan, merged_spans, quoted_spans, token_spans
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
-from nlft.data.records import Example, as_examples, marked_spans, read_examples, write_examples
+from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
 from nlft.errors import ProblemsError, RecordsError
+from nlft.page.feedback import Edit, Feedback, Mark
+from nlft.runs.run_dir import RunDir, WatchedExample
 from nlft.training.run_record import data_fingerprint
 from nlft.training.start import spans_line
 
@@ -174,6 +177,43 @@ def test_build_takes_spans_for_a_judgment_for_nlft_alone(tmp_path):
     assert read_pool([tmp_path / "a.jsonl"], BuildSettings()).examples[0].spans == (Span(0, 1),)
     with pytest.raises(RecordsError, match=r'a\.jsonl: example "w"'):
         read_pool([tmp_path / "a.jsonl"], BuildSettings(to="original"))
+
+
+# Marks on the page and in the terminal.
+
+
+def test_marks_of_the_page_become_spans_that_later_marks_replace(tmp_path):
+    run = RunDir(tmp_path)
+    tokens = ["a", " durable", " bike", "<|end|>"]
+    watched = [WatchedExample("w", False, "q?", "a", None, tokens)]
+    feedback = Feedback(run)
+
+    def save(*marks: Mark) -> tuple[Span, ...]:
+        named = feedback.save([Edit(0, "w", False, "Dull.", list(marks))], watched, "ann")["file"]
+        return read_examples(tmp_path / named)[0].spans
+
+    assert save(Mark(1, 2, "wrong"), Mark(2, 4, "wrong")) == (Span(2, 9), Span(10, 14))
+    assert save() == (Span(2, 9), Span(10, 14))
+    assert save(Mark(0, 2, "wrong")) == (Span(0, 9), Span(10, 14))
+    assert save(Mark(2, 3, "right"), Mark(3, 4, "wrong")) == (Span(0, 9),)
+    other = Feedback(RunDir(tmp_path / "other"), [as_record(wrong(completion="a  durable bike", spans=(Span(0, 1),)))])
+    other.save([Edit(0, "w", False, "Dull.", [Mark(1, 2, "wrong")])], watched, "ann")
+    # The tokens do not spell the completion, so only the judgment's quote can say where the mark is.
+    assert read_examples(other.folder / "examples-v2.jsonl")[0].spans == (Span(0, 1),)
+
+
+def test_the_terminal_marks_text_wherever_it_stands(monkeypatch, tmp_path, capsys):
+    typed = iter(["/mark zebra", "/mark durable => solid", "/mark a", "", "/unmark", "", "/mark bike", "/quit"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    saved = []
+    examples = [wrong(completion="a durable, durable bike"), wrong(id="v")]
+    judged = judge_by_hand(examples, lambda now: saved.append([len(e.spans) for e in now]))
+    marked = (Span(0, 1), Span(2, 9, "solid"), Span(11, 18, "solid"))
+    assert [e.spans for e in judged.examples] == [marked, (Span(10, 14),)]
+    assert judged.failed == {}
+    assert saved == [[2, 0], [3, 0], [3, 1]]
+    assert "zebra" in capsys.readouterr().out
 
 
 # Tokens.

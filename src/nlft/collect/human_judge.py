@@ -11,6 +11,7 @@ from typing import Literal
 from nlft.collect.judging import Judged, with_opinion
 from nlft.collect.opinions import RightOrWrong, plain_text
 from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
+from nlft.core.spans import Span, merged_spans, occurrences
 from nlft.data.records import Example, completion_text, read_examples
 from nlft.errors import UserError, display_path
 
@@ -19,7 +20,8 @@ _Move = Literal["next", "back", "quit", "stay"]
 
 _HELP = (
     "Say what is wrong. Quote the first wrong step exactly. Finish with an empty line. Write a correction, if any, on\n"
-    f"its own line that begins with {CORRECTION_MARK} (training omits that line from the judge prompt)."
+    f"its own line that begins with {CORRECTION_MARK} (training omits that line from the judge prompt).\n"
+    "/mark TEXT marks words without a sentence; /mark TEXT => OTHER says what should stand there."
 )
 _MARK = re.compile(r"^[ \t]*correction[ \t]*:\s*", re.IGNORECASE | re.MULTILINE)
 
@@ -80,8 +82,8 @@ def judge_by_hand(
 
 
 def is_open(example: Example) -> bool:
-    """Return whether the example still needs a judgment."""
-    return not example.label and not example.judgment
+    """Return whether the example still needs a judgment or marks."""
+    return not (example.label or example.judgment or example.spans)
 
 
 def taken_up(examples: Sequence[Example], out: Path) -> list[Example]:
@@ -110,12 +112,13 @@ def _show(example: Example, number: int, total: int, graded: bool) -> None:
         ("Standard answer", example.answer),
         ("Response", completion_text(example)),
         ("Judgment so far", example.judgment or ""),
+        ("Marked so far", _marks(example)),
     ]
     for title, text in parts:
         if text:
             # The bar separates the example's text from ours, whatever the model wrote.
             _say(f"\n{title}\n" + "\n".join(f"  │ {line}" for line in plain_text(text).split("\n")))
-    commands = ["/back", "/skip", "/right", "/wrong", "/quit"]
+    commands = ["/mark", "/unmark", "/back", "/skip", "/right", "/wrong", "/quit"]
     keep = "Enter keeps the judgment. " if example.judgment else ""
     _say(f"\n{_HELP}\n{keep}Commands: {'  '.join(commands)}")
 
@@ -127,14 +130,16 @@ def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
         return example, "quit"
     command = text.strip()
     if not command:
-        if example.judgment or example.label:
+        if not is_open(example):
             return example, "next"
-        _say("You wrote nothing. Type /skip to leave the example as it is.")
+        _say("You wrote nothing and marked nothing. Type /skip to leave the example as it is.")
         return example, "stay"
     if not text.startswith("/"):
         return _with_judgment(example, text)
     if command in ("/right", "/wrong"):
         return _with_label(example, command == "/right", graded)
+    if command.partition(" ")[0] in ("/mark", "/unmark"):
+        return _with_marks(example, command), "stay"
     moves: dict[str, _Move] = {"/back": "back", "/skip": "next", "/quit": "quit"}
     if command not in moves:
         _say(f"There is no command {plain_text(command)}. To begin a judgment with /, write a space before it.")
@@ -147,6 +152,31 @@ def _with_judgment(example: Example, text: str) -> tuple[Example, _Move]:
         _say(f"That is only a correction. Say also what is wrong, before {CORRECTION_MARK}")
         return example, "stay"
     return replace(with_opinion(example, None, ""), judgment=judgment), "next"
+
+
+def _with_marks(example: Example, command: str) -> Example:
+    """Mark the command's text wherever it stands in the completion, or remove all marks."""
+    if command == "/unmark":
+        _say(f"{len(example.spans)} marks removed.")
+        return replace(example, spans=())
+    text, arrow, other = command.removeprefix("/mark").partition("=>")
+    words = plain_text(text).strip()
+    places = occurrences(completion_text(example), [words] if words else [])
+    if not places:
+        _say(f"The response does not contain {words or 'an empty text'}. Nothing is marked.")
+        return example
+    new = [Span(span.start, span.end, plain_text(other).strip() if arrow else None) for span in places]
+    changed = replace(example, spans=merged_spans(new, example.spans))
+    _say(f"Marked so far: {_marks(changed)}. Now say what is wrong, mark more, or press Enter.")
+    return changed
+
+
+def _marks(example: Example) -> str:
+    """List the marked parts on one line, each with its replacement."""
+    text = completion_text(example)
+    replaced = ["" if span.replace is None else f" => {span.replace or '(nothing)'}" for span in example.spans]
+    marks = zip(example.spans, replaced, strict=True)
+    return plain_text("; ".join(" ".join(text[span.start : span.end].split()) + other for span, other in marks))
 
 
 def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _Move]:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ class Edit:
         id: the example's id, which must match the index.
         label: true for a right completion.
         judgment: the new judgment, or None.
-        marks: the tokens that the reader marked.
+        marks: the tokens that the reader marked. Those marked wrong become spans of the example.
     """
 
     example: int
@@ -56,11 +57,12 @@ class Feedback:
     def __init__(self, run: RunDir, dataset: Sequence[dict[str, Any]] | None = None) -> None:
         """
         Args:
-            dataset: the examples that the run was trained on. Without them, a version holds only the watched examples.
+            dataset: the examples that the run was trained on, as a file's records. Without them, a version holds only
+                the watched examples.
         """
         self.run = run
         self.folder = run.path / "feedback"
-        self.dataset = None if dataset is None else [_flat(record) for record in dataset]
+        self.dataset = None if dataset is None else [dict(record) for record in dataset]
         self._lock = threading.Lock()  # one save at a time, so that each version contains all earlier edits
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
@@ -102,9 +104,10 @@ class Feedback:
                     f"example {edit.id!r} is not in the dataset of --data.\n"
                     "  Start `nlft map` with the file that this run was trained on."
                 )
-            before = (record["label"], record.get("judgment"))
+            before = _edited_fields(record)
             record["label"], record["judgment"] = edit.label, edit.judgment
-            changed += before != (edit.label, edit.judgment)
+            record["spans"] = _with_marks(record, edit.marks, examples[edit.example].tokens)
+            changed += before != _edited_fields(record)
         try:
             path = self._write(records)
             self._log(edits, who, path.name)
@@ -122,7 +125,7 @@ class Feedback:
         return sorted(int(name) for name in names if name.isdigit())
 
     def _latest(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
-        """Return the run's examples, with labels and judgments from the newest version if it has the same example.
+        """Return the run's examples, with the edits of the newest version if it has the same example.
 
         A run that was started again in the same folder may have different examples with the same ids. Edits of the old
         examples stay in the old version and are not copied.
@@ -137,7 +140,7 @@ class Feedback:
             for record in now:
                 edited = before.get(record["id"])
                 if edited is not None and _not_editable(edited) == _not_editable(record):
-                    record["label"], record["judgment"] = edited["label"], edited.get("judgment")
+                    record.update(zip(_EDITABLE, _edited_fields(edited), strict=True))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"cannot read {display_path(path)} ({error}).\n  Fix it, or move it to another folder."
@@ -251,14 +254,40 @@ def _mark(item: object, length: int) -> Mark | None:
     return Mark(start, end, "wrong") if verdict == "wrong" else None
 
 
+def _with_marks(record: dict[str, Any], marks: Sequence[Mark], tokens: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Return the record's spans with those that the marks make, or None if there are none.
+
+    A mark replaces the spans that it overlaps. Tokens marked right have no span.
+
+    Args:
+        tokens: the text that each token adds; the last one is the end of turn.
+    """
+    spans: list[dict[str, Any]] = list(record.get("spans") or [])
+    completion = record["completion"] if isinstance(record["completion"], str) else record["completion"][-1]["content"]
+    if "".join(tokens[:-1]) != completion:  # the tokens' places are unknown; the judgment quotes what was marked
+        return spans or None
+    begins = [0, *accumulate(len(token) for token in tokens[:-1])]
+    for mark in marks:
+        start, end = begins[min(mark.start, len(begins) - 1)], begins[min(mark.end, len(begins) - 1)]
+        text = completion[start:end]
+        if text.strip():  # a token begins with the space before its word
+            start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+        spans = [span for span in spans if span["end"] <= start or end <= span["start"]]
+        if mark.verdict == "wrong" and start < end:
+            spans.append({"start": start, "end": end})
+    return sorted(spans, key=lambda span: span["start"]) or None
+
+
+_EDITABLE = ("label", "judgment", "spans")
+
+
+def _edited_fields(record: dict[str, Any]) -> tuple[Any, ...]:
+    return (record["label"], record.get("judgment"), record.get("spans") or None)
+
+
 def _not_editable(record: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that a reader cannot edit."""
-    return {name: value for name, value in record.items() if value is not None and name not in ("label", "judgment")}
-
-
-def _flat(example: dict[str, Any]) -> dict[str, Any]:
-    """Put an example's fields and its extra fields into one record."""
-    return {**{k: v for k, v in example.items() if k != "extra"}, **example.get("extra", {})}
+    return {name: value for name, value in record.items() if value is not None and name not in _EDITABLE}
 
 
 def _line(record: dict[str, Any]) -> bytes:
