@@ -8,19 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers import tiny
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.checks_judge import judgment_of
-from nlft.core.conditions import ConditionEncoder
 from nlft.core.spans import quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import ChecksGrader, says_yes
-from nlft.data.encoding import encode_examples
 from nlft.data.grading import Reply, get_grader
-from nlft.data.records import Example, marked_spans, read_examples
-from nlft.errors import ConfigError, RecordsError, UserError
+from nlft.data.records import marked_spans, read_examples
+from nlft.errors import ConfigError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arm_run import run_arm
 from nlft.experiments.cells import cell_result
@@ -488,12 +485,3 @@ def test_a_run_folder_notices_edited_checks():
     write(FILE + "- name: new\n  must: {contains: x}\n")
     with pytest.raises(UserError, match=r"checks\.yaml"):
         staged.record_settings()
-
-
-def test_training_that_reads_answers_refuses_examples_without_them():
-    encoder = ConditionEncoder(tiny.tokenizer())
-    example = Example("open", "p", "c", True, "")
-    assert encode_examples([example], encoder)[0].standard == []
-    for reader in ({"standard_reader": "nlft"}, {"target_reader": "--answer_weight"}):
-        with pytest.raises(RecordsError, match=f"'open'.*{next(iter(reader.values()))}"):
-            encode_examples([example], encoder, **reader)

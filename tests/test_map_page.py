@@ -225,7 +225,9 @@ def test_open_ended_example_has_red_rows_where_it_is_disliked_and_green_ones_whe
     run = RunDir(tmp_path / "shop")
     run.write_settings(record())
     watched = [
-        WatchedExample(e.id, e.label, e.prompt, e.answer, e.judgment, [*re.findall(r"\s?\S+", e.completion), "<|end|>"])
+        WatchedExample(
+            e.id, e.label, e.prompt, None, e.judgment, [*re.findall(r"\s?\S+", e.completion), "<|end|>"], e.feedback
+        )
         for e in (disliked, liked)
     ]  # type: ignore[arg-type]
     run.write_watched(watched)

@@ -327,7 +327,7 @@ def test_an_example_gives_its_question_only_the_fields_that_are_needed():
 def test_questions_may_lack_an_answer_if_nothing_needs_it_but_not_a_needed_field():
     rows = [{"prompt": "p", "item": "bottle"}, {"prompt": "q", "answer": ""}, {"prompt": "r", "item": ["a"]}]
     Path("o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert [q.answer for q in read_questions("o.jsonl", require_answer=False)] == ["", "", ""]
+    assert [q.answer for q in read_questions("o.jsonl", require_answer=False)] == [None, None, None]
     with pytest.raises(RecordsError) as caught:
         read_questions("o.jsonl", require_answer=False, needed_fields={"item"})
     assert [(p.where, p.field) for p in caught.value.problems] == [("o.jsonl:2", "item"), ("o.jsonl:3", "item")]
@@ -342,7 +342,6 @@ def test_generated_ids_count_records_not_lines():
     ("record", "field"),
     [
         ({"question": "", "answer": "a"}, "question"),
-        ({"prompt": "p"}, "answer"),
         ({"answer": "a"}, "prompt"),
         ({"prompt": "p", "answer": "a", "compeltion": "b"}, "compeltion"),
         ({"prompt": "p", "question": "p", "answer": "a"}, "question"),

@@ -55,6 +55,8 @@ CASES: dict[str, tuple[str, bytes]] = {
     "a misspelt field": ("train.jsonl", record(completion=..., compeltion="42")),
     "null": ("train.jsonl", record(completion=None)),
     "a number for a text": ("train.jsonl", record(answer=42)),
+    "a misspelt answer": ("train.jsonl", record(answer=..., anwser="42")),
+    "feedback that is no text": ("train.jsonl", record(feedback=["Friendly."])),
     "1 for true": ("train.jsonl", record(label=1)),
     "true in quotes": ("train.jsonl", record(label="true")),
     "wrong without a judgment": ("train.jsonl", record(label=False)),
@@ -82,7 +84,7 @@ CASES: dict[str, tuple[str, bytes]] = {
         "train.jsonl",
         b'{"id": 1, "instruction": "6?", "output": "6", "answer": "6", "score": "8"}',
     ),
-    "several at once": ("train.jsonl", b"\n".join([record(label=0), record(id=2, answer=""), b"{]"])),
+    "several at once": ("train.jsonl", b"\n".join([record(label=0), record(id=2, completion=""), b"{]"])),
 }
 
 

@@ -167,6 +167,8 @@ def texts(example: Example) -> Iterator[tuple[str, str]]:
     yield "completion", completion_text(example)
     if example.answer:
         yield "answer", example.answer
+    if example.feedback:
+        yield "feedback", example.feedback
     if example.judgment:
         yield "judgment", example.judgment
     if revision := revision_text(example):

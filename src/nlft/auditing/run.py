@@ -15,7 +15,8 @@ from nlft.auditing.text import text_findings
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
-from nlft.data.grading import MARK, Grader, get_grader
+from nlft.data.grading import MARK, Grader, get_grader, needs_answers
+from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, Question
 from nlft.errors import ProblemsError, UserError
 
@@ -58,6 +59,7 @@ def audit(
     if model is not None and tokenizer is None:
         raise UserError("The audit got a model without its tokenizer.\n  Pass tokenizer=... as well.")
     grader, notes = _grader(examples, settings)
+    notes += [note] if (note := feedback_note(examples)) else []
     encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
     notes += _not_checked(model, tokenizer, test)
     special = sorted(set(encoder.tokenizer.all_special_tokens)) if encoder else []
@@ -105,14 +107,16 @@ def _grader(examples: Sequence[Example], settings: AuditSettings) -> tuple[Grade
     """Return the grader that checks the labels, and a note if the audit chose this grader instead of the user."""
     name, notes = settings.grader, []
     if name == "auto":
-        marked = sum(MARK in e.answer for e in examples) >= _MARKED_RATE * len(examples)
+        marked = sum(MARK in (e.answer or "") for e in examples) >= _MARKED_RATE * len(examples)
         name = "number" if marked else "label"
         reason = f"most answers have {MARK}" if marked else f"few answers have {MARK}; labels were not checked"
         notes = [f"grader: {name}, because {reason} (--grader)"]
     if name == "label":
         return None, notes
-    options = {"extraction": settings.extraction} if name == "number" else {}
-    return get_grader(name, **options), notes
+    grader = get_grader(name, **({"extraction": settings.extraction} if name == "number" else {}))
+    if needs_answers(grader) and (without := sum(e.answer is None for e in examples)):
+        notes.append(f"{without} of {len(examples)} examples have no answer, so the grader did not check their labels")
+    return grader, notes
 
 
 def _encoded(
@@ -144,21 +148,16 @@ def _encoded(
 def _with_judge(
     fitting: list[tuple[Example, EncodedExample]],
 ) -> tuple[list[tuple[Example, EncodedExample]], list[str]]:
-    """Return the examples whose judgment can be measured, and notes about the others."""
-    answered = [(example, encoded) for example, encoded in fitting if encoded.standard]
-    judged = [(example, encoded) for example, encoded in answered if encoded.label or encoded.judge is not None]
-    notes = []
-    if count := len(fitting) - len(answered):
-        notes.append(f"{count} examples have no answer, so their tokens were not measured")
-    if count := len(answered) - len(judged):
-        notes.append(f"{count} wrong completions have spans, but no judgment to measure")
-    return judged, notes
+    """Return the examples whose judgment can be measured, and a note about wrong ones that have only spans."""
+    judged = [(example, encoded) for example, encoded in fitting if encoded.label or encoded.judge is not None]
+    count = len(fitting) - len(judged)
+    return judged, [f"{count} wrong completions have spans, but no judgment to measure"] if count else []
 
 
 def _too_long(encoded: EncodedExample, max_length: int | None) -> str:
     """List each condition whose length exceeds `max_length`, with the length. Return an empty text if there is none."""
     lengths = {
-        "base": len(encoded.base) + max(len(encoded.completion), len(encoded.target)),
+        "base": len(encoded.base) + max(len(encoded.completion), len(encoded.target or [])),
         "standard": len(encoded.standard) + len(encoded.completion),
         "judge": len(encoded.judge) + len(encoded.completion) if encoded.judge else 0,
     }

@@ -214,6 +214,7 @@ def _encode(encoder: ConditionEncoder, example: Example, judgment: str) -> Encod
         completion=completion_text(example),
         label=False,
         answer=example.answer,
+        feedback=example.feedback,
         judgment=judgment,
     )
 

@@ -8,7 +8,7 @@ from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
-from nlft.data.grading import MARK, Grader, extract_expected
+from nlft.data.grading import MARK, Grader, extract_expected, needs_answers
 from nlft.data.language import language, words
 from nlft.data.records import Example, completion_text, quotes_of
 
@@ -134,7 +134,7 @@ def _misquoted(example: Example, shown: str) -> str | None:
 
     The numbers are reported only if the judgment mentions at least two and the example lacks more than half of them.
     """
-    known = [_bare(completion_text(example)), _bare(prompt_text(example.prompt)), _bare(example.answer)]
+    known = [_bare(completion_text(example)), _bare(prompt_text(example.prompt)), _bare(example.answer or "")]
     quotes = ["".join(groups) for groups in _QUOTED.findall(shown)]
     parts = [(quote, [_bare(part) for part in _ELLIPSIS.split(quote)]) for quote in quotes]
     missing = [quote for quote, bare in parts if not all(any(part in text for text in known) for part in bare)]
@@ -142,7 +142,7 @@ def _misquoted(example: Example, shown: str) -> str | None:
         return f"the judgment quotes {quoted(missing[0])}, but the completion does not contain it"
     stated = set(numbers(_QUOTED.sub(" ", shown)))
     unknown = stated.difference(
-        numbers(completion_text(example)), numbers(prompt_text(example.prompt)), numbers(example.answer)
+        numbers(completion_text(example)), numbers(prompt_text(example.prompt)), numbers(example.answer or "")
     )
     if len(stated) >= 2 and len(unknown) > len(stated) / 2:
         return f"the judgment mentions {', '.join(sorted(unknown))}, but the example does not contain these numbers"
@@ -161,7 +161,7 @@ def _echo(example: Example, shown: str) -> str | None:
 
     Such a judgment has no words or numbers that the answer lacks, and no quote from the completion.
     """
-    completion, answer = completion_text(example), example.answer
+    completion, answer = completion_text(example), example.answer or ""
     what = f"the judgment says no more than the answer: {quoted(shown)}"
     if len(_bare(answer)) > 2 and _bare(answer) in _bare(shown):
         rest = _bare(shown).replace(_bare(answer), " ")
@@ -194,6 +194,8 @@ def _by(grader: Grader) -> Check:
     """Make a check that compares the label with the grade."""
 
     def check(example: Example) -> str | None:
+        if example.answer is None and needs_answers(grader):
+            return None  # the audit's notes count these examples
         grade = grader(completion_text(example), example.answer)
         if grade.expected is None and grade.grade == "ungraded":
             return None  # `_ungradable` reports it
@@ -235,7 +237,7 @@ def _foreign_answer(example: Example) -> str | None:
 
     On GSM8K this reports 7 of 10,000 questions with their own answer, and 9 of 10 questions with another's answer.
     """
-    question, answer = prompt_text(example.prompt), example.answer
+    question, answer = prompt_text(example.prompt), example.answer or ""
     in_question, in_answer = set(numbers(question)), set(numbers(answer))
     if len(in_question) < 2 or _bare_answer(example) or len(in_answer) < 2:
         return None
@@ -252,7 +254,7 @@ def _differing_answers(examples: Sequence[Example], grader: Grader | None) -> It
     """Report equal questions with different answers, if there is a grader."""
     first: dict[str, tuple[str, Example]] = {}
     for example in examples if grader is not None else ():
-        expected = grader(example.answer, example.answer).expected if grader else None
+        expected = grader(example.answer, example.answer).expected if grader and example.answer else None
         if expected is None:
             continue
         known, other = first.setdefault(_bare(prompt_text(example.prompt)), (expected, example))

@@ -109,7 +109,8 @@ def _show(example: Example, number: int, total: int, graded: bool) -> None:
     _say(f"\n──── {number} of {total}: {plain_text(str(example.id))}, {label} ────")
     parts = [
         ("Question", prompt_text(example.prompt)),
-        ("Standard answer", example.answer),
+        ("Standard answer", example.answer or ""),
+        ("What a reader likes", example.feedback or ""),
         ("Response", completion_text(example)),
         ("Judgment so far", example.judgment or ""),
         ("Marked so far", _marks(example)),

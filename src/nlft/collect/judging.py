@@ -12,6 +12,7 @@ from nlft.collect.rules import judge_by_rules
 from nlft.config import Range, override, with_defaults
 from nlft.core.prompts import SystemPromptSettings, fill, prompt_text
 from nlft.data.checks_grader import CheckSettings, ChecksGrader
+from nlft.data.gradable import check_gradable
 from nlft.data.grading import CHECKS, ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, completion_text, reply_to
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
@@ -139,7 +140,11 @@ def relabel(examples: Sequence[Example], grader: Grader | ReplyGrader) -> list[E
 
     A completion without an answer is labelled wrong, as in sampling. If the standard answer has no answer to compare
     with, the example stays as it is.
+
+    Raises:
+        RecordsError: the grader needs standard answers, and some examples have none.
     """
+    check_gradable(examples, grader)
     relabelled = []
     grades = grade_replies(grader, [reply_to(example, completion_text(example)) for example in examples])
     for example, grade in zip(examples, grades, strict=True):
@@ -188,6 +193,9 @@ def rules_judge(examples: Sequence[Example]) -> list[Opinion]:
     """Judge by `nlft.collect.rules`. For a right completion, report only miscalculated steps."""
     opinions = []
     for example in examples:
+        if example.answer is None:
+            opinions.append(Opinion(None, refused="the rules need a standard answer"))
+            continue
         words = judge_by_rules(
             prompt_text(example.prompt),
             completion_text(example),
@@ -242,7 +250,7 @@ class ModelJudge:
         return fill(
             self.prompt,
             prompt=prompt_text(example.prompt),
-            answer=example.answer,
+            answer=example.answer or example.feedback or "(none)",
             completion=completion_text(example),
             label="right" if example.label else "wrong",
         )

@@ -17,9 +17,10 @@ from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.collect.judging import LABELS_STAY, RetrySettings, check_template, check_tries, shortened
 from nlft.config import Range, with_defaults
 from nlft.core.prompts import Prompt, SystemPromptSettings, as_messages, fill_prompt
+from nlft.data.gradable import check_answers
 from nlft.data.grading import MARK, ExtractionSettings, Grader, get_grader
 from nlft.data.records import Example, completion_text
-from nlft.errors import Problem, ProblemsError, UserError
+from nlft.errors import UserError
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.settings import GenerationSettings
 
@@ -111,13 +112,15 @@ class Revised:
 
 
 def revise_examples(examples: Sequence[Example], model: Answerer, settings: RevisionSettings) -> Revised:
-    """Ask the model for a revision of every wrong example without one, up to `settings.tries` times each."""
+    """Ask the model for a revision of every wrong example without one, up to `settings.tries` times each.
+
+    Raises:
+        RecordsError: some of these examples have no standard answer to check a revision by.
+    """
     grader = settings.make_grader()
     revised, refused = list(examples), dict[int, list[Refusal]]()
     to_revise = [at for at, e in enumerate(examples) if not e.label and (settings.overwrite or not e.revision)]
-    if lacking := [examples[at] for at in to_revise if not examples[at].answer]:
-        cure = "Add the field `answer`, or write the revision by hand, into the field `revision`."
-        raise ProblemsError([Problem(f"example {e.id!r}", "has no answer to revise it by", cure) for e in lacking])
+    check_answers([examples[at] for at in to_revise], "the check of a revision", "Or write its `revision` by hand.")
     waiting = to_revise
     for attempt in range(1, settings.tries + 1):
         if not waiting:
@@ -130,7 +133,7 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
         ]
         answers = complete(requests, model, "revising" if attempt == 1 else f"revising, try {attempt}")
         for at, answer in zip(waiting, answers, strict=True):
-            reason = refuse_revision(answer, examples[at].answer, grader, settings)
+            reason = refuse_revision(answer, examples[at].answer or "", grader, settings)
             if reason is None:
                 revised[at] = _with_revision(examples[at], answer.text)
             else:
@@ -185,7 +188,7 @@ def revision_request(example: Example, template: str) -> Prompt:
         template,
         completion=completion_text(example),
         judgment=example.judgment or "",
-        answer=example.answer,
+        answer=example.answer or "",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from nlft.config import Range
 from nlft.core.prompts import SystemPromptSettings, fill_prompt
 from nlft.data.checks_grader import CheckSettings
+from nlft.data.gradable import check_gradable
 from nlft.data.grading import ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, Question, reply_to
 from nlft.errors import UserError
@@ -72,9 +73,11 @@ def sample_answers(
 
     Args:
         template: the text to send to the model, with `{prompt}` for the question.
+        grader: grades the answers. Questions without a standard answer are refused if it needs one.
         per_question: answers per question. If there are several, the second answer to `gsm8k-7` has the id
             `gsm8k-7#2`.
     """
+    check_gradable(questions, grader)
     keyed = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
     requests = [CompletionRequest(key, fill_prompt(question.prompt, template)) for question, key in keyed]
     answers = complete(requests, model, "sampling")

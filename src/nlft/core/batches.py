@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row, standard_prompt
+from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row
 from nlft.core.hold import HoldEverything, HoldRows, Marks, Plan, Role, hold_rows
 
 ExtraRows = Callable[[EncodedExample], Sequence[Row]]
@@ -66,11 +66,12 @@ class BatchBuilder:
         wrong = [e for e in examples if not e.label]
         extra = [(at, one) for at, e in enumerate(examples) for one in self._extra_rows(e)]
         trained = [row(e.base, e.completion) for e in examples]
-        trained += [row(e.base, e.target) for e in examples if self.answers]
+        # An example without an answer has a row too, in which no token is trained: the rows stay in their places.
+        trained += [row(e.base, e.target or []) for e in examples if self.answers]
         trained += [one for _, one in extra]
         features: dict[str, Any] = _features("", pad(trained, self.pad_token_id))
         if self.needs & {"standard", "judge"}:
-            scored = [row(standard_prompt(e), e.completion) for e in examples if "standard" in self.needs]
+            scored = [row(e.standard, e.completion) for e in examples if "standard" in self.needs]
             scored += [row(judge_prompt(e), e.completion) for e in wrong if "judge" in self.needs]
             # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
             scored = scored or [row(examples[0].base, examples[0].completion)]
@@ -80,7 +81,7 @@ class BatchBuilder:
             features |= {f"hold_{one.name}": getattr(held, one.name) for one in fields(held)}
         features["label"] = torch.tensor([e.label for e in examples])
         features["lengths"] = torch.tensor([len(e.completion) for e in examples])
-        features["answer_lengths"] = torch.tensor([len(e.target) if self.answers else 0 for e in examples])
+        features["answer_lengths"] = torch.tensor([len(e.target or []) if self.answers else 0 for e in examples])
         features["extra_samples"] = torch.tensor([at for at, _ in extra], dtype=torch.long)
         return features
 
@@ -93,7 +94,7 @@ class BatchBuilder:
         planned = [self.plan.marks(example) for example in examples]
         marks = [own for own, *_ in planned]
         if self.answers:
-            marks += [Marks.alike(len(e.target), Role.FREE, graded=True) for e in examples]
+            marks += [Marks.alike(len(e.target or []), Role.FREE, graded=True) for e in examples]
         for example, (_, *added) in zip(examples, planned, strict=True):
             others = [Marks.alike(len(one.labels), Role.FREE, graded=True) for one in self.extra_rows(example)]
             marks += [*others, *added]

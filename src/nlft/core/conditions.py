@@ -40,13 +40,11 @@ class EncodedExample:
     """Token ids of one example: the same completion ids follow every condition's prompt.
 
     Attributes:
-        base: prompt ids.
-        standard: prompt ids; empty without a standard answer.
-        judge: prompt ids; None for right completions, which do not need it, and for wrong ones that have spans but no
-            judgment.
+        base, standard, judge: prompt ids; `judge` is None for right completions, which do not need it, and for wrong
+            ones that have spans but no judgment.
         completion: ends with the model's end-of-turn token.
-        target: ids of the text that `answer_weight` trains (standard answer or revision). Ends with the same token;
-            empty without such a text.
+        target: ids of the text that `answer_weight` trains: the revision, else the standard answer. Ends with the same
+            token. None if there is neither. Feedback is never trained.
         spans: the marked parts of the completion, in order, without overlaps.
         patched: the completion with its replacements in place; None if no span has one.
         listed: words that are struck wherever this reply could have them, also if nobody marked them.
@@ -58,7 +56,7 @@ class EncodedExample:
     standard: list[int]
     judge: list[int] | None
     completion: list[int]
-    target: list[int]
+    target: list[int] | None
     spans: tuple[TokenSpan, ...] = ()
     patched: Patched | None = None
     listed: tuple[str, ...] = ()
@@ -116,7 +114,8 @@ class ConditionEncoder:
         prompt: Prompt,
         completion: str,
         label: bool,
-        answer: str,
+        answer: str | None = None,
+        feedback: str | None = None,
         judgment: str | None = None,
         revision: str | None = None,
         spans: Sequence[Span] = (),
@@ -124,7 +123,8 @@ class ConditionEncoder:
         """Encode one example under its conditions.
 
         Args:
-            answer: the standard answer; empty if there is none.
+            answer, feedback: the standard condition shows the answer, else the feedback. Without both, its prompt is
+                the plain prompt.
             spans: marked parts of the completion, in order, without overlaps. With them, a wrong completion needs no
                 judgment.
 
@@ -137,22 +137,24 @@ class ConditionEncoder:
         listed = () if label else self.listed
         spans = merged_spans(spans, occurrences(completion, listed))
         if not label:
-            shown = judgment or ""
+            blamed = judgment or ""
             if not self.templates.judge_shows_correction:
-                shown = without_corrections(shown)
-            if shown.strip():
-                judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=shown))
+                blamed = without_corrections(blamed)
+            if blamed.strip():
+                judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=blamed))
             elif not spans:
                 raise ProblemsError([_nothing_to_show(id)])
         marked = self._token_spans(id, completion, spans) if spans else ()
+        shown, target = answer or feedback, revision or answer
+        standard = fill_prompt(prompt, self.templates.standard, answer=shown) if shown else prompt
         encoded = EncodedExample(
             id=id,
             label=label,
             base=self.prompt_ids(prompt),
-            standard=self.prompt_ids(fill_prompt(prompt, self.templates.standard, answer=answer)) if answer else [],
+            standard=self.prompt_ids(standard),
             judge=judge,
             completion=self.completion_ids(completion),
-            target=self.completion_ids(text) if (text := revision or answer) else [],
+            target=self.completion_ids(target) if target else None,
             spans=marked,
             patched=self._patched(completion, marked),
             listed=listed,
@@ -196,7 +198,7 @@ class ConditionEncoder:
             ("base", encoded.base, encoded.completion),
             ("standard", encoded.standard, encoded.completion),
             ("judge", encoded.judge or [], encoded.completion),
-            ("base", encoded.base, encoded.target),
+            ("base", encoded.base, encoded.target or []),
             ("base", encoded.base, encoded.patched.ids if encoded.patched else []),
         ]
         problems = [
@@ -239,30 +241,6 @@ def judge_prompt(example: EncodedExample) -> list[int]:
     if example.judge is None:
         raise ProblemsError([no_judge_prompt(example.id)])
     return example.judge
-
-
-def standard_prompt(example: EncodedExample) -> list[int]:
-    """Return the ids of an example's standard prompt.
-
-    Raises:
-        ProblemsError: the example has none.
-    """
-    if not example.standard:
-        raise ProblemsError([no_answer(example.id)])
-    return example.standard
-
-
-def no_answer(id: str | int, reader: str = "the scheme") -> Problem:
-    """Describe an example without a standard answer.
-
-    Args:
-        reader: what reads the answer.
-    """
-    return Problem(
-        f"example {id!r}",
-        f"has no answer, which {reader} reads",
-        "Add the field `answer`, or choose a --scheme that reads no answer, such as cut, and --answer_weight 0.",
-    )
 
 
 def no_judge_prompt(id: str | int, reader: str = "the scheme") -> Problem:

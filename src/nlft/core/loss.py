@@ -77,9 +77,9 @@ def normalize(losses: Tensor, lengths: Tensor, window: Window, normalization: st
 
     Args:
         losses: (batch,) summed over tokens.
-        lengths: (batch,) completion tokens of each sample.
+        lengths: (batch,) completion tokens of each sample. A sample with none, such as a missing answer, adds nothing.
         normalization: `sample` for (1/B) Σ_i L_i / N_i, `token` for Σ_i L_i / Σ_i N_i.
     """
     if normalization == "sample":
-        return torch.sum(losses / lengths) / window.samples
+        return torch.sum(losses / lengths.clamp(min=1)) / window.samples
     return torch.sum(losses) / window.tokens

@@ -66,7 +66,7 @@ class Check:
             UserError: the question has no such field.
         """
         values = {"id": reply.key, "prompt": prompt_text(reply.prompt), **reply.fields}
-        values |= {"answer": reply.answer} if reply.answer else {}
+        values |= {} if reply.answer is None else {"answer": reply.answer}
 
         def value(match: re.Match[str]) -> str:
             if match[1] is None:

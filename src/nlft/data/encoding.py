@@ -1,8 +1,8 @@
 """Encode examples as token ids under every condition. Report all examples that do not fit, not only the first."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from nlft.core.conditions import ConditionEncoder, EncodedExample, no_answer, no_judge_prompt
+from nlft.core.conditions import ConditionEncoder, EncodedExample, no_judge_prompt
 from nlft.data.records import Example, completion_text, marked_spans, revision_text
 from nlft.errors import Problem, ProblemsError, RecordsError, UserError
 
@@ -12,16 +12,12 @@ def encode_examples(
     encoder: ConditionEncoder,
     *,
     judge_reader: str | None = None,
-    standard_reader: str | None = None,
-    target_reader: str | None = None,
 ) -> list[EncodedExample]:
     """Encode every example under its conditions.
 
     Args:
         judge_reader: the scheme that reads the judge condition. Then wrong examples need a judgment, also if they have
             spans. None if no scheme reads it.
-        standard_reader: the scheme that reads the standard condition. Then examples need an answer.
-        target_reader: the setting that trains on answers. Then examples need an answer or a revision.
 
     Raises:
         RecordsError: names every example that cannot be encoded.
@@ -37,11 +33,6 @@ def encode_examples(
     if judge_reader is not None:
         unjudged = [one.id for one in encoded if not one.label and one.judge is None]
         problems += [no_judge_prompt(id, f"the scheme {judge_reader}") for id in unjudged]
-    for one in encoded:
-        if standard_reader is not None and not one.standard:
-            problems.append(no_answer(one.id, f"the scheme {standard_reader}"))
-        elif target_reader is not None and not one.target:
-            problems.append(no_answer(one.id, target_reader))
     if problems:
         raise RecordsError(problems)
     if not encoded:
@@ -56,7 +47,20 @@ def condition_readers(scheme: str, needs: Collection[str]) -> dict[str, str]:
         scheme: the scheme's name.
         needs: the values that the scheme reads, see `Scheme.needs`.
     """
-    return {f"{condition}_reader": scheme for condition in ("judge", "standard") if condition in needs}
+    return {"judge_reader": scheme} if "judge" in needs else {}
+
+
+def check_targets(encoded: Sequence[EncodedExample], answer_weight: float) -> None:
+    """Refuse to train answers if no example has one.
+
+    Raises:
+        UserError: `answer_weight` is above 0, and no example has an answer or a revision.
+    """
+    if answer_weight > 0 and all(one.target is None for one in encoded):
+        raise UserError(
+            f"--answer_weight {answer_weight:g}: none of the {len(encoded)} examples has an answer or a revision to "
+            "train on.\n  Set --answer_weight 0, or give examples an `answer`. Feedback is never trained."
+        )
 
 
 def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
@@ -73,6 +77,7 @@ def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
         completion=completion_text(example),
         label=example.label,
         answer=example.answer,
+        feedback=example.feedback,
         judgment=example.judgment,
         revision=revision_text(example),
         spans=marked_spans(example) if encoder.tokenizer.is_fast else example.spans,

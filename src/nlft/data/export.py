@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlft.core.prompts import Message, as_messages
+from nlft.data.gradable import check_answers
 from nlft.data.raw_records import FIELDS, shown
 from nlft.data.records import (
     RIGHT_FROM_SCORE,
@@ -18,7 +19,8 @@ from nlft.data.records import (
     write_examples,
     write_text,
 )
-from nlft.errors import Problem, ProblemsError, RecordsError, UserError, display_path
+from nlft.data.span_records import span_rows
+from nlft.errors import Problem, RecordsError, UserError, display_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,14 +83,17 @@ def rows_for(examples: Sequence[Example], to: Tool, *, target: SFTTarget = "answ
     if to == "original":
         made = original_rows(examples)
     elif to == "sft":
+        check_trainable(examples, target)
         silent = [e for e in examples if not sft_texts(e, target)]
         rows = [_said(e, text, form) for e in examples for text in sft_texts(e, target)]
         made = Export(rows, _counted(len(silent), "without a right completion or a revision"))
     elif to == "kto":
-        revised = [e for e in examples if e.revision is not None]
+        revised, marked = ([e for e in examples if e.revision is not None], [e for e in examples if e.spans])
         rows = [_said(e, completion_text(e), form) | {"label": e.label} for e in examples]
-        made = Export(rows, _counted(len(revised), "lose their revision"))
+        notes = [*_counted(len(revised), "lose their revision"), *_counted(len(marked), "lose their spans")]
+        made = Export(rows, notes)
     else:
+        check_answers(examples, "ReFT")
         rows = _reft_rows(examples, form)
         made = Export(rows, _counted(len(examples) - len(rows), "repeat another one's question and answer"))
     if not made.rows:
@@ -105,22 +110,22 @@ def sft_texts(example: Example, target: SFTTarget) -> list[str]:
     Args:
         target: `answer`: the standard answer. `completion`: the completion if it is right, and the revision if there
             is one. `all-completions`: the completion, right or wrong.
-
-    Raises:
-        ProblemsError: the target is `answer`, and the example has none.
     """
     if target == "answer":
-        if not example.answer:
-            raise ProblemsError([_no_answer(example)])
-        return [example.answer]
+        return [example.answer] if example.answer else []
     completions = [completion_text(example)] if example.label or target == "all-completions" else []
     revision = revision_text(example)
     return completions + ([revision] if revision is not None and target == "completion" else [])
 
 
-def _no_answer(example: Example) -> Problem:
-    cure = "Add the field `answer`, or train on --target completion."
-    return Problem(f"example {shown(example.id)}", "has no answer to train on", cure)
+def check_trainable(examples: Sequence[Example], target: SFTTarget) -> None:
+    """Refuse examples without an answer if answers are trained.
+
+    Raises:
+        RecordsError: names every such example.
+    """
+    if target == "answer":
+        check_answers(examples, "--target answer", "Or train on --target completion.")
 
 
 def with_system_prompt(example: Example, system_prompt: str) -> Example:
@@ -143,7 +148,8 @@ def original_rows(examples: Sequence[Example]) -> Export:
     Reading a record back gives its example's label.
 
     Raises:
-        RecordsError: names every prompt of several turns; a record of this format cannot hold such a prompt.
+        RecordsError: names every prompt of several turns, and every example without an answer; a record of this format
+            cannot hold them.
     """
     rows, problems, dropped = [], [], Counter[str]()
     for example in examples:
@@ -151,6 +157,9 @@ def original_rows(examples: Sequence[Example]) -> Export:
         if [message["role"] for message in prompt] not in _ROLES:
             what = "has a prompt of several turns; the original project's records have one question."
             problems.append(Problem(f"example {shown(example.id)}", what, "Drop it, or write it as one text."))
+        if example.answer is None:
+            what = "has no answer, which the original project's records need."
+            problems.append(Problem(f"example {shown(example.id)}", what, "Write its `answer`, or drop it."))
         extra, lost = _extra_of_original(example)
         dropped.update(lost)
         rows.append(
@@ -163,6 +172,8 @@ def original_rows(examples: Sequence[Example]) -> Export:
                 "judgment": None if example.label else example.judgment,
                 "answer": example.answer,
                 **({} if example.revision is None else {"revision": revision_text(example)}),
+                **({} if example.feedback is None else {"feedback": example.feedback}),
+                **({"spans": span_rows(example.spans)} if example.spans else {}),
                 **extra,
             }
         )
@@ -208,10 +219,8 @@ def _reft_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
     column `answer` to the reward function and ignore `completion`.
     """
     rows: dict[str, dict[str, Any]] = {}
-    if lacking := [_no_answer(example) for example in examples if not example.answer]:
-        raise ProblemsError(lacking)
     for example in examples:
-        row = _said(example, example.answer, form) | {"answer": example.answer}
+        row = _said(example, example.answer or "", form) | {"answer": example.answer}
         rows.setdefault(json.dumps(row, sort_keys=True), row)
     return list(rows.values())
 

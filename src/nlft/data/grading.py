@@ -61,8 +61,8 @@ class Grade:
         }
 
 
-Grader = Callable[[str, str], Grade]
-"""A function (completion, standard answer) -> Grade."""
+Grader = Callable[[str, str | None], Grade]
+"""A function (completion, standard answer) -> Grade. The answer is None if the question has none."""
 
 
 class Reply(NamedTuple):
@@ -71,13 +71,13 @@ class Reply(NamedTuple):
     Attributes:
         key: the question's id as text, or the id of one of several replies to it.
         prompt: the prompt that was replied to.
-        answer: the standard answer; empty if there is none.
+        answer: the standard answer; None if there is none.
         fields: the other fields of the question's record.
     """
 
     key: str
     prompt: Prompt
-    answer: str
+    answer: str | None
     text: str
     fields: Mapping[str, Any]
 
@@ -160,6 +160,11 @@ def get_grader(name: str, **options: Any) -> Grader:
             cure = f"Its options are: {', '.join(known)}." if known else "It has no options; remove this one."
             raise UserError(f"The grader {name} has no option {option!r}.\n  {cure}")
     return make(**options)
+
+
+def needs_answers(grader: Grader | ReplyGrader) -> bool:
+    """Return whether the grader compares with a standard answer. A user's function decides that by itself."""
+    return isinstance(grader, partial) and grader.func is _compare
 
 
 def extract_strict(text: str) -> str | None:
@@ -289,7 +294,12 @@ _GRADERS: dict[str, Callable[..., Grader]] = {
 
 
 def _compare(
-    thing: str, read: Reading, read_answer: Reading, value: Callable[[str], Any], completion: str, answer: str
+    thing: str,
+    read: Reading,
+    read_answer: Reading,
+    value: Callable[[str], Any],
+    completion: str,
+    answer: str | None,
 ) -> Grade:
     """Read a text from the completion and one from the answer, and compare their values.
 
@@ -297,7 +307,7 @@ def _compare(
         thing: a name for the texts, for the explanation.
         value: converts a text to the value to compare. It returns None if the text has no such value.
     """
-    extracted, expected = read(completion), read_answer(answer)
+    extracted, expected = read(completion), None if answer is None else read_answer(answer)
     for text, owner in ((expected, "standard answer"), (extracted, "completion")):
         if text is None:
             return Grade("ungraded", extracted, expected, f"No {thing} was found in the {owner}.")
@@ -335,7 +345,9 @@ def _plug_in_function(plug_in: EntryPoint) -> Callable[..., Any]:
     return function
 
 
-def _call(function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str) -> Grade:
+def _call(
+    function: Callable[..., Any], name: str, options: dict[str, Any], completion: str, answer: str | None
+) -> Grade:
     """Grade with the user's function.
 
     Raises:
@@ -347,6 +359,7 @@ def _call(function: Callable[..., Any], name: str, options: dict[str, Any], comp
         raise UserError(
             f"The grader {name} failed on {completion[:80]!r}: {type(error).__name__}: {error}.\n"
             "  Correct the function."
+            + (" Here the question has no answer, so `answer` is None." if answer is None else "")
         ) from error
     if isinstance(result, Grade):
         return result

@@ -12,13 +12,14 @@ from typing import Any
 from nlft.core.prompts import Message
 from nlft.errors import Problem, RecordsError, display_path
 
-FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans")
+FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback")
 _NEEDED = {
     "id": "Give each record its own id: a string or an integer.",
     "prompt": "Write the question: text, or a list of chat messages.",
     "completion": "Write the model's answer in the prompt's form, or drop the record.",
     "label": "Write true if the completion is right and false if it is wrong, without quotes.",
-    "answer": "Write the standard answer, or the feedback on a liked response, as text.",
+    "answer": "Write the standard answer as text, or omit the field.",
+    "feedback": "Say in words what a reader likes, or omit the field.",
     "judgment": "Say in words what is wrong.",
     "revision": "Write a right completion, or omit the field.",
 }
@@ -81,6 +82,15 @@ class RawRecord:
         if text == "" or (is_blank(text) and name != "completion"):
             self.refuse(name, "is empty.", _NEEDED[name])
         return text
+
+    def optional_text(self, name: str) -> str | None:
+        """Read a string that may be missing, null or blank. Refuse a misspelt field that seems to hold it."""
+        if not is_blank(self.fields.get(name)):
+            return self.text(name)
+        # An older file always has an answer, and may have a field of its own that resembles `feedback`.
+        if not self.fields.keys() & {name, "answer"} and (near := self.near_miss(name)):
+            self.refuse(name, f"is missing{near}.", _NEEDED[name])
+        return None
 
     def identity(self) -> str | int:
         """Read the id: an integer or a string."""

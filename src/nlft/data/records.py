@@ -51,8 +51,10 @@ class Example:
     Attributes:
         prompt, completion, revision: either all strings or all lists of chat messages. `revision` may be None.
         label: true if the completion is right.
-        answer: the standard answer with its reasoning, or the feedback on a liked response; empty if there is none.
+        answer: the standard answer with its reasoning: a reply that may be trained. None if there is none.
         judgment: a description in words of what is wrong; None for a right completion without a judgment.
+        feedback: what a reader likes about a reply, in words. The standard condition shows it if there is no answer.
+            It is never trained.
         spans: the parts of the completion that a reader marked.
         extra: the record's other fields; `write_examples` writes them back unchanged.
     """
@@ -61,10 +63,11 @@ class Example:
     prompt: str | list[Message]
     completion: str | list[Message]
     label: bool
-    answer: str
+    answer: str | None = None
     judgment: str | None = None
     revision: str | list[Message] | None = None
     spans: tuple[Span, ...] = ()
+    feedback: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,18 +76,18 @@ class Question:
     """A question, before a model answers it.
 
     Attributes:
-        answer: the standard answer; empty if there is none, as for a task that only checks can grade.
+        answer: the standard answer, which may be trained; None if there is none.
         extra: the record's other fields, which checks can name.
     """
 
     id: str | int
     prompt: str | list[Message]
-    answer: str = ""
+    answer: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """Return the question as a row of a file. `read_questions` returns an equal question from it."""
-        answer = {"answer": self.answer} if self.answer else {}
+        answer = {} if self.answer is None else {"answer": self.answer}
         return {"id": self.id, "prompt": self.prompt, **answer, **self.extra}
 
 
@@ -167,9 +170,9 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
 
 
 def read_questions(
-    path: str | Path, *, require_answer: bool = True, needed_fields: Collection[str] = ()
+    path: str | Path, *, require_answer: bool = False, needed_fields: Collection[str] = ()
 ) -> list[Question]:
-    """Read questions from records with `prompt` and `answer`, GSM8K's `question` and `answer`, or full examples.
+    """Read questions from records with `prompt`, GSM8K's `question`, or full examples, each perhaps with `answer`.
 
     A record without `id` gets one from its file and place: `train-17`. A question keeps the other fields of its record.
     From a table or a full example, it keeps only `needed_fields`.
@@ -281,8 +284,7 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     identity = record.identity()
     prompt, completion = record.text_or_messages("prompt"), record.text_or_messages("completion")
     revision = None if fields.get("revision") is None else record.text_or_messages("revision")
-    lacks_answer = fields.get("answer") is None and not record.near_miss("answer")
-    answer = "" if lacks_answer else record.text("answer")
+    answer, feedback = record.optional_text("answer"), record.optional_text("feedback")
     spans = read_spans(record, _content(completion) if completion else "")
     if record.problems:
         return None
@@ -292,7 +294,7 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     elif revision:
         revision = _content(revision)
     extra = {name: value for name, value in fields.items() if name not in FIELDS}
-    return Example(identity, prompt, completion, label is True, answer, judgment, revision, spans, extra)
+    return Example(identity, prompt, completion, label is True, answer, judgment, revision, spans, feedback, extra)
 
 
 def _question(
@@ -308,7 +310,7 @@ def _question(
         fields["answer"] = _CALCULATOR.sub("", fields["answer"])
     fields.setdefault("id", default_id)
     identity, prompt = record.identity(), record.text_or_messages("prompt")
-    answer = "" if not require_answer and is_blank(fields.get("answer")) else record.text("answer")
+    answer = record.text("answer") if require_answer else record.optional_text("answer")
     # The other fields of an example may be about its completion, which is not used.
     is_example = "completion" in fields
     extra = {k: v for k, v in fields.items() if k not in FIELDS and (not is_example or k in needed_fields)}

@@ -178,7 +178,7 @@ def with_shots(
     Random(asking.seed).shuffle(drawn)
     turns: list[Message] = []
     for example in drawn[:shots]:
-        turns += [*as_messages(example.prompt), {"role": "assistant", "content": example.answer}]
+        turns += [*as_messages(example.prompt), {"role": "assistant", "content": example.answer or ""}]
     return [replace(question, prompt=[*turns, *as_messages(question.prompt)]) for question in questions]
 
 

@@ -238,7 +238,7 @@ def questions_of(file: Path, needed_fields: Collection[str] = ()) -> list[Questi
 
     Each question has the id, the answer and the needed fields of its first example.
     """
-    questions: dict[tuple[str, str], Question] = {}
+    questions: dict[tuple[str, str | None], Question] = {}
     for example in read_examples(file, require_judgment=False):
         key = (json.dumps(example.prompt, sort_keys=True), example.answer)
         questions.setdefault(key, stages.question_asked(example, needed_fields))

@@ -10,7 +10,7 @@ from typing import Any
 
 from nlft.data.checks_grader import make_grader, needs_of_questions
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
-from nlft.errors import UserError
+from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
 
@@ -25,7 +25,7 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
             cross-validation: both files then have all questions.
 
     Raises:
-        UserError: there are too few questions to hold any out.
+        UserError: there are too few questions to hold any out, or some lack the answers to compare by.
     """
     from nlft.data.build import question_of
 
@@ -35,6 +35,7 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
         read_examples(job["file"], require_judgment=False) if answered else read_questions(job["file"], **needs)
     )
     train = items
+    _check_answers(items, settings, job["file"])
     if settings.test_file:
         test = read_questions(settings.test_file, **needs)
     elif hold_out:
@@ -68,6 +69,28 @@ def question_asked(item: Example | Question, needed_fields: Collection[str]) -> 
 def read_test(folder: Path) -> list[Question]:
     """Return the questions that `split_stage` held out. It has checked what they need."""
     return read_questions(folder / "test.jsonl", require_answer=False)
+
+
+def _check_answers(items: list[Any], settings: TuneSettings, file: str) -> None:
+    """Refuse to compare by standard answers that are missing, or that seem to be feedback.
+
+    Raises:
+        UserError: the grader needs answers. The message names the items without one, or the file.
+    """
+    from nlft.data.gradable import check_answers, check_gradable
+    from nlft.data.grading import CHECKS
+    from nlft.data.old_feedback import feedback_note
+
+    if settings.grader == CHECKS:
+        return
+    if settings.grader != "label":
+        check_gradable(items, settings.make_grader(), settings.grader)
+        return
+    train = f"`nlft train {display_path(Path(file))}` trains without answers."
+    reader = "nlft tune --grader label, which trains answers and compares models by their likelihood,"
+    check_answers(items, reader, f"Or use another command: {train}")
+    if note := feedback_note([item for item in items if isinstance(item, Example)]):
+        raise UserError(f"{display_path(Path(file))}: {note}.\n  {train}")
 
 
 def sample_stage(folder: Path, job: Job) -> None:

@@ -199,6 +199,7 @@ def as_record(example: WatchedExample) -> dict[str, Any]:
         "completion": "".join(example.tokens[:-1]),
         "label": example.label,
         "answer": example.answer,
+        "feedback": example.feedback,
         "judgment": example.judgment,
     }
 

@@ -14,6 +14,7 @@ from nlft.collect.sampling import SamplingSettings
 from nlft.core.prompts import Prompt, fill_prompt
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed
 from nlft.data.checks_grader import CheckSettings, ChecksGrader
+from nlft.data.gradable import check_answers, check_gradable
 from nlft.data.grading import CHECKS, Grade, Grader, get_grader
 from nlft.data.records import Question, reply_to
 from nlft.errors import UserError
@@ -81,7 +82,7 @@ class GradedAnswer:
 
     Attributes:
         prompt: the text that the model was asked.
-        answer: the standard answer.
+        answer: the standard answer, or None.
         output: the model's answer.
         tokens: length of the output.
         finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
@@ -91,7 +92,7 @@ class GradedAnswer:
 
     id: str | int
     prompt: Prompt
-    answer: str
+    answer: str | None
     output: str
     tokens: int
     finish_reason: str
@@ -172,7 +173,8 @@ def evaluate(
         reference: with `settings.collateral`, what the adapter is compared with; default: the same model without it.
 
     Raises:
-        UserError: the settings do not suit the model, or the grader is unknown.
+        UserError: the settings do not suit the model, the grader is unknown, or it needs standard answers that some
+            questions lack.
     """
     settings = settings or EvaluationSettings()
     out = Path(out) if out is not None else None
@@ -181,6 +183,10 @@ def evaluate(
     local = _local_model(answerer)
     check_can_score(settings, on_server=local is None)
     questions = questions[: settings.limit]
+    if settings.grader == "label":
+        check_answers(questions, "--grader label", "It reports the log-likelihood of answers; or choose a --grader.")
+    for grader in [readings] if isinstance(readings, ChecksGrader) else readings.values():
+        check_gradable(questions, grader, settings.grader)
     requests = [CompletionRequest(str(q.id), fill_prompt(q.prompt, settings.prompt_template)) for q in questions]
     generated = complete(requests, answerer, "evaluating")
     answers = _graded(questions, requests, generated, readings)
@@ -377,7 +383,7 @@ def _answer_logp(local: "LocalModel", requests: Sequence[CompletionRequest], que
     total, tokens = 0.0, 0
     with torch.no_grad():
         for request, question in zip(requests, questions, strict=True):
-            rows = pad_rows([(encoder.prompt_ids(request.prompt), encoder.completion_ids(question.answer))], 0)
+            rows = pad_rows([(encoder.prompt_ids(request.prompt), encoder.completion_ids(question.answer or ""))], 0)
             rows = type(rows)(*(x.to(device) for x in (rows.input_ids, rows.attention_mask, rows.labels)))
             scored = score(model, rows)
             total, tokens = total + float(scored.logp.sum()), tokens + int(scored.mask.sum())

@@ -34,15 +34,16 @@ class WatchedExample:
 
     Attributes:
         tokens: the completion's tokens as text. Joined, they give the completion, with the end-of-turn token last.
-        judgment: None for a right completion without a judgment.
+        answer, judgment, feedback: None if the example has none.
     """
 
     id: str | int
     label: bool
     prompt: str
-    answer: str
+    answer: str | None
     judgment: str | None
     tokens: list[str]
+    feedback: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
 from nlft.data.export import form_for, prompted, rows_for
-from nlft.data.grading import CHECKS, get_grader
+from nlft.data.gradable import check_gradable
+from nlft.data.grading import CHECKS, Grader, get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
@@ -45,11 +46,13 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
     ) -> None:
         """
         Raises:
-            UserError: the grader is `label`, which cannot grade new answers, or `checks`, which needs whole questions.
+            UserError: the grader is `label`, which cannot grade new answers, or `checks`, which needs whole questions;
+                or examples lack the standard answers that the grader needs.
         """
         if args.grader in ("label", CHECKS):
             what = f"reinforcement learning needs answers that can be graded, and --grader {args.grader} compares none."
             raise UserError(f"{what}\n  Choose another --grader.")
+        check_gradable(examples, _grader(args), args.grader)
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
         super().__init__(
@@ -105,9 +108,13 @@ def _warmed_up(
     return trainer.model, trainer.state.global_step
 
 
+def _grader(args: ReFTSettings) -> Grader:
+    return get_grader(args.grader, **({"extraction": args.extraction} if args.grader == "number" else {}))
+
+
 def _correctness(args: ReFTSettings) -> Any:
     """Make the reward function: 1 if the grader says right, else 0."""
-    grader = get_grader(args.grader, **({"extraction": args.extraction} if args.grader == "number" else {}))
+    grader = _grader(args)
 
     def correctness(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]

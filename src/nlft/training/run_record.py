@@ -114,8 +114,9 @@ def data_fingerprint(examples: list[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         fields = asdict(example)
-        if not example.spans:  # examples without spans keep the fingerprint that older versions gave them
-            del fields["spans"]
+        for name in ("spans", "feedback"):  # an example without them keeps the fingerprint of older versions
+            if not fields[name]:
+                del fields[name]
         digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
 from nlft.core.prompts import Templates
 from nlft.data.encoding import encode_examples
-from nlft.data.export import SFTTarget, sft_texts
+from nlft.data.export import SFTTarget, check_trainable, sft_texts
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
@@ -33,6 +33,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
     """
     if target not in get_args(SFTTarget):
         raise UserError(f"--target {target} does not exist.\n  Choose one of {', '.join(get_args(SFTTarget))}.")
+    check_trainable(examples, target)
     texts = [(example, text) for example in examples for text in sft_texts(example, target)]
     if not texts:
         raise UserError(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, marked_spans, quotes_of
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
@@ -36,9 +37,26 @@ def nlft_trainer(
         saliency=saliency,
     )
     add_command(trainer.record, model_settings, file)
-    if line := spans_line(trainer.examples):
+    for line in summary_lines(trainer.examples, args.answer_weight):
         note(line)
     return trainer
+
+
+def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:
+    """Return what a user should know about the examples before they are trained on, one line for each thing."""
+    plain = sum(e.answer is None and e.feedback is None for e in examples)
+    silent = sum(e.answer is None and e.revision is None for e in examples)
+    remarks = [
+        spans_line(examples),
+        plain
+        and f"{plain} of {len(examples)} examples have neither answer nor feedback: the standard condition shows "
+        "them the plain prompt",
+        answer_weight > 0
+        and silent
+        and f"{silent} of {len(examples)} examples have no answer or revision for --answer_weight to train",
+        feedback_note(examples),
+    ]
+    return [line for line in remarks if line]
 
 
 def spans_line(examples: Sequence[Example]) -> str:

@@ -21,7 +21,7 @@ from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.schemes.scheme import Scheme
 from nlft.core.strikes import StrikePlan
-from nlft.data.encoding import condition_readers, encode_examples
+from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
@@ -86,8 +86,8 @@ class NLFTTrainer(SafeCheckpoints):
         self.examples = as_examples(train_dataset)
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
         readers = condition_readers(self.scheme.name, self.scheme.needs(self.saliency))
-        readers |= {"target_reader": "--answer_weight"} if args.answer_weight > 0 else {}
         train = encode_examples(self.examples, encoder, **readers)
+        check_targets(train, args.answer_weight)
         held_out = encode_examples(as_examples(eval_dataset), encoder, **readers) if eval_dataset is not None else None
         self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
         self.builder.use(self.scheme, self.saliency)

@@ -289,6 +289,7 @@ def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTra
         label=example.label,
         prompt=prompt_text(example.prompt),
         answer=example.answer,
+        feedback=example.feedback,
         judgment=example.judgment,
         tokens=token_texts(tokenizer, encoded.completion),
     )

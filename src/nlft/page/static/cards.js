@@ -26,8 +26,10 @@ export function buildCard(example, index, onPin) {
   const title = element("h2", { id: `title-${index}` }, "Example ", shownText("bdi", String(example.id)));
   const pin = button("Pin", () => onPin(example.id), { className: "pin", "aria-pressed": "false" });
   const judgment = example.judgment === null ? [] : [passage("Judgment", example.judgment)];
+  const answer = example.answer === null ? [] : [passage("Standard answer", example.answer)];
+  const feedback = example.feedback ? [passage("What a reader likes", example.feedback)] : [];
   const passages = element("div", { className: "passages" },
-    passage("Prompt", example.prompt), ...judgment, passage("Standard answer", example.answer));
+    passage("Prompt", example.prompt), ...judgment, ...answer, ...feedback);
   const panel = buildTokens(example, `Tokens of example ${example.id}`);
   const caption = element("p", { className: "caption" });
   const sides = element("div", { className: "sides" }, element("div", { className: "side" }, caption, panel.group));

@@ -64,7 +64,7 @@ export function formatStep(step, index, total) {
 
 export function matches(example, words, label) {
   if (label !== "all" && (label === "right") !== example.label) return false;
-  const where = [example.id, example.prompt, example.answer, example.judgment ?? "", example.tokens.join("")];
+  const where = [example.id, example.prompt, example.answer ?? "", example.feedback ?? "", example.judgment ?? "", example.tokens.join("")];
   const text = where.join("\n").toLowerCase();
   return words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
