@@ -67,17 +67,17 @@ def test_the_table_of_malformed_files_is_current():
 
 
 def test_all_bad_records_are_reported_at_once():
-    problems = refusal("train.jsonl", b"\n".join([record(label=0, answer=""), b"{", record(prompt=3)])).problems
+    problems = refusal("train.jsonl", b"\n".join([record(label=0, prompt=""), b"{", record(prompt=3)])).problems
     assert [(p.where, p.field) for p in problems] == [
         ("train.jsonl:1", "label"),
-        ("train.jsonl:1", "answer"),
+        ("train.jsonl:1", "prompt"),
         ("train.jsonl:2", None),
     ]
 
 
 def test_an_id_used_before_is_reported_with_the_record_s_other_problems():
-    problems = refusal("train.jsonl", record() + b"\n\n" + record(answer="")).problems
-    assert [(p.where, p.field) for p in problems] == [("train.jsonl:3", "answer"), ("train.jsonl:3", "id")]
+    problems = refusal("train.jsonl", record() + b"\n\n" + record(prompt="")).problems
+    assert [(p.where, p.field) for p in problems] == [("train.jsonl:3", "prompt"), ("train.jsonl:3", "id")]
     assert "train.jsonl:1" in problems[1].what
 
 
@@ -86,17 +86,17 @@ def test_error_names_the_line_after_blank_lines_and_crlf():
 
 
 def test_records_of_a_list_know_their_true_lines():
-    content = b"[\n" + record(answer="") + b",\n\n\n" + record(id=2, label=3) + b", " + record(id=3, prompt="")
+    content = b"[\n" + record(prompt="") + b",\n\n\n" + record(id=2, label=3) + b", " + record(id=3, prompt="")
     problems = refusal("train.json", content + b"\n]\n").problems
     assert [(p.where, p.field) for p in problems] == [
-        ("train.json:2", "answer"),
+        ("train.json:2", "prompt"),
         ("train.json:5", "label"),
         ("train.json:5", "prompt"),
     ]
 
 
 def test_line_separators_inside_strings_do_not_end_a_line():
-    content = '{"id": 0, "answer": "\u2028\x85"}\n'.encode() + record(answer="")
+    content = '{"id": 0, "answer": "\u2028\x85"}\n'.encode() + record(prompt="")
     assert [p.where for p in refusal("train.jsonl", content).problems][-1] == "train.jsonl:2"
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -83,14 +84,15 @@ def test_examples_read_equal_from_parquet_with_messages_and_nulls():
 
 def test_every_bad_row_is_named_with_its_place():
     rows = [*GSM8K, {"question": "", "answer": "1"}, {"question": "5?", "answer": None}, *GSM8K]
-    found = problems(read_questions, write_parquet("gsm.parquet", rows))
+    found = problems(partial(read_questions, require_answer=True), write_parquet("gsm.parquet", rows))
     assert [(p.where, p.field) for p in found] == [("gsm.parquet row 4", "question"), ("gsm.parquet row 5", "answer")]
     assert "missing" in found[1].what
 
 
 def test_a_missing_column_is_reported_once():
     rows = [{"question": f"{n}?", "solution": "1"} for n in range(500)]
-    (found,) = problems(read_questions, write_parquet("gsm.parquet", rows))
+    assert {q.answer for q in read_questions(write_parquet("gsm.parquet", rows))} == {None}
+    (found,) = problems(partial(read_questions, require_answer=True), "gsm.parquet")
     assert (found.where, found.field) == ("gsm.parquet", "answer")
     assert "500 rows" in found.what
 
@@ -112,7 +114,7 @@ def test_a_row_that_is_not_utf_8_is_refused_and_the_others_are_checked():
     text = pa.array([b"q", b"\xff", b"q"]).cast(pa.binary())
     broken = pa.Array.from_buffers(pa.string(), 3, text.buffers())
     parquet.write_table(pa.table({"question": broken, "answer": ["a", "b", ""]}), "q.parquet")
-    found = problems(read_questions, "q.parquet")
+    found = problems(partial(read_questions, require_answer=True), "q.parquet")
     assert [(p.where, p.field) for p in found] == [("q.parquet row 2", None), ("q.parquet row 3", "answer")]
 
 
