@@ -87,8 +87,8 @@ def _check_answers(items: list[Any], settings: TuneSettings, file: str) -> None:
         check_gradable(items, settings.make_grader(), settings.grader)
         return
     train = f"`nlft train {display_path(Path(file))}` trains without answers."
-    reader = "nlft tune --grader label, which trains answers and compares models by their likelihood,"
-    check_answers(items, reader, f"Or use another command: {train}")
+    why = "It trains answers and compares models by their likelihood."
+    check_answers(items, "nlft tune --grader label", f"{why} {train}")
     if note := feedback_note([item for item in items if isinstance(item, Example)]):
         raise UserError(f"{display_path(Path(file))}: {note}.\n  {train}")
 
