@@ -387,8 +387,8 @@ def test_sample_labels_by_checks_and_keeps_the_questions_fields(capsys):
         run("sample", file, "--checks", write(FILE), *server(url), "--out", "s.jsonl")
     examples = read_examples("s.jsonl", require_judgment=False)
     assert [(e.label, e.answer, e.extra["item"]) for e in examples] == [
-        (True, "", "steel bottle"),
-        (False, "", "desk lamp"),
+        (True, None, "steel bottle"),
+        (False, None, "desk lamp"),
     ]
     assert "answer" not in json.loads(Path("s.jsonl").read_text().splitlines()[0])
 
