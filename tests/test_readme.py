@@ -36,7 +36,7 @@ LIMITS = {
     "build": ["--keep_truncated"],  # a random model never ends its answers
     "evaluate": SHORT,
     "tune": [*SHORT, "--max_steps", "2", "--keep_truncated", "--arms", "base", "nlft"],
-    "compare": ["--max_new_tokens", "4", "--max_steps", "2", "--sizes", "2", "--folds", "2", "--keep_truncated"],
+    "compare": [*SHORT[:2], "--max_steps", "2", "--sizes", "2", "--seeds", "1", "--folds", "2", "--keep_truncated"],
 }
 
 

@@ -1,10 +1,6 @@
 """`strike` against its formula, written out slowly, one token at a time, with whole logits."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -195,49 +191,6 @@ def test_a_resumed_run_ends_as_the_whole_one_does(tmp_path):
         assert torch.equal(adapter(resumed.model)[name], expected), name
     assert torch.equal(resumed._dose.doses, whole._dose.doses)
     assert torch.equal(resumed._dose.probability, whole._dose.probability)
-
-
-TWO_PROCESSES = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from dataclasses import replace
-from helpers import striking
-from helpers.training import adapter
-flat = (striking.Span(2, 7, "flat"),)
-data = [replace(one, spans=flat if one.id == "e1" else ()) for one in striking.records(8)]
-trainer = striking.trainer(sys.argv[2], data=data, per_device_train_batch_size=2, max_steps=3, optim="sgd",
-                         gradient_accumulation_steps=int(sys.argv[3]), learning_rate=0.5)
-trainer.train()
-if trainer.args.process_index == 0:
-    logs = [log for log in trainer.state.log_history if "loss" in log]
-    weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
-    json.dump({"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": weights},
-              open(sys.argv[2] + ".json", "w"))
-"""
-
-
-def test_two_processes_strike_as_one_does(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-
-    def run(name, processes):
-        out = tmp_path / name
-        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-        command = [sys.executable, *launch, str(script), str(Path(__file__).parent), str(out), str(3 - processes)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(out.with_suffix(".json").read_text())
-
-    one, two = run("one", 1), run("two", 2)
-    assert two["wrapper"] == "DistributedDataParallel"
-    for ours, theirs in zip(one["logs"], two["logs"], strict=True):
-        for name in ("loss", "nlft/strike_loss", "nlft/hold_loss", "nlft/replace_loss", "nlft/struck_probability"):
-            assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
-        assert ours["nlft/dose_per_strike"] == theirs["nlft/dose_per_strike"]
-    assert max(log["nlft/replace_loss"] for log in one["logs"]) > 0
-    for name, weight in one["weights"].items():
-        other = torch.tensor(two["weights"][name.replace("module.", "")])
-        torch.testing.assert_close(torch.tensor(weight), other, atol=1e-5, rtol=1e-4)
 
 
 class StopAt(TrainerCallback):

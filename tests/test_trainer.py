@@ -294,40 +294,61 @@ def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
     until(written)  # wandb's own process writes its file, also after `finish`
 
 
+DOSE = {"nlft/struck_probability", "nlft/dose_per_strike"}
+
 TWO_PROCESSES = """
-import json, sys, torch
+import json, sys
+from dataclasses import replace
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from helpers import striking
 from helpers.training import adapter, examples, nlft_trainer
-trainer = nlft_trainer(sys.argv[2], data=examples(8), per_device_train_batch_size=int(sys.argv[3]),
-                       gradient_accumulation_steps=1, num_train_epochs=1, max_steps=2, optim="sgd",
-                       learning_rate=0.5, answer_weight=0.5, loss_normalization=sys.argv[4], watch=2)
-trainer.train()
-if trainer.args.process_index == 0:
-    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
+
+folder, processes = Path(sys.argv[2]), int(sys.argv[3])
+steps = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.5, "per_device_train_batch_size": 2,
+         "gradient_accumulation_steps": 2 // processes}
+flat = (striking.Span(2, 7, "flat"),)
+marked = [replace(one, spans=flat if one.id == "e1" else ()) for one in striking.records(8)]
+found = {}
+for name in ("sample", "token", "strike"):
+    if name == "strike":
+        trainer = striking.trainer(folder / name, data=marked, **steps)
+    else:
+        trainer = nlft_trainer(folder / name, data=examples(8), answer_weight=0.5, loss_normalization=name, watch=2,
+                               **steps)
+    trainer.train()
     weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
-    json.dump({"wrapper": type(trainer.model_wrapped).__name__, "losses": losses, "weights": weights},
-              open(sys.argv[2] + ".json", "w"))
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    found[name] = {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": weights}
+if trainer.args.process_index == 0:
+    (folder / "found.json").write_text(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("normalization", ["sample", "token"])
-def test_two_processes_train_as_one_does(tmp_path, normalization):
+def test_two_processes_train_as_one_does(tmp_path):
     """DDP over gloo: the wrapped model is called, so gradients are reduced; losses are those of the whole batch."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
-    here = str(Path(__file__).parent)
 
-    def run(name, processes, size):
-        out = tmp_path / name
+    def run(processes):
+        out = tmp_path / str(processes)
         launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-        command = [sys.executable, *launch, str(script), here, str(out), str(size), normalization]
+        command = [sys.executable, *launch, str(script), str(Path(__file__).parent), str(out), str(processes)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(out.with_suffix(".json").read_text())
+        return json.loads((out / "found.json").read_text())
 
-    one, two = run("one", 1, 4), run("two", 2, 2)
-    assert two["wrapper"] == "DistributedDataParallel"
-    torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), atol=1e-5, rtol=1e-5)
-    for name, weight in one["weights"].items():
-        other = torch.tensor(two["weights"][name.replace("module.", "")])
-        torch.testing.assert_close(torch.tensor(weight), other, atol=1e-5, rtol=1e-4)
+    alone, together = run(1), run(2)
+    assert list(alone) == ["sample", "token", "strike"]
+    for name, one in alone.items():
+        two = together[name]
+        assert two["wrapper"] == "DistributedDataParallel"
+        assert len(one["logs"]) == 2
+        for ours, theirs in zip(one["logs"], two["logs"], strict=True):
+            for key in ours.keys() & {"loss", "nlft/strike_loss", "nlft/hold_loss", "nlft/replace_loss", *DOSE}:
+                assert theirs[key] == pytest.approx(ours[key], abs=1e-5), (name, key)
+        for key, weight in one["weights"].items():
+            other = torch.tensor(two["weights"][key.replace("module.", "")])
+            torch.testing.assert_close(torch.tensor(weight), other, atol=1e-5, rtol=1e-4)
+    assert max(log["nlft/replace_loss"] for log in alone["strike"]["logs"]) > 0
+    assert alone["strike"]["logs"][-1].keys() >= DOSE
