@@ -20,6 +20,7 @@ from nlft.data.records import marked_spans, read_examples
 from nlft.errors import ConfigError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arm_run import run_arm
+from nlft.experiments.arms import defined_arm
 from nlft.experiments.cells import cell_result
 from nlft.experiments.settings import CompareSettings, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Staged
@@ -472,6 +473,10 @@ def test_checks_grade_every_stage_of_tune_compare_and_rounds(model_folder):
     result = cell_result(folder / "base", settings.extraction)
     assert result.right == [False] * 3
     assert list(result.took["summary"]["accuracy"]) == [ALL_CHECKS, "no-empty-adjectives", "names-the-item", "short"]
+    ruled = defined_arm("rule", {"method": "prompt", "settings": {"prompt_template": "{prompt} Be brief."}})
+    run_arm(ruled, **asked | {"out": folder / "rule"}, model=model, asking=settings, budget=settings)
+    prompts = [q["prompt"] for q in json.loads((folder / "rule" / "evaluation.json").read_text())["questions"]]
+    assert [str(prompt).count(" Be brief.") for prompt in prompts] == [1] * 3
     skipped = folder / "few-shot"
     run_arm(
         settings.known_arms()["few-shot"], **asked | {"out": skipped}, model=model, asking=settings, budget=settings

@@ -139,6 +139,10 @@ def test_wrong_plans_are_refused():
         CompareSettings(extra_arms={"x": {"method": "few-shot", "settings": {"shot": 8}}})
     with pytest.raises(UserError, match="shots is 0"):
         CompareSettings(extra_arms={"x": {"method": "few-shot", "settings": {"shots": 0}}})
+    with pytest.raises(UserError, match=r"lacks \{prompt\}"):
+        CompareSettings(extra_arms={"x": {"method": "prompt", "settings": {"prompt_template": "be brief"}}})
+    with pytest.raises(UserError, match="'shots' is not a setting of prompt"):
+        CompareSettings(extra_arms={"x": {"method": "prompt", "settings": {"prompt_template": "{prompt}", "shots": 1}}})
     with pytest.raises(UserError, match="--grader label"):
         CompareSettings(grader="label")
     with pytest.raises(UserError, match=r"method 'NLFT'"):

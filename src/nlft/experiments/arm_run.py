@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import settle
-from nlft.core.prompts import Message, as_messages
+from nlft.core.prompts import Message, as_messages, fill_prompt
 from nlft.data.records import Example, Question, read_examples, read_questions, training_texts
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.experiments.arms import Arm
@@ -83,6 +83,9 @@ def run_arm(
     questions = read_questions(test, require_answer=False)
     if arm.method == "few-shot":
         questions = with_shots(questions, chosen, asking, arm.settings["shots"])
+    if arm.method == "prompt":
+        template = str(arm.settings["prompt_template"])
+        questions = [replace(one, prompt=fill_prompt(one.prompt, template)) for one in questions]
     adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
     about = {"model": str(model), "arm": arm.name, "adapter": adapter}
     wanted, reference = as_asked(asking), None

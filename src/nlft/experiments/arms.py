@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 
-Method = Literal["none", "few-shot", "sft", "kto", "reft", "nlft"]
+Method = Literal["none", "few-shot", "prompt", "sft", "kto", "reft", "nlft"]
 TRAINED = ("sft", "kto", "reft", "nlft")
 
 
@@ -21,7 +21,7 @@ class Arm:
     Attributes:
         method: how the model is trained or prompted.
         settings: fields of that method's settings, in addition to the budget that all arms share. For nlft, `scheme`
-            and `saliency` determine how tokens are weighted.
+            and `saliency` determine how tokens are weighted. For prompt, `prompt_template` has the slot `{prompt}`.
         examples: which examples to use: `all`; only the `right` ones; or `shuffled`, which uses all examples, but
             exchanges the judgments among the wrong examples.
     """
@@ -54,6 +54,7 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
             Arm("kto", "KTO", "kto"),
             Arm("reft", "ReFT", "reft"),
             Arm("nlft", "NLFT", "nlft"),
+            Arm("strike", "strike and hold", "nlft", {"scheme": "strike", "answer_weight": 0.0}),
             Arm("control", "NLFT, branch off", "nlft", {"saliency": {"branch_weight": 0.0}}),
             Arm("shuffled", "NLFT, judgments shuffled", "nlft", examples="shuffled"),
             Arm("uniform-right", "uniform on right completions", "nlft", {"scheme": "uniform"}, "right"),
@@ -101,6 +102,10 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
         problems += [f"{key!r} is not a setting of few-shot" for key in settings.keys() - {"shots"}]
         if not isinstance(settings["shots"], int) or settings["shots"] < 1:
             problems.append(f"shots is {settings['shots']!r}, and must be 1 or more")
+    elif spec.get("method") == "prompt":
+        problems += [f"{key!r} is not a setting of prompt" for key in settings.keys() - {"prompt_template"}]
+        if "{prompt}" not in str(settings.get("prompt_template")):
+            problems.append("prompt_template is missing, or lacks {prompt}")
     elif spec.get("method") == "none" and settings:
         problems.append("method none has no settings")
     if problems:
