@@ -21,7 +21,7 @@ _Move = Literal["next", "back", "quit", "stay"]
 _HELP = (
     "Say what is wrong. Quote the first wrong step exactly. Finish with an empty line. Write a correction, if any, on\n"
     f"its own line that begins with {CORRECTION_MARK} (training omits that line from the judge prompt).\n"
-    "/mark TEXT marks words without a sentence; /mark TEXT => OTHER says what should stand there."
+    "/mark TEXT marks words without a sentence; /mark TEXT=>OTHER says what should stand there."
 )
 _MARK = re.compile(r"^[ \t]*correction[ \t]*:\s*", re.IGNORECASE | re.MULTILINE)
 
@@ -175,7 +175,7 @@ def _with_marks(example: Example, command: str) -> Example:
 def _marks(example: Example) -> str:
     """List the marked parts on one line, each with its replacement."""
     text = completion_text(example)
-    replaced = ["" if span.replace is None else f" => {span.replace or '(nothing)'}" for span in example.spans]
+    replaced = ["" if span.replace is None else f"=>{span.replace or '(nothing)'}" for span in example.spans]
     marks = zip(example.spans, replaced, strict=True)
     return plain_text("; ".join(" ".join(text[span.start : span.end].split()) + other for span, other in marks))
 
