@@ -11,11 +11,20 @@ from helpers import tiny
 from helpers.training import examples
 from nlft import cli
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.data.records import read_examples, read_questions, write_examples
+from nlft.core.schemes.strike import StrikeSettings
+from nlft.data.records import Example, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
 from nlft.experiments import rounds
 from nlft.experiments.demo import write_problems
-from nlft.experiments.rounds import Rounds, best_round, over, plan_rounds, questions_of
+from nlft.experiments.rounds import (
+    ON_TRAINING,
+    Rounds,
+    best_round,
+    over,
+    plan_rounds,
+    questions_of,
+    round_examples,
+)
 from nlft.experiments.settings import RoundsSettings
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
@@ -198,3 +207,41 @@ def test_the_command_refuses_what_makes_no_rounds(tmp_path, model_folder, capsys
     assert cli.main(["rounds", str(tmp_path / "data.jsonl"), *given, *flags]) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_strike_trains_on_the_replies_of_all_rounds_and_keeps_the_dose_of_each_strike(tmp_path):
+    def write(number, struck, clean):
+        folder = tmp_path / f"round-{number}"
+        folder.mkdir()
+        made = [Example(f"s{i}", "Say", "so sleek", False, judgment='It says "sleek".') for i in range(struck)]
+        made += [Example(f"c{i}", "Say", "so flat", True) for i in range(clean)]
+        write_examples(folder / "examples.jsonl", made)
+        return folder
+
+    first, second = write(1, 4, 2), write(2, 1, 5)
+    assert round_examples(first, 1, "strike", 24) == (first / "examples.jsonl", 24)
+    assert round_examples(second, 2, "nlft", 24) == (second / "examples.jsonl", 24)
+    file, steps = round_examples(second, 2, "strike", 24)
+    examples = read_examples(file)
+    assert len(examples) == 12
+    assert {"s0@1", "s0@2", "c4@2"} <= {one.id for one in examples}
+    assert steps == 30  # 5 struck replies in place of 4
+    assert round_examples(second, 2, "strike", -1)[1] == -1
+
+
+def test_a_round_that_ends_with_more_violations_on_the_training_prompts_is_named(tmp_path):
+    args = NLFTConfig(output_dir=str(tmp_path), use_cpu=True)
+    plan = plan_rounds(RoundsSettings(rounds=2, patience=9), args, "strike", StrikeSettings())
+    run = Rounds("f.jsonl", {}, replace(plan, output_dir=str(tmp_path)))
+    (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "Say"}\n')
+    for number, wrong in enumerate([6, 2, 3]):
+        folder = tmp_path / f"round-{number}"
+        (folder / "run" / "adapter").mkdir(parents=True)
+        write_examples(folder / "examples.jsonl", [Example("a", "Say", "so flat", True)])
+        counts = {"flexible": {"count": 8 - wrong, "n": 8}}
+        (folder / ON_TRAINING).write_text(json.dumps({"summary": {"accuracy": counts}}))
+    said = run._finish([wilson(count, 8) for count in (2, 6, 6)])
+    assert "round 2 ended with more violations on the training prompts than it began with: 25.0% → 37.5%" in said
+    assert "round 1 ended" not in said
+    report = json.loads((tmp_path / "rounds.json").read_text())
+    assert [row["violations"] for row in report["rounds"]] == [0.75, 0.25, 0.375]

@@ -4,12 +4,13 @@ import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from nlft import __version__
 from nlft.data.checks_grader import needs_of_questions
-from nlft.data.records import Question, read_examples
+from nlft.data.records import Question, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
@@ -20,6 +21,8 @@ from nlft.results.stats import Proportion, wilson
 from nlft.runs.run_dir import RunDir
 
 Job = dict[str, Any]
+
+ON_TRAINING = "training-questions.json"  # a round's answers to the training questions
 
 
 def plan_rounds(settings: RoundsSettings, args: Any, scheme: str, saliency: Any) -> RoundsPlan:
@@ -139,6 +142,13 @@ class Rounds(Staged):
             + (f", after {row['examples']} examples, {row['right']} right" if row["round"] else ", before training")
             for row in rounds
         ]
+        for row in rounds[1:]:
+            before, after = rounds[row["round"] - 1].get("violations"), row.get("violations")
+            if before is not None and after is not None and after > before:
+                lines.append(
+                    f"round {row['round']} ended with more violations on the training prompts than it began with: "
+                    f"{before:.1%} → {after:.1%}. Give it more steps."
+                )
         if accuracies[best].count <= accuracies[0].count:
             lines.append("No round is better than the model before training on the held-out questions.")
         lines.append(f"{ended}; best: round {best}, chosen on the held-out questions, so test it on others")
@@ -146,9 +156,12 @@ class Rounds(Staged):
 
     def _row(self, number: int, accuracy: Proportion) -> dict[str, Any]:
         row = {"round": number, "accuracy": {"value": accuracy.value, **asdict(accuracy)}}
+        folder = self.folder / f"round-{number}"
         if number:
-            examples = read_examples(self.folder / f"round-{number}" / "examples.jsonl")
+            examples = read_examples(folder / "examples.jsonl")
             row |= {"examples": len(examples), "right": sum(e.label for e in examples)}
+        if (folder / ON_TRAINING).exists():
+            row["violations"] = 1 - _accuracy(folder / ON_TRAINING, self.settings.extraction).value
         return row
 
 
@@ -163,17 +176,46 @@ class Round(Staged):
 
     def accuracy(self) -> Proportion:
         """Train and evaluate the round, if this is not done yet. Return its accuracy on the held-out questions."""
-        evaluating = ("held-out questions", "evaluation.json", self.own_process(evaluate_round, self.number))
-        training = ("training", "trained.json", self.own_process(train_round))
-        work: list[Stage] = [*self.data_stages()[1:], training, evaluating] if self.number else [evaluating]
+        evaluating: list[Stage] = [
+            ("held-out questions", "evaluation.json", self.own_process(evaluate_round, self.number, "evaluation.json"))
+        ]
+        if self.settings.scheme == "strike":
+            done = self.own_process(evaluate_round, self.number, ON_TRAINING)
+            evaluating.append(("training questions", ON_TRAINING, done))
+        training = ("training", "trained.json", self.own_process(train_round, self.number))
+        work: list[Stage] = [*self.data_stages()[1:], training, *evaluating] if self.number else evaluating
         named = f"round {self.number}" if self.number else "before training"
         self.run_stages([(f"{named}: {title}", done, function) for title, done, function in work])
-        accuracy = json.loads((self.folder / "evaluation.json").read_text())["summary"]["accuracy"]
-        deciding = accuracy[deciding_reading(accuracy, self.settings.extraction)]
-        return wilson(deciding["count"], deciding["n"])
+        return _accuracy(self.folder / "evaluation.json", self.settings.extraction)
 
 
-def train_round(folder: Path, job: Job) -> None:
+def _accuracy(evaluation: Path, extraction: str) -> Proportion:
+    accuracy = json.loads(evaluation.read_text())["summary"]["accuracy"]
+    deciding = accuracy[deciding_reading(accuracy, extraction)]
+    return wilson(deciding["count"], deciding["n"])
+
+
+def round_examples(folder: Path, number: int, scheme: str, max_steps: int) -> tuple[Path, int]:
+    """Return the file that round `number` trains on, and its number of steps.
+
+    `strike` trains on the replies of all rounds. Few of the later replies carry a strike, so that equal steps over all
+    replies would undo the earlier ones. So a round takes as many more steps as there are more struck replies.
+
+    Args:
+        max_steps: steps of the first round; 0 or less if epochs decide.
+    """
+    own = folder / "examples.jsonl"
+    if scheme != "strike" or number == 1:
+        return own, max_steps
+    every = [read_examples(folder.parent / f"round-{at}" / own.name) for at in range(1, number + 1)]
+    together = [replace(one, id=f"{one.id}@{at}") for at, some in enumerate(every, start=1) for one in some]
+    path = folder / "accumulated.jsonl"
+    write_examples(path, together)
+    first, all_rounds = (sum(bool(marked_spans(one)) for one in some) for some in (every[0], together))
+    return path, ceil(max_steps * all_rounds / first) if first and max_steps > 0 else max_steps
+
+
+def train_round(folder: Path, job: Job, number: int) -> None:
     """Train the round, from its last checkpoint if it was interrupted. Write run/ and trained.json."""
     from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings
@@ -185,19 +227,20 @@ def train_round(folder: Path, job: Job) -> None:
     checkpoint = checkpoint_to_resume(run, True, 1) if list(run.checkpoints_path.glob("checkpoint-*")) else None
     if checkpoint is None and run.events():
         run.clear()
+    file, steps = round_examples(folder, number, settings["scheme"], settings["trainer"]["max_steps"])
     trainer = nlft_trainer(
         ModelSettings(**job["model"]),
-        NLFTConfig(**settings["trainer"], output_dir=str(run.path)),
-        read_examples(folder / "examples.jsonl"),
+        NLFTConfig(**{**settings["trainer"], "max_steps": steps}, output_dir=str(run.path)),
+        read_examples(file),
         get_scheme(settings["scheme"]).settings(**settings["saliency"]),
-        folder / "examples.jsonl",
+        file,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     write_whole(folder / "trained.json", json.dumps({"steps": trainer.state.global_step}).encode())
 
 
-def evaluate_round(folder: Path, job: Job, number: int) -> None:
-    """Write evaluation.json with the trained model's greedy answers to the held-out questions."""
+def evaluate_round(folder: Path, job: Job, number: int, name: str) -> None:
+    """Write the trained model's greedy answers to the held-out questions, or to those of training, as `name`."""
     from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
 
     given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
@@ -205,9 +248,9 @@ def evaluate_round(folder: Path, job: Job, number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     evaluate(
         load_model(model, trainable=False),
-        stages.read_test(folder.parent),
+        training_questions(folder.parent, job) if name == ON_TRAINING else stages.read_test(folder.parent),
         as_asked(stages.settings_of(job)),
-        folder / "evaluation.json",
+        folder / name,
         tokenizer=load_tokenizer(model),
         about={"model": model.model_name_or_path, "adapter": adapter_fingerprint(model.adapter), "round": number},
     )
@@ -243,6 +286,14 @@ def questions_of(file: Path, needed_fields: Collection[str] = ()) -> list[Questi
         key = (json.dumps(example.prompt, sort_keys=True), example.answer)
         questions.setdefault(key, stages.question_asked(example, needed_fields))
     return list(questions.values())
+
+
+def training_questions(folder: Path, job: Job) -> list[Question]:
+    """Return the questions that every round trains on."""
+    file, needs = folder / "train.jsonl", needs_of_questions(job["settings"]["checks"])
+    if stages.holds_examples(file):
+        return questions_of(file, needs.get("needed_fields", ()))
+    return read_questions(file, require_answer=False)
 
 
 def copy_adapter(run: RunDir, to: Path) -> None:
