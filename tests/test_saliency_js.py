@@ -314,7 +314,8 @@ def compare_random_examples(twin, batches):
 def test_10_000_random_examples_get_pythons_tags_weights_and_losses(twin):
     examples, tags, seen = compare_random_examples(twin, 250)
     assert examples == 10_000
-    assert (tags > 3_000).all(), "a comparison without mistakes or neighbours compares little"
+    drawn = [Tag.PLAIN, Tag.SALIENT, Tag.NEIGHBOUR, Tag.GATED]  # all that the twin computes: `strike` has no twin
+    assert (tags[drawn] > 3_000).all(), "a comparison without mistakes or neighbours compares little"
     assert PAPER in seen
     assert sum(settings.branch_weight == 0 for settings in seen) >= 5
 
