@@ -59,8 +59,8 @@ class ControlState:
     """The state of a run's controls.
 
     Attributes:
-        values: `learning_rate`, `scheme`, `pause` (bool), and every scheme's settings as `saliency.FIELD`. Fields of
-            different schemes have different names.
+        values: `learning_rate`, `scheme`, `pause` (bool), and every scheme's settings as `saliency.FIELD`. A field that
+            several schemes have means the same in all of them.
         schemes: each scheme's settings.
         conditions: the conditions that each scheme needs, of `standard` and `judge`.
         scorable: the conditions that this run can score.
@@ -151,8 +151,18 @@ def after(state: ControlState, line: Mapping[str, Any]) -> ControlState:
     if control in _OPPOSITE:
         values["pause"] = control == "pause"
     elif control in values:
+        if control == "scheme" and line["new"] != state.scheme:
+            values |= _own_defaults(state.schemes, line["new"])
         values[control] = line["new"]
     return replace(state, values=values, taken={**state.taken, line["id"]: dict(line)})
+
+
+def _own_defaults(schemes: Mapping[str, list[Control]], scheme: str) -> dict[str, Any]:
+    """Return a scheme's defaults of the settings that have another default in another scheme."""
+    defaults: dict[str, set[Any]] = {}
+    for control in (c for controls in schemes.values() for c in controls):
+        defaults.setdefault(control.name, set()).add(control.default)
+    return {SALIENCY + c.name: c.default for c in schemes[scheme] if len(defaults[c.name]) > 1}
 
 
 def controls_of(state: ControlState) -> list[Control]:
