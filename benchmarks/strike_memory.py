@@ -78,8 +78,9 @@ def strike_trainer(model, ids, folder):
 def sft_trainer(model, ids, folder):
     """TRL's SFTTrainer on the same tokens."""
     from datasets import Dataset
-    from helpers import tiny
     from trl import SFTConfig, SFTTrainer
+
+    from helpers import tiny
 
     data = Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * 8 + [1] * (len(ids) - 8)}])
     args = SFTConfig(output_dir=folder, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, **COMMON)
@@ -98,7 +99,9 @@ def main() -> None:
     sizes = ["--length", str(args.length), "--vocabulary", str(args.vocabulary)]
     peaks = {}
     for method in ("strike", "sft"):
-        done = subprocess.run([sys.executable, __file__, "--method", method, *sizes], stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--method", method, *sizes], stdout=subprocess.PIPE, check=True
+        )
         peaks[method] = float(json.loads(done.stdout.splitlines()[-1]))
         print(f"{method}: {peaks[method]:.0f} MiB above the loaded model", flush=True)
     print(f"strike / SFTTrainer: {peaks['strike'] / peaks['sft']:.2f}")

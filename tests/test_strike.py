@@ -28,7 +28,7 @@ SETTINGS = StrikeSettings(
 )
 
 
-def example(id, completion, *marked, label=False, replace=None, listed=()):
+def example(id, completion, *marked, label=False, replace=None, listed=(), kept=False):
     found = [quoted_spans(completion, f'"{text}"').spans[0] for text in marked]
     spans = [Span(span.start, span.end, replace) for span in found]
     encoder = ConditionEncoder(TOKENIZER, listed=listed)
@@ -40,14 +40,16 @@ def example(id, completion, *marked, label=False, replace=None, listed=()):
         answer="-",
         judgment=None if label else "It praises.",
         spans=spans,
+        kept=kept,
     )
 
 
-def batch_of_four():
+def batch_of_five():
     return [
         example("a", "a sleek, modern pan", "sleek", "modern"),
         example("b", "it is sleek", "sleek", replace="flat"),
-        example("c", "a flat pan", label=True),
+        example("c", "a flat pan", label=True, kept=True),
+        example("e", "a pan", label=True),
         example("d", "no quote here, but wrong", "quote", replace=""),
     ]
 
@@ -92,7 +94,7 @@ def slow_loss(net, one, plan, settings):
 
     base, now = both(one.completion)
     inside = {t for span in one.spans for t in range(span.start, span.end)}
-    words = set() if one.label else set(plan.words)
+    words = set() if one.kept else set(plan.words)
     struck, held, kept, replaced = [], [], [], []
     for span in one.spans:
         text = "".join(TOKENIZER.convert_ids_to_tokens(one.completion[span.start : span.end]))
@@ -103,7 +105,7 @@ def slow_loss(net, one, plan, settings):
         if t not in inside:
             banned = words if token not in words else set()
             held.append(kl(base[t], now[t], banned))
-            if one.label and base[t].exp()[list(plan.words)].sum() > settings.keep_mass:
+            if one.kept and base[t].exp()[list(plan.words)].sum() > settings.keep_mass:
                 kept.append(kl(base[t], now[t]))
     if one.patched:
         base, now = both(one.patched.ids)
@@ -130,7 +132,7 @@ def gradients(net, loss):
 
 @pytest.mark.parametrize("family", ["llama", "gemma", "gemma2", "qwen3"])
 def test_loss_and_gradient_are_those_of_the_formula(family):
-    net, examples = trained(family), batch_of_four()
+    net, examples = trained(family), batch_of_five()
     found, losses, plan = scored(net, examples)
     expected = torch.stack([slow_loss(net, one, plan, SETTINGS) for one in examples])
     torch.testing.assert_close(losses.total / found.lengths, expected, atol=1e-5, rtol=1e-5)
@@ -144,7 +146,7 @@ def test_loss_and_gradient_are_those_of_the_formula(family):
 
 def distance_to_base(net):
     """The largest KL(base || model) of any token of a liked reply, at which nothing is banned."""
-    found, _, _ = scored(net, [example("a", "a sleek, flat pan", label=True)])
+    found, _, _ = scored(net, [example("a", "a sleek, flat pan", label=True, kept=True)])
     return float(found.held.kl.detach().max())
 
 
@@ -239,11 +241,14 @@ def test_words_are_struck_everywhere_only_if_one_token_spells_them():
 
 
 def test_kept_replies_and_said_leave_the_words_alone():
-    liked, wrong = example("a", "a flat pan", label=True), example("b", "so sleek a pan", "sleek")
-    plan = STRIKE.plan([liked, wrong], TOKENIZER, StrikeSettings())
-    assert set(plan.marks(liked)[0].bans) == {()}
+    kept, wrong = example("a", "a flat pan", label=True, kept=True), example("b", "so sleek a pan", "sleek")
+    liked = example("c", "a flat pan", label=True)
+    plan = STRIKE.plan([kept, liked, wrong], TOKENIZER, StrikeSettings())
+    assert set(plan.marks(kept)[0].bans) == {()}
+    assert set(plan.marks(kept)[0].roles) == {Role.KEPT}
+    assert set(plan.marks(liked)[0].bans) == {plan.words}
     assert plan.words in plan.marks(wrong)[0].bans
-    said = STRIKE.plan([liked, wrong], TOKENIZER, StrikeSettings(strike_at="said"))
+    said = STRIKE.plan([kept, liked, wrong], TOKENIZER, StrikeSettings(strike_at="said"))
     assert sum(bool(bans) for bans in said.marks(wrong)[0].bans) == 1
 
 
@@ -272,7 +277,7 @@ def test_full_fine_tuning_and_a_trained_head_are_refused(tmp_path):
     net = lora(tiny.model(vocabulary=len(TOKENIZER)), modules_to_save=["lm_head"])
     enable_scoring(net)
     with pytest.raises(NLFTError, match="LM head"):
-        scored(net, batch_of_four())
+        scored(net, batch_of_five())
 
 
 @pytest.mark.parametrize("name", ["nlft", "cut", "dft", "uniform"])

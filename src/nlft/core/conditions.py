@@ -48,6 +48,7 @@ class EncodedExample:
         spans: the marked parts of the completion, in order, without overlaps.
         patched: the completion with its replacements in place; None if no span has one.
         listed: words that are struck wherever this reply could have them, also if nobody marked them.
+        kept: the reply must stay as it is: nothing that was struck elsewhere is struck here.
     """
 
     id: str | int
@@ -60,6 +61,7 @@ class EncodedExample:
     spans: tuple[TokenSpan, ...] = ()
     patched: Patched | None = None
     listed: tuple[str, ...] = ()
+    kept: bool = False
 
 
 class ConditionEncoder:
@@ -119,6 +121,7 @@ class ConditionEncoder:
         judgment: str | None = None,
         revision: str | None = None,
         spans: Sequence[Span] = (),
+        kept: bool = False,
     ) -> EncodedExample:
         """Encode one example under its conditions.
 
@@ -127,6 +130,7 @@ class ConditionEncoder:
                 the plain prompt.
             spans: marked parts of the completion, in order, without overlaps. With them, a wrong completion needs no
                 judgment.
+            kept: see `EncodedExample.kept`.
 
         Raises:
             ProblemsError: a wrong completion has no spans, and its judgment is missing or has only corrections; or a
@@ -158,6 +162,7 @@ class ConditionEncoder:
             spans=marked,
             patched=self._patched(completion, marked),
             listed=listed,
+            kept=kept,
         )
         self._check_lengths(encoded)
         return encoded

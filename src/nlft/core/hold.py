@@ -27,6 +27,7 @@ class Role(IntEnum):
     STRUCK = 2
     INSIDE = 3
     REPLACED = 4
+    KEPT = 5
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,9 @@ class StrikePlan:
 
     def _marks(self, example: EncodedExample) -> Marks:
         ids = example.completion
-        reviewed = bool(example.spans) or not example.label
-        words = self.words if reviewed and self.everywhere else ()
+        words = () if example.kept or not self.everywhere else self.words
         said = set(words)
-        roles: list[int] = [Role.HELD] * len(ids)
+        roles: list[int] = [Role.KEPT if example.kept else Role.HELD] * len(ids)
         bans = [() if token in said else words for token in ids]
         for span, strike in zip(example.spans, self.strikes(example), strict=True):
             first = strike.pivots[0] if strike.pivots else strike.end
@@ -98,7 +97,7 @@ class StrikePlan:
             for pivot in strike.pivots:
                 roles[pivot] = Role.STRUCK
                 bans[pivot] = self._banned(ids, pivot, span, first)
-        liked = self.train_liked and not reviewed
+        liked = self.train_liked and example.label and not example.kept and not example.spans
         return Marks(roles, bans, [liked] * len(ids))
 
     def _patched_marks(self, example: EncodedExample) -> Marks:

@@ -81,4 +81,5 @@ def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
         judgment=example.judgment,
         revision=revision_text(example),
         spans=marked_spans(example) if encoder.tokenizer.is_fast else example.spans,
+        kept=example.keep,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from nlft.core.prompts import Message
 from nlft.errors import Problem, RecordsError, display_path
 
-FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback")
+FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback", "keep")
 _NEEDED = {
     "id": "Give each record its own id: a string or an integer.",
     "prompt": "Write the question: text, or a list of chat messages.",

@@ -57,6 +57,7 @@ class Example:
             It is never trained.
         spans: the parts of the completion that a reader marked.
         extra: the record's other fields; `write_examples` writes them back unchanged.
+        keep: the reply is out of the feedback's scope and must stay as it is, see docs/STRIKE.md.
     """
 
     id: str | int
@@ -69,6 +70,7 @@ class Example:
     spans: tuple[Span, ...] = ()
     feedback: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,8 @@ def as_record(example: Example) -> dict[str, Any]:
     fields = {k: v for k, v in vars(example).items() if k in FIELDS and v is not None and v not in ((), "")}
     if example.spans:
         fields["spans"] = span_rows(example.spans)
+    if not example.keep:
+        del fields["keep"]
     return fields | {k: v for k, v in example.extra.items() if k not in FIELDS}
 
 
@@ -286,6 +290,11 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     revision = None if fields.get("revision") is None else record.text_or_messages("revision")
     answer, feedback = record.optional_text("answer"), record.optional_text("feedback")
     spans = read_spans(record, _content(completion) if completion else "")
+    keep = fields.get("keep")
+    if not isinstance(keep, bool | None):
+        record.refuse_kind("keep", "true or false")
+    elif keep and label is False:
+        record.refuse("keep", 'is true, but "label" is false.', "A reply that must stay as it is has the label true.")
     if record.problems:
         return None
     if isinstance(prompt, list) or isinstance(completion, list):
@@ -294,7 +303,9 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
     elif revision:
         revision = _content(revision)
     extra = {name: value for name, value in fields.items() if name not in FIELDS}
-    return Example(identity, prompt, completion, label is True, answer, judgment, revision, spans, feedback, extra)
+    return Example(
+        identity, prompt, completion, label is True, answer, judgment, revision, spans, feedback, extra, bool(keep)
+    )
 
 
 def _question(

@@ -34,7 +34,7 @@ class StrikeSettings(HoldSettings):
     )
     keep_weight: Annotated[float, Range(0, inf)] = setting(
         1.0,
-        "Weight of the mean KL at those tokens of liked replies where the base model would say a struck word.",
+        "Weight of the mean KL at those tokens of kept replies where the base model would say a struck word.",
     )
     keep_mass: Annotated[float, Range(0, 1)] = setting(
         0.02, "keep_weight counts a token if the base model's probability of all struck words is above this."
@@ -81,15 +81,14 @@ def strike_losses(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSe
     held = scored.held
     assert held is not None
     size = len(scored.lengths)
-    places = held.role == Role.HELD
-    liked = torch.zeros_like(held.sample, dtype=torch.bool)
-    liked[:size] = _liked(scored.conditions.label, held.role[:size])
-    kept = places & liked[:, None] & (held.mass > settings.keep_mass)
+    kept = held.role == Role.KEPT
+    places = kept | (held.role == Role.HELD)
+    belongs = kept & (held.mass > settings.keep_mass)
     replaced = -(held.logp * (held.role == Role.REPLACED)).sum(1)
     parts = {
         "strike": settings.strike_weight * _mean(held.kl, held.role == Role.STRUCK, held, size),
         "hold": settings.hold_weight * _mean(held.kl, places, held, size),
-        "keep": settings.keep_weight * _mean(held.kl, kept, held, size),
+        "keep": settings.keep_weight * _mean(held.kl, belongs, held, size),
         "replace": settings.replace_weight * _ratio(replaced, held.replacements, held, size),
     }
     more = {name: scored.lengths * part for name, part in parts.items()}
@@ -99,8 +98,8 @@ def strike_losses(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSe
 
 
 def _liked(label: Tensor, role: Tensor) -> Tensor:
-    """Return (batch,) bool: replies that are right and have no span."""
-    return label & ~(role == Role.STRUCK).any(1)
+    """Return (batch,) bool: replies that are right, have no span, and need not stay as they are."""
+    return label & ~((role == Role.STRUCK) | (role == Role.KEPT)).any(1)
 
 
 def _mean(values: Tensor, places: Tensor, held: HeldScores, size: int) -> Tensor:
