@@ -114,7 +114,7 @@ def data_fingerprint(examples: list[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         fields = asdict(example)
-        for name in ("spans", "feedback"):  # an example without them keeps the fingerprint of older versions
+        for name in ("spans", "feedback", "keep"):  # an example without them keeps the fingerprint of older versions
             if not fields[name]:
                 del fields[name]
         digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode() + b"\n")
