@@ -656,11 +656,11 @@ def test_a_real_model_tells_judgments_from_shuffled_ones():
     from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
     settings = ModelSettings(model_name_or_path=str(model_cache()))
-    examples = [e for e in clean_examples(generate_problems(40, seed=21), 21) if not e.label]
+    examples = [e for e in clean_examples(generate_problems(24, seed=21), 21) if not e.label]
     words = [e.judgment for e in examples]
-    shuffled = [replace(e, id=f"s-{e.id}", judgment=words[at - 1]) for at, e in enumerate(examples[:10])]
+    shuffled = [replace(e, id=f"s-{e.id}", judgment=words[at - 1]) for at, e in enumerate(examples[:6])]
     model, tokenizer = load_model(settings, trainable=False), load_tokenizer(settings)
-    report = audit([*shuffled, *examples[10:]], model, tokenizer, AuditSettings(grader="label"))
+    report = audit([*shuffled, *examples[6:]], model, tokenizer, AuditSettings(grader="label"))
     flagged = {f.id for f in report.findings if f.kind in ("placebo", "no-movement")}
-    assert len(flagged & {e.id for e in shuffled}) >= 6
-    assert len(flagged & {e.id for e in examples[10:]}) <= 2
+    assert len(flagged & {e.id for e in shuffled}) >= 4
+    assert len(flagged & {e.id for e in examples[6:]}) <= 1

@@ -149,12 +149,6 @@ class NLFTMethodSettings(AnswerWeightSettings):
         default=None,
         metadata={"help": "strike: words to strike in every wrong reply as if the judgment quoted them."},
     )
-    strike_share: Annotated[float, Range(0, 1)] = field(
-        default=0.5,
-        metadata={
-            "help": "strike: least share of each batch's examples that carry a strike. Needs a batch of 2 or more."
-        },
-    )
 
 
 @dataclass
@@ -163,6 +157,12 @@ class NLFTRareSettings:
 
     logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
         default=256, metadata={"help": "Memory in MiB for one chunk of logits, its copies and its gradient."}
+    )
+    strike_share: Annotated[float, Range(0, 1)] = field(
+        default=0.5,
+        metadata={
+            "help": "strike: least share of each batch's examples that carry a strike. Needs a batch of 2 or more."
+        },
     )
     watch_batches: bool = field(
         default=True,
