@@ -84,11 +84,7 @@ class NLFTTrainer(SafeCheckpoints):
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
-        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
-        readers = condition_readers(self.scheme.name, self.scheme.needs(self.saliency))
-        train = encode_examples(self.examples, encoder, **readers)
-        check_targets(train, args.answer_weight)
-        held_out = encode_examples(as_examples(eval_dataset), encoder, **readers) if eval_dataset is not None else None
+        train, held_out = self._encode(tokenizer, args, eval_dataset)
         self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
         self.builder.use(self.scheme, self.saliency)
         if "hold" in self.needs:
@@ -113,6 +109,20 @@ class NLFTTrainer(SafeCheckpoints):
         self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
         self._watch: WatchCallback | None = None
         self._follow(train, tokenizer)
+
+    def _encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        args: NLFTConfig,
+        eval_dataset: Iterable[Example | Mapping[str, Any]] | None,
+    ) -> tuple[list[EncodedExample], list[EncodedExample] | None]:
+        """Return the encoded examples, and the held-out ones if there are any."""
+        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
+        readers = condition_readers(self.scheme.name, self.scheme.needs(self.saliency))
+        train = encode_examples(self.examples, encoder, **readers)
+        check_targets(train, args.answer_weight)
+        held_out = encode_examples(as_examples(eval_dataset), encoder, **readers) if eval_dataset is not None else None
+        return train, held_out
 
     def _follow(self, train: list[Any], tokenizer: PreTrainedTokenizerBase) -> None:
         """Add the callbacks for progress, the run directory, requests and the watched examples."""
