@@ -306,3 +306,21 @@ def test_every_scheme_can_hold_the_tokens_that_it_does_not_push_down(name):
         gradients(net, (losses.total - losses.more["hold"]).sum()), gradients(net, expected), strict=True
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_goes_on_when_the_pivots_or_the_scheme_change_while_it_trains(tmp_path):
+    run = trainer(tmp_path, max_steps=6)
+    changes = {2: ("strike", {"stop_below": 0, "pivot": "all"}), 4: ("uniform", {"hold_weight": 1.0})}
+    run.add_callback(Change(run, changes))
+    run.train()
+    assert run.state.global_step == 6
+    assert run._dose.doses.tolist() == [4.0] * 4  # the steps with `uniform` are no dose
+
+
+class Change(TrainerCallback):
+    def __init__(self, run, changes):
+        self.run, self.changes = run, changes
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step in self.changes:
+            self.run.use_scheme(*self.changes[state.global_step])

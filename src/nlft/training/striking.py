@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from itertools import accumulate, cycle
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nlft.core.condition_scores import HeldScores
 from nlft.core.conditions import EncodedExample
+from nlft.core.hold import Role
+from nlft.core.strikes import StrikePlan
 from nlft.files import write_whole
 
 CHECK_EVERY = 4  # steps between two checks of `stop_below`: a check waits for the device
@@ -67,15 +69,16 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
     A struck token's probability is the model's before the step that last trained it.
     """
 
-    def __init__(self, trainer: Any, examples: Sequence[EncodedExample], pivots: Sequence[int]) -> None:
+    def __init__(self, trainer: Any, examples: Sequence[EncodedExample], plan: StrikePlan) -> None:
         """
         Args:
-            pivots: number of struck tokens of each example.
+            plan: names the struck tokens to follow. Another scheme or plan may become active later.
         """
-        ends = torch.tensor(pivots).cumsum(0).tolist()
         self.trainer = trainer
-        self.places = {e.id: range(end - n, end) for e, n, end in zip(examples, pivots, ends, strict=True) if n}
-        total = int(sum(pivots))
+        self.pivots = {one.id: [t for strike in plan.strikes(one) for t in strike.pivots] for one in examples}
+        ends = accumulate(map(len, self.pivots.values()))
+        self.places = {id: slice(end - len(self.pivots[id]), end) for id, end in zip(self.pivots, ends, strict=True)}
+        total = sum(map(len, self.pivots.values()))
         self.probability = torch.full((total,), torch.nan)
         self.doses = torch.zeros(total)
         self._sums = torch.zeros(2, total)
@@ -85,12 +88,10 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
         if self._sums.device != held.logp.device:
             self._sums = self._sums.to(held.logp.device)
         for row, example in enumerate(examples):
-            places = self.places.get(example.id)
-            if places is None:
-                continue
-            at = [t for strike in self.trainer.builder.plan.strikes(example) for t in strike.pivots]
-            self._sums[0, places.start : places.stop] += held.logp[row, at].detach().exp()
-            self._sums[1, places.start : places.stop] += 1
+            at, places = self.pivots[example.id], self.places[example.id]
+            struck = held.role[row, at] == Role.STRUCK  # not so if another scheme is active now
+            self._sums[0, places] += struck * held.logp[row, at].detach().exp()
+            self._sums[1, places] += struck
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.global_step or self.trainer.resumed_from is None:

@@ -141,8 +141,7 @@ class NLFTTrainer(SafeCheckpoints):
         self.steering = Steering(run, self, self.record)
         self.add_callback(self.steering)
         if isinstance(self.builder.plan, StrikePlan):
-            pivots = [sum(len(s.pivots) for s in self.builder.plan.strikes(one)) for one in train]
-            self._dose = StrikeDose(self, train, pivots)
+            self._dose = StrikeDose(self, train, self.builder.plan)
             self.add_callback(self._dose)
         watched = choose_watched(self.examples, self.args.watch, self.args.watch_ids or [])
         if watched:
