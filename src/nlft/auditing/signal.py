@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nlft.auditing.findings import Finding, quoted
 from nlft.core.batches import BatchBuilder
-from nlft.core.condition_scores import evaluating, score_batch
+from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample, Rows, pad_rows
-from nlft.core.logprobs import enable_scoring, score
+from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.saliency import Tag
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
 from nlft.data.records import Example, completion_text

@@ -1,7 +1,5 @@
 """Score one batch under all its conditions, with the model's current weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from nlft.core.batches import Batch
 from nlft.core.hold import base_targets
-from nlft.core.logprobs import TokenLogprobs, TopOf, score
+from nlft.core.logprobs import TokenLogprobs, TopOf, evaluating, score
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ChooseTargets, ConditionLogprobs, SparseTargets
 
@@ -173,14 +171,3 @@ def _judge(base: Tensor, scored: TokenLogprobs, label: Tensor, start: int) -> Te
     rows = scored.logp[start : start + int((~label).sum()), : base.shape[1]].to(judge.dtype)
     judge[~label, : rows.shape[1]] = rows  # judge rows alone may be narrower than the batch
     return judge
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode. Restore its earlier mode afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

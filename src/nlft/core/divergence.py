@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nlft.core.conditions import IGNORE_INDEX, Rows
-from nlft.core.heads import DEFAULT_CHUNK_BYTES
-from nlft.core.logprobs import causal_lm, enable_scoring
+from nlft.core.conditions import Rows
+from nlft.core.heads import DEFAULT_CHUNK_BYTES, Head
+from nlft.core.hold import adapter_off
+from nlft.core.logprobs import causal_lm, enable_scoring, evaluating, scored_mask, states_of
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,44 +41,24 @@ def kl_to_base(model: "PeftModel", rows: Rows, chunk_bytes: int = DEFAULT_CHUNK_
             f"KL to base: {type(model).__name__} has no adapter to switch off, so its base is not in memory.\n"
             "  Give a PEFT model."
         )
-    net = causal_lm(model)
-    if not hasattr(net, "_nlft_finish_logits"):
+    if not hasattr(causal_lm(model), "_nlft_finish_logits"):
         enable_scoring(model)
-    labelled = rows.labels[:, 1:] != IGNORE_INDEX
-    lengths = labelled.sum(1)
-    mask = torch.arange(int(lengths.max()), device=labelled.device) < lengths[:, None]
-    was_training = model.training
-    model.eval()
-    try:
-        tuned = _states(model, rows, labelled)
-        with model.disable_adapter():
-            base = _states(model, rows, labelled)
-        size = max(1, chunk_bytes // (4 * _LIVE_COPIES * net.config.get_text_config().vocab_size))
-        parts = [_kl(model, b, p) for b, p in zip(base.split(size), tuned.split(size), strict=True)]
-    finally:
-        model.train(was_training)
+    mask = scored_mask(rows)
+    with evaluating(model):
+        tuned = states_of(model, rows)
+        with adapter_off(model):
+            base = states_of(model, rows)
+        head = Head(causal_lm(model))
+        size = max(1, chunk_bytes // (4 * _LIVE_COPIES * head.vocabulary))
+        parts = [_kl(model, head, b, p) for b, p in zip(base.split(size), tuned.split(size), strict=True)]
     flat = torch.cat(parts) if parts else base.new_zeros(0, dtype=torch.float32)
     return torch.zeros(mask.shape, device=mask.device).masked_scatter_(mask, flat), mask
 
 
-def _states(model: "PeftModel", rows: Rows, labelled: Tensor) -> Tensor:
-    """Return the final states at the positions that predict the labelled tokens, (labelled tokens, hidden_size)."""
-    decoder = causal_lm(model).base_model
-    out = decoder(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
-    states: Tensor = out.last_hidden_state[:, :-1][labelled]
-    return states
-
-
-def _kl(model: "PeftModel", base: Tensor, tuned: Tensor) -> Tensor:
+def _kl(model: "PeftModel", head: Head, base: Tensor, tuned: Tensor) -> Tensor:
     # An adapter may also change the head, so the head needs the same switch as the decoder.
-    with model.disable_adapter():
-        log_b = _log_softmax(model, base)
-    log_p = _log_softmax(model, tuned)
+    with adapter_off(model):
+        log_b = head.logits(base).log_softmax(1)
+    log_p = head.logits(tuned).log_softmax(1)
     # Rounding can make a divergence of 0 slightly negative.
     return (log_b.exp() * log_b.sub_(log_p)).sum(1).clamp_(min=0)
-
-
-def _log_softmax(model: "PeftModel", states: Tensor) -> Tensor:
-    net = causal_lm(model)
-    logits: Tensor = net._nlft_finish_logits(net.get_output_embeddings()(states)).float()
-    return logits.log_softmax(1)

@@ -5,7 +5,8 @@ hook. A call to an unwrapped inner module would skip the gradient all-reduce.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -169,6 +170,17 @@ def _row_sums(targets: SparseTargets, cross_entropy: Tensor, rows: int) -> Tenso
     """Sum weight · cross-entropy in each row: (rows,). A masked sum is deterministic on CUDA; `index_add` is not."""
     owned = targets.sample == torch.arange(rows, device=targets.sample.device)[:, None]
     return (owned * (targets.weight * cross_entropy)).sum(1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode. Restore its earlier mode afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def causal_lm(model: PreTrainedModel) -> PreTrainedModel:

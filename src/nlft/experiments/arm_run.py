@@ -80,12 +80,7 @@ def run_arm(
         write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
         return
     trained, peak = time.monotonic(), peak_memory_bytes()
-    questions = read_questions(test, require_answer=False)
-    if arm.method == "few-shot":
-        questions = with_shots(questions, chosen, asking, arm.settings["shots"])
-    if arm.method == "prompt":
-        template = str(arm.settings["prompt_template"])
-        questions = [replace(one, prompt=fill_prompt(one.prompt, template)) for one in questions]
+    questions = as_prompted(arm, read_questions(test, require_answer=False), chosen, asking)
     adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
     about = {"model": str(model), "arm": arm.name, "adapter": adapter}
     wanted, reference = as_asked(asking), None
@@ -167,6 +162,18 @@ def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Exam
     for here, there in zip(wrong, wrong[1:] + wrong[:1], strict=True):
         moved[here] = replace(examples[here], judgment=examples[there].judgment)
     return moved
+
+
+def as_prompted(
+    arm: Arm, questions: list[Question], examples: Sequence[Example], asking: SamplingSettings
+) -> list[Question]:
+    """Return the questions with the prompts of an arm that prompts; those of another arm unchanged."""
+    if arm.method == "few-shot":
+        return with_shots(questions, examples, asking, arm.settings["shots"])
+    if arm.method == "prompt":
+        template = str(arm.settings["prompt_template"])
+        return [replace(one, prompt=fill_prompt(one.prompt, template)) for one in questions]
+    return questions
 
 
 def with_shots(

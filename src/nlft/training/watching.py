@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.core.batches import BatchBuilder
-from nlft.core.condition_scores import evaluating, score_batch
+from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import EncodedExample
 from nlft.core.hold import Plan
+from nlft.core.logprobs import evaluating
 from nlft.core.prompts import prompt_text
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
 from nlft.core.schemes.scheme import Scheme
