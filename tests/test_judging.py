@@ -24,6 +24,7 @@ from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_
 from nlft.collect.opinions import plain_text, read_opinion
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import without_corrections
+from nlft.data.encoding import encode
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import ProblemsError, UserError
@@ -130,9 +131,7 @@ def test_the_judge_prompt_shows_no_part_of_a_correction(correction, mark):
 def test_a_judgment_that_was_accepted_can_be_trained_on():
     for text, _, _ in READ.values():
         example = replace(WRONG, judgment=opinion(text).judgment)
-        encoder = ConditionEncoder(tiny.tokenizer())
-        fields = {k: v for k, v in vars(example).items() if k not in ("extra", "revision")}
-        assert encoder.encode(**fields).judge
+        assert encode(ConditionEncoder(tiny.tokenizer()), example).judge
 
 
 # Asking.

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,14 +115,14 @@ def evaluation_questions(file: str | Path, needs: "QuestionNeeds | None" = None)
 
 def merge(argv: Sequence[str]) -> None:
     """Run `nlft merge`."""
-    from nlft.models.settings import ModelOptions
+    from nlft.models.settings import MergeOptions
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--out", type=Path, required=True, help="folder to write. It must be empty or new.")
 
     what = "Merge an adapter into its model and save an ordinary model folder, for servers that cannot load adapters."
     needs = ["adapter", "model_name_or_path"]
-    command = Command("nlft merge", what, [ModelOptions], [("Model", ASKED)], _model_class, add, needs=needs)
+    command = Command("nlft merge", what, [MergeOptions], [("Model", ASKED)], _merged_class, add, needs=needs)
     model_settings, other = command.parse(argv)
     from nlft.training.merging import merge_adapter
 
@@ -219,6 +220,17 @@ def _model_class() -> list[type]:
     from nlft.models.loading import ModelSettings
 
     return [ModelSettings]
+
+
+def _merged_class() -> list[type]:
+    from nlft.models.loading import ModelSettings
+    from nlft.models.settings import MergeOptions
+
+    @dataclass
+    class MergeSettings(MergeOptions, ModelSettings):
+        pass
+
+    return [MergeSettings]
 
 
 def _staged(argv: Sequence[str], name: str, description: str, settings: type, engine: str) -> None:

@@ -27,8 +27,24 @@ class ModelSettings(ModelOptions, ModelConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.dtype = self.dtype or fast_dtype()
         if not self.model_name_or_path:
             raise UserError("--model_name_or_path is missing.\n  Give a folder or a hub name.")
+
+
+def fast_dtype() -> str:
+    """Return "bfloat16" if this machine computes in it, else "float32".
+
+    Processors without bfloat16 instructions only imitate it. Training SmolLM2 in it took 27 times as long as in float32
+    on such a processor (AMD EPYC with AVX2).
+    """
+    if torch.cuda.is_available():
+        computes = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif torch.accelerator.is_available():
+        computes = True
+    else:
+        computes = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if computes else "float32"
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

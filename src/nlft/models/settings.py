@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Literal
 
-from nlft.config import Range
+from nlft.config import Range, with_defaults
 from nlft.errors import UserError
 
 
@@ -19,9 +19,9 @@ class ModelOptions:
         default=None, metadata={"help": "PEFT adapter to load: a folder, a run directory or a hub name."}
     )
     dtype: str | None = field(
-        default="bfloat16",
+        default=None,
         metadata={
-            "help": "Data type of the base model's weights. Adapter weights are always float32.",
+            "help": "Base model's data type (default: bfloat16 if it is fast, else float32). Adapters are float32.",
             "choices": ["auto", "bfloat16", "float16", "float32"],
         },
     )
@@ -37,6 +37,12 @@ class ModelOptions:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Layers to adapt (default: the MLP's projections)."}
     )
+
+
+@dataclass
+@with_defaults(dtype="auto")
+class MergeOptions(ModelOptions):
+    """A model to merge an adapter into: the result keeps the data type of the base model's own files."""
 
 
 @dataclass

@@ -62,7 +62,7 @@ class NLFTTrainer(SafeCheckpoints):
     ) -> None:
         """
         Args:
-            model: a model, bare or with a PEFT adapter to continue training; or a model's name (loaded in bf16).
+            model: a model, bare or with a PEFT adapter to continue training; or a model's name.
             train_dataset, eval_dataset: examples, or rows with the fields of examples, such as a `datasets.Dataset`.
             processing_class: the tokenizer; by default, the one with the model's name is loaded.
             peft_config: the adapter to add. By default the paper's LoRA, unless the model has an adapter already;
