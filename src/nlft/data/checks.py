@@ -175,7 +175,9 @@ def pattern_of(check: Check, text: str) -> re.Pattern[str]:
         return re.compile(re.escape(text), flags)
     spaced = r"\s+".join(re.escape(word) for word in text.split())
     phrase = re.sub(_APOSTROPHE, lambda _: _APOSTROPHE, spaced)  # "don't" is written with either
-    return re.compile(rf"(?<!\w)(?:{phrase})(?!\w)", flags)
+    # A phrase that begins or ends with another sign, such as "!", may follow a word or stand before one.
+    before, after = (r"(?<!\w)" if text[:1].isalnum() else "", r"(?!\w)" if text[-1:].isalnum() else "")
+    return re.compile(f"{before}(?:{phrase}){after}", flags)
 
 
 def pattern_problem(pattern: str) -> str | None:

@@ -1,15 +1,16 @@
 """Read a file of checks. Reading reports every problem, with its file and line."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import yaml
 
-from nlft.config import closest, yaml_node
+from nlft.config import yaml_node
 from nlft.data.checks import ALL_CHECKS, KINDS, Check, Kind, pattern_problem
 from nlft.data.language import LANGUAGES, SCRIPTS
-from nlft.errors import ConfigError, Problem, UserError, display_path
+from nlft.data.rules_file import checks_of, holds_rules, read_rules
+from nlft.data.yaml_reading import YamlReading
+from nlft.errors import ConfigError, UserError, display_path
 
 _KEYS = ("name", "must", "must_not", "say", "ignore_case")
 _IGNORES_CASE: tuple[Kind, ...] = ("contains", "words")
@@ -18,36 +19,31 @@ _FORM = "Write a list: `- name: short`, and below it `must: {max_words: 60}`. do
 
 
 def read_checks(path: str | Path) -> list[Check]:
-    """Read the checks of a YAML file, in the file's order.
+    """Read the checks of a YAML file, in the file's order. A file of rules has one check for each rule.
 
     Raises:
-        ConfigError: names every check that cannot be used, with file and line.
+        ConfigError: names every check or rule that cannot be used, with file and line.
         UserError: the file cannot be read, or holds no checks.
     """
     where = display_path(path)
     node = yaml_node(Path(path), "Give a YAML file of checks.")
+    if holds_rules(node):
+        return checks_of(read_rules(path))
     if not isinstance(node, yaml.SequenceNode) or not node.value:
         raise UserError(f"{where}: holds no checks.\n  {_FORM}")
-    reading = _Reading(where)
+    reading = _Reading(where, _FORM)
     checks = [check for item in node.value if (check := reading.check(item))]
     if reading.problems:
         raise ConfigError(reading.problems)
     return checks
 
 
-class _Reading:
-    """The state while one file is read."""
+class _Reading(YamlReading):
+    """The state while one file of checks is read."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.problems: list[Problem] = []
+    def __init__(self, file: str, form: str) -> None:
+        super().__init__(file, form)
         self.places = {ALL_CHECKS: "an evaluation"}  # name -> place of the check that has it
-
-    def refuse(self, node: yaml.Node, what: str, cure: str) -> None:
-        self.problems.append(Problem(self.place(node), what, cure))
-
-    def place(self, node: yaml.Node) -> str:
-        return f"{self.file}:{node.start_mark.line + 1}"
 
     def check(self, node: yaml.Node) -> Check | None:
         """Read one check. If it cannot be used, add the problems and return None."""
@@ -76,24 +72,6 @@ class _Reading:
         if len(self.problems) > before or kind is None:
             return None
         return Check(name, kind, value, sides[0] == "must", say, ignore_case, self.place(node))
-
-    def mapping(self, node: yaml.Node, what: str, known: Sequence[str]) -> dict[str, yaml.Node] | None:
-        """Return a mapping's values by key. Report unknown keys and keys that occur twice."""
-        if not isinstance(node, yaml.MappingNode):
-            self.refuse(node, f"is not {what}: it has no keys", _FORM)
-            return None
-        found: dict[str, yaml.Node] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            if name in found:
-                self.refuse(key, f'"{name}" is set a second time', "Keep one of the two lines.")
-            elif name not in known:
-                close = closest(name, known)
-                cure = f"Did you mean {close}?" if close else f"Choose from {', '.join(known)}."
-                self.refuse(key, f'"{name}" is not a key of {what}', cure)
-            else:
-                found[name] = value
-        return found
 
     def rule(self, node: yaml.Node, side: str) -> tuple[Kind | None, str | int | tuple[str, ...]]:
         """Read the kind and the value of a check."""
@@ -138,13 +116,3 @@ class _Reading:
             cure = f"Choose from {', '.join((*LANGUAGES, *SCRIPTS))}."
             self.refuse(node, f'"language" is {text!r}, which is not known', cure)
         return known.get(text.casefold(), text)
-
-    def text(self, node: yaml.Node, key: str) -> str:
-        """Return a text as it is written: `no` is the word, and not false."""
-        if not isinstance(node, yaml.ScalarNode) or not node.value.strip():
-            what = "is empty" if isinstance(node, yaml.ScalarNode) else "is not a text"
-            self.refuse(
-                node, f'"{key}" {what}', "Write a text. Put it in quotes if it has braces, or a colon and a space."
-            )
-            return ""
-        return str(node.value)
