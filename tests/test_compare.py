@@ -23,7 +23,8 @@ from nlft.core.schemes.registry import get_scheme
 from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError
 from nlft.experiments import stages
-from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm, with_shots, with_shuffled_judgments
+from nlft.experiments.arm_data import with_shots, with_shuffled_judgments
+from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm
 from nlft.experiments.arms import BUILT_IN, Arm, defined_arm, record_arm
 from nlft.experiments.compare import Compare
 from nlft.experiments.demo import write_problems

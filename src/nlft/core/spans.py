@@ -200,6 +200,24 @@ def patched_text(
     return text + completion[done:], places
 
 
+def replaced_text(completion: str, spans: Sequence[Span]) -> str:
+    """Put each span's replacement in its place. A span without one is deleted, and so is the white space before it.
+
+    Args:
+        spans: in order, without overlaps.
+    """
+    text, done = "", 0
+    for span in spans:
+        text, done = text + completion[done : span.start], span.end
+        if span.replace:
+            text += span.replace
+            continue
+        text = text.rstrip(" ")
+        if not text or text[-1].isspace():  # nothing stands before it in its line
+            done = len(completion) - len(completion[done:].lstrip(" "))
+    return text + completion[done:]
+
+
 def _begins(offsets: Sequence[tuple[int, int]]) -> list[int]:
     """Return each token's first character, its leading space included: some tokenizers leave that out."""
     begins, reached = [], 0

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import gcd
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import settle
-from nlft.core.prompts import Message, as_messages, fill_prompt
-from nlft.data.records import Example, Question, read_examples, read_questions, training_texts
+from nlft.data.records import Example, read_examples, read_questions, training_texts
 from nlft.errors import ConfigError, Problem, UserError
+from nlft.experiments.arm_data import as_prompted, chosen_examples
 from nlft.experiments.arms import Arm
+from nlft.experiments.rule_arms import read_rules_if, with_rules
 from nlft.experiments.settings import Budget
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer
@@ -52,6 +52,7 @@ def run_arm(
     budget: Budget,
     collateral: CollateralSettings | None = None,
     base_answers: Path | None = None,
+    rules: Path | str | None = None,
 ) -> None:
     """Train and evaluate one arm. Write the costs, or the reason for skipping the arm, to `out`/result.json.
 
@@ -63,6 +64,7 @@ def run_arm(
         asking: how to ask questions and grade answers. The prompts of the examples stay as they are.
         collateral: settings of the collateral of a trained arm; None: do not measure it.
         base_answers: ledger of the base model's answers, which cells can share. Default: one beside evaluation.json.
+        rules: file of rules, for the arms that show, ban or strike them.
     """
     out.mkdir(parents=True, exist_ok=True)
     settings = ModelSettings(**model)
@@ -70,7 +72,8 @@ def run_arm(
     training, start = None, time.monotonic()
     try:
         pool = read_examples(examples)
-        chosen = chosen_examples(arm, pool, asking.seed)
+        known = read_rules_if(rules)
+        arm, chosen = with_rules(arm, known, pool), chosen_examples(arm, pool, asking.seed, known)
         if arm.is_trained:
             lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
             training = ArmTraining(arm, chosen, len(pool), out, net, tokenizer, lora, asking, budget).train()
@@ -125,71 +128,6 @@ def _reference(
         base = Ledgered(base, Ledger(ledger), CallSettings())
     struck = struck_ids(above.encoder, chosen) if arm.settings.get("scheme") == "strike" else ()
     return Reference(base, training_texts(chosen), struck)
-
-
-def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int) -> list[Example]:
-    """Return the arm's examples.
-
-    Raises:
-        UserError: no example is left, too few are wrong to shuffle their judgments, or the arm shows answers and some
-            examples have none.
-    """
-    if arm.examples == "right":
-        right = [example for example in examples if example.label]
-        if not right:
-            raise UserError("no example is right.\n  Sample more, or leave this arm out.")
-        return right
-    if arm.method == "few-shot" and not all(example.answer for example in examples):
-        raise UserError("some examples have no answer to show.\n  Add answers, or leave this arm out.")
-    if arm.examples == "shuffled":
-        return with_shuffled_judgments(examples, seed)
-    return list(examples)
-
-
-def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Move the judgments of the wrong examples along a random cycle, so that each example gets another one's judgment.
-
-    Raises:
-        UserError: fewer than two examples are wrong.
-    """
-    wrong = [at for at, example in enumerate(examples) if not example.label]
-    if len(wrong) < 2:
-        raise UserError(
-            "there are fewer than two wrong examples, so judgments cannot be exchanged.\n  Leave this arm out."
-        )
-    Random(seed).shuffle(wrong)
-    moved = list(examples)
-    for here, there in zip(wrong, wrong[1:] + wrong[:1], strict=True):
-        moved[here] = replace(examples[here], judgment=examples[there].judgment)
-    return moved
-
-
-def as_prompted(
-    arm: Arm, questions: list[Question], examples: Sequence[Example], asking: SamplingSettings
-) -> list[Question]:
-    """Return the questions with the prompts of an arm that prompts; those of another arm unchanged."""
-    if arm.method == "few-shot":
-        return with_shots(questions, examples, asking, arm.settings["shots"])
-    if arm.method == "prompt":
-        template = str(arm.settings["prompt_template"])
-        return [replace(one, prompt=fill_prompt(one.prompt, template)) for one in questions]
-    return questions
-
-
-def with_shots(
-    questions: Sequence[Question], examples: Sequence[Example], asking: SamplingSettings, shots: int
-) -> list[Question]:
-    """Put `shots` examples with their standard answers before each question, as earlier turns of the conversation.
-
-    The examples are the first of a seeded shuffle. Each prompt occurs once, and all questions get the same examples.
-    """
-    by_prompt = {str(example.prompt): example for example in examples}
-    drawn = list(by_prompt.values())
-    Random(asking.seed).shuffle(drawn)
-    turns: list[Message] = []
-    for example in drawn[:shots]:
-        turns += [*as_messages(example.prompt), {"role": "assistant", "content": example.answer or ""}]
-    return [replace(question, prompt=[*turns, *as_messages(question.prompt)]) for question in questions]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 
 Method = Literal["none", "few-shot", "prompt", "sft", "kto", "reft", "nlft"]
+Kind = Literal["all", "right", "shuffled", "replaced", "random-spans", "swapped-spans", "no-spans"]
 TRAINED = ("sft", "kto", "reft", "nlft")
+ALIASES: Mapping[str, str] = MappingProxyType({"sft-liked": "sft-completion"})
+"""Other names of built-in arms: alias -> name."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,17 @@ class Arm:
     Attributes:
         method: how the model is trained or prompted.
         settings: fields of that method's settings, in addition to the budget that all arms share. For nlft, `scheme`
-            and `saliency` determine how tokens are weighted. For prompt, `prompt_template` has the slot `{prompt}`.
-        examples: which examples to use: `all`; only the `right` ones; or `shuffled`, which uses all examples, but
-            exchanges the judgments among the wrong examples.
+            and `saliency` determine how tokens are weighted. For prompt, `prompt_template` has the slot `{prompt}`, and
+            `liked_shots` right completions are shown as earlier turns. The slots `{rule}`, `{reworded}`, `{guide}` and
+            `{words}` are filled from the plan's rules, see `experiments.rule_arms`.
+        examples: which examples to use, see `experiments.arm_data.chosen_examples`.
     """
 
     name: str
     title: str
     method: Method
     settings: Mapping[str, Any] = field(default_factory=dict)
-    examples: Literal["all", "right", "shuffled"] = "all"
+    examples: Kind = "all"
 
     @property
     def is_trained(self) -> bool:
@@ -41,6 +45,15 @@ class Arm:
 def few_shot(shots: int) -> Arm:
     """Return the arm that shows `shots` of the examples in the prompt."""
     return Arm("few-shot", f"{shots}-shot prompting", "few-shot", {"shots": shots})
+
+
+def struck(name: str, title: str, examples: Kind = "all", **settings: Any) -> Arm:
+    """Return an arm that trains with `strike`."""
+    return Arm(name, title, "nlft", {"scheme": "strike", "answer_weight": 0.0, **settings}, examples)
+
+
+def _prompting(name: str, title: str, slot: str, **settings: Any) -> Arm:
+    return Arm(name, title, "prompt", {"prompt_template": f"{{prompt}}\n\n{{{slot}}}", **settings})
 
 
 BUILT_IN: Mapping[str, Arm] = MappingProxyType(
@@ -54,7 +67,16 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
             Arm("kto", "KTO", "kto"),
             Arm("reft", "ReFT", "reft"),
             Arm("nlft", "NLFT", "nlft"),
-            Arm("strike", "strike and hold", "nlft", {"scheme": "strike", "answer_weight": 0.0}),
+            struck("strike", "strike and hold"),
+            struck("strike-said", "strike where it was said only", saliency={"strike_at": "said"}),
+            struck("strike-list", "strike, the rules' words too", strike_words=["{words}"]),
+            struck("strike-random", "strike at random places", "random-spans"),
+            struck("strike-shuffled", "strike, judgments swapped", "swapped-spans"),
+            struck("hold-only", "hold, nothing struck", "no-spans"),
+            _prompting("rule", "the rule in the prompt", "rule"),
+            _prompting("rule-reworded", "the rule, reworded", "reworded"),
+            _prompting("rule-shots", "the rule and 2 liked replies", "guide", liked_shots=2),
+            Arm("sft-replaced", "SFT on patched replies", "sft", {"target": "completion"}, "replaced"),
             Arm("control", "NLFT, branch off", "nlft", {"saliency": {"branch_weight": 0.0}}),
             Arm("shuffled", "NLFT, judgments shuffled", "nlft", examples="shuffled"),
             Arm("uniform-right", "uniform on right completions", "nlft", {"scheme": "uniform"}, "right"),
@@ -88,9 +110,9 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
         UserError: the name is taken, or the definition has an unknown key or value.
     """
     allowed = {"title", "method", "settings", "examples"}
-    kinds = get_args(Arm.__annotations__["examples"])
+    kinds = get_args(Kind)
     problems = [f"{key!r} is not one of {', '.join(sorted(allowed))}" for key in spec.keys() - allowed]
-    if name in BUILT_IN:
+    if name in BUILT_IN or name in ALIASES:
         problems.append("the name is built in; choose another one")
     if spec.get("method") not in get_args(Method):
         problems.append(f"method {spec.get('method')!r} is not one of {', '.join(get_args(Method))}")
@@ -103,7 +125,8 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
         if not isinstance(settings["shots"], int) or settings["shots"] < 1:
             problems.append(f"shots is {settings['shots']!r}, and must be 1 or more")
     elif spec.get("method") == "prompt":
-        problems += [f"{key!r} is not a setting of prompt" for key in settings.keys() - {"prompt_template"}]
+        known = {"prompt_template", "liked_shots"}
+        problems += [f"{key!r} is not a setting of prompt" for key in settings.keys() - known]
         if "{prompt}" not in str(settings.get("prompt_template")):
             problems.append("prompt_template is missing, or lacks {prompt}")
     elif spec.get("method") == "none" and settings:

@@ -69,6 +69,7 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
             budget=settings,
             collateral=settings if settings.measures_collateral() and not why_no_base(job["model"]) else None,
             base_answers=folder / "collateral.calls.jsonl",
+            rules=settings.rules,
         )
     except Exception as error:
         write_failure(place / cell.arm, f"{type(error).__name__}: {error}")

@@ -15,6 +15,7 @@ from nlft.errors import NLFTError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arms import Arm, record_arm
 from nlft.experiments.cells import Cell, CellResult, cell_result, run_cell, why_no_base, write_failure
+from nlft.experiments.rule_arms import read_rules_if
 from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
 from nlft.files import write_whole
 from nlft.progress import table
@@ -48,8 +49,10 @@ class Comparison(Staged):
         """Record the settings and data in the folder; see `Staged.record_settings`.
 
         Raises:
-            UserError: collateral is asked for, but the trained arms have no base model to compare with.
+            UserError: collateral is asked for, but the trained arms have no base model to compare with; or the file of
+                rules cannot be used.
         """
+        read_rules_if(self.settings.rules)
         why = why_no_base(self.model)
         if why and self.settings.collateral:
             raise UserError(f"--collateral: cannot be measured.\n  {why}. Leave out --collateral.")

@@ -12,7 +12,7 @@ from nlft.data.build import SizeSettings, TruncatedSettings
 from nlft.data.checks_grader import CheckSettings
 from nlft.data.grading import CHECKS
 from nlft.errors import UserError
-from nlft.experiments.arms import BUILT_IN, Arm, plan_arms
+from nlft.experiments.arms import ALIASES, BUILT_IN, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
 from nlft.results.settings import CollateralSettings
 from nlft.training.settings import (
@@ -85,7 +85,7 @@ class TuneSettings(
     The commands of the single stages have more settings.
     """
 
-    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, "keep", "extra_arms")
+    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, "keep", "extra_arms", "rules")
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
         default=None,
@@ -118,13 +118,18 @@ class TuneSettings(
         },
     )
 
+    rules: str | None = field(
+        default=None,
+        metadata={"help": "File of rules in words, .yaml, for the arms that show, ban or strike them (docs/AUDIT.md)."},
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.judge = judge_of(self)
         if self.max_seconds and self.max_steps > 0:
             raise UserError("--max_seconds and --max_steps: only one of them can end the training.\n  Remove one.")
         known = self.known_arms()
-        self.arms = list(dict.fromkeys([*self.arms, *self.extra_arms]))
+        self.arms = list(dict.fromkeys(ALIASES.get(name, name) for name in [*self.arms, *self.extra_arms]))
         unknown = [name for name in self.arms if name not in known]
         if unknown:
             raise UserError(f"--arms {', '.join(unknown)}: no such arm.\n  Choose from {', '.join(known)}.")
@@ -178,7 +183,8 @@ class CompareSettings(TuneSettings):
     )
 
     def __post_init__(self) -> None:
-        self.arms = list(dict.fromkeys([*COMPARE_ARMS, *self.arms, *self.once, *self.extra_arms]))
+        self.once = [ALIASES.get(name, name) for name in self.once]
+        self.arms = [*COMPARE_ARMS, *self.arms, *self.once]
         super().__post_init__()
         if self.grader == "label":
             raise UserError("--grader label grades nothing, so nothing can be compared.\n  Choose another --grader.")
@@ -204,7 +210,7 @@ class CompareSettings(TuneSettings):
         """
         pairs = []
         for text in self.comparisons or [f"nlft:{name}" for name in self.arms if name != "nlft"]:
-            ours, _, theirs = text.partition(":")
+            ours, theirs = (ALIASES.get(name, name) for name in text.partition(":")[::2])
             if ours not in self.arms or theirs not in self.arms:
                 raise UserError(
                     f"--comparisons {text}: these are not two of the arms.\n  Write nlft:sft-answer, for example."

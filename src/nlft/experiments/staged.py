@@ -112,7 +112,9 @@ class Staged:
 
     def _digests(self) -> dict[str, str]:
         """Return the SHA-256 of the input files. They show whether a file was edited."""
-        paths = [Path(name) for name in (self.file, self.settings.test_file, self.settings.checks) if name]
+        settings = self.settings
+        given = (self.file, settings.test_file, settings.checks, settings.rules)
+        paths = [Path(name) for name in given if name]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
     def own_process(self, function: Callable[..., None], *args: object) -> Callable[[], None]:

@@ -1,0 +1,202 @@
+"""The rivals of `strike`: what each arm is asked, trains on and strikes, and why it is skipped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nlft.collect.sampling import SamplingSettings
+from nlft.core.spans import Span, replaced_text
+from nlft.data.records import Example, Question, completion_text, marked_spans, write_examples
+from nlft.data.rules_file import Rule
+from nlft.errors import UserError
+from nlft.experiments.arm_data import as_prompted, chosen_examples
+from nlft.experiments.arm_run import run_arm
+from nlft.experiments.arms import BUILT_IN, defined_arm
+from nlft.experiments.rule_arms import with_rules
+from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
+
+PRAISE = Rule("praise", "The catalogue does not praise", "State plain facts.", ("sleek", "durable"), ("modern",), 2)
+SHORT = Rule("short", "Say it once!", None, (), (), 1)
+WRONG = [
+    Example("a", "A lamp?", "A sleek, durable lamp.", False, None, 'It praises: "sleek", "durable".'),
+    Example("b", "A rug?", "A rug that is sleek.", False, None, 'It praises: "sleek".'),
+    Example("c", "A tent?", "It is a tent, a tent.", False, None, 'Say it once! "a tent"'),
+]
+RIGHT = [Example("d", "A pen?", "It writes.", True), Example("e", "A cup?", "It holds tea.", True)]
+ALL = [*WRONG, *RIGHT]
+
+
+def texts(example):
+    return [completion_text(example)[span.start : span.end] for span in marked_spans(example)]
+
+
+def prompts(name, rules, questions=("A box?",)):
+    arm = with_rules(BUILT_IN[name], rules, ALL)
+    chosen = chosen_examples(arm, ALL, 0, rules)
+    asked = as_prompted(arm, [Question(n, one) for n, one in enumerate(questions)], chosen, SamplingSettings())
+    return [question.prompt for question in asked]
+
+
+def test_a_rule_is_shown_with_its_words_and_reworded_without_them():
+    assert prompts("rule", [PRAISE, SHORT]) == [
+        "A box?\n\nThe catalogue does not praise. Never use these words: sleek, durable.\nSay it once!"
+    ]
+    assert prompts("rule-reworded", [PRAISE, SHORT]) == ["A box?\n\nState plain facts.\nSay it once!"]
+
+
+def test_liked_replies_are_earlier_turns_and_the_rule_stands_in_the_last():
+    (one, other) = prompts("rule-shots", [SHORT], ["A box?", "A hat?"])
+    assert [message["role"] for message in one] == ["user", "assistant"] * 2 + ["user"]
+    assert {(q["content"], a["content"]) for q, a in zip(one[:-1:2], one[1::2], strict=True)} == {
+        (example.prompt, example.completion) for example in RIGHT
+    }
+    assert one[-1]["content"] == "A box?\n\nSay it once!"
+    assert other[:-1] == one[:-1]
+
+
+def test_the_rules_words_are_struck_beside_the_quotes():
+    assert with_rules(BUILT_IN["strike-list"], [PRAISE, SHORT], ALL).settings["strike_words"] == ["sleek", "durable"]
+    mine = defined_arm("mine", {"method": "nlft", "settings": {"strike_words": ["chic", "{words}"]}})
+    assert with_rules(mine, [PRAISE], ALL).settings["strike_words"] == ["chic", "sleek", "durable"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rules", "named"),
+    [
+        ("rule", [], "rule: needs rules"),
+        ("rule-reworded", [SHORT], "`reworded`"),
+        ("strike-list", [SHORT], "`words`"),
+        ("rule-shots", [], "--rules"),
+    ],
+)
+def test_an_arm_that_the_rules_cannot_fill_says_what_is_missing(name, rules, named):
+    with pytest.raises(UserError, match=named):
+        with_rules(BUILT_IN[name], rules, ALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "examples", "named"),
+    [
+        ("rule-shots", [*WRONG, RIGHT[0]], "only 1 of 2 needed examples are right"),
+        ("sft-replaced", RIGHT, "no wrong example has spans"),
+        ("strike-random", RIGHT, "no example has spans"),
+        ("strike-shuffled", [WRONG[0], *RIGHT], "fewer than two wrong examples"),
+    ],
+)
+def test_an_arm_without_the_examples_it_needs_says_so(name, examples, named):
+    with pytest.raises(UserError, match=named):
+        chosen_examples(BUILT_IN[name], examples, 0)
+
+
+def test_the_reason_for_skipping_an_arm_is_its_result(tmp_path, model_folder):
+    write_examples(tmp_path / "examples.jsonl", ALL)
+    (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?"}\n')
+    for name, named in (("rule", "--rules"), ("strike-list", "strike-list: needs rules")):
+        run_arm(
+            BUILT_IN[name],
+            examples=tmp_path / "examples.jsonl",
+            test=tmp_path / "test.jsonl",
+            out=tmp_path / name,
+            model={"model_name_or_path": model_folder},
+            asking=SamplingSettings(max_new_tokens=4),
+            budget=Budget(max_steps=1),
+        )
+        assert named in json.loads((tmp_path / name / "result.json").read_text())["skipped"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "becomes"),
+    [
+        ("A sleek, durable lamp.", [Span(2, 7), Span(9, 16)], "A, lamp."),
+        ("A sleek, durable lamp.", [Span(2, 7, "plain"), Span(9, 16, "")], "A plain, lamp."),
+        ("Sleek lamp.", [Span(0, 5)], "lamp."),
+        ("One.\n\nGreat lamp.", [Span(6, 11)], "One.\n\nlamp."),
+    ],
+)
+def test_what_has_no_replacement_is_deleted_with_the_space_before_it(text, spans, becomes):
+    assert replaced_text(text, spans) == becomes
+
+
+def test_wrong_replies_are_patched_and_right_ones_stay(capsys):
+    marked = replace(WRONG[1], spans=(Span(14, 19, "grey"),))
+    chat = replace(
+        WRONG[0],
+        id="chat",
+        prompt=[{"role": "user", "content": "A lamp?"}],
+        completion=[{"role": "assistant", "content": "A sleek lamp."}],
+    )
+    silent = replace(WRONG[0], id="silent", judgment="No.")
+    made = chosen_examples(BUILT_IN["sft-replaced"], [WRONG[0], marked, chat, silent, RIGHT[0]], 0)
+    assert [example.revision for example in made] == [
+        "A, lamp.",
+        "A rug that is grey.",
+        [{"role": "assistant", "content": "A lamp."}],
+        None,
+    ]
+    assert made[-1] == RIGHT[0]
+    assert "1 wrong examples" in capsys.readouterr().err
+
+
+def test_random_spans_have_the_lengths_of_the_marked_ones_and_no_quote_adds_to_them():
+    long = Example("f", "A bag?", "one two three four five six seven", False, None, '"two three" and "six"')
+    places = set()
+    for seed in range(20):
+        made = chosen_examples(BUILT_IN["strike-random"], [long, *ALL], seed)
+        assert [example.judgment for example in made] == [None] * 6
+        assert made[-2:] == RIGHT
+        assert sorted(len(text.split()) for text in texts(made[0])) == [1, 2]
+        assert all(f" {text} " in f" {long.completion} " for text in texts(made[0]))
+        assert all(one.end <= other.start for one, other in zip(made[0].spans, made[0].spans[1:], strict=False))
+        assert [len(texts(example)) for example in made[1:4]] == [len(texts(example)) for example in WRONG]
+        places.add(made[0].spans)
+    assert len(places) > 5
+    assert chosen_examples(BUILT_IN["strike-random"], ALL, 3) == chosen_examples(BUILT_IN["strike-random"], ALL, 3)
+
+
+def test_swapped_spans_go_to_examples_of_another_rule():
+    own = replace(WRONG[1], id="own", judgment=None, spans=(Span(0, 5),))  # a span, and no judgment
+    other = Example("g", "A mug?", "It is a tent, a cat.", False, None, 'Say it once! "a cat"')
+    for seed in range(6):
+        made = {e.id: e for e in chosen_examples(BUILT_IN["strike-shuffled"], [*ALL, other], seed, [PRAISE, SHORT])}
+        assert all("praises" in made[id].judgment for id in ("c", "g"))
+        assert all("Say it once" in made[id].judgment for id in ("a", "b"))
+        assert [made[example.id] for example in RIGHT] == RIGHT
+    made = {e.id: e for e in chosen_examples(BUILT_IN["strike-shuffled"], [own, other], 0)}
+    assert (texts(made["g"]), made["g"].judgment, made["g"].label) == ([], None, True), "nothing of it is left"
+    assert (texts(made["own"]), made["own"].judgment) == ([], other.judgment)
+
+
+def test_nothing_is_struck_where_the_arm_only_holds():
+    made = chosen_examples(BUILT_IN["hold-only"], ALL, 0)
+    assert [(texts(e), e.judgment, e.completion) for e in made] == [([], None, e.completion) for e in ALL]
+
+
+def test_sft_liked_is_another_name_of_sft_on_right_completions():
+    assert TuneSettings(arms=["base", "sft-liked"]).arms == ["base", "sft-completion"]
+    plan = CompareSettings(arms=["strike"], once=["sft-liked"], comparisons=["strike:sft-liked"])
+    assert plan.pairs() == [("strike", "sft-completion")]
+    assert plan.once == ["sft-completion"]
+    with pytest.raises(UserError, match="built in"):
+        TuneSettings(extra_arms={"sft-liked": {"method": "sft"}})
+
+
+@pytest.mark.parametrize("name", ["strike-list", "hold-only"])
+def test_each_way_to_strike_trains(tmp_path, model_folder, name):
+    write_examples(tmp_path / "examples.jsonl", ALL)
+    (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?", "answer": "1"}\n')
+    (tmp_path / "rules.yaml").write_text("rules: [{name: praise, rule: Do not praise., words: [sleek]}]\n")
+    run_arm(
+        BUILT_IN[name],
+        examples=tmp_path / "examples.jsonl",
+        test=tmp_path / "test.jsonl",
+        out=tmp_path / "run",
+        model={"model_name_or_path": model_folder},
+        asking=SamplingSettings(max_new_tokens=4),
+        budget=Budget(max_steps=1, activation_checkpointing=False, watch_every=0),
+        rules=tmp_path / "rules.yaml",
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 1, result
+    assert Path(tmp_path / "run" / "adapter").exists()
