@@ -33,7 +33,7 @@ def texts(example):
 
 
 def prompts(name, rules, questions=("A box?",)):
-    arm = with_rules(BUILT_IN[name], rules, ALL)
+    arm = with_rules(BUILT_IN[name], rules)
     chosen = chosen_examples(arm, ALL, 0, rules)
     asked = as_prompted(arm, [Question(n, one) for n, one in enumerate(questions)], chosen, SamplingSettings())
     return [question.prompt for question in asked]
@@ -57,9 +57,9 @@ def test_liked_replies_are_earlier_turns_and_the_rule_stands_in_the_last():
 
 
 def test_the_rules_words_are_struck_beside_the_quotes():
-    assert with_rules(BUILT_IN["strike-list"], [PRAISE, SHORT], ALL).settings["strike_words"] == ["sleek", "durable"]
+    assert with_rules(BUILT_IN["strike-list"], [PRAISE, SHORT]).settings["strike_words"] == ["sleek", "durable"]
     mine = defined_arm("mine", {"method": "nlft", "settings": {"strike_words": ["chic", "{words}"]}})
-    assert with_rules(mine, [PRAISE], ALL).settings["strike_words"] == ["chic", "sleek", "durable"]
+    assert with_rules(mine, [PRAISE]).settings["strike_words"] == ["chic", "sleek", "durable"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_rules_words_are_struck_beside_the_quotes():
 )
 def test_an_arm_that_the_rules_cannot_fill_says_what_is_missing(name, rules, named):
     with pytest.raises(UserError, match=named):
-        with_rules(BUILT_IN[name], rules, ALL)
+        with_rules(BUILT_IN[name], rules)
 
 
 @pytest.mark.parametrize(

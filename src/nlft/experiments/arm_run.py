@@ -73,7 +73,7 @@ def run_arm(
     try:
         pool = read_examples(examples)
         known = read_rules_if(rules)
-        arm, chosen = with_rules(arm, known, pool), chosen_examples(arm, pool, asking.seed, known)
+        arm, chosen = with_rules(arm, known), chosen_examples(arm, pool, asking.seed, known)
         if arm.is_trained:
             lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
             training = ArmTraining(arm, chosen, len(pool), out, net, tokenizer, lora, asking, budget).train()
