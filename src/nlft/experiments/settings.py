@@ -12,7 +12,7 @@ from nlft.data.build import SizeSettings, TruncatedSettings
 from nlft.data.checks_grader import CheckSettings
 from nlft.data.grading import CHECKS
 from nlft.errors import UserError
-from nlft.experiments.arms import ALIASES, BUILT_IN, Arm, plan_arms
+from nlft.experiments.arms import ALIASES, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
 from nlft.results.settings import CollateralSettings
 from nlft.training.settings import (
@@ -106,7 +106,8 @@ class TuneSettings(
     keep: str | None = override(CollateralSettings, "keep")
     audit: bool = field(default=True, metadata={"help": "Audit the examples with the model before training."})
     arms: list[str] = field(
-        default_factory=lambda: list(TUNE_ARMS), metadata={"help": f"Methods to compare: {', '.join(BUILT_IN)}."}
+        default_factory=lambda: list(TUNE_ARMS),
+        metadata={"help": "Methods to compare, such as base, nlft or strike (docs/COMPARE.md lists all)."},
     )
     shots: Annotated[int, Range(1, inf)] = field(
         default=4, metadata={"help": "Examples with standard answers in the prompt of the few-shot arm."}
