@@ -1,21 +1,25 @@
 """The rivals of `strike`: what each arm is asked, trains on and strikes, and why it is skipped."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from helpers import tiny
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.spans import Span, replaced_text
-from nlft.data.records import Example, Question, completion_text, marked_spans, write_examples
+from nlft.data.records import Example, Question, completion_text, marked_spans, read_examples, write_examples
 from nlft.data.rules_file import Rule
 from nlft.errors import UserError
 from nlft.experiments.arm_data import as_prompted, chosen_examples
 from nlft.experiments.arm_run import run_arm
 from nlft.experiments.arms import BUILT_IN, defined_arm
+from nlft.experiments.revised import revised_stage
 from nlft.experiments.rule_arms import with_rules
 from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
+from nlft.models.answerer import CompletionRequest, complete
+from nlft.models.loaded import loaded_answerer
 
 PRAISE = Rule("praise", "The catalogue does not praise", "State plain facts.", ("sleek", "durable"), ("modern",), 2)
 SHORT = Rule("short", "Say it once!", None, (), (), 1)
@@ -171,6 +175,34 @@ def test_swapped_spans_go_to_examples_of_another_rule():
 def test_nothing_is_struck_where_the_arm_only_holds():
     made = chosen_examples(BUILT_IN["hold-only"], ALL, 0)
     assert [(texts(e), e.judgment, e.completion) for e in made] == [([], None, e.completion) for e in ALL]
+
+
+def test_the_base_answers_the_training_prompts_under_the_reworded_rule_once(tmp_path, model_folder):
+    keep = Example("keep", "An advert?", "A sleek advert.", True, keep=True)
+    write_examples(tmp_path / "examples.jsonl", [*ALL[:3], keep])
+    (tmp_path / "rules.yaml").write_text("rules: [{name: x, rule: No., reworded: Be brief., words: [sleek]}]\n")
+    (tmp_path / "checks.yaml").write_text("- {name: x, must_not: {contains: qqqq}}\n")
+    settings = TuneSettings(
+        rules=str(tmp_path / "rules.yaml"), checks=str(tmp_path / "checks.yaml"), max_new_tokens=5, keep_truncated=True
+    )
+    job = {"file": "x", "model": {"model_name_or_path": model_folder}, "settings": asdict(settings)}
+    revised_stage(tmp_path, job)
+    made = read_examples(tmp_path / "revised.jsonl")
+    assert [(e.id, e.prompt, e.label, e.judgment) for e in made] == [(e.id, e.prompt, True, None) for e in WRONG]
+    asked = [CompletionRequest(str(e.id), f"{e.prompt}\n\nBe brief.") for e in WRONG]
+    plain = loaded_answerer(tiny.model(), tiny.tokenizer(), max_new_tokens=5)
+    assert [e.completion.strip() for e in made] == [answer.text for answer in complete(asked, plain, "")]
+    calls = (tmp_path / "revised.calls.jsonl").read_bytes()
+    revised_stage(tmp_path, job)
+    assert (tmp_path / "revised.calls.jsonl").read_bytes() == calls, "asked again"
+    chosen = chosen_examples(BUILT_IN["sft-revised"], [WRONG[1], keep], 0, revised=tmp_path / "revised.jsonl")
+    assert chosen == [made[1], keep], "of the arm's own prompts alone, and what must stay as it is"
+    job["settings"]["keep_truncated"] = False
+    revised_stage(tmp_path, job)
+    with pytest.raises(UserError, match="none of the 3 revised replies"):
+        chosen_examples(BUILT_IN["sft-revised-hold"], ALL, 0, revised=tmp_path / "revised.jsonl")
+    with pytest.raises(UserError, match="--rules"):
+        chosen_examples(BUILT_IN["sft-revised"], ALL, 0, revised=tmp_path / "nothing.jsonl")
 
 
 def test_sft_liked_is_another_name_of_sft_on_right_completions():

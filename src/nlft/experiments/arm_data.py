@@ -4,12 +4,13 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.prompts import Message, as_messages, fill_prompt
 from nlft.core.spans import Span, occurrences, replaced_text
-from nlft.data.records import Example, Question, completion_text, marked_spans
+from nlft.data.records import Example, Question, completion_text, marked_spans, read_examples
 from nlft.data.rules_file import Rule
 from nlft.errors import UserError
 from nlft.experiments.arms import Arm
@@ -17,7 +18,9 @@ from nlft.experiments.arms import Arm
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 
 
-def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int, rules: Sequence[Rule] = ()) -> list[Example]:
+def chosen_examples(
+    arm: Arm, examples: Sequence[Example], seed: int, rules: Sequence[Rule] = (), revised: Path | None = None
+) -> list[Example]:
     """Return the arm's examples, by its `examples`.
 
     - `all`: as they are. `right`: only the right ones.
@@ -26,9 +29,11 @@ def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int, rules: Seq
     - `random-spans`: in place of what was marked or quoted, as many words at random places.
     - `swapped-spans`: the judgments and marks are exchanged among the wrong examples.
     - `no-spans`: no judgment and no mark is left.
+    - `revised`: the revised replies to the same prompts that pass.
 
     Args:
         rules: with several, `swapped-spans` exchanges between the rules.
+        revised: the file of revised replies, see `nlft.experiments.revised`; None: there is none.
 
     Raises:
         UserError: the examples lack what the arm needs.
@@ -47,6 +52,8 @@ def chosen_examples(arm: Arm, examples: Sequence[Example], seed: int, rules: Seq
         return with_random_spans(examples, seed)
     if arm.examples == "swapped-spans":
         return with_swapped_spans(examples, seed, rules)
+    if arm.examples == "revised":
+        return passing_revisions(examples, revised)
     if arm.examples == "no-spans":
         return [replace(example, label=True, judgment=None, spans=()) for example in examples]
     return list(examples)
@@ -58,6 +65,30 @@ def _right(examples: Sequence[Example], needed: int) -> list[Example]:
         what = "no example is right" if not right else f"only {len(right)} of {needed} needed examples are right"
         raise UserError(f"{what}.\n  Sample more, or leave this arm out.")
     return right
+
+
+def passing_revisions(examples: Sequence[Example], file: Path | None) -> list[Example]:
+    """Return the revised replies to these examples' prompts that pass, as right examples.
+
+    The examples that must stay as they are come with them.
+
+    Raises:
+        UserError: there are no such replies.
+    """
+    if file is None or not file.exists():
+        raise UserError(
+            "there are no revised replies: they need rules, and a grader that decides which replies pass.\n"
+            "  Give --rules and --checks, or leave this arm out."
+        )
+    wanted = {str(example.id) for example in examples}
+    there = [example for example in read_examples(file, require_judgment=False) if str(example.id) in wanted]
+    passing = [example for example in there if example.label]
+    if not passing:
+        raise UserError(
+            f"none of the {len(there)} revised replies passes.\n"
+            "  Reword the rules in the file of --rules, or leave this arm out."
+        )
+    return [*passing, *(example for example in examples if example.keep)]
 
 
 def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Example]:

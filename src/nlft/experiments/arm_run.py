@@ -53,6 +53,7 @@ def run_arm(
     collateral: CollateralSettings | None = None,
     base_answers: Path | None = None,
     rules: Path | str | None = None,
+    revised: Path | None = None,
 ) -> None:
     """Train and evaluate one arm. Write the costs, or the reason for skipping the arm, to `out`/result.json.
 
@@ -65,6 +66,7 @@ def run_arm(
         collateral: settings of the collateral of a trained arm; None: do not measure it.
         base_answers: ledger of the base model's answers, which cells can share. Default: one beside evaluation.json.
         rules: file of rules, for the arms that show, ban or strike them.
+        revised: file of revised replies, for the arms that train on them.
     """
     out.mkdir(parents=True, exist_ok=True)
     settings = ModelSettings(**model)
@@ -73,7 +75,7 @@ def run_arm(
     try:
         pool = read_examples(examples)
         known = read_rules_if(rules)
-        arm, chosen = with_rules(arm, known), chosen_examples(arm, pool, asking.seed, known)
+        arm, chosen = with_rules(arm, known), chosen_examples(arm, pool, asking.seed, known, revised)
         if arm.is_trained:
             lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
             training = ArmTraining(arm, chosen, len(pool), out, net, tokenizer, lora, asking, budget).train()

@@ -11,7 +11,7 @@ from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 
 Method = Literal["none", "few-shot", "prompt", "sft", "kto", "reft", "nlft"]
-Kind = Literal["all", "right", "shuffled", "replaced", "random-spans", "swapped-spans", "no-spans"]
+Kind = Literal["all", "right", "shuffled", "replaced", "random-spans", "swapped-spans", "no-spans", "revised"]
 TRAINED = ("sft", "kto", "reft", "nlft")
 ALIASES: Mapping[str, str] = MappingProxyType({"sft-liked": "sft-completion"})
 """Other names of built-in arms: alias -> name."""
@@ -77,6 +77,14 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
             _prompting("rule-reworded", "the rule, reworded", "reworded"),
             _prompting("rule-shots", "the rule and 2 liked replies", "guide", liked_shots=2),
             Arm("sft-replaced", "SFT on patched replies", "sft", {"target": "completion"}, "replaced"),
+            Arm("sft-revised", "SFT on revised replies", "sft", {"target": "completion"}, "revised"),
+            Arm(
+                "sft-revised-hold",
+                "SFT on revised replies, and hold",
+                "nlft",
+                {"scheme": "uniform", "answer_weight": 0.0, "saliency": {"hold_weight": 1.0}},
+                "revised",
+            ),
             Arm("control", "NLFT, branch off", "nlft", {"saliency": {"branch_weight": 0.0}}),
             Arm("shuffled", "NLFT, judgments shuffled", "nlft", examples="shuffled"),
             Arm("uniform-right", "uniform on right completions", "nlft", {"scheme": "uniform"}, "right"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nlft.experiments import revised
 from nlft.experiments.stages import Job, settings_of
 from nlft.files import write_whole
 from nlft.results.collateral import Collateral, PromptSet
@@ -70,6 +71,7 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
             collateral=settings if settings.measures_collateral() and not why_no_base(job["model"]) else None,
             base_answers=folder / "collateral.calls.jsonl",
             rules=settings.rules,
+            revised=folder / revised.FILE,
         )
     except Exception as error:
         write_failure(place / cell.arm, f"{type(error).__name__}: {error}")

@@ -39,7 +39,15 @@ class Compare(Comparison):
         first, *rest = self.data_stages()
         whole = (*first[:2], partial(stages.split_stage, self.folder, self.job(), hold_out=False))
         title, done, sample = rest[0]
-        self.run_stages([whole, (title, done, partial(self._if_enough_rows, sample)), *rest[1:], *self.audit_stages()])
+        self.run_stages(
+            [
+                whole,
+                (title, done, partial(self._if_enough_rows, sample)),
+                *rest[1:],
+                *self.audit_stages(),
+                *self.revised_stages(),
+            ]
+        )
         self._draw()
         self.run_cells()
         return self._finish()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from nlft import __version__
 from nlft.errors import NLFTError, UserError
-from nlft.experiments import stages
+from nlft.experiments import revised, stages
 from nlft.experiments.arms import Arm, record_arm
 from nlft.experiments.cells import Cell, CellResult, cell_result, run_cell, why_no_base, write_failure
 from nlft.experiments.rule_arms import read_rules_if
@@ -121,6 +121,13 @@ class Comparison(Staged):
     def audit_stages(self) -> list[Stage]:
         """Return the stage of the audit, if the settings ask for it."""
         return [("audit", "audit.json", self.own_process(stages.audit_stage))] if self.settings.audit else []
+
+    def revised_stages(self) -> list[Stage]:
+        """Return the stage of the revised replies, if an arm needs them and they can be made."""
+        wanted = any(arm.examples == "revised" for arm in self.arms.values())
+        if not (wanted and self.settings.rules and self.settings.grader != "label"):
+            return []
+        return [("revised replies", revised.FILE, self.own_process(revised.revised_stage))]
 
     def cells(self) -> Iterator[Cell]:
         """Return all cells, the cheapest sizes first."""

@@ -108,7 +108,7 @@ def sample_stage(folder: Path, job: Job) -> None:
         )
     examples = collect.sample_answers(
         read_questions(folder / "train.jsonl", require_answer=False),
-        _answerer(job, folder / "sampled.calls.jsonl", settings.max_new_tokens, settings.temperature),
+        open_answerer_of(job, folder / "sampled.calls.jsonl", settings.max_new_tokens, settings.temperature),
         settings.prompt_template,
         make_grader(settings, folder / "sampled.calls.jsonl"),
         per_question=settings.samples_per_question,
@@ -132,7 +132,7 @@ def judge_stage(folder: Path, job: Job) -> None:
         judged = judging.judge_examples(examples, checks_judge(settings.make_checks(folder / "sampled.calls.jsonl")))
     else:
         more = judging.JudgeSettings(judge="self", seed=settings.seed)
-        model = _answerer(job, folder / "judged.calls.jsonl", more.max_new_tokens, more.temperature)
+        model = open_answerer_of(job, folder / "judged.calls.jsonl", more.max_new_tokens, more.temperature)
         judged = judging.judge_examples(examples, judging.ModelJudge(model, more.judge_prompt, more.tries))
     if judged.failed:
         print(f"      left out, without a usable judgment: {judging.shortened(list(map(str, judged.failed)))}")
@@ -196,7 +196,7 @@ def _model_settings(job: Job) -> Any:
     return ModelSettings(**job["model"])
 
 
-def _answerer(job: Job, ledger: Path, max_new_tokens: int, temperature: float) -> Any:
+def open_answerer_of(job: Job, ledger: Path, max_new_tokens: int, temperature: float) -> Any:
     from nlft.models.opening import open_answerer
     from nlft.models.settings import BackendSettings, CallSettings
 

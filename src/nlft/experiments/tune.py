@@ -27,7 +27,7 @@ class Tune(Comparison):
         For the errors, see `Staged.run_stages`.
         """
         self.record_settings()
-        self.run_stages([*self.data_stages(), *self.audit_stages()])
+        self.run_stages([*self.data_stages(), *self.audit_stages(), *self.revised_stages()])
         self.run_cells()
         if "nlft" in self.settings.arms:
             self.run_stages([("the saliency map", "map.html", partial(stages.export_stage, self.folder))])
