@@ -287,13 +287,15 @@ def test_the_page_shows_what_a_model_wrote_as_text():
     assert "<td>NLFT (only seed 0)</td>" in made
 
 
-def test_no_two_of_sixteen_methods_look_alike_on_the_page():
-    grid = {(str(n), 5): cells(0.5, 1) for n in range(16)}
-    titles = {str(n): f"method {n}" for n in range(16)}
+def test_no_two_of_forty_methods_look_alike_on_the_page():
+    grid = {(str(n), size): cells(0.5, 1) for n in range(40) for size in (5, 9)}
+    titles = {str(n): f"method {n}" for n in range(40)}
     made = page(comparison_report(grid, [], titles, (), {"model": "m", "settings": {"seeds": [0]}}))
     legend = made.partition("<figcaption>")[2].partition("</figcaption>")[0]
-    marks = re.findall("<circle[^>]*>", legend)
-    assert len(marks) == len(set(marks)) == 16
+    marks = re.findall("<path[^>]*>", legend)
+    assert len(marks) == len(set(marks)) == 40
+    lines = re.findall('<polyline points="[^"]*"([^>]*)>', made)
+    assert len(lines) == len(set(lines)) == 40
 
 
 def test_costs_are_of_all_seeds_at_the_largest_size_and_none_of_what_trains_nothing():

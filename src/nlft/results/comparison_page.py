@@ -5,6 +5,7 @@ from math import log
 from typing import Any
 
 from nlft.files import read_template, render_page
+from nlft.results.chart_marks import look
 from nlft.results.comparison import Rate, paired
 from nlft.results.comparison_report import grid_of, grown_line
 from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note
@@ -16,8 +17,6 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 56, 40, 12, 16
 
 ARMS_HEAD = ("method", "examples", "right [95%]", "strict", "steps", "train", "peak memory", "tokens trained", "")
 CONTRASTS_HEAD = ("method", "against", "examples", "points [95%]", "p (Holm)", "won / lost", "significant")
-# Okabe and Ito's colours, which the colour-blind can distinguish too.
-_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#8a6d00"]
 
 
 def page(report: Report) -> str:
@@ -77,7 +76,7 @@ def chart(report: Report) -> dict[str, Any]:
         found = sorted((arm for arm in shown if arm["arm"] == name), key=lambda arm: arm["size"])
         points = [_point(_x(arm["size"], sizes) + 5 * (index - len(titles) / 2), arm["share"], top) for arm in found]
         line = " ".join(f"{point['x']},{point['y']}" for point in points)
-        curves.append({"title": title, "look": _look(index), "line": line, "points": points})
+        curves.append({"title": title, "look": look(index), "line": line, "points": points})
     return {
         "width": WIDTH,
         "height": HEIGHT,
@@ -100,12 +99,6 @@ def _point(x: float, share: Mapping[str, float], top: float) -> dict[str, str]:
     low, high = _y(share["low"], top), _y(min(share["high"], top), top)
     y = _y(share["value"], top)
     return {"x": f"{x:.1f}", "y": f"{y:.1f}", "low": f"{low:.1f}", "high": f"{high:.1f}", "said": str(Rate(**share))}
-
-
-def _look(index: int) -> dict[str, Any]:
-    """Return a method's colour, dots and line. When the colours repeat, dots are hollow and the line is dashed."""
-    hollow = index % (2 * len(_COLOURS)) >= len(_COLOURS)
-    return {"colour": _COLOURS[index % len(_COLOURS)], "hollow": hollow}
 
 
 def _x(size: int, sizes: Sequence[int]) -> float:
