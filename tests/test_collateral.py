@@ -151,8 +151,10 @@ def test_copying_counts_six_word_sequences_of_the_training_texts():
 
 
 def test_cells_add_up_and_what_one_of_them_lacks_is_unknown():
-    one = prompt_set(pairs(["a"] * 4, ["so"] * 4), Divergence(2.0, 10, 3.0, 1, 4), ["b"])
-    other = prompt_set(pairs(["a"] * 4, ["so"] * 4), Divergence(4.0, 20, 0.0, 0, 4), ["b"])
+    one = prompt_set(
+        pairs(["a"] * 4, ["so"] * 4), [Divergence(1.0, 5, 3.0, 1, 1), Divergence(1.0, 5, 0.0, 0, 3)], ["b"]
+    )
+    other = prompt_set(pairs(["a"] * 4, ["so"] * 4), [Divergence(4.0, 20, 0.0, 0, 4)], ["b"])
     both = pooled([Collateral({"task": one}), Collateral({"task": other})]).figures()["task"]
     assert both.replies == 8
     assert both.kl == pytest.approx(0.2)
@@ -165,7 +167,7 @@ def test_cells_add_up_and_what_one_of_them_lacks_is_unknown():
 
 
 def test_a_set_survives_a_file():
-    made = prompt_set(pairs(["a"], ["b"]), Divergence(2.0, 10, 3.0, 1, 4), ["b"])
+    made = prompt_set(pairs(["a"], ["b"]), [Divergence(1.0, 5, 3.0, 1, 1), Divergence(1.0, 5, 0.0, 0, 3)], ["b"])
     assert PromptSet.from_json(json.loads(json.dumps(made.as_json()))) == made
 
 

@@ -1,10 +1,11 @@
 """Train and evaluate one arm, and record the time, memory and steps that it took."""
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
 from pathlib import Path
@@ -16,24 +17,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import settle
-from nlft.data.records import Example, read_examples, read_questions, training_texts
+from nlft.data.records import Example, read_examples, read_questions
+from nlft.data.rules_file import words_of
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.experiments.arm_data import as_prompted, chosen_examples
 from nlft.experiments.arms import Arm
+from nlft.experiments.curves import Curve, Exam
 from nlft.experiments.rule_arms import read_rules_if, with_rules
-from nlft.experiments.settings import Budget
+from nlft.experiments.settings import Budget, CurveSettings
 from nlft.files import write_whole
-from nlft.models.answerer import Answerer
-from nlft.models.ledger import Ledgered
-from nlft.models.ledger_file import Ledger
-from nlft.models.loaded import loaded_answerer
 from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
-from nlft.models.local import base_of
-from nlft.models.opening import local_name
-from nlft.models.settings import CallSettings
-from nlft.results.beside import Reference, struck_ids
-from nlft.results.evaluate import as_asked, evaluate
-from nlft.results.settings import CollateralSettings, EvaluationSettings
+from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
 
@@ -54,6 +48,7 @@ def run_arm(
     base_answers: Path | None = None,
     rules: Path | str | None = None,
     revised: Path | None = None,
+    curve: CurveSettings | None = None,
 ) -> None:
     """Train and evaluate one arm. Write the costs, or the reason for skipping the arm, to `out`/result.json.
 
@@ -67,69 +62,46 @@ def run_arm(
         base_answers: ledger of the base model's answers, which cells can share. Default: one beside evaluation.json.
         rules: file of rules, for the arms that show, ban or strike them.
         revised: file of revised replies, for the arms that train on them.
+        curve: the steps after which a trained arm is evaluated too; None: only at the end.
     """
     out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "curve", ignore_errors=True)  # of a run that was killed
     settings = ModelSettings(**model)
     net, tokenizer = load_model(settings, trainable=arm.is_trained), load_tokenizer(settings)
-    training, start = None, time.monotonic()
+    questions = read_questions(test, require_answer=False)
+    training, points, start = None, None, time.monotonic()
     try:
         pool = read_examples(examples)
         known = read_rules_if(rules)
         arm, chosen = with_rules(arm, known), chosen_examples(arm, pool, asking.seed, known, revised)
+        asked = as_prompted(arm, questions, chosen, asking)
+        exam = Exam(arm, model, tokenizer, asking, asked, chosen, pool, words_of(known), collateral, base_answers, out)
         if arm.is_trained:
+            points = Curve(exam, curve) if curve is not None and curve.curve else None
             lora = None if settings.adapter or not settings.use_peft else lora_config(settings, net)
-            training = ArmTraining(arm, chosen, len(pool), out, net, tokenizer, lora, asking, budget).train()
+            training = ArmTraining(arm, chosen, len(pool), out, net, tokenizer, lora, asking, budget, points).train()
             net = training.model
     except UserError as error:
         print(f"      skipped: {error}", file=sys.stderr)
         write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
         return
     trained, peak = time.monotonic(), peak_memory_bytes()
-    questions = as_prompted(arm, read_questions(test, require_answer=False), chosen, asking)
-    adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
-    about = {"model": str(model), "arm": arm.name, "adapter": adapter}
-    wanted, reference = as_asked(asking), None
-    if collateral is not None and arm.is_trained:
-        wanted = replace(wanted, **{f.name: getattr(collateral, f.name) for f in fields(CollateralSettings)})
-        wanted = replace(wanted, collateral=True)
-        reference = _reference(arm, net, tokenizer, settings, wanted, chosen, base_answers)
-    evaluation = evaluate(
-        net, questions, wanted, out / "evaluation.json", tokenizer=tokenizer, about=about, reference=reference
-    )
+    if training is not None and points is not None:
+        found = points.finish(steps_taken(training))
+    else:
+        adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
+        found = {"summary": exam.on_test(net, out, adapter=adapter).as_json()}
+    beside = points.seconds if points else 0.0
     result = {
-        "summary": evaluation.as_json(),
+        **found,
         "steps": steps_taken(training) if training else None,
-        "train_seconds": trained - start - seconds_watching(training),
-        "evaluate_seconds": time.monotonic() - trained,
+        "train_seconds": trained - start - seconds_beside(training, points),
+        "evaluate_seconds": time.monotonic() - trained + beside,
         "peak_memory_bytes": peak.get("cuda") or peak["host"],
         "peak_memory_with_evaluation_bytes": max(peak_memory_bytes().values()),
         "num_tokens": (_tokens_trained(out) or 0) + (_tokens_trained(out / "warm-up") or 0) or None,
     }
     write_whole(out / "result.json", json.dumps(result).encode())
-
-
-def _reference(
-    arm: Arm,
-    net: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: ModelSettings,
-    asking: EvaluationSettings,
-    chosen: Sequence[Example],
-    ledger: Path | None,
-) -> Reference:
-    """Return what a trained arm's adapter is compared with. The base model's name does not depend on the arm."""
-    above = loaded_answerer(
-        net,
-        tokenizer,
-        max_new_tokens=asking.max_new_tokens,
-        batch_size=asking.eval_batch_size,
-        system_prompt=asking.system_prompt,
-    )
-    base: Answerer = base_of(above, {**local_name(settings, net, tokenizer), "adapter": None})
-    if ledger is not None:
-        base = Ledgered(base, Ledger(ledger), CallSettings())
-    struck = struck_ids(above.encoder, chosen) if arm.settings.get("scheme") == "strike" else ()
-    return Reference(base, training_texts(chosen), struck)
 
 
 @dataclass(frozen=True)
@@ -141,6 +113,7 @@ class ArmTraining:
         all_examples: number of examples of the comparison, which determines the number of steps.
         out: the arm's run directory.
         lora: shape of a new adapter. None: continue with the model's own adapter, or train all weights.
+        curve: evaluates the arm during the training; None: nothing does.
     """
 
     arm: Arm
@@ -152,6 +125,7 @@ class ArmTraining:
     lora: LoraConfig | None
     asking: SamplingSettings
     budget: Budget
+    curve: Curve | None = None
 
     def train(self) -> Trainer:
         """Train, and return the trainer.
@@ -162,7 +136,10 @@ class ArmTraining:
         trainer = self._nlft() if self.arm.method == "nlft" else self._baseline()
         if self.budget.max_seconds:
             seconds = self.budget.max_seconds / (2 if self.arm.method == "reft" else 1)
-            trainer.add_callback(TimeBudget(seconds, partial(seconds_watching, trainer)))
+            trainer.add_callback(TimeBudget(seconds, partial(seconds_beside, trainer, self.curve)))
+        if self.curve is not None:
+            self.curve.trainer = trainer
+            trainer.add_callback(self.curve)
         trainer.train()
         return trainer
 
@@ -251,9 +228,9 @@ def steps_taken(trainer: Trainer) -> int:
     return int(trainer.state.global_step) + int(getattr(trainer, "warm_up_steps", 0))
 
 
-def seconds_watching(trainer: Trainer | None) -> float:
-    """Return the seconds that were spent on the saliency map, and not on training."""
-    return float(getattr(trainer, "watch_seconds", 0.0))
+def seconds_beside(trainer: Trainer | None, curve: Curve | None) -> float:
+    """Return the seconds that were spent on the saliency map and on the curve, and not on training."""
+    return float(getattr(trainer, "watch_seconds", 0.0)) + (curve.seconds if curve else 0.0)
 
 
 def _tokens_trained(run: Path) -> float | None:

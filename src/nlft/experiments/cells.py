@@ -72,6 +72,7 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
             base_answers=folder / "collateral.calls.jsonl",
             rules=settings.rules,
             revised=folder / revised.FILE,
+            curve=settings,
         )
     except Exception as error:
         write_failure(place / cell.arm, f"{type(error).__name__}: {error}")

@@ -49,10 +49,15 @@ class Comparison(Staged):
         """Record the settings and data in the folder; see `Staged.record_settings`.
 
         Raises:
-            UserError: collateral is asked for, but the trained arms have no base model to compare with; or the file of
-                rules cannot be used.
+            UserError: collateral is asked for, but the trained arms have no base model to compare with; a dose is to be
+                chosen without adapters, of which each step keeps one; or the file of rules cannot be used.
         """
         read_rules_if(self.settings.rules)
+        if self.settings.choose_dose and self.model.get("use_peft") is False:
+            raise UserError(
+                "--choose_dose with --use_peft false: each step of the curve keeps its adapter, and there is none.\n"
+                "  Leave out one of them."
+            )
         why = why_no_base(self.model)
         if why and self.settings.collateral:
             raise UserError(f"--collateral: cannot be measured.\n  {why}. Leave out --collateral.")

@@ -65,6 +65,39 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
         return {**chosen, "save_strategy": "no"}
 
 
+@dataclass
+class CurveSettings:
+    """Settings of the curve of a trained arm: at which steps it is also evaluated, and whether a step is chosen."""
+
+    rare: ClassVar[tuple[str, ...]] = ("curve", "choose_dose")
+
+    curve: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Also evaluate each trained arm after these numbers of optimizer steps."},
+    )
+    choose_dose: bool = field(
+        default=False,
+        metadata={"help": "Choose each arm's step of the curve on the training prompts. That step is its result."},
+    )
+
+    def check_curve(self, *, grades: bool) -> None:
+        """Refuse a curve that cannot be measured, and sort its steps.
+
+        Args:
+            grades: whether the grader grades answers.
+
+        Raises:
+            UserError: a step is below 1 or occurs twice, there is no curve to choose from, or nothing is graded.
+        """
+        if min(self.curve, default=1) < 1 or len(set(self.curve)) < len(self.curve):
+            raise UserError("--curve needs different numbers of steps, each 1 or more.\n  Give --curve 6 12 24.")
+        if self.choose_dose and not self.curve:
+            raise UserError("--choose_dose has no steps to choose from.\n  Give --curve 6 12 24, or leave it out.")
+        if self.curve and not grades:
+            raise UserError("--curve with --grader label: nothing is graded.\n  Choose another --grader.")
+        self.curve = sorted(self.curve)
+
+
 def judge_of(settings: "TuneSettings | RoundsSettings") -> Any:
     """Return the judge. Checks replace the judge by rules, which knows arithmetic only.
 
@@ -78,14 +111,14 @@ def judge_of(settings: "TuneSettings | RoundsSettings") -> Any:
 @dataclass
 class TuneSettings(
     SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings,
-    CollateralSettings,
+    CollateralSettings, CurveSettings,
 ):  # fmt: skip
     """Settings of all stages of `nlft tune`, from reading the file to the result table.
 
     The commands of the single stages have more settings.
     """
 
-    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, "keep", "extra_arms", "rules")
+    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, *CurveSettings.rare, "keep", "extra_arms", "rules")
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
         default=None,
@@ -127,6 +160,7 @@ class TuneSettings(
     def __post_init__(self) -> None:
         super().__post_init__()
         self.judge = judge_of(self)
+        self.check_curve(grades=self.grader != "label")
         if self.max_seconds and self.max_steps > 0:
             raise UserError("--max_seconds and --max_steps: only one of them can end the training.\n  Remove one.")
         known = self.known_arms()

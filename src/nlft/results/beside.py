@@ -69,7 +69,7 @@ def measure_collateral(
     befores = complete(every, base, "collateral: base model")
     afters = [*answers, *complete(every[len(asked) :], asking, "collateral: adapter")]
     pairs = [
-        Pair(request.key, request.prompt, _reply(before), _reply(after))
+        Pair(request.key, request.prompt, reply_of(before), reply_of(after))
         for request, before, after in zip(every, befores, afters, strict=True)
     ]
     found, start = {}, 0
@@ -77,9 +77,8 @@ def measure_collateral(
         part = pairs[start : start + len(requests)]
         start += len(requests)
         scored = part[: settings.kl_replies] if name == "task" else part
-        kl = (
-            divergence(tuned, [(p.prompt, p.before) for p in scored], reference.struck) if settings.kl_replies else None
-        )
+        replies = [(p.prompt, p.before) for p in scored]
+        kl = divergences(tuned, replies, reference.struck) if settings.kl_replies else None
         found[name] = prompt_set(part, kl, reference.trained_on)
     return Collateral(found)
 
@@ -91,18 +90,26 @@ def struck_ids(encoder: ConditionEncoder, examples: Iterable[Example]) -> set[in
 
 
 def divergence(tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struck: Collection[int] = ()) -> Divergence:
-    """Add up KL(base ‖ tuned) over the tokens of the base's replies.
+    """Add up KL(base ‖ tuned) over the tokens of the base's replies, see `divergences`."""
+    return sum(divergences(tuned, replies, struck), Divergence())
+
+
+def divergences(
+    tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struck: Collection[int] = ()
+) -> list[Divergence]:
+    """Return for each of the base's replies the sums of KL(base ‖ tuned) over its tokens.
 
     A reply's text is tokenised again. The end-of-turn token counts if the model ended the reply by itself.
     """
     rows = [_row(tuned, prompt, reply) for prompt, reply in replies]
-    rows = sorted((row for row in rows if row[1]), key=lambda row: -len(row[0]) - len(row[1]))
+    found = [Divergence(replies=1)] * len(rows)
+    order = sorted((at for at, row in enumerate(rows) if row[1]), key=lambda at: -len(rows[at][0]) - len(rows[at][1]))
     device = next(tuned.model.parameters()).device
     banned = torch.tensor(sorted(struck), dtype=torch.long, device=device)
-    total = Divergence(replies=len(replies))
-    with progress("collateral: KL", len(rows), "reply") as bar:
-        for start in range(0, len(rows), _ROWS):
-            part = rows[start : start + _ROWS]
+    with progress("collateral: KL", len(order), "reply") as bar:
+        for start in range(0, len(order), _ROWS):
+            places = order[start : start + _ROWS]
+            part = [rows[at] for at in places]
             padded = pad_rows(part, 0)
             batch = Rows(*(x.to(device) for x in (padded.input_ids, padded.attention_mask, padded.labels)))
             kl, mask = kl_to_base(tuned.model, batch)
@@ -110,9 +117,13 @@ def divergence(tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struc
             ids[mask] = torch.tensor([token for _, reply in part for token in reply], device=device)
             out = mask & torch.isin(ids, banned)
             left = mask & ~out
-            total += Divergence(float(kl[left].sum()), int(left.sum()), float(kl[out].sum()), int(out.sum()))
+            sums = [(kl * left).sum(1), left.sum(1), (kl * out).sum(1), out.sum(1)]
+            for at, (nats, tokens, struck_nats, count) in zip(
+                places, zip(*(x.tolist() for x in sums), strict=True), strict=True
+            ):
+                found[at] = Divergence(nats, tokens, struck_nats, count, 1)
             bar.update(len(part))
-    return total
+    return found
 
 
 def _row(tuned: LocalModel, prompt: Prompt, reply: Reply) -> tuple[list[int], list[int]]:
@@ -120,5 +131,6 @@ def _row(tuned: LocalModel, prompt: Prompt, reply: Reply) -> tuple[list[int], li
     return tuned.encoder.prompt_ids(prompt), ids if reply.ended else ids[:-1]
 
 
-def _reply(answer: Generated) -> Reply:
+def reply_of(answer: Generated) -> Reply:
+    """Return a generated answer as a reply."""
     return Reply(answer.text, answer.tokens, answer.finish_reason == "stop")

@@ -151,11 +151,14 @@ class PromptSet:
         kl: sums of the divergence; None if not measured.
         copied: (sequences that occur in the training texts, all sequences) of the replies before and after; None
             without training texts.
+        kl_each: (nats, tokens) outside struck tokens of each scored reply, the first replies of `pairs`. None if not
+            measured, in older files, and for several cells together.
     """
 
     pairs: tuple[Pair, ...]
     kl: Divergence | None = None
     copied: tuple[tuple[int, int], tuple[int, int]] | None = None
+    kl_each: tuple[tuple[float, int], ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the set as evaluation.json stores it."""
@@ -167,7 +170,13 @@ class PromptSet:
         pairs = tuple(Pair(p["id"], p["prompt"], Reply(**p["before"]), Reply(**p["after"])) for p in data["pairs"])
         kl, copied = data["kl"], data["copied"]
         counts = ((copied[0][0], copied[0][1]), (copied[1][0], copied[1][1])) if copied else None
-        return cls(pairs, Divergence(**kl) if kl else None, counts)
+        each = data.get("kl_each")
+        return cls(
+            pairs,
+            Divergence(**kl) if kl else None,
+            counts,
+            None if each is None else tuple((nats, tokens) for nats, tokens in each),
+        )
 
 
 @dataclass(frozen=True)
@@ -182,19 +191,22 @@ class Collateral:
 
 
 def prompt_set(
-    pairs: Iterable[Pair], kl: Divergence | None = None, trained_on: Collection[str] | None = None
+    pairs: Iterable[Pair], kl: Sequence[Divergence] | None = None, trained_on: Collection[str] | None = None
 ) -> PromptSet:
     """Make a set of prompts.
 
     Args:
+        kl: the divergence on each scored reply; None if not measured.
         trained_on: the texts that the training showed the model; None if they are not known.
     """
     pairs = tuple(pairs)
+    total = None if kl is None else sum(kl, Divergence())
+    each = None if kl is None else tuple((one.nats, one.tokens) for one in kl)
     if trained_on is None:
-        return PromptSet(pairs, kl)
+        return PromptSet(pairs, total, None, each)
     known = {gram for text in trained_on for gram in _grams(_words(text), _COPIED_WORDS)}
     before, after = (_copied([_words(reply.text) for reply in side], known) for side in _sides(pairs))
-    return PromptSet(pairs, kl, (before, after))
+    return PromptSet(pairs, total, (before, after), each)
 
 
 def pooled(found: Sequence[Collateral]) -> Collateral:
