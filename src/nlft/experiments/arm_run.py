@@ -91,17 +91,26 @@ def run_arm(
     else:
         adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
         found = {"summary": exam.on_test(net, out, adapter=adapter).as_json()}
-    beside = points.seconds if points else 0.0
-    result = {
-        **found,
+    costs = {
         "steps": steps_taken(training) if training else None,
         "train_seconds": trained - start - seconds_beside(training, points),
-        "evaluate_seconds": time.monotonic() - trained + beside,
+        "evaluate_seconds": time.monotonic() - trained + (points.seconds if points else 0.0),
+        **_memory_and_tokens(out, peak),
+    }
+    write_whole(out / "result.json", json.dumps({**found, **costs}).encode())
+
+
+def _memory_and_tokens(out: Path, peak: dict[str, int]) -> dict[str, Any]:
+    """Return the memory and the tokens of result.json.
+
+    Args:
+        peak: peak memory at the end of the training.
+    """
+    return {
         "peak_memory_bytes": peak.get("cuda") or peak["host"],
         "peak_memory_with_evaluation_bytes": max(peak_memory_bytes().values()),
         "num_tokens": (_tokens_trained(out) or 0) + (_tokens_trained(out / "warm-up") or 0) or None,
     }
-    write_whole(out / "result.json", json.dumps(result).encode())
 
 
 @dataclass(frozen=True)
