@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlft.auditing.findings import KINDS, Finding, Kind, texts, worst_first
+from nlft.auditing.preflight import Preflight
+from nlft.auditing.rules import FoundRule, rules_table
 from nlft.core.prompts import prompt_text
 from nlft.data.records import Example
 from nlft.files import read_template, render_page
@@ -30,6 +32,8 @@ class AuditReport:
         places: file and line of each example (`train.jsonl:41`) by id. Examples without a known place are left out.
         measured: the figures of each scored example, as JSON values.
         settings: the audit's settings, as JSON values.
+        rules: the rules of the judgments, if the examples are about a habit.
+        preflight: what the model does with the training prompts, if it was asked.
         most_listed: maximum number of findings of each kind that `lines()` lists. `html()` and `json()` hold all
             findings.
     """
@@ -42,6 +46,8 @@ class AuditReport:
     places: Mapping[str | int, str] = field(default_factory=dict)
     measured: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rules: Sequence[FoundRule] = ()
+    preflight: Preflight | None = None
     most_listed: int = 20
 
     @property
@@ -50,7 +56,10 @@ class AuditReport:
         return f"{self._counted()}; {self._usable()}"
 
     def lines(self) -> list[str]:
-        """Render the findings for a terminal, worst first. The last three lines summarise the findings."""
+        """Render the findings for a terminal, worst first. Three lines summarise them.
+
+        The rules and the preflight follow, if there are any. Then the last line is the preflight's verdict.
+        """
         right = sum(e.label for e in self.examples)
         lines = [f"{self.name}: {len(self.examples)} examples, {right} right, {len(self.examples) - right} wrong"]
         lines += [f"note: {note}" for note in self.notes]
@@ -65,7 +74,12 @@ class AuditReport:
                 lines.append(f"  and {len(findings) - self.most_listed} more; --html and --json list all of them")
         kinds = Counter(finding.kind for finding in self.findings)
         by_kind = ", ".join(f"{kinds[name]} {name}" for name in KINDS if kinds[name]) or "nothing to fix"
-        return [*lines, "", f"findings: {by_kind}", self._counted(), self._usable()]
+        return [*lines, "", f"findings: {by_kind}", self._counted(), self._usable(), *self.rule_lines()]
+
+    def rule_lines(self) -> list[str]:
+        """Render the rules and the preflight; nothing if there are neither."""
+        lines = ["", "RULES", "", *rules_table(self.rules).split("\n")] if self.rules else []
+        return [_printable(line) for line in [*lines, *(self.preflight.lines() if self.preflight else [])]]
 
     def json(self) -> dict[str, Any]:
         """Return everything in the report, as JSON values."""
@@ -89,6 +103,8 @@ class AuditReport:
                 for finding in worst_first(self.findings)
             ],
             "measured": [dict(figures) for figures in self.measured],
+            "rules": [one.json(self.examples) for one in self.rules],
+            "preflight": self.preflight and self.preflight.json(),
         }
 
     def html(self) -> str:

@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nlft.auditing import preflight as flight
+from nlft.auditing.alternatives import StruckPlace, alternatives_of, prompt_words, struck_places
 from nlft.auditing.copies import copies, overlap
 from nlft.auditing.findings import SPOILT, Finding, worst_first
 from nlft.auditing.report import AuditReport
+from nlft.auditing.rules import FoundRule, find_rules, is_habit, with_proposals, written_rules
 from nlft.auditing.settings import AuditSettings
 from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import text_findings
 from nlft.core.conditions import ConditionEncoder, EncodedExample
+from nlft.core.prompts import prompt_text
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader, needs_answers
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, Question
+from nlft.data.rules_file import Rule
 from nlft.errors import ProblemsError, UserError
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ def audit(
     saliency: NLFTSettings | None = None,
     places: Mapping[str | int, str] | None = None,
     name: str = "the examples",
+    rules: Sequence[Rule] | None = None,
 ) -> AuditReport:
     """Check examples before training, and report what to fix.
 
@@ -49,6 +55,7 @@ def audit(
         saliency: the settings of the scheme `nlft` that training will use; default `NLFTSettings()`.
         places: file and line of each example, by id.
         name: the data's name in the report.
+        rules: the rules that the preflight checks; default: those of the examples' judgments.
 
     Raises:
         UserError: there are no examples, the grader does not exist, or the model has no tokenizer.
@@ -69,14 +76,19 @@ def audit(
         findings += overlap(examples, test, settings.near_duplicate)
     measured: list[Measured] = []
     margin = Margins()
+    found, ready = (find_rules(examples) if is_habit(examples) else []), None
     if encoder is not None:
         fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
         findings += refused
         if model is not None:
+            if found:
+                found, ready = _before_training(model, encoder, examples, fitting, found, rules, settings)
             fitting, unjudged = _with_judge(fitting)
             measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
             notes += [*_placebo_notes(measured, settings), *unjudged]
+    if rules and ready is None:
+        notes.append(f"the {len(rules)} rules were not checked: {_without_preflight(found, model, settings)}")
     return AuditReport(
         name=name,
         examples=examples,
@@ -87,7 +99,43 @@ def audit(
         measured=[figures(one, margin) for one in measured],
         settings={**asdict(settings), "margin_gap": margin.gap, "margin_fit": margin.fit},
         most_listed=settings.most_listed,
+        rules=found,
+        preflight=ready,
     )
+
+
+def _without_preflight(found: Sequence[FoundRule], model: torch.nn.Module | None, settings: AuditSettings) -> str:
+    """Return why the preflight did not run."""
+    if model is None:
+        return "no model was given (--model_name_or_path)"
+    return "--preflight false" if found and not settings.preflight else "the examples are not about a habit"
+
+
+def _before_training(
+    model: torch.nn.Module,
+    encoder: ConditionEncoder,
+    examples: Sequence[Example],
+    fitting: Sequence[tuple[Example, EncodedExample]],
+    found: Sequence[FoundRule],
+    rules: Sequence[Rule] | None,
+    settings: AuditSettings,
+) -> tuple[list[FoundRule], flight.Preflight | None]:
+    """Add the model's own proposals to the rules, and run the preflight unless the settings skip it."""
+    index = {example.id: at for at, example in enumerate(examples)}
+    encoded = [(index[example.id], one) for example, one in fitting]
+    places: list[StruckPlace] = struck_places(model, encoder, encoded, settings.batch_size)
+    prompts = [prompt_words(prompt_text(example.prompt)) for example in examples]
+    proposed = alternatives_of(found, places, prompts)
+    found = [with_proposals(one, proposed[one.rule.name], first=True) for one in found]
+    if not settings.preflight:
+        return found, None
+    checked = list(rules) if rules else written_rules(found)[0]
+    answerer = None
+    if checked:
+        tokens = flight.longest_reply([one for _, one in encoded])
+        flight.announce(len(flight.training_prompts(examples)), tokens)
+        answerer = flight.open_answerer_of(model, encoder, tokens, settings.batch_size)
+    return found, flight.preflight(examples, found, checked, places, answerer)
 
 
 def _not_checked(

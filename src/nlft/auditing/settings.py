@@ -44,6 +44,13 @@ class AuditSettings(
         default=0.7,
         metadata={"help": "A judgment's effect must exceed this quantile of the differences between placebos."},
     )
+    preflight: bool = field(
+        default=True,
+        metadata={
+            "help": "With a model and a habit: ask up to 128 prompts, and say whether to prompt, strike, or train on "
+            "what is liked."
+        },
+    )
     most_listed: Annotated[int, Range(1, 1_000_000)] = field(
         default=20,
         metadata={"help": "Maximum findings to print per kind. The --html and --json files list all of them."},

@@ -134,7 +134,7 @@ def measure(
             bar.update(len(batch))
         for batch in _batches([len(prompt) + len(completion) for _, _, (prompt, completion) in given], batch_size):
             rows = pad_rows([given[at][2] for at in batch], encoder.tokenizer.pad_token_id)
-            scored = score(model, _on(rows, model))
+            scored = score(model, rows_on(rows, model))
             for row, place in enumerate(batch):
                 at, other, _ = given[place]
                 results[at].placebos[other] = _probabilities(scored.logp[row], len(results[at].tokens))
@@ -233,7 +233,7 @@ def _device(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _on(rows: Rows, model: torch.nn.Module) -> Rows:
+def rows_on(rows: Rows, model: torch.nn.Module) -> Rows:
     """Move the rows to the model's device."""
     device = _device(model)
     return Rows(rows.input_ids.to(device), rows.attention_mask.to(device), rows.labels.to(device))

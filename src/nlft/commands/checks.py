@@ -18,6 +18,7 @@ CHECKED = (
     "adapter",
     "grader",
     "checks",
+    "rules",
     "eval_file",
     "test_file",
     "output_dir",
@@ -32,7 +33,7 @@ def check_names(given: Mapping[str, str]) -> None:
 
     Raises:
         UserError: a path does not exist, is of the wrong kind or cannot be written, or a grader does not exist.
-        ConfigError: the file of checks has mistakes.
+        ConfigError: the file of checks or of rules has mistakes.
     """
     on_server = "base_url" in given or given.get("backend") == "openai"
     if "model_name_or_path" in given and not on_server:
@@ -47,6 +48,10 @@ def check_names(given: Mapping[str, str]) -> None:
         from nlft.data.checks_file import read_checks
 
         read_checks(given["checks"])
+    if "rules" in given:
+        from nlft.data.rules_file import read_rules
+
+        read_rules(given["rules"])
     for name in ("eval_file", "test_file"):
         if name in given and _is_missing(given[name]):
             raise UserError(f"--{name} {given[name]}: does not exist.\n  Check the path.")

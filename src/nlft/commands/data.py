@@ -24,6 +24,7 @@ from nlft.progress import note
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
 
 if TYPE_CHECKING:
+    from nlft.auditing.rules import FoundRule
     from nlft.collect.judging import JudgeSettings
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example
@@ -274,6 +275,7 @@ def audit(argv: Sequence[str]) -> None:
 
     from nlft.auditing.settings import AuditSettings
     from nlft.data.records import read_questions
+    from nlft.data.rules_file import read_rules
     from nlft.data.sources import read_source
     from nlft.files import write_output
     from nlft.models.settings import ModelOptions
@@ -282,6 +284,10 @@ def audit(argv: Sequence[str]) -> None:
         parser.add_argument("file", help="examples: a file, or a dataset by name")
         parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON as well")
+        parser.add_argument(
+            "--rules_out", type=Path, metavar="FILE", help="write the judgments' rules, .yaml; the file must be new"
+        )
+        parser.add_argument("--rules", type=Path, metavar="FILE", help="rules that the preflight checks, .yaml")
 
     command = Command(
         "nlft audit",
@@ -300,6 +306,9 @@ def audit(argv: Sequence[str]) -> None:
     for path, flag in ((other.html, "--html"), (other.json, "--json")):
         if path:
             check_out_file(path, flag=flag)
+    if other.rules_out:
+        _check_new_rules(other.rules_out)
+    rules = read_rules(other.rules) if other.rules else None
     examples = early.get(other.file)
     places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
@@ -313,12 +322,52 @@ def audit(argv: Sequence[str]) -> None:
         model = load_model(model_settings, trainable=False)
     report = audit_examples(
         examples, model, tokenizer, settings,
-        test=test, saliency=saliency, places=places, name=display_path(other.file),
+        test=test, saliency=saliency, places=places, name=display_path(other.file), rules=rules,
     )  # fmt: skip
     print("\n".join(report.lines()))
     for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
         if path:
             write_output(path, text().encode())
+    if other.rules_out:
+        _write_rules(other.rules_out, examples, report.rules)
+
+
+def _check_new_rules(path: Path) -> None:
+    """Refuse a file of rules that exists: what its user moved into `words` would be lost."""
+    check_out_file(path, ".yaml", ".yml", flag="--rules_out")
+    if path.exists():
+        raise UserError(
+            f"--rules_out {display_path(path)}: exists already, and may hold your own changes.\n"
+            f"  Give another name, or check these rules with --rules {display_path(path)}."
+        )
+
+
+def _write_rules(path: Path, examples: "list[Example]", found: "Sequence[FoundRule]") -> None:
+    """Write the rules of the judgments, and say which are left out.
+
+    Args:
+        found: the rules that the audit printed. It prints none if the examples have worked answers.
+
+    Raises:
+        UserError: there are no rules to write.
+    """
+    from nlft.auditing.rules import find_rules, rules_table, written_rules
+    from nlft.data.rules_file import write_rules
+
+    if not found:
+        found = find_rules(examples)
+        print(f"\n{rules_table(found)}" if found else "")
+    rules, left_out = written_rules(found)
+    if not rules:
+        what = "each judgment is about one example, or quotes nothing" if found else "there are no judgments"
+        raise UserError(
+            f"--rules_out {display_path(path)}: there is no rule to write: {what}.\n"
+            "  Quote or mark the words in several wrong examples, and give these examples the same judgment."
+        )
+    write_rules(path, rules, left_out)
+    count = f"{len(rules)} rule{'' if len(rules) == 1 else 's'}"
+    print(f"\n{display_path(path)}: {count}" + (f"; {len(left_out)} left out, named at its end" if left_out else ""))
+    note(f"next: move what falls under a rule from proposed to words, then nlft train --rules {display_path(path)}")
 
 
 def _optional_model() -> type:

@@ -25,20 +25,22 @@ if TYPE_CHECKING:
 
 def train(argv: Sequence[str]) -> None:
     """Run `nlft train`."""
-    from nlft.training.settings import EvalFileSettings, NLFTOptions, SchemeSettings
+    from nlft.training.settings import EvalFileSettings, NLFTOptions, RulesSettings, SchemeSettings
 
     command = Command(
         "nlft train",
         "Train on examples with written feedback. --saliency.NAME sets a setting of the scheme.",
-        [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings],
-        nlft_sections(EvalFileSettings),
-        lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings],
+        [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings, RulesSettings],
+        nlft_sections(EvalFileSettings, RulesSettings),
+        lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings, RulesSettings],
         _training_arguments,
         needs=["model_name_or_path"],
         scheme="nlft",
     )
     early = EarlyFile(argv, examples_to_train)
-    model_settings, args, _, held_out_settings, saliency, other = command.parse(argv)
+    model_settings, args, chosen, held_out_settings, ruled, saliency, other = command.parse(argv)
+    if ruled.rules:
+        args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer
 
@@ -48,6 +50,24 @@ def train(argv: Sequence[str]) -> None:
     trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, trainer.watch_seconds)
+
+
+def _struck_words(file: str, also: Sequence[str] | None, scheme: str) -> list[str]:
+    """Return the words of a file of rules, and those of --strike_words.
+
+    Raises:
+        UserError: the scheme strikes no words.
+    """
+    from nlft.data.rules_file import read_rules, words_of
+
+    if scheme != "strike":
+        raise UserError(
+            f"--rules {display_path(file)}: the scheme {scheme} strikes no words.\n"
+            "  Add --scheme strike, or leave out --rules."
+        )
+    listed = words_of(read_rules(file))
+    known = {word.casefold() for word in listed}
+    return [*listed, *(word for word in also or () if word.casefold() not in known)]
 
 
 def _held_out(file: str | None, args: Any) -> list[Any] | None:
@@ -100,20 +120,26 @@ def _nlft_classes() -> list[type]:
 def rounds(argv: Sequence[str]) -> None:
     """Run `nlft rounds`."""
     from nlft.experiments.settings import RoundsSettings
-    from nlft.training.settings import NLFTOptions, SchemeSettings
+    from nlft.training.settings import NLFTOptions, RulesSettings, SchemeSettings
 
     command = Command(
         "nlft rounds",
         "Train on the file, then on the trained model's own answers to the same questions, and so on, while accuracy "
         "on held-out questions rises.",
-        [ModelOptions, NLFTOptions, RoundsSettings, SchemeSettings],
-        [("Rounds", RoundsSettings), *nlft_sections()[:-2], ("Model", ["model_name_or_path", "dtype", "lora_r"])],
-        lambda: [*_nlft_classes(), RoundsSettings, SchemeSettings],
+        [ModelOptions, NLFTOptions, RoundsSettings, SchemeSettings, RulesSettings],
+        [
+            ("Rounds", RoundsSettings),
+            *nlft_sections(RulesSettings)[:-2],
+            ("Model", ["model_name_or_path", "dtype", "lora_r"]),
+        ],
+        lambda: [*_nlft_classes(), RoundsSettings, SchemeSettings, RulesSettings],
         lambda parser: _file_argument(parser, "examples, or questions with standard answers"),
         needs=["model_name_or_path"],
         scheme="nlft",
     )
-    model_settings, args, settings, chosen, saliency, other = command.parse(argv)
+    model_settings, args, settings, chosen, ruled, saliency, other = command.parse(argv)
+    if ruled.rules:
+        args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
     if not model_settings.use_peft:
         raise UserError("--use_peft false: each round continues from an adapter.\n  Leave it out, or use `nlft train`.")
     from nlft.experiments.rounds import Rounds, plan_rounds

@@ -108,12 +108,22 @@ def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     places: list[Span] = []
     missing: dict[str, None] = {}
     folded = completion.translate(_FOLDED)
-    for readings in _quotes(_PRAISE.sub("", without_corrections(judgment or ""))):
+    for readings in _quotes(blame(judgment)):
         found = next((spans for quote in readings if (spans := _find(folded, quote))), None)
         if found is None:
             missing[" ".join(readings[-1].split())] = None
         places += found or []
     return Quoted(_united(places), tuple(missing))
+
+
+def blame(judgment: str | None) -> str:
+    """Return the part of a judgment that objects to something: without corrections, and without marks "right"."""
+    return _PRAISE.sub("", without_corrections(judgment or ""))
+
+
+def quote_places(text: str) -> list[tuple[int, int]]:
+    """Return where a text has quotes, with their marks: (start, end) in characters, `end` exclusive."""
+    return [match.span() for match in _QUOTES.finditer(text)]
 
 
 def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:

@@ -37,6 +37,11 @@ def words(text: str) -> list[str]:
     return [word.replace("’", "'") for word in WORD.findall(text.lower())]
 
 
+def is_common(word: str) -> bool:
+    """Tell whether a lower-case word is among the commonest of a language."""
+    return any(word in common for common in _STOPWORDS.values())
+
+
 def language(text: str) -> str | None:
     """Guess a text's language from its commonest words. Return the script's name if the script is not Latin.
 

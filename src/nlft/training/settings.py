@@ -145,10 +145,6 @@ class NLFTMethodSettings(AnswerWeightSettings):
         default="sample",
         metadata={"help": "sample: mean of the samples' token means; token: mean over all tokens."},
     )
-    strike_words: list[str] | None = field(
-        default=None,
-        metadata={"help": "strike: words to strike in every wrong reply as if the judgment quoted them."},
-    )
 
 
 @dataclass
@@ -157,6 +153,10 @@ class NLFTRareSettings:
 
     logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
         default=256, metadata={"help": "Memory in MiB for one chunk of logits, its copies and its gradient."}
+    )
+    strike_words: list[str] | None = field(
+        default=None,
+        metadata={"help": "strike: words to strike in every wrong reply as if the judgment quoted them."},
     )
     strike_share: Annotated[float, Range(0, 1)] = field(
         default=0.5,
@@ -189,6 +189,15 @@ class EvalFileSettings:
 
     eval_file: str | None = field(
         default=None, metadata={"help": "Held-out examples: log their loss after each epoch."}
+    )
+
+
+@dataclass
+class RulesSettings:
+    """What is struck besides the quotes."""
+
+    rules: str | None = field(
+        default=None, metadata={"help": "strike: rules whose words are struck, .yaml (`nlft audit --rules_out`)."}
     )
 
 
