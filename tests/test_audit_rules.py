@@ -331,8 +331,6 @@ def test_a_broken_rule_is_counted_in_the_models_own_replies(folder, monkeypatch)
     examples = [replace(e, answer=None) for e in records(18)]
 
     class Scripted:
-        identity = {}
-
         def answer(self, requests):
             texts = ["sleek" if "It praises" not in str(one.prompt) else "flat" for one in requests]
             yield [(at, type("G", (), {"text": text if at % 3 else "flat"})()) for at, text in enumerate(texts)]

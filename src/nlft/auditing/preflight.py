@@ -211,7 +211,10 @@ def decide(figures: Preflight) -> tuple[Verdict, str]:
 
 def training_prompts(examples: Sequence[Example]) -> list[Example]:
     """Return at most `MOST_PROMPTS` examples in scope with different prompts, evenly spread over the file."""
-    different = list({prompt_text(e.prompt): e for e in reversed(examples) if not e.keep}.values())[::-1]
+    first: dict[str, Example] = {}
+    for example in (e for e in examples if not e.keep):
+        first.setdefault(prompt_text(example.prompt), example)
+    different = list(first.values())
     count = min(MOST_PROMPTS, len(different))
     return [different[at * len(different) // count] for at in range(count)]
 
