@@ -69,11 +69,7 @@ def audit(
     notes += [note] if (note := feedback_note(examples)) else []
     encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
     notes += _not_checked(model, tokenizer, test)
-    special = sorted(set(encoder.tokenizer.all_special_tokens)) if encoder else []
-    findings = text_findings(examples, grader, special, settings.judge_shows_correction)
-    findings += copies(examples, settings.near_duplicate)
-    if test is not None:
-        findings += overlap(examples, test, settings.near_duplicate)
+    findings = _by_text(examples, grader, encoder, test, settings)
     measured: list[Measured] = []
     margin = Margins()
     found, ready = (find_rules(examples) if is_habit(examples) else []), None
@@ -81,14 +77,12 @@ def audit(
         fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
         findings += refused
         if model is not None:
-            if found:
-                found, ready = _before_training(model, encoder, examples, fitting, found, rules, settings)
+            found, ready = _before_training(model, encoder, examples, fitting, found, rules, settings)
             fitting, unjudged = _with_judge(fitting)
             measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
             notes += [*_placebo_notes(measured, settings), *unjudged]
-    if rules and ready is None:
-        notes.append(f"the {len(rules)} rules were not checked: {_without_preflight(found, model, settings)}")
+    notes += _unchecked(rules, ready, found, model, settings)
     return AuditReport(
         name=name,
         examples=examples,
@@ -104,11 +98,33 @@ def audit(
     )
 
 
-def _without_preflight(found: Sequence[FoundRule], model: torch.nn.Module | None, settings: AuditSettings) -> str:
-    """Return why the preflight did not run."""
-    if model is None:
-        return "no model was given (--model_name_or_path)"
-    return "--preflight false" if found and not settings.preflight else "the examples are not about a habit"
+def _by_text(
+    examples: Sequence[Example],
+    grader: Grader | None,
+    encoder: ConditionEncoder | None,
+    test: Sequence[Question] | None,
+    settings: AuditSettings,
+) -> list[Finding]:
+    """Return the findings that need no model."""
+    special = sorted(set(encoder.tokenizer.all_special_tokens)) if encoder else []
+    findings = text_findings(examples, grader, special, settings.judge_shows_correction)
+    findings += copies(examples, settings.near_duplicate)
+    return findings + (overlap(examples, test, settings.near_duplicate) if test is not None else [])
+
+
+def _unchecked(
+    rules: Sequence[Rule] | None,
+    ready: flight.Preflight | None,
+    found: Sequence[FoundRule],
+    model: torch.nn.Module | None,
+    settings: AuditSettings,
+) -> list[str]:
+    """Return a note if the user gave rules and no preflight checked them."""
+    if not rules or ready is not None:
+        return []
+    why = "--preflight false" if found and not settings.preflight else "the examples are not about a habit"
+    why = "no model was given (--model_name_or_path)" if model is None else why
+    return [f"the {len(rules)} rules were not checked: {why}"]
 
 
 def _before_training(
@@ -120,7 +136,12 @@ def _before_training(
     rules: Sequence[Rule] | None,
     settings: AuditSettings,
 ) -> tuple[list[FoundRule], flight.Preflight | None]:
-    """Add the model's own proposals to the rules, and run the preflight unless the settings skip it."""
+    """Add the model's own proposals to the rules, and run the preflight unless the settings skip it.
+
+    Without rules, the examples are not about a habit, and the model is not asked.
+    """
+    if not found:
+        return [], None
     index = {example.id: at for at, example in enumerate(examples)}
     encoded = [(index[example.id], one) for example, one in fitting]
     places: list[StruckPlace] = struck_places(model, encoder, encoded, settings.batch_size)
