@@ -37,7 +37,7 @@ def texts(example):
 
 
 def prompts(name, rules, questions=("A box?",)):
-    arm = with_rules(BUILT_IN[name], rules)
+    arm = with_rules(BUILT_IN[name], rules, ALL)
     chosen = chosen_examples(arm, ALL, 0, rules)
     asked = as_prompted(arm, [Question(n, one) for n, one in enumerate(questions)], chosen, SamplingSettings())
     return [question.prompt for question in asked]
@@ -60,10 +60,21 @@ def test_liked_replies_are_earlier_turns_and_the_rule_stands_in_the_last():
     assert other[:-1] == one[:-1]
 
 
+def test_the_rules_words_are_banned_and_without_them_what_the_judgments_quote():
+    assert with_rules(BUILT_IN["ban"], [PRAISE, SHORT], ALL).settings == {"words": ["sleek", "durable"], "tries": 50}
+    assert with_rules(BUILT_IN["ban"], [SHORT], ALL).settings["words"] == ["sleek", "durable", "a tent"]
+    mine = defined_arm("mine", {"method": "ban", "settings": {"words": ["chic"]}})
+    assert with_rules(mine, [], ALL).settings == {"words": ["chic"], "tries": 50}
+    with pytest.raises(UserError, match="ban: no rule has words"):
+        with_rules(BUILT_IN["ban"], [], RIGHT)
+    with pytest.raises(UserError, match="tries is 0"):
+        defined_arm("mine", {"method": "ban", "settings": {"tries": 0}})
+
+
 def test_the_rules_words_are_struck_beside_the_quotes():
-    assert with_rules(BUILT_IN["strike-list"], [PRAISE, SHORT]).settings["strike_words"] == ["sleek", "durable"]
+    assert with_rules(BUILT_IN["strike-list"], [PRAISE, SHORT], ALL).settings["strike_words"] == ["sleek", "durable"]
     mine = defined_arm("mine", {"method": "nlft", "settings": {"strike_words": ["chic", "{words}"]}})
-    assert with_rules(mine, [PRAISE]).settings["strike_words"] == ["chic", "sleek", "durable"]
+    assert with_rules(mine, [PRAISE], ALL).settings["strike_words"] == ["chic", "sleek", "durable"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +88,7 @@ def test_the_rules_words_are_struck_beside_the_quotes():
 )
 def test_an_arm_that_the_rules_cannot_fill_says_what_is_missing(name, rules, named):
     with pytest.raises(UserError, match=named):
-        with_rules(BUILT_IN[name], rules)
+        with_rules(BUILT_IN[name], rules, ALL)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +119,23 @@ def test_the_reason_for_skipping_an_arm_is_its_result(tmp_path, model_folder):
             budget=Budget(max_steps=1),
         )
         assert named in json.loads((tmp_path / name / "result.json").read_text())["skipped"]
+
+
+def test_the_outcome_of_the_ban_is_its_result(tmp_path, model_folder):
+    write_examples(tmp_path / "examples.jsonl", ALL)
+    (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?", "answer": "1"}\n')
+    run_arm(
+        BUILT_IN["ban"],
+        examples=tmp_path / "examples.jsonl",
+        test=tmp_path / "test.jsonl",
+        out=tmp_path / "ban",
+        model={"model_name_or_path": model_folder},
+        asking=SamplingSettings(max_new_tokens=4),
+        budget=Budget(max_steps=1),
+    )
+    result = json.loads((tmp_path / "ban" / "result.json").read_text())
+    assert result["ban"] == {"words": ["sleek", "durable", "a tent"], "tries": 50, "answers_with_a_banned_word": 0}
+    assert (result["steps"], result["summary"]["questions"]) == (None, 1)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_every_question_is_kept_with_its_evidence(tmp_path):
 def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     asked = []
-    generate = LocalModel._decode
+    generate = LocalModel._write
 
     def counted(self, prompts, keys, shared):
         if len(asked) == 2:
@@ -186,7 +186,7 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
         asked.append(list(keys))
         return generate(self, prompts, keys, shared)
 
-    monkeypatch.setattr(LocalModel, "_decode", counted)
+    monkeypatch.setattr(LocalModel, "_write", counted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "again")
     first, asked[:] = [key for keys in asked for key in keys], []
@@ -203,7 +203,7 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
 
 def test_a_finished_evaluation_asks_nothing_again_and_another_grader_needs_no_new_answers(tmp_path, monkeypatch):
     first = run(tmp_path)
-    monkeypatch.setattr(LocalModel, "_decode", lambda *a: pytest.fail("asked the model"))
+    monkeypatch.setattr(LocalModel, "_write", lambda *a: pytest.fail("asked the model"))
     assert run(tmp_path) == first
     other = run(tmp_path, EvaluationSettings(grader="exact", max_new_tokens=8))
     assert [a.output for a in other.answers] == [a.output for a in first.answers]

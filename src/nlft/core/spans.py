@@ -132,6 +132,19 @@ def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:
     return _united([span for word in words for span in _find(folded, word)])
 
 
+class WordFinder:
+    """Finds words in many texts: whole words in any case, as a quote of them would be found."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._patterns = [_pattern(word, re.IGNORECASE) for word in words]
+
+    def first(self, text: str) -> Span | None:
+        """Return the first place of any of the words; None if there is none."""
+        folded = text.translate(_FOLDED)
+        found = [match.span() for pattern in self._patterns if (match := _search(pattern, folded, 0))]
+        return Span(*min(found)) if found else None
+
+
 def merged_spans(own: Sequence[Span], quoted: Sequence[Span]) -> tuple[Span, ...]:
     """Join the spans that a reader marked with those of quotes, in order.
 

@@ -73,7 +73,7 @@ def run_arm(
     try:
         pool = read_examples(examples)
         known = read_rules_if(rules)
-        arm, chosen = with_rules(arm, known), chosen_examples(arm, pool, asking.seed, known, revised)
+        arm, chosen = with_rules(arm, known, pool), chosen_examples(arm, pool, asking.seed, known, revised)
         asked = as_prompted(arm, questions, chosen, asking)
         exam = Exam(arm, model, tokenizer, asking, asked, chosen, pool, words_of(known), collateral, base_answers, out)
         if arm.is_trained:
@@ -90,7 +90,8 @@ def run_arm(
         found = points.finish(steps_taken(training))
     else:
         adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
-        found = {"summary": exam.on_test(net, out, adapter=adapter).as_json()}
+        evaluation = exam.on_test(net, out, adapter=adapter)
+        found = {"summary": evaluation.as_json(), **exam.outcome(evaluation)}
     costs = {
         "steps": steps_taken(training) if training else None,
         "train_seconds": trained - start - seconds_beside(training, points),

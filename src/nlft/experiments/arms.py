@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 
-Method = Literal["none", "few-shot", "prompt", "sft", "kto", "reft", "nlft"]
+Method = Literal["none", "few-shot", "prompt", "sft", "kto", "reft", "nlft", "ban"]
 Kind = Literal["all", "right", "shuffled", "replaced", "random-spans", "swapped-spans", "no-spans", "revised"]
 TRAINED = ("sft", "kto", "reft", "nlft")
 ALIASES: Mapping[str, str] = MappingProxyType({"sft-liked": "sft-completion"})
@@ -26,7 +26,8 @@ class Arm:
         settings: fields of that method's settings, in addition to the budget that all arms share. For nlft, `scheme`
             and `saliency` determine how tokens are weighted. For prompt, `prompt_template` has the slot `{prompt}`, and
             `liked_shots` right completions are shown as earlier turns. The slots `{rule}`, `{reworded}`, `{guide}` and
-            `{words}` are filled from the plan's rules, see `experiments.rule_arms`.
+            `{words}` are filled from the plan's rules, see `experiments.rule_arms`. For ban, `words` are banned while
+            decoding, and one answer goes back at most `tries` times.
         examples: which examples to use, see `experiments.arm_data.chosen_examples`.
     """
 
@@ -45,6 +46,10 @@ class Arm:
 def few_shot(shots: int) -> Arm:
     """Return the arm that shows `shots` of the examples in the prompt."""
     return Arm("few-shot", f"{shots}-shot prompting", "few-shot", {"shots": shots})
+
+
+def _ban_settings() -> dict[str, Any]:
+    return {"words": ["{words}"], "tries": 50}
 
 
 def struck(name: str, title: str, examples: Kind = "all", **settings: Any) -> Arm:
@@ -76,6 +81,7 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
             _prompting("rule", "the rule in the prompt", "rule"),
             _prompting("rule-reworded", "the rule, reworded", "reworded"),
             _prompting("rule-shots", "the rule and 2 liked replies", "guide", liked_shots=2),
+            Arm("ban", "banned words, without training", "ban", _ban_settings()),
             Arm("sft-replaced", "SFT on patched replies", "sft", {"target": "completion"}, "replaced"),
             Arm("sft-revised", "SFT on revised replies", "sft", {"target": "completion"}, "revised"),
             Arm(
@@ -137,6 +143,15 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
         problems += [f"{key!r} is not a setting of prompt" for key in settings.keys() - known]
         if "{prompt}" not in str(settings.get("prompt_template")):
             problems.append("prompt_template is missing, or lacks {prompt}")
+        if not isinstance(settings.get("liked_shots", 1), int) or settings.get("liked_shots", 1) < 1:
+            problems.append(f"liked_shots is {settings['liked_shots']!r}, and must be 1 or more")
+    elif spec.get("method") == "ban":
+        settings = {**_ban_settings(), **settings}
+        problems += [f"{key!r} is not a setting of ban" for key in settings.keys() - _ban_settings().keys()]
+        if not isinstance(settings["words"], list):
+            problems.append("words is not a list")
+        if not isinstance(settings["tries"], int) or settings["tries"] < 1:
+            problems.append(f"tries is {settings['tries']!r}, and must be 1 or more")
     elif spec.get("method") == "none" and settings:
         problems.append("method none has no settings")
     if problems:

@@ -24,6 +24,7 @@ from nlft.experiments.settings import CurveSettings
 from nlft.experiments.stages import question_asked
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, complete
+from nlft.models.banning import BanningModel, ban_outcome
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.loaded import loaded_answerer
@@ -105,6 +106,12 @@ class Exam:
             kl = divergence(tuned, replies, reference.struck).outside
         return OnTraining(deciding.n - deciding.count, deciding.n, kl)
 
+    def outcome(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Return more fields of result.json: how many test answers have a banned word, for an arm that bans words."""
+        if self.arm.method != "ban":
+            return {}
+        return {"ban": ban_outcome([answer.output for answer in evaluation.answers], **self.arm.settings)}
+
     def _wanted(self) -> EvaluationSettings:
         wanted = as_asked(self.asking)
         if not self.measures_collateral:
@@ -114,13 +121,14 @@ class Exam:
 
     def _tuned(self, net: PreTrainedModel) -> LocalModel:
         asked = as_asked(self.asking)
-        return loaded_answerer(
+        plain = loaded_answerer(
             net,
             self.tokenizer,
             max_new_tokens=asked.max_new_tokens,
             batch_size=asked.eval_batch_size,
             system_prompt=asked.system_prompt,
         )
+        return BanningModel(plain, **self.arm.settings) if self.arm.method == "ban" else plain
 
     def _kept(self, tuned: LocalModel) -> Ledgered:
         return Ledgered(tuned, Ledger(self.out / "evaluation.calls.jsonl"), CallSettings())

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nlft.core.prompts import fill
+from nlft.data.records import Example, completion_text, marked_spans
 from nlft.data.rules_file import Rule, read_rules, words_of
 from nlft.errors import UserError
 from nlft.experiments.arms import Arm
@@ -25,14 +26,29 @@ def read_rules_if(path: str | Path | None) -> list[Rule]:
     return read_rules(path) if path else []
 
 
-def with_rules(arm: Arm, rules: Sequence[Rule]) -> Arm:
+def with_rules(arm: Arm, rules: Sequence[Rule], examples: Sequence[Example]) -> Arm:
     """Return the arm with its slots filled.
+
+    Args:
+        examples: training examples. What their readers marked and quoted is banned if no rule has words.
 
     Raises:
         UserError: the arm has a slot that the rules cannot fill.
     """
+    if arm.method == "ban" and not words_of(rules):
+        return replace(arm, settings={**arm.settings, "words": _filled_words(arm, said_words(examples))})
     settings = {name: _filled(arm, value, rules) for name, value in arm.settings.items()}
     return replace(arm, settings=settings)
+
+
+def said_words(examples: Sequence[Example]) -> list[str]:
+    """Return what the examples' judgments quote and their readers marked, each once in any case."""
+    found: dict[str, str] = {}
+    for example in examples:
+        for span in marked_spans(example):
+            text = " ".join(completion_text(example)[span.start : span.end].split())
+            found.setdefault(text.casefold(), text)
+    return [text for text in found.values() if text]
 
 
 def rule_text(rules: Sequence[Rule]) -> str:
@@ -74,6 +90,16 @@ def _filled(arm: Arm, value: Any, rules: Sequence[Rule]) -> Any:
             raise _lacking(arm, "words", rules)
         return [word for item in value for word in (words if item == WORDS else [item])]
     return value
+
+
+def _filled_words(arm: Arm, said: Sequence[str]) -> list[str]:
+    words = [word for item in arm.settings["words"] for word in (said if item == WORDS else [item])]
+    if not words:
+        raise UserError(
+            f"{arm.name}: no rule has words, and no judgment quotes any.\n"
+            "  Give --rules FILE with words, or leave this arm out."
+        )
+    return words
 
 
 def _lacking(arm: Arm, slot: str, rules: Sequence[Rule]) -> UserError:

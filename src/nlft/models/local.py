@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -97,15 +97,33 @@ class LocalModel:
     def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
         hook = causal_lm(self.model).get_output_embeddings().register_forward_pre_hook(_contiguous)
         try:
-            return self._decode(prompts, keys, shared)
+            written = self._write(prompts, keys, shared)
         finally:
             hook.remove()
+        return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+
+    def _write(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[list[int]]:
+        """Return the tokens of a batch of answers."""
+        pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else greedy
+        return self._decode(prompts, pick, lambda _, ids: self._has_ended(ids), shared)
+
+    def _has_ended(self, ids: list[int]) -> bool:
+        """Whether the model has ended its turn with these tokens."""
+        return ids[-1] in self._ends
 
     @torch.inference_mode()
-    def _decode(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
+    def _decode(
+        self,
+        prompts: list[list[int]],
+        pick: Callable[[Tensor, list[int]], Tensor],
+        is_over: Callable[[int, list[int]], bool],
+        shared: int,
+    ) -> list[list[int]]:
         """Decode a batch. Drop rows as they finish, so that one long answer does not slow the whole batch.
 
         Args:
+            pick: (logits, rows) -> the next token of each of these rows.
+            is_over: (row, its tokens so far) -> whether the row is finished.
             shared: number of tokens at the start of all prompts. The model reads them once; the padding of shorter
                 prompts comes after them.
         """
@@ -119,7 +137,6 @@ class LocalModel:
         mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
         mask[:, start:width] = torch.tensor([[0] * (width - start - len(ids)) + [1] * len(ids) for ids in rows])
         position = mask.cumsum(1) - 1
-        pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else _greedy
         written: list[list[int]] = [[] for _ in prompts]
         alive = list(range(count))
         for length in range(width, width + self.max_new_tokens):
@@ -134,7 +151,7 @@ class LocalModel:
             tokens = pick(out.logits[:, -1].float(), alive).tolist()
             for row, token in zip(alive, tokens, strict=True):
                 written[row].append(token)
-            going = [at for at, token in enumerate(tokens) if token not in self._ends]
+            going = [at for at, row in enumerate(alive) if not is_over(row, written[row])]
             if not going:
                 break
             cache, start = out.past_key_values, length
@@ -144,7 +161,7 @@ class LocalModel:
                 mask, position = mask[keep], position[keep]
                 alive, tokens = [alive[at] for at in going], [tokens[at] for at in going]
             step = torch.tensor(tokens, device=device)[:, None]
-        return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+        return written
 
     def _read(self, ids: list[int], count: int) -> Any:
         """Read `ids` once, and return the cache for `count` prompts that begin with them.
@@ -163,9 +180,8 @@ class LocalModel:
         return cache
 
     def _finish(self, ids: list[int], prompt_tokens: int) -> Generated:
-        stopped = ids[-1] in self._ends
         text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
-        return Generated(text.strip(), len(ids), "stop" if stopped else "length", prompt_tokens)
+        return Generated(text.strip(), len(ids), "stop" if self._has_ended(ids) else "length", prompt_tokens)
 
 
 class BaseOfAdapter(LocalModel):
@@ -216,7 +232,8 @@ def _contiguous(head: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tens
     return (inputs[0].contiguous(), *inputs[1:])
 
 
-def _greedy(logits: Tensor, rows: list[int]) -> Tensor:
+def greedy(logits: Tensor, rows: list[int]) -> Tensor:
+    """Return the likeliest token of each row."""
     return logits.argmax(-1)
 
 
