@@ -223,7 +223,8 @@ PLAIN, PROMPTED = asked("as it is", 12), asked("the rule in the prompt", 9)
         (figures(PLAIN, PROMPTED, aligned=9), "train on what is liked", ["9 of 20", "12 replies"]),
         (figures(PLAIN, PROMPTED, aligned=10), "strike", ["10 of 20"]),
         (figures(PLAIN, PROMPTED, probability=0.02, liked=7), "train on what is liked", ["0.020", "7 replies", "8"]),
-        (figures(probability=None, aligned=0, quotes=0), "train on what is liked", []),
+        (figures(probability=None, aligned=0, quotes=0), "train on what is liked", ["0 of 0"]),
+        (figures(probability=None, places=0), "train on what is liked", ["max_length", "12 replies"]),
     ],
 )  # fmt: skip
 def test_the_verdict_follows_from_the_figures_and_gives_them(found, verdict, names):

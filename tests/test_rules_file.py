@@ -1,7 +1,12 @@
 """rules.yaml: what is read, what is refused, and the checks that rules become."""
 
+import json
+import re
+
 import pytest
 
+from helpers.scripted_model import serving
+from nlft import cli
 from nlft.data.checks import check_reply
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import needs_of_questions
@@ -123,6 +128,23 @@ def test_a_file_of_rules_stands_in_for_a_file_of_checks():
     assert needs_of_questions("rules.yaml") == {"require_answer": False, "needed_fields": frozenset()}
     with pytest.raises(ConfigError, match="'a'"):
         read_checks(write("rules:\n- name: a\n  rule: x\n"))
+
+
+def test_an_evaluation_reports_each_rule_with_its_interval(capsys):
+    """The model praises lamps, and greets nobody."""
+    items = ["cup", "lamp", "desk lamp"]
+    with open("q.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": item, "prompt": f"Describe a {item}."}) + "\n" for item in items)
+
+    def answer(prompt, before):
+        return "A Sleek lamp." if "lamp" in prompt else "A cup."
+
+    with serving(answer) as (url, _):
+        asked = ["--base_url", url, "--model_name_or_path", "m", "--out", "e.json"]
+        assert cli.main(["evaluate", "q.jsonl", "--checks", write(FILE), *asked]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"praise +33\.3% \[6\.1%, 79\.2%\] of 3", shown)
+    assert re.search(r"greeting-1 +100\.0% \[43\.9%, 100\.0%\] of 3", shown)
 
 
 def test_words_of_several_rules_are_listed_once():

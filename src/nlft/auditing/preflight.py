@@ -133,7 +133,12 @@ class Preflight:
                 f"struck tokens: mean probability {self.probability:.3f} where they were said; without them, "
                 f"{self.alternatives:.1f} other tokens per place hold more than 5%"
             )
-        return [*lines, "", f"verdict: {self.verdict}: {self.reason}"]
+        return [*lines, "", self.verdict_line]
+
+    @property
+    def verdict_line(self) -> str:
+        """Return what to do, and the figures that decided it."""
+        return f"verdict: {self.verdict}: {self.reason}"
 
     def json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -201,7 +206,10 @@ def decide(figures: Preflight) -> tuple[Verdict, str]:
     else:
         before = ""
     there = f"{figures.aligned} of {figures.quotes} quotes are in their reply"
-    if figures.aligned < ALIGNED * figures.quotes or figures.probability is None:
+    if figures.probability is None and figures.aligned:
+        none = "no token is struck: the tokenizer is a slow one, or the examples are over max_length"
+        return "train on what is liked", f"{before}{none}; {_liked(figures)}"
+    if figures.probability is None or figures.aligned < ALIGNED * figures.quotes:
         return "train on what is liked", f"{before}{there}, too few to strike; {_liked(figures)}"
     said = f"struck tokens have a mean probability of {figures.probability:.3f}"
     if figures.probability <= STILL_SAID:

@@ -72,9 +72,13 @@ class AuditReport:
             lines += [f"  {_printable(self._line(finding))}" for finding in findings[: self.most_listed]]
             if len(findings) > self.most_listed:
                 lines.append(f"  and {len(findings) - self.most_listed} more; --html and --json list all of them")
+        return [*lines, "", *self.closing_lines(), *self.rule_lines()]
+
+    def closing_lines(self) -> list[str]:
+        """Return three lines: the findings by kind, their number, and the number of usable examples."""
         kinds = Counter(finding.kind for finding in self.findings)
         by_kind = ", ".join(f"{kinds[name]} {name}" for name in KINDS if kinds[name]) or "nothing to fix"
-        return [*lines, "", f"findings: {by_kind}", self._counted(), self._usable(), *self.rule_lines()]
+        return [f"findings: {by_kind}", self._counted(), self._usable()]
 
     def rule_lines(self) -> list[str]:
         """Render the rules and the preflight; nothing if there are neither."""

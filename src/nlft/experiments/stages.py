@@ -171,7 +171,8 @@ def audit_stage(folder: Path, job: Job) -> None:
         AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
         test=read_test(folder),
     )
-    print("\n".join(report.lines()[-3:]), file=sys.stderr)
+    verdict = [report.preflight.verdict_line] if report.preflight else []
+    print("\n".join([*report.closing_lines(), *verdict]), file=sys.stderr)
     write_whole(folder / "audit.html", report.html().encode())
     write_whole(folder / "audit.json", json.dumps(report.json(), indent=1, ensure_ascii=False).encode())
 

@@ -85,7 +85,10 @@ class Tune(Comparison):
             "questions: with another seed, a difference of a few points may change its sign."
         ]
         if (self.folder / "audit.json").exists():
-            notes.append(f"Audit: {json.loads((self.folder / 'audit.json').read_text())['summary']}")
+            audit = json.loads((self.folder / "audit.json").read_text())
+            notes.append(f"Audit: {audit['summary']}")
+            if ready := audit.get("preflight"):
+                notes.append(f"Preflight: {ready['verdict']}: {ready['reason']}")
         if (self.folder / "nlft" / "adapter").exists():
             notes.append(f"NLFT's adapter: {display_path(self.folder / 'nlft' / 'adapter')} (PEFT's format).")
         return notes
