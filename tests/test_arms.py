@@ -242,8 +242,8 @@ def test_sft_liked_is_another_name_of_sft_on_right_completions():
         TuneSettings(extra_arms={"sft-liked": {"method": "sft"}})
 
 
-@pytest.mark.parametrize("name", ["strike-list", "hold-only"])
-def test_each_way_to_strike_trains(tmp_path, model_folder, name):
+@pytest.mark.parametrize("name", ["strike-list", "hold-only", "dpo"])
+def test_rivals_train_and_are_evaluated(tmp_path, model_folder, name):
     write_examples(tmp_path / "examples.jsonl", ALL)
     (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?", "answer": "1"}\n')
     (tmp_path / "rules.yaml").write_text("rules: [{name: praise, rule: Do not praise., words: [sleek]}]\n")

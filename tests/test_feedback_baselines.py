@@ -9,10 +9,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from helpers import tiny
+from nlft.core.conditions import ConditionEncoder
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
+from nlft.training.dpo import DPOBaseline, DPOSettings
 from nlft.training.kto import KTOBaseline, KTOSettings, balance
 from nlft.training.reft import ReFTBaseline, ReFTSettings
 from nlft.training.sft import SFTSettings
@@ -33,7 +35,9 @@ def adapter_of(run: RunDir) -> dict[str, torch.Tensor]:
     return load_file(run.adapter_path / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("kind", "saves"), [(SFTSettings, "epoch"), (ReFTSettings, "no"), (KTOSettings, "no")])
+@pytest.mark.parametrize(
+    ("kind", "saves"), [(SFTSettings, "epoch"), (ReFTSettings, "no"), (KTOSettings, "no"), (DPOSettings, "no")]
+)
 def test_what_means_the_same_has_nlfts_defaults_and_not_trls(tmp_path, kind, saves):
     args = kind(output_dir=str(tmp_path), report_to="none")
     assert (args.save_strategy, args.logging_steps, args.bf16, args.system_prompt) == (saves, 1, False, None)
@@ -97,12 +101,65 @@ def test_kto_raises_the_right_completions_over_the_wrong_ones(tmp_path, tokenize
     assert adapter_of(run)
 
 
+REVISED = [
+    replace(EXAMPLES[0], revision="It is 1."),
+    replace(EXAMPLES[2], revision="It is 3, I think."),
+    EXAMPLES[1],
+]
+
+
+def test_the_loss_of_dpo_is_its_formula(tmp_path, tokenizer):
+    args = DPOSettings(output_dir=str(tmp_path / "run"), per_device_train_batch_size=2, **{**COMMON, "beta": 0.3})
+    trainer = DPOBaseline(tiny.model(), args, REVISED, tokenizer, default_lora(tiny.model()))
+    with torch.no_grad():
+        for name, weights in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weights.copy_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(5)))
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = float(trainer.compute_loss(trainer.model, batch).detach())
+
+    encoder, model = ConditionEncoder(tokenizer), trainer.model.eval()
+
+    @torch.no_grad()
+    def logp(example, text):
+        ids = encoder.prompt_ids(example.prompt)
+        said = encoder.completion_ids(text)
+        logits = model(input_ids=torch.tensor([ids + said])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+        return float(logits[range(len(said)), said].sum())
+
+    def gap(example):
+        return logp(example, example.revision) - logp(example, example.completion)
+
+    losses = []
+    for example in REVISED[:2]:
+        ours = gap(example)
+        with model.disable_adapter():
+            reference = gap(example)
+        assert abs(ours - reference) > 0.01
+        losses.append(float(-torch.nn.functional.logsigmoid(torch.tensor(0.3 * (ours - reference)))))
+    assert loss == pytest.approx(sum(losses) / 2, abs=1e-4)
+
+
+def test_dpo_raises_the_revisions_over_the_completions(tmp_path):
+    net = tiny.model()
+    args = DPOSettings(output_dir=str(tmp_path / "run"), per_device_train_batch_size=2, **{**COMMON, "max_steps": 8})
+    DPOBaseline(net, args, REVISED, tiny.tokenizer(), default_lora(net)).train()
+    run = RunDir.open(tmp_path / "run")
+    assert (run.settings()["method"], run.settings()["pairs"], run.settings()["beta"]) == ("dpo", 2, 0.1)
+    margins = [event["rewards/margins"] for event in run.events() if "rewards/margins" in event]
+    assert margins[-1] > margins[0] + 0.1
+    assert adapter_of(run)
+
+
 def test_what_they_cannot_learn_from_is_refused(tmp_path):
     net = tiny.model()
     kto = KTOSettings(output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, **COMMON)
     right = [replace(example, label=True) for example in EXAMPLES]
     with pytest.raises(UserError, match="right and wrong"):
         KTOBaseline(net, kto, right, tiny.tokenizer(), default_lora(net))
+    dpo = DPOSettings(output_dir=str(tmp_path / "run"), **COMMON)
+    with pytest.raises(UserError, match="none of the 4 examples has a revision"):
+        DPOBaseline(net, dpo, EXAMPLES, tiny.tokenizer(), default_lora(net))
     reft = ReFTSettings(
         output_dir=str(tmp_path / "run"), per_device_train_batch_size=4, num_generations=2, grader="label", **COMMON
     )

@@ -212,6 +212,10 @@ def baseline_trainer(
     # These methods diverge at the rate of supervised training. Their default rate is a quarter of its default.
     supervised = options["learning_rate"]
     gentle = {"learning_rate": supervised / 4, "per_device_train_batch_size": _two_or_more(options)}
+    if arm.method == "dpo":
+        from nlft.training.dpo import DPOBaseline, DPOSettings
+
+        return DPOBaseline, settle(DPOSettings, {**options, "learning_rate": supervised / 4}, own, arm.name)
     if arm.method == "kto":
         return KTOBaseline, settle(KTOSettings, {**options, **gentle}, own, arm.name)
     # Half of the steps warm up. Each other step compares `groups` answers to one question. In groups of two, both

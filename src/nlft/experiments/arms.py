@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 
-Method = Literal["none", "few-shot", "prompt", "sft", "kto", "reft", "nlft", "ban"]
+Method = Literal["none", "few-shot", "prompt", "sft", "kto", "dpo", "reft", "nlft", "ban"]
 Kind = Literal["all", "right", "shuffled", "replaced", "random-spans", "swapped-spans", "no-spans", "revised"]
-TRAINED = ("sft", "kto", "reft", "nlft")
+TRAINED = ("sft", "kto", "dpo", "reft", "nlft")
 ALIASES: Mapping[str, str] = MappingProxyType({"sft-liked": "sft-completion"})
 """Other names of built-in arms: alias -> name."""
 
@@ -70,6 +70,7 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
             Arm("sft-answer", "SFT on answers", "sft", {"target": "answer"}),
             Arm("sft-completion", "SFT on right completions", "sft", {"target": "completion"}),
             Arm("kto", "KTO", "kto"),
+            Arm("dpo", "DPO, patched over original", "dpo", examples="replaced"),
             Arm("reft", "ReFT", "reft"),
             Arm("nlft", "NLFT", "nlft"),
             struck("strike", "strike and hold"),

@@ -232,6 +232,16 @@ class KTOOptions(BaselineOptions):
 
 
 @dataclass
+@with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
+class DPOOptions(BaselineOptions):
+    """Our own settings of DPO."""
+
+    beta: Annotated[float, Range(0, inf)] = field(
+        default=0.1, metadata={"help": "How strongly DPO holds the model to its reference: the beta of its loss."}
+    )
+
+
+@dataclass
 class WarmUpSettings:
     """The supervised stage before reinforcement."""
 

@@ -1,0 +1,75 @@
+"""DPO through TRL: a baseline that learns from pairs of a revision and the completion that it revises."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer
+
+from nlft.data.export import Form, form_for, prompted, rows_for
+from nlft.data.records import Example, completion_text, revision_text
+from nlft.errors import UserError
+from nlft.training.callbacks import add_run_directory
+from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.settings import DPOOptions
+
+
+@dataclass
+class DPOSettings(DPOOptions, DPOConfig):  # type: ignore[misc]
+    """TRL's DPO settings. Fields with the same meaning have NLFTConfig's defaults."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens at which TRL cuts prompt and completion. Not set: nothing is cut."}
+    )
+
+
+def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
+    """Make one row of prompt, `chosen` and `rejected` for each example with a revision that differs.
+
+    Raises:
+        UserError: there is none.
+    """
+    pairs = [e for e in examples if e.revision is not None and revision_text(e) != completion_text(e)]
+    if not pairs:
+        raise UserError(
+            f"DPO needs revisions to prefer, but none of the {len(examples)} examples has a revision.\n"
+            "  Add revisions, or mark what should be replaced."
+        )
+    chosen = rows_for([replace(e, completion=e.revision or "") for e in pairs], "kto", form=form).rows
+    rejected = rows_for(pairs, "kto", form=form).rows
+    return [
+        {"prompt": better["prompt"], "chosen": better["completion"], "rejected": worse["completion"]}
+        for better, worse in zip(chosen, rejected, strict=True)
+    ]
+
+
+class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPOTrainer on revisions over completions. The reference is the model without the new adapter."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        args: DPOSettings,
+        examples: Sequence[Example],
+        processing_class: PreTrainedTokenizerBase,
+        peft_config: PeftConfig | None,
+    ) -> None:
+        """
+        Raises:
+            UserError: no example has a revision that differs from its completion.
+        """
+        rows = preference_rows(prompted(examples, args.system_prompt), form_for(processing_class))
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processing_class,
+            peft_config=peft_config,
+        )
+        add_run_directory(self, "dpo", "DPO through TRL", examples, {"beta": args.beta, "pairs": len(rows)})
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no card here: `RunDirCallback` writes one card, in adapter/."""
