@@ -160,6 +160,7 @@ def replay(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
 
     from nlft.runs.run_dir import RunDir
+    from nlft.training.pivots import use_pivots
     from nlft.training.replay import differences, recorded_settings
     from nlft.training.run_record import data_fingerprint
     from nlft.training.start import nlft_trainer
@@ -177,6 +178,8 @@ def replay(argv: Sequence[str]) -> None:
     trainer = nlft_trainer(model_settings, args, examples, saliency, file)
     trainer.record["replay_of"] = str(source.path.resolve())
     trainer.steering.replay(source.controls())
+    if "pivots" in source.settings():
+        use_pivots(trainer, source.settings()["pivots"])
     trainer.train()
     _done(run, trainer, trainer.watch_seconds)
     if args.should_save:

@@ -289,6 +289,10 @@ class Rows:
     attention_mask: Tensor
     labels: Tensor
 
+    def on(self, device: torch.device) -> "Rows":
+        """Return the rows on a device."""
+        return Rows(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
 
 class Row(NamedTuple):
     """One sequence before padding.

@@ -39,12 +39,14 @@ class TokenSpan:
         replace: the text that should stand in the place of these tokens; None if the reader does not say. If the span
             begins or ends inside a token, the token's other characters are part of this text: for `durable` in the
             token ` durable`, the reader's `solid` becomes ` solid`. Empty if nothing should stand there.
+        pivot: the token that `pivot: contrast` strikes. None if it was not chosen.
     """
 
     start: int
     end: int
     text: str
     replace: str | None = None
+    pivot: int | None = None
 
 
 @dataclass(frozen=True)

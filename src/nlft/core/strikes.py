@@ -1,6 +1,6 @@
 """Which tokens `strike` takes out of the frozen base's distribution, and where. See docs/STRIKE.md.
 
-A span begins with its pivot: the first token, or the first one that its replacement does not share.
+A span's pivot is its first token, the first one that its replacement does not share, or one that was chosen before.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nlft.core.conditions import EncodedExample, Row, row
 from nlft.core.hold import Marks, Role
 from nlft.core.spans import TokenSpan
+from nlft.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,9 @@ SHORTEST_WORD = 4
 """Letters of the shortest word that may be struck where nobody marked it. Shorter ones are parts of other words."""
 
 _FIRST_WORD = re.compile(r"\w[\w-]*")
+
+WORD_GOES_ON = re.compile(r"[\w'’-]")
+"""The beginning of a token that belongs to the same word as the token before it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class StrikePlan:
         *,
         everywhere: bool = True,
         every_token: bool = False,
+        chosen: bool = False,
         temperature: float = 1.0,
         train_liked: bool = False,
     ) -> None:
@@ -54,14 +59,21 @@ class StrikePlan:
             examples: the training file. What is struck in one example is struck in all.
             everywhere: ban whole words at every token of the reviewed replies, not only where they were said.
             every_token: strike every token of a span, not only its first.
+            chosen: strike the token that each span names as its pivot.
             temperature: softens the base's distribution at struck tokens.
             train_liked: the liked replies' own tokens are trained too.
+
+        Raises:
+            UserError: pivots are wanted, and a span names none.
         """
+        if chosen:
+            _check_chosen(examples)
         self.temperature = temperature
         self.tokenizer = tokenizer
         self.vocabulary = tokenizer.get_vocab()
         self.everywhere = everywhere
         self.every_token = every_token
+        self.chosen = chosen
         self.train_liked = train_liked
         listed = dict.fromkeys(word for example in examples for word in example.listed)
         self.first_tokens = self._first_tokens(examples, listed)
@@ -80,6 +92,8 @@ class StrikePlan:
         found = []
         for index, span in enumerate(example.spans):
             first = span.start + self._shared(example, index)
+            if self.chosen and span.pivot is not None and span.replace is None:
+                first = span.pivot
             last = span.end if self.every_token else min(first + 1, span.end)
             found.append(Strike(span.start, span.end, tuple(range(first, last))))
         return found
@@ -158,14 +172,19 @@ class StrikePlan:
         words = dict.fromkeys(listed)
         for example in examples:
             for strike, span in zip(self.strikes(example), example.spans, strict=True):
-                word = _FIRST_WORD.match(span.text)
-                if word and strike.pivots and strike.pivots[0] == span.start and self._spells(example, span, word[0]):
-                    words[word[0]] = None
+                if strike.pivots and (word := self._word(example, span, strike.pivots[0])):
+                    words[word] = None
         return tuple(dict.fromkeys(token for word in words for token in self._spellings(word)))
 
-    def _spells(self, example: EncodedExample, span: TokenSpan, word: str) -> bool:
-        """Tell whether the span's first token alone is its first word."""
-        return self._text(example.completion[span.start]) == word
+    def _word(self, example: EncodedExample, span: TokenSpan, pivot: int) -> str | None:
+        """Return the word that a pivot alone spells, or None if it spells no whole word."""
+        text = self._text(example.completion[pivot])
+        if pivot == span.start:
+            word = _FIRST_WORD.match(span.text)
+            return text if word and text == word[0] else None
+        after = str(self.tokenizer.decode(example.completion[pivot + 1 : pivot + 2]))
+        whole = _FIRST_WORD.fullmatch(text) and not WORD_GOES_ON.match(after)
+        return text if self.chosen and whole else None
 
     def _spellings(self, word: str) -> list[int]:
         if sum(map(str.isalpha, word)) < SHORTEST_WORD or " " in word:
@@ -176,3 +195,12 @@ class StrikePlan:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _check_chosen(examples: Sequence[EncodedExample]) -> None:
+    missing = [example.id for example in examples if any(span.pivot is None for span in example.spans)]
+    if missing:
+        raise UserError(
+            f"pivot contrast: no token was chosen in example {missing[0]!r}. They are chosen before training starts.\n"
+            "  Start the training with --saliency.pivot contrast, or set pivot to first or all."
+        )

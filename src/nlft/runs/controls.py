@@ -64,7 +64,7 @@ class ControlState:
         schemes: each scheme's settings.
         conditions: the conditions that each scheme needs, of `standard` and `judge`.
         scorable: the conditions that this run can score.
-        unavailable: controls that this run lacks -> the reason.
+        unavailable: controls that this run lacks -> the reason. CONTROL=VALUE stands for one value of a choice.
         taken: the taken requests by id, as in controls.jsonl.
     """
 
@@ -167,17 +167,25 @@ def _own_defaults(schemes: Mapping[str, list[Control]], scheme: str) -> dict[str
 
 def controls_of(state: ControlState) -> list[Control]:
     """Return every control of this run with its choices. The active scheme's settings are controls too."""
-    own = [replace(control, name=SALIENCY + control.name) for control in state.schemes[state.scheme]]
+    own = [_offered(replace(c, name=SALIENCY + c.name), state.unavailable) for c in state.schemes[state.scheme]]
     general = [control for control in CONTROLS.values() if control.name not in state.unavailable]
     return [replace(c, choices=list(state.schemes)) if c.name == "scheme" else c for c in general] + own
+
+
+def _offered(control: Control, unavailable: Mapping[str, str]) -> Control:
+    """Leave out the choices that this run lacks."""
+    if control.choices is None:
+        return control
+    return replace(control, choices=[c for c in control.choices if f"{control.name}={c}" not in unavailable])
 
 
 def refusal(control: str, value: object, state: ControlState) -> str | None:
     """Return why the run would refuse this request now, as a sentence without full stop. None if it would take it."""
     if control == "undo":
         return _undo_refusal(value, state)
-    if control in state.unavailable:
-        return state.unavailable[control]
+    for name in (control, f"{control}={value}"):
+        if name in state.unavailable:
+            return state.unavailable[name]
     known = {c.name: c for c in controls_of(state)}
     if control not in known:
         return _unknown(control, state)

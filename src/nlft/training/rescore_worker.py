@@ -29,6 +29,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.runs.controls import state_of
 from nlft.runs.run_dir import RunDir, TokenScores
+from nlft.training.pivots import choose_pivots, rules_of, with_pivots
 from nlft.training.watching import score_alone
 
 WEIGHTS = "adapter_model.safetensors"
@@ -81,15 +82,30 @@ class RescoreModel:
         assert self.model is not None, "_load has loaded it"
         if "hold" in scheme.needs(settings) and self.adapter is None:
             raise NLFTError("the run has saved no adapter yet, and its scheme compares the model with and without it.")
-        plan = scheme.plan(self._encoded(instead=encoded), self.encoder.tokenizer, settings)
+        examples = self._encoded(example, encoded, chosen="pivots" in scheme.needs(settings))
+        encoded = examples[0]
+        plan = scheme.plan(examples, self.encoder.tokenizer, settings)
         scores = score_alone(self.model, encoded, self.encoder.tokenizer.pad_token_id, scheme, settings, plan)
         about = {"scheme": scheme.name, "settings": asdict(settings), "tag_names": list(TAG_NAMES)}
         return {**about, "arrays": packed(scores)}
 
-    def _encoded(self, instead: EncodedExample) -> list[EncodedExample]:
-        """Encode the training file with an edited example in place of its own. What is struck follows from all."""
-        others = [one for one in read_examples(self.file, require_judgment=False) if one.id != instead.id]
-        return [instead, *encode_examples(others, self.encoder)] if others else [instead]
+    def _encoded(self, example: Example, encoded: EncodedExample, *, chosen: bool) -> list[EncodedExample]:
+        """Encode the training file with an edited example in place of its own. What is struck follows from all.
+
+        Args:
+            chosen: the scheme strikes chosen tokens. The run has recorded those of the other examples.
+
+        Returns:
+            The edited example, then the others.
+        """
+        file = read_examples(self.file, require_judgment=False)
+        others = [one for one in file if one.id != example.id]
+        rest = encode_examples(others, self.encoder) if others else []
+        if not chosen:
+            return [encoded, *rest]
+        recorded = dict(zip((one.id for one in file), self.run.settings()["pivots"], strict=True))
+        pivots, _ = choose_pivots(self.model, self.encoder, [example], [encoded], rules_of(file))
+        return [*with_pivots([encoded], pivots), *with_pivots(rest, [recorded[one.id] for one in others])]
 
     def _load(self) -> None:
         """Load the model with the run's newest adapter, unless it is already loaded."""

@@ -47,7 +47,7 @@ def run_record(
         saliency: the scheme's settings.
         encoded: the same examples, encoded. They decide which conditions the run can score.
         schemes: schemes that a user can choose while the run trains, by name.
-        unavailable: controls that this run lacks -> the reason.
+        unavailable: see `ControlState.unavailable`.
     """
     needs = scheme.needs(saliency)
     return {

@@ -75,13 +75,17 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
             plan: names the struck tokens to follow. Another scheme or plan may become active later.
         """
         self.trainer = trainer
-        self.pivots = {one.id: [t for strike in plan.strikes(one) for t in strike.pivots] for one in examples}
-        ends = accumulate(map(len, self.pivots.values()))
-        self.places = {id: slice(end - len(self.pivots[id]), end) for id, end in zip(self.pivots, ends, strict=True)}
+        self.follow(examples, plan)
         total = sum(map(len, self.pivots.values()))
         self.probability = torch.full((total,), torch.nan)
         self.doses = torch.zeros(total)
         self._sums = torch.zeros(2, total)
+
+    def follow(self, examples: Sequence[EncodedExample], plan: StrikePlan) -> None:
+        """Follow this plan's tokens, as many as before."""
+        self.pivots = {one.id: [t for strike in plan.strikes(one) for t in strike.pivots] for one in examples}
+        ends = accumulate(map(len, self.pivots.values()))
+        self.places = {id: slice(end - len(self.pivots[id]), end) for id, end in zip(self.pivots, ends, strict=True)}
 
     def collect(self, examples: Sequence[EncodedExample], held: HeldScores) -> None:
         """Add a training batch's struck tokens. Does not wait for the device."""

@@ -28,6 +28,7 @@ from nlft.models.loading import ModelSettings, default_lora, load_model, load_to
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.run_record import base_name, model_card, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
@@ -84,10 +85,11 @@ class NLFTTrainer(SafeCheckpoints):
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
-        train, held_out = self._encode(tokenizer, args, eval_dataset)
+        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
+        held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
+        train, held_out = self._encode(encoder, args, held_out_examples)
         self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
-        self.builder.use(self.scheme, self.saliency)
-        if "hold" in self.needs:
+        if "hold" in self.scheme.needs(self.saliency):
             peft_model(model)
         self._dose: StrikeDose | None = None
         args.remove_unused_columns = False  # the rows are already encoded and have no columns
@@ -108,24 +110,28 @@ class NLFTTrainer(SafeCheckpoints):
         self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
         self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
         self._watch: WatchCallback | None = None
-        self._follow(train, tokenizer)
+        self._follow(encoder, train, (held_out_examples or [], held_out or []))
 
     def _encode(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        args: NLFTConfig,
-        eval_dataset: Iterable[Example | Mapping[str, Any]] | None,
+        self, encoder: ConditionEncoder, args: NLFTConfig, held_out: list[Example] | None
     ) -> tuple[list[EncodedExample], list[EncodedExample] | None]:
         """Return the encoded examples, and the held-out ones if there are any."""
-        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
         readers = condition_readers(self.scheme.name, self.scheme.needs(self.saliency))
         train = encode_examples(self.examples, encoder, **readers)
         check_targets(train, args.answer_weight)
-        held_out = encode_examples(as_examples(eval_dataset), encoder, **readers) if eval_dataset is not None else None
-        return train, held_out
+        return train, None if held_out is None else encode_examples(held_out, encoder, **readers)
 
-    def _follow(self, train: list[Any], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Add the callbacks for progress, the run directory, requests and the watched examples."""
+    def _follow(
+        self,
+        encoder: ConditionEncoder,
+        train: list[EncodedExample],
+        held_out: tuple[list[Example], list[EncodedExample]],
+    ) -> None:
+        """Make the scheme's plan. Add the callbacks for progress, the run directory, requests, watched examples."""
+        pivots = None
+        if "pivots" in self.scheme.needs(self.saliency):
+            pivots = settle_pivots(self, encoder, [(self.examples, train), held_out])
+        self.builder.use(self.scheme, self.saliency)
         for unwanted in (ProgressCallback, PrinterCallback):
             self.remove_callback(unwanted)
         self._progress = ProgressLine()
@@ -134,6 +140,8 @@ class NLFTTrainer(SafeCheckpoints):
         self.record = run_record(
             self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
         )
+        if pivots is not None:
+            self.record["pivots"] = pivots
         card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
         self._recorder = RunDirCallback(run, self.record, card)
         self._recorder.trainer = self
@@ -145,7 +153,7 @@ class NLFTTrainer(SafeCheckpoints):
             self.add_callback(self._dose)
         watched = choose_watched(self.examples, self.args.watch, self.args.watch_ids or [])
         if watched:
-            shown = [watched_example(self.examples[i], train[i], tokenizer) for i in watched]
+            shown = [watched_example(self.examples[i], train[i], encoder.tokenizer) for i in watched]
             self._watch = WatchCallback(run, self, [train[i] for i in watched], shown)
             self.add_callback(self._watch)
 
@@ -154,6 +162,8 @@ class NLFTTrainer(SafeCheckpoints):
         found = {} if self.eval_dataset is not None else {"evaluate": "this run has no held-out examples"}
         if self.is_deepspeed_enabled:
             found["learning_rate"] = "under DeepSpeed the engine steps the optimizer, out of reach"
+        if "pivots" not in self.scheme.needs(self.saliency):
+            found["saliency.pivot=contrast"] = NOT_CHOSEN
         return found
 
     @property
@@ -214,7 +224,13 @@ class NLFTTrainer(SafeCheckpoints):
     def _get_learning_rate(self) -> float:
         return float(super()._get_learning_rate()) * self.steering.factor
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            restore_pivots(self, Path(checkpoint))
+
     def _add_to_checkpoint(self, folder: Path) -> None:
+        store_pivots(self, folder)
         self.steering.write_checkpoint(folder)
         if self._dose:
             self._dose.write(folder)

@@ -52,6 +52,11 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._last_step = -1
         self._writer = BackgroundWriter()
 
+    def take_over(self, encoded: Sequence[EncodedExample]) -> None:
+        """Watch the same examples as they are encoded now."""
+        now = {example.id: example for example in encoded}
+        self.watched = [now[example.id] for example in self.watched]
+
     def on_train_begin(
         self,
         args: TrainingArguments,

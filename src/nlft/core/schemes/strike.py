@@ -57,7 +57,11 @@ class StrikeSettings(HoldSettings):
         0.02,
         "Training ends when the mean probability of the struck tokens is below this. Checked every 4 steps. 0: never.",
     )
-    pivot: Literal["first", "all"] = setting("first", "Which tokens of a span are struck: the first, or all.")
+    pivot: Literal["first", "contrast", "all"] = setting(
+        "first",
+        "Which tokens of a span are struck: the first, all, or the word that the judgment's words make likelier than "
+        "other judgments' words do.",
+    )
 
 
 def strike_weights(logprobs: ConditionLogprobs, settings: StrikeSettings) -> TokenWeights:
@@ -121,11 +125,14 @@ def _plan(
         tokenizer,
         everywhere=settings.strike_at == "everywhere",
         every_token=settings.pivot == "all",
+        chosen=settings.pivot == "contrast",
         temperature=settings.strike_temperature,
         train_liked=settings.like_weight > 0,
     )
 
 
-SCHEME = Scheme(
-    "strike", StrikeSettings, strike_weights, lambda _: frozenset({"hold"}), losses=strike_losses, plan=_plan
-)
+def _needs(settings: StrikeSettings) -> frozenset[str]:
+    return frozenset({"hold", "pivots"} if settings.pivot == "contrast" else {"hold"})
+
+
+SCHEME = Scheme("strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan)
