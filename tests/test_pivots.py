@@ -239,4 +239,24 @@ def test_the_plan_strikes_the_chosen_word_and_holds_what_stands_before_it():
     assert marks.roles[at] == 2
     assert set(marks.roles[:at]) == {1}
     assert set(marks.roles[at + 1 : span.end]) <= {3}
-    assert TOKENIZER.get_vocab()["Ġmodern"] in plan.words  # a whole word, so banned everywhere
+    struck = {TOKENIZER.convert_ids_to_tokens(token) for token in plan.words}
+    assert struck == {"Ġsleek"}  # quoted alone in example c; the chosen word may be wrong, so it is banned here only
+
+
+def test_an_edited_example_is_scored_with_the_runs_other_pivots(tmp_path):
+    from nlft.data.records import write_examples
+    from nlft.training.rescore_worker import RescoreModel
+
+    records = examples()
+    run = trainer(tmp_path / "run", records, saliency=CONTRAST)
+    RunDir(tmp_path / "run").write_settings(run.record)
+    write_examples(tmp_path / "file.jsonl", records)
+    worker = RescoreModel.__new__(RescoreModel)  # without a model on disk
+    worker.run, worker.file = RunDir(tmp_path / "run"), tmp_path / "file.jsonl"
+    worker.encoder, worker.model = encoder(), run.model
+    edited = replace(records[1], judgment='It is too long: "sleek modern".')
+    found = worker._encoded(edited, encode_examples([edited], encoder())[0], chosen=True)
+    assert [one.id for one in found] == ["b", "a", "c", "r", "d"]
+    chosen = dict(zip("abcrd", run.record["pivots"], strict=True))
+    assert {one.id: [s.pivot for s in one.spans] for one in found[1:]} == {id: chosen[id] for id in "acrd"}
+    assert found[0].spans[0].pivot in range(found[0].spans[0].start, found[0].spans[0].end)

@@ -309,10 +309,12 @@ steps = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.5, "per_device_train
          "gradient_accumulation_steps": 2 // processes}
 flat = (striking.Span(2, 7, "flat"),)
 marked = [replace(one, spans=flat if one.id == "e1" else ()) for one in striking.records(8)]
+marked[4] = replace(marked[4], judgment=f'It is too long: "{marked[4].completion}".')
+contrast = replace(striking.WHOLE, pivot="contrast")  # the main process chooses; its choice is broadcast
 found = {}
 for name in ("sample", "token", "strike"):
     if name == "strike":
-        trainer = striking.trainer(folder / name, data=marked, **steps)
+        trainer = striking.trainer(folder / name, data=marked, saliency=contrast, **steps)
     else:
         trainer = nlft_trainer(folder / name, data=examples(8), answer_weight=0.5, loss_normalization=name, watch=2,
                                **steps)

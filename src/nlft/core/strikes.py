@@ -22,9 +22,6 @@ SHORTEST_WORD = 4
 
 _FIRST_WORD = re.compile(r"\w[\w-]*")
 
-WORD_GOES_ON = re.compile(r"[\w'’-]")
-"""The beginning of a token that belongs to the same word as the token before it."""
-
 
 @dataclass(frozen=True)
 class Strike:
@@ -177,14 +174,11 @@ class StrikePlan:
         return tuple(dict.fromkeys(token for word in words for token in self._spellings(word)))
 
     def _word(self, example: EncodedExample, span: TokenSpan, pivot: int) -> str | None:
-        """Return the word that a pivot alone spells, or None if it spells no whole word."""
-        text = self._text(example.completion[pivot])
-        if pivot == span.start:
-            word = _FIRST_WORD.match(span.text)
-            return text if word and text == word[0] else None
-        after = str(self.tokenizer.decode(example.completion[pivot + 1 : pivot + 2]))
-        whole = _FIRST_WORD.fullmatch(text) and not WORD_GOES_ON.match(after)
-        return text if self.chosen and whole else None
+        """Return the first word of a span if the pivot alone spells it. A word that a contrast chose is a guess."""
+        word = _FIRST_WORD.match(span.text)
+        if not word or pivot != span.start or (self.chosen and word[0] != span.text):
+            return None
+        return word[0] if self._text(example.completion[pivot]) == word[0] else None
 
     def _spellings(self, word: str) -> list[int]:
         if sum(map(str.isalpha, word)) < SHORTEST_WORD or " " in word:

@@ -27,7 +27,7 @@ from nlft.core.hold import adapter_off
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.prompts import fill_prompt
 from nlft.core.spans import TokenSpan, blame, quote_places
-from nlft.core.strikes import WORD_GOES_ON, StrikePlan
+from nlft.core.strikes import StrikePlan
 from nlft.data.records import Example
 from nlft.errors import NLFTError, UserError
 from nlft.files import write_whole
@@ -48,6 +48,7 @@ PIVOTS_FILE = "pivots.json"  # in a checkpoint
 NOT_CHOSEN = "these tokens are chosen before training starts: start the run with --saliency.pivot contrast"
 BATCH = 8  # rows in one forward pass
 
+_GOES_ON = re.compile(r"[\w'’-]")  # how a token begins that belongs to the word before it
 _GAP = "\0"
 _GAPS = re.compile(rf"{_GAP}(?:(?:\s|[,;/&]|\b(?:and|or)\b)*{_GAP})*")
 
@@ -353,8 +354,8 @@ def _begins_word(texts: Sequence[str], at: int, span: TokenSpan) -> bool:
     """Return whether a token is the first of a word, or the first of the span with a letter or digit."""
     if not re.search(r"\w", texts[at]):
         return False
-    return at == span.start or not re.search(r"[\w'’-]$", texts[at - 1]) or not WORD_GOES_ON.match(texts[at])
+    return at == span.start or not re.search(r"[\w'’-]$", texts[at - 1]) or not _GOES_ON.match(texts[at])
 
 
 def _goes_on(texts: Sequence[str], at: int) -> bool:
-    return at + 1 < len(texts) and bool(WORD_GOES_ON.match(texts[at + 1]))
+    return at + 1 < len(texts) and bool(_GOES_ON.match(texts[at + 1]))

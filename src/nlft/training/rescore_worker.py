@@ -104,6 +104,7 @@ class RescoreModel:
         if not chosen:
             return [encoded, *rest]
         recorded = dict(zip((one.id for one in file), self.run.settings()["pivots"], strict=True))
+        assert self.model is not None, "_load has loaded it"
         pivots, _ = choose_pivots(self.model, self.encoder, [example], [encoded], rules_of(file))
         return [*with_pivots([encoded], pivots), *with_pivots(rest, [recorded[one.id] for one in others])]
 

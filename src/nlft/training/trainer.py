@@ -140,8 +140,7 @@ class NLFTTrainer(SafeCheckpoints):
         self.record = run_record(
             self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
         )
-        if pivots is not None:
-            self.record["pivots"] = pivots
+        self.record |= {} if pivots is None else {"pivots": pivots}
         card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
         self._recorder = RunDirCallback(run, self.record, card)
         self._recorder.trainer = self
