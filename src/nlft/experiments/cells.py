@@ -47,6 +47,11 @@ class CellResult:
     failed: str | None = None
     collateral: Collateral | None = None
 
+    @property
+    def kl_each(self) -> tuple[tuple[float, int], ...] | None:
+        """(nats, tokens) of each scored reply of the task; None if not measured, or in an older file."""
+        return self.collateral.sets["task"].kl_each if self.collateral else None
+
 
 def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
     """Train and evaluate the cell. This function runs in its own process.

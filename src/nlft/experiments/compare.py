@@ -272,10 +272,12 @@ class Compare(Comparison):
                 "",
                 table(shown_table.rows, shown_table.head),
                 *self.collateral_lines(grid),
+                *self.plane_lines(report),
                 "",
                 *contrast_lines(report),
                 "",
                 report["verdict"],
+                *report.get("both", []),
                 "",
                 *paths,
             ]

@@ -22,6 +22,7 @@ from nlft.progress import table
 from nlft.results.collateral import breaches, pooled
 from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
+from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import Report, comparison_report
 from nlft.results.comparison_tables import collateral_notes, collateral_table
 
@@ -208,9 +209,12 @@ class Comparison(Staged):
 
     def _arm_cells(self, arm: str, size: int) -> Cells:
         verdicts, took, failed, done, collateral = [], [], {}, [], []
+        kl: list[tuple[tuple[float, int], ...]] = []
         at = self.base_at()[0] if arm == "base" else size
         for seed in (seed for seed in self.seeds if self.planned(arm, at, seed)):
             row: list[bool] = []
+            each: list[tuple[float, int]] = []
+            known = True
             for fold in range(self.folds()):
                 result = self.result(arm, at, seed, fold)
                 if result.failed:
@@ -219,14 +223,18 @@ class Comparison(Staged):
                 took.append(result.took)
                 collateral += [result.collateral] if result.collateral else []
                 row += result.right
+                scored = result.kl_each
+                each, known = [*each, *(scored or ())], known and scored is not None
             else:
                 if row:
                     verdicts.append(row)
                     done.append(seed)
+                    kl += [tuple(each)] if known else []
         seeds, once = None if arm == "base" else done, self._runs_once(arm, done, failed)
         found = pooled(collateral).figures() if collateral else None
         broken = breaches(found, self.settings) if found else ()
-        return Cells(verdicts, took, failed, seeds, once, found, broken)
+        rows = tuple(kl) if kl and len(kl) == len(verdicts) else None
+        return Cells(verdicts, took, failed, seeds, once, found, broken, rows)
 
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         """Return whether the plan gives the arm only one seed of several."""
@@ -238,6 +246,13 @@ class Comparison(Staged):
         if shown is None:
             return []
         return ["", *table(shown.rows, shown.head).split("\n"), *collateral_notes(grid, self.titles)]
+
+    def plane_lines(self, report: Report) -> list[str]:
+        """Return the table of violations and KL for the terminal. Return no lines if no KL was measured."""
+        if "plane" not in report:
+            return []
+        shown = plane_table(report["plane"], self.titles)
+        return ["", *table(shown.rows, shown.head).split("\n")]
 
     def report(self, grid: Grid, **about: Any) -> Report:
         """Return the report of the grid.

@@ -38,7 +38,7 @@ class Tune(Comparison):
         grid = self.grid()
         report = self._with_answers(self.report(grid, **self._data()))
         notes = self._notes(report)
-        says = [*contrast_lines(report), report["verdict"], *notes]
+        says = [*contrast_lines(report), report["verdict"], *report.get("both", []), *notes]
         self.write({**report, "notes": notes, "says": says})
         shown = {
             "every answer": self.report_name,
@@ -51,7 +51,9 @@ class Tune(Comparison):
             for what, name in shown.items()
             if (self.folder / name).exists()
         ]
-        return "\n".join(["", self._table(grid), *self.collateral_lines(grid), "", *says, "", *paths])
+        return "\n".join(
+            ["", self._table(grid), *self.collateral_lines(grid), *self.plane_lines(report), "", *says, "", *paths]
+        )
 
     def _table(self, grid: Grid) -> str:
         shown = arms_table(grid, self.titles, self.settings.extraction)

@@ -6,6 +6,7 @@ from math import comb
 from typing import Any, Literal
 
 from nlft.results.collateral import Breach, Figures
+from nlft.results.front import Front, KLRows, Measured, front
 from nlft.results.stats import Difference, Needed, holm, needed, paired_gaps, seeded_difference, wilson
 
 ALPHA = 0.05
@@ -25,6 +26,7 @@ class Cells:
         once: whether the plan gives this arm only one seed.
         collateral: what the training changed besides its aim, over all seeds, by set of prompts; None if not measured.
         broken: the bounds of collateral that this breaks.
+        kl: the KL to base on the task of each scored reply, for each row of `verdicts`; None if not measured.
     """
 
     verdicts: Sequence[Sequence[bool]]
@@ -34,6 +36,7 @@ class Cells:
     once: bool = False
     collateral: Mapping[str, Figures] | None = None
     broken: tuple[Breach, ...] = ()
+    kl: KLRows | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class Verdict:
         better: trained arms that are significantly above `best`, but were run on only one seed or failed on some seeds.
         missing: trained arms without a result to compare.
         excluded: arms that cannot be recommended, and the bounds of collateral that each breaks.
+        front: the arms by violations and KL together, without the excluded ones; None if no KL was measured.
     """
 
     kind: VerdictKind
@@ -179,6 +183,7 @@ class Verdict:
     better: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     excluded: Mapping[str, tuple[Breach, ...]] = field(default_factory=dict)
+    front: Front | None = None
 
 
 def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int = 0) -> Verdict:
@@ -187,7 +192,8 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
     A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
     all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave only one seed, or that
     failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed in `better`.
-    An arm that breaks a bound of collateral is never recommended.
+    An arm that breaks a bound of collateral is never recommended. Where KL was measured, an arm that another one beats
+    by violations and KL together is recommended only if that is so for all trained arms.
 
     Args:
         made: the planned comparisons that could be made.
@@ -196,12 +202,36 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
     """
     size = max(size for _, size in grid)
     excluded = {arm: c.broken for (arm, at), c in grid.items() if at == size and c.broken and c.verdicts}
-    return replace(_decide(grid, made, prompted, lacking, excluded), excluded=excluded)
+    both = _front(grid, made, prompted, size, excluded)
+    out = {*excluded, *(both.beaten if both else ())}
+    return replace(_decide(grid, made, prompted, lacking, excluded, out), excluded=excluded, front=both)
+
+
+def _front(
+    grid: Grid, made: Sequence[Contrast], prompted: Collection[str], size: int, excluded: Collection[str]
+) -> Front | None:
+    """Compare the arms by violations and KL together. Return None if no KL was measured."""
+    cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts and arm not in excluded}
+    measured = {arm: Measured(c.kl, c.seeds) for arm, c in cells.items() if c.kl and c.seeds and arm not in prompted}
+    if not measured:
+        return None
+
+    def fewer(ours: str, theirs: str) -> bool:
+        return paired(cells[ours], cells[theirs]) is not None and _better(grid, made, ours, theirs, size)
+
+    lacking = [arm for arm in cells if arm not in measured and arm not in prompted]
+    return front([arm for arm in cells if arm in prompted], measured, fewer, lacking)
 
 
 def _decide(
-    grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int, excluded: Collection[str]
+    grid: Grid,
+    made: Sequence[Contrast],
+    prompted: Collection[str],
+    lacking: int,
+    excluded: Collection[str],
+    out: Collection[str],
 ) -> Verdict:
+    """Decide without the arms in `out`, unless no trained arm is left: those excluded, and those that others beat."""
     size = max(size for _, size in grid)
     if not any(c.verdicts for c in grid.values()) and any(c.results for c in grid.values()):
         return Verdict("nothing_graded")
@@ -211,7 +241,8 @@ def _decide(
     trained = [arm for arm in rates if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
         return Verdict("no_arms")
-    whole = [arm for arm in trained if arm not in excluded and not cells[arm].failed]
+    whole = [arm for arm in trained if arm not in out and not cells[arm].failed]
+    whole = whole or [arm for arm in trained if arm not in out]
     whole = whole or [arm for arm in trained if arm not in excluded] or trained
     best = max(whole, key=lambda arm: rates[arm].value)
     reachable = [arm for arm in prompts if paired(cells[best], cells[arm])]
@@ -236,7 +267,7 @@ def _decide(
     if best in excluded:
         return replace(base, kind="out_of_bounds")
     if _better(grid, made, best, prompt, size):
-        return _with_other_arms(replace(base, kind="train"), grid, made, size, {*prompted, *excluded})
+        return _with_other_arms(replace(base, kind="train"), grid, made, size, {*prompted, *out})
     return _undecided(base, grid, size, len(made) + lacking if planned else _pairs(grid, size))
 
 

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
+from nlft.data.grading import CHECKS
 from nlft.files import read_template, render_page
 from nlft.results.chart_marks import look
 from nlft.results.comparison import Rate, paired
+from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import grid_of, grown_line
 from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note
+from nlft.results.plane_chart import plane_chart
 from nlft.results.stats import paired_gaps
 
 Report = dict[str, Any]
@@ -31,6 +34,9 @@ def page(report: Report) -> str:
         budget=_budget(report),
         grown=" ".join(grown_line(report)),
         chart=chart(report),
+        both=report.get("both", []),
+        plane=_plane(report, titles),
+        plane_table=plane_table(report["plane"], titles) if "plane" in report else None,
         arms_head=ARMS_HEAD,
         arms=_arms(report),
         collateral=collateral_table(grid_of(report), titles),
@@ -88,6 +94,15 @@ def chart(report: Report) -> dict[str, Any]:
         "sizes": [(f"{_x(size, sizes):.1f}", size) for size in sizes],
         "curves": curves,
     }
+
+
+def _plane(report: Report, titles: Mapping[str, str]) -> dict[str, Any] | None:
+    """Compute the chart of violations against KL at the largest size. Return None if no KL was measured."""
+    rows = report.get("plane", [])
+    largest = [row for row in rows if row["size"] == max(row["size"] for row in rows)]
+    checked = report["settings"].get("grader") == CHECKS
+    y_title = "share of replies that break a check" if checked else "share of answers that are not right"
+    return plane_chart(largest, titles, y_title)
 
 
 def _grid_line(value: float, top: float) -> dict[str, str]:

@@ -9,6 +9,8 @@ from typing import Any
 from nlft.results.collateral import Breach
 from nlft.results.collateral_report import breach_text, figures_of
 from nlft.results.comparison import Cells, Grid, Verdict, contrasts, rate_of, unmade, verdict
+from nlft.results.comparison_plane import both_lines, equal_violation, plane
+from nlft.results.front import KLRows
 from nlft.results.stats import Difference
 
 Report = dict[str, Any]
@@ -38,12 +40,26 @@ def comparison_report(
         "questions": len(next((cells.verdicts[0] for cells in grid.values() if cells.verdicts), [])),
         "verdict": verdict_sentence(decided, titles),
         "verdict_data": asdict(decided),
+        **_both(grid, decided, titles, prompted),
         "arms": [
             {**_arm(cells), "arm": arm, "title": titles[arm], "size": size, "trained": arm not in prompted}
             for (arm, size), cells in grid.items()
         ],
         "contrasts": [{**vars(c), "gap": vars(c.gap), "significant": c.significant} for c in made],
         "unmade": [{"size": size, "ours": ours, "theirs": theirs} for size, ours, theirs in lacking],
+    }
+
+
+def _both(grid: Grid, decided: Verdict, titles: Mapping[str, str], prompted: Collection[str]) -> Report:
+    """Return what the report says of violations and KL together. Return nothing if no KL was measured."""
+    if decided.front is None:
+        return {}
+    rows = plane(grid, prompted)
+    largest = [row for row in rows if row["size"] == max(size for _, size in grid)]
+    return {
+        "plane": rows,
+        "equal_violation": equal_violation(largest, decided),
+        "both": both_lines(largest, decided, titles),
     }
 
 
@@ -77,6 +93,7 @@ def grid_of(report: Report) -> Grid:
             arm["once"],
             figures_of(arm["collateral"]) if arm.get("collateral") else None,
             tuple(Breach(**one) for one in arm.get("broken", [])),
+            _kl_rows(arm["kl_each"]) if arm.get("kl_each") else None,
         )
         for arm in report["arms"]
     }
@@ -136,6 +153,8 @@ def _rivals_clause(decided: Verdict, titles: Mapping[str, str]) -> str:
         ("no result:", decided.missing),
     )
     parts = [f"{words} {' / '.join(titles[arm] for arm in arms)}" for words, arms in groups if arms]
+    if decided.front is not None:  # which says how the other methods compare
+        return "; " + "; ".join(parts) if parts else ""
     return "; " + "; ".join(parts) if parts else ", and significantly above every other method"
 
 
@@ -180,7 +199,12 @@ def _arm(cells: Cells) -> dict[str, Any]:
         "failed": {str(seed): why for seed, why in cells.failed.items()},
         "collateral": {k: asdict(v) for k, v in cells.collateral.items()} if cells.collateral else None,
         "broken": [asdict(one) for one in cells.broken],
+        "kl_each": cells.kl,
     }
+
+
+def _kl_rows(stored: Any) -> KLRows:
+    return tuple(tuple((nats, tokens) for nats, tokens in row) for row in stored)
 
 
 def _readings(cells: Cells) -> dict[str, float]:

@@ -89,23 +89,87 @@ def seeded_difference(
     """
     gaps = paired_gaps(ours, theirs)
     mean = float(gaps.mean())
-    seeds, questions = gaps.shape
     if not gaps.any():
-        bound = min(1.0, 3 / questions)
+        bound = min(1.0, 3 / gaps.shape[1])
         return Difference(mean, -bound, bound, 1.0)
     exact = symmetric_p(gaps, samples, seed)
+    (means,) = _resampled([gaps], samples, seed)
+    low, high = np.quantile(means, [0.025, 0.975])
+    p_value = max(exact, 2 * min((means <= 0).mean(), (means >= 0).mean()))
+    return Difference(mean, float(low), float(high), float(min(1.0, max(p_value, 2 / samples))))
+
+
+def _resampled(each: Sequence[Any], samples: int, seed: int) -> list[Any]:
+    """Return bootstrap draws of the mean of each array, with the same questions and seeds in a draw for all arrays.
+
+    Args:
+        each: arrays (seeds, questions). See `seeded_difference` for the widening of differences between seeds.
+    """
+    seeds, questions = each[0].shape
     if seeds > 1:
-        gaps = gaps.mean(0) + (gaps - gaps.mean(0)) * np.sqrt(seeds / (seeds - 1))
+        each = [x.mean(0) + (x - x.mean(0)) * np.sqrt(seeds / (seeds - 1)) for x in each]
     rng = np.random.default_rng(seed)
-    means = np.empty(samples)
+    means = [np.empty(samples) for _ in each]
     for start in range(0, samples, 1000):
         count = min(1000, samples - start)
         weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=count) / questions
         drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
-        means[start : start + count] = ((drawn_seeds @ gaps) * weights).sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    p_value = max(exact, 2 * min((means <= 0).mean(), (means >= 0).mean()))
-    return Difference(mean, float(low), float(high), float(min(1.0, max(p_value, 2 / samples))))
+        for x, drawn in zip(each, means, strict=True):
+            drawn[start : start + count] = ((drawn_seeds @ x) * weights).sum(1)
+    return means
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as large one sum is as another, with a 95% interval.
+
+    Attributes:
+        p_value: two-sided p-value for the null hypothesis that the two are equal.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+def rate_per_token(nats: Any, tokens: Any, *, samples: int = 9999, seed: int = 0) -> Estimate:
+    """Return nats per token over all replies and seeds. The bootstrap resamples replies and seeds.
+
+    Args:
+        nats, tokens: sums over each reply, (seeds, replies).
+    """
+    nats, tokens = np.asarray(nats, dtype=float), np.asarray(tokens, dtype=float)
+    above, below = _resampled([nats, tokens], samples, seed)
+    low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
+    return Estimate(float(nats.sum() / max(tokens.sum(), 1)), max(0.0, float(low)), float(high))
+
+
+def paired_ratio(ours: Any, theirs: Any, *, samples: int = 9999, seed: int = 0) -> Ratio:
+    """Return how many times as large `ours` is as `theirs`, in total. Both are paired by reply and seed.
+
+    The p-value is the larger of two, as in `seeded_difference`: that of the bootstrap of the difference, over replies
+    and seeds, and that of flipping at random which side each reply's difference favours.
+
+    Args:
+        ours, theirs: nats of each reply, 0 or more, (seeds, replies). `theirs` is above 0 in total.
+    """
+    ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    above, below = _resampled([ours, theirs], samples, seed)
+    low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
+    gaps = above - below
+    p_value = max(_flipped_p((ours - theirs).sum(0), samples, seed), 2 * min((gaps <= 0).mean(), (gaps >= 0).mean()))
+    p_value = float(min(1.0, max(p_value, 2 / samples)))
+    return Ratio(float(ours.sum() / theirs.sum()), max(0.0, float(low)), float(high), p_value)
 
 
 def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> Any:
@@ -139,13 +203,17 @@ def symmetric_p(gaps: Any, samples: int, seed: int) -> float:
     if len(gaps) == 1:
         won, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
         return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    each = gaps.sum(0)
+    return _flipped_p(gaps.sum(0), samples, seed)
+
+
+def _flipped_p(each: Any, samples: int, seed: int) -> float:
+    """Flip the sign of each number at random. Return how often the sum is at least as far from 0 as it is."""
     each = each[each != 0]
     rng = np.random.default_rng(seed)
     beyond = 0
     for start in range(0, samples, 1000):
         signs = 2.0 * rng.integers(0, 2, (min(1000, samples - start), len(each))) - 1
-        beyond += int((np.abs(signs @ each) >= abs(each.sum()) - 1e-9).sum())
+        beyond += int((np.abs(signs @ each) >= abs(each.sum()) * (1 - 1e-9) - 1e-12).sum())
     return (1 + beyond) / (1 + samples)
 
 
