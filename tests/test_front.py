@@ -143,7 +143,7 @@ def test_the_verdict_recommends_an_arm_of_the_front_and_says_who_beats_the_other
     assert set(decided["front"]["beaten"]["kto"]) == {"base", "strike"}
     assert decided["rivals"] == []
     first, *others, last = report["both"]
-    assert "prompted base (80.0%, KL 0) and strike and hold (20.0%, KL 0.0" in first
+    assert "prompted base (80.0%, KL 0), strike and hold (20.0%, KL 0.0" in first
     assert "step 12" in first
     assert any("strike and hold" in line and "SFT (16.0%, KL 0." in line for line in others)
     assert any("prompted base" in line and "KTO (75.0%" in line for line in others)
@@ -172,6 +172,10 @@ def test_an_arm_out_of_bounds_neither_wins_nor_beats():
     assert (decided["kind"], decided["best"], list(decided["excluded"])) == ("train", "sft", ["strike"])
     assert decided["front"]["arms"] == ("base", "sft")
     assert not decided["front"]["beaten"]
+    _, alone = compared(strike=arm(80, 0.01, broken=(breach,)))
+    assert alone["verdict_data"]["kind"] == "out_of_bounds"
+    assert alone["verdict_data"]["front"]["arms"] == ("base",)
+    assert [row["arm"] for row in alone["plane"]] == ["base", "strike"], "its numbers are shown all the same"
 
 
 def test_where_prompts_beat_every_trained_arm_none_is_recommended():

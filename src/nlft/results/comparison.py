@@ -211,10 +211,12 @@ def _front(
     grid: Grid, made: Sequence[Contrast], prompted: Collection[str], size: int, excluded: Collection[str]
 ) -> Front | None:
     """Compare the arms by violations and KL together. Return None if no KL was measured."""
-    cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts and arm not in excluded}
-    measured = {arm: Measured(c.kl, c.seeds) for arm, c in cells.items() if c.kl and c.seeds and arm not in prompted}
-    if not measured:
+    every = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
+    known = {arm: Measured(c.kl, c.seeds) for arm, c in every.items() if c.kl and c.seeds and arm not in prompted}
+    if not known:
         return None
+    cells = {arm: c for arm, c in every.items() if arm not in excluded}
+    measured = {arm: kl for arm, kl in known.items() if arm in cells}
 
     def fewer(ours: str, theirs: str) -> bool:
         return paired(cells[ours], cells[theirs]) is not None and _better(grid, made, ours, theirs, size)

@@ -103,7 +103,7 @@ def both_lines(rows: Sequence[Mapping[str, Any]], decided: Verdict, titles: Mapp
     assert front is not None, "KL was measured"
     known = {row["arm"]: row for row in rows}
     shown = {arm: f"{titles[arm]} ({_point_text(row)})" for arm, row in known.items()}
-    lines = [f"By violations and KL together, no method beats {_joined([shown[arm] for arm in front.arms])}."]
+    lines = [f"No method beats these by violations and KL together: {', '.join(shown[arm] for arm in front.arms)}."]
     groups: dict[tuple[str, ...], list[str]] = {}
     for arm, by in front.beaten.items():
         on_front = tuple(one for one in by if one in front.arms)
