@@ -162,7 +162,7 @@ def preflight(
     """
     prompts = training_prompts(examples)
     liked = [e for e in examples if e.label and not e.keep]
-    asked, skipped = ([], ["there is no rule with words of its own"])
+    asked, skipped = ([], ["the model: no rule has words and more than one prompt"])
     if rules and model is not None:
         forms, skipped = prompt_forms([e.prompt for e in prompts], rules, liked)
         asked = _ask(prompts, forms, rules, model)
