@@ -8,9 +8,18 @@ import pytest
 
 from helpers import tiny
 from nlft.collect.sampling import SamplingSettings
+from nlft.config import checked, declared, yaml_entries
 from nlft.core.spans import Span, replaced_text
-from nlft.data.records import Example, Question, completion_text, marked_spans, read_examples, write_examples
-from nlft.data.rules_file import Rule
+from nlft.data.records import (
+    Example,
+    Question,
+    completion_text,
+    marked_spans,
+    read_examples,
+    read_questions,
+    write_examples,
+)
+from nlft.data.rules_file import Rule, read_rules
 from nlft.errors import UserError
 from nlft.experiments.arm_data import as_prompted, chosen_examples
 from nlft.experiments.arm_run import run_arm
@@ -20,7 +29,10 @@ from nlft.experiments.rule_arms import with_rules
 from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
 from nlft.models.answerer import CompletionRequest, complete
 from nlft.models.loaded import loaded_answerer
+from nlft.models.loading import ModelSettings
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NLFT_AND_ITS_CONTROLS = {"nlft", "control", "uniform-right", "shuffled"}
 PRAISE = Rule("praise", "The catalogue does not praise", "State plain facts.", ("sleek", "durable"), ("modern",), 2)
 SHORT = Rule("short", "Say it once!", None, (), (), 1)
 WRONG = [
@@ -260,3 +272,23 @@ def test_rivals_train_and_are_evaluated(tmp_path, model_folder, name):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 1, result
     assert Path(tmp_path / "run" / "adapter").exists()
+
+
+def test_the_comparison_of_habits_has_every_rival_and_tests_on_new_items_and_kinds():
+    values = checked(yaml_entries(EXAMPLES / "compare-habits.yaml"), declared(ModelSettings, CompareSettings))
+    values.pop("model_name_or_path")
+    plan = CompareSettings(**values)
+    known = plan.known_arms()
+    assert {arm for arm in known if arm not in plan.arms} == {"reft"}, "it needs answers, and its reward is an answer"
+    rules = read_rules(EXAMPLES / "catalogue-rules.yaml")
+    assert all(with_rules(known[name], rules, []) for name in plan.arms), "the rules fill the slots of every arm"
+    unplanned = {"strike", "few-shot", "sft-answer", *NLFT_AND_ITS_CONTROLS}
+    assert {theirs for _, theirs in plan.pairs()} == set(plan.arms) - unplanned
+    train, test = (read_questions(EXAMPLES / f"catalogue-{name}.jsonl") for name in ("train", "test-240"))
+    assert (len(train), len(test), plan.sizes) == (32, 240, [32])
+    assert not {q.extra["item"] for q in train} & {q.extra["item"] for q in test}
+    kinds = {q.extra["kind"] for q in test}
+    new = sorted(kind for kind in kinds if not any(f": a {kind} " in q.prompt for q in train))
+    assert new == ["lightweight", "striped"]
+    assert all(f": a {q.extra['kind']} {q.extra['item']}." in q.prompt for q in test)
+    assert len({(q.extra["item"], q.extra["kind"]) for q in test}) == 240

@@ -431,7 +431,7 @@ def test_the_problems_of_the_small_comparison_are_those_of_the_generator(tmp_pat
         assert (EXAMPLES / f"problems-{name}.jsonl").read_bytes() == (tmp_path / f"{name}.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["compare-small", "compare-ablation", "compare-gsm8k"])
+@pytest.mark.parametrize("name", ["compare-small", "compare-ablation", "compare-gsm8k", "compare-habits"])
 def test_the_plans_in_examples_are_valid(name):
     values = checked(yaml_entries(EXAMPLES / f"{name}.yaml"), declared(ModelSettings, CompareSettings))
     model = values.pop("model_name_or_path")
