@@ -105,7 +105,7 @@ def quiet() -> Iterator[None]:
 def quiet_libraries() -> None:
     """Hide notes that other packages print for developers."""
     # PEFT 0.21 and TRL 1.16 use the older name of gradient checkpointing in transformers 5.23.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     # TRL's preparation shows a bar per step, each for a few milliseconds of work.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise tokenizers warn at each fork

@@ -154,7 +154,7 @@ def with_random_spans(examples: Sequence[Example], seed: int) -> list[Example]:
         spans = tuple(Span(words[first][0], words[last - 1][1]) for first, last in places)
         moved.append(replace(example, label=example.label or not spans, judgment=None, spans=spans))
     if not any(example.spans for example in moved):
-        raise _nothing_marked()
+        raise UserError("no example has spans or quotes, and words.\n  Mark some, or leave this arm out.")
     return moved
 
 
@@ -208,10 +208,6 @@ def _rule_of(example: Example, rules: Sequence[Rule]) -> int:
     cited = [number for number, rule in enumerate(rules) if rule.rule.casefold() in judgment]
     worded = [number for number, rule in enumerate(rules) if said & {word.casefold() for word in rule.words}]
     return next(iter([*cited, *worded]), -1)
-
-
-def _nothing_marked() -> UserError:
-    return UserError("no example has spans or quotes.\n  Mark some, or leave this arm out.")
 
 
 def as_prompted(
