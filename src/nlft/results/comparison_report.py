@@ -121,7 +121,7 @@ def _sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
         return f"No method stays within the bounds: the best, {best}, is {decided.gap} over {prompt}."
     if decided.kind == "do_not_train":
         rate = decided.rates[decided.prompt]
-        return f"No method beat {prompt}, which trains nothing ({rate}): do not fine-tune on this data."
+        return f"No method beat a model without training ({prompt}, {rate}): do not fine-tune on this data."
     if decided.kind != "train":
         return _undecided_sentence(decided, f"{best} is {decided.gap} over {prompt}")
     seeds = f" on {decided.seeds} of {decided.seeds + decided.failed_seeds} seeds" if decided.failed_seeds else ""
