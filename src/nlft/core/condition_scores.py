@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nlft.core.batches import Batch
-from nlft.core.hold import base_targets
+from nlft.core.conditions import IGNORE_INDEX
+from nlft.core.hold import HoldRows, Role, base_targets
 from nlft.core.logprobs import TokenLogprobs, TopOf, evaluating, score
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ChooseTargets, ConditionLogprobs, SparseTargets
@@ -26,6 +27,24 @@ class ExtraScores:
 
 
 @dataclass(frozen=True)
+class StruckLogits:
+    """Whole rows of logits at the n struck tokens of a batch.
+
+    Attributes:
+        sample: (n,) the sample of each token.
+        said: (n,) the token's id.
+        banned: (n, m) ids that the base may not say there, `said` among them; an id may come twice.
+        now, base: (n, vocabulary) float32, of the model, with gradient, and of the frozen base.
+    """
+
+    sample: Tensor
+    said: Tensor
+    banned: Tensor
+    now: Tensor
+    base: Tensor
+
+
+@dataclass(frozen=True)
 class HeldScores:
     """How far the model is from the frozen base, over R rows: the samples, then the extra rows.
 
@@ -36,6 +55,7 @@ class HeldScores:
         role: (R, tokens) uint8, see `Role`.
         logp: (R, tokens) of the row's own tokens, with gradient at graded tokens.
         replacements: (R,) number of replacements in the row.
+        struck: logits at the struck tokens, or None if the scheme does not need `logits`.
     """
 
     sample: Tensor
@@ -44,6 +64,7 @@ class HeldScores:
     role: Tensor
     logp: Tensor
     replacements: Tensor
+    struck: StruckLogits | None = None
 
 
 @dataclass(frozen=True)
@@ -105,12 +126,14 @@ def score_batch(
         known = _conditions((clean or now).part(0, size, width), scored, batch, needs)
         return choose(known, said[:size, :width], lambda row, at, *rest: top_of(states[row, at], *rest))
 
+    struck = batch.held.role == Role.STRUCK if batch.held and "logits" in needs else None
     rows = score(
         model,
         batch.trained_rows,
         hidden=bool(needs & {"band", "hidden"}),
         targets=targets if choose else None,
         base=frozen,
+        logits_at=struck,
     )
     base, stop = rows.part(0, size, width), 2 * size if batch.answers else size
     answers, extra = rows.part(size, stop), rows.part(stop, stop + len(batch.extra_samples))
@@ -149,6 +172,23 @@ def _held(batch: Batch, rows: TokenLogprobs, stop: int) -> HeldScores | None:
         role=batch.held.role[kept],
         logp=rows.logp[kept],
         replacements=batch.held.replacements[kept],
+        struck=_struck(batch, batch.held, rows),
+    )
+
+
+def _struck(batch: Batch, held: HoldRows, rows: TokenLogprobs) -> StruckLogits | None:
+    """Put the logits of struck tokens beside their ids. Only the samples' own rows have struck tokens."""
+    if rows.logits is None or rows.base_logits is None:
+        return None
+    labels = batch.trained_rows.labels
+    said = torch.zeros_like(held.role, dtype=torch.long).masked_scatter(rows.mask, labels[labels != IGNORE_INDEX])
+    sample, position = (held.role == Role.STRUCK).nonzero(as_tuple=True)
+    return StruckLogits(
+        sample=sample,
+        said=said[sample, position],
+        banned=held.bans[held.ban[sample, position]],
+        now=rows.logits,
+        base=rows.base_logits,
     )
 
 

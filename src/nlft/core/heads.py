@@ -151,6 +151,15 @@ def held_in_chunks(
     return _FrozenHeadHeld.apply(hidden, targets, base, head)  # type: ignore[no-any-return]
 
 
+def logits_beside_base(states: Tensor, base_states: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """Compute a model's and its base's logits at a few places, each (n, vocabulary) float32. The base has no gradient.
+
+    Use it for a few places only: it makes whole rows.
+    """
+    now, base = head.logits(torch.cat([states, base_states])).split(len(states))
+    return now, base.detach()
+
+
 def cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, head: Head) -> Tensor:
     """Compute −Σ_k probabilities_k · log p(ids_k) at each state, (n,) float32. p is over the whole vocabulary."""
 

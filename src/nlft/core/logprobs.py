@@ -27,6 +27,7 @@ from nlft.core.heads import (
     held_in_chunks,
     log_odds_in_chunks,
     logit_finisher,
+    logits_beside_base,
 )
 from nlft.core.saliency import SparseTargets, TopTokens
 
@@ -42,6 +43,7 @@ class ScoredTokens(ModelOutput):  # type: ignore[misc]
             unless requested.
         cross_entropy: (n,) float32, to the targets of `score_targets`; None without that keyword.
         kl, mass: (scored,) float32, see `held_in_chunks`; None without `score_base`.
+        logits, base_logits: (n, vocabulary) float32, at the places of `score_logits`; None without that keyword.
     """
 
     log_odds: Tensor | None = None
@@ -50,6 +52,8 @@ class ScoredTokens(ModelOutput):  # type: ignore[misc]
     cross_entropy: Tensor | None = None
     kl: Tensor | None = None
     mass: Tensor | None = None
+    logits: Tensor | None = None
+    base_logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class TokenLogprobs:
         target_losses: (rows,) each row's sum of weight · cross-entropy over its targets, with gradient, or None.
         kl: KL(q ‖ p) to the frozen base's target q, nats, with gradient; 0 on padding. None without `base`.
         mass: the frozen base's summed probability of the banned words; 0 on padding. None without `base`.
+        logits, base_logits: (n, vocabulary) of the model, with gradient, and of the frozen base, at the places that
+            were asked for. None without them.
     """
 
     logp: Tensor
@@ -75,6 +81,8 @@ class TokenLogprobs:
     target_losses: Tensor | None = None
     kl: Tensor | None = None
     mass: Tensor | None = None
+    logits: Tensor | None = None
+    base_logits: Tensor | None = None
 
     def part(self, start: int, stop: int, width: int | None = None) -> "TokenLogprobs":
         """Return the first `width` tokens of the rows from `start` to `stop` (exclusive), without `target_losses`."""
@@ -119,6 +127,7 @@ def score(
     hidden: bool = False,
     targets: ScoreTargets | None = None,
     base: BaseTargets | None = None,
+    logits_at: Tensor | None = None,
 ) -> TokenLogprobs:
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
 
@@ -128,6 +137,8 @@ def score(
         targets: also return the cross-entropy to the targets that it chooses.
         base: also return the KL divergence to these targets, one for each True place of `scored_mask(rows)`. Then a
             gradient flows through `logp` only at the graded places.
+        logits_at: with `base`, also return whole rows of logits at these few places; bool, in the shape of
+            `scored_mask(rows)`.
     """
     labelled = rows.labels != IGNORE_INDEX
     lengths = labelled.sum(1)
@@ -155,6 +166,7 @@ def score(
         score_hidden=hidden,
         score_targets=flat_targets if targets else None,
         score_base=base,
+        score_logits=None if logits_at is None else logits_at[mask],
         use_cache=False,
     )
     return replace(
@@ -163,6 +175,8 @@ def score(
         target_losses=_row_sums(chosen[0], out.cross_entropy, len(mask)) if chosen else None,
         kl=place(out.kl) if base else None,
         mass=place(out.mass) if base else None,
+        logits=out.logits,
+        base_logits=out.base_logits,
     )
 
 
@@ -210,7 +224,7 @@ def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> 
     @functools.wraps(type(net).forward)
     def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if score_labels is None:
-            for name in ("score_hidden", "score_states", "score_targets", "score_base"):
+            for name in ("score_hidden", "score_states", "score_targets", "score_base", "score_logits"):
                 kwargs.pop(name, None)
             return original_forward(*args, **kwargs)
         # PEFT also passes keywords that its caller left out. The decoder does not accept `labels`.
@@ -228,6 +242,7 @@ def _scoring_forward(
     score_states: bool = False,
     score_targets: Callable[[Tensor, Tensor, TopOf], tuple[Tensor, Tensor, Tensor]] | None = None,
     score_base: BaseTargets | None = None,
+    score_logits: Tensor | None = None,
     **kwargs: Any,
 ) -> ScoredTokens:
     # Look up decoder and head on each call, because PEFT and FSDP replace them after this forward is set.
@@ -242,6 +257,9 @@ def _scoring_forward(
         log_odds, top1 = log_odds_in_chunks(selected, said, head)
     else:
         log_odds, top1, out.kl, out.mass = held_in_chunks(selected, said, score_base, head)
+        if score_logits is not None:
+            base_states = score_base.states[score_logits]
+            out.logits, out.base_logits = logits_beside_base(selected[score_logits], base_states, head)
     out.log_odds, out.top1 = log_odds, top1
     if score_targets is not None:
         index, ids, probabilities = score_targets(log_odds.detach(), top1, head.likeliest)

@@ -53,7 +53,7 @@ class Scheme:
         settings: the settings dataclass. Only this class declares the help, range and default of each setting.
         weigh: (log-probabilities, settings) -> token weights; pure.
         needs: settings -> the values that the scheme reads with them, of `standard`, `judge`, `band`, `hidden`, `hold`,
-            `pivots` (a chosen token in each span, see `core.spans.TokenSpan`).
+            `pivots` (a chosen token in each span, see `core.spans.TokenSpan`), `logits` (whole rows at struck tokens).
         losses: (weights, scored batch, settings) -> each sample's loss. By default, weights times logarithms, and
             `hold_weight` times the distance to the frozen base.
         extra_loss: settings -> the scheme's loss beyond the token weights, or None. Needs `standard`.

@@ -25,8 +25,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PivotSettings(HoldSettings):
+    """What is struck of a span, and when training ends."""
+
+    stop_below: Annotated[float, Range(0, 1)] = setting(
+        0.02,
+        "Training ends when the mean probability of the struck tokens is below this. Checked every 4 steps. 0: never.",
+    )
+    pivot: Literal["first", "contrast", "all"] = setting(
+        "first",
+        "Which tokens of a span are struck: the first, all, or the word that the judgment's words make likelier than "
+        "other judgments' words do.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 @with_defaults(hold_weight=1.0)
-class StrikeSettings(HoldSettings):
+class StrikeSettings(PivotSettings):
     """Settings of `strike`."""
 
     strike_weight: Annotated[float, Range(0, inf)] = setting(
@@ -52,15 +67,6 @@ class StrikeSettings(HoldSettings):
         "everywhere",
         "Where struck words are banned in reviewed replies: at every token (whole words of 4 letters or more), or only "
         "where they were said.",
-    )
-    stop_below: Annotated[float, Range(0, 1)] = setting(
-        0.02,
-        "Training ends when the mean probability of the struck tokens is below this. Checked every 4 steps. 0: never.",
-    )
-    pivot: Literal["first", "contrast", "all"] = setting(
-        "first",
-        "Which tokens of a span are struck: the first, all, or the word that the judgment's words make likelier than "
-        "other judgments' words do.",
     )
 
 
