@@ -1,7 +1,7 @@
 """The audit of a habit: judgments as rules, what else they may mean, and the preflight."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.data.encoding import encode
 from nlft.data.records import Example, write_examples
 from nlft.data.rules_file import Rule, read_rules, write_rules
+from nlft.experiments import stages
+from nlft.experiments.settings import TuneSettings
 from nlft.runs.run_dir import RunDir
 
 
@@ -352,6 +354,19 @@ def test_rules_that_are_not_checked_are_named_and_the_preflight_can_be_skipped(i
     assert any("--preflight false" in note and "2 rules" in note for note in report.notes)
     assert any("no model" in note and "2 rules" in note for note in audit(examples, rules=RULES).notes)
     assert audit(records(12), rules=RULES).rules == []
+
+
+def test_tune_runs_the_preflight_in_its_audit_and_tells_the_verdict(folder, tmp_path, capsys):
+    write_examples(tmp_path / "examples.jsonl", [replace(e, answer=None) for e in records(12)])
+    (tmp_path / "test.jsonl").write_text(json.dumps({"id": "t", "prompt": "Describe a rug."}) + "\n")
+    model = {"model_name_or_path": str(folder / "model"), "dtype": "float32"}
+    settings = asdict(TuneSettings(checks=str(tmp_path / "rules.yaml"), output_dir=str(tmp_path)))
+    write_rules(tmp_path / "rules.yaml", RULES)
+    stages.audit_stage(tmp_path, {"file": "q.jsonl", "model": model, "settings": settings})
+    preflight = json.loads((tmp_path / "audit.json").read_text())["preflight"]
+    told = capsys.readouterr().err
+    assert f"verdict: {preflight['verdict']}: {preflight['reason']}" in told
+    assert "findings: " in told
 
 
 def test_train_strikes_the_words_of_rules(in_folder, capsys):

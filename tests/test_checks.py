@@ -473,7 +473,7 @@ def test_checks_grade_every_stage_of_tune_compare_and_rounds(model_folder):
     result = cell_result(folder / "base", settings.extraction)
     assert result.right == [False] * 3
     assert list(result.took["summary"]["accuracy"]) == [ALL_CHECKS, "no-empty-adjectives", "names-the-item", "short"]
-    ruled = defined_arm("rule", {"method": "prompt", "settings": {"prompt_template": "{prompt} Be brief."}})
+    ruled = defined_arm("brief", {"method": "prompt", "settings": {"prompt_template": "{prompt} Be brief."}})
     run_arm(ruled, **asked | {"out": folder / "rule"}, model=model, asking=settings, budget=settings)
     prompts = [q["prompt"] for q in json.loads((folder / "rule" / "evaluation.json").read_text())["questions"]]
     assert [str(prompt).count(" Be brief.") for prompt in prompts] == [1] * 3
