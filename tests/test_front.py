@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from nlft.results.chart_marks import look
 from nlft.results.collateral import Breach
 from nlft.results.comparison import Cells, contrasts, verdict
 from nlft.results.comparison_page import page
@@ -223,4 +224,5 @@ def test_the_chart_has_zero_at_the_left_and_a_line_along_the_steps():
     first, last = (float(step["x"]) for step in sft["steps"])
     assert (last - first) / (ticks["1"] - ticks["0.1"]) == pytest.approx(np.log10(2.5), abs=0.01)
     assert sft["line"].count(",") == 2
+    assert (strike["look"], sft["look"]) == (look(2), look(3)), "as in the other chart, whatever has no KL"
     assert plane_chart(plane({("base", 5): grid["base", 5]}, PROMPTED), TITLES, "y") is None

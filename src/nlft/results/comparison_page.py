@@ -77,12 +77,13 @@ def chart(report: Report) -> dict[str, Any]:
     top = max((arm["share"]["high"] for arm in shown), default=1.0)
     top = min(1.0, (int(top * 10) + 1) / 10)
     titles = {arm["arm"]: arm["title"] for arm in shown}
+    places = {name: at for at, name in enumerate(dict.fromkeys(arm["arm"] for arm in report["arms"]))}
     curves = []
     for index, (name, title) in enumerate(titles.items()):
         found = sorted((arm for arm in shown if arm["arm"] == name), key=lambda arm: arm["size"])
         points = [_point(_x(arm["size"], sizes) + 5 * (index - len(titles) / 2), arm["share"], top) for arm in found]
         line = " ".join(f"{point['x']},{point['y']}" for point in points)
-        curves.append({"title": title, "look": look(index), "line": line, "points": points})
+        curves.append({"title": title, "look": look(places[name]), "line": line, "points": points})
     return {
         "width": WIDTH,
         "height": HEIGHT,

@@ -7,7 +7,7 @@ from typing import Any
 from nlft.results.chart_marks import look
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 400, 56, 44, 12, 16
-ZERO = 44  # width of the strip at the left where the KL is 0, which a logarithmic scale does not have
+ZERO = 70  # width of the strip at the left where the KL is 0, which a logarithmic scale does not have
 
 
 def plane_chart(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], y_title: str) -> dict[str, Any] | None:
@@ -15,6 +15,7 @@ def plane_chart(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], y_
 
     Args:
         rows: rows of `plane`, of one size.
+        titles: the titles of all arms, by name. Their order decides each arm's look.
         y_title: what the vertical axis shows.
 
     Returns:
@@ -30,7 +31,8 @@ def plane_chart(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], y_
     high = max(high, low + 1)
     heights = [row["violation"]["high"] for row in shown] + [p["violation"] for row in shown for p in row["curve"]]
     top = min(1.0, (int(max(heights) * 10) + 1) / 10)
-    arms = [_arm(row, titles[row["arm"]], index, (low, high), top) for index, row in enumerate(shown)]
+    places = {arm: at for at, arm in enumerate(titles)}
+    arms = [_arm(row, titles[row["arm"]], places[row["arm"]], (low, high), top) for row in shown]
     ticks = [{"x": f"{_x(10.0**power, (low, high)):.1f}", "text": f"{10.0**power:g}"} for power in range(low, high + 1)]
     return {
         "width": WIDTH,
