@@ -30,7 +30,16 @@ class Compare(Comparison):
 
     settings: CompareSettings
     report_name = "compare.json"
-    may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs")  # not the comparisons: fixed before the run
+    # cluster only says how the same answers are counted
+    may_change = (
+        "arms",
+        "sizes",
+        "seeds",
+        "once",
+        "extra_arms",
+        "jobs",
+        "cluster",
+    )  # not the comparisons: fixed before the run
 
     def run(self) -> str:
         """Run all stages and cells that are not done yet. Return the tables and the verdict."""
@@ -141,10 +150,11 @@ class Compare(Comparison):
             )
 
     def _extent(self) -> dict[str, list[Any]]:
-        """Return the arms, sizes and seeds of the result."""
+        """Return the arms, sizes and seeds of the result, and the field that its intervals count."""
         arms = self.settings.arms
         full = [arm for arm in arms if arm not in self.settings.once]
-        return {"arms": arms, "arms with every seed": full, "sizes": self.sizes, "seeds": self.seeds}
+        by = [self.settings.cluster] if self.settings.cluster else []
+        return {"arms": arms, "arms with every seed": full, "sizes": self.sizes, "seeds": self.seeds, "cluster": by}
 
     def _record(self) -> dict[str, Any]:
         """Return the recorded extent of the result.
@@ -154,6 +164,8 @@ class Compare(Comparison):
         """
         path = self.folder / "extent.json"
         record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"of": {}, "added": {}}
+        if record["of"]:
+            record["of"].setdefault("cluster", [])  # older results do not have it
         return record
 
     def _grown(self) -> dict[str, list[Any]]:
@@ -285,5 +297,4 @@ class Compare(Comparison):
 
     def _asked(self) -> list[dict[str, Any]]:
         """Return the test questions, in the order of the verdicts."""
-        folders = [self.folder / self.cell_folder(self.sizes[0], self.seeds[0], fold) for fold in range(self.folds())]
-        return [question.as_record() for folder in folders for question in stages.read_test(folder)]
+        return [question.as_record() for questions in self.questions() for question in questions]

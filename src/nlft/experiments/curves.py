@@ -113,7 +113,7 @@ class Exam:
         return {"ban": ban_outcome([answer.output for answer in evaluation.answers], **self.arm.settings)}
 
     def _wanted(self) -> EvaluationSettings:
-        wanted = as_asked(self.asking)
+        wanted = replace(as_asked(self.asking), cluster=getattr(self.asking, "cluster", None))
         if not self.measures_collateral:
             return wanted
         bounds = {f.name: getattr(self.collateral, f.name) for f in fields(CollateralSettings)}

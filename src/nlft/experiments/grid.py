@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nlft import __version__
+from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import revised, stages
 from nlft.experiments.arms import Arm, record_arm
@@ -19,6 +20,7 @@ from nlft.experiments.rule_arms import read_rules_if
 from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
 from nlft.files import write_whole
 from nlft.progress import table
+from nlft.results.clusters import Clusters, joined, read_clusters
 from nlft.results.collateral import breaches, pooled
 from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
@@ -145,7 +147,12 @@ class Comparison(Staged):
                             yield Cell(arm, size, seed, fold, self.cell_folder(size, seed, fold))
 
     def run_cells(self) -> None:
-        """Run every cell that is not done yet, `jobs` in parallel."""
+        """Run every cell that is not done yet, `jobs` in parallel.
+
+        Raises:
+            UserError: test questions lack the field that `cluster` names.
+        """
+        self.clusters()
         todo = self._new_cells()
         free, running = split_machine(self.jobs), dict[BaseProcess, _Running]()
         template = self.prompt_template() if todo else ""
@@ -198,23 +205,50 @@ class Comparison(Staged):
         run = self.folder / self.cell_folder(size, seed, fold) / arm
         return cell_result(run, self.settings.extraction)
 
+    def questions(self) -> list[list[Question]]:
+        """Return the test questions of each fold, in the order of the verdicts."""
+        folders = [self.cell_folder(self.sizes[0], self.seeds[0], fold) for fold in range(self.folds())]
+        return [stages.read_test(self.folder / folder) for folder in folders]
+
+    def clusters(self) -> list[Clusters]:
+        """Return the clusters of each fold's test questions. Return no folds if the questions are independent.
+
+        Raises:
+            UserError: test questions lack the field that `cluster` names, or all questions belong to one cluster.
+        """
+        field = self.settings.cluster
+        if field is None:
+            return []
+        folds = self.questions()
+        every = read_clusters([question for questions in folds for question in questions], field)
+        assert every is not None
+        names = iter(every.of)
+        return [Clusters(field, tuple(next(names) for _ in questions)) for questions in folds]
+
     def grid(self) -> Grid:
         """Return the results of all cells."""
+        by = self.clusters()
         return {
-            (arm, size): self._arm_cells(arm, size)
+            (arm, size): self._arm_cells(arm, size, by)
             for arm in self.settings.arms
             for size in self.sizes
             if arm == "base" or any(self.planned(arm, size, seed) for seed in self.seeds)
         }
 
-    def _arm_cells(self, arm: str, size: int) -> Cells:
+    def _arm_cells(self, arm: str, size: int, by: list[Clusters]) -> Cells:
+        """Return the results of an arm at one size.
+
+        Args:
+            by: the clusters of each fold's test questions, if there are any.
+        """
         verdicts, took, failed, done, collateral = [], [], {}, [], []
         kl: list[tuple[tuple[float, int], ...]] = []
+        kl_by: Clusters | None = None
         at = self.base_at()[0] if arm == "base" else size
         for seed in (seed for seed in self.seeds if self.planned(arm, at, seed)):
             row: list[bool] = []
             each: list[tuple[float, int]] = []
-            known = True
+            known, counts = True, list[int]()
             for fold in range(self.folds()):
                 result = self.result(arm, at, seed, fold)
                 if result.failed:
@@ -225,16 +259,19 @@ class Comparison(Staged):
                 row += result.right
                 scored = result.kl_each
                 each, known = [*each, *(scored or ())], known and scored is not None
+                counts.append(len(scored or ()))
             else:
                 if row:
                     verdicts.append(row)
                     done.append(seed)
-                    kl += [tuple(each)] if known else []
+                    if known:
+                        kl.append(tuple(each))
+                        kl_by = joined(one.first(count) for one, count in zip(by, counts, strict=False))
         seeds, once = None if arm == "base" else done, self._runs_once(arm, done, failed)
         found = pooled(collateral).figures() if collateral else None
         broken = breaches(found, self.settings) if found else ()
         rows = tuple(kl) if kl and len(kl) == len(verdicts) else None
-        return Cells(verdicts, took, failed, seeds, once, found, broken, rows)
+        return Cells(verdicts, took, failed, seeds, once, found, broken, rows, joined(by), kl_by if rows else None)
 
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         """Return whether the plan gives the arm only one seed of several."""

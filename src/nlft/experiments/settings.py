@@ -14,7 +14,7 @@ from nlft.data.grading import CHECKS
 from nlft.errors import UserError
 from nlft.experiments.arms import ALIASES, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
-from nlft.results.settings import CollateralSettings
+from nlft.results.settings import ClusterSettings, CollateralSettings
 from nlft.training.settings import (
     ActivationSettings,
     AnswerWeightSettings,
@@ -111,14 +111,16 @@ def judge_of(settings: "TuneSettings | RoundsSettings") -> Any:
 @dataclass
 class TuneSettings(
     SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings,
-    CollateralSettings, CurveSettings,
+    CollateralSettings, CurveSettings, ClusterSettings,
 ):  # fmt: skip
     """Settings of all stages of `nlft tune`, from reading the file to the result table.
 
     The commands of the single stages have more settings.
     """
 
-    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, *CurveSettings.rare, "keep", "extra_arms", "rules")
+    rare: ClassVar[tuple[str, ...]] = (
+        *CollateralSettings.rare, *CurveSettings.rare, *ClusterSettings.rare, "keep", "extra_arms", "rules",
+    )  # fmt: skip
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
         default=None,

@@ -25,9 +25,11 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
             cross-validation: both files then have all questions.
 
     Raises:
-        UserError: there are too few questions to hold any out, or some lack the answers to compare by.
+        UserError: there are too few questions to hold any out, or some lack the answers to compare by, or the field
+            that `cluster` names.
     """
     from nlft.data.build import question_of
+    from nlft.results.clusters import read_clusters
 
     settings = settings_of(job)
     answered, needs = holds_examples(job["file"]), needs_of_questions(settings.checks)
@@ -54,8 +56,11 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
         train = train[: settings.limit]
     if not settings.test_file and not hold_out:
         test = train
+    kept = [*needs.get("needed_fields", ()), *([settings.cluster] if settings.cluster else [])]
+    asked = [question_asked(item, kept) for item in test]
+    read_clusters(asked, settings.cluster)  # questions without the field are an error before anything is trained
     write_rows(folder / "train.jsonl", train)
-    write_rows(folder / "test.jsonl", [question_asked(item, needs.get("needed_fields", ())) for item in test])
+    write_rows(folder / "test.jsonl", asked)
 
 
 def question_asked(item: Example | Question, needed_fields: Collection[str]) -> Question:

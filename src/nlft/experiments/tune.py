@@ -18,7 +18,7 @@ from nlft.results.comparison_tables import arms_table
 class Tune(Comparison):
     """Sample, judge, build, audit, train and evaluate every arm, and draw the map."""
 
-    may_change = ("arms", "extra_arms")
+    may_change = ("arms", "extra_arms", "cluster")
     report_name = "tune.json"
 
     def run(self) -> str:

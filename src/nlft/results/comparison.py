@@ -5,9 +5,18 @@ from dataclasses import dataclass, field, replace
 from math import comb
 from typing import Any, Literal
 
+from nlft.results.clusters import Clusters
 from nlft.results.collateral import Breach, Figures
 from nlft.results.front import Front, KLRows, Measured, front
-from nlft.results.stats import Difference, Needed, holm, needed, paired_gaps, seeded_difference, wilson
+from nlft.results.stats import (
+    Difference,
+    Needed,
+    clustered_wilson,
+    holm,
+    needed,
+    paired_gaps,
+    seeded_difference,
+)
 
 ALPHA = 0.05
 WORTH_HAVING = 0.03
@@ -27,6 +36,7 @@ class Cells:
         collateral: what the training changed besides its aim, over all seeds, by set of prompts; None if not measured.
         broken: the bounds of collateral that this breaks.
         kl: the KL to base on the task of each scored reply, for each row of `verdicts`; None if not measured.
+        clusters, kl_clusters: which questions, and which scored replies, belong together; None: they are independent.
     """
 
     verdicts: Sequence[Sequence[bool]]
@@ -37,13 +47,15 @@ class Cells:
     collateral: Mapping[str, Figures] | None = None
     broken: tuple[Breach, ...] = ()
     kl: KLRows | None = None
+    clusters: Clusters | None = None
+    kl_clusters: Clusters | None = None
 
 
 @dataclass(frozen=True)
 class Rate:
     """A rate of right answers with its 95% interval.
 
-    For one seed, this is Wilson's interval. For several, it covers seeds and questions.
+    For one seed, this is Wilson's interval, see `clustered_wilson`. For several, it covers seeds and questions.
     """
 
     value: float
@@ -82,12 +94,12 @@ Grid = Mapping[tuple[str, int], Cells]
 """A mapping from (arm, size) to the cells. The prompted base is repeated under every size."""
 
 
-def rate_of(verdicts: Sequence[Sequence[bool]]) -> Rate:
+def rate_of(verdicts: Sequence[Sequence[bool]], clusters: Clusters | None = None) -> Rate:
     """Return the rate of right answers over all seeds."""
     if len({tuple(row) for row in verdicts}) == 1:
-        proportion = wilson(sum(verdicts[0]), len(verdicts[0]))
+        proportion = clustered_wilson(verdicts[0], clusters)
         return Rate(proportion.value, proportion.low, proportion.high)
-    gap = seeded_difference(verdicts, [[False] * len(verdicts[0])])
+    gap = seeded_difference(verdicts, [[False] * len(verdicts[0])], clusters=clusters)
     return Rate(gap.value, gap.low, gap.high)
 
 
@@ -103,7 +115,7 @@ def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
         if rows is None:
             continue
         gaps = paired_gaps(*rows)
-        gap = seeded_difference(*rows)
+        gap = seeded_difference(*rows, clusters=grid[ours, size].clusters)
         made.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
     lacking = [1.0] * len(unmade(grid, pairs))
     corrected = holm([*(contrast.gap.p_value or 0.0 for contrast in made), *lacking])
@@ -156,6 +168,7 @@ class Verdict:
         rates: rates of right answers of `best` and `prompt`, by arm.
         gap: the difference `best` minus `prompt`.
         planned: whether that comparison was fixed before the run.
+        cluster: the field of the questions by which intervals are made; None: each question is independent.
         worthwhile: the gap that `needed` is computed for, as a fraction.
         needed: the questions and seeds that would show a gap of `worthwhile` in four runs of five; None if the gap is
             decided.
@@ -184,6 +197,7 @@ class Verdict:
     missing: tuple[str, ...] = ()
     excluded: Mapping[str, tuple[Breach, ...]] = field(default_factory=dict)
     front: Front | None = None
+    cluster: str | None = None
 
 
 def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lacking: int = 0) -> Verdict:
@@ -212,7 +226,11 @@ def _front(
 ) -> Front | None:
     """Compare the arms by violations and KL together. Return None if no KL was measured."""
     every = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
-    known = {arm: Measured(c.kl, c.seeds) for arm, c in every.items() if c.kl and c.seeds and arm not in prompted}
+    known = {
+        arm: Measured(c.kl, c.seeds, c.kl_clusters)
+        for arm, c in every.items()
+        if c.kl and c.seeds and arm not in prompted
+    }
     if not known:
         return None
     cells = {arm: c for arm, c in every.items() if arm not in excluded}
@@ -238,7 +256,7 @@ def _decide(
     if not any(c.verdicts for c in grid.values()) and any(c.results for c in grid.values()):
         return Verdict("nothing_graded")
     cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
-    rates = {arm: rate_of(c.verdicts) for arm, c in cells.items()}
+    rates = {arm: rate_of(c.verdicts, c.clusters) for arm, c in cells.items()}
     prompts = [arm for arm in rates if arm in prompted]
     trained = [arm for arm in rates if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
@@ -263,6 +281,7 @@ def _decide(
         questions=len(cells[best].verdicts[0]),
         seeds=len(cells[best].verdicts),
         failed_seeds=len(cells[best].failed),
+        cluster=by.field if (by := cells[best].clusters) else None,
     )
     if gap.value <= 0 and gap.high < WORTH_HAVING:
         return base
@@ -281,7 +300,7 @@ def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:
     rows = paired(grid[base.best, size], grid[base.prompt, size])
     assert rows is not None, "the gap was worked out from them"
     worthwhile = max(abs(base.gap.value), WORTH_HAVING)
-    take = needed(*rows, worthwhile, tests=tests)
+    take = needed(*rows, worthwhile, tests=tests, clusters=grid[base.best, size].clusters)
     kind: VerdictKind = "more_seeds" if take.seeds else "more_questions"
     if not take.seeds and take.questions <= base.questions:
         kind = "too_close"
@@ -329,4 +348,4 @@ def _gap(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: int
     rows = paired(grid[ours, size], grid[theirs, size])
     if rows is None:
         raise ValueError(f"{ours} and {theirs} have no seed in common")
-    return seeded_difference(*rows)
+    return seeded_difference(*rows, clusters=grid[ours, size].clusters)

@@ -42,9 +42,10 @@ def plane(grid: Grid, prompted: Collection[str]) -> list[dict[str, Any]]:
 
 
 def _point(cells: Cells, *, trained: bool) -> dict[str, Any]:
-    rate, kl = rate_of(cells.verdicts), None if trained else Estimate(0.0, 0.0, 0.0)
+    rate, kl = rate_of(cells.verdicts, cells.clusters), None if trained else Estimate(0.0, 0.0, 0.0)
     if trained and cells.kl:
-        kl = rate_per_token(*([[reply[at] for reply in row] for row in cells.kl] for at in (0, 1)))
+        nats, tokens = ([[reply[at] for reply in row] for row in cells.kl] for at in (0, 1))
+        kl = rate_per_token(nats, tokens, clusters=cells.kl_clusters)
     keep = (cells.collateral or {}).get("keep")
     return {
         "violation": {"value": 1 - rate.value, "low": 1 - rate.high, "high": 1 - rate.low},

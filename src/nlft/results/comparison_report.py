@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nlft.results.clusters import Clusters
 from nlft.results.collateral import Breach
 from nlft.results.collateral_report import breach_text, figures_of
 from nlft.results.comparison import Cells, Grid, Verdict, contrasts, rate_of, unmade, verdict
@@ -37,6 +38,7 @@ def comparison_report(
     return {
         "format_version": FORMAT_VERSION,
         **about,
+        **_clusters_of(grid),
         "questions": len(next((cells.verdicts[0] for cells in grid.values() if cells.verdicts), [])),
         "verdict": verdict_sentence(decided, titles),
         "verdict_data": asdict(decided),
@@ -48,6 +50,15 @@ def comparison_report(
         "contrasts": [{**vars(c), "gap": vars(c.gap), "significant": c.significant} for c in made],
         "unmade": [{"size": size, "ours": ours, "theirs": theirs} for size, ours, theirs in lacking],
     }
+
+
+def _clusters_of(grid: Grid) -> Report:
+    """Return what the report says of clusters: the field, the clusters of the questions and of the scored replies."""
+    by = next((cells.clusters for cells in grid.values() if cells.clusters), None)
+    if by is None:
+        return {}
+    kl = next((cells.kl_clusters.of for cells in grid.values() if cells.kl_clusters), None)
+    return {"intervals": str(by), "clusters": {"field": by.field, "of": by.of, "kl_of": kl}}
 
 
 def _both(grid: Grid, decided: Verdict, titles: Mapping[str, str], prompted: Collection[str]) -> Report:
@@ -84,6 +95,9 @@ def read_report(path: Path) -> Report:
 
 def grid_of(report: Report) -> Grid:
     """Return the grid that a report was made from, without each seed's summary."""
+    stored = report.get("clusters")
+    by = Clusters(stored["field"], tuple(stored["of"])) if stored else None
+    kl_by = Clusters(stored["field"], tuple(stored["kl_of"])) if stored and stored["kl_of"] else None
     return {
         (arm["arm"], arm["size"]): Cells(
             arm["verdicts"],
@@ -94,6 +108,8 @@ def grid_of(report: Report) -> Grid:
             figures_of(arm["collateral"]) if arm.get("collateral") else None,
             tuple(Breach(**one) for one in arm.get("broken", [])),
             _kl_rows(arm["kl_each"]) if arm.get("kl_each") else None,
+            by,
+            kl_by if arm.get("kl_each") else None,
         )
         for arm in report["arms"]
     }
@@ -136,14 +152,23 @@ def _undecided_sentence(decided: Verdict, gap: str) -> str:
     power = f"to detect {100 * decided.worthwhile:.1f} points in four runs of five"
     take = decided.needed
     if decided.kind == "more_seeds":
-        questions = max(take.questions, decided.questions)
-        need = f"you need about {take.seeds} seeds (you have {decided.seeds}) and {questions} test questions"
+        # More seeds take no fewer questions.
+        more = take.questions > decided.questions
+        questions = f"{max(take.questions, decided.questions)} test questions{_about_clusters(decided) if more else ''}"
+        need = f"you need about {take.seeds} seeds (you have {decided.seeds}) and {questions}"
         return f"Too few seeds: {gap}; {power}, {need}."
     if decided.kind == "more_questions":
         return (
-            f"Too few test questions: {gap}; {power}, you need about {take.questions} (you have {decided.questions})."
+            f"Too few test questions: {gap}; {power}, you need about {take.questions}{_about_clusters(decided)} "
+            f"(you have {decided.questions})."
         )
     return f"Too close: {gap}; the {decided.questions} test questions are enough {power}."
+
+
+def _about_clusters(decided: Verdict) -> str:
+    """Return about how many clusters the needed questions are, such as " about 60 items"."""
+    assert decided.needed is not None
+    return f" about {decided.needed.clusters} {decided.cluster}s" if decided.cluster else ""
 
 
 def _rivals_clause(decided: Verdict, titles: Mapping[str, str]) -> str:
@@ -167,7 +192,7 @@ def contrast_lines(report: Report) -> list[str]:
         f"{titles[c['ours']]} against {titles[c['theirs']]}, {c['size']} examples: no seed in common, not compared."
         for c in report["unmade"]
     ]
-    return [*lines, *grown_line(report)]
+    return [*lines, *grown_line(report), *interval_line(report)]
 
 
 def _contrast_line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -179,6 +204,11 @@ def _contrast_line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> st
     )
 
 
+def interval_line(report: Report) -> list[str]:
+    """Return one line about clusters. Without them, return no line."""
+    return [f"95% {report['intervals']}."] if "intervals" in report else []
+
+
 def grown_line(report: Report) -> list[str]:
     """Return one line about the additions to the grid after a first result. Without additions, return no line."""
     grown = report.get("grown")
@@ -188,7 +218,7 @@ def grown_line(report: Report) -> list[str]:
 
 
 def _arm(cells: Cells) -> dict[str, Any]:
-    rate = rate_of(cells.verdicts) if cells.verdicts else None
+    rate = rate_of(cells.verdicts, cells.clusters) if cells.verdicts else None
     return {
         "readings": _readings(cells),
         "share": vars(rate) if rate else None,

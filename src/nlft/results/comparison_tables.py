@@ -57,7 +57,7 @@ def arms_table(grid: Grid, titles: Mapping[str, str], extraction: str) -> Table:
     head = ["", *head, "tokens", "train", "evaluate", "peak memory"]
     rows = []
     for (arm, _), cells in grid.items():
-        row = _arm_row(cells.results[0], readings) if cells.results else [_reason(cells)]
+        row = _arm_row(cells, readings) if cells.results else [_reason(cells)]
         rows.append([titles[arm], *row, *[""] * (len(head) - 1 - len(row))])
     return Table(head, rows)
 
@@ -85,13 +85,16 @@ def collateral_notes(grid: Grid, titles: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _arm_row(result: Mapping[str, Any], readings: Sequence[str]) -> list[str]:
+def _arm_row(cells: Cells, readings: Sequence[str]) -> list[str]:
+    result = cells.results[0]
     summary = result["summary"]
     if not readings:
         graded = [f"{summary['answer_logp']:.3f}"]
     else:
         proportions = [Proportion(**summary["accuracy"][name]) for name in readings]
-        graded = [str(proportions[0]), *(f"{p.value:.1%}" for p in proportions[1:])]
+        # The file may have been made before --cluster was set; the verdicts are by the same reading.
+        decided = str(rate_of(cells.verdicts, cells.clusters)) if cells.verdicts else str(proportions[0])
+        graded = [decided, *(f"{p.value:.1%}" for p in proportions[1:])]
         graded.append(f"{summary['graded_share'][readings[0]]:.0%}")
     return [
         *graded,
@@ -105,7 +108,7 @@ def _arm_row(result: Mapping[str, Any], readings: Sequence[str]) -> list[str]:
 def _rate(cells: Cells | None) -> str:
     if cells is None:
         return ""
-    rate = str(rate_of(cells.verdicts)) if cells.verdicts else ""
+    rate = str(rate_of(cells.verdicts, cells.clusters)) if cells.verdicts else ""
     failed = f"{len(cells.failed)} failed: {_reason(cells)}" if cells.failed else ""
     return " ".join([rate, one_seed_note(cells), failed]).strip()
 

@@ -23,10 +23,11 @@ from nlft.models.answerer import Answerer, CompletionRequest, Generated, complet
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.settings import CallSettings
+from nlft.results.clusters import Clusters, read_clusters
 from nlft.results.collateral import Breach, Collateral, breaches
 from nlft.results.collateral_report import collateral_json, collateral_lines
 from nlft.results.settings import CollateralSettings, EvaluationSettings
-from nlft.results.stats import Proportion, wilson
+from nlft.results.stats import Proportion, clustered_wilson
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,7 @@ class Summary:
         mean_tokens: mean length of the answers, in tokens.
         finished_share: fraction of answers that the model ended by itself.
         answer_logp: mean log-likelihood per token of the standard answers, if the grader grades nothing.
+        intervals: what the intervals count, such as `intervals by item (30 items)`; None: independent questions.
     """
 
     questions: int
@@ -57,6 +59,7 @@ class Summary:
     mean_tokens: float
     finished_share: float
     answer_logp: float | None = None
+    intervals: str | None = None
 
     def lines(self) -> list[str]:
         """Return the summary as lines for the terminal."""
@@ -69,7 +72,7 @@ class Summary:
             f"{name:{width}} {proportion} of {self.questions}; {self.graded_share[name]:.0%} could be graded"
             for name, proportion in self.accuracy.items()
         ]
-        return [*rows, length]
+        return [*rows, *([f"95% {self.intervals}"] if self.intervals else []), length]
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers as JSON, without the answers that an `Evaluation` has."""
@@ -174,7 +177,7 @@ def evaluate(
 
     Raises:
         UserError: the settings do not suit the model, the grader is unknown, or it needs standard answers that some
-            questions lack.
+            questions lack, or `cluster` a field.
     """
     settings = settings or EvaluationSettings()
     out = Path(out) if out is not None else None
@@ -183,6 +186,7 @@ def evaluate(
     local = _local_model(answerer)
     check_can_score(settings, on_server=local is None)
     questions = questions[: settings.limit]
+    clusters = read_clusters(questions, settings.cluster)
     if settings.grader == "label":
         check_answers(questions, "--grader label", "It reports the log-likelihood of answers; or choose a --grader.")
     for grader in [readings] if isinstance(readings, ChecksGrader) else readings.values():
@@ -192,7 +196,7 @@ def evaluate(
     answers = _graded(questions, requests, generated, readings)
     logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
     names = readings.readings if isinstance(readings, ChecksGrader) else list(readings)
-    evaluation = _summarize(answers, names, logp)
+    evaluation = _summarize(answers, names, logp, clusters)
     if settings.collateral:
         found = _collateral(local, answerer, requests, generated, settings, reference)
         evaluation = replace(evaluation, collateral=found, broken=breaches(found.figures(), settings))
@@ -353,19 +357,25 @@ def _graded(
     )
 
 
-def _summarize(answers: tuple[GradedAnswer, ...], readings: list[str], logp: float | None) -> Evaluation:
+def _summarize(
+    answers: tuple[GradedAnswer, ...], readings: list[str], logp: float | None, clusters: Clusters | None
+) -> Evaluation:
     n = len(answers)
 
-    def count(reading: str, grade: str) -> int:
-        return sum(answer.grades[reading].grade == grade for answer in answers)
+    def rate(reading: str) -> Proportion:
+        return clustered_wilson([answer.grades[reading].grade == "right" for answer in answers], clusters)
 
     return Evaluation(
         questions=n,
-        accuracy={name: wilson(count(name, "right"), n) for name in readings},
-        graded_share={name: 1 - count(name, "ungraded") / max(n, 1) for name in readings},
+        accuracy={name: rate(name) for name in readings},
+        graded_share={
+            name: 1 - sum(answer.grades[name].grade == "ungraded" for answer in answers) / max(n, 1)
+            for name in readings
+        },
         mean_tokens=sum(answer.tokens for answer in answers) / max(n, 1),
         finished_share=sum(answer.finish_reason == "stop" for answer in answers) / max(n, 1),
         answer_logp=logp,
+        intervals=str(clusters) if clusters and readings else None,
         answers=answers,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
+from nlft.results.clusters import Clusters
 from nlft.results.stats import Ratio, holm, paired_ratio
 
 ALPHA = 0.05
@@ -18,10 +19,12 @@ class Measured:
 
     Attributes:
         seeds: the seed of each row.
+        clusters: which replies belong together; None: they are independent.
     """
 
     rows: KLRows
     seeds: Sequence[int]
+    clusters: Clusters | None = None
 
     def nats(self, seeds: Sequence[int]) -> list[list[float]]:
         """Return the nats of each reply, for these seeds."""
@@ -72,14 +75,14 @@ def kl_contrasts(measured: Mapping[str, Measured]) -> tuple[KLContrast, ...]:
         a, b = measured[ours], measured[theirs]
         seeds = [seed for seed in a.seeds if seed in b.seeds]
         if seeds and a.total > 0 and b.total > 0:
-            pairs.append((ours, theirs, a.nats(seeds), b.nats(seeds)))
+            pairs.append((ours, theirs, a.nats(seeds), b.nats(seeds), a.clusters))
     # The smallest p-value of a bootstrap must stay below 0.05 after the correction.
     samples = max(9999, 60 * len(pairs))
-    ratios = [paired_ratio(a, b, samples=samples) for _, _, a, b in pairs]
+    ratios = [paired_ratio(a, b, clusters=by, samples=samples) for _, _, a, b, by in pairs]
     corrected = holm([ratio.p_value for ratio in ratios])
     return tuple(
         KLContrast(ours, theirs, ratio, p)
-        for (ours, theirs, _, _), ratio, p in zip(pairs, ratios, corrected, strict=True)
+        for (ours, theirs, *_), ratio, p in zip(pairs, ratios, corrected, strict=True)
     )
 
 

@@ -60,10 +60,28 @@ class CollateralSettings:
 
 
 @dataclass
+class ClusterSettings:
+    """The setting by which intervals count test questions that are about one thing."""
+
+    rare: ClassVar[tuple[str, ...]] = ("cluster",)
+
+    cluster: str | None = field(
+        default=None,
+        metadata={
+            "help": "Field of the test questions that names what each is about, such as item. Intervals and tests then "
+            "count items instead of questions (default: questions are independent)."
+        },
+    )
+
+
+@dataclass
 class EvaluationSettings(
-    CheckSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings, CollateralSettings
-):
+    CheckSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings, CollateralSettings,
+    ClusterSettings,
+):  # fmt: skip
     """Settings for asking questions and grading answers."""
+
+    rare: ClassVar[tuple[str, ...]] = (*CollateralSettings.rare, *ClusterSettings.rare)
 
     eval_batch_size: Annotated[int, Range(1, 100_000)] = field(
         default=32, metadata={"help": "Questions per batch of a local model."}

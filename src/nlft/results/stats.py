@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from nlft.results.clusters import Clusters, sums
+
 
 @dataclass(frozen=True)
 class Proportion:
-    """The rate count / n with its 95% Wilson interval."""
+    """The rate count / n with its 95% interval: Wilson's, or that of `clustered_wilson`."""
 
     count: int
     n: int
@@ -32,6 +34,36 @@ def wilson(count: int, n: int) -> Proportion:
 
     interval = binomtest(count, n).proportion_ci(confidence_level=0.95, method="wilson")
     return Proportion(count, n, float(interval.low), float(interval.high))
+
+
+def clustered_wilson(right: Sequence[bool], clusters: Clusters | None) -> Proportion:
+    """Return the rate of right answers with Wilson's interval for the effective number of questions.
+
+    The effective number is n divided by the design effect: how many times as large the variance between clusters makes
+    the variance of the rate. It is multiplied by (t(n - 1) / t(clusters - 1))², as in Korn and Graubard (1998), because
+    few clusters do not show their variance well. It is at most n. If all answers are right, or none, no variance can be
+    seen, and the number is that of the clusters. Franco, Little, Louis and Slud (2019) recommend Wilson's interval with
+    an effective number. Where each cluster has one question, and without clusters, this is `wilson`.
+
+    Args:
+        right: whether each question was answered right, in the order of the clusters.
+    """
+    count, n = sum(right), len(right)
+    if clusters is None or clusters.count == n:
+        return wilson(count, n)
+    from scipy.stats import norm, t
+
+    rate, groups = count / n, clusters.count
+    effective = float(groups)
+    if 0 < count < n:
+        rest = clusters.sums(np.asarray([right], dtype=float) - rate)
+        variance = groups / (groups - 1) * float((rest**2).sum()) / n**2
+        fewer = (t.ppf(0.975, n - 1) / t.ppf(0.975, groups - 1)) ** 2
+        effective = n if variance == 0 else min(n, fewer * rate * (1 - rate) * n / (n - 1) / variance)
+    z2 = float(norm.ppf(0.975)) ** 2
+    middle = (rate + z2 / (2 * effective)) / (1 + z2 / effective)
+    half = np.sqrt(z2 * (rate * (1 - rate) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
+    return Proportion(count, n, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
 @dataclass(frozen=True)
@@ -64,12 +96,14 @@ def seeded_difference(
     ours: Sequence[Sequence[bool]],
     theirs: Sequence[Sequence[bool]],
     *,
+    clusters: Clusters | None = None,
     samples: int = 9999,
     seed: int = 0,
 ) -> Difference:
     """Return the difference over several seeds.
 
-    The bootstrap resamples questions and seeds, so the interval covers the variation of both.
+    The bootstrap resamples questions and seeds, so the interval covers the variation of both. With clusters, it
+    resamples whole clusters in place of questions.
 
     The function widens differences between seeds by sqrt(n / (n - 1)), because a draw from n seeds varies less than
     seeds do. With fewer than about five seeds, the interval is still too narrow if seeds differ by more than chance,
@@ -79,28 +113,32 @@ def seeded_difference(
     Args:
         ours, theirs: whether each answer is right, (seeds, questions), for the same questions in the same order. If
             one of them has only one seed (a prompted model), it is paired with each seed of the other.
+        clusters: which questions belong together; None: they are independent.
     Returns:
         The mean difference, its percentile interval, and a p-value. The p-value is the larger of two. The bootstrap's
         p-value is twice the fraction of draws on the other side of zero. The other p-value comes from `symmetric_p`, a
-        test that is valid also for few questions. If no question is answered differently, the interval follows the rule
-        of three: 3 / n to either side.
+        test that is valid also for few questions. If no question is answered differently, or the differences cancel out
+        in every cluster, the interval follows the rule of three: 3 / n to either side, with n questions or clusters.
     Raises:
         ValueError: `ours` and `theirs` do not hold the same questions.
     """
     gaps = paired_gaps(ours, theirs)
     mean = float(gaps.mean())
-    if not gaps.any():
-        bound = min(1.0, 3 / gaps.shape[1])
+    net = sums(gaps, clusters)
+    if not net.any():
+        bound = min(1.0, 3 / net.shape[1])
         return Difference(mean, -bound, bound, 1.0)
-    exact = symmetric_p(gaps, samples, seed)
-    (means,) = _resampled([gaps], samples, seed)
+    exact = symmetric_p(gaps, samples, seed, clusters)
+    (means,) = _resampled([gaps], samples, seed, clusters)
     low, high = np.quantile(means, [0.025, 0.975])
     p_value = max(exact, 2 * min((means <= 0).mean(), (means >= 0).mean()))
     return Difference(mean, float(low), float(high), float(min(1.0, max(p_value, 2 / samples))))
 
 
-def _resampled(each: Sequence[Any], samples: int, seed: int) -> list[Any]:
+def _resampled(each: Sequence[Any], samples: int, seed: int, clusters: Clusters | None = None) -> list[Any]:
     """Return bootstrap draws of the mean of each array, with the same questions and seeds in a draw for all arrays.
+
+    With clusters, a draw has as many clusters as there are, and the mean is over all of their questions.
 
     Args:
         each: arrays (seeds, questions). See `seeded_difference` for the widening of differences between seeds.
@@ -108,11 +146,14 @@ def _resampled(each: Sequence[Any], samples: int, seed: int) -> list[Any]:
     seeds, questions = each[0].shape
     if seeds > 1:
         each = [x.mean(0) + (x - x.mean(0)) * np.sqrt(seeds / (seeds - 1)) for x in each]
+    sizes = sums(np.ones((1, questions)), clusters)[0]
+    each, drawable = [sums(x, clusters) for x in each], len(sizes)
     rng = np.random.default_rng(seed)
     means = [np.empty(samples) for _ in each]
     for start in range(0, samples, 1000):
         count = min(1000, samples - start)
-        weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=count) / questions
+        weights = rng.multinomial(drawable, np.full(drawable, 1 / drawable), size=count)
+        weights = weights / (weights @ sizes)[:, None]
         drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
         for x, drawn in zip(each, means, strict=True):
             drawn[start : start + count] = ((drawn_seeds @ x) * weights).sum(1)
@@ -142,32 +183,40 @@ class Ratio:
     p_value: float
 
 
-def rate_per_token(nats: Any, tokens: Any, *, samples: int = 9999, seed: int = 0) -> Estimate:
-    """Return nats per token over all replies and seeds. The bootstrap resamples replies and seeds.
+def rate_per_token(
+    nats: Any, tokens: Any, *, clusters: Clusters | None = None, samples: int = 9999, seed: int = 0
+) -> Estimate:
+    """Return nats per token over all replies and seeds. The bootstrap resamples replies, or clusters, and seeds.
 
     Args:
         nats, tokens: sums over each reply, (seeds, replies).
+        clusters: which replies belong together; None: they are independent.
     """
     nats, tokens = np.asarray(nats, dtype=float), np.asarray(tokens, dtype=float)
-    above, below = _resampled([nats, tokens], samples, seed)
+    above, below = _resampled([nats, tokens], samples, seed, clusters)
     low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
     return Estimate(float(nats.sum() / max(tokens.sum(), 1)), max(0.0, float(low)), float(high))
 
 
-def paired_ratio(ours: Any, theirs: Any, *, samples: int = 9999, seed: int = 0) -> Ratio:
+def paired_ratio(
+    ours: Any, theirs: Any, *, clusters: Clusters | None = None, samples: int = 9999, seed: int = 0
+) -> Ratio:
     """Return how many times as large `ours` is as `theirs`, in total. Both are paired by reply and seed.
 
     The p-value is the larger of two, as in `seeded_difference`: that of the bootstrap of the difference, over replies
-    and seeds, and that of flipping at random which side each reply's difference favours.
+    and seeds, and that of flipping at random which side each reply's difference favours. With clusters, both take whole
+    clusters in place of replies.
 
     Args:
         ours, theirs: nats of each reply, 0 or more, (seeds, replies). `theirs` is above 0 in total.
+        clusters: which replies belong together; None: they are independent.
     """
     ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    above, below = _resampled([ours, theirs], samples, seed)
+    above, below = _resampled([ours, theirs], samples, seed, clusters)
     low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
     gaps = above - below
-    p_value = max(_flipped_p((ours - theirs).sum(0), samples, seed), 2 * min((gaps <= 0).mean(), (gaps >= 0).mean()))
+    flipped = _flipped_p(sums((ours - theirs).sum(0, keepdims=True), clusters)[0], samples, seed)
+    p_value = max(flipped, 2 * min((gaps <= 0).mean(), (gaps >= 0).mean()))
     p_value = float(min(1.0, max(p_value, 2 / samples)))
     return Ratio(float(ours.sum() / theirs.sum()), max(0.0, float(low)), float(high), p_value)
 
@@ -186,13 +235,14 @@ def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
     return a - b
 
 
-def symmetric_p(gaps: Any, samples: int, seed: int) -> float:
+def symmetric_p(gaps: Any, samples: int, seed: int, clusters: Clusters | None = None) -> float:
     """Return the two-sided p-value of a sign test.
 
-    Under the null hypothesis, each question is equally likely to favour either side.
+    Under the null hypothesis, each question is equally likely to favour either side. With clusters, each cluster is.
 
-    For one seed, this is McNemar's exact test. For several seeds, the function flips the sign of each question's mean
-    over the seeds at random, `samples` times. This test ignores the variance between seeds. The bootstrap covers that
+    For one seed, this is McNemar's exact test. With clusters, it is the exact test that flips the sign of each cluster's
+    sum, over all combinations of signs. It equals McNemar's if no cluster has more than one question that differs. For several seeds, the function flips the sign of each question's or
+    cluster's mean over the seeds at random, `samples` times. This test ignores the variance between seeds. The bootstrap covers that
     variance, but its tail is too thin if only a few questions differ.
 
     Args:
@@ -200,10 +250,26 @@ def symmetric_p(gaps: Any, samples: int, seed: int) -> float:
     """
     from scipy.stats import binomtest
 
-    if len(gaps) == 1:
-        won, lost = int((gaps > 0).sum()), int((gaps < 0).sum())
-        return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return _flipped_p(gaps.sum(0), samples, seed)
+    each = sums(gaps, clusters).sum(0)
+    if len(gaps) > 1:
+        return _flipped_p(each, samples, seed)
+    if np.abs(each).max() > 1:
+        return _all_flips_p(each)
+    won, lost = int((each > 0).sum()), int((each < 0).sum())
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
+def _all_flips_p(each: Any) -> float:
+    """Return in which share of all combinations of signs the sum of whole numbers is at least as far from 0 as it is.
+
+    The function adds one number after the other to the distribution of the sum.
+    """
+    far = int(np.abs(each).sum())
+    chances = np.zeros(2 * far + 1)  # of the sums -far to far
+    chances[far] = 1.0
+    for size in np.abs(each).astype(int):
+        chances = (np.roll(chances, size) + np.roll(chances, -size)) / 2  # nothing is so far out that it wraps round
+    return float(chances[np.abs(np.arange(-far, far + 1)) >= abs(each.sum())].sum())
 
 
 def _flipped_p(each: Any, samples: int, seed: int) -> float:
@@ -235,14 +301,22 @@ class Needed:
     Attributes:
         seeds: number of seeds. None if the present number suffices, or if there is only one seed, which does not show
             how much seeds differ.
+        clusters: number of clusters that the questions belong to, at as many questions for each as now; None without
+            clusters.
     """
 
     questions: int
     seeds: int | None = None
+    clusters: int | None = None
 
 
 def needed(
-    ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]], wanted: float, *, tests: int = 1
+    ours: Sequence[Sequence[bool]],
+    theirs: Sequence[Sequence[bool]],
+    wanted: float,
+    *,
+    tests: int = 1,
+    clusters: Clusters | None = None,
 ) -> Needed:
     """Estimate how many test questions and seeds make a difference of `wanted` significant in four runs of five.
 
@@ -254,11 +328,16 @@ def needed(
     Args:
         ours, theirs: as for `seeded_difference`.
         tests: number of comparisons that the p-value is corrected for (Bonferroni, which is never less than Holm's).
+        clusters: which questions belong together. The function then counts clusters in place of questions.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
 
     gaps = paired_gaps(ours, theirs)
+    of_clusters, whole = sums(np.ones_like(gaps[:1]), clusters), gaps.shape[1]
+    each = whole / of_clusters.shape[1]
+    # The mean over clusters, and how it varies, is then that of the mean over their questions.
+    gaps = sums(gaps, clusters) / each + gaps.mean() * (1 - of_clusters / each)
     seeds, questions = gaps.shape
     # If all questions agree, a fraction of 1 / questions may have been missed.
     of_questions = max(float(gaps.mean(0).var(ddof=1)) if questions > 1 else 1.0, 1 / questions)
@@ -279,7 +358,8 @@ def needed(
         return float(alpha * np.sqrt(taken) + beta * np.sqrt(truly) - wanted)
 
     wanted_questions = float(np.exp(brentq(lacking, np.log(1e-3), np.log(1e12))))
-    return Needed(_round_up(wanted_questions), enough if enough > seeds else None)
+    take = _round_up(wanted_questions * each)
+    return Needed(take, enough if enough > seeds else None, None if clusters is None else int(np.ceil(take / each)))
 
 
 def _round_up(count: float) -> int:
