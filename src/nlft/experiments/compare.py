@@ -30,16 +30,8 @@ class Compare(Comparison):
 
     settings: CompareSettings
     report_name = "compare.json"
-    # cluster only says how the same answers are counted
-    may_change = (
-        "arms",
-        "sizes",
-        "seeds",
-        "once",
-        "extra_arms",
-        "jobs",
-        "cluster",
-    )  # not the comparisons: fixed before the run
+    # Not the comparisons: fixed before the run. `cluster` only says how the same answers are counted.
+    may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs", "cluster")
 
     def run(self) -> str:
         """Run all stages and cells that are not done yet. Return the tables and the verdict."""

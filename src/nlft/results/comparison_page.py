@@ -32,6 +32,7 @@ def page(report: Report) -> str:
         report=report,
         seeds=_seeds(report),
         budget=_budget(report),
+        intervals=report.get("intervals"),
         grown=" ".join(grown_line(report)),
         chart=chart(report),
         both=report.get("both", []),

@@ -154,21 +154,21 @@ def _undecided_sentence(decided: Verdict, gap: str) -> str:
     if decided.kind == "more_seeds":
         # More seeds take no fewer questions.
         more = take.questions > decided.questions
-        questions = f"{max(take.questions, decided.questions)} test questions{_about_clusters(decided) if more else ''}"
+        questions = f"{max(take.questions, decided.questions)} test questions{_on_clusters(decided) if more else ''}"
         need = f"you need about {take.seeds} seeds (you have {decided.seeds}) and {questions}"
         return f"Too few seeds: {gap}; {power}, {need}."
     if decided.kind == "more_questions":
         return (
-            f"Too few test questions: {gap}; {power}, you need about {take.questions}{_about_clusters(decided)} "
+            f"Too few test questions: {gap}; {power}, you need about {take.questions}{_on_clusters(decided)} "
             f"(you have {decided.questions})."
         )
     return f"Too close: {gap}; the {decided.questions} test questions are enough {power}."
 
 
-def _about_clusters(decided: Verdict) -> str:
-    """Return about how many clusters the needed questions are, such as " about 60 items"."""
+def _on_clusters(decided: Verdict) -> str:
+    """Return on how many clusters the needed questions have to be, such as ", on 60 items"."""
     assert decided.needed is not None
-    return f" about {decided.needed.clusters} {decided.cluster}s" if decided.cluster else ""
+    return f", on {decided.needed.clusters} {decided.cluster}s" if decided.cluster else ""
 
 
 def _rivals_clause(decided: Verdict, titles: Mapping[str, str]) -> str:

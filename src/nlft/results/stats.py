@@ -240,10 +240,11 @@ def symmetric_p(gaps: Any, samples: int, seed: int, clusters: Clusters | None = 
 
     Under the null hypothesis, each question is equally likely to favour either side. With clusters, each cluster is.
 
-    For one seed, this is McNemar's exact test. With clusters, it is the exact test that flips the sign of each cluster's
-    sum, over all combinations of signs. It equals McNemar's if no cluster has more than one question that differs. For several seeds, the function flips the sign of each question's or
-    cluster's mean over the seeds at random, `samples` times. This test ignores the variance between seeds. The bootstrap covers that
-    variance, but its tail is too thin if only a few questions differ.
+    For one seed, this is McNemar's exact test. With clusters, it is the exact test that flips the sign of each
+    cluster's sum, over all combinations of signs. It equals McNemar's if no cluster has more than one question that
+    differs. For several seeds, the function flips the sign of each question's or cluster's mean over the seeds at
+    random, `samples` times. This test ignores the variance between seeds. The bootstrap covers that variance, but its
+    tail is too thin if only a few questions differ.
 
     Args:
         gaps: (seeds, questions), -1, 0 or 1 each.
