@@ -1,4 +1,4 @@
-"""Intervals by item: against all draws and all signs written out, and equal to those by question at one question each."""
+"""Intervals by item: against all draws and all signs written out, and the same as by question at one question each."""
 
 import itertools
 import json
@@ -224,9 +224,7 @@ def test_report_and_page_count_items_and_the_grid_is_read_back_with_them():
     made = contrasts(again, [("nlft", "base")])
     assert vars(made[0].gap) == stored["contrasts"][0]["gap"]
     assert grid_table(again, TITLES).rows == grid_table(grid(clusters), TITLES).rows
-    for one, other in zip(
-        (arm["share"] for arm in report["arms"]), (arm["share"] for arm in plain["arms"]), strict=True
-    ):
+    for one, other in zip(*([arm["share"] for arm in each["arms"]] for each in (report, plain)), strict=True):
         assert one["high"] - one["low"] > 1.1 * (other["high"] - other["low"])
     assert report["plane"][1]["kl"] != plain["plane"][1]["kl"]
     assert kl_contrasts({n: Measured(again["nlft", 50].kl, [0, 1], again["nlft", 50].kl_clusters) for n in "ab"})

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
@@ -173,6 +174,21 @@ def test_every_question_is_kept_with_its_evidence(tmp_path):
     assert found["model"] == "tiny"
     assert [(a.id, a.output) for a in summary.answers] == [(q["id"], q["output"]) for q in found["questions"]]
     assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_the_intervals_of_an_evaluation_count_items_where_a_field_names_them(tmp_path):
+    questions = [replace(q, answer="#### 7", extra={"item": f"item {at // 3}"}) for at, q in enumerate(QUESTIONS)]
+    settings = EvaluationSettings(max_new_tokens=8, eval_batch_size=3, cluster="item")
+    summary = run(tmp_path, settings, questions=questions)
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored["cluster"] == "item"
+    assert stored["summary"]["intervals"] == "intervals by item (3 items)"
+    assert "intervals by item (3 items)" in "\n".join(summary.lines())
+    right = [answer.grades["strict"].grade == "right" for answer in summary.answers]
+    assert not any(right), "then it is the interval of 3 questions without a right answer"
+    assert summary.accuracy["strict"].high == pytest.approx(wilson(0, 3).high)
+    with pytest.raises(UserError, match=r"question 'q4'.*\"item\""):
+        run(tmp_path, settings, questions=[replace(q, extra={}) if q.id == "q4" else q for q in questions])
 
 
 def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):

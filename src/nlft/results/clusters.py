@@ -46,7 +46,8 @@ class Clusters:
         """
         places = {name: at for at, name in enumerate(dict.fromkeys(self.of))}
         total = np.zeros((len(each), len(places)))
-        np.add.at(total, (slice(None), [places[name] for name in self.of]), each)
+        where: Any = (slice(None), [places[name] for name in self.of])
+        np.add.at(total, where, each)
         return total
 
 
