@@ -227,7 +227,11 @@ def test_report_and_page_count_items_and_the_grid_is_read_back_with_them():
     for one, other in zip(*([arm["share"] for arm in each["arms"]] for each in (report, plain)), strict=True):
         assert one["high"] - one["low"] > 1.1 * (other["high"] - other["low"])
     assert report["plane"][1]["kl"] != plain["plane"][1]["kl"]
-    assert kl_contrasts({n: Measured(again["nlft", 50].kl, [0, 1], again["nlft", 50].kl_clusters) for n in "ab"})
+    mine, other = again["nlft", 50].kl, tuple(row[::-1] for row in again["nlft", 50].kl)
+    for groups in (again["nlft", 50].kl_clusters, None):
+        (found,) = kl_contrasts({"a": Measured(mine, [0, 1], groups), "b": Measured(other, [0, 1], groups)})
+        nats = [[[each for each, _ in row] for row in rows] for rows in (mine, other)]
+        assert found.ratio == paired_ratio(*nats, clusters=groups)
 
 
 def test_a_verdict_that_asks_for_more_asks_for_items():
