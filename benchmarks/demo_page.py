@@ -11,105 +11,108 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from nlft.data.records import read_examples
+from nlft.experiments.cells import CellResult, cell_result
 from nlft.results.stats import paired_difference, wilson
 
 ROOT = Path(__file__).parent.parent
 NUMBERS, PAGE = ROOT / "docs" / "demo.json", ROOT / "README.md"
 BEGIN, END = "<!-- generated: demo -->\n", "<!-- end -->"
 TITLES = {
-    "base": "prompted base model",
-    "sft-answer": "SFT on answers",
-    "sft-completion": "SFT on right completions",
-    "nlft": "NLFT",
-    "control": "NLFT, branch off",
+    "base": "the model as it is",
+    "rule": "the rule in the prompt",
+    "sft-completion": "SFT on the replies without praise",
+    "strike": "`strike` on the quoted words",
 }
 
 
 def kept(folder: Path, minutes: float, note: str) -> dict[str, Any]:
-    """What README needs of a demo's folder: every grade, and the first question that NLFT wins over the base."""
-    answers = {arm: json.loads((folder / arm / "evaluation.json").read_text())["questions"] for arm in TITLES}
-    results = {arm: json.loads((folder / arm / "result.json").read_text()) for arm in TITLES}
-    right = {
-        arm: {
-            reading: [q["grades"][reading]["verdict"] == "right" for q in questions]
-            for reading in ("flexible", "strict")
-        }
-        for arm, questions in answers.items()
-    }
-    pairs = zip(right["base"]["flexible"], right["nlft"]["flexible"], strict=True)
+    """What README needs of a demo's folder: every verdict, the collateral, a note, and a reply before and after."""
+    results = {arm: cell_result(folder / arm, "flexible") for arm in TITLES}
+    examples = read_examples(folder / "examples.jsonl")
+    wrong = [example for example in examples if not example.label]
+    pairs = zip(results["base"].right, results["strike"].right, strict=True)
     first = next(i for i, (before, after) in enumerate(pairs) if after and not before)
-    question = json.loads((folder / "test.jsonl").read_text().splitlines()[first])
+    question = json.loads((folder / "test.jsonl").read_text(encoding="utf-8").splitlines()[first])
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "minutes": minutes,
         "note": note,
         "seed": json.loads((folder / "settings.json").read_text())["settings"]["seed"],
-        "examples": len((folder / "examples.jsonl").read_text().splitlines()),
-        "arms": {
-            arm: {
-                **{reading: [int(r) for r in by_question] for reading, by_question in right[arm].items()},
-                "train_seconds": round(results[arm]["train_seconds"]),
-                "peak_memory_gib": round(results[arm]["peak_memory_bytes"] / 2**30, 1),
-            }
-            for arm in TITLES
-        },
+        "examples": len(examples),
+        "wrong": len(wrong),
+        "judgment": wrong[0].judgment,
+        "arms": {arm: _figures(result) for arm, result in results.items()},
         "question": {
-            "id": question["id"],
             "prompt": question["prompt"],
-            "answer": question["answer"],
-            "before": answers["base"][first]["output"],
-            "after": answers["nlft"][first]["output"],
+            "before": results["base"].answers[first]["output"],
+            "after": results["strike"].answers[first]["output"],
         },
     }
 
 
+def _figures(result: CellResult) -> dict[str, Any]:
+    broken = [{check["name"] for check in answer["checks"] if not check["passed"]} for answer in result.answers]
+    found = result.collateral.figures() if result.collateral else {}
+    return {
+        "praises": [int("no-praise" in names) for names in broken],
+        "names_the_item": sum("names-the-item" not in names for names in broken),
+        "kl_task": found["task"].kl if found else None,
+        "kl_keep": found["keep"].kl if found else None,
+        "train_seconds": round(result.took["train_seconds"]),
+        "steps": result.took["steps"],
+    }
+
+
 def section(demo: dict[str, Any]) -> str:
-    """README's part: one question with both replies, the table, and where they come from."""
-    flexible = {arm: [bool(r) for r in found["flexible"]] for arm, found in demo["arms"].items()}
-    pairs = list(zip(flexible["base"], flexible["nlft"], strict=True))
-    asked, n = demo["question"], len(pairs)
-    rows = [("question", asked["prompt"]), ("before: the prompted model", asked["before"])]
-    rows += [(f"after NLFT on {demo['examples']} examples", asked["after"]), ("standard answer", asked["answer"])]
-    won, lost = sum(a and not b for b, a in pairs), sum(b and not a for b, a in pairs)
+    """README's part: one prompt with both replies, the table, and where they come from."""
+    asked, n = demo["question"], len(demo["arms"]["base"]["praises"])
+    rows = [("prompt", asked["prompt"]), ("before", asked["before"]), ("after `strike`", asked["after"])]
     return "\n".join(
         [
             paragraph(
-                f"This is test question `{asked['id']}`, with both replies verbatim. It is the first question in the "
-                f"test file that the model gets wrong before training and right after it. There are {won} such "
-                f"questions of {n}; on {lost} questions it is the other way round."
+                f"The model describes {demo['examples']} products. A reader's notes on {demo['wrong']} of the replies "
+                f"quote words of praise: `{' '.join(demo['judgment'].split())}` Then the model describes {n} other "
+                "products. This is the first reply that praises before training and not after it, verbatim:"
             ),
             "",
             "| | |",
             "|---|---|",
             *[f"| {title} | {cell(text)} |" for title, text in rows],
             "",
-            f"| | right of {n} [95%] | with the format, `#### number` | training | peak memory |",
-            "|---|---|---|---|---|",
+            f"| | replies that praise, of {n} [95%] | name the item | KL on the task | KL elsewhere | training |",
+            "|---|---|---|---|---|---|",
             *[row(arm, found) for arm, found in demo["arms"].items()],
             "",
-            "right: the last number is the right one. [95%]: confidence interval.",
+            paragraph(
+                "KL says how far the model has moved from the base, in nats per token: on the replies to the task "
+                "outside the struck words, and on 40 prompts that have nothing to do with it. [95%]: confidence "
+                "interval."
+            ),
             "",
             paragraph(
-                f"Question and table come from one run of `nlft demo` (seed {demo['seed']}) on {demo['date']}: "
-                f"{demo['minutes']:g} minutes on {demo['note']}. Run `nlft demo` to reproduce it. The run shows that "
-                "every step works. It does not show that NLFT beats SFT on answers: the difference is "
-                f'{difference(flexible, "sft-answer")}. NLFT minus NLFT without token tags (row "branch off") is '
-                f"{difference(flexible, 'control')}."
+                f"Both tables come from one run of `nlft demo` (seed {demo['seed']}) on {demo['date']}: "
+                f"{demo['minutes']:g} minutes on {demo['note']}. `strike` minus the rule in the prompt is "
+                f"{difference(demo, 'rule')}; minus SFT it is {difference(demo, 'sft-completion')}."
             ),
             "",
         ]
     )
 
 
-def difference(flexible: dict[str, list[bool]], other: str) -> str:
-    gap = paired_difference(flexible["nlft"], flexible[other])
+def difference(demo: dict[str, Any], other: str) -> str:
+    """The difference in replies that praise, in points, with its interval."""
+    ours, theirs = ([bool(one) for one in demo["arms"][arm]["praises"]] for arm in ("strike", other))
+    gap = paired_difference(ours, theirs)
     return f"{100 * gap.value:+.1f} points [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
 
 
 def row(arm: str, found: dict[str, Any]) -> str:
-    right, strict, n = sum(found["flexible"]), sum(found["strict"]), len(found["flexible"])
-    seconds = f"{found['train_seconds']} s" if arm != "base" else ""
-    return f"| {TITLES[arm]} | {wilson(right, n)} | {strict / n:.1%} | {seconds} | {found['peak_memory_gib']} GiB |"
+    n = len(found["praises"])
+    moved = ["0" if found[name] is None else f"{found[name]:.2g}" for name in ("kl_task", "kl_keep")]
+    trained = f"{found['steps']} steps, {found['train_seconds']} s" if found["steps"] else ""
+    cells = [TITLES[arm], str(wilson(sum(found["praises"]), n)), f"{found['names_the_item']} of {n}", *moved, trained]
+    return f"| {' | '.join(cells)} |"
 
 
 def cell(text: str) -> str:

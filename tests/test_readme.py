@@ -11,13 +11,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helpers.processes import small
+from helpers.processes import small_habit
 from nlft import cli
-from nlft.experiments.demo import write_problems
+from nlft.experiments import demo
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -55,8 +56,8 @@ def clone(tmp_path, monkeypatch, model_folder):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nlft.experiments.demo.bring_model", lambda folder: Path(model_folder))
-    monkeypatch.setattr("nlft.experiments.demo.demo_settings", small)
-    monkeypatch.setattr("nlft.experiments.demo.write_problems", lambda folder, *sizes: write_problems(folder, 8, 4))
+    few = replace(demo.TASKS["habit"], settings=small_habit, sizes=(6, 4))
+    monkeypatch.setattr("nlft.experiments.demo.TASKS", {"habit": few})
     return tmp_path
 
 
@@ -113,32 +114,13 @@ def test_commands_named_anywhere_in_readme_exist():
     assert named <= set(cli.COMMANDS)
 
 
-def test_before_and_after_quotes_the_first_question_that_training_wins(tmp_path):
-    outputs = {"base": ["#### 1", "no", "6 * 7 = 41\n#### 41"], "nlft": ["#### 1", "still no", "6 * 7 = 42\n#### 42"]}
-    rights = {"base": [True, False, False], "nlft": [True, False, True]}
-    for arm in demo_page.TITLES:
-        kind = "base" if arm == "base" else "nlft"
-        (tmp_path / arm).mkdir()
-        grades = [
-            {
-                "output": text,
-                "grades": {reading: {"verdict": "right" if right else "wrong"} for reading in ("flexible", "strict")},
-            }
-            for text, right in zip(outputs[kind], rights[kind], strict=True)
-        ]
-        (tmp_path / arm / "evaluation.json").write_text(json.dumps({"questions": grades}))
-        (tmp_path / arm / "result.json").write_text(json.dumps({"train_seconds": 3.4, "peak_memory_bytes": 2**31}))
-    questions = [{"id": f"test-{i}", "prompt": "6 * 7?", "answer": "#### 42"} for i in range(3)]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
-    (tmp_path / "examples.jsonl").write_text("{}\n" * 5)
-    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"seed": 7}}))
-    demo = demo_page.kept(tmp_path, 8, "an idle machine")
-    made = demo_page.section(demo)
-    assert demo["question"]["id"] == "test-2"
-    assert "| 6 * 7 = 41<br>#### 41 |" in made
-    assert "| 6 * 7 = 42<br>#### 42 |" in made
-    assert "seed 7" in made
-    assert demo_page.page(demo, "a\n<!-- generated: demo -->\nold\n<!-- end -->\nz\n").endswith("<!-- end -->\nz\n")
+def test_before_and_after_is_that_of_a_demo_that_was_kept():
+    kept = json.loads(demo_page.NUMBERS.read_text(encoding="utf-8"))
+    assert demo_page.page(kept, TEXT) == TEXT, "run python benchmarks/demo_page.py write"
+    praises = {arm: found["praises"] for arm, found in kept["arms"].items()}
+    assert set(praises) == set(demo_page.TITLES)
+    assert {len(one) for one in praises.values()} == {64}
+    assert kept["arms"]["strike"]["kl_task"] < kept["arms"]["sft-completion"]["kl_task"]
 
 
 def test_figures_of_the_comparison_are_those_of_the_kept_file():

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
-from helpers.processes import small
+from helpers.processes import small, small_habit
 from nlft import cli
 from nlft.data.records import Example, write_examples
 from nlft.errors import UserError
-from nlft.experiments.demo import run_demo
+from nlft.experiments.demo import TASKS, run_demo
 from nlft.experiments.settings import TUNE_ARMS
 from nlft.experiments.tune import Tune
 
@@ -27,7 +29,7 @@ from nlft.experiments.demo import run_demo
 from helpers.processes import small
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    print(run_demo(folder, sys.argv[3], settings=small(folder), sizes=(8, 4)))
+    print(run_demo(folder, sys.argv[3], task="arithmetic", settings=small(folder), sizes=(8, 4)))
 """
 
 
@@ -164,18 +166,32 @@ def test_an_arm_that_fails_is_marked_and_tried_again_and_the_others_go_on(tmp_pa
         assert capfd.readouterr().err.count("done before") == (0 if times == 1 else 6)
 
 
-def test_the_demo_has_problems_of_its_own(tmp_path, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(
-        "nlft.experiments.demo.Demo",
-        lambda file, model, settings: asked.update(file=file, model=model) or Fake(),
-    )
+def test_each_task_of_the_demo_has_questions_of_its_own(tmp_path):
+    for name, count in (("arithmetic", (50, 200)), ("habit", (32, 64))):
+        task = TASKS[name]
+        assert task.sizes == count
+        task.write(tmp_path / name, *task.sizes)
+        rows = {part: (tmp_path / name / f"{part}.jsonl").read_text().splitlines() for part in ("train", "test")}
+        assert tuple(len(rows[part]) for part in ("train", "test")) == count
+        prompts = {part: {json.loads(row)["prompt"] for row in lines} for part, lines in rows.items()}
+        assert not prompts["train"] & prompts["test"]
+    habit = [json.loads(row)["item"] for row in rows["train"]]
+    assert not set(habit) & {json.loads(row)["item"] for row in rows["test"]}, "test items must not be trained on"
 
-    class Fake:
-        def run(self):
-            return "done"
 
-    assert run_demo(tmp_path, "some-model") == "done"
-    rows = [json.loads(line) for line in asked["file"].read_text().splitlines()]
-    assert len(rows) == 50
-    assert len((tmp_path / "problems" / "test.jsonl").read_text().splitlines()) == 200
+def test_the_products_of_the_demo_are_those_of_the_examples():
+    examples = Path(__file__).parent.parent / "examples"
+    there = files("nlft.experiments") / "catalogue"
+    for name in ("train.jsonl", "test.jsonl", "checks.yaml"):
+        assert (there / name).read_bytes() == (examples / f"catalogue-{name}").read_bytes()
+
+
+def test_the_demo_of_a_habit_shows_notes_replies_collateral_and_the_map(tmp_path, model_folder):
+    # A random model hardly says a listed word: what it does say is listed instead.
+    folder = tmp_path / "demo"
+    settings = small_habit(folder)
+    told = run_demo(folder, model_folder, settings=settings, sizes=(6, 4))
+    report = json.loads((folder / "demo.json").read_text())
+    assert [arm["name"] for arm in report["arms"]] == ["base", "sft-completion", "strike", "rule"]
+    assert report["verdict"] in told
+    assert "the rule in the prompt" in told

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nlft.core.schemes.nlft import NLFTSettings as NLFTSettings
     from nlft.core.schemes.registry import register_scheme as register_scheme
     from nlft.core.schemes.scheme import Scheme as Scheme
+    from nlft.core.schemes.strike import StrikeSettings as StrikeSettings
     from nlft.core.spans import Span as Span
     from nlft.data.records import (
         Example as Example,
@@ -66,6 +67,7 @@ _MODULES = {
     "Span": "core.spans",
     "Scheme": "core.schemes.scheme",
     "NLFTSettings": "core.schemes.nlft",
+    "StrikeSettings": "core.schemes.strike",
     "register_scheme": "core.schemes.registry",
     "evaluate": "results.evaluate",
     "EvaluationSettings": "results.settings",

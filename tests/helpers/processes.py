@@ -4,14 +4,18 @@ import os
 import time
 from dataclasses import replace
 
-from nlft.experiments.demo import demo_settings
+from nlft.experiments.demo import arithmetic_settings, habit_settings
 from nlft.experiments.settings import TuneSettings
+
+SMALL = {"max_new_tokens": 6, "batch_size": 4, "max_steps": 2, "watch_every": 1}
 
 
 def small(folder) -> TuneSettings:
-    return replace(
-        demo_settings(folder), max_new_tokens=6, batch_size=4, max_steps=2, watch_every=1, keep_truncated=True
-    )
+    return replace(arithmetic_settings(folder), **SMALL, keep_truncated=True)
+
+
+def small_habit(folder) -> TuneSettings:
+    return replace(habit_settings(folder), **SMALL)
 
 
 def linger(folder, job):

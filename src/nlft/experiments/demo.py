@@ -1,4 +1,4 @@
-"""`nlft demo`: run `nlft tune` on a small real model and generated word problems. It gives a table in minutes."""
+"""`nlft demo`: run `nlft tune` on a small real model, on product texts or word problems."""
 
 import hashlib
 import json
@@ -7,10 +7,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from textwrap import wrap
+from types import MappingProxyType
 
+from nlft.collect.opinions import plain_text
 from nlft.data.problems import make_splits
+from nlft.data.records import read_examples
 from nlft.errors import NLFTError
+from nlft.experiments import stages
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.tune import Tune
 from nlft.files import write_whole
@@ -22,13 +30,34 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 PROMPT_TEMPLATE = (
     "{prompt}\n\nAnswer in one or two short sentences that show the calculation, then write #### and the number."
 )
+RULE_TEMPLATE = (
+    "{prompt}\n\nWe never use these words: versatile, stylish, sleek, elegant, modern, unique, practical, functional, "
+    "convenient, comfortable, durable, perfect, ideal, great, must-have."
+)
 
 
-def demo_settings(folder: Path) -> TuneSettings:
+@dataclass(frozen=True)
+class Task:
+    """One of the demo's tasks.
+
+    Attributes:
+        write: writes train.jsonl and test.jsonl into a folder, with at most so many questions for training and test.
+        sizes: those two numbers.
+        settings: the settings of the comparison in a folder.
+        engine: runs the comparison.
+    """
+
+    write: Callable[[Path, int, int], None]
+    sizes: tuple[int, int]
+    settings: Callable[[Path], TuneSettings]
+    engine: type[Tune]
+
+
+def arithmetic_settings(folder: Path) -> TuneSettings:
     """Return settings for a demo of ten minutes on two cores. Batches are small because there are few steps."""
     return TuneSettings(
         output_dir=str(folder),
-        test_file=str(folder / "problems" / "test.jsonl"),
+        test_file=str(folder / "questions" / "test.jsonl"),
         prompt_template=PROMPT_TEMPLATE,
         max_new_tokens=96,
         batch_size=100,
@@ -40,19 +69,53 @@ def demo_settings(folder: Path) -> TuneSettings:
     )
 
 
+def habit_settings(folder: Path) -> TuneSettings:
+    """Return settings for a demo of ten minutes on two cores: strike a habit, and compare that with the usual ways."""
+    return TuneSettings(
+        output_dir=str(folder),
+        test_file=str(folder / "questions" / "test.jsonl"),
+        checks=str(folder / "questions" / "checks.yaml"),
+        max_new_tokens=56,
+        keep_truncated=True,
+        batch_size=64,
+        max_steps=24,
+        per_device_train_batch_size=4,
+        learning_rate=5e-4,
+        activation_checkpointing=False,
+        watch_every=12,
+        audit=False,
+        arms=["base", "sft-completion", "strike"],
+        extra_arms={
+            "rule": {
+                "title": "the rule in the prompt",
+                "method": "prompt",
+                "settings": {"prompt_template": RULE_TEMPLATE},
+            }
+        },
+    )
+
+
 def run_demo(
-    folder: Path, model: str | None = None, *, settings: TuneSettings | None = None, sizes: tuple[int, int] = (50, 200)
+    folder: Path,
+    model: str | None = None,
+    *,
+    task: str = "habit",
+    settings: TuneSettings | None = None,
+    sizes: tuple[int, int] | None = None,
 ) -> str:
     """Run the whole demo once. Return the table and the verdict.
 
     Args:
         model: model to use instead of SmolLM2-135M-Instruct.
-        sizes: number of problems to train on, and number of problems to test on.
+        task: one of `TASKS`.
+        settings: settings to use instead of the task's.
+        sizes: number of questions to train on, and number of questions to test on.
     """
-    settings = settings or demo_settings(folder)
-    write_problems(folder / "problems", *sizes)
+    chosen = TASKS[task]
+    settings = settings or chosen.settings(folder)
+    chosen.write(folder / "questions", *(sizes or chosen.sizes))
     model = model or str(bring_model(model_cache()))
-    return Demo(folder / "problems" / "train.jsonl", {"model_name_or_path": model}, settings).run()
+    return chosen.engine(folder / "questions" / "train.jsonl", {"model_name_or_path": model}, settings).run()
 
 
 class Demo(Tune):
@@ -61,11 +124,63 @@ class Demo(Tune):
     report_name = "demo.json"
 
 
+class HabitDemo(Demo):
+    """The demo of a habit. It ends with one reply before and after."""
+
+    def _finish(self) -> str:
+        return "\n".join([super()._finish(), *self._before_and_after()])
+
+    def _before_and_after(self) -> list[str]:
+        """Return a note of the training data, and the first test reply that breaks a check before and none after."""
+        wrong = [example for example in read_examples(self.folder / "examples.jsonl") if not example.label]
+        lines = [
+            "",
+            "A note on a reply:",
+            *_said("reply", wrong[0].completion),
+            *_said("note", wrong[0].judgment or ""),
+        ]
+        before, after = (self.result(arm, self.sizes[0], self.seeds[0], 0) for arm in ("base", "strike"))
+        pairs = zip(before.right, after.right, strict=True) if before.right and after.right else ()
+        changed = next((at for at, (was, now) in enumerate(pairs) if now and not was), None)
+        if changed is None:
+            return [*lines, "", "No test reply broke a check before and none after."]
+        lines += ["", "The first test reply that broke a check before and none after:"]
+        lines += _said("prompt", str(stages.read_test(self.folder)[changed].prompt))
+        return (
+            lines
+            + _said("before", before.answers[changed]["output"])
+            + _said("after", after.answers[changed]["output"])
+        )
+
+
+def _said(who: str, text: str) -> list[str]:
+    """Wrap somebody's words for the terminal. A model's words must not control it."""
+    return wrap(f"{who}: {plain_text(text)}", 100, initial_indent="  ", subsequent_indent=" " * 10)
+
+
+def write_products(folder: Path, train: int, test: int) -> None:
+    """Write train.jsonl, test.jsonl and checks.yaml: prompts about products, and what a product text must not do."""
+    there = files("nlft.experiments") / "catalogue"
+    for name, count in (("train", train), ("test", test)):
+        lines = (there / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        write_whole(folder / f"{name}.jsonl", "".join(lines[:count]).encode())
+    write_whole(folder / "checks.yaml", (there / "checks.yaml").read_bytes())
+
+
 def write_problems(folder: Path, train: int, test: int) -> None:
     """Write train.jsonl and test.jsonl, which share no problem. The files are the same in every call."""
     for name, questions in zip(("train", "test"), make_splits(train=train, test=test), strict=True):
         lines = [json.dumps(q.as_record(), ensure_ascii=False) + "\n" for q in questions]
         write_whole(folder / f"{name}.jsonl", "".join(lines).encode())
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "habit": Task(write_products, (32, 64), habit_settings, HabitDemo),
+        "arithmetic": Task(write_problems, (50, 200), arithmetic_settings, Demo),
+    }
+)
+"""The demo's tasks, by name."""
 
 
 def model_cache() -> Path:

@@ -80,6 +80,11 @@ class Comparison(Staged):
         return {name: arm.title for name, arm in self.arms.items()}
 
     @property
+    def lead(self) -> str | None:
+        """The arm that the comparison is about, if it is in the plan: `nlft`, else `strike`."""
+        return next((name for name in ("nlft", "strike") if name in self.arms), None)
+
+    @property
     def sizes(self) -> list[int]:
         """Numbers of training examples, in order."""
         return [(self.folder / "examples.jsonl").read_bytes().count(b"\n")]
@@ -100,9 +105,9 @@ class Comparison(Staged):
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the comparisons that are fixed before the run."""
-        if "nlft" not in self.arms or self.settings.grader == "label":
+        if self.lead is None or self.settings.grader == "label":
             return []
-        return [("nlft", name) for name in self.arms if name != "nlft"]
+        return [(self.lead, name) for name in self.arms if name != self.lead]
 
     def planned(self, arm: str, size: int, seed: int) -> bool:
         """Return whether the grid has that cell."""

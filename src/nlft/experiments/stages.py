@@ -182,13 +182,13 @@ def audit_stage(folder: Path, job: Job) -> None:
     write_whole(folder / "audit.json", json.dumps(report.json(), indent=1, ensure_ascii=False).encode())
 
 
-def export_stage(folder: Path) -> None:
-    """Write map.html, if NLFT was trained."""
+def export_stage(folder: Path, arm: str) -> None:
+    """Write map.html of the arm, if it was trained."""
     from nlft.page.export import export_map
     from nlft.runs.run_dir import RunDir
 
-    if RunDir(folder / "nlft").events():
-        export_map(RunDir.open(folder / "nlft"), folder / "map.html")
+    if RunDir(folder / arm).events():
+        export_map(RunDir.open(folder / arm), folder / "map.html")
 
 
 def settings_of(job: Job) -> TuneSettings:

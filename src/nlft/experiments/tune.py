@@ -29,8 +29,8 @@ class Tune(Comparison):
         self.record_settings()
         self.run_stages([*self.data_stages(), *self.audit_stages(), *self.revised_stages()])
         self.run_cells()
-        if "nlft" in self.settings.arms:
-            self.run_stages([("the saliency map", "map.html", partial(stages.export_stage, self.folder))])
+        if self.lead:
+            self.run_stages([("the saliency map", "map.html", partial(stages.export_stage, self.folder, self.lead))])
         return self._finish()
 
     def _finish(self) -> str:
@@ -91,6 +91,6 @@ class Tune(Comparison):
             notes.append(f"Audit: {audit['summary']}")
             if ready := audit.get("preflight"):
                 notes.append(f"Preflight: {ready['verdict']}: {ready['reason']}")
-        if (self.folder / "nlft" / "adapter").exists():
-            notes.append(f"NLFT's adapter: {display_path(self.folder / 'nlft' / 'adapter')} (PEFT's format).")
+        if self.lead and (adapter := self.folder / self.lead / "adapter").exists():
+            notes.append(f"Adapter of {self.titles[self.lead]}: {display_path(adapter)} (PEFT's format).")
         return notes
