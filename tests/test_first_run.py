@@ -42,16 +42,19 @@ def test_it_runs(tmp_path, monkeypatch):
         bring_model(model_cache())
     except NLFTError as error:
         pytest.skip(f"SmolLM2 cannot be brought here: {error}")
-    shutil.copy(EXAMPLES / "repair-shop.jsonl", tmp_path)
+    shutil.copy(EXAMPLES / "catalogue-reviewed.jsonl", tmp_path)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
     said = printed(notebook)
-    losses = [float(loss) for loss in re.findall(r"step +\d+  loss (-?[\d.]+)", said)]
-    assert len(losses) >= 3
-    assert losses[-1] < losses[0]
-    before, after = re.search(r"BEFORE: (.*?)AFTER: (.*?)token  ", said, re.DOTALL).groups()
-    assert before.strip() != after.strip()
-    assert len(re.findall(r"^['\"].*['\"] +[\d.]+  [\w-]+$", said, re.MULTILINE)) == 8
+    struck = [float(share) for share in re.findall(r"step +\d+  loss -?[\d.]+  struck words ([\d.]+)%", said)]
+    assert len(struck) >= 2
+    assert struck[-1] < struck[0] / 2
+    replies = re.findall(r"BEFORE: (.*?)AFTER: (.*?)\n \n", said, re.DOTALL)
+    assert len(replies) == 3
+    assert any(before.strip() != after.strip() for before, after in replies)
+    rows = re.findall(r"^['\"].*['\"] +([\d.]+)% +([\d.]+)%  (\w+)$", said, re.MULTILINE)
+    assert {tag for _, _, tag in rows} >= {"struck", "held"}
+    assert all(float(after) < float(before) for before, after, tag in rows if tag == "struck")
     assert (tmp_path / "runs" / "first-run" / "map.html").stat().st_size > 100_000

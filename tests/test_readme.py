@@ -86,7 +86,7 @@ def test_every_line_runs_as_pasted(clone, model_folder):
     for words in lines[1:]:
         assert cli.main(in_small(words[1:], model_folder)) == 0, " ".join(words)
     assert (clone / "map.html").exists()
-    assert (clone / "runs" / "shop" / "adapter" / "adapter_config.json").exists()
+    assert (clone / "runs" / "catalogue" / "adapter" / "adapter_config.json").exists()
     for block in blocks("python"):
         script = block.replace(MODEL, model_folder).replace(
             "answer_weight=1.0", "answer_weight=1.0, max_steps=2, use_cpu=True"

@@ -182,7 +182,7 @@ def test_each_task_of_the_demo_has_questions_of_its_own(tmp_path):
 def test_the_products_of_the_demo_are_those_of_the_examples():
     examples = Path(__file__).parent.parent / "examples"
     there = files("nlft.experiments") / "catalogue"
-    for name in ("train.jsonl", "test.jsonl", "checks.yaml"):
+    for name in ("train.jsonl", "test.jsonl", "checks.yaml", "rules.yaml"):
         assert (there / name).read_bytes() == (examples / f"catalogue-{name}").read_bytes()
 
 
@@ -192,6 +192,6 @@ def test_the_demo_of_a_habit_shows_notes_replies_collateral_and_the_map(tmp_path
     settings = small_habit(folder)
     told = run_demo(folder, model_folder, settings=settings, sizes=(6, 4))
     report = json.loads((folder / "demo.json").read_text())
-    assert [arm["name"] for arm in report["arms"]] == ["base", "sft-completion", "strike", "rule"]
+    assert [arm["name"] for arm in report["arms"]] == ["base", "rule", "sft-completion", "strike"]
     assert report["verdict"] in told
     assert "the rule in the prompt" in told

@@ -30,10 +30,6 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 PROMPT_TEMPLATE = (
     "{prompt}\n\nAnswer in one or two short sentences that show the calculation, then write #### and the number."
 )
-RULE_TEMPLATE = (
-    "{prompt}\n\nWe never use these words: versatile, stylish, sleek, elegant, modern, unique, practical, functional, "
-    "convenient, comfortable, durable, perfect, ideal, great, must-have."
-)
 
 
 @dataclass(frozen=True)
@@ -84,14 +80,8 @@ def habit_settings(folder: Path) -> TuneSettings:
         activation_checkpointing=False,
         watch_every=12,
         audit=False,
-        arms=["base", "sft-completion", "strike"],
-        extra_arms={
-            "rule": {
-                "title": "the rule in the prompt",
-                "method": "prompt",
-                "settings": {"prompt_template": RULE_TEMPLATE},
-            }
-        },
+        rules=str(folder / "questions" / "rules.yaml"),
+        arms=["base", "rule", "sft-completion", "strike"],
     )
 
 
@@ -159,12 +149,13 @@ def _said(who: str, text: str) -> list[str]:
 
 
 def write_products(folder: Path, train: int, test: int) -> None:
-    """Write train.jsonl, test.jsonl and checks.yaml: prompts about products, and what a product text must not do."""
+    """Write prompts about products (train.jsonl, test.jsonl), and what a product text must not do (checks, rules)."""
     there = files("nlft.experiments") / "catalogue"
     for name, count in (("train", train), ("test", test)):
         lines = (there / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         write_whole(folder / f"{name}.jsonl", "".join(lines[:count]).encode())
-    write_whole(folder / "checks.yaml", (there / "checks.yaml").read_bytes())
+    for name in ("checks.yaml", "rules.yaml"):
+        write_whole(folder / name, (there / name).read_bytes())
 
 
 def write_problems(folder: Path, train: int, test: int) -> None:
