@@ -245,6 +245,29 @@ def test_open_ended_example_has_red_rows_where_it_is_disliked_and_green_ones_whe
     expect(page.locator("#example-0 .badge")).to_have_text("✗ wrong")
 
 
+def test_struck_tokens_are_crossed_out_and_what_should_stand_there_follows_them(tmp_path: Path, show: Show) -> None:
+    run = RunDir(tmp_path / "struck")
+    run.write_settings(record())
+    hostile = "<b>plain</b>"
+    tokens = ["A", " very", " sleek", " lamp", " of", " its", " own", ".", "<|end|>"]
+    watched = WatchedExample("lamp", False, "q?", None, '"very sleek"', tokens, None, {"2": hostile, "6": ""})
+    run.write_watched([watched])
+    assert run.watched() == [watched]
+    names = ["plain", "salient", "neighbour", "gated", "struck", "inside"]
+    scores = replace(lifted(watched), tag=np.array([0, 4, 5, 0, 4, 5, 5, 0, 0], np.uint8))
+    run.store_snapshot(Snapshot(1, 0.1, "strike", {}, names, [scores]))
+    page = show(run)
+    cells = page.locator("#example-0 .token")
+    lines = cells.locator(".text").evaluate_all("(all) => all.map((one) => getComputedStyle(one).textDecorationLine)")
+    assert [at for at, line in enumerate(lines) if line == "line-through"] == [1, 2, 4, 5, 6]
+    expect(page.locator("#example-0 .replacement")).to_have_text([hostile, "∅"])
+    expect(cells.nth(2)).to_have_attribute("aria-label", re.compile(f"inside, replaced by {re.escape(hostile)}"))
+    expect(cells.nth(6)).to_have_attribute("aria-label", re.compile("inside, replaced by nothing"))
+    assert page.locator("#example-0 .tokens").evaluate("(all) => all.innerText.replace(/\\s+/g, ' ')").startswith(
+        f"A very sleek {hostile} lamp of its own ∅"
+    )
+
+
 def lifted(example: WatchedExample) -> TokenScores:
     """Every other token eight times likelier under the condition that the feedback is in, and no likelier elsewhere."""
     length = len(example.tokens)

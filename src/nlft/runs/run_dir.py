@@ -11,7 +11,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class WatchedExample:
     Attributes:
         tokens: the completion's tokens as text. Joined, they give the completion, with the end-of-turn token last.
         answer, judgment, feedback: None if the example has none.
+        replacements: what a reader wants in the place of marked tokens: the index of the last of these tokens, as text
+            for JSON, to the text. Empty if nothing should stand there.
     """
 
     id: str | int
@@ -44,6 +46,7 @@ class WatchedExample:
     judgment: str | None
     tokens: list[str]
     feedback: str | None = None
+    replacements: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -298,6 +298,7 @@ def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTra
         feedback=example.feedback,
         judgment=example.judgment,
         tokens=token_texts(tokenizer, encoded.completion),
+        replacements={str(span.end - 1): span.replace for span in encoded.spans if span.replace is not None},
     )
 
 

@@ -59,6 +59,8 @@ export function buildTokens(example, title) {
     panel.cells.push(cell);
     panel.drawn.push({});
     group.append(cell);
+    const replacement = example.replacements?.[index];
+    if (replacement !== undefined) group.append(inPlace(replacement));
     if (token.includes("\n")) group.append(element("br"));
   });
   return panel;
@@ -83,11 +85,19 @@ export function drawTokens(panel, now) {
     if (drawn.name === name && drawn.changed === changed) return;
     markTag(cell, name);
     cell.classList.toggle("changed", changed);
+    const replacement = panel.example.replacements?.[index];
+    const instead = replacement === undefined ? "" : `, replaced by ${visibleText(replacement) || "nothing"}`;
     cell.setAttribute("aria-label",
-      `${visibleText(panel.example.tokens[index])}, ${name}${changed ? ", changed" : ""}`);
+      `${visibleText(panel.example.tokens[index])}, ${name}${instead}${changed ? ", changed" : ""}`);
     drawn.name = name;
     drawn.changed = changed;
   });
+}
+
+/** What a reader wants in the place of the tokens before it. The cell's label says it too. */
+function inPlace(text) {
+  const title = text ? "what should stand here" : "nothing should stand here";
+  return shownText("ins", text || "∅", { className: "replacement", "aria-hidden": "true", title });
 }
 
 function drawStrips(panel, scores) {
