@@ -263,8 +263,10 @@ def test_struck_tokens_are_crossed_out_and_what_should_stand_there_follows_them(
     expect(page.locator("#example-0 .replacement")).to_have_text([hostile, "∅"])
     expect(cells.nth(2)).to_have_attribute("aria-label", re.compile(f"inside, replaced by {re.escape(hostile)}"))
     expect(cells.nth(6)).to_have_attribute("aria-label", re.compile("inside, replaced by nothing"))
-    assert page.locator("#example-0 .tokens").evaluate("(all) => all.innerText.replace(/\\s+/g, ' ')").startswith(
-        f"A very sleek {hostile} lamp of its own ∅"
+    assert (
+        page.locator("#example-0 .tokens")
+        .evaluate("(all) => all.innerText.replace(/\\s+/g, ' ')")
+        .startswith(f"A very sleek {hostile} lamp of its own ∅")
     )
 
 

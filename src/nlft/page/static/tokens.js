@@ -86,7 +86,7 @@ export function drawTokens(panel, now) {
     markTag(cell, name);
     cell.classList.toggle("changed", changed);
     const replacement = panel.example.replacements?.[index];
-    const instead = replacement === undefined ? "" : `, replaced by ${visibleText(replacement) || "nothing"}`;
+    const instead = replacement === undefined ? "" : `, replaced by ${replacement ? visibleText(replacement) : "nothing"}`;
     cell.setAttribute("aria-label",
       `${visibleText(panel.example.tokens[index])}, ${name}${instead}${changed ? ", changed" : ""}`);
     drawn.name = name;
