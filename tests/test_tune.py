@@ -15,7 +15,7 @@ import pytest
 
 from helpers.processes import small, small_habit
 from nlft import cli
-from nlft.data.records import Example, write_examples
+from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import UserError
 from nlft.experiments.demo import TASKS, run_demo
 from nlft.experiments.settings import TUNE_ARMS
@@ -187,7 +187,6 @@ def test_the_products_of_the_demo_are_those_of_the_examples():
 
 
 def test_the_demo_of_a_habit_shows_notes_replies_collateral_and_the_map(tmp_path, model_folder):
-    # A random model hardly says a listed word: what it does say is listed instead.
     folder = tmp_path / "demo"
     settings = small_habit(folder)
     told = run_demo(folder, model_folder, settings=settings, sizes=(6, 4))
@@ -195,3 +194,8 @@ def test_the_demo_of_a_habit_shows_notes_replies_collateral_and_the_map(tmp_path
     assert [arm["name"] for arm in report["arms"]] == ["base", "rule", "sft-completion", "strike"]
     assert report["verdict"] in told
     assert "the rule in the prompt" in told
+    example = next(one for one in read_examples(folder / "examples.jsonl") if not one.label)
+    assert example.judgment.split(":")[0] in told
+    assert (folder / "map.html").stat().st_size > 10_000
+    assert str(folder / "strike" / "adapter") in told
+    assert "KL" in told

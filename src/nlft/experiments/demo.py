@@ -123,12 +123,10 @@ class HabitDemo(Demo):
     def _before_and_after(self) -> list[str]:
         """Return a note of the training data, and the first test reply that breaks a check before and none after."""
         wrong = [example for example in read_examples(self.folder / "examples.jsonl") if not example.label]
-        lines = [
-            "",
-            "A note on a reply:",
-            *_said("reply", wrong[0].completion),
-            *_said("note", wrong[0].judgment or ""),
-        ]
+        lines: list[str] = []
+        for example in wrong[:1]:
+            lines += ["", "A note on a reply:", *_said("reply", example.completion)]
+            lines += _said("note", example.judgment or "")
         before, after = (self.result(arm, self.sizes[0], self.seeds[0], 0) for arm in ("base", "strike"))
         pairs = zip(before.right, after.right, strict=True) if before.right and after.right else ()
         changed = next((at for at, (was, now) in enumerate(pairs) if now and not was), None)
