@@ -8,7 +8,7 @@ first token has a higher score than another token of the sentence; 50% is chance
 the method's highest score among whole words, as training chooses them, is at the known word.
 
 Methods with "words swapped" take another rule's words in place of the judgment's own, and are tested on the same known
-words: if they do as well, then the words were not read. About 2 minutes on a CPU.
+words: if they do as well, then the words were not read. About three minutes of one CPU core.
 """
 
 import argparse

@@ -21,6 +21,8 @@ class Tag(IntEnum):
     GATED = 3
     STRUCK = 4
     INSIDE = 5
+    HELD = 6
+    KEPT = 7
 
 
 TAG_NAMES = [tag.name.lower() for tag in Tag]

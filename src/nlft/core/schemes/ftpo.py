@@ -17,9 +17,9 @@ from nlft.core.condition_scores import ScoredBatch, StruckLogits
 from nlft.core.conditions import EncodedExample
 from nlft.core.hold import Role
 from nlft.core.loss import SampleLosses
-from nlft.core.saliency import ConditionLogprobs, Tag, TokenWeights
+from nlft.core.saliency import ConditionLogprobs, TokenWeights
 from nlft.core.schemes.scheme import Scheme, setting
-from nlft.core.schemes.strike import PivotSettings
+from nlft.core.schemes.strike import PivotSettings, role_tags
 from nlft.core.strikes import StrikePlan
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ class FTPOSettings(PivotSettings):
 def ftpo_weights(logprobs: ConditionLogprobs, settings: FTPOSettings) -> TokenWeights:
     """Tag the struck tokens. Their loss is in `ftpo_losses`."""
     assert logprobs.role is not None
-    tag = torch.zeros_like(logprobs.mask, dtype=torch.uint8)
-    tag = tag.masked_fill(logprobs.role == Role.STRUCK, Tag.STRUCK).masked_fill(
-        logprobs.role == Role.INSIDE, Tag.INSIDE
-    )
+    tag = role_tags(logprobs.role)
     nothing = torch.zeros_like(logprobs.base, dtype=torch.float32)
     return TokenWeights(likelihood=nothing, unlikelihood=nothing, tag=tag, gated=torch.zeros_like(logprobs.label))
 

@@ -70,20 +70,27 @@ class StrikeSettings(PivotSettings):
     )
 
 
+_SHOWN = ((Role.STRUCK, Tag.STRUCK), (Role.INSIDE, Tag.INSIDE), (Role.HELD, Tag.HELD), (Role.KEPT, Tag.KEPT))
+
+
 def strike_weights(logprobs: ConditionLogprobs, settings: StrikeSettings) -> TokenWeights:
     """Tag the struck tokens, and weigh the likelihood of liked replies. The other losses are in `strike_losses`."""
     assert logprobs.role is not None
-    tag = torch.zeros_like(logprobs.mask, dtype=torch.uint8)
-    tag = tag.masked_fill(logprobs.role == Role.STRUCK, Tag.STRUCK).masked_fill(
-        logprobs.role == Role.INSIDE, Tag.INSIDE
-    )
     liked = _liked(logprobs.label, logprobs.role)
     return TokenWeights(
         likelihood=settings.like_weight * (logprobs.mask & liked[:, None]).float(),
         unlikelihood=torch.zeros_like(logprobs.base, dtype=torch.float32),
-        tag=tag,
+        tag=role_tags(logprobs.role),
         gated=torch.zeros_like(logprobs.label),
     )
+
+
+def role_tags(role: Tensor) -> Tensor:
+    """Return the tag that shows each token's role, uint8, in the shape of `role`."""
+    tag = torch.zeros_like(role, dtype=torch.uint8)
+    for shown, name in _SHOWN:
+        tag = tag.masked_fill(role == shown, name)
+    return tag
 
 
 def strike_losses(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSettings) -> SampleLosses:

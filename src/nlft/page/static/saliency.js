@@ -31,7 +31,7 @@
 //   compare(before, after)                      -> {tokens, retagged, gained, lost, reweighted, examples}
 //   neighbourhood(salient, band, similarity)    -> Uint8Array(N), 1 for tokens that the walks reach
 
-export const TAG_NAMES = ["plain", "salient", "neighbour", "gated", "struck", "inside"];
+export const TAG_NAMES = ["plain", "salient", "neighbour", "gated", "struck", "inside", "held", "kept"];
 const TAG = { PLAIN: 0, SALIENT: 1, NEIGHBOUR: 2, GATED: 3 };
 
 const WINDOW = 16;

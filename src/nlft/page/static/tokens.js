@@ -12,6 +12,8 @@ export const TAGS = {
   gated: "weight 0, because too much of the completion is salient",
   struck: "struck: trained towards what else the base model would say here",
   inside: "the rest of a struck span: not trained",
+  held: "held: trained to stay as the base model has it",
+  kept: "outside the scope of the feedback: held to the base model itself",
   contradiction: "likely under base, but unlikely under standard",
 };
 
