@@ -58,9 +58,10 @@ def _struck_words(file: str, also: Sequence[str] | None, scheme: str) -> list[st
     Raises:
         UserError: the scheme strikes no words.
     """
+    from nlft.core.schemes.registry import get_scheme
     from nlft.data.rules_file import read_rules, words_of
 
-    if scheme != "strike":
+    if not get_scheme(scheme).strikes:
         raise UserError(
             f"--rules {display_path(file)}: the scheme {scheme} strikes no words.\n"
             "  Add --scheme strike, or leave out --rules."

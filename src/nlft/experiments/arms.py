@@ -76,6 +76,7 @@ BUILT_IN: Mapping[str, Arm] = MappingProxyType(
             struck("strike", "strike and hold"),
             struck("strike-said", "strike where it was said only", saliency={"strike_at": "said"}),
             struck("strike-list", "strike, the rules' words too", strike_words=["{words}"]),
+            Arm("ftpo", "FTPO at the same places", "nlft", {"scheme": "ftpo", "answer_weight": 0.0}),
             struck("strike-random", "strike at random places", "random-spans"),
             struck("strike-shuffled", "strike, judgments swapped", "swapped-spans"),
             struck("hold-only", "hold, nothing struck", "no-spans"),

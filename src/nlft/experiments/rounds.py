@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft import __version__
+from nlft.core.schemes.registry import get_scheme
 from nlft.data.checks_grader import needs_of_questions
 from nlft.data.records import Question, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
@@ -179,7 +180,7 @@ class Round(Staged):
         evaluating: list[Stage] = [
             ("held-out questions", "evaluation.json", self.own_process(evaluate_round, self.number, "evaluation.json"))
         ]
-        if self.settings.scheme == "strike":
+        if get_scheme(self.settings.scheme).strikes:
             done = self.own_process(evaluate_round, self.number, ON_TRAINING)
             evaluating.append(("training questions", ON_TRAINING, done))
         training = ("training", "trained.json", self.own_process(train_round, self.number))
@@ -198,14 +199,15 @@ def _accuracy(evaluation: Path, extraction: str) -> Proportion:
 def round_examples(folder: Path, number: int, scheme: str, max_steps: int) -> tuple[Path, int]:
     """Return the file that round `number` trains on, and its number of steps.
 
-    `strike` trains on the replies of all rounds. Few of the later replies carry a strike, so that equal steps over all
-    replies would undo the earlier ones. So a round takes as many more steps as there are more struck replies.
+    A scheme that strikes trains on the replies of all rounds. Few of the later replies carry a strike, so that equal
+    steps over all replies would undo the earlier ones. So a round takes as many more steps as there are more struck
+    replies.
 
     Args:
         max_steps: steps of the first round; 0 or less if epochs decide.
     """
     own = folder / "examples.jsonl"
-    if scheme != "strike" or number == 1:
+    if number == 1 or not get_scheme(scheme).strikes:
         return own, max_steps
     every = [read_examples(folder.parent / f"round-{at}" / own.name) for at in range(1, number + 1)]
     together = [replace(one, id=f"{one.id}@{at}") for at, some in enumerate(every, start=1) for one in some]
@@ -217,7 +219,6 @@ def round_examples(folder: Path, number: int, scheme: str, max_steps: int) -> tu
 
 def train_round(folder: Path, job: Job, number: int) -> None:
     """Train the round, from its last checkpoint if it was interrupted. Write run/ and trained.json."""
-    from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer

@@ -122,4 +122,4 @@ def _needs(settings: FTPOSettings) -> frozenset[str]:
     return frozenset({"hold", "logits", *(["pivots"] if settings.pivot == "contrast" else [])})
 
 
-SCHEME = Scheme("ftpo", FTPOSettings, ftpo_weights, _needs, losses=ftpo_losses, plan=_plan)
+SCHEME = Scheme("ftpo", FTPOSettings, ftpo_weights, _needs, losses=ftpo_losses, plan=_plan, strikes=True)

@@ -60,6 +60,8 @@ class Scheme:
         extra_rows: example -> further rows to score with gradient. `losses` reads them.
         plan: (training examples, tokenizer, settings) -> what the frozen base is used for, if the scheme needs `hold`.
             By default every token is held to it.
+        strikes: whether it makes improbable what readers mark or quote. Then listed words are struck too, and rounds
+            train on the replies of all rounds.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Scheme:
     extra_loss: Callable[[Any], ExtraLoss | None] = lambda _: None
     extra_rows: Callable[[EncodedExample], Sequence[Row]] = lambda _: ()
     plan: Callable[[Sequence[EncodedExample], PreTrainedTokenizerBase, Any], Plan | None] = lambda *_: None
+    strikes: bool = False
 
 
 def setting(default: Any, help: str) -> Any:

@@ -148,4 +148,4 @@ def _needs(settings: StrikeSettings) -> frozenset[str]:
     return frozenset({"hold", "pivots"} if settings.pivot == "contrast" else {"hold"})
 
 
-SCHEME = Scheme("strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan)
+SCHEME = Scheme("strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan, strikes=True)
