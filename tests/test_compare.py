@@ -28,13 +28,21 @@ from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm
 from nlft.experiments.arms import BUILT_IN, Arm, defined_arm, record_arm
 from nlft.experiments.compare import Compare
 from nlft.experiments.demo import write_problems
-from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
+from nlft.experiments.settings import COMPARE_ARMS, HABIT_ARMS, Budget, CompareSettings, TuneSettings
 from nlft.models.loading import ModelSettings
 from nlft.results.comparison_page import page
 from nlft.results.evaluate import deciding_reading
 from nlft.training.callbacks import TimeBudget
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_strike_without_nlft_is_compared_with_its_own_rivals_and_control():
+    settings = CompareSettings(arms=["strike-list", "ban"], rules="rules.yaml", checks="checks.yaml")
+    assert settings.arms == [*HABIT_ARMS, "strike-list", "ban"]
+    assert ("strike-list", "sft-revised-hold") in settings.pairs()
+    assert all(ours == "strike-list" for ours, _ in settings.pairs())
+    assert set(COMPARE_ARMS) < set(CompareSettings(arms=["strike", "nlft"]).arms)
 
 
 def test_a_time_budget_ends_training_at_the_step_that_passes_it(place, tmp_path):

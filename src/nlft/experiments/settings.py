@@ -26,6 +26,8 @@ from nlft.training.settings import (
 TUNE_ARMS = ("base", "sft-answer", "sft-completion", "nlft", "control")
 EXACT = ("number", "exact", "choice", "regex")  # graders for which length and form of a reply do not matter
 COMPARE_ARMS = ("base", "few-shot", "sft-answer", "sft-completion", "nlft", "control", "uniform-right", "shuffled")
+HABIT_ARMS = ("base", "rule", "sft-completion", "sft-revised-hold", "strike-random")
+STRIKES = ("strike", "strike-list", "strike-said")
 
 
 @dataclass
@@ -193,7 +195,10 @@ class CompareSettings(TuneSettings):
     """
 
     arms: list[str] = override(  # noqa: RUF009 - it returns a field, with a factory for the list
-        TuneSettings, "arms", list(COMPARE_ARMS), also=" The baselines and controls of NLFT are always included."
+        TuneSettings,
+        "arms",
+        list(COMPARE_ARMS),
+        also=" The rivals and controls of NLFT, or else of strike, are always included.",
     )
     sizes: list[int] = field(
         default_factory=list,
@@ -216,12 +221,13 @@ class CompareSettings(TuneSettings):
     )
     comparisons: list[str] = field(
         default_factory=list,
-        metadata={"help": "Pairs OURS:THEIRS (default: NLFT against every other method)."},
+        metadata={"help": "Pairs OURS:THEIRS (default: NLFT, else strike, against every other method)."},
     )
 
     def __post_init__(self) -> None:
         self.once = [ALIASES.get(name, name) for name in self.once]
-        self.arms = [*COMPARE_ARMS, *self.arms, *self.once]
+        habit = "nlft" not in self.arms and bool(set(STRIKES) & set(self.arms))
+        self.arms = [*(HABIT_ARMS if habit else COMPARE_ARMS), *self.arms, *self.once]
         super().__post_init__()
         if self.grader == "label":
             raise UserError("--grader label grades nothing, so nothing can be compared.\n  Choose another --grader.")
@@ -246,7 +252,8 @@ class CompareSettings(TuneSettings):
             UserError: a comparison does not name two arms of this plan.
         """
         pairs = []
-        for text in self.comparisons or [f"nlft:{name}" for name in self.arms if name != "nlft"]:
+        lead = next(name for name in ("nlft", *STRIKES) if name in self.arms)
+        for text in self.comparisons or [f"{lead}:{name}" for name in self.arms if name != lead]:
             ours, theirs = (ALIASES.get(name, name) for name in text.partition(":")[::2])
             if ours not in self.arms or theirs not in self.arms:
                 raise UserError(
