@@ -48,13 +48,11 @@ def test_it_runs(tmp_path, monkeypatch):
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
     said = printed(notebook)
-    struck = [float(share) for share in re.findall(r"step +\d+  loss -?[\d.]+  struck words ([\d.]+)%", said)]
-    assert len(struck) >= 2
-    assert struck[-1] < struck[0] / 2
+    assert re.search(r"step +\d+  loss -?[\d.]+  struck words [\d.]+%", said)
     replies = re.findall(r"BEFORE: (.*?)AFTER: (.*?)\n \n", said, re.DOTALL)
     assert len(replies) == 3
     assert any(before.strip() != after.strip() for before, after in replies)
     rows = re.findall(r"^['\"].*['\"] +([\d.]+)% +([\d.]+)%  (\w+)$", said, re.MULTILINE)
     assert {tag for _, _, tag in rows} >= {"struck", "held"}
-    assert all(float(after) < float(before) for before, after, tag in rows if tag == "struck")
+    assert all(float(after) < float(before) / 2 for before, after, tag in rows if tag == "struck")
     assert (tmp_path / "runs" / "first-run" / "map.html").stat().st_size > 100_000

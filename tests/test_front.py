@@ -14,7 +14,7 @@ from nlft.results.comparison_page import page
 from nlft.results.comparison_plane import plane, plane_table
 from nlft.results.comparison_report import comparison_report, grid_of
 from nlft.results.curves import CurvePoint
-from nlft.results.front import Measured, front, kl_contrasts
+from nlft.results.front import ArmKL, front, kl_contrasts
 from nlft.results.plane_chart import plane_chart
 from nlft.results.stats import paired_ratio, rate_per_token
 
@@ -73,10 +73,10 @@ def test_equal_kls_are_not_told_apart_and_seeds_count():
 
 def test_kl_is_compared_on_common_seeds_and_corrected_for_all_pairs():
     measured = {
-        "a": Measured(rows(0.1, seeds=2), [0, 1]),
-        "b": Measured(rows(0.2, seeds=1, seed=7), [1]),
-        "c": Measured(rows(0.2, seeds=1, seed=8), [2]),
-        "d": Measured(rows(0.11, seeds=2, seed=9), [0, 1]),
+        "a": ArmKL(rows(0.1, seeds=2), [0, 1]),
+        "b": ArmKL(rows(0.2, seeds=1, seed=7), [1]),
+        "c": ArmKL(rows(0.2, seeds=1, seed=8), [2]),
+        "d": ArmKL(rows(0.11, seeds=2, seed=9), [0, 1]),
     }
     made = {(one.ours, one.theirs): one for one in kl_contrasts(measured)}
     assert set(made) == {("a", "b"), ("a", "d"), ("b", "d")}, "c shares no seed with any"
@@ -93,7 +93,7 @@ def rows(mean, seeds=1, replies=40, seed=0):
 
 
 def measured(**kl):
-    return {arm: Measured(rows(mean, seed=at), [0]) for at, (arm, mean) in enumerate(kl.items())}
+    return {arm: ArmKL(rows(mean, seed=at), [0]) for at, (arm, mean) in enumerate(kl.items())}
 
 
 def test_an_arm_is_beaten_by_one_that_is_better_in_one_and_not_worse_in_the_other():
@@ -110,7 +110,7 @@ def test_a_prompt_with_fewer_violations_beats_the_base_and_every_arm_without_few
     found = front(["base", "rule"], measured(sft=0.1), lambda a, b: (a, b) == ("rule", "base"))
     assert found.arms == ("rule",)
     assert found.beaten == {"base": ("rule",), "sft": ("base", "rule")}
-    still = front(["base"], {"none": Measured((((0.0, 5),),), [0])}, lambda a, b: False)
+    still = front(["base"], {"none": ArmKL((((0.0, 5),),), [0])}, lambda a, b: False)
     assert still.arms == ("base", "none"), "an arm that changed nothing has no KL"
 
 

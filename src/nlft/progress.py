@@ -66,7 +66,8 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     out = StringIO()
-    Console(file=out, width=text_width(), color_system=None, legacy_windows=False).print(grid)
+    # In a notebook rich would show the table by itself and leave `out` empty.
+    Console(file=out, width=text_width(), color_system=None, legacy_windows=False, force_jupyter=False).print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

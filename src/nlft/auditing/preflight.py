@@ -272,7 +272,7 @@ def announce(prompts: int, tokens: int) -> None:
     )
 
 
-def open_answerer_of(model: Any, encoder: ConditionEncoder, tokens: int, batch_size: int) -> "Answerer":
+def answerer_above(model: Any, encoder: ConditionEncoder, tokens: int, batch_size: int) -> "Answerer":
     """Return the loaded model as a greedy answerer."""
     from nlft.models.loaded import loaded_answerer
 

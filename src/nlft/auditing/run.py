@@ -61,10 +61,7 @@ def audit(
         UserError: there are no examples, the grader does not exist, or the model has no tokenizer.
     """
     settings = settings or AuditSettings()
-    if not examples:
-        raise UserError(f"{name}: there are no examples to audit.\n  Give a file with at least one.")
-    if model is not None and tokenizer is None:
-        raise UserError("The audit got a model without its tokenizer.\n  Pass tokenizer=... as well.")
+    _refuse(examples, model, tokenizer, name)
     grader, notes = _grader(examples, settings)
     notes += [note] if (note := feedback_note(examples)) else []
     encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
@@ -96,6 +93,19 @@ def audit(
         rules=found,
         preflight=ready,
     )
+
+
+def _refuse(
+    examples: Sequence[Example],
+    model: torch.nn.Module | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    name: str,
+) -> None:
+    """Raise UserError if there is nothing to audit, or a model without its tokenizer."""
+    if not examples:
+        raise UserError(f"{name}: there are no examples to audit.\n  Give a file with at least one.")
+    if model is not None and tokenizer is None:
+        raise UserError("The audit got a model without its tokenizer.\n  Pass tokenizer=... as well.")
 
 
 def _by_text(
@@ -155,7 +165,7 @@ def _before_training(
     if checked:
         tokens = flight.longest_reply([one for _, one in encoded])
         flight.announce(len(flight.training_prompts(examples)), tokens)
-        answerer = flight.open_answerer_of(model, encoder, tokens, settings.batch_size)
+        answerer = flight.answerer_above(model, encoder, tokens, settings.batch_size)
     return found, flight.preflight(examples, found, checked, places, answerer)
 
 

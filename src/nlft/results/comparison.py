@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from nlft.results.clusters import Clusters
 from nlft.results.collateral import Breach, Figures
-from nlft.results.front import Front, KLRows, Measured, front
+from nlft.results.front import ArmKL, Front, KLRows, front
 from nlft.results.stats import (
     Difference,
     Needed,
@@ -227,9 +227,7 @@ def _front(
     """Compare the arms by violations and KL together. Return None if no KL was measured."""
     every = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
     known = {
-        arm: Measured(c.kl, c.seeds, c.kl_clusters)
-        for arm, c in every.items()
-        if c.kl and c.seeds and arm not in prompted
+        arm: ArmKL(c.kl, c.seeds, c.kl_clusters) for arm, c in every.items() if c.kl and c.seeds and arm not in prompted
     }
     if not known:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 from nlft.results.comparison import Cells, Grid, Verdict, rate_of
 from nlft.results.comparison_tables import Table
 from nlft.results.curves import kl_at, mean_curve
-from nlft.results.stats import Estimate, rate_per_token
+from nlft.results.stats import Interval, rate_per_token
 
 AT_EQUAL = "strike"  # the arm at whose violations the others are compared; if it is not there, the best trained arm
 
@@ -42,7 +42,7 @@ def plane(grid: Grid, prompted: Collection[str]) -> list[dict[str, Any]]:
 
 
 def _point(cells: Cells, *, trained: bool) -> dict[str, Any]:
-    rate, kl = rate_of(cells.verdicts, cells.clusters), None if trained else Estimate(0.0, 0.0, 0.0)
+    rate, kl = rate_of(cells.verdicts, cells.clusters), None if trained else Interval(0.0, 0.0, 0.0)
     if trained and cells.kl:
         nats, tokens = ([[reply[at] for reply in row] for row in cells.kl] for at in (0, 1))
         kl = rate_per_token(nats, tokens, clusters=cells.kl_clusters)

@@ -14,7 +14,7 @@ KLRows = tuple[tuple[tuple[float, int], ...], ...]
 
 
 @dataclass(frozen=True)
-class Measured:
+class ArmKL:
     """The KL to base of a trained arm on the task's replies.
 
     Attributes:
@@ -68,7 +68,7 @@ class Front:
     unmeasured: tuple[str, ...] = ()
 
 
-def kl_contrasts(measured: Mapping[str, Measured]) -> tuple[KLContrast, ...]:
+def kl_contrasts(measured: Mapping[str, ArmKL]) -> tuple[KLContrast, ...]:
     """Compare the KL of each pair of arms that have a seed in common."""
     pairs = []
     for ours, theirs in combinations(measured, 2):
@@ -88,7 +88,7 @@ def kl_contrasts(measured: Mapping[str, Measured]) -> tuple[KLContrast, ...]:
 
 def front(
     prompted: Iterable[str],
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, ArmKL],
     fewer: Callable[[str, str], bool],
     unmeasured: Iterable[str] = (),
 ) -> Front:

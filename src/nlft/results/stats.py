@@ -161,7 +161,7 @@ def _resampled(each: Sequence[Any], samples: int, seed: int, clusters: Clusters 
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A number with its 95% interval."""
 
     value: float
@@ -185,7 +185,7 @@ class Ratio:
 
 def rate_per_token(
     nats: Any, tokens: Any, *, clusters: Clusters | None = None, samples: int = 9999, seed: int = 0
-) -> Estimate:
+) -> Interval:
     """Return nats per token over all replies and seeds. The bootstrap resamples replies, or clusters, and seeds.
 
     Args:
@@ -195,7 +195,7 @@ def rate_per_token(
     nats, tokens = np.asarray(nats, dtype=float), np.asarray(tokens, dtype=float)
     above, below = _resampled([nats, tokens], samples, seed, clusters)
     low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
-    return Estimate(float(nats.sum() / max(tokens.sum(), 1)), max(0.0, float(low)), float(high))
+    return Interval(float(nats.sum() / max(tokens.sum(), 1)), max(0.0, float(low)), float(high))
 
 
 def paired_ratio(

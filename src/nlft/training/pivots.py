@@ -99,7 +99,7 @@ def candidates(tokenizer: "PreTrainedTokenizerBase", completion: Sequence[int], 
 
 
 @dataclass(frozen=True)
-class Question:
+class Contrasted:
     """A completion whose quotes have several words, and the prompts to score it under.
 
     Attributes:
@@ -154,7 +154,7 @@ def choose_pivots(
 
 
 def contrast(
-    model: nn.Module, questions: Sequence[Question], encoded: Sequence[EncodedExample], pad_token_id: int
+    model: nn.Module, questions: Sequence[Contrasted], encoded: Sequence[EncodedExample], pad_token_id: int
 ) -> dict[int, Floats]:
     """Compute log p(own words) − mean log p(other rules' words) of each completion's tokens, by the example's place.
 
@@ -320,7 +320,7 @@ def _likeliest(tokens: Sequence[int], by: Floats | None) -> int:
 
 def _question(
     index: int, example: Example, encoded: EncodedExample, encoder: ConditionEncoder, rules: Sequence[str]
-) -> Question | None:
+) -> Contrasted | None:
     """Return the prompts that decide an example's pivots; None if its judgment has no words."""
     own = unquoted(example.judgment)
     if not own:
@@ -342,7 +342,7 @@ def _question(
             f"pivot contrast: example {example.id!r} takes {length} tokens with another example's judgment, over "
             f"max_length {encoder.max_length}.\n  Raise --max_length, or set --saliency.pivot first or all."
         )
-    return Question(index, prompt(own), others)
+    return Contrasted(index, prompt(own), others)
 
 
 def _likeness(one: str, other: str) -> float:
