@@ -48,6 +48,7 @@ def test_it_runs(tmp_path, monkeypatch):
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
     said = printed(notebook)
+    assert "catalogue-states-facts" in said, "a table of the audit left its text"
     assert re.search(r"step +\d+  loss -?[\d.]+  struck words [\d.]+%", said)
     replies = re.findall(r"BEFORE: (.*?)AFTER: (.*?)\n \n", said, re.DOTALL)
     assert len(replies) == 3
