@@ -15,8 +15,9 @@ from textwrap import wrap
 from types import MappingProxyType
 
 from nlft.collect.opinions import plain_text
+from nlft.core.prompts import prompt_text
 from nlft.data.problems import make_splits
-from nlft.data.records import read_examples
+from nlft.data.records import completion_text, read_examples
 from nlft.errors import NLFTError
 from nlft.experiments import stages
 from nlft.experiments.settings import TuneSettings
@@ -125,7 +126,7 @@ class HabitDemo(Demo):
         wrong = [example for example in read_examples(self.folder / "examples.jsonl") if not example.label]
         lines: list[str] = []
         for example in wrong[:1]:
-            lines += ["", "A note on a reply:", *_said("reply", example.completion)]
+            lines += ["", "A note on a reply:", *_said("reply", completion_text(example))]
             lines += _said("note", example.judgment or "")
         before, after = (self.result(arm, self.sizes[0], self.seeds[0], 0) for arm in ("base", "strike"))
         pairs = zip(before.right, after.right, strict=True) if before.right and after.right else ()
@@ -133,7 +134,7 @@ class HabitDemo(Demo):
         if changed is None:
             return [*lines, "", "No test reply broke a check before and none after."]
         lines += ["", "The first test reply that broke a check before and none after:"]
-        lines += _said("prompt", str(stages.read_test(self.folder)[changed].prompt))
+        lines += _said("prompt", prompt_text(stages.read_test(self.folder)[changed].prompt))
         return (
             lines
             + _said("before", before.answers[changed]["output"])
