@@ -11,7 +11,8 @@ import nlft
 
 PUBLIC = [
     *("NLFTTrainer", "NLFTConfig", "read_examples", "read_questions", "write_examples", "Example", "Question", "Span"),
-    *("Scheme", "NLFTSettings", "register_scheme", "evaluate", "EvaluationSettings", "audit", "AuditSettings"),
+    *("Scheme", "NLFTSettings", "StrikeSettings", "register_scheme", "evaluate", "EvaluationSettings"),
+    *("audit", "AuditSettings"),
     *("RunDir", "NLFTError", "UserError", "ProblemsError", "RecordsError", "ConfigError", "Problem"),
 ]
 

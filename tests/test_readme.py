@@ -132,16 +132,3 @@ def test_figures_of_the_comparison_are_those_of_the_kept_file():
     for other in ("sft-answer", "control"):
         gap = next(c["gap"] for c in report["contrasts"] if (c["ours"], c["theirs"]) == ("nlft", other))
         assert f"{100 * gap['value']:+.1f} points [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]" in said, other
-
-
-def test_the_replies_before_and_after_are_those_of_the_notebook():
-    notebook = json.loads((ROOT / "examples" / "first_run.ipynb").read_text(encoding="utf-8"))
-    outputs = ["".join(o.get("text", [])) for c in notebook["cells"] for o in c.get("outputs", [])]
-    rows = dict(re.findall(r"^\| (message|before|after) \| (.+) \|$", TEXT, re.MULTILINE))
-    assert set(rows) == {"message", "before", "after"}
-    replies = next(text for text in outputs if "BEFORE:" in text)
-    for said in rows.values():
-        assert said in replies
-    ratios = next(text for text in outputs if "judge / base" in text)
-    assert re.search(r"' liable' +88\.", ratios)
-    assert re.search(r"' accidents' +29\.", ratios)
