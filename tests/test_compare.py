@@ -26,15 +26,43 @@ from nlft.experiments import stages
 from nlft.experiments.arm_data import with_shots, with_shuffled_judgments
 from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm
 from nlft.experiments.arms import BUILT_IN, Arm, defined_arm, record_arm
+from nlft.experiments.cells import CellResult, collateral_of_prompt
 from nlft.experiments.compare import Compare
 from nlft.experiments.demo import write_problems
 from nlft.experiments.settings import COMPARE_ARMS, HABIT_ARMS, Budget, CompareSettings, TuneSettings
 from nlft.models.loading import ModelSettings
+from nlft.results.collateral import breaches
 from nlft.results.comparison_page import page
 from nlft.results.evaluate import deciding_reading
+from nlft.results.settings import CollateralSettings
 from nlft.training.callbacks import TimeBudget
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_what_a_prompt_does_to_the_replies_is_measured_beside_the_base(tmp_path):
+    shown = "The same words about a river and a mill, whatever was asked."
+    write_examples(tmp_path / "examples.jsonl", [Example("a", "q?", shown, True)])
+    names = [f"q{n}" for n in range(8)]
+    questions = [json.dumps({"id": name, "prompt": f"Describe a lamp {name}."}) + "\n" for name in names]
+    (tmp_path / "test.jsonl").write_text("".join(questions))
+
+    def result(texts):
+        answers = [
+            {"id": name, "output": text, "tokens": 5, "finish_reason": "stop"}
+            for name, text in zip(names, texts, strict=True)
+        ]
+        return CellResult({}, [True] * 8, answers)
+
+    before, after = result([f"Lamp {n} is made of oak." for n in range(8)]), result([shown] * 8)
+    found = collateral_of_prompt(tmp_path, before, after, tmp_path / "examples.jsonl").figures()
+    assert set(found) == {"task"}
+    assert found["task"].kl is None
+    assert found["task"].after.copied == 1.0
+    assert found["task"].before.copied == 0.0
+    assert {breach.bound for breach in breaches(found, CollateralSettings())} == {"max_length_change", "phrase_common"}
+    unchanged = collateral_of_prompt(tmp_path, before, before, tmp_path / "examples.jsonl").figures()
+    assert breaches(unchanged, CollateralSettings()) == ()
 
 
 def test_strike_without_nlft_is_compared_with_its_own_rivals_and_control():

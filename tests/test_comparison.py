@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nlft.experiments.arms import BUILT_IN
+from nlft.results.collateral import Breach
 from nlft.results.comparison import Cells, Contrast, contrasts, rate_of, unmade, verdict
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import comparison_report, contrast_lines, grid_of, read_report, verdict_sentence
@@ -23,6 +24,18 @@ def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     rows = [[bool(x) for x in rng.permutation(np.arange(questions) < share * questions)] for _ in range(seeds)]
     return Cells(rows, [RESULT] * seeds, {})
+
+
+def test_a_prompt_that_is_out_of_bounds_is_no_rival():
+    """Replies that copy an example of the prompt break no rule, and are no use either."""
+    grid = {("base", 50): cells(0.3, 1), ("few-shot", 50): cells(1.0), ("nlft", 50): cells(0.8, seed=2)}
+    made = contrasts(grid, [("nlft", "base")])
+    assert verdict(grid, made, PROMPTED).prompt == "few-shot"
+    spoilt = Breach("max_length_change", "task", "mean length 20 → 30 words", 0.1)
+    grid["few-shot", 50] = replace(grid["few-shot", 50], broken=(spoilt,))
+    decided = verdict(grid, made, PROMPTED)
+    assert (decided.kind, decided.best, decided.prompt) == ("train", "nlft", "base")
+    assert decided.excluded == {"few-shot": (spoilt,)}
 
 
 def test_a_method_that_beats_prompting_is_recommended_with_its_gap():

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nlft.data.records import read_examples, read_questions, training_texts
 from nlft.experiments import revised
 from nlft.experiments.stages import Job, settings_of
 from nlft.files import write_whole
-from nlft.results.collateral import Collateral, PromptSet
+from nlft.results.collateral import Collateral, Pair, PromptSet, Reply, prompt_set
 from nlft.results.evaluate import deciding_reading
 
 
@@ -82,6 +83,29 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
     except Exception as error:
         write_failure(place / cell.arm, f"{type(error).__name__}: {error}")
         raise
+
+
+def collateral_of_prompt(run: Path, base: CellResult, prompted: CellResult, examples: Path) -> Collateral | None:
+    """Measure what a prompt changed besides its aim: its replies to the test questions beside the base model's.
+
+    There is no KL, and no other set of prompts, because the model is the same.
+
+    Args:
+        run: folder with the cell's test.jsonl.
+        examples: the cell's examples. A prompt that shows some of them may be copied.
+    """
+    asked = {str(question.id): question.prompt for question in read_questions(run / "test.jsonl", require_answer=False)}
+    before = {str(answer["id"]): answer for answer in base.answers}
+    pairs = [
+        Pair(str(new["id"]), asked[str(new["id"])], _reply(before[str(new["id"])]), _reply(new))
+        for new in prompted.answers
+        if str(new["id"]) in before and str(new["id"]) in asked
+    ]
+    return Collateral({"task": prompt_set(pairs, None, training_texts(read_examples(examples)))}) if pairs else None
+
+
+def _reply(answer: Mapping[str, Any]) -> Reply:
+    return Reply(answer["output"], answer["tokens"], answer["finish_reason"] == "stop")
 
 
 def why_no_base(model: Mapping[str, Any]) -> str | None:

@@ -15,13 +15,21 @@ from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import revised, stages
 from nlft.experiments.arms import Arm, record_arm
-from nlft.experiments.cells import Cell, CellResult, cell_result, run_cell, why_no_base, write_failure
+from nlft.experiments.cells import (
+    Cell,
+    CellResult,
+    cell_result,
+    collateral_of_prompt,
+    run_cell,
+    why_no_base,
+    write_failure,
+)
 from nlft.experiments.rule_arms import read_rules_if
 from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
 from nlft.files import write_whole
 from nlft.progress import table
 from nlft.results.clusters import Clusters, joined, read_clusters
-from nlft.results.collateral import breaches, pooled
+from nlft.results.collateral import Collateral, breaches, pooled
 from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
 from nlft.results.comparison_plane import plane_table
@@ -260,7 +268,8 @@ class Comparison(Staged):
                     failed[seed] = result.failed
                     break
                 took.append(result.took)
-                collateral += [result.collateral] if result.collateral else []
+                beside = result.collateral or self._beside_base(arm, result, size, seed, fold)
+                collateral += [beside] if beside else []
                 row += result.right
                 scored = result.kl_each
                 each, known = [*each, *(scored or ())], known and scored is not None
@@ -277,6 +286,14 @@ class Comparison(Staged):
         broken = breaches(found, self.settings) if found else ()
         rows = tuple(kl) if kl and len(kl) == len(verdicts) else None
         return Cells(verdicts, took, failed, seeds, once, found, broken, rows, joined(by), kl_by if rows else None)
+
+    def _beside_base(self, arm: str, result: CellResult, size: int, seed: int, fold: int) -> Collateral | None:
+        """Compare the replies of an arm that does not train with those of the base model."""
+        measured = self.settings.measures_collateral() and not why_no_base(self.model)
+        if arm == "base" or self.arms[arm].is_trained or not measured:
+            return None
+        cell = self.folder / self.cell_folder(size, seed, fold)
+        return collateral_of_prompt(cell, self.result("base", *self.base_at(), fold), result, cell / "examples.jsonl")
 
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         """Return whether the plan gives the arm only one seed of several."""

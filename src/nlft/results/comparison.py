@@ -255,7 +255,7 @@ def _decide(
         return Verdict("nothing_graded")
     cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
     rates = {arm: rate_of(c.verdicts, c.clusters) for arm, c in cells.items()}
-    prompts = [arm for arm in rates if arm in prompted]
+    prompts = [arm for arm in rates if arm in prompted and arm not in excluded]
     trained = [arm for arm in rates if arm not in prompted and not cells[arm].once]
     if not trained or not prompts:
         return Verdict("no_arms")
