@@ -279,7 +279,9 @@ def test_the_comparison_of_habits_has_every_rival_and_tests_on_new_items_and_kin
     values.pop("model_name_or_path")
     plan = CompareSettings(**values)
     known = plan.known_arms()
-    assert {arm for arm in known if arm not in plan.arms} == {"reft"}, "it needs answers, and its reward is an answer"
+    need_answers, of_nlft = {"reft", "few-shot", "sft-answer"}, {"nlft", "control", "shuffled", "uniform-right"}
+    assert {arm for arm in known if arm not in plan.arms} == need_answers | of_nlft
+    assert {"nlft-alone", "cut", "ftpo", "dpo", "ban", "strike-list"} <= set(plan.arms)
     rules = read_rules(EXAMPLES / "catalogue-rules.yaml")
     assert all(with_rules(known[name], rules, []) for name in plan.arms), "the rules fill the slots of every arm"
     unplanned = {"strike", "few-shot", "sft-answer", *NLFT_AND_ITS_CONTROLS}

@@ -22,7 +22,7 @@ from nlft.results.comparison import Cells, contrasts, rate_of, verdict
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import comparison_report, contrast_lines, grid_of, verdict_sentence
 from nlft.results.comparison_tables import grid_table
-from nlft.results.front import Measured, kl_contrasts
+from nlft.results.front import ArmKL, kl_contrasts
 from nlft.results.stats import (
     clustered_wilson,
     needed,
@@ -229,7 +229,7 @@ def test_report_and_page_count_items_and_the_grid_is_read_back_with_them():
     assert report["plane"][1]["kl"] != plain["plane"][1]["kl"]
     mine, other = again["nlft", 50].kl, tuple(row[::-1] for row in again["nlft", 50].kl)
     for groups in (again["nlft", 50].kl_clusters, None):
-        (found,) = kl_contrasts({"a": Measured(mine, [0, 1], groups), "b": Measured(other, [0, 1], groups)})
+        (found,) = kl_contrasts({"a": ArmKL(mine, [0, 1], groups), "b": ArmKL(other, [0, 1], groups)})
         nats = [[[each for each, _ in row] for row in rows] for rows in (mine, other)]
         assert found.ratio == paired_ratio(*nats, clusters=groups)
 

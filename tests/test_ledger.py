@@ -656,7 +656,8 @@ def test_a_real_model_behind_faults_and_a_kill_is_asked_each_question_once(serve
         assert second.returncode == 0, told
         twice = [body for body in before if proxy.delivered[body] > 1]
         assert not [b for b in twice if key_of(b) in logged]
-        assert len(proxy.delivered) == 16
+        # An answer that was logged in the moment of the kill may have reached the client before the proxy counted it.
+        assert {key_of(body) for body in proxy.delivered} | logged == {f"q{number}#1" for number in range(16)}
     examples = read_examples(out, require_judgment=False)
     assert [e.id for e in examples] == [f"q{i}" for i in range(16)]
     assert len({e.completion for e in examples}) > 5
