@@ -50,7 +50,7 @@ def test_it_runs(tmp_path, monkeypatch):
     said = printed(notebook)
     assert "catalogue-states-facts" in said, "a table of the audit left its text"
     assert re.search(r"step +\d+  loss -?[\d.]+  struck words [\d.]+%", said)
-    replies = re.findall(r"BEFORE: (.*?)AFTER: (.*?)\n \n", said, re.DOTALL)
+    replies = re.findall(r"BEFORE: (.*?)\s+AFTER: (.*?) \n\n", said, re.DOTALL)
     assert len(replies) == 3
     assert any(before.strip() != after.strip() for before, after in replies)
     rows = re.findall(r"^['\"].*['\"] +([\d.]+)% +([\d.]+)%  (\w+)$", said, re.MULTILINE)
