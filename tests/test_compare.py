@@ -55,13 +55,13 @@ def test_what_a_prompt_does_to_the_replies_is_measured_beside_the_base(tmp_path)
         return CellResult({}, [True] * 8, answers)
 
     before, after = result([f"Lamp {n} is made of oak." for n in range(8)]), result([shown] * 8)
-    found = collateral_of_prompt(tmp_path, before, after, tmp_path / "examples.jsonl").figures()
+    found = collateral_of_prompt(tmp_path, before, after).figures()
     assert set(found) == {"task"}
     assert found["task"].kl is None
     assert found["task"].after.copied == 1.0
     assert found["task"].before.copied == 0.0
     assert {breach.bound for breach in breaches(found, CollateralSettings())} == {"max_length_change", "phrase_common"}
-    unchanged = collateral_of_prompt(tmp_path, before, before, tmp_path / "examples.jsonl").figures()
+    unchanged = collateral_of_prompt(tmp_path, before, before).figures()
     assert breaches(unchanged, CollateralSettings()) == ()
 
 

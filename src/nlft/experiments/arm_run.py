@@ -26,7 +26,7 @@ from nlft.experiments.curves import Curve, Exam
 from nlft.experiments.rule_arms import read_rules_if, with_rules
 from nlft.experiments.settings import Budget, CurveSettings
 from nlft.files import write_whole
-from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer, lora_config
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
@@ -86,12 +86,7 @@ def run_arm(
         write_whole(out / "result.json", json.dumps({"skipped": str(error)}).encode())
         return
     trained, peak = time.monotonic(), peak_memory_bytes()
-    if training is not None and points is not None:
-        found = points.finish(steps_taken(training))
-    else:
-        adapter = adapter_fingerprint(str(out)) if arm.is_trained else None
-        evaluation = exam.on_test(net, out, adapter=adapter)
-        found = {"summary": evaluation.as_json(), **exam.outcome(evaluation)}
+    found = points.finish(steps_taken(training)) if training and points else exam.at_end(net)
     costs = {
         "steps": steps_taken(training) if training else None,
         "train_seconds": trained - start - seconds_beside(training, points),

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nlft.data.records import read_examples, read_questions, training_texts
+from nlft.data.records import read_examples, training_texts
 from nlft.experiments import revised
-from nlft.experiments.stages import Job, settings_of
+from nlft.experiments.stages import Job, read_test, settings_of
 from nlft.files import write_whole
 from nlft.results.collateral import Collateral, Pair, PromptSet, Reply, prompt_set
 from nlft.results.evaluate import deciding_reading
@@ -85,23 +85,24 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
         raise
 
 
-def collateral_of_prompt(run: Path, base: CellResult, prompted: CellResult, examples: Path) -> Collateral | None:
+def collateral_of_prompt(cell: Path, base: CellResult, prompted: CellResult) -> Collateral | None:
     """Measure what a prompt changed besides its aim: its replies to the test questions beside the base model's.
 
     There is no KL, and no other set of prompts, because the model is the same.
 
     Args:
-        run: folder with the cell's test.jsonl.
-        examples: the cell's examples. A prompt that shows some of them may be copied.
+        cell: folder with the cell's test.jsonl and examples.jsonl. A prompt that shows examples may be copied.
     """
-    asked = {str(question.id): question.prompt for question in read_questions(run / "test.jsonl", require_answer=False)}
+    asked = {str(question.id): question.prompt for question in read_test(cell)}
     before = {str(answer["id"]): answer for answer in base.answers}
     pairs = [
         Pair(str(new["id"]), asked[str(new["id"])], _reply(before[str(new["id"])]), _reply(new))
         for new in prompted.answers
         if str(new["id"]) in before and str(new["id"]) in asked
     ]
-    return Collateral({"task": prompt_set(pairs, None, training_texts(read_examples(examples)))}) if pairs else None
+    if not pairs:
+        return None
+    return Collateral({"task": prompt_set(pairs, None, training_texts(read_examples(cell / "examples.jsonl")))})
 
 
 def _reply(answer: Mapping[str, Any]) -> Reply:

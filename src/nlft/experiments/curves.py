@@ -70,7 +70,7 @@ class Exam:
 
     @property
     def measures_collateral(self) -> bool:
-        """Whether collateral is measured: an arm that trains nothing has none."""
+        """Whether the model is asked more for it. What a prompt changes is read from the test replies alone."""
         return self.collateral is not None and self.arm.is_trained
 
     def on_test(self, net: PreTrainedModel, place: Path, **about: Any) -> Evaluation:
@@ -84,6 +84,12 @@ class Exam:
         reference = self._reference(tuned) if self.measures_collateral else None
         file = place / "evaluation.json"
         return evaluate(self._kept(tuned), self.questions, wanted, file, about=about, reference=reference)
+
+    def at_end(self, net: PreTrainedModel) -> dict[str, Any]:
+        """Ask the test questions once, and return what result.json says of the answers."""
+        adapter = adapter_fingerprint(str(self.out)) if self.arm.is_trained else None
+        evaluation = self.on_test(net, self.out, adapter=adapter)
+        return {"summary": evaluation.as_json(), **self._outcome(evaluation)}
 
     def on_training(self, net: PreTrainedModel) -> OnTraining:
         """Ask the prompts of all examples of the comparison, each prompt once.
@@ -106,7 +112,7 @@ class Exam:
             kl = divergence(tuned, replies, reference.struck).outside
         return OnTraining(deciding.n - deciding.count, deciding.n, kl)
 
-    def outcome(self, evaluation: Evaluation) -> dict[str, Any]:
+    def _outcome(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return more fields of result.json: how many test answers have a banned word, for an arm that bans words."""
         if self.arm.method != "ban":
             return {}

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
 from types import MappingProxyType
+from typing import Any
 
 from nlft.collect.opinions import plain_text
 from nlft.core.prompts import prompt_text
@@ -50,35 +51,36 @@ class Task:
     engine: type[Tune]
 
 
+def _settings(folder: Path, **own: Any) -> TuneSettings:
+    test = str(folder / "questions" / "test.jsonl")
+    return TuneSettings(
+        output_dir=str(folder), test_file=test, learning_rate=5e-4, activation_checkpointing=False, **own
+    )
+
+
 def arithmetic_settings(folder: Path) -> TuneSettings:
     """Return settings for a demo of ten minutes on two cores. Batches are small because there are few steps."""
-    return TuneSettings(
-        output_dir=str(folder),
-        test_file=str(folder / "questions" / "test.jsonl"),
+    return _settings(
+        folder,
         prompt_template=PROMPT_TEMPLATE,
         max_new_tokens=96,
         batch_size=100,
         max_steps=30,
         per_device_train_batch_size=2,
-        learning_rate=5e-4,
-        activation_checkpointing=False,
         watch_every=15,
     )
 
 
 def habit_settings(folder: Path) -> TuneSettings:
     """Return settings for a demo of ten minutes on two cores: strike a habit, and compare that with the usual ways."""
-    return TuneSettings(
-        output_dir=str(folder),
-        test_file=str(folder / "questions" / "test.jsonl"),
+    return _settings(
+        folder,
         checks=str(folder / "questions" / "checks.yaml"),
         max_new_tokens=56,
         keep_truncated=True,
         batch_size=64,
         max_steps=24,
         per_device_train_batch_size=4,
-        learning_rate=5e-4,
-        activation_checkpointing=False,
         watch_every=12,
         audit=False,
         rules=str(folder / "questions" / "rules.yaml"),

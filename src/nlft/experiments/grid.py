@@ -88,11 +88,6 @@ class Comparison(Staged):
         return {name: arm.title for name, arm in self.arms.items()}
 
     @property
-    def lead(self) -> str | None:
-        """The arm that the comparison is about, if it is in the plan: `nlft`, else `strike`."""
-        return next((name for name in ("nlft", "strike") if name in self.arms), None)
-
-    @property
     def sizes(self) -> list[int]:
         """Numbers of training examples, in order."""
         return [(self.folder / "examples.jsonl").read_bytes().count(b"\n")]
@@ -113,9 +108,10 @@ class Comparison(Staged):
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the comparisons that are fixed before the run."""
-        if self.lead is None or self.settings.grader == "label":
+        lead = self.settings.lead
+        if lead is None or self.settings.grader == "label":
             return []
-        return [(self.lead, name) for name in self.arms if name != self.lead]
+        return [(lead, name) for name in self.arms if name != lead]
 
     def planned(self, arm: str, size: int, seed: int) -> bool:
         """Return whether the grid has that cell."""
@@ -293,7 +289,7 @@ class Comparison(Staged):
         if arm == "base" or self.arms[arm].is_trained or not measured:
             return None
         cell = self.folder / self.cell_folder(size, seed, fold)
-        return collateral_of_prompt(cell, self.result("base", *self.base_at(), fold), result, cell / "examples.jsonl")
+        return collateral_of_prompt(cell, self.result("base", *self.base_at(), fold), result)
 
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         """Return whether the plan gives the arm only one seed of several."""

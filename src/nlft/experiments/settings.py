@@ -20,6 +20,7 @@ from nlft.training.settings import (
     AnswerWeightSettings,
     LearningSettings,
     OutputSettings,
+    RulesSettings,
     WatchEverySettings,
 )
 
@@ -156,10 +157,7 @@ class TuneSettings(
         },
     )
 
-    rules: str | None = field(
-        default=None,
-        metadata={"help": "File of rules in words, .yaml, for the arms that show, ban or strike them (docs/AUDIT.md)."},
-    )
+    rules: str | None = override(RulesSettings, "rules", also=" Other arms show or ban them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +170,11 @@ class TuneSettings(
         unknown = [name for name in self.arms if name not in known]
         if unknown:
             raise UserError(f"--arms {', '.join(unknown)}: no such arm.\n  Choose from {', '.join(known)}.")
+
+    @property
+    def lead(self) -> str | None:
+        """The arm that the comparison is about: `nlft`, else the first that strikes; None if neither is in the plan."""
+        return next((name for name in ("nlft", *STRIKES) if name in self.arms), None)
 
     def measures_collateral(self) -> bool:
         """Return whether to measure collateral of the trained arms, if they have a base model to compare with."""
@@ -252,8 +255,7 @@ class CompareSettings(TuneSettings):
             UserError: a comparison does not name two arms of this plan.
         """
         pairs = []
-        lead = next(name for name in ("nlft", *STRIKES) if name in self.arms)
-        for text in self.comparisons or [f"{lead}:{name}" for name in self.arms if name != lead]:
+        for text in self.comparisons or [f"{self.lead}:{name}" for name in self.arms if name != self.lead]:
             ours, theirs = (ALIASES.get(name, name) for name in text.partition(":")[::2])
             if ours not in self.arms or theirs not in self.arms:
                 raise UserError(

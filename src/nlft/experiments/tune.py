@@ -29,8 +29,8 @@ class Tune(Comparison):
         self.record_settings()
         self.run_stages([*self.data_stages(), *self.audit_stages(), *self.revised_stages()])
         self.run_cells()
-        if self.lead:
-            self.run_stages([("the saliency map", "map.html", partial(stages.export_stage, self.folder, self.lead))])
+        if lead := self.settings.lead:
+            self.run_stages([("the saliency map", "map.html", partial(stages.export_stage, self.folder, lead))])
         return self._finish()
 
     def _finish(self) -> str:
@@ -91,6 +91,7 @@ class Tune(Comparison):
             notes.append(f"Audit: {audit['summary']}")
             if ready := audit.get("preflight"):
                 notes.append(f"Preflight: {ready['verdict']}: {ready['reason']}")
-        if self.lead and (adapter := self.folder / self.lead / "adapter").exists():
-            notes.append(f"Adapter of {self.titles[self.lead]}: {display_path(adapter)} (PEFT's format).")
+        lead = self.settings.lead
+        if lead and (adapter := self.folder / lead / "adapter").exists():
+            notes.append(f"Adapter of {self.titles[lead]}: {display_path(adapter)} (PEFT's format).")
         return notes
