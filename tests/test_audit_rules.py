@@ -10,9 +10,9 @@ from helpers import tiny
 from helpers.striking import TOKENIZER, Span, records
 from nlft import cli
 from nlft.auditing import preflight as flight
-from nlft.auditing.alternatives import alternatives_of, prompt_words, struck_places
+from nlft.auditing.alternatives import alternatives_of, struck_places
 from nlft.auditing.preflight import Asked, Preflight, count_quotes, decide, prompt_forms, training_prompts
-from nlft.auditing.rules import find_rules, is_habit, may_be_proposed, objections, written_rules
+from nlft.auditing.rules import find_rules, is_habit, may_be_proposed, objections, prompt_words, written_rules
 from nlft.auditing.run import AuditSettings, audit
 from nlft.core.conditions import ConditionEncoder
 from nlft.data.encoding import encode
@@ -172,7 +172,7 @@ def test_the_models_own_alternatives_are_proposed_as_whole_words(likely, spelled
     places = struck_places(model, encoder, [(at, encode(encoder, e)) for at, e in enumerate(examples)], batch_size=2)
     assert len(places) == 3
     assert spelled in places[0].words
-    prompts = [prompt_words(e.prompt) for e in examples]
+    prompts = [prompt_words(e) for e in examples]
     (rule,) = find_rules(examples)
     found = alternatives_of([rule], places, prompts)[rule.rule.name]
     assert found[: len(proposed)] == proposed

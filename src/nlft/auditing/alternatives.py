@@ -11,7 +11,6 @@ from nlft.core.conditions import ConditionEncoder, EncodedExample, Row, pad, pad
 from nlft.core.heads import Head
 from nlft.core.logprobs import causal_lm, enable_scoring, evaluating, states_of
 from nlft.core.strikes import StrikePlan
-from nlft.data.language import words
 from nlft.progress import progress
 
 LIKELY = 0.05
@@ -98,11 +97,6 @@ def alternatives_of(
                     mass[word.lower()] = mass.get(word.lower(), 0.0) + p
         proposed[one.rule.name] = sorted(mass, key=lambda word: (-mass[word], word))
     return proposed
-
-
-def prompt_words(text: str) -> frozenset[str]:
-    """Return the words of a prompt, lower-case."""
-    return frozenset(words(text))
 
 
 def _places(

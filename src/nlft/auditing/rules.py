@@ -237,7 +237,7 @@ def _grouped(found: Sequence[Objection], examples: Sequence[Example]) -> list[li
     wordings: dict[tuple[frozenset[str], frozenset[str]], list[Objection]] = defaultdict(list)
     for one in found:
         full = _folded(one.text)
-        bare = full - frozenset(words(prompt_text(examples[one.example].prompt)))
+        bare = full - prompt_words(examples[one.example])
         wordings[full, bare or full].append(one)
     groups: list[tuple[tuple[frozenset[str], frozenset[str]], list[Objection]]] = []
     for forms, members in sorted(wordings.items(), key=lambda item: (-len(item[1]), item[1][0].example)):
@@ -297,6 +297,11 @@ def may_be_proposed(word: str, prompts: Collection[str], known: Collection[str])
     return plain and lower not in prompts and lower not in known
 
 
+def prompt_words(example: Example) -> frozenset[str]:
+    """Return the words of an example's prompt, lower-case."""
+    return frozenset(words(prompt_text(example.prompt)))
+
+
 def quoted_words(found: Sequence[FoundRule]) -> frozenset[str]:
     """Return the words that any rule quotes, lower-case."""
     return frozenset(word for one in found for quote in one.rule.words for word in words(quote))
@@ -313,7 +318,7 @@ def _commoner_words(found: Sequence[FoundRule], examples: Sequence[Example]) -> 
     for one in found:
         seen: Counter[str] = Counter()
         for index in one.members if right and not one.remark else ():
-            prompt = frozenset(words(prompt_text(examples[index].prompt)))
+            prompt = prompt_words(examples[index])
             said = dict.fromkeys(words(completion_text(examples[index])))
             seen.update(word for word in said if may_be_proposed(word, prompt, known))
         shares = {word: (n / len(one.members), _smooth(word, right)) for word, n in seen.items() if n >= LEAST_REPLIES}

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from nlft.auditing import preflight as flight
-from nlft.auditing.alternatives import StruckPlace, alternatives_of, prompt_words, struck_places
+from nlft.auditing.alternatives import StruckPlace, alternatives_of, struck_places
 from nlft.auditing.copies import copies, overlap
 from nlft.auditing.findings import SPOILT, Finding, worst_first
 from nlft.auditing.report import AuditReport
-from nlft.auditing.rules import FoundRule, find_rules, is_habit, with_proposals, written_rules
+from nlft.auditing.rules import FoundRule, find_rules, is_habit, prompt_words, with_proposals, written_rules
 from nlft.auditing.settings import AuditSettings
 from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import text_findings
 from nlft.core.conditions import ConditionEncoder, EncodedExample
-from nlft.core.prompts import prompt_text
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader, needs_answers
@@ -155,7 +154,7 @@ def _before_training(
     index = {example.id: at for at, example in enumerate(examples)}
     encoded = [(index[example.id], one) for example, one in fitting]
     places: list[StruckPlace] = struck_places(model, encoder, encoded, settings.batch_size)
-    prompts = [prompt_words(prompt_text(example.prompt)) for example in examples]
+    prompts = [prompt_words(example) for example in examples]
     proposed = alternatives_of(found, places, prompts)
     found = [with_proposals(one, proposed[one.rule.name], first=True) for one in found]
     if not settings.preflight:
