@@ -72,7 +72,7 @@ def arithmetic_settings(folder: Path) -> TuneSettings:
 
 
 def habit_settings(folder: Path) -> TuneSettings:
-    """Return settings for a demo of ten minutes on two cores: strike a habit, and compare that with the usual ways."""
+    """Return settings for a demo of 10 to 15 minutes on two cores: strike a habit, and compare with the usual ways."""
     return _settings(
         folder,
         checks=str(folder / "questions" / "checks.yaml"),
