@@ -22,7 +22,9 @@ from nlft.experiments.settings import Budget, TuneSettings
 from nlft.experiments.tune import Tune
 from nlft.models.answerer import CompletionRequest
 from nlft.models.local import LocalModel, base_of
+from nlft.results import beside
 from nlft.results.beside import Reference, divergence, struck_ids
+from nlft.results.beside import measure_collateral as measure
 from nlft.results.collateral import (
     Breach,
     Collateral,
@@ -446,3 +448,39 @@ def test_collateral_without_a_base_model_is_refused_or_said(tmp_path, capsys):
         Tune("q.jsonl", model, TuneSettings(collateral=True, output_dir=str(tmp_path))).record_settings()
     Tune("q.jsonl", model, TuneSettings(grader="label", output_dir=str(tmp_path))).record_settings()
     assert "--use_peft" in capsys.readouterr().err
+
+
+def test_a_training_measures_its_collateral_on_its_prompts_and_those_to_keep(place, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(beside, "measure_collateral", lambda *given: seen.append(given[-1]) or measure(*given))
+    rows = [
+        Example(f"e{n}", f"Describe lamp {n}.", "A sleek lamp, as it is.", n % 2 == 0, None, "Too loud: 'sleek'.")
+        for n in range(4)
+    ]
+    kept = Example("k", "An advert?", "A sleek lamp!", True, keep=True)
+    write_examples(place / "examples.jsonl", [*rows, kept])
+    flags = [
+        "--model_name_or_path",
+        str(place / "model"),
+        "--scheme",
+        "strike",
+        "--max_steps",
+        "1",
+        "--use_cpu",
+        "true",
+    ]
+    flags += ["--output_dir", str(place / "trained"), "--collateral", "--keep", str(place / "keep.jsonl")]
+    assert cli.main(["train", str(place / "examples.jsonl"), *flags]) == 0
+    written = json.loads((place / "trained" / "collateral.json").read_text())
+    asked = [pair["prompt"] for pair in written["sets"]["task"]["pairs"]]
+    assert asked == [row.prompt for row in rows]
+    assert set(written["figures"]) == {"task", "near", "keep"}
+    assert seen[0].struck == {tiny.tokenizer()("sleek")["input_ids"][0]}
+    assert kept.completion in seen[0].trained_on
+    assert "collateral.json" in capsys.readouterr().out
+
+
+def test_a_training_without_an_adapter_refuses_collateral(place, capsys):
+    flags = ["--model_name_or_path", str(place / "model"), "--use_peft", "false", "--collateral"]
+    assert cli.main(["train", str(place / "examples.jsonl"), *flags]) == 2
+    assert "--use_peft false" in capsys.readouterr().err

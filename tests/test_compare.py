@@ -38,6 +38,7 @@ from nlft.results.settings import CollateralSettings
 from nlft.training.callbacks import TimeBudget
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+PLANS = sorted(path.stem for path in EXAMPLES.glob("compare-*.yaml"))
 
 
 def test_what_a_prompt_does_to_the_replies_is_measured_beside_the_base(tmp_path):
@@ -467,14 +468,15 @@ def test_the_problems_of_the_small_comparison_are_those_of_the_generator(tmp_pat
         assert (EXAMPLES / f"problems-{name}.jsonl").read_bytes() == (tmp_path / f"{name}.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["compare-small", "compare-ablation", "compare-gsm8k", "compare-habits"])
+@pytest.mark.parametrize("name", PLANS)
 def test_the_plans_in_examples_are_valid(name):
     values = checked(yaml_entries(EXAMPLES / f"{name}.yaml"), declared(ModelSettings, CompareSettings))
     model = values.pop("model_name_or_path")
     assert model
     settings = CompareSettings(**values)
     for path in (settings.train_file, settings.test_file):
-        assert (EXAMPLES.parent / path).is_file() or path.startswith("openai/gsm8k:main:")
+        made = ("openai/gsm8k:main:", "runs/problems/")  # the plan's first lines say how
+        assert (EXAMPLES.parent / path).is_file() or path.startswith(made)
     assert len(settings.pairs()) > 1
     arms = settings.known_arms()
     for arm in (arms[name] for name in settings.arms if arms[name].method == "nlft"):

@@ -25,20 +25,25 @@ if TYPE_CHECKING:
 
 def train(argv: Sequence[str]) -> None:
     """Run `nlft train`."""
+    from nlft.results.settings import AfterTrainingSettings
     from nlft.training.settings import EvalFileSettings, NLFTOptions, RulesSettings, SchemeSettings
 
     command = Command(
         "nlft train",
         "Train on examples with written feedback. --saliency.NAME sets a setting of the scheme.",
-        [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings, RulesSettings],
-        nlft_sections(EvalFileSettings, RulesSettings),
-        lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings, RulesSettings],
+        [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings],
+        [*nlft_sections(EvalFileSettings, RulesSettings), ("Collateral", AfterTrainingSettings)],
+        lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings],
         _training_arguments,
         needs=["model_name_or_path"],
         scheme="nlft",
     )
     early = EarlyFile(argv, examples_to_train)
-    model_settings, args, chosen, held_out_settings, ruled, saliency, other = command.parse(argv)
+    model_settings, args, chosen, held_out_settings, ruled, beside, saliency, other = command.parse(argv)
+    if beside.collateral and not model_settings.use_peft:
+        raise UserError(
+            "--collateral with --use_peft false: there is no adapter to switch off.\n  Leave out one of them."
+        )
     if ruled.rules:
         args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
     from nlft.training.checkpoints import checkpoint_to_resume
@@ -50,6 +55,26 @@ def train(argv: Sequence[str]) -> None:
     trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, trainer.watch_seconds)
+    if beside.collateral:
+        _measure_collateral(run, trainer, beside)
+
+
+def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
+    """Measure in the first process what else the adapter changed, and print it."""
+    from nlft.results.beside import collateral_of_training
+
+    if not trainer.args.should_save:
+        return
+    lines = collateral_of_training(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.processing_class,
+        trainer.examples,
+        settings,
+        run.collateral_path,
+        strikes=trainer.scheme.strikes,
+        system_prompt=trainer.args.system_prompt,
+    )
+    print("\n".join([*lines, f"collateral: {display_path(run.collateral_path)}"]))
 
 
 def _struck_words(file: str, also: Sequence[str] | None, scheme: str) -> list[str]:

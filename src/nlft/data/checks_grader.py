@@ -69,6 +69,10 @@ class ChecksGrader:
                 "  Add --judge_model NAME, and --judge_base_url ADDRESS if it is on a server; or remove the check."
             )
 
+    def anywhere(self) -> "ChecksGrader":
+        """Return a grader of the checks that name no field of a question, so that any reply can be graded."""
+        return ChecksGrader([check for check in self.checks if not check.slots], self._judge)
+
     @property
     def needed_fields(self) -> frozenset[str]:
         """The fields of questions that the checks name."""

@@ -31,7 +31,7 @@ class Compare(Comparison):
     settings: CompareSettings
     report_name = "compare.json"
     # Not the comparisons: fixed before the run. `cluster` only says how the same answers are counted.
-    may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs", "cluster")
+    may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs", "cluster", "second_checks")
 
     def run(self) -> str:
         """Run all stages and cells that are not done yet. Return the tables and the verdict."""
@@ -267,7 +267,7 @@ class Compare(Comparison):
     def _finish(self) -> str:
         """Write the report, and return it as text for the terminal."""
         grid = self.grid()
-        report = self.report(grid, grown=self._grown(), asked=self._asked())
+        report = self.report(grid, grown=self._grown(), asked=self._asked(), **self.second(grid))
         figures, shown = self.write(report)
         shown_table = grid_table(grid, self.titles)
         paths = [f"every figure: {display_path(figures)}", f"page: {display_path(shown)}"]
@@ -277,6 +277,7 @@ class Compare(Comparison):
                 table(shown_table.rows, shown_table.head),
                 *self.collateral_lines(grid),
                 *self.plane_lines(report),
+                *self.second_lines(report),
                 "",
                 *contrast_lines(report),
                 "",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from nlft import __version__
 from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
-from nlft.experiments import revised, stages
+from nlft.experiments import revised, second, stages
 from nlft.experiments.arms import Arm, record_arm
 from nlft.experiments.cells import (
     Cell,
@@ -34,7 +34,7 @@ from nlft.results.comparison import Cells, Grid
 from nlft.results.comparison_page import page
 from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import Report, comparison_report
-from nlft.results.comparison_tables import collateral_notes, collateral_table
+from nlft.results.comparison_tables import collateral_notes, collateral_table, second_table
 
 
 @dataclass(frozen=True)
@@ -294,6 +294,32 @@ class Comparison(Staged):
     def _runs_once(self, arm: str, done: list[int], failed: dict[int, str]) -> bool:
         """Return whether the plan gives the arm only one seed of several."""
         return False
+
+    def second(self, grid: Grid) -> Report:
+        """Grade all replies again by the second checks, and return their rates as fields of the report.
+
+        Return no fields if the settings name no second checks, or the base model has no result.
+        """
+        runs = {(arm, size): self._runs(arm, size, cells) for (arm, size), cells in grid.items() if cells.verdicts}
+        base = next((found[0] for (arm, _), found in runs.items() if arm == "base"), None)
+        if not self.settings.second_checks or base is None:
+            return {}
+        every = sorted({run for found in runs.values() for row in found for run in row})
+        print("second checks", file=sys.stderr)
+        self.own_process(second.second_stage, every)()
+        return {"second": second.second_rows(self.folder, runs, base, joined(self.clusters()))}
+
+    def _runs(self, arm: str, size: int, cells: Cells) -> list[list[str]]:
+        """Return the run directories of the arm's results, relative to the folder: the folds of each seed."""
+        places = [self.base_at()] if cells.seeds is None else [(size, seed) for seed in cells.seeds]
+        return [[f"{self.cell_folder(*place, fold)}/{arm}" for fold in range(self.folds())] for place in places]
+
+    def second_lines(self, report: Report) -> list[str]:
+        """Return the table of the second checks for the terminal. Return no lines if there are none."""
+        if not report.get("second"):
+            return []
+        shown = second_table(report["second"], self.titles)
+        return ["", *table(shown.rows, shown.head).split("\n")]
 
     def collateral_lines(self, grid: Grid) -> list[str]:
         """Return the table of collateral for the terminal. Return no lines if nothing was measured."""

@@ -123,6 +123,7 @@ class TuneSettings(
 
     rare: ClassVar[tuple[str, ...]] = (
         *CollateralSettings.rare, *CurveSettings.rare, *ClusterSettings.rare, "keep", "extra_arms", "rules",
+        "second_checks",
     )  # fmt: skip
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
@@ -158,6 +159,10 @@ class TuneSettings(
     )
 
     rules: str | None = override(RulesSettings, "rules", also=" Other arms show or ban them.")
+    second_checks: str | None = field(
+        default=None,
+        metadata={"help": "File of other checks. They label and judge nothing: the report has their rates besides."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

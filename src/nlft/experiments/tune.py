@@ -18,7 +18,7 @@ from nlft.results.comparison_tables import arms_table
 class Tune(Comparison):
     """Sample, judge, build, audit, train and evaluate every arm, and draw the map."""
 
-    may_change = ("arms", "extra_arms", "cluster")
+    may_change = ("arms", "extra_arms", "cluster", "second_checks")
     report_name = "tune.json"
 
     def run(self) -> str:
@@ -36,7 +36,7 @@ class Tune(Comparison):
     def _finish(self) -> str:
         """Write the report, and return it as text for the terminal."""
         grid = self.grid()
-        report = self._with_answers(self.report(grid, **self._data()))
+        report = self._with_answers(self.report(grid, **self._data(), **self.second(grid)))
         notes = self._notes(report)
         says = [*contrast_lines(report), report["verdict"], *report.get("both", []), *notes]
         self.write({**report, "notes": notes, "says": says})
@@ -51,9 +51,8 @@ class Tune(Comparison):
             for what, name in shown.items()
             if (self.folder / name).exists()
         ]
-        return "\n".join(
-            ["", self._table(grid), *self.collateral_lines(grid), *self.plane_lines(report), "", *says, "", *paths]
-        )
+        tables = [*self.collateral_lines(grid), *self.plane_lines(report), *self.second_lines(report)]
+        return "\n".join(["", self._table(grid), *tables, "", *says, "", *paths])
 
     def _table(self, grid: Grid) -> str:
         shown = arms_table(grid, self.titles, self.settings.extraction)

@@ -1,23 +1,32 @@
 """Ask a model with its adapter and without it, and measure the collateral."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nlft.core.conditions import ConditionEncoder, Rows, pad_rows
+from nlft.core.conditions import ConditionEncoder, Rows, Templates, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.prompts import Prompt
 from nlft.data.encoding import encode_examples
-from nlft.data.records import Example
+from nlft.data.records import Example, completion_text, training_texts
+from nlft.files import write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.ledger import Ledgered
+from nlft.models.ledger_file import Ledger
+from nlft.models.loaded import loaded_answerer
 from nlft.models.local import LocalModel, base_of
+from nlft.models.settings import CallSettings
 from nlft.progress import progress
-from nlft.results.collateral import Collateral, Divergence, Pair, Reply, prompt_set
+from nlft.results.collateral import Collateral, Divergence, Pair, Reply, breaches, prompt_set
+from nlft.results.collateral_report import collateral_json, collateral_lines
 from nlft.results.keep import near_prompts, read_keep
 from nlft.results.settings import CollateralSettings
 
+_PROMPTS, _BATCH, _LONGEST = 64, 16, 512  # of a training: its prompts, replies at a time, tokens of a reply
 _ROWS = 8  # replies in one forward pass of the KL
 
 
@@ -81,6 +90,52 @@ def measure_collateral(
         kl = divergences(tuned, replies, reference.struck) if settings.kl_replies else None
         found[name] = prompt_set(part, kl, reference.trained_on)
     return Collateral(found)
+
+
+def collateral_of_training(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    settings: CollateralSettings,
+    out: Path,
+    *,
+    strikes: bool = False,
+    system_prompt: str | None = None,
+) -> list[str]:
+    """Measure what a training changed, write collateral.json, and return lines for the terminal.
+
+    The task's prompts are at most 64 of the training prompts, evenly spaced, without those of kept replies. A reply may
+    be as long as the longest completion of the examples, but at most 512 tokens long. Finished replies are kept beside
+    `out`, in NAME.calls.jsonl.
+
+    Args:
+        model: the trained model with its adapter.
+        strikes: leave the tokens that begin the marked spans out of the KL.
+
+    Raises:
+        UserError: the file of prompts to keep is wrong.
+    """
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt))
+    longest = max((len(encoder.completion_ids(completion_text(one))) for one in examples), default=1)
+    tuned = loaded_answerer(
+        model, tokenizer, max_new_tokens=min(longest, _LONGEST), batch_size=_BATCH, system_prompt=system_prompt
+    )
+    asking = Ledgered(tuned, Ledger(out.with_suffix(".calls.jsonl")), CallSettings())
+    by_prompt = {json.dumps(one.prompt): one for one in reversed(examples) if not one.keep}
+    asked = list(reversed(by_prompt.values()))
+    count = min(len(asked), _PROMPTS)
+    chosen = [asked[at * len(asked) // count] for at in range(count)]
+    requests = [CompletionRequest(f"train:{one.id}", one.prompt) for one in chosen]
+    answers = complete(requests, asking, "collateral: training prompts")
+    struck = struck_ids(encoder, examples) if strikes else set[int]()
+    found = measure_collateral(
+        tuned, asking, requests, answers, settings, Reference(None, training_texts(examples), struck)
+    )
+    figures = found.figures()
+    broken = breaches(figures, settings)
+    shown = collateral_json(found, broken, settings)
+    write_whole(out, json.dumps(shown, indent=1, ensure_ascii=False).encode())
+    return collateral_lines(figures, broken)
 
 
 def struck_ids(encoder: ConditionEncoder, examples: Iterable[Example]) -> set[int]:

@@ -10,7 +10,7 @@ from nlft.results.chart_marks import look
 from nlft.results.comparison import Rate, paired
 from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import grid_of, grown_line
-from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note
+from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note, second_table
 from nlft.results.plane_chart import plane_chart
 from nlft.results.stats import paired_gaps
 
@@ -42,6 +42,7 @@ def page(report: Report) -> str:
         arms=_arms(report),
         collateral=collateral_table(grid_of(report), titles),
         collateral_notes=collateral_notes(grid_of(report), titles),
+        second=second_table(report["second"], titles) if report.get("second") else None,
         contrasts_head=CONTRASTS_HEAD,
         contrasts=_contrasts(report),
         asked=_questions(report),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nlft.results.collateral_report import COMPARED_HEAD, compared_lines, compared_row
-from nlft.results.comparison import Cells, Grid, rate_of
+from nlft.results.comparison import Cells, Grid, Rate, rate_of
 from nlft.results.evaluate import deciding_reading
 from nlft.results.stats import Proportion
 
@@ -83,6 +83,27 @@ def collateral_notes(grid: Grid, titles: Mapping[str, str]) -> list[str]:
         for title, size, cells in measured
         for line in compared_lines(title, size, cells.collateral or {}, cells.broken)
     ]
+
+
+def second_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Table:
+    """Make a table of the rates by the second checks, of the base model and of each method.
+
+    Args:
+        rows: `second` of a report.
+    """
+    shown = [
+        [
+            titles[row["arm"]],
+            str(row["size"]),
+            row["prompts"],
+            row["check"],
+            f"{row['base']['value']:.1%}",
+            str(Rate(**row["share"])),
+        ]
+        for row in rows
+        if row["arm"] != "base"
+    ]
+    return Table(["", "examples", "prompts", "second check", "base passes", "passes [95%]"], shown)
 
 
 def _arm_row(cells: Cells, readings: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from math import inf
 from typing import Annotated, ClassVar
 
 from nlft.collect.sampling import AskSettings, LimitSettings
-from nlft.config import Range
+from nlft.config import Range, override
 from nlft.core.prompts import SystemPromptSettings
 from nlft.data.checks_grader import CheckSettings
 from nlft.models.settings import AnswerSettings
@@ -56,6 +56,19 @@ class CollateralSettings:
         metadata={
             "help": "Bound: share of the replies that may have a phrase which was rare (default: a third).",
         },
+    )
+
+
+@dataclass
+class AfterTrainingSettings(CollateralSettings):
+    """Settings of collateral that `nlft train` measures when it has trained."""
+
+    rare: ClassVar[tuple[str, ...]] = ("collateral", "keep", *CollateralSettings.rare)
+
+    collateral: bool = override(
+        CollateralSettings,
+        "collateral",
+        also=" After the training, on at most 64 of its prompts and on those of --keep.",
     )
 
 

@@ -101,6 +101,7 @@ class RunDir:
         self.checkpoints_path = self.path / "checkpoints"
         self.adapter_path = self.path / "adapter"
         self.evaluation_path = self.path / "evaluation.json"
+        self.collateral_path = self.path / "collateral.json"
         self._kept: dict[Path, list[bytes]] = {self.events_path: [], self.controls_path: []}
 
     @classmethod
@@ -132,7 +133,7 @@ class RunDir:
         """Remove an earlier run's files, and no other files."""
         for folder in (self.saliency_path, self.requests_path, self.checkpoints_path, self.adapter_path):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.settings_path, self.events_path, self.controls_path, self.evaluation_path):
+        for file in (self.settings_path, self.events_path, self.controls_path, self.evaluation_path, self.collateral_path):
             file.unlink(missing_ok=True)
 
     def start_events(self, resumed_step: int | None) -> None:
