@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nlft.core.conditions import ConditionEncoder, Rows, Templates, pad_rows
+from nlft.core.conditions import ConditionEncoder, Rows, pad_rows
 from nlft.core.divergence import kl_to_base
-from nlft.core.prompts import Prompt
+from nlft.core.prompts import Prompt, Templates
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, completion_text, training_texts
 from nlft.files import write_whole
