@@ -13,6 +13,7 @@ from nlft.core.logprobs import enable_scoring
 from nlft.core.schemes.ftpo import FTPOSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.spans import Span, quoted_spans
+from nlft.runs.run_dir import RunDir
 
 FTPO = get_scheme("ftpo")
 SETTINGS = FTPOSettings(
@@ -112,3 +113,17 @@ def test_training_makes_what_is_struck_rarer(tmp_path):
     run.train()
     found = [log["nlft/struck_probability"] for log in run.state.log_history if "nlft/struck_probability" in log]
     assert found[-1] < found[0]
+
+
+def test_a_reply_without_strikes_alone_is_only_held():
+    net, (_, liked, _) = trained("llama"), batch()
+    found, scored, _ = losses(net, [liked], FTPOSettings(hold_weight=1.0))
+    assert scored.held.struck.now.shape == (0, len(TOKENIZER))
+    assert found.more["ftpo"].tolist() == [0.0]
+    assert found.total.item() == found.more["hold"].item() > 0
+
+
+def test_watched_replies_without_strikes_are_scored_too(tmp_path):
+    run = trainer(tmp_path, saliency=FTPOSettings(stop_below=0), max_steps=1, watch=6)
+    run.train()
+    assert len(RunDir.open(tmp_path).snapshot_steps()) == 2

@@ -139,7 +139,7 @@ def held_in_chunks(
         def scored(h: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             some = BaseTargets(rest[0], rest[1], base.bans, rest[2], base.words, rest[3])
             # Under FSDP2 a second call of the head, without gradient, makes the process crash in backward (torch 2.13).
-            logits, of_base = head.logits(torch.cat([h, some.states])).split(len(h))
+            logits, of_base = head.logits(torch.cat([h, some.states])).tensor_split(2)
             target, mass = head.base_target(some, of_base.detach().clone())
             return (*LogOdds.apply(logits, t), _BannedKL.apply(logits, target), mass)
 
@@ -156,7 +156,7 @@ def logits_beside_base(states: Tensor, base_states: Tensor, head: Head) -> tuple
 
     Use it for a few places only: it makes whole rows.
     """
-    now, base = head.logits(torch.cat([states, base_states])).split(len(states))
+    now, base = head.logits(torch.cat([states, base_states])).tensor_split(2)  # also of no place
     return now, base.detach()
 
 
