@@ -116,11 +116,17 @@ def grid_of(report: Report) -> Grid:
 
 
 def verdict_sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
-    """Return the verdict in one sentence, and one more for each method that breaks a bound of collateral."""
-    excluded = [
-        f"{titles[arm]} cannot win: {'; '.join(map(breach_text, broken))}." for arm, broken in decided.excluded.items()
-    ]
+    """Return the verdict in one sentence, and one more for each method that breaks a bound of collateral.
+
+    That names the first bound. The others stand below the table of collateral.
+    """
+    excluded = [f"{titles[arm]} cannot win: {_first(broken)}." for arm, broken in decided.excluded.items()]
     return " ".join([_sentence(decided, titles), *excluded])
+
+
+def _first(broken: Sequence[Breach]) -> str:
+    more = f", and {len(broken) - 1} more out of bounds" if len(broken) > 1 else ""
+    return breach_text(broken[0]) + more
 
 
 def _sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
