@@ -13,7 +13,7 @@ from typing import Any
 
 from nlft.results import comparison_page
 from nlft.results.comparison_report import grid_of, read_report
-from nlft.results.comparison_tables import grid_table
+from nlft.results.comparison_tables import Table, grid_table, second_table
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "RESULTS.md"
@@ -22,20 +22,57 @@ PAGE = DOCS / "RESULTS.md"
 def section(report: dict[str, Any]) -> str:
     """One comparison: settings, accuracies, contrasts, verdict."""
     titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
-    return "\n".join(
-        [
-            about(report),
-            "",
-            grid_table(grid_of(report), titles).markdown(),
-            "",
-            strict_line(report),
-            "",
-            contrasts_table(report, titles),
-            "",
-            wrapped(f"**Verdict:** {report['verdict']}"),
-            "",
-        ]
+    tables = (
+        habit_tables(report, titles)
+        if "plane" in report
+        else [grid_table(grid_of(report), titles).markdown(), "", strict_line(report)]
     )
+    verdict = [f"**Verdict:** {report['verdict']}", *report.get("both", [])]
+    return "\n".join(
+        [about(report), "", *tables, "", contrasts_table(report, titles), "", wrapped(" ".join(verdict)), ""]
+    )
+
+
+def habit_tables(report: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    """Violations beside collateral, and the second checks if there are any."""
+    head = ("", "seeds", "violations [95%]", "KL on the task [95%]", "KL elsewhere", "words", "ends", "repetition",
+            "out of bounds")  # fmt: skip
+    arms = {(arm["arm"], arm["size"]): arm for arm in report["arms"]}
+    rows = []
+    for row in report["plane"]:
+        arm = arms[row["arm"], row["size"]]
+        seeds = str(len(arm["seeds"])) if arm["seeds"] else ""
+        rows.append([titles[row["arm"]], seeds, *plane_cells(row), *style_cells(arm), *bound_cells(arm)])
+    shown = [Table(head, rows).markdown()]
+    if report.get("second"):
+        shown += ["", second_table(report["second"], titles).markdown()]
+    return shown
+
+
+def plane_cells(row: dict[str, Any]) -> list[str]:
+    """Violations, and KL on the task and elsewhere, of one method."""
+    v, kl, elsewhere = row["violation"], row["kl"], row["kl_elsewhere"]
+    violations = f"{v['value']:.1%} [{100 * v['low']:.1f}, {100 * v['high']:.1f}]"
+    task = "" if kl is None else f"{kl['value']:.3g} [{kl['low']:.3g}, {kl['high']:.3g}]" if kl["value"] else "0"
+    return [violations, task, "" if elsewhere is None else f"{elsewhere:.2g}"]
+
+
+def style_cells(arm: dict[str, Any]) -> list[str]:
+    """Length, endings and repetition on the task, before and after."""
+    if not arm["collateral"]:
+        return ["", "", ""]
+    b, a = arm["collateral"]["task"]["before"], arm["collateral"]["task"]["after"]
+    return [
+        f"{b['words']:.0f} → {a['words']:.0f}",
+        f"{b['ends']:.0%} → {a['ends']:.0%}",
+        f"{b['repetition']:.1%} → {a['repetition']:.1%}",
+    ]
+
+
+def bound_cells(arm: dict[str, Any]) -> list[str]:
+    """The first bound that a method breaks, and how many more."""
+    broken = [one["what"] for one in arm["broken"]]
+    return [f"{broken[0]}{f', and {len(broken) - 1} more' if broken[1:] else ''}" if broken else ""]
 
 
 def about(report: dict[str, Any]) -> str:

@@ -24,7 +24,13 @@ from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 STRIKE = get_scheme("strike")
 SETTINGS = StrikeSettings(
-    strike_weight=1.5, hold_weight=0.7, keep_weight=0.3, keep_mass=0.001, replace_weight=0.9, strike_temperature=1.3
+    ban_weight=0.7,
+    strike_weight=1.5,
+    hold_weight=0.7,
+    keep_weight=0.3,
+    keep_mass=0.001,
+    replace_weight=0.9,
+    strike_temperature=1.3,
 )
 
 
@@ -95,7 +101,11 @@ def slow_loss(net, one, plan, settings):
     base, now = both(one.completion)
     inside = {t for span in one.spans for t in range(span.start, span.end)}
     words = set() if one.kept else set(plan.words)
-    struck, held, kept, replaced = [], [], [], []
+    struck, held, kept, banned_there, replaced = [], [], [], [], []
+
+    def likely(base):
+        return base.exp()[list(plan.words)].sum() > settings.keep_mass
+
     for span in one.spans:
         text = "".join(TOKENIZER.convert_ids_to_tokens(one.completion[span.start : span.end]))
         beginnings = {k for token, k in TOKENIZER.get_vocab().items() if text.startswith(token) and token != "Ġ"}
@@ -105,14 +115,20 @@ def slow_loss(net, one, plan, settings):
         if t not in inside:
             banned = words if token not in words else set()
             held.append(kl(base[t], now[t], banned))
-            if one.kept and base[t].exp()[list(plan.words)].sum() > settings.keep_mass:
+            if banned and likely(base[t]):
+                banned_there.append(held[-1])
+            if one.kept and likely(base[t]):
                 kept.append(kl(base[t], now[t]))
     if one.patched:
         base, now = both(one.patched.ids)
         ((start, end),) = one.patched.places
         end = max(end, start + 1)
         replaced.append(-sum(now[t, one.patched.ids[t]] for t in range(start, end)))
-        held += [kl(base[t], now[t], words - {one.patched.ids[t]}) for t in range(end, len(one.patched.ids))]
+        for t in range(end, len(one.patched.ids)):
+            banned = words if one.patched.ids[t] not in words else set()
+            held.append(kl(base[t], now[t], banned))
+            if banned and likely(base[t]):
+                banned_there.append(held[-1])
 
     def mean(values):
         return sum(values) / len(values) if values else torch.tensor(0.0)
@@ -121,6 +137,7 @@ def slow_loss(net, one, plan, settings):
         settings.strike_weight * mean(struck)
         + settings.hold_weight * mean(held)
         + settings.keep_weight * mean(kept)
+        + settings.ban_weight * mean(banned_there)
         + settings.replace_weight * mean(replaced)
     )
 
@@ -137,7 +154,7 @@ def test_loss_and_gradient_are_those_of_the_formula(family):
     expected = torch.stack([slow_loss(net, one, plan, SETTINGS) for one in examples])
     torch.testing.assert_close(losses.total / found.lengths, expected, atol=1e-5, rtol=1e-5)
     assert {name for name, part in losses.more.items() if part.detach().abs().sum() > 0} == set(losses.more)
-    assert len(losses.more) == 4
+    assert len(losses.more) == 5
     for ours, theirs in zip(
         gradients(net, (losses.total / found.lengths).sum()), gradients(net, expected.sum()), strict=True
     ):

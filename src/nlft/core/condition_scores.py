@@ -53,6 +53,7 @@ class HeldScores:
         kl: (R, tokens) KL(q ‖ p) to the target that the plan makes of the base, nats, with gradient.
         mass: (R, tokens) the base's probability of the plan's words.
         role: (R, tokens) uint8, see `Role`.
+        banned: (R, tokens) bool, whether q lacks any token.
         logp: (R, tokens) of the row's own tokens, with gradient at graded tokens.
         replacements: (R,) number of replacements in the row.
         struck: logits at the struck tokens, or None if the scheme does not need `logits`.
@@ -62,6 +63,7 @@ class HeldScores:
     kl: Tensor
     mass: Tensor
     role: Tensor
+    banned: Tensor
     logp: Tensor
     replacements: Tensor
     struck: StruckLogits | None = None
@@ -170,6 +172,7 @@ def _held(batch: Batch, rows: TokenLogprobs, stop: int) -> HeldScores | None:
         kl=rows.kl[kept],
         mass=rows.mass[kept],
         role=batch.held.role[kept],
+        banned=batch.held.ban[kept] > 0,
         logp=rows.logp[kept],
         replacements=batch.held.replacements[kept],
         struck=_struck(batch, batch.held, rows),

@@ -52,7 +52,12 @@ class StrikeSettings(PivotSettings):
         "Weight of the mean KL at those tokens of kept replies where the base model would say a struck word.",
     )
     keep_mass: Annotated[float, Range(0, 1)] = setting(
-        0.02, "keep_weight counts a token if the base model's probability of all struck words is above this."
+        0.02,
+        "keep_weight and ban_weight count a token if the base model's probability of all struck words is above this.",
+    )
+    ban_weight: Annotated[float, Range(0, inf)] = setting(
+        0.0,
+        "Weight of the mean KL at those other tokens of reviewed replies where the base model would say a struck word.",
     )
     replace_weight: Annotated[float, Range(0, inf)] = setting(
         1.0, "Weight of the mean NLL of the replacements, each summed over its tokens."
@@ -94,18 +99,19 @@ def role_tags(role: Tensor) -> Tensor:
 
 
 def strike_losses(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSettings) -> SampleLosses:
-    """Compute N · (strike + hold + keep + replace) for each sample of N tokens, each part a mean over its places."""
+    """Compute N · (strike + hold + keep + ban + replace) for each sample of N tokens, each part a mean over its places."""
     held = scored.held
     assert held is not None
     size = len(scored.lengths)
     kept = held.role == Role.KEPT
     places = kept | (held.role == Role.HELD)
-    belongs = kept & (held.mass > settings.keep_mass)
+    likely = held.mass > settings.keep_mass
     replaced = -(held.logp * (held.role == Role.REPLACED)).sum(1)
     parts = {
         "strike": settings.strike_weight * _mean(held.kl, held.role == Role.STRUCK, held, size),
         "hold": settings.hold_weight * _mean(held.kl, places, held, size),
-        "keep": settings.keep_weight * _mean(held.kl, belongs, held, size),
+        "keep": settings.keep_weight * _mean(held.kl, kept & likely, held, size),
+        "ban": settings.ban_weight * _mean(held.kl, (held.role == Role.HELD) & held.banned & likely, held, size),
         "replace": settings.replace_weight * _ratio(replaced, held.replacements, held, size),
     }
     more = {name: scored.lengths * part for name, part in parts.items()}
