@@ -10,7 +10,7 @@ TSC    := npx --yes --package typescript@5.9.3 -- tsc
 
 .PHONY: demo test check check-js format setup setup-dev clean
 
-demo: setup  ## set up, and run the main job: sample, judge, train by each method, compare
+demo: setup  ## set up, and run the main job: train on notes by each method, compare
 	$(BIN)/nlft demo
 
 test: setup-dev  ## set up, and run the tests

@@ -6,12 +6,14 @@ python benchmarks/demo_page.py write                    write README.md's part b
 
 import argparse
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from nlft.data.records import read_examples
+from nlft.data.checks_file import read_checks
+from nlft.data.records import Example, completion_text, marked_spans, read_examples
 from nlft.experiments.cells import CellResult, cell_result
 from nlft.results.stats import paired_difference, wilson
 
@@ -20,8 +22,9 @@ NUMBERS, PAGE = ROOT / "docs" / "demo.json", ROOT / "README.md"
 BEGIN, END = "<!-- generated: demo -->\n", "<!-- end -->"
 TITLES = {
     "base": "the model as it is",
-    "rule": "the rule in the prompt",
-    "sft-completion": "SFT on the replies without praise",
+    "rule": "the rule in the prompt, with 15 words",
+    "rule-reworded": "the rule, said positively",
+    "sft-completion": "SFT on the replies without a quote",
     "strike": "`strike` on the quoted words",
 }
 
@@ -41,7 +44,10 @@ def kept(folder: Path, minutes: float, note: str) -> dict[str, Any]:
         "seed": json.loads((folder / "settings.json").read_text())["settings"]["seed"],
         "examples": len(examples),
         "wrong": len(wrong),
+        "right": len(examples) - len(wrong),
+        "quotes": sum(len(marked_spans(example)) for example in wrong),
         "judgment": wrong[0].judgment,
+        **_words(folder, wrong),
         "arms": {arm: _figures(result) for arm, result in results.items()},
         "question": {
             "prompt": question["prompt"],
@@ -49,6 +55,17 @@ def kept(folder: Path, minutes: float, note: str) -> dict[str, Any]:
             "after": results["strike"].answers[first]["output"],
         },
     }
+
+
+def _words(folder: Path, wrong: Sequence[Example]) -> dict[str, int]:
+    """How many words of praise the checks have, and how many of them no note quotes."""
+    words = next(
+        check.texts for check in read_checks(folder / "questions" / "checks.yaml") if check.name == "no-praise"
+    )
+    said = " ".join(
+        completion_text(example)[span.start : span.end] for example in wrong for span in marked_spans(example)
+    )
+    return {"words": len(words), "unquoted": sum(word.casefold() not in said.casefold() for word in words)}
 
 
 def _figures(result: CellResult) -> dict[str, Any]:
@@ -71,9 +88,10 @@ def section(demo: dict[str, Any]) -> str:
     return "\n".join(
         [
             paragraph(
-                f"The model describes {demo['examples']} products. A reader's notes on {demo['wrong']} of the replies "
-                f"quote words of praise: `{' '.join(demo['judgment'].split())}` Then the model describes {n} other "
-                "products. This is the first reply that praises before training and not after it, verbatim:"
+                f"The model has described {demo['examples']} products. A reader quoted the praise in {demo['wrong']} "
+                f"of the replies: `{' '.join(demo['judgment'].split())}` After training on these notes, the model "
+                f"describes {n} other products. This is the first reply that praises before training and not after it, "
+                "verbatim:"
             ),
             "",
             "| | |",
@@ -85,16 +103,17 @@ def section(demo: dict[str, Any]) -> str:
             *[row(arm, found) for arm, found in demo["arms"].items()],
             "",
             paragraph(
-                "A reply praises if it has one of 15 words that the checks list. Praise that nobody listed or quoted "
-                "stays: it is for the next round of notes. KL says how far the model has moved from the base, in nats "
-                "per token: on the replies to the task outside the struck words, and on 40 prompts that have nothing "
-                "to do with it. [95%]: confidence interval."
+                f"A reply praises if it has one of {demo['words']} words that the checks list. The reader had no list: "
+                f"{demo['unquoted']} of these words are in no note. Praise that is left is for the next round of "
+                f"notes. SFT has only {demo['right']} replies without a quote to train on. KL says how far the model "
+                "has moved from the base, in nats per token: on the replies to the task outside the struck words, and "
+                "on 40 prompts that have nothing to do with it. [95%]: confidence interval."
             ),
             "",
             paragraph(
                 f"Both tables come from one run of `nlft demo` (seed {demo['seed']}) on {demo['date']}: "
-                f"{demo['minutes']:g} minutes on {demo['note']}. `strike` minus the rule in the prompt is "
-                f"{difference(demo, 'rule')}; minus SFT it is {difference(demo, 'sft-completion')}."
+                f"{demo['minutes']:g} minutes on {demo['note']}. `strike` minus the rule said positively is "
+                f"{difference(demo, 'rule-reworded')}; minus SFT it is {difference(demo, 'sft-completion')}."
             ),
             "",
         ]

@@ -15,6 +15,7 @@ import pytest
 
 from helpers.processes import small, small_habit
 from nlft import cli
+from nlft.data.checks_file import read_checks
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import UserError
 from nlft.experiments.demo import TASKS, run_demo
@@ -182,8 +183,19 @@ def test_each_task_of_the_demo_has_questions_of_its_own(tmp_path):
 def test_the_products_of_the_demo_are_those_of_the_examples():
     examples = Path(__file__).parent.parent / "examples"
     there = files("nlft.experiments") / "catalogue"
+    named = {"train.jsonl": "read-1.jsonl", "checks.yaml": "praise-checks.yaml"}
     for name in ("train.jsonl", "test.jsonl", "checks.yaml", "rules.yaml"):
-        assert (there / name).read_bytes() == (examples / f"catalogue-{name}").read_bytes()
+        assert (there / name).read_bytes() == (examples / f"catalogue-{named.get(name, name)}").read_bytes()
+
+
+def test_the_demos_checks_know_words_that_no_note_of_the_demo_quotes(tmp_path):
+    TASKS["habit"].write(tmp_path, 32, 64)
+    examples = read_examples(tmp_path / "train.jsonl")
+    assert sum(not example.label for example in examples) == 30
+    quoted = " ".join(example.judgment for example in examples if not example.label).lower()
+    words = next(check for check in read_checks(tmp_path / "checks.yaml") if check.name == "no-praise").texts
+    assert len(words) == 75
+    assert len([word for word in words if word not in quoted]) > 50
 
 
 def test_the_demo_of_a_habit_shows_notes_replies_collateral_and_the_map(tmp_path, model_folder):
@@ -191,7 +203,7 @@ def test_the_demo_of_a_habit_shows_notes_replies_collateral_and_the_map(tmp_path
     settings = small_habit(folder)
     told = run_demo(folder, model_folder, settings=settings, sizes=(6, 4))
     report = json.loads((folder / "demo.json").read_text())
-    assert [arm["name"] for arm in report["arms"]] == ["base", "rule", "sft-completion", "strike"]
+    assert [arm["name"] for arm in report["arms"]] == ["base", "rule", "rule-reworded", "sft-completion", "strike"]
     assert report["verdict"] in told
     assert "the rule in the prompt" in told
     example = next(one for one in read_examples(folder / "examples.jsonl") if not one.label)

@@ -267,8 +267,10 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
 
 def demo(argv: Sequence[str]) -> None:
     """Run `nlft demo`."""
-    parser = plain_parser("nlft demo", "Everything once, on a small real model: sample, judge, train, compare.")
-    tasks = "habit: product texts that praise, struck where they do. arithmetic: word problems (default: habit)"
+    parser = plain_parser(
+        "nlft demo", "The whole way once, on a small real model: notes on replies, training, comparison."
+    )
+    tasks = "habit: product texts, struck where a reader quoted praise. arithmetic: word problems (default: habit)"
     parser.add_argument("--task", choices=["habit", "arithmetic"], default="habit", help=tasks)
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where its files go (default: demo)")
     parser.add_argument("--model_name_or_path", help="model to use instead of SmolLM2-135M-Instruct")

@@ -72,19 +72,22 @@ def arithmetic_settings(folder: Path) -> TuneSettings:
 
 
 def habit_settings(folder: Path) -> TuneSettings:
-    """Return settings for a demo of 10 to 15 minutes on two cores: strike a habit, and compare with the usual ways."""
+    """Return settings for a demo of ten minutes on two cores: strike a habit, and compare with the usual ways.
+
+    The checks only grade the test. Their words are a list that the reader of the replies did not have.
+    """
     return _settings(
         folder,
         checks=str(folder / "questions" / "checks.yaml"),
         max_new_tokens=56,
         keep_truncated=True,
         batch_size=64,
-        max_steps=24,
+        max_steps=60,
         per_device_train_batch_size=4,
-        watch_every=12,
+        watch_every=30,
         audit=False,
         rules=str(folder / "questions" / "rules.yaml"),
-        arms=["base", "rule", "sft-completion", "strike"],
+        arms=["base", "rule", "rule-reworded", "sft-completion", "strike"],
     )
 
 
@@ -150,7 +153,11 @@ def _said(who: str, text: str) -> list[str]:
 
 
 def write_products(folder: Path, train: int, test: int) -> None:
-    """Write prompts about products (train.jsonl, test.jsonl), and what a product text must not do (checks, rules)."""
+    """Write train.jsonl, test.jsonl, checks.yaml and rules.yaml.
+
+    The first has replies of SmolLM2-135M-Instruct about products, in which a reader has quoted all praise. The second
+    has prompts about other products. The other two say what a product text must not do.
+    """
     there = files("nlft.experiments") / "catalogue"
     for name, count in (("train", train), ("test", test)):
         lines = (there / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

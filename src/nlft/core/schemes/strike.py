@@ -99,7 +99,7 @@ def role_tags(role: Tensor) -> Tensor:
 
 
 def strike_losses(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSettings) -> SampleLosses:
-    """Compute N · (strike + hold + keep + ban + replace) for each sample of N tokens, each part a mean over its places."""
+    """Compute N · (strike + hold + keep + ban + replace) for each sample of N tokens. Each part is a mean."""
     held = scored.held
     assert held is not None
     size = len(scored.lengths)
