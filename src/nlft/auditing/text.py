@@ -280,6 +280,8 @@ def _unfinished(examples: Sequence[Example]) -> Check:
             return "it is blank"
         if example.extra.get("finish_reason") == "length":
             return "it was cut off at the token limit (finish_reason is length)"
+        if example.extra.get("finish_reason") == "unknown":
+            return "its server ended it for a reason that is not known (finish_reason is unknown)"
         if loop := endless(text):
             return f"it repeats {quoted(loop)} until it ends"
         if _MARKED_END.search(text) and (MARK in text or not marked):

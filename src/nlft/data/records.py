@@ -105,6 +105,11 @@ def reply_to(question: Question | Example, text: str, prompt: Prompt | None = No
     return Reply(key, question.prompt if prompt is None else prompt, question.answer, text, question.extra)
 
 
+def is_unfinished(example: Example) -> bool:
+    """Return whether the completion may lack its end: a limit cut it off, or its server gave an unknown reason."""
+    return example.extra.get("finish_reason") in ("length", "unknown")
+
+
 def completion_text(example: Example) -> str:
     """Return the completion as text: the content of its message, if it is a chat message."""
     return _content(example.completion)
@@ -258,15 +263,15 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
     if not source.records:
         problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
     if problems:
-        raise RecordsError(_once(problems, source) if source.is_table else problems)
+        raise RecordsError(_once(problems, source))
     return [item for item in items if item is not None]
 
 
 def _once(problems: list[Problem], source: Source) -> list[Problem]:
-    """Report a problem once for the whole table if every row has it: most likely a column is missing."""
-    rows = len(source.records)
+    """Report a problem once for the whole file if every record has it: most likely a field has another name."""
+    rows, name = len(source.records), "rows" if source.is_table else "records"
     times = Counter(replace(problem, where=source.name) for problem in problems)
-    common = [replace(p, what=f"{p.what[:-1]}, in all {rows} rows.") for p, n in times.items() if n == rows > 1]
+    common = [replace(p, what=f"{p.what[:-1]}, in all {rows} {name}.") for p, n in times.items() if n == rows > 1]
     return common + [p for p in problems if times[replace(p, where=source.name)] < max(rows, 2)]
 
 
