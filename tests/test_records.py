@@ -191,6 +191,22 @@ def test_what_ails_every_record_is_said_once(ending):
         assert len(str(told.value).splitlines()) < 15
 
 
+@pytest.mark.parametrize("column", ["tools", "chat_template_kwargs"])
+def test_a_column_that_would_change_the_prompt_elsewhere_is_told_once(column, capsys):
+    rows = [{**GOOD, "id": str(i), column: {"x": 1} if i < 2 else None} for i in range(3)]
+    name = f"with-{column}.jsonl"
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        assert read_examples(name)[0].extra[column] == {"x": 1}
+        read_questions(name)
+    told = capsys.readouterr().err
+    assert told.count(name) == told.count(f'"{column}"') == 1
+    assert "2 of 3" in told
+    Path("without.jsonl").write_text(json.dumps({**GOOD, column: []}) + "\n")
+    read_examples("without.jsonl")
+    assert capsys.readouterr().err == ""
+
+
 def test_one_object_may_be_a_json_file():
     assert read(json.dumps(GOOD, indent=2), "train.json") == read(record())
 

@@ -25,6 +25,7 @@ from nlft.data.raw_records import (
 )
 from nlft.data.sources import Source, read_source
 from nlft.data.span_records import read_spans, span_rows
+from nlft.data.template_columns import TEMPLATE_COLUMNS, tell_unused_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 
@@ -39,7 +40,7 @@ _JUDGED_NAMES = {"prompt": "question", "completion": "ans"}
 _REFT_NAMES = {"id": "item_id", "prompt": "question", "answer": "answer_cot"}
 _TO_BE_JUDGED = "TODO: waiting for GPT4 to generate judgment"  # its files' placeholder for a missing judgment
 _QUESTION_COLUMNS = {
-    *("id", "prompt", "answer", "completion", "question", "input"),
+    *("id", "prompt", "answer", "completion", "question", "input", *TEMPLATE_COLUMNS),
     *(name for names in (_ORIGINAL_NAMES, _JUDGED_NAMES, _REFT_NAMES) for name in names.values()),
 }
 
@@ -264,6 +265,7 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
         problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
     if problems:
         raise RecordsError(_once(problems, source))
+    tell_unused_columns(source.name, source.records)
     return [item for item in items if item is not None]
 
 
