@@ -1,6 +1,7 @@
 """The rivals of `strike`: what each arm is asked, trains on and strikes, and why it is skipped."""
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from nlft.data.records import (
 from nlft.data.rules_file import Rule, read_rules
 from nlft.errors import UserError
 from nlft.experiments.arm_data import as_prompted, chosen_examples
-from nlft.experiments.arm_run import run_arm
+from nlft.experiments.arm_run import peak_memory_bytes, run_arm
 from nlft.experiments.arms import BUILT_IN, defined_arm
 from nlft.experiments.revised import revised_stage
 from nlft.experiments.rule_arms import with_rules
@@ -294,3 +295,9 @@ def test_the_comparison_of_habits_has_every_rival_and_tests_on_new_items_and_kin
     assert new == ["lightweight", "striped"]
     assert all(f": a {q.extra['kind']} {q.extra['item']}." in q.prompt for q in test)
     assert len({(q.extra["item"], q.extra["kind"]) for q in test}) == 240
+
+
+def test_the_peak_of_memory_is_measured_without_the_module_that_windows_lacks(monkeypatch):
+    usual = peak_memory_bytes()["host"]
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert 0.2 < peak_memory_bytes()["host"] / usual < 5

@@ -156,7 +156,38 @@ def test_auto_takes_the_number_grader_only_where_answers_are_marked():
     ],
 )
 def test_a_judgment_that_only_repeats_the_answer_is_found(judgment, is_echo):
-    assert kinds(wrong(judgment=judgment)) == ({"echo"} if is_echo else set())
+    assert kinds(wrong(judgment=judgment)) - {"leak"} == ({"echo"} if is_echo else set())
+
+
+@pytest.mark.parametrize(
+    ("judgment", "is_leak"),
+    [
+        ('It says "34", but it should be 29.', True),
+        ("34 is wrong, it should be $29.00.", True),
+        ('The step "64 - 35 = 34" is off: it is "64 - 35 = 29".', True),
+        ("You took 35 from 64 and got 34; 29 is what is left.\nCorrection: 29.", True),
+        ('The step "64 - 35 = 34" is miscalculated.\nCorrection:\n64 - 35 = 29.', False),
+        ('The step "64 - 35 = 34" is off.\n**correction:** 29', False),
+        ('Step 29 is off: "64 - 35 = 34".', False),
+        ('The step "64 - 35 = 34" is off by 5.', False),
+    ],
+)
+def test_a_judgment_that_shows_the_right_number_is_found(judgment, is_leak):
+    assert ("leak" in kinds(wrong(judgment=judgment))) == is_leak
+    assert "leak" not in kinds(right(judgment=judgment))
+
+
+def test_a_right_number_is_no_leak_where_the_question_or_a_quote_of_the_completion_has_it_or_corrections_are_shown():
+    completion = "64 - 35 = 29\n29 + 1 = 30\n#### 30"
+    assert "leak" not in kinds(
+        wrong(completion=completion, judgment='After "64 - 35 = 29" the step "29 + 1 = 30" is too much.')
+    )
+    assert "leak" in kinds(wrong(completion=completion, judgment='After 29, the step "29 + 1 = 30" is too much.'))
+    asked = wrong(prompt="Tom says that 64 - 35 is 29. What is it?", judgment='He says 29; "64 - 35 = 34" is off.')
+    assert "leak" not in kinds(asked)
+    shows = AuditSettings(grader="number", judge_shows_correction=True)
+    report = audit([wrong(judgment='"64 - 35 = 34" is off, it is 29.')], settings=shows)
+    assert not {f.kind for f in report.findings} & {"leak"}
 
 
 def test_a_quote_may_differ_in_spaces_signs_and_last_full_stop():

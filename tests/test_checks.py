@@ -254,6 +254,13 @@ def test_a_judge_sees_question_and_reply_and_its_answer_is_kept():
     assert [g.grade for g in grader.grade(replies)] == ["wrong", "right", "ungraded"], "never passed if undecided"
 
 
+def test_a_thought_of_the_judge_decides_nothing_and_quotes_nothing():
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    thought = '<think>\nYes, "fine" may be praise. Answer: yes\n</think>\n\nNo. It states "red" as a fact.'
+    [[result]] = ChecksGrader(checks, ScriptedModel(lambda text, before: thought)).check([reply("A fine red cup.")])
+    assert (result.passed, result.hits, result.judge["says"]) == (True, (), "no")
+
+
 def test_a_judge_that_nobody_names_is_refused_before_any_work():
     with pytest.raises(UserError, match=r"checks\.yaml:1.*no-praise(?s:.*)--judge_model"):
         ChecksGrader(read_checks(write(JUDGED)))

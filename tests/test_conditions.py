@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers import tiny
+from nlft.collect.rules import judge_by_rules
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, end_of_turn_id, pad_rows
 from nlft.core.prompts import Templates, without_corrections
 from nlft.errors import ProblemsError
@@ -72,6 +73,50 @@ def test_corrections_stay_out_of_the_judge_prompt_unless_asked_for():
 
 def test_a_correction_within_a_line_goes_too():
     assert without_corrections("A is wrong. Correction: B.\nC is wrong.") == "A is wrong.\nC is wrong."
+
+
+LEAKS = [
+    "correction: 12 + 5 = 17",
+    "CORRECTIONS: 17",
+    "Correction:\n12 + 5 = 17",
+    "Correction:\n\n17",
+    "Correction: it should be\n12 + 5 = 17.",
+    "Correction: first 12 + 5 = 17.\nThen 17 * 2 = 34.",
+    "**Correction:** 17",
+    "**Correction**: 17",
+    "__correction :__\n17",
+    "### Correction\n12 + 5 = 17",
+    "- Correction (step 2): 17",
+    "2. Correction for step 2: 17",
+    "Correction – 17",
+    "Correction：17",
+    "Ｃｏｒｒｅｃｔｉｏｎ：17",
+    "The correct answer: 17",
+    "Corrected step: 12 + 5 = 17",
+    "更正：17",
+    "Korrektur: 17",
+    "Correction:\n```\n12 + 5\n\n= 17\n```",
+]
+
+
+@pytest.mark.parametrize("correction", LEAKS)
+def test_no_part_of_a_correction_is_shown_however_it_is_written(correction):
+    assert without_corrections(f"The sum is wrong.\n{correction}") == "The sum is wrong."
+    assert without_corrections(f"{correction}\n\nThe sum is wrong.") == "The sum is wrong."
+
+
+def test_words_that_only_speak_of_a_correction_stay():
+    for words in ("The correction that it makes is wrong.", "It autocorrects: wrongly.", "It is not correct: 3 < 2."):
+        assert without_corrections(words) == words
+
+
+def test_what_the_rules_find_after_a_correction_is_shown():
+    completion = "We add. We add. We add.\n12 + 5 = 16\n#### 16"
+    judgment = judge_by_rules("How many?", completion, "12 + 5 = 17\n#### 17", truncated=True)
+    shown = without_corrections(judgment)
+    assert shown.split("\n") == [line for line in judgment.split("\n") if not line.startswith("Correction:")]
+    assert len(shown.split("\n")) == 3
+    assert "17" not in shown
 
 
 def test_a_judgment_of_corrections_alone_is_refused_by_name():

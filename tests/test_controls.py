@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,9 @@ from helpers.training import COMMON, Ask, adapter, examples, lora, nlft_trainer
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme, scheme_names
 from nlft.errors import UserError
-from nlft.runs import run_dir
+from nlft.runs import request_file, run_dir
 from nlft.runs.controls import CONTROLS, after, controls_of, describe, outcome, refusal, resolve, state_of
+from nlft.runs.request_file import new_request, read_request
 from nlft.runs.run_dir import LIVE_KEPT, RunDir, Snapshot
 from nlft.training import steering
 from nlft.training.checkpoints import checkpoint_to_resume
@@ -223,6 +226,17 @@ def test_files_that_are_no_requests_are_refused_with_a_line_and_removed(tmp_path
         assert word in told
     assert os.listdir(tmp_path / "requests") == [".aside.json.123.tmp"]
     assert "hostname" not in (tmp_path / "controls.jsonl").read_text()
+
+
+def test_without_flags_that_windows_lacks_requests_are_read_and_links_refused(tmp_path, monkeypatch):
+    names = [name for name in dir(os) if name not in ("O_NONBLOCK", "O_NOFOLLOW")]
+    monkeypatch.setattr(request_file, "os", types.SimpleNamespace(**{name: getattr(os, name) for name in names}))
+    request, data = new_request("learning_rate", 0.5, "me")
+    (tmp_path / "x.json").write_bytes(data)
+    (tmp_path / "link.json").symlink_to(tmp_path / "x.json")
+    assert read_request(tmp_path / "x.json") == replace(request, file="x.json")
+    assert "link" in read_request(tmp_path / "link.json").problem
+    assert read_request(tmp_path / "gone.json") is None
 
 
 def test_a_folder_among_the_requests_is_refused_and_leaves_no_file_open(tmp_path):

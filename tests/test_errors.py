@@ -8,6 +8,7 @@ import pytest
 
 import nlft
 from nlft.errors import ConfigError, NLFTError, Problem, ProblemsError, RecordsError, UserError
+from nlft.library_errors import explain
 
 
 def subclasses(cls):
@@ -63,3 +64,52 @@ def test_few_problems_are_listed_in_full(kind):
 def test_every_bad_setting_is_listed():
     text = str(ConfigError([Problem(f"--setting_{n}", "is 3", "Give 2.") for n in range(9)]))
     assert all(f"--setting_{n}: is 3" in text for n in range(9))
+
+
+def raised_in(package, code):
+    """Run code as if it stood in a package, and return what it raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        exec(compile(code, f"{package}.py", "exec"), {"__name__": f"{package}.inner"})
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "told"),
+    [
+        (
+            "transformers",
+            "raise RuntimeError('XCallback requires x to be installed. Run `pip install x`.')",
+            "pip install x",
+        ),
+        ("transformers", "raise ImportError('Using `bits` needs bits: `pip install bits`')", "pip install bits"),
+        ("trl", "import no_such_package_at_all", "no_such_package_at_all"),
+        ("wandb", "class UsageError(Exception): pass\nraise UsageError('api_key not configured')", "wandb"),
+        ("mlflow", "raise ConnectionError('nobody answers at localhost:5000')", "--report_to none"),
+        ("peft", "raise ValueError('Target modules nosuch not found')", "nosuch"),
+        ("bitsandbytes", "raise RuntimeError('CUDA is required, but is not installed')", "CUDA"),
+    ],
+)
+def test_what_another_package_refuses_is_one_message(package, code, told):
+    error = explain(raised_in(package, code))
+    assert isinstance(error, UserError)
+    assert told in str(error)
+    assert len(str(error).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "code"),
+    [
+        ("nlft", "raise ValueError('x')"),
+        ("nlft", "from nlft import no_such_name\n"),
+        ("nlft", "raise AssertionError"),
+        ("torch", "raise RuntimeError('shapes differ')"),
+        ("peft", "{}['x']"),
+    ],
+)
+def test_what_may_be_our_own_fault_keeps_its_traceback(package, code):
+    assert explain(raised_in(package, code)) is None
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("NLFT_TRACEBACK", "1")
+    assert explain(raised_in("wandb", "raise ValueError('x')")) is None

@@ -78,6 +78,35 @@ READ = {
     "a verdict that is none": (f"{JUDGMENT}\nVerdict: right or wrong", JUDGMENT, None),
     "a verdict by halves": (f"{JUDGMENT}\nVerdict: partially correct", JUDGMENT, None),
     "no quotation": ("The subtraction is miscalculated.", "The subtraction is miscalculated.", None),
+    "a thought before": (
+        f'<think>\nThe step "64" is fine.\nVerdict: right so far?\n</think>\n\n{GOOD}',
+        JUDGMENT,
+        "wrong",
+    ),
+    "a thought that the template opened": (f"Verdict: right.\nNo.\n</think>\n{GOOD}", JUDGMENT, "wrong"),
+    "two thoughts": (f"<thinking>Verdict: right</thinking>Hm.<reasoning>x</reasoning>{GOOD}", JUDGMENT, "wrong"),
+    "a thought in brackets": (f"[THINK]Verdict: right[/THINK]{GOOD}", JUDGMENT, "wrong"),
+    "a thought on a channel": (
+        f"<|channel|>analysis<|message|>Verdict: right<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}",
+        JUDGMENT,
+        "wrong",
+    ),
+    "a thought after the words": (f"{GOOD}\n<think>Verdict: right</think>", JUDGMENT, "wrong"),
+    "full-width colons": (GOOD.replace(": ", "："), JUDGMENT, "wrong"),
+    "full-width letters": (GOOD.replace("Verdict:", "Ｖｅｒｄｉｃｔ："), JUDGMENT, "wrong"),
+    "a space before the colon": (GOOD.replace(":", " :"), JUDGMENT, "wrong"),
+    "headings on lines of their own": (
+        f"{FEEDBACK}\n\n### Correction\n64 - 35 = 29.\n\n### Verdict\n**wrong**",
+        JUDGMENT,
+        "wrong",
+    ),
+    "Chinese": (f"{FEEDBACK}\n更正：64 - 35 = 29.\n结论：不正确", JUDGMENT, "wrong"),
+    "Japanese": (f"{FEEDBACK}\n訂正：64 - 35 = 29.\n判定：誤り", JUDGMENT, "wrong"),
+    "Korean": (f"{FEEDBACK}\n정정: 64 - 35 = 29.\n판정: 틀림", JUDGMENT, "wrong"),
+    "German": (f"{FEEDBACK}\nKorrektur: 64 - 35 = 29.\nUrteil: nicht richtig", JUDGMENT, "wrong"),
+    "French": (f"{FEEDBACK}\nCorrection : 64 - 35 = 29.\nVerdict : faux", JUDGMENT, "wrong"),
+    "Spanish": (f"{FEEDBACK}\nCorrección: 64 - 35 = 29.\nVeredicto: incorrecto", JUDGMENT, "wrong"),
+    "Russian": (f"{FEEDBACK}\nИсправление: 64 - 35 = 29.\nВердикт: неверно", JUDGMENT, "wrong"),
     "curly quotes": ("The step “64 - 35 = 34” errs.", "The step “64 - 35 = 34” errs.", None),
 }
 
@@ -90,7 +119,7 @@ def test_feedback_correction_and_verdict_are_read_from_small_models_answers(name
 
 
 REFUSED = {
-    "says nothing": ["", " \n", "...", "-> 29", "Verdict: wrong"],
+    "says nothing": [f"<think>{GOOD}</think>", f"<think>\n{GOOD}", "", " \n", "...", "-> 29", "Verdict: wrong"],
     "only a correction": ["Correction: 64 - 35 = 29.", "Correction: it is 29\nVerdict: wrong"],
     "only repeats its prompt": [
         "Wrong.",
@@ -99,7 +128,13 @@ REFUSED = {
     ],
     "quotes text that is not in the response": ['The step "12 * 3 = 30" is wrong.', 'In "64 - 35 = 29" it errs.'],
     "answers the question instead": ["Tom has 64 - 35 = 29 marbles left.\n#### 29"],
-    "calls it right": ["Well done, all of it holds.\nVerdict: right", f"{FEEDBACK}\nVerdict: correct"],
+    "calls it right": [
+        f"<think>{GOOD}</think>\nVerdict: right",
+        f"{FEEDBACK}\n结论：正确",
+        f"{FEEDBACK}\nUrteil: richtig",
+        "Well done, all of it holds.\nVerdict: right",
+        f"{FEEDBACK}\nVerdict: correct",
+    ],
 }
 
 
@@ -113,13 +148,26 @@ def test_an_unusable_answer_is_not_a_judgment_and_the_reason_is_named(reason, te
 def test_a_cut_off_answer_is_not_a_judgment_unless_it_reached_its_verdict():
     assert opinion(FEEDBACK, "length").refused == "cut off by --max_new_tokens"
     assert opinion(f"{GOOD}\nAnd now", "length").judgment == JUDGMENT
+    assert opinion(f"<think>{GOOD}\nBut is it", "length").refused == "cut off by --max_new_tokens"
     assert opinion(GOOD, "content_filter").judgment is None
+    assert "unknown" in opinion(FEEDBACK, "unknown").refused
+    assert opinion(GOOD, "unknown").judgment == JUDGMENT
 
 
 @settings(deadline=None)
 @given(
     st.text(min_size=1).filter(lambda t: re.search(r"\w", t)),
-    st.sampled_from(["Correction: ", "correction:\n", "**Correction:** ", " CORRECTION : ", "\n- Corrections: "]),
+    st.sampled_from(
+        [
+            "Correction: ",
+            "correction:\n",
+            "**Correction:** ",
+            " CORRECTION : ",
+            "\n- Corrections: ",
+            "Correction：",
+            "更正：",
+        ]
+    ),
 )
 def test_the_judge_prompt_shows_no_part_of_a_correction(correction, mark):
     found = opinion(f"{FEEDBACK} {mark.replace(' :', ':')}{correction}")

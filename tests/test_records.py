@@ -157,6 +157,56 @@ def test_a_byte_order_mark_is_accepted():
     assert read(b"\xef\xbb\xbf[" + record() + b"]", "train.json") == read(record())
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+def test_byte_order_marks_of_files_that_were_joined_are_passed_over(ending):
+    mark, rows = (
+        "\ufeff",
+        [json.dumps({**GOOD, "id": str(i), "prompt": "\ufeffa\ufeff"}, ensure_ascii=False) for i in range(3)],
+    )
+    if ending == ".json":
+        rows = [f"[{rows[0]},", f"{rows[1]},", f"{rows[2]}]"]
+    text = "\r\n".join(mark * (1 + i) + row for i, row in enumerate(rows)) + f"\n{mark}\n"
+    Path(f"x{ending}").write_text(text, encoding="utf-8", newline="")
+    assert [(e.id, e.prompt) for e in read_examples(f"x{ending}")] == [(str(i), "\ufeffa\ufeff") for i in range(3)]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+def test_what_ails_every_record_is_said_once(ending):
+    rows = [{"id": str(i), "prompt": "1 + 1?", "completion": "#### 2", "lable": True} for i in range(300)]
+    text = json.dumps(rows) if ending == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
+    Path(f"x{ending}").write_text(text)
+    with pytest.raises(RecordsError) as told:
+        read_examples(f"x{ending}")
+    [problem] = told.value.problems
+    assert (problem.where, problem.field) == (f"x{ending}", "label")
+    assert "300" in problem.what
+    assert "lable" in problem.what
+    if ending == ".jsonl":
+        Path("x.jsonl").write_text(
+            text + json.dumps({"id": "one", "prompt": 5, "completion": "", "label": True}) + "\n"
+        )
+        with pytest.raises(RecordsError) as told:
+            read_examples("x.jsonl")
+        assert len(told.value.problems) == 302
+        assert len(str(told.value).splitlines()) < 15
+
+
+@pytest.mark.parametrize("column", ["tools", "chat_template_kwargs"])
+def test_a_column_that_would_change_the_prompt_elsewhere_is_told_once(column, capsys):
+    rows = [{**GOOD, "id": str(i), column: {"x": 1} if i < 2 else None} for i in range(3)]
+    name = f"with-{column}.jsonl"
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        assert read_examples(name)[0].extra[column] == {"x": 1}
+        read_questions(name)
+    told = capsys.readouterr().err
+    assert told.count(name) == told.count(f'"{column}"') == 1
+    assert "2 of 3" in told
+    Path("without.jsonl").write_text(json.dumps({**GOOD, column: []}) + "\n")
+    read_examples("without.jsonl")
+    assert capsys.readouterr().err == ""
+
+
 def test_one_object_may_be_a_json_file():
     assert read(json.dumps(GOOD, indent=2), "train.json") == read(record())
 

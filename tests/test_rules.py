@@ -54,7 +54,6 @@ EXPECTED = [
     ),
     (
         "First, 64 + 1 = 65. Then 65 - 35 = 31.\n#### 31",
-        'The step "64 + 1 = 65" is not a step of the solution.\n'
         'The step "65 - 35 = 31" is miscalculated.\nCorrection: 65 - 35 = 30.\n'
         f'The final answer "#### 31" is wrong.\n{CORRECTED}',
     ),
@@ -160,12 +159,59 @@ SOUND = [
     "200 - 20% = 160",
     "5 / 0 = 0",
     "007 - 5 = 2",
+    "12 * 1000 = 12.000",
+    "12.000 / 4 = 3000, and 12.000 / 4 = 3.000",
+    "1,250 * 4 = 5",
+    "$1.500 + $500 = $2.000",
+    "12'500 * 2 = 25'000",
+    r"12\,500 * 2 = 25\,000",
+    "12 500 * 2 = 25 000",
+    "1{,}250 * 4 = 5{,}000",
+    "11 + 2 = 1 pm",
+    "10 + 4 = 2 o'clock",
+    "the average of 3 + 4 = 3.5",
+    "log 100 + 1 = 3",
 ]
 
 
 @pytest.mark.parametrize("text", SOUND)
 def test_right_calculations_and_unclear_ones_are_never_reported(text):
     assert judged(f"{text}\n#### 29") is None
+
+
+@pytest.mark.parametrize(
+    "answer", ["34", "#### 34", "$34", "The answer is 34.", r"\boxed{34}", "Ines has 34 cups.\n#### 34"]
+)
+def test_a_standard_answer_without_calculations_knows_no_steps(answer):
+    judgment = judged("12 + 5 = 17\n17 * 2 = 36\n#### 36", answer)
+    assert '"12 + 5 = 17"' not in judgment
+    assert 'The step "17 * 2 = 36" is miscalculated.' in judgment
+    judgment = judged("12 + 5 = 17\n17 * 3 = 51\n#### 51", answer)
+    assert "The step" not in judgment
+    assert 'The final answer "#### 51" is wrong.' in judgment
+
+
+def test_a_step_before_a_miscalculated_one_or_on_the_way_to_the_right_number_is_not_called_wrong():
+    answer = "12 + 5 = 17\n17 * 2 = 34\n#### 34"
+    for completion in (
+        "12 * 2 = 24\n5 * 2 = 10\n24 + 10 = 35\n#### 35",
+        "12 * 2 = 24\n5 * 2 = 10\n24 + 10 = 34\n#### 35",
+    ):
+        judgment = judged(completion, answer)
+        assert "* 2" not in judgment
+    assert '"34 + 1 = 35" is not a step' in judged("12 * 2 = 24\n24 + 10 = 34\n34 + 1 = 35\n#### 35", answer)
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [("12.000", "12000"), ("3,5", "3.5"), ("1.234,50", "1234.5"), ("12000", "12.000"), ("2,500", "2.5")],
+)
+def test_a_number_that_may_be_the_right_one_is_called_ambiguous_and_not_wrong(written, answer):
+    judgment = judged(f"#### {written}", f"#### {answer}")
+    assert "wrong" not in judgment
+    assert f'"#### {written}" is ambiguous' in judgment
+    assert answer not in without_corrections(judgment).replace(written, "")
+    assert '"#### 12.001" is wrong' in judged("#### 12.001", "#### 12000")
 
 
 def test_a_rounded_quotient_is_right_where_the_standard_answer_has_it_too():

@@ -20,7 +20,10 @@ from helpers.fault_proxy import AnsweringServer, Fault, FaultProxy, answer_to
 from nlft.errors import NLFTError, UserError
 from nlft.models import exchange
 from nlft.models.answerer import CompletionRequest, Generated, estimated_tokens
+from nlft.models.ledger import Ledgered, request_hash
+from nlft.models.ledger_file import Ledger
 from nlft.models.server import BackendSettings, ServerModel, retry_after
+from nlft.models.settings import CallSettings
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
 REQUESTS = [CompletionRequest(f"q{i}", f"What is {i} + {i}?") for i in range(12)]
@@ -343,6 +346,151 @@ def test_reasons_and_usage_become_generated(upstream):
     assert parsed("a\ud800b").text == "a?b"
 
 
+PARTS = {
+    "a thought beside the text": ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
+                                   {"type": "text", "text": "ab"}], "ab"),
+    "a thought that has a text": ([{"type": "reasoning", "text": "Hm"}, {"type": "output_text", "text": "ab"}], "ab"),
+    "an image and a call": ([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "a"},
+                             {"type": "tool_use", "input": {}}, {"type": "text", "text": "b"}], "ab"),
+    "plain strings": (["a", "b"], "ab"),
+    "one part, not in a list": ({"type": "text", "text": "ab"}, "ab"),
+    "a text with annotations": ([{"type": "text", "text": {"value": "ab", "annotations": []}}], "ab"),
+    "an empty part": ([{"type": "text", "text": None}, {"type": "text", "text": "ab"}], "ab"),
+    "only a thought": ([{"type": "thinking", "thinking": "Hm"}], ""),
+    "a refusal": ([{"type": "refusal", "refusal": "No."}], "No."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_of_an_answer_in_parts_the_text_is_taken_and_the_rest_left(name):
+    content, text = PARTS[name]
+    with AnsweringServer(choice={"message": {"role": "assistant", "content": content}}) as server:
+        assert texts(answers(model(server.url), REQUESTS[:1])) == {0: text}
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_in_a_field_of_its_own_is_no_text(field):
+    message = {"role": "assistant", "content": None, field: "The answer may be 12."}
+    with AnsweringServer(choice={"message": message, "finish_reason": "length"}) as server:
+        assert answers(model(server.url), REQUESTS[:1])[0].text == ""
+    with AnsweringServer(choice={"message": {**message, "content": "12"}}) as server:
+        assert answers(model(server.url), REQUESTS[:1])[0].text == "12"
+
+
+@pytest.mark.parametrize("content", [7, [3], [{"type": "text"}], [{"type": "text", "text": 5}]])
+def test_content_of_a_form_that_nobody_knows_is_named_and_no_traceback(content):
+    with AnsweringServer(choice={"message": {"content": content}}) as server, pytest.raises(NLFTError) as told:
+        answers(model(server.url, max_retries=0), REQUESTS[:1])
+    assert "not a chat completion" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("length max_tokens MAX_TOKENS model_length max-tokens maxTokens FINISH_REASON_MAX_TOKENS", "length"),
+        ("max_output_tokens model_context_window_exceeded incomplete truncated", "length"),
+        ("content_filter SAFETY RECITATION PROHIBITED_CONTENT refusal", "content_filter"),
+        ("stop STOP end_turn eos_token stop_sequence complete tool_calls", "stop"),
+        ("OTHER error abort cancelled FINISH_REASON_UNSPECIFIED insufficient_system_resource nonsense", "unknown"),
+    ],
+)  # fmt: skip
+def test_each_server_s_word_for_the_end_of_an_answer_is_understood(words, reason, upstream):
+    served = model(upstream.url)
+    for word in words.split():
+        body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": word}]})
+        assert served.parse(body).finish_reason == reason, word
+
+
+def test_an_end_that_nobody_knows_is_told_once_and_is_not_taken_for_a_whole_answer(capsys):
+    with AnsweringServer(choice={"finish_reason": "model_dreams"}) as server:
+        found = answers(model(server.url))
+    assert {answer.finish_reason for answer in found.values()} == {"unknown"}
+    assert capsys.readouterr().err.count("model_dreams") == 1
+
+
+ONLY_ITS_OWN = [
+    (400, "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is."),
+    (400, "`temperature` is deprecated for this model."),
+    (400, "invalid temperature: only 1 is allowed for this model"),
+    (422, "Input validation error: `temperature` must be strictly positive"),
+    (400, {"error": {"message": "Unsupported parameter.", "param": "temperature"}}),
+    (422, {"detail": [{"loc": ["body", "temperature"], "msg": "Extra inputs are not permitted"}]}),
+    (400, "Unknown parameter: Temperature. Known are model, messages, max_tokens and seed."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("refusal", ONLY_ITS_OWN)
+def test_a_temperature_that_is_refused_is_left_out_said_once_and_in_the_identity(refusal, capsys):
+    with AnsweringServer(lambda body, headers: refusal if "temperature" in body else None) as server:
+        served = model(server.url)
+        asked = served.identity
+        assert texts(answers(served)) == right()
+        assert all("max_tokens" in body for body in server.bodies)
+    told = capsys.readouterr().err
+    assert told.count("temperature 0") == 1
+    assert asked["temperature"] == served.identity["temperature"] == 0
+    assert "left_out" not in asked
+    assert served.identity["left_out"] == ["temperature"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid 'temperature': must be between 0 and 2.",
+        "temperature 9.0 is too high",
+        "only a temperature between 0 and 2 is allowed",
+    ],
+)
+def test_a_temperature_out_of_range_is_an_error_and_is_not_left_out(message):
+    with AnsweringServer(lambda body, headers: (400, message)) as server, pytest.raises(NLFTError, match="temperature"):
+        answers(model(server.url, temperature=9.0), REQUESTS[:1])
+
+
+def test_a_server_that_refuses_one_parameter_after_another_gets_none_of_them(capsys):
+    def refuse(body, headers):
+        for name in ("temperature", "seed", "max_tokens"):
+            if name in body:
+                return 400, f"Unsupported parameter: '{name}' is not supported with this model."
+        return None
+
+    with AnsweringServer(refuse) as server:
+        served = model(server.url, temperature=0.7)
+        assert texts(answers(served)) == right()
+        assert set(server.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
+    assert served.identity["left_out"] == ["seed", "temperature"]
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_server_that_refuses_both_limits_is_an_error_since_answers_need_one():
+    def refuse(body, headers):
+        name = next((name for name in body if name.startswith("max_")), None)
+        return (400, f"'{name}' is not supported") if name else None
+
+    with AnsweringServer(refuse) as server, pytest.raises(NLFTError, match="max_completion_tokens"):
+        answers(model(server.url), REQUESTS[:1])
+
+
+def test_answers_without_the_refused_temperature_are_found_again_in_the_ledger(tmp_path):
+    path = tmp_path / "calls.jsonl"
+
+    def ask(temperature=0.0):
+        served = model(server.url, temperature=temperature)
+        return texts(
+            dict(pair for batch in Ledgered(served, Ledger(path), CallSettings()).answer(REQUESTS) for pair in batch)
+        )
+
+    with AnsweringServer(lambda body, headers: ONLY_ITS_OWN[0] if "temperature" in body else None) as server:
+        assert ask() == right()
+        kept = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
+        without = model(server.url).identity | {"left_out": ["temperature"]}
+        assert kept == {request_hash(without, request) for request in REQUESTS}
+        before = len(server.bodies)
+        assert ask() == right()
+        assert len(server.bodies) == before
+        ask(temperature=1.0)
+        assert len(server.bodies) > before
+
+
 def test_identity_has_what_shapes_an_answer_and_nothing_else(upstream):
     one = model(upstream.url, "m", concurrency=2, max_retries=1, requests_per_minute=9)
     assert one.identity == model(upstream.url + "/", "m").identity
@@ -434,6 +582,8 @@ CHILD = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from nlft.models.answerer import CompletionRequest
+from nlft.models.ledger import Ledgered, request_hash
+from nlft.models.ledger_file import Ledger
 from nlft.models.server import BackendSettings, ServerModel
 model = ServerModel("stub", BackendSettings(base_url=sys.argv[1], request_timeout=100), max_new_tokens=5)
 print("ready", flush=True)

@@ -14,6 +14,7 @@ from importlib import import_module
 
 from nlft import __version__
 from nlft.errors import NLFTError, UserError
+from nlft.library_errors import explain
 from nlft.progress import quiet, quiet_libraries
 
 
@@ -63,6 +64,12 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 2
     return 0
 
 

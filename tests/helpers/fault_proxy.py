@@ -190,20 +190,23 @@ class AnsweringServer:
     """A chat-completions server whose answer is a function of the messages; use as a context manager.
 
     Attributes:
-        refuse: looks at a request's body and headers; a (status, message) refuses it.
+        refuse: looks at a request's body and headers; a (status, message) or a (status, body) refuses it.
         seconds: how long an answer takes.
         usage: whether tokens are counted in the response.
+        choice: what the answer's choice has in place of the usual.
     """
 
     def __init__(
         self,
-        refuse: Callable[[dict, dict], tuple[int, str] | None] = lambda body, headers: None,
+        refuse: Callable[[dict, dict], tuple[int, str | dict] | None] = lambda body, headers: None,
         *,
         seconds: float = 0.0,
         usage: bool = True,
         text: Callable[[dict, dict], str] | None = None,
+        choice: dict | None = None,
     ) -> None:
         outer = self
+        self.choice = choice or {}
         self.refuse, self.seconds, self.usage = refuse, seconds, usage
         self.text = text or (lambda body, headers: answer_to(body["messages"]))
         self.bodies: list[dict] = []
@@ -231,10 +234,12 @@ class AnsweringServer:
         self.bodies.append(body)
         self.headers.append(headers)
         if refusal := self.refuse(body, headers):
-            return refusal[0], {"error": {"message": refusal[1]}}
+            status, said = refusal
+            return status, {"error": {"message": said}} if isinstance(said, str) else said
         time.sleep(self.seconds)
         text = self.text(body, headers)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        choice |= self.choice
         read = sum(len(m["content"].split()) for m in body["messages"])
         usage = {"prompt_tokens": read, "completion_tokens": len(text.split()), "total_tokens": 0}
         return 200, {"object": "chat.completion", "choices": [choice], **({"usage": usage} if self.usage else {})}

@@ -121,6 +121,11 @@ _KINDS: list[tuple[Severity, list[tuple[str, str, str]]]] = [
                 "The judgment only repeats the answer",
                 "Say what is wrong in the completion. Write the right answer on a line that begins with `Correction:`.",
             ),
+            (
+                "leak",
+                "The judgment shows the right answer",
+                "Write the right answer on a line that begins with `Correction:`, which the judge prompt omits.",
+            ),
             ("language", "In a different language from the rest", "Write it in the language of the question."),
             ("answer", "The standard answer cannot be graded", "Write the answer in a form that the grader can read."),
             ("bare-answer", "The standard answer has no reasoning", "Add the steps that lead to it."),

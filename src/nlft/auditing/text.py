@@ -8,7 +8,7 @@ from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
-from nlft.data.grading import MARK, Grader, extract_expected, needs_answers
+from nlft.data.grading import IN_SENTENCE, MARK, Grader, as_number, extract_expected, needs_answers
 from nlft.data.language import language, words
 from nlft.data.records import Example, completion_text, quotes_of
 
@@ -20,6 +20,8 @@ _MARKED = 0.9  # if this proportion has a final answer with a mark, a completion
 _REPEATS = 3
 
 _QUOTED = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|«([^»\n]+)»|`([^`\n]+)`|‘([^’\n]+)’')
+# A number that counts steps and the like is not an answer: step 2, line 3, #4.
+_PLACE = re.compile(r"(?:\b(?:step|line|sentence|part|equation|point|item|paragraph|no\.)s?\s*|#)\d+\b", re.IGNORECASE)
 _ELLIPSIS = re.compile(r"\.\.\.|…")
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>|</s>|<s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[UNK\]"
@@ -67,6 +69,9 @@ def text_findings(
         checks += [("grader", _by(grader)), ("answer", _ungradable(grader))]
     findings = [Finding(kind, e.id, what) for kind, check in checks for e in examples if (what := check(e))]
     findings += [finding for e in examples if not e.label and (finding := _weak_judgment(e, shows_correction))]
+    if not shows_correction:
+        echoes = {finding.id for finding in findings if finding.kind == "echo"}
+        findings += [Finding("leak", e.id, what) for e in examples if e.id not in echoes and (what := _leak(e))]
     misquoted = {finding.id for finding in findings if finding.kind == "quote"}
     findings += [Finding("lost-quote", e.id, what) for e in examples if e.id not in misquoted and (what := _lost(e))]
     findings += [*_garbage(examples, special), *_other_language(examples), *_differing_answers(examples, grader)]
@@ -95,6 +100,27 @@ def _correction_only(example: Example) -> str | None:
     if example.label or not example.judgment or example.spans or shown_judgment(example).strip():
         return None
     return "without its corrections, the judgment is empty, so the judge prompt has nothing to show"
+
+
+def _leak(example: Example) -> str | None:
+    """Report a judgment that shows the expected number outside its corrections, and not as a quote of the completion.
+
+    A model that sees the right number may avoid the wrong one, and then no token shows the mistake.
+    """
+    expected = as_number(extract_expected(example.answer or "") or "")
+    if example.label or expected is None:
+        return None
+    completion, prompt = _bare(completion_text(example)), prompt_text(example.prompt)
+
+    def without(match: re.Match[str]) -> str:
+        return " " if _bare("".join(filter(None, match.groups()))) in completion else match[0]
+
+    shown = _PLACE.sub(" ", _QUOTED.sub(without, shown_judgment(example)))
+    given = {as_number(number) for number in IN_SENTENCE.findall(prompt)}
+    leaked = next((n for n in IN_SENTENCE.findall(shown) if as_number(n) == expected), None)
+    if leaked is None or expected in given:
+        return None
+    return f"the judge prompt would show {leaked}, the right answer: {quoted(shown_judgment(example))}"
 
 
 def _weak_judgment(example: Example, shows_correction: bool) -> Finding | None:
@@ -280,6 +306,8 @@ def _unfinished(examples: Sequence[Example]) -> Check:
             return "it is blank"
         if example.extra.get("finish_reason") == "length":
             return "it was cut off at the token limit (finish_reason is length)"
+        if example.extra.get("finish_reason") == "unknown":
+            return "its server ended it for a reason that is not known (finish_reason is unknown)"
         if loop := endless(text):
             return f"it repeats {quoted(loop)} until it ends"
         if _MARKED_END.search(text) and (MARK in text or not marked):

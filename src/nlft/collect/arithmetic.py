@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby, pairwise
+from itertools import combinations, groupby, pairwise
 from typing import NamedTuple
 
 _MOST_TOKENS = 60  # in one side of a calculation; longer calculations are ignored
 _MOST_DIGITS = 15
+_MOST_AMBIGUOUS = 6  # numbers with two readings in one calculation
 # Use no possessive groups: before 3.11.5, Python lets them match too much (gh-106052).
 _TOKEN = re.compile(
     r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?
@@ -25,7 +26,8 @@ _APPLY = {"+": Fraction.__add__, "-": Fraction.__sub__, "*": Fraction.__mul__, "
 # Next to one of these words, a calculation's figures do not tell its meaning: "twice 5 + 3", "1.2 million".
 _UNCLEAR = re.compile(
     r"of|times|plus|minus|by|twice|thrice|double|triple|half|quarter|third|over|per|percent|than|more|less|fewer"
-    r"|dozens?|hundred|thousand|[mb]illion|remainder|divided|multiplied|added|subtracted|squared|cubed|root|mod",
+    r"|dozens?|hundred|thousand|[mb]illion|remainder|divided|multiplied|added|subtracted|squared|cubed|root|mod"
+    r"|sqrt|log|ln|sin|cos|tan|gcd|lcm|average|mean|median",
     re.IGNORECASE,
 )
 _FRACTION = re.compile(r"[0-9.,/%)]+|half|double|percent|\w*(?:third|quarter|[a-z]th)s?|fraction|part", re.IGNORECASE)
@@ -39,6 +41,11 @@ _MEASURES = [
     {"ml", "liter", "litre", "gallon", "quart", "pint", "cup"},
 ]
 _OPENS = ("$", "{", "[", "<", "|", '"', "“", "'", "‘", "`", r"\(", r"\[")
+# What may follow the first digits of a number: signs that group digits in threes, in text and in LaTeX.
+_GROUPING = r"(?:['’ʼ`´~]|\\[,;:!]|\{,\})"
+_GROUP_AFTER, _GROUP_BEFORE = re.compile(rf"{_GROUPING}[0-9]{{3}}"), re.compile(rf"[0-9]{_GROUPING}$")
+_AMBIGUOUS = re.compile(r"(?P<whole>[1-9][0-9]{0,2})(?P<mark>[.,])(?P<group>[0-9]{3})(?![0-9.,])")  # 12.000, 1,250
+_CLOCK = re.compile(r"\s*(?:[ap]\.?\s?m\b|o['’]clock)", re.IGNORECASE)
 _ROUNDED = re.compile(r".{0,30}?(?:round|approx|about|nearest)", re.IGNORECASE)
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks: 64-35=<<64-35=29>>29
 
@@ -51,7 +58,8 @@ class Calculation:
         written: the whole calculation, verbatim.
         value: the value of its left side.
         result: the result as the text gives it.
-        right: whether `value` and `result` are equal, up to rounding of the result.
+        right: whether `value` and `result` are equal, up to rounding of the result. If a number can be read in two
+            ways, as 12.000 can be 12 and 12000, one way in which they are equal is enough.
         corrected: the left side as written, with `value` as the result.
     """
 
@@ -110,7 +118,9 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
         return None
     begins = start == 0 or _begins_cleanly(line, left, start)
     ends = result.at == len(right) or _ends_cleanly(line, right, result.at)
-    if not (begins and ends and _units_agree(side, result, right)):
+    agrees = _agrees(side, result) or _agrees_otherwise(left[start:], right[:_MOST_TOKENS])
+    on_clock = _CLOCK.match(line, right[result.at - 1].end) or _CLOCK.match(line, right[0].end)  # 11 + 2 = 1 pm
+    if on_clock or not (begins and ends and _units_agree(side, result, right)):
         return None
     upto = result.at
     if right[0].kind == "number" and (not result.signs or result.first == side.value):
@@ -119,7 +129,7 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
     begin, end = left[start].start, right[upto - 1].end
     begin += line[begin] == line[end : end + 1] == "$"  # a pair of $ delimits mathematics and means no dollars
     corrected = f"{line[begin : left[-1].end]} = {_shown(side.value, result.text)}"
-    return Calculation(line[begin:end], side.value, result.first, _agrees(side, result), corrected)
+    return Calculation(line[begin:end], side.value, result.first, agrees, corrected)
 
 
 def _read(tokens: list[_Token], start: int) -> "_Side | None":
@@ -230,12 +240,14 @@ def _noun(word: str) -> str:
 def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
     """Return whether the text before the expression is certainly not part of it."""
     before, spaced = tokens[start - 1], tokens[start - 1].end < tokens[start].start
+    if _GROUP_BEFORE.search(line, max(0, tokens[start].start - 4), tokens[start].start):  # 12'000
+        return False
     if before.kind == "word":
         earlier = tokens[start - 2] if start > 1 else before
         is_mixed = before.text == "and" and earlier.kind == "number"  # 1 and 1/4
         # "half of 3 + 4" is unclear; "a total of 3 + 4" is clear.
         is_fraction = before.text == "of" and _FRACTION.fullmatch(earlier.text) is not None
-        is_unclear = _is_unclear(before) and before.text != "of"
+        is_unclear = _is_unclear(earlier if before.text == "of" else before)
         return spaced and not (is_mixed or is_fraction or is_unclear or before.text in ("x", "X"))
     if before.kind == "sign":
         return start == 1 and spaced and not line[: before.start].strip()  # a list's bullet
@@ -249,6 +261,8 @@ def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
     after, spaced = tokens[at], tokens[at].start > tokens[at - 1].end
     is_unclear = _is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER
     if is_unclear or after.text[0].isdigit() or _ROUNDED.match(line, after.start):
+        return False
+    if _GROUP_AFTER.match(line, tokens[at - 1].end):
         return False
     if after.kind == "sign":
         return _SIGNS[after.text] == "/" or (spaced and _SIGNS[after.text] == "-")
@@ -286,6 +300,32 @@ def _agrees(side: _Side, result: _Side) -> bool:
     scales = (1, 100, Fraction(1, 100)) if percent or "%" in side.units else (1,)
     distance = min(abs(side.value * scale - written) for scale in scales)
     return distance == 0 or distance < slack
+
+
+def _agrees_otherwise(left: list[_Token], right: list[_Token]) -> bool:
+    """Return whether both sides agree under another reading of their numbers.
+
+    In 12.000 a dot may group digits, and in 1,250 a comma may stand before decimals. Each number may be read in its own
+    way, because texts mix them. If there are too many such numbers, nobody can say that the calculation is wrong.
+    """
+    tokens = [*left, *right]
+    places = [at for at, token in enumerate(tokens) if token.kind == "number" and _AMBIGUOUS.search(token.text)]
+    if len(places) > _MOST_AMBIGUOUS:
+        return True
+    for count in range(1, len(places) + 1):
+        for some in combinations(places, count):
+            read = list(tokens)
+            for at in some:
+                read[at] = tokens[at]._replace(text=_otherwise(tokens[at].text))
+            side, result = _read(read[: len(left)], 0), _read(read[len(left) :], 0)
+            if side and result and side.at == len(left) and _agrees(side, result):
+                return True
+    return False
+
+
+def _otherwise(number: str) -> str:
+    """Write the other reading of an ambiguous number in digits and a decimal point."""
+    return _AMBIGUOUS.sub(lambda m: m["whole"] + ("." if m["mark"] == "," else "") + m["group"], number)
 
 
 def _shown(value: Fraction, like: str) -> str:

@@ -5,22 +5,19 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
+from nlft.core.marks import corrections, says_right, says_wrong, verdict, without_heading
 from nlft.core.prompts import prompt_text
+from nlft.core.thoughts import without_thoughts
 from nlft.data.grading import MARK
 from nlft.data.records import Example, completion_text
 
 RightOrWrong = Literal["right", "wrong"]
 
-_CORRECTION = re.compile(r"[ \t*_#>-]*\bcorrections?[*_]*:[*_]*\s*", re.IGNORECASE)
-_VERDICT_LINE = re.compile(r"[*_#> \t-]*\bverdict[*_]*:([^\n]*)", re.IGNORECASE)
-_RIGHT = re.compile(r"(?<!not )\b(?:right|correct)\b", re.IGNORECASE)
-_WRONG = re.compile(r"\b(?:wrong|incorrect|not right|not correct)\b", re.IGNORECASE)
 _UNSURE = re.compile(r"\b(?:part(?:ly|ially)|mostly|almost|half|or)\b", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"\n]{2,})"|“([^”\n]{2,})”')
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 # Terminal escape sequences: CSI, those with a text that ends at a bell or ESC \ (such as OSC), and all others.
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?")
-_HEADING = re.compile(r"^[\s*_#]*(?:feedback|judge?ment|assessment)[*_]*:[*_]*\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,13 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
     """Read a model's opinion: its feedback, its correction, and whether it calls the completion right or wrong.
 
     Correction and verdict may be missing. All text between `Correction:` and `Verdict:` becomes one line. Training
-    omits that line from the judge prompt.
+    omits that line from the judge prompt. The model's thoughts, as in `<think>...</think>`, are not read.
 
     Args:
         text, finish_reason: as in `Generated`.
         prompt: the model's prompt. Feedback that only repeats it is refused.
     """
+    text = without_thoughts(text)
     criticism, correction, says = _parts(text)
     feedback = f"{criticism}\nCorrection: {correction}" if correction else criticism
     if example.label:  # a right completion needs no judgment
@@ -58,8 +56,10 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
     refused = ""
     if finish_reason == "content_filter":
         refused = "stopped by the server's content filter"
-    elif finish_reason == "length" and not _VERDICT_LINE.search(text):
+    elif finish_reason == "length" and not verdict(text):
         refused = "cut off by --max_new_tokens"
+    elif finish_reason == "unknown" and not verdict(text):
+        refused = "ended for an unknown reason, before its verdict"
     elif says == "right":
         refused = "calls it right"
     elif not _WORDS.search(criticism):
@@ -88,15 +88,26 @@ def plain_text(text: str) -> str:
 def _parts(text: str) -> tuple[str, str, RightOrWrong | None]:
     """Split an opinion into its criticism, its correction (on one line), and "right" or "wrong"."""
     says: RightOrWrong | None = None
-    if match := _VERDICT_LINE.search(text):
-        before, after = text[: match.start()], text[match.end() :]
+    if mark := verdict(text):
+        before, (words, after) = text[: mark[0]], _first_line(text[mark[1] :])
         text = before if before.strip() else after
-        wrong, right = _WRONG.search(match[1]), _RIGHT.search(match[1])
-        if bool(wrong) != bool(right) and not _UNSURE.search(match[1]):  # "right or wrong" decides nothing
+        wrong, right = says_wrong(words), says_right(words)
+        if wrong != right and not _UNSURE.search(words):  # "right or wrong" decides nothing
             says = "wrong" if wrong else "right"
-    criticism, *corrections = _CORRECTION.split(_HEADING.sub("", text))
-    correction = " ".join(" ".join(corrections).split())
+    text = without_heading(text)
+    marks = corrections(text)
+    stops = [start for start, _ in marks[1:]] + [len(text)]
+    pieces = [text[end:stop] for (_, end), stop in zip(marks, stops, strict=False)]
+    correction = " ".join(" ".join(pieces).split())
+    criticism = text[: marks[0][0]] if marks else text
     return criticism.strip(), correction if re.search(r"\w", correction) else "", says
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """Split a text at the end of its first line with words, which may not be its first line."""
+    start = match.start() if (match := re.search(r"\w", text)) else 0
+    line, _, rest = text[start:].partition("\n")
+    return line, rest
 
 
 def _repeats(feedback: str, prompt: str) -> bool:

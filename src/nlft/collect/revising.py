@@ -17,6 +17,7 @@ from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.collect.judging import LABELS_STAY, RetrySettings, check_template, check_tries, shortened
 from nlft.config import Range, with_defaults
 from nlft.core.prompts import Prompt, SystemPromptSettings, as_messages, fill_prompt
+from nlft.core.thoughts import without_thoughts
 from nlft.data.gradable import check_answers
 from nlft.data.grading import MARK, ExtractionSettings, Grader, get_grader
 from nlft.data.records import Example, completion_text
@@ -132,7 +133,9 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
             for at in waiting
         ]
         answers = complete(requests, model, "revising" if attempt == 1 else f"revising, try {attempt}")
-        for at, answer in zip(waiting, answers, strict=True):
+        for at, reply in zip(waiting, answers, strict=True):
+            # The thoughts are about the request, which the trained prompt does not have.
+            answer = replace(reply, text=without_thoughts(reply.text))
             reason = refuse_revision(answer, examples[at].answer or "", grader, settings)
             if reason is None:
                 revised[at] = _with_revision(examples[at], answer.text)

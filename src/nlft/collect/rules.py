@@ -11,6 +11,7 @@ from collections import Counter
 from fractions import Fraction
 
 from nlft.collect.arithmetic import find_calculations, miscalculated
+from nlft.core.marks import corrections
 from nlft.data.grading import FLEXIBLE, IN_SENTENCE, MARK, STRICT
 
 MOST_FINDINGS = 3
@@ -18,6 +19,7 @@ REPEATED = 3  # a sentence or line that occurs this often counts as repetition
 _LONGEST_QUOTE = 120
 
 _MARKED = re.compile(rf"####\W{{0,8}}?({IN_SENTENCE.pattern})")  # includes other spellings of the mark
+_DECIMAL_COMMA = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]+)")
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
 
 
@@ -31,7 +33,8 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
     Returns:
         At most three findings, one per line. A line that begins with `Correction:` may follow a finding. Text in double
         quotes is copied verbatim from the completion. If the standard answer contains a number, every completion whose
-        final number differs or is missing gets a finding.
+        final number differs or is missing gets a finding. A step or number is called wrong only if no reading of it is
+        right.
     """
     final, is_wrong = _final_answer(question, completion, answer, truncated)
     findings = [
@@ -46,19 +49,20 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
 def _wrong_steps(completion: str, answer: str, answer_is_wrong: bool) -> list[str]:
     """Make at most two findings about steps.
 
-    A finding is about a miscalculated step, or, if the final answer is wrong and there is no finding yet, about a
-    correct step whose numbers are not in the standard answer.
+    The findings are about miscalculated steps. If there are none and the final answer is wrong, the finding is about
+    the first correct step whose numbers are not in the standard answer. A standard answer without calculations does
+    not tell what the steps are. A step on the way to the right number is not wrong, whatever the standard answer does.
     """
     steps = list(find_calculations(completion))
     wrong = miscalculated(steps, answer)
-    known = {value for number in IN_SENTENCE.findall(answer) if (value := _value(number)) is not None}
-    findings: dict[str, None] = {}
-    for step in steps:
-        if step in wrong:
-            findings[f'The step "{step.written}" is miscalculated.\nCorrection: {step.corrected}.'] = None
-        elif answer_is_wrong and not findings and not {step.value, step.result} & known:
-            findings[f'The step "{step.written}" is not a step of the solution.'] = None
-    return list(findings)[: MOST_FINDINGS - 1]
+    if wrong or not answer_is_wrong or not any(find_calculations(answer)):
+        findings = [f'The step "{s.written}" is miscalculated.\nCorrection: {s.corrected}.' for s in wrong]
+        return list(dict.fromkeys(findings))[: MOST_FINDINGS - 1]
+    known = set[Fraction]().union(*map(_readings, IN_SENTENCE.findall(answer)))
+    reached = _readings(_expected(answer) or "")
+    after = max((at for at, step in enumerate(steps, start=1) if step.result in reached), default=0)
+    stray = (step for step in steps[after:] if not {step.value, step.result} & known)
+    return [f'The step "{step.written}" is not a step of the solution.' for step in stray][:1]
 
 
 def _final_answer(question: str, completion: str, answer: str, truncated: bool) -> tuple[str | None, bool]:
@@ -71,6 +75,8 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
     if not number:
         return f"The response never states a final answer.\n{correction}", True
     if _value(number) != _value(expected):
+        if _readings(number) & _readings(expected):  # 12.000 may be 12000
+            return f'The final answer "{written[:_LONGEST_QUOTE]}" is ambiguous.\n{correction}', False
         return f'The final answer "{written[:_LONGEST_QUOTE]}" is wrong.\n{correction}', True
     if MARK in answer and not STRICT.search(completion):
         finding = f'The final answer "{written}" is not written as {MARK}, a space and the number.'
@@ -111,6 +117,13 @@ def _value(number: str) -> Fraction | None:
     return Fraction(digits) if is_number else None
 
 
+def _readings(number: str) -> set[Fraction]:
+    """Return the values that a number may have: with a decimal point, or with a decimal comma (3,5 and 12.000)."""
+    text = number.replace("$", "").rstrip(".,")
+    others = [text.replace(".", "").replace(",", ".")] if _DECIMAL_COMMA.fullmatch(text) else []
+    return {value for reading in (text, *others) if (value := _value(reading)) is not None}
+
+
 def _repetition(completion: str) -> str | None:
     """Make a finding about the first sentence or line that occurs at least `REPEATED` times."""
     for piece, count in Counter(map(str.strip, _PIECE_ENDS.split(completion))).items():
@@ -120,5 +133,7 @@ def _repetition(completion: str) -> str | None:
 
 
 def _quotable(text: str) -> str:
-    """Return the longest prefix that a finding can quote: without quotation marks, line ends and `Correction:`."""
-    return re.split(r'"|\n|Correction:', text.strip('" \n'))[0][:_LONGEST_QUOTE].strip()
+    """Return the longest prefix that a finding can quote: without quotation marks, line ends, marks of corrections."""
+    line = re.split(r'["\n]', text.strip('" \n'))[0]
+    marks = corrections(line)
+    return line[: marks[0][0] if marks else _LONGEST_QUOTE][:_LONGEST_QUOTE].strip()

@@ -113,6 +113,8 @@ def sample(argv: Sequence[str]) -> None:
     right = sum(e.label for e in examples)
     cut = sum(e.extra["finish_reason"] == "length" for e in examples)
     print(f"{display_path(other.out)}: {len(examples)} answers, {right} right, {cut} cut off by --max_new_tokens")
+    if unknown := sum(e.extra["finish_reason"] == "unknown" for e in examples):
+        print(f"{unknown} answers ended for a reason that is not known. `nlft build` leaves them out.")
     note(f"next: nlft judge {display_path(other.out)}")
 
 

@@ -325,13 +325,16 @@ def _examples_and_run(
     examples: "list[Example]", other: Namespace, args: "TrainingArguments"
 ) -> "tuple[list[Example], RunDir]":
     """Return the examples and the run directory, which must not hold another run's files."""
+    from nlft.data.records import is_unfinished
     from nlft.runs.run_dir import RunDir
 
-    cut_off = [example.id for example in examples if example.extra.get("finish_reason") == "length"]
+    cut_off = [example.id for example in examples if is_unfinished(example)]
     if cut_off:
         first = ", ".join(str(id) for id in cut_off[:3])
+        unknown = any(example.extra.get("finish_reason") == "unknown" for example in examples)
+        how = "were cut off by a length limit" + (", or ended for an unknown reason" if unknown else "")
         print(
-            f"warning: {other.file}: {len(cut_off)} of {len(examples)} completions were cut off by a length limit "
+            f"warning: {other.file}: {len(cut_off)} of {len(examples)} completions {how} "
             f"({first}{', ...' if len(cut_off) > 3 else ''}), and are trained on.\n"
             "  `nlft build` leaves them out; `nlft sample --max_new_tokens` with more lets them end.",
             file=sys.stderr,

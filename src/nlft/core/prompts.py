@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+from nlft.core.marks import corrections
 from nlft.errors import Problem, ProblemsError
 
 Message = dict[str, str]
@@ -10,7 +11,14 @@ Message = dict[str, str]
 
 Prompt = str | list[Message]
 
-CORRECTION_MARK = "Correction:"
+CORRECTION_MARK = "Correction:"  # as this package writes it; `nlft.core.marks` has the marks that it reads
+_WORD = re.compile(r"\w")
+_SENTENCE_END = re.compile(r"[.!?。！？]\W*$")
+# How the judge by rules begins a finding. It writes no blank line between a correction and the next finding.
+_FINDING = re.compile(
+    r'\s*The (?:(?:step|final answer) ".*" (?:is (?:miscalculated|wrong|not|ambiguous)\b)'
+    r"|response (?:never states|goes on after|repeats|breaks off)\b)"
+)
 
 STANDARD_PROMPT_TEMPLATE = "{prompt}\n\nReference answer:\n{answer}\n\nRespond in line with the reference answer."
 JUDGE_PROMPT_TEMPLATE = (
@@ -25,8 +33,8 @@ class Templates:
     Attributes:
         standard: text of the user's turn under `standard`; `{prompt}` and `{answer}` are filled in.
         judge: text of the user's turn under `judge`; `{prompt}` and `{judgment}` are filled in.
-        judge_shows_correction: keep the judgment's `Correction:` sentences in the judge prompt. If the prompt says "34
-            is wrong, it should be 29", a model may avoid 34, and then the ratio test never finds it.
+        judge_shows_correction: keep the judgment's corrections (`Correction: ...`) in the judge prompt. If the prompt
+            says "34 is wrong, it should be 29", a model may avoid 34, and then the ratio test never finds it.
         system_prompt: put before every prompt that has no system message of its own.
     """
 
@@ -126,10 +134,33 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def without_corrections(judgment: str) -> str:
-    """Remove the judgment's corrections: each reaches from `Correction:` to the end of its line.
+    """Remove the judgment's corrections.
+
+    A correction begins with a mark such as `Correction:`, in any case and with or without bold type. It reaches to the
+    next blank line, or to the next finding of the judge by rules. Within a line that has other words before the mark,
+    a correction that ends its sentence ends with its line.
 
     >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
     'The step "64 - 35 = 34" is miscalculated.'
     """
-    kept = (line.partition(CORRECTION_MARK)[0].rstrip() for line in judgment.split("\n"))
+    kept: list[str] = []
+    inside = awaits_value = fenced = False
+    for line in judgment.split("\n"):
+        if marks := corrections(line):
+            start, end = marks[0]
+            before, value = line[:start].rstrip(), line[end:]
+            kept.append(before)
+            awaits_value = not _WORD.search(value)
+            inside = awaits_value or not (_WORD.search(before) and _SENTENCE_END.search(value))
+        elif inside:
+            fenced ^= line.lstrip().startswith("```")
+            if _FINDING.match(line):
+                inside = False
+                kept.append(line.rstrip())
+            elif line.strip():
+                awaits_value = False
+            else:
+                inside = awaits_value or fenced
+        else:
+            kept.append(line.rstrip())
     return "\n".join(line for line in kept if line)

@@ -16,7 +16,7 @@ from nlft.config import Range
 from nlft.core.prompts import SystemPromptSettings, as_messages
 from nlft.data.export import NEEDS_JUDGMENTS, Form, TargetSettings, Tool
 from nlft.data.raw_records import shown
-from nlft.data.records import Example, Question, completion_text, judge_command, read_examples
+from nlft.data.records import Example, Question, completion_text, is_unfinished, judge_command, read_examples
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.models.settings import SeedSettings
 
@@ -42,7 +42,8 @@ class TruncatedSettings:
     """Settings for completions that a length limit cut off."""
 
     keep_truncated: bool = field(
-        default=False, metadata={"help": "Also use completions that max_new_tokens cut off (finish_reason: length)."}
+        default=False,
+        metadata={"help": "Also use completions that did not end: their finish_reason is length or unknown."},
     )
 
 
@@ -108,8 +109,11 @@ def read_pool(sources: Sequence[str | Path], settings: BuildSettings) -> Pool:
     for source in sources:
         for example in read_examples(source, require_judgment=False):
             where = f"{display_path(source)}: example {shown(example.id)}"
-            if example.extra.get("finish_reason") == "length" and not settings.keep_truncated:
-                remarks["left out: cut off by the length limit (--keep_truncated keeps them)"] += 1
+            if is_unfinished(example) and not settings.keep_truncated:
+                why = "cut off by the length limit"
+                if example.extra["finish_reason"] == "unknown":
+                    why = "ended for a reason that is not known"
+                remarks[f"left out: {why} (--keep_truncated keeps them)"] += 1
                 continue
             first = seen.setdefault((str(example.id), question_of(example), completion_text(example)), example)
             if first is not example:

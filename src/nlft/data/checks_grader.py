@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from nlft.core.marks import narrow
 from nlft.core.prompts import fill, prompt_text
+from nlft.core.thoughts import without_thoughts
 from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, spans_of
 from nlft.data.checks_file import read_checks
 from nlft.data.grading import CHECKS, ExtractionSettings, Grade, Grader, GraderSettings, Reply, ReplyGrader
@@ -126,6 +128,7 @@ class ChecksGrader:
 
 def says_yes(text: str) -> bool | None:
     """Read a judge's answer: whether it says yes. Return None if it says neither yes nor no, or both."""
+    text = narrow(text)
     if match := _DECIDED.match(text):
         return match[1].lower() == "yes"
     stated = {found.lower() for found in _STATED.findall(text)}
@@ -133,6 +136,7 @@ def says_yes(text: str) -> bool | None:
 
 
 def _judged(check: Check, reply: Reply, question: str, answer: str) -> CheckResult:
+    answer = without_thoughts(answer)
     yes = says_yes(answer)
     kept = {"question": question, "answer": answer, "says": None if yes is None else "yes" if yes else "no"}
     if yes is None:

@@ -139,7 +139,7 @@ def read_raw(path: Path) -> Iterator[RawRecord]:
 
 
 def _read_bytes(path: Path, name: str) -> bytes:
-    """Return the file's bytes without a byte order mark.
+    """Return the file's bytes without byte order marks at the start of lines.
 
     Raises:
         RecordsError: the file cannot be read, is UTF-16, or has an unknown ending.
@@ -150,7 +150,8 @@ def _read_bytes(path: Path, name: str) -> bytes:
         if path.suffix.lower() not in (".jsonl", ".json"):
             what, cure = f'ends in "{path.suffix}".', "Convert it to .jsonl, .json or .parquet, or rename it."
         elif not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return data.removeprefix(b"\xef\xbb\xbf")
+            # Files that were joined each began with a mark. In JSON, no text begins a line inside a string.
+            return re.sub(rb"(?m)^(?:\xef\xbb\xbf)+", b"", data)
     except OSError as error:
         what, cure = f"cannot be read: {error.strerror}.", UNREADABLE_CURE
     raise RecordsError([Problem(name, what, cure)])

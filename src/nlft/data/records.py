@@ -25,6 +25,7 @@ from nlft.data.raw_records import (
 )
 from nlft.data.sources import Source, read_source
 from nlft.data.span_records import read_spans, span_rows
+from nlft.data.template_columns import TEMPLATE_COLUMNS, tell_unused_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 
@@ -39,7 +40,7 @@ _JUDGED_NAMES = {"prompt": "question", "completion": "ans"}
 _REFT_NAMES = {"id": "item_id", "prompt": "question", "answer": "answer_cot"}
 _TO_BE_JUDGED = "TODO: waiting for GPT4 to generate judgment"  # its files' placeholder for a missing judgment
 _QUESTION_COLUMNS = {
-    *("id", "prompt", "answer", "completion", "question", "input"),
+    *("id", "prompt", "answer", "completion", "question", "input", *TEMPLATE_COLUMNS),
     *(name for names in (_ORIGINAL_NAMES, _JUDGED_NAMES, _REFT_NAMES) for name in names.values()),
 }
 
@@ -103,6 +104,11 @@ def reply_to(question: Question | Example, text: str, prompt: Prompt | None = No
     """
     key = str(question.id) if key is None else key
     return Reply(key, question.prompt if prompt is None else prompt, question.answer, text, question.extra)
+
+
+def is_unfinished(example: Example) -> bool:
+    """Return whether the completion may lack its end: a limit cut it off, or its server gave an unknown reason."""
+    return example.extra.get("finish_reason") in ("length", "unknown")
 
 
 def completion_text(example: Example) -> str:
@@ -258,15 +264,16 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
     if not source.records:
         problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
     if problems:
-        raise RecordsError(_once(problems, source) if source.is_table else problems)
+        raise RecordsError(_once(problems, source))
+    tell_unused_columns(source.name, source.records)
     return [item for item in items if item is not None]
 
 
 def _once(problems: list[Problem], source: Source) -> list[Problem]:
-    """Report a problem once for the whole table if every row has it: most likely a column is missing."""
-    rows = len(source.records)
+    """Report a problem once for the whole file if every record has it: most likely a field has another name."""
+    rows, name = len(source.records), "rows" if source.is_table else "records"
     times = Counter(replace(problem, where=source.name) for problem in problems)
-    common = [replace(p, what=f"{p.what[:-1]}, in all {rows} rows.") for p, n in times.items() if n == rows > 1]
+    common = [replace(p, what=f"{p.what[:-1]}, in all {rows} {name}.") for p, n in times.items() if n == rows > 1]
     return common + [p for p in problems if times[replace(p, where=source.name)] < max(rows, 2)]
 
 

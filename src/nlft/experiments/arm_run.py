@@ -250,10 +250,16 @@ def _tokens_trained(run: Path) -> float | None:
 
 def peak_memory_bytes() -> dict[str, int]:
     """Return the peak memory of this process so far: resident on the host, and allocated on the GPU if there is one."""
-    import resource
+    try:
+        import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    except ImportError:  # Windows
+        import psutil  # type: ignore[import-untyped]  # accelerate needs it, so it is there
+
+        memory = psutil.Process().memory_info()
+        peak = {"host": int(getattr(memory, "peak_wset", memory.rss))}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak

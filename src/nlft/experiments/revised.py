@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nlft.collect.sampling import sample_answers
 from nlft.data.checks_grader import make_grader
-from nlft.data.records import Question, read_examples, write_examples
+from nlft.data.records import Question, is_unfinished, read_examples, write_examples
 from nlft.experiments.rule_arms import guide_text, read_rules_if
 from nlft.experiments.stages import Job, open_answerer_of, settings_of
 
@@ -31,7 +31,7 @@ def revised_stage(folder: Path, job: Job) -> None:
         f"{{prompt}}\n\n{guide_text(read_rules_if(settings.rules))}",
         make_grader(settings, ledger),
     )
-    whole = [e.extra["finish_reason"] != "length" or settings.keep_truncated for e in made]
+    whole = [not is_unfinished(e) or settings.keep_truncated for e in made]
     rows = [
         replace(e, prompt=example.prompt, label=e.label and kept)
         for e, example, kept in zip(made, examples, whole, strict=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from nlft.core.prompts import Message, Prompt
 from nlft.progress import progress
 
-Reason = Literal["stop", "length", "content_filter"]
+Reason = Literal["stop", "length", "content_filter", "unknown"]
 
 
 class CompletionRequest(NamedTuple):
@@ -30,7 +30,8 @@ class Generated:
     Attributes:
         text: the answer without special tokens; empty if the model generated no text.
         tokens: number of generated tokens, end-of-turn token included. A server reports its own count.
-        finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off.
+        finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off, `content_filter` if
+            the server's filter stopped it, `unknown` if the server gives a reason that is none of these.
         prompt_tokens: number of prompt tokens.
     """
 

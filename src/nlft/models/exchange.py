@@ -180,7 +180,7 @@ class Exchange:
                     self._pause(wait, failure.why)
             else:
                 empty += 1
-                if answer.text or answer.finish_reason != "stop" or empty > EMPTY_REPEATS or last:
+                if answer.text or answer.finish_reason in ("length", "content_filter") or empty > EMPTY_REPEATS or last:
                     return answer
             if not wait:
                 await asyncio.sleep(backoff(number))

@@ -80,6 +80,15 @@ class Ledgered:
         """The other answerer's identity."""
         return self.inner.identity
 
+    def hashes(self, requests: Sequence[CompletionRequest]) -> Iterator[list[str]]:
+        """Yield for each request its hash, then the other hashes under which its answer may be kept.
+
+        A server may refuse a setting. Then its identity changes while it answers; see `ServerModel.identities`.
+        """
+        identities = getattr(self.inner, "identities", None) or [self.identity]
+        for request in requests:
+            yield [request_hash(identity, request) for identity in identities]
+
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
         """Yield the ledger's answers first, then new answers as they finish. Write each new answer to the ledger first.
 
@@ -110,9 +119,8 @@ class Ledgered:
     def estimate(self, requests: Sequence[CompletionRequest]) -> Estimate:
         """Estimate what `answer` would send. Send nothing."""
         self.ledger.refresh()
-        identity = self.identity
-        unlike = {request_hash(identity, request): request for request in requests}
-        left = [request for hash, request in unlike.items() if hash not in self.ledger]
+        unlike = {tuple(hashes): request for hashes, request in zip(self.hashes(requests), requests, strict=True)}
+        left = [request for hashes, request in unlike.items() if not any(hash in self.ledger for hash in hashes)]
         prompt_tokens, new_tokens = sum(map(self.prompt_tokens, left)), len(left) * self.most_new_tokens
         cost = self.calls.cost(prompt_tokens, new_tokens)
         return Estimate(len(unlike), len(unlike) - len(left), prompt_tokens, new_tokens, cost)
@@ -172,16 +180,18 @@ class _Asking:
         self._failures: list[NLFTError] = []
         self._waiting_announced = False
         self.wanted: dict[str, list[int]] = defaultdict(list)
-        identity = ledgered.identity
-        for index, request in enumerate(requests):
-            self.wanted[request_hash(identity, request)].append(index)
+        self._identity = ledgered.identity
+        self._places: dict[str, list[str]] = {}  # a wanted answer's hash -> all hashes that it may have
+        for index, hashes in enumerate(ledgered.hashes(requests)):
+            self.wanted[hashes[0]].append(index)
+            self._places[hashes[0]] = hashes
         self._total = len(self.wanted)
         self._ledger.refresh()
 
     def logged(self) -> list[tuple[int, Generated]]:
         """Take the wanted answers that the ledger holds, and remove them from `wanted`."""
-        logged = [hash for hash in self.wanted if hash in self._ledger]
-        return [pair for hash in logged for pair in self._answered(hash, self._ledger[hash])]
+        logged = [(hash, kept) for hash in self.wanted if (kept := self._kept(hash))]
+        return [pair for hash, kept in logged for pair in self._answered(hash, self._ledger[kept])]
 
     def claim_batch(self) -> list[str]:
         """Claim hashes of answers that are wanted, not in the ledger, not claimed by others, and within the limits."""
@@ -191,7 +201,7 @@ class _Asking:
             return []  # two processes that each stay below a limit could exceed it together
         free = [hash for hash in self.wanted if ledger.claim_answer(hash)]
         ledger.refresh()  # another process writes its answers before it releases its claims
-        free = [hash for hash in free if hash not in ledger]
+        free = [hash for hash in free if not self._kept(hash)]
         count = self._ledgered.affordable([self._first(hash) for hash in free])
         if free and not count:
             ledger.release_claims()
@@ -205,7 +215,7 @@ class _Asking:
         try:
             for answers in coming:
                 finished = [(batch[at], answer) for at, answer in answers]
-                entries = [self._ledgered.entry(hash, self._first(hash), answer) for hash, answer in finished]
+                entries = [self._ledgered.entry(self._now(hash), self._first(hash), a) for hash, a in finished]
                 self._ledger.append(entries)
                 yield [pair for hash, answer in finished for pair in self._answered(hash, answer)]
         except (UserError, NotKept):
@@ -233,6 +243,15 @@ class _Asking:
         if self._failures:
             kept = f"  The finished answers are in {self._ledger}. Run the same command again to ask for the rest only."
             raise NLFTError("\n".join([*map(str, self._failures), kept])) from self._failures[0]
+
+    def _kept(self, hash: str) -> str | None:
+        """Return the hash under which the ledger holds a wanted answer. Return None if it does not hold it."""
+        return next((place for place in self._places[hash] if place in self._ledger), None)
+
+    def _now(self, hash: str) -> str:
+        """Return a wanted answer's hash under the answerer's identity, which may have changed since the start."""
+        identity = self._ledgered.identity
+        return hash if identity == self._identity else request_hash(identity, self._first(hash))
 
     def _first(self, hash: str) -> CompletionRequest:
         return self._requests[self.wanted[hash][0]]

@@ -9,17 +9,19 @@ import math
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from nlft.core.prompts import as_messages
 from nlft.errors import UserError
-from nlft.models.answerer import CompletionRequest, Generated, Reason, estimated_tokens
+from nlft.models.answerer import CompletionRequest, Generated, estimated_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
+from nlft.models.reply_reading import read_reason, read_text
 from nlft.models.settings import BackendSettings
 
 if TYPE_CHECKING:
@@ -28,10 +30,16 @@ if TYPE_CHECKING:
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = "none"  # the client requires a key
 
-_NOT_KNOWN = re.compile(
-    r"unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not (?:permitted|allowed)", re.IGNORECASE
+# How a server says that it does not take a parameter at all, or only with its own value. A value out of range is a
+# mistake of the user, and stays an error.
+_REFUSED = re.compile(
+    r"unsupported|not supported|(?:does not|doesn['’]t|cannot|can['’]t) (?:support|accept|take|use)|unrecogni[sz]ed"
+    r"|unknown|unexpected|not (?:permitted|allowed|available|compatible)|incompatible|deprecated|only the default"
+    r"|\bonly\b(?!.*\b(?:between|range|up to|at most)\b).*\b(?:allowed|accepted|supported|valid)",
+    re.IGNORECASE,
 )
-_REASONS: dict[Any, Reason] = {"length": "length", "max_tokens": "length", "content_filter": "content_filter"}
+_ZERO_REFUSED = re.compile(r"strictly positive|(?:greater|larger|higher) than (?:0|zero)\b|> ?0\b", re.IGNORECASE)
+_LIMITS = ("max_tokens", "max_completion_tokens")  # the second is sent to servers that refuse the first
 
 
 class ServerModel:
@@ -68,11 +76,33 @@ class ServerModel:
         address = _address(self.base_url)
         self.server = address.netloc + address.path.rstrip("/")
         self._key = _key(settings.api_key_env, needed=address.hostname == urlsplit(HOSTED).hostname)
-        self._unknown: set[str] = set()  # parameters that this server has refused
+        self._refused: set[str] = set()  # parameters that this server has refused
+        self._strange: set[str] = set()  # reasons for the end of an answer that nobody knows
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The server, the model and every setting that changes an answer; see `Answerer`."""
+        """The server, the model and every setting that changes an answer; see `Answerer`.
+
+        `left_out` names the settings that the server has refused, and that are no longer sent.
+        """
+        return self._identity(self._refused.intersection(self._may_be_left_out))
+
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """The identity, then those with other settings left out. An answer under any of them need not be asked again.
+
+        Which settings the server refuses is known only after the first request.
+        """
+        names = self._may_be_left_out
+        subsets = [frozenset(some) for count in range(len(names) + 1) for some in combinations(names, count)]
+        now = self._refused.intersection(names)
+        return [self._identity(some) for some in sorted(subsets, key=lambda some: some != now)]
+
+    @property
+    def _may_be_left_out(self) -> tuple[str, ...]:
+        return ("temperature", "seed") if self.temperature > 0 else ("temperature",)
+
+    def _identity(self, left_out: Collection[str]) -> dict[str, Any]:
         sampled = {"seed": self.seed} if self.temperature > 0 else {}
         return {
             "server": self.server,
@@ -81,6 +111,7 @@ class ServerModel:
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             **sampled,
+            **({"left_out": sorted(left_out)} if left_out else {}),
         }
 
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
@@ -129,40 +160,50 @@ class ServerModel:
                 why = self.redact(f"no connection: {error.__cause__ or error}")
                 raise AttemptFailed(why, f"Check that a server runs at {self.server}.", again=True) from None
             except APIStatusError as error:
-                if error.status_code in (400, 422) and self.do_without(body, _said(error)):
+                if error.status_code in (400, 422) and self.do_without(body, _said(error), _parameter(error)):
                     continue
-                raise self._refused(error) from None
+                raise self._failed(error) from None
             return self.parse(response.http_response.text)
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Make the request's JSON body."""
-        limit = "max_completion_tokens" if "max_tokens" in self._unknown else "max_tokens"
-        body = {
+        limit = _LIMITS["max_tokens" in self._refused]
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": as_messages(request.prompt, system_prompt=self.system_prompt),
             "temperature": self.temperature,
             limit: self.max_new_tokens,
         }
-        if self.temperature > 0 and "seed" not in self._unknown:
+        if self.temperature > 0:
             digest = hashlib.sha256(f"{self.seed}\0{request.key}".encode()).digest()
             body["seed"] = int.from_bytes(digest[:4], "little") >> 1
-        return body
+        return {name: value for name, value in body.items() if name == limit or name not in self._refused}
 
-    def do_without(self, body: Mapping[str, Any], refusal: str) -> bool:
+    def do_without(self, body: Mapping[str, Any], refusal: str, parameter: str = "") -> bool:
         """If the server refused an optional parameter, stop sending it. Return whether it did.
 
         Local servers accept `max_tokens`, and some ignore unknown parameters. OpenAI's newer models refuse it and name
-        `max_completion_tokens` in their message.
+        `max_completion_tokens` in their message. Models that always reason refuse a `temperature`.
+
+        Args:
+            refusal: the server's message.
+            parameter: the parameter's name, if the server gives it apart from the message.
         """
-        if not _NOT_KNOWN.search(refusal):
+        no_zero = body.get("temperature") == 0 and _ZERO_REFUSED.search(refusal)
+        if not (no_zero or _REFUSED.search(refusal)):
             return False
-        for name in ("max_tokens", "seed"):
-            if name in body and re.search(rf"\b{name}\b", refusal):
-                if name == "seed" and name not in self._unknown:
-                    tell(f"{self.server} does not accept a seed: asking again will give a different answer.")
-                self._unknown.add(name)
-                return True
-        return False
+        names = ["temperature"] if no_zero else [n for n in ("max_tokens", "seed", "temperature") if n in body]
+        places = {name: re.search(rf"\b{name}\b", f"{parameter} {refusal}", re.IGNORECASE) for name in names}
+        found = {name: match.start() for name, match in places.items() if match}
+        if not found:
+            return False
+        name = min(found, key=found.__getitem__)  # a message may go on to name the parameters that it knows
+        if name in self._may_be_left_out and name not in self._refused:
+            effect = "asking again will give a different answer" if name == "seed" else "the server uses its own"
+            value = "a seed" if name == "seed" else f"temperature {self.temperature:g}"
+            tell(f"{self.server} does not accept {value}. It is left out: {effect}.")
+        self._refused.add(name)
+        return True
 
     def parse(self, body: str) -> Generated:
         """Read the answer from a response's body.
@@ -174,9 +215,7 @@ class ServerModel:
             data = json.loads(body)
             choice = data["choices"][0]
             message = choice["message"]
-            said = message.get("content") or message.get("refusal") or ""
-            text = said if isinstance(said, str) else "".join(part["text"] for part in said)
-            reason = _REASONS.get(choice.get("finish_reason"), "stop")
+            text, ended = read_text(message), choice.get("finish_reason")
             usage = data.get("usage") or {}
             tokens, prompt_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("completion", "prompt"))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -185,6 +224,11 @@ class ServerModel:
             raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
         # If a server echoes its headers, the key must not reach a file. A file cannot hold a lone surrogate either.
         text = (text.replace(self._key, "[key]") if self._key else text).encode("utf-8", "replace").decode()
+        reason = read_reason(ended)
+        if reason == "unknown" and str(ended) not in self._strange:
+            self._strange.add(str(ended))
+            why = _short(self.redact(str(ended)), 40)
+            tell(f"{self.server} ends answers for a reason that is not known: {why}. They count as unfinished.")
         return Generated(text.strip(), tokens, reason, prompt_tokens)
 
     def redact(self, text: str) -> str:
@@ -193,7 +237,7 @@ class ServerModel:
             text = text.replace(self._key, "[key]")
         return re.sub(r"\bsk-[\w*.-]{4,}|(?<=Bearer )\S+", "[key]", text)
 
-    def _refused(self, error: "APIStatusError") -> AttemptFailed:
+    def _failed(self, error: "APIStatusError") -> AttemptFailed:
         """Turn a status of 400 or more into a failed attempt."""
         status = error.status_code
         said = _short(self.redact(_said(error)))
@@ -251,6 +295,12 @@ def _said(error: "APIStatusError") -> str:
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body.get("error") or body
     return body if isinstance(body, str) else json.dumps(body) if body else ""
+
+
+def _parameter(error: "APIStatusError") -> str:
+    """Return the parameter that the server's error is about, or an empty text."""
+    name = error.body.get("param") if isinstance(error.body, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _short(text: str, most: int = 300) -> str:

@@ -34,6 +34,11 @@ class ControlRequest:
     problem: str | None = None
 
 
+def _optional(flag: str) -> int:
+    """Return a flag of `os.open`, or 0 where the system lacks it. Windows has no pipes that block an open file."""
+    return getattr(os, flag, 0)
+
+
 def new_request(control: str, value: object, who: str) -> tuple[ControlRequest, bytes]:
     """Make a request with the current time. Return it with the content of its file."""
     id = str(uuid.uuid4())
@@ -50,7 +55,9 @@ def read_request(path: Path) -> ControlRequest | None:
     pipe must not block the trainer, and a long or malformed file must not stop it.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        if not _optional("O_NOFOLLOW") and path.is_symlink():
+            return _refused(path, "is a link")
+        handle = os.open(path, os.O_RDONLY | _optional("O_NOFOLLOW") | _optional("O_NONBLOCK") | _optional("O_BINARY"))
     except FileNotFoundError:
         return None
     except OSError as error:
