@@ -8,7 +8,9 @@ from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
-from nlft.data.grading import MARK, Grader, extract_expected, needs_answers
+from nlft.data.final_answers import read_standard
+from nlft.data.gradable import why_unclear
+from nlft.data.grading import MARK, Grader, needs_answers
 from nlft.data.language import language, words
 from nlft.data.records import Example, completion_text, quotes_of
 
@@ -169,7 +171,8 @@ def _echo(example: Example, shown: str) -> str | None:
     if any(_bare("".join(groups)) in _bare(completion) for groups in _QUOTED.findall(shown)):
         return None
     own = set(numbers(shown))
-    expected = numbers(extract_expected(answer) or "")
+    stated = read_standard(answer)
+    expected = numbers(stated.text) if stated else []
     given = numbers(completion)[-1:]
     if own:
         repeats = set(expected) <= own <= set(numbers(answer)) and not (set(given) - set(expected)) & own
@@ -197,7 +200,7 @@ def _by(grader: Grader) -> Check:
         if example.answer is None and needs_answers(grader):
             return None  # the audit's notes count these examples
         grade = grader(completion_text(example), example.answer)
-        if grade.expected is None and grade.grade == "ungraded":
+        if grade.grade == "ungraded" and (grade.expected is None or why_unclear(example.answer or "", grader)):
             return None  # `_ungradable` reports it
         if grade.grade == "ungraded" and example.label:
             return f"it is labelled true, but cannot be graded. {grade.explanation}"
@@ -214,11 +217,8 @@ def _ungradable(grader: Grader) -> Check:
     def check(example: Example) -> str | None:
         if not example.answer:
             return None
-        grade = grader(example.answer, example.answer)
-        # The grader "label" reads nothing, and a user's function may omit what it read.
-        if grade.grade != "ungraded" or (grade.expected is None and not grade.explanation.startswith("No ")):
-            return None
-        return f"the grader can read no answer from {quoted(example.answer)}"
+        why = why_unclear(example.answer, grader)
+        return why and f"the grader cannot compare {quoted(example.answer)}: {why}"
 
     return check
 

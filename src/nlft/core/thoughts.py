@@ -1,0 +1,39 @@
+"""Tell a model's words from the thoughts that it writes before them. Needs neither tokenizer nor torch."""
+
+import re
+
+_NAMES = r"(?:seed:|ant:?)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|inner_monologue|analysis)"
+# A tag beside a quotation mark is quoted: it is about a tag, and is none.
+_NOT_QUOTED = r"(?<![\"'“‘«`])(?:{})(?![\"'”’»`])"
+_OPENS = re.compile(
+    _NOT_QUOTED.format(
+        rf"<{_NAMES}(?:\s[^<>]*)?>|\[{_NAMES}\]|◁{_NAMES}▷|<\|?(?:begin_of_|start_)(?:thought|thinking|think)\|?>"
+        r"|(?:<\|start\|>assistant)?<\|?channel\|?>(?:analysis|commentary|thought)\b[^<]*(?:<\|message\|>)?"
+        r"|<unused94>(?:thought)?"
+    ),
+    re.IGNORECASE,
+)
+_CLOSES = re.compile(
+    _NOT_QUOTED.format(
+        rf"</{_NAMES}\s*>|\[/{_NAMES}\]|◁/{_NAMES}▷|<\|?end_(?:of_)?(?:thought|thinking|think)\|?>"
+        r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final(?:\s[^<]*)?<\|message\|>|<channel\|>|<unused95>"
+    ),
+    re.IGNORECASE,
+)
+
+
+def without_thoughts(text: str) -> str:
+    r"""Return a reply without its thoughts: what follows the last closing tag, such as `</think>`.
+
+    A chat template may write the opening tag, so a reply can have the closing tag alone. If nothing follows a closing
+    tag, the words are what stands before the thought. A thought that never ends has no words after it.
+
+    >>> without_thoughts("<think>\nVerdict: right?\n</think>\n\nVerdict: wrong")
+    'Verdict: wrong'
+    """
+    *_, end = [0, *(match.end() for match in _CLOSES.finditer(text))]
+    after = _OPENS.split(text[end:], maxsplit=1)[0].strip()
+    if after or not end:
+        return after
+    opening = _OPENS.search(text)
+    return text[: opening.start()].strip() if opening else ""
