@@ -6,6 +6,8 @@ from typing import Protocol
 from nlft.data.grading import ComparingGrader, Grade, Grader, ReplyGrader, get_grader, needs_answers
 from nlft.errors import Problem, RecordsError
 
+UNCLEAR_SHOWN = 5  # standard answers that a list shows
+
 
 class _Item(Protocol):
     """A question or an example."""
