@@ -16,7 +16,7 @@ MARK = "####"  # the final answer follows this mark, as in GSM8K
 
 _NAMES = r"answer|antwort|réponse|respuesta|risposta|resposta|ответ"
 MARKS = re.compile(
-    rf"(?P<hash>####+)|<answer>|(?:\b(?:{_NAMES})\b[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
+    rf"(?P<hash>####+)|(?P<tag><answer>)|(?:\b(?:{_NAMES})\b[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
     r"|\bfinal answer\b[*_#.: \t]{0,4}(?=\n|[-$\\+]{0,2}[0-9])",
     re.IGNORECASE,
 )
@@ -25,6 +25,7 @@ SAYS = re.compile(
     r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
     re.IGNORECASE,
 )
+_TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
 _BOX = re.compile(r"\\f?boxed ?\{")
 _NEXT_TURN = re.compile(
     r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
@@ -82,16 +83,17 @@ def _marked(text: str) -> list[Quantity]:
     found = []
     last_digit = _last_digit(text)
     headings = 0
-    for mark, region, end in regions(MARKS, text):
+    for mark, region, start in regions(MARKS, text):
         if mark["hash"] and (heading := _HEADING.match(region)) and int(heading[1]) == headings + 1:
             headings += 1
             continue
-        sentence = plain_markup(first_sentence(region))
-        starts = begins_with_number(sentence)
-        ends = last_digit < end - len(region) + len(first_sentence(region))
-        if starts and (mark["hash"] or ends or is_short(sentence)):
+        if mark["hash"] and _STEP.match(region):
+            continue
+        first = first_sentence(region)
+        sentence, ends = plain_markup(first), last_digit < start + len(first)
+        if begins_with_number(sentence) and (mark["hash"] or mark["tag"] or ends or is_short(sentence)):
             found.append(read_statement(sentence, marked=True))
-        elif ends and not mark["hash"]:
+        elif ends or mark["tag"]:
             found.append(read_statement(sentence) or _words(sentence))
         elif last_digit < mark.end():
             found.append(_words(sentence))
@@ -120,7 +122,7 @@ def _last_digit(text: str) -> int:
 
 
 def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str, int]]:
-    """Yield each match with the line after it, and where that line ends.
+    """Yield each match with the line after it, and where that line begins.
 
     If the line is empty, it is the next one. It never reaches to the next match.
     """
@@ -135,7 +137,7 @@ def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str]
             if end == stop or re.search(r"[^\W_]", text[start:end].replace("answer", "")):
                 break
             start = end + 1
-        yield match, text[start:end], end
+        yield match, _TAG_ENDS.split(text[start:end], maxsplit=1)[0], start
 
 
 def first_sentence(region: str) -> str:

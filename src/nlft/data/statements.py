@@ -83,7 +83,7 @@ def read_statement(text: str, *, marked: bool = False) -> Quantity | None:
     if not all_runs:
         return None
     unclear = Quantity(" ".join(short.split()), NOT_ONE_NUMBER)
-    if marked and len(text) > 2 * _LONGEST and not all_runs[0].tokens[0].text.isdigit():
+    if marked and len(text) - len(all_runs[0].tokens[0].text) > 2 * _LONGEST:
         return unclear
     runs = [run for run in all_runs if not _is_negated(run)]
     if not runs or _several_unknowns(runs):
@@ -112,7 +112,7 @@ def is_short(text: str) -> bool:
 def _shortened(text: str) -> str:
     """Return a long text's last part. A long number at its beginning is kept whole."""
     start = max(0, len(text) - _LONGEST)
-    while start and text[start].isdigit():
+    while start and text[start] in "0123456789.,'":
         start -= 1
     return text[start:]
 
