@@ -223,7 +223,7 @@ def test_a_rounded_quotient_is_right_where_the_standard_answer_has_it_too():
 def test_a_right_answer_without_a_mark_is_reported():
     # The strict grader grades it ungraded, so its example is labelled wrong and needs a judgment.
     for completion in ("Tom has 29 marbles left.", "The answer is 29.", "####29", "#### $29", "#### **29**"):
-        assert get_grader("number")(completion, ANSWER).grade == "ungraded"
+        assert get_grader("number", extraction="strict")(completion, ANSWER).grade == "ungraded"
         assert "####" in without_corrections(judged(completion)), completion
 
 

@@ -8,8 +8,11 @@ from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
-from nlft.data.grading import IN_SENTENCE, MARK, Grader, as_number, extract_expected, needs_answers
+from nlft.data.final_answers import read_standard
+from nlft.data.gradable import why_unclear
+from nlft.data.grading import IN_SENTENCE, MARK, Grader, needs_answers
 from nlft.data.language import language, words
+from nlft.data.quantities import Value
 from nlft.data.records import Example, completion_text, quotes_of
 
 Check = Callable[[Example], str | None]
@@ -107,7 +110,8 @@ def _leak(example: Example) -> str | None:
 
     A model that sees the right number may avoid the wrong one, and then no token shows the mistake.
     """
-    expected = as_number(extract_expected(example.answer or "") or "")
+    stated = read_standard(example.answer or "")
+    expected = stated.value if stated else None
     if example.label or expected is None:
         return None
     completion, prompt = _bare(completion_text(example)), prompt_text(example.prompt)
@@ -116,11 +120,15 @@ def _leak(example: Example) -> str | None:
         return " " if _bare("".join(filter(None, match.groups()))) in completion else match[0]
 
     shown = _PLACE.sub(" ", _QUOTED.sub(without, shown_judgment(example)))
-    given = {as_number(number) for number in IN_SENTENCE.findall(prompt)}
-    leaked = next((n for n in IN_SENTENCE.findall(shown) if as_number(n) == expected), None)
-    if leaked is None or expected in given:
+    leaked = next((n for n in IN_SENTENCE.findall(shown) if _value(n) == expected), None)
+    if leaked is None or expected in map(_value, IN_SENTENCE.findall(prompt)):
         return None
     return f"the judge prompt would show {leaked}, the right answer: {quoted(shown_judgment(example))}"
+
+
+def _value(number: str) -> Value | None:
+    stated = read_standard(number)
+    return stated.value if stated else None
 
 
 def _weak_judgment(example: Example, shows_correction: bool) -> Finding | None:
@@ -195,7 +203,8 @@ def _echo(example: Example, shown: str) -> str | None:
     if any(_bare("".join(groups)) in _bare(completion) for groups in _QUOTED.findall(shown)):
         return None
     own = set(numbers(shown))
-    expected = numbers(extract_expected(answer) or "")
+    stated = read_standard(answer)
+    expected = numbers(stated.text) if stated else []
     given = numbers(completion)[-1:]
     if own:
         repeats = set(expected) <= own <= set(numbers(answer)) and not (set(given) - set(expected)) & own
@@ -223,7 +232,7 @@ def _by(grader: Grader) -> Check:
         if example.answer is None and needs_answers(grader):
             return None  # the audit's notes count these examples
         grade = grader(completion_text(example), example.answer)
-        if grade.expected is None and grade.grade == "ungraded":
+        if grade.grade == "ungraded" and (grade.expected is None or why_unclear(example.answer or "", grader)):
             return None  # `_ungradable` reports it
         if grade.grade == "ungraded" and example.label:
             return f"it is labelled true, but cannot be graded. {grade.explanation}"
@@ -240,11 +249,8 @@ def _ungradable(grader: Grader) -> Check:
     def check(example: Example) -> str | None:
         if not example.answer:
             return None
-        grade = grader(example.answer, example.answer)
-        # The grader "label" reads nothing, and a user's function may omit what it read.
-        if grade.grade != "ungraded" or (grade.expected is None and not grade.explanation.startswith("No ")):
-            return None
-        return f"the grader can read no answer from {quoted(example.answer)}"
+        why = why_unclear(example.answer, grader)
+        return why and f"the grader cannot compare {quoted(example.answer)}: {why}"
 
     return check
 

@@ -12,7 +12,7 @@ from nlft.collect.rules import judge_by_rules
 from nlft.config import Range, override, with_defaults
 from nlft.core.prompts import SystemPromptSettings, fill, prompt_text
 from nlft.data.checks_grader import CheckSettings, ChecksGrader
-from nlft.data.gradable import check_gradable
+from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import CHECKS, ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, completion_text, reply_to
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
@@ -138,8 +138,8 @@ def judge_with_rules(examples: Sequence[Example]) -> list[Example]:
 def relabel(examples: Sequence[Example], grader: Grader | ReplyGrader) -> list[Example]:
     """Set each example's label and its `verdict` by the grader.
 
-    A completion without an answer is labelled wrong, as in sampling. If the standard answer has no answer to compare
-    with, the example stays as it is.
+    A completion without an answer is labelled wrong, as in sampling. If completion or standard answer cannot be
+    compared, the example stays as it is.
 
     Raises:
         RecordsError: the grader needs standard answers, and some examples have none.
@@ -148,7 +148,7 @@ def relabel(examples: Sequence[Example], grader: Grader | ReplyGrader) -> list[E
     relabelled = []
     grades = grade_replies(grader, [reply_to(example, completion_text(example)) for example in examples])
     for example, grade in zip(examples, grades, strict=True):
-        if grade.grade == "ungraded" and grade.expected is None:
+        if (grade.grade == "ungraded" and grade.expected is None) or is_undecided(grade, grader):
             relabelled.append(example)
         else:
             extra = example.extra | {"verdict": grade.grade}

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.core.marks import corrections
+from nlft.data.final_answers import read_standard
 from nlft.data.grading import FLEXIBLE, IN_SENTENCE, MARK, STRICT
 
 MOST_FINDINGS = 3
@@ -32,9 +33,9 @@ def judge_by_rules(question: str, completion: str, answer: str, *, truncated: bo
 
     Returns:
         At most three findings, one per line. A line that begins with `Correction:` may follow a finding. Text in double
-        quotes is copied verbatim from the completion. If the standard answer contains a number, every completion whose
-        final number differs or is missing gets a finding. A step or number is called wrong only if no reading of it is
-        right.
+        quotes is copied verbatim from the completion. If the standard answer is one plain number, every completion
+        whose final number differs or is missing gets a finding. A step or number is called wrong only if no reading of
+        it is right.
     """
     final, is_wrong = _final_answer(question, completion, answer, truncated)
     findings = [
@@ -88,10 +89,10 @@ def _final_answer(question: str, completion: str, answer: str, truncated: bool) 
 
 
 def _expected(answer: str) -> str | None:
-    """Return a standard answer's number: the one after its last `####`, else its last number."""
-    marked = IN_SENTENCE.search(answer.rpartition(MARK)[2]) if MARK in answer else None
-    numbers = [marked[0]] if marked else IN_SENTENCE.findall(answer)
-    return numbers[-1] if numbers else None
+    """Return a standard answer's number, as the graders read it; None if it is not clearly one plain number."""
+    stated = read_standard(answer)
+    plain = stated is not None and stated.value is not None and IN_SENTENCE.fullmatch(stated.text)
+    return stated.text if stated and plain else None
 
 
 def _stated(question: str, completion: str, truncated: bool) -> tuple[str, str]:

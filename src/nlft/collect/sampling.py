@@ -7,7 +7,7 @@ from typing import Annotated
 from nlft.config import Range
 from nlft.core.prompts import SystemPromptSettings, fill_prompt
 from nlft.data.checks_grader import CheckSettings
-from nlft.data.gradable import check_gradable
+from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, Question, reply_to
 from nlft.errors import UserError
@@ -68,8 +68,9 @@ def sample_answers(
 ) -> list[Example]:
     """Let the model answer each question, and label the answers with the grader. Wrong answers get no judgment yet.
 
-    An answer that could not be graded is labelled wrong. Its record then has `verdict` "ungraded". Each record also
-    holds the answer's `finish_reason`, and the question's other fields.
+    An answer that states something which could not be compared with the standard answer is left out: it is neither
+    right nor wrong. An answer that states nothing is labelled wrong; its record has `verdict` "ungraded". Each record
+    also holds the answer's `finish_reason`, and the question's other fields.
 
     Args:
         template: the text to send to the model, with `{prompt}` for the question.
@@ -96,4 +97,5 @@ def sample_answers(
             extra={**question.extra, "verdict": grade.grade, "finish_reason": answer.finish_reason},
         )
         for (question, key), reply, answer, grade in zip(keyed, replies, answers, grades, strict=True)
+        if not is_undecided(grade, grader)
     ]

@@ -72,6 +72,7 @@ def sample(argv: Sequence[str]) -> None:
     """Run `nlft sample`."""
     from nlft.collect.sampling import SamplingSettings, sample_answers
     from nlft.data.checks_grader import make_grader
+    from nlft.data.gradable import UNCLEAR_SHOWN, unclear_numbers
     from nlft.data.records import write_examples
 
     def add(parser: ArgumentParser) -> None:
@@ -115,6 +116,12 @@ def sample(argv: Sequence[str]) -> None:
     print(f"{display_path(other.out)}: {len(examples)} answers, {right} right, {cut} cut off by --max_new_tokens")
     if unknown := sum(e.extra["finish_reason"] == "unknown" for e in examples):
         print(f"{unknown} answers ended for a reason that is not known. `nlft build` leaves them out.")
+    if left_out := len(questions) * settings.samples_per_question - len(examples):
+        print(
+            f"{left_out} more answers left out: they cannot be compared with their standard answers (docs/GRADING.md)"
+        )
+    for what in unclear_numbers(questions)[:UNCLEAR_SHOWN] if settings.grader == "number" else ():
+        print(f"  question {what}")
     note(f"next: nlft judge {display_path(other.out)}")
 
 
@@ -248,6 +255,7 @@ def build(argv: Sequence[str]) -> None:
     """Run `nlft build`."""
     from nlft.data.build import BuildSettings, build_summary, choose, read_pool
     from nlft.data.export import export_examples, with_system_prompt
+    from nlft.data.gradable import UNCLEAR_SHOWN, unclear_numbers
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", help="examples: files, or datasets by name")
@@ -267,6 +275,9 @@ def build(argv: Sequence[str]) -> None:
     made = export_examples(other.out, chosen, settings.to, target=settings.target, form=settings.form)
     print(f"{display_path(other.out)}: {len(made.rows)} rows for {settings.to}")
     print("\n".join(f"  {line}" for line in [*told, *made.notes]))
+    if unclear := unclear_numbers(chosen):
+        print(f"  {len(unclear)} standard answers are not clearly one number (docs/GRADING.md), for example:")
+        print("\n".join(f"    example {what}" for what in unclear[:UNCLEAR_SHOWN]))
     if settings.to == "nlft":
         note(f"next: nlft train {display_path(other.out)}")
 

@@ -1,10 +1,12 @@
-"""Refuse questions and examples that lack the standard answer that a grader, or another reader, needs."""
+"""Refuse or list questions and examples without a standard answer that a grader, or another reader, can use."""
 
 from collections.abc import Iterable
 from typing import Protocol
 
-from nlft.data.grading import Grader, ReplyGrader, needs_answers
+from nlft.data.grading import ComparingGrader, Grade, Grader, ReplyGrader, get_grader, needs_answers
 from nlft.errors import Problem, RecordsError
+
+UNCLEAR_SHOWN = 5  # standard answers that a list shows
 
 
 class _Item(Protocol):
@@ -47,3 +49,31 @@ def check_gradable(items: Iterable[_Item], grader: Grader | ReplyGrader, name: s
             f"the grader {name}".rstrip(),
             "Or choose a --grader that needs none: checks, a Python function, or label.",
         )
+
+
+def is_undecided(grade: Grade, grader: Grader | ReplyGrader) -> bool:
+    """Return whether a grade says nothing about a reply, because reply or standard answer cannot be compared.
+
+    A reply without any answer is not undecided. Of functions and checks, this does not know what they compare.
+    """
+    nothing_stated = grade.extracted is None and grade.expected is not None
+    return grade.grade == "ungraded" and needs_answers(grader) and not nothing_stated
+
+
+def why_unclear(answer: str, grader: Grader | ReplyGrader) -> str | None:
+    """Return why replies may stay ungraded because of their standard answer. None: the grader can compare with it.
+
+    A user's function and a grader that grades nothing decide by themselves.
+    """
+    return grader.unclear(answer) if isinstance(grader, ComparingGrader) else None
+
+
+def unclear_numbers(items: Iterable[_Item]) -> list[str]:
+    """List the standard answers that are not one number, such as `4 and 9` or `12.000`, each with its item.
+
+    Return an empty list if less than half of the standard answers are one number: then numbers are not their form.
+    """
+    grader = get_grader("number")
+    answers = {(item.id, item.answer): item.answer for item in items if item.answer}
+    unclear = {key: why for key, answer in answers.items() if (why := why_unclear(answer, grader))}
+    return [f"{id!r}: {why}" for (id, _), why in unclear.items()] if 2 * len(unclear) <= len(answers) else []

@@ -1,6 +1,6 @@
 """Graders compare a completion with its standard answer: right, wrong or ungraded, with the evidence.
 
-"ungraded" differs from "wrong": a completion without any number says nothing about arithmetic.
+"ungraded" differs from "wrong": nothing is wrong unless it is wrong under every reading.
 docs/GRADING.md lists where grades differ from lm-evaluation-harness; a test checks that list against the code.
 """
 
@@ -9,30 +9,31 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Any, Literal, NamedTuple, Protocol
 
 from nlft.core.plugins import broken, function_parts, import_function, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.core.prompts import Prompt
+from nlft.core.thoughts import without_thoughts
+from nlft.data.final_answers import MARK as MARK
+from nlft.data.final_answers import read_final, read_standard
+from nlft.data.quantities import NOT_ONE_NUMBER, Quantity, compare, plain_value, why_ungraded
+from nlft.data.text_answers import read_choice, read_words
 from nlft.errors import UserError
-
-Reading = Callable[[str], str | None]
 
 GROUP = "nlft.graders"  # the entry points by which other packages add graders
 CHECKS = "checks"  # the grader that reads a file of checks; see `nlft.data.checks_grader`
-MARK = "####"  # the final answer follows this mark, as in GSM8K
 
 # The filters "strict-match" and "flexible-extract" of lm-evaluation-harness's gsm8k task.
 STRICT = re.compile(r"#### (-?[0-9.,]+)")
 FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
-_ORIGINAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+_ORIGINAL = re.compile(r"-?\d+(?:\.\d+)?")  # any script's digits, as in the original project
+_PLAIN = re.compile(r"[-+]?[$€£¥₹]?-?(?:[0-9][0-9,]*)?(?:\.[0-9]+)?[$€£¥₹]?")
 # A number as people write it. A hyphen after a digit or letter joins ("10-3"); it is not a minus sign.
 IN_SENTENCE = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
-_STATED_CHOICE = re.compile(r"(?i:\b(?:answer|choice|option)(?:\s+is|\s*:)?)[\s*:(\[{$]*([A-Z])(?![\w'’])")
-_MARKED_CHOICE = re.compile(r"\(([A-Z])\)|^[ \t*]*([A-Z])[).:](?!\w)", re.MULTILINE)
+
+Verdict = Literal["right", "wrong", "ungraded"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class Grade:
     """A grade with its evidence.
 
     Attributes:
-        grade: "ungraded" means that there was nothing to compare.
+        grade: "ungraded" means that there was nothing to compare, or that it can mean several things.
         extracted: the text that the grader read from the completion; None if it read none.
         expected: the text that the grader read from the standard answer; None if it read none.
         explanation: one sentence for a person.
     """
 
-    grade: Literal["right", "wrong", "ungraded"]
+    grade: Verdict
     extracted: str | None
     expected: str | None
     explanation: str
@@ -114,11 +115,12 @@ class GraderSettings:
 class ExtractionSettings(GraderSettings):
     """Settings of the grader, and of the way in which it reads numbers."""
 
-    extraction: Literal["strict", "flexible", "original"] = field(
-        default="flexible",
+    extraction: Literal["final", "strict", "flexible", "original"] = field(
+        default="final",
         metadata={
-            "help": "Number that the number grader reads. strict: the one after ####; flexible: the last one; "
-            "original: the one that the paper's code reads."
+            "help": "Number that the number grader reads. final: the final answer, as a person reads it; strict: the "
+            "one after ####, and flexible: the last one, both as lm-evaluation-harness does; original: the one that "
+            "the paper's code reads."
         },
     )
 
@@ -164,7 +166,7 @@ def get_grader(name: str, **options: Any) -> Grader:
 
 def needs_answers(grader: Grader | ReplyGrader) -> bool:
     """Return whether the grader compares with a standard answer. A user's function decides that by itself."""
-    return isinstance(grader, partial) and grader.func is _compare
+    return isinstance(grader, ComparingGrader)
 
 
 def extract_strict(text: str) -> str | None:
@@ -194,45 +196,13 @@ def extract_original(text: str) -> str | None:
     """Read a model's output as the original project does. Return None where that project returns "[invalid]".
 
     The result is the first number between the first and the second marker `####`, or the last number of a text without
-    a marker.
+    a marker. Commas are removed after the text is split at the markers.
     """
-    before, *marked = text.replace(",", "").split(MARK)
+    before, *marked = text.split(MARK)
     if not marked:
-        return _last(_ORIGINAL, before)
-    match = _ORIGINAL.search(marked[0])
+        return _last(_ORIGINAL, before.replace(",", ""))
+    match = _ORIGINAL.search(marked[0].replace(",", ""))
     return match[0] if match else None
-
-
-def extract_expected(answer: str) -> str | None:
-    """Return a standard answer's number: the one after its last `####`, else the whole text, else the last number."""
-    _, mark, after = answer.rpartition(MARK)
-    stated = after if mark else answer
-    if as_number(stated) is not None:
-        return stated.strip()
-    if mark and (match := IN_SENTENCE.search(after)):
-        return match[0]
-    return _last(IN_SENTENCE, answer)
-
-
-def extract_choice(text: str) -> str | None:
-    """Return the letter that a text chooses. Return None if it names no letter, or several without choosing one."""
-    text = text.rpartition(MARK)[2].strip()
-    bare = text.strip("()[]*.:$ \n")
-    if len(bare) == 1 and bare.isascii() and bare.isalpha():
-        return bare.upper()
-    if stated := _STATED_CHOICE.findall(text):
-        return str(stated[-1])
-    marked = {first or second for first, second in _MARKED_CHOICE.findall(text)}
-    return marked.pop() if len(marked) == 1 else None
-
-
-def as_number(text: str) -> Decimal | None:
-    """Convert a text to a number, ignoring dollar signs, commas, spaces and one trailing period.
-
-    Return None if the text is not a number.
-    """
-    text = text.replace("$", "").replace(",", "").strip()
-    return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
@@ -240,27 +210,100 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return matches[-1] if matches else None
 
 
-def _number(extraction: str = "strict") -> Grader:
+@dataclass(frozen=True)
+class ComparingGrader:
+    """A grader that reads something from the completion and from the standard answer, and compares the two.
+
+    Attributes:
+        thing: a name for what it reads, for the explanation.
+        read, read_answer: return what they read; None if there is nothing to read.
+        compare: compares what was read from the completion with what was read from the standard answer.
+    """
+
+    thing: str
+    read: Callable[[str], Quantity | None]
+    read_answer: Callable[[str], Quantity | None]
+    compare: Callable[[Quantity, Quantity], Verdict] = compare
+
+    def __call__(self, completion: str, answer: str | None) -> Grade:
+        """Grade a completion. An answer that is None leaves it ungraded."""
+        found, wanted = self.read(completion), None if answer is None else self.read_answer(answer)
+        extracted, expected = (None if one is None else one.text for one in (found, wanted))
+        for text, owner in ((expected, "standard answer"), (extracted, "completion")):
+            if text is None:
+                return Grade("ungraded", extracted, expected, f"No {self.thing} was found in the {owner}.")
+        assert found is not None
+        assert wanted is not None
+        grade = self.compare(found, wanted)
+        explanation = {
+            "right": f'"{extracted}" is the expected {self.thing}.',
+            "wrong": f'"{extracted}" was given, "{expected}" expected.',
+            "ungraded": why_ungraded(found, wanted, self.thing),
+        }
+        return Grade(grade, extracted, expected, explanation[grade])
+
+    def unclear(self, answer: str) -> str | None:
+        """Return why replies may stay ungraded because of this standard answer. None: it is clear."""
+        wanted = self.read_answer(answer)
+        if wanted is None:
+            return f"it has no {self.thing}"
+        if not wanted.readings:
+            return f'"{wanted.text}" is not one {self.thing}'
+        return None if wanted.value is not None else f'"{wanted.text}" can mean different {self.thing}s'
+
+
+def _number(extraction: str = "final") -> Grader:
+    if extraction == "final":
+        return ComparingGrader("number", read_final, read_standard)
     if extraction == "original":
-        return partial(_compare, "number", extract_original, extract_original_gold, str)
-    extractions: dict[str, Reading] = {"strict": extract_strict, "flexible": extract_flexible}
+        return ComparingGrader("number", _as_text(extract_original), _as_text(extract_original_gold))
+    extractions = {"strict": extract_strict, "flexible": extract_flexible}
     if extraction not in extractions:
         raise UserError(
-            f"The `number` grader has no extraction {extraction!r}.\n  Choose strict, flexible or original."
+            f"The `number` grader has no extraction {extraction!r}.\n  Choose final, strict, flexible or original."
         )
-    return partial(_compare, "number", extractions[extraction], extract_expected, as_number)
+
+    def read(text: str) -> Quantity | None:
+        number = extractions[extraction](without_thoughts(text))
+        value = None if number is None else plain_value(number)
+        return None if number is None else Quantity(number, NOT_ONE_NUMBER if value is None else frozenset([value]))
+
+    def read_answer(answer: str) -> Quantity | None:
+        # The harness cannot read a fraction, nor 12 000: one part of it would be compared.
+        wanted = read_standard(answer)
+        plain = wanted is None or (wanted.value is not None and _PLAIN.fullmatch(wanted.text))
+        return wanted if plain or wanted is None else Quantity(wanted.text, NOT_ONE_NUMBER)
+
+    return ComparingGrader("number", read, read_answer)
+
+
+def _as_text(read: Callable[[str], str | None]) -> Callable[[str], Quantity | None]:
+    """Make a reading whose results are compared as texts."""
+
+    def read_text(text: str) -> Quantity | None:
+        found = read(text)
+        return None if found is None else Quantity(found, frozenset([found]))
+
+    return read_text
 
 
 def _exact(ignore_case: bool = False) -> Grader:
-    def read(text: str) -> str:
-        text = " ".join(text.rpartition(MARK)[2].split())
-        return text.casefold() if ignore_case else text
+    def read(text: str) -> Quantity | None:
+        words = read_words(text.casefold() if ignore_case else text)
+        return words and Quantity(words[1], frozenset(words))
 
-    return partial(_compare, "text", read, lambda answer: read(answer) or None, str)
+    def read_answer(answer: str) -> Quantity | None:
+        words = read_words(answer.casefold() if ignore_case else answer)
+        return words and Quantity(words[0], frozenset(words[:1]))
+
+    def same(given: Quantity, expected: Quantity) -> Verdict:
+        return "right" if expected.readings <= given.readings else "wrong"
+
+    return ComparingGrader("text", read, read_answer, same)
 
 
 def _choice() -> Grader:
-    return partial(_compare, "choice", extract_choice, extract_choice, str)
+    return ComparingGrader("choice", read_choice, read_choice)
 
 
 def _regex(pattern: str = "", which: str = "last") -> Grader:
@@ -273,11 +316,15 @@ def _regex(pattern: str = "", which: str = "last") -> Grader:
     if which not in ("first", "last"):
         raise UserError(f"The `regex` grader does not accept which={which!r}.\n  Choose first or last.")
 
+    # A pattern that names the thoughts' tags reads the thoughts too.
+    whole = "think" in pattern
+
     def read(text: str) -> str | None:
+        text = text if whole else without_thoughts(text)
         groups = [match[1] for match in compiled.finditer(text) if match[1] is not None]
         return groups[0 if which == "first" else -1].strip() if groups else None
 
-    return partial(_compare, "match", read, read, str)
+    return ComparingGrader("match", _as_text(read), _as_text(read))
 
 
 def _label() -> Grader:
@@ -291,33 +338,6 @@ _GRADERS: dict[str, Callable[..., Grader]] = {
     "regex": _regex,
     "label": _label,
 }
-
-
-def _compare(
-    thing: str,
-    read: Reading,
-    read_answer: Reading,
-    value: Callable[[str], Any],
-    completion: str,
-    answer: str | None,
-) -> Grade:
-    """Read a text from the completion and one from the answer, and compare their values.
-
-    Args:
-        thing: a name for the texts, for the explanation.
-        value: converts a text to the value to compare. It returns None if the text has no such value.
-    """
-    extracted, expected = read(completion), None if answer is None else read_answer(answer)
-    for text, owner in ((expected, "standard answer"), (extracted, "completion")):
-        if text is None:
-            return Grade("ungraded", extracted, expected, f"No {thing} was found in the {owner}.")
-        if value(text) is None:
-            return Grade("ungraded", extracted, expected, f'"{text}", read from the {owner}, is not a {thing}.')
-    assert extracted is not None
-    assert expected is not None
-    if value(extracted) == value(expected):
-        return Grade("right", extracted, expected, f'"{extracted}" is the expected {thing}.')
-    return Grade("wrong", extracted, expected, f'"{extracted}" was given, "{expected}" expected.')
 
 
 def _function(path: str) -> Callable[..., Any]:

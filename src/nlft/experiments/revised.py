@@ -32,9 +32,7 @@ def revised_stage(folder: Path, job: Job) -> None:
         make_grader(settings, ledger),
     )
     whole = [not is_unfinished(e) or settings.keep_truncated for e in made]
-    rows = [
-        replace(e, prompt=example.prompt, label=e.label and kept)
-        for e, example, kept in zip(made, examples, whole, strict=True)
-    ]
+    prompts = {example.id: example.prompt for example in examples}
+    rows = [replace(e, prompt=prompts[e.id], label=e.label and kept) for e, kept in zip(made, whole, strict=True)]
     print(f"      {sum(e.label for e in rows)} of {len(rows)} revised replies pass", file=sys.stderr)
     write_examples(folder / FILE, rows)

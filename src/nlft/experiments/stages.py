@@ -118,6 +118,9 @@ def sample_stage(folder: Path, job: Job) -> None:
         make_grader(settings, folder / "sampled.calls.jsonl"),
         per_question=settings.samples_per_question,
     )
+    asked = len(read_questions(folder / "train.jsonl", require_answer=False)) * settings.samples_per_question
+    if left_out := asked - len(examples):
+        print(f"{left_out} of {asked} answers left out: they cannot be compared with their standard answers")
     write_examples(folder / "sampled.jsonl", examples)
 
 

@@ -43,7 +43,7 @@ class Summary:
     """An evaluation in a few numbers.
 
     Attributes:
-        accuracy: the rate of right answers by reading. The readings are `strict` and `flexible` for numbers; `all
+        accuracy: the rate of right answers by reading. The readings are those of `graders` for numbers; `all
             checks` and each check for checks; else `accuracy`. An answer that could not be graded does not count as
             right.
         graded_share: fraction of answers that could be graded, by reading.
@@ -127,13 +127,18 @@ class Evaluation(Summary):
         return [*super().lines(), *more]
 
 
-def graders(name: str) -> dict[str, Grader]:
+def graders(name: str, extraction: str = "final") -> dict[str, Grader]:
     """Return the graders that an evaluation reports, by name.
 
-    There are two for numbers (strict and flexible extraction), and one for any other kind of answer.
+    There are three for numbers: the final answer, and strict and flexible as lm-evaluation-harness reads them. There
+    is one for any other kind of answer.
+
+    Args:
+        extraction: how numbers were read for the labels. This reading comes first, also if it is `original`.
     """
     if name == "number":
-        return {reading: get_grader("number", extraction=reading) for reading in ("strict", "flexible")}
+        readings = dict.fromkeys([extraction, "final", "strict", "flexible"])
+        return {reading: get_grader("number", extraction=reading) for reading in readings}
     return {"accuracy": get_grader(name)}
 
 
@@ -141,16 +146,17 @@ def deciding_reading(readings: Iterable[str], extraction: str) -> str:
     """Return the reading that decides a comparison: the one by which the examples were labelled.
 
     Args:
-        readings: the readings of an evaluation: `strict` and `flexible` for numbers; all checks, then each check, for
-            checks; else only one.
+        readings: the readings of an evaluation: those of `graders` for numbers; all checks, then each check, for
+            checks; else only one. Evaluations of earlier versions have only `strict` and `flexible` for numbers, and
+            `flexible` decides them for other extractions.
         extraction: how numbers were read for the labels.
     """
     names = list(readings)
     if ALL_CHECKS in names:
         return ALL_CHECKS
-    if "strict" in names:
-        return "strict" if extraction == "strict" else "flexible"
-    return names[0]
+    if extraction in names:
+        return extraction
+    return "flexible" if "flexible" in names else names[0]
 
 
 def evaluate(
@@ -242,6 +248,7 @@ def as_asked(asking: SamplingSettings) -> EvaluationSettings:
     """
     return EvaluationSettings(
         **{f.name: getattr(asking, f.name) for f in fields(CheckSettings)},
+        extraction=asking.extraction,
         prompt_template=asking.prompt_template,
         max_new_tokens=asking.max_new_tokens,
         eval_batch_size=asking.batch_size,
@@ -324,7 +331,7 @@ def _local_model(answerer: Answerer) -> "LocalModel | None":
 def _readings(settings: EvaluationSettings, answerer: Answerer) -> "Mapping[str, Grader] | ChecksGrader":
     """Return the graders that the settings name. A judge's answers go into the answerer's ledger, under its limits."""
     if settings.grader != CHECKS:
-        return graders(settings.grader)
+        return graders(settings.grader, settings.extraction)
     if isinstance(answerer, Ledgered):
         return settings.make_checks(answerer.ledger, answerer.calls)
     return settings.make_checks(None)

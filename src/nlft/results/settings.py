@@ -8,6 +8,7 @@ from nlft.collect.sampling import AskSettings, LimitSettings
 from nlft.config import Range, override
 from nlft.core.prompts import SystemPromptSettings
 from nlft.data.checks_grader import CheckSettings
+from nlft.data.grading import ExtractionSettings
 from nlft.models.settings import AnswerSettings
 
 
@@ -89,8 +90,8 @@ class ClusterSettings:
 
 @dataclass
 class EvaluationSettings(
-    CheckSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings, CollateralSettings,
-    ClusterSettings,
+    ExtractionSettings, CheckSettings, AskSettings, AnswerSettings, LimitSettings, SystemPromptSettings,
+    CollateralSettings, ClusterSettings,
 ):  # fmt: skip
     """Settings for asking questions and grading answers."""
 

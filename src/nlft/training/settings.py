@@ -260,7 +260,7 @@ class WarmUpSettings:
 
 
 @dataclass
-@with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8, extraction="strict")
+@with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
 class ReFTOptions(WarmUpSettings, ExtractionSettings, BaselineOptions):
     """Our own settings of ReFT."""
 

@@ -1,0 +1,184 @@
+"""Find the final answer of a reply, as a person does, and read its number.
+
+In this order: a marked answer (`####`, `Answer:`, `Final answer`, `<answer>`), `\\boxed{}`, "the answer is", and the
+last number. Thoughts count for nothing. Two different answers of one kind are unclear.
+"""
+
+import re
+from collections.abc import Iterator
+
+from nlft.core.thoughts import without_thoughts
+from nlft.data.plain_text import plain_characters, plain_markup
+from nlft.data.quantities import NOT_ONE_NUMBER, Quantity, compare
+from nlft.data.statements import begins_with_number, is_short, read_statement
+
+MARK = "####"  # the final answer follows this mark, as in GSM8K
+
+_NAMES = r"answer|antwort|réponse|respuesta|risposta|resposta|ответ"
+MARKS = re.compile(
+    rf"(?P<hash>####+)|(?P<tag><answer>)|(?:\b(?:{_NAMES})\b[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
+    r"|\bfinal answer\b[*_#.: \t]{0,4}(?=\n|[-$\\+]{0,2}[0-9])",
+    re.IGNORECASE,
+)
+SAYS = re.compile(
+    r"(?:\banswer\b[^.\n!?=:]{0,60}?\b(?:is|was|be|equals)\b|\bantwort (?:ist|lautet)|\bréponse est"
+    r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
+    re.IGNORECASE,
+)
+_TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
+_BOX = re.compile(r"\\f?boxed ?\{")
+_NEXT_TURN = re.compile(
+    r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
+_HEADING = re.compile(r"[ \t*_]*([0-9]{1,2})[.)][ \t]+(?=[^\s0-9])")
+_ITEM = re.compile(r"^[ \t]*(?:[-*×+][ \t]+)?[0-9]{1,2}[.)][ \t]+(?=[^\s0-9])")
+_STEP = re.compile(r"^[ \t#*]{0,12}(?:step|part)[ \t]?[0-9]{1,3}(?=\W|$)", re.IGNORECASE)
+_LINES_AFTER = 3
+_LONGEST = 200
+_MOST_MARKS = 50  # read from the beginning, and as many from the end; a model that repeats itself writes thousands
+_MOST_LINES = 200
+
+
+def read_final(text: str) -> Quantity | None:
+    """Read the number of a reply's final answer.
+
+    Returns:
+        The number. A quantity without readings: there is an answer, but it is not clearly one number. None: there is
+        no number.
+    """
+    text = plain_characters(without_thoughts(text))
+    if (turn := _NEXT_TURN.search(text)) and (first := _read(text[: turn.start()])):
+        return _agreed([first, _read(text) or first])
+    return _read(text)
+
+
+def read_standard(answer: str) -> Quantity | None:
+    """Read a standard answer's number: all that follows its last `####`, else the whole answer if it begins with a
+    number, else its final answer. It is as in `read_final`."""
+    _, mark, after = plain_characters(without_thoughts(answer)).rpartition(MARK)
+    after = plain_markup(after).strip()
+    if mark or ("\n" not in after and begins_with_number(after)):
+        return read_statement(after.replace("\n", " ; "), marked=True)
+    return read_final(answer)
+
+
+def _read(text: str) -> Quantity | None:
+    for stated in (_marked(text), _boxed(text), _said(text)):
+        if stated:
+            return _agreed(stated)
+    return _last_number(text)
+
+
+def _agreed(found: list[Quantity]) -> Quantity:
+    """Return the quantity that all are equal to; else an unclear one."""
+    if all(compare(found[0], other) == "right" for other in found[1:]):
+        return found[-1]
+    return Quantity("; ".join(dict.fromkeys(one.text[:_LONGEST] for one in found)), NOT_ONE_NUMBER)
+
+
+def _marked(text: str) -> list[Quantity]:
+    """Read each marked answer. Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`) are none."""
+    found = []
+    last_digit = _last_digit(text)
+    headings = 0
+    for mark, region, start in regions(MARKS, text):
+        if mark["hash"] and (heading := _HEADING.match(region)) and int(heading[1]) == headings + 1:
+            headings += 1
+            continue
+        if mark["hash"] and _STEP.match(region):
+            continue
+        first = first_sentence(region)
+        sentence, ends = plain_markup(first), last_digit < start + len(first)
+        if begins_with_number(sentence) and (mark["hash"] or mark["tag"] or ends or is_short(sentence)):
+            found.append(read_statement(sentence, marked=True))
+        elif ends or mark["tag"]:
+            found.append(read_statement(sentence) or _words(sentence))
+        elif last_digit < mark.end():
+            found.append(_words(sentence))
+    return [one for one in found if one]
+
+
+def _said(text: str) -> list[Quantity]:
+    """Read each "the answer is"."""
+    last_digit = _last_digit(text)
+    found = []
+    for mark, region, _ in regions(SAYS, text):
+        sentence = plain_markup(first_sentence(region))
+        stated = read_statement(sentence, marked=True)
+        found.append(stated or (_words(sentence) if last_digit < mark.end() else None))
+    return [one for one in found if one]
+
+
+def _words(text: str) -> Quantity | None:
+    """Return an answer in words, such as `none`, which is unclear; None if there are no words."""
+    text = " ".join(text.split()).strip("*.:# ")
+    return Quantity(text, NOT_ONE_NUMBER) if re.search(r"\w", text) else None
+
+
+def _last_digit(text: str) -> int:
+    return next((at for at in range(len(text) - 1, -1, -1) if "0" <= text[at] <= "9"), -1)
+
+
+def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str, int]]:
+    """Yield each match with the line after it, and where that line begins.
+
+    If the line is empty, it is the next one. It never reaches to the next match.
+    """
+    matches = list(pattern.finditer(text))
+    stops = [*(match.start() for match in matches[1:]), len(text)]
+    pairs = list(zip(matches, stops, strict=False))
+    for match, stop in pairs if len(pairs) <= 2 * _MOST_MARKS else pairs[:_MOST_MARKS] + pairs[-_MOST_MARKS:]:
+        start = match.end()
+        for _ in range(_LINES_AFTER):
+            end = text.find("\n", start, stop)
+            end = stop if end < 0 else end
+            if end == stop or re.search(r"[^\W_]", text[start:end].replace("answer", "")):
+                break
+            start = end + 1
+        yield match, _TAG_ENDS.split(text[start:end], maxsplit=1)[0], start
+
+
+def first_sentence(region: str) -> str:
+    """Return the text up to the end of its first sentence."""
+    return _SENTENCE.split(region, maxsplit=1)[0]
+
+
+def boxed(text: str) -> list[str]:
+    r"""Return what stands in each `\boxed{}`, except in a box within a box."""
+    starts = [match.end() for match in _BOX.finditer(text)]
+    ends: dict[int, int] = {}
+    if starts:
+        opened = []
+        for match in re.finditer(r"(?<!\\)[{}]", text):
+            if match[0] == "{":
+                opened.append(match.end())
+            elif opened:
+                ends[opened.pop()] = match.start()
+    found, upto = [], 0
+    for start in starts:
+        if start >= upto and start in ends:
+            upto = ends[start]
+            found.append(text[start:upto])
+    return found
+
+
+def _boxed(text: str) -> list[Quantity]:
+    contents = [plain_markup(content) for content in boxed(text)[-2 * _MOST_MARKS :]]
+    found = [read_statement(content, marked=True) or _words(content) for content in contents]
+    return [one for one in found if one]
+
+
+def _last_number(text: str) -> Quantity | None:
+    """Read the last sentence that has a number."""
+    lines = [line for line in text.split("\n") if re.search("[0-9]", line)]
+    for line in reversed(lines[-_MOST_LINES:]):
+        words = plain_markup(_STEP.sub("", line))
+        rest = _ITEM.sub("", words)
+        for sentence in reversed(_SENTENCE.split(rest)):
+            if stated := read_statement(sentence):
+                return stated
+        if rest != words:  # is this the third item, or three?
+            return Quantity(words, NOT_ONE_NUMBER)
+    return None
