@@ -247,6 +247,8 @@ WRONG_INPUT = [
     (["train", "DATA", "MODEL", "--adapter", "no/such"], "--adapter no/such"),
     (["train", "DATA", "MODEL", "--adapter", "FOLDER"], "holds a model"),
     (["train", "DATA", "MODEL", "--eval_file", "none.jsonl"], "--eval_file none.jsonl"),
+    (["train", "DATA", "MODEL", "--lora_target_modules", "nosuch"], "nosuch"),
+    (["train", "DATA", "MODEL", "--report_to", "no-such-tracker"], "no-such-tracker"),
     (["train", "DATA", "MODEL", "--max_length", "20"], "over max_length 20"),
     (["train", "DATA", "MODEL", "--judge_prompt_template", "x"], "has no {prompt}"),
     (["train", "DATA", "MODEL", "--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
