@@ -133,7 +133,13 @@ class RunDir:
         """Remove an earlier run's files, and no other files."""
         for folder in (self.saliency_path, self.requests_path, self.checkpoints_path, self.adapter_path):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.settings_path, self.events_path, self.controls_path, self.evaluation_path, self.collateral_path):
+        for file in (
+            self.settings_path,
+            self.events_path,
+            self.controls_path,
+            self.evaluation_path,
+            self.collateral_path,
+        ):
             file.unlink(missing_ok=True)
 
     def start_events(self, resumed_step: int | None) -> None:
