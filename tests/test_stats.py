@@ -254,7 +254,7 @@ def test_what_is_needed_tells_the_difference_in_four_runs_of_five(seeds, hard):
     for _ in range(100):
         a, b = draw(rng, seeds, wanted.questions, hard)
         told += seeded_difference(a, b, samples=999).p_value < 0.05
-    assert 0.7 < told / 100 < 0.92
+    assert 0.68 < told / 100 < 0.95
 
 
 @pytest.mark.parametrize(("seed_sd", "tests"), [(0.0, 1), (0.017, 1), (0.017, 7)])
@@ -272,18 +272,22 @@ def test_what_is_needed_of_seeds_that_differ_tells_the_difference_in_four_runs_o
     assert power(whole, questions, seeds, gap, 0.05 / tests) == pytest.approx(0.8, abs=0.01)
 
 
-@pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (3, 0.0), (3, 0.017)])
-def test_the_range_of_what_is_needed_covers_the_noise_of_the_pilot(seeds, seed_sd):
-    rng, gap, many = np.random.default_rng(0), 0.08, 40 if seeds > 1 else 1
-    truth = _pilots(*(one[0] for one in runs_of(rng, 1, many, 4000 if seeds > 1 else 40000, seed_sd, gap)))[1]
-    wanted, enough = _take(truth, seeds, gap, 0.05)
-    ours, theirs = runs_of(rng, 100, seeds, 200, seed_sd, gap)
-    found = [needed(a, b, gap) for a, b in zip(ours, theirs, strict=True)]
-    within = [one.fewest <= wanted <= one.most or (one.most_seeds or seeds) > enough for one in found]
-    assert np.mean(within) > 0.7  # 80 of 100 are wanted
-    if seeds > 1:
-        ends = [power(truth, one.most, one.most_seeds or seeds, gap, 0.05) >= 0.79 for one in found]
-        assert np.mean(ends) > 0.8, "who asks the upper end gets what was promised"
+def test_the_range_of_what_is_needed_of_one_seed_covers_the_noise_of_the_pilot():
+    rng, gap = np.random.default_rng(0), 0.08
+    truth = needed(*(one[0] for one in runs_of(rng, 1, 1, 40000, 0.0, gap)), gap).questions
+    pairs = zip(*runs_of(rng, 200, 1, 200, 0.0, gap), strict=True)
+    found = [needed(a, b, gap) for a, b in pairs]
+    assert 0.7 < np.mean([one.fewest <= truth <= one.most for one in found]) < 0.95  # 80 of 100 are wanted
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.017), (3, 0.0), (3, 0.034)])
+def test_the_upper_end_of_what_is_needed_keeps_the_promise_for_nine_pilots_of_ten(seeds, seed_sd):
+    rng, gap = np.random.default_rng(0), 0.08
+    truth = _pilots(*(one[0] for one in runs_of(rng, 1, 40, 4000, seed_sd, gap)))[1]
+    found = [needed(a, b, gap) for a, b in zip(*runs_of(rng, 60, seeds, 200, seed_sd, gap), strict=True)]
+    kept = [power(truth, one.most, one.most_seeds or seeds, gap, 0.05) >= 0.79 for one in found]
+    assert np.mean(kept) > 0.85
+    assert all(one.seeds >= 3 for one in found if seeds == 2), "two seeds never show a difference"
 
 
 def test_half_the_difference_takes_four_times_the_questions_and_more_comparisons_more():

@@ -114,7 +114,9 @@ def rate_note(arm: str, cells: Cells) -> str:
     if cells.seeds is None or not cells.verdicts:
         return ""
     count = len(cells.verdicts)
-    return interval_of(0 if count == 1 and not _is_trained(arm, cells) else count)
+    if count > 1:
+        return f"on {count} seeds"
+    return interval_of(1) if _is_trained(arm, cells) else ""
 
 
 def _is_trained(arm: str, cells: Cells) -> bool:

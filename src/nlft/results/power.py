@@ -12,6 +12,7 @@ from nlft.results.components import Components, by_unit, components, paired_gaps
 POWER = 0.8
 TOLD_SEEDS = 3  # with fewer seeds, and more than one, nothing is significant
 MOST_UNITS, MOST_SEEDS = 1e12, 10**6
+GRID = 16  # mean squares of each arm's seeds that the power is averaged over
 TAIL = 0.1  # chance that what is needed lies beyond either end of the range
 
 
@@ -25,7 +26,8 @@ class Needed:
         clusters: number of clusters that the questions belong to, at as many questions for each as now; None without
             clusters.
         fewest, most: questions at the ends of an 80% range: the variances behind `questions` are themselves estimates.
-        most_seeds: seeds at the upper end of the range; None where `seeds` is and the present number still suffices.
+        most_seeds: seeds at the upper end of the range; None as for `seeds`. Over several seeds, the upper end is
+            `most` questions on `most_seeds` seeds together.
     """
 
     questions: int
@@ -120,7 +122,8 @@ def _take(variances: Variances, seeds: int, wanted: float, alpha: float) -> tupl
 
     if not variances.arms:
         whole = float(norm.ppf(1 - alpha / 2) + norm.ppf(POWER))
-        return variances.of_units * (whole / wanted) ** 2, 1
+        # An exact test of counts gives away half a question to either side: the correction for continuity.
+        return variances.of_units * (whole / wanted) ** 2 + 1 / wanted, 1
     enough = _enough_seeds(variances, max(seeds, TOLD_SEEDS), wanted, alpha)
 
     def lacking(log_units: float) -> float:
@@ -155,7 +158,7 @@ def power(variances: Variances, units: float, seeds: int, wanted: float, alpha: 
     """
     from scipy.stats import chi2, norm
 
-    chances = (np.arange(40) + 0.5) / 40
+    chances = (np.arange(GRID) + 0.5) / GRID
     one = chi2.ppf(chances, seeds - 1) / (seeds - 1)
     drawn = (one,) if variances.arms == 1 else tuple(x.ravel() for x in np.meshgrid(one, one))
     truly = variances.noise + units * variances.of_seeds
