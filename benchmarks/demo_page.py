@@ -88,7 +88,8 @@ def section(demo: dict[str, Any]) -> str:
                 "A reply praises if it has one of 15 words that the checks list. Praise that nobody listed or quoted "
                 "stays: it is for the next round of notes. KL says how far the model has moved from the base, in nats "
                 "per token: on the replies to the task outside the struck words, and on 40 prompts that have nothing "
-                "to do with it. [95%]: confidence interval."
+                "to do with it. [95%]: confidence interval, of this one"
+                " training."
             ),
             "",
             paragraph(
