@@ -107,7 +107,7 @@ def section(demo: dict[str, Any]) -> str:
                 f"{demo['unquoted']} of these words are in no note. Praise that is left is for the next round of "
                 f"notes. SFT has only {demo['right']} replies without a quote to train on. KL says how far the model "
                 "has moved from the base, in nats per token: on the replies to the task outside the struck words, and "
-                "on 40 prompts that have nothing to do with it. [95%]: confidence interval."
+                "on 40 prompts that have nothing to do with it. [95%]: confidence interval, of this one training."
             ),
             "",
             paragraph(

@@ -14,6 +14,7 @@ from typing import Any
 from nlft.results import comparison_page
 from nlft.results.comparison_report import grid_of, read_report
 from nlft.results.comparison_tables import Table, grid_table, second_table
+from nlft.results.stats import interval_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "RESULTS.md"
@@ -104,12 +105,16 @@ def wrapped(text: str) -> str:
 
 def contrasts_table(report: dict[str, Any], titles: dict[str, str]) -> str:
     """The comparisons that were fixed before the run."""
-    lines = ["| difference, points [95%] | examples | p, corrected | won | lost |", "|---|---|---|---|---|"]
+    lines = [
+        "| difference, points [95%] | interval | examples | p, corrected | won | lost |",
+        "|---|---|---|---|---|---|",
+    ]
     for found in report["contrasts"]:
         gap = found["gap"]
+        of = interval_of(gap["seeds"])
         shown = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
         lines.append(
-            f"| {titles[found['ours']]} − {titles[found['theirs']]}: {shown} | {found['size']} | "
+            f"| {titles[found['ours']]} − {titles[found['theirs']]}: {shown} | {of} | {found['size']} | "
             f"{found['corrected']:.2g} | {found['wins']} | {found['losses']} |"
         )
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from nlft.results.stats import (
     rate_per_token,
     seeded_difference,
     symmetric_p,
+    tango,
     wilson,
 )
 
@@ -58,26 +59,40 @@ def every_draw(each, clusters, seeds=1):
             yield each[np.ix_(rows, places)]
 
 
-def test_the_interval_of_a_difference_is_that_of_all_draws_of_clusters_written_out():
-    clusters = by(1, 2, 4, 3)
-    ours = np.array([name in ("item-1", "item-2") for name in clusters.of])
-    theirs = np.array([name == "item-3" for name in clusters.of])
-    means = [drawn.mean() for drawn in every_draw(ours[None].astype(float) - theirs, clusters)]
-    found = seeded_difference([ours], [theirs], clusters=clusters, samples=40000)
-    low, high = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
-    assert found.value == pytest.approx((6 - 3) / 10)
-    assert (found.low, found.high) == pytest.approx((low, high))
-    alone = seeded_difference([ours], [theirs])
-    assert found.high - found.low > 1.3 * (alone.high - alone.low)
+def test_the_interval_of_a_difference_is_tangos_for_the_effective_number_of_questions():
+    clusters = by(*[8] * 30)
+    items = np.array([int(name.split("-")[1]) for name in clusters.of])
+    found = seeded_difference([items < 12], [items >= 26], clusters=clusters)
+    # Each item's replies are alike: 30 independent items, of which a variance of 29 degrees of freedom is known.
+    effective = 29 * 240 / 239 * (t.ppf(0.975, 239) / t.ppf(0.975, 29)) ** 2
+    assert (found.low, found.high) == pytest.approx(tango(12 / 30, 4 / 30, effective))
+    alone = seeded_difference([items < 12], [items >= 26])
+    assert found.high - found.low > 2 * (alone.high - alone.low)
+    won = seeded_difference([[True] * 240], [[False] * 240], clusters=clusters)
+    assert won.low == pytest.approx(tango(1.0, 0.0, 30)[0]), "all replies alike are 30 pieces of evidence"
 
 
-def test_the_interval_over_two_seeds_is_that_of_all_draws_of_seeds_and_clusters_written_out():
-    clusters = by(2, 3, 4, 1)
-    ours = np.random.default_rng(3).random((2, 10)) < 0.6
-    wide = ours.mean(0) + (ours - ours.mean(0)) * math.sqrt(2)
-    means = [drawn.mean() for drawn in every_draw(wide, clusters, seeds=2)]
-    found = seeded_difference(ours, [[False] * 10], clusters=clusters, samples=40000)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.01)
+def test_the_interval_over_seeds_of_items_that_are_answered_alike_is_that_of_one_question_each():
+    clusters, rng = Clusters("item", tuple(at // 4 for at in range(160))), np.random.default_rng(3)
+    ours, theirs = rng.random((3, 40)) < 0.6, rng.random((3, 40)) < 0.4
+    found = seeded_difference(np.repeat(ours, 4, 1), np.repeat(theirs, 4, 1), clusters=clusters)
+    single = seeded_difference(ours, theirs)
+    assert (found.low, found.high) == pytest.approx((single.low, single.high))
+    assert found.p_value == pytest.approx(single.p_value)
+
+
+def test_the_interval_over_seeds_holds_for_items_of_several_sizes():
+    sizes = np.random.default_rng(0).integers(1, 12, 40)
+    of = np.repeat(np.arange(40), sizes)
+    clusters, missed = Clusters("item", tuple(of.tolist())), np.zeros(2)
+    for rng in map(np.random.default_rng, range(200)):
+        gaps = rng.normal(0, 0.2, 40)[of] + np.zeros((3, 1))
+        ours, theirs = rng.random((3, len(of))) < 0.5 + gaps, rng.random((3, len(of))) < 0.5
+        for at, by_item in enumerate((clusters, None)):
+            found = seeded_difference(ours, theirs, clusters=by_item, samples=99)
+            missed[at] += not found.low <= 0 <= found.high
+    assert missed[0] <= 18  # 10 are wanted
+    assert missed[1] > 20
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -246,6 +261,7 @@ def test_a_verdict_that_asks_for_more_asks_for_items():
     assert decided.needed.questions > 100
     need = f"about {decided.needed.questions}, on {decided.needed.clusters} items (you have 80)"
     assert need in verdict_sentence(decided, TITLES)
+    assert f"{decided.needed.fewest} to {decided.needed.most} questions" in verdict_sentence(decided, TITLES)
     alone = {at: replace(one, clusters=None) for at, one in cells.items()}
     assert verdict(alone, contrasts(alone, [("nlft", "base")]), ["base"]).kind == "train", "by question it seems clear"
 

@@ -28,7 +28,7 @@ def cells(share: float, seeds: int = 2, questions: int = 200, seed: int = 0) -> 
 
 def test_a_prompt_that_is_out_of_bounds_is_no_rival():
     """Replies that copy an example of the prompt break no rule, and are no use either."""
-    grid = {("base", 50): cells(0.3, 1), ("few-shot", 50): cells(1.0), ("nlft", 50): cells(0.8, seed=2)}
+    grid = {("base", 50): cells(0.3, 1), ("few-shot", 50): cells(1.0, 3), ("nlft", 50): cells(0.8, 3, seed=2)}
     made = contrasts(grid, [("nlft", "base")])
     assert verdict(grid, made, PROMPTED).prompt == "few-shot"
     spoilt = Breach("max_length_change", "task", "mean length 20 → 30 words", 0.1)
@@ -39,7 +39,8 @@ def test_a_prompt_that_is_out_of_bounds_is_no_rival():
 
 
 def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
-    grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, seed=1), ("nlft", 50): cells(0.3, seed=2)}
+    grid = {("base", 50): cells(0.1, 1), ("sft-answer", 50): cells(0.6, 3, seed=1)}
+    grid["nlft", 50] = cells(0.3, 3, seed=2)
     found = contrasts(grid, [("nlft", "base"), ("nlft", "sft-answer")])
     decided = verdict(grid, found, PROMPTED)
     assert (decided.kind, decided.best, decided.prompt, decided.planned) == ("train", "sft-answer", "base", False)
@@ -58,14 +59,59 @@ def test_prompting_wins_where_nothing_beats_it():
     assert f"{TITLES['base']}, 70.0%" in verdict_sentence(decided, TITLES)
 
 
+def test_nothing_is_significant_on_two_seeds_and_the_verdict_asks_for_a_third():
+    for seeds, kind in ((1, "train"), (2, "more_seeds"), (3, "train")):
+        ours = cells(0.6, seeds, seed=1)
+        grid = {
+            ("base", 50): cells(0.1, 1),
+            ("nlft", 50): Cells(ours.verdicts, ours.results, {}, list(range(seeds))),
+            ("kto", 50): Cells(cells(0.2, seeds, seed=4).verdicts, ours.results, {}, list(range(seeds))),
+        }
+        made = contrasts(grid, [("nlft", "base"), ("nlft", "kto")])
+        decided = verdict(grid, made, PROMPTED)
+        assert [one.significant for one in made] == [seeds != 2] * 2
+        assert (decided.kind, decided.gap.seeds) == (kind, seeds)
+        assert (decided.needed is None) == (seeds != 2)
+    two = verdict({at: replace(one, verdicts=one.verdicts[:2]) for at, one in grid.items()}, [], PROMPTED)
+    assert two.needed.seeds == 3
+    assert "2 seeds" in verdict_sentence(two, TITLES)
+    assert "3 seeds (you have 2)" in verdict_sentence(two, TITLES)
+
+
+def test_a_seed_that_failed_leaves_what_the_other_seeds_can_tell():
+    base, three = cells(0.1, 1), cells(0.6, 3, seed=1)
+    for left in (1, 2):
+        grid = {("base", 50): base, ("nlft", 50): Cells(three.verdicts[:left], [], {9: "no memory"}, [*range(left)])}
+        (made,) = contrasts(grid, [("nlft", "base")])
+        assert (made.gap.seeds, made.significant) == (left, left == 1)
+
+
+def test_an_interval_of_one_seed_reads_of_this_one_training_in_tables_page_and_verdict():
+    def said(seeds):
+        ours = Cells(cells(0.6, seeds, seed=1).verdicts, [RESULT] * seeds, {}, list(range(seeds)))
+        grid = {("base", 50): cells(0.1, 1), ("nlft", 50): ours}
+        about = {"model": "m", "settings": {"seeds": list(range(seeds))}}
+        report = json.loads(json.dumps(comparison_report(grid, [("nlft", "base")], TITLES, PROMPTED, about)))
+        base, nlft = grid_table(grid, TITLES).rows
+        assert not re.search("training|seeds", base[1]), "the base is not trained"
+        return [nlft[1], contrast_lines(report)[0], report["verdict"], *re.findall("<td>[^<]*</td>", page(report))]
+
+    one, two, three = said(1), said(2), said(3)
+    for texts, note in ((one, "of this one training"), (two, "on 2 seeds"), (three, "on 3 seeds")):
+        assert all(note in text for text in texts[:3])
+        assert sum(note in cell for cell in texts[3:]) == 2, "the rate and the difference"
+    assert not any("one training" in text for text in [*two, *three])
+
+
 def test_too_few_questions_are_called_too_few_and_how_many_it_takes():
     grid = {("base", 50): cells(0.4, 1, 20), ("nlft", 50): cells(0.5, 1, 20, seed=1)}
     decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
     assert (decided.kind, decided.questions) == ("more_questions", 20)
     assert 100 < decided.needed.questions < 2000
+    assert decided.needed.fewest < decided.needed.questions < decided.needed.most
     said = verdict_sentence(decided, TITLES)
-    assert str(decided.needed.questions) in said
-    assert "20" in said
+    for named in (decided.needed.questions, decided.needed.fewest, decided.needed.most, 20):
+        assert str(named) in said
 
 
 def test_where_there_are_questions_enough_no_more_are_asked_for():
@@ -110,13 +156,13 @@ def test_what_holm_takes_back_is_not_claimed():
 
 
 def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_named():
-    ours = cells(0.6, 2, seed=1)
+    ours = cells(0.6, 3, seed=1)
     lucky = Cells(cells(0.9, 1, seed=2).verdicts, [], {}, [0], once=True)
     grid = {
         ("base", 50): cells(0.1, 1),
-        ("nlft", 50): Cells(ours.verdicts, ours.results, {}, [0, 1]),
+        ("nlft", 50): Cells(ours.verdicts, ours.results, {}, [0, 1, 2]),
         ("reft", 50): lucky,
-        ("sft-answer", 50): Cells([], [], {0: "no memory", 1: "no memory"}, []),
+        ("sft-answer", 50): Cells([], [], {0: "no memory", 1: "no memory", 2: "no memory"}, []),
     }
     decided = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), PROMPTED)
     assert (decided.kind, decided.best, decided.better) == ("train", "nlft", ("reft",))
@@ -258,6 +304,9 @@ def test_the_verdict_stands_in_the_report_as_data_beside_its_sentence():
 
 def test_a_report_of_an_older_version_is_read_in_this_versions_format(tmp_path):
     new = json.loads(json.dumps(few()[1]))
+    second = {**new, "format_version": 2, "contrasts": [{**c, "significant": True} for c in new["contrasts"]]}
+    (tmp_path / "compare.json").write_text(json.dumps(second))
+    assert read_report(tmp_path / "compare.json")["contrasts"] == new["contrasts"], "computed from the verdicts"
     old = {key: value for key, value in new.items() if key not in ("format_version", "verdict_data")}
     old["contrasts"] = [{("told" if k == "significant" else k): v for k, v in c.items()} for c in new["contrasts"]]
     for arm in old["arms"]:

@@ -281,7 +281,8 @@ class Comparison(Staged):
         found = pooled(collateral).figures() if collateral else None
         broken = breaches(found, self.settings) if found else ()
         rows = tuple(kl) if kl and len(kl) == len(verdicts) else None
-        return Cells(verdicts, took, failed, seeds, once, found, broken, rows, joined(by), kl_by if rows else None)
+        kl_by, trained = kl_by if rows else None, arm != "base" and self.arms[arm].is_trained
+        return Cells(verdicts, took, failed, seeds, once, found, broken, rows, joined(by), kl_by, trained)
 
     def _beside_base(self, arm: str, result: CellResult, size: int, seed: int, fold: int) -> Collateral | None:
         """Compare the replies of an arm that does not train with those of the base model."""
@@ -318,7 +319,7 @@ class Comparison(Staged):
         """Return the table of the second checks for the terminal. Return no lines if there are none."""
         if not report.get("second"):
             return []
-        shown = second_table(report["second"], self.titles)
+        shown = second_table(report["second"], self.titles, [name for name, arm in self.arms.items() if arm.is_trained])
         return ["", *table(shown.rows, shown.head).split("\n")]
 
     def collateral_lines(self, grid: Grid) -> list[str]:

@@ -11,8 +11,10 @@ from nlft.results.front import ArmKL, Front, KLRows, front
 from nlft.results.stats import (
     Difference,
     Needed,
+    can_tell,
     clustered_wilson,
     holm,
+    interval_of,
     needed,
     paired_gaps,
     seeded_difference,
@@ -37,6 +39,7 @@ class Cells:
         broken: the bounds of collateral that this breaks.
         kl: the KL to base on the task of each scored reply, for each row of `verdicts`; None if not measured.
         clusters, kl_clusters: which questions, and which scored replies, belong together; None: they are independent.
+        trained: whether the arm trains; None: every arm but the base does.
     """
 
     verdicts: Sequence[Sequence[bool]]
@@ -49,18 +52,21 @@ class Cells:
     kl: KLRows | None = None
     clusters: Clusters | None = None
     kl_clusters: Clusters | None = None
+    trained: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Rate:
     """A rate of right answers with its 95% interval.
 
-    For one seed, this is Wilson's interval, see `clustered_wilson`. For several, it covers seeds and questions.
+    For one seed, this is Wilson's interval, see `clustered_wilson`. For several, it is the t interval over seeds and
+    questions of `seeded_difference`.
     """
 
     value: float
     low: float
     high: float
+    seeds: int = 1
 
     def __str__(self) -> str:
         return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
@@ -86,8 +92,8 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is significant after correction."""
-        return self.corrected < ALPHA
+        """Whether the difference is significant after correction. On two seeds, none is."""
+        return self.corrected < ALPHA and can_tell(self.gap.seeds)
 
 
 Grid = Mapping[tuple[str, int], Cells]
@@ -98,9 +104,33 @@ def rate_of(verdicts: Sequence[Sequence[bool]], clusters: Clusters | None = None
     """Return the rate of right answers over all seeds."""
     if len({tuple(row) for row in verdicts}) == 1:
         proportion = clustered_wilson(verdicts[0], clusters)
-        return Rate(proportion.value, proportion.low, proportion.high)
+        return Rate(proportion.value, proportion.low, proportion.high, len(verdicts))
     gap = seeded_difference(verdicts, [[False] * len(verdicts[0])], clusters=clusters)
-    return Rate(gap.value, gap.low, gap.high)
+    return Rate(gap.value, max(0.0, gap.low), gap.high, len(verdicts))
+
+
+def rate_note(arm: str, cells: Cells) -> str:
+    """Return what the interval of an arm's rate is of, to stand beside it. Empty for one draw of untrained answers."""
+    if cells.seeds is None or not cells.verdicts:
+        return ""
+    count = len(cells.verdicts)
+    if count > 1:
+        return f"on {count} seeds"
+    return interval_of(1) if _is_trained(arm, cells) else ""
+
+
+def _is_trained(arm: str, cells: Cells) -> bool:
+    return arm != "base" if cells.trained is None else cells.trained
+
+
+def _difference(grid: Grid, ours: str, theirs: str, size: int) -> Difference | None:
+    """Return the difference of two arms on the seeds that both have. Return None if they share none."""
+    rows = paired(grid[ours, size], grid[theirs, size])
+    if rows is None:
+        return None
+    gap = seeded_difference(*rows, clusters=grid[ours, size].clusters)
+    untrained = gap.seeds == 1 and not any(_is_trained(arm, grid[arm, size]) for arm in (ours, theirs))
+    return replace(gap, seeds=0) if untrained else gap
 
 
 def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
@@ -111,11 +141,10 @@ def contrasts(grid: Grid, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
     """
     made = []
     for size, ours, theirs in _planned(grid, pairs):
-        rows = paired(grid[ours, size], grid[theirs, size])
-        if rows is None:
+        rows, gap = paired(grid[ours, size], grid[theirs, size]), _difference(grid, ours, theirs, size)
+        if rows is None or gap is None:
             continue
         gaps = paired_gaps(*rows)
-        gap = seeded_difference(*rows, clusters=grid[ours, size].clusters)
         made.append(Contrast(size, ours, theirs, gap, 1.0, int((gaps > 0).sum()), int((gaps < 0).sum())))
     lacking = [1.0] * len(unmade(grid, pairs))
     corrected = holm([*(contrast.gap.p_value or 0.0 for contrast in made), *lacking])
@@ -206,6 +235,7 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
     A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
     all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave only one seed, or that
     failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed in `better`.
+    On two seeds, no difference is significant, so none is recommended.
     An arm that breaks a bound of collateral is never recommended. Where KL was measured, an arm that another one beats
     by violations and KL together is recommended only if that is so for all trained arms.
 
@@ -331,7 +361,7 @@ def _better(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: 
         if contrast.size == size and (contrast.theirs, contrast.ours) == (ours, theirs):
             return contrast.significant and contrast.gap.value < 0
     gap = _gap(grid, made, ours, theirs, size)
-    return gap.value > 0 and (gap.p_value or 0.0) * _pairs(grid, size) < ALPHA
+    return gap.value > 0 and can_tell(gap.seeds) and (gap.p_value or 0.0) * _pairs(grid, size) < ALPHA
 
 
 def _pairs(grid: Grid, size: int) -> int:
@@ -343,7 +373,7 @@ def _gap(grid: Grid, made: Sequence[Contrast], ours: str, theirs: str, size: int
     for contrast in made:
         if (contrast.ours, contrast.theirs, contrast.size) == (ours, theirs, size):
             return contrast.gap
-    rows = paired(grid[ours, size], grid[theirs, size])
-    if rows is None:
+    gap = _difference(grid, ours, theirs, size)
+    if gap is None:
         raise ValueError(f"{ours} and {theirs} have no seed in common")
-    return seeded_difference(*rows, clusters=grid[ours, size].clusters)
+    return gap

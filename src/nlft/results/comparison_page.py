@@ -7,19 +7,19 @@ from typing import Any
 from nlft.data.grading import CHECKS
 from nlft.files import read_template, render_page
 from nlft.results.chart_marks import look
-from nlft.results.comparison import Rate, paired
+from nlft.results.comparison import Rate, paired, rate_note
 from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import grid_of, grown_line
 from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note, second_table
 from nlft.results.plane_chart import plane_chart
-from nlft.results.stats import paired_gaps
+from nlft.results.stats import Difference, interval_of, paired_gaps
 
 Report = dict[str, Any]
 LISTED = 20  # questions that are listed for each side of a comparison
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 56, 40, 12, 16
 
 ARMS_HEAD = ("method", "examples", "right [95%]", "strict", "steps", "train", "peak memory", "tokens trained", "")
-CONTRASTS_HEAD = ("method", "against", "examples", "points [95%]", "p (Holm)", "won / lost", "significant")
+CONTRASTS_HEAD = ("method", "against", "examples", "points [95%]", "interval", "p (Holm)", "won / lost", "significant")
 
 
 def page(report: Report) -> str:
@@ -42,7 +42,9 @@ def page(report: Report) -> str:
         arms=_arms(report),
         collateral=collateral_table(grid_of(report), titles),
         collateral_notes=collateral_notes(grid_of(report), titles),
-        second=second_table(report["second"], titles) if report.get("second") else None,
+        second=second_table(report["second"], titles, [arm["arm"] for arm in report["arms"] if arm["trained"]])
+        if report.get("second")
+        else None,
         contrasts_head=CONTRASTS_HEAD,
         contrasts=_contrasts(report),
         asked=_questions(report),
@@ -113,7 +115,7 @@ def _grid_line(value: float, top: float) -> dict[str, str]:
     return {"y": f"{y:.1f}", "text_y": f"{y + 4:.1f}", "value": f"{value:.0%}"}
 
 
-def _point(x: float, share: Mapping[str, float], top: float) -> dict[str, str]:
+def _point(x: float, share: Mapping[str, Any], top: float) -> dict[str, str]:
     low, high = _y(share["low"], top), _y(min(share["high"], top), top)
     y = _y(share["value"], top)
     return {"x": f"{x:.1f}", "y": f"{y:.1f}", "low": f"{low:.1f}", "high": f"{high:.1f}", "said": str(Rate(**share))}
@@ -135,10 +137,11 @@ def _arms(report: Report) -> list[list[str]]:
     rows, grid = [], grid_of(report)
     for arm in report["arms"]:
         share = arm["share"]
-        shown = str(Rate(**share)) if share else ""
+        cell = grid[arm["arm"], arm["size"]]
+        shown = f"{Rate(**share)} {rate_note(arm['arm'], cell)}".rstrip() if share else ""
         failed = "; ".join(f"seed {seed}: {why}" for seed, why in arm["failed"].items())
         strict = f"{arm['readings']['strict']:.1%}" if "strict" in arm["readings"] else ""
-        title = f"{arm['title']} {one_seed_note(grid[arm['arm'], arm['size']])}"
+        title = f"{arm['title']} {one_seed_note(cell)}"
         cells = [title, str(arm["size"]), shown, strict, *costs(arm["results"] if arm["trained"] else [])]
         rows.append([*cells, failed])
     return rows
@@ -151,7 +154,8 @@ def _contrasts(report: Report) -> list[list[str]]:
         gap = c["gap"]
         points = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
         significant = "yes" if c["significant"] else "no"
-        cells = [titles[c["ours"]], titles[c["theirs"]], str(c["size"]), points, f"{c['corrected']:.3f}"]
+        of = interval_of(Difference(**gap).seeds)
+        cells = [titles[c["ours"]], titles[c["theirs"]], str(c["size"]), points, of, f"{c['corrected']:.3f}"]
         rows.append([*cells, f"{c['wins']} / {c['losses']}", significant])
     return rows
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nlft.results.comparison import Cells, Grid, Verdict, rate_of
+from nlft.results.comparison import Cells, Grid, Verdict, rate_note, rate_of
 from nlft.results.comparison_tables import Table
 from nlft.results.curves import kl_at, mean_curve
 from nlft.results.stats import Interval, rate_per_token
@@ -30,12 +30,12 @@ def plane(grid: Grid, prompted: Collection[str]) -> list[dict[str, Any]]:
     """Return a row for each arm and size with a result, for the report.
 
     `violation` is the share of answers that are not right, `kl` the KL on the task in nats per token, both with their
-    95% interval. The KL of a prompted arm is 0. It is None for a trained arm without a KL of each reply. `kl_elsewhere`
-    is the KL on the prompts to keep. `curve` has the means over seeds of each step, and `chosen` the chosen step of
-    each cell.
+    95% interval; `interval` says what they are of. The KL of a prompted arm is 0. It is None for a trained arm without
+    a KL of each reply. `kl_elsewhere` is the KL on the prompts to keep. `curve` has the means over seeds of each step,
+    and `chosen` the chosen step of each cell.
     """
     return [
-        {"arm": arm, "size": size, **_point(cells, trained=arm not in prompted)}
+        {"arm": arm, "size": size, "interval": rate_note(arm, cells), **_point(cells, trained=arm not in prompted)}
         for (arm, size), cells in grid.items()
         if cells.verdicts
     ]
@@ -131,13 +131,23 @@ def plane_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) ->
     Args:
         rows: rows of `plane`.
     """
-    head = ["", "examples", "violations [95%]", "KL [95%]", "KL elsewhere", "chosen step", "step: violations, KL"]
+    head = [
+        "",
+        "examples",
+        "violations [95%]",
+        "KL [95%]",
+        "intervals",
+        "KL elsewhere",
+        "chosen step",
+        "step: violations, KL",
+    ]
     made = [
         [
             titles[row["arm"]],
             str(row["size"]),
             _interval(row["violation"], "{:.1%}"),
             _interval(row["kl"], "{:.3g}") if row["kl"] and row["kl"]["high"] else "0" if row["kl"] else "–",
+            row.get("interval", ""),
             "–" if row["kl_elsewhere"] is None else f"{row['kl_elsewhere']:.3g}",
             " / ".join(map(str, row["chosen"])),
             "; ".join(map(_step_text, row["curve"])),

@@ -12,10 +12,11 @@ from nlft.results.collateral_report import breach_text, figures_of
 from nlft.results.comparison import Cells, Grid, Verdict, contrasts, rate_of, unmade, verdict
 from nlft.results.comparison_plane import both_lines, equal_violation, plane
 from nlft.results.front import KLRows
-from nlft.results.stats import Difference
+from nlft.results.stats import Difference, interval_of
 
 Report = dict[str, Any]
-FORMAT_VERSION = 2  # 1, without a number, had `told` for `significant`, and no `verdict_data`
+# 1, without a number, had `told` for `significant`, and no `verdict_data`. 2 had bootstrap intervals.
+FORMAT_VERSION = 3
 
 
 def comparison_report(
@@ -77,7 +78,7 @@ def _both(grid: Grid, decided: Verdict, titles: Mapping[str, str], prompted: Col
 def read_report(path: Path) -> Report:
     """Read a compare.json of this version or an older one, and return it in this version's format.
 
-    The verdict of an older file is decided again.
+    All intervals, p-values and the verdict of an older file are computed again from its verdicts.
     """
     report: Report = json.loads(path.read_text(encoding="utf-8"))
     if report.get("format_version") == FORMAT_VERSION:
@@ -110,6 +111,7 @@ def grid_of(report: Report) -> Grid:
             _kl_rows(arm["kl_each"]) if arm.get("kl_each") else None,
             by,
             kl_by if arm.get("kl_each") else None,
+            arm["trained"],
         )
         for arm in report["arms"]
     }
@@ -140,16 +142,25 @@ def _sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
     assert decided.prompt is not None
     best, prompt = titles[decided.best], titles[decided.prompt]
     if decided.kind == "out_of_bounds":
-        return f"No method stays within the bounds: the best, {best}, is {decided.gap} over {prompt}."
+        return f"No method stays within the bounds: the best, {best}, is {_gap_text(decided)} over {prompt}."
     if decided.kind == "do_not_train":
         rate = decided.rates[decided.prompt]
-        return f"No method beat a model without training ({prompt}, {rate}): do not fine-tune on this data."
+        return (
+            f"No method beat a model without training ({prompt}, {rate}): do not fine-tune on this data. The best, "
+            f"{best}, is {_gap_text(decided)} over it."
+        )
     if decided.kind != "train":
-        return _undecided_sentence(decided, f"{best} is {decided.gap} over {prompt}")
+        return _undecided_sentence(decided, f"{best} is {_gap_text(decided)} over {prompt}")
     seeds = f" on {decided.seeds} of {decided.seeds + decided.failed_seeds} seeds" if decided.failed_seeds else ""
     planned = "" if decided.planned else " (not planned)"
-    gap = f"{decided.rates[decided.best]}{seeds}, {decided.gap} over {prompt}{planned}"
+    gap = f"{decided.rates[decided.best]}{seeds}, {_gap_text(decided)} over {prompt}{planned}"
     return f"Train with {best}: {gap}{_rivals_clause(decided, titles)}."
+
+
+def _gap_text(decided: Verdict) -> str:
+    """Return the gap with its interval, and what that interval is of."""
+    assert decided.gap is not None
+    return f"{decided.gap} {interval_of(decided.gap.seeds)}".rstrip()
 
 
 def _undecided_sentence(decided: Verdict, gap: str) -> str:
@@ -162,13 +173,21 @@ def _undecided_sentence(decided: Verdict, gap: str) -> str:
         more = take.questions > decided.questions
         questions = f"{max(take.questions, decided.questions)} test questions{_on_clusters(decided) if more else ''}"
         need = f"you need about {take.seeds} seeds (you have {decided.seeds}) and {questions}"
-        return f"Too few seeds: {gap}; {power}, {need}."
+        return f"Too few seeds: {gap}; {power}, {need}; {_range(decided)}."
     if decided.kind == "more_questions":
         return (
             f"Too few test questions: {gap}; {power}, you need about {take.questions}{_on_clusters(decided)} "
-            f"(you have {decided.questions})."
+            f"(you have {decided.questions}); {_range(decided)}."
         )
     return f"Too close: {gap}; the {decided.questions} test questions are enough {power}."
+
+
+def _range(decided: Verdict) -> str:
+    """Return the range of the questions and seeds that are needed, such as "the range is 320 to 1300 questions"."""
+    take = decided.needed
+    assert take is not None
+    seeds = f", on up to {take.most_seeds} seeds" if take.most_seeds and take.most_seeds > (take.seeds or 0) else ""
+    return f"the range is {take.fewest} to {take.most} questions{seeds}, because this result is a sample"
 
 
 def _on_clusters(decided: Verdict) -> str:
@@ -203,9 +222,11 @@ def contrast_lines(report: Report) -> list[str]:
 
 def _contrast_line(contrast: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     significance = "" if contrast["significant"] else ", not significant"
+    gap = Difference(**contrast["gap"])
+    shown = f"{gap} {interval_of(gap.seeds)}".rstrip()
     return (
         f"{titles[contrast['ours']]} against {titles[contrast['theirs']]}, {contrast['size']} examples: "
-        f"{Difference(**contrast['gap'])}, p {contrast['corrected']:.2g} corrected ({contrast['wins']} won, "
+        f"{shown}, p {contrast['corrected']:.2g} corrected ({contrast['wins']} won, "
         f"{contrast['losses']} lost){significance}."
     )
 

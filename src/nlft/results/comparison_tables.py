@@ -1,13 +1,13 @@
 """Make the tables of a comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nlft.results.collateral_report import COMPARED_HEAD, compared_lines, compared_row
-from nlft.results.comparison import Cells, Grid, Rate, rate_of
+from nlft.results.comparison import Cells, Grid, Rate, rate_note, rate_of
 from nlft.results.evaluate import deciding_reading
-from nlft.results.stats import Proportion
+from nlft.results.stats import Proportion, interval_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def grid_table(grid: Grid, titles: Mapping[str, str]) -> Table:
     rows = []
     for arm in dict.fromkeys(arm for arm, _ in grid):
         cells = [grid.get((arm, size)) for size in sizes]
-        rows.append([titles[arm], *map(_rate, cells), *_largest_costs(cells)])
+        rows.append([titles[arm], *(_rate(arm, cell) for cell in cells), *_largest_costs(cells)])
     return Table(head, rows)
 
 
@@ -57,7 +57,7 @@ def arms_table(grid: Grid, titles: Mapping[str, str], extraction: str) -> Table:
     head = ["", *head, "tokens", "train", "evaluate", "peak memory"]
     rows = []
     for (arm, _), cells in grid.items():
-        row = _arm_row(cells, readings) if cells.results else [_reason(cells)]
+        row = _arm_row(arm, cells, readings) if cells.results else [_reason(cells)]
         rows.append([titles[arm], *row, *[""] * (len(head) - 1 - len(row))])
     return Table(head, rows)
 
@@ -68,7 +68,7 @@ def collateral_table(grid: Grid, titles: Mapping[str, str]) -> Table | None:
     In a change such as 98% → 97%, the first value is that of the base model. Return None if nothing was measured.
     """
     rows = [
-        [titles[arm], str(size), _rate(cells) if name == "task" else "", name, *compared_row(one)]
+        [titles[arm], str(size), _rate(arm, cells) if name == "task" else "", name, *compared_row(one)]
         for (arm, size), cells in grid.items()
         for name, one in (cells.collateral or {}).items()
     ]
@@ -85,12 +85,18 @@ def collateral_notes(grid: Grid, titles: Mapping[str, str]) -> list[str]:
     ]
 
 
-def second_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Table:
+def second_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], trained: Collection[str] = ()) -> Table:
     """Make a table of the rates by the second checks, of the base model and of each method.
 
     Args:
         rows: `second` of a report.
+        trained: arms that train, whose intervals over one seed are of one training.
     """
+
+    def rate(row: Mapping[str, Any]) -> str:
+        one = Rate(**row["share"])
+        return f"{one} {interval_of(one.seeds if one.seeds > 1 or row['arm'] in trained else 0)}".rstrip()
+
     shown = [
         [
             titles[row["arm"]],
@@ -98,7 +104,7 @@ def second_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -
             row["prompts"],
             row["check"],
             f"{row['base']['value']:.1%}",
-            str(Rate(**row["share"])),
+            rate(row),
         ]
         for row in rows
         if row["arm"] != "base"
@@ -106,7 +112,7 @@ def second_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -
     return Table(["", "examples", "prompts", "second check", "base passes", "passes [95%]"], shown)
 
 
-def _arm_row(cells: Cells, readings: Sequence[str]) -> list[str]:
+def _arm_row(arm: str, cells: Cells, readings: Sequence[str]) -> list[str]:
     result = cells.results[0]
     summary = result["summary"]
     if not readings:
@@ -115,7 +121,7 @@ def _arm_row(cells: Cells, readings: Sequence[str]) -> list[str]:
         proportions = [Proportion(**summary["accuracy"][name]) for name in readings]
         # The file may have been made before --cluster was set; the verdicts are by the same reading.
         decided = str(rate_of(cells.verdicts, cells.clusters)) if cells.verdicts else str(proportions[0])
-        graded = [decided, *(f"{p.value:.1%}" for p in proportions[1:])]
+        graded = [f"{decided} {rate_note(arm, cells)}".rstrip(), *(f"{p.value:.1%}" for p in proportions[1:])]
         graded.append(f"{summary['graded_share'][readings[0]]:.0%}")
     return [
         *graded,
@@ -126,12 +132,12 @@ def _arm_row(cells: Cells, readings: Sequence[str]) -> list[str]:
     ]
 
 
-def _rate(cells: Cells | None) -> str:
+def _rate(arm: str, cells: Cells | None) -> str:
     if cells is None:
         return ""
     rate = str(rate_of(cells.verdicts, cells.clusters)) if cells.verdicts else ""
     failed = f"{len(cells.failed)} failed: {_reason(cells)}" if cells.failed else ""
-    return " ".join([rate, one_seed_note(cells), failed]).strip()
+    return " ".join(part for part in (rate, rate_note(arm, cells), one_seed_note(cells), failed) if part)
 
 
 def _reason(cells: Cells) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 
 from nlft.results.clusters import Clusters
-from nlft.results.stats import Ratio, holm, paired_ratio
+from nlft.results.stats import Ratio, can_tell, holm, paired_ratio
 
 ALPHA = 0.05
 
@@ -76,7 +76,7 @@ def kl_contrasts(measured: Mapping[str, ArmKL]) -> tuple[KLContrast, ...]:
         seeds = [seed for seed in a.seeds if seed in b.seeds]
         if seeds and a.total > 0 and b.total > 0:
             pairs.append((ours, theirs, a.nats(seeds), b.nats(seeds), a.clusters))
-    # The smallest p-value of a bootstrap must stay below 0.05 after the correction.
+    # On one seed, the smallest p-value of a bootstrap must stay below 0.05 after the correction.
     samples = max(9999, 60 * len(pairs))
     ratios = [paired_ratio(a, b, clusters=by, samples=samples) for _, _, a, b, by in pairs]
     corrected = holm([ratio.p_value for ratio in ratios])
@@ -95,7 +95,7 @@ def front(
     """Find the arms that none beats.
 
     An arm beats another if it is significantly better in one of violations and KL, and not significantly worse in the
-    other. The KL of a prompted arm is 0: it changes no weights.
+    other. On two seeds, nothing is significant. The KL of a prompted arm is 0: it changes no weights.
 
     Args:
         prompted: arms that train nothing.
@@ -106,7 +106,7 @@ def front(
     contrasts = kl_contrasts(measured)
     closer = {(p, arm) for p in prompted for arm, kl in measured.items() if kl.total > 0}
     for one in contrasts:
-        if one.corrected < ALPHA:
+        if one.corrected < ALPHA and can_tell(one.ratio.seeds):
             closer.add((one.ours, one.theirs) if one.ratio.value < 1 else (one.theirs, one.ours))
     arms = [*prompted, *measured]
     fewest = {pair for pair in permutations(arms, 2) if fewer(*pair)}

@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 
 from nlft.results.clusters import Clusters, sums
+from nlft.results.components import by_unit, components
+from nlft.results.components import paired_gaps as paired_gaps
+from nlft.results.power import Needed as Needed
+from nlft.results.power import needed as needed
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,36 @@ class Difference:
 
     Attributes:
         p_value: two-sided p-value for the null hypothesis of no difference; None if it was not computed.
+        seeds: number of seeds that it is over. The interval over one seed is of that one training: it does not say how
+            another training would do. 0: nothing was trained.
     """
 
     value: float
     low: float
     high: float
     p_value: float | None = None
+    seeds: int = 1
 
     def __str__(self) -> str:
         return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
+def interval_of(seeds: int) -> str:
+    """Return what an interval over so many seeds is of, to stand beside it. Empty if nothing was trained."""
+    named = {0: "", 1: "of this one training", 2: "on 2 seeds, too few for significance"}
+    return named.get(seeds, f"on {seeds} seeds")
+
+
+def can_tell(seeds: int) -> bool:
+    """Return whether a difference over so many seeds can be significant.
+
+    On one seed it is significant for that training alone. Two seeds promise more and cannot keep it.
+    """
+    return seeds != 2
+
+
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], *, seed: int = 0) -> Difference:
-    """Return how much more often `ours` is right than `theirs`, with an interval from a bootstrap over questions.
+    """Return how much more often `ours` is right than `theirs`, with Tango's interval (1998) over questions.
 
     Args:
         ours, theirs: whether each question was answered right. Both hold the same questions in the same order.
@@ -100,63 +121,124 @@ def seeded_difference(
     samples: int = 9999,
     seed: int = 0,
 ) -> Difference:
-    """Return the difference over several seeds.
+    """Return the difference over all seeds.
 
-    The bootstrap resamples questions and seeds, so the interval covers the variation of both. With clusters, it
-    resamples whole clusters in place of questions.
+    One seed: Tango's score interval (1998) for paired proportions, with the effective number of questions of
+    `effective_number` if there are clusters. It is of this one training. The p-value is that of `symmetric_p`.
 
-    The function widens differences between seeds by sqrt(n / (n - 1)), because a draw from n seeds varies less than
-    seeds do. With fewer than about five seeds, the interval is still too narrow if seeds differ by more than chance,
-    and too wide if they do not. In simulations with seeds that differ by 5 points, it contains the true value in 81 to
-    97 of 100 runs for two seeds, and in 91 to 98 for three.
+    Several seeds: a t interval from the variance between questions (or clusters) and between seeds, see `Components`.
+    The half width is at least 3 / n with n questions or clusters (the rule of three), so that few differences, or
+    none, never look certain. The p-value is the larger of that of the same t and that of `symmetric_p`, which is valid
+    also if few questions differ.
+
+    The interval contains 0 if the p-value is 0.05 or more. If no question is answered differently, or the differences
+    cancel out in every cluster, the interval is 3 / n to either side.
 
     Args:
         ours, theirs: whether each answer is right, (seeds, questions), for the same questions in the same order. If
             one of them has only one seed (a prompted model), it is paired with each seed of the other.
         clusters: which questions belong together; None: they are independent.
-    Returns:
-        The mean difference, its percentile interval, and a p-value. The p-value is the larger of two. The bootstrap's
-        p-value is twice the fraction of draws on the other side of zero. The other p-value comes from `symmetric_p`, a
-        test that is valid also for few questions. If no question is answered differently, or the differences cancel out
-        in every cluster, the interval follows the rule of three: 3 / n to either side, with n questions or clusters.
+        samples, seed: of the random signs of `symmetric_p`.
     Raises:
         ValueError: `ours` and `theirs` do not hold the same questions.
     """
     gaps = paired_gaps(ours, theirs)
-    mean = float(gaps.mean())
+    mean, seeds = float(gaps.mean()), len(gaps)
     net = sums(gaps, clusters)
+    least = min(1.0, 3 / net.shape[1])
     if not net.any():
-        bound = min(1.0, 3 / net.shape[1])
-        return Difference(mean, -bound, bound, 1.0)
-    exact = symmetric_p(gaps, samples, seed, clusters)
-    (means,) = _resampled([gaps], samples, seed, clusters)
-    low, high = np.quantile(means, [0.025, 0.975])
-    p_value = max(exact, 2 * min((means <= 0).mean(), (means >= 0).mean()))
-    return Difference(mean, float(low), float(high), float(min(1.0, max(p_value, 2 / samples))))
+        return Difference(mean, -least, least, 1.0, seeds)
+    p_value = symmetric_p(gaps, samples, seed, clusters)
+    if seeds == 1:
+        low, high = tango(float((gaps > 0).mean()), float((gaps < 0).mean()), effective_number(gaps[0], clusters))
+    else:
+        margin, t_value = 1.0, 1.0
+        if net.shape[1] > 1:
+            margin, t_value = _t_interval(by_unit(ours, clusters), by_unit(theirs, clusters), mean)
+        low, high, p_value = mean - max(margin, least), mean + max(margin, least), max(p_value, t_value)
+    if p_value >= 0.05:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Difference(mean, max(-1.0, low), min(1.0, high), float(p_value), seeds)
+
+
+def _t_interval(ours: Any, theirs: Any, mean: float) -> tuple[float, float]:
+    """Return half the width of the t interval of the mean difference, and its p-value.
+
+    Args:
+        ours, theirs: numbers (seeds, units).
+    """
+    from scipy.stats import t
+
+    parts = components(ours, theirs)
+    error = float(parts.error)
+    p_value = 2 * float(t.sf(abs(mean) / error, parts.degrees)) if error else 0.0
+    return float(parts.margin()), p_value
+
+
+def effective_number(gaps: Any, clusters: Clusters | None) -> float:
+    """Return the number of independent questions that would show the mean of the gaps as well as these do.
+
+    It is that of `clustered_wilson`: the number of questions, divided by the design effect of their clusters.
+
+    Args:
+        gaps: a number for each question, (questions,).
+    """
+    n = len(gaps)
+    if clusters is None or clusters.count == n:
+        return float(n)
+    from scipy.stats import t
+
+    groups, alone = clusters.count, float(gaps.var(ddof=1))
+    rest = clusters.sums((gaps - gaps.mean())[None])
+    variance = groups / (groups - 1) * float((rest**2).sum()) / n**2
+    if alone == 0:
+        return float(groups)
+    fewer = (t.ppf(0.975, n - 1) / t.ppf(0.975, groups - 1)) ** 2
+    return float(n if variance == 0 else min(n, fewer * alone / variance))
+
+
+def tango(won: float, lost: float, n: float) -> tuple[float, float]:
+    """Return the 95% score interval of a difference between paired proportions (Tango 1998, Stat. Med. 17:891).
+
+    Args:
+        won, lost: shares of the questions that only one side answered right.
+        n: number of questions, or their effective number.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    z, gap = float(norm.ppf(0.975)), won - lost
+
+    def score(at: float) -> float:
+        middle = -won - lost + (2 - won + lost) * at
+        # The share that only theirs answer right if the difference is `at`, by maximum likelihood.
+        share = (np.sqrt(max(0.0, middle**2 + 8 * lost * at * (1 - at))) - middle) / 4
+        spread = np.sqrt(max(0.0, 2 * share + at * (1 - at)) / n)
+        return float(abs(gap - at) - z * spread)
+
+    low = -1.0 if gap <= -1 else brentq(score, -1, gap - 1e-12)
+    high = 1.0 if gap >= 1 else brentq(score, gap + 1e-12, 1)
+    return float(low), float(high)
 
 
 def _resampled(each: Sequence[Any], samples: int, seed: int, clusters: Clusters | None = None) -> list[Any]:
-    """Return bootstrap draws of the mean of each array, with the same questions and seeds in a draw for all arrays.
+    """Return bootstrap draws of the mean of each array, with the same replies in a draw for all arrays.
 
-    With clusters, a draw has as many clusters as there are, and the mean is over all of their questions.
+    With clusters, a draw has as many clusters as there are, and the mean is over all of their replies.
 
     Args:
-        each: arrays (seeds, questions). See `seeded_difference` for the widening of differences between seeds.
+        each: arrays (replies,).
     """
-    seeds, questions = each[0].shape
-    if seeds > 1:
-        each = [x.mean(0) + (x - x.mean(0)) * np.sqrt(seeds / (seeds - 1)) for x in each]
-    sizes = sums(np.ones((1, questions)), clusters)[0]
-    each, drawable = [sums(x, clusters) for x in each], len(sizes)
+    sizes = sums(np.ones((1, len(each[0]))), clusters)[0]
+    each, drawable = [sums(x[None], clusters)[0] for x in each], len(sizes)
     rng = np.random.default_rng(seed)
     means = [np.empty(samples) for _ in each]
     for start in range(0, samples, 1000):
         count = min(1000, samples - start)
         weights = rng.multinomial(drawable, np.full(drawable, 1 / drawable), size=count)
         weights = weights / (weights @ sizes)[:, None]
-        drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
         for x, drawn in zip(each, means, strict=True):
-            drawn[start : start + count] = ((drawn_seeds @ x) * weights).sum(1)
+            drawn[start : start + count] = weights @ x
     return means
 
 
@@ -175,64 +257,71 @@ class Ratio:
 
     Attributes:
         p_value: two-sided p-value for the null hypothesis that the two are equal.
+        seeds: as in `Difference`.
     """
 
     value: float
     low: float
     high: float
     p_value: float
+    seeds: int = 1
 
 
 def rate_per_token(
     nats: Any, tokens: Any, *, clusters: Clusters | None = None, samples: int = 9999, seed: int = 0
 ) -> Interval:
-    """Return nats per token over all replies and seeds. The bootstrap resamples replies, or clusters, and seeds.
+    """Return nats per token over all replies and seeds.
+
+    One seed: the interval is a bootstrap over replies, or clusters. Several: it is the t interval of the logarithm,
+    from the variance between replies and between seeds, as in `seeded_difference`.
 
     Args:
         nats, tokens: sums over each reply, (seeds, replies).
         clusters: which replies belong together; None: they are independent.
     """
     nats, tokens = np.asarray(nats, dtype=float), np.asarray(tokens, dtype=float)
-    above, below = _resampled([nats, tokens], samples, seed, clusters)
+    value = float(nats.sum() / max(tokens.sum(), 1))
+    if len(nats) > 1 and sums(nats, clusters).shape[1] > 1:
+        if not value:
+            return Interval(0.0, 0.0, 0.0)
+        # The logarithm of a ratio varies as these sums do, to first order.
+        each = nats / nats.mean() - tokens / tokens.mean()
+        margin, _ = _t_interval(by_unit(each, clusters), np.zeros((1, sums(nats, clusters).shape[1])), 0.0)
+        return Interval(value, value * float(np.exp(-margin)), value * float(np.exp(margin)))
+    above, below = _resampled([nats.mean(0), tokens.mean(0)], samples, seed, clusters)
     low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
-    return Interval(float(nats.sum() / max(tokens.sum(), 1)), max(0.0, float(low)), float(high))
+    return Interval(value, max(0.0, float(low)), float(high))
 
 
 def paired_ratio(
     ours: Any, theirs: Any, *, clusters: Clusters | None = None, samples: int = 9999, seed: int = 0
 ) -> Ratio:
-    """Return how many times as large `ours` is as `theirs`, in total. Both are paired by reply and seed.
+    """Return how many times as large `ours` is as `theirs`, in total. Both are paired by reply.
 
-    The p-value is the larger of two, as in `seeded_difference`: that of the bootstrap of the difference, over replies
-    and seeds, and that of flipping at random which side each reply's difference favours. With clusters, both take whole
-    clusters in place of replies.
+    One seed: the interval is a bootstrap over replies, and the p-value is the larger of the bootstrap's and that of
+    flipping at random which side each reply's difference favours. Several: the interval and the first p-value are those
+    of the t interval of the logarithm, as in `rate_per_token`. With clusters, whole clusters take the place of replies.
 
     Args:
         ours, theirs: nats of each reply, 0 or more, (seeds, replies). `theirs` is above 0 in total.
         clusters: which replies belong together; None: they are independent.
     """
     ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    above, below = _resampled([ours, theirs], samples, seed, clusters)
+    value, units = float(ours.sum() / theirs.sum()), sums(ours, clusters).shape[1]
+    p_value = _flipped_p(sums((ours - theirs).sum(0, keepdims=True), clusters)[0], samples, seed)
+    if len(ours) > 1 and units > 1 and value:
+        a, b = (by_unit(one / one.mean(), clusters) for one in (ours, theirs))
+        margin, t_value = _t_interval(a, b, float(np.log(value)))
+        low, high, p_value = value * np.exp(-margin), value * np.exp(margin), max(p_value, t_value)
+        if p_value >= 0.05:
+            low, high = min(low, 1.0), max(high, 1.0)
+        return Ratio(value, float(low), float(high), p_value, len(ours))
+    above, below = _resampled([ours.mean(0), theirs.mean(0)], samples, seed, clusters)
     low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
     gaps = above - below
-    flipped = _flipped_p(sums((ours - theirs).sum(0, keepdims=True), clusters)[0], samples, seed)
-    p_value = max(flipped, 2 * min((gaps <= 0).mean(), (gaps >= 0).mean()))
+    p_value = max(p_value, 2 * min((gaps <= 0).mean(), (gaps >= 0).mean()))
     p_value = float(min(1.0, max(p_value, 2 / samples)))
-    return Ratio(float(ours.sum() / theirs.sum()), max(0.0, float(low)), float(high), p_value)
-
-
-def paired_gaps(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> Any:
-    """Return an array (seeds, questions): 1 where only ours are right, -1 where only theirs are, else 0.
-
-    The arguments are those of `seeded_difference`.
-
-    Raises:
-        ValueError: `ours` and `theirs` do not hold the same questions.
-    """
-    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if a.shape[1] != b.shape[1] or (a.shape[0] != b.shape[0] and 1 not in (a.shape[0], b.shape[0])):
-        raise ValueError(f"verdicts of shape {a.shape} and {b.shape} cannot be paired")
-    return a - b
+    return Ratio(value, max(0.0, float(low)), float(high), p_value, len(ours))
 
 
 def symmetric_p(gaps: Any, samples: int, seed: int, clusters: Clusters | None = None) -> float:
@@ -243,8 +332,8 @@ def symmetric_p(gaps: Any, samples: int, seed: int, clusters: Clusters | None = 
     For one seed, this is McNemar's exact test. With clusters, it is the exact test that flips the sign of each
     cluster's sum, over all combinations of signs. It equals McNemar's if no cluster has more than one question that
     differs. For several seeds, the function flips the sign of each question's or cluster's mean over the seeds at
-    random, `samples` times. This test ignores the variance between seeds. The bootstrap covers that variance, but its
-    tail is too thin if only a few questions differ.
+    random, `samples` times. This test ignores the variance between seeds. The t of `seeded_difference` covers that
+    variance, but its tail is too thin if only a few questions differ.
 
     Args:
         gaps: (seeds, questions), -1, 0 or 1 each.
@@ -293,75 +382,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
         corrected[at] = highest
     return corrected
-
-
-@dataclass(frozen=True)
-class Needed:
-    """The numbers of test questions and seeds that would show a difference.
-
-    Attributes:
-        seeds: number of seeds. None if the present number suffices, or if there is only one seed, which does not show
-            how much seeds differ.
-        clusters: number of clusters that the questions belong to, at as many questions for each as now; None without
-            clusters.
-    """
-
-    questions: int
-    seeds: int | None = None
-    clusters: int | None = None
-
-
-def needed(
-    ours: Sequence[Sequence[bool]],
-    theirs: Sequence[Sequence[bool]],
-    wanted: float,
-    *,
-    tests: int = 1,
-    clusters: Clusters | None = None,
-) -> Needed:
-    """Estimate how many test questions and seeds make a difference of `wanted` significant in four runs of five.
-
-    A two-way analysis of variance splits the variance of the difference. The variance between questions shrinks with
-    the number of questions. The variance between seeds does not. Over several seeds, the bootstrap counts the residual
-    part three times (Owen 2007, arXiv 0712.1111), and so does this function. If seed variance alone exceeds half the
-    error budget, the function asks for more seeds and splits the budget evenly.
-
-    Args:
-        ours, theirs: as for `seeded_difference`.
-        tests: number of comparisons that the p-value is corrected for (Bonferroni, which is never less than Holm's).
-        clusters: which questions belong together. The function then counts clusters in place of questions.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    gaps = paired_gaps(ours, theirs)
-    of_clusters, whole = sums(np.ones_like(gaps[:1]), clusters), gaps.shape[1]
-    each = whole / of_clusters.shape[1]
-    # The mean over clusters, and how it varies, is then that of the mean over their questions.
-    gaps = sums(gaps, clusters) / each + gaps.mean() * (1 - of_clusters / each)
-    seeds, questions = gaps.shape
-    # If all questions agree, a fraction of 1 / questions may have been missed.
-    of_questions = max(float(gaps.mean(0).var(ddof=1)) if questions > 1 else 1.0, 1 / questions)
-    of_seeds = noise = 0.0
-    if seeds > 1 and questions > 1:
-        rest = gaps - gaps.mean(0) - gaps.mean(1, keepdims=True) + gaps.mean()
-        noise = float((rest**2).sum()) / ((seeds - 1) * (questions - 1))
-        of_seeds = max(0.0, float(gaps.mean(1).var(ddof=1)) - noise / questions)
-        of_questions = max(0.0, of_questions - noise / seeds)
-    alpha, beta = float(norm.ppf(1 - 0.025 / tests)), float(norm.ppf(0.8))
-    enough = max(seeds, int(np.ceil(2 * of_seeds * ((alpha + beta) / wanted) ** 2)))
-    counted = 3 if enough > 1 else 1
-
-    def lacking(log_questions: float) -> float:
-        of_each = np.exp(-log_questions)
-        truly = of_seeds / enough + (of_questions + noise / enough) * of_each
-        taken = of_seeds / enough + (of_questions + counted * noise / enough) * of_each
-        return float(alpha * np.sqrt(taken) + beta * np.sqrt(truly) - wanted)
-
-    wanted_questions = float(np.exp(brentq(lacking, np.log(1e-3), np.log(1e12))))
-    take = _round_up(wanted_questions * each)
-    return Needed(take, enough if enough > seeds else None, None if clusters is None else int(np.ceil(take / each)))
-
-
-def _round_up(count: float) -> int:
-    return int(np.ceil(count / 10) * 10)
