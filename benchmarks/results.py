@@ -46,7 +46,8 @@ def habit_tables(report: dict[str, Any], titles: dict[str, str]) -> list[str]:
         rows.append([titles[row["arm"]], seeds, *plane_cells(row), *style_cells(arm), *bound_cells(arm)])
     shown = [Table(head, rows).markdown()]
     if report.get("second"):
-        shown += ["", second_table(report["second"], titles).markdown()]
+        on_task = [row for row in report["second"] if row["prompts"] == "task"]
+        shown += ["", second_table(on_task, titles).markdown()]
     return shown
 
 
@@ -83,12 +84,18 @@ def about(report: dict[str, Any]) -> str:
     budget = f"{settings['num_train_epochs']:g} epochs in batches of {size}"
     if settings["max_steps"] > 0:
         budget = f"{settings['max_steps']} optimizer steps of {size} examples"
+    shown = (
+        "The table shows violations, the share of replies that break a check, with the 95% interval. Words, endings "
+        "and repetition are those on the task, base → trained."
+        if "plane" in report
+        else f"The table shows the share of right answers ({settings['extraction']} reading, as the examples were "
+        "labelled) with its 95% interval. Time, memory and tokens are those of the training at the largest size, as a "
+        "mean over the seeds."
+    )
     return wrapped(
         f"{Path(report['model']).name}, {report['questions']} test questions, seed{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))}; {budget}, learning rate {settings['learning_rate']:g}, "
-        f"answer_weight {settings['answer_weight']:g}. The table shows the share of right answers "
-        f"({settings['extraction']} reading, as the examples were labelled) with its 95% interval. Time, memory and "
-        "tokens are those of the training at the largest size, as a mean over the seeds."
+        f"answer_weight {settings['answer_weight']:g}. {shown}"
     )
 
 
@@ -139,6 +146,7 @@ def keep(name: str, folder: Path, model: str | None) -> None:
     """
     report = read_report(folder / "compare.json")
     report.pop("asked", None)  # the questions are the dataset's
+    report["settings"]["output_dir"] = f"runs/{name}"
     given = report["model"]
     named = model or (Path(given).name if Path(given).is_dir() else given)
     write_report(name, json.loads(json.dumps(report, ensure_ascii=False).replace(given, named)))
