@@ -34,8 +34,8 @@ from nlft.models.opening import local_name
 from nlft.models.settings import CallSettings
 from nlft.results.beside import Reference, divergence, reply_of, struck_ids
 from nlft.results.curves import CurvePoint, OnTraining, chosen_step, curve_point
-from nlft.results.evaluate import Evaluation, as_asked, deciding_reading, evaluate
-from nlft.results.settings import CollateralSettings, EvaluationSettings
+from nlft.results.evaluate import Evaluation, deciding_reading, evaluate
+from nlft.results.settings import CollateralSettings, EvaluationSettings, as_asked
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import RunDirCallback
 from nlft.training.striking import StrikeDose

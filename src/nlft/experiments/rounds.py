@@ -17,7 +17,8 @@ from nlft.experiments import stages
 from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Stage, Staged
 from nlft.files import write_whole
-from nlft.results.evaluate import as_asked, deciding_reading, evaluate
+from nlft.results.evaluate import deciding_reading, evaluate
+from nlft.results.settings import as_asked
 from nlft.results.stats import Proportion, wilson
 from nlft.runs.run_dir import RunDir
 

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.collect.sampling import SamplingSettings
 from nlft.core.prompts import Prompt, fill_prompt
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed
-from nlft.data.checks_grader import CheckSettings, ChecksGrader
+from nlft.data.checks_grader import ChecksGrader
 from nlft.data.gradable import check_answers, check_gradable
 from nlft.data.grading import CHECKS, Grade, Grader, get_grader
 from nlft.data.records import Question, reply_to
@@ -237,23 +236,6 @@ def _collateral(local: "LocalModel | None", answerer: Answerer, *measured: Any) 
     if local is None or not hasattr(local.model, "disable_adapter"):
         raise no_base("the model is on a server" if local is None else "the model has no adapter")
     return measure_collateral(local, answerer, *measured)
-
-
-def as_asked(asking: SamplingSettings) -> EvaluationSettings:
-    """Return settings that ask questions and grade answers as sampling did for the training examples.
-
-    Args:
-        asking: `limit`, `temperature` and `samples_per_question` do not apply: all questions are answered, once each
-            and greedily.
-    """
-    return EvaluationSettings(
-        **{f.name: getattr(asking, f.name) for f in fields(CheckSettings)},
-        extraction=asking.extraction,
-        prompt_template=asking.prompt_template,
-        max_new_tokens=asking.max_new_tokens,
-        eval_batch_size=asking.batch_size,
-        system_prompt=asking.system_prompt,
-    )
 
 
 def _answerer(

@@ -1,10 +1,10 @@
 """Settings of an evaluation and of the collateral that it measures. No torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Annotated, ClassVar
 
-from nlft.collect.sampling import AskSettings, LimitSettings
+from nlft.collect.sampling import AskSettings, LimitSettings, SamplingSettings
 from nlft.config import Range, override
 from nlft.core.prompts import SystemPromptSettings
 from nlft.data.checks_grader import CheckSettings
@@ -103,3 +103,20 @@ class EvaluationSettings(
 
     def __post_init__(self) -> None:
         self.settle_checks()
+
+
+def as_asked(asking: SamplingSettings) -> EvaluationSettings:
+    """Return settings that ask questions and grade answers as sampling did for the training examples.
+
+    Args:
+        asking: `limit`, `temperature` and `samples_per_question` do not apply: all questions are answered, once each
+            and greedily.
+    """
+    return EvaluationSettings(
+        **{f.name: getattr(asking, f.name) for f in fields(CheckSettings)},
+        extraction=asking.extraction,
+        prompt_template=asking.prompt_template,
+        max_new_tokens=asking.max_new_tokens,
+        eval_batch_size=asking.batch_size,
+        system_prompt=asking.system_prompt,
+    )
