@@ -19,8 +19,8 @@ Save = Callable[[list[Example]], None]
 _Move = Literal["next", "back", "quit", "stay"]
 
 _HELP = (
-    "Say what is wrong. Quote the first wrong step exactly. Finish with an empty line. Write a correction, if any,\n"
-    f"last, on a line that begins with {CORRECTION_MARK} (training omits it and what follows from the judge prompt).\n"
+    "Say what is wrong. Quote the first wrong step exactly. Finish with an empty line. Write a correction last, on a\n"
+    f"line that begins with {CORRECTION_MARK} (training omits it, and what follows, from the judge prompt).\n"
     "/mark TEXT marks words without a sentence; /mark TEXT=>OTHER says what should stand there."
 )
 _MARK = re.compile(r"^[ \t]*correction[ \t]*:\s*", re.IGNORECASE | re.MULTILINE)
