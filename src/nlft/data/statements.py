@@ -83,7 +83,7 @@ def read_statement(text: str, *, marked: bool = False) -> Quantity | None:
     if not all_runs:
         return None
     unclear = Quantity(" ".join(short.split()), NOT_ONE_NUMBER)
-    if marked and len(text) - len(all_runs[0].tokens[0].text) > 2 * _LONGEST:
+    if marked and len(text) - max(len(token.text) for token in all_runs[0].tokens) > 2 * _LONGEST:
         return unclear
     runs = [run for run in all_runs if not _is_negated(run)]
     if not runs or _several_unknowns(runs):

@@ -48,8 +48,9 @@ def read_choice(text: str) -> Quantity | None:
     for pattern in (MARKS, SAYS):
         for _, region, _ in regions(pattern, text):
             stated += _letters(first_sentence(region))
+    rejected = {group.upper() for match in _REJECTED.finditer(text) for group in match.groups() if group}
     for found in (boxes, stated, _named(_CHOSEN, text), _named(_LISTED, text)):
-        if letters := [letter for letter in found if letter.upper() not in _rejected(text)]:
+        if letters := [letter for letter in found if letter.upper() not in rejected]:
             return _chosen(letters)
     return None
 
@@ -68,10 +69,6 @@ def _is_letter(text: str) -> bool:
 def _named(pattern: re.Pattern[str], text: str) -> list[str]:
     found = [next(group for group in match.groups() if group) for match in pattern.finditer(text)]
     return [letter for letter in found if letter != "I"]
-
-
-def _rejected(text: str) -> set[str]:
-    return {group.upper() for match in _REJECTED.finditer(text) for group in match.groups() if group}
 
 
 def _letters(sentence: str) -> list[str]:
