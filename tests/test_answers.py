@@ -109,6 +109,24 @@ def test_graders_that_need_an_answer_name_the_questions_without_one():
         assert len(error.value.problems) == 1
 
 
+def test_sampling_leaves_out_what_it_cannot_compare_and_keeps_what_says_nothing():
+    replies = {"a": "It is 2", "b": "It is 3", "c": "It is 2 or 3", "d": "I cannot say", "e": "It is 4"}
+    model = ScriptedModel(lambda text, nth: replies[text[0]])
+    questions = [Question(name, f"{name}: 1 + 1?", "2" if name != "e" else "4 and 9") for name in replies]
+    examples = sample_answers(questions, model, "{prompt}", get_grader("number"))
+    assert [(e.id, e.label, e.extra["verdict"]) for e in examples] == [
+        ("a", True, "right"),
+        ("b", False, "wrong"),
+        ("d", False, "ungraded"),
+    ]
+    assert len(sample_answers(questions, model, "{prompt}", get_grader("label"))) == 5, "a person labels them"
+
+
+def test_a_label_stays_if_the_reply_cannot_be_compared():
+    kept = [replace(ANSWERED, completion="It is 2 or 3", label=label) for label in (True, False)]
+    assert relabel(kept, get_grader("number")) == kept
+
+
 def test_a_function_that_needs_no_answer_grades_without_one(tmp_path, monkeypatch):
     (tmp_path / "own_graders.py").write_text(
         "def polite(said, answer): return 'please' in said\ndef strict(said, answer): return said == answer.strip()\n"

@@ -114,7 +114,11 @@ def write_few(path):
 @pytest.mark.parametrize(
     ("readings", "extraction", "decides"),
     [
+        (["final", "strict", "flexible"], "final", "final"),
+        (["final", "strict", "flexible"], "strict", "strict"),
+        (["original", "final", "strict", "flexible"], "original", "original"),
         (["strict", "flexible"], "strict", "strict"),
+        (["strict", "flexible"], "final", "flexible"),
         (["strict", "flexible"], "flexible", "flexible"),
         (["strict", "flexible"], "original", "flexible"),
         (["accuracy"], "strict", "accuracy"),
@@ -394,7 +398,7 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
         }
         broken = next(arm for arm in report["arms"] if arm["arm"] == "broken")
         assert "no_such_setting" in broken["failed"]["0"]
-        assert {"strict", "flexible"} == set(report["arms"][0]["readings"])
+        assert {"final", "strict", "flexible"} == set(report["arms"][0]["readings"])
     first, second = ([(a["arm"], a["size"], a["verdicts"]) for a in r["arms"]] for r in reports)
     assert first == second
     assert reports[0]["verdict_data"] == reports[1]["verdict_data"]

@@ -16,13 +16,14 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptC
 from helpers import tiny
 from helpers.fault_proxy import AnsweringServer, answer_to
 from nlft import cli
+from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest
 from nlft.models.local import LocalModel, _Draw
-from nlft.results.evaluate import EvaluationSettings, evaluate
+from nlft.results.evaluate import EvaluationSettings, as_asked, evaluate, graders
 from nlft.results.stats import paired_difference, wilson
 
 QUESTIONS = [Question(f"q{i}", f"What is {i}?" + " Say it." * (i % 4), f"#### {i}") for i in range(9)]
@@ -167,13 +168,23 @@ def test_every_question_is_kept_with_its_evidence(tmp_path):
     assert [q["id"] for q in found["questions"]] == [q.id for q in QUESTIONS]
     for q in found["questions"]:
         assert {"prompt", "answer", "output", "tokens", "finish_reason", "grades"} <= q.keys()
-        for reading in ("strict", "flexible"):
+        assert list(q["grades"]) == ["final", "strict", "flexible"]
+        for reading in q["grades"]:
             assert q["grades"][reading]["verdict"] in ("right", "wrong", "ungraded")
             assert q["grades"][reading]["explanation"]
     assert found["summary"]["questions"] == summary.questions == 9
     assert found["model"] == "tiny"
     assert [(a.id, a.output) for a in summary.answers] == [(q["id"], q["output"]) for q in found["questions"]]
     assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_the_reading_of_the_labels_is_among_the_readings_and_comes_first():
+    assert list(graders("number")) == ["final", "strict", "flexible"]
+    assert list(graders("number", "original")) == ["original", "final", "strict", "flexible"]
+    assert list(graders("number", "strict")) == ["strict", "final", "flexible"]
+    assert list(graders("exact")) == ["accuracy"]
+    asked = as_asked(SamplingSettings(extraction="original"))
+    assert asked.extraction == "original"
 
 
 def test_the_intervals_of_an_evaluation_count_items_where_a_field_names_them(tmp_path):

@@ -8,11 +8,11 @@ from nlft.auditing.copies import numbers
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
-from nlft.data.final_answers import read_standard
+from nlft.data.answers.final_answers import read_standard
+from nlft.data.answers.quantities import Value
 from nlft.data.gradable import why_unclear
 from nlft.data.grading import IN_SENTENCE, MARK, Grader, needs_answers
 from nlft.data.language import language, words
-from nlft.data.quantities import Value
 from nlft.data.records import Example, completion_text, quotes_of
 
 Check = Callable[[Example], str | None]

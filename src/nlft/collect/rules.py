@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from nlft.collect.arithmetic import find_calculations, miscalculated
 from nlft.core.marks import corrections
-from nlft.data.final_answers import read_standard
+from nlft.data.answers.final_answers import read_standard
 from nlft.data.grading import FLEXIBLE, IN_SENTENCE, MARK, STRICT
 
 MOST_FINDINGS = 3

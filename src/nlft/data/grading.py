@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 from nlft.core.plugins import broken, function_parts, import_function, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.core.prompts import Prompt
 from nlft.core.thoughts import without_thoughts
-from nlft.data.final_answers import MARK as MARK
-from nlft.data.final_answers import read_final, read_standard
-from nlft.data.quantities import NOT_ONE_NUMBER, Quantity, compare, plain_value, why_ungraded
-from nlft.data.text_answers import read_choice, read_words
+from nlft.data.answers.final_answers import MARK as MARK
+from nlft.data.answers.final_answers import read_final, read_standard
+from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare, plain_value, why_ungraded
+from nlft.data.answers.text_answers import read_choice, read_words
 from nlft.errors import UserError
 
 GROUP = "nlft.graders"  # the entry points by which other packages add graders

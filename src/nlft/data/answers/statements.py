@@ -7,8 +7,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from nlft.data import number_words as w
-from nlft.data.quantities import NOT_ONE_NUMBER, Quantity, Value, compare, negated, readings_of_parts
+from nlft.data.answers import number_words as w
+from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, Value, compare, negated, readings_of_parts
 
 _LETTER = "A-Za-zÀ-ÖØ-öø-ɏͰ-ϿЀ-ӿ"
 _TOKEN = re.compile(

@@ -3,9 +3,9 @@
 import re
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.final_answers import MARK, MARKS, SAYS, boxed, first_sentence, regions
-from nlft.data.plain_text import plain_characters, plain_markup
-from nlft.data.quantities import NOT_ONE_NUMBER, Quantity
+from nlft.data.answers.final_answers import MARK, MARKS, SAYS, boxed, first_sentence, regions
+from nlft.data.answers.plain_text import plain_characters, plain_markup
+from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity
 
 _AROUND = "()[]{}*.:$\"'`_ \n\t"
 _LETTER = re.compile(

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.plain_text import plain_characters, plain_markup
-from nlft.data.quantities import NOT_ONE_NUMBER, Quantity, compare
-from nlft.data.statements import begins_with_number, is_short, read_statement
+from nlft.data.answers.plain_text import plain_characters, plain_markup
+from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
+from nlft.data.answers.statements import begins_with_number, is_short, read_statement
 
 MARK = "####"  # the final answer follows this mark, as in GSM8K
 

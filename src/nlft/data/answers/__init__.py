@@ -1,0 +1,1 @@
+"""Read the answers of replies: numbers whole or not at all, letters and words."""
