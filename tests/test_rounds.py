@@ -121,7 +121,9 @@ def test_rounds_from_examples_train_on_them_first_and_then_on_fresh_answers(tmp_
     assert {i: e.completion for i, e in first.items()} == {i: e.completion for i, e in given.items()}
     second = read_examples(out / "round-2" / "examples.jsonl")
     assert {e.prompt for e in second} <= {e.prompt for e in given.values()}
-    assert {e.id for e in second} == {f"{i}#{n}" for i in given for n in (1, 2)}
+    # Sampling leaves out replies that it cannot compare, and a random model writes some.
+    assert {e.id for e in second} <= {f"{i}#{n}" for i in given for n in (1, 2)}
+    assert len(second) > len(given)
     assert not {e.completion for e in second} & {e.completion for e in data}
 
     found = json.loads((out / "rounds.json").read_text())

@@ -124,6 +124,8 @@ def _last_stated(runs: list[_Run], found: list[Quantity]) -> Quantity | None:
         return found[0] if len(found) == 1 and runs[0].unit == w.ORDINAL else None
     if len(found) == 1:
         return found[0]
+    if any(_is_label(run) and len(run.before) == 1 for run in runs[1:]):  # 5 May 2024
+        return None
     runs, found = [runs[at] for at in named], [found[at] for at in named]
     if _agree(found):
         return found[-1]
@@ -214,7 +216,8 @@ def _quantity(run: _Run) -> Quantity:
             parts += [" ", token.text]
         else:
             parts.append("×" if token.text == "*" else token.text)
-    if _is_bound(run) or not parts:
+    follows_point = run.hyphened and run.tokens[0].text == "." and run.tokens[0].end == run.tokens[1].start  # v1.2.3
+    if follows_point or _is_bound(run) or not parts:
         return Quantity(" ".join([*run.before[-2:], text, *run.after[:_MOST_WORDS]]), NOT_ONE_NUMBER)
     readings = _signed(parts, tokens, run)
     if run.scale:
