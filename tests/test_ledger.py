@@ -659,11 +659,13 @@ def test_a_real_model_behind_faults_and_a_kill_is_asked_each_question_once(serve
         # An answer that was logged in the moment of the kill may have reached the client before the proxy counted it.
         assert {key_of(body) for body in proxy.delivered} | logged == {f"q{number}#1" for number in range(16)}
     examples = read_examples(out, require_judgment=False)
-    assert [e.id for e in examples] == [f"q{i}" for i in range(16)]
-    assert len({e.completion for e in examples}) > 5
-    assert all(e.completion.strip() for e in examples)
     answered = lines(out.with_suffix(".calls.jsonl"))
     assert len(answered) == 16
+    # A reply whose answer cannot be compared is in the ledger alone, and counted on the terminal.
+    assert [e.id for e in examples] == [f"q{i}" for i in range(16) if f"q{i}" in {e.id for e in examples}]
+    assert len(examples) == 16 or f"{16 - len(examples)} more answers left out" in "".join(told)
+    assert len({e.completion for e in examples}) > 5
+    assert all(e.completion.strip() for e in examples)
     assert all(line["answer"]["tokens"] > 0 and line["answer"]["prompt_tokens"] > 10 for line in answered)
 
 

@@ -43,7 +43,7 @@ class TruncatedSettings:
 
     keep_truncated: bool = field(
         default=False,
-        metadata={"help": "Also use completions that did not end: their finish_reason is length or unknown."},
+        metadata={"help": "Also use completions that did not end (finish_reason)."},
     )
 
 

@@ -118,9 +118,8 @@ class ExtractionSettings(GraderSettings):
     extraction: Literal["final", "strict", "flexible", "original"] = field(
         default="final",
         metadata={
-            "help": "Number that the number grader reads. final: the final answer, as a person reads it; strict: the "
-            "one after ####, and flexible: the last one, both as lm-evaluation-harness does; original: the one that "
-            "the paper's code reads."
+            "help": "Number that the number grader reads. final: as a person; strict: after ####, flexible: the last, "
+            "both as lm-eval does; original: the paper's code."
         },
     )
 
