@@ -1,7 +1,6 @@
 """Evaluate a model: let it answer questions greedily, and grade each answer with its evidence.
 
-Grades come from `data.grading`, which also labels the training examples. Finished answers are kept in a ledger, so an
-interrupted evaluation continues where it stopped.
+Grades come from `data.grading`, which also labels the training examples. A ledger keeps finished answers.
 """
 
 import json
@@ -43,8 +42,7 @@ class Summary:
 
     Attributes:
         accuracy: the rate of right answers by reading. The readings are those of `graders` for numbers; `all
-            checks` and each check for checks; else `accuracy`. An answer that could not be graded does not count as
-            right.
+            checks` and each check for checks; else `accuracy`. An ungraded answer does not count as right.
         graded_share: fraction of answers that could be graded, by reading.
         mean_tokens: mean length of the answers, in tokens.
         finished_share: fraction of answers that the model ended by itself.
@@ -127,13 +125,10 @@ class Evaluation(Summary):
 
 
 def graders(name: str, extraction: str = "final") -> dict[str, Grader]:
-    """Return the graders that an evaluation reports, by name.
-
-    There are three for numbers: the final answer, and strict and flexible as lm-evaluation-harness reads them. There
-    is one for any other kind of answer.
+    """Return the graders that an evaluation reports, by name: one, or three for numbers (final, strict, flexible).
 
     Args:
-        extraction: how numbers were read for the labels. This reading comes first, also if it is `original`.
+        extraction: how numbers were read for the labels. This reading comes first, even if it is `original`.
     """
     if name == "number":
         readings = dict.fromkeys([extraction, "final", "strict", "flexible"])
@@ -146,8 +141,7 @@ def deciding_reading(readings: Iterable[str], extraction: str) -> str:
 
     Args:
         readings: the readings of an evaluation: those of `graders` for numbers; all checks, then each check, for
-            checks; else only one. Evaluations of earlier versions have only `strict` and `flexible` for numbers, and
-            `flexible` decides them for other extractions.
+            checks; else only one. Earlier versions had only `strict` and `flexible`, which decides if neither is asked.
         extraction: how numbers were read for the labels.
     """
     names = list(readings)
@@ -175,8 +169,7 @@ def evaluate(
         settings: `max_new_tokens`, `eval_batch_size` and `system_prompt` apply only to a model that is passed with its
             tokenizer. An answerer has its own values.
         out: file to write, evaluation.json for example. None: write nothing. If the answerer has no ledger of its own,
-            finished answers are kept beside the file in NAME.calls.jsonl. A later call for the same model does not ask
-            for these answers again.
+            finished answers are kept beside the file in NAME.calls.jsonl, and are not asked for again.
         about: the evaluated model, adapter and file, to be written to `out`.
         reference: with `settings.collateral`, what the adapter is compared with; default: the same model without it.
 
