@@ -119,7 +119,7 @@ class ExtractionSettings(GraderSettings):
         default="final",
         metadata={
             "help": "Number that the number grader reads. final: as a person; strict: after ####, flexible: the last, "
-            "both as lm-eval does; original: the paper's code."
+            "both as in lm-eval; original: the paper's."
         },
     )
 
