@@ -4,7 +4,7 @@ import re
 
 _NAMES = r"(?:seed:|ant:?)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|inner_monologue|analysis)"
 # A tag beside a quotation mark is quoted: it is about a tag, and is none.
-_NOT_QUOTED = r"(?<![\"'“‘«`])(?:{})(?![\"'”’»`])"
+_NOT_QUOTED = r"(?=[<\[◁])(?<![\"'“‘«`])(?:{})(?![\"'”’»`])"
 _OPENS = re.compile(
     _NOT_QUOTED.format(
         rf"<{_NAMES}(?:\s[^<>]*)?>|\[{_NAMES}\]|◁{_NAMES}▷|<\|?(?:begin_of_|start_)(?:thought|thinking|think)\|?>"
