@@ -72,7 +72,7 @@ def arithmetic_settings(folder: Path) -> TuneSettings:
 
 
 def habit_settings(folder: Path) -> TuneSettings:
-    """Return settings for a demo of ten minutes on two cores: strike a habit, and compare with the usual ways.
+    """Return settings for a demo of five to ten minutes on two cores: strike a habit, and compare with the usual ways.
 
     The checks only grade the test. Their words are a list that the reader of the replies did not have.
     """
