@@ -88,8 +88,9 @@ def section(demo: dict[str, Any]) -> str:
     return "\n".join(
         [
             paragraph(
-                f"The model has described {demo['examples']} products. A reader (a language model as editor) quoted the "
-                f"praise in {demo['wrong']} of the replies: `{' '.join(demo['judgment'].split())}` After training on these notes, the model "
+                f"The model has described {demo['examples']} products. A reader (a language model as editor) quoted "
+                f"the praise in {demo['wrong']} of the replies: `{' '.join(demo['judgment'].split())}` After training "
+                "on these notes, the model "
                 f"describes {n} other products. This is the first reply that praises before training and not after it, "
                 "verbatim:"
             ),
