@@ -297,9 +297,7 @@ def audit(argv: Sequence[str]) -> None:
         parser.add_argument("file", help="examples: a file, or a dataset by name")
         parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON as well")
-        parser.add_argument(
-            "--rules_out", type=Path, metavar="FILE", help="write the judgments' rules, .yaml; the file must be new"
-        )
+        parser.add_argument("--rules_out", type=Path, metavar="FILE", help="write the judgments' rules to a new .yaml")
         parser.add_argument("--rules", type=Path, metavar="FILE", help="rules that the preflight checks, .yaml")
 
     command = Command(

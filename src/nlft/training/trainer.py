@@ -77,10 +77,7 @@ class NLFTTrainer(SafeCheckpoints):
         if args.n_gpu > 1:
             raise UserError("one process can see several GPUs.\n  Start with `accelerate launch` or torchrun.")
         if train_dataset is None:
-            raise UserError(
-                "`train_dataset` is missing.\n"
-                "  Give a list of examples, or a datasets.Dataset with one example per row."
-            )
+            raise UserError("`train_dataset` is missing.\n  Give a list of examples, or a datasets.Dataset of them.")
         model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
