@@ -23,7 +23,8 @@ from nlft.data.records import Question
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest
 from nlft.models.local import LocalModel, _Draw
-from nlft.results.evaluate import EvaluationSettings, as_asked, evaluate, graders
+from nlft.results.evaluate import EvaluationSettings, evaluate, graders
+from nlft.results.settings import as_asked
 from nlft.results.stats import paired_difference, wilson
 
 QUESTIONS = [Question(f"q{i}", f"What is {i}?" + " Say it." * (i % 4), f"#### {i}") for i in range(9)]
