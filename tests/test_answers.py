@@ -122,6 +122,14 @@ def test_sampling_leaves_out_what_it_cannot_compare_and_keeps_what_says_nothing(
     assert len(sample_answers(questions, model, "{prompt}", get_grader("label"))) == 5, "a person labels them"
 
 
+def test_sampling_keeps_a_reply_that_did_not_end_because_it_has_no_final_answer_yet():
+    model = ScriptedModel(lambda text, nth: ("It is 2 or 3", "length" if text[0] == "a" else "unknown"))
+    questions = [Question(name, f"{name}: 1 + 1?", "2") for name in "ab"]
+    examples = sample_answers(questions, model, "{prompt}", get_grader("number"))
+    found = [(e.id, e.label, e.extra["verdict"], e.extra["finish_reason"]) for e in examples]
+    assert found == [("a", False, "ungraded", "length"), ("b", False, "ungraded", "unknown")]
+
+
 def test_a_label_stays_if_the_reply_cannot_be_compared():
     kept = [replace(ANSWERED, completion="It is 2 or 3", label=label) for label in (True, False)]
     assert relabel(kept, get_grader("number")) == kept

@@ -69,8 +69,8 @@ def sample_answers(
     """Let the model answer each question, and label the answers with the grader. Wrong answers get no judgment yet.
 
     An answer that states something which could not be compared with the standard answer is left out: it is neither
-    right nor wrong. An answer that states nothing is labelled wrong; its record has `verdict` "ungraded". Each record
-    also holds the answer's `finish_reason`, and the question's other fields.
+    right nor wrong. An answer that states nothing, or did not end by itself, is labelled wrong; its record has
+    `verdict` "ungraded". Each record also holds the answer's `finish_reason`, and the question's other fields.
 
     Args:
         template: the text to send to the model, with `{prompt}` for the question.
@@ -97,5 +97,5 @@ def sample_answers(
             extra={**question.extra, "verdict": grade.grade, "finish_reason": answer.finish_reason},
         )
         for (question, key), reply, answer, grade in zip(keyed, replies, answers, grades, strict=True)
-        if not is_undecided(grade, grader)
+        if answer.finish_reason != "stop" or not is_undecided(grade, grader)
     ]
