@@ -136,6 +136,7 @@ class FaultProxy:
         if fault.kind == "empty":
             answer = json.loads(answer)
             answer["choices"][0]["message"]["content"] = ""
+            answer["choices"][0]["finish_reason"] = "stop"  # with "length" it would be a real answer: thoughts alone
             answer = json.dumps(answer).encode()
         if fault.kind in ("truncated", "reset-midway", "cut-stream"):
             return await _half(writer, answer, fault.kind)
