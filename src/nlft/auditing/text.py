@@ -110,8 +110,7 @@ def _leak(example: Example) -> str | None:
 
     A model that sees the right number may avoid the wrong one, and then no token shows the mistake.
     """
-    stated = read_standard(example.answer or "")
-    expected = stated.value if stated else None
+    expected = _value(example.answer or "")
     if example.label or expected is None:
         return None
     completion, prompt = _bare(completion_text(example)), prompt_text(example.prompt)
@@ -126,8 +125,9 @@ def _leak(example: Example) -> str | None:
     return f"the judge prompt would show {leaked}, the right answer: {quoted(shown_judgment(example))}"
 
 
-def _value(number: str) -> Value | None:
-    stated = read_standard(number)
+def _value(text: str) -> Value | None:
+    """Return the number that a standard answer, or a number in a sentence, stands for."""
+    stated = read_standard(text)
     return stated.value if stated else None
 
 
