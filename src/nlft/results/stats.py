@@ -55,15 +55,9 @@ def clustered_wilson(right: Sequence[bool], clusters: Clusters | None) -> Propor
     count, n = sum(right), len(right)
     if clusters is None or clusters.count == n:
         return wilson(count, n)
-    from scipy.stats import norm, t
+    from scipy.stats import norm
 
-    rate, groups = count / n, clusters.count
-    effective = float(groups)
-    if 0 < count < n:
-        rest = clusters.sums(np.asarray([right], dtype=float) - rate)
-        variance = groups / (groups - 1) * float((rest**2).sum()) / n**2
-        fewer = (t.ppf(0.975, n - 1) / t.ppf(0.975, groups - 1)) ** 2
-        effective = n if variance == 0 else min(n, fewer * rate * (1 - rate) * n / (n - 1) / variance)
+    rate, effective = count / n, effective_number(np.asarray(right, dtype=float), clusters)
     z2 = float(norm.ppf(0.975)) ** 2
     middle = (rate + z2 / (2 * effective)) / (1 + z2 / effective)
     half = np.sqrt(z2 * (rate * (1 - rate) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
@@ -178,10 +172,10 @@ def _t_interval(ours: Any, theirs: Any, mean: float) -> tuple[float, float]:
 def effective_number(gaps: Any, clusters: Clusters | None) -> float:
     """Return the number of independent questions that would show the mean of the gaps as well as these do.
 
-    It is that of `clustered_wilson`: the number of questions, divided by the design effect of their clusters.
+    `clustered_wilson` says how it is found.
 
     Args:
-        gaps: a number for each question, (questions,).
+        gaps: a number for each question, (questions,): a difference, or 1 for a right answer and 0 for a wrong one.
     """
     n = len(gaps)
     if clusters is None or clusters.count == n:
