@@ -345,6 +345,22 @@ def test_a_broken_rule_is_counted_in_the_models_own_replies(folder, monkeypatch)
     assert flight.PROHIBITED in result.reason
 
 
+def test_checks_count_instead_of_words_and_those_that_ask_a_judge_are_named_as_passed_over(in_folder, capsys):
+    checks, told = in_folder / "checks.yaml", in_folder / "audit.json"
+    checks.write_text(
+        "- {name: no-line, must_not: {regex: '(?s).'}}\n- {name: short, must: {max_words: 999}}\n"
+        "- {name: polite, must: {judge: 'Is it polite?'}}\n"
+    )
+    args = ["audit", "examples.jsonl", "--model_name_or_path", "model", "--dtype", "float32", "--placebos", "0"]
+    assert cli.main([*args, "--checks", str(checks), "--json", str(told)]) == 0
+    report = json.loads(told.read_text())
+    assert all(one["broken"] == {"no-line": 18, "short": 0} for one in report["preflight"]["asked"])
+    assert report["preflight"]["verdict"] != "use the prompt"
+    assert any("polite" in note for note in report["notes"])
+    assert cli.main(["audit", "examples.jsonl", "--checks", str(checks)]) == 0
+    assert "3 checks" in capsys.readouterr().out
+
+
 def test_rules_that_are_not_checked_are_named_and_the_preflight_can_be_skipped(in_folder, capsys):
     examples = [replace(e, answer=None) for e in records(12)]
     model = tiny.model(vocabulary=len(TOKENIZER))
@@ -360,13 +376,18 @@ def test_tune_runs_the_preflight_in_its_audit_and_tells_the_verdict(folder, tmp_
     write_examples(tmp_path / "examples.jsonl", [replace(e, answer=None) for e in records(12)])
     (tmp_path / "test.jsonl").write_text(json.dumps({"id": "t", "prompt": "Describe a rug."}) + "\n")
     model = {"model_name_or_path": str(folder / "model"), "dtype": "float32"}
-    settings = asdict(TuneSettings(checks=str(tmp_path / "rules.yaml"), output_dir=str(tmp_path)))
     write_rules(tmp_path / "rules.yaml", RULES)
+    (tmp_path / "checks.yaml").write_text("- {name: says-something, must: {regex: '.'}}\n")
+    files = {"rules": str(tmp_path / "rules.yaml"), "checks": str(tmp_path / "checks.yaml")}
+    settings = asdict(TuneSettings(**files, output_dir=str(tmp_path)))
     stages.audit_stage(tmp_path, {"file": "q.jsonl", "model": model, "settings": settings})
     preflight = json.loads((tmp_path / "audit.json").read_text())["preflight"]
     told = capsys.readouterr().err
     assert f"verdict: {preflight['verdict']}: {preflight['reason']}" in told
     assert "findings: " in told
+    assert {one["name"]: list(one["broken"]) for one in preflight["asked"]} == {
+        name: ["says-something"] for name in (flight.PLAIN, flight.PROHIBITED, flight.REWORDED, flight.SHOWN)
+    }
 
 
 def test_train_strikes_the_words_of_rules(in_folder, capsys):

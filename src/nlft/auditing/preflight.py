@@ -13,7 +13,7 @@ from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.prompts import Prompt, as_messages, fill_prompt, prompt_text
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.spans import blame, quote_places, quoted_spans
-from nlft.data.checks import check_reply, word_count
+from nlft.data.checks import Check, check_reply, word_count
 from nlft.data.records import Example, completion_text, reply_to
 from nlft.data.rules_file import Rule, checks_of
 from nlft.models.answerer import CompletionRequest, complete
@@ -68,7 +68,8 @@ class Asked:
     Attributes:
         name: the form of the prompts.
         replies: how many replies there are.
-        broken: for each rule, how many replies have any of its words.
+        broken: for each check, how many replies fail it. Without a file of checks, each rule is one: a reply fails it
+            that has any of its words.
         words: mean length of a reply in words.
     """
 
@@ -124,7 +125,8 @@ class Preflight:
             ]
             lines += ["", *table(rows, ("prompt", "replies", *names, "words")).split("\n"), ""]
             lines.append(
-                "Under each rule: replies that have any of its words. The replies are greedy; sampled ones may differ."
+                "Under each name: replies that fail this check, or have a word of this rule. The replies are greedy; "
+                "sampled ones may differ."
             )
         lines += [f"not asked: {reason}" for reason in self.skipped]
         lines.append(f"quotes and marks: {self.aligned} of {self.quotes} are in their reply, at {self.places} places")
@@ -151,21 +153,23 @@ def preflight(
     rules: Sequence[Rule],
     places: Sequence[StruckPlace],
     model: "Answerer | None",
+    checks: Sequence[Check] = (),
 ) -> Preflight:
     """Ask the model, and decide.
 
     Args:
         found: the rules of the examples' judgments.
-        rules: the rules to check: those of a file, or else those that were found.
+        rules: the rules to show and to check: those of a file, or else those that were found.
         places: the struck places, as the model scores them.
         model: answers greedily; None if there are no rules.
+        checks: what a reply must pass, in place of the rules' words. None of them asks a judge.
     """
     prompts = training_prompts(examples)
     liked = [e for e in examples if e.label and not e.keep]
     asked, skipped = ([], ["the model: no rule has words and more than one prompt"])
     if rules and model is not None:
         forms, skipped = prompt_forms([e.prompt for e in prompts], rules, liked)
-        asked = _ask(prompts, forms, rules, model)
+        asked = _ask(prompts, forms, checks or checks_of(rules), model)
     quotes, aligned = count_quotes(examples)
     carried = {index for one in found if one.prompts > 1 for index in one.members}
     judged = [at for at, e in enumerate(examples) if not e.label and (e.spans or (e.judgment or "").strip())]
@@ -286,14 +290,14 @@ def answerer_above(model: Any, encoder: ConditionEncoder, tokens: int, batch_siz
 
 
 def _ask(
-    asked: Sequence[Example], forms: Mapping[str, Sequence[Prompt]], rules: Sequence[Rule], model: "Answerer"
+    asked: Sequence[Example], forms: Mapping[str, Sequence[Prompt]], checks: Sequence[Check], model: "Answerer"
 ) -> list[Asked]:
-    checks, found = checks_of(rules), []
+    found = []
     for name, prompts in forms.items():
         requests = [CompletionRequest(f"{at}", prompt) for at, prompt in enumerate(prompts)]
         texts = [answer.text for answer in complete(requests, model, f"preflight: {name}")]
         replies = [reply_to(example, text) for example, text in zip(asked, texts, strict=True)]
-        broken = {check.name: sum(not check_reply(check, reply).passed for reply in replies) for check in checks}
+        broken = {check.name: sum(check_reply(check, reply).passed is False for reply in replies) for check in checks}
         found.append(Asked(name, len(texts), broken, sum(map(word_count, texts)) / len(texts)))
     return found
 

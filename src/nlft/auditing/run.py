@@ -17,6 +17,7 @@ from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins
 from nlft.auditing.text import text_findings
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.schemes.nlft import NLFTSettings
+from nlft.data.checks import Check
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader, needs_answers
 from nlft.data.old_feedback import feedback_note
@@ -41,6 +42,7 @@ def audit(
     places: Mapping[str | int, str] | None = None,
     name: str = "the examples",
     rules: Sequence[Rule] | None = None,
+    checks: Sequence[Check] = (),
 ) -> AuditReport:
     """Check examples before training, and report what to fix.
 
@@ -54,7 +56,8 @@ def audit(
         saliency: the settings of the scheme `nlft` that training will use; default `NLFTSettings()`.
         places: file and line of each example, by id.
         name: the data's name in the report.
-        rules: the rules that the preflight checks; default: those of the examples' judgments.
+        rules: the rules that the preflight shows and checks; default: those of the examples' judgments.
+        checks: what the preflight counts, in place of the rules' words. It passes over those that ask a judge.
 
     Raises:
         UserError: there are no examples, the grader does not exist, or the model has no tokenizer.
@@ -73,12 +76,12 @@ def audit(
         fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
         findings += refused
         if model is not None:
-            found, ready = _before_training(model, encoder, examples, fitting, found, rules, settings)
+            found, ready = _before_training(model, encoder, examples, fitting, found, (rules, checks), settings)
             fitting, unjudged = _with_judge(fitting)
             measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
             notes += [*_placebo_notes(measured, settings), *unjudged]
-    notes += _unchecked(rules, ready, found, model, settings)
+    notes += _unchecked(rules, checks, ready, found, model, settings)
     return AuditReport(
         name=name,
         examples=examples,
@@ -121,19 +124,31 @@ def _by_text(
     return findings + (overlap(examples, test, settings.near_duplicate) if test is not None else [])
 
 
+def decided_here(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks that need no judge."""
+    return [check for check in checks if check.kind != "judge"]
+
+
 def _unchecked(
     rules: Sequence[Rule] | None,
+    checks: Sequence[Check],
     ready: flight.Preflight | None,
     found: Sequence[FoundRule],
     model: torch.nn.Module | None,
     settings: AuditSettings,
 ) -> list[str]:
-    """Return a note if the user gave rules and no preflight checked them."""
-    if not rules or ready is not None:
+    """Return a note for the rules and checks that the user gave and no preflight counted."""
+    if ready is not None and ready.asked:
+        passed_over = ", ".join(check.name for check in checks if check.kind == "judge")
+        return (
+            [f"the preflight does not ask a judge, so it passed over the checks {passed_over}"] if passed_over else []
+        )
+    if not rules and not checks:
         return []
     why = "--preflight false" if found and not settings.preflight else "the examples are not about a habit"
     why = "no model was given (--model_name_or_path)" if model is None else why
-    return [f"the {len(rules)} rules were not checked: {why}"]
+    given = " and ".join(f"{len(many)} {what}" for many, what in ((rules, "rules"), (checks, "checks")) if many)
+    return [f"the {given} were not checked: {why}"]
 
 
 def _before_training(
@@ -142,7 +157,7 @@ def _before_training(
     examples: Sequence[Example],
     fitting: Sequence[tuple[Example, EncodedExample]],
     found: Sequence[FoundRule],
-    rules: Sequence[Rule] | None,
+    given: tuple[Sequence[Rule] | None, Sequence[Check]],
     settings: AuditSettings,
 ) -> tuple[list[FoundRule], flight.Preflight | None]:
     """Add the model's own proposals to the rules, and run the preflight unless the settings skip it.
@@ -159,13 +174,14 @@ def _before_training(
     found = [with_proposals(one, proposed[one.rule.name], first=True) for one in found]
     if not settings.preflight:
         return found, None
+    rules, checks = given
     checked = list(rules) if rules else written_rules(found)[0]
     answerer = None
     if checked:
         tokens = flight.longest_reply([one for _, one in encoded])
         flight.announce(len(flight.training_prompts(examples)), tokens)
         answerer = flight.answerer_above(model, encoder, tokens, settings.batch_size)
-    return found, flight.preflight(examples, found, checked, places, answerer)
+    return found, flight.preflight(examples, found, checked, places, answerer, decided_here(checks))
 
 
 def _not_checked(

@@ -287,6 +287,7 @@ def audit(argv: Sequence[str]) -> None:
     import json
 
     from nlft.auditing.settings import AuditSettings
+    from nlft.data.checks_file import read_checks
     from nlft.data.records import read_questions
     from nlft.data.rules_file import read_rules
     from nlft.data.sources import read_source
@@ -299,6 +300,7 @@ def audit(argv: Sequence[str]) -> None:
         parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON as well")
         parser.add_argument("--rules_out", type=Path, metavar="FILE", help="write the judgments' rules to a new .yaml")
         parser.add_argument("--rules", type=Path, metavar="FILE", help="rules that the preflight checks, .yaml")
+        parser.add_argument("--checks", type=Path, metavar="FILE", help="checks to count instead of words, .yaml")
 
     command = Command(
         "nlft audit",
@@ -320,6 +322,7 @@ def audit(argv: Sequence[str]) -> None:
     if other.rules_out:
         _check_new_rules(other.rules_out)
     rules = read_rules(other.rules) if other.rules else None
+    checks = read_checks(other.checks) if other.checks else []
     examples = early.get(other.file)
     places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
@@ -333,7 +336,7 @@ def audit(argv: Sequence[str]) -> None:
         model = load_model(model_settings, trainable=False)
     report = audit_examples(
         examples, model, tokenizer, settings,
-        test=test, saliency=saliency, places=places, name=display_path(other.file), rules=rules,
+        test=test, saliency=saliency, places=places, name=display_path(other.file), rules=rules, checks=checks,
     )  # fmt: skip
     print("\n".join(report.lines()))
     for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import make_grader, needs_of_questions
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import UserError, display_path
@@ -168,6 +169,7 @@ def audit_stage(folder: Path, job: Job) -> None:
     """Audit the examples with the model, and write the findings to audit.json and audit.html."""
     from nlft.auditing.run import audit as audit_examples
     from nlft.auditing.settings import AuditSettings
+    from nlft.experiments.rule_arms import read_rules_if
     from nlft.models.loading import load_model, load_tokenizer
 
     settings = settings_of(job)
@@ -178,6 +180,8 @@ def audit_stage(folder: Path, job: Job) -> None:
         load_tokenizer(model_settings),
         AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
         test=read_test(folder),
+        rules=read_rules_if(settings.rules),
+        checks=read_checks(settings.checks) if settings.checks else [],
     )
     verdict = [report.preflight.verdict_line] if report.preflight else []
     print("\n".join([*report.closing_lines(), *verdict]), file=sys.stderr)
