@@ -1,6 +1,7 @@
 """The screenshots in docs/: a short real training, steered on the way, and its map in light and dark.
 
     python benchmarks/map_screenshots.py MODEL [--out docs] [--steps 24]
+    python benchmarks/map_screenshots.py MODEL --run RUN --name map-strike  # of a run that is there
 
 Needs Chromium on the PATH and Pillow. The examples are those of examples/repair-shop.jsonl: replies that were liked or
 not, and why.
@@ -67,14 +68,14 @@ def few_colours(image: Image.Image) -> Image.Image:
 
 
 def show_something(page: Page) -> None:
-    """Most salient wrong one and right one first, and the numbers of a salient token."""
+    """Most salient or struck wrong one and right one first, and the numbers of one of these tokens."""
     page.locator("#sort").select_option("share")
     page.wait_for_timeout(300)
     first = page.locator("article", has=page.locator(".badge.wrong")).first
     right = page.locator("article", has=page.locator(".badge.right")).first
     for card in (first, right):
         card.get_by_role("button", name="Pin").click()
-    salient = first.locator(".token[data-tag=salient]")
+    salient = first.locator(".token:is([data-tag=salient], [data-tag=struck])")
     (salient if salient.count() else first.locator(".token")).last.focus()
     page.evaluate("scrollTo(0, 0)")
 
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--run", type=Path, help="a run that is there already, instead of training one")
+    parser.add_argument("--name", default="map", help="how the files' names begin")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         run = RunDir(args.run) if args.run else train(args.model, Path(folder), args.steps)
@@ -94,7 +96,7 @@ def main() -> None:
         url = server.stdout.readline().split()[1]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for scheme in ("light", "dark"):
-            picture(browser, url, scheme, args.out / f"map-{scheme}.png")
+            picture(browser, url, scheme, args.out / f"{args.name}-{scheme}.png")
         browser.close()
         server.kill()
         server.communicate()

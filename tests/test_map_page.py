@@ -254,7 +254,8 @@ def test_struck_tokens_are_crossed_out_and_what_should_stand_there_follows_them(
     run.write_watched([watched])
     assert run.watched() == [watched]
     names = ["plain", "salient", "neighbour", "gated", "struck", "inside"]
-    scores = replace(lifted(watched), tag=np.array([0, 4, 5, 0, 4, 5, 5, 0, 0], np.uint8))
+    tags = np.array([0, 4, 5, 0, 4, 5, 5, 0, 0], np.uint8)
+    scores = replace(lifted(watched), tag=tags, likelihood=(tags == 0).astype(np.float32))
     run.store_snapshot(Snapshot(1, 0.1, "strike", {}, names, [scores]))
     page = show(run)
     cells = page.locator("#example-0 .token")
@@ -268,6 +269,12 @@ def test_struck_tokens_are_crossed_out_and_what_should_stand_there_follows_them(
         .evaluate("(all) => all.innerText.replace(/\\s+/g, ' ')")
         .startswith(f"A very sleek {hostile} lamp of its own ∅")
     )
+    expect(page.locator("#example-0 header")).to_contain_text("struck 2 of 9 tokens")
+    expect(page.locator("#example-0 header")).not_to_contain_text("salient")
+    expect(page.locator("body")).not_to_contain_text("Change a setting to tag every token again")
+    expect(page.locator("body")).not_to_contain_text("re-tagged")
+    cells.nth(4).focus()
+    expect(page.locator("#tooltip")).to_contain_text("struck: pushed down")
 
 
 def lifted(example: WatchedExample) -> TokenScores:

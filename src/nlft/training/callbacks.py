@@ -95,8 +95,11 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        shown = {"loss": "loss", "nlft/salient_fraction": "salient", "eval_loss": "eval_loss"}
-        postfix = {name: f"{logs[key]:.3g}" for key, name in shown.items() if logs and key in logs}
+        logs = logs or {}
+        struck = "nlft/struck_probability" in logs  # a scheme that strikes finds no salient tokens
+        looked_for = {"nlft/struck_probability": "struck"} if struck else {"nlft/salient_fraction": "salient"}
+        shown = {"loss": "loss", **looked_for, "eval_loss": "eval_loss"}
+        postfix = {name: f"{logs[key]:.3g}" for key, name in shown.items() if key in logs}
         if postfix:
             self._bar.set_postfix(postfix, refresh=False)
 

@@ -12,9 +12,12 @@ const CHARTS = [
   { title: "Loss", words: formatNumber, curves: [["loss", "loss"], ["nlft/likelihood_loss", "likelihood"],
     ["nlft/unlikelihood_loss", "unlikelihood"], ["eval_loss", "held out"],
     ["nlft/answer_loss", "answers"], ["nlft/redirect_loss", "redirect"]] },
+  { title: "Parts of strike", words: formatNumber, curves: [["nlft/strike_loss", "strike"], ["nlft/hold_loss", "hold"],
+    ["nlft/keep_loss", "keep"], ["nlft/replace_loss", "replace"], ["nlft/ban_loss", "ban"]] },
+  { title: "Struck words", words: formatPercent, curves: [["nlft/struck_probability", "mean probability"]] },
   { title: "Learning rate", words: formatNumber, curves: [["learning_rate", "learning rate"]] },
   { title: "Salient and gated", words: formatPercent, curves: [["nlft/salient_fraction", "salient tokens"],
-    ["nlft/gated_fraction", "gated samples"]] },
+    ["nlft/gated_fraction", "gated samples"]], unless: "nlft/struck_probability" },
   { title: "Accuracy", words: formatPercent, curves: [["eval_mean_token_accuracy", "held-out tokens"],
     ["mean_token_accuracy", "trained tokens"]] },
   { title: "Tokens per second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
@@ -80,12 +83,13 @@ class Chart {
   }
 
   draw() {
-    const { curves, title, words } = this.about;
+    const { curves, title, words, unless } = this.about;
     const [run] = state.runs;
     const other = state.beside?.run ? state.runs[state.beside.run] : null;
     this.lines = [run, other].filter(Boolean).flatMap((one) => curves.flatMap(([column, name], place) => (
       lineOf(one, column, one === run ? name : `${name}, ${one.about.run}`, place, one !== run))));
-    this.figure.hidden = this.lines.length === 0;
+    const elsewhere = unless !== undefined && run.last(unless) !== null; // another chart says it of such a run
+    this.figure.hidden = this.lines.length === 0 || elsewhere;
     if (this.figure.hidden) return;
     const [column, name] = curves.find(([one]) => run.last(one) !== null) ?? curves[0];
     this.value.textContent = words(run.last(column));

@@ -13,9 +13,19 @@ export function tagName(verdict, index) {
   return verdict.names[verdict.tag[index]] ?? `tag ${verdict.tag[index]}`;
 }
 
-/** Number of tokens per tag: [name, count], salient always first; plain tokens are not counted. */
+const OF_TAG = { struck: "struck: pushed down", inside: "not trained", held: "held", kept: "held as it was" };
+
+/** Whether a scheme such as `strike` made these tags. */
+export function strikes(verdict) {
+  return verdict.tag.some((_, i) => tagName(verdict, i) in OF_TAG);
+}
+
+/**
+ * Number of tokens per tag: [name, count]; plain tokens are not counted. What the scheme looks for is always first:
+ * struck tokens if it tags as `strike` does, else salient ones.
+ */
 export function tagCounts(verdict) {
-  const counts = new Map([["salient", 0]]);
+  const counts = new Map([[strikes(verdict) ? "struck" : "salient", 0]]);
   for (let i = 0; i < verdict.tag.length; i++) {
     const name = tagName(verdict, i);
     counts.set(name, (counts.get(name) ?? 0) + 1);
@@ -24,6 +34,7 @@ export function tagCounts(verdict) {
   return [...counts];
 }
 
+/** The share of the tokens that the scheme looks for. */
 export function salientShare(verdict) {
   return verdict && verdict.tag.length ? tagCounts(verdict)[0][1] / verdict.tag.length : 0;
 }
@@ -47,7 +58,10 @@ export function tokenFacts(scores, verdict, after, index) {
   ];
 }
 
+/** What the scheme does to a token, in words. `strike` trains without the two weights. */
 export function verdictEffect(verdict, index) {
+  const ofStrike = OF_TAG[tagName(verdict, index)];
+  if (ofStrike && !verdict.likelihood[index] && !verdict.unlikelihood[index]) return ofStrike;
   return effect(verdict.likelihood[index], verdict.unlikelihood[index]);
 }
 

@@ -2,7 +2,7 @@
 
 import { button, element, factTable, onceAFrame } from "./dom.js";
 import {
-  cannotTry, readValue, recordedVerdict, sliderPlace, sliderScale, sliderValue, tryScheme, whatWouldChange,
+  cannotTry, readValue, recordedVerdict, sliderPlace, sliderScale, sliderValue, strikes, tryScheme, whatWouldChange,
 } from "./logic.js";
 import { prepare } from "./saliency.js";
 import { state } from "./state.js";
@@ -58,12 +58,14 @@ export class WhatIf {
     this.about = about;
     this.schemes = about.schemes;
     this.drawnScheme = null;
+    this.can = true; // whether the page can compute the shown scheme
     const names = Object.keys(this.schemes);
     this.chooser.replaceChildren(...names.map((name) => element("option", { text: name, value: name })));
   }
 
   say(help) {
-    this.help.textContent = help || "Change a setting to tag every token again here. The run does not change.";
+    const can = this.can ? "Change a setting to tag every token again here. The run does not change." : "";
+    this.help.textContent = help || can;
   }
 
   get now() { return state.tried ?? this.recorded; }
@@ -112,6 +114,10 @@ export class WhatIf {
     const others = [...this.chooser.options].filter((option) => option.value !== this.now.scheme)
       .map((option) => option.title);
     this.reason.textContent = [why, ...others].filter(Boolean).join(" ");
+    if (this.can !== (why === null)) {
+      this.can = why === null;
+      this.say("");
+    }
     // Keep changed settings enabled, so that a reader can reset a what-if that cannot be computed.
     for (const knob of this.knobs) knob.enable(why === null || canApply(this.now.scheme) || knob.turned());
   }
@@ -134,8 +140,9 @@ export class WhatIf {
 
   drawSum(step, scored, verdicts) {
     const places = scored.flatMap((one, index) => (one ? [index] : []));
-    if (!places.length) return void this.sum.replaceChildren();
     const recorded = places.map((index) => recordedVerdict(step.scores[index]));
+    const without = !verdicts && recorded.some(strikes); // these figures say nothing of strike
+    if (!places.length || without) return void this.sum.replaceChildren();
     const tried = verdicts ? places.map((index) => verdicts[index]) : recorded;
     const found = whatWouldChange(places.map((i) => scored[i]), recorded, tried, this.about.loss_normalization);
     const { changed, before, after } = found;
