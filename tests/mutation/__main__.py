@@ -19,17 +19,17 @@ from mutation.trial import BrokenTrial, Copy, check_source
 MOST_SURVIVORS = 0.05
 
 
-def main(words: list[str]) -> int:
-    """Run the command. Return its exit code."""
+def main(words: list[str], project: Path = PROJECT) -> int:
+    """Run the command on a project. Return its exit code."""
     parser = argparse.ArgumentParser(prog="mutation", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--drawn", type=int, default=200, help="number of mutants to draw; 0: named ones only")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--start", type=int, default=0, help="number of the first drawn mutant to try, to go on")
-    parser.add_argument("--named", default=None, help="only named mutants with this in their file or name; none: -")
+    parser.add_argument("--named", default=None, help="try only those named ones that have this in their file or name")
     given = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         try:
-            copy = Copy.of(PROJECT, Path(folder).resolve() / "project")
+            copy = Copy.of(project, Path(folder).resolve() / "project")
             check_source(copy)
             named = _try_named(copy, given.named)
             drawn = _try_drawn(copy, given.drawn, given.seed, given.start)

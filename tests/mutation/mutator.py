@@ -66,24 +66,23 @@ class Mutant:
 
 
 def mutants_of(file: PurePosixPath, source: bytes) -> list[Mutant]:
-    """Return every mutant of a module that is valid Python and reads otherwise, in the order of their places.
+    """Return what can be changed in a module, in the order of the places. `reads_otherwise` says if that is Python.
 
     Left alone are annotations, docstrings, assertions, formatted strings and the messages of errors: they do not
     compute anything, or not under Python's own rules.
     """
-    tree = ast.parse(source)
     finder = _Finder(file, source)
-    finder.visit(tree)
-    found, plain = {}, ast.dump(tree)
-    for mutant in sorted(finder.found, key=lambda one: (one.start, one.stop, one.new)):
-        changed = mutant.applied(source)
-        try:
-            differs = ast.dump(ast.parse(changed)) != plain
-        except SyntaxError:
-            continue
-        if differs:
-            found[changed] = mutant
-    return list(found.values())
+    finder.visit(ast.parse(source))
+    found = {(one.start, one.stop, one.new): one for one in finder.found}
+    return [found[place] for place in sorted(found)]
+
+
+def reads_otherwise(mutant: Mutant, source: bytes) -> bool:
+    """Return whether the module with the mutant is valid Python and not the same program."""
+    try:
+        return ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source))
+    except SyntaxError:
+        return False
 
 
 class _Finder(ast.NodeVisitor):
