@@ -71,7 +71,7 @@ def f(x: int = 1, y: "float | None" = None) -> "int | None":
     log(f"{x + 1}")
     if x:
         raise ValueError("1" + "2")
-    return "a" + g(x, key=-x)
+    return "a" + g(x, key=-x, rest=zip(x, x, strict=True))
 '''
     head = 'def f(x: int = {}, y: "float | None" = None) -> "int | None":'
     assert [mutant.lines(source) for mutant in mutants_of(FILE, source)] == [
@@ -80,7 +80,7 @@ def f(x: int = 1, y: "float | None" = None) -> "int | None":
         ('log(f"{x + 1}")', "pass"),
         ("if x:", "if not (x):"),
         ('raise ValueError("1" + "2")', "pass"),
-        ('return "a" + g(x, key=-x)', 'return "a" + g(x, key=x)'),
+        tuple(f'return "a" + g(x, key={key}, rest=zip(x, x, strict=True))' for key in ("-x", "x")),
     ]
 
 

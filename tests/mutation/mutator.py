@@ -188,6 +188,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
         return
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "cast"):
         return
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # of `zip`: an assertion too
+        return
     for name, value in ast.iter_fields(node):
         if name not in ("annotation", "returns", "decorator_list"):
             yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, ast.AST))
