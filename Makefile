@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 # Checks the types of the page's JavaScript, as tsconfig.json says. npx keeps it in npm's cache.
 TSC    := npx --yes --package typescript@5.9.3 -- tsc
 
-.PHONY: demo test test-long check check-js format setup setup-dev clean
+.PHONY: demo test test-long mutants check check-js format setup setup-dev clean
 
 demo: setup  ## set up, and run the main job: train on notes by each method, compare
 	$(BIN)/nlft demo
@@ -18,6 +18,11 @@ test: setup-dev  ## set up, and run the tests
 
 test-long: setup-dev  ## simulations of minutes: how often intervals hold the truth
 	$(PYTEST) -m long -rP
+
+N    ?= 200
+SEED ?= 0
+mutants: setup-dev  ## hours: change one place of a copy at a time, and print what no test notices; N=200 SEED=0
+	PYTHONPATH=tests $(BIN)/python -u -m mutation --drawn $(N) --seed $(SEED)
 
 check: setup-dev  ## what CI runs: formatting, lint, types of Python and JavaScript, tests
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nlft.core.loss import Window, normalize, sample_losses
 from nlft.core.neighbourhood import hidden_band, neighbourhood
 from nlft.core.saliency import ConditionLogprobs, Tag
-from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
+from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
 from nlft.core.schemes.uniform import UniformSettings, uniform_weights
 
 PAPER = NLFTSettings()
@@ -94,9 +94,9 @@ def slow_weights(batch, cfg):
         if right:
             limit = cfg.certain_threshold
             if salient[t]:
-                weight = 1 + ((ps[t] - limit) / (1 - limit)) ** 5
+                weight = 1 + ((ps[t] - limit) / (1 - limit)) ** cfg.certain_exponent
             else:
-                weight = (ps[t] / limit) ** (0.3 if near[t] else 0.6)
+                weight = (ps[t] / limit) ** (cfg.neighbour_exponent if near[t] else cfg.plain_exponent)
             likelihood[t] = cfg.branch_weight * weight + cfg.nll_weight
         elif salient[t]:
             ratio = max(pj[t] / pb[t], cfg.mistake_ratio)
@@ -108,17 +108,31 @@ def slow_weights(batch, cfg):
     return likelihood, unlikelihood
 
 
+OPEN = replace(PAPER, gate_fraction=1.0)
+VARIED = [
+    replace(PAPER, certain_threshold=0.8),
+    replace(PAPER, certain_exponent=2.0),
+    replace(PAPER, neighbour_exponent=0.1),
+    replace(PAPER, plain_exponent=1.2),
+    replace(PAPER, nll_weight=0.25),
+    replace(OPEN, neighbour_similarity=0.1),
+    replace(OPEN, unlikelihood_shift=0.5),
+    replace(OPEN, mistake_floor=0.4),
+    replace(OPEN, mistake_ratio=3.0),
+    replace(PAPER, gate_fraction=0.2),
+]
 CASES = [
     (seed, label, cfg)
     for seed in range(12)
     for label in (True, False)
     for cfg in (
         PAPER,
-        replace(PAPER, gate_fraction=1.0),
-        replace(PAPER, gate_fraction=1.0, after_mistake="zero"),
-        replace(PAPER, gate_fraction=1.0, branch_weight=0.5, wrong_likelihood=0.3),
-        replace(PAPER, gate_fraction=1.0, contradiction=True, contradiction_standard=0.2),
+        OPEN,
+        replace(OPEN, after_mistake="zero"),
+        replace(OPEN, branch_weight=0.5, wrong_likelihood=0.3),
+        replace(OPEN, contradiction=True, contradiction_standard=0.2),
         replace(PAPER, contradiction=True, contradiction_base=0.3, mistake_ratio=2.0),
+        *VARIED,
     )
 ]
 
@@ -139,6 +153,20 @@ def test_the_cases_above_meet_every_kind_of_token():
         for tag in nlft_weights(random_batch(seed, [40], [label]), cfg).tag.flatten().tolist():
             seen[Tag(tag)] += 1
     assert all(count > 50 for count in seen.values()), seen
+
+
+@pytest.mark.parametrize("cfg", VARIED)
+def test_every_setting_that_is_varied_alone_changes_a_weight_of_the_cases(cfg):
+    """Otherwise a setting that nobody reads would pass the comparison above."""
+    (name,) = {name for name in vars(cfg) if getattr(cfg, name) not in (getattr(PAPER, name), getattr(OPEN, name))}
+    usual = replace(cfg, **{name: getattr(PAPER, name)})
+    changed = 0
+    for seed in range(12):
+        for label in (True, False):
+            ours, theirs = (nlft_weights(random_batch(seed, [40], [label]), one) for one in (cfg, usual))
+            changed += int(not torch.allclose(ours.likelihood, theirs.likelihood))
+            changed += int(not torch.allclose(ours.unlikelihood, theirs.unlikelihood))
+    assert changed >= 3, name
 
 
 @given(seed=st.integers(0, 10_000), kappa=st.floats(-0.5, 0.95), share=st.floats(0.02, 0.6))
@@ -198,6 +226,13 @@ def test_contradiction_tags_the_mistake_that_the_model_is_sure_of_and_the_judgme
     assert not right[1].unlikelihood.any()
 
 
+def test_the_floor_leaves_out_what_is_unlikely_under_judge_too_and_zero_leaves_out_nothing():
+    seen = {"base": [1e-5, 1e-3, 0.1], "judge": [1e-3, 0.02, 0.9], "standard": [1e-5, 1e-3, 0.1]}
+    for floor, expected in [(0.0, [True] * 3), (0.01, [False, True, True]), (0.05, [False, False, True])]:
+        tagged = nlft_weights(three_tokens(False, **seen), replace(PAPER, mistake_floor=floor)).salient
+        assert tagged[0].tolist() == expected, floor
+
+
 LENGTHS, LABELS = [40, 9, 25, 33], [False, True, True, False]
 
 
@@ -213,6 +248,19 @@ def test_padding_never_changes_a_weight_and_a_mixed_batch_gives_each_what_it_get
         assert bool(together.gated[i]) == bool(alone.gated[0])
 
 
+def test_what_padding_holds_changes_nothing():
+    """Values that would make a mistake, a contradiction and a certain token of each place."""
+    cfg = replace(PAPER, contradiction=True)
+    batch = random_batch(3, LENGTHS, LABELS)
+    for base, standard, judge in [(-5.0, -5.0, -0.01), (-0.01, -5.0, -5.0), (-5.0, -0.001, -5.0)]:
+        values = {"base": base, "standard": standard, "judge": judge}
+        other = replace(batch, **{n: getattr(batch, n).masked_fill(~batch.mask, v) for n, v in values.items()})
+        assert torch.equal(tag_mistakes(other, cfg), tag_mistakes(batch, cfg))
+        for name in ("likelihood", "unlikelihood", "tag", "gated"):
+            ours, theirs = (getattr(nlft_weights(one, cfg), name) for one in (other, batch))
+            assert torch.equal(ours, theirs), name
+
+
 def test_what_a_right_sample_holds_for_judge_changes_nothing():
     batch = random_batch(4, LENGTHS, LABELS)
     nonsense = torch.where(batch.label[:, None], torch.full_like(batch.judge, float("nan")), batch.judge)
@@ -223,21 +271,22 @@ def test_what_a_right_sample_holds_for_judge_changes_nothing():
 
 
 def test_at_six_percent_exactly_the_rest_is_kept_and_above_it_is_gated():
-    def weights(mistakes):
-        lp = torch.full((1, 50), log(0.3))
+    def weights(mistakes, width=50):
+        lp = torch.full((1, width), log(0.3))
         judge = lp.clone()
         judge[0, :mistakes] = log(0.9)
-        band = torch.zeros(1, 50, 17, dtype=torch.float16)
+        band = torch.zeros(1, width, 17, dtype=torch.float16)
         batch = ConditionLogprobs(
-            base=lp, mask=torch.ones(1, 50, dtype=torch.bool), label=torch.tensor([False]),
+            base=lp, mask=torch.arange(width)[None] < 50, label=torch.tensor([False]),
             standard=lp, judge=judge, band=band,
         )  # fmt: skip
         return nlft_weights(batch, PAPER)
 
     assert not weights(3).gated.item()
     assert weights(3).likelihood[0, 3:].gt(0).all()
-    assert weights(4).gated.item()
-    assert weights(4).likelihood.eq(0).all()
+    for width in (50, 70, 100):  # 6% of the completion, and not of the row that holds it
+        assert weights(4, width).gated.item()
+        assert weights(4, width).likelihood.eq(0).all()
 
 
 def test_the_branch_off_leaves_plain_likelihood_of_right_samples():
