@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, printable
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
@@ -75,8 +75,3 @@ def read_template(package: str, name: str) -> str:
 def csp_hash(text: str) -> str:
     """Return the hash by which a Content-Security-Policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def printable(text: str) -> str:
-    """Spell out control characters and half surrogate pairs, which HTML cannot hold."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.core.prompts import Message
-from nlft.errors import Problem, RecordsError, display_path
+from nlft.errors import Problem, RecordsError, display_path, printable
 
 FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback", "keep")
 _NEEDED = {
@@ -247,5 +247,5 @@ def kind(value: object) -> str:
 
 def shown(value: object) -> str:
     """Return the value as printable JSON of at most 60 characters."""
-    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -10,6 +10,7 @@ from nlft.data.records import read_examples, training_texts
 from nlft.experiments import revised
 from nlft.experiments.stages import Job, read_test, settings_of
 from nlft.files import write_whole
+from nlft.library_errors import explain
 from nlft.results.collateral import Collateral, Pair, PromptSet, Reply, prompt_set
 from nlft.results.evaluate import deciding_reading
 
@@ -81,7 +82,7 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
             curve=settings,
         )
     except Exception as error:
-        write_failure(place / cell.arm, f"{type(error).__name__}: {error}")
+        write_failure(place / cell.arm, str(explain(error) or f"{type(error).__name__}: {error}"))
         raise
 
 

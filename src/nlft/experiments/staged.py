@@ -21,7 +21,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
-from nlft.library_errors import explain
+from nlft.library_errors import message_and_code
 from nlft.progress import hide_bars, quiet_libraries
 
 if TYPE_CHECKING:
@@ -231,15 +231,12 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
         function(*args)
     except KeyboardInterrupt:  # Ctrl-C reaches every process of the terminal; the parent reports it
         sys.exit(130)
-    except NLFTError as error:
-        print(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
     except Exception as error:
-        told = explain(error)
+        told = message_and_code(error)
         if told is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
-        sys.exit(2)
+        print(told[0], file=sys.stderr)
+        sys.exit(told[1])
 
 
 def _end_with_parent() -> None:
