@@ -43,8 +43,8 @@ _NO_GPU = re.compile(
 )
 _MEMORY_CURE = (
     "Lower --per_device_train_batch_size (raise --gradient_accumulation_steps by as much), --max_length or "
-    "--max_new_tokens; where a command has them, --batch_size or --eval_batch_size. --dtype bfloat16 and --load_in_4bit "
-    "true need less; end other programs that use the memory."
+    "--max_new_tokens; where a command has them, --batch_size or --eval_batch_size. Also --dtype bfloat16 and "
+    "--load_in_4bit true need less. End other programs that use the memory."
 )
 _DISK_CURE = "Free some space, or write to another place. What was finished before is kept: run the command again."
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -11,6 +11,7 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.errors import Problem, RecordsError, display_path, printable
+from nlft.files import refuse_waiting_file
 
 FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback", "keep")
 _NEEDED = {
@@ -145,6 +146,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
         RecordsError: the file cannot be read, is UTF-16, or has an unknown ending.
     """
     try:
+        refuse_waiting_file(path)
         data = path.read_bytes()
         what, cure = "is UTF-16.", "Save it as UTF-8."
         if path.suffix.lower() not in (".jsonl", ".json"):
