@@ -30,11 +30,26 @@ def holds_only_answers(path: Path) -> bool:
 
 
 def holds_nothing_else(path: Path, examples: "Sequence[Example]") -> bool:
-    """Return whether every example of the file is one of the given examples, so that replacing it loses nothing."""
-    from nlft.data.records import as_record, read_examples
+    """Return whether every example of the file is one of the given examples, so that replacing it loses nothing.
 
-    known = {json.dumps(as_record(e), sort_keys=True) for e in examples}
-    return all(json.dumps(as_record(e), sort_keys=True) in known for e in read_examples(path, require_judgment=False))
+    The file may have a system prompt that the examples do not have: `nlft build` can add it.
+    """
+    from nlft.data.records import read_examples
+
+    known = set(map(_content, examples))
+    return all(_content(example) in known for example in read_examples(path, require_judgment=False))
+
+
+def _content(example: "Example") -> str:
+    """Return all of an example except its system prompts, in one form."""
+    from nlft.core.prompts import as_messages
+    from nlft.data.records import as_record
+
+    record = as_record(example)
+    record["prompt"] = [message for message in as_messages(example.prompt) if message["role"] != "system"]
+    record["completion"] = as_messages(example.completion, "assistant")
+    record["revision"] = example.revision and as_messages(example.revision, "assistant")
+    return json.dumps(record, sort_keys=True)
 
 
 def taken_up(examples: "list[Example]", out: Path, file: Path, *, labels: bool = True) -> "list[Example]":

@@ -186,7 +186,8 @@ class _Walk:
     """Reads JSON text value by value, to give each record its line number."""
 
     def __init__(self, name: str, data: bytes, first_line: int) -> None:
-        self.name, self.first_line, self.position = name, first_line, 0
+        self.name, self.position = name, 0
+        self._counted, self._line = 0, first_line  # the line of a position: lines are counted once, not per record
         try:
             self.text = data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -196,7 +197,12 @@ class _Walk:
 
     def place(self, position: int) -> str:
         """Return the file and line of a position in the text."""
-        return f"{self.name}:{self.first_line + self.text.count(chr(10), 0, position)}"
+        if position >= self._counted:
+            self._line += self.text.count("\n", self._counted, position)
+        else:
+            self._line -= self.text.count("\n", position, self._counted)
+        self._counted = position
+        return f"{self.name}:{self._line}"
 
     def broken(self, what: str, position: int, cure: str = "Correct it, or drop the record.") -> RecordsError:
         """Make the error for text that is not JSON at this position."""
