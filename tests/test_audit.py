@@ -18,11 +18,12 @@ from helpers import tiny
 from helpers.audit_defects import DEFECTS, clean_examples, planted_examples
 from nlft import cli
 from nlft.auditing.copies import copies, numbers, overlap
+from nlft.auditing.endings import endless
 from nlft.auditing.findings import KINDS, Finding
 from nlft.auditing.report import AuditReport
 from nlft.auditing.run import AuditSettings, audit
 from nlft.auditing.signal import Margins, Measured, beats_placebo, has_signal, margins, measure, signal_findings
-from nlft.auditing.text import endless, text_findings
+from nlft.auditing.text import text_findings
 from nlft.auditing.words import says_nothing, tone
 from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.logprobs import enable_scoring, score

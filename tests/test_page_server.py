@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -26,12 +27,14 @@ from starlette.testclient import TestClient
 from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
 from nlft.data.records import as_record, read_examples, write_examples
 from nlft.errors import UserError
+from nlft.page import connections
+from nlft.page.connections import listen
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
 from nlft.page.export import csv_parts, export_csv
 from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY
 from nlft.page.live import LiveRun
-from nlft.page.server import LONGEST_BODY, LOOK_EVERY, PageServer, listen
+from nlft.page.server import LONGEST_BODY, LOOK_EVERY, PageServer, web_server
 from nlft.runs.run_dir import RunDir, WatchedExample
 
 TOKEN = "the-token"
@@ -113,7 +116,10 @@ def test_every_server_draws_its_own_token(run: RunDir) -> None:
     assert all(len(token) >= 32 for token in tokens)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "", "10.0.0.7"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "127.0.0.1:8642.evil.example", "", "10.0.0.7"],
+)
 def test_name_that_another_site_made_point_here_is_refused(client: TestClient, host: str) -> None:
     assert client.get("/api/runs", headers={**BEARER, "Host": host}).status_code == 421
 
@@ -203,6 +209,9 @@ def test_answers_are_not_kept_by_anyone_but_the_library(client: TestClient) -> N
         "/api/runs/1/steps/10",
         "/api/runs/0/steps/11",
         "/api/runs/-1/changes",
+        f"/api/runs/0/steps/{'9' * 5000}",
+        f"/api/runs/{'9' * 5000}/changes",
+        "/api/runs/0/steps/٣",
         "/api/runs/0/steps/../../../run.yaml",
         "/api/runs/%2fetc/changes",
         "/run.yaml",
@@ -818,6 +827,77 @@ def test_page_that_hangs_keeps_nobody_else_waiting(run: RunDir) -> None:
             check_news(run, lines)
         for one in hanging:
             one.close()
+
+
+class answering:
+    """A server of the page in a thread."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.socket = listen("127.0.0.1", 0, 0)
+        self.server = web_server(PageServer([LiveRun(run)], who="ann"), self.socket, TOKEN, set())
+        self.thread = threading.Thread(target=self.server.serve_until_stopped)
+
+    def __enter__(self) -> tuple[str, int]:
+        self.thread.start()
+        host, port = self.socket.getsockname()
+        return host, port
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+ASKING = f"GET /api/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+
+
+def test_requests_on_an_open_connection_do_not_wait_for_each_other(run: RunDir) -> None:
+    with answering(run) as place, socket.create_connection(place) as connection:
+        took = []
+        for _ in range(15):
+            start = time.perf_counter()
+            connection.sendall(ASKING)
+            answer = b""
+            while b"\r\n\r\n" not in answer or b'"rescores"' not in answer:
+                answer += connection.recv(65536)
+            took.append(time.perf_counter() - start)
+        assert answer.startswith(b"HTTP/1.1 200")
+    assert sorted(took)[2] < 0.03  # without TCP_NODELAY each takes at least 40 ms
+
+
+def test_connections_that_send_no_request_are_closed_and_shut_nobody_out(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_WITHIN", 0.5)
+    monkeypatch.setattr(connections, "most_connections", lambda: 20)
+    with answering(run) as place:
+        half_open = [socket.create_connection(place) for _ in range(60)]
+        for one in half_open:
+            with contextlib.suppress(OSError):
+                one.sendall(b"GET / HT")
+        with socket.create_connection(place, timeout=10) as connection:
+            connection.sendall(ASKING)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        for one in half_open:
+            one.settimeout(10)
+            with contextlib.suppress(ConnectionError):
+                assert one.recv(100) == b""  # closed, without an answer
+            one.close()
+
+
+def test_browser_that_leaves_while_it_sends_leaves_no_traceback(run: RunDir) -> None:
+    with served(run) as (process, url):
+        host, port = re.search(r"//([\d.]+):(\d+)", url).groups()  # type: ignore[union-attr]
+        token = url.partition("token=")[2]
+        head = f"POST /api/requests HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+        with socket.create_connection((host, int(port))) as leaving:
+            leaving.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{{".encode())
+        with stream_of(url) as lines:
+            next(lines)
+        process.send_signal(signal.SIGINT)
+        process.wait(5)
+        assert process.stderr
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_taken_port_is_refused_if_asked_for_and_replaced_if_not() -> None:

@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from nlft import __version__
-from nlft.errors import NLFTError, UserError
-from nlft.library_errors import explain
+from nlft.errors import UserError
+from nlft.library_errors import message_and_code
 from nlft.progress import quiet, quiet_libraries
 
 
@@ -55,21 +55,15 @@ def _run(argv: list[str]) -> int:
         words = [word for word in argv[1:] if word != "--quiet"]
         with quiet() if len(words) < len(argv) - 1 else nullcontext():
             run(words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NLFTError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        told = explain(error)
+        told = message_and_code(error)
         if told is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
-        return 2
+        print(told[0], file=sys.stderr)
+        return told[1]
     return 0
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, ge
 
 import yaml
 
-from nlft.errors import ConfigError, Problem, UserError, display_path
+from nlft.errors import ConfigError, NLFTError, Problem, UserError, display_path
+from nlft.files import refuse_waiting_file
 
 QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
 
@@ -178,10 +179,17 @@ def yaml_entries(path: Path) -> list[GivenSetting]:
             pairs += [(f"saliency.{inner.value}", inner, item) for inner, item in value.value]
         else:
             pairs.append((str(key.value), key, value))
-    construct = yaml.SafeLoader("").construct_object
-    return [
-        GivenSetting(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True)) for key, at, item in pairs
-    ]
+    try:
+        construct = yaml.SafeLoader("").construct_object
+        return [
+            GivenSetting(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True))
+            for key, at, item in pairs
+        ]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        # A number of thousands of digits, a date like 2020-99-99, a tag, nested levels, an anchor within itself.
+        raise UserError(
+            f"{where}: a value cannot be read: {error}\n  Put the value in quotes, or correct it."
+        ) from error
 
 
 def yaml_node(path: Path, cure: str) -> yaml.Node | None:
@@ -195,11 +203,14 @@ def yaml_node(path: Path, cure: str) -> yaml.Node | None:
     """
     where = display_path(path)
     try:
+        refuse_waiting_file(path)
         node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where}: cannot be read: {error}\n  {cure}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{where}: is not YAML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: is nested too deeply.\n  Write it with fewer levels.") from error
     return node
 
 
@@ -220,11 +231,20 @@ def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> d
             try:
                 values[key] = _chosen(value, known[key])
             except ValueError as error:
-                problems.append(Problem(where, f'"{key}" is {value!r}', f"{error}."))
+                problems.append(Problem(where, f'"{key}" is {_in_short(value)}', f"{error}."))
                 values[key] = None
     if problems:
         raise ConfigError(problems)
     return values
+
+
+def _in_short(value: object) -> str:
+    """Show a value in at most 60 characters. Python refuses to write out whole numbers of over 4,300 digits."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any], where: str) -> _Class:
@@ -239,7 +259,13 @@ def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any],
         ConfigError: everything that is wrong with the user's values.
     """
     values = checked([GivenSetting(where, key, value) for key, value in own.items()], declared(cls))
-    instance = cls(**{**common, **values})
+    try:
+        instance = cls(**{**common, **values})
+    except NLFTError:
+        raise
+    except Exception as error:  # TrainingArguments checks some values itself, and raises what it likes
+        told = f"{where}: {', '.join(own) or cls.__name__} cannot be used: {' '.join(str(error).split())}"
+        raise UserError(f"{told}\n  Correct the value that it names.") from error
     check_ranges(instance)
     return instance
 
@@ -267,7 +293,7 @@ def coerce(value: object, hint: object) -> Any:
     for candidate in (value, _with_floats(value)):
         try:
             return adapter.validate_python(candidate, strict=True)
-        except ValidationError:
+        except (ValidationError, OverflowError, RecursionError):  # a whole number of hundreds of digits is no float
             continue
     raise ValueError(_wanted(hint))
 
@@ -282,7 +308,7 @@ def from_text(text: str, hint: object) -> Any:
 
     try:
         return TypeAdapter(cast(Any, hint)).validate_strings(text)
-    except ValidationError as error:
+    except (ValidationError, OverflowError) as error:
         raise ValueError(_wanted(hint)) from error
 
 

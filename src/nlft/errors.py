@@ -96,6 +96,14 @@ def _group(alike: list[Problem]) -> str:
     return f"{alike[0]}\n  The same on line{'s' * (len(others) > 1)} {', '.join(others[:LINES_SHOWN])}{more}."
 
 
+def printable(text: str) -> str:
+    """Spell out control characters, marks that turn the text round, and half surrogate pairs.
+
+    A message then shows what a file holds, and a terminal does not obey it.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def display_path(path: Path | str) -> str:
     """Return the path as a user would type it in the current folder: relative if that is shorter."""
     path = Path(path)

@@ -1,14 +1,16 @@
 """Write a file whole or not at all, and fill the package's HTML templates."""
 
 import base64
+import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, printable
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
@@ -37,6 +39,55 @@ def write_output(path: Path, data: bytes | Iterable[bytes]) -> None:
         write_whole(path, data)
     except OSError as error:
         raise UserError(f"cannot write {display_path(path)}: {error.strerror}.\n  Write to another place.") from error
+
+
+def read_json(path: Path, cure: str) -> dict[str, Any]:
+    """Read a JSON object that nlft wrote.
+
+    Args:
+        cure: what to do if the file is missing or spoiled.
+
+    Raises:
+        UserError: the file is missing, or is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{display_path(path)}: cannot be read: {error.strerror}.\n  To go on, {cure}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{display_path(path)}: is not JSON: {error}.\n  To go on, {cure}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{display_path(path)}: holds no JSON object.\n  To go on, {cure}.")
+    return found
+
+
+def refuse_waiting_file(path: Path) -> None:
+    """Refuse a named pipe, a socket or a device as input: reading it could wait for ever.
+
+    A pipe of the shell (`<(command)`) has a writer, and passes.
+
+    Raises:
+        OSError: the path is such a file.
+    """
+    if (
+        path.exists()
+        and not (path.is_file() or path.is_dir())
+        and not str(path).startswith(("/dev/fd/", "/proc/self/"))
+    ):
+        raise OSError(errno.EINVAL, "It is not an ordinary file", str(path))
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Give every file in the folder the mode of a new file.
+
+    Safetensors writes files that only their owner may read. Then others on the machine can read a run, but not its
+    adapter.
+    """
+    mask = os.umask(0o022)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
 
 
 def render_page(package: str, template: str, style: str, **values: Any) -> str:
@@ -75,8 +126,3 @@ def read_template(package: str, name: str) -> str:
 def csp_hash(text: str) -> str:
     """Return the hash by which a Content-Security-Policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def printable(text: str) -> str:
-    """Spell out control characters and half surrogate pairs, which HTML cannot hold."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -34,7 +34,7 @@ FAR_MORE = 3.0
 MOST_PROPOSED = 12
 """Most words that are proposed for one rule."""
 
-_ENDS = re.compile(r"[.!?]+(?:\s+|$)|\n+")
+_ENDS = re.compile(r"(?<![.!?])[.!?]++(?:\s++|$)|\n+")
 _GAP = "\0"
 _GAPS = re.compile(rf"{_GAP}(?:[\s,;/&]*(?:(?:and|or|und|oder|et|ou|y|o|e)\b)?[\s,;/&]*{_GAP})*")
 _WORDLESS = "marked"

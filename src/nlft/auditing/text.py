@@ -5,24 +5,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from nlft.auditing.copies import numbers
+from nlft.auditing.endings import unfinished
 from nlft.auditing.findings import Finding, quoted, texts
 from nlft.auditing.words import content, says_nothing, tone
 from nlft.core.prompts import prompt_text, without_corrections
 from nlft.data.answers.final_answers import read_standard
 from nlft.data.answers.quantities import Value
 from nlft.data.gradable import why_unclear
-from nlft.data.grading import IN_SENTENCE, MARK, Grader, needs_answers
+from nlft.data.grading import IN_SENTENCE, Grader, needs_answers
 from nlft.data.language import language, words
 from nlft.data.records import Example, completion_text, quotes_of
 
 Check = Callable[[Example], str | None]
 
 USUAL = 0.2  # markup or a language that more than this proportion of the examples has belongs to the task
-_CLEAN_ENDS = 0.7  # open endings belong to the task if less than this proportion of the completions ends cleanly
-_MARKED = 0.9  # if this proportion has a final answer with a mark, a completion that ends in a bare number is cut off
-_REPEATS = 3
 
-_QUOTED = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|«([^»\n]+)»|`([^`\n]+)`|‘([^’\n]+)’')
+
+# A quote never holds its own opening mark: otherwise a row of them would be read again from each one.
+_QUOTED = re.compile(r'"([^"\n]+)"|“([^“”\n]+)”|«([^«»\n]+)»|`([^`\n]+)`|‘([^‘’\n]+)’')
 # A number that counts steps and the like is not an answer: step 2, line 3, #4.
 _PLACE = re.compile(r"(?:\b(?:step|line|sentence|part|equation|point|item|paragraph|no\.)s?\s*|#)\d+\b", re.IGNORECASE)
 _ELLIPSIS = re.compile(r"\.\.\.|…")
@@ -35,14 +35,8 @@ _HTML = re.compile(
 )
 _BROKEN = re.compile(r"�|Ã[-¿©¨ª«¼½¶±¡ŸœŠ–\"]|â€[-¿œ™˜“”¦\"]|Â[ -¿]|[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _NEXT_TURN = re.compile(
-    r"\n\s*(?:#+ *)?(?:user|human|question|instruction|assistant|Q)\s*:", re.IGNORECASE
+    r"\n[^\S\n]*+(?:#++ *+)?(?:user|human|question|instruction|assistant|Q)\s*+:", re.IGNORECASE
 )  # never matches at the beginning of the text
-_ENDS = re.compile(r"(?:[.!?。！？…:;)\]}>»”’\"'`*$%]|-{2,})\s*$")
-_OPEN_END = re.compile(
-    r"(?:[,=+*/×÷(\[{<&-]|\b(?:the|a|an|of|to|in|is|are|was|and|or|but|so|with|for|from|by|at|on|that|which|has|have"
-    r"|than|then|because|if|as|we|it|this|each|per|our|their))\s*$",
-    re.IGNORECASE,
-)
 _BARE = re.compile(
     r"(?i:\b(?:the|final|answer|result|is|solution|correct|so|thus|therefore)\b)|[#:=.*$()\[\]{}\\]|boxed"
 )
@@ -63,7 +57,7 @@ def text_findings(
         ("contradiction", _contradiction),
         ("foreign-answer", _foreign_answer),
         ("prompt-copy", _prompt_copy),
-        ("unfinished", _unfinished(examples)),
+        ("unfinished", unfinished(examples)),
         ("bare-answer", _bare_answer),
     ]
     if not shows_correction:
@@ -297,52 +291,7 @@ def _differing_answers(examples: Sequence[Example], grader: Grader | None) -> It
             yield Finding("foreign-answer", example.id, what, (other.id,))
 
 
-# Check whether the completion ends.
-
-
-def _unfinished(examples: Sequence[Example]) -> Check:
-    """Make a check for unfinished completions. An open ending counts only if most completions end cleanly."""
-    clean = sum(_ends_cleanly(completion_text(e)) for e in examples)
-    usual = clean >= _CLEAN_ENDS * len(examples)
-    marked = sum(MARK in completion_text(e) for e in examples) >= _MARKED * len(examples)
-
-    def check(example: Example) -> str | None:
-        text = completion_text(example).strip()
-        if not text:
-            return "it is blank"
-        if example.extra.get("finish_reason") == "length":
-            return "it was cut off at the token limit (finish_reason is length)"
-        if example.extra.get("finish_reason") == "unknown":
-            return "its server ended it for a reason that is not known (finish_reason is unknown)"
-        if loop := endless(text):
-            return f"it repeats {quoted(loop)} until it ends"
-        if _MARKED_END.search(text) and (MARK in text or not marked):
-            return None
-        opened = _OPEN_END.search(text) or text.count("(") > text.count(")") or text.count("```") % 2
-        if opened or (usual and not _ends_cleanly(text)):
-            return f"it stops inside a sentence: {quoted('...' + text[-50:])}"
-        return None
-
-    return check
-
-
-_MARKED_END = re.compile(rf"(?:{MARK}|\bis|[=:])\s*\$?-?[\d.,/]*\d(?:[ \t]*[\w%°]+){{0,2}}$|{MARK}[^\n]*$")
-
-
-def _ends_cleanly(text: str) -> bool:
-    return bool(_ENDS.search(text) or re.search(rf"{MARK}[^\n]*$", text.rstrip()) or len(words(text)) <= 3)
-
-
-def endless(text: str) -> str | None:
-    """Find a phrase that a text repeats at least three times up to its end. The last repetition may be incomplete."""
-    all_words = text.split()
-    for period in range(1, len(all_words) // _REPEATS + 1):
-        run = 0
-        while run < len(all_words) - period and all_words[-1 - run] == all_words[-1 - run - period]:
-            run += 1
-        if run + period >= _REPEATS * period and run + period >= 6:
-            return " ".join(all_words[-period:])
-    return None
+# Check whether everything is text.
 
 
 def _prompt_copy(example: Example) -> str | None:
@@ -353,9 +302,6 @@ def _prompt_copy(example: Example) -> str | None:
     if match := _NEXT_TURN.search(text):
         return f"it continues with another turn: {quoted(text[match.start() :])}"
     return None
-
-
-# Check whether everything is text.
 
 
 def _garbage(examples: Sequence[Example], special: Sequence[str]) -> Iterator[Finding]:

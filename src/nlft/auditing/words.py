@@ -5,6 +5,7 @@ never reported as vague.
 """
 
 import re
+from bisect import bisect_right
 from typing import Literal
 
 from nlft.data.language import WORD, words
@@ -71,7 +72,7 @@ def _tone_of_clause(clause: str) -> set[Tone]:
     readings = ((_BLAME, "blame", "praise"), (_PRAISE, "praise", "blame"))
     for pattern, meaning, opposite in readings:
         for match in re.finditer(rf"\b(?:{pattern.pattern})\b", clause):
-            near = [end for end in negations if end <= match.start() and _gap(clause[end : match.start()]) < _REACH]
+            near = _near(negations, clause, match.start())
             if match[0] in _NEVER_PRAISE and near:
                 continue
             used.update(near)
@@ -80,8 +81,18 @@ def _tone_of_clause(clause: str) -> set[Tone]:
     return tones | {"doubt"} if set(negations) - used else tones
 
 
-def _gap(text: str) -> int:
-    return len(WORD.findall(text))
+def _near(negations: list[int], clause: str, at: int) -> list[int]:
+    """Return those ends of negations from which fewer than `_REACH` words lead to the place `at`.
+
+    The nearest comes first, and the search ends at the first that is too far away, so that a text of thousands of
+    negations is read in linear time.
+    """
+    near = []
+    for number in range(bisect_right(negations, at) - 1, -1, -1):
+        if len(WORD.findall(clause[negations[number] : at])) >= _REACH:
+            break
+        near.append(negations[number])
+    return near
 
 
 def says_nothing(judgment: str) -> bool:

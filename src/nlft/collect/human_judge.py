@@ -5,15 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from nlft.collect.judging import Judged, with_opinion
 from nlft.collect.opinions import RightOrWrong, plain_text
 from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
 from nlft.core.spans import Span, merged_spans, occurrences
-from nlft.data.records import Example, completion_text, read_examples
-from nlft.errors import UserError, display_path
+from nlft.data.records import Example, completion_text
+from nlft.errors import UserError
 
 Save = Callable[[list[Example]], None]
 _Move = Literal["next", "back", "quit", "stay"]
@@ -84,20 +83,6 @@ def judge_by_hand(
 def is_open(example: Example) -> bool:
     """Return whether the example still needs a judgment or marks."""
     return not (example.label or example.judgment or example.spans)
-
-
-def taken_up(examples: Sequence[Example], out: Path) -> list[Example]:
-    """Return the examples as an earlier session saved them in `out`, or as given if `out` does not exist.
-
-    Raises:
-        UserError: `out` holds other examples, and judging would overwrite them.
-    """
-    if not out.exists():
-        return list(examples)
-    earlier = read_examples(out, require_judgment=False)
-    if [(e.id, e.prompt, e.completion) for e in earlier] != [(e.id, e.prompt, e.completion) for e in examples]:
-        raise UserError(f"{display_path(out)}: holds other examples.\n  Give another --out, or move the file away.")
-    return earlier
 
 
 def _is_graded(example: Example, graded: bool) -> bool:

@@ -14,7 +14,7 @@ from nlft.data.records import Example, completion_text
 RightOrWrong = Literal["right", "wrong"]
 
 _UNSURE = re.compile(r"\b(?:part(?:ly|ially)|mostly|almost|half|or)\b", re.IGNORECASE)
-_QUOTED = re.compile(r'"([^"\n]{2,})"|“([^”\n]{2,})”')
+_QUOTED = re.compile(r'"([^"\n]{2,})"|“([^“”\n]{2,})”')
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 # Terminal escape sequences: CSI, those with a text that ends at a bell or ESC \ (such as OSC), and all others.
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?")
@@ -76,7 +76,7 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
 def quotes(judgment: str, text: str) -> bool:
     """Return whether the text holds at least one double-quoted part of the judgment, ignoring case and punctuation."""
     shown = _bare(text)
-    return any((quoted := _bare(a or b)) and quoted in shown for a, b in _QUOTED.findall(judgment))
+    return any((quoted := _bare(a or b)) and quoted in shown for a, b in set(_QUOTED.findall(judgment)))
 
 
 def plain_text(text: str) -> str:
@@ -113,7 +113,7 @@ def _first_line(text: str) -> tuple[str, str]:
 def _repeats(feedback: str, prompt: str) -> bool:
     """Return whether the prompt holds every sentence and line of the feedback."""
     shown = _bare(prompt)
-    return all(_bare(piece) in shown for piece in re.split(r"(?<=[.!?])\s|\n", feedback))
+    return all(_bare(piece) in shown for piece in set(re.split(r"(?<=[.!?])\s|\n", feedback)))
 
 
 def _misquotes(feedback: str, example: Example) -> bool:

@@ -14,17 +14,19 @@ from nlft.commands.checks import (
     examples_to_train,
     questions_to_answer,
 )
+from nlft.commands.earlier import holds_nothing_else, holds_only_answers, overwrite_flag, taken_up
 from nlft.commands.help import Section
+from nlft.commands.new_rules import check_new_rules, write_new_rules
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
 from nlft.errors import UserError, display_path
 from nlft.models.opening import model_kinds, open_answerer
+from nlft.outputs import is_our_json, is_our_page, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
 
 if TYPE_CHECKING:
-    from nlft.auditing.rules import FoundRule
     from nlft.collect.judging import JudgeSettings
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example
@@ -78,6 +80,7 @@ def sample(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
+        overwrite_flag(parser)
 
     command = Command(
         "nlft sample",
@@ -92,8 +95,9 @@ def sample(argv: Sequence[str]) -> None:
     early = EarlyFile(argv, lambda file: questions_to_answer(file, needs))
     model_settings, backend, calls, settings, other = command.parse(argv)
     check_out_file(other.out, ".jsonl")
-    if calls.ledger and Path(calls.ledger).resolve() == other.out.resolve():
-        raise UserError("--ledger and --out are the same file.\n  Give the answers' ledger another name.")
+    read = {"FILE": other.file, "--config": other.config, "--ledger": calls.ledger, "--checks": settings.checks}
+    refuse_inputs("--out", other.out, {**read, **_model_paths(model_settings)})
+    refuse_foreign("--out", other.out, holds_only_answers, overwrite=other.overwrite)
     questions = early.get(other.file)[: settings.limit]
     model = open_answerer(
         model_settings,
@@ -150,9 +154,10 @@ def judge(argv: Sequence[str]) -> None:
     )
     early = EarlyFile(argv, examples_to_judge)
     settings, *model_settings, other = command.parse(argv)
-    out = _examples_out(other)
+    out = _examples_out(other, settings, model_settings)
     with dry_run_told() if model_settings else nullcontext():
-        _judge(early.get(other.file), out, settings, model_settings)
+        labels = settings.judge != "human"  # a person may have changed some
+        _judge(taken_up(early.get(other.file), out, other.file, labels=labels), out, settings, model_settings)
 
 
 def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", model_settings: list[Any]) -> None:
@@ -163,9 +168,8 @@ def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", mode
 
     cure = "Try another --seed, more --tries or another judge; or write the judgments yourself: --judge human."
     if settings.judge == "human":
-        from nlft.collect.human_judge import judge_by_hand, taken_up
+        from nlft.collect.human_judge import judge_by_hand
 
-        examples = taken_up(examples, out)
         cure = "Run the same command again to go on."
     checks = settings.make_checks(out.with_suffix(".calls.jsonl")) if settings.checks else None
     grader = judging.grader_for(settings, checks)
@@ -218,8 +222,8 @@ def revise(argv: Sequence[str]) -> None:
     )
     early = EarlyFile(argv, examples_to_train)
     settings, *model_settings, other = command.parse(argv)
-    out = _examples_out(other)
-    examples = early.get(other.file)
+    out = _examples_out(other, settings, model_settings)
+    examples = taken_up(early.get(other.file), out, other.file)
     revised = revise_examples(examples, _open(model_settings, settings, out), settings)
     write_examples(out, revised.examples)
     print(f"{display_path(out)}: " + "\n  ".join(revised.summary_lines()))
@@ -244,11 +248,20 @@ def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
     )
 
 
-def _examples_out(other: Any) -> Path:
+def _examples_out(other: Any, settings: Any, model_settings: list[Any]) -> Path:
     """Return --out, or else the input file. Refuse it before the work if examples cannot be written there."""
     out: Path = other.out or other.file
     check_out_file(out, ".jsonl")
+    read = {"--config": other.config, "--checks": getattr(settings, "checks", None)}
+    if model_settings:
+        read |= {"--ledger": model_settings[2].ledger, **_model_paths(model_settings[0])}
+    refuse_inputs("--out", out, read)
     return out
+
+
+def _model_paths(settings: Any) -> dict[str, Any]:
+    """Return the model and the adapter as inputs, by flag."""
+    return {"--model_name_or_path": settings.model_name_or_path, "--adapter": settings.adapter}
 
 
 def build(argv: Sequence[str]) -> None:
@@ -262,12 +275,13 @@ def build(argv: Sequence[str]) -> None:
         parser.add_argument(
             "--out", type=Path, required=True, help="file to write: .jsonl, or .json with --to original"
         )
+        overwrite_flag(parser)
 
     what = "Choose examples, and write them in the format of nlft, TRL or the paper's script."
     settings, other = Command("nlft build", what, [BuildSettings], [("Choice", BuildSettings)], None, add).parse(argv)
-    if other.out.resolve() in [Path(file).resolve() for file in other.files]:
-        raise UserError(f"--out {display_path(other.out)}: is one of the files read.\n  Give another name.")
+    refuse_inputs("--out", other.out, {"FILE": other.files, "--config": other.config})
     pool = read_pool(other.files, settings)
+    refuse_foreign("--out", other.out, lambda path: holds_nothing_else(path, pool.examples), overwrite=other.overwrite)
     chosen = choose(pool.examples, settings)
     told = build_summary(pool, chosen, settings)
     if settings.system_prompt is not None:
@@ -301,6 +315,7 @@ def audit(argv: Sequence[str]) -> None:
         parser.add_argument("--rules_out", type=Path, metavar="FILE", help="write the judgments' rules to a new .yaml")
         parser.add_argument("--rules", type=Path, metavar="FILE", help="rules that the preflight checks, .yaml")
         parser.add_argument("--checks", type=Path, metavar="FILE", help="checks to count instead of words, .yaml")
+        overwrite_flag(parser)
 
     command = Command(
         "nlft audit",
@@ -319,8 +334,12 @@ def audit(argv: Sequence[str]) -> None:
     for path, flag in ((other.html, "--html"), (other.json, "--json")):
         if path:
             check_out_file(path, flag=flag)
+            read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks, "--test_file": settings.test_file}
+            refuse_inputs(flag, path, {**read, "--config": other.config, **_model_paths(model_settings)})
+    refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
+    refuse_foreign("--json", other.json, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
     if other.rules_out:
-        _check_new_rules(other.rules_out)
+        check_new_rules(other.rules_out)
     rules = read_rules(other.rules) if other.rules else None
     checks = read_checks(other.checks) if other.checks else []
     examples = early.get(other.file)
@@ -343,45 +362,7 @@ def audit(argv: Sequence[str]) -> None:
         if path:
             write_output(path, text().encode())
     if other.rules_out:
-        _write_rules(other.rules_out, examples, report.rules)
-
-
-def _check_new_rules(path: Path) -> None:
-    """Refuse a file of rules that exists: what its user moved into `words` would be lost."""
-    check_out_file(path, ".yaml", ".yml", flag="--rules_out")
-    if path.exists():
-        raise UserError(
-            f"--rules_out {display_path(path)}: exists already, and may hold your own changes.\n"
-            f"  Give another name, or check these rules with --rules {display_path(path)}."
-        )
-
-
-def _write_rules(path: Path, examples: "list[Example]", found: "Sequence[FoundRule]") -> None:
-    """Write the rules of the judgments, and say which are left out.
-
-    Args:
-        found: the rules that the audit printed. It prints none if the examples have worked answers.
-
-    Raises:
-        UserError: there are no rules to write.
-    """
-    from nlft.auditing.rules import find_rules, rules_table, written_rules
-    from nlft.data.rules_file import write_rules
-
-    if not found:
-        found = find_rules(examples)
-        print(f"\n{rules_table(found)}" if found else "")
-    rules, left_out = written_rules(found)
-    if not rules:
-        what = "each judgment is about one example, or quotes nothing" if found else "there are no judgments"
-        raise UserError(
-            f"--rules_out {display_path(path)}: there is no rule to write: {what}.\n"
-            "  Quote or mark the words in several wrong examples, and give these examples the same judgment."
-        )
-    write_rules(path, rules, left_out)
-    count = f"{len(rules)} rule{'' if len(rules) == 1 else 's'}"
-    print(f"\n{display_path(path)}: {count}" + (f"; {len(left_out)} left out, named at its end" if left_out else ""))
-    note(f"next: move what falls under a rule from proposed to words, then nlft train --rules {display_path(path)}")
+        write_new_rules(other.rules_out, examples, report.rules)
 
 
 def _optional_model() -> type:

@@ -212,10 +212,11 @@ class _Reading:
             self._refuse(words, [option for action in parser._actions for option in action.option_strings], classes)
         try:
             instances = list(parser.parse_args_into_dataclasses(self.argv))
-        except ValueError as error:  # TrainingArguments checks some combinations itself
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{self.command.prog}: {error}") from error
+        except (UserError, MemoryError, ImportError):
+            raise
+        except Exception as error:  # TrainingArguments checks some values itself, and raises what it likes
+            said = str(error) or type(error).__name__
+            raise UserError(f"{self.command.prog}: {said}\n  Correct the setting that it names.") from error
         if len(instances) == len(classes):
             instances.append(Namespace())
         check_ranges(*instances[:-1])

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from nlft import __version__
 from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
+from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.outputs import begins_with, is_our_json, is_our_page, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def evaluate(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
+        overwrite_flag(parser)
 
     command = Command(
         "nlft evaluate",
@@ -55,6 +58,9 @@ def evaluate(argv: Sequence[str]) -> None:
     if out is None:
         raise UserError("--out is missing.\n  Name a file, or give a run directory as --adapter.")
     check_out_file(out, ".json")
+    read = {"FILE": other.file, "--config": other.config, "--checks": settings.checks, "--keep": settings.keep}
+    refuse_inputs("--out", out, {**read, "--ledger": calls.ledger})
+    refuse_foreign("--out", out, is_our_json("summary", "questions"), overwrite=other.overwrite)
     questions = early.get(other.file)
     if settings.checks:
         settings.make_checks(None)  # a check that needs a judge is an error before the model is loaded
@@ -127,6 +133,8 @@ def merge(argv: Sequence[str]) -> None:
     needs = ["adapter", "model_name_or_path"]
     command = Command("nlft merge", what, [MergeOptions], [("Model", ASKED)], _merged_class, add, needs=needs)
     model_settings, other = command.parse(argv)
+    read = {"--model_name_or_path": model_settings.model_name_or_path, "--adapter": model_settings.adapter}
+    refuse_inputs("--out", other.out, read)
     from nlft.training.merging import merge_adapter
 
     merge_adapter(model_settings, other.out)
@@ -156,13 +164,18 @@ def map(argv: Sequence[str]) -> None:
         metavar="NAME",
         help="another host name that browsers may use for this server",
     )
+    overwrite_flag(parser)
     args = parser.parse_args(argv)
     from nlft.runs.run_dir import RunDir
 
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
     if args.html or args.csv:
-        from nlft.page.export import export_csv, export_map
+        from nlft.page.export import CSV_COLUMNS, export_csv, export_map
 
+        for flag, out in (("--html", args.html), ("--csv", args.csv)):
+            refuse_inputs(flag, out, {"--data": args.data})
+        refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
+        refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
         if args.html:
             against = runs[1] if len(runs) > 1 else None
             print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")

@@ -14,6 +14,7 @@ from nlft.commands.parsing import Command, plain_parser
 from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.settings import MaxLengthSettings, ModelOptions
+from nlft.outputs import refuse_inputs
 from nlft.progress import note
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def train(argv: Sequence[str]) -> None:
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer
 
+    _refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
     held_out = _held_out(held_out_settings.eval_file, args)
     examples, run = _examples_and_run(early.get(other.file), other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
@@ -194,6 +196,7 @@ def replay(argv: Sequence[str]) -> None:
     source = RunDir.open(options.run)
     out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
     model_settings, args, saliency, file = recorded_settings(source, out)
+    refuse_inputs("--output_dir", out, {"RUN": options.run, "the training file": file})
     examples, run = _examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
     found = differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
@@ -302,6 +305,7 @@ def _baseline(
     from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import adds_adapter
 
+    _refuse_input_folders(args, other, model_settings)
     baseline = getattr(import_module(f"nlft.training.{name}"), trainer_class)
     examples, run = _examples_and_run(early.get(other.file), other, args)
     checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
@@ -319,6 +323,12 @@ def _file_argument(parser: ArgumentParser, what: str) -> None:
 def _training_arguments(parser: ArgumentParser) -> None:
     _file_argument(parser, "examples: .jsonl, .json, or the original project's records")
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
+
+
+def _refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str | None) -> None:
+    """Refuse an output_dir that is or holds what the command reads: --overwrite and new files could replace it."""
+    read = {"FILE": other.file, "--model_name_or_path": model.model_name_or_path, "--adapter": model.adapter}
+    refuse_inputs("--output_dir", args.output_dir, {**read, **{f"--{name}": file for name, file in files.items()}})
 
 
 def _examples_and_run(

@@ -6,6 +6,8 @@ A span comes from a record, or from a quote in its judgment. `token_spans` says 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
 
 from nlft.core.prompts import without_corrections
 
@@ -110,7 +112,7 @@ def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     places: list[Span] = []
     missing: dict[str, None] = {}
     folded = completion.translate(_FOLDED)
-    for readings in _quotes(blame(judgment)):
+    for readings in dict.fromkeys(map(tuple, _quotes(blame(judgment)))):  # a judge that loops repeats its quotes
         found = next((spans for quote in readings if (spans := _find(folded, quote))), None)
         if found is None:
             missing[" ".join(readings[-1].split())] = None
@@ -283,6 +285,9 @@ def _quotes(judgment: str) -> Iterator[list[str]]:
 def _find(folded: str, quote: str) -> list[Span]:
     """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
     bare = quote.rstrip(" \t.,;:!?")
+    letters = _letters(folded)
+    if not any(_letters(part) in letters for part in (bare, *_ELLIPSIS.split(quote))):
+        return []  # the search for a long quote of one word again and again costs its length at each place
     texts = [[quote], *([[bare]] if bare and bare != quote else [])]
     parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
     if _ELLIPSIS.search(quote) and parts:
@@ -292,6 +297,12 @@ def _find(folded: str, quote: str) -> list[Span]:
             if found := list(_places(folded, [_pattern(part, flags) for part in one])):
                 return found
     return []
+
+
+@lru_cache(maxsize=4)
+def _letters(text: str) -> str:
+    """Return the text without white space and case: where this has no place, no quote has."""
+    return "".join(text.translate(_FOLDED).casefold().split())
 
 
 def _pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
@@ -318,6 +329,21 @@ def _search(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | Non
     return None
 
 
+class _Places:
+    """The places of one pattern in a text, for questions that go forward: each place is searched for once."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self._pattern, self._text = pattern, text
+        self._asked, self._next = -1, cast("re.Match[str] | None", None)
+
+    def after(self, at: int) -> re.Match[str] | None:
+        """Return the first place that begins at `at` or later."""
+        known = 0 <= self._asked <= at and (self._next is None or self._next.start() >= at)
+        if not known:
+            self._asked, self._next = at, _search(self._pattern, self._text, at)
+        return self._next
+
+
 def _is_inside(text: str, at: int) -> bool:
     """Return whether a place is inside a word or a number."""
     before, after = text[at - 1 : at] if at else "", text[at : at + 1]
@@ -334,14 +360,14 @@ def _is_letter(char: str) -> bool:
 
 def _places(text: str, parts: Sequence[re.Pattern[str]]) -> Iterator[Span]:
     """Yield the places where the parts follow each other, at most `LONGEST_GAP` characters apart."""
-    at = 0
-    while first := _search(parts[0], text, at):
+    at, found = 0, [_Places(part, text) for part in parts]
+    while first := found[0].after(at):
         at = end = first.end()
-        for part in parts[1:]:
-            following = _search(part, text, end)
+        for part in found[1:]:
+            following = part.after(end)
             if following is None or following.start() - end > LONGEST_GAP:
                 break
-            nearer = _search(parts[0], text, first.end())
+            nearer = found[0].after(first.end())
             if end == first.end() and nearer and nearer.end() <= following.start():
                 break  # the quote begins at the nearest of the places where it can begin
             end = following.end()

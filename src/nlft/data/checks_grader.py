@@ -37,7 +37,7 @@ JUDGE_TOKENS = 128
 _YES_OR_NO = r"\W*(yes|no)\b(?!\W+(?:and|or)\W+(?:yes|no)\b|/|\s+(?:idea|opinion|clue|way to))"
 _DECIDED = re.compile(_YES_OR_NO, re.IGNORECASE)
 _STATED = re.compile(rf"\b(?:answer|verdict)(?:\s+is|\W*:){_YES_OR_NO}", re.IGNORECASE)
-_QUOTED = re.compile(r'"([^"\n]{2,})"|“([^”\n]{2,})”')
+_QUOTED = re.compile(r'"([^"\n]{2,})"|“([^“”\n]{2,})”')
 
 
 class QuestionNeeds(TypedDict, total=False):

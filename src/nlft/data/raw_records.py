@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nlft.core.prompts import Message
-from nlft.errors import Problem, RecordsError, display_path
+from nlft.errors import Problem, RecordsError, display_path, printable
+from nlft.files import refuse_waiting_file
 
 FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback", "keep")
 _NEEDED = {
@@ -145,6 +146,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
         RecordsError: the file cannot be read, is UTF-16, or has an unknown ending.
     """
     try:
+        refuse_waiting_file(path)
         data = path.read_bytes()
         what, cure = "is UTF-16.", "Save it as UTF-8."
         if path.suffix.lower() not in (".jsonl", ".json"):
@@ -184,7 +186,8 @@ class _Walk:
     """Reads JSON text value by value, to give each record its line number."""
 
     def __init__(self, name: str, data: bytes, first_line: int) -> None:
-        self.name, self.first_line, self.position = name, first_line, 0
+        self.name, self.position = name, 0
+        self._counted, self._line = 0, first_line  # the line of a position: lines are counted once, not per record
         try:
             self.text = data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -194,7 +197,12 @@ class _Walk:
 
     def place(self, position: int) -> str:
         """Return the file and line of a position in the text."""
-        return f"{self.name}:{self.first_line + self.text.count(chr(10), 0, position)}"
+        if position >= self._counted:
+            self._line += self.text.count("\n", self._counted, position)
+        else:
+            self._line -= self.text.count("\n", position, self._counted)
+        self._counted = position
+        return f"{self.name}:{self._line}"
 
     def broken(self, what: str, position: int, cure: str = "Correct it, or drop the record.") -> RecordsError:
         """Make the error for text that is not JSON at this position."""
@@ -247,5 +255,5 @@ def kind(value: object) -> str:
 
 def shown(value: object) -> str:
     """Return the value as printable JSON of at most 60 characters."""
-    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -8,6 +8,7 @@ from typing import Any
 
 from nlft.data.raw_records import UNREADABLE_CURE, RawRecord, read_raw
 from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.files import refuse_waiting_file
 
 _HUB_NAME = re.compile(
     r"(?P<path>\w[\w.-]*/[\w.-]+|\w[\w.-]*(?=:))(:(?P<config>[^:/\\\s]*))?"
@@ -60,6 +61,7 @@ def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Ite
     from pyarrow import parquet
 
     try:
+        refuse_waiting_file(path)
         with path.open("rb") as file:
             table = parquet.ParquetFile(file)
             yield from table.iter_batches(columns=_present(table.schema_arrow.names, columns))

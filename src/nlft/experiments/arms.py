@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from nlft.errors import UserError, display_path
-from nlft.files import write_whole
+from nlft.files import read_json, write_whole
 
 Method = Literal["none", "few-shot", "prompt", "sft", "kto", "dpo", "reft", "nlft", "ban"]
 Kind = Literal["all", "right", "shuffled", "replaced", "random-spans", "swapped-spans", "no-spans", "revised"]
@@ -135,6 +135,11 @@ def defined_arm(name: str, spec: Mapping[str, Any], shots: int = 4) -> Arm:
     if spec.get("examples", "all") not in kinds:
         problems.append(f"examples {spec['examples']!r} is not one of {', '.join(kinds)}")
     settings = spec.get("settings", {})
+    if not isinstance(settings, Mapping):
+        problems.append(f"settings is {settings!r}, and must be a mapping, such as {{shots: 4}}")
+        settings = {}
+    if not isinstance(spec.get("title", name), str):
+        problems.append(f"title is {spec['title']!r}, and must be text")
     if spec.get("method") == "few-shot":
         settings = {"shots": shots, **settings}
         problems += [f"{key!r} is not a setting of few-shot" for key in settings.keys() - {"shots"}]
@@ -169,7 +174,7 @@ def record_arm(arm: Arm, out: Path) -> None:
     """
     definition = json.loads(json.dumps(asdict(arm)))
     path = out / "arm.json"
-    if path.exists() and json.loads(path.read_text()) != definition:
+    if path.exists() and read_json(path, "remove it: the arm runs again") != definition:
         raise UserError(
             f"{display_path(out)}: holds results of another definition of {arm.name}.\n"
             "  Give the new arm another name, or remove that folder."

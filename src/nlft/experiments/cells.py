@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nlft.data.records import read_examples, training_texts
+from nlft.errors import UserError, display_path
 from nlft.experiments import revised
 from nlft.experiments.stages import Job, read_test, settings_of
-from nlft.files import write_whole
+from nlft.files import read_json, write_whole
+from nlft.library_errors import explain
 from nlft.results.collateral import Collateral, Pair, PromptSet, Reply, prompt_set
 from nlft.results.evaluate import deciding_reading
+
+AGAIN = "remove the arm's result.json, and run the command again: the arm is trained and evaluated again"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def run_cell(folder: Path, job: Job, prompt_template: str, cell: Cell) -> None:
             curve=settings,
         )
     except Exception as error:
-        write_failure(place / cell.arm, f"{type(error).__name__}: {error}")
+        write_failure(place / cell.arm, str(explain(error) or f"{type(error).__name__}: {error}"))
         raise
 
 
@@ -135,14 +139,22 @@ def cell_result(run: Path, extraction: str) -> CellResult:
     """
     for name in ("result.json", "failed.json"):
         if (run / name).exists():
-            took = json.loads((run / name).read_text())
+            took = read_json(run / name, AGAIN)
             why = took.get("skipped") or took.get("failed")
             break
     else:
         return CellResult({}, [], [], "not run")
     if why:
         return CellResult(took, [], [], why)
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = read_json(run / "evaluation.json", AGAIN)
+    try:
+        return _read_result(took, evaluation, extraction)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"result.json or evaluation.json lacks what nlft writes ({type(error).__name__}: {error})"
+        raise UserError(f"{display_path(run)}: {what}.\n  To go on, {AGAIN}.") from error
+
+
+def _read_result(took: Mapping[str, Any], evaluation: Mapping[str, Any], extraction: str) -> CellResult:
     answers, sets = evaluation["questions"], evaluation.get("collateral", {}).get("sets", {})
     collateral = Collateral({name: PromptSet.from_json(one) for name, one in sets.items()}) if sets else None
     if took["summary"]["answer_logp"] is not None:

@@ -1,22 +1,25 @@
 """`nlft compare`: compare methods × sizes × seeds on the same examples, prompt, budget and grader."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from nlft.core.prompts import fill_prompt
 from nlft.data.build import question_of
-from nlft.data.records import Example, Question, read_examples, write_examples
+from nlft.data.records import Example, Question, read_examples
 from nlft.errors import UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.cells import Cell
 from nlft.experiments.grid import Comparison
+from nlft.experiments.inputs import StageRecord
 from nlft.experiments.settings import CompareSettings
 from nlft.experiments.stages import write_rows
-from nlft.files import write_whole
+from nlft.files import read_json, write_whole
 from nlft.progress import table
 from nlft.results.comparison_report import contrast_lines
 from nlft.results.comparison_tables import grid_table
@@ -155,7 +158,11 @@ class Compare(Comparison):
         result. Both are empty before the first result.
         """
         path = self.folder / "extent.json"
-        record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"of": {}, "added": {}}
+        record: dict[str, Any] = {"of": {}, "added": {}}
+        if path.exists():
+            record = {**record, **read_json(path, "remove it if no arm, size or seed was taken away since the result")}
+        if not all(isinstance(record[name], dict) for name in ("of", "added")):
+            raise UserError(f"{display_path(path)}: is not as nlft wrote it.\n  Choose another --output_dir.")
         if record["of"]:
             record["of"].setdefault("cluster", [])  # older results do not have it
         return record
@@ -209,8 +216,17 @@ class Compare(Comparison):
                     if size > len(drawn):
                         raise self._too_few(size, len(drawn))
                     folder = self.folder / self.cell_folder(size, seed, fold)
-                    write_examples(folder / "examples.jsonl", drawn[:size])
-                    write_rows(folder / "test.jsonl", test)
+                    self._write_drawn(folder, "examples.jsonl", drawn[:size])
+                    self._write_drawn(folder, "test.jsonl", test)
+
+    def _write_drawn(self, folder: Path, name: str, items: list[Example] | list[Question]) -> None:
+        """Write a cell's file, unless the user edited it."""
+        record = StageRecord(folder)
+        if record.state(name)[0] == "edited":
+            print(f"{display_path(folder / name)} was edited; going on from it", file=sys.stderr)
+            return
+        write_rows(folder / name, items)
+        record.record(name, {})
 
     def _fold(self, fold: int) -> tuple[list[Example], list[Question]]:
         """Return the examples to train on and the questions to test on, for one fold.

@@ -24,6 +24,7 @@ from nlft.experiments.cells import (
     why_no_base,
     write_failure,
 )
+from nlft.experiments.inputs import Digests, cell_inputs, changed_inputs, record_cell
 from nlft.experiments.rule_arms import read_rules_if
 from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
 from nlft.files import write_whole
@@ -35,6 +36,7 @@ from nlft.results.comparison_page import page
 from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import Report, comparison_report
 from nlft.results.comparison_tables import collateral_notes, collateral_table, second_table
+from nlft.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Comparison(Staged):
                     cell, title = todo.pop(0)
                     print(title, file=sys.stderr)
                     (self.folder / cell.folder / cell.arm / "failed.json").unlink(missing_ok=True)
+                    record_cell(self.folder / cell.folder / cell.arm, self._inputs(cell))
                     resources = free.pop(0)
                     process = self.begin(resources, run_cell, template, cell)
                     running[process] = _Running(cell, title, resources, time.monotonic())
@@ -192,11 +195,22 @@ class Comparison(Staged):
             out = self.folder / cell.folder / cell.arm
             record_arm(arms[cell.arm], out)
             title = f"[{number}/{len(cells)}] {self.cell_title(cell)}"
-            if (out / "result.json").exists():
+            changed = changed_inputs(out, self._inputs(cell)) if (out / "result.json").exists() else []
+            if changed:
+                print(f"{title}: again, because {', '.join(changed)} changed", file=sys.stderr)
+                RunDir(out).clear()
+                (out / "result.json").unlink()
+                new.append((cell, title))
+            elif (out / "result.json").exists():
                 print(f"{title}: done before", file=sys.stderr)
             else:
                 new.append((cell, title))
         return new
+
+    def _inputs(self, cell: Cell) -> Digests:
+        """Return the digests of what the cell reads."""
+        uses_revised = self.arms[cell.arm].examples == "revised"
+        return cell_inputs(self.folder / cell.folder, [self.folder / revised.FILE] if uses_revised else [])
 
     def _mark(self, process: BaseProcess, ended: _Running) -> None:
         run = self.folder / ended.cell.folder / ended.cell.arm

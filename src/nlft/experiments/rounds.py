@@ -14,9 +14,10 @@ from nlft.data.checks_grader import needs_of_questions
 from nlft.data.records import Question, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.experiments import stages
+from nlft.experiments.inputs import StageRecord, digest
 from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Stage, Staged
-from nlft.files import write_whole
+from nlft.files import read_json, write_whole
 from nlft.results.evaluate import deciding_reading, evaluate
 from nlft.results.settings import as_asked
 from nlft.results.stats import Proportion, wilson
@@ -110,11 +111,16 @@ class Rounds(Staged):
 
     def _ask_again(self, number: int) -> None:
         """Write round-N/train.jsonl. In the first round it has the file's content, later only the file's questions."""
-        path = self.folder / f"round-{number}" / "train.jsonl"
-        if path.exists():
+        folder, source = self.folder / f"round-{number}", self.folder / "train.jsonl"
+        path, record = folder / "train.jsonl", StageRecord(folder, {"train.jsonl": ("../train.jsonl",)})
+        state, _ = record.state(path.name)
+        if state in ("done", "edited"):
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        source = self.folder / "train.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_questions(number, source, path)
+        record.record(path.name, record.inputs(path.name))
+
+    def _write_questions(self, number: int, source: Path, path: Path) -> None:
         if number == 1 or not stages.holds_examples(source):
             write_whole(path, source.read_bytes())
             return
@@ -190,11 +196,32 @@ class Round(Staged):
         self.run_stages([(f"{named}: {title}", done, function) for title, done, function in work])
         return _accuracy(self.folder / "evaluation.json", self.settings.extraction)
 
+    def stage_record(self) -> StageRecord:
+        """Return what the round's stages wrote and read. A later round reads what the one before it trained."""
+        before = (f"../round-{self.number - 1}/trained.json",) if self.number > 1 else ()
+        reads = {
+            "sampled.jsonl": ("train.jsonl", *before),
+            "trained.json": ("examples.jsonl", *before),
+            "evaluation.json": ("trained.json", "../test.jsonl"),
+            ON_TRAINING: ("trained.json", "../train.jsonl"),
+        }
+        return StageRecord(self.folder, reads)
+
+    def discard(self, done: str) -> None:
+        """Remove the run of a training that is done again: it would go on from its checkpoint."""
+        if done == "trained.json":
+            RunDir(self.folder / "run").clear()
+
 
 def _accuracy(evaluation: Path, extraction: str) -> Proportion:
-    accuracy = json.loads(evaluation.read_text())["summary"]["accuracy"]
-    deciding = accuracy[deciding_reading(accuracy, extraction)]
-    return wilson(deciding["count"], deciding["n"])
+    again = "remove it, and run the command again: the questions are asked again"
+    found = read_json(evaluation, again)
+    try:
+        accuracy = found["summary"]["accuracy"]
+        deciding = accuracy[deciding_reading(accuracy, extraction)]
+        return wilson(deciding["count"], deciding["n"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{display_path(evaluation)}: has no accuracy.\n  To go on, {again}.") from error
 
 
 def round_examples(folder: Path, number: int, scheme: str, max_steps: int) -> tuple[Path, int]:
@@ -238,7 +265,9 @@ def train_round(folder: Path, job: Job, number: int) -> None:
         file,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    write_whole(folder / "trained.json", json.dumps({"steps": trainer.state.global_step}).encode())
+    write_whole(
+        folder / "trained.json", json.dumps({"steps": trainer.state.global_step, "examples": digest(file)}).encode()
+    )
 
 
 def evaluate_round(folder: Path, job: Job, number: int, name: str) -> None:

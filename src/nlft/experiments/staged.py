@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nlft import __version__
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.experiments import stages
+from nlft.experiments.inputs import StageRecord
 from nlft.experiments.settings import TuneSettings
-from nlft.files import write_whole
-from nlft.library_errors import explain
+from nlft.files import read_json, write_whole
+from nlft.library_errors import message_and_code
+from nlft.outputs import refuse_inputs
 from nlft.progress import hide_bars, quiet_libraries
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ class Staged:
         ]
 
     def run_stages(self, work: list[Stage]) -> None:
-        """Run the stages that are not done yet.
+        """Run the stages that are not done yet, and those that read a file which was edited since.
+
+        A stage's own file that was edited stays, and the later stages read it.
 
         Raises:
             UserError: the input of a stage is wrong.
@@ -74,13 +78,34 @@ class Staged:
         """
         for number, (title, done, function) in enumerate(work, start=1):
             title = f"[{number}/{len(work)}] {title}"
-            if (self.folder / done).exists():
-                print(f"{title}: done before", file=sys.stderr)
+            if self._is_done(title, done):
                 continue
-            print(title, file=sys.stderr)
-            start = time.monotonic()
+            start, inputs = time.monotonic(), self.stage_record().inputs(done)
             function()
+            self.stage_record().record(done, inputs)
             print(f"      {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+    def _is_done(self, title: str, done: str) -> bool:
+        """Say what will be done with a stage. Return whether its file stays as it is."""
+        record = self.stage_record()
+        state, changed = record.state(done)
+        if state == "edited":
+            record.record(done, record.inputs(done))
+            also = f". {', '.join(changed)} changed too: remove {done} to make it again from there" if changed else ""
+            print(f"{title}: {done} was edited; going on from it{also}", file=sys.stderr)
+        elif state == "stale":
+            print(f"{title}: again, because {', '.join(changed)} changed", file=sys.stderr)
+            self.discard(done)
+        else:
+            print(f"{title}: done before" if state == "done" else title, file=sys.stderr)
+        return state in ("done", "edited")
+
+    def stage_record(self) -> StageRecord:
+        """Return what the folder's stages wrote and read."""
+        return StageRecord(self.folder)
+
+    def discard(self, done: str) -> None:
+        """Remove what a stage must not find when it runs again. Most stages write their file as a whole."""
 
     def job(self) -> dict[str, Any]:
         """Return the input of a stage as JSON values, so that it can be passed to another process."""
@@ -92,14 +117,21 @@ class Staged:
         Raises:
             UserError: the folder holds a run with other settings or data; the message names them.
         """
+        given = {"FILE": self.file, "--test_file": self.settings.test_file, "--checks": self.settings.checks}
+        read = {**given, "--rules": self.settings.rules, **{f"--{name}": value for name, value in self.model.items()}}
+        refuse_inputs("--output_dir", self.folder, read)
         self.folder.mkdir(parents=True, exist_ok=True)
         mine, digests = json.loads(json.dumps({"nlft": __version__, **self.job()}, default=str)), self._digests()
         for name in self.may_change:
             del mine["settings"][name]
         path = self.folder / "settings.json"
         if path.exists():
-            theirs = json.loads(path.read_text())
+            theirs = read_json(path, "remove it if you know that settings and data are the same")
             kept = theirs.pop("sha256", {})
+            if not isinstance(kept, dict) or not isinstance(theirs.get("settings"), dict):
+                raise UserError(
+                    f"{display_path(path)}: does not hold the settings of a run.\n  Choose another --output_dir."
+                )
             differing = _differing(mine, theirs) + [
                 f"{name} has been edited" for name in digests if kept.get(name, digests[name]) != digests[name]
             ]
@@ -231,15 +263,12 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
         function(*args)
     except KeyboardInterrupt:  # Ctrl-C reaches every process of the terminal; the parent reports it
         sys.exit(130)
-    except NLFTError as error:
-        print(f"{'error' if isinstance(error, UserError) else 'failed'}: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
     except Exception as error:
-        told = explain(error)
+        told = message_and_code(error)
         if told is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
-        sys.exit(2)
+        print(told[0], file=sys.stderr)
+        sys.exit(told[1])
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,5 @@
 """`nlft tune`: train and compare a model, starting from a file, on a grid of one size and one seed."""
 
-import json
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from nlft.data.records import read_examples
 from nlft.errors import display_path
 from nlft.experiments import stages
 from nlft.experiments.grid import Comparison
+from nlft.files import read_json
 from nlft.progress import table
 from nlft.results.comparison import Grid
 from nlft.results.comparison_report import Report, contrast_lines
@@ -86,7 +86,7 @@ class Tune(Comparison):
             "questions: with another seed, a difference of a few points may change its sign."
         ]
         if (self.folder / "audit.json").exists():
-            audit = json.loads((self.folder / "audit.json").read_text())
+            audit = read_json(self.folder / "audit.json", "remove it: the audit runs again")
             notes.append(f"Audit: {audit['summary']}")
             if ready := audit.get("preflight"):
                 notes.append(f"Preflight: {ready['verdict']}: {ready['reason']}")

@@ -94,8 +94,11 @@ class Guard:
     def knows_host(self, host: str) -> bool:
         """Whether a Host header names this server. Accept any port, because a tunnel has its own port."""
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            parts = urlsplit(f"//{host}")
+            name, _ = parts.hostname or "", parts.port  # raises for a port that is no number
         except ValueError:
+            return False
+        if parts.netloc != host or "@" in host:
             return False
         return name in self.hosts or (self.open_to_addresses and _is_address(name))
 

@@ -19,13 +19,14 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from nlft.errors import NLFTError, UserError
+from nlft.errors import NLFTError
 from nlft.page.bundle import live_page, static_files
+from nlft.page.connections import PatientProtocol, listen
 from nlft.page.export import csv_parts, live_export
 from nlft.page.feedback import Feedback, parse_edits
 from nlft.page.guard import Guard
@@ -39,7 +40,8 @@ USUAL_PORT = 8642
 LONGEST_BODY = 1_000_000  # bytes; the largest body is feedback on many examples
 MOST_STEPS = 10**12  # a larger number is not a step
 LOOK_EVERY = 0.3  # seconds between polls of the run directories while a page is open
-BACKLOG = 128  # number of connections that may wait to be accepted
+QUEUE = 32  # number of connections that are accepted at once
+BODY_WITHIN = 30.0  # seconds in which a request's body must arrive
 BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -80,16 +82,16 @@ class PageServer:
             Route("/", self.page),
             Route("/static/{name}", self.static),
             Route("/api/runs", self.about),
-            Route("/api/runs/{run:int}/changes", self.changes),
-            Route("/api/runs/{run:int}/steps/{step:int}", self.step),
-            Route("/api/runs/{run:int}/tokens.csv", self.csv),
+            Route("/api/runs/{run}/changes", self.changes),
+            Route("/api/runs/{run}/steps/{step}", self.step),
+            Route("/api/runs/{run}/tokens.csv", self.csv),
             Route("/api/stream", self.stream),
             Route("/api/requests", self.request, methods=["POST"]),
             Route("/api/feedback", self.save_feedback, methods=["POST"]),
             Route("/api/rescore", self.rescore, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
         ]
-        handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed}
+        handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed, ClientDisconnect: _left}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
 
     def close(self) -> None:
@@ -130,7 +132,7 @@ class PageServer:
     async def step(self, request: Request) -> Response:
         run = self._run(request)
         try:
-            data = await run_in_threadpool(run.step, request.path_params["step"])
+            data = await run_in_threadpool(run.step, _in_path(request, "step"))
         except Unreadable as error:
             raise HTTPException(404, str(error)) from error
         return Response(data, media_type="application/octet-stream")
@@ -219,7 +221,7 @@ class PageServer:
                 self._looked = time.monotonic()
 
     def _run(self, request: Request) -> LiveRun:
-        index: int = request.path_params["run"]
+        index = _in_path(request, "run")
         if index >= len(self.runs):
             raise HTTPException(404, "no such run")
         return self.runs[index]
@@ -228,11 +230,11 @@ class PageServer:
         """Read the request's JSON object. Refuse a body that is too long or is not a JSON object."""
         if request.headers.get("content-type", "").split(";")[0] != "application/json":
             raise HTTPException(415, "Send JSON.")
-        data = b""
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > LONGEST_BODY:
-                raise HTTPException(413, f"Send at most {LONGEST_BODY} bytes.")
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                data = await _received(request)
+        except TimeoutError as error:
+            raise HTTPException(408, "The body did not arrive in time.") from error
         try:
             body = json.loads(data)
             json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # raises for NaN and half a surrogate pair
@@ -293,7 +295,9 @@ def web_server(page: PageServer, listening: socket.socket, token: str, hosts: se
     """Make a web server on the given socket. Call `serve_until_stopped`, and `stop` from another thread."""
     port = listening.getsockname()[1]
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+    settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
+    # A short queue: asyncio accepts the whole of it before it looks at the number of connections.
+    config = uvicorn.Config(app, http=PatientProtocol, backlog=QUEUE, **settings)
     return WebServer(config, page, listening)
 
 
@@ -317,34 +321,6 @@ class WebServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def listen(host: str, port: int | None, preferred: int) -> socket.socket:
-    """Open a socket to serve on.
-
-    Args:
-        port: the port that the user chose; None for the preferred port, or for any free port if that is taken.
-        preferred: the usual port.
-
-    Raises:
-        UserError: the server cannot listen on the address.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for candidate in [port] if port is not None else [preferred, 0]:
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            made.bind((host, candidate))
-            made.listen(BACKLOG)  # listen before the address is printed, so that a browser can connect at once
-        except OSError as error:
-            made.close()
-            problem = error
-        else:
-            return made
-    raise UserError(
-        f"cannot listen on {host}:{port if port is not None else preferred} ({problem.strerror}).\n"
-        "  Give another --port, or another --host."
-    )
-
-
 def _is_change(change: object) -> bool:
     return isinstance(change, dict) and isinstance(change.get("control"), str)
 
@@ -356,15 +332,41 @@ def _user() -> str:
         return "page"
 
 
+def _in_path(request: Request, name: str) -> int:
+    """Return a number of the path. A text that is not one leads nowhere."""
+    text = request.path_params[name]
+    if not _is_number(text):
+        raise HTTPException(404, f"no such {name}")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MOST_STEPS)) - 1
+
+
 def _number(request: Request, name: str) -> int:
     text = request.query_params.get(name, "0")
-    if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST_STEPS)) - 1:
+    if not _is_number(text):
         raise HTTPException(400, f"{name} is not a number")
     return int(text)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status_code=422)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    """Answer nobody: the browser left while it sent its request."""
+    return Response(status_code=400)
+
+
+async def _received(request: Request) -> bytes:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > LONGEST_BODY:
+            raise HTTPException(413, f"Send at most {LONGEST_BODY} bytes.")
+    return data
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
-from nlft.files import write_whole
+from nlft.files import give_usual_modes, write_whole
 from nlft.progress import progress
 from nlft.runs.run_dir import RunDir
 from nlft.training.run_record import changed_settings, changes_note, data_fingerprint, environment, model_card
@@ -69,6 +69,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.trainer.save_model(str(self.run.adapter_path))
+        if args.should_save:
+            give_usual_modes(self.run.adapter_path)
         if state.is_world_process_zero:
             card = self.card + changes_note(self.run.controls())
             write_whole(self.run.adapter_path / "README.md", card.encode())

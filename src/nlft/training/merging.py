@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from nlft.errors import UserError, display_path
+from nlft.files import give_usual_modes
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
 
@@ -40,3 +41,4 @@ def merge_adapter(settings: ModelSettings, out: Path) -> None:
     kept = merged.config.dtype if settings.dtype == "auto" else getattr(torch, str(settings.dtype))
     merged.to(kept).save_pretrained(out)
     load_tokenizer(settings).save_pretrained(out)
+    give_usual_modes(out)

@@ -129,11 +129,20 @@ def base_name(model: PreTrainedModel | PeftModel) -> str:
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return the names of the settings that differ between two run.yaml and may change the weights."""
     top = ("model_name_or_path", "adapter_config", "scheme", "saliency", "versions", "threads", "device", "processes")
-    changed = [name for name in top if old.get(name) != new.get(name)]
+    changed = [name for name in top if _resolved(old.get(name)) != _resolved(new.get(name))]
     changed += ["data"] if old.get("data", {}).get("sha256") != new["data"]["sha256"] else []
     before, now = old.get("training", {}), new["training"]
     names = sorted(name for name in before.keys() | now.keys() if not name.startswith(_NO_PART_OF_TRAINING))
     return changed + [f"training.{name}" for name in names if before.get(name) != now.get(name)]
+
+
+def _resolved(value: object) -> object:
+    """Return a recorded value with the whole paths of local models: a relative path names the same model."""
+    if isinstance(value, str) and Path(value).exists():
+        return str(Path(value).resolve())
+    if isinstance(value, Mapping) and (base := value.get("base_model_name_or_path")):
+        return {**value, "base_model_name_or_path": _resolved(base)}
+    return value
 
 
 def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:

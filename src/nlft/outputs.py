@@ -1,0 +1,104 @@
+"""No output replaces an input, or a file that nlft did not write."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from nlft.errors import UserError, display_path
+
+GENERATOR = '<meta name="generator" content="nlft">'
+"""Stands in the head of every page that nlft writes."""
+_HEAD = 4096  # bytes of a page in which its head begins
+
+
+def refuse_inputs(flag: str, out: Path | str | None, inputs: Mapping[str, object]) -> None:
+    """Refuse an output that is an input, under any name: a link, another case, a relative path.
+
+    An output that is a folder must not hold an input either, because its files could replace it.
+
+    Args:
+        flag: the output's flag, such as `--out`.
+        out: the file or folder to write; None: nothing is written.
+        inputs: what the command reads, by flag: paths, lists of paths, or None. Names that are not paths, such as a
+            model of the hub, are passed over.
+
+    Raises:
+        UserError: the output is an input or holds one. The message names both.
+    """
+    if out is None:
+        return
+    for name, given in inputs.items():
+        for item in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(item, str | os.PathLike) and (what := _clash(Path(out), Path(item))):
+                raise UserError(
+                    f"{flag} {display_path(out)}: {what} {name} {display_path(item)}, which would be replaced.\n"
+                    "  Give the output another name or folder."
+                )
+
+
+def _clash(out: Path, given: Path) -> str:
+    """Return how the output meets the input; empty if it does not."""
+    if not given.exists():
+        return ""
+    if _same(out, given):
+        return "is the same as"
+    holds = not (out.exists() and not out.is_dir()) and any(_same(out, folder) for folder in given.resolve().parents)
+    return "holds" if holds else ""
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two paths are one file, also by a hard link or on a file system that ignores case."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()
+
+
+def refuse_foreign(flag: str, out: Path | None, is_ours: Callable[[Path], bool], *, overwrite: bool = False) -> None:
+    """Refuse to replace a file that is not an earlier output of the same kind.
+
+    Args:
+        is_ours: whether an existing file may be replaced. An error of reading means that it may not.
+        overwrite: whether the user allows it.
+
+    Raises:
+        UserError: the file exists and may not be replaced.
+    """
+    if out is None or overwrite or not out.exists() or out.is_dir():
+        return
+    try:
+        if out.stat().st_size == 0 or is_ours(out):
+            return
+    except (OSError, ValueError, RecursionError):
+        pass
+    raise UserError(
+        f"{flag} {display_path(out)}: exists already, and nlft did not write it, or it was edited since.\n"
+        "  Give another name, move it away, or add --overwrite."
+    )
+
+
+def is_our_page(path: Path) -> bool:
+    """Return whether the file is a page that nlft wrote."""
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(_HEAD)
+
+
+def is_our_json(*keys: str) -> Callable[[Path], bool]:
+    """Make a test for JSON objects that have all the keys."""
+
+    def has_keys(path: Path) -> bool:
+        found = json.loads(path.read_bytes())
+        return isinstance(found, dict) and set(keys) <= found.keys()
+
+    return has_keys
+
+
+def begins_with(line: str) -> Callable[[Path], bool]:
+    """Make a test for text files by their first line."""
+
+    def has_line(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.readline().decode().rstrip("\r\n") == line
+
+    return has_line

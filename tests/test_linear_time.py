@@ -1,0 +1,171 @@
+"""What models and judges write when they loop is read in linear time: 100 kB of anything in a second."""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nlft.auditing.rules import find_rules, objections
+from nlft.auditing.text import text_findings
+from nlft.auditing.words import tone
+from nlft.collect.arithmetic import find_calculations
+from nlft.collect.opinions import plain_text, quotes, read_opinion
+from nlft.collect.revising import RevisionSettings, refuse_revision
+from nlft.collect.rules import judge_by_rules
+from nlft.core.marks import corrections, verdict, without_heading
+from nlft.core.prompts import fill, without_corrections
+from nlft.core.spans import WordFinder, occurrences, quoted_spans
+from nlft.core.thoughts import without_thoughts
+from nlft.data.checks import Check, check_reply
+from nlft.data.checks_grader import says_yes
+from nlft.data.grading import Reply as GradedReply
+from nlft.data.grading import extract_flexible, extract_original, extract_strict, get_grader
+from nlft.data.language import language
+from nlft.data.old_feedback import feedback_note
+from nlft.data.raw_records import read_raw, shown
+from nlft.data.records import Example, read_examples
+from nlft.errors import Problem, ProblemsError, printable
+from nlft.models.banning import ban_outcome
+from nlft.results.collateral import Pair, commoner, style
+from nlft.results.collateral import Reply as BesideReply
+from nlft.training.pivots import unquoted
+
+SMALL, LARGE = 20_000, 100_000
+SUSPICIOUS, ALLOWED = 0.04, 1.0  # CPU seconds for SMALL and for LARGE
+FEW_SIGNS = list("30.,-–\n \t#*()[{}\\\"'`“„«‘’$<=+/%^_|:!a中٣²½\u0301\u202e\x1b\x00…−\u2028")
+LOOPS = """
+not good |not |good |1/3 = 0.333|0.333|1 |1,|1/|1-|1+1=2 |1 = |= 3 3 |x=1|((1|(1)|1)\n|\n\n|\r\n|\n \n| \n|####|#### 5\n
+answer is |The answer is 5. |Answer: 5 |Correction: 5\n|Verdict: wrong\n|\nuser|<think>|</think>|<<1=|\\boxed{|\\frac{1}{2}
+$1$|**a|"a|" |'a |s' |`a|``|“a|a" |"a b" is right.\n|"a ... |...|[...]|-- |a-|a' |a.|a. |a b |is 3 a|: 3.|3 apples |yes |\x1b[
+the answer |n't |mistake|the correct answer |{a}|1, 2, 3|12,000 |twenty-|and |Step 1|A) |option A |not A |3 3 |1½
+""".strip().replace("\n\n", "|\n\n|")
+PIECES = [*FEW_SIGNS, *(piece for line in LOOPS.split("|") for piece in [line] if piece)]
+
+number, choice, exact = (get_grader(name) for name in ("number", "choice", "exact"))
+
+
+def example(**fields: Any) -> Example:
+    known = {"id": 1, "prompt": "How many?", "completion": "It is 5.", "label": False, "answer": "5"}
+    return Example(**{**known, **fields})
+
+
+def audit(**fields: Any) -> None:
+    list(text_findings([example(**{"judgment": "It says 5.", **fields})], number))
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "number": lambda t: number(t, "5"),
+    "number, standard answer": lambda t: number("5", t),
+    "choice": lambda t: choice(t, "B"),
+    "exact": lambda t: exact(t, "Paris"),
+    "other readings": lambda t: (extract_strict(t), extract_flexible(t), extract_original(t)),
+    "calculations": lambda t: list(find_calculations(t)),
+    "rules, question": lambda t: judge_by_rules(t, "1+1=3. It is 5.", "1+1=2 #### 6"),
+    "rules, completion": lambda t: judge_by_rules("How many?", t, "1+1=2 #### 6"),
+    "rules, cut off": lambda t: judge_by_rules("How many?", t, "6", truncated=True),
+    "rules, answer": lambda t: judge_by_rules("How many?", "1+1=3. It is 5.", t),
+    "opinion": lambda t: read_opinion(t, "stop", "Say what is wrong.", example()),
+    "opinion, prompt": lambda t: read_opinion('It says "5". Bad.', "stop", t, example(prompt=t)),
+    "quotes": lambda t: (quotes(t, "It is 5."), quotes('He says "5" twice', t)),
+    "spans, judgment": lambda t: quoted_spans("It is 5. a b c", t),
+    "spans, completion": lambda t: quoted_spans(t, 'It says "a b ... c", "3" and "- 1 -".'),
+    "spans, long quote": lambda t: quoted_spans(t, f'It says "{t[:5000]}x".'),
+    "words": lambda t: (occurrences(t, ["a", "not good", "3"]), WordFinder(["zz", "a 3"]).first(t)),
+    "marks": lambda t: (corrections(t), verdict(t), without_heading(t), without_corrections(t)),
+    "thoughts": without_thoughts,
+    "plain": lambda t: (plain_text(t), printable(t), shown(t)),
+    "problems": lambda t: str(ProblemsError([Problem("x:1", t, "Mend it.")] * 6)),
+    "audit, completion": lambda t: audit(completion=t),
+    "audit, judgment": lambda t: audit(judgment=t),
+    "audit, answer": lambda t: audit(answer=t),
+    "audit, prompt": lambda t: audit(prompt=t),
+    "audit, rules": lambda t: find_rules([example(judgment=t), example(id=2, judgment=t)]),
+    "audit, objections": lambda t: objections([example(judgment=f'"It is" {t}'), example(completion=t, judgment="It")]),
+    "tone": tone,
+    "language": language,
+    "yes or no": says_yes,
+    "words check": lambda t: check_reply(
+        Check("c", "words", ("not good", "a a b"), must=False), GradedReply("How many?", t)
+    ),
+    "feedback": lambda t: feedback_note([example(answer=t)] * 3),
+    "templates": lambda t: (fill(t, a="b"), fill("{a}", a=t)),
+    "revision": lambda t: refuse_revision(
+        SimpleNamespace(text=t, tokens=1, finish_reason="stop"), "1+1=2 #### 5", number, RevisionSettings()
+    ),  # type: ignore[arg-type]
+    "pivots": unquoted,
+    "collateral": lambda t: (
+        commoner([Pair("1", "p", BesideReply("a b", 2, True), BesideReply(t, 3, True))] * 2),
+        style([BesideReply(t, 3, True)]),
+    ),
+    "bans": lambda t: ban_outcome([t], ["zz"], 3),
+}
+
+
+@contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def cpu_seconds(reader: Callable[[str], object], text: str) -> float:
+    start = time.process_time()
+    with cpu_limit(3 * ALLOWED):
+        reader(text)
+    return time.process_time() - start
+
+
+def text_of(piece: str, size: int) -> str:
+    return (piece * (size // len(piece) + 1))[:size] + "5x"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers that stop a pattern")
+@pytest.mark.parametrize("name", READERS)
+def test_a_degenerate_text_of_100_kb_is_read_in_a_second(name: str) -> None:
+    read, slow = READERS[name], {}
+    for piece in PIECES:
+        try:
+            if cpu_seconds(read, text_of(piece, SMALL)) < SUSPICIOUS:
+                continue
+            took = min(cpu_seconds(read, text_of(piece, LARGE)) for _ in range(2))
+        except TimeoutError:
+            took = 3 * ALLOWED
+        if took > ALLOWED:
+            slow[piece] = took
+    assert not slow
+
+
+def test_a_json_document_is_read_as_fast_as_lines(tmp_path: Path) -> None:
+    rows = [
+        {"id": at, "prompt": f"What is {at} + 3?", "completion": f"It is\n{at}.", "label": False, "judgment": "No sum."}
+        for at in range(4000)
+    ]
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "e.json").write_text(json.dumps(rows, indent=1))
+    took = {}
+    for file in sorted(tmp_path.iterdir()) * 3:
+        start = time.process_time()
+        found = read_examples(file)
+        took[file.suffix] = min(took.get(file.suffix, 9.0), time.process_time() - start)
+        assert len(found) == len(rows)
+    assert took[".json"] < 1.6 * took[".jsonl"]  # 1.2 when nothing else runs; counting lines per record took 4
+
+
+def test_the_lines_of_a_json_document_are_counted_right(tmp_path: Path) -> None:
+    file = tmp_path / "e.json"
+    file.write_text('[\n\n{"id": 1},\n{"id":\n 2},\n\n\n{"id": 3}, 4]')
+    assert [re.search(r"\d+$", record.where)[0] for record in read_raw(file)] == ["3", "4", "8", "8"]  # type: ignore[index]
