@@ -16,6 +16,7 @@ from nlft.auditing.settings import AuditSettings
 from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import text_findings
 from nlft.core.conditions import ConditionEncoder, EncodedExample
+from nlft.core.limits import limits_of
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.encoding import encode
 from nlft.data.grading import MARK, Grader, get_grader, needs_answers
@@ -64,6 +65,8 @@ def audit(
     grader, notes = _grader(examples, settings)
     notes += [note] if (note := feedback_note(examples)) else []
     encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
+    if encoder is not None and model is not None:
+        encoder.limits = limits_of(model)
     notes += _not_checked(model, tokenizer, test)
     findings = _by_text(examples, grader, encoder, test, settings)
     measured: list[Measured] = []
@@ -206,7 +209,7 @@ def _encoded(
         The examples that training would accept, each with its ids, and one finding for each other example, unless a
         finding in `earlier` explains it.
     """
-    unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates)
+    unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates, limits=encoder.limits)
     explained = {finding.id for finding in earlier if finding.kind in ("no-judgment", "correction-only")}
     fitting, refused = [], []
     for example in examples:
