@@ -64,9 +64,8 @@ def audit(
     _refuse(examples, model, tokenizer, name)
     grader, notes = _grader(examples, settings)
     notes += [note] if (note := feedback_note(examples)) else []
-    encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
-    if encoder is not None and model is not None:
-        encoder.limits = limits_of(model)
+    limits = limits_of(model) if model is not None else None
+    encoder = ConditionEncoder(tokenizer, settings.templates(), limits=limits) if tokenizer is not None else None
     notes += _not_checked(model, tokenizer, test)
     findings = _by_text(examples, grader, encoder, test, settings)
     measured: list[Measured] = []

@@ -82,12 +82,17 @@ class ConditionEncoder:
             max_length: maximum number of tokens in prompt and completion together; None for no limit.
             listed: words that are marked in every wrong completion, see `EncodedExample.listed`.
             limits: what the model can read. An example beyond it is refused like one over `max_length`.
+
+        Raises:
+            UserError: the tokenizer has no token that ends a turn, or its padding token is not one of the model's.
         """
         self.tokenizer = tokenizer
         self.templates = templates or Templates()
         self.max_length = max_length
         self.listed = tuple(listed)
         self.limits = limits
+        if limits is not None:
+            limits.check_padding(tokenizer)
         self.end_of_turn_id = end_of_turn_id(tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -239,7 +244,7 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
         if ids and ids[0] in special:
             return int(ids[0])
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end-of-sequence token.\n  Set tokenizer.eos_token.")
+        raise UserError("the tokenizer has no end-of-sequence token.\n  Set eos_token in tokenizer_config.json.")
     return int(tokenizer.eos_token_id)
 
 

@@ -53,6 +53,16 @@ class ModelLimits:
             found.append(Problem(where, what, "Shorten or drop it, or use a model with a longer context."))
         return found
 
+    def beyond_training(self, lengths: Sequence[int]) -> str | None:
+        """Say how many of the lengths exceed the context that the model was trained for. Return None if none does."""
+        over = sum(length > self.trained for length in lengths) if self.trained is not None else 0
+        if not over:
+            return None
+        return (
+            f"warning: {over} of {len(lengths)} texts are longer than the model's context of {self.trained} tokens "
+            f"(max_position_embeddings in config.json): up to {max(lengths)}. Expect worse results for them."
+        )
+
     def check_padding(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Refuse a padding token that the model has no row for.
 
@@ -70,11 +80,19 @@ class ModelLimits:
 
 def limits_of(model: nn.Module) -> ModelLimits:
     """Read a causal LM's limits, bare or under PEFT."""
-    lm: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    lm = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     config = lm.config.get_text_config()
-    trained = getattr(config, "max_position_embeddings", None)
+    trained = None if _is_stretched(config) else getattr(config, "max_position_embeddings", None)
     trained = trained if isinstance(trained, int) and trained > 0 else None
     return ModelLimits(_rows(lm), trained if _has_position_table(lm) else None, trained)
+
+
+def _is_stretched(config: Any) -> bool:
+    """Whether rotary positions are scaled to a context longer than the one that config.json gives."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None
+    return kind in ("yarn", "dynamic", "linear")
 
 
 def _rows(lm: Any) -> int | None:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from nlft.errors import UserError
-from nlft.models.weights_check import check_finite, check_no_pointers, loaded, weights_fingerprint
+from nlft.models.weights_check import check_files, check_finite, loaded, weights_fingerprint
 from nlft.progress import note
 
 WEIGHTS = "adapter_model.safetensors"
@@ -50,10 +50,10 @@ def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pef
         raise _without_weights(place, flag)
     loaded(lambda: _check_values(place / WEIGHTS, flag), flag, place, _CURE)
     _note_other_base(model, config, flag)
-    return _fitted(model, place, flag, trainable)  # type: ignore[no-any-return]
+    return _fitted(model, place, flag, trainable)
 
 
-def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> Any:
+def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> PeftModel:
     """Load the adapter, and refuse it if weights are missing or left over."""
 
     def load() -> tuple[PeftModel, Any]:
@@ -64,8 +64,8 @@ def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> 
             # `from_pretrained` does not return which weights fit, so load the adapter's file into it once more.
             return whole, whole.load_adapter(str(place), "default", is_trainable=trainable, key_mapping=renamed)
 
+    whole: PeftModel
     whole, result = loaded(load, flag, place, _CURE)
-    whole.eval()
     missing, more = sorted(result.missing_keys), sorted(result.unexpected_keys)
     if missing or more:
         what = f"lacks {len(missing)} weights for this model" if missing else ""
@@ -82,7 +82,7 @@ def _local(adapter: str, flag: str) -> Path:
     """Return the adapter's folder on this machine. Fetch its two files if it is on the hub."""
     path = Path(adapter_folder(adapter))
     if path.is_dir():
-        check_no_pointers(path, flag)
+        check_files(path, flag)
         if not (path / _CONFIG).is_file():
             raise _without_config(path, flag)
         return path
@@ -164,24 +164,27 @@ def _hub_name(name: str) -> str:
     return cached[1].replace("--", "/") if cached else name
 
 
-def check_targets(model: PreTrainedModel, flag: str, names: list[str] | str | None) -> None:
+def check_targets(
+    model: PreTrainedModel, flag: str, names: list[str] | str | None, *, parameters: bool = False
+) -> None:
     """Refuse names of layers that the model does not have. PEFT leaves such a name out if another one exists.
 
     Args:
         flag: the setting that gave the names.
         names: names or ends of names; a string is a regular expression, or PEFT's "all-linear".
+        parameters: the names are of parameters, not of layers.
 
     Raises:
         UserError: names the layers that do not exist, and some that do.
     """
     if not isinstance(names, list):
         return
-    layers = [name for name, _ in model.named_modules()]
+    layers = [name for name, _ in (model.named_parameters() if parameters else model.named_modules())]
     unknown = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
     if unknown:
         linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
         have = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
         raise UserError(
-            f"{flag}: {', '.join(unknown)}: the model has no layer of that name.\n"
+            f"{flag}: {', '.join(unknown)}: the model has no {'parameter' if parameters else 'layer'} of that name.\n"
             f"  Its linear layers are {', '.join(have) or 'not of torch'}."
         )

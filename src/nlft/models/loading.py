@@ -108,6 +108,7 @@ def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:
     """
     check_targets(model, "--lora_target_modules", _only(settings.lora_target_modules))
     check_targets(model, "--lora_modules_to_save", settings.lora_modules_to_save)
+    check_targets(model, "--lora_target_parameters", settings.lora_target_parameters, parameters=True)
     return LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,

@@ -20,6 +20,7 @@ from nlft.core.prompts import as_messages
 from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.ends import answer_ends
+from nlft.progress import note
 
 
 class LocalModel:
@@ -100,6 +101,8 @@ class LocalModel:
             problems += self._limits.problems(f"prompt {request.key!r}", ids, tokenizer, len(ids) + 1)
         if problems:
             raise ProblemsError(problems)
+        if told := self._limits.beyond_training([len(ids) for ids in encoded]):
+            note(told)
 
     def _shared(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> int:
         """Count the tokens that the chat template and earlier turns put at the start of every prompt.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -15,14 +16,16 @@ from nlft.errors import UserError
 from nlft.progress import note
 
 _POINTER = b"version https://git-lfs"
+_AGAIN = "Download or copy it again."
 _SHOWN = 3
 _INDEX = "model.safetensors.index.json"
 
 
-def check_no_pointers(folder: Path, flag: str) -> None:
-    """Refuse a folder with files that Git has not fetched from its large file storage.
+def check_files(folder: Path, flag: str) -> None:
+    """Refuse a folder with files that would load as something else than what they should hold.
 
-    Some of them would load: a chat template's pointer is text like any template.
+    Git leaves a pointer where it has not fetched a file from its large file storage. A chat template's pointer is text
+    like any template.
 
     Args:
         flag: the setting that named the folder, with its value.
@@ -36,6 +39,9 @@ def check_no_pointers(folder: Path, flag: str) -> None:
                 f"{flag}: {path.name} is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself.\n"
                 "  Run `git lfs pull` in that folder, or download the file again."
             )
+        # transformers replaces a generation_config.json that it cannot read by defaults, and so loses the end tokens.
+        if path.name == "generation_config.json" and (found := _not_json(path)):
+            raise UserError(f"{flag}: {found}")
 
 
 def check_quantization(settings: Any) -> None:
@@ -55,7 +61,7 @@ def check_quantization(settings: Any) -> None:
         )
 
 
-def refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
+def _refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
     """Say why a model, tokenizer or adapter did not load: the file at fault if one is, else the library's reason.
 
     Args:
@@ -64,8 +70,8 @@ def refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
         error: what the library raised.
         cure: what to do if no file is at fault.
     """
-    if found := damaged_file(folder):
-        return UserError(f"cannot load {flag}: {found}\n  Download or copy that file again.")
+    if found := _damaged_file(folder) or _missing_weights(folder):
+        return UserError(f"cannot load {flag}: {found}")
     said = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in said:
         return UserError(
@@ -74,49 +80,60 @@ def refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
         )
     if isinstance(error, ImportError):
         cure = "Install what it names, or leave out the setting that needs it."
-    first = str(error).strip().split("\n")[0] or said
+    first = str(error).strip().split("\n")[0].strip()
+    if not first or first.endswith(":") or isinstance(error, KeyError):
+        first = f"{type(error).__name__}: {said}"
     return UserError(f"cannot load {flag}: {first[:400]}\n  {cure}")
 
 
-def damaged_file(folder: Path) -> str | None:
-    """Find a file that cannot be read, or a missing one. Return a sentence about it, or None.
+def _damaged_file(folder: Path) -> str | None:
+    """Find a file that cannot be read. Return a sentence about it with the cure, or None.
 
     Read of the weights only the headers, which give their size.
     """
     if not folder.is_dir():
         return None
     for path in sorted(folder.glob("*.json")):
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            return f"{path.name} is not JSON: {error}."
+        if found := _not_json(path):
+            return found
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt"):
                 pass
         except Exception as error:  # safetensors' own class; other errors of its Rust code are plain
-            return f"{path.name} is damaged or cut off ({path.stat().st_size} bytes): {error}."
-    return _missing_weights(folder)
+            return f"{path.name} is damaged or cut off ({path.stat().st_size} bytes): {error}.\n  {_AGAIN}"
+    return None
+
+
+def _not_json(path: Path) -> str | None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{path.name} is not JSON: {error}.\n  {_AGAIN}"
+    return None
 
 
 def _missing_weights(folder: Path) -> str | None:
+    """Say which file of a model's weights is missing, with the cure. Return None if none is, or it is no model."""
     if (folder / _INDEX).is_file():
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         weights = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weights, dict):
-            return f"{_INDEX} has no weight_map."
+            return f"{_INDEX} has no weight_map.\n  {_AGAIN}"
         missing = sorted({str(name) for name in weights.values() if not (folder / str(name)).is_file()})
-        return f"{_listed(missing)} is missing, which {_INDEX} names." if missing else None
+        return f"{_INDEX} names {_listed(missing)}, which is not there.\n  {_AGAIN}" if missing else None
     if any(folder.glob("*.safetensors")):
         shards = sorted(folder.glob("model-*-of-*.safetensors"))
         alone = shards and not (folder / "model.safetensors").is_file()
-        return f"{_INDEX} is missing, which says what {shards[0].name} and the others hold." if alone else None
+        what = f"there is {shards[0].name if shards else ''}, but no {_INDEX}, which says what it holds"
+        return f"{what}.\n  {_AGAIN}" if alone else None
     if not (folder / "config.json").is_file():
         return None
+    cure = "Give a folder with safetensors weights; `save_pretrained` of a current transformers writes them."
     for pattern, what in (("*.gguf", "a GGUF file"), ("*.bin", "a pickle, which nlft does not open")):
         if other := sorted(folder.glob(pattern)):
-            return f"there is no model.safetensors. {other[0].name} is {what}."
-    return "there is no model.safetensors."
+            return f"there is no model.safetensors; {other[0].name} is {what}.\n  {cure}"
+    return f"there is no model.safetensors.\n  {cure}"
 
 
 def check_loaded(model: torch.nn.Module, info: Mapping[str, Any], flag: str) -> None:
@@ -225,12 +242,14 @@ def _listed(names: list[str]) -> str:
 
 
 def loaded(load: Callable[[], Any], flag: str, folder: Path, cure: str) -> Any:
-    """Call a library's loader. Turn what it raises into a refusal that names the file; see `refusal`.
+    """Call a library's loader. Turn what it raises into a refusal that names the file; see `_refusal`.
 
     Raises:
         UserError: it did not load.
     """
-    check_no_pointers(folder, flag)
+    check_files(folder, flag)
+    report = logging.getLogger("transformers.modeling_utils")
+    report.addFilter(_is_no_report)
     try:
         return load()
     except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -238,4 +257,11 @@ def loaded(load: Callable[[], Any], flag: str, folder: Path, cure: str) -> Any:
     except Exception as error:  # tokenizers raises a bare Exception, and others what they like
         if "allocate memory" in str(error):
             raise
-        raise refusal(flag, folder, error, cure) from error
+        raise _refusal(flag, folder, error, cure) from error
+    finally:
+        report.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    """Leave out transformers' table of weights that do not fit: `check_loaded` refuses them or names them."""
+    return "LOAD REPORT" not in str(record.msg)

@@ -66,9 +66,8 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
             UserError: no example has a revision that differs from its completion.
             RecordsError: names every example that the model cannot read.
         """
-        encoder = ConditionEncoder(processing_class, Templates(system_prompt=args.system_prompt))
-        encoder.limits = limits_of(model)
-        check_replies(examples, encoder)
+        templates = Templates(system_prompt=args.system_prompt)
+        check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
         rows = preference_rows(prompted(examples, args.system_prompt), form_for(processing_class))
         super().__init__(
             model=model,

@@ -51,9 +51,8 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             raise UserError(
                 "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
             )
-        encoder = ConditionEncoder(processing_class, Templates(system_prompt=args.system_prompt))
-        encoder.limits = limits_of(model)
-        check_replies(examples, encoder)
+        templates = Templates(system_prompt=args.system_prompt)
+        check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
         balance(args, [example.label for example in examples])
         rows = rows_for(prompted(examples, args.system_prompt), "kto", form=form_for(processing_class)).rows
         super().__init__(
