@@ -51,13 +51,12 @@ def tied(tmp_path):
 def put_on(base, config, run):
     """Save an adapter of `base` whose every weight changes something."""
     torch.manual_seed(1)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # PEFT warns about adapters on tied layers
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
-    with torch.no_grad():
         for weight in (p for p in model.parameters() if p.requires_grad):
             weight.add_(torch.randn_like(weight), alpha=0.3)
-    model.save_pretrained(run / "adapter")
+        model.save_pretrained(run / "adapter")
     return run
 
 

@@ -59,6 +59,7 @@ def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> 
     def load() -> tuple[PeftModel, Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+            warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings")  # merging unties them
             renamed = getattr(model, "_checkpoint_conversion_mapping", {})
             whole = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
             # `from_pretrained` does not return which weights fit, so load the adapter's file into it once more.
