@@ -1,12 +1,17 @@
 """`nlft merge`: an adapter merged into its model."""
 
+import json
+import warnings
+
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from helpers import tiny
 from nlft.cli import main
+from nlft.training import merging
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -26,6 +31,33 @@ def adapter(tmp_path):
 
 def named(run):
     return ["--model_name_or_path", str(run.parent / "base"), "--adapter", str(run)]
+
+
+@pytest.fixture
+def tied(tmp_path):
+    """A base model with one matrix for its input and output embeddings, in bfloat16."""
+    config = LlamaConfig(**tiny._SMALL, **tiny._HEADS, tie_word_embeddings=True)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 3, 0
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for weight in base.parameters():
+            weight.mul_(8 if weight.dim() > 1 else 1)
+    base.save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def put_on(base, config, run):
+    """Save an adapter of `base` whose every weight changes something."""
+    torch.manual_seed(1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # PEFT warns about adapters on tied layers
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+        for weight in (p for p in model.parameters() if p.requires_grad):
+            weight.add_(torch.randn_like(weight), alpha=0.3)
+        model.save_pretrained(run / "adapter")
+    return run
 
 
 def logits(model):
@@ -70,4 +102,95 @@ def test_what_cannot_be_merged_is_refused(adapter, tmp_path, capsys, arguments, 
         told += ["--out", str(tmp_path / "out")]
     assert main(["merge", *told]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+ADAPTERS = {
+    "head": (LoraConfig(target_modules=["lm_head"]), False),
+    "embeddings": (LoraConfig(target_modules=["embed_tokens", "q_proj"]), False),
+    "saved head": (LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]), False),
+    "saved embeddings": (LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"]), False),
+    "both alike": (LoraConfig(target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True), True),
+    "neither": (LoraConfig(target_modules=["q_proj"], use_dora=True), True),
+    "IA3": (IA3Config(target_modules=["v_proj"], feedforward_modules=[]), True),
+}
+
+
+@pytest.mark.parametrize(("config", "stays_tied"), ADAPTERS.values(), ids=ADAPTERS)
+def test_a_tied_head_is_untied_where_the_adapter_tells_it_from_the_embeddings(tied, tmp_path, config, stays_tied):
+    run, out = put_on(tied, config, tmp_path / "run"), tmp_path / "out"
+    assert main(["merge", *named(run), "--out", str(out), "--dtype", "float32"]) == 0
+    base = AutoModelForCausalLM.from_pretrained(tied, dtype=torch.float32)
+    before = logits(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        both = logits(PeftModel.from_pretrained(base, run / "adapter"))
+    assert (both - before).abs().max() > 1e-2
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(out)), both, atol=1e-4, rtol=1e-4)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is stays_tied
+
+
+def test_the_result_has_the_data_type_of_the_base_models_files_by_default(tied, tmp_path):
+    run, out = put_on(tied, LoraConfig(target_modules=["q_proj"]), tmp_path / "run"), tmp_path / "out"
+    assert main(["merge", *named(run), "--out", str(out)]) == 0
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_a_merged_model_names_the_end_it_was_trained_with_beside_its_own(tied, tmp_path):
+    run, out = put_on(tied, LoraConfig(target_modules=["q_proj"]), tmp_path / "run"), tmp_path / "out"
+    assert main(["merge", *named(run), "--out", str(out)]) == 0
+    end = tiny.tokenizer().convert_tokens_to_ids("<|end|>")
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == [3, end]
+
+
+def test_every_merge_is_compared_and_the_difference_and_tolerance_are_printed(adapter, tmp_path, capsys):
+    assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
+    told = capsys.readouterr().out
+    assert f"tolerance {merging.TOLERANCE:g}" in told
+    assert f"tolerance {merging.ROUNDING_TOLERANCE[torch.bfloat16]:g}" in told
+
+
+def test_a_merge_that_loses_part_of_the_adapter_is_refused_and_leaves_nothing(adapter, tmp_path, capsys, monkeypatch):
+    def lossy(whole, adapter):
+        with torch.no_grad():
+            next(p for name, p in whole.named_parameters() if "lora_B" in name).zero_()
+        return whole.merge_and_unload()
+
+    monkeypatch.setattr(merging, "_merged", lossy)
+    for out in (tmp_path / "new", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 1
+        assert f"tolerance {merging.TOLERANCE:g}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_file_that_is_written_wrong_is_noticed(adapter, tmp_path, capsys, monkeypatch):
+    move = merging._log_probs
+
+    def spoiling(model, tokenizer):
+        for path in tmp_path.glob("out/.writing/model.safetensors"):
+            tensors = load_file(path)
+            tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.1
+            save_file(tensors, path, metadata={"format": "pt"})
+        return move(model, tokenizer)
+
+    monkeypatch.setattr(merging, "_log_probs", spoiling)
+    assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_coarse_a_type_is_refused_with_the_tolerance(adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(merging.ROUNDING_TOLERANCE, torch.bfloat16, 1e-9)
+    assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "bfloat16"]) == 1
+    assert "--dtype float32" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_an_adapter_that_is_not_finite_or_makes_the_sum_so_is_not_merged(adapter, tmp_path, capsys, value):
+    path = adapter / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor * value for name, tensor in load_file(path).items()}, path)
+    assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 2
+    assert "learning" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

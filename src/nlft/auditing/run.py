@@ -16,6 +16,7 @@ from nlft.auditing.settings import AuditSettings
 from nlft.auditing.signal import Margins, Measured, figures, has_signal, margins, measure, signal_findings
 from nlft.auditing.text import text_findings
 from nlft.core.conditions import ConditionEncoder, EncodedExample
+from nlft.core.limits import limits_of
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.data.checks import Check
 from nlft.data.encoding import encode
@@ -66,7 +67,8 @@ def audit(
     _refuse(examples, model, tokenizer, name)
     grader, notes = _grader(examples, settings)
     notes += [note] if (note := feedback_note(examples)) else []
-    encoder = ConditionEncoder(tokenizer, settings.templates()) if tokenizer is not None else None
+    limits = limits_of(model) if model is not None else None
+    encoder = ConditionEncoder(tokenizer, settings.templates(), limits=limits) if tokenizer is not None else None
     notes += _not_checked(model, tokenizer, test)
     findings = _by_text(examples, grader, encoder, test, settings)
     measured: list[Measured] = []
@@ -222,7 +224,7 @@ def _encoded(
         The examples that training would accept, each with its ids, and one finding for each other example, unless a
         finding in `earlier` explains it.
     """
-    unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates)
+    unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates, limits=encoder.limits)
     explained = {finding.id for finding in earlier if finding.kind in ("no-judgment", "correction-only")}
     fitting, refused = [], []
     for example in examples:

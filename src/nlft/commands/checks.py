@@ -89,7 +89,8 @@ def _check_adapter(name: str) -> None:
     path = Path(name)
     if _is_missing(name) or path.is_file():
         raise UserError(f"--adapter {name}: no PEFT adapter is there.\n  Give a folder, a run directory or a hub name.")
-    if path.is_dir() and not any((folder / "adapter_config.json").is_file() for folder in (path, path / "adapter")):
+    places = (path / "adapter_config.json", path / "adapter" / "adapter_config.json", path / "run.yaml")
+    if path.is_dir() and not any(place.is_file() for place in places):  # of an unfinished run, loading says more
         kind = "holds a model" if (path / "config.json").is_file() else "has no adapter_config.json"
         raise UserError(
             f"--adapter {name}: no PEFT adapter is there: it {kind}.\n"

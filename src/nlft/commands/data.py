@@ -334,7 +334,8 @@ def audit(argv: Sequence[str]) -> None:
     for path, flag in ((other.html, "--html"), (other.json, "--json")):
         if path:
             check_out_file(path, flag=flag)
-            read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks, "--test_file": settings.test_file}
+            read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks}
+            read["--test_file"] = settings.test_file
             refuse_inputs(flag, path, {**read, "--config": other.config, **_model_paths(model_settings)})
     refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
     refuse_foreign("--json", other.json, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)

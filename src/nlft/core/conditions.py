@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from nlft.core.limits import ModelLimits
 from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, fill_prompt, without_corrections
 from nlft.core.spans import Span, TokenSpan, merged_spans, occurrences, patched_text, token_spans, touched
 from nlft.errors import Problem, ProblemsError, UserError
@@ -73,17 +74,25 @@ class ConditionEncoder:
         templates: Templates | None = None,
         max_length: int | None = None,
         listed: Sequence[str] = (),
+        limits: ModelLimits | None = None,
     ) -> None:
         """
         Args:
             tokenizer: a transformers tokenizer.
             max_length: maximum number of tokens in prompt and completion together; None for no limit.
             listed: words that are marked in every wrong completion, see `EncodedExample.listed`.
+            limits: what the model can read. An example beyond it is refused like one over `max_length`.
+
+        Raises:
+            UserError: the tokenizer has no token that ends a turn, or its padding token is not one of the model's.
         """
         self.tokenizer = tokenizer
         self.templates = templates or Templates()
         self.max_length = max_length
         self.listed = tuple(listed)
+        self.limits = limits
+        if limits is not None:
+            limits.check_padding(tokenizer)
         self.end_of_turn_id = end_of_turn_id(tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -134,8 +143,8 @@ class ConditionEncoder:
 
         Raises:
             ProblemsError: a wrong completion has no spans, and its judgment is missing or has only corrections; or a
-                prompt does not fit `max_length`. No prompt is cut, because a cut prompt would be another condition.
-                Or the tokenizer cannot say which tokens a span covers.
+                prompt does not fit `max_length` or the model. No prompt is cut, because a cut prompt would be another
+                condition. Or the tokenizer cannot say which tokens a span covers.
         """
         judge = None
         listed = () if label else self.listed
@@ -197,8 +206,6 @@ class ConditionEncoder:
         return list(encoded["offset_mapping"])
 
     def _check_lengths(self, encoded: EncodedExample) -> None:
-        if self.max_length is None:
-            return
         rows = [
             ("base", encoded.base, encoded.completion),
             ("standard", encoded.standard, encoded.completion),
@@ -213,8 +220,12 @@ class ConditionEncoder:
                 "Raise --max_length, or shorten or drop the example.",
             )
             for name, prompt, text in rows
-            if (length := len(prompt) + len(text)) > self.max_length
+            if self.max_length is not None and (length := len(prompt) + len(text)) > self.max_length
         ]
+        if self.limits is not None:
+            for name, prompt, text in rows:
+                where = f"example {encoded.id!r} under the {name} prompt"
+                problems += self.limits.problems(where, [*prompt, *text], self.tokenizer)
         if problems:
             raise ProblemsError(problems[:1])
 
@@ -233,7 +244,7 @@ def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
         if ids and ids[0] in special:
             return int(ids[0])
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end-of-sequence token.\n  Set tokenizer.eos_token.")
+        raise UserError("the tokenizer has no end-of-sequence token.\n  Set eos_token in tokenizer_config.json.")
     return int(tokenizer.eos_token_id)
 
 

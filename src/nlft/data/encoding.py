@@ -40,6 +40,38 @@ def encode_examples(
     return encoded
 
 
+def check_replies(examples: Iterable[Example], encoder: ConditionEncoder) -> None:
+    """Refuse replies that the model cannot read, for trainers that encode the texts themselves.
+
+    Args:
+        encoder: knows the model's limits.
+
+    Raises:
+        RecordsError: names every example whose prompt with its completion or its revision is beyond them.
+    """
+    problems: list[Problem] = []
+    for example in examples:
+        prompt = encoder.prompt_ids(example.prompt)
+        for text in {completion_text(example), revision_text(example)} - {None}:
+            try:
+                check_readable(encoder, example.id, [*prompt, *encoder.completion_ids(str(text))])
+            except ProblemsError as error:
+                problems += error.problems
+    if problems:
+        raise RecordsError(problems)
+
+
+def check_readable(encoder: ConditionEncoder, id: str | int, ids: list[int]) -> None:
+    """Refuse a prompt with its reply that the model cannot read.
+
+    Raises:
+        ProblemsError: the encoder knows the model's limits, and the tokens are beyond them.
+    """
+    found = encoder.limits.problems(f"example {id!r}", ids, encoder.tokenizer) if encoder.limits else []
+    if found:
+        raise ProblemsError(found)
+
+
 def condition_readers(scheme: str, needs: Collection[str]) -> dict[str, str]:
     """Return the arguments of `encode_examples` that make it require what a scheme reads.
 

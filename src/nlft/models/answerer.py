@@ -30,8 +30,9 @@ class Generated:
     Attributes:
         text: the answer without special tokens; empty if the model generated no text.
         tokens: number of generated tokens, end-of-turn token included. A server reports its own count.
-        finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` cut it off, `content_filter` if
-            the server's filter stopped it, `unknown` if the server gives a reason that is none of these.
+        finish_reason: `stop` if the model ended its turn, `length` if `max_new_tokens` or the model's context cut it
+            off, `content_filter` if the server's filter stopped it, `unknown` if the server gives a reason that is none
+            of these.
         prompt_tokens: number of prompt tokens.
     """
 

@@ -14,8 +14,11 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
+from nlft.core.conditions import end_of_turn_id
 from nlft.errors import UserError
+from nlft.models.adapters import adapter_folder, add_adapter, check_targets
 from nlft.models.settings import ModelOptions
+from nlft.models.weights_check import check_loaded, check_quantization, loaded
 
 # The layers that the paper's code adapts. If a model has other names for them (GPT-2), all linear layers are adapted.
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -51,7 +54,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer, with a padding token."""
     tokenizer = _from_pretrained(AutoTokenizer, settings)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        end = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer))
+        tokenizer.pad_token = end
     return tokenizer
 
 
@@ -64,43 +68,25 @@ def load_model(settings: ModelSettings, *, trainable: bool) -> PreTrainedModel |
     Raises:
         UserError: there is no such model or adapter.
     """
+    check_quantization(settings)
     quantization = get_quantization_config(settings)
     # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
-    model = _from_pretrained(
+    model, info = _from_pretrained(
         AutoModelForCausalLM,
         settings,
         dtype=settings.dtype,
         attn_implementation=settings.attn_implementation,
         use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # `check_loaded` refuses them, and names both sizes
         **(options if quantization else {}),
     )
+    check_loaded(model, info, f"--model_name_or_path {settings.model_name_or_path}")
     if quantization and trainable:
         model = prepare_model_for_kbit_training(model)
     return add_adapter(model, settings.adapter, trainable=trainable) if settings.adapter else model
-
-
-def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> PeftModel:
-    """Put a saved PEFT adapter on the model. Accept only safetensors, because other formats are pickles.
-
-    Raises:
-        UserError: there is no such adapter, or it does not fit the model.
-    """
-    path = adapter_folder(adapter)
-    try:
-        return PeftModel.from_pretrained(model, path, is_trainable=trainable, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load a PEFT adapter from --adapter {adapter}: {_first_line(error)}\n"
-            "  Give a folder with adapter_config.json and adapter_model.safetensors, a run directory, or a hub name."
-        ) from error
-
-
-def adapter_folder(adapter: str) -> str:
-    """Return the adapter's folder or hub name. For a run directory, return the adapter's folder inside it."""
-    inside = Path(adapter) / "adapter"
-    return str(inside) if inside.is_dir() else adapter
 
 
 def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:
@@ -114,33 +100,15 @@ def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:
     return fingerprint
 
 
-def weights_fingerprint(name: str, commit: str | None) -> str | None:
-    """Identify the weights that a model's name stands for today.
-
-    Args:
-        name: a folder or a hub name.
-        commit: the hub's commit, if the model came from the hub.
-
-    Returns:
-        For a folder, a SHA-256 over samples of its safetensors files; else the commit.
-    """
-    files = sorted(Path(name).glob("*.safetensors"))
-    if not files:
-        return commit
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            # Training changes every weight of a matrix, so samples suffice. Reading 100 GB would take minutes.
-            for block in range(256):
-                file.seek(size * block // 256)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
-
-
 def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:
-    """Make a new adapter's configuration from the settings. The default layers are the paper's."""
+    """Make a new adapter's configuration from the settings. The default layers are the paper's.
+
+    Raises:
+        UserError: the model has no layer of a given name.
+    """
+    check_targets(model, "--lora_target_modules", _only(settings.lora_target_modules))
+    check_targets(model, "--lora_modules_to_save", settings.lora_modules_to_save)
+    check_targets(model, "--lora_target_parameters", settings.lora_target_parameters, parameters=True)
     return LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
@@ -199,19 +167,12 @@ def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
     name = settings.model_name_or_path
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # the bar's carriage returns would fill a log file
-    try:
-        return cls.from_pretrained(name, revision=settings.model_revision, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load --model_name_or_path {name}: {_first_line(error)}\n"
-            "  Give a folder with config.json and safetensors weights, or a hub name."
-        ) from error
+    # Without `trust_remote_code`, transformers would ask at the terminal whether to run a model's own code.
+    options |= {"revision": settings.model_revision, "trust_remote_code": False}
+    cure = "Give a folder with config.json and safetensors weights, or a hub name."
+    return loaded(lambda: cls.from_pretrained(name, **options), f"--model_name_or_path {name}", Path(str(name)), cure)
 
 
 def _only(names: list[str] | str | None) -> list[str] | str | None:
     # TRL turns a list of one element into that element, because "all-linear" must be a string.
     return [names] if isinstance(names, str) and names != "all-linear" else names
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -14,10 +14,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.limits import limits_of
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
-from nlft.errors import UserError
+from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import CompletionRequest, Generated
+from nlft.models.ends import answer_ends
+from nlft.progress import note
 
 
 class LocalModel:
@@ -49,7 +52,8 @@ class LocalModel:
         self.seed = seed
         self.max_new_tokens = max_new_tokens
         self._may_share = _places_are_given(model)
-        self._ends = {encoder.end_of_turn_id, encoder.tokenizer.eos_token_id} - {None}
+        self._ends = answer_ends(model, encoder.tokenizer)
+        self._limits = limits_of(model)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,6 +61,8 @@ class LocalModel:
         system = self.encoder.templates.system_prompt
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         sampled = {"seed": self.seed} if self.temperature > 0 else {}
+        # Ledgers of models without further end tokens keep their answers: earlier versions stopped at these two.
+        further = sorted(self._ends - {self.encoder.end_of_turn_id, self.encoder.tokenizer.eos_token_id})
         return {
             **self.name,
             "dtype": dtype,
@@ -64,14 +70,20 @@ class LocalModel:
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             **sampled,
+            **({"ends": further} if further else {}),
         }
 
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
         """Answer the requests in batches.
 
         Start with the longest prompts, so that the first batch shows whether there is enough memory.
+
+        Raises:
+            ProblemsError: names every prompt that the model cannot read: it is longer than the model's context, or has
+                a token without a row in the embedding.
         """
         encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
+        self._check(requests, encoded)
         shared = self._shared(requests, encoded)
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
         for start in range(0, len(order), self.batch_size):
@@ -79,6 +91,18 @@ class LocalModel:
             keys = [requests[i].key for i in batch]
             prompts = [encoded[i] for i in batch]
             yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
+
+    def _check(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> None:
+        tokenizer = self.encoder.tokenizer
+        self._limits.check_padding(tokenizer)
+        problems = []
+        for request, ids in zip(requests, encoded, strict=True):
+            # The answer needs at least one place.
+            problems += self._limits.problems(f"prompt {request.key!r}", ids, tokenizer, len(ids) + 1)
+        if problems:
+            raise ProblemsError(problems)
+        if told := self._limits.beyond_training([len(ids) for ids in encoded]):
+            note(told)
 
     def _shared(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> int:
         """Count the tokens that the chat template and earlier turns put at the start of every prompt.
@@ -151,7 +175,11 @@ class LocalModel:
             tokens = pick(out.logits[:, -1].float(), alive).tolist()
             for row, token in zip(alive, tokens, strict=True):
                 written[row].append(token)
-            going = [at for at, row in enumerate(alive) if not is_over(row, written[row])]
+            going = [
+                at
+                for at, row in enumerate(alive)
+                if not is_over(row, written[row]) and self._limits.has_room(len(prompts[row]) + len(written[row]))
+            ]
             if not going:
                 break
             cache, start = out.past_key_values, length
@@ -180,8 +208,10 @@ class LocalModel:
         return cache
 
     def _finish(self, ids: list[int], prompt_tokens: int) -> Generated:
-        text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
-        return Generated(text.strip(), len(ids), "stop" if self._has_ended(ids) else "length", prompt_tokens)
+        ended = self._has_ended(ids)
+        # The end is no part of the answer, also where the tokenizer does not know it as a special token.
+        text = self.encoder.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        return Generated(text.strip(), len(ids), "stop" if ended else "length", prompt_tokens)
 
 
 class BaseOfAdapter(LocalModel):

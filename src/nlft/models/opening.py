@@ -103,7 +103,8 @@ def local_name(settings: "ModelSettings", model: Any, tokenizer: Any) -> dict[st
         model: the loaded model.
         tokenizer: its tokenizer.
     """
-    from nlft.models.loading import adapter_fingerprint, weights_fingerprint
+    from nlft.models.loading import adapter_fingerprint
+    from nlft.models.weights_check import weights_fingerprint
 
     path = str(settings.model_name_or_path)
     return {

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
+from nlft.models.ends import name_trained_end
 from nlft.runs.run_dir import RunDir
 from nlft.training.overrides import check_overrides
 
@@ -65,6 +67,8 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         folder = output_dir or self.args.output_dir
         if self.args.should_save:
             Path(folder).mkdir(parents=True, exist_ok=True)
+        if not isinstance(self.model, PeftModel) and self.processing_class is not None:
+            name_trained_end(self.model, self.processing_class)
         self.model.save_pretrained(folder, state_dict=state_dict, is_main_process=self.args.should_save)
         if self.args.should_save and self.processing_class is not None:
             self.processing_class.save_pretrained(folder)

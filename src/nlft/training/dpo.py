@@ -9,6 +9,10 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.limits import limits_of
+from nlft.core.prompts import Templates
+from nlft.data.encoding import check_replies
 from nlft.data.export import Form, form_for, prompted, rows_for
 from nlft.data.records import Example, completion_text, revision_text
 from nlft.errors import UserError
@@ -60,7 +64,10 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
         """
         Raises:
             UserError: no example has a revision that differs from its completion.
+            RecordsError: names every example that the model cannot read.
         """
+        templates = Templates(system_prompt=args.system_prompt)
+        check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
         rows = preference_rows(prompted(examples, args.system_prompt), form_for(processing_class))
         super().__init__(
             model=model,

@@ -9,6 +9,10 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.limits import limits_of
+from nlft.core.prompts import Templates
+from nlft.data.encoding import check_replies
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
 from nlft.errors import UserError
@@ -36,6 +40,7 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
         """
         Raises:
             UserError: the examples are all right or all wrong, or a batch has only one example.
+            RecordsError: names every example that the model cannot read.
         """
         if len({example.label for example in examples}) < 2:
             raise UserError(
@@ -46,6 +51,8 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             raise UserError(
                 "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
             )
+        templates = Templates(system_prompt=args.system_prompt)
+        check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
         balance(args, [example.label for example in examples])
         rows = rows_for(prompted(examples, args.system_prompt), "kto", form=form_for(processing_class)).rows
         super().__init__(

@@ -21,6 +21,7 @@ from nlft.data.gradable import check_gradable
 from nlft.data.grading import CHECKS, Grader, get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
+from nlft.models.ends import name_trained_end
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget, add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
@@ -54,6 +55,7 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
             raise UserError(f"{what}\n  Choose another --grader.")
         check_gradable(examples, _grader(args), args.grader)
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
+        name_trained_end(warm, processing_class)  # TRL samples until one of the ends that generation_config names
         rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
         super().__init__(
             model=warm,

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
+from nlft.core.limits import limits_of
 from nlft.core.prompts import Templates
-from nlft.data.encoding import encode_examples
+from nlft.data.encoding import check_readable, encode_examples
 from nlft.data.export import SFTTarget, check_trainable, sft_texts
 from nlft.data.records import Example
 from nlft.errors import UserError
@@ -29,7 +30,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
     """Make the token ids and labels that SFT trains on. Prompts are the same as in NLFT's base condition.
 
     Raises:
-        UserError: there is no text to train on, a text exceeds max_length, or `target` is unknown.
+        UserError: there is no text to train on, a text exceeds max_length or the model, or `target` is unknown.
     """
     if target not in get_args(SFTTarget):
         raise UserError(f"--target {target} does not exist.\n  Choose one of {', '.join(get_args(SFTTarget))}.")
@@ -50,6 +51,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
                 f"example {example.id!r} has {len(prompt) + len(completion)} tokens, more than max_length "
                 f"{encoder.max_length}.\n  Raise --max_length, or shorten or remove the example."
             )
+        check_readable(encoder, example.id, [*prompt, *completion])
         rows.append(
             {
                 "input_ids": [*prompt, *completion],
@@ -70,7 +72,9 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
         processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig | None,
     ) -> None:
-        encoder = ConditionEncoder(processing_class, Templates(system_prompt=args.system_prompt), args.max_length)
+        encoder = ConditionEncoder(
+            processing_class, Templates(system_prompt=args.system_prompt), args.max_length, limits=limits_of(model)
+        )
         rows = sft_rows(examples, encoder, args.target)
         super().__init__(
             model=model,

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from nlft.core.conditions import EncodedExample
+from nlft.core.limits import limits_of
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, marked_spans, quotes_of
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
@@ -37,9 +39,19 @@ def nlft_trainer(
         saliency=saliency,
     )
     add_command(trainer.record, model_settings, file)
-    for line in summary_lines(trainer.examples, args.answer_weight):
-        note(line)
+    long = limits_of(model).beyond_training(_lengths(trainer))
+    for line in [*summary_lines(trainer.examples, args.answer_weight), long]:
+        if line:
+            note(line)
     return trainer
+
+
+def _lengths(trainer: NLFTTrainer) -> list[int]:
+    """Return each example's length in tokens, under its longest prompt."""
+    return [
+        max(len(e.base), len(e.standard), len(e.judge or [])) + len(e.completion)
+        for e in cast("list[EncodedExample]", trainer.train_dataset)
+    ]
 
 
 def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:

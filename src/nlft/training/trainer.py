@@ -16,6 +16,7 @@ from nlft.core.batches import BatchBuilder, counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.hold import HoldEverything, peft_model
+from nlft.core.limits import limits_of
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
@@ -82,7 +83,9 @@ class NLFTTrainer(SafeCheckpoints):
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
-        encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
+        encoder = ConditionEncoder(
+            tokenizer, args.templates(), args.max_length, args.strike_words or (), limits_of(model)
+        )
         held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
         train, held_out = self._encode(encoder, args, held_out_examples)
         self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
