@@ -108,7 +108,7 @@ class ChatTemplate:
     def _learn(self, inputs: TemplateInputs) -> ReplyForm:
         bare, opened = (self._probe(None, inputs, generation) for generation in (False, True))
         before, after = self._around(_SAID, inputs)
-        found: dict[str, Any] = form_of(bare, opened, before, self._name)
+        found: dict[str, Any] = form_of(bare, opened, before, _ASKED, self._name)
         if not found.get("is_prefix", True) and "header" not in found and not found["opening"]:
             _warn(
                 f"the chat template of {self._name} ends a prompt with {opened[len(before) :]!r}, which it writes "

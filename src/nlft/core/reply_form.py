@@ -143,13 +143,14 @@ class ControlTokens:
             yield text[done:], False
 
 
-def form_of(bare: str, opened: str, before: str, name: str) -> dict[str, object]:
+def form_of(bare: str, opened: str, before: str, question: str, name: str) -> dict[str, object]:
     """Compare a rendered prompt with a rendered reply.
 
     Args:
         bare: the prompt, rendered without a generation prompt.
         opened: the prompt, rendered with one.
         before: the rendered conversation up to the reply's text.
+        question: the question's text.
         name: the tokenizer's name, for messages.
 
     Returns:
@@ -165,9 +166,9 @@ def form_of(bare: str, opened: str, before: str, name: str) -> dict[str, object]
         return {"lead": between, "opening": open_at_end(opened)}
     if opened.startswith(before) and thought_tags(opened[len(before) :]):
         return {"opening": open_at_end(opened), "is_prefix": False}
-    at = next(at for at, (one, other) in enumerate(zip(before + "\0", opened + "\1", strict=False)) if one != other)
+    asked, said = (text.rpartition(question)[2] for text in (opened, before))
     raise TemplateRefusal(
-        f"the chat template of {name} ends a prompt with {opened[at:]!r}, but writes {before[at:]!r} before a reply. "
-        "A reply that was trained after one of them would not follow the other.",
+        f"the chat template of {name} ends a prompt with {asked!r}, but writes {said!r} before a reply. A reply that "
+        "was trained after one of them would not follow the other.",
         "Correct the template (chat_template.jinja beside the model), so that a reply follows the generation prompt.",
     )

@@ -34,6 +34,11 @@ class TurnEncoder:
             self._control = ControlTokens(tokenizer.all_special_tokens)
         self.end_of_turn_id = self.form().end
 
+    @property
+    def date(self) -> str | None:
+        """The day that the chat template writes into prompts, as YYYY-MM-DD; None if it writes none."""
+        return self.chat.date if self.chat else None
+
     def form(self, inputs: TemplateInputs = NO_INPUTS) -> ReplyForm:
         """Return how a reply is written."""
         return self._plain_form if self.chat is None else self.chat.form(inputs)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from nlft.core.conditions import ConditionEncoder, EncodedExample, no_judge_prompt
 from nlft.data.records import Example, completion_text, marked_spans, revision_text
+from nlft.data.template_columns import inputs_of
 from nlft.errors import Problem, ProblemsError, RecordsError, UserError
 
 
@@ -54,8 +55,12 @@ def check_targets(encoded: Sequence[EncodedExample], answer_weight: float) -> No
     """Refuse to train answers if no example has one.
 
     Raises:
-        UserError: `answer_weight` is above 0, and no example has an answer or a revision.
+        UserError: `answer_weight` is above 0, and no example has an answer or a revision, or the chat template cannot
+            write one of them as a reply.
     """
+    refused = [one.target_refused for one in encoded if one.target_refused is not None]
+    if answer_weight > 0 and refused:
+        raise RecordsError(refused)
     if answer_weight > 0 and all(one.target is None for one in encoded):
         raise UserError(
             f"--answer_weight {answer_weight:g}: none of the {len(encoded)} examples has an answer or a revision to "
@@ -82,4 +87,5 @@ def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
         revision=revision_text(example),
         spans=marked_spans(example) if encoder.tokenizer.is_fast else example.spans,
         kept=example.keep,
+        inputs=inputs_of(example.extra),
     )

@@ -176,7 +176,12 @@ def audit_stage(folder: Path, job: Job) -> None:
         read_examples(folder / "examples.jsonl"),
         load_model(model_settings, trainable=False),
         load_tokenizer(model_settings),
-        AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
+        AuditSettings(
+            seed=settings.seed,
+            system_prompt=settings.system_prompt,
+            chat_template_kwargs=settings.chat_template_kwargs,
+            chat_template_date=settings.chat_template_date,
+        ),
         test=read_test(folder),
     )
     verdict = [report.preflight.verdict_line] if report.preflight else []
@@ -219,6 +224,7 @@ def open_answerer_of(job: Job, ledger: Path, max_new_tokens: int, temperature: f
         temperature=temperature,
         seed=settings.seed,
         system_prompt=settings.system_prompt,
+        inputs=settings.template_inputs(),
         ledger=ledger,
     )
 

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
+from nlft.core.reply_form import TemplateRefusal
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated
 
@@ -64,6 +65,7 @@ class LocalModel:
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             **sampled,
+            **(self.encoder.chat.identity if self.encoder.chat else {}),
         }
 
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
@@ -71,7 +73,7 @@ class LocalModel:
 
         Start with the longest prompts, so that the first batch shows whether there is enough memory.
         """
-        encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
+        encoded = [self._prompt_ids(request) for request in requests]
         shared = self._shared(requests, encoded)
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
         for start in range(0, len(order), self.batch_size):
@@ -79,6 +81,17 @@ class LocalModel:
             keys = [requests[i].key for i in batch]
             prompts = [encoded[i] for i in batch]
             yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
+
+    def _prompt_ids(self, request: CompletionRequest) -> list[int]:
+        """Render a request's prompt.
+
+        Raises:
+            UserError: the chat template refuses it; the message has the request's key.
+        """
+        try:
+            return self.encoder.prompt_ids(request.prompt, request.inputs)
+        except TemplateRefusal as error:
+            raise UserError(f"{request.key}: {error}") from error
 
     def _shared(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> int:
         """Count the tokens that the chat template and earlier turns put at the start of every prompt.
@@ -89,7 +102,9 @@ class LocalModel:
         if not requests or not self._may_share:
             return 0
         *turns, last = as_messages(requests[0].prompt)
-        one, other = (self.encoder.prompt_ids([*turns, {**last, "content": text}]) for text in ("0", "Z"))
+        one, other = (
+            self.encoder.prompt_ids([*turns, {**last, "content": text}], requests[0].inputs) for text in ("0", "Z")
+        )
         prefix = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
         alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)
         return len(prefix) if alike else 0

@@ -11,9 +11,11 @@ from trl import KTOConfig, KTOTrainer
 
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
+from nlft.data.template_columns import with_columns
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.prompting import check_for_trl
 from nlft.training.settings import KTOOptions
 
 
@@ -47,7 +49,9 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
                 "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
             )
         balance(args, [example.label for example in examples])
-        rows = rows_for(prompted(examples, args.system_prompt), "kto", form=form_for(processing_class)).rows
+        check_for_trl(processing_class, examples, args)
+        shown = prompted(examples, args.system_prompt, args.template_inputs())
+        rows = with_columns(rows_for(shown, "kto", form=form_for(processing_class)).rows)
         super().__init__(
             model=model,
             args=args,
