@@ -259,7 +259,8 @@ def test_the_base_answers_as_if_there_were_no_adapter():
 
 def test_struck_tokens_are_left_out_of_kl_and_counted_apart():
     above = local(tuned())
-    replies = [("Say it.", reply("abcab")), ("Now?", reply("bb", ended=False)), ("Or?", reply("", ended=False))]
+    said = [("Say it.", reply("abcab")), ("Now?", reply("bb", ended=False)), ("Or?", reply("", ended=False))]
+    replies = [(CompletionRequest(prompt, prompt), one) for prompt, one in said]
     (b,) = tiny.tokenizer()("b", add_special_tokens=False)["input_ids"]
     whole, apart = divergence(above, replies), divergence(above, replies, {b})
     assert (whole.tokens, whole.struck_tokens, whole.replies) == (8, 0, 3), "5 letters and an end, 2 letters"

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from helpers import tiny
 from nlft.collect.rules import judge_by_rules
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, end_of_turn_id, pad_rows
 from nlft.core.prompts import Templates, without_corrections
+from nlft.core.spans import Span
 from nlft.errors import ProblemsError
 
 WRONG = {
@@ -139,6 +141,72 @@ def test_what_does_not_fit_is_an_error_that_names_the_example_and_is_never_cut()
         ProblemsError, match=r"example 'a': takes .* tokens under the standard prompt, over max_length 60"
     ):
         encoder.encode(**WRONG)
+
+
+LONG = " and so on" * 9
+
+
+@pytest.mark.parametrize(
+    ("row", "long"),
+    [
+        ("base", {"completion": f"64 - 35 = 34{LONG}", "answer": None, "label": True, "judgment": None}),
+        ("standard", {"answer": f"64 - 35 = 29{LONG}", "revision": "29"}),
+        ("judge", {"judgment": f"It is wrong{LONG}."}),
+        ("base", {"label": True, "judgment": None, "answer": None, "revision": f"64 - 35 = 29{LONG}"}),
+        ("base", {"judgment": None, "answer": None, "spans": [Span(10, 12, replace=f"29{LONG}")]}),
+    ],
+    ids=["completion", "standard", "judge", "target", "patched"],
+)
+def test_each_row_may_have_max_length_tokens_and_no_more(row, long):
+    example = {**WRONG, **long}
+    encoded = ConditionEncoder(tiny.tokenizer()).encode(**example)
+    texts = [(encoded.base, encoded.target or []), (encoded.base, encoded.patched.ids if encoded.patched else [])]
+    texts += [(prompt or [], encoded.completion) for prompt in (encoded.base, encoded.standard, encoded.judge)]
+    longest = max(len(prompt) + len(text) for prompt, text in texts)
+    assert ConditionEncoder(tiny.tokenizer(), max_length=longest).encode(**example) == encoded
+    with pytest.raises(ProblemsError) as told:
+        ConditionEncoder(tiny.tokenizer(), max_length=longest - 1).encode(**example)
+    [problem] = told.value.problems
+    assert problem.where == "example 'a'"
+    assert f"takes {longest} tokens under the {row} prompt" in problem.what
+    assert str(longest - 1) in problem.what
+
+
+def marking_tokenizer(chat):
+    """A tokenizer that writes <s> before and </s> after every text, and whose turns end with another token."""
+    made = tiny.own_tokenizer()
+    made.add_special_tokens({"eos_token": "</s>"})
+    begin, end = made.convert_tokens_to_ids(["<s>", "</s>"])
+    made._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", begin), ("</s>", end)]
+    )
+    made.chat_template = made.chat_template if chat else None
+    assert made("Hi")["input_ids"][0] == begin
+    assert made("Hi")["input_ids"][-1] == end
+    return made
+
+
+def test_the_template_writes_the_special_tokens_and_the_tokenizer_adds_none():
+    made = ConditionEncoder(marking_tokenizer(True))
+    encoded = made.encode(**WRONG)
+    text = made.tokenizer.decode
+    assert text(made.prompt_ids("Hi")) == "<s><|user|>Hi<|end|><|assistant|>"
+    assert text(encoded.completion) == "64 - 35 = 34<|end|>"
+    assert text(encoded.target) == "64 - 35 = 29<|end|>"
+
+
+def test_the_end_of_a_turn_is_what_the_template_writes_and_not_the_end_of_sequence():
+    made = marking_tokenizer(True)
+    assert made.eos_token == "</s>"
+    assert end_of_turn_id(made) == made.convert_tokens_to_ids("<|end|>") != made.eos_token_id
+    plain = marking_tokenizer(False)
+    assert end_of_turn_id(plain) == plain.eos_token_id
+
+
+def test_a_plain_prompt_keeps_the_tokenizers_first_mark_and_not_its_last_one():
+    made = ConditionEncoder(marking_tokenizer(False))
+    assert made.tokenizer.decode(made.prompt_ids("Hi")) == "<s>Hi\n"
+    assert made.tokenizer.decode(made.completion_ids("Ho")) == "Ho</s>"
 
 
 def test_a_template_without_its_slot_is_refused():

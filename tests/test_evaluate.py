@@ -100,7 +100,7 @@ def read_by(model, prompts):
 def test_earlier_turns_that_all_share_are_read_once_and_change_no_answer(monkeypatch, family):
     model = LocalModel(tiny.model(family), ConditionEncoder(tiny.tokenizer()), max_new_tokens=12, batch_size=9)
     asked = [(q.id, [*SHOTS, {"role": "user", "content": q.prompt}]) for q in QUESTIONS]
-    prefix = len(model.encoder.prompt_ids(SHOTS)) - 1  # but for the mark at which the model would answer
+    prefix = len(tiny.tokenizer().apply_chat_template(SHOTS)["input_ids"])
     found, read = read_by(model, asked)
     monkeypatch.setattr(LocalModel, "_shared", lambda *_: 0)
     plain, read_plain = read_by(model, asked)

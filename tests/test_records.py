@@ -22,6 +22,7 @@ from nlft.data.records import (
     revision_text,
     write_examples,
 )
+from nlft.data.template_columns import inputs_of
 from nlft.errors import RecordsError, UserError
 
 
@@ -191,20 +192,43 @@ def test_what_ails_every_record_is_said_once(ending):
         assert len(str(told.value).splitlines()) < 15
 
 
-@pytest.mark.parametrize("column", ["tools", "chat_template_kwargs"])
-def test_a_column_that_would_change_the_prompt_elsewhere_is_told_once(column, capsys):
-    rows = [{**GOOD, "id": str(i), column: {"x": 1} if i < 2 else None} for i in range(3)]
-    name = f"with-{column}.jsonl"
-    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for _ in range(2):
-        assert read_examples(name)[0].extra[column] == {"x": 1}
-        read_questions(name)
-    told = capsys.readouterr().err
-    assert told.count(name) == told.count(f'"{column}"') == 1
-    assert "2 of 3" in told
-    Path("without.jsonl").write_text(json.dumps({**GOOD, column: []}) + "\n")
-    read_examples("without.jsonl")
-    assert capsys.readouterr().err == ""
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+
+
+@pytest.mark.parametrize(("column", "value"), [("tools", TOOLS), ("chat_template_kwargs", {"enable_thinking": False})])
+def test_what_a_record_gives_to_the_chat_template_is_kept_and_used(column, value):
+    rows = [{**GOOD, "id": "a", column: value}, {**GOOD, "id": "b", column: json.dumps(value)}, {**GOOD, "id": "c"}]
+    Path("x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples, questions = read_examples("x.jsonl"), read_questions("x.jsonl")
+    for items in (examples, questions):
+        assert [inputs_of(item.extra).as_json() for item in items] == [{column: value}, {column: value}, {}]
+    write_examples("y.jsonl", examples)
+    assert read_examples("y.jsonl") == examples
+    Path("q.jsonl").write_text("".join(json.dumps(question.as_record()) + "\n" for question in questions))
+    assert read_questions("q.jsonl") == questions
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("tools", {"x": 1}), ("tools", ["weather"]), ("tools", "weather"), ("chat_template_kwargs", [1]),
+     ("chat_template_kwargs", "fast")],
+)  # fmt: skip
+@pytest.mark.parametrize("read_some", [read_examples, read_questions])
+def test_a_column_for_the_chat_template_of_another_form_is_refused(read_some, column, value):
+    Path("x.jsonl").write_text(json.dumps({**GOOD, column: value}) + "\n")
+    with pytest.raises(RecordsError) as told:
+        read_some("x.jsonl")
+    [problem] = told.value.problems
+    assert (problem.where, problem.field) == ("x.jsonl:1", column)
+
+
+def test_what_a_table_fills_with_null_does_not_reach_the_chat_template():
+    tool = {"name": "weather", "parameters": {"day": {"type": "string"}, "place": None}}
+    found = inputs_of({"tools": [tool], "chat_template_kwargs": {"enable_thinking": None, "effort": "low"}})
+    assert found.as_json() == {
+        "tools": [{"name": "weather", "parameters": {"day": {"type": "string"}}}],
+        "chat_template_kwargs": {"effort": "low"},
+    }
 
 
 def test_one_object_may_be_a_json_file():

@@ -34,6 +34,11 @@ FAMILIES = {
 }
 
 
+def own_tokenizer(words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer that a test may change, as `tokenizer` makes it."""
+    return tokenizer.__wrapped__(words=words)
+
+
 @cache
 def tokenizer(chat: bool = True, words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """One token a byte, and a handful of special ones; with a chat template or without.

@@ -16,6 +16,7 @@ from nlft.core.spans import blame, quote_places, quoted_spans
 from nlft.data.checks import Check, check_reply, word_count
 from nlft.data.records import Example, completion_text, reply_to
 from nlft.data.rules_file import Rule, checks_of
+from nlft.data.template_columns import inputs_of
 from nlft.models.answerer import CompletionRequest, complete
 from nlft.progress import note, table
 
@@ -286,6 +287,7 @@ def answerer_above(model: Any, encoder: ConditionEncoder, tokens: int, batch_siz
         max_new_tokens=tokens,
         batch_size=batch_size,
         system_prompt=encoder.templates.system_prompt,
+        inputs=encoder.templates.inputs,
     )
 
 
@@ -294,7 +296,10 @@ def _ask(
 ) -> list[Asked]:
     found = []
     for name, prompts in forms.items():
-        requests = [CompletionRequest(f"{at}", prompt) for at, prompt in enumerate(prompts)]
+        requests = [
+            CompletionRequest(f"{at}", prompt, inputs_of(example.extra))
+            for at, (example, prompt) in enumerate(zip(asked, prompts, strict=True))
+        ]
         texts = [answer.text for answer in complete(requests, model, f"preflight: {name}")]
         replies = [reply_to(example, text) for example, text in zip(asked, texts, strict=True)]
         broken = {check.name: sum(check_reply(check, reply).passed is False for reply in replies) for check in checks}

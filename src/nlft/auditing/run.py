@@ -224,7 +224,7 @@ def _encoded(
         The examples that training would accept, each with its ids, and one finding for each other example, unless a
         finding in `earlier` explains it.
     """
-    unlimited = ConditionEncoder(encoder.tokenizer, encoder.templates, limits=encoder.limits)
+    unlimited = encoder.limited_to(None)
     explained = {finding.id for finding in earlier if finding.kind in ("no-judgment", "correction-only")}
     fitting, refused = [], []
     for example in examples:
@@ -271,7 +271,7 @@ def _measured(
     """Score the examples, and derive the margins from their placebos."""
     measured = measure(
         model,
-        ConditionEncoder(encoder.tokenizer, encoder.templates, settings.max_length),
+        encoder.limited_to(settings.max_length),
         fitting,
         saliency,
         placebos=settings.placebos,

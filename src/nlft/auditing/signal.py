@@ -23,6 +23,7 @@ from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.saliency import Tag
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
 from nlft.data.records import Example, completion_text
+from nlft.data.template_columns import inputs_of
 from nlft.errors import ProblemsError
 from nlft.progress import progress
 
@@ -216,6 +217,7 @@ def _encode(encoder: ConditionEncoder, example: Example, judgment: str) -> Encod
         answer=example.answer,
         feedback=example.feedback,
         judgment=judgment,
+        inputs=inputs_of(example.extra),
     )
 
 

@@ -21,6 +21,7 @@ from nlft.core.thoughts import without_thoughts
 from nlft.data.gradable import check_answers
 from nlft.data.grading import MARK, ExtractionSettings, Grader, get_grader
 from nlft.data.records import Example, completion_text
+from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.settings import GenerationSettings
@@ -128,7 +129,9 @@ def revise_examples(examples: Sequence[Example], model: Answerer, settings: Revi
             break
         requests = [
             CompletionRequest(
-                f"{examples[at].id}#revise-{attempt}", revision_request(examples[at], settings.revision_prompt)
+                f"{examples[at].id}#revise-{attempt}",
+                revision_request(examples[at], settings.revision_prompt),
+                inputs_of(examples[at].extra),
             )
             for at in waiting
         ]

@@ -10,6 +10,7 @@ from nlft.data.checks_grader import CheckSettings
 from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, Question, reply_to
+from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
 from nlft.models.answerer import Answerer, CompletionRequest, complete
 from nlft.models.settings import GenerationSettings
@@ -80,7 +81,10 @@ def sample_answers(
     """
     check_gradable(questions, grader)
     keyed = [(question, f"{question.id}#{n}") for question in questions for n in range(1, per_question + 1)]
-    requests = [CompletionRequest(key, fill_prompt(question.prompt, template)) for question, key in keyed]
+    requests = [
+        CompletionRequest(key, fill_prompt(question.prompt, template), inputs_of(question.extra))
+        for question, key in keyed
+    ]
     answers = complete(requests, model, "sampling")
     replies = [
         reply_to(question, answer.text, request.prompt, key)

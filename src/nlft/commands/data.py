@@ -108,6 +108,7 @@ def sample(argv: Sequence[str]) -> None:
         temperature=settings.temperature,
         seed=settings.seed,
         system_prompt=settings.system_prompt,
+        inputs=settings.template_inputs(),
         ledger=other.out.with_suffix(".calls.jsonl"),
     )
     grader = make_grader(settings, model.ledger, calls)
@@ -244,6 +245,7 @@ def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
         temperature=settings.temperature,
         seed=settings.seed,
         system_prompt=settings.system_prompt,
+        inputs=settings.template_inputs(),
         ledger=out.with_suffix(".calls.jsonl"),
     )
 
@@ -267,7 +269,7 @@ def _model_paths(settings: Any) -> dict[str, Any]:
 def build(argv: Sequence[str]) -> None:
     """Run `nlft build`."""
     from nlft.data.build import BuildSettings, build_summary, choose, read_pool
-    from nlft.data.export import export_examples, with_system_prompt
+    from nlft.data.export import export_examples, prompted
     from nlft.data.gradable import UNCLEAR_SHOWN, unclear_numbers
 
     def add(parser: ArgumentParser) -> None:
@@ -284,8 +286,7 @@ def build(argv: Sequence[str]) -> None:
     refuse_foreign("--out", other.out, lambda path: holds_nothing_else(path, pool.examples), overwrite=other.overwrite)
     chosen = choose(pool.examples, settings)
     told = build_summary(pool, chosen, settings)
-    if settings.system_prompt is not None:
-        chosen = [with_system_prompt(example, settings.system_prompt) for example in chosen]
+    chosen = prompted(chosen, settings.system_prompt, settings.template_inputs())
     made = export_examples(other.out, chosen, settings.to, target=settings.target, form=settings.form)
     print(f"{display_path(other.out)}: {len(made.rows)} rows for {settings.to}")
     print("\n".join(f"  {line}" for line in [*told, *made.notes]))

@@ -74,12 +74,17 @@ def command_help(
 def own_first(cls: type) -> list[str]:
     """Return the names of a dataclass's fields, its own fields before the fields of its bases.
 
-    Leave out the names in the class's `rare`, if it has one: only `--help-all` lists them.
+    Leave out the rare ones: only `--help-all` lists them.
     """
     at = {
         name: n for n, base in reversed(list(enumerate(cls.__mro__))) for name in vars(base).get("__annotations__", {})
     }
-    return sorted((f.name for f in fields(cls) if f.name not in getattr(cls, "rare", ())), key=lambda name: at[name])
+    return sorted((f.name for f in fields(cls) if f.name not in rare_names(cls)), key=lambda name: at[name])
+
+
+def rare_names(cls: type) -> set[str]:
+    """Return the names in `rare` of a dataclass and of its bases."""
+    return {name for base in cls.__mro__ for name in vars(base).get("rare", ())}
 
 
 def _rows(cls: type) -> Iterator[tuple[str, HelpRow]]:

@@ -77,6 +77,7 @@ def evaluate(argv: Sequence[str]) -> None:
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.eval_batch_size,
         system_prompt=settings.system_prompt,
+        inputs=settings.template_inputs(),
         ledger=out.with_suffix(".calls.jsonl"),
     )
     from nlft.models.loading import adapter_fingerprint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import EarlyFile, examples_to_train
-from nlft.commands.help import Section
+from nlft.commands.help import Section, rare_names
 from nlft.commands.parsing import Command, plain_parser
 from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
@@ -75,6 +75,7 @@ def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
         run.collateral_path,
         strikes=trainer.scheme.strikes,
         system_prompt=trainer.args.system_prompt,
+        inputs=trainer.args.template_inputs(),
     )
     print("\n".join([*lines, f"collateral: {display_path(run.collateral_path)}"]))
 
@@ -121,10 +122,16 @@ def nlft_sections(*more: type) -> list[Section]:
 
     method = [s.SchemeSettings, s.NLFTMethodSettings, SystemPromptSettings]
     return [
-        ("NLFT", [f.name for cls in (*more, *method) for f in fields(cls)]),
+        ("NLFT", [name for cls in (*more, *method) for name in _shown(cls)]),
         ("Saliency map", s.WatchSettings),
         *training_sections(s.LearningSettings, s.OutputSettings, MaxLengthSettings),
     ]
+
+
+def _shown(cls: type) -> list[str]:
+    """Return the names of a class's settings that `--help` lists, in their order."""
+    rare = rare_names(cls)
+    return [f.name for f in fields(cls) if f.name not in rare]
 
 
 def training_sections(*common: type) -> list[Section]:

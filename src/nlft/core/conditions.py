@@ -3,23 +3,35 @@
 No code outside this module and `logprobs` depends on the length of a prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nlft.core.chat_template import ENDS_WITH_REPLY
 from nlft.core.limits import ModelLimits
-from nlft.core.prompts import CORRECTION_MARK, Prompt, Templates, as_messages, fill_prompt, without_corrections
+from nlft.core.prompts import (
+    CORRECTION_MARK,
+    NO_INPUTS,
+    Prompt,
+    TemplateInputs,
+    Templates,
+    fill_prompt,
+    without_corrections,
+)
+from nlft.core.reply_form import TemplateRefusal
 from nlft.core.spans import Span, TokenSpan, merged_spans, occurrences, patched_text, token_spans, touched
-from nlft.errors import Problem, ProblemsError, UserError
+from nlft.core.turn_encoding import TurnEncoder
+from nlft.errors import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
-_SENTINEL = "nlft-completion-goes-here"
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class EncodedExample:
         completion: ends with the model's end-of-turn token.
         target: ids of the text that `answer_weight` trains: the revision, else the standard answer. Ends with the same
             token. None if there is neither. Feedback is never trained.
+        target_refused: why the chat template cannot write that text as a reply; then `target` is None.
         spans: the marked parts of the completion, in order, without overlaps.
         patched: the completion with its replacements in place; None if no span has one.
         listed: words that are struck wherever this reply could have them, also if nobody marked them.
@@ -63,10 +76,11 @@ class EncodedExample:
     patched: Patched | None = None
     listed: tuple[str, ...] = ()
     kept: bool = False
+    target_refused: Problem | None = None
 
 
-class ConditionEncoder:
-    """Renders prompts with a tokenizer's chat template, or as plain text if it has none, and tokenises them."""
+class ConditionEncoder(TurnEncoder):
+    """Renders one completion under its three prompts, and tokenises them."""
 
     def __init__(
         self,
@@ -84,39 +98,21 @@ class ConditionEncoder:
             limits: what the model can read. An example beyond it is refused like one over `max_length`.
 
         Raises:
-            UserError: the tokenizer has no token that ends a turn, or its padding token is not one of the model's.
+            UserError: the chat template refuses a conversation or loses a text, the end of a turn is unknown, or the
+                padding token is not one of the model's.
         """
-        self.tokenizer = tokenizer
-        self.templates = templates or Templates()
+        super().__init__(tokenizer, templates or Templates())
         self.max_length = max_length
         self.listed = tuple(listed)
         self.limits = limits
         if limits is not None:
             limits.check_padding(tokenizer)
-        self.end_of_turn_id = end_of_turn_id(tokenizer)
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Return a prompt's ids. The model's answer begins after the last one. Sampling and evaluation use this too."""
-        if self.tokenizer.chat_template is None:
-            text = _plain(prompt, self.templates.system_prompt)
-            ids: list[int] = self.tokenizer(text)["input_ids"]
-            # Some tokenizers end every text with EOS. A prompt must not end with it, because the completion follows.
-            if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
-                ids = ids[:-1]
-            return ids
-        messages = as_messages(prompt, system_prompt=self.templates.system_prompt)
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        # The template has already written the special tokens. Adding them again would double the first one.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def completion_ids(self, completion: str) -> list[int]:
-        """Tokenise a completion without its prompt, and add the end-of-turn token.
-
-        If prompt and completion were tokenised together, a token could span their boundary, and the completion's
-        length could differ between conditions.
-        """
-        ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return ids if ids and ids[-1] == self.end_of_turn_id else [*ids, self.end_of_turn_id]
+    def limited_to(self, max_length: int | None) -> "ConditionEncoder":
+        """Return the same encoder with another `max_length`."""
+        other = copy(self)
+        other.max_length = max_length
+        return other
 
     def encode(
         self,
@@ -131,6 +127,7 @@ class ConditionEncoder:
         revision: str | None = None,
         spans: Sequence[Span] = (),
         kept: bool = False,
+        inputs: TemplateInputs = NO_INPUTS,
     ) -> EncodedExample:
         """Encode one example under its conditions.
 
@@ -140,43 +137,59 @@ class ConditionEncoder:
             spans: marked parts of the completion, in order, without overlaps. With them, a wrong completion needs no
                 judgment.
             kept: see `EncodedExample.kept`.
+            inputs: what the example's own record gives to the chat template.
 
         Raises:
             ProblemsError: a wrong completion has no spans, and its judgment is missing or has only corrections; or a
                 prompt does not fit `max_length` or the model. No prompt is cut, because a cut prompt would be another
-                condition. Or the tokenizer cannot say which tokens a span covers.
+                condition. Or the tokenizer cannot say which tokens a span covers. Or the chat template refuses the
+                example, or the prompt ends with an assistant's message.
         """
-        judge = None
-        listed = () if label else self.listed
-        spans = merged_spans(spans, occurrences(completion, listed))
-        if not label:
-            blamed = judgment or ""
-            if not self.templates.judge_shows_correction:
-                blamed = without_corrections(blamed)
-            if blamed.strip():
-                judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=blamed))
-            elif not spans:
-                raise ProblemsError([_nothing_to_show(id)])
-        marked = self._token_spans(id, completion, spans) if spans else ()
-        shown, target = answer or feedback, revision or answer
-        standard = fill_prompt(prompt, self.templates.standard, answer=shown) if shown else prompt
-        encoded = EncodedExample(
-            id=id,
-            label=label,
-            base=self.prompt_ids(prompt),
-            standard=self.prompt_ids(standard),
-            judge=judge,
-            completion=self.completion_ids(completion),
-            target=self.completion_ids(target) if target else None,
-            spans=marked,
-            patched=self._patched(completion, marked),
-            listed=listed,
-            kept=kept,
-        )
-        self._check_lengths(encoded)
-        return encoded
+        if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
+            raise ProblemsError([Problem(f"example {id!r}", *ENDS_WITH_REPLY)])
+        with _refusals_of(id):
+            judge = None
+            listed = () if label else self.listed
+            spans = merged_spans(spans, occurrences(completion, listed))
+            if not label:
+                blamed = judgment or ""
+                if not self.templates.judge_shows_correction:
+                    blamed = without_corrections(blamed)
+                if blamed.strip():
+                    judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=blamed), inputs)
+                elif not spans:
+                    raise ProblemsError([_nothing_to_show(id)])
+            marked = self._token_spans(id, completion, spans, inputs) if spans else ()
+            shown, target = answer or feedback, revision or answer
+            standard = fill_prompt(prompt, self.templates.standard, answer=shown) if shown else prompt
+            ids, refused = self._target(id, target, inputs) if target else (None, None)
+            encoded = EncodedExample(
+                id=id,
+                label=label,
+                base=self.prompt_ids(prompt, inputs),
+                standard=self.prompt_ids(standard, inputs),
+                judge=judge,
+                completion=self.completion_ids(completion, inputs),
+                target=ids,
+                spans=marked,
+                patched=self._patched(completion, marked, inputs),
+                listed=listed,
+                kept=kept,
+                target_refused=refused,
+            )
+            self._check_lengths(encoded)
+            return encoded
 
-    def _token_spans(self, id: str | int, completion: str, spans: Sequence[Span]) -> tuple[TokenSpan, ...]:
+    def _target(self, id: str | int, text: str, inputs: TemplateInputs) -> tuple[list[int] | None, Problem | None]:
+        """Tokenise the text that `answer_weight` trains. If the template cannot write it, say why."""
+        try:
+            return self.completion_ids(text, inputs), None
+        except TemplateRefusal as error:
+            return None, Problem(f"example {id!r}", f"its answer or revision: {error.what}", error.cure)
+
+    def _token_spans(
+        self, id: str | int, completion: str, spans: Sequence[Span], inputs: TemplateInputs
+    ) -> tuple[TokenSpan, ...]:
         """Return the tokens of the spans.
 
         Raises:
@@ -188,22 +201,17 @@ class ConditionEncoder:
             cure = "Load a fast tokenizer (use_fast=True, a tokenizer.json beside the model), or remove the spans."
             raise ProblemsError([Problem(where, what, cure)])
         try:
-            return token_spans(completion, self._offsets(completion), spans)
+            return token_spans(completion, self.offsets(completion, inputs), spans)
         except ValueError as error:
             what = f"cannot be encoded: {error}."
             raise ProblemsError([Problem(where, what, "Mark more of the text, or remove the span.")]) from None
 
-    def _patched(self, completion: str, spans: Sequence[TokenSpan]) -> Patched | None:
+    def _patched(self, completion: str, spans: Sequence[TokenSpan], inputs: TemplateInputs) -> Patched | None:
         if all(span.replace is None for span in spans):
             return None
-        text, characters = patched_text(completion, self._offsets(completion), spans)
-        ids, offsets = self.completion_ids(text), self._offsets(text)
+        text, characters = patched_text(completion, self.offsets(completion, inputs), spans)
+        ids, offsets = self.completion_ids(text, inputs), self.offsets(text, inputs)
         return Patched(ids, tuple(touched(offsets, *place) for place in characters))
-
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        """Return the characters of each token, (start, end); `end` exclusive."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return list(encoded["offset_mapping"])
 
     def _check_lengths(self, encoded: EncodedExample) -> None:
         rows = [
@@ -230,22 +238,22 @@ class ConditionEncoder:
             raise ProblemsError(problems[:1])
 
 
+@contextmanager
+def _refusals_of(id: str | int) -> Iterator[None]:
+    """Name the example in what the chat template refuses."""
+    try:
+        yield
+    except TemplateRefusal as error:
+        raise ProblemsError([Problem(f"example {id!r}", error.what, error.cure)]) from error
+
+
 def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the token that ends an assistant's turn: the first one after the text in the chat template, else EOS.
 
     Raises:
         UserError: the tokenizer has neither.
     """
-    if tokenizer.chat_template is not None:
-        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-        tail = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(_SENTINEL)[2]
-        ids = tokenizer(tail.lstrip(), add_special_tokens=False)["input_ids"]
-        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        if ids and ids[0] in special:
-            return int(ids[0])
-    if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no end-of-sequence token.\n  Set eos_token in tokenizer_config.json.")
-    return int(tokenizer.eos_token_id)
+    return TurnEncoder(tokenizer, Templates()).end_of_turn_id
 
 
 def judge_prompt(example: EncodedExample) -> list[int]:
@@ -278,12 +286,6 @@ def _nothing_to_show(id: str | int) -> Problem:
         "has no judgment to show in the judge prompt, apart from corrections",
         f"Say what is wrong in a sentence before `{CORRECTION_MARK}`, or set --judge_shows_correction.",
     )
-
-
-def _plain(prompt: Prompt, system_prompt: str | None) -> str:
-    parts = [m["content"] for m in as_messages(prompt, system_prompt=system_prompt)]
-    text = "\n\n".join(parts)
-    return text if text[-1:].isspace() else text + "\n"
 
 
 @dataclass(frozen=True)

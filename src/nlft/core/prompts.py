@@ -1,10 +1,14 @@
 """Prompts as text and as chat messages, and the templates for them. Needs neither tokenizer nor torch."""
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, ClassVar
 
 from nlft.core.marks import corrections
-from nlft.errors import Problem, ProblemsError
+from nlft.errors import Problem, ProblemsError, UserError
 
 Message = dict[str, str]
 """One chat message: `role`, `content`, and any other key that the chat template accepts."""
@@ -27,6 +31,38 @@ JUDGE_PROMPT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
+class TemplateInputs:
+    """What a chat template gets besides the messages.
+
+    Attributes:
+        kwargs: values of the template's own variables, such as `enable_thinking`.
+        tools: the tools that the template describes to the model, each as a JSON schema.
+        date: the day that the template writes if it asks for today's, as YYYY-MM-DD. None: today.
+    """
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    date: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.kwargs or self.tools or self.date)
+
+    def updated(self, own: "TemplateInputs") -> "TemplateInputs":
+        """Return these inputs with a record's own. The record's values win."""
+        if not own:
+            return self
+        return TemplateInputs({**self.kwargs, **own.kwargs}, own.tools or self.tools, own.date or self.date)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is set, as TRL's columns name it."""
+        found = {"tools": list(self.tools), "chat_template_kwargs": dict(self.kwargs), "chat_template_date": self.date}
+        return {name: value for name, value in found.items() if value}
+
+
+NO_INPUTS = TemplateInputs()
+
+
+@dataclass(frozen=True)
 class Templates:
     """How the question, the standard answer and the judgment become the three prompts.
 
@@ -36,12 +72,14 @@ class Templates:
         judge_shows_correction: keep the judgment's corrections (`Correction: ...`) in the judge prompt. If the prompt
             says "34 is wrong, it should be 29", a model may avoid 34, and then the ratio test never finds it.
         system_prompt: put before every prompt that has no system message of its own.
+        inputs: what the chat template gets with every prompt. A record's own inputs win.
     """
 
     standard: str = STANDARD_PROMPT_TEMPLATE
     judge: str = JUDGE_PROMPT_TEMPLATE
     judge_shows_correction: bool = False
     system_prompt: str | None = None
+    inputs: TemplateInputs = NO_INPUTS
 
     def __post_init__(self) -> None:
         wanted = [("standard", self.standard, "{answer}"), ("judge", self.judge, "{judgment}")]
@@ -56,8 +94,34 @@ class Templates:
 
 
 @dataclass
-class SystemPromptSettings:
-    """The system message before every prompt."""
+class ChatTemplateSettings:
+    """What the chat template gets besides the messages."""
+
+    rare: ClassVar[tuple[str, ...]] = ("chat_template_kwargs", "chat_template_date")
+    chat_template_kwargs: None | str | dict[str, Any] = field(  # noqa: RUF036 - transformers' parser takes the second
+        default=None,
+        metadata={
+            "help": "The chat template's own variables, as a JSON object: '{\"enable_thinking\": false}'. A record's "
+            "field of this name wins."
+        },
+    )
+    chat_template_date: str | None = field(
+        default=None,
+        metadata={"help": "Day that a chat template with a date writes, as YYYY-MM-DD (default: today)."},
+    )
+
+    def template_inputs(self) -> TemplateInputs:
+        """Return the settings as the encoder takes them.
+
+        Raises:
+            UserError: `chat_template_kwargs` is not a JSON object, or the date is not a date.
+        """
+        return TemplateInputs(_json_object(self.chat_template_kwargs), date=_day(self.chat_template_date))
+
+
+@dataclass
+class SystemPromptSettings(ChatTemplateSettings):
+    """The system message before every prompt, and what the chat template gets besides the messages."""
 
     system_prompt: str | None = field(default=None, metadata={"help": "System message for prompts that have none."})
 
@@ -88,7 +152,44 @@ class PromptSettings(SystemPromptSettings):
             judge=self.judge_prompt_template,
             judge_shows_correction=self.judge_shows_correction,
             system_prompt=self.system_prompt,
+            inputs=self.template_inputs(),
         )
+
+
+def _json_object(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read `--chat_template_kwargs`.
+
+    Raises:
+        UserError: it is not a JSON object.
+    """
+    value: Any = given
+    if isinstance(given, str):
+        try:
+            value = json.loads(given) if given.strip() else None
+        except ValueError:
+            value = given
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(
+            f"--chat_template_kwargs is {given!r}, not a JSON object.\n"
+            "  Write it like this, with the quotes: --chat_template_kwargs '{\"enable_thinking\": false}'"
+        )
+    return dict(value)
+
+
+def _day(text: str | None) -> str | None:
+    """Check `--chat_template_date`.
+
+    Raises:
+        UserError: it is not a date.
+    """
+    try:
+        return None if text is None else date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise UserError(
+            f"--chat_template_date is {text!r}.\n  Write a day as YYYY-MM-DD, such as 2024-07-26."
+        ) from None
 
 
 def fill(template: str, **values: str) -> str:

@@ -37,3 +37,19 @@ def without_thoughts(text: str) -> str:
         return after
     opening = _OPENS.search(text)
     return text[: opening.start()].strip() if opening else ""
+
+
+def thought_tags(text: str) -> list[tuple[int, int]]:
+    """Return where the tags stand that open or close a thought: (start, end) of each, in order."""
+    return sorted(match.span() for pattern in (_OPENS, _CLOSES) for match in pattern.finditer(text))
+
+
+def closes_thought(text: str) -> bool:
+    """Return whether a text has a tag that ends a thought."""
+    return _CLOSES.search(text) is not None
+
+
+def open_at_end(text: str) -> str:
+    """Return the tag that opens a thought at the end of a text, with the white space after it; else an empty text."""
+    *_, last = [None, *_OPENS.finditer(text)]
+    return text[last.start() :] if last and not text[last.end() :].strip() else ""

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from nlft.core.conditions import ConditionEncoder, EncodedExample, no_judge_prompt
 from nlft.data.records import Example, completion_text, marked_spans, revision_text
+from nlft.data.template_columns import inputs_of
 from nlft.errors import Problem, ProblemsError, RecordsError, UserError
 
 
@@ -51,10 +52,11 @@ def check_replies(examples: Iterable[Example], encoder: ConditionEncoder) -> Non
     """
     problems: list[Problem] = []
     for example in examples:
-        prompt = encoder.prompt_ids(example.prompt)
+        inputs = inputs_of(example.extra)
+        prompt = encoder.prompt_ids(example.prompt, inputs)
         for text in {completion_text(example), revision_text(example)} - {None}:
             try:
-                check_readable(encoder, example.id, [*prompt, *encoder.completion_ids(str(text))])
+                check_readable(encoder, example.id, [*prompt, *encoder.completion_ids(str(text), inputs)])
             except ProblemsError as error:
                 problems += error.problems
     if problems:
@@ -86,8 +88,12 @@ def check_targets(encoded: Sequence[EncodedExample], answer_weight: float) -> No
     """Refuse to train answers if no example has one.
 
     Raises:
-        UserError: `answer_weight` is above 0, and no example has an answer or a revision.
+        UserError: `answer_weight` is above 0, and no example has an answer or a revision, or the chat template cannot
+            write one of them as a reply.
     """
+    refused = [one.target_refused for one in encoded if one.target_refused is not None]
+    if answer_weight > 0 and refused:
+        raise RecordsError(refused)
     if answer_weight > 0 and all(one.target is None for one in encoded):
         raise UserError(
             f"--answer_weight {answer_weight:g}: none of the {len(encoded)} examples has an answer or a revision to "
@@ -114,4 +120,5 @@ def encode(encoder: ConditionEncoder, example: Example) -> EncodedExample:
         revision=revision_text(example),
         spans=marked_spans(example) if encoder.tokenizer.is_fast else example.spans,
         kept=example.keep,
+        inputs=inputs_of(example.extra),
     )

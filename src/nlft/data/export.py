@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nlft.core.prompts import Message, as_messages
+from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs, as_messages
 from nlft.data.gradable import check_answers
 from nlft.data.raw_records import FIELDS, shown
 from nlft.data.records import (
@@ -20,6 +20,7 @@ from nlft.data.records import (
     write_text,
 )
 from nlft.data.span_records import span_rows
+from nlft.data.template_columns import columns_of, with_kwargs
 from nlft.errors import Problem, RecordsError, UserError, display_path
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ def with_system_prompt(example: Example, system_prompt: str) -> Example:
     )
 
 
+def with_template_kwargs(example: Example, kwargs: Mapping[str, Any]) -> Example:
+    """Give variables of the chat template to an example. The example's own values win."""
+    return replace(example, extra=with_kwargs(example.extra, kwargs))
+
+
 def original_rows(examples: Sequence[Example]) -> Export:
     """Make the original project's records: `id, instruction, input, output, judgment, answer` and an example's extras.
 
@@ -229,7 +235,8 @@ def _said(example: Example, completion: str, form: Form) -> dict[str, Any]:
     """Make a row of TRL's prompt-completion format. TRL requires messages for both fields, or text for both."""
     prompt = as_messages(example.prompt)
     if form == "messages":
-        return {"prompt": prompt, "completion": as_messages(completion, "assistant")}
+        said = {"prompt": prompt, "completion": as_messages(completion, "assistant")}
+        return {**said, **columns_of(example.extra)}
     # Render the prompt as NLFT does for models without a chat template. TRL joins both texts without a separator.
     text = "\n\n".join(message["content"] for message in prompt)
     return {"prompt": text if text[-1:].isspace() else text + "\n", "completion": completion}
@@ -249,9 +256,12 @@ def _check_name(path: Path, to: Tool) -> None:
         )
 
 
-def prompted(examples: Sequence[Example], system_prompt: str | None) -> list[Example]:
-    """Put the system prompt before each example's prompt, if there is one; see `with_system_prompt`."""
-    return [with_system_prompt(example, system_prompt) if system_prompt else example for example in examples]
+def prompted(
+    examples: Sequence[Example], system_prompt: str | None, inputs: TemplateInputs = NO_INPUTS
+) -> list[Example]:
+    """Put the system prompt before each example's prompt, if there is one, and give it the template's variables."""
+    made = [with_template_kwargs(example, inputs.kwargs) for example in examples]
+    return [with_system_prompt(example, system_prompt) if system_prompt else example for example in made]
 
 
 def form_for(tokenizer: "PreTrainedTokenizerBase") -> Form:

@@ -25,7 +25,7 @@ from nlft.data.raw_records import (
 )
 from nlft.data.sources import Source, read_source
 from nlft.data.span_records import read_spans, span_rows
-from nlft.data.template_columns import TEMPLATE_COLUMNS, tell_unused_columns
+from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 
@@ -183,7 +183,8 @@ def read_questions(
     """Read questions from records with `prompt`, GSM8K's `question`, or full examples, each perhaps with `answer`.
 
     A record without `id` gets one from its file and place: `train-17`. A question keeps the other fields of its record.
-    From a table or a full example, it keeps only `needed_fields`.
+    From a table or a full example, it keeps only `needed_fields` and the
+    columns of the chat template.
 
     Args:
         path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
@@ -265,7 +266,6 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
         problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
     if problems:
         raise RecordsError(_once(problems, source))
-    tell_unused_columns(source.name, source.records)
     return [item for item in items if item is not None]
 
 
@@ -302,6 +302,7 @@ def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
         record.refuse_kind("keep", "true or false")
     elif keep and label is False:
         record.refuse("keep", 'is true, but "label" is false.', "A reply that must stay as it is has the label true.")
+    check_columns(record)
     if record.problems:
         return None
     if isinstance(prompt, list) or isinstance(completion, list):
@@ -331,7 +332,9 @@ def _question(
     answer = record.text("answer") if require_answer else record.optional_text("answer")
     # The other fields of an example may be about its completion, which is not used.
     is_example = "completion" in fields
-    extra = {k: v for k, v in fields.items() if k not in FIELDS and (not is_example or k in needed_fields)}
+    used = {*needed_fields, *TEMPLATE_COLUMNS}
+    extra = {k: v for k, v in fields.items() if k not in FIELDS and (not is_example or k in used)}
+    check_columns(record)
     if not is_example and not record.problems:
         _refuse_misspelt(record, extra.keys() - needed_fields)
     for name in needed_fields:

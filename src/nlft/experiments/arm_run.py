@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import gcd
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import settle
+from nlft.core.prompts import SystemPromptSettings
 from nlft.data.records import Example, read_examples, read_questions
 from nlft.data.rules_file import words_of
 from nlft.errors import ConfigError, Problem, UserError
@@ -150,8 +151,9 @@ class ArmTraining:
 
     def _options(self) -> dict[str, Any]:
         """Return the training arguments that all arms share."""
-        about = {"output_dir": str(self.out), "seed": self.asking.seed, "system_prompt": self.asking.system_prompt}
-        return {**about, **arm_budget(self.arm, self.budget).training(self.all_examples)}
+        about = {"output_dir": str(self.out), "seed": self.asking.seed}
+        shared = {f.name: getattr(self.asking, f.name) for f in fields(SystemPromptSettings)}
+        return {**about, **shared, **arm_budget(self.arm, self.budget).training(self.all_examples)}
 
     def _nlft(self) -> "NLFTTrainer":
         from nlft.core.schemes.registry import get_scheme, scheme_names

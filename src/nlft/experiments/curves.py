@@ -19,6 +19,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import evaluating
 from nlft.data.checks_grader import needs_of_questions
 from nlft.data.records import Example, Question, training_texts
+from nlft.data.template_columns import inputs_of
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import CurveSettings
 from nlft.experiments.stages import question_asked
@@ -106,9 +107,12 @@ class Exam:
         if self.collateral is not None and self.collateral.kl_replies:
             reference = self._reference(tuned)
             assert reference.base is not None
-            requests = [CompletionRequest(str(q.id), q.prompt) for q in questions[: self.collateral.kl_replies]]
+            requests = [
+                CompletionRequest(str(q.id), q.prompt, inputs_of(q.extra))
+                for q in questions[: self.collateral.kl_replies]
+            ]
             befores = complete(requests, reference.base, "training prompts: base model")
-            replies = [(asked.prompt, reply_of(one)) for asked, one in zip(requests, befores, strict=True)]
+            replies = [(asked, reply_of(one)) for asked, one in zip(requests, befores, strict=True)]
             kl = divergence(tuned, replies, reference.struck).outside
         return OnTraining(deciding.n - deciding.count, deciding.n, kl)
 
@@ -133,6 +137,7 @@ class Exam:
             max_new_tokens=asked.max_new_tokens,
             batch_size=asked.eval_batch_size,
             system_prompt=asked.system_prompt,
+            inputs=asked.template_inputs(),
         )
         return BanningModel(plain, **self.arm.settings) if self.arm.method == "ban" else plain
 

@@ -178,7 +178,12 @@ def audit_stage(folder: Path, job: Job) -> None:
         read_examples(folder / "examples.jsonl"),
         load_model(model_settings, trainable=False),
         load_tokenizer(model_settings),
-        AuditSettings(seed=settings.seed, system_prompt=settings.system_prompt),
+        AuditSettings(
+            seed=settings.seed,
+            system_prompt=settings.system_prompt,
+            chat_template_kwargs=settings.chat_template_kwargs,
+            chat_template_date=settings.chat_template_date,
+        ),
         test=read_test(folder),
         rules=read_rules_if(settings.rules),
         checks=read_checks(settings.checks) if settings.checks else [],
@@ -223,6 +228,7 @@ def open_answerer_of(job: Job, ledger: Path, max_new_tokens: int, temperature: f
         temperature=temperature,
         seed=settings.seed,
         system_prompt=settings.system_prompt,
+        inputs=settings.template_inputs(),
         ledger=ledger,
     )
 

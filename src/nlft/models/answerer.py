@@ -1,11 +1,12 @@
 """The protocol that every answerer follows, local model or server."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from nlft.core.prompts import Message, Prompt
+from nlft.core.prompts import NO_INPUTS, Message, Prompt, TemplateInputs, as_messages
 from nlft.progress import progress
 
 Reason = Literal["stop", "length", "content_filter", "unknown"]
@@ -17,10 +18,12 @@ class CompletionRequest(NamedTuple):
     Attributes:
         key: unique name, such as `gsm8k-7`, or `gsm8k-7#2` for a third sample. Key and seed fix the random draws.
         prompt: text, or chat messages.
+        inputs: what the prompt's own record gives to the chat template.
     """
 
     key: str
     prompt: Prompt
+    inputs: TemplateInputs = NO_INPUTS
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ def complete(requests: Sequence[CompletionRequest], model: Answerer, desc: str) 
             answers.update(batch)
             bar.update(len(batch))
     return [answers[at] for at in range(len(requests))]
+
+
+def estimated_prompt_tokens(request: CompletionRequest, system_prompt: str | None) -> int:
+    """Estimate the number of tokens of a request's prompt, with its tools; see `estimated_tokens`."""
+    tools = [{"content": json.dumps(request.inputs.tools)}] if request.inputs.tools else []
+    return estimated_tokens([*as_messages(request.prompt, system_prompt=system_prompt), *tools])
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nlft.core.prompts import as_messages
 from nlft.errors import NLFTError, UserError
-from nlft.models.answerer import Answerer, CompletionRequest, Generated, estimated_tokens
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, estimated_prompt_tokens, estimated_tokens
 from nlft.models.exchange import tell
 from nlft.models.ledger_file import Entry, Ledger, NotKept
 from nlft.models.settings import CallSettings
@@ -63,7 +63,8 @@ class Estimate:
 
 def request_hash(identity: dict[str, Any], request: CompletionRequest) -> str:
     """Return a SHA-256 of all that an answer depends on: the answerer's identity, the prompt and the request's key."""
-    content = [identity, as_messages(request.prompt), request.key]
+    content: list[Any] = [identity, as_messages(request.prompt), request.key]
+    content += [request.inputs.as_json()] if request.inputs else []
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -132,7 +133,7 @@ class Ledgered:
 
     def prompt_tokens(self, request: CompletionRequest) -> int:
         """Estimate the number of tokens of a request's prompt, system prompt included."""
-        return estimated_tokens(as_messages(request.prompt, system_prompt=self.identity.get("system_prompt")))
+        return estimated_prompt_tokens(request, self.identity.get("system_prompt"))
 
     def entry(self, hash: str, request: CompletionRequest, answer: Generated) -> Entry:
         """Make the ledger's entry for a finished answer. If the server does not count tokens, use an estimate."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.prompts import Templates
+from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
 from nlft.models.local import LocalModel
 
 _SAMPLED = 1024  # values per tensor: training changes all values of a tensor that it trains
@@ -20,6 +20,7 @@ def loaded_answerer(
     max_new_tokens: int = 256,
     batch_size: int = 32,
     system_prompt: str | None = None,
+    inputs: TemplateInputs = NO_INPUTS,
 ) -> LocalModel:
     """Make an answerer of a loaded transformers or PEFT model. It answers greedily.
 
@@ -30,8 +31,9 @@ def loaded_answerer(
         max_new_tokens: maximum length of an answer, in tokens.
         batch_size: answers to generate at a time.
         system_prompt: put before prompts that have no system message.
+        inputs: what the chat template gets with every prompt.
     """
-    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt))
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt, inputs=inputs))
     name = {
         "model": getattr(model.config, "_name_or_path", ""),
         "weights": weights_digest(model),

@@ -17,6 +17,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
+from nlft.core.reply_form import TemplateRefusal
 from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.ends import answer_ends
@@ -71,6 +72,7 @@ class LocalModel:
             "temperature": self.temperature,
             **sampled,
             **({"ends": further} if further else {}),
+            **(self.encoder.chat.identity if self.encoder.chat else {}),
         }
 
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
@@ -82,7 +84,7 @@ class LocalModel:
             ProblemsError: names every prompt that the model cannot read: it is longer than the model's context, or has
                 a token without a row in the embedding.
         """
-        encoded = [self.encoder.prompt_ids(request.prompt) for request in requests]
+        encoded = [self._prompt_ids(request) for request in requests]
         self._check(requests, encoded)
         shared = self._shared(requests, encoded)
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
@@ -103,6 +105,16 @@ class LocalModel:
             raise ProblemsError(problems)
         if told := self._limits.beyond_training([len(ids) for ids in encoded]):
             note(told)
+    def _prompt_ids(self, request: CompletionRequest) -> list[int]:
+        """Render a request's prompt.
+
+        Raises:
+            UserError: the chat template refuses it; the message has the request's key.
+        """
+        try:
+            return self.encoder.prompt_ids(request.prompt, request.inputs)
+        except TemplateRefusal as error:
+            raise UserError(f"{request.key}: {error}") from error
 
     def _shared(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> int:
         """Count the tokens that the chat template and earlier turns put at the start of every prompt.
@@ -113,7 +125,9 @@ class LocalModel:
         if not requests or not self._may_share:
             return 0
         *turns, last = as_messages(requests[0].prompt)
-        one, other = (self.encoder.prompt_ids([*turns, {**last, "content": text}]) for text in ("0", "Z"))
+        one, other = (
+            self.encoder.prompt_ids([*turns, {**last, "content": text}], requests[0].inputs) for text in ("0", "Z")
+        )
         prefix = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
         alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)
         return len(prefix) if alike else 0

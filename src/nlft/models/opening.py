@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ def open_answerer(
     temperature: float = 0.0,
     seed: int = 0,
     system_prompt: str | None = None,
+    inputs: TemplateInputs = NO_INPUTS,
     ledger: Path,
 ) -> "Ledgered":
     """Open the model that the settings name, local or on a server, with a ledger of its answers.
 
     Args:
         batch_size: number of completions that a local model generates at a time.
+        inputs: what the chat template gets with every prompt, here or on the server.
         ledger: file of the ledger, unless `calls.ledger` names one.
 
     Raises:
@@ -44,6 +47,7 @@ def open_answerer(
         temperature=temperature,
         seed=seed,
         system_prompt=system_prompt,
+        inputs=inputs,
     )
     return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
 
@@ -57,6 +61,7 @@ def open_model(
     temperature: float = 0.0,
     seed: int = 0,
     system_prompt: str | None = None,
+    inputs: TemplateInputs = NO_INPUTS,
 ) -> "Answerer":
     """Open the model that the settings name, without a ledger. For the arguments, see `open_answerer`.
 
@@ -64,13 +69,14 @@ def open_model(
         UserError: the model cannot be loaded, or the server's address or key is wrong.
     """
     shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    templates = Templates(system_prompt=system_prompt, inputs=inputs)
     if backend.backend == "openai":
-        return _server_model(model_settings, backend, system_prompt, shape)
-    return _local_model(model_settings, system_prompt, batch_size, shape)
+        return _server_model(model_settings, backend, templates, shape)
+    return _local_model(model_settings, templates, batch_size, shape)
 
 
 def _server_model(
-    settings: "ModelSettings", backend: "BackendSettings", system_prompt: str | None, shape: dict[str, Any]
+    settings: "ModelSettings", backend: "BackendSettings", templates: Templates, shape: dict[str, Any]
 ) -> "Answerer":
     from nlft.models.server import ServerModel
 
@@ -79,18 +85,16 @@ def _server_model(
             "--adapter works only with a local model; a server loads its own adapters.\n"
             "  Leave out --adapter, or leave out --backend and --base_url."
         )
-    return ServerModel(str(settings.model_name_or_path), backend, system_prompt=system_prompt, **shape)
+    name = str(settings.model_name_or_path)
+    return ServerModel(name, backend, system_prompt=templates.system_prompt, inputs=templates.inputs, **shape)
 
 
-def _local_model(
-    settings: "ModelSettings", system_prompt: str | None, batch_size: int, shape: dict[str, Any]
-) -> "Answerer":
+def _local_model(settings: "ModelSettings", templates: Templates, batch_size: int, shape: dict[str, Any]) -> "Answerer":
     from nlft.core.conditions import ConditionEncoder
-    from nlft.core.prompts import Templates
     from nlft.models.loading import load_model, load_tokenizer
     from nlft.models.local import LocalModel
 
-    encoder = ConditionEncoder(load_tokenizer(settings), Templates(system_prompt=system_prompt))
+    encoder = ConditionEncoder(load_tokenizer(settings), templates)
     model = load_model(settings, trainable=False)
     name = local_name(settings, model, encoder.tokenizer)
     return LocalModel(model, encoder, batch_size=batch_size, name=name, **shape)

@@ -17,9 +17,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from nlft.core.prompts import as_messages
+from nlft.core.prompts import NO_INPUTS, TemplateInputs, as_messages
 from nlft.errors import UserError
-from nlft.models.answerer import CompletionRequest, Generated, estimated_tokens
+from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
 from nlft.models.reply_reading import read_reason, read_text
 from nlft.models.settings import BackendSettings
@@ -54,6 +54,7 @@ class ServerModel:
         temperature: float = 0.0,
         seed: int = 0,
         system_prompt: str | None = None,
+        inputs: TemplateInputs = NO_INPUTS,
     ) -> None:
         """
         Args:
@@ -61,10 +62,18 @@ class ServerModel:
             temperature: 0 is greedy.
             seed: seed and request key together determine the seed in a request that samples. Few servers guarantee
                 equal answers for equal seeds.
+            inputs: what the server's chat template gets with every prompt. Sent as `chat_template_kwargs` and `tools`.
 
         Raises:
-            UserError: the address or the key cannot be used.
+            UserError: the address or the key cannot be used, or `inputs` has a date, which no server takes.
         """
+        if inputs.date:
+            raise UserError(
+                "--chat_template_date: the server renders its own chat template, with its own date.\n"
+                "  Leave it out, or give the template's variable: --chat_template_kwargs "
+                '\'{"date_string": "26 Jul 2024"}\'.'
+            )
+        self.inputs = inputs
         self.model = model
         self.settings = settings
         self.max_new_tokens = max_new_tokens
@@ -112,6 +121,7 @@ class ServerModel:
             "temperature": self.temperature,
             **sampled,
             **({"left_out": sorted(left_out)} if left_out else {}),
+            **self.inputs.as_json(),
         }
 
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
@@ -128,9 +138,7 @@ class ServerModel:
             self.settings.request_timeout,
             self.settings.requests_per_minute,
             self.settings.tokens_per_minute,
-            lambda request: (
-                self.max_new_tokens + estimated_tokens(as_messages(request.prompt, system_prompt=self.system_prompt))
-            ),
+            lambda request: self.max_new_tokens + estimated_prompt_tokens(request, self.system_prompt),
         )
         return Exchange(self._connected, requests, pace, f"{self.model} at {self.server}").answers()
 
@@ -153,7 +161,7 @@ class ServerModel:
         while True:
             body = self.body(request)
             try:
-                response = await client.chat.completions.with_raw_response.create(**body)
+                response = await client.chat.completions.with_raw_response.create(**_for_client(body))
             except APITimeoutError:
                 raise TimeoutError from None
             except APIConnectionError as error:
@@ -173,6 +181,7 @@ class ServerModel:
             "messages": as_messages(request.prompt, system_prompt=self.system_prompt),
             "temperature": self.temperature,
             limit: self.max_new_tokens,
+            **self.inputs.updated(request.inputs).as_json(),
         }
         if self.temperature > 0:
             digest = hashlib.sha256(f"{self.seed}\0{request.key}".encode()).digest()
@@ -261,6 +270,12 @@ class ServerModel:
         if status in (408, 409, 425) or status >= 500:
             return "Read the server's log, or try again later."
         return "Change the setting that the server's message names. --model_name_or_path is the model's name there."
+
+
+def _for_client(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what OpenAI's own API does not know where its client expects it. The body that is sent stays the same."""
+    more = {name: value for name, value in body.items() if name == "chat_template_kwargs"}
+    return {name: value for name, value in body.items() if name not in more} | ({"extra_body": more} if more else {})
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder, Rows, pad_rows
 from nlft.core.divergence import kl_to_base
-from nlft.core.prompts import Prompt, Templates
+from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, completion_text, training_texts
+from nlft.data.template_columns import inputs_of
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.ledger import Ledgered
@@ -86,7 +87,7 @@ def measure_collateral(
         part = pairs[start : start + len(requests)]
         start += len(requests)
         scored = part[: settings.kl_replies] if name == "task" else part
-        replies = [(p.prompt, p.before) for p in scored]
+        replies = [(request, p.before) for request, p in zip(requests, scored, strict=False)]
         kl = divergences(tuned, replies, reference.struck) if settings.kl_replies else None
         found[name] = prompt_set(part, kl, reference.trained_on)
     return Collateral(found)
@@ -101,6 +102,7 @@ def collateral_of_training(
     *,
     strikes: bool = False,
     system_prompt: str | None = None,
+    inputs: TemplateInputs = NO_INPUTS,
 ) -> list[str]:
     """Measure what a training changed, write collateral.json, and return lines for the terminal.
 
@@ -111,21 +113,29 @@ def collateral_of_training(
     Args:
         model: the trained model with its adapter.
         strikes: leave the tokens that begin the marked spans out of the KL.
+        inputs: what the chat template got with every prompt in training.
 
     Raises:
         UserError: the file of prompts to keep is wrong.
     """
-    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt))
-    longest = max((len(encoder.completion_ids(completion_text(one))) for one in examples), default=1)
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt, inputs=inputs))
+    longest = max(
+        (len(encoder.completion_ids(completion_text(one), inputs_of(one.extra))) for one in examples), default=1
+    )
     tuned = loaded_answerer(
-        model, tokenizer, max_new_tokens=min(longest, _LONGEST), batch_size=_BATCH, system_prompt=system_prompt
+        model,
+        tokenizer,
+        max_new_tokens=min(longest, _LONGEST),
+        batch_size=_BATCH,
+        system_prompt=system_prompt,
+        inputs=inputs,
     )
     asking = Ledgered(tuned, Ledger(out.with_suffix(".calls.jsonl")), CallSettings())
     by_prompt = {json.dumps(one.prompt): one for one in reversed(examples) if not one.keep}
     asked = list(reversed(by_prompt.values()))
     count = min(len(asked), _PROMPTS)
     chosen = [asked[at * len(asked) // count] for at in range(count)]
-    requests = [CompletionRequest(f"train:{one.id}", one.prompt) for one in chosen]
+    requests = [CompletionRequest(f"train:{one.id}", one.prompt, inputs_of(one.extra)) for one in chosen]
     answers = complete(requests, asking, "collateral: training prompts")
     struck = struck_ids(encoder, examples) if strikes else set[int]()
     found = measure_collateral(
@@ -144,19 +154,21 @@ def struck_ids(encoder: ConditionEncoder, examples: Iterable[Example]) -> set[in
     return {example.completion[span.start] for example in encoded for span in example.spans}
 
 
-def divergence(tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struck: Collection[int] = ()) -> Divergence:
+def divergence(
+    tuned: LocalModel, replies: Sequence[tuple[CompletionRequest, Reply]], struck: Collection[int] = ()
+) -> Divergence:
     """Add up KL(base ‖ tuned) over the tokens of the base's replies, see `divergences`."""
     return sum(divergences(tuned, replies, struck), Divergence())
 
 
 def divergences(
-    tuned: LocalModel, replies: Sequence[tuple[Prompt, Reply]], struck: Collection[int] = ()
+    tuned: LocalModel, replies: Sequence[tuple[CompletionRequest, Reply]], struck: Collection[int] = ()
 ) -> list[Divergence]:
     """Return for each of the base's replies the sums of KL(base ‖ tuned) over its tokens.
 
     A reply's text is tokenised again. The end-of-turn token counts if the model ended the reply by itself.
     """
-    rows = [_row(tuned, prompt, reply) for prompt, reply in replies]
+    rows = [_row(tuned, request, reply) for request, reply in replies]
     found = [Divergence(replies=1)] * len(rows)
     order = sorted((at for at, row in enumerate(rows) if row[1]), key=lambda at: -len(rows[at][0]) - len(rows[at][1]))
     device = next(tuned.model.parameters()).device
@@ -181,9 +193,10 @@ def divergences(
     return found
 
 
-def _row(tuned: LocalModel, prompt: Prompt, reply: Reply) -> tuple[list[int], list[int]]:
-    ids = tuned.encoder.completion_ids(reply.text)
-    return tuned.encoder.prompt_ids(prompt), ids if reply.ended else ids[:-1]
+def _row(tuned: LocalModel, request: CompletionRequest, reply: Reply) -> tuple[list[int], list[int]]:
+    encoder = tuned.encoder
+    end = [encoder.form(request.inputs).end] if reply.ended else []
+    return encoder.prompt_ids(request.prompt, request.inputs), [*encoder.generated_ids(reply.text), *end]
 
 
 def reply_of(answer: Generated) -> Reply:

@@ -15,6 +15,7 @@ from nlft.data.checks_grader import ChecksGrader
 from nlft.data.gradable import check_answers, check_gradable
 from nlft.data.grading import CHECKS, Grade, Grader, get_grader
 from nlft.data.records import Question, reply_to
+from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
@@ -189,7 +190,10 @@ def evaluate(
         check_answers(questions, "--grader label", "It reports the log-likelihood of answers; or choose a --grader.")
     for grader in [readings] if isinstance(readings, ChecksGrader) else readings.values():
         check_gradable(questions, grader, settings.grader)
-    requests = [CompletionRequest(str(q.id), fill_prompt(q.prompt, settings.prompt_template)) for q in questions]
+    requests = [
+        CompletionRequest(str(q.id), fill_prompt(q.prompt, settings.prompt_template), inputs_of(q.extra))
+        for q in questions
+    ]
     generated = complete(requests, answerer, "evaluating")
     answers = _graded(questions, requests, generated, readings)
     logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
@@ -251,6 +255,7 @@ def _answerer(
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.eval_batch_size,
             system_prompt=settings.system_prompt,
+            inputs=settings.template_inputs(),
         )
     elif hasattr(model, "answer") and hasattr(model, "identity"):
         answerer = model
@@ -375,7 +380,8 @@ def _answer_logp(local: "LocalModel", requests: Sequence[CompletionRequest], que
     total, tokens = 0.0, 0
     with torch.no_grad():
         for request, question in zip(requests, questions, strict=True):
-            rows = pad_rows([(encoder.prompt_ids(request.prompt), encoder.completion_ids(question.answer or ""))], 0)
+            prompt = encoder.prompt_ids(request.prompt, request.inputs)
+            rows = pad_rows([(prompt, encoder.completion_ids(question.answer or "", request.inputs))], 0)
             rows = type(rows)(*(x.to(device) for x in (rows.input_ids, rows.attention_mask, rows.labels)))
             scored = score(model, rows)
             total, tokens = total + float(scored.logp.sum()), tokens + int(scored.mask.sum())

@@ -119,4 +119,6 @@ def as_asked(asking: SamplingSettings) -> EvaluationSettings:
         max_new_tokens=asking.max_new_tokens,
         eval_batch_size=asking.batch_size,
         system_prompt=asking.system_prompt,
+        chat_template_kwargs=asking.chat_template_kwargs,
+        chat_template_date=asking.chat_template_date,
     )

@@ -15,9 +15,11 @@ from nlft.core.prompts import Templates
 from nlft.data.encoding import check_replies
 from nlft.data.export import Form, form_for, prompted, rows_for
 from nlft.data.records import Example, completion_text, revision_text
+from nlft.data.template_columns import columns_of, with_columns
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.prompting import check_for_trl
 from nlft.training.settings import DPOOptions
 
 
@@ -45,8 +47,8 @@ def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, A
     chosen = rows_for([replace(e, completion=e.revision or "") for e in pairs], "kto", form=form).rows
     rejected = rows_for(pairs, "kto", form=form).rows
     return [
-        {"prompt": better["prompt"], "chosen": better["completion"], "rejected": worse["completion"]}
-        for better, worse in zip(chosen, rejected, strict=True)
+        {**columns, "prompt": better["prompt"], "chosen": better["completion"], "rejected": worse["completion"]}
+        for better, worse, columns in zip(chosen, rejected, [columns_of(e.extra) for e in pairs], strict=True)
     ]
 
 
@@ -66,9 +68,11 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
             UserError: no example has a revision that differs from its completion.
             RecordsError: names every example that the model cannot read.
         """
-        templates = Templates(system_prompt=args.system_prompt)
+        check_for_trl(processing_class, examples, args)
+        templates = Templates(system_prompt=args.system_prompt, inputs=args.template_inputs())
         check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
-        rows = preference_rows(prompted(examples, args.system_prompt), form_for(processing_class))
+        shown = prompted(examples, args.system_prompt, args.template_inputs())
+        rows = with_columns(preference_rows(shown, form_for(processing_class)))
         super().__init__(
             model=model,
             args=args,

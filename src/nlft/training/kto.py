@@ -15,9 +15,11 @@ from nlft.core.prompts import Templates
 from nlft.data.encoding import check_replies
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
+from nlft.data.template_columns import with_columns
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.prompting import check_for_trl
 from nlft.training.settings import KTOOptions
 
 
@@ -51,10 +53,12 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
             raise UserError(
                 "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
             )
-        templates = Templates(system_prompt=args.system_prompt)
+        templates = Templates(system_prompt=args.system_prompt, inputs=args.template_inputs())
         check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
         balance(args, [example.label for example in examples])
-        rows = rows_for(prompted(examples, args.system_prompt), "kto", form=form_for(processing_class)).rows
+        check_for_trl(processing_class, examples, args)
+        shown = prompted(examples, args.system_prompt, args.template_inputs())
+        rows = with_columns(rows_for(shown, "kto", form=form_for(processing_class)).rows)
         super().__init__(
             model=model,
             args=args,

@@ -29,6 +29,7 @@ from nlft.core.prompts import fill_prompt
 from nlft.core.spans import TokenSpan, blame, quote_places
 from nlft.core.strikes import StrikePlan
 from nlft.data.records import Example
+from nlft.data.template_columns import inputs_of
 from nlft.errors import NLFTError, UserError
 from nlft.files import write_whole
 from nlft.progress import note, progress
@@ -327,7 +328,8 @@ def _question(
         return None
 
     def prompt(words: str) -> list[int]:
-        return encoder.prompt_ids(fill_prompt(example.prompt, encoder.templates.judge, judgment=words))
+        shown = fill_prompt(example.prompt, encoder.templates.judge, judgment=words)
+        return encoder.prompt_ids(shown, inputs_of(example.extra))
 
     others = [prompt(words) for words in other_rules(own, rules)]
     if not others:

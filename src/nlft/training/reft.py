@@ -25,6 +25,7 @@ from nlft.models.ends import name_trained_end
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget, add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.prompting import check_for_trl
 from nlft.training.settings import ReFTOptions
 from nlft.training.sft import SFTBaseline, SFTSettings
 
@@ -48,12 +49,14 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
         """
         Raises:
             UserError: the grader is `label`, which cannot grade new answers, or `checks`, which needs whole questions;
-                or examples lack the standard answers that the grader needs.
+                or examples lack the standard answers that the grader needs. Or TRL renders other prompts than nlft.
         """
         if args.grader in ("label", CHECKS):
             what = f"reinforcement learning needs answers that can be graded, and --grader {args.grader} compares none."
             raise UserError(f"{what}\n  Choose another --grader.")
         check_gradable(examples, _grader(args), args.grader)
+        check_for_trl(processing_class, examples, args, has_columns=False)
+        args.chat_template_kwargs = dict(args.template_inputs().kwargs) or None  # TRL gives them to every prompt
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         name_trained_end(warm, processing_class)  # TRL samples until one of the ends that generation_config names
         rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
@@ -101,6 +104,8 @@ def _warmed_up(
         lr_scheduler_type="constant" if args.sft_seconds else "linear",
         seed=args.seed,
         system_prompt=args.system_prompt,
+        chat_template_kwargs=args.chat_template_kwargs,
+        chat_template_date=args.chat_template_date,
     )
     trainer = SFTBaseline(model, settings, examples, tokenizer, peft_config)
     if args.sft_seconds:

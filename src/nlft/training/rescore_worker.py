@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.logprobs import enable_scoring
-from nlft.core.prompts import Templates
+from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.core.saliency import TAG_NAMES
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.encoding import condition_readers, encode_examples
@@ -164,6 +164,9 @@ def recorded_templates(record: dict[str, Any]) -> Templates:
         judge=training["judge_prompt_template"],
         judge_shows_correction=training["judge_shows_correction"],
         system_prompt=training["system_prompt"],
+        inputs=ChatTemplateSettings(
+            training.get("chat_template_kwargs"), training.get("chat_template_date")
+        ).template_inputs(),
     )
 
 

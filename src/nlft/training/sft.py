@@ -12,9 +12,11 @@ from trl import SFTConfig, SFTTrainer
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.core.prompts import Templates
+from nlft.core.reply_form import TemplateRefusal
 from nlft.data.encoding import check_readable, encode_examples
 from nlft.data.export import SFTTarget, check_trainable, sft_texts
 from nlft.data.records import Example
+from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
@@ -42,10 +44,10 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
             "  Train on --target answer, or add right completions."
         )
     rows = []
-    encoded = encode_examples(examples, ConditionEncoder(encoder.tokenizer, encoder.templates))
+    encoded = encode_examples(examples, encoder.limited_to(None))
     prompts = {example.id: e.base for example, e in zip(examples, encoded, strict=True)}
     for example, text in texts:
-        prompt, completion = prompts[example.id], encoder.completion_ids(text)
+        prompt, completion = prompts[example.id], _reply_ids(encoder, example, text)
         if encoder.max_length is not None and len(prompt) + len(completion) > encoder.max_length:
             raise UserError(
                 f"example {example.id!r} has {len(prompt) + len(completion)} tokens, more than max_length "
@@ -61,6 +63,18 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
     return rows
 
 
+def _reply_ids(encoder: ConditionEncoder, example: Example, text: str) -> list[int]:
+    """Tokenise a text that is trained.
+
+    Raises:
+        UserError: the chat template cannot write it as a reply.
+    """
+    try:
+        return encoder.completion_ids(text, inputs_of(example.extra))
+    except TemplateRefusal as error:
+        raise UserError(f"example {example.id!r}: {error}") from error
+
+
 class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer. It writes a run directory."""
 
@@ -73,7 +87,10 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
         peft_config: PeftConfig | None,
     ) -> None:
         encoder = ConditionEncoder(
-            processing_class, Templates(system_prompt=args.system_prompt), args.max_length, limits=limits_of(model)
+            processing_class,
+            Templates(system_prompt=args.system_prompt, inputs=args.template_inputs()),
+            args.max_length,
+            limits=limits_of(model),
         )
         rows = sft_rows(examples, encoder, args.target)
         super().__init__(

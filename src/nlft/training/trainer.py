@@ -30,6 +30,7 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
+from nlft.training.prompting import training_encoder
 from nlft.training.run_record import base_name, model_card, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
@@ -83,9 +84,7 @@ class NLFTTrainer(SafeCheckpoints):
         self.scheme, self.saliency = scheme_of(saliency)
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
-        encoder = ConditionEncoder(
-            tokenizer, args.templates(), args.max_length, args.strike_words or (), limits_of(model)
-        )
+        encoder = training_encoder(tokenizer, args, limits_of(model))
         held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
         train, held_out = self._encode(encoder, args, held_out_examples)
         self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
