@@ -217,6 +217,10 @@ class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPr
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Older name of activation_checkpointing."}
     )
+    router_aux_loss_coef: Annotated[float, Range(0, inf)] = field(
+        default=0.0,
+        metadata={"help": "Weight of a mixture of experts' load balancing. NLFT's loss has none, so the default is 0."},
+    )
 
 
 @dataclass
