@@ -50,7 +50,7 @@ def row(family: str) -> str:
     found = adapted(adapter)
     layers = ", ".join(f"`{layer}`" for layer in found.layers)
     share = f"{found.mlp_weights / found.all_mlp_weights:.0%} of the MLP" if found.mlp_weights else "no MLP"
-    merged = "right" if differs_when_merged(family, adapter) < MERGE else "refused"
+    merged = "right" if differs_when_merged(family, adapter) < MERGE else "no"
     return name + f"{scores} | {layers} ({share}) | {merged} |"
 
 
