@@ -15,10 +15,10 @@ from nlft.cli import main
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.errors import UserError
-from nlft.models.adapters import same_model
 from nlft.models.answerer import CompletionRequest
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.models.local import LocalModel
+from nlft.models.saved_adapters import same_model
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n"
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"

@@ -105,6 +105,7 @@ class LocalModel:
             raise ProblemsError(problems)
         if told := self._limits.beyond_training([len(ids) for ids in encoded]):
             note(told)
+
     def _prompt_ids(self, request: CompletionRequest) -> list[int]:
         """Render a request's prompt.
 

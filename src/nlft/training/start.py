@@ -8,6 +8,7 @@ from nlft.core.conditions import EncodedExample
 from nlft.core.limits import limits_of
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, marked_spans, quotes_of
+from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
 from nlft.training.run_record import add_command
@@ -39,6 +40,7 @@ def nlft_trainer(
         saliency=saliency,
     )
     add_command(trainer.record, model_settings, file)
+    note_adapter(trainer.model)
     long = limits_of(model).beyond_training(_lengths(trainer))
     for line in [*summary_lines(trainer.examples, args.answer_weight), long]:
         if line:
@@ -52,6 +54,13 @@ def _lengths(trainer: NLFTTrainer) -> list[int]:
         max(len(e.base), len(e.standard), len(e.judge or [])) + len(e.completion)
         for e in cast("list[EncodedExample]", trainer.train_dataset)
     ]
+
+
+def note_adapter(model: Any) -> None:
+    """Print which layers the model's adapter adapts, if it has one, and their share of the weights."""
+    found = adapted(model)
+    if found:
+        note(found.line())
 
 
 def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:

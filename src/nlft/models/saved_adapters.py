@@ -1,0 +1,191 @@
+"""Put a saved adapter on a model, and refuse one that is damaged or does not belong to it."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from nlft.errors import UserError
+from nlft.models.weights_check import check_files, check_finite, loaded, weights_fingerprint
+from nlft.progress import note
+
+WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+_CURE = (
+    "Give a folder with adapter_config.json and adapter_model.safetensors, a run directory, or a hub name, and the "
+    "adapter's own base model as --model_name_or_path."
+)
+
+
+def adapter_folder(adapter: str) -> str:
+    """Return the adapter's folder or hub name. For a run directory, return the adapter's folder inside it."""
+    inside = Path(adapter) / "adapter"
+    return str(inside) if inside.is_dir() else adapter
+
+
+def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> PeftModel:
+    """Put a saved PEFT adapter on the model. Accept only safetensors, because other formats are pickles.
+
+    Args:
+        adapter: a folder, a run directory or a hub name.
+        trainable: whether training continues with it.
+
+    Raises:
+        UserError: a file is missing or damaged, the adapter does not fit the model, or its weights are not finite.
+    """
+    flag = f"--adapter {adapter}"
+    place = _local(adapter, flag)
+    config = loaded(lambda: PeftConfig.from_pretrained(str(place)), flag, place, _CURE)
+    if config.is_prompt_learning:
+        raise UserError(
+            f"{flag}: is a {config.peft_type.value} adapter, which adds tokens to the prompt.\n"
+            "  Use an adapter that changes layers, such as LoRA, DoRA or IA3."
+        )
+    if not (place / WEIGHTS).is_file():
+        raise _without_weights(place, flag)
+    loaded(lambda: _check_values(place / WEIGHTS, flag), flag, place, _CURE)
+    _note_other_base(model, config, flag)
+    return _fitted(model, place, flag, trainable)
+
+
+def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> PeftModel:
+    """Load the adapter, and refuse it if weights are missing or left over."""
+
+    def load() -> tuple[PeftModel, Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+            warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings")  # merging unties them
+            renamed = getattr(model, "_checkpoint_conversion_mapping", {})
+            whole = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
+            # `from_pretrained` does not return which weights fit, so load the adapter's file into it once more.
+            return whole, whole.load_adapter(str(place), "default", is_trainable=trainable, key_mapping=renamed)
+
+    whole: PeftModel
+    whole, result = loaded(load, flag, place, _CURE)
+    missing, more = sorted(result.missing_keys), sorted(result.unexpected_keys)
+    if missing or more:
+        what = f"lacks {len(missing)} weights for this model" if missing else ""
+        extra = f"holds {len(more)} that the model has no place for" if more else ""
+        first = ", ".join([*missing[:1], *more[:1]])
+        raise UserError(
+            f"{flag}: does not fit {_name(model)}: it {' and '.join(filter(None, (what, extra)))}, such as {first}.\n"
+            "  Give the adapter's own base model as --model_name_or_path."
+        )
+    return whole
+
+
+def _local(adapter: str, flag: str) -> Path:
+    """Return the adapter's folder on this machine. Fetch its two files if it is on the hub."""
+    path = Path(adapter_folder(adapter))
+    if path.is_dir():
+        check_files(path, flag)
+        if not (path / _CONFIG).is_file():
+            raise _without_config(path, flag)
+        return path
+    from huggingface_hub import snapshot_download
+
+    def fetch() -> str:
+        return str(snapshot_download(adapter, allow_patterns=[_CONFIG, WEIGHTS]))
+
+    place = Path(loaded(fetch, flag, path, _CURE))
+    if not (place / _CONFIG).is_file():
+        raise _without_config(place, flag)
+    return place
+
+
+def _without_config(path: Path, flag: str) -> UserError:
+    checkpoints = sorted((path / "checkpoints").glob("checkpoint-*/adapter_config.json"))
+    if (path / "run.yaml").is_file():
+        cure = "Let the run finish (--resume_from_checkpoint true)"
+        cure += f", or give a checkpoint: {checkpoints[-1].parent}." if checkpoints else "."
+        return UserError(f"{flag}: the run has not written its adapter/.\n  {cure}")
+    return UserError(f"{flag}: there is no {_CONFIG}.\n  {_CURE}")
+
+
+def _without_weights(place: Path, flag: str) -> UserError:
+    pickles = sorted(place.glob("*.bin")) + sorted(place.glob("*.pt"))
+    what = f"there is no {WEIGHTS}"
+    if pickles:
+        what += f", only {pickles[0].name}, a pickle, which nlft does not open"
+    return UserError(f"{flag}: {what}.\n  Save the adapter again with `save_pretrained` of a current PEFT.")
+
+
+def _check_values(path: Path, flag: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        values = ((name, file.get_tensor(name)) for name in names)
+        check_finite(values, flag, "Train it again with a lower --learning_rate.")
+    if not names:
+        raise UserError(f"{flag}: {path.name} holds no weights.\n  Train the adapter again.")
+
+
+def _note_other_base(model: PreTrainedModel, config: Any, flag: str) -> None:
+    """Say that an adapter was trained on another base model. The sizes can fit all the same."""
+    trained_on, here = config.base_model_name_or_path, _name(model)
+    if trained_on and here and not same_model(str(trained_on), here):
+        note(
+            f"warning: {flag} was trained on {trained_on}, but --model_name_or_path is {here}. On another model than "
+            "its own, an adapter does not do what it was trained for."
+        )
+
+
+def _name(model: torch.nn.Module) -> str:
+    return str(getattr(model.config, "_name_or_path", "") or "")
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names can stand for the same base model.
+
+    A folder is the same under a relative and an absolute path, copied (by its weights), and in the hub's cache. A hub
+    name can stand for a folder of that name.
+    """
+    one, other = _hub_name(one), _hub_name(other)
+    here, there = Path(one), Path(other)
+    if one == other or here.resolve() == there.resolve():
+        return True
+    if here.is_dir() and there.is_dir():
+        found = weights_fingerprint(one, None)
+        return found is not None and found == weights_fingerprint(other, None)
+    if here.is_absolute() and there.is_absolute():
+        return False
+    # A relative path from another working folder, or a hub name with the folder that it was downloaded to.
+    shorter, longer = sorted((here.parts, there.parts), key=len)
+    is_hub_name = len(shorter) == 2
+    return longer[-len(shorter) :] == shorter or (is_hub_name and longer[-1] == shorter[-1])
+
+
+def _hub_name(name: str) -> str:
+    """Return the hub name of a folder in the hub's cache; other names as they are."""
+    cached = re.search(r"models--([^/\\]+)[/\\]snapshots[/\\]", name)
+    return cached[1].replace("--", "/") if cached else name
+
+
+def check_targets(
+    model: PreTrainedModel, flag: str, names: list[str] | str | None, *, parameters: bool = False
+) -> None:
+    """Refuse names of layers that the model does not have. PEFT leaves such a name out if another one exists.
+
+    Args:
+        flag: the setting that gave the names.
+        names: names or ends of names; a string is a regular expression, or PEFT's "all-linear".
+        parameters: the names are of parameters, not of layers.
+
+    Raises:
+        UserError: names the layers that do not exist, and some that do.
+    """
+    if not isinstance(names, list):
+        return
+    layers = [name for name, _ in (model.named_parameters() if parameters else model.named_modules())]
+    unknown = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
+    if unknown:
+        linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        have = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+        raise UserError(
+            f"{flag}: {', '.join(unknown)}: the model has no {'parameter' if parameters else 'layer'} of that name.\n"
+            f"  Its linear layers are {', '.join(have) or 'not of torch'}."
+        )
