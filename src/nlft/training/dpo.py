@@ -1,7 +1,7 @@
 """DPO through TRL: a baseline that learns from pairs of a revision and the completion that it revises."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -9,30 +9,36 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from nlft.config import override
 from nlft.data.export import Form, form_for, prompted, rows_for
 from nlft.data.records import Example, completion_text, revision_text
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
+from nlft.training.honoured import refuse_float16
 from nlft.training.settings import DPOOptions
+from nlft.training.trl_rows import check_all_rows, check_lengths
 
 
 @dataclass
 class DPOSettings(DPOOptions, DPOConfig):  # type: ignore[misc]
     """TRL's DPO settings. Fields with the same meaning have NLFTConfig's defaults."""
 
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens at which TRL cuts prompt and completion. Not set: nothing is cut."}
-    )
+    logging_nan_inf_filter: bool = override(DPOConfig, "logging_nan_inf_filter", False)
 
 
 def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
     """Make one row of prompt, `chosen` and `rejected` for each example with a revision that differs.
 
+    Each row also has the place of its example.
+
     Raises:
         UserError: there is none.
     """
-    pairs = [e for e in examples if e.revision is not None and revision_text(e) != completion_text(e)]
+    differs = [e.revision is not None and revision_text(e) != completion_text(e) for e in examples]
+    places = [at for at, one in enumerate(differs) if one]
+    pairs = [examples[at] for at in places]
     if not pairs:
         raise UserError(
             f"DPO needs revisions to prefer, but none of the {len(examples)} examples has a revision.\n"
@@ -41,12 +47,12 @@ def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, A
     chosen = rows_for([replace(e, completion=e.revision or "") for e in pairs], "kto", form=form).rows
     rejected = rows_for(pairs, "kto", form=form).rows
     return [
-        {"prompt": better["prompt"], "chosen": better["completion"], "rejected": worse["completion"]}
-        for better, worse in zip(chosen, rejected, strict=True)
+        {"prompt": better["prompt"], "chosen": better["completion"], "rejected": worse["completion"], EXAMPLE: at}
+        for better, worse, at in zip(chosen, rejected, places, strict=True)
     ]
 
 
-class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
+class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
     """TRL's DPOTrainer on revisions over completions. The reference is the model without the new adapter."""
 
     def __init__(
@@ -60,8 +66,10 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
         """
         Raises:
             UserError: no example has a revision that differs from its completion.
+            RecordsError: examples are longer than max_length.
         """
         rows = preference_rows(prompted(examples, args.system_prompt), form_for(processing_class))
+        longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out
         super().__init__(
             model=model,
             args=args,
@@ -69,6 +77,11 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
             processing_class=processing_class,
             peft_config=peft_config,
         )
+        args.max_length = longest
+        refuse_float16(args, self.model)
+        check_lengths(self.train_dataset, ["chosen_ids", "rejected_ids"], examples, longest)
+        check_all_rows(len(self.train_dataset), len(rows))
+        self.name_examples([example.id for example in examples])
         add_run_directory(self, "dpo", "DPO through TRL", examples, {"beta": args.beta, "pairs": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ so our defaults win. A comparison of methods then differs in the method alone.
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from nlft.config import Range, with_defaults
 from nlft.core.prompts import PromptSettings, SystemPromptSettings
@@ -61,8 +61,14 @@ class CommonSettings(ActivationSettings):
     )
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
 
+    method: ClassVar[str]
+
     def __post_init__(self) -> None:
         import torch
+
+        from nlft.training.honoured import refuse_idle
+
+        refuse_idle(self, self.method)
 
         # TRL's name for it; `gradient_checkpointing` is the older one.
         if self.activation_checkpointing is None:
@@ -208,6 +214,8 @@ class NLFTOptions(
 ):  # fmt: skip
     """Our own settings of a training with NLFT."""
 
+    method: ClassVar[str] = "nlft"
+
 
 @dataclass
 @with_defaults(save_strategy="no", save_total_limit=None)
@@ -224,17 +232,23 @@ class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPr
 class SFTOptions(TargetSettings, MaxLengthSettings, BaselineOptions):
     """Our own settings of supervised fine-tuning."""
 
+    method: ClassVar[str] = "sft"
+
 
 @dataclass
 @with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
-class KTOOptions(BaselineOptions):
+class KTOOptions(MaxLengthSettings, BaselineOptions):
     """Our own settings of KTO."""
 
+    method: ClassVar[str] = "kto"
+
 
 @dataclass
 @with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
-class DPOOptions(BaselineOptions):
+class DPOOptions(MaxLengthSettings, BaselineOptions):
     """Our own settings of DPO."""
+
+    method: ClassVar[str] = "dpo"
 
     beta: Annotated[float, Range(0, inf)] = field(
         default=0.1, metadata={"help": "How strongly DPO holds the model to its reference: the beta of its loss."}
@@ -264,4 +278,8 @@ class WarmUpSettings:
 class ReFTOptions(WarmUpSettings, ExtractionSettings, BaselineOptions):
     """Our own settings of ReFT."""
 
-    beta: float = field(default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."})
+    method: ClassVar[str] = "reft"
+
+    beta: Annotated[float, Range(0, inf)] = field(
+        default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."}
+    )
