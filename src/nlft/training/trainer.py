@@ -14,7 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.config import override
 from nlft.core.batches import counts_of
-from nlft.core.condition_scores import ScoredBatch, score_batch
+from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.hold import peft_model
 from nlft.core.logprobs import enable_scoring
@@ -111,7 +111,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         # `compute_loss` divides by the whole window itself. `sample` cannot use Trainer's own count of label tokens.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
-        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+        self._noisy = bool(args.neftune_noise_alpha) or is_noisy(model)
         self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
         self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
         self._watch: WatchCallback | None = None
@@ -258,7 +258,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
             model,
             batch,
             self.needs,
-            base_without_dropout=training and self._has_dropout,
+            noisy=training and self._noisy,
             choose=extra.choose if extra else None,
         )
         weights = self.scheme.weigh(scored.conditions, self.saliency)
