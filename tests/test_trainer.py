@@ -194,7 +194,8 @@ def test_the_gated_fraction_is_one_of_the_wrong_samples(tmp_path, scheme):
     seen = []
     trainer = nlft_trainer(tmp_path, saliency=scheme, max_steps=1, gradient_accumulation_steps=4, watch=0)
     weigh = trainer.scheme.weigh
-    trainer.scheme = replace(trainer.scheme, weigh=lambda lp, s: seen.append((lp, weigh(lp, s))) or seen[-1][1])
+    spied = replace(trainer.scheme, weigh=lambda lp, s: seen.append((lp, weigh(lp, s))) or seen[-1][1])
+    trainer.schemes[spied.name] = spied
     trainer.train()
     gated = wrong = 0
     for read, weights in seen:
