@@ -214,7 +214,7 @@ def test_with_dropout_the_tags_and_what_standard_says_are_without_it():
     enable_scoring(net)
     clean, clean_targets = scored(net.eval(), encoded())
     torch.manual_seed(1)
-    out, targets = scored(net.train(), encoded(), base_without_dropout=True)
+    out, targets = scored(net.train(), encoded(), noisy=True)
     assert net.training
     for name in ("weight", "position", "ids"):
         assert torch.equal(getattr(targets, name), getattr(clean_targets, name))

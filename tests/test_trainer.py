@@ -10,11 +10,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers.integrations.neftune import activate_neftune
 
 from helpers import tiny
 from helpers.training import COMMON, adapter, examples, lora, nlft_trainer
 from helpers.waiting import until
+from nlft.core.condition_scores import is_noisy
+from nlft.core.saliency import Tag
 from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.nlft_original import OriginalSettings
 from nlft.errors import ProblemsError, UserError
 from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
@@ -143,19 +147,129 @@ def test_answer_weight_adds_the_answers_nll_with_its_own_denominator(tmp_path):
     torch.testing.assert_close(with_ - without, 0.5 * torch.stack(nll).mean(), atol=1e-5, rtol=1e-5)
 
 
-def test_dropout_in_the_adapter_does_not_reach_the_tags(tmp_path):
-    """With dropout, base is scored once more without it: tags are the same whatever dropout draws."""
+def attention_dropout():
+    net = tiny.model()
+    for layer in net.model.layers:
+        layer.self_attn.attention_dropout = 0.3  # what a model reads from its config; no module stands for it
+    return lora(net, init_lora_weights=False)
+
+
+NOISE = {
+    "lora_dropout": (lambda: lora(tiny.model(), lora_dropout=0.5, init_lora_weights=False), {}),
+    "attention_dropout": (attention_dropout, {}),
+    "neftune": (lambda: lora(tiny.model(), init_lora_weights=False), {"neftune_noise_alpha": 5.0}),
+    "none": (lambda: lora(tiny.model(), init_lora_weights=False), {}),
+}
+# A random model is sure of nothing: with these there are salient tokens, from which the neighbourhood is walked.
+LOOSE = NLFTSettings(mistake_ratio=1.0, mistake_floor=0.0, certain_threshold=0.01, neighbour_similarity=0.3)
+
+LOOSE_ORIGINAL = OriginalSettings(ratio=1.0, judge_floor=0.0, correct_threshold=0.3, cluster_distance=0.1)
+
+
+def ragged(count=6):
+    """Completions and answers of different lengths; some examples have no answer."""
+    made = examples(count)
+    return [
+        replace(one, completion=one.completion + " so" * at, answer=None if at % 3 == 0 else one.answer, judgment="No.")
+        for at, one in enumerate(made)
+    ]
+
+
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_each_length_and_each_denominator_is_the_samples_own(tmp_path, normalization):
+    """The loss of a window of two ragged micro-batches, against the formula on the model's own softmaxes."""
+    options = {"saliency": "uniform", "loss_normalization": normalization, "answer_weight": 0.7}
+    trainer = nlft_trainer(tmp_path, data=ragged(), **options)
+    nll, answers = [], []
+
+    def nll_of(prompt, ids):
+        logp = trainer.model(input_ids=torch.tensor([[*prompt, *ids]])).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        return -logp.gather(1, torch.tensor(ids)[:, None]).sum()
+
+    with torch.no_grad():
+        for one in trainer.train_dataset:
+            nll.append((nll_of(one.base, one.completion), len(one.completion)))
+            if one.target:
+                answers.append((nll_of(one.base, one.target), len(one.target)))
+    assert len({length for _, length in nll}) == 6
+    assert 0 < len(answers) < 6
+
+    def mean(parts):
+        if normalization == "sample":
+            return sum(loss / length for loss, length in parts) / len(parts)
+        return sum(loss for loss, _ in parts) / sum(length for _, length in parts)
+
+    trainer.model.train()
+    batches = [trainer.builder(trainer.train_dataset[:4]), trainer.builder(trainer.train_dataset[4:])]
+    trainer.get_batch_samples(iter(batches), 2, torch.device("cpu"))
+    loss = sum(trainer.compute_loss(trainer.model, batch).detach() for batch in batches)
+    torch.testing.assert_close(loss, mean(nll) + 0.7 * mean(answers), atol=1e-4, rtol=1e-5)
+
+
+def test_what_is_logged_over_several_steps_is_the_mean_over_these_steps(tmp_path):
+    settings = {"gradient_accumulation_steps": 2, "num_train_epochs": 2, "answer_weight": 0.5}
+    each, together = (
+        [
+            event
+            for trainer in [nlft_trainer(tmp_path / str(steps), logging_steps=steps, **settings)]
+            if trainer.train()
+            for event in trainer.state.log_history
+            if "loss" in event
+        ]
+        for steps in (1, 2)
+    )
+    assert [event["step"] for event in together] == [2, 4]
+    for event, first, second in zip(together, each[::2], each[1::2], strict=True):
+        for name in ("loss", "nlft/likelihood_loss", "nlft/answer_loss"):
+            assert event[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("scheme", [replace(LOOSE, gate_fraction=0.1), replace(LOOSE_ORIGINAL, salient_fraction=0.1)])
+def test_the_gated_fraction_is_one_of_the_wrong_samples(tmp_path, scheme):
     seen = []
-    trainer = nlft_trainer(tmp_path, model=lora(tiny.model(), lora_dropout=0.5, init_lora_weights=False))
+    trainer = nlft_trainer(tmp_path, saliency=scheme, max_steps=1, gradient_accumulation_steps=4, watch=0)
     weigh = trainer.scheme.weigh
-    trainer.scheme = replace(trainer.scheme, weigh=lambda lp, s: seen.append(lp) or weigh(lp, s))
-    features = trainer.builder(trainer.train_dataset[:4])
+    spied = replace(trainer.scheme, weigh=lambda lp, s: seen.append((lp, weigh(lp, s))) or seen[-1][1])
+    trainer.schemes[spied.name] = spied
+    trainer.train()
+    gated = wrong = 0
+    for read, weights in seen:
+        salient = (weights.tag == Tag.SALIENT).sum(1) / read.mask.sum(1)
+        gated += int((~read.label & (salient > 0.1)).sum())
+        wrong += int((~read.label).sum())
+    assert 0 < gated <= wrong < 12
+    logged = next(event for event in trainer.state.log_history if "loss" in event)
+    assert logged["nlft/gated_fraction"] == pytest.approx(gated / wrong)
+
+
+@pytest.mark.parametrize("scheme", [LOOSE, LOOSE_ORIGINAL])
+@pytest.mark.parametrize("noise", NOISE)
+def test_noise_reaches_the_loss_and_no_tag(tmp_path, noise, scheme):
+    make, settings = NOISE[noise]
+    trainer = nlft_trainer(tmp_path, model=make(), saliency=scheme, **settings)
+    if settings:
+        activate_neftune(trainer.model, 5.0, trainer.accelerator)
+    seen, weigh = [], trainer.scheme.weigh
+    trainer.scheme = replace(trainer.scheme, weigh=lambda lp, s: seen.append((lp, weigh(lp, s))) or seen[-1][1])
+    features = trainer.builder(trainer.train_dataset[:6])
     trainer.model.train()
     trainer.get_batch_samples(iter([features]), 1, torch.device("cpu"))
-    losses = [trainer.compute_loss(trainer.model, features).item() for _ in range(2)]
-    assert losses[0] != losses[1], "dropout should be at work in the loss"
-    assert torch.equal(seen[0].base, seen[1].base)
-    assert torch.equal(seen[0].standard, seen[1].standard)
+    losses = {trainer.compute_loss(trainer.model, features).item() for _ in range(3)}
+    assert len(losses) == (1 if noise == "none" else 3)
+    (first, weights), *others = seen
+    assert {int(tag) for tag in weights.tag.unique()} >= {Tag.SALIENT, Tag.NEIGHBOUR}
+    for read, again in others:
+        assert torch.equal(again.tag, weights.tag)
+        assert torch.equal(again.likelihood, weights.likelihood)
+        assert torch.equal(read.base, first.base)
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_base_is_scored_once_more_only_if_the_training_is_noisy(noise, tmp_path):
+    make, settings = NOISE[noise]
+    assert nlft_trainer(tmp_path, model=make(), **settings)._noisy == (noise != "none")
+    assert not is_noisy(lora(tiny.model("gemma2")))
+    assert is_noisy(tiny.model("gpt2")), "GPT-2 has dropout by default"
 
 
 def test_the_run_directory_holds_what_it_should_and_no_pickle(tmp_path):

@@ -85,7 +85,7 @@ _Class = TypeVar("_Class")
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a number may take, both ends included. It stands in `Annotated`.
+    """The values that a number may take, both ends included, infinity excluded. It stands in `Annotated`.
 
     The page's sliders and the trainer's checks use it as well.
     """
@@ -94,7 +94,7 @@ class Range:
     high: float
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high  # the result is False for NaN
+        return self.low <= value <= self.high and abs(value) != inf  # the result is False for NaN
 
     def __str__(self) -> str:
         if self.high == inf:

@@ -268,7 +268,8 @@ def kto(argv: Sequence[str]) -> None:
     from nlft.training.settings import KTOOptions
 
     what = "Train on right and wrong completions, through TRL's KTOTrainer."
-    _baseline(argv, "kto", what, KTOOptions, [("KTO", ["system_prompt"])], "KTOSettings", "KTOBaseline")
+    own: list[Section] = [("KTO", ["system_prompt", *_names(MaxLengthSettings)])]
+    _baseline(argv, "kto", what, KTOOptions, own, "KTOSettings", "KTOBaseline")
 
 
 def _names(cls: type) -> list[str]:

@@ -12,6 +12,8 @@ from nlft.core.logprobs import TokenLogprobs, TopOf, evaluating, score
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ChooseTargets, ConditionLogprobs, SparseTargets
 
+_NOISE = ("drop", "jitter", "noise")  # parts of the names of such numbers
+
 
 @dataclass(frozen=True)
 class ExtraScores:
@@ -98,27 +100,45 @@ class ScoredBatch:
     held: HeldScores | None = None
 
 
+def is_noisy(model: nn.Module) -> bool:
+    """Return whether the model draws random numbers in training mode: dropout of any kind, jitter, NEFTune.
+
+    Many models drop attention weights with a function, so the modules' own numbers are looked at, and not their kinds.
+    """
+    return any(
+        isinstance(value, int | float) and value > 0 and any(word in name for word in _NOISE)
+        for module in model.modules()
+        for name, value in [*vars(module).items(), *_dropout_of(module)]
+    )
+
+
+def _dropout_of(module: nn.Module) -> list[tuple[str, float]]:
+    return [("dropout", module.p)] if isinstance(module, nn.modules.dropout._DropoutNd) else []
+
+
 def score_batch(
     model: nn.Module,
     batch: Batch,
     needs: frozenset[str],
     *,
-    base_without_dropout: bool = False,
+    noisy: bool = False,
     choose: ChooseTargets | None = None,
 ) -> ScoredBatch:
     """Score a batch: base in a pass with gradient, standard and judge in a pass without.
 
     Args:
         needs: see `Scheme.needs`.
-        base_without_dropout: score base once more, in eval mode, for the tags. This is for adapters with dropout.
+        noisy: the pass with gradient draws random numbers, see `is_noisy`. Then base is scored once more, in eval mode:
+            what a scheme reads has no noise.
         choose: see `ExtraLoss.choose`; `needs` must have `standard`.
     """
     size, width = len(batch.label), batch.width
+    reads_states = bool(needs & {"band", "hidden"})
     # The pass without gradient comes first: its buffers are freed before the pass that keeps activations.
     with torch.no_grad(), evaluating(model):
         frozen = base_targets(model, batch.trained_rows, batch.held) if batch.held else None
         scored = score(model, batch.scored_rows, hidden=choose is not None) if batch.scored_rows else None
-        clean = score(model, batch.trained_rows) if base_without_dropout and needs else None
+        clean = score(model, batch.trained_rows, hidden=reads_states) if noisy and needs else None
 
     def targets(now: TokenLogprobs, said: Tensor, top_of: TopOf) -> SparseTargets:
         assert choose is not None
@@ -132,22 +152,23 @@ def score_batch(
     rows = score(
         model,
         batch.trained_rows,
-        hidden=bool(needs & {"band", "hidden"}),
+        hidden=reads_states and clean is None,
         targets=targets if choose else None,
         base=frozen,
         logits_at=struck,
     )
     base, stop = rows.part(0, size, width), 2 * size if batch.answers else size
     answers, extra = rows.part(size, stop), rows.part(stop, stop + len(batch.extra_samples))
-    conditions = _conditions((clean or rows).part(0, size, width), scored, batch, needs)
-    band = hidden_band(base.hidden, base.mask) if base.hidden is not None and "band" in needs else None
+    read = (clean or rows).part(0, size, width)
+    conditions = _conditions(read, scored, batch, needs)
+    band = hidden_band(read.hidden, read.mask) if read.hidden is not None and "band" in needs else None
     return ScoredBatch(
         logp=base.logp,
         log1mp=base.log1mp,
         conditions=replace(
             conditions,
             band=band,
-            hidden=base.hidden if "hidden" in needs else None,
+            hidden=read.hidden if "hidden" in needs else None,
             role=batch.held.role[:size, :width] if batch.held else None,
         ),
         lengths=base.mask.sum(1),

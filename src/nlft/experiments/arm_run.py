@@ -165,7 +165,9 @@ class ArmTraining:
             raise ConfigError([Problem(name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(scheme_names())}.")])
         saliency = settle(get_scheme(scheme).settings, {}, own.pop("saliency", {}), f"{name}: saliency")
         weight = 0.0 if self.arm.examples == "right" else self.budget.answer_weight
-        common = {**self._options(), "answer_weight": weight, "watch_every": self.budget.watch_every}
+        common = {**self._options(), "answer_weight": weight}
+        if own.get("watch") != 0 or own.get("watch_ids"):
+            common["watch_every"] = self.budget.watch_every
         return NLFTTrainer(
             self.net,
             settle(NLFTConfig, common, own, name),

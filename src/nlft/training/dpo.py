@@ -1,7 +1,7 @@
 """DPO through TRL: a baseline that learns from pairs of a revision and the completion that it revises."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.core.prompts import Templates
@@ -19,26 +20,31 @@ from nlft.data.template_columns import columns_of, with_columns
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
+from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import DPOOptions
+from nlft.training.trl_rows import check_all_rows, check_lengths
 
 
 @dataclass
 class DPOSettings(DPOOptions, DPOConfig):  # type: ignore[misc]
     """TRL's DPO settings. Fields with the same meaning have NLFTConfig's defaults."""
 
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens at which TRL cuts prompt and completion. Not set: nothing is cut."}
-    )
+    logging_nan_inf_filter: bool = override(DPOConfig, "logging_nan_inf_filter", False)
 
 
 def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
     """Make one row of prompt, `chosen` and `rejected` for each example with a revision that differs.
 
+    Each row also has the place of its example.
+
     Raises:
         UserError: there is none.
     """
-    pairs = [e for e in examples if e.revision is not None and revision_text(e) != completion_text(e)]
+    differs = [e.revision is not None and revision_text(e) != completion_text(e) for e in examples]
+    places = [at for at, one in enumerate(differs) if one]
+    pairs = [examples[at] for at in places]
     if not pairs:
         raise UserError(
             f"DPO needs revisions to prefer, but none of the {len(examples)} examples has a revision.\n"
@@ -47,12 +53,20 @@ def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, A
     chosen = rows_for([replace(e, completion=e.revision or "") for e in pairs], "kto", form=form).rows
     rejected = rows_for(pairs, "kto", form=form).rows
     return [
-        {**columns, "prompt": better["prompt"], "chosen": better["completion"], "rejected": worse["completion"]}
-        for better, worse, columns in zip(chosen, rejected, [columns_of(e.extra) for e in pairs], strict=True)
+        {
+            **columns,
+            "prompt": better["prompt"],
+            "chosen": better["completion"],
+            "rejected": worse["completion"],
+            EXAMPLE: at,
+        }
+        for better, worse, columns, at in zip(
+            chosen, rejected, map(columns_of, (e.extra for e in pairs)), places, strict=True
+        )
     ]
 
 
-class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
+class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
     """TRL's DPOTrainer on revisions over completions. The reference is the model without the new adapter."""
 
     def __init__(
@@ -66,13 +80,14 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
         """
         Raises:
             UserError: no example has a revision that differs from its completion.
-            RecordsError: names every example that the model cannot read.
+            RecordsError: names every example that the model cannot read, or that is longer than max_length.
         """
         check_for_trl(processing_class, examples, args)
         templates = Templates(system_prompt=args.system_prompt, inputs=args.template_inputs())
         check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
         shown = prompted(examples, args.system_prompt, args.template_inputs())
         rows = with_columns(preference_rows(shown, form_for(processing_class)))
+        longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out
         super().__init__(
             model=model,
             args=args,
@@ -80,6 +95,11 @@ class DPOBaseline(SafeCheckpoints, DPOTrainer):  # type: ignore[misc]
             processing_class=processing_class,
             peft_config=peft_config,
         )
+        args.max_length = longest
+        refuse_float16(args, self.model)
+        check_lengths(self.train_dataset, ["chosen_ids", "rejected_ids"], examples, longest)
+        check_all_rows(len(self.train_dataset), len(rows))
+        self.name_examples([example.id for example in examples])
         add_run_directory(self, "dpo", "DPO through TRL", examples, {"beta": args.beta, "pairs": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

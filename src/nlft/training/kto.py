@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
+from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.core.prompts import Templates
@@ -19,16 +20,21 @@ from nlft.data.template_columns import with_columns
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
+from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import KTOOptions
+from nlft.training.trl_rows import check_all_rows, check_lengths
 
 
 @dataclass
 class KTOSettings(KTOOptions, KTOConfig):  # type: ignore[misc]
     """TRL's KTO settings. Fields with the same meaning have NLFTConfig's defaults."""
 
+    logging_nan_inf_filter: bool = override(KTOConfig, "logging_nan_inf_filter", False)
 
-class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
+
+class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
     """TRL's KTOTrainer on the completions and their labels. It writes a run directory."""
 
     def __init__(
@@ -42,7 +48,7 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
         """
         Raises:
             UserError: the examples are all right or all wrong, or a batch has only one example.
-            RecordsError: names every example that the model cannot read.
+            RecordsError: names every example that the model cannot read, or that is longer than max_length.
         """
         if len({example.label for example in examples}) < 2:
             raise UserError(
@@ -59,13 +65,19 @@ class KTOBaseline(SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
         check_for_trl(processing_class, examples, args)
         shown = prompted(examples, args.system_prompt, args.template_inputs())
         rows = with_columns(rows_for(shown, "kto", form=form_for(processing_class)).rows)
+        longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out
         super().__init__(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list([{**row, EXAMPLE: at} for at, row in enumerate(rows)]),
             processing_class=processing_class,
             peft_config=peft_config,
         )
+        args.max_length = longest
+        refuse_float16(args, self.model)
+        check_lengths(self.train_dataset, ["completion_ids"], examples, longest)
+        check_all_rows(len(self.train_dataset), len(examples))
+        self.name_examples([example.id for example in examples])
         weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
         add_run_directory(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
 

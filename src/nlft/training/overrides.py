@@ -15,6 +15,7 @@ SUPPORTED = "transformers>=5.23,<6"
 OVERRIDDEN = {
     "_evaluate": ["trial", "ignore_keys_for_eval", "skip_scheduler"],
     "_get_learning_rate": [],
+    "_get_grad_norm": ["model", "grad_norm"],
     "_get_output_dir": ["trial"],
     "_get_train_sampler": ["train_dataset"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
@@ -26,6 +27,7 @@ OVERRIDDEN = {
     "_save_checkpoint": ["model", "trial"],
     "_save_optimizer_and_scheduler": ["output_dir"],
     "_save_rng_state": ["output_dir"],
+    "_set_signature_columns_if_needed": [],
 }
 
 

@@ -16,26 +16,32 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
+from nlft.config import override
 from nlft.data.export import form_for, prompted, rows_for
-from nlft.data.gradable import check_gradable
-from nlft.data.grading import CHECKS, Grader, get_grader
+from nlft.data.gradable import check_gradable, is_undecided
+from nlft.data.grading import CHECKS, Grader, get_grader, needs_answers
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.ends import name_trained_end
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget, add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
+from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import ReFTOptions
 from nlft.training.sft import SFTBaseline, SFTSettings
+from nlft.training.trl_rows import check_all_rows
 
 
 @dataclass
 class ReFTSettings(ReFTOptions, GRPOConfig):  # type: ignore[misc]
     """TRL's GRPO settings, with a KL penalty and the warm-up."""
 
+    logging_nan_inf_filter: bool = override(GRPOConfig, "logging_nan_inf_filter", False)
 
-class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
+
+class ReFTBaseline(StopsWhenDiverged, SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer on a model that was warmed up on the answers. It writes a run directory."""
 
     def __init__(
@@ -59,14 +65,20 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
         args.chat_template_kwargs = dict(args.template_inputs().kwargs) or None  # TRL gives them to every prompt
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         name_trained_end(warm, processing_class)  # TRL samples until one of the ends that generation_config names
+        self.rewards = Correctness(_grader(args))
         rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
         super().__init__(
             model=warm,
-            reward_funcs=[_correctness(args)],
+            reward_funcs=[self.rewards],
             args=args,
-            train_dataset=Dataset.from_list([{"prompt": r["prompt"], "answer": r["answer"]} for r in rows]),
+            train_dataset=Dataset.from_list(
+                [{"prompt": r["prompt"], "answer": r["answer"], EXAMPLE: at} for at, r in enumerate(rows)]
+            ),
             processing_class=processing_class,
         )
+        refuse_float16(args, self.model)
+        check_all_rows(len(self.train_dataset), len(examples))
+        self.name_examples([example.id for example in examples])
         add_run_directory(
             self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta}
         )
@@ -79,6 +91,12 @@ class ReFTBaseline(SafeCheckpoints, GRPOTrainer):  # type: ignore[misc]
                 self.processing_class.save_pretrained(output_dir or self.args.output_dir)
             return
         super()._save(output_dir, state_dict)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the share of answers that could not be graded, and had no part in the rewards."""
+        if "loss" in logs and self.rewards.answers:
+            logs["nlft/ungraded_fraction"] = self.rewards.ungraded / self.rewards.answers
+        super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""
@@ -119,12 +137,30 @@ def _grader(args: ReFTSettings) -> Grader:
     return get_grader(args.grader, **({"extraction": args.extraction} if args.grader == "number" else {}))
 
 
-def _correctness(args: ReFTSettings) -> Any:
-    """Make the reward function: 1 if the grader says right, else 0."""
-    grader = _grader(args)
+class Correctness:
+    """The reward function: 1 if the grader says right, 0 if wrong. An ungraded answer has no reward, and is counted.
 
-    def correctness(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    TRL leaves answers without a reward out of their group's mean, and gives them no gradient.
+
+    Attributes:
+        answers, ungraded: number of answers so far in this process, and of those that could not be graded.
+    """
+
+    __name__ = "correctness"  # TRL logs rewards by this name
+
+    def __init__(self, grader: Grader) -> None:
+        self.grader = grader
+        self.answers = self.ungraded = 0
+
+    def __call__(self, completions: list[Any], answer: list[str], **_: Any) -> list[float | None]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        return [float(grader(t, a).grade == "right") for t, a in zip(texts, answer, strict=True)]
+        rewards = [self._reward(text, expected) for text, expected in zip(texts, answer, strict=True)]
+        self.answers += len(rewards)
+        self.ungraded += rewards.count(None)
+        return rewards
 
-    return correctness
+    def _reward(self, text: str, answer: str) -> float | None:
+        grade = self.grader(text, answer)
+        if grade.grade == "ungraded" and (not needs_answers(self.grader) or is_undecided(grade, self.grader)):
+            return None
+        return float(grade.grade == "right")

@@ -12,6 +12,7 @@ from nlft.core.schemes.registry import get_scheme
 from nlft.errors import Problem, UserError, display_path
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.runs.run_dir import RunDir
+from nlft.training.honoured import EVALUATION, NEVER
 from nlft.training.run_record import environment
 from nlft.training.trainer import NLFTConfig
 
@@ -53,15 +54,12 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
     unchanged = {
         "output_dir": str(output_dir),
         "save_strategy": "no",
-        "eval_strategy": "no",
-        "eval_on_start": False,
         "report_to": "none",
-        "push_to_hub": False,
-        "hub_token": None,
         "run_name": None,
         "resume_from_checkpoint": None,
     }
-    names = [f.name for f in fields(NLFTConfig) if f.init and f.name in record["training"]]
+    without = EVALUATION | {"save_steps"} | NEVER.keys()
+    names = [f.name for f in fields(NLFTConfig) if f.init and f.name in record["training"] and f.name not in without]
     training = {name: record["training"][name] for name in names} | unchanged
     saliency = get_scheme(record["scheme"]).settings(**record["saliency"])
     return ModelSettings(**record["model"]), NLFTConfig(**training), saliency, Path(record["data"]["file"])

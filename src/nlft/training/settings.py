@@ -12,7 +12,6 @@ from nlft.config import Range, with_defaults
 from nlft.core.prompts import PromptSettings, SystemPromptSettings
 from nlft.data.export import TargetSettings
 from nlft.data.grading import ExtractionSettings
-from nlft.errors import UserError
 from nlft.models.settings import MaxLengthSettings, SeedSettings
 
 
@@ -62,8 +61,14 @@ class CommonSettings(ActivationSettings):
     )
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
 
+    method: ClassVar[str]
+
     def __post_init__(self) -> None:
         import torch
+
+        from nlft.training.honoured import refuse_idle
+
+        refuse_idle(self, self.method)
 
         # TRL's name for it; `gradient_checkpointing` is the older one.
         if self.activation_checkpointing is None:
@@ -209,14 +214,7 @@ class NLFTOptions(
 ):  # fmt: skip
     """Our own settings of a training with NLFT."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        strategy = str(self.train_sampling_strategy)  # type: ignore[attr-defined]
-        if strategy not in ("random", "sequential"):
-            raise UserError(
-                f"--train_sampling_strategy {strategy} needs one length per example, but an example has several rows.\n"
-                "  Choose random or sequential."
-            )
+    method: ClassVar[str] = "nlft"
 
 
 @dataclass
@@ -240,17 +238,23 @@ class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPr
 class SFTOptions(TargetSettings, MaxLengthSettings, BaselineOptions):
     """Our own settings of supervised fine-tuning."""
 
+    method: ClassVar[str] = "sft"
+
 
 @dataclass
 @with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
-class KTOOptions(BaselineOptions):
+class KTOOptions(MaxLengthSettings, BaselineOptions):
     """Our own settings of KTO."""
 
+    method: ClassVar[str] = "kto"
+
 
 @dataclass
 @with_defaults(learning_rate=5e-5, num_train_epochs=3.0, per_device_train_batch_size=8)
-class DPOOptions(BaselineOptions):
+class DPOOptions(MaxLengthSettings, BaselineOptions):
     """Our own settings of DPO."""
+
+    method: ClassVar[str] = "dpo"
 
     beta: Annotated[float, Range(0, inf)] = field(
         default=0.1, metadata={"help": "How strongly DPO holds the model to its reference: the beta of its loss."}
@@ -280,4 +284,8 @@ class WarmUpSettings:
 class ReFTOptions(WarmUpSettings, ExtractionSettings, BaselineOptions):
     """Our own settings of ReFT."""
 
-    beta: float = field(default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."})
+    method: ClassVar[str] = "reft"
+
+    beta: Annotated[float, Range(0, inf)] = field(
+        default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."}
+    )

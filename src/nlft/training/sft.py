@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from nlft.config import override
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.core.prompts import Templates
@@ -20,16 +21,23 @@ from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
+from nlft.training.honoured import refuse_float16
 from nlft.training.settings import SFTOptions
+from nlft.training.trl_rows import check_all_rows
 
 
 @dataclass
 class SFTSettings(SFTOptions, SFTConfig):  # type: ignore[misc]
     """TRL's settings with NLFTConfig's defaults, so that compared runs differ only in the method."""
 
+    logging_nan_inf_filter: bool = override(SFTConfig, "logging_nan_inf_filter", False)
 
-def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, list[int]]]:
+
+def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFTTarget) -> list[dict[str, Any]]:
     """Make the token ids and labels that SFT trains on. Prompts are the same as in NLFT's base condition.
+
+    Each row also has the place of its example.
 
     Raises:
         UserError: there is no text to train on, a text exceeds max_length or the model, or `target` is unknown.
@@ -46,6 +54,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
     rows = []
     encoded = encode_examples(examples, encoder.limited_to(None))
     prompts = {example.id: e.base for example, e in zip(examples, encoded, strict=True)}
+    places = {example.id: at for at, example in enumerate(examples)}
     for example, text in texts:
         prompt, completion = prompts[example.id], _reply_ids(encoder, example, text)
         if encoder.max_length is not None and len(prompt) + len(completion) > encoder.max_length:
@@ -58,6 +67,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
             {
                 "input_ids": [*prompt, *completion],
                 "labels": [IGNORE_INDEX] * len(prompt) + completion,
+                EXAMPLE: places[example.id],
             }
         )
     return rows
@@ -75,7 +85,7 @@ def _reply_ids(encoder: ConditionEncoder, example: Example, text: str) -> list[i
         raise UserError(f"example {example.id!r}: {error}") from error
 
 
-class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
+class SFTBaseline(StopsWhenDiverged, SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer. It writes a run directory."""
 
     def __init__(
@@ -100,6 +110,10 @@ class SFTBaseline(SafeCheckpoints, SFTTrainer):  # type: ignore[misc]
             processing_class=processing_class,
             peft_config=peft_config,
         )
+        refuse_float16(args, self.model)
+        if not args.packing:
+            check_all_rows(len(self.train_dataset), len(rows))
+        self.name_examples([example.id for example in examples])
         add_run_directory(self, "sft", f"SFT on `{args.target}`", examples, {"target": args.target, "rows": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

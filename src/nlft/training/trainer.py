@@ -1,7 +1,7 @@
 """NLFTTrainer: transformers' Trainer with the loss of Natural Language Fine-Tuning."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,23 +12,26 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from nlft.core.batches import BatchBuilder, counts_of
-from nlft.core.condition_scores import ScoredBatch, score_batch
+from nlft.config import override
+from nlft.core.batches import counts_of
+from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
-from nlft.core.hold import HoldEverything, peft_model
+from nlft.core.hold import peft_model
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
-from nlft.core.schemes.scheme import Scheme
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
 from nlft.runs.run_dir import RunDir
+from nlft.training.batching import KeepingBuilder
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.divergence import StopsWhenDiverged
+from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
 from nlft.training.run_record import base_name, model_card, run_record
@@ -42,8 +45,11 @@ from nlft.training.watching import WatchCallback, choose_watched, watched_exampl
 class NLFTConfig(NLFTOptions, TrainingArguments):  # type: ignore[misc]
     """Settings of a training run. The scheme's own settings are in the trainer's `saliency`."""
 
+    remove_unused_columns: bool = override(TrainingArguments, "remove_unused_columns", False)
+    logging_nan_inf_filter: bool = override(TrainingArguments, "logging_nan_inf_filter", False)
 
-class NLFTTrainer(SafeCheckpoints):
+
+class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
     """Trains a causal LM on examples with written feedback.
 
     The `output_dir` becomes a run directory: run.yaml, events.jsonl, controls.jsonl, saliency/, checkpoints/, adapter/.
@@ -80,18 +86,20 @@ class NLFTTrainer(SafeCheckpoints):
             raise UserError("one process can see several GPUs.\n  Start with `accelerate launch` or torchrun.")
         if train_dataset is None:
             raise UserError("`train_dataset` is missing.\n  Give a list of examples, or a datasets.Dataset of them.")
-        model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         self.scheme, self.saliency = scheme_of(saliency)
+        refuse_unfit(args, held_out=eval_dataset is not None, strikes=self.scheme.strikes)
+        refuse_idle_scheme(self.scheme, self.saliency)
+        model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
+        refuse_float16(args, model)
         self.schemes = usable_schemes(self.scheme)
         self.examples = as_examples(train_dataset)
         encoder = training_encoder(tokenizer, args, limits_of(model))
         held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
         train, held_out = self._encode(encoder, args, held_out_examples)
-        self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
+        self.builder = KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
         if "hold" in self.scheme.needs(self.saliency):
             peft_model(model)
         self._dose: StrikeDose | None = None
-        args.remove_unused_columns = False  # the rows are already encoded and have no columns
         super().__init__(
             model=model,
             args=args,
@@ -105,7 +113,7 @@ class NLFTTrainer(SafeCheckpoints):
         # `compute_loss` divides by the whole window itself. `sample` cannot use Trainer's own count of label tokens.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
-        self._has_dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+        self._noisy = bool(args.neftune_noise_alpha) or is_noisy(model)
         self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
         self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
         self._watch: WatchCallback | None = None
@@ -252,7 +260,7 @@ class NLFTTrainer(SafeCheckpoints):
             model,
             batch,
             self.needs,
-            base_without_dropout=training and self._has_dropout,
+            noisy=training and self._noisy,
             choose=extra.choose if extra else None,
         )
         weights = self.scheme.weigh(scored.conditions, self.saliency)
@@ -340,33 +348,6 @@ class NLFTTrainer(SafeCheckpoints):
         self._logged_at = (now, self.state.global_step)
         self._num_tokens += tokens
         return {**means, "num_tokens": self._num_tokens, "tokens_per_second": tokens / max(now - then, 1e-9)}
-
-
-class _KeepingBuilder(BatchBuilder):
-    """Makes batches that include their examples and the scheme that they were built for."""
-
-    built_for: tuple[str, frozenset[str], object]
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[EncodedExample], *, answers: bool
-    ) -> None:
-        """
-        Args:
-            examples: the training file, of which a scheme may make a plan.
-        """
-        super().__init__(tokenizer.pad_token_id, needs=frozenset(), answers=answers)
-        self.tokenizer, self.examples = tokenizer, examples
-
-    def use(self, scheme: Scheme, settings: object) -> None:
-        """Build the next batches for this scheme."""
-        self.needs, self.extra_rows = scheme.needs(settings), scheme.extra_rows
-        planned = "hold" in self.needs
-        self.plan = (scheme.plan(self.examples, self.tokenizer, settings) if planned else None) or HoldEverything()
-        # A plan follows from the settings, and so do its rows.
-        self.built_for = scheme.name, self.needs, settings if planned else None
-
-    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
-        return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}
 
 
 def _prepare_model(

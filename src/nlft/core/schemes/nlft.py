@@ -56,7 +56,8 @@ class NLFTSettings(HoldSettings):
     )
     after_mistake: Literal["keep", "zero"] = setting(
         "keep",
-        "Tokens after a wrong sample's first mistake depend on the mistake. Keep their weights, or set them to 0.",
+        "Tokens after a wrong sample's first mistake depend on it. keep: train them; zero: their likelihood weighs 0, "
+        "and later mistakes are still pushed down.",
     )
     certain_threshold: Annotated[float, Range(0, 1)] = setting(
         0.95, "In right samples, tokens with more than this probability under standard are salient."
@@ -192,4 +193,13 @@ def _extra_loss(settings: NLFTSettings) -> ExtraLoss | None:
     return ExtraLoss("redirect", weight, partial(redirect_targets, settings=settings))
 
 
-SCHEME = Scheme("nlft", NLFTSettings, nlft_weights, _needs, extra_loss=_extra_loss)
+def _idle(settings: NLFTSettings) -> dict[str, str]:
+    idle = {}
+    if not settings.contradiction:
+        idle |= dict.fromkeys(("contradiction_base", "contradiction_standard"), "contradiction is false")
+    if not settings.redirect:
+        idle |= dict.fromkeys(("redirect_weight", "redirect_tokens"), "redirect is false")
+    return idle
+
+
+SCHEME = Scheme("nlft", NLFTSettings, nlft_weights, _needs, extra_loss=_extra_loss, idle=_idle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,6 +60,7 @@ class Scheme:
         extra_rows: example -> further rows to score with gradient. `losses` reads them.
         plan: (training examples, tokenizer, settings) -> what the frozen base is used for, if the scheme needs `hold`.
             By default every token is held to it.
+        idle: settings -> the names of settings without effect beside the others, each with the reason.
         strikes: whether it makes improbable what readers mark or quote. Then listed words are struck too, and rounds
             train on the replies of all rounds.
     """
@@ -72,6 +73,7 @@ class Scheme:
     extra_loss: Callable[[Any], ExtraLoss | None] = lambda _: None
     extra_rows: Callable[[EncodedExample], Sequence[Row]] = lambda _: ()
     plan: Callable[[Sequence[EncodedExample], PreTrainedTokenizerBase, Any], Plan | None] = lambda *_: None
+    idle: Callable[[Any], Mapping[str, str]] = lambda _: {}
     strikes: bool = False
 
 

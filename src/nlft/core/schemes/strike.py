@@ -154,4 +154,17 @@ def _needs(settings: StrikeSettings) -> frozenset[str]:
     return frozenset({"hold", "pivots"} if settings.pivot == "contrast" else {"hold"})
 
 
-SCHEME = Scheme("strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan, strikes=True)
+def _idle(settings: StrikeSettings) -> dict[str, str]:
+    idle = {}
+    if settings.strike_at == "said":
+        idle["ban_weight"] = "strike_at said bans no word at other tokens"
+    if not settings.keep_weight and not settings.ban_weight:
+        idle["keep_mass"] = "keep_weight and ban_weight are 0"
+    if not settings.strike_weight:
+        idle["strike_temperature"] = "strike_weight is 0"
+    return idle
+
+
+SCHEME = Scheme(
+    "strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan, idle=_idle, strikes=True
+)

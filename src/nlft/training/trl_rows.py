@@ -1,0 +1,49 @@
+"""Check the rows that TRL trains on: none is cut, and none is left out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nlft.data.records import Example
+from nlft.errors import Problem, RecordsError, UserError
+from nlft.training.divergence import EXAMPLE
+
+
+def check_lengths(
+    rows: Sequence[Mapping[str, Any]], texts: Sequence[str], examples: Sequence[Example], max_length: int | None
+) -> None:
+    """Refuse rows that are too long, as every method does. TRL itself would cut them.
+
+    Args:
+        rows: TRL's tokenised rows, with `prompt_ids` and the column `EXAMPLE`.
+        texts: the columns with the ids of what follows the prompt.
+        max_length: maximum tokens of prompt and text together; None for no limit.
+
+    Raises:
+        RecordsError: names every example that is too long.
+    """
+    if max_length is None:
+        return
+    longest = [(row[EXAMPLE], len(row["prompt_ids"]) + max(len(row[text]) for text in texts)) for row in rows]
+    problems = [
+        Problem(
+            f"example {examples[at].id!r}",
+            f"takes {length} tokens, over max_length {max_length}",
+            "Raise --max_length, or shorten or drop the example.",
+        )
+        for at, length in longest
+        if length > max_length
+    ]
+    if problems:
+        raise RecordsError(problems)
+
+
+def check_all_rows(kept: int, given: int) -> None:
+    """Refuse to train on fewer rows than were given.
+
+    Raises:
+        UserError: rows are missing.
+    """
+    if kept < given:
+        raise UserError(
+            f"TRL left out {given - kept} of {given} rows.\n  Raise --max_length, or shorten or remove these examples."
+        )

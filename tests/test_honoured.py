@@ -1,0 +1,200 @@
+"""Settings of transformers, TRL and ours: one that would have no effect is refused by its name."""
+
+from dataclasses import MISSING, fields, replace
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from helpers import striking, tiny
+from helpers.training import examples, lora, nlft_trainer
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.strike import StrikeSettings
+from nlft.errors import ConfigError, UserError
+from nlft.training import honoured
+from nlft.training.dpo import DPOSettings
+from nlft.training.kto import KTOSettings
+from nlft.training.reft import ReFTSettings
+from nlft.training.sft import SFTSettings
+from nlft.training.trainer import NLFTConfig, NLFTTrainer
+
+CLASSES = {"nlft": NLFTConfig, "sft": SFTSettings, "kto": KTOSettings, "dpo": DPOSettings, "reft": ReFTSettings}
+ALL = {f.name for f in fields(TrainingArguments)}
+
+# For each setting that some method refuses: a value, and what else makes it idle.
+IDLE = {
+    "label_names": ["x"], "remove_unused_columns": None, "prediction_loss_only": True, "eval_do_concat_batches": False,
+    "eval_use_gather_object": True, "eval_accumulation_steps": 2, "include_for_metrics": ["loss"],
+    "batch_eval_metrics": True, "bf16_full_eval": True, "fp16_full_eval": True, "include_num_input_tokens_seen": "all",
+    "logging_nan_inf_filter": True, "auto_find_batch_size": True, "save_only_model": True, "do_train": True,
+    "do_eval": True, "do_predict": True, "push_to_hub": True, "hub_token": "x", "hub_private_repo": True,
+    "hub_model_id": "x/y", "hub_strategy": "end", "hub_always_push": True, "hub_revision": "x",
+    "eval_strategy": "epoch", "eval_steps": 5, "eval_delay": 3, "per_device_eval_batch_size": 3, "eval_on_start": True,
+    "load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False,
+    "save_strategy": "best", "save_steps": 7, "label_smoothing_factor": 0.1, "average_tokens_across_devices": False,
+    "torch_compile": True, "torch_compile_backend": "eager", "torch_compile_mode": "default", "use_liger_kernel": True,
+    "liger_kernel_config": {"rope": True}, "use_cache": True, "fp16": True,
+    "activation_checkpointing_kwargs": {"use_reentrant": False},
+    "gradient_checkpointing_kwargs": {"use_reentrant": False}, "train_sampling_strategy": "group_by_length",
+    "length_column_name": "size", "parallelism_config": object(), "warmup_steps": 10, "adam_beta1": 0.5,
+    "adam_beta2": 0.5, "adam_epsilon": 0.5, "optim_target_modules": ["q"], "run_name": "x", "project": "x",
+    "trackio_space_id": "x", "trackio_bucket_id": "x", "trackio_static_space_id": "x",
+    "dataloader_persistent_workers": True,
+    "dataloader_prefetch_factor": 2, "dataloader_in_order": False, "dataloader_multiprocessing_context": "spawn",
+    "watch_every": 3, "watch_batches": False, "warmup_learning_rate": 1.0, "sft_seconds": 1.0, "extraction": "strict",
+    "model_init_kwargs": {"x": 1}, "trust_remote_code": True, "dataset_text_field": "x", "dataset_kwargs": {"x": 1},
+    "chat_template_path": "x", "eos_token": "x", "completion_only_loss": False, "assistant_only_loss": True,
+    "eval_packing": True, "truncation_mode": "keep_end", "ref_model_mixup_alpha": 0.1, "ref_model_sync_steps": 3,
+    "precompute_ref_batch_size": 3, "num_generations_eval": 2,
+}  # fmt: skip
+BESIDE = {
+    "adam_beta1": {"optim": "sgd"}, "adam_beta2": {"optim": "adafactor"}, "adam_epsilon": {"optim": "rmsprop"},
+    "warmup_steps": {"lr_scheduler_type": "constant"}, "watch_every": {"watch": 0}, "watch_batches": {"watch": 0},
+    "activation_checkpointing_kwargs": {"activation_checkpointing": False}, "fp16": {"use_cpu": True},
+    "gradient_checkpointing_kwargs": {"activation_checkpointing": False}, "extraction": {"grader": "exact"},
+    "label_smoothing_factor": {"loss_type": "dft"},
+    "warmup_learning_rate": {"sft_epochs": 0.0}, "sft_seconds": {"sft_epochs": 0.0},
+}  # fmt: skip
+"""For some of `IDLE`, the other settings that leave it without effect."""
+
+
+def refused(args, method):
+    """Return the names that are refused. `args` are checked as they are before transformers completes them."""
+    try:
+        honoured.refuse_idle(args, method)
+    except ConfigError as error:
+        return {problem.where.removeprefix("--") for problem in error.problems}
+    return set()
+
+
+def given(cls, values):
+    """Make an instance that `__post_init__` has not seen."""
+    made = cls.__new__(cls)
+    for field in fields(cls):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        setattr(made, field.name, values.get(field.name, default))
+    return made
+
+
+def test_every_field_of_transformers_is_in_one_table():
+    tables = [honoured.HONOURED, honoured.AROUND, honoured.NEVER.keys()]
+    assert set().union(*tables) == ALL, "transformers added or dropped a setting: decide what the trainers make of it"
+    assert sum(map(len, tables)) == len(ALL) > 100
+
+
+def test_each_refusal_names_a_setting_that_exists_and_says_why_and_what_to_do():
+    for one in honoured.REFUSALS:
+        names = [{f.name for f in fields(CLASSES[method])} for method in one.methods]
+        assert any(one.setting in known for known in names), one.setting
+        assert one.why
+        assert one.cure.endswith(".")
+    assert {one.setting for one in honoured.REFUSALS} == IDLE.keys()
+    assert honoured.NEVER.keys() | honoured.EVALUATION <= IDLE.keys()
+
+
+@pytest.mark.parametrize("setting", IDLE)
+def test_a_setting_without_effect_is_refused_by_its_name(setting):
+    methods = {method for one in honoured.REFUSALS if one.setting == setting for method in one.methods}
+    seen = 0
+    for method, cls in CLASSES.items():
+        field = next((f for f in fields(cls) if f.name == setting), None)
+        if method not in methods or field is None:
+            continue
+        value = (not field.default) if IDLE[setting] is None else IDLE[setting]
+        if value == field.default or (setting == "metric_for_best_model" and method != "nlft"):
+            continue
+        args = given(cls, {"output_dir": "x", setting: value, **BESIDE.get(setting, {})})
+        assert setting in refused(args, method), (method, setting)
+        seen += 1
+    assert seen
+
+
+@pytest.mark.parametrize("method", CLASSES)
+def test_defaults_and_what_transformers_makes_of_them_are_taken(tmp_path, method):
+    args = CLASSES[method](output_dir=str(tmp_path), report_to="none")
+    assert not refused(args, method)
+    if method == "nlft":
+        evaluating = replace(
+            args, eval_strategy="steps", load_best_model_at_end=True, save_strategy="steps", save_steps=500
+        )
+        assert evaluating.do_eval
+        assert evaluating.metric_for_best_model == "loss"
+        assert not refused(evaluating, method)
+
+
+def test_what_a_method_honours_it_takes(tmp_path):
+    SFTSettings(output_dir=str(tmp_path), report_to="none", label_smoothing_factor=0.1)
+    NLFTConfig(output_dir=str(tmp_path), warmup_steps=3, lr_scheduler_type="constant_with_warmup", weight_decay=0.1)
+    NLFTConfig(output_dir=str(tmp_path), run_name="x", report_to="tensorboard", max_grad_norm=0.5)
+    NLFTConfig(output_dir=str(tmp_path), neftune_noise_alpha=5)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "answer_weight", "max_grad_norm", "adam_beta1"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=f"--{name}"):
+        NLFTConfig(output_dir=str(tmp_path), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"eval_on_start": True}, "eval_on_start"),
+        ({"per_device_eval_batch_size": 2}, "per_device_eval_batch_size"),
+        ({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy"),
+        ({"strike_words": ["sleek"]}, "strike_words"),
+        ({"strike_share": 0.2}, "strike_share"),
+    ],
+)
+def test_settings_that_this_run_cannot_follow_are_refused(tmp_path, settings, name):
+    with pytest.raises(UserError, match=f"--{name}"):
+        nlft_trainer(tmp_path, **settings)
+
+
+def test_a_best_checkpoint_needs_a_metric_that_evaluations_measure(tmp_path):
+    best = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": "eval_accuracy"}
+    shared = {"per_device_train_batch_size": 3, "max_steps": 1, "use_cpu": True, "disable_tqdm": True}
+
+    def trainer(**more):
+        args = NLFTConfig(output_dir=str(tmp_path), eval_strategy="epoch", **{**shared, **more})
+        data, held_out = examples(3), examples(6)[3:]
+        return NLFTTrainer(lora(tiny.model()), args, data, held_out, processing_class=tiny.tokenizer())
+
+    with pytest.raises(UserError, match="eval_accuracy"):
+        trainer(**best)
+    measuring = trainer(save_strategy="no")
+    measuring.train()
+    found = next(line for line in measuring.state.log_history if "eval_loss" in line)
+    assert {f"eval_{name}" for name in honoured.EVALUATED} <= found.keys()
+
+
+def test_strikes_own_order_of_examples_admits_no_other(tmp_path):
+    with pytest.raises(UserError, match="--train_sampling_strategy"):
+        striking.trainer(tmp_path, train_sampling_strategy="sequential")
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (NLFTSettings(redirect_tokens=4, redirect_weight=2.0), ["redirect_weight", "redirect_tokens"]),
+        (NLFTSettings(contradiction_base=0.4), ["contradiction_base"]),
+        (NLFTSettings(contradiction_standard=0.4), ["contradiction_standard"]),
+        (StrikeSettings(strike_at="said", ban_weight=1.0), ["ban_weight"]),
+        (StrikeSettings(keep_weight=0.0, keep_mass=0.5), ["keep_mass"]),
+        (StrikeSettings(strike_weight=0.0, strike_temperature=2.0), ["strike_temperature"]),
+    ],
+)
+def test_a_schemes_setting_without_effect_beside_the_others_is_refused(tmp_path, settings, names):
+    with pytest.raises(ConfigError) as caught:
+        nlft_trainer(tmp_path, saliency=settings)
+    assert [problem.where for problem in caught.value.problems] == [f"--saliency.{name}" for name in names]
+
+
+def test_float16_is_refused_where_the_weights_break_it():
+    args = given(NLFTConfig, {"fp16": True})
+    honoured.refuse_float16(args, lora(tiny.model()))
+    with pytest.raises(ConfigError, match="bfloat16"):
+        honoured.refuse_float16(args, lora(tiny.model(dtype=torch.bfloat16)))
+    with pytest.raises(ConfigError, match="trained in float16"):
+        honoured.refuse_float16(args, tiny.model(dtype=torch.float16))
+    honoured.refuse_float16(args, lora(tiny.model(dtype=torch.float16)))
