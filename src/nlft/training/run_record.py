@@ -16,18 +16,11 @@ from transformers import PreTrainedModel, TrainingArguments
 from nlft.core.conditions import EncodedExample
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
-from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.loading import ModelSettings, adapter_fingerprint, weights_fingerprint
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-# These settings change a run's place, its name and its output, but not its weights.
-_NO_PART_OF_TRAINING = (
-    *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
-    *("save_", "logging_", "log_level", "watch", "retake_controls"),
-    "condition_logprobs",  # only in older runs, with a single allowed value
-)
 
 
 def run_record(
@@ -52,8 +45,7 @@ def run_record(
     needs = scheme.needs(saliency)
     return {
         "method": "nlft",
-        "model_name_or_path": base_name(model),
-        "adapter_config": _adapter_config(model),
+        **model_record(model),
         "scheme": scheme.name,
         "saliency": asdict(saliency),
         "scored": ["base", *_conditions(needs)],
@@ -91,6 +83,17 @@ def _conditions(needs: frozenset[str]) -> list[str]:
     return [name for name in ("standard", "judge") if name in needs]
 
 
+def model_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
+    """Return what identifies the trained model: its base by name, content and data type, and its adapter's shape."""
+    name = base_name(model)
+    return {
+        "model_name_or_path": str(Path(name).resolve()) if name and Path(name).is_dir() else name,
+        "weights": weights_fingerprint(name, getattr(model.config, "_commit_hash", None)) if name else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "adapter_config": _adapter_config(model),
+    }
+
+
 def _adapter_config(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None:
     if not isinstance(model, PeftModel):
         return None
@@ -124,16 +127,6 @@ def data_fingerprint(examples: list[Example]) -> str:
 def base_name(model: PreTrainedModel | PeftModel) -> str:
     """Return the base model's name or folder."""
     return str(model.config._name_or_path)
-
-
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the names of the settings that differ between two run.yaml and may change the weights."""
-    top = ("model_name_or_path", "adapter_config", "scheme", "saliency", "versions", "threads", "device", "processes")
-    changed = [name for name in top if old.get(name) != new.get(name)]
-    changed += ["data"] if old.get("data", {}).get("sha256") != new["data"]["sha256"] else []
-    before, now = old.get("training", {}), new["training"]
-    names = sorted(name for name in before.keys() | now.keys() if not name.startswith(_NO_PART_OF_TRAINING))
-    return changed + [f"training.{name}" for name in names if before.get(name) != now.get(name)]
 
 
 def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:

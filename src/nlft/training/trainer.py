@@ -1,7 +1,7 @@
 """NLFTTrainer: transformers' Trainer with the loss of Natural Language Fine-Tuning."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from nlft.core.batches import BatchBuilder, counts_of
+from nlft.core.batches import counts_of
 from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
-from nlft.core.hold import HoldEverything, peft_model
+from nlft.core.hold import peft_model
 from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
-from nlft.core.schemes.scheme import Scheme
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
@@ -28,8 +27,9 @@ from nlft.models.loading import ModelSettings, default_lora, load_model, load_to
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import ProgressLine, RunDirCallback
 from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.keeping import KeepingBuilder
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
-from nlft.training.run_record import base_name, model_card, run_record
+from nlft.training.run_record import base_name, data_fingerprint, model_card, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
@@ -85,7 +85,7 @@ class NLFTTrainer(SafeCheckpoints):
         encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or ())
         held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
         train, held_out = self._encode(encoder, args, held_out_examples)
-        self.builder = _KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
+        self.builder = KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
         if "hold" in self.scheme.needs(self.saliency):
             peft_model(model)
         self._dose: StrikeDose | None = None
@@ -138,6 +138,7 @@ class NLFTTrainer(SafeCheckpoints):
             self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
         )
         self.record |= {} if pivots is None else {"pivots": pivots}
+        self.record |= {"held_out": {"sha256": data_fingerprint(held_out[0])}} if held_out[0] else {}
         card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
         self._recorder = RunDirCallback(run, self.record, card)
         self._recorder.trainer = self
@@ -190,11 +191,6 @@ class NLFTTrainer(SafeCheckpoints):
         """The conditions and states that the active scheme reads, see `Scheme.needs`."""
         return self.builder.needs
 
-    def save_now(self) -> None:
-        """Write a checkpoint between two steps."""
-        self._save_checkpoint(self.model_wrapped, None)
-        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-
     def evaluate_now(self) -> None:
         """Log the loss on the held-out examples."""
         with _own_random_numbers():
@@ -211,6 +207,16 @@ class NLFTTrainer(SafeCheckpoints):
         if seconds is not None:
             self._recorder.add_pause(seconds)
             self._logged_at = (self._logged_at[0] + seconds, self._logged_at[1])
+
+    def own_log_sums(self) -> dict[str, Any]:
+        sums = {name: [float(top), float(bottom)] for name, (top, bottom) in self._metrics["train"].items()}
+        return {"num_tokens": self._num_tokens, "since": self._logged_at[1], "sums": sums}
+
+    def take_log_sums(self, stored: dict[str, Any] | None) -> None:
+        stored = stored or {"num_tokens": 0.0, "since": self.state.global_step, "sums": {}}
+        self._num_tokens, self._logged_at = stored["num_tokens"], (time.monotonic(), stored["since"])
+        tensors = {name: torch.tensor(pair, device=self.args.device) for name, pair in stored["sums"].items()}
+        self._metrics["train"] = {name: (pair[0], pair[1]) for name, pair in tensors.items()}
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -338,33 +344,6 @@ class NLFTTrainer(SafeCheckpoints):
         self._logged_at = (now, self.state.global_step)
         self._num_tokens += tokens
         return {**means, "num_tokens": self._num_tokens, "tokens_per_second": tokens / max(now - then, 1e-9)}
-
-
-class _KeepingBuilder(BatchBuilder):
-    """Makes batches that include their examples and the scheme that they were built for."""
-
-    built_for: tuple[str, frozenset[str], object]
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[EncodedExample], *, answers: bool
-    ) -> None:
-        """
-        Args:
-            examples: the training file, of which a scheme may make a plan.
-        """
-        super().__init__(tokenizer.pad_token_id, needs=frozenset(), answers=answers)
-        self.tokenizer, self.examples = tokenizer, examples
-
-    def use(self, scheme: Scheme, settings: object) -> None:
-        """Build the next batches for this scheme."""
-        self.needs, self.extra_rows = scheme.needs(settings), scheme.extra_rows
-        planned = "hold" in self.needs
-        self.plan = (scheme.plan(self.examples, self.tokenizer, settings) if planned else None) or HoldEverything()
-        # A plan follows from the settings, and so do its rows.
-        self.built_for = scheme.name, self.needs, settings if planned else None
-
-    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
-        return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}
 
 
 def _prepare_model(

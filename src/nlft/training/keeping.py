@@ -1,0 +1,38 @@
+"""Make batches that can be built again, when another scheme becomes active before they are trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from nlft.core.batches import BatchBuilder
+from nlft.core.conditions import EncodedExample
+from nlft.core.hold import HoldEverything
+from nlft.core.schemes.scheme import Scheme
+
+
+class KeepingBuilder(BatchBuilder):
+    """Makes batches that include their examples and the scheme that they were built for."""
+
+    built_for: tuple[str, frozenset[str], object]
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[EncodedExample], *, answers: bool
+    ) -> None:
+        """
+        Args:
+            examples: the training file, of which a scheme may make a plan.
+        """
+        super().__init__(tokenizer.pad_token_id, needs=frozenset(), answers=answers)
+        self.tokenizer, self.examples = tokenizer, examples
+
+    def use(self, scheme: Scheme, settings: object) -> None:
+        """Build the next batches for this scheme."""
+        self.needs, self.extra_rows = scheme.needs(settings), scheme.extra_rows
+        planned = "hold" in self.needs
+        self.plan = (scheme.plan(self.examples, self.tokenizer, settings) if planned else None) or HoldEverything()
+        # A plan follows from the settings, and so do its rows.
+        self.built_for = scheme.name, self.needs, settings if planned else None
+
+    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
+        return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}
