@@ -317,9 +317,7 @@ def _file_argument(parser: ArgumentParser, what: str) -> None:
 def _training_arguments(parser: ArgumentParser) -> None:
     _file_argument(parser, "examples: .jsonl, .json, or the original project's records")
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
-    parser.add_argument(
-        "--anyway", action="store_true", help="On resume, go on even if settings or examples are not the run's own."
-    )
+    parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
 
 
 def _examples_and_run(

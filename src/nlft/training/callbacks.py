@@ -46,7 +46,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         if state.global_step:
             resumed = trainer.resumed or Resumed(known=False)
             again = [] if self._over and not resumed.changed else [resumed.line(state.global_step)]
-            self.settings["resumed"] = [*resumed.history, *again]
+            if past := [*resumed.history, *again]:
+                self.settings["resumed"] = past
         if state.is_world_process_zero:
             self.run.write_settings(self.settings)
             self.run.start_events(state.global_step or None)

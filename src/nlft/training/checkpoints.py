@@ -31,7 +31,6 @@ from nlft.training.manifest import (
     put_in_place,
     recover,
     saving,
-    step_of,
     write_manifest,
 )
 from nlft.training.overrides import check_overrides
@@ -46,6 +45,7 @@ check_overrides(Trainer)
 class SafeCheckpoints(Trainer):  # type: ignore[misc]
     """Mixin for a Trainer whose `output_dir` is a run directory."""
 
+    control: Any  # set by Trainer
     record: dict[str, Any]  # what run.yaml will say
     resumed_from: str | None = None  # the checkpoint that the last resumed training started from
     resumed: Resumed | None = None
@@ -270,7 +270,7 @@ def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Pa
     """
     if str(choice).lower() == "true":
         recover(run)
-        checkpoints = sorted(checkpoints_of(run), key=lambda p: step_of(p) or 0)
+        checkpoints = checkpoints_of(run)
         if not checkpoints:
             raise UserError(
                 f"{display_path(run.path)} has no checkpoint to resume from.\n  Leave out --resume_from_checkpoint, or "

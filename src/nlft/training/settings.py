@@ -96,9 +96,7 @@ class TransformersSettings(SeedSettings):
     save_steps: float = field(default=500, metadata={"help": "Steps between checkpoints, with save_strategy steps."})
     resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={
-            "help": "Resume from: true (last checkpoint in output_dir), auto (the same, or start anew), or its folder."
-        },
+        metadata={"help": "Checkpoint to resume: its folder, true (the last one), or auto (the last one, or start)."},
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - transformers' parser takes the second type
         default="none", metadata={"help": "Log to wandb, trackio, tensorboard, ... as well."}

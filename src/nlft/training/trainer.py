@@ -47,8 +47,6 @@ class NLFTTrainer(SafeCheckpoints):
     The `output_dir` becomes a run directory: run.yaml, events.jsonl, controls.jsonl, saliency/, checkpoints/, adapter/.
     """
 
-    control: Any  # set by Trainer
-
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
