@@ -1,11 +1,13 @@
 """Going on after a crash: the same weights and the same log, with the run's own settings, and no work thrown away."""
 
+import copy
 import errno
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -283,6 +285,19 @@ def test_other_weights_under_the_same_name_are_refused(trained, tmp_path):
         again.train(resume_from_checkpoint=True)
 
 
+def test_another_chat_template_is_refused(trained):
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<s>", "<s><|system|>Today is Sunday.<|end|>")
+    again = NLFTTrainer(
+        loaded(trained / "model-0"),
+        NLFTConfig(output_dir=str(trained / "run"), watch=0, **{**COMMON, **EACH_STEP}),
+        examples(),
+        processing_class=tokenizer,
+    )
+    with pytest.raises(UserError, match="token ids of the examples: was "):
+        again.train(resume_from_checkpoint=True)
+
+
 def test_what_changes_no_weight_is_not_refused(trained, tmp_path, monkeypatch):
     shutil.copytree(trained / "run", tmp_path / "run")
     monkeypatch.chdir(trained)  # the same model by another path
@@ -497,6 +512,29 @@ def test_a_full_disk_ends_a_run_with_scheduled_checkpoints_and_keeps_the_last_go
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
     assert manifest.problem_of(tmp_path / "checkpoints" / "checkpoint-2") is None
     assert issubclass(manifest.NotSaved, UserError)
+
+
+def test_a_real_full_disk_is_survived(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=450k", "none", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        trainer = nlft_trainer(disk / "run", callbacks=[Ask(disk / "run", {3: [("save", None)]})], watch=0)
+        (disk / "ballast").write_bytes(b"0" * 250_000)
+        trainer.train()
+        (line,) = RunDir(disk / "run").controls()
+        assert line["taken"] is False
+        assert (disk / "run" / "adapter" / "adapter_model.safetensors").is_file()
+        (disk / "ballast").unlink()
+        shutil.rmtree(disk / "run")
+        with pytest.raises(manifest.NotSaved):
+            nlft_trainer(disk / "run", watch=0, **EACH_STEP).train()
+        last = checkpoint_to_resume(RunDir(disk / "run"), "true", 1)
+        assert manifest.problem_of(last) is None
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_an_adapter_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):

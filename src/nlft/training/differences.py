@@ -70,6 +70,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
     found: dict[str, Difference] = {}
     for one in (*_environment(old, new), *_content(old, new), *_settings(old, new)):
         found.setdefault(one.name, one)
+    was, now = ((record.get("data") or {}).get("tokens_sha256") for record in (old, new))
+    if was and now and was != now and all(one.environment for one in found.values()):  # else they are the reason
+        cure = "Restore the model's tokenizer and chat template; a template may also name the date."
+        found["token ids of the examples"] = _digests("token ids of the examples", was, now, cure)
     return list(found.values())
 
 

@@ -52,7 +52,11 @@ def run_record(
         "seed": args.seed,
         **environment(),
         "processes": args.world_size,
-        "data": {"examples": len(examples), "sha256": data_fingerprint(examples)},
+        "data": {
+            "examples": len(examples),
+            "sha256": data_fingerprint(examples),
+            "tokens_sha256": tokens_fingerprint(encoded),
+        },
         "training": json.loads(args.to_json_string()),
         **steering_record(
             {name: s.settings for name, s in schemes.items()},
@@ -121,6 +125,15 @@ def data_fingerprint(examples: list[Example]) -> str:
             if not fields[name]:
                 del fields[name]
         digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def tokens_fingerprint(encoded: Sequence[EncodedExample]) -> str:
+    """Return a SHA-256 over the examples' token ids. It tells another tokenizer or chat template of the same name."""
+    digest = hashlib.sha256()
+    for one in encoded:
+        ids = [one.base, one.standard, one.judge, one.completion, one.target]
+        digest.update(json.dumps(ids, separators=(",", ":")).encode() + b"\n")
     return digest.hexdigest()
 
 
