@@ -181,7 +181,7 @@ def test_training_on_cut_off_completions_is_not_done_in_silence(tmp_path, data, 
 def test_interrupted_training_goes_on_from_its_checkpoint(tmp_path, data, model_folder):
     options = [data, "--model_name_or_path", model_folder, *TRAIN[:-1], "steps", "--save_steps", "1"]
     assert nlft("train", *options, "--output_dir", tmp_path / "run", "--max_steps", "1") == 0
-    more = ["--max_steps", "3", "--resume_from_checkpoint", "true"]
+    more = ["--max_steps", "3", "--resume_from_checkpoint", "true", "--anyway"]
     assert nlft("train", *options, "--output_dir", tmp_path / "run", *more) == 0
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if "loss" in e] == [1, 2, 3]

@@ -735,7 +735,7 @@ def test_examples_can_be_watched_by_id(tmp_path):
 
 def full_disk(monkeypatch, which):
     """From now on writing to paths with this name in them fails; returns what makes room again."""
-    write_whole, append, state = run_dir.write_whole, run_dir._append, {"full": True}
+    write_whole, append, state = run_dir.write_whole, run_dir.append_whole, {"full": True}
 
     def guard(function):
         def write(path, data):
@@ -746,7 +746,7 @@ def full_disk(monkeypatch, which):
         return write
 
     monkeypatch.setattr(run_dir, "write_whole", guard(write_whole))
-    monkeypatch.setattr(run_dir, "_append", guard(append))
+    monkeypatch.setattr(run_dir, "append_whole", guard(append))
     return lambda: state.update(full=False)
 
 

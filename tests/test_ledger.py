@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from nlft import cli
 from nlft.data.records import read_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
 from nlft.models import exchange, ledger_file
+from nlft.models import ledger as ledger_module
 from nlft.models.answerer import CompletionRequest, Generated, complete
 from nlft.models.ledger import CallSettings, DryRun, Ledgered, LimitReached, request_hash
 from nlft.models.ledger_file import Entry, Ledger, NotKept
@@ -149,6 +151,27 @@ def test_a_server_that_counts_no_tokens_still_costs(path):
 def test_any_text_comes_back_as_it_was(path, text):
     Ledger(path).append([entry(text=text)])
     assert Ledger(path)["a" * 64].text == text
+
+
+def test_the_first_of_two_answers_to_a_request_counts(path):
+    ledger = Ledger(path)
+    path.write_bytes(entry(text="first").line())
+    ledger.refresh()
+    path.write_bytes(entry(text="first").line() + entry(text="second").line())
+    ledger.refresh()
+    assert ledger["a" * 64].text == Ledger(path)["a" * 64].text == "first"
+
+
+def test_an_answer_has_reached_the_disk_when_it_counts_as_kept(path, monkeypatch):
+    flushed, flush = [], os.fsync
+
+    def recorded(file):
+        flush(file)
+        flushed.append(path.read_bytes())
+
+    monkeypatch.setattr(ledger_file.os, "fsync", recorded)
+    Ledger(path).append([entry()])
+    assert flushed == [entry().line()]
 
 
 # Torn and damaged lines
@@ -282,6 +305,13 @@ def test_the_cost_never_crosses_its_limit_even_if_every_answer_is_as_long_as_all
         assert f"--max_cost 100: {spent:.4f} " in str(told.value)
 
 
+@pytest.mark.parametrize(("limit", "answered"), [(18.99, 0), (19, 1), (37.99, 1), (38, 2)])
+def test_the_cost_may_reach_its_limit_exactly(path, limit, answered):
+    inner = Counting(tokens=10)  # a request may cost 19, as above; the first two cost 13 each
+    ledger = ledgered(path, inner, max_cost=limit, **PRICES)
+    assert ledger.affordable([CompletionRequest(str(i), "?") for i in range(3)]) == answered
+
+
 def test_answers_logged_without_prices_count_at_todays(path):
     complete(REQUESTS, ledgered(path, Counting()), "asking")
     more = [CompletionRequest("new", "?")]
@@ -396,6 +426,66 @@ def test_two_processes_under_a_limit_keep_below_it_together(path, asker):
         assert [one.done() for one in both] == [None, None]
         assert len(server.bodies) == 25
     assert all("--max_requests 25 is reached; 25 of 60" in one.err for one in both)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from nlft.models.ledger_file import Ledger
+print(Ledger(Path(sys.argv[1])).claim_answer(sys.argv[2]), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_claim_of_one_answer_leaves_the_others_free(path):
+    mine, others = "0" * 64, "f" * 64
+    command = [sys.executable, "-c", HOLDER, str(path), others]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        ledger = Ledger(path)
+        assert not ledger.claim_answer(others)
+        assert ledger.claim_answer(mine)
+        holder.communicate("done\n")
+    assert ledger.claim_answer(others)
+
+
+def test_an_answer_that_another_process_wrote_before_the_claim_is_not_asked_again(path, monkeypatch):
+    inner = Counting()
+    ledger = ledgered(path, inner)
+    first = next(ledger.hashes(REQUESTS[:1]))[0]
+    claim = Ledger.claim_answer
+
+    def late(self, hash):
+        if hash == first and not path.exists():
+            Ledger(path).append([replace(entry(text="theirs"), hash=first)])
+        return claim(self, hash)
+
+    monkeypatch.setattr(Ledger, "claim_answer", late)
+    answers = complete(REQUESTS[:3], ledger, "asking")
+    assert [answer.text for answer in answers] == ["theirs", *(f"to {r.prompt}" for r in REQUESTS[1:3])]
+    assert inner.asked == ["q1", "q2"]
+
+
+@pytest.mark.parametrize("limit", [{"max_requests": 9}, {"max_cost": 1000.0, **PRICES}])
+def test_under_a_limit_a_process_asks_nothing_while_another_one_asks(path, monkeypatch, limit):
+    """Two processes that each stay below a limit could exceed it together."""
+    inner, waited = Counting(), []
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path), ledger_module._LIMITS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "True\n"
+
+    def wait(seconds):
+        waited.append(list(inner.asked))
+        holder.communicate("done\n")
+
+    monkeypatch.setattr(ledger_module.time, "sleep", wait)
+    complete(REQUESTS[:2], ledgered(path, inner, **limit), "asking")
+    assert waited == [[]]
+    assert inner.asked == ["q0", "q1"]
 
 
 def test_the_claims_of_a_process_that_is_killed_pass_to_the_one_that_waits(path, asker):

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and fill the package's HTML templates."""
+"""Write a file or append lines, whole or not at all, and fill the package's HTML templates."""
 
 import base64
 import errno
@@ -27,6 +27,42 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append whole lines of JSON: all of them or none. Half a line would also corrupt the next line.
+
+    A killed process or a full disk may have left half a last line. It is dropped first. If only its newline is missing,
+    the line stays.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("a+b", buffering=0) as file:
+        start = _end_of_whole_lines(file)
+        left = memoryview(data)
+        try:
+            while left:  # an unbuffered write may write only a part
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(start)
+            raise
+
+
+def _end_of_whole_lines(file: Any) -> int:
+    """Drop or complete a torn last line. Return the size of the file then."""
+    size = file.seek(0, os.SEEK_END)
+    if not size or (file.seek(size - 1), file.read(1))[1] == b"\n":
+        return int(size)
+    file.seek(0)
+    torn = file.readall().rpartition(b"\n")[2]
+    try:
+        json.loads(torn)
+    except ValueError:
+        file.truncate(size - len(torn))
+        return int(size - len(torn))
+    file.write(b"\n")
+    return int(size + 1)
 
 
 def write_output(path: Path, data: bytes | Iterable[bytes]) -> None:

@@ -47,15 +47,13 @@ def train(argv: Sequence[str]) -> None:
         )
     if ruled.rules:
         args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
-    from nlft.training.checkpoints import checkpoint_to_resume
     from nlft.training.start import nlft_trainer
 
     _refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
     held_out = _held_out(held_out_settings.eval_file, args)
-    examples, run = _examples_and_run(early.get(other.file), other, args)
-    checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
+    examples, run, checkpoint = _examples_and_run(early.get(other.file), other, args)
     trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _train(trainer, run, checkpoint, anyway=other.anyway)
     _done(run, trainer, trainer.watch_seconds)
     if beside.collateral:
         _measure_collateral(run, trainer, beside)
@@ -196,7 +194,7 @@ def replay(argv: Sequence[str]) -> None:
 
     from nlft.runs.run_dir import RunDir
     from nlft.training.pivots import use_pivots
-    from nlft.training.replay import differences, recorded_settings
+    from nlft.training.replay import recorded_settings, replay_differences
     from nlft.training.run_record import data_fingerprint
     from nlft.training.start import nlft_trainer
 
@@ -204,8 +202,8 @@ def replay(argv: Sequence[str]) -> None:
     out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
     model_settings, args, saliency, file = recorded_settings(source, out)
     refuse_inputs("--output_dir", out, {"RUN": options.run, "the training file": file})
-    examples, run = _examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
-    found = differences(source.settings(), data_fingerprint(examples), args.world_size)
+    examples, run, _ = _examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
+    found = replay_differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
         told = "\n".join(str(problem) for problem in found)
         raise UserError(f"a replay would not reach the same adapter:\n{told}\nTo train anyway, add --anyway.")
@@ -216,7 +214,7 @@ def replay(argv: Sequence[str]) -> None:
     trainer.steering.replay(source.controls())
     if "pivots" in source.settings():
         use_pivots(trainer, source.settings()["pivots"])
-    trainer.train()
+    _train(trainer, run, None)
     _done(run, trainer, trainer.watch_seconds)
     if args.should_save:
         _tell_difference(source, run, options.anyway)
@@ -310,18 +308,18 @@ def _baseline(
     early = EarlyFile(argv, examples_to_train)
     model_settings, args, other = command.parse(argv)
     from nlft.models.loading import load_model, load_tokenizer, lora_config
-    from nlft.training.checkpoints import checkpoint_to_resume
+    from nlft.training.run_record import add_command
     from nlft.training.start import adds_adapter, note_adapter
 
     _refuse_input_folders(args, other, model_settings)
     baseline = getattr(import_module(f"nlft.training.{name}"), trainer_class)
-    examples, run = _examples_and_run(early.get(other.file), other, args)
-    checkpoint = args.resume_from_checkpoint and checkpoint_to_resume(run, args.resume_from_checkpoint, args.world_size)
+    examples, run, checkpoint = _examples_and_run(early.get(other.file), other, args)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
     trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
     note_adapter(trainer.model)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    add_command(trainer.record, model_settings, other.file)
+    _train(trainer, run, checkpoint, anyway=other.anyway)
     _done(run, trainer, None)
 
 
@@ -332,6 +330,7 @@ def _file_argument(parser: ArgumentParser, what: str) -> None:
 def _training_arguments(parser: ArgumentParser) -> None:
     _file_argument(parser, "examples: .jsonl, .json, or the original project's records")
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
+    parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
 
 
 def _refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str | None) -> None:
@@ -342,10 +341,14 @@ def _refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str 
 
 def _examples_and_run(
     examples: "list[Example]", other: Namespace, args: "TrainingArguments"
-) -> "tuple[list[Example], RunDir]":
-    """Return the examples and the run directory, which must not hold another run's files."""
+) -> "tuple[list[Example], RunDir, Path | None]":
+    """Return the examples, the run directory, and the checkpoint to go on from.
+
+    Without a checkpoint, the run directory must not hold another run's files.
+    """
     from nlft.data.records import is_unfinished
     from nlft.runs.run_dir import RunDir
+    from nlft.training.start import where_to_start
 
     cut_off = [example.id for example in examples if is_unfinished(example)]
     if cut_off:
@@ -359,20 +362,27 @@ def _examples_and_run(
             file=sys.stderr,
         )
     run = RunDir(args.output_dir)
-    if run.events() and not args.resume_from_checkpoint:
-        if not other.overwrite:
-            raise UserError(
-                f"{display_path(run.path)}: holds a run already.\n"
-                "  Choose another --output_dir, --resume_from_checkpoint true to go on, or --overwrite."
-            )
-        run.clear()
-    return examples, run
+    with args.main_process_first():
+        checkpoint = where_to_start(
+            run, args.resume_from_checkpoint, overwrite=other.overwrite, world_size=args.world_size
+        )
+    return examples, run, checkpoint
+
+
+def _train(trainer: Any, run: "RunDir", checkpoint: Path | None, *, anyway: bool = False) -> None:
+    """Train, from the checkpoint if there is one. If this is interrupted, say how to go on."""
+    from nlft.training.interrupts import interruptible
+
+    with interruptible(trainer, run):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, anyway=anyway)
 
 
 def _done(run: "RunDir", trainer: Any, watch_seconds: float | None) -> None:
     if not trainer.args.should_save:
         return
-    print(f"adapter: {display_path(run.adapter_path)}")
+    best = run.settings().get("best")
+    chosen = f" (step {best['step']}, the best checkpoint)" if best else ""
+    print(f"adapter: {display_path(run.adapter_path)}{chosen}")
     if watch_seconds:
         print(f"scoring the watched examples took {watch_seconds:.1f} s (--watch, --watch_every)")
         note(f"map: nlft map {display_path(run.path)} --html map.html")

@@ -248,13 +248,12 @@ def round_examples(folder: Path, number: int, scheme: str, max_steps: int) -> tu
 def train_round(folder: Path, job: Job, number: int) -> None:
     """Train the round, from its last checkpoint if it was interrupted. Write run/ and trained.json."""
     from nlft.models.loading import ModelSettings
-    from nlft.training.checkpoints import checkpoint_to_resume
-    from nlft.training.start import nlft_trainer
+    from nlft.training.start import last_checkpoint, nlft_trainer
     from nlft.training.trainer import NLFTConfig
 
     settings, run = job["settings"], RunDir(folder / "run")
-    checkpoint = checkpoint_to_resume(run, True, 1) if list(run.checkpoints_path.glob("checkpoint-*")) else None
-    if checkpoint is None and run.events():
+    checkpoint = last_checkpoint(run, world_size=1)
+    if checkpoint is None:
         run.clear()
     file, steps = round_examples(folder, number, settings["scheme"], settings["trainer"]["max_steps"])
     trainer = nlft_trainer(

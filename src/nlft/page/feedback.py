@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlft.errors import Problem, ProblemsError, UserError, display_path
+from nlft.files import append_whole
 from nlft.runs.run_dir import RunDir, WatchedExample, read_jsonl
 
 LONGEST = 20_000  # characters of a judgment
@@ -168,8 +169,7 @@ class Feedback:
     def _log(self, edits: list[Edit], who: str, file: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = [_line({"file": file, "time": time, "who": who, **asdict(edit)}) for edit in edits]
-        with (self.folder / "edits.jsonl").open("ab") as log:
-            log.write(b"".join(lines))
+        append_whole(self.folder / "edits.jsonl", b"".join(lines))
 
 
 def parse_edits(body: object, examples: list[WatchedExample]) -> list[Edit]:

@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
-from nlft.files import write_whole
+from nlft.files import append_whole, write_whole
 from nlft.runs.request_file import ControlRequest, new_request, read_request
 
 FORMAT_VERSION = 1
@@ -178,7 +178,7 @@ class RunDir:
 
     def _write_kept(self, path: Path) -> None:
         if self._kept[path]:
-            _append(path, b"".join(self._kept[path]))
+            append_whole(path, b"".join(self._kept[path]))
             self._kept[path].clear()
 
     def finish_logs(self) -> None:
@@ -344,18 +344,6 @@ class RunDir:
     def _step_files(self) -> Iterator[Path]:
         if self.saliency_path.is_dir():
             yield from (p for p in self.saliency_path.iterdir() if _STEP_FILE.fullmatch(p.name))
-
-
-def _append(path: Path, data: bytes) -> None:
-    """Append all of the data or nothing. Half a line would also corrupt the next line."""
-    with path.open("ab", buffering=0) as file:
-        start, left = file.tell(), memoryview(data)
-        try:
-            while left:  # an unbuffered write may write only a part
-                left = left[file.write(left) :]
-        except OSError:
-            file.truncate(start)
-            raise
 
 
 def _supersede(path: Path, resumed_step: int | None) -> None:

@@ -1,6 +1,7 @@
 """Trainer callbacks: write run.yaml and events, show progress, save the adapter, stop after a time budget."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -10,16 +11,20 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
+from nlft.errors import display_path
 from nlft.files import give_usual_modes, write_whole
 from nlft.progress import progress
 from nlft.runs.run_dir import RunDir
+from nlft.training.manifest import put_in_place, saving
+from nlft.training.resuming import Resumed
 from nlft.training.run_record import (
     adapted_record,
-    changed_settings,
+    base_name,
     changes_note,
     data_fingerprint,
     environment,
     model_card,
+    model_record,
 )
 
 UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` ends the training
@@ -41,17 +46,21 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start, self._first_step = time.monotonic(), state.global_step
+        trainer = self.trainer
+        trainer.start_log()
+        trainer.find_best()
+        self._over = bool(state.global_step) and state.global_step >= state.max_steps
+        self.settings.pop("resumed", None)
+        if state.global_step:
+            resumed = trainer.resumed or Resumed(known=False)
+            again = [] if self._over and not resumed.changed else [resumed.line(state.global_step)]
+            if past := [*resumed.history, *again]:
+                self.settings["resumed"] = past
         if state.is_world_process_zero:
-            self.run.write_settings({**self.settings, **self._resumed(state.global_step)})
+            self.run.write_settings(self.settings)
             self.run.start_events(state.global_step or None)
-
-    def _resumed(self, step: int) -> dict[str, Any]:
-        """Return the step of each resume, and the settings that changed since; empty for a run that was not resumed."""
-        if not step:
-            return {}
-        earlier = self.run.settings() if self.run.settings_path.is_file() else None
-        changed = ["everything"] if earlier is None else changed_settings(earlier, self.settings)
-        return {"resumed": [*(earlier or {}).get("resumed", []), {"step": step, "changed": changed}]}
+            last = self.run.events()[-1:]
+            self._over = self._over and any("train_loss" in e and e["step"] == state.global_step for e in last)
 
     def add_pause(self, seconds: float) -> None:
         """Exclude a pause from the estimate of the time left."""
@@ -65,8 +74,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or logs is None:
-            return
+        if not state.is_world_process_zero or logs is None or ("train_loss" in logs and self._over):
+            return  # a run that had ended was resumed, and has its last line
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
         known = done and _ends_by_steps(state)
@@ -75,13 +84,38 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         self.run.append_event({**event, **logs, "eta_seconds": eta})
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.save_model(str(self.run.adapter_path))
-        if args.should_save:
-            give_usual_modes(self.run.adapter_path)
+        with saving(display_path(self.run.adapter_path)):
+            self._write_adapter(args, state)
         if state.is_world_process_zero:
-            card = self.card + changes_note(self.run.controls())
-            write_whole(self.run.adapter_path / "README.md", card.encode())
             self.run.finish_logs()
+
+    def _write_adapter(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Write adapter/ beside its place and rename it, so that an earlier one is never half overwritten."""
+        aside = self.run.path / ".adapter"
+        if state.is_world_process_zero:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.trainer.accelerator.wait_for_everyone()
+        self.trainer.save_model(str(aside))
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            best = _best_of(args, state)
+            chosen = f"\nThe weights are those of step {best['step']}, the best checkpoint.\n" if best else ""
+            card = self.card + chosen + changes_note(self.run.controls())
+            write_whole(aside / "README.md", card.encode())
+            give_usual_modes(aside)
+            put_in_place(aside, self.run.adapter_path)
+            shutil.rmtree(aside.with_name(f"older-{aside.name}"), ignore_errors=True)
+            if best:
+                self.settings["best"] = best
+                self.run.write_settings(self.settings)
+
+
+def _best_of(args: TrainingArguments, state: TrainerState) -> dict[str, Any] | None:
+    """Return the step whose weights the adapter has, if evaluations chose it, with the metric that chose it."""
+    if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return None
+    metric = str(args.metric_for_best_model).removeprefix("eval_")
+    return {"step": state.best_global_step, f"eval_{metric}": float(state.best_metric)}
 
 
 class ProgressLine(TrainerCallback):  # type: ignore[misc]
@@ -160,17 +194,18 @@ def add_run_directory(
     for unwanted in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressLine())
-    base = str(trainer.model.config._name_or_path)
+    base = base_name(trainer.model)
     record = {
         "method": method,
-        "model_name_or_path": base,
+        **model_record(trainer.model),
         **adapted_record(trainer.model),
         **settings,
         "seed": trainer.args.seed,
         **environment(),
+        "processes": trainer.args.world_size,
         "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
         "training": json.loads(trainer.args.to_json_string()),
     }
     callback = RunDirCallback(RunDir(trainer.args.output_dir), record, model_card(base, method, title, list(examples)))
-    callback.trainer = trainer
+    callback.trainer, trainer.record = trainer, record
     trainer.add_callback(callback)

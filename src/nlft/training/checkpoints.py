@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,27 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 from nlft.models.ends import name_trained_end
 from nlft.runs.run_dir import RunDir
+from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_sums
+from nlft.training.manifest import (
+    MANIFEST,
+    WRITING,
+    checkpoints_of,
+    problem_of,
+    put_in_place,
+    recover,
+    saving,
+    write_manifest,
+)
 from nlft.training.overrides import check_overrides
+from nlft.training.resuming import Resumed, check_resume, use_new_settings
 
-MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 SCHEDULER = "scheduler.json"
 
@@ -34,8 +47,58 @@ check_overrides(Trainer)
 class SafeCheckpoints(Trainer):  # type: ignore[misc]
     """Mixin for a Trainer whose `output_dir` is a run directory."""
 
-    _writing: Path | None = None
+    control: Any  # set by Trainer
+    record: dict[str, Any]  # what run.yaml will say
     resumed_from: str | None = None  # the checkpoint that the last resumed training started from
+    resumed: Resumed | None = None
+    termination: Any = None  # takes SIGTERM, see `interruptible`
+    _writing: Path | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, or go on from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder; or true for the run's last one.
+            anyway: go on even if settings or examples are not those of the run so far.
+
+        Raises:
+            UserError: the run so far had other settings or examples, and `anyway` is not set.
+        """
+        anyway = bool(kwargs.pop("anyway", False))
+        self.resumed = None
+        if resume_from_checkpoint:
+            run = RunDir(self.args.output_dir)
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = str(checkpoint_to_resume(run, True, self.args.world_size))
+            engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            self.resumed = check_resume(
+                Path(resume_from_checkpoint),
+                run,
+                self.record,
+                anyway=anyway,
+                engine=engine,
+                tell=self.is_world_process_zero(),
+            )
+        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def start_log(self) -> None:
+        """Begin the sums of the log. `RunDirCallback` calls this when training begins."""
+        self.state.compute_steps(self.args, self.state.max_steps)  # a checkpoint's state has the old intervals
+        restore_log(self, self.resumed_from)
+
+    def own_log_sums(self) -> dict[str, Any]:
+        """Return what this trainer's lines of the log sum up, as JSON."""
+        return trl_sums(self)
+
+    def take_log_sums(self, stored: dict[str, Any] | None) -> None:
+        """Set these sums to a checkpoint's; None for a new run."""
+        take_trl_sums(self, stored)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log one line. The last line's mean loss is over all steps, also those before a resume."""
+        if "train_loss" in logs and self.resumed_from is not None:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, *args, **kwargs)
 
     def _get_output_dir(self, trial: object = None) -> str:
         return str(self._writing or RunDir(self.args.output_dir).checkpoints_path)
@@ -43,22 +106,85 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: torch.nn.Module, trial: object = None) -> None:
         home = RunDir(self.args.output_dir).checkpoints_path
         name = f"checkpoint-{self.state.global_step}"
-        self._writing = home / ".writing"
+        try:
+            with saving(display_path(home / name)):
+                self._write_checkpoint(model, trial, home / WRITING, home / name)
+        except UserError:
+            if self.args.should_save:  # half a checkpoint would take the room that the adapter needs
+                shutil.rmtree(home / WRITING, ignore_errors=True)
+            raise
+
+    def save_now(self) -> None:
+        """Write a checkpoint between two steps."""
+        if not self.keep_resumed():
+            self._save_checkpoint(self.model_wrapped, None)
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def keep_resumed(self) -> bool:
+        """Return whether a checkpoint of this step is there, because training was resumed from it and is still there.
+
+        It cannot be written again: before the first step, the random numbers are not yet those of the checkpoint. If it
+        is in another run's folder, it is copied.
+        """
+        if self.resumed_from is None or self.state.global_step != self._initial_global_step:
+            return False
+        home = RunDir(self.args.output_dir).checkpoints_path
+        place = home / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and not place.exists():
+            with saving(display_path(place)):
+                shutil.copytree(self.resumed_from, home / WRITING / place.name)
+                os.replace(home / WRITING / place.name, place)
+        return True
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: object, writing: Path, place: Path) -> None:
+        """Write a checkpoint in the folder `writing`. When it is whole, rename it to `place`."""
+        best, self._writing = self.state.best_model_checkpoint, writing
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            aside, self._writing = self._writing / name, None
+            self._writing, self.state.best_model_checkpoint = None, best
+        aside = writing / place.name
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(place)  # Trainer took its place for the one where it was written
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
+            RunDir(aside).write_settings(self.record)
             self._add_to_checkpoint(aside)
-            files = sorted(str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file())
-            sizes = {name: (aside / name).stat().st_size for name in files}
-            write_whole(aside / MANIFEST, json.dumps({"world_size": self.args.world_size, "files": sizes}).encode())
-            shutil.rmtree(home / name, ignore_errors=True)
-            os.replace(aside, home / name)
-            shutil.rmtree(aside.parent)  # also remove half-written files that a killed process left there
-            rotate_checkpoints(output_dir=str(home), save_total_limit=self.args.save_total_limit, use_mtime=True)
+            write_manifest(aside, self.args.world_size)
+            put_in_place(aside, place)
+            shutil.rmtree(writing)  # also remove half-written files that a killed process left there
+            rotate_checkpoints(
+                output_dir=str(place.parent),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
         self.accelerator.wait_for_everyone()
+
+    def _finalize_training(self, trial: object, num_train_samples: int, start_time: float) -> Any:
+        # With a limit of 1, Trainer would delete the last checkpoint if it is not the best. A resume needs it.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(trial, num_train_samples, start_time)
+        finally:
+            self.args.save_total_limit = limit
+
+    def find_best(self) -> None:
+        """After a resume, look for the best checkpoint so far where the runs are now. Forget it if it is gone."""
+        step = self.state.best_global_step
+        if self.resumed_from is None or not step:
+            return
+        places = (RunDir(self.args.output_dir).checkpoints_path, Path(self.resumed_from).parent)
+        found = [place / f"checkpoint-{step}" for place in places if (place / f"checkpoint-{step}").is_dir()]
+        if found:
+            self.state.best_model_checkpoint = str(found[0])
+            return
+        self.state.best_model_checkpoint = self.state.best_metric = self.state.best_global_step = None
+        print(
+            f"checkpoint-{step}, the best one so far, is gone. The best one is chosen from the steps that follow.",
+            file=sys.stderr,
+        )
 
     def _add_to_checkpoint(self, folder: Path) -> None:
         """Write further files into a checkpoint. Only the main process calls this."""
@@ -90,11 +216,14 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             return
         from safetensors import safe_open
 
+        fresh = [{name: v for name, v in group.items() if name != "params"} for group in self.optimizer.param_groups]
         path = os.path.join(checkpoint, OPTIMIZER)
         with safe_open(path, framework="pt") as file:
             as_json = json.loads(file.metadata()["plain"])
         self.optimizer.load_state_dict(_join(load_file(path), as_json))
         self.lr_scheduler.load_state_dict(json.loads((Path(checkpoint) / SCHEDULER).read_text()))
+        if self.resumed and self.resumed.changed:
+            use_new_settings(self.optimizer, self.lr_scheduler, fresh)
 
     def _save_rng_state(self, output_dir: str) -> None:
         version, keys, position = random.getstate()
@@ -108,6 +237,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         if torch.cuda.is_available():
             tensors["cuda"] = torch.cuda.get_rng_state()
         os.makedirs(output_dir, exist_ok=True)
+        store_log(self, Path(output_dir))  # here, because every rank has its own
         save_file(tensors, self._rng_file(output_dir), metadata={"plain": json.dumps(as_json)})
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -143,21 +273,22 @@ def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Pa
         UserError: the checkpoint does not exist, is incomplete, or was written by another number of processes.
     """
     if str(choice).lower() == "true":
-        checkpoints = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+        recover(run)
+        checkpoints = checkpoints_of(run)
         if not checkpoints:
             raise UserError(
-                f"{display_path(run.path)} has no checkpoint to resume from.\n  Leave out --resume_from_checkpoint."
+                f"{display_path(run.path)} has no checkpoint to resume from.\n  Leave out --resume_from_checkpoint, or "
+                "give it as auto: then a run without a checkpoint starts."
             )
         path = checkpoints[-1]
     else:
         path = Path(str(choice))
     where = display_path(path)
-    if not (path / MANIFEST).is_file():
-        raise UserError(f"{where} has no {MANIFEST}, so it is not a whole checkpoint.\n  Resume from another one.")
+    if problem := problem_of(path):
+        whole = [p for p in reversed(checkpoints_of(run)) if p.name != path.name and problem_of(p) is None]
+        other = f"--resume_from_checkpoint {display_path(whole[0])}" if whole else "another checkpoint"
+        raise UserError(f"{where} {problem}.\n  Resume from {other}.")
     manifest = json.loads((path / MANIFEST).read_text())
-    for name, size in manifest["files"].items():
-        if not (path / name).is_file() or (path / name).stat().st_size != size:
-            raise UserError(f"{where}: {name} is missing or cut off.\n  Resume from another checkpoint.")
     if manifest["world_size"] != world_size:
         raise UserError(
             f"{where} was written by {manifest['world_size']} processes, but this run has {world_size}.\n"

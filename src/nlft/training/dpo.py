@@ -52,17 +52,16 @@ def preference_rows(examples: Sequence[Example], form: Form) -> list[dict[str, A
         )
     chosen = rows_for([replace(e, completion=e.revision or "") for e in pairs], "kto", form=form).rows
     rejected = rows_for(pairs, "kto", form=form).rows
+    texts = zip(pairs, chosen, rejected, places, strict=True)
     return [
         {
-            **columns,
+            **columns_of(pair.extra),
             "prompt": better["prompt"],
             "chosen": better["completion"],
             "rejected": worse["completion"],
             EXAMPLE: at,
         }
-        for better, worse, columns, at in zip(
-            chosen, rejected, map(columns_of, (e.extra for e in pairs)), places, strict=True
-        )
+        for pair, better, worse, at in texts
     ]
 
 

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from nlft.core.schemes.registry import get_scheme
 from nlft.errors import Problem, UserError, display_path
 from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.run_dir import RunDir
+from nlft.training.differences import differences
 from nlft.training.honoured import EVALUATION, NEVER
 from nlft.training.run_record import environment
 from nlft.training.trainer import NLFTConfig
@@ -65,7 +67,7 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
     return ModelSettings(**record["model"]), NLFTConfig(**training), saliency, Path(record["data"]["file"])
 
 
-def differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> list[Problem]:
+def replay_differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> list[Problem]:
     """Return every difference between now and the run's training that would lead to another adapter.
 
     Args:
@@ -73,34 +75,19 @@ def differences(record: Mapping[str, Any], fingerprint: str, processes: int) -> 
         fingerprint: SHA-256 of the examples as they are now.
         processes: number of processes that train now.
     """
-    now = environment()
-    before = record["versions"]
-    pairs = [(name, before.get(name), now["versions"].get(name)) for name in sorted({*before, *now["versions"]})]
-    found = [
-        Problem(name, f"was {old} in the run, and is {new} now", f"Install {name} {old}." if old else f"Remove {name}.")
-        for name, old, new in pairs
-        if old != new
-    ]
-    fixed = [
-        ("threads", record["threads"], now["threads"], "Start with OMP_NUM_THREADS={}."),
-        ("device", record.get("device"), now["device"], "Replay where the run was trained: {}."),
-        ("processes", record.get("processes", 1), processes, "Start {} processes."),
-        ("data", record["data"]["sha256"][:16], fingerprint[:16], "Restore the file whose SHA-256 begins with {}."),
-    ]
-    found += [
-        Problem(n, f"was {old} in the run, and is {new} now", cure.format(old))
-        for n, old, new, cure in fixed
-        if old != new
-    ]
-    old_start, start = record.get("starting_adapter"), adapter_fingerprint((record.get("model") or {}).get("adapter"))
-    if old_start != start:
-        found.append(
-            Problem("starting adapter", f"was {old_start} in the run, and is {start} now", "Restore the old weights.")
-        )
+    model = record.get("model") or {}
+    now = {
+        **environment(),
+        "processes": processes,
+        "data": {"sha256": fingerprint},
+        "weights": weights_fingerprint(str(model.get("model_name_or_path")), record.get("weights")),
+        "starting_adapter": adapter_fingerprint(model.get("adapter")),
+    }
+    found = [one.problem() for one in differences(record, now)]
     for resumed in record.get("resumed", []):
         if resumed["changed"]:
             what = f"was resumed at step {resumed['step']} with another {', '.join(resumed['changed'])}"
-            found.append(Problem("run", what, "run.yaml has no settings for the part before that step."))
+            found.append(Problem("run", what, "No replay has two sets of settings."))
     return found
 
 

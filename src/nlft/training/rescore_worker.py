@@ -29,6 +29,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.runs.controls import state_of
 from nlft.runs.run_dir import RunDir, TokenScores
+from nlft.training.manifest import checkpoints_of
 from nlft.training.pivots import choose_pivots, rules_of, with_pivots
 from nlft.training.watching import score_alone
 
@@ -131,8 +132,7 @@ def newest_adapter(run: RunDir) -> Path | None:
 
     If a run was resumed, its finished adapter may be older than its checkpoints.
     """
-    steps = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    found = sorted((p for p in [*steps, run.adapter_path] if (p / WEIGHTS).is_file()), key=_written)
+    found = sorted((p for p in [*checkpoints_of(run), run.adapter_path] if (p / WEIGHTS).is_file()), key=_written)
     return found[-1] if found else None
 
 

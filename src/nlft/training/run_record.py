@@ -18,17 +18,11 @@ from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-# These settings change a run's place, its name and its output, but not its weights.
-_NO_PART_OF_TRAINING = (
-    *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
-    *("save_", "logging_", "log_level", "watch", "retake_controls"),
-    "condition_logprobs",  # only in older runs, with a single allowed value
-)
 
 
 def run_record(
@@ -53,8 +47,7 @@ def run_record(
     needs = scheme.needs(saliency)
     return {
         "method": "nlft",
-        "model_name_or_path": base_name(model),
-        "adapter_config": _adapter_config(model),
+        **model_record(model),
         **adapted_record(model),
         "scheme": scheme.name,
         "saliency": asdict(saliency),
@@ -62,7 +55,11 @@ def run_record(
         "seed": args.seed,
         **environment(),
         "processes": args.world_size,
-        "data": {"examples": len(examples), "sha256": data_fingerprint(examples)},
+        "data": {
+            "examples": len(examples),
+            "sha256": data_fingerprint(examples),
+            "tokens_sha256": tokens_fingerprint(encoded),
+        },
         "training": json.loads(args.to_json_string()),
         **steering_record(
             {name: s.settings for name, s in schemes.items()},
@@ -91,6 +88,17 @@ def add_command(record: dict[str, Any], model_settings: ModelSettings, file: Pat
 
 def _conditions(needs: frozenset[str]) -> list[str]:
     return [name for name in ("standard", "judge") if name in needs]
+
+
+def model_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
+    """Return what identifies the trained model: its base by name, content and data type, and its adapter's shape."""
+    name = base_name(model)
+    return {
+        "model_name_or_path": str(Path(name).resolve()) if name and Path(name).is_dir() else name,
+        "weights": weights_fingerprint(name, getattr(model.config, "_commit_hash", None)) if name else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "adapter_config": _adapter_config(model),
+    }
 
 
 def _adapter_config(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None:
@@ -129,28 +137,18 @@ def data_fingerprint(examples: list[Example]) -> str:
     return digest.hexdigest()
 
 
+def tokens_fingerprint(encoded: Sequence[EncodedExample]) -> str:
+    """Return a SHA-256 over the examples' token ids. It tells another tokenizer or chat template of the same name."""
+    digest = hashlib.sha256()
+    for one in encoded:
+        ids = [one.base, one.standard, one.judge, one.completion, one.target]
+        digest.update(json.dumps(ids, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def base_name(model: PreTrainedModel | PeftModel) -> str:
     """Return the base model's name or folder."""
     return str(model.config._name_or_path)
-
-
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the names of the settings that differ between two run.yaml and may change the weights."""
-    top = ("model_name_or_path", "adapter_config", "scheme", "saliency", "versions", "threads", "device", "processes")
-    changed = [name for name in top if _resolved(old.get(name)) != _resolved(new.get(name))]
-    changed += ["data"] if old.get("data", {}).get("sha256") != new["data"]["sha256"] else []
-    before, now = old.get("training", {}), new["training"]
-    names = sorted(name for name in before.keys() | now.keys() if not name.startswith(_NO_PART_OF_TRAINING))
-    return changed + [f"training.{name}" for name in names if before.get(name) != now.get(name)]
-
-
-def _resolved(value: object) -> object:
-    """Return a recorded value with the whole paths of local models: a relative path names the same model."""
-    if isinstance(value, str) and Path(value).exists():
-        return str(Path(value).resolve())
-    if isinstance(value, Mapping) and (base := value.get("base_model_name_or_path")):
-        return {**value, "base_model_name_or_path": _resolved(base)}
-    return value
 
 
 def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:

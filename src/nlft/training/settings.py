@@ -101,8 +101,7 @@ class TransformersSettings(SeedSettings):
     eval_strategy: str = field(default="no", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_steps: float = field(default=500, metadata={"help": "Steps between checkpoints, with save_strategy steps."})
     resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "Checkpoint to resume from: its folder, or true for the last one in output_dir."},
+        default=None, metadata={"help": "Checkpoint to resume: true, auto, or its folder."}
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - transformers' parser takes the second type
         default="none", metadata={"help": "Log to wandb, trackio, tensorboard, ... as well."}

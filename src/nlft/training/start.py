@@ -1,5 +1,6 @@
-"""Make the trainer for the commands, with model, adapter and tokenizer from the settings."""
+"""Make the trainer for the commands, and settle whether it starts in a new folder or goes on from a checkpoint."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,9 +9,13 @@ from nlft.core.conditions import EncodedExample
 from nlft.core.limits import limits_of
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, marked_spans, quotes_of
+from nlft.errors import UserError, display_path
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
+from nlft.runs.run_dir import RunDir
+from nlft.training.checkpoints import checkpoint_to_resume
+from nlft.training.manifest import MANIFEST, checkpoints_of, problem_of, recover
 from nlft.training.run_record import add_command
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -61,6 +66,88 @@ def note_adapter(model: Any) -> None:
     found = adapted(model)
     if found:
         note(found.line())
+
+
+def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, world_size: int) -> Path | None:
+    """Return the checkpoint to go on from, or None to start at the first step. Then the folder is ready for a new run.
+
+    Args:
+        choice: value of `--resume_from_checkpoint`: true, false, auto, or a checkpoint's folder; None is false.
+            `auto` means the last whole checkpoint. Without one, the run starts again, unless it left something else.
+        overwrite: delete what an earlier run left.
+
+    Raises:
+        UserError: the folder has another run's work, or the checkpoint cannot be used.
+    """
+    wish = {"": False, "none": False, "false": False, "true": True, "auto": "auto"}.get(
+        str(choice if choice is not None else "").lower(), choice
+    )
+    if wish and overwrite:
+        raise UserError(f"--overwrite deletes what --resume_from_checkpoint {choice} needs.\n  Leave out one of them.")
+    if wish == "auto":
+        return _go_on_or_start(run, world_size)
+    if wish:
+        return checkpoint_to_resume(run, wish if wish is True else str(choice), world_size)
+    if (left := what_is_left(run)) and not overwrite:
+        raise UserError(
+            f"{display_path(run.path)}: holds a run already: {', '.join(left)}.\n"
+            "  To go on, add --resume_from_checkpoint auto. To keep it, choose another --output_dir. To delete it, add "
+            "--overwrite."
+        )
+    if left:
+        run.clear()
+    return None
+
+
+def last_checkpoint(run: RunDir, world_size: int) -> Path | None:
+    """Return the run's last whole checkpoint. Name the damaged ones after it. Return None if no checkpoint is whole.
+
+    Raises:
+        UserError: it was written by another number of processes.
+    """
+    recover(run)
+    for path in reversed(checkpoints_of(run)):
+        if (problem := problem_of(path)) is None:
+            return checkpoint_to_resume(run, str(path), world_size)
+        print(f"{display_path(path)} {problem}", file=sys.stderr)
+    return None
+
+
+def _go_on_or_start(run: RunDir, world_size: int) -> Path | None:
+    """Return the last whole checkpoint. If the run has no checkpoint, return None, and clear what may be replaced.
+
+    Raises:
+        UserError: there are only damaged checkpoints, or a result without a checkpoint.
+    """
+    if (found := last_checkpoint(run, world_size)) is not None:
+        return found
+    left = ", ".join(what_is_left(run))
+    if checkpoints_of(run) or run.adapter_path.is_dir() or run.evaluation_path.is_file() or run.controls():
+        raise UserError(
+            f"{display_path(run.path)} has no whole checkpoint, but {left}. Starting again would delete this.\n"
+            "  Choose another --output_dir; or add --overwrite, and leave out --resume_from_checkpoint."
+        )
+    if left:
+        print(f"{display_path(run.path)}: no checkpoint yet, only {left}. Starting again.", file=sys.stderr)
+        run.clear()
+    return None
+
+
+def what_is_left(run: RunDir) -> list[str]:
+    """Return what an earlier run left in the folder, in words. Empty if there is nothing that a new run would lose."""
+    checkpoints = [path.name for path in run.checkpoints_path.glob("*") if path.is_dir() and path.name[0] != "."]
+    waiting = list((run.checkpoints_path / ".writing").glob(f"*/{MANIFEST}"))
+    lines = len(run.events())
+    steered = len(run.controls())
+    said = [
+        lines and f"{lines} line{'s' * (lines > 1)} in events.jsonl",
+        checkpoints and f"checkpoints/ with {', '.join(sorted(checkpoints, key=lambda name: (len(name), name)))}",
+        waiting and "a whole checkpoint in checkpoints/.writing",
+        steered and f"{steered} line{'s' * (steered > 1)} in controls.jsonl",
+        run.adapter_path.is_dir() and "adapter/",
+        run.evaluation_path.is_file() and run.evaluation_path.name,
+    ]
+    return [one for one in said if one]
 
 
 def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:

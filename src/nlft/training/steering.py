@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, ControlState, after, outcome, refusal, resolve, state_of
 from nlft.runs.request_file import ControlRequest
 from nlft.runs.run_dir import RunDir, read_jsonl, write_jsonl
+from nlft.training.manifest import NotSaved
 
 POLL_SECONDS = 0.2
 MOST_AT_ONCE = 64  # maximum number of requests between two steps; further ones wait for the next step
@@ -129,6 +130,8 @@ class Steering(TrainerCallback):  # type: ignore[misc]
             if began is None:
                 began = time.monotonic()
                 self.trainer.show_pause(None)
+            if self.trainer.termination is not None:
+                self.trainer.termination.check()
             time.sleep(POLL_SECONDS)
         if began is not None:
             self.trainer.show_pause(time.monotonic() - began)
@@ -203,10 +206,10 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         elif control == "save":
             try:
                 self.trainer.save_now()
-            except OSError as error:
+            except NotSaved as error:
                 if self.trainer.args.world_size > 1:
                     raise  # the other ranks wait in the middle of the save
-                return {**line, "taken": False, "reason": f"the checkpoint cannot be written: {error}"}
+                return {**line, "taken": False, "reason": str(error).partition("\n")[0]}
         elif control == "scheme" or control.startswith("saliency."):
             changed = after(self.state, line)
             self.trainer.use_scheme(changed.scheme, changed.settings)

@@ -34,7 +34,7 @@ from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
-from nlft.training.run_record import base_name, model_card, run_record
+from nlft.training.run_record import base_name, data_fingerprint, model_card, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
@@ -54,8 +54,6 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
 
     The `output_dir` becomes a run directory: run.yaml, events.jsonl, controls.jsonl, saliency/, checkpoints/, adapter/.
     """
-
-    control: Any  # set by Trainer
 
     def __init__(
         self,
@@ -148,6 +146,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
             self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
         )
         self.record |= {} if pivots is None else {"pivots": pivots}
+        self.record |= {"held_out": {"sha256": data_fingerprint(held_out[0])}} if held_out[0] else {}
         card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
         self._recorder = RunDirCallback(run, self.record, card)
         self._recorder.trainer = self
@@ -200,11 +199,6 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         """The conditions and states that the active scheme reads, see `Scheme.needs`."""
         return self.builder.needs
 
-    def save_now(self) -> None:
-        """Write a checkpoint between two steps."""
-        self._save_checkpoint(self.model_wrapped, None)
-        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-
     def evaluate_now(self) -> None:
         """Log the loss on the held-out examples."""
         with _own_random_numbers():
@@ -221,6 +215,16 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         if seconds is not None:
             self._recorder.add_pause(seconds)
             self._logged_at = (self._logged_at[0] + seconds, self._logged_at[1])
+
+    def own_log_sums(self) -> dict[str, Any]:
+        sums = {name: [float(top), float(bottom)] for name, (top, bottom) in self._metrics["train"].items()}
+        return {"num_tokens": self._num_tokens, "since": self._logged_at[1], "sums": sums}
+
+    def take_log_sums(self, stored: dict[str, Any] | None) -> None:
+        stored = stored or {"num_tokens": 0.0, "since": self.state.global_step, "sums": {}}
+        self._num_tokens, self._logged_at = stored["num_tokens"], (time.monotonic(), stored["since"])
+        tensors = {name: torch.tensor(pair, device=self.args.device) for name, pair in stored["sums"].items()}
+        self._metrics["train"] = {name: (pair[0], pair[1]) for name, pair in tensors.items()}
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -1,0 +1,130 @@
+"""A checkpoint's manifest: what makes it whole. Also what a failed write to disk looks like.
+
+Until the manifest is written, the checkpoint stands in `checkpoints/.writing`. Nothing there counts as a checkpoint.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from nlft.errors import UserError, display_path
+from nlft.files import write_whole
+from nlft.runs.run_dir import RunDir
+
+MANIFEST = "manifest.json"
+WRITING = ".writing"
+_NAME = re.compile(r"checkpoint-(\d+)")
+# safetensors and tokenizers write in Rust. They turn the system's error into a text.
+_DISK = re.compile(r"os error \d+|no space left|quota exceeded|read-only file system|input/output error", re.I)
+
+
+class NotSaved(UserError):
+    """A checkpoint or an adapter cannot be written: the disk is full, for example."""
+
+
+@contextmanager
+def saving(what: str) -> Iterator[None]:
+    """Turn every error of the disk into one exception, whichever library meets it.
+
+    Args:
+        what: what is written, for the message.
+
+    Raises:
+        NotSaved: the disk refuses.
+    """
+    try:
+        yield
+    except NotSaved:
+        raise
+    except Exception as error:
+        if not _is_of_the_disk(error):
+            raise
+        told = " ".join(str(error).split())
+        raise NotSaved(f"cannot write {what}: {told}\n  Free some disk space, or check who may write there.") from error
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether the disk refused a write. The tokenizers' library raises a bare `Exception`, so the text decides."""
+    if isinstance(error, OSError):
+        return True
+    by_text = isinstance(error, SafetensorError | RuntimeError) or type(error) is Exception
+    return by_text and bool(_DISK.search(str(error)))
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Return a checkpoint's optimizer step. Return None for a folder with another name, such as `checkpoint-best`."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def checkpoints_of(run: RunDir) -> list[Path]:
+    """Return the run's checkpoints, whole or not, by step."""
+    steps = [(step, path) for path in run.checkpoints_path.glob("checkpoint-*") if (step := step_of(path)) is not None]
+    return [path for _, path in sorted(steps)]
+
+
+def write_manifest(folder: Path, world_size: int) -> None:
+    """Write the manifest of a checkpoint, with the size and the SHA-256 of each file. First wait for the disk.
+
+    Without the wait, a power cut after the rename could leave a whole-looking checkpoint of empty files.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in files:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    content = {
+        "world_size": world_size,
+        "files": {str(p.relative_to(folder)): p.stat().st_size for p in files},
+        "sha256": {str(p.relative_to(folder)): _sha256(p) for p in files},
+    }
+    write_whole(folder / MANIFEST, json.dumps(content).encode())
+
+
+def problem_of(checkpoint: Path) -> str | None:
+    """Return why a checkpoint is not whole. Return None if it is whole."""
+    path = checkpoint / MANIFEST
+    if not path.is_file():
+        return f"has no {MANIFEST}, so it is not a whole checkpoint"
+    try:
+        manifest = json.loads(path.read_bytes())
+        sizes, sums = dict(manifest["files"]), dict(manifest.get("sha256", {}))
+        int(manifest["world_size"])
+    except (ValueError, KeyError, TypeError) as error:
+        return f"has a {MANIFEST} that cannot be read ({error})"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"is not whole: {name} is missing or cut off"
+        if name in sums and _sha256(file) != sums[name]:
+            return f"is damaged: {name} is not as it was written"
+    return None
+
+
+def put_in_place(aside: Path, place: Path) -> None:
+    """Rename a whole checkpoint to its place. An older one of the same step is deleted last, so one is always whole."""
+    older = aside.with_name(f"older-{aside.name}")
+    if place.exists():
+        shutil.rmtree(older, ignore_errors=True)
+        os.replace(place, older)
+    os.replace(aside, place)
+
+
+def recover(run: RunDir) -> None:
+    """Put a whole checkpoint in place that a killed process had written but not renamed."""
+    for aside in (run.checkpoints_path / WRITING).glob("checkpoint-*"):
+        place = run.checkpoints_path / aside.name
+        if not place.exists() and step_of(aside) is not None and problem_of(aside) is None:
+            os.replace(aside, place)
+            print(f"{display_path(place)}: was written whole before the run was killed, and is put in its place")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""Go on from a checkpoint: only with the settings and examples of the run so far, unless the user wants others."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from nlft.errors import UserError, display_path
+from nlft.runs.run_dir import RunDir
+from nlft.training.differences import Difference, differences
+
+_NO_EFFECT = {
+    "starting adapter": "has no effect: the weights come from the checkpoint",
+    "seed": "orders the examples from here on; other random numbers continue from the checkpoint",
+}
+# DeepSpeed and FSDP load an optimizer themselves. The rate is then the checkpoint's.
+_ENGINE_LOADS = ("learning_rate", "lr_scheduler", "warmup", "weight_decay", "adam_", "num_train_epochs", "max_steps")
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a resumed training changes, for run.yaml.
+
+    Attributes:
+        changed: names of what changes, each with its value before.
+        known: whether the run so far has a record to compare with.
+        history: the earlier resumes of the run.
+    """
+
+    changed: dict[str, Any] = field(default_factory=dict)
+    known: bool = True
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def line(self, step: int) -> dict[str, Any]:
+        """Return this resume as run.yaml lists it."""
+        names = list(self.changed) if self.known else ["everything"]
+        return {"step": step, "changed": names, **({"before": self.changed} if self.changed else {})}
+
+
+def check_resume(
+    checkpoint: Path, run: RunDir, record: dict[str, Any], *, anyway: bool, engine: bool = False, tell: bool = True
+) -> Resumed:
+    """Compare the training with what the checkpoint was made with.
+
+    Args:
+        record: what run.yaml will say. Where the checkpoint decides, its value is put back there.
+        anyway: accept differences. Print each of them, and whether it has an effect.
+        engine: whether DeepSpeed or FSDP loads the optimizer.
+        tell: whether this process prints.
+
+    Raises:
+        UserError: something differs that may change the weights. The message lists everything that does.
+    """
+    old = _recorded(checkpoint, run)
+    if old is None:
+        return Resumed(known=False)
+    found = differences(old, record)
+    ours = [one for one in found if not one.environment]
+    fixed = [one for one in ours if one.fixed or (engine and one.name.startswith(_ENGINE_LOADS))]
+    if ours and (fixed or not anyway):
+        raise UserError(_refusal(checkpoint, ours, fixed))
+    for one in found if tell else []:
+        effect = f" ({_NO_EFFECT[one.name]})" if one.name in _NO_EFFECT else ""
+        print(f"{'differs' if one.environment else 'accepted'}: {one}{effect}", file=sys.stderr)
+    if "starting_adapter" in old:
+        record["starting_adapter"] = old["starting_adapter"]
+    return Resumed({one.name: one.before for one in found}, history=list(old.get("resumed", [])))
+
+
+def use_new_settings(optimizer: Optimizer, schedule: Any, fresh: Sequence[dict[str, Any]]) -> None:
+    """Let the optimizer's new settings take effect. A checkpoint's state brings the old ones along.
+
+    The moments and the place in the schedule stay the checkpoint's.
+
+    Args:
+        schedule: the learning-rate schedule, already at the checkpoint's step.
+        fresh: the optimizer's groups as made from the new settings, without parameters.
+    """
+    rates = isinstance(schedule, LambdaLR)
+    for index, (group, new) in enumerate(zip(optimizer.param_groups, fresh, strict=True)):
+        group.update({name: value for name, value in new.items() if rates or name not in ("lr", "initial_lr")})
+        if rates:
+            schedule.base_lrs[index] = new["initial_lr"]
+            group["lr"] = schedule.base_lrs[index] * schedule.lr_lambdas[index](schedule.last_epoch)
+    if rates:
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def _recorded(checkpoint: Path, run: RunDir) -> dict[str, Any] | None:
+    """Return the record of the run that wrote the checkpoint. Older versions wrote it beside `checkpoints/` alone."""
+    for place in (RunDir(checkpoint), RunDir(checkpoint.resolve().parent.parent), run):
+        if place.settings_path.is_file():
+            try:
+                return place.settings()
+            except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+                where = display_path(place.settings_path)
+                raise UserError(f"{where}: cannot be read: {error}\n  Restore the file, or start again.") from error
+    return None
+
+
+def _refusal(checkpoint: Path, ours: list[Difference], fixed: list[Difference]) -> str:
+    count = "1 thing differs" if len(ours) == 1 else f"{len(ours)} things differ"
+    lines = [f"{display_path(checkpoint)}: cannot go on from it: {count} from the run so far."]
+    lines += [str(one.problem()) for one in ours]
+    if fixed:
+        names = ", ".join(one.problem().where for one in fixed)
+        lines.append(f"The checkpoint fits no other {names}. Use the old values, or start in another --output_dir.")
+    else:
+        lines.append("Go on with the old values, or add --anyway to go on with the new ones.")
+    return "\n".join(lines)
