@@ -22,6 +22,7 @@ from nlft.results.comparison import Cells, contrasts, rate_of, verdict
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import comparison_report, contrast_lines, grid_of, verdict_sentence
 from nlft.results.comparison_tables import grid_table
+from nlft.results.components import by_unit
 from nlft.results.front import ArmKL, kl_contrasts
 from nlft.results.stats import (
     clustered_wilson,
@@ -79,6 +80,16 @@ def test_the_interval_over_seeds_of_items_that_are_answered_alike_is_that_of_one
     single = seeded_difference(ours, theirs)
     assert (found.low, found.high) == pytest.approx((single.low, single.high))
     assert found.p_value == pytest.approx(single.p_value)
+
+
+@pytest.mark.parametrize("of", [(0, 0, 1, 1, 2, 2), (0, 1, 1, 1, 2, 2)])
+def test_numbers_by_cluster_have_the_mean_over_questions_of_each_seed(of):
+    each = np.random.default_rng(0).random((3, 6))
+    units = by_unit(each, Clusters("item", of))
+    assert units.shape == (3, 3)
+    np.testing.assert_allclose(units.mean(1), each.mean(1))
+    if of[1] == 0:
+        np.testing.assert_allclose(units, each.reshape(3, 3, 2).mean(2))
 
 
 def test_the_interval_over_seeds_holds_for_items_of_several_sizes():

@@ -13,7 +13,7 @@ from nlft.collect.human_judge import judge_by_hand
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.schemes.nlft_original import misread_rows
-from nlft.core.spans import Span, TokenSpan, merged_spans, quoted_spans, token_spans
+from nlft.core.spans import Span, TokenSpan, merged_spans, patched_text, quoted_spans, token_spans, touched
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
 from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
@@ -251,6 +251,22 @@ def test_every_token_of_a_span_decodes_to_its_text():
     assert [s.text for s in spans] == ["not liable", "art", "durable", "art"]
     ids = encoder.completion_ids(TEXT)
     assert [encoder.tokenizer.decode(ids[s.start : s.end]) for s in spans] == [s.text for s in spans]
+
+
+def test_a_place_without_characters_is_at_the_token_that_ends_after_it():
+    offsets = [(0, 1), (1, 9), (9, 14)]
+    assert [touched(offsets, at, at) for at in (0, 1, 9, 14)] == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert touched(offsets, 1, 9) == (1, 2)
+    assert touched(offsets, 0, 10) == (0, 3)
+
+
+def test_replacements_stand_in_the_place_of_their_tokens_and_say_where_they_stand_now():
+    text, offsets = "a durable bike fast", [(0, 1), (1, 9), (9, 14), (14, 19)]
+    spans = [TokenSpan(1, 3, "durable bike", " solid"), TokenSpan(3, 4, "fast")]
+    assert patched_text(text, offsets, spans) == ("a solid fast", [(1, 7), (7, 12)])
+    assert patched_text(text, offsets, [TokenSpan(1, 2, "durable", "")]) == ("a bike fast", [(1, 1)])
+    without_spaces = [(0, 1), (2, 9), (10, 14), (15, 19)]
+    assert patched_text(text, without_spaces, spans) == ("a solid fast", [(1, 7), (7, 12)])
 
 
 def test_a_span_without_a_token_and_a_slow_tokenizer_are_refused_by_id(monkeypatch):
