@@ -40,13 +40,16 @@ from nlft.training.pivots import unquoted
 SMALL, LARGE = 20_000, 100_000
 SUSPICIOUS, ALLOWED = 0.04, 1.0  # CPU seconds for SMALL and for LARGE
 FEW_SIGNS = list("30.,-–\n \t#*()[{}\\\"'`“„«‘’$<=+/%^_|:!a中٣²½\u0301\u202e\x1b\x00…−\u2028")
-LOOPS = """
-not good |not |good |1/3 = 0.333|0.333|1 |1,|1/|1-|1+1=2 |1 = |= 3 3 |x=1|((1|(1)|1)\n|\n\n|\r\n|\n \n| \n|####|#### 5\n
-answer is |The answer is 5. |Answer: 5 |Correction: 5\n|Verdict: wrong\n|\nuser|<think>|</think>|<<1=|\\boxed{|\\frac{1}{2}
-$1$|**a|"a|" |'a |s' |`a|``|“a|a" |"a b" is right.\n|"a ... |...|[...]|-- |a-|a' |a.|a. |a b |is 3 a|: 3.|3 apples |yes |\x1b[
-the answer |n't |mistake|the correct answer |{a}|1, 2, 3|12,000 |twenty-|and |Step 1|A) |option A |not A |3 3 |1½
-""".strip().replace("\n\n", "|\n\n|")
-PIECES = [*FEW_SIGNS, *(piece for line in LOOPS.split("|") for piece in [line] if piece)]
+LOOPS = [
+    *("not good ", "not ", "good ", "1/3 = 0.333", "0.333", "1 ", "1,", "1/", "1-", "1+1=2 ", "1 = ", "= 3 3 ", "x=1"),
+    *("((1", "(1)", "1)\n", "\n\n", "\r\n", "\n \n", " \n", "####", "#### 5\n", "answer is ", "The answer is 5. "),
+    *("Answer: 5 ", "Correction: 5\n", "Verdict: wrong\n", "\nuser", "<think>", "</think>", "<<1=", "\\boxed{", "$1$"),
+    *("\\frac{1}{2}", "**a", '"a', '" ', "'a ", "s' ", "`a", "``", "“a", 'a" ', '"a b" is right.\n', '"a ... ', "..."),
+    *("[...]", "-- ", "a-", "a' ", "a.", "a. ", "a b ", "is 3 a", ": 3.", "3 apples ", "yes ", "\x1b[", "the answer "),
+    *("n't ", "mistake", "the correct answer ", "{a}", "1, 2, 3", "12,000 ", "twenty-", "and ", "Step 1", "A) ", "1½"),
+    *("option A ", "not A ", "3 3 "),
+]
+PIECES = [*FEW_SIGNS, *LOOPS]
 
 number, choice, exact = (get_grader(name) for name in ("number", "choice", "exact"))
 
