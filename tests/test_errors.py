@@ -112,29 +112,21 @@ def test_what_may_be_our_own_fault_keeps_its_traceback(package, code):
     assert explain(raised_in(package, code)) is None
 
 
-FULL = (
-    "class SafetensorError(Exception): pass\nraise SafetensorError('I/O error: No space left on device (os error 28)')"
-)
+FULL = "class SafetensorError(Exception): pass\nraise SafetensorError('I/O error: No space left (os error 28)')"
+NO_MEMORY = "class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA: tried 2 GiB')"
+WRAPPED = "try:\n    raise OSError(28, 'No space')\nexcept OSError as e:\n    raise RuntimeError('x') from e"
 
 
 @pytest.mark.parametrize(
     ("package", "code", "told"),
     [
-        (
-            "torch",
-            "class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA: tried 2 GiB')",
-            "batch_size",
-        ),
+        ("torch", NO_MEMORY, "batch_size"),
         ("torch", "raise RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried 9')", "max_length"),
         ("nlft", "raise MemoryError", "memory"),
         ("safetensors", FULL, "disk is full"),
         ("tokenizers", "raise Exception('No space left on device (os error 28)')", "disk is full"),
         ("nlft", "raise OSError(28, 'No space left on device', 'out.jsonl')", "disk is full"),
-        (
-            "nlft",
-            "try:\n    raise OSError(28, 'No space')\nexcept OSError as e:\n    raise RuntimeError('x') from e",
-            "disk",
-        ),
+        ("nlft", WRAPPED, "disk"),
         ("torch", "raise RuntimeError('Found no NVIDIA driver on your system')", "GPU"),
         ("requests", "raise ConnectionError(111, 'Connection refused')", "network"),
     ],

@@ -37,8 +37,8 @@ from nlft.results.collateral import Pair, commoner, style
 from nlft.results.collateral import Reply as BesideReply
 from nlft.training.pivots import unquoted
 
-SMALL, LARGE = 20_000, 100_000
-SUSPICIOUS, ALLOWED = 0.04, 1.0  # CPU seconds for SMALL and for LARGE
+SMALL, LARGE = 10_000, 100_000
+SUSPICIOUS, ALLOWED = 0.03, 1.0  # CPU seconds for SMALL and for LARGE
 FEW_SIGNS = list("30.,-–\n \t#*()[{}\\\"'`“„«‘’$<=+/%^_|:!a中٣²½\u0301\u202e\x1b\x00…−\u2028")
 LOOPS = [
     *("not good ", "not ", "good ", "1/3 = 0.333", "0.333", "1 ", "1,", "1/", "1-", "1+1=2 ", "1 = ", "= 3 3 ", "x=1"),
@@ -144,7 +144,7 @@ def test_a_degenerate_text_of_100_kb_is_read_in_a_second(name: str) -> None:
         try:
             if cpu_seconds(read, text_of(piece, SMALL)) < SUSPICIOUS:
                 continue
-            took = min(cpu_seconds(read, text_of(piece, LARGE)) for _ in range(2))
+            took = cpu_seconds(read, text_of(piece, LARGE))
         except TimeoutError:
             took = 3 * ALLOWED
         if took > ALLOWED:

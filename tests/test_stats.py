@@ -16,6 +16,7 @@ from nlft.results.stats import (
     holm,
     needed,
     paired_difference,
+    paired_ratio,
     seeded_difference,
     symmetric_p,
     tango,
