@@ -52,6 +52,29 @@ def test_a_method_that_beats_prompting_is_recommended_with_its_gap():
         assert named in said
 
 
+def test_the_verdict_is_of_the_largest_size():
+    grid = {("base", size): cells(0.1, 1) for size in (50, 200)}
+    grid |= {("nlft", 50): cells(0.9, 3, seed=1), ("kto", 50): cells(0.2, 3, seed=2)}
+    grid |= {("nlft", 200): cells(0.3, 3, seed=3), ("kto", 200): cells(0.8, 3, seed=4)}
+    decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert decided.best == "kto"
+    assert decided.rates["kto"].value == pytest.approx(0.8)
+
+
+def test_the_strongest_prompt_is_the_rival():
+    grid = {("base", 50): cells(0.2, 1), ("few-shot", 50): cells(0.6, 3, seed=3), ("nlft", 50): cells(0.8, 3, seed=1)}
+    decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert decided.prompt == "few-shot"
+    assert decided.gap.value == pytest.approx(0.2)
+
+
+def test_a_seed_is_paired_with_itself_wherever_it_stands():
+    first, second = cells(0.5, seeds=2, seed=1).verdicts
+    ours, theirs = Cells([first, second], [], {}, [3, 8]), Cells([second, first], [], {}, [8, 3])
+    (contrast,) = contrasts({("nlft", 50): ours, ("kto", 50): theirs}, [("nlft", "kto")])
+    assert (contrast.wins, contrast.losses) == (0, 0)
+
+
 def test_prompting_wins_where_nothing_beats_it():
     grid = {("base", 50): cells(0.7, 1), ("few-shot", 50): cells(0.5, seed=3), ("nlft", 50): cells(0.4, seed=1)}
     decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)

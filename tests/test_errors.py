@@ -1,14 +1,16 @@
 """Errors: their kinds, their messages, and pickling."""
 
 import importlib
+import json
 import pickle
 import pkgutil
 
 import pytest
 
 import nlft
+from nlft.cli import main
 from nlft.errors import ConfigError, NLFTError, Problem, ProblemsError, RecordsError, UserError
-from nlft.library_errors import explain
+from nlft.library_errors import explain, is_disk_full, message_and_code
 
 
 def subclasses(cls):
@@ -108,6 +110,67 @@ def test_what_another_package_refuses_is_one_message(package, code, told):
 )
 def test_what_may_be_our_own_fault_keeps_its_traceback(package, code):
     assert explain(raised_in(package, code)) is None
+
+
+FULL = "class SafetensorError(Exception): pass\nraise SafetensorError('I/O error: No space left (os error 28)')"
+NO_MEMORY = "class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA: tried 2 GiB')"
+WRAPPED = "try:\n    raise OSError(28, 'No space')\nexcept OSError as e:\n    raise RuntimeError('x') from e"
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "told"),
+    [
+        ("torch", NO_MEMORY, "batch_size"),
+        ("torch", "raise RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried 9')", "max_length"),
+        ("nlft", "raise MemoryError", "memory"),
+        ("safetensors", FULL, "disk is full"),
+        ("tokenizers", "raise Exception('No space left on device (os error 28)')", "disk is full"),
+        ("nlft", "raise OSError(28, 'No space left on device', 'out.jsonl')", "disk is full"),
+        ("nlft", WRAPPED, "disk"),
+        ("torch", "raise RuntimeError('Found no NVIDIA driver on your system')", "GPU"),
+        ("requests", "raise ConnectionError(111, 'Connection refused')", "network"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_message_with_exit_code_1(package, code, told):
+    text, exit_code = message_and_code(raised_in(package, code))
+    assert exit_code == 1
+    assert text.startswith("failed: ")
+    assert told in text
+    assert len(text.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "told"),
+    [
+        ("nlft", "raise PermissionError(13, 'Permission denied', 'runs/run.yaml')", "runs/run.yaml"),
+        ("nlft", "raise FileExistsError(17, 'File exists', 'runs')", "runs"),
+        ("nlft", "raise OSError(30, 'Read-only file system', 'runs')", "Read-only"),
+        ("safetensors", "raise Exception('Error while deserializing header: incomplete metadata')", "weights"),
+        ("torch", "raise RuntimeError('Error(s) in loading state_dict for X: size mismatch for a.b')", "size mismatch"),
+        ("yaml", "def f(): f()\nf()", "nested"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message_with_exit_code_2(package, code, told):
+    text, exit_code = message_and_code(raised_in(package, code))
+    assert exit_code == 2
+    assert text.startswith("error: ")
+    assert told in text
+
+
+def test_a_full_disk_is_known_by_number_or_text():
+    assert is_disk_full(OSError(28, "x"))
+    assert is_disk_full(Exception("No space left on device (os error 28)"))
+    assert not is_disk_full(OSError(13, "x"))
+
+
+def test_messages_obey_no_control_character(tmp_path, capsys):
+    file = tmp_path / "e.jsonl"
+    rows = [{"id": "a\x9b31m\u202eb", "prompt": "p", "completion": "c", "label": True}] * 2
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"\u202e\\u009b": 1}\n')
+    assert main(["audit", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert r"\x9b31m\u202e" in told
+    assert told.replace("\n", "").isprintable()
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch):

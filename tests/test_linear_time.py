@@ -37,16 +37,19 @@ from nlft.results.collateral import Pair, commoner, style
 from nlft.results.collateral import Reply as BesideReply
 from nlft.training.pivots import unquoted
 
-SMALL, LARGE = 20_000, 100_000
-SUSPICIOUS, ALLOWED = 0.04, 1.0  # CPU seconds for SMALL and for LARGE
+SMALL, LARGE = 10_000, 100_000
+SUSPICIOUS, ALLOWED = 0.03, 1.0  # CPU seconds for SMALL and for LARGE
 FEW_SIGNS = list("30.,-–\n \t#*()[{}\\\"'`“„«‘’$<=+/%^_|:!a中٣²½\u0301\u202e\x1b\x00…−\u2028")
-LOOPS = """
-not good |not |good |1/3 = 0.333|0.333|1 |1,|1/|1-|1+1=2 |1 = |= 3 3 |x=1|((1|(1)|1)\n|\n\n|\r\n|\n \n| \n|####|#### 5\n
-answer is |The answer is 5. |Answer: 5 |Correction: 5\n|Verdict: wrong\n|\nuser|<think>|</think>|<<1=|\\boxed{|\\frac{1}{2}
-$1$|**a|"a|" |'a |s' |`a|``|“a|a" |"a b" is right.\n|"a ... |...|[...]|-- |a-|a' |a.|a. |a b |is 3 a|: 3.|3 apples |yes |\x1b[
-the answer |n't |mistake|the correct answer |{a}|1, 2, 3|12,000 |twenty-|and |Step 1|A) |option A |not A |3 3 |1½
-""".strip().replace("\n\n", "|\n\n|")
-PIECES = [*FEW_SIGNS, *(piece for line in LOOPS.split("|") for piece in [line] if piece)]
+LOOPS = [
+    *("not good ", "not ", "good ", "1/3 = 0.333", "0.333", "1 ", "1,", "1/", "1-", "1+1=2 ", "1 = ", "= 3 3 ", "x=1"),
+    *("((1", "(1)", "1)\n", "\n\n", "\r\n", "\n \n", " \n", "####", "#### 5\n", "answer is ", "The answer is 5. "),
+    *("Answer: 5 ", "Correction: 5\n", "Verdict: wrong\n", "\nuser", "<think>", "</think>", "<<1=", "\\boxed{", "$1$"),
+    *("\\frac{1}{2}", "**a", '"a', '" ', "'a ", "s' ", "`a", "``", "“a", 'a" ', '"a b" is right.\n', '"a ... ', "..."),
+    *("[...]", "-- ", "a-", "a' ", "a.", "a. ", "a b ", "is 3 a", ": 3.", "3 apples ", "yes ", "\x1b[", "the answer "),
+    *("n't ", "mistake", "the correct answer ", "{a}", "1, 2, 3", "12,000 ", "twenty-", "and ", "Step 1", "A) ", "1½"),
+    *("option A ", "not A ", "3 3 "),
+]
+PIECES = [*FEW_SIGNS, *LOOPS]
 
 number, choice, exact = (get_grader(name) for name in ("number", "choice", "exact"))
 
@@ -141,7 +144,7 @@ def test_a_degenerate_text_of_100_kb_is_read_in_a_second(name: str) -> None:
         try:
             if cpu_seconds(read, text_of(piece, SMALL)) < SUSPICIOUS:
                 continue
-            took = min(cpu_seconds(read, text_of(piece, LARGE)) for _ in range(2))
+            took = cpu_seconds(read, text_of(piece, LARGE))
         except TimeoutError:
             took = 3 * ALLOWED
         if took > ALLOWED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import errno
@@ -32,7 +33,7 @@ from nlft.page.connections import listen
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
 from nlft.page.export import csv_parts, export_csv
 from nlft.page.feedback import Feedback
-from nlft.page.guard import HEADERS, POLICY
+from nlft.page.guard import HEADERS, POLICY, Guard
 from nlft.page.live import LiveRun
 from nlft.page.server import LONGEST_BODY, LOOK_EVERY, PageServer, web_server
 from nlft.runs.run_dir import RunDir, WatchedExample
@@ -185,6 +186,31 @@ def test_every_answer_carries_the_strict_policy(client: TestClient, path: str) -
     assert "http" not in POLICY
     assert "*" not in POLICY
     assert POLICY.startswith("default-src 'none'; script-src 'self'; ")
+
+
+def test_no_other_site_may_show_the_page_in_a_frame(client: TestClient) -> None:
+    answer = client.get("/", headers=BEARER)
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_only_http_requests_reach_the_page() -> None:
+    reached: list[Any] = []
+    sent: list[Any] = []
+
+    async def app(*_: object) -> None:
+        reached.append(_)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {"type": "websocket", "path": "/", "query_string": f"token={TOKEN}".encode(), "headers": []}
+    asyncio.run(Guard(app, TOKEN, set(), "nlft-map")(scope, receive, send))
+    assert not reached
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 def test_answers_are_not_kept_by_anyone_but_the_library(client: TestClient) -> None:

@@ -16,6 +16,7 @@ from nlft.results.stats import (
     holm,
     needed,
     paired_difference,
+    paired_ratio,
     seeded_difference,
     symmetric_p,
     tango,
@@ -306,3 +307,10 @@ def test_where_seeds_are_what_differs_more_of_them_are_asked_for_and_not_ever_mo
         asked.append(needed(ours, theirs, 0.03))
     assert all(found.seeds > 20 for found in asked)
     assert max(found.questions for found in asked) < 2 * min(found.questions for found in asked)
+
+
+def test_a_ratio_is_never_more_certain_than_its_draws():
+    """Where every draw and every flip of signs agrees, the p-value is that of the one draw that was not made."""
+    ours, theirs = np.full((1, 60), 5.0), np.full((1, 60), 1.0)
+    for samples in (499, 1999):
+        assert paired_ratio(ours, theirs, samples=samples).p_value == pytest.approx(2 / samples)

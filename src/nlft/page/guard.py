@@ -47,6 +47,9 @@ class Guard:
         self.open_to_addresses = any(_is_address(host) for host in self.hosts - LOOPBACK)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # the page opens none, and the checks below are of HTTP requests
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

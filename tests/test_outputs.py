@@ -1,0 +1,110 @@
+"""No output replaces an input, or what a user wrote by hand."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nlft.cli import main
+from nlft.errors import UserError
+from nlft.outputs import is_our_json, is_our_page, refuse_foreign, refuse_inputs
+
+QUESTIONS = [{"id": at, "prompt": f"What is {at}+1?", "answer": str(at + 1)} for at in range(3)]
+EXAMPLES = [{**question, "completion": "It is 9.", "label": False, "judgment": "No."} for question in QUESTIONS]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, rows in (("q.jsonl", QUESTIONS), ("e.jsonl", EXAMPLES)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    return tmp_path
+
+
+MODEL = ["--model_name_or_path", "model"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "kept"),
+    [
+        (["sample", "q.jsonl", "--out", "q.jsonl", *MODEL], "q.jsonl"),
+        (["sample", "q.jsonl", "--out", "e.jsonl", *MODEL], "e.jsonl"),  # its judgments are hand-written
+        (["build", "e.jsonl", "--out", "./e.jsonl"], "e.jsonl"),
+        (["judge", "e.jsonl", "--out", "q.jsonl"], "q.jsonl"),
+        (["audit", "e.jsonl", "--json", "notes.json"], "notes.json"),
+        (["audit", "e.jsonl", "--json", "e.jsonl"], "e.jsonl"),
+        (["audit", "e.jsonl", "--html", "link.jsonl"], "e.jsonl"),
+        (["audit", "e.jsonl", "--html", "hard.jsonl"], "e.jsonl"),
+        (["audit", "e.jsonl", "--html", "notes.html"], "notes.html"),
+        (["evaluate", "q.jsonl", "--out", "notes.json", *MODEL], "notes.json"),
+        (["merge", "--adapter", "adapter", "--out", "adapter", *MODEL], "adapter/adapter_config.json"),
+        (["train", "e.jsonl", "--output_dir", ".", "--overwrite", *MODEL], "e.jsonl"),
+        (["sft", "e.jsonl", "--output_dir", "model", "--overwrite", *MODEL], "model/config.json"),
+        (
+            ["train", "e.jsonl", "--adapter", "adapter", "--output_dir", "adapter", "--overwrite", *MODEL],
+            "adapter/adapter_config.json",
+        ),
+        (["tune", "e.jsonl", "--output_dir", ".", *MODEL], "e.jsonl"),
+        (["compare", "e.jsonl", "--output_dir", str(Path("x") / ".."), *MODEL], "e.jsonl"),
+    ],
+)
+def test_a_command_never_replaces_what_it_reads_or_what_it_did_not_write(
+    home: Path, argv: list[str], kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "link.jsonl").symlink_to(home / "e.jsonl")
+    os.link(home / "e.jsonl", home / "hard.jsonl")
+    (home / "notes.json").write_text('{"mine": true}')
+    (home / "notes.html").write_text("<p>mine</p>")
+    before = (home / kept).read_bytes()
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert "--out" in told or "--html" in told or "--json" in told
+    assert "Give" in told
+    assert (home / kept).read_bytes() == before
+
+
+def test_an_earlier_output_is_replaced_and_any_file_if_the_user_says_so(home: Path) -> None:
+    for _ in range(2):
+        assert main(["audit", "e.jsonl", "--json", "a.json", "--html", "a.html"]) == 0
+        assert main(["build", "e.jsonl", "--out", "b.jsonl"]) == 0
+    Path("a.html").write_text("<p>mine</p>")
+    assert main(["audit", "e.jsonl", "--html", "a.html", "--overwrite"]) == 0
+    assert is_our_page(home / "a.html")
+
+
+def test_a_second_judge_keeps_what_was_written_by_hand_since(home: Path) -> None:
+    rows = [{**row, "judgment": None} for row in EXAMPLES]
+    (home / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["judge", "s.jsonl", "--out", "j.jsonl"]) in (0, 1)
+    judged = [json.loads(line) for line in Path("j.jsonl").read_text().splitlines()]
+    judged[1]["judgment"] = "By hand."
+    (home / "j.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged))
+    assert main(["judge", "s.jsonl", "--out", "j.jsonl"]) in (0, 1)
+    assert json.loads(Path("j.jsonl").read_text().splitlines()[1])["judgment"] == "By hand."
+
+
+def test_a_folder_beside_or_below_an_input_is_no_input(home: Path) -> None:
+    refuse_inputs("--output_dir", home / "adapter" / "more", {"--adapter": home / "adapter"})
+    refuse_inputs(
+        "--output_dir", home / "runs", {"FILE": [home / "q.jsonl"], "--model": "owner/name", "--config": None}
+    )
+    with pytest.raises(UserError, match=r"--out .*q\.jsonl"):
+        refuse_inputs("--out", home / "runs" / ".." / "q.jsonl", {"FILE": home / "q.jsonl"})
+    with pytest.raises(UserError, match="--adapter"):
+        refuse_inputs("--output_dir", home, {"--adapter": home / "adapter"})
+
+
+def test_a_file_that_cannot_be_read_is_not_ours(home: Path) -> None:
+    spoilt = home / "a.json"
+    spoilt.write_bytes(b'{"summary": "\xff')
+    with pytest.raises(UserError, match="--overwrite"):
+        refuse_foreign("--json", spoilt, is_our_json("summary"))
+    refuse_foreign("--json", spoilt, is_our_json("summary"), overwrite=True)
+    spoilt.write_bytes(b"")
+    refuse_foreign("--json", spoilt, is_our_json("summary"))
