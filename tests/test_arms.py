@@ -21,10 +21,11 @@ from nlft.data.records import (
     write_examples,
 )
 from nlft.data.rules_file import Rule, read_rules
-from nlft.errors import UserError
+from nlft.errors import NLFTError, UserError
 from nlft.experiments.arm_data import as_prompted, chosen_examples
 from nlft.experiments.arm_run import peak_memory_bytes, run_arm
 from nlft.experiments.arms import BUILT_IN, defined_arm
+from nlft.experiments.cells import cell_result, write_failure
 from nlft.experiments.revised import revised_stage
 from nlft.experiments.rule_arms import with_rules
 from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
@@ -273,6 +274,28 @@ def test_rivals_train_and_are_evaluated(tmp_path, model_folder, name):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 1, result
     assert Path(tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.parametrize("name", ["strike", "sft-completion"])
+def test_an_arm_that_diverges_has_failed_and_has_no_result(tmp_path, model_folder, name):
+    """It is no arm with 0%, and not one that was skipped: the comparison marks it as failed, with this reason."""
+    write_examples(tmp_path / "examples.jsonl", ALL)
+    (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?", "answer": "1"}\n')
+    with pytest.raises(NLFTError, match="diverged at step") as caught:
+        run_arm(
+            BUILT_IN[name],
+            examples=tmp_path / "examples.jsonl",
+            test=tmp_path / "test.jsonl",
+            out=tmp_path / "run",
+            model={"model_name_or_path": model_folder},
+            asking=SamplingSettings(max_new_tokens=4),
+            budget=Budget(max_steps=4, learning_rate=1e30, activation_checkpointing=False),
+        )
+    assert not isinstance(caught.value, UserError)
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not (tmp_path / "run" / "adapter").exists()
+    write_failure(tmp_path / "run", str(caught.value))
+    assert "diverged" in cell_result(tmp_path / "run", "final").failed
 
 
 def test_the_comparison_of_habits_has_every_rival_and_tests_on_new_items_and_kinds():

@@ -9,15 +9,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from helpers import tiny
+from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
+from nlft.data.grading import ExtractionSettings, get_grader
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
 from nlft.training.dpo import DPOBaseline, DPOSettings
 from nlft.training.kto import KTOBaseline, KTOSettings, balance
-from nlft.training.reft import ReFTBaseline, ReFTSettings
-from nlft.training.sft import SFTSettings
+from nlft.training.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
+from nlft.training.sft import SFTBaseline, SFTSettings
 
 EXAMPLES = [
     Example(f"e{n}", f"What is {n} + 1?", f"It is {n + n % 2}.", n % 2 == 1, f"{n} + 1 = {n + 1}\n#### {n + 1}", "No.")
@@ -165,6 +167,58 @@ def test_what_they_cannot_learn_from_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="can be graded"):
         ReFTBaseline(net, reft, EXAMPLES, tiny.tokenizer(), default_lora(net))
+
+
+@pytest.mark.parametrize("method", ["kto", "dpo", "sft"])
+def test_examples_that_are_too_long_are_all_named_and_none_is_cut_or_dropped(tmp_path, method):
+    """Whether the completion is too long, or the prompt alone, which TRL would drop."""
+    net, options = tiny.model(), {"per_device_train_batch_size": 2, "max_length": 64, **COMMON}
+    long = [
+        replace(EXAMPLES[0], revision="It is 1."),
+        replace(EXAMPLES[1], completion="so " * 30, revision="It is 3."),
+        replace(EXAMPLES[2], prompt="why " * 30, revision="It is 3."),
+        replace(EXAMPLES[3], revision="It is 4, I think."),
+    ]
+
+    def trainer(**more):
+        args = {"output_dir": str(tmp_path / "run"), **options, **more}
+        if method == "sft":
+            settings = SFTSettings(target="all-completions", save_strategy="no", **args)
+            return SFTBaseline(net, settings, long, tiny.tokenizer(), default_lora(net))
+        kinds = {"kto": (KTOBaseline, KTOSettings), "dpo": (DPOBaseline, DPOSettings)}
+        make, settings = kinds[method]
+        return make(net, settings(**args), long, tiny.tokenizer(), default_lora(net))
+
+    with pytest.raises(UserError, match="max_length 64") as caught:
+        trainer()
+    if method != "sft":  # which names the first one
+        assert "'e1'" in str(caught.value)
+        assert "'e2'" in str(caught.value)
+    assert "'e0'" not in str(caught.value)
+    net = tiny.model()
+    rows = trainer(max_length=512).train_dataset
+    texts = {"kto": ["completion_ids"], "dpo": ["chosen_ids", "rejected_ids"], "sft": ["input_ids"]}[method]
+    assert len(rows) == 4
+    assert max(len(row[text]) for row in rows for text in texts) > 64
+
+
+def test_an_answer_that_cannot_be_graded_has_no_reward_and_is_counted():
+    reward = Correctness(get_grader("number"))
+    unclear = [{"content": "#### 3,5"}]  # 3.5, or 35
+    assert reward(["#### 4", "#### 5"], ["#### 4"] * 2) == [1.0, 0.0]
+    assert reward([unclear, "no idea"], ["#### 35"] * 2) == [None, 0.0], "no answer at all is a wrong one"
+    assert (reward.answers, reward.ungraded) == (4, 1)
+
+
+def test_rewards_read_numbers_as_labels_do(tmp_path):
+    args = ReFTSettings(output_dir=str(tmp_path), per_device_train_batch_size=8, report_to="none")
+    assert args.extraction == SamplingSettings().extraction == ExtractionSettings().extraction
+
+
+def test_a_question_of_several_examples_is_one_row_that_names_the_first():
+    twice = [EXAMPLES[0], replace(EXAMPLES[0], id="again"), EXAMPLES[1]]
+    rows = question_rows(twice, "messages")
+    assert [(row["answer"], row["example_at"]) for row in rows] == [(EXAMPLES[0].answer, 0), (EXAMPLES[1].answer, 2)]
 
 
 def test_run_yaml_tells_the_whole_setting(tmp_path):

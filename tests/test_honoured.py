@@ -11,6 +11,7 @@ from helpers.training import examples, lora, nlft_trainer
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.errors import ConfigError, UserError
+from nlft.models.loading import ModelSettings
 from nlft.training import honoured
 from nlft.training.dpo import DPOSettings
 from nlft.training.kto import KTOSettings
@@ -37,7 +38,8 @@ IDLE = {
     "activation_checkpointing_kwargs": {"use_reentrant": False},
     "gradient_checkpointing_kwargs": {"use_reentrant": False}, "train_sampling_strategy": "group_by_length",
     "length_column_name": "size", "parallelism_config": object(), "warmup_steps": 10, "adam_beta1": 0.5,
-    "adam_beta2": 0.5, "adam_epsilon": 0.5, "optim_target_modules": ["q"], "run_name": "x", "project": "x",
+    "adam_beta2": 0.5, "adam_epsilon": 0.5, "optim_args": "x=1", "optim_target_modules": ["q"], "run_name": "x",
+    "project": "x",
     "trackio_space_id": "x", "trackio_bucket_id": "x", "trackio_static_space_id": "x",
     "dataloader_persistent_workers": True,
     "dataloader_prefetch_factor": 2, "dataloader_in_order": False, "dataloader_multiprocessing_context": "spawn",
@@ -188,6 +190,17 @@ def test_a_schemes_setting_without_effect_beside_the_others_is_refused(tmp_path,
     with pytest.raises(ConfigError) as caught:
         nlft_trainer(tmp_path, saliency=settings)
     assert [problem.where for problem in caught.value.problems] == [f"--saliency.{name}" for name in names]
+
+
+def test_the_shape_of_a_new_adapter_is_refused_where_none_is_made():
+    honoured.refuse_idle_adapter(ModelSettings(model_name_or_path="x", lora_r=4))
+    for options, names in (
+        ({"adapter": "run", "lora_r": 4, "use_dora": True}, {"--lora_r", "--use_dora"}),
+        ({"use_peft": False, "lora_alpha": 4, "lora_target_modules": ["q"]}, {"--lora_alpha", "--lora_target_modules"}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            honoured.refuse_idle_adapter(ModelSettings(model_name_or_path="x", **options))
+        assert {problem.where for problem in caught.value.problems} == names
 
 
 def test_float16_is_refused_where_the_weights_break_it():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def train(argv: Sequence[str]) -> None:
     """Run `nlft train`."""
     from nlft.results.settings import AfterTrainingSettings
+    from nlft.training.honoured import refuse_idle_adapter
     from nlft.training.settings import EvalFileSettings, NLFTOptions, RulesSettings, SchemeSettings
 
     command = Command(
@@ -41,6 +42,7 @@ def train(argv: Sequence[str]) -> None:
     )
     early = EarlyFile(argv, examples_to_train)
     model_settings, args, chosen, held_out_settings, ruled, beside, saliency, other = command.parse(argv)
+    refuse_idle_adapter(model_settings)
     if beside.collateral and not model_settings.use_peft:
         raise UserError(
             "--collateral with --use_peft false: there is no adapter to switch off.\n  Leave out one of them."
@@ -289,6 +291,7 @@ def _baseline(
         options: the class of the method's settings that needs no torch.
         settings, trainer_class: names in the method's module, which is imported when the command runs.
     """
+    from nlft.training.honoured import refuse_idle_adapter
     from nlft.training.settings import LearningSettings, OutputSettings
 
     def load() -> list[type]:
@@ -307,6 +310,7 @@ def _baseline(
     )
     early = EarlyFile(argv, examples_to_train)
     model_settings, args, other = command.parse(argv)
+    refuse_idle_adapter(model_settings)
     from nlft.models.loading import load_model, load_tokenizer, lora_config
     from nlft.training.run_record import add_command
     from nlft.training.start import adds_adapter, note_adapter

@@ -171,6 +171,9 @@ REFUSALS = (
             when=lambda a: _text(a.lr_scheduler_type) in ("constant", "reduce_lr_on_plateau", "greedy")),
     *(Refusal(name, "the optimizer of --optim does not read it", when=lambda a: _text(a.optim).startswith(_NO_ADAM))
       for name in ("adam_beta1", "adam_beta2", "adam_epsilon")),
+    Refusal("optim_args", "the optimizer of --optim does not read it",
+            when=lambda a: _text(a.optim).startswith(("adamw_torch", "adafactor"))
+            and not _text(a.optim).endswith("bit")),
     Refusal("optim_target_modules", "only GaLore and APOLLO read it",
             when=lambda a: not _text(a.optim).startswith(_LAYERWISE)),
     Refusal("run_name", "--report_to is none, and only trackers read it", "Add --report_to, or change --output_dir.",
@@ -229,6 +232,27 @@ def refuse_idle(args: Any, method: str) -> None:
         if method in one.methods and one.setting in known and _is_set(args, known[one.setting]) and one.when(args)
     ]
     problems += _vllm(args, known)
+    if problems:
+        raise ConfigError(problems)
+
+
+def refuse_idle_adapter(model: Any) -> None:
+    """Refuse the shape of a new adapter where a saved adapter goes on, or all weights are trained.
+
+    Args:
+        model: the settings of the model, as a command reads them.
+
+    Raises:
+        ConfigError: every such setting.
+    """
+    if model.use_peft and not model.adapter:
+        return
+    why = "the adapter of --adapter keeps its shape" if model.use_peft else "--use_peft is false"
+    problems = [
+        Problem(f"--{one.name}", f"is {_shown(getattr(model, one.name))}, but {why}", _LEAVE_OUT)
+        for one in fields(model)
+        if one.name.startswith(("lora_", "use_dora", "use_rslora")) and _is_set(model, one)
+    ]
     if problems:
         raise ConfigError(problems)
 

@@ -6,6 +6,7 @@ answers, with a KL penalty towards the warmed-up model. The paper uses PPO, whic
 model.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
 from nlft.config import override
-from nlft.data.export import form_for, prompted, rows_for
+from nlft.data.export import Form, form_for, prompted, rows_for
 from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import CHECKS, Grader, get_grader, needs_answers
 from nlft.data.records import Example
@@ -66,18 +67,16 @@ class ReFTBaseline(StopsWhenDiverged, SafeCheckpoints, GRPOTrainer):  # type: ig
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         name_trained_end(warm, processing_class)  # TRL samples until one of the ends that generation_config names
         self.rewards = Correctness(_grader(args))
-        rows = rows_for(prompted(examples, args.system_prompt), "reft", form=form_for(processing_class)).rows
+        rows = question_rows(prompted(examples, args.system_prompt), form_for(processing_class))
         super().__init__(
             model=warm,
             reward_funcs=[self.rewards],
             args=args,
-            train_dataset=Dataset.from_list(
-                [{"prompt": r["prompt"], "answer": r["answer"], EXAMPLE: at} for at, r in enumerate(rows)]
-            ),
+            train_dataset=Dataset.from_list(rows),
             processing_class=processing_class,
         )
         refuse_float16(args, self.model)
-        check_all_rows(len(self.train_dataset), len(examples))
+        check_all_rows(len(self.train_dataset), len(rows))
         self.name_examples([example.id for example in examples])
         add_run_directory(
             self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta}
@@ -100,6 +99,17 @@ class ReFTBaseline(StopsWhenDiverged, SafeCheckpoints, GRPOTrainer):  # type: ig
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""
+
+
+def question_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
+    """Make one row for each question and answer: prompt, answer, and the place of the first example that has them."""
+    places: dict[str, int] = {}
+    for at, example in enumerate(examples):
+        places.setdefault(json.dumps(rows_for([example], "reft", form=form).rows[0], sort_keys=True), at)
+    return [
+        {"prompt": row["prompt"], "answer": row["answer"], EXAMPLE: places[json.dumps(row, sort_keys=True)]}
+        for row in rows_for(examples, "reft", form=form).rows
+    ]
 
 
 def _warmed_up(
