@@ -148,6 +148,8 @@ def check_loaded(model: torch.nn.Module, info: Mapping[str, Any], flag: str) -> 
     Raises:
         UserError: names the weights.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return  # under FSDP, only the main process reads the files; it checks them
     cure = "Take config.json and the weights from the same model."
     if sizes := sorted(info["mismatched_keys"]):
         name, in_file, by_config = sizes[0]
