@@ -134,8 +134,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mamba2": {**_OWN, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     "falcon_mamba": {**_OWN, "state_size": 4, "time_step_rank": 4},
     "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 16, "lru_width": 32, "logits_soft_cap": 5.0},
-    "xlstm": {"vocab_size": VOCAB, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "chunk_size": 8, "qk_dim_factor": 1.0,
-              "output_logit_soft_cap": 5.0},
+    "xlstm": {
+        "vocab_size": VOCAB, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "chunk_size": 8,
+        "qk_dim_factor": 1.0, "output_logit_soft_cap": 5.0,
+    },
     "llama4_text": _LLAMA4,
     "codegen": {**_GPT2, **_SOFT, "rotary_dim": 4},
     "biogpt": {},

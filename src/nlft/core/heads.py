@@ -299,10 +299,10 @@ class _FrozenHeadHeld(torch.autograd.Function):
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """Return the part of a causal LM that computes the states which its head reads."""
     base: nn.Module = model.base_model
+    embeddings = model.get_input_embeddings()
     if base is not model:
         return base
     # Llama 4 names a part that it does not have. The decoder is what holds the embeddings.
-    embeddings = model.get_input_embeddings()
     return next(part for part in model.children() if any(inner is embeddings for inner in part.modules()))
 
 
