@@ -300,7 +300,7 @@ def _baseline(
     model_settings, args, other = command.parse(argv)
     from nlft.models.loading import load_model, load_tokenizer, lora_config
     from nlft.training.checkpoints import checkpoint_to_resume
-    from nlft.training.start import adds_adapter
+    from nlft.training.start import adds_adapter, note_adapter
 
     baseline = getattr(import_module(f"nlft.training.{name}"), trainer_class)
     examples, run = _examples_and_run(early.get(other.file), other, args)
@@ -308,6 +308,7 @@ def _baseline(
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
     trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
+    note_adapter(trainer.model)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _done(run, trainer, None)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -296,6 +296,16 @@ class _FrozenHeadHeld(torch.autograd.Function):
         return out, None, None, None
 
 
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the part of a causal LM that computes the states which its head reads."""
+    base: nn.Module = model.base_model
+    embeddings = model.get_input_embeddings()
+    if base is not model:
+        return base
+    # Llama 4 names a part that it does not have. The decoder is what holds the embeddings.
+    return next(part for part in model.children() if any(inner is embeddings for inner in part.modules()))
+
+
 def logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
     """Return the model family's change of the head's output: scaling (Cohere, Granite, ...), soft cap (Gemma 2)."""
     scale = 1.0
@@ -306,7 +316,8 @@ def logit_finisher(config: Any) -> Callable[[Tensor], Tensor]:
     else:
         if getattr(config, "logits_scaling", None):
             scale = 1 / config.logits_scaling
-    cap = getattr(config, "final_logit_softcapping", None)
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
+    cap = next((value for name in names if (value := getattr(config, name, None))), None)
 
     def finish(logits: Tensor) -> Tensor:
         if scale != 1.0:
@@ -328,7 +339,7 @@ def check_against_own_logits(model: PreTrainedModel) -> None:
     model.eval()
     try:
         own = model(input_ids=ids, use_cache=False).logits.float()
-        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        states = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         ours = model._nlft_finish_logits(model.get_output_embeddings()(states)).float()
     finally:
         model.train(was_training)

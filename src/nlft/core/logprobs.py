@@ -24,12 +24,14 @@ from nlft.core.heads import (
     Head,
     check_against_own_logits,
     cross_entropy_in_chunks,
+    decoder_of,
     held_in_chunks,
     log_odds_in_chunks,
     logit_finisher,
     logits_beside_base,
 )
 from nlft.core.saliency import SparseTargets, TopTokens
+from nlft.errors import UserError
 
 
 @dataclass
@@ -211,7 +213,9 @@ def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> 
 
     Raises:
         NLFTError: the model changes its logits in a way that nlft does not support, so scores would be wrong.
+        UserError: the adapter puts virtual tokens before the prompt.
     """
+    _refuse_virtual_tokens(model)
     net: PreTrainedModel = causal_lm(model)
     net._nlft_chunk_bytes = chunk_bytes
     if hasattr(net, "_nlft_finish_logits"):
@@ -234,6 +238,17 @@ def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> 
     net.forward = MethodType(forward, net)
 
 
+def _refuse_virtual_tokens(model: nn.Module) -> None:
+    """Refuse adapters that lengthen a row, which would shift labels against states. Prefix tuning does not."""
+    for config in getattr(model, "peft_config", {}).values():
+        kind = getattr(config.peft_type, "value", str(config.peft_type))
+        if config.is_prompt_learning and kind != "PREFIX_TUNING":
+            raise UserError(
+                f"the adapter is of PEFT's type {kind}, which puts virtual tokens before each prompt.\n"
+                "  nlft cannot score such rows. Use LoRA, another adapter of weights, or prefix tuning."
+            )
+
+
 def _scoring_forward(
     model: PreTrainedModel,
     score_labels: Tensor,
@@ -246,7 +261,7 @@ def _scoring_forward(
     **kwargs: Any,
 ) -> ScoredTokens:
     # Look up decoder and head on each call, because PEFT and FSDP replace them after this forward is set.
-    states = model.base_model(*args, **kwargs).last_hidden_state
+    states = decoder_of(model)(*args, **kwargs).last_hidden_state
     labelled = score_labels[:, 1:] != IGNORE_INDEX
     selected = states[:, :-1][labelled]
     if score_states:

@@ -10,15 +10,12 @@ import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from trl import ModelConfig, get_quantization_config
 
 from nlft.errors import UserError
+from nlft.models.adapters import lora
 from nlft.models.settings import ModelOptions
-
-# The layers that the paper's code adapts. If a model has other names for them (GPT-2), all linear layers are adapted.
-MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass
@@ -140,41 +137,30 @@ def weights_fingerprint(name: str, commit: str | None) -> str | None:
 
 
 def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:
-    """Make a new adapter's configuration from the settings. The default layers are the paper's."""
-    return LoraConfig(
+    """Make a new adapter's configuration from the settings. The default layers are the MLP's.
+
+    Raises:
+        UserError: the default layers were not found, or a setting does not work on them.
+    """
+    return lora(
+        model,
+        settings,
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=_only(settings.lora_target_modules) or default_targets(model),
-        target_parameters=settings.lora_target_parameters,
         modules_to_save=settings.lora_modules_to_save,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
-        fan_in_fan_out=_transposed(model),
-        task_type="CAUSAL_LM",
     )
 
 
 def default_lora(model: PreTrainedModel) -> LoraConfig:
-    """Make the configuration of the paper's adapter: r = alpha = 16 on the MLP's projections."""
-    return LoraConfig(
-        r=16,
-        lora_alpha=16,
-        lora_dropout=0.0,
-        target_modules=default_targets(model),
-        fan_in_fan_out=_transposed(model),
-        task_type="CAUSAL_LM",
-    )
+    """Make the configuration of the paper's adapter: r = alpha = 16 on the MLP's projections.
 
-
-def default_targets(model: PreTrainedModel) -> list[str] | str:
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return [name for name in MLP_PROJECTIONS if name in names] or "all-linear"
-
-
-def _transposed(model: PreTrainedModel) -> bool:
-    """Whether the model stores its weights transposed, as GPT-2 does."""
-    return any(isinstance(module, Conv1D) for module in model.modules())
+    Raises:
+        UserError: no layers to adapt were found.
+    """
+    return lora(model, r=16, lora_alpha=16, lora_dropout=0.0)
 
 
 def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> PreTrainedModel | PeftModel:
@@ -206,11 +192,6 @@ def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
             f"cannot load --model_name_or_path {name}: {_first_line(error)}\n"
             "  Give a folder with config.json and safetensors weights, or a hub name."
         ) from error
-
-
-def _only(names: list[str] | str | None) -> list[str] | str | None:
-    # TRL turns a list of one element into that element, because "all-linear" must be a string.
-    return [names] if isinstance(names, str) and names != "all-linear" else names
 
 
 def _first_line(error: Exception) -> str:

@@ -35,7 +35,7 @@ class ModelOptions:
         default=0.0, metadata={"help": "Dropout in the adapter, a probability."}
     )
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Layers to adapt (default: the MLP's projections)."}
+        default=None, metadata={"help": "Layers to adapt (default: the whole MLP, no router)."}
     )
 
 

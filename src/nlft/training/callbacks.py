@@ -13,7 +13,14 @@ from nlft.data.records import Example
 from nlft.files import write_whole
 from nlft.progress import progress
 from nlft.runs.run_dir import RunDir
-from nlft.training.run_record import changed_settings, changes_note, data_fingerprint, environment, model_card
+from nlft.training.run_record import (
+    adapted_record,
+    changed_settings,
+    changes_note,
+    data_fingerprint,
+    environment,
+    model_card,
+)
 
 UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` ends the training
 
@@ -152,6 +159,7 @@ def add_run_directory(
     record = {
         "method": method,
         "model_name_or_path": base,
+        **adapted_record(trainer.model),
         **settings,
         "seed": trainer.args.seed,
         **environment(),

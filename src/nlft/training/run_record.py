@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from nlft.core.conditions import EncodedExample
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
+from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
 
@@ -54,6 +55,7 @@ def run_record(
         "method": "nlft",
         "model_name_or_path": base_name(model),
         "adapter_config": _adapter_config(model),
+        **adapted_record(model),
         "scheme": scheme.name,
         "saliency": asdict(saliency),
         "scored": ["base", *_conditions(needs)],
@@ -96,6 +98,12 @@ def _adapter_config(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None
         return None
     config = model.peft_config[model.active_adapter].to_dict()
     return dict(json.loads(json.dumps(config, default=lambda x: sorted(x) if isinstance(x, set) else str(x))))
+
+
+def adapted_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
+    """Return what the adapter adapts, for run.yaml; empty without an adapter."""
+    found = adapted(model)
+    return {} if found is None else {"adapted": found.record()}
 
 
 def environment() -> dict[str, Any]:

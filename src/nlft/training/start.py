@@ -6,6 +6,7 @@ from typing import Any
 
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, marked_spans, quotes_of
+from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
 from nlft.training.run_record import add_command
@@ -37,9 +38,17 @@ def nlft_trainer(
         saliency=saliency,
     )
     add_command(trainer.record, model_settings, file)
+    note_adapter(trainer.model)
     for line in summary_lines(trainer.examples, args.answer_weight):
         note(line)
     return trainer
+
+
+def note_adapter(model: Any) -> None:
+    """Print which layers the model's adapter adapts, if it has one, and their share of the weights."""
+    found = adapted(model)
+    if found:
+        note(found.line())
 
 
 def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:
