@@ -1,18 +1,21 @@
 """Log-probabilities against the plain full-softmax form, in values, gradients and memory."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from helpers import tiny
+from nlft.core import logprobs
 from nlft.core.conditions import IGNORE_INDEX, pad_rows
-from nlft.core.heads import LogOdds
+from nlft.core.heads import LogOdds, logit_finisher
 from nlft.core.logprobs import enable_scoring, score
-from nlft.errors import NLFTError
+from nlft.errors import NLFTError, UserError
+from nlft.models.adapters import lora
 
 
 def some_rows(seed=0):
@@ -39,9 +42,12 @@ def plain(model, rows):
 def test_values_and_gradients_equal_the_full_softmax(family):
     model = tiny.model(family)
     model.requires_grad_(False)
-    transposed = family == "gpt2"
-    lora = LoraConfig(target_modules="all-linear", r=4, init_lora_weights=False, fan_in_fan_out=transposed)
-    adapted = get_peft_model(model, lora)
+    options = {"r": 4, "init_lora_weights": False}
+    if family == "mixtral":  # PEFT would put "all-linear" on the router, too
+        config = lora(model, **options)
+    else:
+        config = LoraConfig(target_modules="all-linear", fan_in_fan_out=family == "gpt2", **options)
+    adapted = get_peft_model(model, config)
     enable_scoring(adapted, chunk_bytes=20_000)  # a few positions a chunk
     rows = some_rows()
     adapters = [p for p in adapted.parameters() if p.requires_grad]
@@ -94,15 +100,27 @@ def test_probabilities_that_round_to_zero_and_one_keep_their_logs_and_gradients(
         torch.testing.assert_close(our_grad.double(), their_grad, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
 def test_the_first_choice_is_marked():
+    """Every second label is the model's own choice, the others are not."""
     model = tiny.model()
     enable_scoring(model)
     rows = some_rows()
-    scored = score(model, rows)
     best = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits.argmax(-1)[:, :-1]
     labels = rows.labels[:, 1:]
-    expected = (best == labels)[labels != IGNORE_INDEX]
+    wanted = labels != IGNORE_INDEX
+    chosen = torch.where(torch.arange(best.shape[1]) % 2 == 0, best, (best + 1) % tiny.VOCAB)
+    rows.labels[:, 1:][wanted] = chosen[wanted]
+    expected = (best == chosen)[wanted]
+    assert 3 <= int(expected.sum()) <= len(expected) - 3
+    scored = score(model, rows)
     assert torch.equal(scored.top1[scored.mask], expected)
+
+
+def test_a_token_beside_an_equal_one_is_a_first_choice():
+    """As argmax may take either, neither of two equal logits is worse than the other."""
+    _, first = LogOdds.apply(torch.tensor([[2.0, 2.0, 1.0], [2.0, 2.0, 1.0], [2.0, 2.0, 1.0]]), torch.tensor([0, 1, 2]))
+    assert first.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -132,18 +150,56 @@ def test_a_row_without_completion_costs_nothing_and_breaks_nothing():
     scored.logp.sum().backward()
 
 
-def test_a_model_with_an_unknown_way_with_its_logits_is_refused():
+@pytest.mark.parametrize("change", [lambda z: 2 * z, lambda z: z / 8, lambda z: 1.1 * z])
+def test_a_model_with_an_unknown_way_with_its_logits_is_refused(change):
     model = tiny.model()
     forward = model.forward
 
-    def doubled(*args, **kwargs):
+    def changed(*args, **kwargs):
         out = forward(*args, **kwargs)
-        out.logits = out.logits * 2
+        out.logits = change(out.logits)
         return out
 
-    model.forward = doubled
+    model.forward = changed
     with pytest.raises(NLFTError, match="LlamaForCausalLM changes its logits"):
         enable_scoring(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "value"),
+    [
+        ("cohere", "logit_scale", 1.0),
+        ("granite", "logits_scaling", 1.0),
+        ("granite", "logits_scaling", 1 / 8),
+        ("gemma2", "final_logit_softcapping", None),
+        ("gemma2", "final_logit_softcapping", 7.0),
+    ],
+)
+def test_another_scale_or_cap_than_the_models_own_is_refused(monkeypatch, family, name, value):
+    model = tiny.model(family)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(8)  # a cap changes large logits only
+    other = copy.deepcopy(model.config)
+    setattr(other, name, value)
+    monkeypatch.setattr(logprobs, "logit_finisher", lambda _: logit_finisher(other))
+    with pytest.raises(NLFTError, match="changes its logits"):
+        enable_scoring(model)
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PromptEncoderConfig])
+def test_an_adapter_with_virtual_tokens_is_refused_by_its_type(kind):
+    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with pytest.raises(UserError, match=config.peft_type.value):
+        enable_scoring(get_peft_model(tiny.model(), config))
+
+
+def test_an_adapter_of_prefixes_is_scored():
+    model = get_peft_model(tiny.model(), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    enable_scoring(model)
+    rows = some_rows()
+    with torch.no_grad():
+        scored = score(model, rows)
+        torch.testing.assert_close(scored.logp[scored.mask].double(), plain(model, rows)[0], atol=1e-5, rtol=1e-5)
 
 
 MEMORY = """

@@ -16,8 +16,12 @@ from helpers.training import COMMON, adapter, examples, lora, nlft_trainer
 from helpers.waiting import until
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.errors import ProblemsError, UserError
+from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import checkpoint_to_resume
+from nlft.training.dpo import DPOSettings
+from nlft.training.kto import KTOSettings
+from nlft.training.reft import ReFTSettings
 from nlft.training.sft import SFTBaseline, SFTSettings
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -38,6 +42,37 @@ def test_uniform_with_token_trains_as_trls_sft_trainer_does(tmp_path):
     assert len(trained) > 10
     for name, weight in adapter(ours.model).items():
         torch.testing.assert_close(weight, trained[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.0])
+def test_a_mixture_of_experts_has_one_objective_in_sft_and_uniform(tmp_path, coefficient):
+    """TRL would add the router's load balancing, which NLFT does not have, by the coefficient in the model's config."""
+    data = examples(6)
+    options = COMMON if coefficient is None else {**COMMON, "router_aux_loss_coef": coefficient}
+    ours = nlft_trainer(
+        tmp_path / "ours", data, tiny.model("mixtral"), saliency="uniform", loss_normalization="token", watch=0
+    )
+    ours.train()
+    args = SFTSettings(output_dir=str(tmp_path / "trl"), target="all-completions", **options)
+    net = tiny.model("mixtral")
+    assert net.config.router_aux_loss_coef > 0
+    torch.manual_seed(args.seed)  # both adapters start alike
+    theirs = SFTBaseline(wrap(net, default_lora(net)), args, data, tiny.tokenizer(), None)
+    theirs.train()
+    steps = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)]
+    assert len(steps[0]) == len(steps[1]) == 2
+    torch.testing.assert_close(torch.tensor(steps[0]), torch.tensor(steps[1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [KTOSettings, DPOSettings, ReFTSettings])
+def test_no_baseline_adds_load_balancing_unless_asked(tmp_path, settings):
+    assert settings(output_dir=str(tmp_path), use_cpu=True).router_aux_loss_coef == 0
+    assert settings(output_dir=str(tmp_path), use_cpu=True, router_aux_loss_coef=0.1).router_aux_loss_coef == 0.1
+
+
+def test_batches_by_length_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"train_sampling_strategy.*group_by_length"):
+        NLFTConfig(output_dir=str(tmp_path), train_sampling_strategy="group_by_length", use_cpu=True)
 
 
 def test_uniform_with_token_has_the_gradients_of_trls_sft_trainer(tmp_path):

@@ -6,10 +6,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
+    MixtralConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
@@ -30,6 +33,11 @@ FAMILIES = {
     "qwen3": lambda: Qwen3Config(**_SMALL, **_HEADS),
     "gemma": lambda: GemmaConfig(**_SMALL, **_HEADS),
     "gemma2": lambda: Gemma2Config(**_SMALL, **_HEADS, final_logit_softcapping=5.0),
+    "cohere": lambda: CohereConfig(**_SMALL, **_HEADS, logit_scale=0.25),
+    "granite": lambda: GraniteConfig(**_SMALL, **_HEADS, logits_scaling=8.0),
+    "mixtral": lambda: MixtralConfig(
+        **_SMALL, **_HEADS, num_local_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.05
+    ),
     "gpt2": lambda: GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=512),
 }
 

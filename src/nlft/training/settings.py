@@ -6,12 +6,13 @@ so our defaults win. A comparison of methods then differs in the method alone.
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from nlft.config import Range, with_defaults
 from nlft.core.prompts import PromptSettings, SystemPromptSettings
 from nlft.data.export import TargetSettings
 from nlft.data.grading import ExtractionSettings
+from nlft.errors import UserError
 from nlft.models.settings import MaxLengthSettings, SeedSettings
 
 
@@ -208,14 +209,29 @@ class NLFTOptions(
 ):  # fmt: skip
     """Our own settings of a training with NLFT."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        strategy = str(self.train_sampling_strategy)  # type: ignore[attr-defined]
+        if strategy not in ("random", "sequential"):
+            raise UserError(
+                f"--train_sampling_strategy {strategy} needs one length per example, but an example has several rows.\n"
+                "  Choose random or sequential."
+            )
+
 
 @dataclass
 @with_defaults(save_strategy="no", save_total_limit=None)
 class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPromptSettings, TransformersSettings):
     """What TRL's trainers have in common: NLFTConfig's defaults where TRL's differ."""
 
+    rare: ClassVar[tuple[str, ...]] = ("router_aux_loss_coef",)
+
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Older name of activation_checkpointing."}
+    )
+    router_aux_loss_coef: Annotated[float, Range(0, inf)] = field(
+        default=0.0,
+        metadata={"help": "Weight of a mixture of experts' load balancing. NLFT's loss has none, so the default is 0."},
     )
 
 
