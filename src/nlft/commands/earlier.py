@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlft.errors import UserError, display_path
+from nlft.errors import RecordsError, UserError, display_path
 
 if TYPE_CHECKING:
     from nlft.data.records import Example
@@ -67,7 +67,10 @@ def taken_up(examples: "list[Example]", out: Path, file: Path, *, labels: bool =
 
     if not out.exists() or out.stat().st_size == 0 or (file.exists() and out.samefile(file)):
         return examples
-    earlier = read_examples(out, require_judgment=False)
+    try:
+        earlier = read_examples(out, require_judgment=False)
+    except RecordsError:  # a file of another kind
+        earlier = []
     same = len(earlier) == len(examples)
     if not same or not all(_goes_on(one, more, labels) for one, more in zip(examples, earlier, strict=True)):
         raise UserError(

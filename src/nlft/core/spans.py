@@ -285,14 +285,15 @@ def _quotes(judgment: str) -> Iterator[list[str]]:
 def _find(folded: str, quote: str) -> list[Span]:
     """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
     bare = quote.rstrip(" \t.,;:!?")
-    letters = _letters(folded)
-    if not any(_letters(part) in letters for part in (bare, *_ELLIPSIS.split(quote))):
-        return []  # the search for a long quote of one word again and again costs its length at each place
     texts = [[quote], *([[bare]] if bare and bare != quote else [])]
     parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
     if _ELLIPSIS.search(quote) and parts:
         texts += [parts, [*parts[:-1], parts[-1].rstrip(" \t.,;:!?")]]
+    letters = _letters(folded)
     for one in texts:
+        # The search for a long quote of one word again and again would cost its length at each place.
+        if not all(_letters(part) in letters for part in one):
+            continue
         for flags in (re.NOFLAG, re.IGNORECASE):
             if found := list(_places(folded, [_pattern(part, flags) for part in one])):
                 return found
@@ -301,8 +302,8 @@ def _find(folded: str, quote: str) -> list[Span]:
 
 @lru_cache(maxsize=4)
 def _letters(text: str) -> str:
-    """Return the text without white space and case: where this has no place, no quote has."""
-    return "".join(text.translate(_FOLDED).casefold().split())
+    """Return the text without white space and case, in one form: where this has no place, no quote has."""
+    return "".join(text.translate(_FOLDED).casefold().replace("…", "...").split())
 
 
 def _pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
