@@ -6,7 +6,7 @@ so our defaults win. A comparison of methods then differs in the method alone.
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from nlft.config import Range, with_defaults
 from nlft.core.prompts import PromptSettings, SystemPromptSettings
@@ -77,6 +77,8 @@ class CommonSettings(ActivationSettings):
 @with_defaults(seed=42)
 class TransformersSettings(SeedSettings):
     """The fields of transformers' TrainingArguments that people use next, with its defaults."""
+
+    rare: ClassVar[tuple[str, ...]] = ("run_name",)
 
     gradient_accumulation_steps: Annotated[int, Range(1, inf)] = field(
         default=1, metadata={"help": "Batches to add up before each optimizer step."}
