@@ -249,6 +249,16 @@ def test_a_records_own_tools_and_settings_reach_the_template_and_win():
     assert made.tokenizer.decode(plain.completion).startswith("<think>")
 
 
+def test_tools_and_settings_that_the_template_does_not_use_are_named(capsys):
+    trained(encoder(EMPTY_THOUGHT, enable_thinking=False, speed=1), inputs=TemplateInputs(tools=(TOOL,)))
+    told = capsys.readouterr().err
+    assert "speed" in told
+    assert "tools" in told
+    assert "enable_thinking" not in told
+    trained(encoder(WITH_TOOLS, enable_thinking=False), inputs=TemplateInputs(tools=(TOOL,)))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_request_with_tools_has_another_hash_and_one_without_keeps_its_own():
     with_tools = CompletionRequest("q", "2 + 3?", TemplateInputs(tools=(TOOL,)))
     assert request_hash({}, with_tools) != request_hash({}, CompletionRequest("q", "2 + 3?"))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from nlft.runs.run_dir import RunDir
 
 
+_SHOWN = ("system_prompt", "chat_template_kwargs")
+
+
 def train(argv: Sequence[str]) -> None:
     """Run `nlft train`."""
     from nlft.results.settings import AfterTrainingSettings
@@ -249,7 +252,7 @@ def sft(argv: Sequence[str]) -> None:
     from nlft.training.settings import SFTOptions
 
     what = "Train a supervised baseline, through TRL's SFTTrainer."
-    own: list[Section] = [("SFT", [*_names(TargetSettings), "system_prompt", *_names(MaxLengthSettings)])]
+    own: list[Section] = [("SFT", [*_names(TargetSettings), *_SHOWN, *_names(MaxLengthSettings)])]
     _baseline(argv, "sft", what, SFTOptions, own, "SFTSettings", "SFTBaseline")
 
 
@@ -259,7 +262,7 @@ def reft(argv: Sequence[str]) -> None:
     from nlft.training.settings import ReFTOptions, WarmUpSettings
 
     what = "Warm up on the answers, then reinforce right ones, through TRL's GRPOTrainer."
-    own: list[Section] = [("ReFT", [*_names(WarmUpSettings), "beta", *_names(ExtractionSettings), "system_prompt"])]
+    own: list[Section] = [("ReFT", [*_names(WarmUpSettings), "beta", *_names(ExtractionSettings), *_SHOWN])]
     _baseline(argv, "reft", what, ReFTOptions, own, "ReFTSettings", "ReFTBaseline")
 
 
@@ -268,7 +271,7 @@ def kto(argv: Sequence[str]) -> None:
     from nlft.training.settings import KTOOptions
 
     what = "Train on right and wrong completions, through TRL's KTOTrainer."
-    own: list[Section] = [("KTO", ["system_prompt", *_names(MaxLengthSettings)])]
+    own: list[Section] = [("KTO", [*_SHOWN, *_names(MaxLengthSettings)])]
     _baseline(argv, "kto", what, KTOOptions, own, "KTOSettings", "KTOBaseline")
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ class ChatTemplate:
     def _learn(self, inputs: TemplateInputs) -> ReplyForm:
         bare, opened = (self._probe(None, inputs, generation) for generation in (False, True))
         before, after = self._around(_SAID, inputs)
+        self._name_unused(inputs, opened + before)
         found: dict[str, Any] = form_of(bare, opened, before, _ASKED, self._name)
         if not found.get("is_prefix", True) and "header" not in found and not found["opening"]:
             _warn(
@@ -123,6 +125,22 @@ class ChatTemplate:
         if form.lead and not form.lead.strip() and self._adds_space(opened, form, before + _SAID + after):
             return ReplyForm(**{**vars(form), "lead": ""})
         return form
+
+    def _name_unused(self, own: TemplateInputs, rendered: str) -> None:
+        """Warn about tools and variables that do not change what the template writes."""
+        inputs, kept = self._inputs.updated(own), self._inputs
+        less = {name: {n: v for n, v in inputs.kwargs.items() if n != name} for name in inputs.kwargs}
+        others = {name: replace(inputs, kwargs=kwargs) for name, kwargs in less.items()}
+        others |= {"tools": replace(inputs, tools=())} if inputs.tools else {}
+        try:
+            for name, other in others.items():
+                self._inputs = other
+                if self._probe(None, generation=True) + self._around(_SAID, NO_INPUTS)[0] == rendered:
+                    _warn(f"the chat template of {self._name} does not use {name}: it writes the same without it.")
+        except TemplateRefusal:
+            return  # the template needs it
+        finally:
+            self._inputs = kept
 
     def _adds_space(self, opened: str, form: ReplyForm, full: str) -> bool:
         """Whether the tokenizer itself writes the white space between the prompt and a reply, as SentencePiece does."""

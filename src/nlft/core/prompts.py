@@ -97,13 +97,10 @@ class Templates:
 class ChatTemplateSettings:
     """What the chat template gets besides the messages."""
 
-    rare: ClassVar[tuple[str, ...]] = ("chat_template_kwargs", "chat_template_date")
+    rare: ClassVar[tuple[str, ...]] = ("chat_template_date",)
     chat_template_kwargs: None | str | dict[str, Any] = field(  # noqa: RUF036 - transformers' parser takes the second
         default=None,
-        metadata={
-            "help": "The chat template's own variables, as a JSON object: '{\"enable_thinking\": false}'. A record's "
-            "field of this name wins."
-        },
+        metadata={"help": "The chat template's variables, as a JSON object."},
     )
     chat_template_date: str | None = field(
         default=None,

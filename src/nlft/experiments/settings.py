@@ -123,7 +123,7 @@ class TuneSettings(
 
     rare: ClassVar[tuple[str, ...]] = (
         *CollateralSettings.rare, *CurveSettings.rare, *ClusterSettings.rare, "keep", "extra_arms", "rules",
-        "second_checks",
+        "second_checks", "chat_template_kwargs",
     )  # fmt: skip
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(
