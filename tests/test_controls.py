@@ -589,7 +589,7 @@ def test_controls_that_no_longer_fit_are_named_on_resume(tmp_path):
     steered(tmp_path, {2: [("saliency.mistake_ratio", 3)]}, **options)
     again = nlft_trainer(tmp_path, saliency="cut", **options)
     with pytest.warns(UserWarning, match=r"mistake_ratio = 3\.0 of step 2 .*cut"):
-        again.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-2"))
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-2"), anyway=True)
 
 
 # Two processes
