@@ -194,7 +194,7 @@ def _extra_loss(settings: NLFTSettings) -> ExtraLoss | None:
 
 
 def _idle(settings: NLFTSettings) -> dict[str, str]:
-    idle = {}
+    idle: dict[str, str] = {}
     if not settings.contradiction:
         idle |= dict.fromkeys(("contradiction_base", "contradiction_standard"), "contradiction is false")
     if not settings.redirect:
