@@ -148,17 +148,9 @@ class ConditionEncoder(TurnEncoder):
         if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
             raise ProblemsError([Problem(f"example {id!r}", *ENDS_WITH_REPLY)])
         with _refusals_of(id):
-            judge = None
             listed = () if label else self.listed
             spans = merged_spans(spans, occurrences(completion, listed))
-            if not label:
-                blamed = judgment or ""
-                if not self.templates.judge_shows_correction:
-                    blamed = without_corrections(blamed)
-                if blamed.strip():
-                    judge = self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=blamed), inputs)
-                elif not spans:
-                    raise ProblemsError([_nothing_to_show(id)])
+            judge = None if label else self._judge_ids(id, prompt, judgment or "", inputs, needed=not spans)
             marked = self._token_spans(id, completion, spans, inputs) if spans else ()
             shown, target = answer or feedback, revision or answer
             standard = fill_prompt(prompt, self.templates.standard, answer=shown) if shown else prompt
@@ -179,6 +171,21 @@ class ConditionEncoder(TurnEncoder):
             )
             self._check_lengths(encoded)
             return encoded
+
+    def _judge_ids(
+        self, id: str | int, prompt: Prompt, judgment: str, inputs: TemplateInputs, *, needed: bool
+    ) -> list[int] | None:
+        """Return the judge prompt's ids; None if the judgment has nothing to show.
+
+        Raises:
+            ProblemsError: it has nothing to show, and the prompt is needed.
+        """
+        shown = judgment if self.templates.judge_shows_correction else without_corrections(judgment)
+        if shown.strip():
+            return self.prompt_ids(fill_prompt(prompt, self.templates.judge, judgment=shown), inputs)
+        if needed:
+            raise ProblemsError([_nothing_to_show(id)])
+        return None
 
     def _target(self, id: str | int, text: str, inputs: TemplateInputs) -> tuple[list[int] | None, Problem | None]:
         """Tokenise the text that `answer_weight` trains. If the template cannot write it, say why."""
