@@ -32,7 +32,7 @@ def refuse_inputs(flag: str, out: Path | str | None, inputs: Mapping[str, object
         for item in given if isinstance(given, list | tuple) else [given]:
             if isinstance(item, str | os.PathLike) and (what := _clash(Path(out), Path(item))):
                 raise UserError(
-                    f"{flag} {display_path(out)}: {what} {name} {display_path(item)}, which would be replaced.\n"
+                    f"{flag} {display_path(out)}: {what} {name} {display_path(Path(item))}, which would be replaced.\n"
                     "  Give the output another name or folder."
                 )
 

@@ -59,7 +59,8 @@ class StageRecord:
         if kept is None:  # of an older version, or ended before it was recorded
             self.record(done, self.inputs(done))
             return "done", []
-        before = kept.get("from") or {}
+        recorded = kept.get("from")
+        before = recorded if isinstance(recorded, dict) else {}
         changed = [name for name, now in self.inputs(done).items() if before.get(name, now) != now]
         if path.is_file() and kept.get("made") != digest(path):
             return "edited", changed
