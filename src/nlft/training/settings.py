@@ -195,7 +195,7 @@ class EvalFileSettings:
     """Held-out examples."""
 
     eval_file: str | None = field(
-        default=None, metadata={"help": "Held-out examples: log their loss after each epoch."}
+        default=None, metadata={"help": "Held-out examples for a loss after each epoch."}
     )
 
 
