@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from helpers import striking, tiny
 from helpers.training import examples, lora, nlft_trainer
+from nlft.commands.parsing import Command
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.errors import ConfigError, UserError
@@ -129,6 +130,12 @@ def test_what_a_method_honours_it_takes(tmp_path):
     NLFTConfig(output_dir=str(tmp_path), warmup_steps=3, lr_scheduler_type="constant_with_warmup", weight_decay=0.1)
     NLFTConfig(output_dir=str(tmp_path), run_name="x", report_to="tensorboard", max_grad_norm=0.5)
     NLFTConfig(output_dir=str(tmp_path), neftune_noise_alpha=5)
+
+
+@pytest.mark.parametrize("method", CLASSES)
+def test_defaults_are_taken_as_a_command_reads_them(tmp_path, method):
+    made = Command("test", "", [CLASSES[method]]).parse(["--output_dir", str(tmp_path)])[0]
+    assert made.output_dir == str(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -1,6 +1,6 @@
 """Run the commands that make a dataset: sample, judge, revise, build, audit."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -332,16 +332,7 @@ def audit(argv: Sequence[str]) -> None:
     early = EarlyFile(argv, examples_to_judge)
     model_settings, settings, saliency, other = command.parse(argv)
     settings.templates()  # check them before reading the files
-    for path, flag in ((other.html, "--html"), (other.json, "--json")):
-        if path:
-            check_out_file(path, flag=flag)
-            read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks}
-            read["--test_file"] = settings.test_file
-            refuse_inputs(flag, path, {**read, "--config": other.config, **_model_paths(model_settings)})
-    refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
-    refuse_foreign("--json", other.json, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
-    if other.rules_out:
-        check_new_rules(other.rules_out)
+    _check_audit_files(other, settings.test_file, model_settings)
     rules = read_rules(other.rules) if other.rules else None
     checks = read_checks(other.checks) if other.checks else []
     examples = early.get(other.file)
@@ -365,6 +356,20 @@ def audit(argv: Sequence[str]) -> None:
             write_output(path, text().encode())
     if other.rules_out:
         write_new_rules(other.rules_out, examples, report.rules)
+
+
+def _check_audit_files(other: Namespace, test_file: str | None, model: Any) -> None:
+    """Refuse files to write that the audit reads, or that nlft did not write."""
+    for path, flag in ((other.html, "--html"), (other.json, "--json")):
+        if path:
+            check_out_file(path, flag=flag)
+            read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks}
+            read["--test_file"] = test_file
+            refuse_inputs(flag, path, {**read, "--config": other.config, **_model_paths(model)})
+    refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
+    refuse_foreign("--json", other.json, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
+    if other.rules_out:
+        check_new_rules(other.rules_out)
 
 
 def _optional_model() -> type:

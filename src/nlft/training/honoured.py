@@ -345,7 +345,7 @@ def _is_set(args: Any, field: "Field[Any]") -> bool:
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     value = getattr(args, field.name, None)
     record = f"<{field.name.upper()}>"  # what a record has in place of a token, also of none
-    if value is False and default == "no":  # the command line reads the default of `str | bool` so
+    if value is False and default == "no":  # as the parser of a command reads it
         return False
     return value is not None and value not in (default, record)
 
