@@ -334,6 +334,16 @@ def test_a_run_goes_on_when_the_pivots_or_the_scheme_change_while_it_trains(tmp_
     assert run._dose.doses.tolist() == [4.0] * 4  # the steps with `uniform` are no dose
 
 
+def test_a_run_that_changes_to_strike_ends_by_dose_too(tmp_path):
+    run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=get_scheme("uniform").settings(hold_weight=1.0))
+    run.add_callback(Change(run, {2: ("strike", {"stop_below": 0.0037})}))
+    assert run._dose is None
+    run.train()
+    logs = [log["nlft/struck_probability"] for log in run.state.log_history if "nlft/struck_probability" in log]
+    assert logs[-1] < 0.0037 < logs[0]
+    assert 2 < run.state.global_step < 200
+
+
 class Change(TrainerCallback):
     def __init__(self, run, changes):
         self.run, self.changes = run, changes

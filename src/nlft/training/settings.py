@@ -194,9 +194,7 @@ class SchemeSettings:
 class EvalFileSettings:
     """Held-out examples."""
 
-    eval_file: str | None = field(
-        default=None, metadata={"help": "Held-out examples for a loss after each epoch."}
-    )
+    eval_file: str | None = field(default=None, metadata={"help": "Held-out examples for a loss after each epoch."})
 
 
 @dataclass

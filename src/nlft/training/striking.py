@@ -98,10 +98,13 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
             self._sums[1, places] += struck
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not state.global_step or self.trainer.resumed_from is None:
-            return
-        path = Path(self.trainer.resumed_from) / STATE_FILE
-        if path.is_file():
+        if state.global_step:
+            self.restore()
+
+    def restore(self) -> None:
+        """Take over the state of the checkpoint that the run resumes from, if it has one."""
+        path = Path(self.trainer.resumed_from or "") / STATE_FILE
+        if self.trainer.resumed_from is not None and path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
             self.probability, self.doses = torch.tensor(kept["probability"]), torch.tensor(kept["doses"])
 
@@ -116,7 +119,9 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def metrics(self) -> dict[str, float]:
-        """Return what a log line says of the struck tokens."""
+        """Return what a log line says of the struck tokens. It says nothing before the first of them was trained."""
+        if self.probability.isnan().all():
+            return {}
         return {
             "nlft/struck_probability": float(self.probability.nanmean()),
             "nlft/dose_per_strike": float(self.doses.mean()),

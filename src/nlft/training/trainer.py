@@ -153,9 +153,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         self.add_callback(self._recorder)
         self.steering = Steering(run, self, self.record)
         self.add_callback(self.steering)
-        if isinstance(self.builder.plan, StrikePlan):
-            self._dose = StrikeDose(self, train, self.builder.plan)
-            self.add_callback(self._dose)
+        self._follow_strikes()
         watched = choose_watched(self.examples, self.args.watch, self.args.watch_ids or [])
         if watched:
             shown = [watched_example(self.examples[i], train[i], encoder.tokenizer) for i in watched]
@@ -193,6 +191,14 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         self.scheme = self.schemes[name]
         self.saliency = self.scheme.settings(**settings)
         self.builder.use(self.scheme, self.saliency)
+        self._follow_strikes()
+
+    def _follow_strikes(self) -> None:
+        """Follow what is struck, so that `stop_below` counts. A run may change to `strike` while it trains."""
+        if self._dose is None and isinstance(self.builder.plan, StrikePlan):
+            self._dose = StrikeDose(self, self.builder.examples, self.builder.plan)
+            self._dose.restore()
+            self.add_callback(self._dose)
 
     @property
     def needs(self) -> frozenset[str]:
