@@ -89,6 +89,7 @@ def raised_in(package, code):
         ("mlflow", "raise ConnectionError('nobody answers at localhost:5000')", "--report_to none"),
         ("peft", "raise ValueError('Target modules nosuch not found')", "nosuch"),
         ("bitsandbytes", "raise RuntimeError('CUDA is required, but is not installed')", "CUDA"),
+        ("torch", "def create_scheduler(): dict(1)\ncreate_scheduler()", "--lr_scheduler_kwargs"),
     ],
 )
 def test_what_another_package_refuses_is_one_message(package, code, told):

@@ -41,6 +41,7 @@ _NO_GPU = re.compile(
     r"|not compiled with CUDA|CUDA error|NCCL error",
     re.I,
 )
+_MAKES_OPTIMIZERS = {"create_optimizer", "create_scheduler", "create_optimizer_and_scheduler"}
 _MEMORY_CURE = (
     "Lower --per_device_train_batch_size (raise --gradient_accumulation_steps by as much), --max_length or "
     "--max_new_tokens; where a command has them, --batch_size or --eval_batch_size. Also --dtype bfloat16 and "
@@ -155,6 +156,11 @@ def _of_package(error: BaseException) -> UserError | None:
         return UserError(f"the tracker {tracker} failed: {said}\n  {cure}")
     if isinstance(error, ImportError):
         return _missing(error, said)
+    if isinstance(error, TypeError | KeyError | ValueError) and _functions(error) & _MAKES_OPTIMIZERS:
+        return UserError(
+            f"the optimizer or the schedule cannot be made: {said}\n"
+            "  Correct --optim, --optim_args, --lr_scheduler_type or --lr_scheduler_kwargs."
+        )
     if not packages or packages[-1] not in _CHECKS_SETTINGS:
         return None
     if isinstance(error, RuntimeError | ValueError) and _MISSING.search(said):
@@ -181,6 +187,11 @@ def _said(error: BaseException) -> str:
     """Return the error's text on one line, printable, without an end mark, of at most 600 characters."""
     said = printable(" ".join(str(error).split())).rstrip(".") or type(error).__name__
     return said if len(said) <= 600 else said[:597] + "..."
+
+
+def _functions(error: BaseException) -> set[str]:
+    """Return the names of the functions in which the error was on its way."""
+    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
 def _packages(error: BaseException) -> list[str]:

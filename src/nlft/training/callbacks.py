@@ -121,6 +121,9 @@ def _best_of(args: TrainingArguments, state: TrainerState) -> dict[str, Any] | N
 class ProgressLine(TrainerCallback):  # type: ignore[misc]
     """Shows one bar for the whole training, with the last loss and the time left."""
 
+    def __init__(self) -> None:
+        self._bar = progress("training", 0, "step", disable=True)  # an evaluation before the training logs too
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         shown = state.is_world_process_zero and not args.disable_tqdm
         total = state.max_steps if _ends_by_steps(state) else None
