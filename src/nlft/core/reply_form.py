@@ -12,16 +12,24 @@ _HIDDEN = re.compile("\ue000(\\d+)\ue001")  # private characters, which no text 
 
 
 class TemplateRefusal(UserError):
-    """The chat template cannot write what it was given.
+    """The chat template cannot write what it was given."""
 
-    Attributes:
-        what: what is wrong.
-        cure: what to do about it.
-    """
+    def __init__(self, what: str, cure: str | None = None) -> None:
+        """
+        Args:
+            what: what is wrong; without `cure`, the whole message, as pickle gives it back.
+        """
+        super().__init__(what if cure is None else f"{what}\n  {cure}")
 
-    def __init__(self, what: str, cure: str) -> None:
-        super().__init__(f"{what}\n  {cure}")
-        self.what, self.cure = what, cure
+    @property
+    def what(self) -> str:
+        """What is wrong."""
+        return str(self).partition("\n  ")[0]
+
+    @property
+    def cure(self) -> str:
+        """What to do about it."""
+        return str(self).partition("\n  ")[2]
 
 
 class Written(NamedTuple):
