@@ -50,6 +50,8 @@ LOOPS = [
     *("option A ", "not A ", "3 3 "),
 ]
 PIECES = [*FEW_SIGNS, *LOOPS]
+WORST = ["3", " ", "\n", "-", "*", "#", "(", '"', "“", "not good ", "1/3 = 0.333", "1+1=2 ", "\n \n", "...", "a b "]
+"""What was once read in quadratic time or worse. The long tests try all of `PIECES`."""
 
 number, choice, exact = (get_grader(name) for name in ("number", "choice", "exact"))
 
@@ -138,9 +140,10 @@ def text_of(piece: str, size: int) -> str:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers that stop a pattern")
 @pytest.mark.parametrize("name", READERS)
-def test_a_degenerate_text_of_100_kb_is_read_in_a_second(name: str) -> None:
+@pytest.mark.parametrize("pieces", [WORST, pytest.param(PIECES, marks=pytest.mark.long)], ids=["worst", "all"])
+def test_a_degenerate_text_of_100_kb_is_read_in_a_second(name: str, pieces: list[str]) -> None:
     read, slow = READERS[name], {}
-    for piece in PIECES:
+    for piece in pieces:
         try:
             if cpu_seconds(read, text_of(piece, SMALL)) < SUSPICIOUS:
                 continue
