@@ -353,7 +353,7 @@ def test_a_system_prompt_goes_before_prompts_that_have_none(capsys):
     assert Counter(r["prompt"][0]["content"] for r in rows_of(Path("o.jsonl"))) == {"Think.": 5, "Be brief.": 1}
     assert nlft("build", "e.jsonl", "--out", "o.json", "--to", "original", "--system_prompt", "Think.") == 0
     assert Counter(r["instruction"] for r in json.loads(Path("o.json").read_text())) == {"Think.": 5, "Be brief.": 1}
-    assert nlft("build", "e.jsonl", "--out", "o.jsonl", "--system_prompt", "Think.") == 0
+    assert nlft("build", "e.jsonl", "--out", "o.jsonl", "--system_prompt", "Think.", "--overwrite") == 0
     assert all(e.prompt[0]["role"] == "system" for e in read_examples("o.jsonl"))
 
 
@@ -552,7 +552,7 @@ def test_settings_come_from_yaml_too(files):
     [
         (["a.jsonl"], "required: --out"),
         (["--out", "o.jsonl"], "FILE"),
-        (["a.jsonl", "--out", "a.jsonl"], "is one of the files read"),
+        (["a.jsonl", "--out", "a.jsonl"], "FILE a.jsonl"),
         (["a.jsonl", "--out", "o.jsonl", "--ratio", "1/2"], "--ratio 1/2: "),
         (["a.jsonl", "--out", "o.jsonl", "--to", "dpo"], "invalid choice"),
         (["a.jsonl", "--out", "o.jsonl", "--size", "0"], "--size: is 0"),

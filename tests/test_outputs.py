@@ -17,7 +17,8 @@ EXAMPLES = [{**question, "completion": "It is 9.", "label": False, "judgment": "
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name, rows in (("q.jsonl", QUESTIONS), ("e.jsonl", EXAMPLES)):
+    both = {"q.jsonl": QUESTIONS, "e.jsonl": EXAMPLES, "events.jsonl": EXAMPLES, "examples.jsonl": EXAMPLES}
+    for name, rows in both.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = tmp_path / "model"
     model.mkdir()
@@ -44,14 +45,14 @@ MODEL = ["--model_name_or_path", "model"]
         (["audit", "e.jsonl", "--html", "notes.html"], "notes.html"),
         (["evaluate", "q.jsonl", "--out", "notes.json", *MODEL], "notes.json"),
         (["merge", "--adapter", "adapter", "--out", "adapter", *MODEL], "adapter/adapter_config.json"),
-        (["train", "e.jsonl", "--output_dir", ".", "--overwrite", *MODEL], "e.jsonl"),
+        (["train", "events.jsonl", "--output_dir", ".", "--overwrite", *MODEL], "events.jsonl"),
         (["sft", "e.jsonl", "--output_dir", "model", "--overwrite", *MODEL], "model/config.json"),
         (
             ["train", "e.jsonl", "--adapter", "adapter", "--output_dir", "adapter", "--overwrite", *MODEL],
             "adapter/adapter_config.json",
         ),
-        (["tune", "e.jsonl", "--output_dir", ".", *MODEL], "e.jsonl"),
-        (["compare", "e.jsonl", "--output_dir", str(Path("x") / ".."), *MODEL], "e.jsonl"),
+        (["tune", "examples.jsonl", "--output_dir", ".", *MODEL], "examples.jsonl"),
+        (["compare", "examples.jsonl", "--output_dir", str(Path("x") / ".."), *MODEL], "examples.jsonl"),
     ],
 )
 def test_a_command_never_replaces_what_it_reads_or_what_it_did_not_write(

@@ -302,7 +302,7 @@ def test_what_changes_no_weight_is_not_refused(trained, tmp_path, monkeypatch):
     shutil.copytree(trained / "run", tmp_path / "run")
     monkeypatch.chdir(trained)  # the same model by another path
     for model in ("model-0", trained / "model-0"):
-        free = {"logging_steps": 2, "save_steps": 2, "watch": 3, "disable_tqdm": True, "run_name": "another"}
+        free = {"logging_steps": 2, "save_steps": 2, "watch": 3, "disable_tqdm": True}
         again = nlft_trainer(tmp_path / "run", model=loaded(model), **{**EACH_STEP, **free})
         again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoints" / "checkpoint-2"))
 

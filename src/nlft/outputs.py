@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from nlft.errors import UserError, display_path
@@ -12,16 +12,19 @@ GENERATOR = '<meta name="generator" content="nlft">'
 _HEAD = 4096  # bytes of a page in which its head begins
 
 
-def refuse_inputs(flag: str, out: Path | str | None, inputs: Mapping[str, object]) -> None:
+def refuse_inputs(
+    flag: str, out: Path | str | None, inputs: Mapping[str, object], writes: Collection[str] | None = None
+) -> None:
     """Refuse an output that is an input, under any name: a link, another case, a relative path.
 
-    An output that is a folder must not hold an input either, because its files could replace it.
+    An output that is a folder must not hold an input where its own files go, because they could replace it.
 
     Args:
         flag: the output's flag, such as `--out`.
         out: the file or folder to write; None: nothing is written.
         inputs: what the command reads, by flag: paths, lists of paths, or None. Names that are not paths, such as a
             model of the hub, are passed over.
+        writes: for a folder, the names of what the command writes into it; None: it may write anything.
 
     Raises:
         UserError: the output is an input or holds one. The message names both.
@@ -30,21 +33,24 @@ def refuse_inputs(flag: str, out: Path | str | None, inputs: Mapping[str, object
         return
     for name, given in inputs.items():
         for item in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(item, str | os.PathLike) and (what := _clash(Path(out), Path(item))):
+            if isinstance(item, str | os.PathLike) and (what := _clash(Path(out), Path(item), writes)):
                 raise UserError(
                     f"{flag} {display_path(out)}: {what} {name} {display_path(Path(item))}, which would be replaced.\n"
                     "  Give the output another name or folder."
                 )
 
 
-def _clash(out: Path, given: Path) -> str:
+def _clash(out: Path, given: Path, writes: Collection[str] | None) -> str:
     """Return how the output meets the input; empty if it does not."""
-    if not given.exists():
-        return ""
     if _same(out, given):
         return "is the same as"
-    holds = not (out.exists() and not out.is_dir()) and any(_same(out, folder) for folder in given.resolve().parents)
-    return "holds" if holds else ""
+    if not given.exists() or (out.exists() and not out.is_dir()):
+        return ""
+    whole = given.resolve()
+    at = next((n for n, folder in enumerate(whole.parents) if _same(out, folder)), None)
+    if at is None:
+        return ""
+    return "holds" if writes is None or whole.parts[-at - 1] in writes else ""
 
 
 def _same(one: Path, other: Path) -> bool:

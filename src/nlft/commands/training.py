@@ -343,7 +343,10 @@ def _training_arguments(parser: ArgumentParser) -> None:
 def _refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str | None) -> None:
     """Refuse an output_dir that is or holds what the command reads: --overwrite and new files could replace it."""
     read = {"FILE": other.file, "--model_name_or_path": model.model_name_or_path, "--adapter": model.adapter}
-    refuse_inputs("--output_dir", args.output_dir, {**read, **{f"--{name}": file for name, file in files.items()}})
+    from nlft.runs.run_dir import RunDir
+
+    own = {path.name for name, path in vars(RunDir(args.output_dir)).items() if name.endswith("_path")}
+    refuse_inputs("--output_dir", args.output_dir, {**read, **{f"--{name}": file for name, file in files.items()}}, own)
 
 
 def _examples_and_run(

@@ -25,6 +25,12 @@ _READS: Mapping[str, tuple[str, ...]] = {
 }
 """The files of the folder that a stage reads, by the file that it writes."""
 
+STAGE_FILES = frozenset(_READS) | {
+    *("train.jsonl", "test.jsonl", "settings.json", "second_checks.json", "audit.html", "tune.json", "tune.html"),
+    *("compare.json", "compare.html", "rounds.json", "accumulated.jsonl", "map.html", "cells", "adapter"),
+}
+"""What the stages write into their folder, besides the folders of arms and rounds."""
+
 
 def digest(path: Path) -> str | None:
     """Return the SHA-256 of a file; None if there is none."""

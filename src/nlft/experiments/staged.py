@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nlft import __version__
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.experiments import stages
-from nlft.experiments.inputs import StageRecord
+from nlft.experiments.inputs import STAGE_FILES, StageRecord
 from nlft.experiments.settings import TuneSettings
 from nlft.files import read_json, write_whole
 from nlft.library_errors import message_and_code
@@ -119,7 +119,7 @@ class Staged:
         """
         given = {"FILE": self.file, "--test_file": self.settings.test_file, "--checks": self.settings.checks}
         read = {**given, "--rules": self.settings.rules, **{f"--{name}": value for name, value in self.model.items()}}
-        refuse_inputs("--output_dir", self.folder, read)
+        refuse_inputs("--output_dir", self.folder, read, STAGE_FILES)
         self.folder.mkdir(parents=True, exist_ok=True)
         mine, digests = json.loads(json.dumps({"nlft": __version__, **self.job()}, default=str)), self._digests()
         for name in self.may_change:
