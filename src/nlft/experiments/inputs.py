@@ -6,6 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +52,8 @@ class StageRecord:
 
     def inputs(self, done: str) -> Digests:
         """Return the digests of the files that the stage reads, as they are now."""
-        return {name: digest(self.folder / name) for name in self._reads.get(done, ())}
+        # Without "..": through a folder that is not there yet, the system finds no file.
+        return {name: digest(Path(normpath(self.folder / name))) for name in self._reads.get(done, ())}
 
     def state(self, done: str) -> tuple[State, list[str]]:
         """Return what is known of a stage's output, and the names of the inputs that have changed since.
