@@ -97,7 +97,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "language": language,
     "yes or no": says_yes,
     "words check": lambda t: check_reply(
-        Check("c", "words", ("not good", "a a b"), must=False), GradedReply("How many?", t)
+        Check("c", "words", ("not good", "a a b"), must=False), GradedReply("1", "How many?", None, t, {})
     ),
     "feedback": lambda t: feedback_note([example(answer=t)] * 3),
     "templates": lambda t: (fill(t, a="b"), fill("{a}", a=t)),

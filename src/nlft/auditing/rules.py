@@ -10,7 +10,7 @@ from typing import Any
 
 from nlft.auditing.words import content
 from nlft.core.prompts import prompt_text
-from nlft.core.spans import Span, blame, quote_places, quoted_spans
+from nlft.core.spans import Span, blame, quote_places, quoted_spans, quotes_replaced
 from nlft.data.language import is_common, words
 from nlft.data.records import Example, completion_text
 from nlft.data.rules_file import Rule
@@ -36,7 +36,7 @@ MOST_PROPOSED = 12
 
 _ENDS = re.compile(r"(?<![.!?])[.!?]++(?:\s++|$)|\n+")
 _GAP = "\0"
-_GAPS = re.compile(rf"{_GAP}(?:[\s,;/&]*(?:(?:and|or|und|oder|et|ou|y|o|e)\b)?[\s,;/&]*{_GAP})*")
+_GAPS = re.compile(rf"{_GAP}(?:[\s,;/&]*+(?:(?:and|or|und|oder|et|ou|y|o|e)\b[\s,;/&]*+)?{_GAP})*")
 _WORDLESS = "marked"
 _SLUG_WORDS = 3
 
@@ -161,9 +161,11 @@ def _of_judgment(index: int, example: Example, sentences: Sequence[str], joined:
     """
     text = completion_text(example)
     own = () if example.label else example.spans
+    together: dict[int, list[int]] = defaultdict(list)
+    for part in range(len(sentences)):
+        together[joined.get(part, part)].append(part)
     found = []
-    for at in (at for at in range(len(sentences)) if at not in joined):
-        parts = [part for part in range(len(sentences)) if part == at or joined.get(part) == at]
+    for at, parts in sorted(together.items()):
         said = " ".join(filter(None, (_without_quotes(_unmarked(sentences[part], text, own)) for part in parts)))
         places = quoted_spans(text, sentences[at]).spans
         found.append(Objection(index, said, tuple(text[span.start : span.end] for span in places)))
@@ -188,9 +190,15 @@ def _sentences(judgment: str) -> list[str]:
 
 def _beside(sentences: Sequence[str]) -> dict[int, int]:
     """Return for each sentence without quotes the one with quotes that it stands beside: before it, else after it."""
-    quoting = [at for at, sentence in enumerate(sentences) if quote_places(sentence)]
-    others = (at for at in range(len(sentences)) if at not in quoting)
-    return {at: max((q for q in quoting if q < at), default=quoting[0]) for at in others} if quoting else {}
+    quoting = [bool(quote_places(sentence)) for sentence in sentences]
+    beside: dict[int, int] = {}
+    nearest = quoting.index(True) if any(quoting) else None
+    for at, quotes in enumerate(quoting):
+        if quotes:
+            nearest = at
+        elif nearest is not None:
+            beside[at] = nearest
+    return beside
 
 
 def _unmarked(sentence: str, text: str, own: Sequence[Span]) -> str:
@@ -202,9 +210,7 @@ def _unmarked(sentence: str, text: str, own: Sequence[Span]) -> str:
 
 def _without_quotes(sentence: str) -> str:
     """Return a sentence without its quotes. A lead such as `The reply says "sleek":` goes with them."""
-    for start, end in reversed(quote_places(sentence)):
-        sentence = f"{sentence[:start]}{_GAP}{sentence[end:]}"
-    sentence = _GAPS.sub(_GAP, " ".join(sentence.split()))
+    sentence = _GAPS.sub(_GAP, " ".join(quotes_replaced(sentence, _GAP).split()))
     head, gap, tail = sentence.partition(_GAP)
     if gap and re.match(r"\s*[:–—]\s*\w+\W+\w", tail) and _GAP not in tail:
         head, tail = "", re.sub(r"^\s*[:–—]\s*", "", tail)
@@ -274,7 +280,8 @@ class _Names:
     def new(self, wording: str) -> str:
         """Return a slug of the first content words."""
         plain = unicodedata.normalize("NFKD", wording).encode("ascii", "ignore").decode()
-        telling = [word for word in words(plain) if word in _folded(plain)]
+        folded = _folded(plain)
+        telling = [word for word in words(plain) if word in folded]
         slug = re.sub(r"[^a-z0-9]+", "-", " ".join(dict.fromkeys(telling[:_SLUG_WORDS]))).strip("-")
         slug = slug or ("rule" if wording else _WORDLESS)
         name = next(name for n in count(1) if (name := slug if n == 1 else f"{slug}-{n}") not in self.taken)

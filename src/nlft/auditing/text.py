@@ -113,10 +113,15 @@ def _leak(example: Example) -> str | None:
         return " " if _bare("".join(filter(None, match.groups()))) in completion else match[0]
 
     shown = _PLACE.sub(" ", _QUOTED.sub(without, shown_judgment(example)))
-    leaked = next((n for n in IN_SENTENCE.findall(shown) if _value(n) == expected), None)
-    if leaked is None or expected in map(_value, IN_SENTENCE.findall(prompt)):
+    leaked = next((n for n in _numbers_of(shown) if _value(n) == expected), None)
+    if leaked is None or expected in map(_value, _numbers_of(prompt)):
         return None
     return f"the judge prompt would show {leaked}, the right answer: {quoted(shown_judgment(example))}"
+
+
+def _numbers_of(text: str) -> dict[str, None]:
+    """Return a text's numbers as written, each once: a judge that loops writes one of them thousands of times."""
+    return dict.fromkeys(IN_SENTENCE.findall(text))
 
 
 def _value(text: str) -> Value | None:

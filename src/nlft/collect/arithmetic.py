@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import combinations, groupby, pairwise
 from typing import NamedTuple
 
 _MOST_TOKENS = 60  # in one side of a calculation; longer calculations are ignored
 _MOST_DIGITS = 15
+_ZERO = Fraction(0)
 _MOST_AMBIGUOUS = 6  # numbers with two readings in one calculation
 # Use no possessive groups: before 3.11.5, Python lets them match too much (gh-106052).
 _TOKEN = re.compile(
@@ -108,13 +110,18 @@ def _tokens(line: str) -> list[_Token]:
 
 def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculation | None:
     """Read the calculation around an equals sign. Return None unless both sides are unambiguous."""
+    nearest = range(max(0, len(left) - _MOST_TOKENS), len(left))
+    if not any(left[at].kind == "sign" for at in nearest):
+        return None
     result = _read(right[:_MOST_TOKENS], 0)
-    for start in range(max(0, len(left) - _MOST_TOKENS), len(left)):
+    if result is None:
+        return None
+    for start in nearest:
         if (side := _read(left, start)) and side.at == len(left):
             break
     else:
         return None
-    if result is None or not side.signs or "//" in side.signs:  # 25 / 1/3 is ambiguous
+    if not side.signs or "//" in side.signs:  # 25 / 1/3 is ambiguous
         return None
     begins = start == 0 or _begins_cleanly(line, left, start)
     ends = result.at == len(right) or _ends_cleanly(line, right, result.at)
@@ -134,6 +141,8 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
 
 def _read(tokens: list[_Token], start: int) -> "_Side | None":
     """Read the longest expression that begins at `start`. Return None if there is none."""
+    if start == len(tokens) or tokens[start].kind not in ("number", "open", "sign"):
+        return None  # most of the places where a text's expression might begin
     try:
         return _Side(tokens, start)
     except (ValueError, ZeroDivisionError):
@@ -155,7 +164,7 @@ class _Side:
 
     def __init__(self, tokens: list[_Token], start: int) -> None:
         self.tokens, self.at = tokens, start
-        self.first, self.text, self.signs, self.places = Fraction(0), "", "", 0
+        self.first, self.text, self.signs, self.places = _ZERO, "", "", 0
         self.units: list[str | None] = []
         self.value = self._terms()
 
@@ -200,13 +209,10 @@ class _Side:
         return value
 
     def _number(self, text: str) -> Fraction:
-        digits = re.sub("[^0-9.]", "", text)
-        if len(digits) > _MOST_DIGITS or re.match("0[0-9]", digits):  # too long, or a time like 0730
-            raise ValueError
-        value = Fraction(digits) / (100 if text.endswith("%") else 1)
+        value, places = _value_of(text)
         if not self.units:
             self.first, self.text = value, text
-        self.places = max(self.places, len(digits.partition(".")[2]))
+        self.places = max(self.places, places)
         symbol = "%" if text.endswith("%") else "$" if text[0] in "\\$£€" else None
         nouns = self._unit()
         self.units += nouns if nouns and not symbol else [symbol, *nouns]
@@ -222,6 +228,20 @@ class _Side:
         self.at += ahead
         words = [*self.tokens[self.at - ahead : self.at], token]
         return [_noun(word.text) for word, after in pairwise(words) if word.kind == "word" != after.kind]
+
+
+@lru_cache(maxsize=1024)  # a solution uses the same numbers again and again
+def _value_of(text: str) -> tuple[Fraction, int]:
+    """Return a number's value, and how many decimals it has.
+
+    Raises:
+        ValueError: it is too long, or a time like 0730.
+    """
+    digits = re.sub("[^0-9.]", "", text)
+    if len(digits) > _MOST_DIGITS or re.match("0[0-9]", digits):
+        raise ValueError
+    value = Fraction(digits)
+    return value / 100 if text.endswith("%") else value, len(digits.partition(".")[2])
 
 
 def _is_unclear(token: _Token) -> bool:
@@ -289,6 +309,8 @@ def _agrees(side: _Side, result: _Side) -> bool:
 
     The result may also be an expression with that value, as in `12 + 8 = 4 * 5`.
     """
+    if side.value == result.first and not result.text.endswith("%"):
+        return True
     if result.signs and abs(side.value - result.value) <= (Fraction(1, 100) if "/" in side.signs else 0):
         return True
     places = len(result.text.partition(".")[2].rstrip("%\\ "))
@@ -332,8 +354,8 @@ def _shown(value: Fraction, like: str) -> str:
     """Write the value like the result: with its currency or percent sign, and at most four decimals."""
     percent = "%" if like.endswith("%") else ""
     exact = value * (100 if percent else 1)
-    rounded = exact if (exact * 10**4).denominator == 1 else round(exact, 2)
-    whole, decimals = divmod(int(abs(rounded) * 10**4), 10**4)
+    rounded = exact if 10**4 % exact.denominator == 0 else round(exact, 2)
+    whole, decimals = divmod(abs(rounded.numerator) * 10**4 // rounded.denominator, 10**4)
     digits = f"{whole}.{decimals:04d}".rstrip("0").rstrip(".")
     sign = ("-" if rounded < 0 else "") + (like[0] if like[0] in "$£€" else "")
     return f"{'about ' if rounded != exact else ''}{sign}{digits}{percent}"

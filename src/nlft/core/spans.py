@@ -130,6 +130,11 @@ def quote_places(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _QUOTES.finditer(text)]
 
 
+def quotes_replaced(text: str, instead: str) -> str:
+    """Put `instead` in the place of each of a text's quotes."""
+    return _QUOTES.sub(lambda _: instead, text)
+
+
 def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:
     """Find words in a completion as quotes of them would: whole words, in any case if none has their own case."""
     folded = completion.translate(_FOLDED)

@@ -26,7 +26,7 @@ from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
 from nlft.core.hold import adapter_off
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.prompts import fill_prompt
-from nlft.core.spans import TokenSpan, blame, quote_places
+from nlft.core.spans import TokenSpan, blame, quotes_replaced
 from nlft.core.strikes import StrikePlan
 from nlft.data.records import Example
 from nlft.data.template_columns import inputs_of
@@ -64,11 +64,17 @@ def unquoted(judgment: str | None) -> str:
     >>> unquoted('It praises: "sleek", "durable". Our catalogue states facts.')
     'It praises. Our catalogue states facts.'
     """
-    text = blame(judgment)
-    for start, end in reversed(quote_places(text)):
-        text = f"{text[:start]}{_GAP}{text[end:]}"
-    text = re.sub(rf"\s*[:,;–—-]*\s*{_GAP}\s*(?=[.!?]|$)", "", _GAPS.sub(_GAP, text))
-    text = " ".join(text.replace(_GAP, "…").split())
+    first, *parts = _GAPS.sub(_GAP, quotes_replaced(blame(judgment), _GAP)).split(_GAP)
+    said = [first]
+    for at, part in enumerate(parts, start=1):
+        after = part.lstrip()
+        if after.startswith((".", "!", "?")) or (not after and at == len(parts)):
+            # A quote at a sentence's end goes with its lead: `It praises: "sleek".` is `It praises.`
+            said[-1] = said[-1].rstrip().rstrip(":,;–—-").rstrip()
+            said.append(after)
+        else:
+            said += ["…", part]
+    text = " ".join("".join(said).split())
     return text if re.search(r"\w", text) else ""
 
 

@@ -24,6 +24,7 @@ _ASIDE = re.compile(r"\([^()\n]*\)")
 _EXPLAINS = re.compile(r"[^\W\d_]{2}|[%=]")
 _OPERATORS = frozenset("+-–*×÷/^<>")
 _EDGES = frozenset(".,;:!?\"'()[]{}_#~@&|—")
+_DIGITS = frozenset("0123456789")
 _MOST_WORDS = 3
 _LONGEST = 2000  # characters of a statement; longer ones are read from their end
 
@@ -112,7 +113,7 @@ def is_short(text: str) -> bool:
 def _shortened(text: str) -> str:
     """Return a long text's last part. A long number at its beginning is kept whole."""
     start = max(0, len(text) - _LONGEST)
-    while start and text[start] in "0123456789.,'":
+    while start and (text[start] in _DIGITS or (text[start] in ".,'_" and text[start + 1] in _DIGITS)):
         start -= 1
     return text[start:]
 
