@@ -67,6 +67,11 @@ def test_each_sentence_with_quotes_is_an_objection_and_a_companion_belongs_to_it
     assert said([two]) == [(0, "It greets with.", ("Hi!",)), (0, "It praises it as.", ("sleek",))]
 
 
+def test_a_sentence_belongs_to_the_quoting_one_before_it_else_to_the_first_after_it():
+    one = wrong(1, "red and blue", 'Bad start. It says "red". We do not. It adds "blue". Nor this.')
+    assert said([one]) == [(0, "Bad start. It says. We do not.", ("red",)), (0, "It adds. Nor this.", ("blue",))]
+
+
 def test_marked_words_stand_for_quotes_and_are_taken_out_of_the_judgment():
     text = "a sleek pan"
     assert said([wrong(1, text, "It says sleek here.", spans=(Span(2, 7),))]) == [(0, "It says … here.", ("sleek",))]

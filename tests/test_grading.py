@@ -139,6 +139,12 @@ def test_the_standard_answer_gives_its_final_number(answer, number):
     assert (stated and stated.text) == number
 
 
+@pytest.mark.parametrize("text", ["5 = +", "x = 5 = + $", "5 = )x6", "#### 5/N", "5^N", "5 = N/6", "7 = )x0730"])
+def test_what_is_cut_off_or_names_an_unknown_is_unclear_and_never_an_error(text):
+    assert read_standard(text).readings == frozenset()
+    assert get_grader("number")(text, "#### 5").grade == "ungraded"
+
+
 UNCLEAR = (
     "4 and 9|5 or 6|2x+1|7:30|3:4|3-4|1, 2|(3, 4)|12/05/2024|May 5, 2024|√2|\\sqrt{2}|3π|x > 5|5 ± 1|10-3"
     "|2 feet 6 inches"

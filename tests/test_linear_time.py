@@ -50,7 +50,8 @@ LOOPS = [
     *("option A ", "not A ", "3 3 "),
 ]
 PIECES = [*FEW_SIGNS, *LOOPS]
-WORST = ["3", " ", "\n", "-", "*", "#", "(", '"', "“", "not good ", "1/3 = 0.333", "1+1=2 ", "\n \n", "...", "a b "]
+WORST = ["3", " ", "\n", "-", "*", "#", "(", '"', "“", "not good ", "1/3 = 0.333", "1+1=2 ", "\n \n", "..."]
+WORST += ["a b ", ",", "a. "]
 """What was once read in quadratic time or worse. The long tests try all of `PIECES`."""
 
 number, choice, exact = (get_grader(name) for name in ("number", "choice", "exact"))

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -135,15 +136,14 @@ def objections(examples: Sequence[Example]) -> list[Objection]:
     """
     cut = [[] if e.label else _sentences(blame(e.judgment)) for e in examples]
     pairs = [_beside(sentences) for sentences in cut]
+    own = [[_folded(_without_quotes(sentence)) for sentence in sentences] for sentences in cut]
     alone: Counter[frozenset[str]] = Counter()
     together: Counter[tuple[frozenset[str], frozenset[str]]] = Counter()
-    for sentences, beside in zip(cut, pairs, strict=True):
-        folded = [_folded(_without_quotes(sentence)) for sentence in sentences]
+    for folded, beside in zip(own, pairs, strict=True):
         alone.update(set(folded))
         together.update({(folded[at], folded[other]) for at, other in beside.items()})
     found = []
-    for index, (sentences, beside) in enumerate(zip(cut, pairs, strict=True)):
-        folded = [_folded(_without_quotes(sentence)) for sentence in sentences]
+    for index, (sentences, folded, beside) in enumerate(zip(cut, own, pairs, strict=True)):
         joined = {
             at: other
             for at, other in beside.items()
@@ -164,17 +164,21 @@ def _of_judgment(index: int, example: Example, sentences: Sequence[str], joined:
     together: dict[int, list[int]] = defaultdict(list)
     for part in range(len(sentences)):
         together[joined.get(part, part)].append(part)
+    quotes = {sentence: _quotes(text, sentence) for sentence in {sentences[at] for at in together}}
     found = []
     for at, parts in sorted(together.items()):
         said = " ".join(filter(None, (_without_quotes(_unmarked(sentences[part], text, own)) for part in parts)))
-        places = quoted_spans(text, sentences[at]).spans
-        found.append(Objection(index, said, tuple(text[span.start : span.end] for span in places)))
+        found.append(Objection(index, said, quotes[sentences[at]]))
     notes: dict[str, list[str]] = defaultdict(list)
     for span in own:
         notes["" if span.note is None else span.note].append(text[span.start : span.end])
     if found and notes.get(""):  # the judgment says why these are marked
         found[0] = replace(found[0], quotes=(*found[0].quotes, *notes.pop("")))
     return [*found, *(Objection(index, _without_quotes(note), tuple(marked)) for note, marked in notes.items())]
+
+
+def _quotes(text: str, sentence: str) -> tuple[str, ...]:
+    return tuple(text[span.start : span.end] for span in quoted_spans(text, sentence).spans)
 
 
 def _sentences(judgment: str) -> list[str]:
@@ -208,6 +212,7 @@ def _unmarked(sentence: str, text: str, own: Sequence[Span]) -> str:
     return sentence
 
 
+@lru_cache(maxsize=4096)  # judges repeat their sentences
 def _without_quotes(sentence: str) -> str:
     """Return a sentence without its quotes. A lead such as `The reply says "sleek":` goes with them."""
     sentence = _GAPS.sub(_GAP, " ".join(quotes_replaced(sentence, _GAP).split()))
@@ -225,6 +230,7 @@ def _without_quotes(sentence: str) -> str:
 # From objections to rules.
 
 
+@lru_cache(maxsize=4096)
 def _folded(text: str) -> frozenset[str]:
     """Return a text's words without case, numbers and punctuation; its content words if it has any."""
     kept = {word for word in words(text) if not any(map(str.isdigit, word))}
@@ -241,9 +247,10 @@ def _grouped(found: Sequence[Objection], examples: Sequence[Example]) -> list[li
     Words of the example's own prompt may differ: they name what the reply is about.
     """
     wordings: dict[tuple[frozenset[str], frozenset[str]], list[Objection]] = defaultdict(list)
+    prompts = {index: prompt_words(examples[index]) for index in {one.example for one in found}}
     for one in found:
         full = _folded(one.text)
-        bare = full - prompt_words(examples[one.example])
+        bare = full - prompts[one.example]
         wordings[full, bare or full].append(one)
     groups: list[tuple[tuple[frozenset[str], frozenset[str]], list[Objection]]] = []
     for forms, members in sorted(wordings.items(), key=lambda item: (-len(item[1]), item[1][0].example)):

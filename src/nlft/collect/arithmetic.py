@@ -95,6 +95,9 @@ class _Token(NamedTuple):
     end: int
 
 
+_END = _Token("end", "", -1, -1)
+
+
 def _tokens(line: str) -> list[_Token]:
     line = _ANNOTATION.sub(lambda match: " " * len(match[0]), line)
     tokens = [_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(line)]
@@ -170,11 +173,12 @@ class _Side:
 
     def _peek(self, ahead: int = 0) -> _Token:
         at = self.at + ahead
-        return self.tokens[at] if at < len(self.tokens) else _Token("end", "", -1, -1)
+        return self.tokens[at] if at < len(self.tokens) else _END
 
     def _sign(self, among: str) -> str:
         """Read the next operator if it is in `among` and an operand follows. Otherwise return an empty string."""
-        sign = _SIGNS.get(self._peek().text, "") if self._peek().kind == "sign" else ""
+        token = self._peek()
+        sign = _SIGNS.get(token.text, "") if token.kind == "sign" else ""
         if not sign or sign not in among or self._peek(1).kind not in ("number", "open"):
             return ""
         self.at += 1

@@ -6,6 +6,7 @@ last number. Thoughts count for nothing. Two different answers of one kind are u
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from nlft.core.thoughts import without_thoughts
 from nlft.data.answers.plain_text import plain_characters, plain_markup
@@ -54,6 +55,7 @@ def read_final(text: str) -> Quantity | None:
     return _read(text)
 
 
+@lru_cache(maxsize=1024)  # many replies are compared with one answer
 def read_standard(answer: str) -> Quantity | None:
     """Read a standard answer's number: all that follows its last `####`, else the whole answer if it begins with a
     number, else its final answer. It is as in `read_final`."""

@@ -163,8 +163,8 @@ def readings_of_parts(parts: Sequence[str]) -> frozenset[Value | None]:
     """
     if len(parts) > _LONGEST_FORM:
         return NOT_ONE_NUMBER
-    numbers = [part for part in parts if part[0].isdigit() or (part[0] == "." and len(part) > 1)]
-    form = "".join("N" if part[0].isdigit() or len(part) > 1 else part for part in parts)
+    numbers = [part for part in parts if _is_number(part)]
+    form = "".join("N" if _is_number(part) else "?" if part[0].isalpha() else part for part in parts)
     if form == "N":
         return readings_of(numbers[0])
     values = [single(number) for number in numbers]
@@ -172,6 +172,10 @@ def readings_of_parts(parts: Sequence[str]) -> frozenset[Value | None]:
         return NOT_ONE_NUMBER
     found = _combined(form, [value for value in values if isinstance(value, Fraction)])
     return NOT_ONE_NUMBER if found is None else frozenset([found])
+
+
+def _is_number(part: str) -> bool:
+    return part[0].isdigit() or (part[0] == "." and len(part) > 1)
 
 
 def _combined(form: str, values: list[Fraction]) -> Fraction | None:

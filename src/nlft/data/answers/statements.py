@@ -233,7 +233,9 @@ def _signed(parts: list[str], tokens: Sequence[_Token], run: _Run) -> frozenset[
     """Read a number with its sign. A dash that a space sets apart from the number may be no sign."""
     if parts[0] not in ("-", "–", "+"):
         return readings_of_parts(parts)
-    readings = readings_of_parts(parts[1:]) if len(parts) > 1 and "^" not in parts else NOT_ONE_NUMBER
+    if len(parts) == 1:  # 5 = +
+        return NOT_ONE_NUMBER
+    readings = readings_of_parts(parts[1:]) if "^" not in parts else NOT_ONE_NUMBER
     sign = next(token for token in tokens if token.text == parts[0])
     after = tokens[tokens.index(sign) + 1]
     apart, hyphen = sign.end < after.start, run.hyphened and sign is run.tokens[0]
