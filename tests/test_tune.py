@@ -63,12 +63,15 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
     first.communicate()
     done = {name: digest for name, digest in digests(folder).items() if not name.startswith("sft-completion")}
     assert "base/result.json" in done
+    stages = json.loads((folder / "stages.json").read_text())  # the record of what was done grows
+    del done["stages.json"]
 
     second = start(folder, model_folder, tmp_path)
     out, err = second.communicate()
     assert second.returncode == 0, err[-3000:]
     assert err.count("done before") == 7
     assert done.items() <= digests(folder).items(), "a finished stage was run again"
+    assert stages.items() <= json.loads((folder / "stages.json").read_text()).items()
     assert "NLFT against NLFT, branch off" in out
     found = json.loads((folder / "demo.json").read_text())
     assert [arm["name"] for arm in found["arms"]] == list(TUNE_ARMS)
