@@ -61,6 +61,16 @@ def test_the_verdict_is_of_the_largest_size():
     assert decided.rates["kto"].value == pytest.approx(0.8)
 
 
+def test_bounds_that_count_are_those_of_the_largest_size():
+    spoilt = Breach("max_ends_fall", "task", "replies that end by themselves 98% → 40%", 0.1)
+    grid = {("base", size): cells(0.1, 1) for size in (50, 200)}
+    grid |= {("nlft", 50): replace(cells(0.9, 3, seed=1), broken=(spoilt,)), ("nlft", 200): cells(0.9, 3, seed=3)}
+    grid |= {("kto", 50): cells(0.8, 3, seed=2), ("kto", 200): replace(cells(0.95, 3, seed=4), broken=(spoilt,))}
+    decided = verdict(grid, contrasts(grid, [("nlft", "base"), ("kto", "base")]), PROMPTED)
+    assert decided.best == "nlft"
+    assert decided.excluded == {"kto": (spoilt,)}
+
+
 def test_the_strongest_prompt_is_the_rival():
     grid = {("base", 50): cells(0.2, 1), ("few-shot", 50): cells(0.6, 3, seed=3), ("nlft", 50): cells(0.8, 3, seed=1)}
     decided = verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED)
