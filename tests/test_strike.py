@@ -1,6 +1,7 @@
 """`strike` against its formula, written out slowly, one token at a time, with whole logits."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.spans import Span, quoted_spans
 from nlft.errors import NLFTError, UserError
+from nlft.experiments import curves
 from nlft.runs.run_dir import RunDir
 from nlft.training.striking import StrikeShareSampler
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
@@ -342,6 +344,13 @@ def test_a_run_that_changes_to_strike_ends_by_dose_too(tmp_path):
     logs = [log["nlft/struck_probability"] for log in run.state.log_history if "nlft/struck_probability" in log]
     assert logs[-1] < 0.0037 < logs[0]
     assert 2 < run.state.global_step < 200
+
+
+def test_a_run_that_strikes_nothing_logs_no_dose_and_its_curve_has_none(tmp_path):
+    run = trainer(tmp_path, [replace(e, label=True, judgment=None) for e in records()], max_steps=2)
+    run.train()
+    assert not any("nlft/dose_per_strike" in log for log in run.state.log_history)
+    assert curves.Curve._dose(SimpleNamespace(trainer=run)) is None
 
 
 class Change(TrainerCallback):

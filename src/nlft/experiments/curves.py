@@ -237,7 +237,7 @@ class Curve(TrainerCallback):  # type: ignore[misc]
     def _dose(self) -> float | None:
         """Return how often a struck token was trained on average, if the arm strikes any."""
         followed = [one for one in self.trainer.callback_handler.callbacks if isinstance(one, StrikeDose)]
-        return followed[0].metrics()["nlft/dose_per_strike"] if followed else None
+        return followed[0].metrics().get("nlft/dose_per_strike") if followed else None
 
     def _keep_adapter(self, chosen: int, end: int) -> None:
         """Make the adapter of the chosen step the result of the run."""
