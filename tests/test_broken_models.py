@@ -224,6 +224,8 @@ def test_a_run_that_has_not_written_its_adapter_names_a_checkpoint(model, adapte
     shutil.copytree(adapter, run / "checkpoints" / "checkpoint-4")
     (run / "run.yaml").write_text("method: nlft\n")
     assert str(run / "checkpoints" / "checkpoint-4") in refused(model, adapter=str(run))
+    shutil.copytree(adapter, run / "checkpoints" / "checkpoint-10")
+    assert str(run / "checkpoints" / "checkpoint-10") in refused(model, adapter=str(run))
 
 
 def test_an_adapter_of_another_base_is_used_with_a_warning_that_names_both(model, adapter, capsys):

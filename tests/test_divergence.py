@@ -85,6 +85,17 @@ def test_the_last_good_checkpoint_is_kept_and_no_bad_one_is_written(tmp_path):
     assert not run.adapter_path.exists()
 
 
+def test_a_diverged_run_names_its_examples_beside_a_folder_with_another_name(tmp_path):
+    (tmp_path / "checkpoints" / "checkpoint-best").mkdir(parents=True)
+    trainer = nlft_trainer(tmp_path, **ONE_BY_ONE)
+    next(p for p in trainer.model.parameters() if p.requires_grad).register_hook(
+        lambda g: torch.full_like(g, torch.inf)
+    )
+    with pytest.raises(NLFTError, match=r"(?s)step 1: .*'e0', 'e1'") as caught:
+        trainer.train()
+    assert "checkpoint-best" not in str(caught.value)
+
+
 def test_weights_that_the_last_step_broke_are_not_written(tmp_path):
     with pytest.raises(NLFTError, match=r"step 1: .* not finite"):
         nlft_trainer(tmp_path, learning_rate=1e38, max_steps=1, weight_decay=1.0, **ONE_BY_ONE).train()

@@ -99,10 +99,11 @@ def _local(adapter: str, flag: str) -> Path:
 
 
 def _without_config(path: Path, flag: str) -> UserError:
-    checkpoints = sorted((path / "checkpoints").glob("checkpoint-*/adapter_config.json"))
+    checkpoints = [found.parent for found in (path / "checkpoints").glob("checkpoint-*/adapter_config.json")]
+    checkpoints.sort(key=lambda folder: (len(folder.name), folder.name))  # checkpoint-9 comes before checkpoint-10
     if (path / "run.yaml").is_file():
         cure = "Let the run finish (--resume_from_checkpoint true)"
-        cure += f", or give a checkpoint: {checkpoints[-1].parent}." if checkpoints else "."
+        cure += f", or give a checkpoint: {checkpoints[-1]}." if checkpoints else "."
         return UserError(f"{flag}: the run has not written its adapter/.\n  {cure}")
     return UserError(f"{flag}: there is no {_CONFIG}.\n  {_CURE}")
 

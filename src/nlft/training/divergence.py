@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from nlft.errors import NLFTError, display_path
 from nlft.runs.run_dir import RunDir
+from nlft.training.manifest import checkpoints_of
 
 EXAMPLE = "example_at"
 """Column of a row and key of a batch: the place of each row's example in the training file."""
@@ -155,8 +156,7 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
             ids = gather_object(ids)
         ids = list(dict.fromkeys(ids))
         shown = ", ".join(map(repr, ids[:IDS_SHOWN])) + (f" and {len(ids) - IDS_SHOWN} more" * (len(ids) > IDS_SHOWN))
-        run = RunDir(self.args.output_dir)
-        kept = sorted(run.checkpoints_path.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        kept = checkpoints_of(RunDir(self.args.output_dir))
         last = f"The last checkpoint is {display_path(kept[-1])}." if kept else "There is no checkpoint before it."
         return NLFTError(
             f"training diverged at step {self.state.global_step + 1 if step is None else step}: {what}.\n"
