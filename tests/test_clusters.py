@@ -24,9 +24,9 @@ from nlft.results.comparison_report import comparison_report, contrast_lines, gr
 from nlft.results.comparison_tables import grid_table
 from nlft.results.components import by_unit
 from nlft.results.front import ArmKL, kl_contrasts
+from nlft.results.power import needed
 from nlft.results.stats import (
     clustered_wilson,
-    needed,
     paired_ratio,
     rate_per_token,
     seeded_difference,

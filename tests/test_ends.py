@@ -86,7 +86,7 @@ def test_the_trained_end_joins_the_ends_that_a_model_names():
         net.generation_config.eos_token_id, net.config.eos_token_id = named, None
         name_trained_end(net, tiny.tokenizer())
         assert net.generation_config.eos_token_id == wanted
-        assert END in answer_ends(net, tiny.tokenizer())
+        assert END in answer_ends(net, ConditionEncoder(tiny.tokenizer()))
 
 
 def test_a_model_whose_every_weight_was_trained_names_the_trained_end(tmp_path):

@@ -10,11 +10,10 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from nlft.results.components import components
-from nlft.results.power import Variances, _pilots, _take, power
+from nlft.results.power import Variances, _pilots, _take, needed, power
 from nlft.results.stats import (
     Difference,
     holm,
-    needed,
     paired_difference,
     paired_ratio,
     seeded_difference,

@@ -78,11 +78,6 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     return printable(f"{'error' if wrong_input else 'failed'}: {told}"), 2 if wrong_input else 1
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Return whether the error says that the disk is full. Not every package raises an OSError then."""
-    return any(getattr(link, "errno", None) in _FULL or _DISK_FULL.search(str(link)) for link in _causes(error))
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the error and the errors that caused it: a package may wrap a full disk into an error of its own."""
     seen = set[int]()

@@ -163,14 +163,15 @@ def preflight(
         rules: the rules to show and to check: those of a file, or else those that were found.
         places: the struck places, as the model scores them.
         model: answers greedily; None if there are no rules.
-        checks: what a reply must pass, in place of the rules' words. None of them asks a judge.
+        checks: what a reply must pass, in place of the rules' words. Those that ask a judge are passed over.
     """
     prompts = training_prompts(examples)
     liked = [e for e in examples if e.label and not e.keep]
     asked, skipped = ([], ["the model: no rule has words and more than one prompt"])
     if rules and model is not None:
         forms, skipped = prompt_forms([e.prompt for e in prompts], rules, liked)
-        asked = _ask(prompts, forms, checks or checks_of(rules), model)
+        decided = [check for check in checks if check.kind != "judge"]
+        asked = _ask(prompts, forms, decided or checks_of(rules), model)
     quotes, aligned = count_quotes(examples)
     carried = {index for one in found if one.prompts > 1 for index in one.members}
     judged = [at for at, e in enumerate(examples) if not e.label and (e.spans or (e.judgment or "").strip())]

@@ -78,7 +78,7 @@ def audit(
         fitting, refused = _encoded(examples, encoder, settings.max_length, findings)
         findings += refused
         if model is not None:
-            found, ready = _before_training(model, encoder, examples, fitting, found, (rules, checks), settings)
+            found, ready = _before_training(model, encoder, examples, fitting, found, rules, checks, settings)
             fitting, unjudged = _with_judge(fitting)
             measured, margin = _measured(model, encoder, fitting, settings, saliency or NLFTSettings())
             findings += _without_symptoms(signal_findings(measured, margin), findings)
@@ -126,11 +126,6 @@ def _by_text(
     return findings + (overlap(examples, test, settings.near_duplicate) if test is not None else [])
 
 
-def decided_here(checks: Sequence[Check]) -> list[Check]:
-    """Return the checks that need no judge."""
-    return [check for check in checks if check.kind != "judge"]
-
-
 def _unchecked(
     rules: Sequence[Rule] | None,
     checks: Sequence[Check],
@@ -159,7 +154,8 @@ def _before_training(
     examples: Sequence[Example],
     fitting: Sequence[tuple[Example, EncodedExample]],
     found: Sequence[FoundRule],
-    given: tuple[Sequence[Rule] | None, Sequence[Check]],
+    rules: Sequence[Rule] | None,
+    checks: Sequence[Check],
     settings: AuditSettings,
 ) -> tuple[list[FoundRule], flight.Preflight | None]:
     """Add the model's own proposals to the rules, and run the preflight unless the settings skip it.
@@ -176,14 +172,13 @@ def _before_training(
     found = [with_proposals(one, proposed[one.rule.name], first=True) for one in found]
     if not settings.preflight:
         return found, None
-    rules, checks = given
     checked = list(rules) if rules else written_rules(found)[0]
     answerer = None
     if checked:
         tokens = flight.longest_reply([one for _, one in encoded])
         flight.announce(len(flight.training_prompts(examples)), tokens)
         answerer = flight.answerer_above(model, encoder, tokens, settings.batch_size)
-    return found, flight.preflight(examples, found, checked, places, answerer, decided_here(checks))
+    return found, flight.preflight(examples, found, checked, places, answerer, checks)
 
 
 def _not_checked(

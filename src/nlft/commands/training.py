@@ -227,7 +227,8 @@ def replay(argv: Sequence[str]) -> None:
 
 def _tell_difference(source: "RunDir", run: "RunDir", anyway: bool) -> None:
     """Print that a replay has the run's adapter, or fail."""
-    from nlft.training.replay import WEIGHTS, adapter_difference
+    from nlft.models.saved_adapters import WEIGHTS
+    from nlft.training.replay import adapter_difference
 
     name = display_path(source.path)
     if not (source.adapter_path / WEIGHTS).is_file():

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, ClassVar
 
@@ -122,6 +122,10 @@ class SystemPromptSettings(ChatTemplateSettings):
 
     system_prompt: str | None = field(default=None, metadata={"help": "System message for prompts that have none."})
 
+    def templates(self) -> Templates:
+        """Return the templates for the encoder."""
+        return Templates(system_prompt=self.system_prompt, inputs=self.template_inputs())
+
 
 @dataclass
 class PromptSettings(SystemPromptSettings):
@@ -144,12 +148,11 @@ class PromptSettings(SystemPromptSettings):
         Raises:
             ProblemsError: a template lacks a slot.
         """
-        return Templates(
+        return replace(
+            super().templates(),
             standard=self.standard_prompt_template,
             judge=self.judge_prompt_template,
             judge_shows_correction=self.judge_shows_correction,
-            system_prompt=self.system_prompt,
-            inputs=self.template_inputs(),
         )
 
 

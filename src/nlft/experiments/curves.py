@@ -32,6 +32,7 @@ from nlft.models.loaded import loaded_answerer
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.models.local import LocalModel, base_of
 from nlft.models.opening import local_name
+from nlft.models.saved_adapters import WEIGHTS
 from nlft.models.settings import CallSettings
 from nlft.results.beside import Reference, divergence, reply_of, struck_ids
 from nlft.results.curves import CurvePoint, OnTraining, chosen_step, curve_point
@@ -241,8 +242,8 @@ class Curve(TrainerCallback):  # type: ignore[misc]
 
     def _keep_adapter(self, chosen: int, end: int) -> None:
         """Make the adapter of the chosen step the result of the run."""
-        adapter, weights = RunDir(self.exam.out).adapter_path, "adapter_model.safetensors"
-        write_whole(adapter / weights, (self._taken[chosen].place / "adapter" / weights).read_bytes())
+        adapter = RunDir(self.exam.out).adapter_path
+        write_whole(adapter / WEIGHTS, (self._taken[chosen].place / "adapter" / WEIGHTS).read_bytes())
         card = adapter / "README.md"
         note = f"\nThis is the adapter after step {chosen} of {end}. The step was chosen on the training prompts.\n"
         write_whole(card, card.read_bytes() + note.encode())

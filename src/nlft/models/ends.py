@@ -6,6 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlft.core.conditions import end_of_turn_id
 from nlft.core.logprobs import causal_lm
+from nlft.core.turn_encoding import TurnEncoder
 
 
 def named_ends(model: PreTrainedModel) -> list[int]:
@@ -22,9 +23,9 @@ def named_ends(model: PreTrainedModel) -> list[int]:
     return []
 
 
-def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def answer_ends(model: PreTrainedModel, encoder: TurnEncoder) -> frozenset[int]:
     """Return every token that ends an answer: those of `named_ends`, the chat template's end of a turn, and EOS."""
-    own = {end_of_turn_id(tokenizer), tokenizer.eos_token_id} - {None}
+    own = {encoder.end_of_turn_id, encoder.tokenizer.eos_token_id} - {None}
     return frozenset(own | set(named_ends(model)))
 
 

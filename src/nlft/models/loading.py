@@ -16,7 +16,7 @@ from trl import ModelConfig, get_quantization_config
 from nlft.core.conditions import end_of_turn_id
 from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
-from nlft.models.saved_adapters import adapter_folder, add_adapter, check_targets
+from nlft.models.saved_adapters import WEIGHTS, adapter_folder, add_adapter, check_layer_names
 from nlft.models.settings import ModelOptions
 from nlft.models.weights_check import check_loaded, check_quantization, loaded
 
@@ -90,7 +90,7 @@ def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:
     """Identify an adapter by its name and, if it is on this machine, by the SHA-256 of its weights."""
     if adapter is None:
         return None
-    weights = Path(adapter_folder(adapter)) / "adapter_model.safetensors"
+    weights = Path(adapter_folder(adapter)) / WEIGHTS
     fingerprint = {"name": adapter}
     if weights.is_file():
         fingerprint["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -104,9 +104,9 @@ def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:
         UserError: the model has no layer of a given name, the default layers were not found, or a setting does not
             work on them.
     """
-    check_targets(model, "--lora_target_modules", target_names(settings.lora_target_modules))
-    check_targets(model, "--lora_modules_to_save", settings.lora_modules_to_save)
-    check_targets(model, "--lora_target_parameters", settings.lora_target_parameters, parameters=True)
+    check_layer_names(model, "--lora_target_modules", target_names(settings.lora_target_modules))
+    check_layer_names(model, "--lora_modules_to_save", settings.lora_modules_to_save)
+    check_layer_names(model, "--lora_target_parameters", settings.lora_target_parameters, parameters=True)
     return lora(
         model,
         settings,

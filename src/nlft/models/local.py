@@ -53,7 +53,7 @@ class LocalModel:
         self.seed = seed
         self.max_new_tokens = max_new_tokens
         self._may_share = _places_are_given(model)
-        self._ends = answer_ends(model, encoder.tokenizer)
+        self._ends = answer_ends(model, encoder)
         self._limits = limits_of(model)
 
     @property

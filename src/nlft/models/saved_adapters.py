@@ -166,7 +166,7 @@ def _hub_name(name: str) -> str:
     return cached[1].replace("--", "/") if cached else name
 
 
-def check_targets(
+def check_layer_names(
     model: PreTrainedModel, flag: str, names: list[str] | str | None, *, parameters: bool = False
 ) -> None:
     """Refuse names of layers that the model does not have. PEFT leaves such a name out if another one exists.

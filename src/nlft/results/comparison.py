@@ -7,18 +7,10 @@ from typing import Any, Literal
 
 from nlft.results.clusters import Clusters
 from nlft.results.collateral import Breach, Figures
+from nlft.results.components import paired_gaps
 from nlft.results.front import ArmKL, Front, KLRows, front
-from nlft.results.stats import (
-    Difference,
-    Needed,
-    can_tell,
-    clustered_wilson,
-    holm,
-    interval_of,
-    needed,
-    paired_gaps,
-    seeded_difference,
-)
+from nlft.results.power import Needed, needed
+from nlft.results.stats import Difference, can_tell, clustered_wilson, holm, interval_of, seeded_difference
 
 ALPHA = 0.05
 WORTH_HAVING = 0.03

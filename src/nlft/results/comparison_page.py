@@ -11,8 +11,9 @@ from nlft.results.comparison import Rate, paired, rate_note
 from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import grid_of, grown_line
 from nlft.results.comparison_tables import collateral_notes, collateral_table, costs, one_seed_note, second_table
+from nlft.results.components import paired_gaps
 from nlft.results.plane_chart import plane_chart
-from nlft.results.stats import Difference, interval_of, paired_gaps
+from nlft.results.stats import Difference, interval_of
 
 Report = dict[str, Any]
 LISTED = 20  # questions that are listed for each side of a comparison

@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 
 from nlft.results.clusters import Clusters, sums
-from nlft.results.components import by_unit, components
-from nlft.results.components import paired_gaps as paired_gaps
-from nlft.results.power import Needed as Needed
-from nlft.results.power import needed as needed
+from nlft.results.components import by_unit, components, paired_gaps
 
 
 @dataclass(frozen=True)

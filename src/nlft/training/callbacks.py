@@ -18,7 +18,6 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import put_in_place, saving
 from nlft.training.resuming import Resumed
 from nlft.training.run_record import (
-    adapted_record,
     base_name,
     changes_note,
     data_fingerprint,
@@ -104,7 +103,6 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             write_whole(aside / "README.md", card.encode())
             give_usual_modes(aside)
             put_in_place(aside, self.run.adapter_path)
-            shutil.rmtree(aside.with_name(f"older-{aside.name}"), ignore_errors=True)
             if best:
                 self.settings["best"] = best
                 self.run.write_settings(self.settings)
@@ -201,7 +199,6 @@ def add_run_directory(
     record = {
         "method": method,
         **model_record(trainer.model),
-        **adapted_record(trainer.model),
         **settings,
         "seed": trainer.args.seed,
         **environment(),

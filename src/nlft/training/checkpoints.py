@@ -288,13 +288,22 @@ def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Pa
         whole = [p for p in reversed(checkpoints_of(run)) if p.name != path.name and problem_of(p) is None]
         other = f"--resume_from_checkpoint {display_path(whole[0])}" if whole else "another checkpoint"
         raise UserError(f"{where} {problem}.\n  Resume from {other}.")
-    manifest = json.loads((path / MANIFEST).read_text())
-    if manifest["world_size"] != world_size:
-        raise UserError(
-            f"{where} was written by {manifest['world_size']} processes, but this run has {world_size}.\n"
-            f"  Start {manifest['world_size']} processes."
-        )
+    check_processes(path, world_size)
     return path
+
+
+def check_processes(checkpoint: Path, world_size: int) -> None:
+    """Refuse a whole checkpoint of another number of processes.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    written = json.loads((checkpoint / MANIFEST).read_text())["world_size"]
+    if written != world_size:
+        raise UserError(
+            f"{display_path(checkpoint)} was written by {written} processes, but this run has {world_size}.\n"
+            f"  Start {written} processes."
+        )
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -31,7 +31,7 @@ _RATE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """One thing that differs, and that may lead to another adapter.
 
     Attributes:
@@ -60,14 +60,14 @@ class Difference:
         return Problem(f"--{self.name}" if self.setting else self.name, what, self.cure)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Deviation]:
     """Return everything that differs and may change the weights. Compare only what both records have.
 
     Args:
         old: a run's record, the content of its run.yaml.
         new: the record of the training that would replay or resume it; or a part of it.
     """
-    found: dict[str, Difference] = {}
+    found: dict[str, Deviation] = {}
     for one in (*_environment(old, new), *_content(old, new), *_settings(old, new)):
         found.setdefault(one.name, one)
     was, now = ((record.get("data") or {}).get("tokens_sha256") for record in (old, new))
@@ -77,13 +77,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
     return list(found.values())
 
 
-def _environment(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Difference]:
+def _environment(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviation]:
     before, now = old.get("versions", {}), new.get("versions", {})
     for name in sorted({*before, *now}):
         was = before.get(name)
         if was != now.get(name):
             cure = f"Install {name} {was}." if was else f"Remove {name}."
-            yield Difference(name, was, now.get(name), cure, environment=True)
+            yield Deviation(name, was, now.get(name), cure, environment=True)
     cures = {
         "threads": "Start with OMP_NUM_THREADS={}.",
         "device": "Train on the same device: {}.",
@@ -92,10 +92,10 @@ def _environment(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Dif
     for name, cure in cures.items():
         was = old.get(name, 1 if name == "processes" else None)
         if name in new and was is not None and was != new[name]:
-            yield Difference(name, was, new[name], cure.format(was), environment=True)
+            yield Deviation(name, was, new[name], cure.format(was), environment=True)
 
 
-def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Difference]:
+def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviation]:
     """Compare examples, held-out examples, the model and the adapter that training started from."""
     for name, what in (("data", "the file"), ("held_out", "--eval_file")):
         was, now = ((record.get(name) or {}).get("sha256") for record in (old, new))
@@ -103,19 +103,19 @@ def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Differe
             yield _digests(name, was, now, f"Restore {what} whose SHA-256 begins with {{}}.")
     model, other = old.get("model_name_or_path"), new.get("model_name_or_path")
     if model is not None and other is not None and not _same_place(str(model), str(other)):
-        yield Difference("model_name_or_path", model, other, f"Give --model_name_or_path {model}.", setting=True)
+        yield Deviation("model_name_or_path", model, other, f"Give --model_name_or_path {model}.", setting=True)
     if (old.get("weights") and new.get("weights")) and old["weights"] != new["weights"]:
         yield _digests("weights of the model", old["weights"], new["weights"], "Restore the model's own weights ({}).")
     if "starting_adapter" in old and "starting_adapter" in new:
         was, now = old["starting_adapter"] or {}, new["starting_adapter"] or {}
         if (was.get("sha256") or was.get("name")) != (now.get("sha256") or now.get("name")):
-            yield Difference("starting adapter", was or None, now or None, "Restore the old weights.")
+            yield Deviation("starting adapter", was or None, now or None, "Restore the old weights.")
 
 
-def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Difference]:
+def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviation]:
     if old.get("method") and new.get("method") and old["method"] != new["method"]:
         cure = f"Go on with the command that started the run: {old['method']}."
-        yield Difference("method", old["method"], new["method"], cure, fixed=True)
+        yield Deviation("method", old["method"], new["method"], cure, fixed=True)
     yield from _adapters(old, new)
     known = (*_ELSEWHERE, *(prefix for name, prefix in _BY_CONTENT if name in old and name in new))
     yield from _unequal(old.get("model") or {}, new.get("model") or {}, leave_out=known)
@@ -130,14 +130,14 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Differ
     )
 
 
-def _adapters(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Difference]:
+def _adapters(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviation]:
     """Compare the adapters' shapes, by the names that the command line has for them."""
     if "adapter_config" not in old or "adapter_config" not in new:
         return
     before, now = old["adapter_config"], new["adapter_config"]
     if (before is None) != (now is None):
         use = str(before is not None).lower()
-        yield Difference(
+        yield Deviation(
             "use_peft", before is not None, now is not None, f"Give --use_peft {use}.", setting=True, fixed=True
         )
         return
@@ -153,14 +153,14 @@ def _unequal(
     leave_out: tuple[str, ...] = (),
     prefix: str = "",
     fixed: frozenset[str] | set[str] = _FIXED,
-) -> Iterator[Difference]:
+) -> Iterator[Deviation]:
     """Compare settings that both have. A setting of another version of a library says nothing."""
     for name in sorted(before.keys() & now.keys() if only is None else {*only} & before.keys() & now.keys()):
         if not name.startswith(leave_out or ("\0",)) and _plain(before[name]) != _plain(now[name]):
             flag = f"{prefix}{name}"
             was = before[name]
             cure = f"Leave out --{flag}." if was in (None, "", [], {}) else f"Give --{flag} {_shown(was)}."
-            yield Difference(flag, was, now[name], cure, setting=True, fixed=name in fixed)
+            yield Deviation(flag, was, now[name], cure, setting=True, fixed=name in fixed)
 
 
 def _chosen_by_loss(record: Mapping[str, Any]) -> bool:
@@ -170,9 +170,9 @@ def _chosen_by_loss(record: Mapping[str, Any]) -> bool:
     return bool(training.get("load_best_model_at_end") or by_losses or training.get("save_strategy") == "best")
 
 
-def _digests(name: str, was: str | None, now: str | None, cure: str) -> Difference:
+def _digests(name: str, was: str | None, now: str | None, cure: str) -> Deviation:
     was, now = was and was[:16], now and now[:16]
-    return Difference(name, was, now, cure.format(was))
+    return Deviation(name, was, now, cure.format(was))
 
 
 def _same_place(one: str, other: str) -> bool:

@@ -12,7 +12,6 @@ from trl import DPOConfig, DPOTrainer
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
-from nlft.core.prompts import Templates
 from nlft.data.encoding import check_replies
 from nlft.data.export import Form, form_for, prompted, rows_for
 from nlft.data.records import Example, completion_text, revision_text
@@ -81,9 +80,9 @@ class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: igno
             UserError: no example has a revision that differs from its completion.
             RecordsError: names every example that the model cannot read, or that is longer than max_length.
         """
-        check_for_trl(processing_class, examples, args)
-        templates = Templates(system_prompt=args.system_prompt, inputs=args.template_inputs())
-        check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
+        encoder = ConditionEncoder(processing_class, args.templates(), limits=limits_of(model))
+        check_for_trl(encoder, examples)
+        check_replies(examples, encoder)
         shown = prompted(examples, args.system_prompt, args.template_inputs())
         rows = with_columns(preference_rows(shown, form_for(processing_class)))
         longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out

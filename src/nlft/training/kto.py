@@ -12,7 +12,6 @@ from trl import KTOConfig, KTOTrainer
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
-from nlft.core.prompts import Templates
 from nlft.data.encoding import check_replies
 from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
@@ -59,10 +58,10 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
             raise UserError(
                 "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
             )
-        templates = Templates(system_prompt=args.system_prompt, inputs=args.template_inputs())
-        check_replies(examples, ConditionEncoder(processing_class, templates, limits=limits_of(model)))
+        encoder = ConditionEncoder(processing_class, args.templates(), limits=limits_of(model))
+        check_replies(examples, encoder)
         balance(args, [example.label for example in examples])
-        check_for_trl(processing_class, examples, args)
+        check_for_trl(encoder, examples)
         shown = prompted(examples, args.system_prompt, args.template_inputs())
         rows = with_columns(rows_for(shown, "kto", form=form_for(processing_class)).rows)
         longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out

@@ -108,12 +108,13 @@ def problem_of(checkpoint: Path) -> str | None:
 
 
 def put_in_place(aside: Path, place: Path) -> None:
-    """Rename a whole checkpoint to its place. An older one of the same step is deleted last, so one is always whole."""
+    """Rename a whole folder to its place. An older one is deleted last, so one is always whole."""
     older = aside.with_name(f"older-{aside.name}")
     if place.exists():
         shutil.rmtree(older, ignore_errors=True)
         os.replace(place, older)
     os.replace(aside, place)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def recover(run: RunDir) -> None:

@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import ModelLimits
-from nlft.core.prompts import Templates
 from nlft.core.reply_form import TemplateRefusal
 from nlft.core.turn_encoding import TurnEncoder
 from nlft.data.records import Example, completion_text, revision_text
@@ -37,26 +36,22 @@ def training_encoder(tokenizer: PreTrainedTokenizerBase, args: Any, limits: Mode
     return encoder
 
 
-def check_for_trl(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], args: Any, *, has_columns: bool = True
-) -> None:
-    """Try out the chat template, and every example's prompt and replies.
+def check_for_trl(encoder: TurnEncoder, examples: Sequence[Example], *, has_columns: bool = True) -> None:
+    """Try out every example's prompt and replies with the chat template.
 
     TRL renders a prompt, and prompt and completion together. So the second must begin with the first. TRL writes
     today's date, and takes a table, in which all examples have the same variables for the template.
 
     Args:
-        args: the method's settings.
+        encoder: renders as the method's settings say.
         has_columns: whether the method takes the columns `tools` and `chat_template_kwargs`.
 
     Raises:
         UserError: TRL would render something else than nlft, or the template refuses some examples.
     """
-    inputs = args.template_inputs()
-    encoder = TurnEncoder(tokenizer, Templates(system_prompt=args.system_prompt, inputs=inputs))
     if encoder.chat is None:
         return
-    if inputs.date:
+    if encoder.templates.inputs.date:
         raise UserError(
             "--chat_template_date: TRL renders the chat template itself, with today's date.\n"
             "  Leave it out, or give the template's variable: --chat_template_kwargs "

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
 from nlft.config import override
+from nlft.core.turn_encoding import TurnEncoder
 from nlft.data.export import Form, form_for, prompted, rows_for
 from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import CHECKS, Grader, get_grader, needs_answers
@@ -62,7 +63,7 @@ class ReFTBaseline(StopsWhenDiverged, SafeCheckpoints, GRPOTrainer):  # type: ig
             what = f"reinforcement learning needs answers that can be graded, and --grader {args.grader} compares none."
             raise UserError(f"{what}\n  Choose another --grader.")
         check_gradable(examples, _grader(args), args.grader)
-        check_for_trl(processing_class, examples, args, has_columns=False)
+        check_for_trl(TurnEncoder(processing_class, args.templates()), examples, has_columns=False)
         args.chat_template_kwargs = dict(args.template_inputs().kwargs) or None  # TRL gives them to every prompt
         warm, self.warm_up_steps = _warmed_up(model, args, examples, processing_class, peft_config)
         name_trained_end(warm, processing_class)  # TRL samples until one of the ends that generation_config names

@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from nlft.core.schemes.registry import get_scheme
 from nlft.errors import Problem, UserError, display_path
 from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.saved_adapters import WEIGHTS
 from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.run_dir import RunDir
 from nlft.training.differences import differences
 from nlft.training.honoured import EVALUATION, NEVER
 from nlft.training.run_record import environment
 from nlft.training.trainer import NLFTConfig
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLFTConfig, Any, Path]:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from nlft.errors import UserError, display_path
 from nlft.runs.run_dir import RunDir
-from nlft.training.differences import Difference, differences
+from nlft.training.differences import Deviation, differences
 
 _NO_EFFECT = {
     "starting adapter": "has no effect: the weights come from the checkpoint",
@@ -103,7 +103,7 @@ def _recorded(checkpoint: Path, run: RunDir) -> dict[str, Any] | None:
     return None
 
 
-def _refusal(checkpoint: Path, ours: list[Difference], fixed: list[Difference]) -> str:
+def _refusal(checkpoint: Path, ours: list[Deviation], fixed: list[Deviation]) -> str:
     count = "1 thing differs" if len(ours) == 1 else f"{len(ours)} things differ"
     lines = [f"{display_path(checkpoint)}: cannot go on from it: {count} from the run so far."]
     lines += [str(one.problem()) for one in ours]

@@ -48,7 +48,6 @@ def run_record(
     return {
         "method": "nlft",
         **model_record(model),
-        **adapted_record(model),
         "scheme": scheme.name,
         "saliency": asdict(saliency),
         "scored": ["base", *_conditions(needs)],
@@ -92,12 +91,13 @@ def _conditions(needs: frozenset[str]) -> list[str]:
 
 def model_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
     """Return what identifies the trained model: its base by name, content and data type, and its adapter's shape."""
-    name = base_name(model)
+    name, found = base_name(model), adapted(model)
     return {
         "model_name_or_path": str(Path(name).resolve()) if name and Path(name).is_dir() else name,
         "weights": weights_fingerprint(name, getattr(model.config, "_commit_hash", None)) if name else None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "adapter_config": _adapter_config(model),
+        **({} if found is None else {"adapted": found.record()}),
     }
 
 
@@ -106,12 +106,6 @@ def _adapter_config(model: PreTrainedModel | PeftModel) -> dict[str, Any] | None
         return None
     config = model.peft_config[model.active_adapter].to_dict()
     return dict(json.loads(json.dumps(config, default=lambda x: sorted(x) if isinstance(x, set) else str(x))))
-
-
-def adapted_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
-    """Return what the adapter adapts, for run.yaml; empty without an adapter."""
-    found = adapted(model)
-    return {} if found is None else {"adapted": found.record()}
 
 
 def environment() -> dict[str, Any]:

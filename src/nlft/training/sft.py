@@ -12,7 +12,6 @@ from trl import SFTConfig, SFTTrainer
 from nlft.config import override
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder
 from nlft.core.limits import limits_of
-from nlft.core.prompts import Templates
 from nlft.core.reply_form import TemplateRefusal
 from nlft.data.encoding import check_readable, encode_examples
 from nlft.data.export import SFTTarget, check_trainable, sft_texts
@@ -96,12 +95,7 @@ class SFTBaseline(StopsWhenDiverged, SafeCheckpoints, SFTTrainer):  # type: igno
         processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig | None,
     ) -> None:
-        encoder = ConditionEncoder(
-            processing_class,
-            Templates(system_prompt=args.system_prompt, inputs=args.template_inputs()),
-            args.max_length,
-            limits=limits_of(model),
-        )
+        encoder = ConditionEncoder(processing_class, args.templates(), args.max_length, limits=limits_of(model))
         rows = sft_rows(examples, encoder, args.target)
         super().__init__(
             model=model,

@@ -14,8 +14,8 @@ from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
 from nlft.runs.run_dir import RunDir
-from nlft.training.checkpoints import checkpoint_to_resume
-from nlft.training.manifest import MANIFEST, checkpoints_of, problem_of, recover
+from nlft.training.checkpoints import check_processes, checkpoint_to_resume
+from nlft.training.manifest import MANIFEST, WRITING, checkpoints_of, problem_of, recover
 from nlft.training.run_record import add_command
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -108,7 +108,8 @@ def last_checkpoint(run: RunDir, world_size: int) -> Path | None:
     recover(run)
     for path in reversed(checkpoints_of(run)):
         if (problem := problem_of(path)) is None:
-            return checkpoint_to_resume(run, str(path), world_size)
+            check_processes(path, world_size)
+            return path
         print(f"{display_path(path)} {problem}", file=sys.stderr)
     return None
 
@@ -136,7 +137,7 @@ def _go_on_or_start(run: RunDir, world_size: int) -> Path | None:
 def what_is_left(run: RunDir) -> list[str]:
     """Return what an earlier run left in the folder, in words. Empty if there is nothing that a new run would lose."""
     checkpoints = [path.name for path in run.checkpoints_path.glob("*") if path.is_dir() and path.name[0] != "."]
-    waiting = list((run.checkpoints_path / ".writing").glob(f"*/{MANIFEST}"))
+    waiting = list((run.checkpoints_path / WRITING).glob(f"*/{MANIFEST}"))
     lines = len(run.events())
     steered = len(run.controls())
     said = [
