@@ -27,6 +27,7 @@ from nlft.runs.run_dir import RunDir
 from nlft.training import checkpoints, manifest
 from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.rescore_worker import newest_adapter
+from nlft.training.resuming import check_resume
 from nlft.training.sft import SFTBaseline, SFTSettings
 from nlft.training.start import where_to_start
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
@@ -337,6 +338,17 @@ def test_everything_is_listed_at_once_and_anyway_makes_it_so(trained, tmp_path, 
     assert resumed["before"]["learning_rate"] == 1e-2
     with pytest.raises(UserError, match=r"--learning_rate: was 0\.01"):  # an older checkpoint is still of the old run
         trainer().train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoints" / "checkpoint-1"))
+
+
+@pytest.mark.parametrize("tell", [True, False])
+def test_one_process_alone_prints_what_was_accepted(trained, capsys, tell):
+    run = RunDir(trained / "run")
+    source = trained / "run" / "checkpoints" / "checkpoint-2"
+    record = run.settings()
+    record["training"]["learning_rate"] = 3e-3
+    found = check_resume(source, run, record, anyway=True, engine=False, tell=tell)
+    assert found.changed == {"learning_rate": 1e-2}
+    assert ("learning_rate" in capsys.readouterr().err) is tell
 
 
 def test_baselines_are_compared_too(tmp_path):

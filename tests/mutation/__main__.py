@@ -70,10 +70,10 @@ def _try_drawn(copy: Copy, count: int, seed: int, start: int) -> float:
 
 def _noticed(copy: Copy, mutant: Mutant, tests: tuple[str, ...], wider: tuple[str, ...], what: str) -> bool:
     began = time.monotonic()
-    found = copy.notices(mutant, tests) or any(copy.notices(mutant, (one,)) for one in wider)
-    verdict = "noticed" if found else "SURVIVES"
+    found = copy.notices(mutant, tests) or next(filter(None, (copy.notices(mutant, (one,)) for one in wider)), "")
+    verdict = {"": "SURVIVES", "failed": "noticed", "slow": "too slow"}[found]
     print(f"{verdict:8} {mutant.file}:{mutant.line} ({what}; {time.monotonic() - began:.0f} s)", flush=True)
-    return found
+    return bool(found)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Try mutants in a copy of the project: change one place, run tests, put it back."""
 
+import importlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,10 @@ from pathlib import Path, PurePosixPath
 from mutation.mutator import Mutant
 
 LEFT_OUT = (".git", ".venv", "demo", "__pycache__", ".*_cache", "*.egg-info", "node_modules", "build", "dist")
+TIMED_OUT = -1
+FAILED = 99
+# Imported once, by the process that each run of tests is a fork of: they take longer than most tests.
+LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "pytest", "hypothesis")
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", "-r", "N")
 
 
@@ -58,15 +63,18 @@ class Copy:
         moment = 1_000_000_000 + self._times
         os.utime(path, (moment, moment))
 
-    def notices(self, mutant: Mutant, tests: Sequence[str]) -> bool:
-        """Return whether any of the tests fails with the mutant, or takes much longer than without it.
+    def notices(self, mutant: Mutant, tests: Sequence[str]) -> str:
+        """Return how the tests notice the mutant: `failed`, or `slow` if they took much longer. Empty: they do not.
+
+        On a busy machine `slow` may be the machine's fault: try such a mutant again.
 
         Raises:
             BrokenTrial: the tests do not pass without the mutant.
         """
         usual = self.baseline(tests)
         with self.changed(mutant):
-            return self._run(tests, 60 + 4 * usual) != 0
+            code = self._run(tests, 60 + 4 * usual)
+        return "" if code == 0 else "slow" if code == TIMED_OUT else "failed"
 
     def baseline(self, tests: Sequence[str]) -> float:
         """Return how many seconds the tests take without a mutant.
@@ -84,24 +92,8 @@ class Copy:
         return self.baselines[key]
 
     def _run(self, tests: Sequence[str], limit: float) -> int:
-        """Run tests. Return pytest's exit code, or -1 after `limit` seconds."""
-        environment = {**os.environ, "PYTHONPATH": str(self.root / "src"), "HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *OPTIONS, *tests],
-            cwd=self.root,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return -1
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # tests start processes of their own
-                process.wait()
+        """Run tests. Return pytest's exit code, or TIMED_OUT after `limit` seconds."""
+        return _in_child(self.root, lambda: _pytest([*OPTIONS, *tests]), limit)
 
 
 def check_source(copy: Copy) -> None:
@@ -110,11 +102,55 @@ def check_source(copy: Copy) -> None:
     Raises:
         BrokenTrial: they import another tree, in which no mutant would be noticed.
     """
-    code = "import nlft; print(nlft.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(copy.root / "src")}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout.strip()
-    if not found.startswith(str(copy.root)):
-        raise BrokenTrial(f"nlft is imported from {found}, and not from the copy in {copy.root}")
+    if _in_child(copy.root, lambda: int(not _imported_from().is_relative_to(copy.root)), 600) != 0:
+        raise BrokenTrial(f"nlft is not imported from the copy in {copy.root}")
+
+
+def _imported_from() -> Path:
+    return Path(importlib.import_module("nlft").__file__ or "").resolve()
+
+
+def _pytest(words: Sequence[str]) -> int:
+    return int(importlib.import_module("pytest").main(list(words)))
+
+
+def _in_child(root: Path, work: Callable[[], int], limit: float) -> int:
+    """Do work in a child process that imports the copy. Return its result, or TIMED_OUT after `limit` seconds.
+
+    The child is a fork of this process, which has imported the large libraries once, and nothing of nlft.
+    """
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    child = os.fork()
+    if child == 0:
+        try:
+            _become(root)
+            os._exit(work())
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(FAILED)
+    ended = time.monotonic() + limit
+    while time.monotonic() < ended:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status) or 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)  # tests start processes of their own
+    os.waitpid(child, 0)
+    return TIMED_OUT
+
+
+def _become(root: Path) -> None:
+    """Make this process one that works in the copy, in silence."""
+    os.setsid()
+    os.chdir(root)
+    sys.path[:0] = [str(root / "src"), str(root / "tests")]
+    os.environ |= {"PYTHONPATH": str(root / "src"), "HF_HUB_OFFLINE": "1"}
+    for name in [name for name in sys.modules if name.split(".")[0] in ("nlft", "helpers", "mutation")]:
+        del sys.modules[name]
+    silent = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
 
 
 def place_of(file: PurePosixPath, source: bytes, old: str, new: str, kind: str) -> Mutant:
