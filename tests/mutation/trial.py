@@ -18,8 +18,19 @@ LEFT_OUT = (".git", ".venv", "demo", "__pycache__", ".*_cache", "*.egg-info", "n
 TIMED_OUT = -1
 FAILED = 99
 # Imported once, by the process that each run of tests is a fork of: they take longer than most tests.
-LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "pytest", "hypothesis")
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", "-r", "N")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "pytest")
+OPTIONS = (
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "--no-header",
+    "--tb=line",
+    "-r",
+    "N",
+)
 
 
 class BrokenTrial(Exception):
