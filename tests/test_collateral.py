@@ -456,7 +456,15 @@ def test_a_training_measures_its_collateral_on_its_prompts_and_those_to_keep(pla
     seen = []
     monkeypatch.setattr(beside, "measure_collateral", lambda *given: seen.append(given[-1]) or measure(*given))
     rows = [
-        Example(f"e{n}", f"Describe lamp {n}.", "A sleek lamp, as it is.", n % 2 == 0, None, "Too loud: 'sleek'.")
+        Example(
+            f"e{n}",
+            f"Describe lamp {n}.",
+            "A sleek lamp, as it is.",
+            n % 2 == 0,
+            None,
+            "Too loud: 'sleek'.",
+            extra={"item": "lamp"},
+        )
         for n in range(4)
     ]
     kept = Example("k", "An advert?", "A sleek lamp!", True, keep=True)
@@ -480,6 +488,10 @@ def test_a_training_measures_its_collateral_on_its_prompts_and_those_to_keep(pla
     assert seen[0].struck == {tiny.tokenizer()("sleek")["input_ids"][0]}
     assert kept.completion in seen[0].trained_on
     assert "collateral.json" in capsys.readouterr().out
+    code, told = nlft_evaluate(place, capsys, "--adapter", str(place / "trained"), "--collateral")
+    assert code == 0, told
+    assert seen[1].struck == seen[0].struck, "an evaluation knows what its run has struck"
+    assert seen[1].trained_on == seen[0].trained_on
 
 
 def test_a_training_without_an_adapter_refuses_collateral(place, capsys):

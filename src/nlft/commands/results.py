@@ -93,7 +93,7 @@ def evaluate(argv: Sequence[str]) -> None:
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
     """Return a reference with the texts and struck tokens of the run's training file, if the file is still there."""
     from nlft.core.schemes.registry import get_scheme, scheme_names
-    from nlft.data.records import Example, training_texts
+    from nlft.data.records import as_examples, training_texts
     from nlft.results.beside import Reference, struck_ids
     from nlft.runs.run_dir import RunDir
 
@@ -105,7 +105,7 @@ def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
             "changed."
         )
         return Reference()
-    examples = [Example(**row) for row in rows]
+    examples = as_examples(rows)
     scheme = run.settings().get("scheme")  # a baseline's run has none, and the scheme of another package may be gone
     strikes = scheme in scheme_names() and get_scheme(str(scheme)).strikes
     struck = struck_ids(encoder, examples) if strikes else ()
