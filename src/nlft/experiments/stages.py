@@ -235,7 +235,7 @@ def open_answerer_of(job: Job, ledger: Path, max_new_tokens: int, temperature: f
 
 def holds_examples(file: Path | str) -> bool:
     """Return whether the file's first record has a completion."""
-    from nlft.data.sources import read_source
+    from nlft.sources.reading import read_source
 
     records = read_source(file).records
     return bool(records) and bool(records[0].fields.keys() & {"completion", "output"})

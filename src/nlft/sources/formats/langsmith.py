@@ -1,0 +1,60 @@
+"""LangSmith's runs with their feedback."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nlft.sources.columns import Columns
+from nlft.sources.conversation import Unusable, prompt_in, reply_in
+from nlft.sources.formats.format import Format, Place
+from nlft.sources.opinions import Opinion, example
+from nlft.sources.raw_records import RawRecord
+
+
+def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
+    run = place.fields
+    if run.get("error"):
+        raise Unusable("the run failed")
+    prompt, reply = prompt_in(run["inputs"]), reply_in(run.get("outputs"))
+    if prompt is None or reply is None:
+        raise Unusable("no input or no output")
+    opinion = Opinion()
+    for entry in run.get("feedback") or ():
+        if isinstance(entry, dict):
+            _take(opinion, entry, columns)
+    if not run.get("feedback"):
+        for key, numbers in (run.get("feedback_stats") or {}).items():
+            _take_stats(opinion, key, numbers, columns)
+    yield example(place.where, place.own_id("id", "run_id"), prompt, reply, opinion)
+
+
+def _take(opinion: Opinion, entry: dict[str, Any], columns: Columns) -> None:
+    """Take one feedback: its score, or else its value; its comment; its correction."""
+    key = str(entry.get("key"))
+    rating = entry.get("score") if entry.get("score") is not None else entry.get("value")
+    if rating is not None:
+        opinion.take(key, rating, columns, "feedback")
+    opinion.comment(entry.get("comment"))
+    if (correction := reply_in(entry.get("correction"))) is not None:
+        opinion.texts["revision"] = correction
+
+
+def _take_stats(opinion: Opinion, key: str, numbers: object, columns: Columns) -> None:
+    """Take the sums of a key's feedback. A mean is a rating only if all who rated agree."""
+    if not isinstance(numbers, dict):
+        return
+    if numbers.get("avg") is not None:
+        opinion.take(key, numbers["avg"], columns, "feedback")
+    for remark in numbers.get("comments") or ():
+        opinion.comment(remark)
+
+
+def _inside(fields: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    runs = fields.get("runs")
+    return runs if isinstance(runs, list) and runs and all(isinstance(run, dict) for run in runs) else None
+
+
+def _matches(fields: Mapping[str, Any]) -> bool:
+    return isinstance(fields["inputs"], dict) and isinstance(fields.get("outputs"), dict | None)
+
+
+FORMAT = Format("langsmith", "LangSmith's runs", frozenset({"inputs", "outputs"}), _matches, _read, _inside)
