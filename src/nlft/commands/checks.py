@@ -209,7 +209,7 @@ def questions_to_answer(
     reading = reading or {"columns": None, "from_format": None}
     questions = read_questions(file, **(needs or {}), **reading)
     source = read_source(file, None, Columns.parse(reading["columns"]), reading["from_format"])
-    if Path(file).is_file() and all("completion" in record.fields for record in source.records):
+    if Path(file).is_file() and all("completion" in record.fields for record in source.usable()):
         where = display_path(file)
         note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")
     return questions

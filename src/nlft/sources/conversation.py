@@ -107,13 +107,36 @@ def as_prompt(messages: list[Message]) -> str | list[Message]:
     return messages[0]["content"] if [m["role"] for m in messages] == ["user"] else messages
 
 
-def prompt_in(value: object) -> str | list[Message] | None:
+def split_whole(messages: Sequence[Message]) -> tuple[str | list[Message], str]:
+    """Return the prompt and the reply with which the messages end. See `split`.
+
+    Raises:
+        Unusable: also if messages follow the last reply: then it is not clear what was rated.
+    """
+    prompt, reply, after = split(messages)
+    if after:
+        raise Unusable("a conversation that does not end with a reply")
+    return prompt, reply
+
+
+def besides_prompt(value: object, key: str | None = None) -> list[str]:
+    """Name the inputs that `prompt_in` does not use. The reply may depend on them."""
+    if not isinstance(value, dict):
+        return []
+    used = prompt_in(value, key)
+    return [f"input {name!r}" for name, part in value.items() if isinstance(part, str) and part and part != used]
+
+
+def prompt_in(value: object, key: str | None = None) -> str | list[Message] | None:
     """Find the prompt in what a tool logged as a model's input. Return None if there is none.
+
+    Args:
+        key: under which name it is, if the user says so.
 
     Raises:
         Unusable: it has a tool call, or content that is not text.
     """
-    found = _inside(value, ("messages", "prompts", *_PROMPT_KEYS))
+    found = _inside(value, (key,) if key else ("messages", "prompts", *_PROMPT_KEYS))
     if isinstance(found, str) and not found.lstrip().startswith("["):
         return found if found.strip() else None
     messages = as_conversation(found)
@@ -122,12 +145,17 @@ def prompt_in(value: object) -> str | list[Message] | None:
     return found if isinstance(found, str) and found.strip() else None
 
 
-def reply_in(value: object) -> str | None:
+def reply_in(value: object, key: str | None = None) -> str | None:
     """Find the reply in what a tool logged as a model's output. Return None if there is none.
+
+    Args:
+        key: under which name it is, if the user says so.
 
     Raises:
         Unusable: it has a tool call, or content that is not text.
     """
+    if key and isinstance(value, dict) and key in value:
+        value = value[key]
     for _ in range(6):  # choices, generations and messages are nested a few levels deep
         if isinstance(value, str):
             return value if value.strip() else None

@@ -8,7 +8,7 @@ from nlft.core.prompts import Message
 from nlft.sources.columns import Columns, field_named
 from nlft.sources.conversation import Unusable
 from nlft.sources.label_words import is_number
-from nlft.sources.raw_records import RawRecord
+from nlft.sources.raw_records import FIELDS, RawRecord
 from nlft.sources.tables import put_comment
 
 _TEXTS = ("judgment", "feedback", "revision", "answer")
@@ -58,14 +58,14 @@ class Opinion:
             else:
                 self.comments.append(value)
         elif "label" not in columns.given:
-            self.left_out.append(f"{what} {name!r}: to rate by it, add --columns label={name}")
+            self.left_out.append(f"{what} {name!r}: to rate by it, add --columns label={name} or label={name}:FROM")
 
     def _rate(self, name: str, value: object, columns: Columns, what: str) -> None:
         said = columns.label(value)
         if said is None and isinstance(value, str) and not is_number(value):
             self.comments.append(value)
         elif said is None:
-            self.left_out.append(f"{what} {name!r} is not 0 or 1: to rate by it, add --columns label={name}:4")
+            self.left_out.append(f"{what} {name!r} is not 0 or 1: to rate by it, add --columns label={name}:FROM")
         elif self.label is not None and self.label is not said:
             raise Unusable("ratings that contradict each other")
         else:
@@ -163,6 +163,15 @@ def place_span(reply: str, start: object, end: object, text: object, note: str) 
         if until <= len(reply) and (not isinstance(text, str) or reply[at:until] == text):
             return {"start": at, "end": until, **({"note": note} if note else {})}
     return None
+
+
+def extras(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record holds besides its texts and ratings: numbers and words of the user's own, to keep."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, str | int | float) and field_named(name) is None and name not in FIELDS
+    }
 
 
 def pick(fields: dict[str, Any], target: str, columns: Columns) -> Any:

@@ -151,10 +151,12 @@ def _counted(what: str, reasons: Sequence[tuple[str | None, RawRecord]]) -> list
     """Return a line per reason, with the number of records and the first places."""
     places: dict[str, list[str]] = {}
     for reason, record in reasons:
-        places.setdefault(str(reason), []).append(re.split(r"[: ]", record.where)[-1])
+        places.setdefault(str(reason), []).append(record.where)
     lines = []
     for reason, found in places.items():
-        shown = list(dict.fromkeys(found))
-        more = f" and {len(shown) - _PLACES_SHOWN:,} more" if len(shown) > _PLACES_SHOWN else ""
-        lines.append(f"{what}: {len(found):,} x {reason} (at {', '.join(shown[:_PLACES_SHOWN])}{more})")
+        at = list(dict.fromkeys(re.split(r"[: ]", where)[-1] for where in found))
+        unit = next((word for word in ("row", "record") if f" {word} " in found[0]), "line")
+        more = f" and {len(at) - _PLACES_SHOWN:,} more" if len(at) > _PLACES_SHOWN else ""
+        shown = ", ".join(at[:_PLACES_SHOWN])
+        lines.append(f"{what}: {len(found):,} x {reason} ({unit}{'s' * (len(at) > 1)} {shown}{more})")
     return lines

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split
+from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example, merged, pick, place_span
 from nlft.sources.raw_records import RawRecord
@@ -17,7 +17,7 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     chat = next((turns for value in shown.values() if (turns := as_conversation(value))), None)
     prompt, reply = pick(shown, "prompt", columns), pick(shown, "completion", columns)
     if chat and not isinstance(reply, str):
-        prompt, reply, _ = split(chat)
+        prompt, reply = split_whole(chat)
     elif chat:
         prompt = as_prompt(chat)
     if not isinstance(reply, str) or not reply.strip() or not prompt:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split
+from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example, merged, pick, place_span
 from nlft.sources.raw_records import RawRecord
@@ -33,7 +33,7 @@ def _texts(data: dict[str, Any], columns: Columns) -> tuple[str | list[Message],
     chat = next((turns for value in data.values() if (turns := as_conversation(value))), None)
     prompt, reply = pick(data, "prompt", columns), pick(data, "completion", columns)
     if chat and not isinstance(reply, str):
-        prompt, reply, _ = split(chat)
+        prompt, reply = split_whole(chat)
     elif chat:
         prompt = as_prompt(chat)
     if not isinstance(reply, str) or not reply.strip() or not prompt:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, prompt_in, reply_in
+from nlft.sources.conversation import Unusable, besides_prompt, prompt_in, reply_in
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example
 from nlft.sources.raw_records import RawRecord
@@ -13,16 +13,19 @@ from nlft.sources.raw_records import RawRecord
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     trace = place.fields
     scores = trace.get("scores") or []
-    prompt, reply = prompt_in(trace.get("input")), reply_in(trace.get("output"))
+    given, answered = trace.get("input"), trace.get("output")
+    keys = columns.given.get("prompt"), columns.given.get("completion")
+    prompt, reply = prompt_in(given, keys[0]), reply_in(answered, keys[1])
     if prompt is None or reply is None:  # only a generation inside the trace has them
         calls = [part for part in trace.get("observations") or () if _is_generation(part)]
         if calls:
-            prompt, reply = prompt_in(calls[-1].get("input")), reply_in(calls[-1].get("output"))
+            given, answered = calls[-1].get("input"), calls[-1].get("output")
+            prompt, reply = prompt_in(given, keys[0]), reply_in(answered, keys[1])
     if prompt is None or reply is None:
         raise Unusable("no input or no output")
     if scores and all(isinstance(score, str) for score in scores):
         raise Unusable("scores that are only ids: export each trace with its scores")
-    opinion = Opinion()
+    opinion = Opinion(left_out=besides_prompt(given, keys[0]))
     for score in scores:
         if isinstance(score, dict):
             _take(opinion, score, columns)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, prompt_in, reply_in
+from nlft.sources.conversation import Unusable, besides_prompt, prompt_in, reply_in
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example
 from nlft.sources.raw_records import RawRecord
@@ -14,10 +14,11 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     run = place.fields
     if run.get("error"):
         raise Unusable("the run failed")
-    prompt, reply = prompt_in(run["inputs"]), reply_in(run.get("outputs"))
+    key = columns.given.get("prompt")
+    prompt, reply = prompt_in(run["inputs"], key), reply_in(run.get("outputs"), columns.given.get("completion"))
     if prompt is None or reply is None:
         raise Unusable("no input or no output")
-    opinion = Opinion()
+    opinion = Opinion(left_out=besides_prompt(run["inputs"], key))
     for entry in run.get("feedback") or ():
         if isinstance(entry, dict):
             _take(opinion, entry, columns)

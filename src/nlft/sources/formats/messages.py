@@ -7,7 +7,7 @@ from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, split
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.label_words import label_problem
-from nlft.sources.opinions import Opinion, example, pick
+from nlft.sources.opinions import Opinion, example, extras, pick
 from nlft.sources.raw_records import RawRecord
 
 _TEXTS = ("judgment", "revision", "answer")
@@ -45,7 +45,7 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
         if isinstance(text := pick(fields, name, columns), str) and text.strip():
             opinion.texts[name] = text
     opinion.comment(pick(fields, "comment", columns))
-    more = {name: fields[name] for name in ("tools", "chat_template_kwargs") if fields.get(name)}
+    more = {name: fields[name] for name in ("tools", "chat_template_kwargs") if fields.get(name)} | extras(fields)
     record = example(place.where, place.own_id("id", "uuid", "prompt_id"), prompt, reply, opinion, **more)
     if rating is not None and opinion.label is None:
         record.unused = None

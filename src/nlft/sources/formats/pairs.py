@@ -5,9 +5,9 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, split
+from nlft.sources.conversation import Unusable, as_conversation, split, split_whole
 from nlft.sources.formats.format import Format, Place
-from nlft.sources.opinions import Opinion, example, pick
+from nlft.sources.opinions import Opinion, example, extras, pick
 from nlft.sources.raw_records import RawRecord
 
 _TURN = "\n\nAssistant:"  # ends the prompt in dialogues written as one text
@@ -19,7 +19,7 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
         raise Unusable("a pair of two equal replies")
     identity = place.own_id("id", "prompt_id", "uuid")
     for name, reply, label in (("chosen", chosen, True), ("rejected", rejected, False)):
-        record = example(place.where, f"{identity}-{name}", prompt, reply, Opinion(label))
+        record = example(place.where, f"{identity}-{name}", prompt, reply, Opinion(label), **extras(place.fields))
         record.repeats = not label
         yield record
 
@@ -37,7 +37,7 @@ def sides_of(fields: Mapping[str, Any], prompt: object) -> tuple[str | list[Mess
     if isinstance(chosen, list) and isinstance(rejected, list):
         if chosen[0]["role"] == "assistant" and len(chosen) == 1:
             chosen, rejected = [*(before or []), *chosen], [*(before or []), *rejected]
-        (asked, good, _), (asked_too, bad, _) = split(chosen), split(rejected)
+        (asked, good), (asked_too, bad) = split_whole(chosen), split_whole(rejected)
         if asked != asked_too:
             raise Unusable("a pair whose two sides answer different prompts")
         return asked, good, bad

@@ -107,7 +107,12 @@ def convert(known: Format, records: Sequence[RawRecord], stem: str, columns: Col
         if not known.fits(record.fields):
             yield unusable(record.where, f"not the structure of {known.title}")
             continue
+        some = False
         try:
-            yield from known.read(Place(record.where, f"{stem}-{number}", record.fields), columns)
+            for made in known.read(Place(record.where, f"{stem}-{number}", record.fields), columns):
+                some = True
+                yield made
         except Unusable as error:
-            yield unusable(record.where, str(error))
+            rest = unusable(record.where, str(error))
+            rest.repeats = some
+            yield rest
