@@ -184,12 +184,9 @@ def test_a_table_of_questions_keeps_its_standard_answers():
 
 
 def test_100_000_rows_are_read_row_by_row():
-    """In linear time: ten times the rows take far less than a hundred times as long."""
+    lines = (f'{n};"Wie groß ist {n}?";"Etwa {n}, oder mehr.";{"ja" if n % 3 else "nein"}\n' for n in range(100_000))
     with Path("x.csv").open("w", encoding="utf-8") as file:
-        file.write("id;Frage;Antwort;Gut?\n")
-        file.writelines(
-            f'{n};"Wie groß ist {n}?";"Etwa {n}, oder mehr.";{"ja" if n % 3 else "nein"}\n' for n in range(100_000)
-        )
+        file.writelines(["id;Frage;Antwort;Gut?\n", *lines])
     records = read_source("x.csv").records
     assert len(records) == 100_000
     assert records[-1].where == "x.csv row 100001"
@@ -202,11 +199,16 @@ def test_100_000_rows_are_read_row_by_row():
 @pytest.mark.parametrize(
     ("value", "label"),
     [
-        *((word, True) for word in ("yes", " Ja ", "TRUE", "WAHR", "1", "1.0", "1,0", 1, True, "👍", "👍🏽", "✔️", "Right", "gut")),
-        *((word, False) for word in ("no", "Nein", "False", "FALSCH", "0", "-1", 0, -1, False, "👎", "✗", "wrong", "bad answer")),
+        *(
+            (word, True)
+            for word in ("yes", " Ja ", "TRUE", "WAHR", "1", "1.0", "1,0", "👍", "👍🏽", "✔️", "Right", "gut")
+        ),
+        *((word, False) for word in ("no", "Nein", "FALSCH", "0", "-1", "👎", "✗", "wrong", "bad answer")),
+        *((word, bool(word)) for word in (1, True, 0, False)),
         *((word, None) for word in ("", "maybe", "4", 0.5, None, "n/a", [], "x")),
+        (-1, False),
     ],
-)  # fmt: skip
+)
 def test_a_rating_is_read_as_people_write_it(value, label):
     assert read_label(value) is label
 
@@ -255,7 +257,7 @@ def test_of_a_formula_its_value_is_read_and_one_without_a_value_is_named():
         for name in old.namelist():
             data = old.read(name)
             if name.endswith("sheet1.xml"):
-                data, changed = re.subn(rb'(<c r="B2")[^>]*>(<f>.*?</f>)<v ?/>', rb'\1 t="str">\2<v>ab</v>', data)
+                data, changed = re.subn(rb'(<c r="B2")[^>]*>(<f>.*?</f>)<v>?</v>', rb'\1 t="str">\2<v>ab</v>', data)
                 assert changed == 1
             new.writestr(name, data)
     assert read_examples("full.xlsx")[0].completion == "ab"
@@ -397,11 +399,10 @@ def test_label_studio_s_offsets_count_an_emoji_twice_and_the_marked_text_decides
 
 def test_stars_are_a_rating_once_the_user_says_from_which_on_a_reply_is_right():
     assert 3 not in by_id("label-studio.json")
-    (starred,) = read_examples(FOLDER / "label-studio.json", columns="label=stars:4")
-    assert (starred.id, starred.label) == (3, True)
-    assert [e.id for e in read_examples(FOLDER / "langfuse.json", columns="label=stars:5", require_judgment=False)] == [
-        "t4"
-    ]
+    starred = read_examples(FOLDER / "label-studio.json", columns="label=stars:4")
+    assert {example.id: example.label for example in starred} == {1: False, 3: True}
+    (starred,) = read_examples(FOLDER / "langfuse.json", columns="label=stars:5", require_judgment=False)
+    assert (starred.id, starred.label) == ("t4", False)
 
 
 def test_promptfoo_s_rating_by_hand_and_comment_come_before_the_assertions():
@@ -414,7 +415,7 @@ def test_promptfoo_s_rating_by_hand_and_comment_come_before_the_assertions():
 
 def test_langfuse_s_scores_go_by_their_names():
     found = by_id("langfuse.json")
-    assert (found["t1"].label, [s for s in marked_spans(found["t1"])][0].start) == (False, 4)
+    assert (found["t1"].label, marked_spans(found["t1"])[0].start) == (False, 4)
     assert (found["t2"].label, found["t3"].label) == (True, True)
     assert found["t3"].prompt == "Describe a pump."
     assert "only ids" in unused("langfuse.json")[-1]
@@ -510,6 +511,5 @@ def test_commands_take_the_flags_of_columns_and_training_says_to_import_first(ca
     columns = ["--columns", "prompt=A,completion=B,label=C:4,comment=D"]
     assert main(["build", "x.csv", "--out", "x.jsonl", *columns]) == 0
     assert [e.label for e in read_examples("x.jsonl")].count(True) == 1
-    assert main(["kto", "missing.csv", *columns, "--model_name_or_path", "."]) == 2
-    assert main(["train", "x.jsonl", *columns, "--model_name_or_path", "."]) == 2
+    assert main(["train", "x.jsonl", *columns]) == 2
     assert "nlft import" in capsys.readouterr().err

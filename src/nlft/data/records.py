@@ -329,7 +329,7 @@ def _example(record: RawRecord, judge_cure: str | None, default_id: str) -> Exam
     fields = record.fields
     fields.setdefault("id", default_id)
     label = fields.get("label")
-    if not isinstance(label, bool):
+    if not isinstance(label, bool) and not record.is_refused("label"):
         record.refuse_kind("label", "true or false")
     judgment = None if is_blank(fields.get("judgment")) else record.text("judgment")
     if judgment is None and judge_cure and label is False and not fields.get("spans"):
@@ -368,7 +368,7 @@ def _question(
     if "question" in fields and "prompt" not in fields:  # GSM8K's name
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")
-    if record.names.get("prompt") == "question" and isinstance(fields.get("answer"), str):
+    if record.names.get("prompt", "").casefold() == "question" and isinstance(fields.get("answer"), str):
         fields["answer"] = _CALCULATOR.sub("", fields["answer"])
     fields.setdefault("id", default_id)
     identity, prompt = record.identity(), record.text_or_messages("prompt")

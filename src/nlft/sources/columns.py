@@ -102,7 +102,7 @@ class Chosen:
 
     Attributes:
         column: our field -> the column's name as the table writes it.
-        guessed: whether any of them was recognised by a name that is not ours.
+        guessed: whether any of them was recognised by a name that is neither ours nor given.
     """
 
     column: Mapping[str, str]
@@ -145,7 +145,7 @@ def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen
     if "judgment" in chosen and plain_name(chosen.get("comment", "")) == "feedback" and "comment" not in columns.given:
         chosen["feedback"] = chosen.pop("comment")  # our own two fields
     ordered = {target: chosen[target] for target in TARGETS if target in chosen}
-    return Chosen(ordered, any(name != target for target, name in ordered.items()))
+    return Chosen(ordered, any(name != target for target, name in ordered.items() if target not in columns.given))
 
 
 def recognised(names: Iterable[str]) -> int:

@@ -64,6 +64,10 @@ class RawRecord:
         field_name = name and shown(self.names.get(name, name))[1:-1]
         self.problems.append(Problem(self.where, what, cure, field_name))
 
+    def is_refused(self, name: str) -> bool:
+        """Return whether a problem with the field is known already."""
+        return any(problem.field == self.names.get(name, name) for problem in self.problems)
+
     def set(self, fields: dict[str, Any]) -> None:
         """Set the fields. Refuse each value that JSON in UTF-8 cannot hold."""
         self.fields = fields

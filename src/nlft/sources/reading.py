@@ -136,15 +136,15 @@ def _renamed(source: Source, columns: Columns) -> Source:
     if not columns.given and not {"prompt", "completion", "label"} <= {field_named(name) for name in names}:
         return source
     chosen = choose_columns(names, columns, source.name)
-    if not chosen.guessed:
+    if all(name == target for target, name in chosen.column.items()):
         return source
     records = []
     for record in source.records:
         new = record_of(record.where, record.fields, chosen, columns) if record.fields else record
         new.problems = [*record.problems, *(p for p in new.problems if p not in record.problems)]
         records.append(new)
-    told = f"columns: {chosen.shown()} (others: --columns FIELD=COLUMN,...)"
-    return replace(source, records=records, told=[*source.told, told])
+    told = [f"columns: {chosen.shown()} (others: --columns FIELD=COLUMN,...)"] if chosen.guessed else []
+    return replace(source, records=records, told=[*source.told, *told])
 
 
 def _counted(what: str, reasons: Sequence[tuple[str | None, RawRecord]]) -> list[str]:
