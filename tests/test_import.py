@@ -81,6 +81,14 @@ def test_a_first_line_that_names_the_separator_is_obeyed():
     assert texts(read_examples("x.csv")) == [("x-1", "a,b;c", "d", True, None, None)]
 
 
+def test_the_separator_is_found_where_no_name_is_known():
+    Path("x.csv").write_text("A;B;C\nq, r;a, b, c;ja\nq, s;a, b, d;ja\n")
+    assert [e.completion for e in read_examples("x.csv", columns="prompt=A,completion=B,label=C")] == [
+        "a, b, c",
+        "a, b, d",
+    ]
+
+
 def test_line_breaks_and_quotes_in_cells_stay():
     write_csv("x.csv", [["prompt", "reply", "ok"], ['Say "no".', 'one\r\ntwo "three"', "yes"]])
     assert texts(read_examples("x.csv"))[0][1:3] == ('Say "no".', 'one\ntwo "three"')
@@ -381,7 +389,8 @@ def test_argilla_s_marked_parts_choices_and_remarks_are_read():
 def test_argilla_s_exported_dataset_is_read_as_its_records():
     flat = {
         "id": "f", "prompt": "q", "response": "so fine", "_server_id": "s", "status": "completed",
-        "quality.responses": ["bad"], "quality.responses.users": ["u"], "quality.suggestion": "good",
+        "quality.responses": ["bad", "good"], "quality.responses.users": ["u", "v"],
+        "quality.responses.status": ["submitted", "discarded"], "quality.suggestion": "good",
         "marks.responses": [[{"start": 0, "end": 2, "label": "filler"}]], "marks.responses.users": ["u"],
     }  # fmt: skip
     Path("x.jsonl").write_text(json.dumps(flat))
@@ -403,6 +412,10 @@ def test_stars_are_a_rating_once_the_user_says_from_which_on_a_reply_is_right():
     assert {example.id: example.label for example in starred} == {1: False, 3: True}
     (starred,) = read_examples(FOLDER / "langfuse.json", columns="label=stars:5", require_judgment=False)
     assert (starred.id, starred.label) == ("t4", False)
+
+
+def test_a_rating_that_no_record_has_is_refused():
+    assert "'stras'" in refusal(read_examples, FOLDER / "langfuse.json", columns="label=stras:4")
 
 
 def test_promptfoo_s_rating_by_hand_and_comment_come_before_the_assertions():

@@ -41,7 +41,7 @@ def read_label(value: object, right_from: float | None = None) -> bool | None:
         return None
     if right_from is not None:
         return value >= right_from
-    return {1: True, 0: False, -1: False}.get(value)
+    return {1.0: True, 0.0: False, -1.0: False}.get(float(value))
 
 
 def is_number(value: object) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nlft.errors import display_path
+from nlft.errors import UserError, display_path
 from nlft.sources.arrow import Wanted, read_hub, read_parquet
 from nlft.sources.columns import AS_NAMED, Columns, choose_columns, field_named
 from nlft.sources.excel import read_excel
@@ -114,6 +114,12 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
     found = find_format(source.name, source.records, from_format)
     if found:
         converted = list(convert(found, source.records, source.stem, columns))
+        rating = columns.given.get("label")
+        if rating is not None and not any("label" in record.fields for record in converted):
+            raise UserError(
+                f"{source.name}: --columns takes the rating from {rating!r}, but no record has a rating of that name.\n"
+                "  Correct the name, or leave it out: then the command lists what it did not use."
+            )
         told = [*source.told, f"read as {found.title} (--from {found.name})"]
         return replace(source, records=converted, told=told, format=found.name)
     if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):

@@ -191,7 +191,8 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
 
 def put_comment(fields: dict[str, Any], comment: object) -> None:
     """Put a reader's remark where it belongs: a judgment of a wrong reply, feedback about a right one."""
-    name = {True: "feedback", False: "judgment"}.get(fields.get("label"), "comment")  # type: ignore[call-overload]
+    label = fields.get("label")
+    name = "feedback" if label is True else "judgment" if label is False else "comment"
     before = fields.get(name)
     fields[name] = f"{before}\n{comment}" if isinstance(before, str) else comment
 

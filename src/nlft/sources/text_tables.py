@@ -74,17 +74,18 @@ def _separator(path: Path, encoding: str) -> tuple[str, int]:
     return max(_SEPARATORS, key=lambda separator: _fit(path, encoding, separator)), 0
 
 
-def _fit(path: Path, encoding: str, separator: str) -> tuple[int, bool, int]:
-    """Return how well a separator fits: names that are known, rows of one width, and the width."""
+def _fit(path: Path, encoding: str, separator: str) -> tuple[int, float, int]:
+    """Return how well a separator fits: how many names are known, the share of rows of one width, and the width."""
     with path.open(encoding=encoding, newline="") as file:
         try:
             rows = [row for row in islice(csv.reader(file, delimiter=separator), _SAMPLE) if any(row)]
         except csv.Error:
-            return 0, False, 0
+            return 0, 0, 0
     if not rows:
-        return 0, False, 0
-    width = mode(map(len, rows))
-    return max(map(recognised, rows)), width > 1, width if width > 1 else 0
+        return 0, 0, 0
+    widths = [len(row) for row in rows]
+    width = mode(widths)
+    return max(map(recognised, rows)), widths.count(width) / len(rows) if width > 1 else 0, width
 
 
 def _rows(path: Path, name: str, encoding: str, separator: str, skip: int) -> Iterator[Row]:

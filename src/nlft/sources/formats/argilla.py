@@ -61,8 +61,11 @@ def _parts(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[di
     for name, values in fields.items():
         if name.endswith(_FLAT) and isinstance(values, list):
             users = fields.get(f"{name}.users") or [None] * len(values)
+            states = fields.get(f"{name}.status") or ["submitted"] * len(values)
             responses[name.removesuffix(_FLAT)] = [
-                {"value": value, "user_id": user} for value, user in zip(values, users, strict=False)
+                {"value": value, "user_id": user}
+                for value, user, state in zip(values, users, states, strict=False)
+                if state == "submitted"  # a draft or a discarded response is no opinion
             ]
     suggested = [{"value": value} for name, value in fields.items() if name.endswith(".suggestion")]
     return {name: value for name, value in fields.items() if "." not in name}, responses, suggested

@@ -50,8 +50,8 @@ def _opinion(results: list[dict[str, Any]], reply: str, columns: Columns) -> Opi
             opinion.left_out.append(f"a result of the type {kind}")
         elif kind in ("labels", "hypertextlabels", "paragraphlabels"):
             note = ", ".join(map(str, value.get(kind) or value.get("labels") or ()))
-            ends = [value.get("globalOffsets", {}).get(name, value.get(name)) for name in ("start", "end")]
-            span = place_span(reply, *map(_whole, ends), value.get("text"), note)
+            start, end = (value.get("globalOffsets", value).get(name) for name in ("start", "end"))
+            span = place_span(reply, _whole(start), _whole(end), value.get("text"), note)
             if span is None:
                 opinion.left_out.append("a marked part that is not in the reply")
             else:
