@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import zipfile
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from nlft.cli import main
 from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import RecordsError, UserError
 from nlft.progress import _NOTED
-from nlft.sources.columns import Columns, field_named
+from nlft.sources.columns import AS_NAMED, Columns, field_named
+from nlft.sources.formats.registry import convert, find_format, unwrapped
 from nlft.sources.label_words import read_label
+from nlft.sources.raw_records import RawRecord, read_raw
 from nlft.sources.reading import read_source
 
 
@@ -484,6 +487,32 @@ def test_inputs_besides_the_prompt_are_named():
     (record,) = read_source("x.jsonl").records
     assert record.left_out == ["input 'context'"]
     assert read_examples("x.jsonl", columns="prompt=context")[0].prompt == "c"
+
+
+def places(value, path=()):
+    """The path to each part of a JSON value, outermost first."""
+    if path:
+        yield path
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*path, key))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir() if ".json" in path.name))
+def test_whatever_stands_in_a_part_of_an_export_no_reader_fails(name):
+    records = unwrapped(name, list(read_raw(FOLDER / name)), None)
+    known, tried = find_format(name, records, None), 0
+    for record in records:
+        for *path, last in places(record.fields):
+            for odd in (None, "x", 1.5, ["x"], {"a": 1}, []):
+                tried += 1
+                fields = deepcopy(record.fields)
+                at = fields
+                for key in path:
+                    at = at[key]
+                at[last] = odd
+                given = RawRecord("x:1", fields)
+                assert all(isinstance(made, RawRecord) for made in convert(known, [given], "x", AS_NAMED))
+    assert tried > 100
 
 
 # Through the command line.

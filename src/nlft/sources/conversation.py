@@ -46,7 +46,7 @@ def _role_of(message: object) -> str | None:
         return None
     named = message.get("role") or message.get("from") or message.get("type")
     if named == "constructor" and isinstance(message.get("id"), list):
-        named = message["id"][-1]
+        named = message["id"][-1] if message["id"] else None
     return named.casefold() if isinstance(named, str) else None
 
 
@@ -77,8 +77,10 @@ def text_of(content: object) -> str:
         return content
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        kinds = {part.get("type", "text") for part in content if isinstance(part, dict)}
-        if kinds <= {"text", "input_text", "output_text"} and all(isinstance(part, str) for part in parts):
+        kinds = [part.get("type", "text") for part in content if isinstance(part, dict)]
+        if all(kind in ("text", "input_text", "output_text") for kind in kinds) and all(
+            isinstance(part, str) for part in parts
+        ):
             return "".join(str(part) for part in parts)
     raise Unusable("content that is not text, such as an image")
 

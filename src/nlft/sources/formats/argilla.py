@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
-from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.format import Format, Place, objects, part
 from nlft.sources.opinions import Opinion, example, merged, pick, place_span
 from nlft.sources.raw_records import RawRecord
 
@@ -23,29 +23,29 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     if not isinstance(reply, str) or not reply.strip() or not prompt:
         raise Unusable("no field for the prompt or the reply: name them with --columns prompt=...,completion=...")
     people: dict[str, Opinion] = {}
-    for question, answers in responses.items():
-        for number, answer in enumerate(answers):
+    for question in responses:
+        for number, answer in enumerate(objects(responses, question)):
             opinion = people.setdefault(str(answer.get("user_id") or number), Opinion())
             _take(opinion, question, answer.get("value"), reply, columns)
     if not people:
-        only = any(part.get("value") is not None for part in suggested)
+        only = any(one.get("value") is not None for one in suggested)
         raise Unusable("only suggestions, which no person has confirmed" if only else "no response")
     yield example(place.where, place.own_id("id", "external_id"), prompt, reply, merged(people.values()))
 
 
 def _take(opinion: Opinion, question: str, value: Any, reply: str, columns: Columns) -> None:
     """Take one answer of one person: marked parts, a choice, several choices, a number or a text."""
-    if isinstance(value, list) and value and all(isinstance(part, dict) and "start" in part for part in value):
-        for part in value:
-            span = place_span(reply, part["start"], part.get("end"), part.get("text"), str(part.get("label") or ""))
+    if isinstance(value, list) and value and all(isinstance(mark, dict) and "start" in mark for mark in value):
+        for mark in value:
+            span = place_span(reply, mark["start"], mark.get("end"), mark.get("text"), str(mark.get("label") or ""))
             if span:
                 opinion.spans.append(span)
             else:
                 opinion.left_out.append("a marked part that is not in the reply")
     elif isinstance(value, list):
-        for part in value:
-            if isinstance(part, str):
-                opinion.take(question, part, columns, "question")
+        for choice in value:
+            if isinstance(choice, str):
+                opinion.take(question, choice, columns, "question")
             else:
                 opinion.left_out.append(f"question {question!r}: a ranking")
     elif value is not None:
@@ -55,13 +55,14 @@ def _take(opinion: Opinion, question: str, value: Any, reply: str, columns: Colu
 def _parts(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
     """Return what people saw, what they answered by question, and what was suggested."""
     if isinstance(fields.get("fields"), dict):
-        suggestions = fields.get("suggestions") or {}
-        return fields["fields"], fields.get("responses") or {}, list(suggestions.values())
+        suggestions = part(fields, "suggestions")
+        return fields["fields"], part(fields, "responses"), [part(suggestions, name) for name in suggestions]
     responses = {}
     for name, values in fields.items():
         if name.endswith(_FLAT) and isinstance(values, list):
-            users = fields.get(f"{name}.users") or [None] * len(values)
-            states = fields.get(f"{name}.status") or ["submitted"] * len(values)
+            users, states = fields.get(f"{name}.users"), fields.get(f"{name}.status")
+            users = users if isinstance(users, list) else [None] * len(values)
+            states = states if isinstance(states, list) else ["submitted"] * len(values)
             responses[name.removesuffix(_FLAT)] = [
                 {"value": value, "user_id": user}
                 for value, user, state in zip(values, users, states, strict=False)

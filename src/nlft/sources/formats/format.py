@@ -31,6 +31,18 @@ class Place:
         return self.id
 
 
+def part(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a field that should be an object; an empty one if it is missing or something else."""
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def objects(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the objects of a field that should be a list of them."""
+    value = fields.get(name)
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 Reader = Callable[[Place, Columns], Iterator[RawRecord]]
 
 

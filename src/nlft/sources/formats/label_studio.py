@@ -6,7 +6,7 @@ from typing import Any
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
-from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.format import Format, Place, objects, part
 from nlft.sources.opinions import Opinion, example, merged, pick, place_span
 from nlft.sources.raw_records import RawRecord
 
@@ -14,9 +14,9 @@ from nlft.sources.raw_records import RawRecord
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     prompt, reply = _texts(place.fields["data"], columns)
     people = [
-        _opinion(annotation["result"], reply, columns)
-        for annotation in place.fields["annotations"]
-        if isinstance(annotation, dict) and annotation.get("result") and not annotation.get("was_cancelled")
+        _opinion(results, reply, columns)
+        for annotation in objects(place.fields, "annotations")
+        if (results := objects(annotation, "result")) and not annotation.get("was_cancelled")
     ]
     if not people:
         raise Unusable(
@@ -26,7 +26,7 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
 
 
 def _predicted(fields: Mapping[str, Any]) -> bool:
-    return any(isinstance(part, dict) and part.get("result") for part in fields.get("predictions") or ())
+    return any(one.get("result") for one in objects(fields, "predictions"))
 
 
 def _texts(data: dict[str, Any], columns: Columns) -> tuple[str | list[Message], str]:
@@ -49,8 +49,9 @@ def _opinion(results: list[dict[str, Any]], reply: str, columns: Columns) -> Opi
         if not isinstance(value, dict):
             opinion.left_out.append(f"a result of the type {kind}")
         elif kind in ("labels", "hypertextlabels", "paragraphlabels"):
-            note = ", ".join(map(str, value.get(kind) or value.get("labels") or ()))
-            start, end = (value.get("globalOffsets", value).get(name) for name in ("start", "end"))
+            labels = value.get(kind) or value.get("labels")
+            note = ", ".join(map(str, labels)) if isinstance(labels, list) else ""
+            start, end = ((part(value, "globalOffsets") or value).get(name) for name in ("start", "end"))
             span = place_span(reply, _whole(start), _whole(end), value.get("text"), note)
             if span is None:
                 opinion.left_out.append("a marked part that is not in the reply")
@@ -60,8 +61,8 @@ def _opinion(results: list[dict[str, Any]], reply: str, columns: Columns) -> Opi
         elif kind in ("textarea", "choices", "rating", "number") and not _joins(
             by_region.get(str(result.get("id"))), value
         ):
-            for part in _parts(value, kind):
-                opinion.take(str(result.get("from_name")), part, columns, kind)
+            for said in _parts(value, kind):
+                opinion.take(str(result.get("from_name")), said, columns, kind)
         elif kind not in ("textarea", "choices", "rating", "number"):
             opinion.left_out.append(f"a result of the type {kind}")
     return opinion

@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, besides_prompt, prompt_in, reply_in
-from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.format import Format, Place, objects
 from nlft.sources.opinions import Opinion, example
 from nlft.sources.raw_records import RawRecord
 
@@ -17,20 +17,19 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     keys = columns.given.get("prompt"), columns.given.get("completion")
     prompt, reply = prompt_in(given, keys[0]), reply_in(answered, keys[1])
     if prompt is None or reply is None:  # only a generation inside the trace has them
-        calls = [part for part in trace.get("observations") or () if _is_generation(part)]
+        calls = [one for one in objects(trace, "observations") if str(one.get("type")).upper() == "GENERATION"]
         if calls:
             given, answered = calls[-1].get("input"), calls[-1].get("output")
             prompt, reply = prompt_in(given, keys[0]), reply_in(answered, keys[1])
     if prompt is None or reply is None:
         raise Unusable("no input or no output")
-    if scores and all(isinstance(score, str) for score in scores):
+    if scores and not objects(trace, "scores"):
         raise Unusable("scores that are only ids: export each trace with its scores")
     opinion = Opinion(left_out=besides_prompt(given, keys[0]))
-    for score in scores:
-        if isinstance(score, dict):
-            _take(opinion, score, columns)
-    for remark in trace.get("comments") or ():
-        opinion.comment(remark.get("content") if isinstance(remark, dict) else remark)
+    for score in objects(trace, "scores"):
+        _take(opinion, score, columns)
+    for remark in objects(trace, "comments"):
+        opinion.comment(remark.get("content"))
     yield example(place.where, place.own_id("id", "traceId"), prompt, reply, opinion)
 
 
@@ -42,10 +41,6 @@ def _take(opinion: Opinion, score: dict[str, Any], columns: Columns) -> None:
         value = text
     opinion.take(str(score.get("name")), value, columns)
     opinion.comment(score.get("comment"))
-
-
-def _is_generation(part: object) -> bool:
-    return isinstance(part, dict) and str(part.get("type", "")).upper() == "GENERATION"
 
 
 def _inside(fields: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, besides_prompt, prompt_in, reply_in
-from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.format import Format, Place, objects, part
 from nlft.sources.opinions import Opinion, example
 from nlft.sources.raw_records import RawRecord
 
@@ -19,12 +19,11 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     if prompt is None or reply is None:
         raise Unusable("no input or no output")
     opinion = Opinion(left_out=besides_prompt(run["inputs"], key))
-    for entry in run.get("feedback") or ():
-        if isinstance(entry, dict):
-            _take(opinion, entry, columns)
-    if not run.get("feedback"):
-        for key, numbers in (run.get("feedback_stats") or {}).items():
-            _take_stats(opinion, key, numbers, columns)
+    entries, stats = objects(run, "feedback"), part(run, "feedback_stats")
+    for entry in entries:
+        _take(opinion, entry, columns)
+    for key in () if entries else stats:
+        _take_stats(opinion, key, part(stats, key), columns)
     yield example(place.where, place.own_id("id", "run_id"), prompt, reply, opinion)
 
 
@@ -39,13 +38,12 @@ def _take(opinion: Opinion, entry: dict[str, Any], columns: Columns) -> None:
         opinion.texts["revision"] = correction
 
 
-def _take_stats(opinion: Opinion, key: str, numbers: object, columns: Columns) -> None:
+def _take_stats(opinion: Opinion, key: str, numbers: dict[str, Any], columns: Columns) -> None:
     """Take the sums of a key's feedback. A mean is a rating only if all who rated agree."""
-    if not isinstance(numbers, dict):
-        return
     if numbers.get("avg") is not None:
         opinion.take(key, numbers["avg"], columns, "feedback")
-    for remark in numbers.get("comments") or ():
+    remarks = numbers.get("comments")
+    for remark in remarks if isinstance(remarks, list) else ():
         opinion.comment(remark)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, split
-from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.format import Format, Place, objects, part
 from nlft.sources.opinions import Opinion, example, unusable
 from nlft.sources.raw_records import RawRecord
 
@@ -15,9 +15,9 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     if isinstance(fields.get("chat"), dict):
         yield from _rated_replies(place, columns)
         return
-    chat = _innermost((fields.get("snapshot") or {}).get("chat"))
+    chat = _innermost(part(fields, "snapshot").get("chat"))
     messages = _history(chat)
-    rated = str((fields.get("meta") or {}).get("message_id") or "")
+    rated = str(part(fields, "meta").get("message_id") or "")
     if rated not in messages:
         raise Unusable("a rating without the chat that it is about")
     yield _example(place.where, place.own_id("id"), chat, messages, rated, fields["data"], columns)
@@ -57,14 +57,14 @@ def _example(
     turns = as_conversation(branch)
     if turns is None:
         raise Unusable("a chat without messages")
-    system = chat.get("system") or (chat.get("params") or {}).get("system")
+    system = chat.get("system") or part(chat, "params").get("system")
     if isinstance(system, str) and system and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": system}, *turns]
     prompt, reply, _ = split(turns)
     opinion = Opinion(columns.label(rating.get("rating")))
     opinion.comment(str(rating.get("reason") or "").replace("_", " ").capitalize())
     opinion.comment(rating.get("comment"))
-    details = (rating.get("details") or {}).get("rating")
+    details = part(rating, "details").get("rating")
     if details is not None and opinion.label is None:
         opinion.left_out.append("details of a rating without a thumb")
     return example(where, identity, prompt, reply, opinion)
@@ -79,9 +79,10 @@ def _innermost(chat: object) -> dict[str, Any]:
 
 def _history(chat: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the messages by id."""
-    found = (chat.get("history") or {}).get("messages") or chat.get("messages") or {}
-    listed = found.values() if isinstance(found, dict) else found
-    return {str(message.get("id")): message for message in listed if isinstance(message, dict)}
+    history = part(chat, "history")
+    listed = objects({"all": list(part(history, "messages").values())}, "all")
+    listed = listed or objects(history, "messages") or objects(chat, "messages")
+    return {str(message.get("id")): message for message in listed}
 
 
 def _matches(fields: Mapping[str, Any]) -> bool:

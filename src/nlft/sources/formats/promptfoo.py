@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, prompt_in, reply_in
-from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.format import Format, Place, objects, part
 from nlft.sources.opinions import Opinion, example, pick
 from nlft.sources.raw_records import RawRecord
 
@@ -15,16 +15,16 @@ _BY_HAND = "Manual result"  # begins the reason that promptfoo itself writes for
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     fields = place.fields
-    answered = fields.get("response") or {}
+    answered = part(fields, "response")
     failed = fields.get("failureReason") == 2 or (fields.get("error") and not fields.get("gradingResult"))
     if failed or answered.get("error"):
         raise Unusable("the model's provider failed")
-    variables = fields.get("vars") or (fields.get("testCase") or {}).get("vars") or {}
-    prompt = prompt_in((fields.get("prompt") or {}).get("raw")) or prompt_in(variables)
+    variables = part(fields, "vars") or part(part(fields, "testCase"), "vars")
+    prompt = prompt_in(fields["prompt"].get("raw")) or prompt_in(variables)
     reply = reply_in(answered.get("output"))
     if prompt is None or reply is None:
         raise Unusable("no prompt or no output")
-    opinion = _opinion(fields.get("gradingResult") or {})
+    opinion = _opinion(part(fields, "gradingResult"))
     answer = pick(variables, "answer", columns)
     if isinstance(answer, str) and answer.strip():
         opinion.texts["answer"] = answer
@@ -41,17 +41,17 @@ def _own_id(place: Place) -> str | int:
 def _opinion(graded: dict[str, Any]) -> Opinion:
     """Return the rating by a person, or else by the assertions. An assertion's words count if a person said none."""
     opinion = Opinion()
-    parts = [part for part in graded.get("componentResults") or () if isinstance(part, dict)]
-    by_hand = [part for part in parts if (part.get("assertion") or {}).get("type") == "human"]
+    parts = objects(graded, "componentResults")
+    by_hand = [one for one in parts if part(one, "assertion").get("type") == "human"]
     verdict = by_hand[-1] if by_hand else graded if parts or graded.get("assertion") else {}
     if isinstance(verdict.get("pass"), bool):
         opinion.label = verdict["pass"]
     remark = str(graded.get("comment") or (by_hand[-1].get("comment") if by_hand else "") or "")
     opinion.comment(remark.removeprefix(_MARK))
     if not opinion.comments and opinion.label is False:
-        for part in parts or [graded]:
-            reason = str(part.get("reason") or "")
-            if part.get("pass") is False and not reason.startswith(_BY_HAND):
+        for one in parts or [graded]:
+            reason = str(one.get("reason") or "")
+            if one.get("pass") is False and not reason.startswith(_BY_HAND):
                 opinion.comment(reason)
     return opinion
 
