@@ -35,6 +35,10 @@ class ReadAs(TypedDict):
     from_format: str | None
 
 
+AS_IT_SAYS: ReadAs = {"columns": None, "from_format": None}
+"""The file's names and structure say how it is read."""
+
+
 def check_names(given: Mapping[str, str]) -> None:
     """Check the given values of the settings in `CHECKED`, by name.
 
@@ -177,13 +181,13 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
     from nlft.data.records import read_examples, read_questions
 
     try:
-        return read_examples(file, require_judgment=require_judgment, **(reading or {}))
+        return read_examples(file, require_judgment=require_judgment, **(reading or AS_IT_SAYS))
     except RecordsError as error:
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
         if missing != {p.where for p in error.problems}:
             raise
         try:
-            questions = read_questions(file, **(reading or {}))
+            questions = read_questions(file, **(reading or AS_IT_SAYS))
         except UserError:
             raise error from None
         where = display_path(file)
@@ -206,7 +210,7 @@ def questions_to_answer(
     from nlft.sources.columns import Columns
     from nlft.sources.reading import read_source
 
-    reading = reading or {"columns": None, "from_format": None}
+    reading = reading or AS_IT_SAYS
     questions = read_questions(file, **(needs or {}), **reading)
     source = read_source(file, None, Columns.parse(reading["columns"]), reading["from_format"])
     if Path(file).is_file() and all("completion" in record.fields for record in source.usable()):

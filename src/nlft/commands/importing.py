@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.checks import ReadAs, asks_for_help, check_out_file, examples_to_judge
+from nlft.commands.checks import AS_IT_SAYS, ReadAs, asks_for_help, check_out_file, examples_to_judge
 from nlft.commands.earlier import holds_nothing_else, overwrite_flag
 from nlft.commands.parsing import early_setting, plain_parser
 from nlft.errors import display_path
@@ -29,7 +29,7 @@ def reading_flags(parser: ArgumentParser) -> None:
 def early_reading(prog: str, argv: Sequence[str]) -> ReadAs:
     """Return the two flags before the command reads its arguments: its file is read before that."""
     if asks_for_help(argv):
-        return {"columns": None, "from_format": None}
+        return AS_IT_SAYS
     columns, from_format = (early_setting(prog, argv, name) for name in ("columns", "from"))
     return {
         "columns": None if columns is None else str(columns),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
-from nlft.commands.checks import EarlyFile, ReadAs, check_out_file
+from nlft.commands.checks import AS_IT_SAYS, EarlyFile, ReadAs, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
@@ -125,7 +125,7 @@ def evaluation_questions(
     """
     from nlft.data.records import read_questions
 
-    return read_questions(file, **(needs or {}), **(reading or {}))
+    return read_questions(file, **(needs or {}), **(reading or AS_IT_SAYS))
 
 
 def merge(argv: Sequence[str]) -> None:
