@@ -539,7 +539,7 @@ def test_a_spreadsheet_is_imported_and_audited(kind, capsys):
 def test_import_replaces_only_what_holds_nothing_else(capsys):
     write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a", "yes"], ["q", "b", "no"]])
     assert main(["import", "x.csv", "--out", "x.jsonl"]) == 0
-    assert "next: nlft judge x.jsonl" in capsys.readouterr().out
+    assert "next: nlft judge x.jsonl --judge human" in capsys.readouterr().out
     assert main(["import", "x.csv", "--out", "x.jsonl"]) == 0
     examples = read_examples("x.jsonl", require_judgment=False)
     write_examples("x.jsonl", [examples[0]])

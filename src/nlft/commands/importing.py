@@ -54,8 +54,10 @@ def import_examples(argv: Sequence[str]) -> None:
     refuse_foreign("--out", args.out, lambda path: holds_nothing_else(path, examples), overwrite=args.overwrite)
     write_examples(args.out, examples)
     print("\n".join(summary(display_path(args.out), examples)))
-    without = any(not e.label and not e.judgment and not e.spans for e in examples)
-    note(f"next: nlft {'judge' if without else 'audit'} {display_path(args.out)}")
+    without = [e for e in examples if not e.label and not e.judgment and not e.spans]
+    by_hand = "" if all(e.answer for e in without) else " --judge human"  # the judge by rules compares with answers
+    command = f"judge {display_path(args.out)}{by_hand}" if without else f"audit {display_path(args.out)}"
+    note(f"next: nlft {command}")
 
 
 def summary(name: str, examples: "Sequence[Example]") -> list[str]:
@@ -63,7 +65,8 @@ def summary(name: str, examples: "Sequence[Example]") -> list[str]:
     from nlft.data.records import marked_spans, quotes_of
 
     wrong = [example for example in examples if not example.label]
-    lines = [f"{name}: {len(examples):,} examples, {len(examples) - len(wrong):,} right, {len(wrong):,} wrong"]
+    s = "s" * (len(examples) != 1)
+    lines = [f"{name}: {len(examples):,} example{s}, {len(examples) - len(wrong):,} right, {len(wrong):,} wrong"]
     if wrong:
         said = sum(bool(example.judgment) for example in wrong)
         marked = sum(bool(marked_spans(example)) for example in wrong)
