@@ -29,12 +29,12 @@ from nlft.data.grading import Reply as GradedReply
 from nlft.data.grading import extract_flexible, extract_original, extract_strict, get_grader
 from nlft.data.language import language
 from nlft.data.old_feedback import feedback_note
-from nlft.data.raw_records import read_raw, shown
 from nlft.data.records import Example, read_examples
 from nlft.errors import Problem, ProblemsError, printable
 from nlft.models.banning import ban_outcome
 from nlft.results.collateral import Pair, commoner, style
 from nlft.results.collateral import Reply as BesideReply
+from nlft.sources.raw_records import read_raw, shown
 from nlft.training.pivots import unquoted
 
 SMALL, LARGE = 10_000, 100_000

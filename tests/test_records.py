@@ -107,10 +107,10 @@ def test_a_path_that_cannot_be_read_is_named(name, monkeypatch):
     if name == "locked.jsonl":
         Path(name).write_bytes(record())
 
-        def denied(_: Path) -> bytes:  # permissions do not stop root, who may be running this
+        def denied(*_: object) -> bytes:  # permissions do not stop root, who may be running this
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "read_bytes", denied)
+        monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(RecordsError) as error:
         read_examples(name)
     assert error.value.problems[0].where == name

@@ -12,8 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
-from nlft.data.sources import read_source
 from nlft.errors import RecordsError, UserError
+from nlft.sources.reading import read_source
 
 GSM8K = [
     {"question": "48/2?", "answer": "48/2 = <<48/2=24>>24\n#### 24"},
@@ -226,7 +226,7 @@ def test_a_dataset_that_cannot_be_loaded_is_one_clear_error(name, told):
 @pytest.mark.usefixtures("offline")
 def test_bad_rows_of_a_dataset_are_named():
     found = problems(read_examples, "openai/gsm8k:main:train")
-    assert {p.field for p in found} == {"id", "completion", "prompt", "label"}
+    assert {p.field for p in found} == {"completion", "prompt", "label"}
     assert all(p.where == "openai/gsm8k[train]" and "3 rows" in p.what for p in found)
 
 

@@ -102,6 +102,7 @@ def help_text() -> str:
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("try everything once, on a small real model, in minutes", "commands.results:demo"),
     "tune": ("run all steps: sample, judge, train and compare", "commands.results:tune"),
+    "import": ("turn a table, or another tool's export, into examples", "commands.importing:import_examples"),
     "sample": ("answer questions with the model, and label the answers", "commands.data:sample"),
     "judge": ("say in words what is wrong with the wrong completions", "commands.data:judge"),
     "revise": ("ask the model for right completions in its own words", "commands.data:revise"),
@@ -146,7 +147,9 @@ _OTHER_NAMES = {
     "serve": "map",
     "ui": "map",
     "export": "build",
-    "convert": "build",
+    "convert": "import",
+    "load": "import",
+    "read": "import",
     "version": "env",
     "info": "env",
     "resume": "train",

@@ -16,7 +16,7 @@ import yaml
 from nlft.errors import ConfigError, NLFTError, Problem, UserError, display_path
 from nlft.files import refuse_waiting_file
 
-QUESTIONS = "questions with standard answers: .jsonl, .json, .parquet, or a dataset as owner/name:config:split"
+QUESTIONS = "questions with standard answers: .jsonl, .csv, .xlsx, .parquet, or a dataset as owner/name:config:split"
 
 # Other tools' names of settings, and our names, the best one first. Our name is suggested. The other tool's name is
 # not accepted, because the same word has different meanings in different tools.

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 QUIET = "NLFT_QUIET"  # environment variable: any value except the empty one hides bars and notes
+_NOTED: set[str] = set()  # a command may read a file more than once
 _NUMBER = re.compile(r"[-+−]?[\d.]|$|–$|-$")
 
 
@@ -89,6 +90,13 @@ def note(text: str) -> None:
     """Print a line that is neither a result nor an error, such as the next command. `--quiet` hides it."""
     if not _is_quiet():
         print(text)
+
+
+def note_once(text: str) -> None:
+    """Print a note on standard error, unless this process has printed it before. `--quiet` hides it."""
+    if not _is_quiet() and text not in _NOTED:
+        _NOTED.add(text)
+        print(text, file=sys.stderr)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 from nlft.errors import RecordsError, UserError, display_path
 
@@ -26,6 +26,17 @@ CHECKED = (
     "backend",
     "base_url",
 )
+
+
+class ReadAs(TypedDict):
+    """How a file is read, as `read_examples` and `read_questions` take it."""
+
+    columns: str | None
+    from_format: str | None
+
+
+AS_IT_SAYS: ReadAs = {"columns": None, "from_format": None}
+"""The file's names and structure say how it is read."""
 
 
 def check_names(given: Mapping[str, str]) -> None:
@@ -64,7 +75,9 @@ def _is_missing(name: str) -> bool:
     """Return whether the name is a path, not a hub name, and does not exist."""
     path = Path(name)
     looks_local = (
-        name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".jsonl", ".json", ".parquet")
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or path.suffix in (".jsonl", ".ndjson", ".json", ".gz", ".parquet", ".csv", ".tsv", ".xlsx")
     )
     return looks_local and not path.exists()
 
@@ -146,32 +159,35 @@ class EarlyFile(Generic[_Records]):
         return self.read(str(file))
 
 
-def examples_to_train(file: str | Path) -> "list[Example]":
+def examples_to_train(file: str | Path, reading: ReadAs | None = None) -> "list[Example]":
     """Return the file's examples.
+
+    Args:
+        reading: which column is which, and the format, as `read_examples` takes them.
 
     Raises:
         UserError: the file holds questions; the message names the commands that take them.
         RecordsError: names every record that cannot be used.
     """
-    return _examples(file, require_judgment=True)
+    return _examples(file, reading, require_judgment=True)
 
 
-def examples_to_judge(file: str | Path) -> "list[Example]":
+def examples_to_judge(file: str | Path, reading: ReadAs | None = None) -> "list[Example]":
     """Return the file's examples, with or without judgments. For the errors, see `examples_to_train`."""
-    return _examples(file, require_judgment=False)
+    return _examples(file, reading, require_judgment=False)
 
 
-def _examples(file: str | Path, *, require_judgment: bool) -> "list[Example]":
+def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: bool) -> "list[Example]":
     from nlft.data.records import read_examples, read_questions
 
     try:
-        return read_examples(file, require_judgment=require_judgment)
+        return read_examples(file, require_judgment=require_judgment, **(reading or AS_IT_SAYS))
     except RecordsError as error:
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
         if missing != {p.where for p in error.problems}:
             raise
         try:
-            questions = read_questions(file)
+            questions = read_questions(file, **(reading or AS_IT_SAYS))
         except UserError:
             raise error from None
         where = display_path(file)
@@ -181,18 +197,23 @@ def _examples(file: str | Path, *, require_judgment: bool) -> "list[Example]":
         ) from error
 
 
-def questions_to_answer(file: str | Path, needs: "QuestionNeeds | None" = None) -> "list[Question]":
+def questions_to_answer(
+    file: str | Path, needs: "QuestionNeeds | None" = None, reading: ReadAs | None = None
+) -> "list[Question]":
     """Return the file's questions. If the file holds examples, print that their completions are not used.
 
     Args:
-        needs: what the questions must have, as `read_questions` takes it.
+        needs, reading: what the questions must have, and how they are read, as `read_questions` takes it.
     """
     from nlft.data.records import read_questions
-    from nlft.data.sources import read_source
     from nlft.progress import note
+    from nlft.sources.columns import Columns
+    from nlft.sources.reading import read_source
 
-    questions = read_questions(file, **(needs or {}))
-    if Path(file).is_file() and all("completion" in record.fields for record in read_source(file).records):
+    reading = reading or AS_IT_SAYS
+    questions = read_questions(file, **(needs or {}), **reading)
+    source = read_source(file, None, Columns.parse(reading["columns"]), reading["from_format"])
+    if Path(file).is_file() and all("completion" in record.fields for record in source.usable()):
         where = display_path(file)
         note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")
     return questions

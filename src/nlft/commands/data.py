@@ -16,6 +16,7 @@ from nlft.commands.checks import (
 )
 from nlft.commands.earlier import holds_nothing_else, holds_only_answers, overwrite_flag, taken_up
 from nlft.commands.help import Section
+from nlft.commands.importing import early_reading, namespace_reading, reading_flags
 from nlft.commands.new_rules import check_new_rules, write_new_rules
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
@@ -80,6 +81,7 @@ def sample(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
+        reading_flags(parser)
         overwrite_flag(parser)
 
     command = Command(
@@ -92,7 +94,8 @@ def sample(argv: Sequence[str]) -> None:
         needs=["model_name_or_path"],
     )
     needs = early_needs("nlft sample", argv)
-    early = EarlyFile(argv, lambda file: questions_to_answer(file, needs))
+    reading = early_reading("nlft sample", argv)
+    early = EarlyFile(argv, lambda file: questions_to_answer(file, needs, reading))
     model_settings, backend, calls, settings, other = command.parse(argv)
     check_out_file(other.out, ".jsonl")
     read = {"FILE": other.file, "--config": other.config, "--ledger": calls.ledger, "--checks": settings.checks}
@@ -137,6 +140,7 @@ def judge(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="examples, as `nlft sample` writes them")
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
+        reading_flags(parser)
 
     asked = asks_for_help(argv)
     # A judge by rules needs no torch. The help shows the settings of all judges.
@@ -153,7 +157,8 @@ def judge(argv: Sequence[str]) -> None:
         add,
         needs=["model_name_or_path"] if by_model else [],
     )
-    early = EarlyFile(argv, examples_to_judge)
+    reading = early_reading("nlft judge", argv)
+    early = EarlyFile(argv, lambda file: examples_to_judge(file, reading))
     settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other, settings, model_settings)
     with dry_run_told() if model_settings else nullcontext():
@@ -211,6 +216,7 @@ def revise(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="judged examples, as `nlft judge` writes them")
         parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
+        reading_flags(parser)
 
     command = Command(
         "nlft revise",
@@ -221,7 +227,8 @@ def revise(argv: Sequence[str]) -> None:
         add,
         needs=["model_name_or_path"],
     )
-    early = EarlyFile(argv, examples_to_train)
+    reading = early_reading("nlft revise", argv)
+    early = EarlyFile(argv, lambda file: examples_to_train(file, reading))
     settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other, settings, model_settings)
     examples = taken_up(early.get(other.file), out, other.file)
@@ -277,12 +284,13 @@ def build(argv: Sequence[str]) -> None:
         parser.add_argument(
             "--out", type=Path, required=True, help="file to write: .jsonl, or .json with --to original"
         )
+        reading_flags(parser)
         overwrite_flag(parser)
 
     what = "Choose examples, and write them in the format of nlft, TRL or the paper's script."
     settings, other = Command("nlft build", what, [BuildSettings], [("Choice", BuildSettings)], None, add).parse(argv)
     refuse_inputs("--out", other.out, {"FILE": other.files, "--config": other.config})
-    pool = read_pool(other.files, settings)
+    pool = read_pool(other.files, settings, **namespace_reading(other))
     refuse_foreign("--out", other.out, lambda path: holds_nothing_else(path, pool.examples), overwrite=other.overwrite)
     chosen = choose(pool.examples, settings)
     told = build_summary(pool, chosen, settings)
@@ -305,9 +313,10 @@ def audit(argv: Sequence[str]) -> None:
     from nlft.data.checks_file import read_checks
     from nlft.data.records import read_questions
     from nlft.data.rules_file import read_rules
-    from nlft.data.sources import read_source
     from nlft.files import write_output
     from nlft.models.settings import ModelOptions
+    from nlft.sources.columns import Columns
+    from nlft.sources.reading import read_source
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", help="examples: a file, or a dataset by name")
@@ -316,6 +325,7 @@ def audit(argv: Sequence[str]) -> None:
         parser.add_argument("--rules_out", type=Path, metavar="FILE", help="write the judgments' rules to a new .yaml")
         parser.add_argument("--rules", type=Path, metavar="FILE", help="rules that the preflight checks, .yaml")
         parser.add_argument("--checks", type=Path, metavar="FILE", help="checks to count instead of words, .yaml")
+        reading_flags(parser)
         overwrite_flag(parser)
 
     command = Command(
@@ -329,14 +339,16 @@ def audit(argv: Sequence[str]) -> None:
         add,
         scheme="nlft",
     )
-    early = EarlyFile(argv, examples_to_judge)
+    reading = early_reading("nlft audit", argv)
+    early = EarlyFile(argv, lambda file: examples_to_judge(file, reading))
     model_settings, settings, saliency, other = command.parse(argv)
     settings.templates()  # check them before reading the files
     _check_audit_files(other, settings.test_file, model_settings)
     rules = read_rules(other.rules) if other.rules else None
     checks = read_checks(other.checks) if other.checks else []
     examples = early.get(other.file)
-    places = {e.id: r.where for e, r in zip(examples, read_source(other.file).records, strict=True)}
+    records = read_source(other.file, None, Columns.parse(other.columns), other.from_format).usable()
+    places = {e.id: r.where for e, r in zip(examples, records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
 
     from nlft.auditing.run import audit as audit_examples

@@ -21,8 +21,11 @@ NEEDED = {
     "adapter": "Name what to merge: a run directory, an adapter's folder or a hub name.",
 }
 
+_IMPORT_FIRST = "Convert the file first, with this flag: nlft import FILE --out examples.jsonl."
 # Replaced flags, and the text to type instead, by command ("" for all).
 _MOVED = {
+    ("", "columns"): _IMPORT_FIRST,
+    ("", "from"): _IMPORT_FIRST,
     ("nlft train", "rounds"): "Rounds are a command: nlft rounds FILE --rounds 3.",
     ("nlft train", "base_url"): "Training needs the model's weights: --model_name_or_path FOLDER or a hub name.",
 }
@@ -240,7 +243,8 @@ def _flag_problem(prog: str, flag: str, known: Sequence[str]) -> Problem:
     name = flag.lstrip("-")
     close = closest(name, known)
     cure = f"Did you mean --{close}?" if close else f"`{prog} --help` lists the arguments."
-    return Problem(flag, f"is not an argument of `{prog}`", _MOVED.get((prog, name)) or cure)
+    moved = _MOVED.get((prog, name)) or _MOVED.get(("", name))
+    return Problem(flag, f"is not an argument of `{prog}`", moved or cure)
 
 
 def _not_of_scheme(where: str, key: str, scheme: "Scheme", known: Mapping[str, Declared]) -> Problem:

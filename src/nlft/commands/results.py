@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
-from nlft.commands.checks import EarlyFile, check_out_file
+from nlft.commands.checks import AS_IT_SAYS, EarlyFile, ReadAs, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
+from nlft.commands.importing import early_reading, reading_flags
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
@@ -35,6 +36,7 @@ def evaluate(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
+        reading_flags(parser)
         overwrite_flag(parser)
 
     command = Command(
@@ -47,7 +49,8 @@ def evaluate(argv: Sequence[str]) -> None:
         needs=["model_name_or_path"],
     )
     needs = early_needs("nlft evaluate", argv)
-    early = EarlyFile(argv, lambda file: evaluation_questions(file, needs))
+    reading = early_reading("nlft evaluate", argv)
+    early = EarlyFile(argv, lambda file: evaluation_questions(file, needs, reading))
     model_settings, backend, calls, settings, other = command.parse(argv)
     from nlft.results.evaluate import check_can_score, check_collateral, evaluate, graders
     from nlft.results.keep import read_keep
@@ -112,15 +115,17 @@ def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
     return Reference(trained_on=training_texts(examples), struck=struck)
 
 
-def evaluation_questions(file: str | Path, needs: "QuestionNeeds | None" = None) -> "list[Question]":
+def evaluation_questions(
+    file: str | Path, needs: "QuestionNeeds | None" = None, reading: ReadAs | None = None
+) -> "list[Question]":
     """Return the file's questions, or the questions of its examples.
 
     Args:
-        needs: what the questions must have, as `read_questions` takes it.
+        needs, reading: what the questions must have, and how they are read, as `read_questions` takes it.
     """
     from nlft.data.records import read_questions
 
-    return read_questions(file, **(needs or {}))
+    return read_questions(file, **(needs or {}), **(reading or AS_IT_SAYS))
 
 
 def merge(argv: Sequence[str]) -> None:

@@ -336,7 +336,7 @@ def _file_argument(parser: ArgumentParser, what: str) -> None:
 
 
 def _training_arguments(parser: ArgumentParser) -> None:
-    _file_argument(parser, "examples: .jsonl, .json, or the original project's records")
+    _file_argument(parser, "examples: .jsonl, .csv, .xlsx, .parquet, another tool's export (docs/IMPORT.md)")
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
     parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
 

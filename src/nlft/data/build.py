@@ -15,10 +15,10 @@ from typing import Annotated
 from nlft.config import Range
 from nlft.core.prompts import SystemPromptSettings, as_messages
 from nlft.data.export import NEEDS_JUDGMENTS, Form, TargetSettings, Tool
-from nlft.data.raw_records import shown
 from nlft.data.records import Example, Question, completion_text, is_unfinished, judge_command, read_examples
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.models.settings import SeedSettings
+from nlft.sources.raw_records import shown
 
 
 @dataclass
@@ -92,8 +92,14 @@ class Pool:
     notes: list[str]
 
 
-def read_pool(sources: Sequence[str | Path], settings: BuildSettings) -> Pool:
-    """Read the files and join their examples.
+def read_pool(
+    sources: Sequence[str | Path],
+    settings: BuildSettings,
+    *,
+    columns: str | None = None,
+    from_format: str | None = None,
+) -> Pool:
+    """Read the files, in the way that `read_examples` describes, and join their examples.
 
     If two files hold the same example, the pool holds it once. If a different example has the id of an earlier one,
     it gets a new id: `gsm8k-7#2`.
@@ -107,7 +113,7 @@ def read_pool(sources: Sequence[str | Path], settings: BuildSettings) -> Pool:
     problems: list[Problem] = []
     remarks = Counter[str]()
     for source in sources:
-        for example in read_examples(source, require_judgment=False):
+        for example in read_examples(source, require_judgment=False, columns=columns, from_format=from_format):
             where = f"{display_path(source)}: example {shown(example.id)}"
             if is_unfinished(example) and not settings.keep_truncated:
                 why = "cut off by the length limit"

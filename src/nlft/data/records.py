@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 from nlft.core.prompts import Message, Prompt, as_messages
 from nlft.core.spans import Quoted, Span, merged_spans, quoted_spans
 from nlft.data.grading import Reply
-from nlft.data.raw_records import (
+from nlft.data.original_records import ORIGINAL_COLUMNS, convert_original
+from nlft.data.span_records import read_spans, span_rows
+from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
+from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.files import write_output
+from nlft.progress import note_once
+from nlft.sources.columns import Columns
+from nlft.sources.raw_records import (
     FIELDS,
     SEE_FORMAT,
     RawRecord,
@@ -23,25 +30,14 @@ from nlft.data.raw_records import (
     kind,
     shown,
 )
-from nlft.data.sources import Source, read_source
-from nlft.data.span_records import read_spans, span_rows
-from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
-from nlft.errors import Problem, RecordsError, UserError, display_path
-from nlft.files import write_output
-
-RIGHT_FROM_SCORE = 7  # in the original project's records, a completion with at least this score counts as right
+from nlft.sources.reading import Source, read_source
 
 _Item = TypeVar("_Item", "Example", "Question")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
-# Our field names -> those of the original project's files: its datasets for NLFT, its judged chunks, its ReFT rows.
-_ORIGINAL_NAMES = {"prompt": "instruction", "completion": "output"}
-_JUDGED_NAMES = {"prompt": "question", "completion": "ans"}
-_REFT_NAMES = {"id": "item_id", "prompt": "question", "answer": "answer_cot"}
-_TO_BE_JUDGED = "TODO: waiting for GPT4 to generate judgment"  # its files' placeholder for a missing judgment
 _QUESTION_COLUMNS = {
     *("id", "prompt", "answer", "completion", "question", "input", *TEMPLATE_COLUMNS),
-    *(name for names in (_ORIGINAL_NAMES, _JUDGED_NAMES, _REFT_NAMES) for name in names.values()),
+    *ORIGINAL_COLUMNS,
 }
 
 
@@ -137,18 +133,49 @@ def training_texts(examples: Iterable[Example]) -> list[str]:
     return list(dict.fromkeys(text for group in texts for text in group if text))
 
 
-def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Example]:
-    """Read examples in this project's format or the original project's.
+def read_examples(
+    path: str | Path, *, require_judgment: bool = True, columns: str | None = None, from_format: str | None = None
+) -> list[Example]:
+    """Read examples from a table, from JSON, from another tool's export, or from a dataset by name.
+
+    A record without `id` gets one from its file and place: `train-17`. What is passed over, such as a reply without a
+    rating, is counted on standard error.
 
     Args:
-        path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
+        path: a file or a dataset, as `nlft.sources.reading.read_source` takes it.
         require_judgment: refuse wrong examples with neither judgment nor spans. Pass False before judging.
+        columns: which column is which field, where the names do not say it: `prompt=question,completion=reply`.
+        from_format: the tool's format, such as `argilla`, where the structure does not say it.
+
+    Raises:
+        RecordsError: names every record that cannot be used.
+        UserError: it is not clear what the file is, or which column is which.
+    """
+    cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
+    source = read_source(path, columns=Columns.parse(columns), from_format=from_format)
+    return examples_of(source, cure)
+
+
+def examples_of(source: Source, judge_cure: str | None = None) -> list[Example]:
+    """Convert the records of a source that can be examples, and say on standard error what is passed over.
+
+    Args:
+        judge_cure: what to do about a missing judgment; None allows it to be missing.
 
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
-    return _convert(read_source(path), lambda record, _: _example(record, cure))
+    for line in (*source.told, *source.passed_over()):
+        note_once(f"{source.name}: {line}")
+    usable = source.usable()
+    if source.records and not usable:
+        what = f"holds no record that can be an example; {'; '.join(source.passed_over())}."
+        raise RecordsError([Problem(source.name, what, "docs/IMPORT.md says what each format needs.")])
+    numbers = {id(record): number for number, record in enumerate(source.records, start=1)}
+    return _convert(
+        replace(source, records=usable),
+        lambda record, _: _example(record, judge_cure, f"{source.stem}-{numbers[id(record)]}"),
+    )
 
 
 def judge_command(path: str | Path) -> str:
@@ -174,11 +201,16 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
         record.set(as_record(row) if isinstance(row, Example) else dict(row))
         records.append(record)
     source = Source("the dataset", "row", records)
-    return _convert(source, lambda record, _: _example(record, "Judge it, or drop the row."))
+    return _convert(source, lambda record, index: _example(record, "Judge it, or drop the row.", f"row-{index}"))
 
 
 def read_questions(
-    path: str | Path, *, require_answer: bool = False, needed_fields: Collection[str] = ()
+    path: str | Path,
+    *,
+    require_answer: bool = False,
+    needed_fields: Collection[str] = (),
+    columns: str | None = None,
+    from_format: str | None = None,
 ) -> list[Question]:
     """Read questions from records with `prompt`, GSM8K's `question`, or full examples, each perhaps with `answer`.
 
@@ -187,19 +219,28 @@ def read_questions(
     columns of the chat template.
 
     Args:
-        path: a file or a dataset, as `nlft.data.sources.read_source` takes it.
+        path: a file or a dataset, as `nlft.sources.reading.read_source` takes it.
         require_answer: refuse questions without a standard answer.
         needed_fields: fields that each record must have besides its prompt.
+        columns, from_format: as `read_examples` takes them.
 
     Raises:
         RecordsError: names every record that cannot be used.
+        UserError: it is not clear what the file is, or which column is which.
     """
-    source = read_source(path, {*_QUESTION_COLUMNS, *needed_fields})
+    needed = {*_QUESTION_COLUMNS, *needed_fields}
+    source = read_source(path, needed, Columns.parse(columns), from_format)
+    for line in source.told:
+        note_once(f"{source.name}: {line}")
+    without = [record for record in source.records if record.unused and "prompt" not in record.fields]
+    if without:
+        note_once(f"{source.name}: {len(without):,} of {len(source.records):,} records have no prompt: not used")
+    asked = [r for r in source.records if not r.repeats and not (r.unused and "prompt" not in r.fields)]
 
     def convert(record: RawRecord, index: int) -> Question | None:
         return _question(record, f"{source.stem}-{index}", require_answer, needed_fields)
 
-    return _convert(source, convert)
+    return _convert(replace(source, records=asked), convert)
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
@@ -277,16 +318,18 @@ def _once(problems: list[Problem], source: Source) -> list[Problem]:
     return common + [p for p in problems if times[replace(p, where=source.name)] < max(rows, 2)]
 
 
-def _example(record: RawRecord, judge_cure: str | None) -> Example | None:
+def _example(record: RawRecord, judge_cure: str | None, default_id: str) -> Example | None:
     """Convert the record to an example. If it cannot be used, report the problem and return None.
 
     Args:
         judge_cure: what to do about a missing judgment; None allows it to be missing.
+        default_id: the id of a record that has none.
     """
-    _convert_original(record)
+    convert_original(record)
     fields = record.fields
+    fields.setdefault("id", default_id)
     label = fields.get("label")
-    if not isinstance(label, bool):
+    if not isinstance(label, bool) and not record.is_refused("label"):
         record.refuse_kind("label", "true or false")
     judgment = None if is_blank(fields.get("judgment")) else record.text("judgment")
     if judgment is None and judge_cure and label is False and not fields.get("spans"):
@@ -321,11 +364,11 @@ def _question(
 ) -> Question | None:
     """Convert the record to a question. If it cannot be used, report the problem and return None."""
     fields = record.fields
-    _convert_original(record)
+    convert_original(record)
     if "question" in fields and "prompt" not in fields:  # GSM8K's name
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")
-    if record.names.get("prompt") == "question" and isinstance(fields.get("answer"), str):
+    if record.names.get("prompt", "").casefold() == "question" and isinstance(fields.get("answer"), str):
         fields["answer"] = _CALCULATOR.sub("", fields["answer"])
     fields.setdefault("id", default_id)
     identity, prompt = record.identity(), record.text_or_messages("prompt")
@@ -352,48 +395,3 @@ def _refuse_misspelt(record: RawRecord, names: Collection[str]) -> None:
             record.refuse(
                 name, f"is not a field of a question, but {close} is.", f"Rename it to {close}, or remove it."
             )
-
-
-def _convert_original(record: RawRecord) -> None:
-    """Rename the fields of an original project's record and find its label. Other records stay as they are."""
-    fields = record.fields
-    if fields.keys() & {"prompt", "completion"}:
-        return
-    if fields.keys() & {"instruction", "output"}:
-        record.names |= _ORIGINAL_NAMES
-    elif {"question", "ans"} <= fields.keys():
-        record.names |= _JUDGED_NAMES
-    elif {"question", "answer_cot"} <= fields.keys():
-        record.names |= _REFT_NAMES
-        fields.pop("answer_value", None)  # the number at the end of answer_cot
-    else:
-        return
-    for ours, theirs in record.names.items():
-        if theirs in fields:
-            fields[ours] = fields.pop(theirs)
-    more = fields.pop("input", None)
-    if more is not None and not isinstance(more, str):
-        record.refuse("input", f"is {kind(more)}, not a string.", "Write text, or omit the field.")
-    elif not is_blank(more) and isinstance(fields.get("prompt"), str):
-        fields["prompt"] = more if is_blank(fields["prompt"]) else f"{fields['prompt']}\n{more}"
-    _find_label(record)
-
-
-def _find_label(record: RawRecord) -> None:
-    """Set the label of an original project's record.
-
-    The label comes from the record's score, else from its `label` or `correct`, else from its judgment. In the last
-    case, a record with a judgment is wrong, and a record without one is right.
-    """
-    fields = record.fields
-    score = fields.get("score")
-    if score is not None and type(score) not in (int, float):
-        record.refuse("score", f"is {kind(score)}, not a number.", "Write the judge's score as a number.")
-    elif score is not None:
-        fields["label"] = score >= RIGHT_FROM_SCORE
-    elif "correct" in fields and "label" not in fields:
-        record.names["label"] = "correct"
-        fields["label"] = fields["correct"]
-    fields.setdefault("label", is_blank(fields.get("judgment")))
-    if fields.get("judgment") == _TO_BE_JUDGED:
-        del fields["judgment"]

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from nlft.core.spans import Span
-from nlft.data.raw_records import RawRecord, kind, shown
+from nlft.sources.raw_records import RawRecord, kind, shown
 
 _CURE = 'Write each span as {"start": 0, "end": 4}, optionally with "replace" and "note".'
 _NAMES = ("start", "end", "replace", "note")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nlft.core.prompts import NO_INPUTS, TemplateInputs
-from nlft.data.raw_records import RawRecord, kind
+from nlft.sources.raw_records import RawRecord, kind
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 

@@ -234,10 +234,10 @@ def open_answerer_of(job: Job, ledger: Path, max_new_tokens: int, temperature: f
 
 
 def holds_examples(file: Path | str) -> bool:
-    """Return whether the file's first record has a completion."""
-    from nlft.data.sources import read_source
+    """Return whether the first record that can be an example has a completion."""
+    from nlft.sources.reading import read_source
 
-    records = read_source(file).records
+    records = read_source(file).usable()
     return bool(records) and bool(records[0].fields.keys() & {"completion", "output"})
 
 

@@ -1,10 +1,12 @@
 """Read JSON objects from a file, each with its line number and every problem found in it."""
 
 import difflib
+import gzip
 import json
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,10 @@ _NEEDED = {
     "revision": "Write a right completion, or omit the field.",
 }
 SEE_FORMAT = "Write the records as docs/RECORDS.md shows."
-UNREADABLE_CURE = "Name a .jsonl, .json or .parquet file that you have permission to read."
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet")
+UNREADABLE_CURE = f"Name a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file that you have permission to read."
+_UTF_8_MARKS = re.compile(rb"(?m)^(?:\xef\xbb\xbf)+")
 
 
 @dataclass
@@ -34,17 +39,34 @@ class RawRecord:
 
     If a field is invalid, a reading method adds a problem and still returns a value of the right type. So one pass
     finds every problem.
+
+    Attributes:
+        where: file and place: `train.jsonl:41`, `train.xlsx row 17`.
+        names: our field name -> the file's, where the two differ.
+        unused: why the record cannot be an example although nothing is wrong with it, such as `no rating`. It may still
+            be a question.
+        left_out: what of the record was not used, in the same words for every record.
+        repeats: whether an earlier record of the source has the same prompt, as the second side of a pair does.
+        if_missing: what to do about a field that is missing, if a file of this kind has a better cure than usual.
     """
 
     where: str
     fields: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)  # our field name -> the file's, where the two differ
+    names: dict[str, str] = field(default_factory=dict)
+    unused: str | None = None
+    left_out: list[str] = field(default_factory=list)
+    repeats: bool = False
+    if_missing: str | None = None
 
     def refuse(self, name: str | None, what: str, cure: str) -> None:
         """Add a problem with the field, or with the whole record if `name` is None."""
         field_name = name and shown(self.names.get(name, name))[1:-1]
         self.problems.append(Problem(self.where, what, cure, field_name))
+
+    def is_refused(self, name: str) -> bool:
+        """Return whether a problem with the field is known already."""
+        return any(problem.field == self.names.get(name, name) for problem in self.problems)
 
     def set(self, fields: dict[str, Any]) -> None:
         """Set the fields. Refuse each value that JSON in UTF-8 cannot hold."""
@@ -69,9 +91,10 @@ class RawRecord:
 
     def refuse_kind(self, name: str, expected: str) -> None:
         """Refuse a field that is missing or has the wrong type."""
-        value, missing = self.fields.get(name), f"is missing{self.near_miss(name)}."
-        what = f"is {kind(value)}, not {expected}." if name in self.fields else missing
-        self.refuse(name, what, _NEEDED[name])
+        if name in self.fields:
+            self.refuse(name, f"is {kind(self.fields[name])}, not {expected}.", _NEEDED[name])
+        else:
+            self.refuse(name, f"is missing{self.near_miss(name)}.", self.if_missing or _NEEDED[name])
 
     def text(self, name: str) -> str:
         """Read a string that is not blank. A completion may be blank, but not empty."""
@@ -123,14 +146,44 @@ class RawRecord:
 
 
 def read_raw(path: Path) -> Iterator[RawRecord]:
-    """Yield the file's objects in order. A value that is not an object becomes a record with a problem."""
-    name = display_path(path)
-    data = _read_bytes(path, name)
-    if path.suffix.lower() == ".json":
-        yield from _records_of_document(name, data)
-        return
-    # Only \n ends a line. str.splitlines would also split at U+2028 or U+0085 inside a string.
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    """Yield the file's objects in order. A value that is not an object becomes a record with a problem.
+
+    The ending says what the file is: `.json` is one document; `.jsonl` and `.ndjson` have one object per line, and are
+    read line by line. `.gz` after any of them means that it is compressed.
+
+    Raises:
+        RecordsError: the file cannot be read, is UTF-16, or has an unknown ending.
+    """
+    name, zipped = display_path(path), path.suffix.lower() == ".gz"
+    ending = Path(path.stem).suffix.lower() if zipped else path.suffix.lower()
+    if ending not in JSON_ENDINGS:
+        what, cure = f'ends in "{path.suffix}".', f"Convert it to {', '.join(ENDINGS)}, or rename it."
+        if path.suffix.lower() in (".xls", ".ods"):
+            cure = "Open it in the program that wrote it, and save it as .xlsx or .csv."
+        raise RecordsError([Problem(name, what, cure)])
+    try:
+        refuse_waiting_file(path)
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            if ending == ".json":
+                yield from _records_of_document(name, _without_mark(name, file.read()))
+            else:
+                yield from _records_of_lines(name, file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = f"is not a whole gzip file: {error}."
+        raise RecordsError([Problem(name, what, "Download it again, or unpack it.")]) from error
+    except OSError as error:
+        raise RecordsError([Problem(name, f"cannot be read: {error.strerror}.", UNREADABLE_CURE)]) from error
+
+
+def _records_of_lines(name: str, lines: Iterable[bytes]) -> Iterator[RawRecord]:
+    """Yield the objects of a file with one object per line.
+
+    Args:
+        lines: the file's lines. Only `\\n` ends a line: `str.splitlines` would also split at U+2028 inside a string.
+    """
+    for number, line in enumerate(lines, start=1):
+        # Files that were joined each began with a mark. In JSON, no text begins a line inside a string.
+        line = _without_mark(name, line).removesuffix(b"\n")
         if line.strip() in (b"[", b"{"):
             what = "opens a list or an object that does not end on this line."
             cure = "Write one object per line. If the file is one JSON document, rename it to .json."
@@ -139,24 +192,15 @@ def read_raw(path: Path) -> Iterator[RawRecord]:
         yield from _records_of_document(name, line, first_line=number)
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
-    """Return the file's bytes without byte order marks at the start of lines.
+def _without_mark(name: str, data: bytes) -> bytes:
+    """Return the bytes without byte order marks at their start.
 
     Raises:
-        RecordsError: the file cannot be read, is UTF-16, or has an unknown ending.
+        RecordsError: they are UTF-16.
     """
-    try:
-        refuse_waiting_file(path)
-        data = path.read_bytes()
-        what, cure = "is UTF-16.", "Save it as UTF-8."
-        if path.suffix.lower() not in (".jsonl", ".json"):
-            what, cure = f'ends in "{path.suffix}".', "Convert it to .jsonl, .json or .parquet, or rename it."
-        elif not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            # Files that were joined each began with a mark. In JSON, no text begins a line inside a string.
-            return re.sub(rb"(?m)^(?:\xef\xbb\xbf)+", b"", data)
-    except OSError as error:
-        what, cure = f"cannot be read: {error.strerror}.", UNREADABLE_CURE
-    raise RecordsError([Problem(name, what, cure)])
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise RecordsError([Problem(name, "is UTF-16.", "Save it as UTF-8.")])
+    return _UTF_8_MARKS.sub(b"", data)
 
 
 def _records_of_document(name: str, data: bytes, first_line: int | None = None) -> Iterator[RawRecord]:

@@ -1,61 +1,29 @@
-"""Read records from JSON files, parquet files, and datasets with a Hugging Face name."""
+"""Read parquet files, and datasets with a Hugging Face name, as rows of fields."""
 
-import re
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nlft.data.raw_records import UNREADABLE_CURE, RawRecord, read_raw
-from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.errors import Problem, RecordsError, UserError
 from nlft.files import refuse_waiting_file
+from nlft.sources.raw_records import UNREADABLE_CURE, RawRecord
 
-_HUB_NAME = re.compile(
-    r"(?P<path>\w[\w.-]*/[\w.-]+|\w[\w.-]*(?=:))(:(?P<config>[^:/\\\s]*))?"
-    r"(:(?P<split>[^:/\\\s\[\]]+(\[[\d:%-]+\])?))?"  # may have a slice, as in `datasets`: test[:100]
-)
-_FILE_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".yaml")
 _HUB_CURE = "Write owner/name:config:split, for example openai/gsm8k:main:train, or give a file."
 
-
-@dataclass(frozen=True)
-class Source:
-    """The records of a file or a dataset.
-
-    Attributes:
-        name: its name in messages.
-        stem: first part of the ids that records without an id get. The second part is their place: `train-17`.
-        is_table: whether all records have the same columns. Then every row may have the same problem.
-    """
-
-    name: str
-    stem: str
-    records: list[RawRecord]
-    is_table: bool = False
+Wanted = Callable[[list[str]], Collection[str] | None]
+"""Says which of a table's columns to read; None: all of them."""
 
 
-def read_source(source: str | Path, columns: Collection[str] | None = None) -> Source:
-    """Read a `.jsonl`, `.json` or `.parquet` file, or a dataset such as `openai/gsm8k:main:train`.
-
-    If both a path and a dataset have that name, read the path.
-
-    Args:
-        columns: read only these columns of a table, if it has them; None reads all.
+def read_parquet(path: Path, name: str, wanted: Wanted) -> list[RawRecord]:
+    """Read a parquet file.
 
     Raises:
-        RecordsError: the file cannot be read. A problem with a single record is stored in that record instead.
-        UserError: the dataset, its configuration or its split does not exist or cannot be reached.
+        RecordsError: the file cannot be read.
     """
-    path, hub = Path(source), _HUB_NAME.fullmatch(str(source))
-    if hub and not path.exists() and not path.name.lower().endswith(_FILE_ENDINGS):
-        return _read_hub(str(source), hub["path"], hub["config"] or None, hub["split"], columns)
-    name = display_path(path)
-    if path.suffix.lower() == ".parquet":
-        return Source(name, path.stem, _records(name, _parquet_rows(path, name, columns)), is_table=True)
-    return Source(name, path.stem, list(read_raw(path)))
+    return _records(name, _parquet_rows(path, name, wanted))
 
 
-def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Iterator[Any]:
+def _parquet_rows(path: Path, name: str, wanted: Wanted) -> Iterator[Any]:
     """Yield the file's rows as batches (`pyarrow.RecordBatch`)."""
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
@@ -64,7 +32,7 @@ def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Ite
         refuse_waiting_file(path)
         with path.open("rb") as file:
             table = parquet.ParquetFile(file)
-            yield from table.iter_batches(columns=_present(table.schema_arrow.names, columns))
+            yield from table.iter_batches(columns=_present(table.schema_arrow.names, wanted))
     except pa.ArrowException as error:
         problem = Problem(name, f"is not parquet: {_on_one_line(error)}", "Write it again, or convert it to .jsonl.")
     except OSError as error:
@@ -74,7 +42,14 @@ def _parquet_rows(path: Path, name: str, columns: Collection[str] | None) -> Ite
     raise RecordsError([problem])
 
 
-def _read_hub(given: str, path: str, config: str | None, split: str | None, columns: Collection[str] | None) -> Source:
+def read_hub(
+    given: str, path: str, config: str | None, split: str | None, wanted: Wanted
+) -> tuple[str, str, list[RawRecord]]:
+    """Read a dataset by name, from the hub or the cache. Return its name in messages, its split and its records.
+
+    Raises:
+        UserError: the dataset, its configuration or its split does not exist or cannot be reached.
+    """
     from datasets import DatasetDict, load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -90,8 +65,8 @@ def _read_hub(given: str, path: str, config: str | None, split: str | None, colu
             raise UserError(f"{given}: this dataset has several splits.\n  Name one: {named}.")
         split, data = next(iter(data.items()))
     name = f"{path}[{split}]"
-    data = data.select_columns(_present(data.column_names, columns)).with_format("arrow")
-    return Source(name, f"{path.rpartition('/')[2]}-{split}", _records(name, data.iter(1000)), is_table=True)
+    data = data.select_columns(_present(data.column_names, wanted)).with_format("arrow")
+    return name, str(split), _records(name, data.iter(1000))
 
 
 def _cure(error: Exception) -> str:
@@ -103,8 +78,9 @@ def _cure(error: Exception) -> str:
     return _HUB_CURE
 
 
-def _present(names: Iterable[str], columns: Collection[str] | None) -> list[str]:
-    return [name for name in names if columns is None or name in columns]
+def _present(names: list[str], wanted: Wanted) -> list[str]:
+    chosen = wanted(names)
+    return [name for name in names if chosen is None or name in chosen]
 
 
 def _on_one_line(error: Exception) -> str:

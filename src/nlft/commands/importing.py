@@ -1,0 +1,84 @@
+"""Run `nlft import`, and give other commands the flags that say how their file is read."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlft.commands.checks import AS_IT_SAYS, ReadAs, asks_for_help, check_out_file, examples_to_judge
+from nlft.commands.earlier import holds_nothing_else, overwrite_flag
+from nlft.commands.parsing import early_setting, plain_parser
+from nlft.errors import display_path
+from nlft.outputs import refuse_foreign, refuse_inputs
+from nlft.progress import note
+
+if TYPE_CHECKING:
+    from nlft.data.records import Example
+
+
+def reading_flags(parser: ArgumentParser) -> None:
+    """Add `--columns` and `--from`."""
+    parser.add_argument(
+        "--columns",
+        metavar="FIELD=COLUMN,...",
+        help="columns of FILE whose names do not say it: prompt=Frage,completion=Text,label=stars:4",
+    )
+    parser.add_argument("--from", dest="from_format", metavar="FORMAT", help="format of FILE, see docs/IMPORT.md")
+
+
+def early_reading(prog: str, argv: Sequence[str]) -> ReadAs:
+    """Return the two flags before the command reads its arguments: its file is read before that."""
+    if asks_for_help(argv):
+        return AS_IT_SAYS
+    columns, from_format = (early_setting(prog, argv, name) for name in ("columns", "from"))
+    return {
+        "columns": None if columns is None else str(columns),
+        "from_format": None if from_format is None else str(from_format),
+    }
+
+
+def import_examples(argv: Sequence[str]) -> None:
+    """Run `nlft import`."""
+    from nlft.data.records import write_examples
+
+    parser = plain_parser("nlft import", "Read a table, or what another tool exported, and write nlft's examples.")
+    what = ".csv, .tsv, .xlsx, .jsonl, .ndjson, .json, .jsonl.gz, .parquet, or a dataset as owner/name:config:split"
+    parser.add_argument("file", type=Path, help=what)
+    parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
+    reading_flags(parser)
+    overwrite_flag(parser)
+    args = parser.parse_args(argv)
+    check_out_file(args.out, ".jsonl")
+    refuse_inputs("--out", args.out, {"FILE": args.file})
+    examples = examples_to_judge(args.file, {"columns": args.columns, "from_format": args.from_format})
+    refuse_foreign("--out", args.out, lambda path: holds_nothing_else(path, examples), overwrite=args.overwrite)
+    write_examples(args.out, examples)
+    print("\n".join(summary(display_path(args.out), examples)))
+    without = [e for e in examples if not e.label and not e.judgment and not e.spans]
+    by_hand = "" if all(e.answer for e in without) else " --judge human"  # the judge by rules compares with answers
+    command = f"judge {display_path(args.out)}{by_hand}" if without else f"audit {display_path(args.out)}"
+    note(f"next: nlft {command}")
+
+
+def summary(name: str, examples: "Sequence[Example]") -> list[str]:
+    """Return what was written, and what of it can be trained on."""
+    from nlft.data.records import marked_spans, quotes_of
+
+    wrong = [example for example in examples if not example.label]
+    s = "s" * (len(examples) != 1)
+    lines = [f"{name}: {len(examples):,} example{s}, {len(examples) - len(wrong):,} right, {len(wrong):,} wrong"]
+    if wrong:
+        said = sum(bool(example.judgment) for example in wrong)
+        marked = sum(bool(marked_spans(example)) for example in wrong)
+        lines.append(
+            f"  of the wrong ones {said:,} say in words what is wrong; in {marked:,} words are marked or quoted"
+        )
+    lost = sum(bool(quotes_of(example).missing) for example in wrong)
+    if lost:
+        lines.append(f"  in {lost:,} a quote does not stand in the reply, and marks nothing: nlft audit lists them")
+    return lines
+
+
+def namespace_reading(other: Any) -> ReadAs:
+    """Return the two flags from the arguments of a command."""
+    return {"columns": other.columns, "from_format": other.from_format}

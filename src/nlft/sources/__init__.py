@@ -1,0 +1,1 @@
+"""What users have: tables, JSON, datasets by name, and other tools' exports, as records."""

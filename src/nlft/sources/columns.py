@@ -1,0 +1,160 @@
+"""Which column of a table is which field: as the user says, or by its name."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from nlft.errors import UserError
+from nlft.sources.label_words import read_label
+from nlft.sources.raw_records import FIELDS
+
+# `comment` is what is wrong with a wrong reply, and what is liked about a right one. `system` goes before the prompt.
+TARGETS = (*FIELDS, "comment", "system")
+# Other names of the fields, as people and other tools write them, the likeliest first.
+_NAMES = {
+    "id": "id|uuid|example id|record id|nr|nummer",
+    "system": "system|system prompt|system message",
+    "prompt": "prompt|question|instruction|input|query|request|user|user message|user prompt|user input|task|message"
+    "|frage|anfrage|eingabe|aufgabe|nutzerfrage|kundenfrage",
+    "completion": "completion|reply|response|output|generation|model output|model reply|model response|model answer"
+    "|assistant|assistant message|bot|bot reply|prediction|text generated|antwort|ausgabe|modellantwort|ans",
+    "label": "label|correct|is correct|good|liked|like|thumb|thumbs|thumbs up|rating|verdict|grade|passed|pass|approved"
+    "|accepted|right|ok|user feedback|user score|correctness|quality|score|kto tag|bewertung|richtig|korrekt|gut"
+    "|gefällt|urteil|daumen",
+    "comment": "comment|comments|note|notes|remark|remarks|feedback|user comment|why|reason|explanation|rationale"
+    "|kommentar|kommentare|anmerkung|anmerkungen|bemerkung|begründung|warum|notiz|hinweis|rückmeldung",
+    "judgment": "judgment|judgement|critique|criticism|what is wrong|whats wrong|what s wrong|problem|issue|mistake"
+    "|kritik|fehler|mangel|was ist falsch",
+    "answer": "answer|reference|reference answer|expected|expected output|expected answer|ground truth|gold|ideal"
+    "|correct answer|standard answer|musterantwort|musterlösung|lösung|erwartet",
+    "revision": "revision|correction|corrected|corrected answer|corrected response|rewrite|improved|better"
+    "|better answer|better response|edited|edit|korrektur|verbesserung|verbessert|besser|überarbeitung",
+    "spans": "spans",
+    "keep": "keep",
+}
+_FIELD_OF = {name: target for target, names in _NAMES.items() for name in names.split("|")}
+
+
+def plain_name(name: object) -> str:
+    """Return a column's name without case, punctuation and further spaces."""
+    text = unicodedata.normalize("NFC", str(name)).casefold().replace("ß", "ss")
+    return " ".join(re.sub(r"[^\w]|_", " ", text).split())
+
+
+def field_named(name: object) -> str | None:
+    """Return the field that a column of this name holds. None: the name says nothing."""
+    return _FIELD_OF.get(plain_name(name))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What `--columns` says.
+
+    Attributes:
+        given: our field -> the column's name.
+        right_from: a rating is right if it is at least this number; None: it must be 1, 0 or a word.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    right_from: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Columns":
+        """Read `prompt=question,completion=reply,label=stars:4`. The 4 says from which number on a reply is right.
+
+        Raises:
+            UserError: the text has another form, or names a field that does not exist.
+        """
+        given, right_from = dict[str, str](), None
+        for part in filter(None, map(str.strip, (text or "").split(","))):
+            target, equals, name = map(str.strip, part.partition("="))
+            if not equals or not name or target not in TARGETS or target in given:
+                what = f"gives {target} twice" if target in given else f"has {part!r}"
+                raise UserError(
+                    f"--columns: {what}.\n  Write FIELD=COLUMN, such as prompt=question,completion=reply. "
+                    f"Fields: {', '.join(TARGETS)}."
+                )
+            if target == "label" and (number := re.fullmatch(r"(.+):([+-]?\d+(?:\.\d+)?)", name)):
+                name, right_from = number[1], float(number[2])
+            given[target] = name
+        return cls(given, right_from)
+
+    def field_of(self, name: str) -> str | None:
+        """Return the field that a score, a question or another part of an export is: as given, else by its name."""
+        for target, given in self.given.items():
+            if plain_name(given) == plain_name(name):
+                return target
+        found = field_named(name)
+        return None if found in self.given else found
+
+    def label(self, value: object) -> bool | None:
+        """Return whether a rating says right; None if it says neither. See `read_label`."""
+        return read_label(value, self.right_from)
+
+
+AS_NAMED = Columns()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The columns of one table.
+
+    Attributes:
+        column: our field -> the column's name as the table writes it.
+        guessed: whether any of them was recognised by a name that is neither ours nor given.
+    """
+
+    column: Mapping[str, str]
+    guessed: bool = False
+
+    def shown(self) -> str:
+        """Return the choice as `--columns` takes it."""
+        return ",".join(f"{target}={name}" for target, name in self.column.items())
+
+
+def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen:
+    """Decide which column is which field.
+
+    Columns that the user gives come first, then those with our names, then those with other names. In a table with a
+    rating and without another reply, `answer` is the reply: only a table without ratings has standard answers there.
+
+    Args:
+        names: the table's columns.
+        where: the table, for messages.
+
+    Raises:
+        UserError: a given column does not exist, or several columns may hold one field.
+    """
+    names = list(names)
+    chosen = {target: _existing(name, names, where) for target, name in columns.given.items()}
+    offered: dict[str, list[str]] = {}
+    for name in names:
+        target = field_named(name)
+        if target and target not in chosen and name not in chosen.values():
+            offered.setdefault(target, []).append(name)
+    if "completion" not in {*offered, *chosen} and "answer" in offered and "label" in {*offered, *chosen}:
+        offered["completion"] = offered.pop("answer")
+    for target, found in offered.items():
+        exact = [name for name in found if plain_name(name) == target]
+        best = exact or found
+        if len(best) > 1:
+            listed = " or ".join(f"--columns {target}={name}" for name in best)
+            raise UserError(f"{where}: several columns may be the {target}: {', '.join(best)}.\n  Choose: {listed}.")
+        chosen[target] = best[0]
+    if "judgment" in chosen and plain_name(chosen.get("comment", "")) == "feedback" and "comment" not in columns.given:
+        chosen["feedback"] = chosen.pop("comment")  # our own two fields
+    ordered = {target: chosen[target] for target in TARGETS if target in chosen}
+    return Chosen(ordered, any(name != target for target, name in ordered.items() if target not in columns.given))
+
+
+def recognised(names: Iterable[str]) -> int:
+    """Return how many fields these names name."""
+    return len({field_named(name) for name in names} - {None})
+
+
+def _existing(name: str, names: list[str], where: str) -> str:
+    same = [other for other in names if other == name] or [n for n in names if plain_name(n) == plain_name(name)]
+    if len(same) != 1:
+        raise UserError(f"{where}: --columns names {name!r}, which is not a column.\n  Columns: {', '.join(names)}.")
+    return same[0]

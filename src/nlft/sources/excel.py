@@ -1,0 +1,127 @@
+"""Read .xlsx files through openpyxl: values of formulas, dates, numbers, several sheets."""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from nlft.errors import Problem, RecordsError, UserError
+from nlft.files import refuse_waiting_file
+from nlft.sources.columns import Columns
+from nlft.sources.raw_records import UNREADABLE_CURE
+from nlft.sources.tables import Row, Table, find_header, read_table
+
+_FIRST_ROWS = 10
+_FORMULA = re.compile(rb"<f[ >/]")
+_BLOCK = 1 << 20
+
+
+def read_excel(path: Path, name: str, columns: Columns) -> Table:
+    """Read the first sheet of an .xlsx file that has known column names, else its first sheet.
+
+    Cells are read as text: numbers as written (`5`, `2.5`), dates as `2026-03-01`. Of a formula, its value is read.
+
+    Raises:
+        UserError: openpyxl is not installed; or as `read_table`.
+        RecordsError: the file cannot be read, or it has a formula without a value.
+    """
+    try:
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
+    except ImportError as error:
+        raise UserError(
+            f"{name}: reading .xlsx files needs openpyxl.\n"
+            "  pip install 'nlft[excel]', or save the table as .csv with the encoding UTF-8."
+        ) from error
+    try:
+        refuse_waiting_file(path)
+        book = load_workbook(path, read_only=True, data_only=True)
+        formulas = load_workbook(path, read_only=True) if _has_formulas(path) else None
+    except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError) as error:
+        what = "is not an .xlsx file, or it is damaged or protected by a password."
+        raise RecordsError(
+            [Problem(name, what, "Open it in Excel or LibreOffice, and save it again as .xlsx.")]
+        ) from error
+    except OSError as error:
+        raise RecordsError([Problem(name, f"cannot be read: {error.strerror}.", UNREADABLE_CURE)]) from error
+    try:
+        for sheet in (*book.worksheets, *(formulas.worksheets if formulas else ())):
+            sheet.reset_dimensions()  # some programs write a wrong size, and rows beyond it would be lost
+        sheet, told = _choose([s for s in book.worksheets if _is_filled(s)] or book.worksheets, columns)
+        rows = _rows(name, sheet, formulas[sheet.title] if formulas else None)
+        return read_table(name, rows, columns, told)
+    finally:
+        book.close()
+        if formulas:
+            formulas.close()
+
+
+def _is_filled(sheet: Any) -> bool:
+    return any(value is not None for row in sheet.iter_rows(values_only=True) for value in row)
+
+
+def _choose(sheets: Any, columns: Columns) -> tuple[Any, list[str]]:
+    """Return the sheet to read, and what the user must know about the choice."""
+    best, most = sheets[0], 0
+    for sheet in sheets:
+        rows = [(at, list(cells)) for at, cells in enumerate(sheet.iter_rows(max_row=_FIRST_ROWS, values_only=True), 1)]
+        header = find_header(rows, columns)
+        known = 0 if header is None else _known(header.names, columns)
+        if known > most:
+            best, most = sheet, known
+    others = [sheet.title for sheet in sheets if sheet is not best]
+    return best, [f"sheet {best.title!r} is read; not used: {', '.join(map(repr, others))}"] if others else []
+
+
+def _known(names: list[str], columns: Columns) -> int:
+    return sum(columns.field_of(name) is not None for name in names if name)
+
+
+def _has_formulas(path: Path) -> bool:
+    """Return whether a sheet holds a formula. Files are read in blocks: a sheet can be large."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            if entry.startswith("xl/worksheets/"):
+                with archive.open(entry) as sheet:
+                    before = b""
+                    while block := sheet.read(_BLOCK):
+                        if _FORMULA.search(before + block):
+                            return True
+                        before = block[-2:]
+    return False
+
+
+def _rows(name: str, sheet: Any, formulas: Any) -> Iterator[Row]:
+    """Yield the sheet's rows with their numbers.
+
+    Args:
+        formulas: the same sheet with formulas in place of values; None if it has no formula.
+
+    Raises:
+        RecordsError: a formula has no stored value, because no spreadsheet program has computed it.
+    """
+    written = formulas.iter_rows(values_only=True) if formulas else None
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        sources = next(written) if written else ()
+        for at, source in enumerate(sources):
+            if cells[at] is None and isinstance(source, str) and source.startswith("="):
+                what = f"has a formula without a value in column {at + 1}: {source[:40]}."
+                cure = "Open it in Excel or LibreOffice and save it, or paste the values over the formulas."
+                raise RecordsError([Problem(f"{name} row {number}", what, cure)])
+        yield number, [_cell(cell) for cell in cells]
+
+
+def _cell(value: object) -> object:
+    """Return a cell as text, except true and false, which a rating may be."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime):
+        return value.date().isoformat() if value.time() == time() else value.isoformat(sep=" ")
+    if isinstance(value, date | time):
+        return value.isoformat()
+    text = str(value)
+    return text.replace("_x000D_", "").replace("\r\n", "\n").replace("\r", "\n")

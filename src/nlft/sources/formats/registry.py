@@ -1,0 +1,118 @@
+"""Find the format of a file by its structure, and convert its records."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nlft.errors import UserError
+from nlft.sources.columns import Columns, field_named
+from nlft.sources.conversation import Unusable
+from nlft.sources.formats import (
+    argilla,
+    label_studio,
+    langfuse,
+    langsmith,
+    messages,
+    open_webui,
+    openai_preference,
+    pairs,
+    promptfoo,
+    sharegpt,
+)
+from nlft.sources.formats.format import Format, Place
+from nlft.sources.opinions import unusable
+from nlft.sources.raw_records import RawRecord
+
+FORMATS: tuple[Format, ...] = (
+    messages.FORMAT,
+    openai_preference.FORMAT,
+    pairs.FORMAT,
+    sharegpt.FORMAT,
+    argilla.FORMAT,
+    label_studio.FORMAT,
+    promptfoo.FORMAT,
+    langfuse.FORMAT,
+    langsmith.FORMAT,
+    open_webui.FORMAT,
+)
+_OURS = ({"prompt", "completion"}, {"instruction", "output"}, {"question", "ans"}, {"question", "answer_cot"})
+_LOOKED_AT = 100  # records
+TELLING = {key for known in FORMATS for key in known.keys if field_named(key) is None}
+"""Names of columns that no table of ours has: a table with one of them is another tool's."""
+
+
+def is_ours(fields: Mapping[str, Any]) -> bool:
+    """Return whether a record is one of our examples, or the original project's."""
+    return any(names <= fields.keys() for names in _OURS)
+
+
+def named_format(name: str) -> Format:
+    """Return the format of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for known in FORMATS:
+        if known.name == name:
+            return known
+    raise UserError(f"--from {name}: is not a format.\n  Choose one of {', '.join(f.name for f in FORMATS)}.")
+
+
+def unwrapped(name: str, records: list[RawRecord], from_format: str | None) -> list[RawRecord]:
+    """Return the records of a file that is one object around them, as some tools write. Others stay as they are."""
+    if len(records) != 1 or is_ours(records[0].fields):
+        return records
+    for known in (named_format(from_format),) if from_format else FORMATS:
+        inside = known.inside(records[0].fields)
+        if inside is not None:
+            made = []
+            for number, fields in enumerate(inside, start=1):
+                made.append(RawRecord(f"{name} record {number}"))
+                made[-1].set(fields)
+            return made
+    return records
+
+
+def find_format(name: str, records: Sequence[RawRecord], from_format: str | None) -> Format | None:
+    """Return the format of a file's records; None if they are ours, or a table.
+
+    Raises:
+        UserError: several formats fit, or the given one fits no record.
+    """
+    looked_at = [record.fields for record in records[:_LOOKED_AT] if record.fields]
+    if from_format:
+        known = named_format(from_format)
+        if not any(known.fits(fields) for fields in looked_at):
+            needs = (" or " if known.any_key else " and ").join(sorted(known.keys))
+            raise UserError(
+                f"{name}: no record has the structure of {known.title}, which has {needs}.\n"
+                "  Leave out --from, or name another format."
+            )
+        return known
+    if not looked_at or is_ours(looked_at[0]):
+        return None
+    fitting = [known for known in FORMATS if known.fits(looked_at[0])]
+    if len(fitting) > 1:
+        titles = " or ".join(known.title for known in fitting)
+        flags = " or ".join(f"--from {known.name}" for known in fitting)
+        raise UserError(f"{name}: may be {titles}.\n  Say which: nlft import {name} --out examples.jsonl {flags}.")
+    return fitting[0] if fitting else None
+
+
+def convert(known: Format, records: Sequence[RawRecord], stem: str, columns: Columns) -> Iterator[RawRecord]:
+    """Yield our records of a format's records. One that cannot be used comes along, with the reason."""
+    for number, record in enumerate(records, start=1):
+        if record.problems or not record.fields:
+            yield record
+            continue
+        if not known.fits(record.fields):
+            yield unusable(record.where, f"not the structure of {known.title}")
+            continue
+        some = False
+        try:
+            for made in known.read(Place(record.where, f"{stem}-{number}", record.fields), columns):
+                some = True
+                yield made
+        except Unusable as error:
+            rest = unusable(record.where, str(error))
+            rest.repeats = some
+            yield rest

@@ -1,0 +1,63 @@
+"""Read a rating: what people write for right and wrong."""
+
+import re
+import unicodedata
+
+from nlft.sources.raw_records import shown
+
+_RIGHT = (
+    *("true", "yes", "y", "right", "correct", "good", "great", "ok", "okay", "fine", "like", "liked", "accept"),
+    *("accepted", "approve", "approved", "pass", "passed", "positive", "up", "thumbs up", "thumb up", "thumbsup"),
+    *("ja", "j", "wahr", "richtig", "korrekt", "gut", "passt", "gefällt", "daumen hoch", "in ordnung"),
+    *("👍", "✓", "✔", "✅", "☑", "🙂", "😀", "😊", "+"),
+)
+_WRONG = (
+    *("false", "no", "n", "wrong", "incorrect", "bad", "poor", "not ok", "dislike", "disliked", "reject", "rejected"),
+    *("fail", "failed", "negative", "down", "thumbs down", "thumb down", "thumbsdown", "not good"),
+    *("nein", "falsch", "unwahr", "schlecht", "nicht gut", "gefällt nicht", "daumen runter", "passt nicht"),
+    *("👎", "✗", "✘", "❌", "☒", "🙁", "😞", "-"),
+)
+_LABELS = {**dict.fromkeys(_RIGHT, True), **dict.fromkeys(_WRONG, False)}
+_REPLY = re.compile(r" (?:answer|reply|response|output|antwort)$")
+_UNSEEN = re.compile("[\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]")  # how an emoji is drawn, and its skin colour
+_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
+
+
+def read_label(value: object, right_from: float | None = None) -> bool | None:
+    """Return whether a rating says right (true) or wrong (false). Return None if it says neither.
+
+    Args:
+        value: true or false, a number, or a word such as `yes`, `nein` or `👎`.
+        right_from: a number is right if it is at least this. Without it, 1 is right, and 0 and -1 are wrong.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = " ".join(_UNSEEN.sub("", unicodedata.normalize("NFC", value)).casefold().split()).strip(" .!:;")
+        if not _NUMBER.fullmatch(word):
+            return _LABELS.get(_REPLY.sub("", word)) if word else None
+        value = float(word.replace(",", "."))
+    if not isinstance(value, int | float):
+        return None
+    if right_from is not None:
+        return value >= right_from
+    return {1.0: True, 0.0: False, -1.0: False}.get(float(value))
+
+
+def is_number(value: object) -> bool:
+    """Return whether a rating is a number, perhaps written as text."""
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value.strip()) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def label_problem(value: object, name: str) -> tuple[str, str]:
+    """Return what is wrong with a rating that is neither right nor wrong, and the cure.
+
+    Args:
+        name: the column that it stands in.
+    """
+    cure = "Write yes or no, true or false, 1 or 0, ja or nein, or 👍 or 👎."
+    if is_number(value):
+        cure += f" For numbers, say from which on a reply is right: --columns label={name}:4."
+    return f"is {shown(value)}, which is neither right nor wrong.", cure

@@ -1,0 +1,168 @@
+"""Read records from any file or dataset that users have: the one place where records come in."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nlft.errors import UserError, display_path
+from nlft.sources.arrow import Wanted, read_hub, read_parquet
+from nlft.sources.columns import AS_NAMED, Columns, choose_columns, field_named
+from nlft.sources.excel import read_excel
+from nlft.sources.formats.registry import TELLING, convert, find_format, is_ours, unwrapped
+from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
+from nlft.sources.tables import Table, record_of
+from nlft.sources.text_tables import read_text_table
+
+_HUB_NAME = re.compile(
+    r"(?P<path>\w[\w.-]*/[\w.-]+|\w[\w.-]*(?=:))(:(?P<config>[^:/\\\s]*))?"
+    r"(:(?P<split>[^:/\\\s\[\]]+(\[[\d:%-]+\])?))?"  # may have a slice, as in `datasets`: test[:100]
+)
+_FILE_ENDINGS = (
+    *(".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx", ".xls", ".ods"),
+    *(".txt", ".arrow", ".gz", ".zip", ".yaml"),
+)
+_NAMES_READ = 100  # records whose fields are looked at to learn a file's names
+_PLACES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """The records of a file or a dataset.
+
+    Attributes:
+        name: its name in messages.
+        stem: first part of the ids that records without an id get. The second part is their place: `train-17`.
+        is_table: whether all records have the same columns. Then every row may have the same problem.
+        told: what the user must know about how it was read.
+        format: the name of another tool's format, as `--from` takes it; None: a table, or our own records.
+    """
+
+    name: str
+    stem: str
+    records: list[RawRecord]
+    is_table: bool = False
+    told: Sequence[str] = field(default=())
+    format: str | None = None
+
+    def usable(self) -> list[RawRecord]:
+        """Return the records that can be examples."""
+        return [record for record in self.records if not record.unused]
+
+    def passed_over(self) -> list[str]:
+        """Return what was not used, by reason: `not used: 3 x no label (rows 4, 7, 9)`."""
+        unused = [(record.unused, record) for record in self.records if record.unused]
+        partly = [(reason, record) for record in self.usable() for reason in record.left_out]
+        return [*_counted("not used", unused), *_counted("left out", partly)]
+
+
+def read_source(
+    source: str | Path,
+    needed: Collection[str] | None = None,
+    columns: Columns = AS_NAMED,
+    from_format: str | None = None,
+) -> Source:
+    """Read a table, a JSON file, another tool's export, or a dataset such as `openai/gsm8k:main:train`.
+
+    If both a path and a dataset have that name, read the path. docs/IMPORT.md describes what is read.
+
+    Args:
+        needed: read only these fields of a table, if it has them; None reads all.
+        columns: which column is which field, where the names do not say it.
+        from_format: the tool's format, where the structure does not say it.
+
+    Raises:
+        RecordsError: the file cannot be read. A problem with a single record is stored in that record instead.
+        UserError: the dataset, its configuration or its split does not exist or cannot be reached; or it is not clear
+            what the file is or which column is which.
+    """
+    path, hub = Path(source), _HUB_NAME.fullmatch(str(source))
+
+    def wanted(names: list[str]) -> Collection[str] | None:
+        ours = {"prompt", "question", "instruction"} & set(names) and not TELLING & set(names)
+        return needed if ours and not columns.given else None
+
+    if hub and not path.exists() and not path.name.lower().endswith(_FILE_ENDINGS):
+        name, split, records = read_hub(str(source), hub["path"], hub["config"] or None, hub["split"], wanted)
+        stem, table, is_table = f"{hub['path'].rpartition('/')[2]}-{split}", Table(records, []), True
+    else:
+        name = display_path(path)
+        stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+        table, is_table = _read_file(path, name, wanted, columns)
+    return _understood(Source(name, stem, table.records, is_table, table.told), needed, columns, from_format)
+
+
+def _read_file(path: Path, name: str, wanted: Wanted, columns: Columns) -> tuple[Table, bool]:
+    """Return a file's records, and whether it is a table."""
+    ending = path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        return read_text_table(path, name, columns), True
+    if ending == ".xlsx":
+        return read_excel(path, name, columns), True
+    if ending == ".parquet":
+        return Table(read_parquet(path, name, wanted), []), True
+    return Table(list(read_raw(path)), []), False
+
+
+def _understood(source: Source, needed: Collection[str] | None, columns: Columns, from_format: str | None) -> Source:
+    """Return the source with its records as ours: another tool's are converted, other names are replaced.
+
+    Raises:
+        UserError: several formats fit, or the given one does not.
+    """
+    source = replace(source, records=unwrapped(source.name, source.records, from_format))
+    found = find_format(source.name, source.records, from_format)
+    if found:
+        converted = list(convert(found, source.records, source.stem, columns))
+        rating = columns.given.get("label")
+        if rating is not None and not any("label" in record.fields for record in converted):
+            raise UserError(
+                f"{source.name}: --columns takes the rating from {rating!r}, but no record has a rating of that name.\n"
+                "  Correct the name, or leave it out: then the command lists what it did not use."
+            )
+        told = [*source.told, f"read as {found.title} (--from {found.name})"]
+        return replace(source, records=converted, told=told, format=found.name)
+    if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):
+        source = _renamed(source, columns)
+    if source.is_table and needed is not None:  # a table of questions has columns that no one asked for
+        for record in source.records:
+            record.fields = {k: v for k, v in record.fields.items() if k in needed or k in FIELDS}
+    return source
+
+
+def _renamed(source: Source, columns: Columns) -> Source:
+    """Rename the fields of JSON records and of datasets if their names are not ours but tell what they are.
+
+    Without `--columns`, only records with a prompt, a reply and a rating are renamed: others may be questions.
+    """
+    first = [record.fields for record in source.records[:_NAMES_READ] if record.fields]
+    names = list(dict.fromkeys(name for fields in first for name in fields))
+    if not first or (is_ours(first[0]) and not columns.given):
+        return source
+    if not columns.given and not {"prompt", "completion", "label"} <= {field_named(name) for name in names}:
+        return source
+    chosen = choose_columns(names, columns, source.name)
+    if all(name == target for target, name in chosen.column.items()):
+        return source
+    records = []
+    for record in source.records:
+        new = record_of(record.where, record.fields, chosen, columns) if record.fields else record
+        new.problems = [*record.problems, *(p for p in new.problems if p not in record.problems)]
+        records.append(new)
+    told = [f"columns: {chosen.shown()} (others: --columns FIELD=COLUMN,...)"] if chosen.guessed else []
+    return replace(source, records=records, told=[*source.told, *told])
+
+
+def _counted(what: str, reasons: Sequence[tuple[str | None, RawRecord]]) -> list[str]:
+    """Return a line per reason, with the number of records and the first places."""
+    places: dict[str, list[str]] = {}
+    for reason, record in reasons:
+        places.setdefault(str(reason), []).append(record.where)
+    lines = []
+    for reason, found in places.items():
+        at = list(dict.fromkeys(re.split(r"[: ]", where)[-1] for where in found))
+        unit = next((word for word in ("row", "record") if f" {word} " in found[0]), "line")
+        more = f" and {len(at) - _PLACES_SHOWN:,} more" if len(at) > _PLACES_SHOWN else ""
+        shown = ", ".join(at[:_PLACES_SHOWN])
+        lines.append(f"{what}: {len(found):,} x {reason} ({unit}{'s' * (len(at) > 1)} {shown}{more})")
+    return lines

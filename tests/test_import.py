@@ -1,0 +1,557 @@
+"""Spreadsheets and other tools' exports become examples, and nothing of them is dropped without a word."""
+
+import gzip
+import json
+import re
+import sys
+import zipfile
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from helpers import import_fixtures
+from helpers.import_fixtures import FOLDER, by_id, unused
+from helpers.spreadsheets import HEAD, rows, write_excel
+from nlft.cli import main
+from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
+from nlft.errors import RecordsError, UserError
+from nlft.progress import _NOTED
+from nlft.sources.columns import AS_NAMED, Columns, field_named
+from nlft.sources.formats.registry import convert, find_format, unwrapped
+from nlft.sources.label_words import read_label
+from nlft.sources.raw_records import RawRecord, read_raw
+from nlft.sources.reading import read_source
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _NOTED.clear()
+    return tmp_path
+
+
+def write_csv(name: str, table: list[list[object]], *, separator=",", encoding="utf-8", end="\r\n") -> str:
+    lines = [separator.join('"' + str(cell).replace('"', '""') + '"' for cell in row) for row in table]
+    Path(name).write_bytes(end.join(lines).encode(encoding))
+    return name
+
+
+def texts(examples) -> list[tuple]:
+    return [(e.id, e.prompt, e.completion, e.label, e.judgment, e.feedback) for e in examples]
+
+
+def refusal(read, *args, **options) -> str:
+    with pytest.raises(UserError) as error:
+        read(*args, **options)
+    return str(error.value)
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("separator", [";", ",", "\t", "|"])
+def test_a_table_reads_equal_in_every_encoding_and_with_every_separator(encoding, separator):
+    table = [HEAD[:5], *rows()]
+    write_csv("feedback.csv", table, separator=separator, encoding=encoding)
+    examples = read_examples("feedback.csv")
+    assert len(examples) == 24
+    assert examples[2].prompt == "Wie ist das Öllicht?"
+    assert (examples[2].label, examples[2].judgment) == (False, "Lob: „großartig“")
+    assert [e.label for e in examples].count(True) == 16
+    assert examples[0].feedback == "Maße!"
+
+
+def test_excel_s_unicode_text_is_read():
+    write_csv("feedback.csv", [HEAD[:5], *rows()], separator="\t", encoding="utf-16")
+    write_csv("plain.csv", [HEAD[:5], *rows()])
+    assert texts(read_examples("feedback.csv")) == texts(read_examples("plain.csv"))
+
+
+def test_the_encoding_the_separator_and_the_columns_are_told_once(capsys):
+    write_csv("feedback.csv", [HEAD[:5], *rows()], separator=";", encoding="cp1252")
+    read_examples("feedback.csv")
+    read_examples("feedback.csv")
+    told = capsys.readouterr().err
+    assert "prompt=Frage,completion=Antwort,label=Gut?,comment=Warum?" in told
+    assert told.count("Windows-1252") == told.count("semicolon") == told.count("--columns") == 1
+
+
+def test_a_first_line_that_names_the_separator_is_obeyed():
+    Path("x.csv").write_text("sep=|\nprompt|reply|ok\na,b;c|d|ja\n")
+    assert texts(read_examples("x.csv")) == [("x-1", "a,b;c", "d", True, None, None)]
+
+
+def test_the_separator_is_found_where_no_name_is_known():
+    Path("x.csv").write_text("A;B;C\nq, r;a, b, c;ja\nq, s;a, b, d;ja\n")
+    assert [e.completion for e in read_examples("x.csv", columns="prompt=A,completion=B,label=C")] == [
+        "a, b, c",
+        "a, b, d",
+    ]
+
+
+def test_line_breaks_and_quotes_in_cells_stay():
+    write_csv("x.csv", [["prompt", "reply", "ok"], ['Say "no".', 'one\r\ntwo "three"', "yes"]])
+    assert texts(read_examples("x.csv"))[0][1:3] == ('Say "no".', 'one\ntwo "three"')
+
+
+def test_a_cell_may_be_longer_than_csv_s_own_limit():
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a" * 200_000, "yes"]])
+    assert len(read_examples("x.csv")[0].completion) == 200_000
+
+
+def test_a_text_that_excel_cut_is_not_used(capsys):
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a" * 32_767, "yes"], ["q", "a", "yes"]])
+    assert [e.id for e in read_examples("x.csv")] == ["x-2"]
+    assert "32,767 characters, where Excel cuts (row 2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('prompt,reply,ok\nq,"a,yes\n', ["x.csv row 2"]),
+        ("prompt,reply,ok\nq,a,b,c,yes\n", ["x.csv row 2", "5 cells"]),
+        ("prompt,reply,ok\n,a,yes\n", ["x.csv row 2", '"prompt" is missing']),
+        ("prompt,reply,ok\nq,a,maybe\n", ["x.csv row 2", '"ok" is "maybe"']),
+        ("prompt,reply,ok\nq,a,4\n", ["x.csv row 2", '"ok" is "4"', "--columns label=ok:4"]),
+        ("id,prompt,reply,ok\n1,q,a,yes\n1,q,b,yes\n", ["x.csv row 3", '"1"', "x.csv row 2"]),
+        ("prompt,reply,reply,ok\nq,a,b,yes\n", ["x.csv row 1", "reply"]),
+        ("prompt,reply,answer text,ok\n", ["x.csv", "no records"]),
+        ("a,b\nc,d\n", ["x.csv", "a, b", "--columns prompt="]),
+        ("prompt,reply,response,ok\nq,a,b,yes\n", ["--columns completion=reply or --columns completion=response"]),
+        ("prompt,reply\nq,a\n", ["x.csv row 2", '"label" is missing', "--columns"]),
+        ("", ["x.csv", "no records"]),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_with_place_and_cure(text, told):
+    Path("x.csv").write_text(text)
+    message = refusal(read_examples, "x.csv")
+    for part in told:
+        assert part in message
+    assert "\n  " in message
+
+
+def test_a_broken_row_does_not_hide_the_others():
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["", "a", "yes"], ["q", "a", "yes"], ["q", "b", "hm"]])
+    with pytest.raises(RecordsError) as error:
+        read_examples("x.csv")
+    assert [(p.where, p.field) for p in error.value.problems] == [("x.csv row 2", "prompt"), ("x.csv row 4", "ok")]
+
+
+def test_empty_rows_and_rows_without_a_rating_are_counted(capsys):
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a", "yes"], ["", "", ""], ["q", "b", ""], ["q", "c", "no"]])
+    assert [(e.id, e.completion) for e in read_examples("x.csv", require_judgment=False)] == [
+        ("x-1", "a"),
+        ("x-3", "c"),
+    ]
+    told = capsys.readouterr().err
+    assert "1 empty row" in told
+    assert "1 x no label (row 4)" in told
+
+
+def test_a_table_without_any_rating_says_so():
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a", ""], ["q", "b", ""]])
+    assert "2 x no label (rows 2, 3)" in refusal(read_examples, "x.csv")
+
+
+def test_columns_are_as_the_user_says():
+    write_csv("x.csv", [["Text A", "Text B", "stars", "why"], ["q", "a", "4", "short"], ["q", "b", "2", "long"]])
+    read = read_examples("x.csv", columns="prompt=Text A,completion=text b,label=stars:3")
+    assert texts(read) == [("x-1", "q", "a", True, None, "short"), ("x-2", "q", "b", False, "long", None)]
+
+
+@pytest.mark.parametrize("columns", ["prompt", "prompt=", "reply=x", "prompt=a,prompt=b", "prompt=nowhere"])
+def test_a_choice_of_columns_that_says_nothing_is_refused(columns):
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a", "yes"]])
+    assert "--columns" in refusal(read_examples, "x.csv", columns=columns)
+
+
+def test_other_columns_are_kept_and_a_system_prompt_goes_before_the_prompt():
+    write_csv("x.csv", [["system", "prompt", "reply", "ok", "channel"], ["Be brief.", "q", "a", "yes", "mail"]])
+    (example,) = read_examples("x.csv")
+    assert example.prompt == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}]
+    assert (completion_text(example), example.extra) == ("a", {"channel": "mail"})
+
+
+def test_what_nlft_wrote_as_a_table_reads_back():
+    table = [["id", "prompt", "completion", "label", "judgment", "feedback", "keep", "spans"]]
+    table += [["a", "q", "so fine", "False", "", "", "", '[{"start": 0, "end": 2, "note": "n"}]']]
+    table += [["b", "q", "r", "True", "", "clear", "true", ""]]
+    write_csv("x.csv", table)
+    one, two = read_examples("x.csv")
+    assert [(s.start, s.end, s.note) for s in one.spans] == [(0, 2, "n")]
+    assert (two.feedback, two.keep) == ("clear", True)
+
+
+def test_a_table_of_questions_keeps_its_standard_answers():
+    write_csv("x.csv", [["Question", "Answer", "Topic"], ["48/2?", "48/2 = <<48/2=24>>24", "sums"]])
+    (question,) = read_questions("x.csv", needed_fields=["Topic"])
+    assert (question.id, question.prompt, question.answer) == ("x-1", "48/2?", "48/2 = 24")
+    assert question.extra == {"Topic": "sums"}
+    write_csv("y.csv", [["Question", "Answer", "Good?"], ["48/2?", "24", "yes"]])
+    assert texts(read_examples("y.csv")) == [("y-1", "48/2?", "24", True, None, None)]
+
+
+def test_100_000_rows_are_read_row_by_row():
+    lines = (f'{n};"Wie groß ist {n}?";"Etwa {n}, oder mehr.";{"ja" if n % 3 else "nein"}\n' for n in range(100_000))
+    with Path("x.csv").open("w", encoding="utf-8") as file:
+        file.writelines(["id;Frage;Antwort;Gut?\n", *lines])
+    records = read_source("x.csv").records
+    assert len(records) == 100_000
+    assert records[-1].where == "x.csv row 100001"
+    assert records[-1].fields["completion"] == "Etwa 99999, oder mehr."
+
+
+# Ratings and names.
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        *(
+            (word, True)
+            for word in ("yes", " Ja ", "TRUE", "WAHR", "1", "1.0", "1,0", "👍", "👍🏽", "✔️", "Right", "gut")
+        ),
+        *((word, False) for word in ("no", "Nein", "FALSCH", "0", "-1", "👎", "✗", "wrong", "bad answer")),
+        *((word, bool(word)) for word in (1, True, 0, False)),
+        *((word, None) for word in ("", "maybe", "4", 0.5, None, "n/a", [], "x")),
+        (-1, False),
+    ],
+)
+def test_a_rating_is_read_as_people_write_it(value, label):
+    assert read_label(value) is label
+
+
+def test_from_which_number_on_a_reply_is_right_is_the_user_s_choice():
+    assert [Columns.parse("label=stars:4").label(stars) for stars in (5, "4", 3.9, "ja")] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("Kunden-Frage", None), ("FRAGE", "prompt"), ("model_output", "completion"), ("Gut?", "label"),
+     ("Was ist falsch?", "judgment"), ("What's wrong?", "judgment"), ("Begründung:", "comment"), ("colour", None)],
+)  # fmt: skip
+def test_a_column_is_known_by_its_name(name, target):
+    assert field_named(name) == target
+
+
+# Excel.
+
+
+def test_a_workbook_reads_as_the_same_table_does(capsys):
+    table = [[*row, datetime(2026, 3, 1)] for row in rows()]
+    write_excel(Path("feedback.xlsx"), [HEAD, *table], title="Rückmeldungen, März")
+    write_csv("plain.csv", [HEAD[:5], *rows()])
+    examples = read_examples("feedback.xlsx")
+    assert texts(examples) == texts(read_examples("plain.csv"))
+    assert examples[0].extra == {"Geprüft am": "2026-03-01"}
+    assert "names stand in row 2" in capsys.readouterr().err
+
+
+def test_names_over_two_rows_numbers_and_truth_values_are_read():
+    table = [["Frage", "Modell", None], [None, "Antwort", "Bewertung"], [12, 2.5, True], [3.0, "b", False], [None] * 3]
+    write_excel(Path("x.xlsx"), table)
+    assert texts(read_examples("x.xlsx", require_judgment=False)) == [
+        ("x-1", "12", "2.5", True, None, None),
+        ("x-2", "3", "b", False, None, None),
+    ]
+
+
+def test_of_a_formula_its_value_is_read_and_one_without_a_value_is_named():
+    write_excel(Path("empty.xlsx"), [["prompt", "reply", "ok"], ["q", '="a"&"b"', "ja"]])
+    message = refusal(read_examples, "empty.xlsx")
+    assert "empty.xlsx row 2" in message
+    assert "column 2" in message
+    with zipfile.ZipFile("empty.xlsx") as old, zipfile.ZipFile("full.xlsx", "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("sheet1.xml"):
+                data, changed = re.subn(rb'(<c r="B2")[^>]*>(<f>.*?</f>)<v>?</v>', rb'\1 t="str">\2<v>ab</v>', data)
+                assert changed == 1
+            new.writestr(name, data)
+    assert read_examples("full.xlsx")[0].completion == "ab"
+
+
+def test_the_sheet_with_known_names_is_read_and_the_others_are_named(capsys):
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.active.title = "Notes"
+    book.active.append(["made in March"])
+    for row in [["prompt", "reply", "ok"], ["q", "a", "yes"]]:
+        (book["Data"] if "Data" in book.sheetnames else book.create_sheet("Data")).append(row)
+    book.save("x.xlsx")
+    assert len(read_examples("x.xlsx")) == 1
+    assert "'Data' is read; not used: 'Notes'" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_workbook_and_a_missing_package_are_told(monkeypatch):
+    Path("x.xlsx").write_bytes(b"prompt,reply\n")
+    assert "save it again as .xlsx" in refusal(read_examples, "x.xlsx")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    assert "pip install 'nlft[excel]'" in refusal(read_examples, "x.xlsx")
+
+
+# JSON.
+
+
+def test_compressed_lines_read_as_plain_ones_do():
+    rows = [{"prompt": "q", "completion": "a", "label": True}] * 3
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    Path("x.jsonl").write_text(text)
+    Path("y.ndjson").write_text(text)
+    with gzip.open("x.jsonl.gz", "wt") as file:
+        file.write(text)
+    assert read_examples("x.jsonl.gz") == read_examples("x.jsonl")
+    assert [e.id for e in read_examples("y.ndjson")] == ["y-1", "y-2", "y-3"]
+    Path("torn.jsonl.gz").write_bytes(Path("x.jsonl.gz").read_bytes()[:-9])
+    assert "gzip" in refusal(read_examples, "torn.jsonl.gz")
+
+
+def test_ids_are_made_from_the_place_and_stay():
+    rows = [{"prompt": "q", "completion": str(n), "label": True, **({"id": "own"} if n == 1 else {})} for n in range(3)]
+    Path("x.json").write_text(json.dumps(rows))
+    first = read_examples("x.json")
+    assert [e.id for e in first] == ["x-1", "own", "x-3"]
+    assert read_examples("x.json") == first
+
+
+# Other tools. tests/imports has the files, and docs/IMPORT.md what comes out of each.
+
+
+def test_the_tables_of_the_page_are_current():
+    assert import_fixtures.PAGE.read_text(encoding="utf-8") == import_fixtures.page_with_tables(), (
+        "run tests/helpers/import_fixtures.py --write"
+    )
+
+
+def test_a_conversation_s_last_taught_reply_is_the_completion():
+    found = by_id("openai-chat.jsonl")
+    first, weighed, _ = found.values()
+    assert first.prompt[0] == {"role": "system", "content": "You write for a shop's catalogue."}
+    assert completion_text(weighed) == "A kettle of steel for 1.7 litres."
+    assert [m["role"] for m in weighed.prompt] == ["user", "assistant", "user"]
+    assert found["openai-chat-3"].prompt == "Describe a lamp."
+    assert all(example.label for example in found.values())
+    assert "tool calls" in unused("openai-chat.jsonl")[0]
+    rated = by_id("messages.jsonl")
+    assert (rated["m1"].label, rated["m1"].feedback) == (True, "Only facts.")
+    assert (rated["m2"].label, rated["m2"].judgment) == (False, 'It praises: "stunning".')
+
+
+def test_a_conversation_whose_last_reply_is_not_to_be_learned_ends_before_it():
+    turns = [("user", "q", None), ("assistant", "a", None), ("user", "r", None), ("assistant", "b", 0)]
+    messages = [{"role": r, "content": c, **({} if w is None else {"weight": w})} for r, c, w in turns]
+    Path("x.jsonl").write_text(json.dumps({"messages": messages}))
+    assert texts(read_examples("x.jsonl"))[0][1:3] == ("q", "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("pairs.jsonl", [f"pairs-{n}-{side}" for n in (1, 2, 3, 4) for side in ("chosen", "rejected")]),
+        ("openai-preference.jsonl", [
+            "openai-preference-1-preferred_output", "openai-preference-1-non_preferred_output",
+            "openai-preference-2-preferred_output",
+        ]),
+    ],
+)  # fmt: skip
+def test_each_side_of_a_pair_is_one_example(name, ids):
+    found = by_id(name)
+    assert list(found) == ids
+    assert all(example.label is not ("rejected" in key or "non_" in key) for key, example in found.items())
+    assert len(read_questions(FOLDER / name)) == sum(e.label for e in found.values()), "each prompt is asked once"
+
+
+def test_the_prompt_that_both_sides_share_is_found():
+    found = by_id("pairs.jsonl")
+    assert found["pairs-3-rejected"].prompt == "Describe a rug."
+    assert completion_text(found["pairs-4-chosen"]) == "A broom with a handle of ash."
+    assert "Describe a broom." in found["pairs-4-chosen"].prompt
+
+
+def test_sharegpt_s_conversations_pairs_and_ratings_are_read():
+    found = by_id("sharegpt.json")
+    assert [m["role"] for m in found["s1"].prompt] == ["system", "user", "assistant", "user"]
+    assert found["s2"].label is False
+    assert (found["s3-chosen"].label, found["s3-rejected"].label) == (True, False)
+
+
+def test_argilla_s_marked_parts_choices_and_remarks_are_read():
+    found = by_id("argilla.json")
+    assert (found["a1"].label, found["a1"].judgment) == (False, "A clock is not timeless.")
+    assert [(s.start, s.end, s.note) for s in found["a1"].spans] == [(2, 10, "praise")]
+    assert (found["a2"].label, found["a2"].feedback) == (True, "Measures, no praise.")
+    assert found["a3"].revision == "A bag of linen."
+    assert [(s.start, s.end) for s in found["a3"].spans] == [(3, 13)], "two people's marks overlap and are joined"
+    assert len(unused("argilla.json")) == 2
+
+
+def test_argilla_s_exported_dataset_is_read_as_its_records():
+    flat = {
+        "id": "f", "prompt": "q", "response": "so fine", "_server_id": "s", "status": "completed",
+        "quality.responses": ["bad", "good"], "quality.responses.users": ["u", "v"],
+        "quality.responses.status": ["submitted", "discarded"], "quality.suggestion": "good",
+        "marks.responses": [[{"start": 0, "end": 2, "label": "filler"}]], "marks.responses.users": ["u"],
+    }  # fmt: skip
+    Path("x.jsonl").write_text(json.dumps(flat))
+    (example,) = read_examples("x.jsonl")
+    assert (example.id, example.label, example.spans[0].note) == ("f", False, "filler")
+
+
+def test_label_studio_s_offsets_count_an_emoji_twice_and_the_marked_text_decides():
+    example = by_id("label-studio.json")[1]
+    (span,) = example.spans
+    assert completion_text(example)[span.start : span.end] == "breathtaking"
+    assert span.note == "praise; no one can measure it"
+    assert (example.label, example.judgment) == (False, "It praises the tent.")
+
+
+def test_stars_are_a_rating_once_the_user_says_from_which_on_a_reply_is_right():
+    assert 3 not in by_id("label-studio.json")
+    starred = read_examples(FOLDER / "label-studio.json", columns="label=stars:4")
+    assert {example.id: example.label for example in starred} == {1: False, 3: True}
+    (starred,) = read_examples(FOLDER / "langfuse.json", columns="label=stars:5", require_judgment=False)
+    assert (starred.id, starred.label) == ("t4", False)
+
+
+def test_a_rating_that_no_record_has_is_refused():
+    assert "'stras'" in refusal(read_examples, FOLDER / "langfuse.json", columns="label=stras:4")
+
+
+def test_promptfoo_s_rating_by_hand_and_comment_come_before_the_assertions():
+    found = by_id("promptfoo.json")
+    assert (found["p1"].label, found["p1"].judgment) == (False, 'Drop "must-have".')
+    assert found["p2"].judgment == 'The text praises the saw: "perfect".'
+    assert found["p2"].prompt[0]["role"] == "system"
+    assert (found["p3"].label, found["p3"].feedback) == (True, None)
+
+
+def test_langfuse_s_scores_go_by_their_names():
+    found = by_id("langfuse.json")
+    assert (found["t1"].label, marked_spans(found["t1"])[0].start) == (False, 4)
+    assert (found["t2"].label, found["t3"].label) == (True, True)
+    assert found["t3"].prompt == "Describe a pump."
+    assert "only ids" in unused("langfuse.json")[-1]
+
+
+def test_langsmith_s_feedback_and_corrections_are_read():
+    found = by_id("langsmith.jsonl")
+    assert (found["run-1"].prompt, found["run-1"].label) == ("Describe a piano.", False)
+    assert found["run-1"].revision == "A piano with 88 keys."
+    assert (found["run-2"].label, found["run-2"].feedback) == (True, "True to the data sheet.")
+
+
+def test_open_webui_s_thumbs_are_about_the_branch_that_leads_to_the_reply():
+    found = by_id("open-webui.json")
+    assert found["w1"].prompt == [
+        {"role": "system", "content": "You write for a catalogue."},
+        {"role": "user", "content": "Describe a pen."},
+    ]
+    assert found["w1"].judgment == 'Not factually correct\nNot "unbeatable".'
+    assert (completion_text(found["w2"]), len(found["w2"].prompt)) == ("30 ml.", 3)
+
+
+def test_replies_that_were_rated_in_a_chat_are_read():
+    feedback = json.loads((FOLDER / "open-webui.json").read_text())[0]
+    chat = feedback["snapshot"]["chat"]
+    chat["chat"]["history"]["messages"]["b"]["annotation"] = {"rating": -1, "comment": 'Not "unbeatable".'}
+    Path("chats.json").write_text(json.dumps([chat]))
+    (example,) = read_examples("chats.json")
+    assert (example.id, example.label, example.judgment) == ("c1-b", False, 'Not "unbeatable".')
+
+
+def test_a_file_that_may_be_of_two_formats_names_both_and_the_flag_decides():
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    both = {"messages": turns, "chosen": turns, "rejected": [turns[0], {"role": "assistant", "content": "b"}]}
+    Path("x.jsonl").write_text(json.dumps(both))
+    message = refusal(read_examples, "x.jsonl")
+    assert "--from messages or --from pairs" in message
+    assert len(read_examples("x.jsonl", from_format="messages")) == 1
+    assert len(read_examples("x.jsonl", from_format="pairs", require_judgment=False)) == 2
+    assert "--from" in refusal(read_examples, "x.jsonl", from_format="argilla")
+    assert "argilla" in refusal(read_examples, "x.jsonl", from_format="argila")
+
+
+def test_our_own_records_are_never_taken_for_another_tool_s():
+    row = {"id": 1, "prompt": "q", "completion": "a", "label": True, "messages": [{"role": "user", "content": "x"}]}
+    Path("x.jsonl").write_text(json.dumps({**row, "scores": [], "input": 1, "output": 2}))
+    assert read_examples("x.jsonl")[0].completion == "a"
+
+
+def test_inputs_besides_the_prompt_are_named():
+    run = {"id": "r", "run_type": "llm", "inputs": {"question": "q", "context": "c"}, "outputs": {"output": "a"}}
+    Path("x.jsonl").write_text(json.dumps({**run, "feedback": [{"key": "rating", "score": 1}]}))
+    (record,) = read_source("x.jsonl").records
+    assert record.left_out == ["input 'context'"]
+    assert read_examples("x.jsonl", columns="prompt=context")[0].prompt == "c"
+
+
+def places(value, path=()):
+    """The path to each part of a JSON value, outermost first."""
+    if path:
+        yield path
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*path, key))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir() if ".json" in path.name))
+def test_whatever_stands_in_a_part_of_an_export_no_reader_fails(name):
+    records = unwrapped(name, list(read_raw(FOLDER / name)), None)
+    known, tried = find_format(name, records, None), 0
+    for record in records:
+        for *path, last in places(record.fields):
+            for odd in (None, "x", 1.5, ["x"], {"a": 1}, []):
+                tried += 1
+                fields = deepcopy(record.fields)
+                at = fields
+                for key in path:
+                    at = at[key]
+                at[last] = odd
+                given = RawRecord("x:1", fields)
+                assert all(isinstance(made, RawRecord) for made in convert(known, [given], "x", AS_NAMED))
+    assert tried > 100
+
+
+# Through the command line.
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_a_spreadsheet_is_imported_and_audited(kind, capsys):
+    if kind == "csv":
+        write_csv("feedback.csv", [HEAD[:5], *rows()], separator=";", encoding="cp1252")
+    else:
+        write_excel(Path("feedback.xlsx"), [HEAD[:5], *rows()], title="Rückmeldungen")
+    assert main(["import", f"feedback.{kind}", "--out", "examples.jsonl"]) == 0
+    told = capsys.readouterr().out
+    assert "24 examples, 16 right, 8 wrong" in told
+    assert "in 8 words are marked or quoted" in told
+    assert "nlft audit examples.jsonl" in told
+    assert main(["audit", "examples.jsonl", "--grader", "label", "--json", "a.json"]) == 0
+    assert main(["audit", f"feedback.{kind}", "--grader", "label", "--json", "b.json"]) == 0
+    first, second = (json.loads(Path(name).read_text()) for name in ("a.json", "b.json"))
+    assert first["findings"] == second["findings"]
+    assert "großartig" in capsys.readouterr().out
+
+
+def test_import_replaces_only_what_holds_nothing_else(capsys):
+    write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a", "yes"], ["q", "b", "no"]])
+    assert main(["import", "x.csv", "--out", "x.jsonl"]) == 0
+    assert "next: nlft judge x.jsonl --judge human" in capsys.readouterr().out
+    assert main(["import", "x.csv", "--out", "x.jsonl"]) == 0
+    examples = read_examples("x.jsonl", require_judgment=False)
+    write_examples("x.jsonl", [examples[0]])
+    Path("x.jsonl").write_text(Path("x.jsonl").read_text().replace('"a"', '"changed"'))
+    assert main(["import", "x.csv", "--out", "x.jsonl"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_commands_take_the_flags_of_columns_and_training_says_to_import_first(capsys):
+    write_csv("x.csv", [["A", "B", "C", "D"], ["q", "so fine", "5", ""], ["q", "b", "1", 'It says "b".']])
+    columns = ["--columns", "prompt=A,completion=B,label=C:4,comment=D"]
+    assert main(["build", "x.csv", "--out", "x.jsonl", *columns]) == 0
+    assert [e.label for e in read_examples("x.jsonl")].count(True) == 1
+    assert main(["train", "x.jsonl", *columns]) == 2
+    assert "nlft import" in capsys.readouterr().err
