@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from nlft.config import Range
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from nlft.core.condition_scores import ScoredBatch

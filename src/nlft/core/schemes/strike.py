@@ -190,5 +190,13 @@ def _idle(settings: StrikeSettings) -> dict[str, str]:
 
 
 SCHEME = Scheme(
-    "strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan, signal=strike_signal, idle=_idle, strikes=True
+    "strike",
+    StrikeSettings,
+    strike_weights,
+    _needs,
+    losses=strike_losses,
+    plan=_plan,
+    signal=strike_signal,
+    idle=_idle,
+    strikes=True,
 )

@@ -66,14 +66,17 @@ function buildBody(view) {
   acts.opened(view);
 }
 
+const LONG_PROMPT = 160; // letters that fit into two lines; a longer prompt is whole below the reply
+
+/** The prompt in two lines, so that the reply stands on the first screen. */
 function promptPart(text) {
   return element("div", { className: "asked" }, element("h3", { text: "Prompt" }),
-    shownText("div", text, { className: "prose", dir: "auto", title: text.length > 200 ? text : null }, true));
+    shownText("div", text.replace(/\s*\n\s*/g, " "), { className: "prose", dir: "auto" }, true));
 }
 
 /** Judgment, feedback and standard answer. Quotes in the first two are linked to the tokens that they name. */
 function saidBy(view) {
-  const { judgment, feedback, answer } = view.example;
+  const { judgment, feedback, answer, prompt } = view.example;
   const block = (title, className, ...body) => (
     element("div", { className: `said-by ${className}` }, element("h3", { text: title }), ...body));
   const found = [];
@@ -81,6 +84,9 @@ function saidBy(view) {
   if (feedback) found.push(block("What a reader likes", "liked", linkedText(view, feedback)));
   if (answer !== null) {
     found.push(block("Standard answer", "answer", shownText("div", answer, { className: "prose", dir: "auto" }, true)));
+  }
+  if (prompt.length > LONG_PROMPT) {
+    found.push(block("Whole prompt", "answer", shownText("div", prompt, { className: "prose", dir: "auto" }, true)));
   }
   return found.length ? [element("div", { className: "passages" }, ...found)] : [];
 }

@@ -13,6 +13,7 @@ const WORDS = {
  * of: the number of steps, or null if it is not known; left: seconds, or null.
  */
 export function stateOf(run) {
+  if (run.about.preview) return { state: "waiting", words: "before training", step: null, of: null, left: null };
   const step = run.last("step");
   const words = [WORDS[run.state] ?? run.state];
   const of = stepsOf(run, step);

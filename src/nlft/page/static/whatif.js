@@ -180,7 +180,7 @@ export class WhatIf {
     const row = (name, shown, pick) => [name, shown(pick(before)), verdicts ? shown(pick(after)) : ""];
     return void this.sum.replaceChildren(
       element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens re-tagged` }), words),
-      factTable(["over the watched examples", "recorded", "what if"], [
+      factTable(["watched examples", "recorded", "what if"], [
         row("salient tokens", formatPercent, (one) => one.salientFraction),
         row("gated wrong samples", formatPercent, (one) => one.gatedFraction),
         row("loss", formatNumber, (one) => one.loss),
