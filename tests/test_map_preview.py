@@ -84,7 +84,7 @@ def test_model_without_an_adapter_has_no_base_beside_it():
 
 
 def test_signal_of_strike_adds_up_to_the_examples_loss(net):
-    one = encoded("a sleek, modern pan", "sleek", "modern")
+    one = encoded("a sleek, modern pan", "sleek, modern")
     strike = get_scheme("strike")
     settings = StrikeSettings(ban_weight=0.7, strike_weight=1.5, hold_weight=0.6, keep_mass=0.001)
     plan = strike.plan([one], TOKENIZER, settings)
@@ -112,7 +112,7 @@ def test_map_of_a_file_shows_what_feedback_would_touch_before_any_training(tmp_p
     command = f"map --examples {file} --model_name_or_path {model_folder} --scheme strike --html {page}"
     assert main(shlex.split(command)) in (0, None)
     told = capsys.readouterr()
-    assert "2 of 2 examples" in told.err
+    assert "2 of 2 examples" in told.out
     assert f"nlft train {file}" in told.out.splitlines()[-1].replace("'", "")
     data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
     (run,) = data["runs"]

@@ -17,7 +17,7 @@ export function exampleSentence(found) {
   const signal = (share) => (found.whole ? `, ${shareWords(share)} of its training signal` : "");
   const parts = [];
   if (down) parts.push(`pushes down ${tokenWords(down, count)}${signal(found.downShare)}`);
-  if (up) parts.push(`pushes up ${tokenWords(up, count)}${down || !found.touched ? "" : touchedWords(found)}`);
+  if (up) parts.push(`pushes up ${down ? up : tokenWords(up, count)}${down || !found.touched ? "" : touchedWords(found)}`);
   const other = down || up ? "the other " : "all ";
   if (held) parts.push(`holds ${alone || !(down || up) ? `${held === count ? "all " : ""}` : other}${held} as ${held === 1 ? "it was" : "they were"}`);
   if (alone && alone < count) parts.push(`leaves ${held ? "" : other}${alone} alone`);
