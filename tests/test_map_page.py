@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from helpers.map_page import explain_all, open_all, unfold
+from helpers.map_page import TOKEN, explain_all, open_all, serving, unfold
 from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
 from nlft.data.records import read_examples
-from nlft.page.feedback import Feedback
-from nlft.page.live import LiveRun
-from nlft.page.server import PageServer, listen, web_server
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 if TYPE_CHECKING:
@@ -28,23 +24,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["helpers.browser"]
 
-TOKEN = "the-token"
 TAGS = "[...document.querySelectorAll('.token')].map((token) => token.dataset.tag)"
 Show = Callable[..., Page]
-
-
-@contextmanager
-def serving(runs: list[RunDir], port: int = 0, token: str = TOKEN, **options: Any) -> Iterator[str]:
-    page = PageServer([LiveRun(run) for run in runs], who="ann", feedback=Feedback(runs[0]), **options)
-    listening = listen("127.0.0.1", port, 0)
-    server = web_server(page, listening, token, set())
-    thread = threading.Thread(target=server.serve_until_stopped, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:  # else a test that fails keeps the whole run from ending
-        server.stop()
-        thread.join(30)
 
 
 @pytest.fixture

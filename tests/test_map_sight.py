@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from helpers.map_page import unfold
+from helpers.map_page import TOKEN, serving, unfold
 from helpers.page_runs import LAMP, add_step, event, ledger_line, make_run, strike_run
 from nlft.page.export import export_map
 from nlft.runs.run_dir import RunDir
@@ -356,10 +357,6 @@ def test_at_most_6_tab_stops_stand_before_the_first_completion(
 @pytest.fixture
 def serve_map() -> Iterator[Any]:
     """Serve a run's live page, as `nlft map` does. Returns its address, token included."""
-    from contextlib import ExitStack
-
-    from test_map_page import TOKEN, serving
-
     with ExitStack() as stack:
         yield lambda *runs: f"{stack.enter_context(serving(list(runs)))}?token={TOKEN}"
 
