@@ -1,4 +1,4 @@
-"""The screenshots in docs/: a short real training, steered on the way, and its map in light and dark.
+"""The screenshots in docs/: a short real training, steered on the way, and its map in light and dark at three sizes.
 
     python benchmarks/map_screenshots.py MODEL [--out docs] [--steps 24]
     python benchmarks/map_screenshots.py MODEL --run RUN --name map-strike  # of a run that is there
@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from nlft.runs.run_dir import RunDir
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "repair-shop.jsonl"
-SIZE = {"width": 1400, "height": 1080}
+SIZES = {"": (1440, 900), "-tablet": (1024, 768), "-phone": (390, 844)}
 STEERING = {0.4: ("learning_rate", 0.5), 0.7: ("saliency.mistake_ratio", 1.3)}  # at which share of the steps
 
 
@@ -45,14 +45,14 @@ def train(model: str, folder: Path, steps: int) -> RunDir:
     return run
 
 
-def picture(browser: Browser, url: str, scheme: str, out: Path) -> None:
-    page = browser.new_page(viewport=SIZE, color_scheme=scheme)
+def picture(browser: Browser, url: str, scheme: str, size: tuple[int, int], out: Path) -> None:
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     page.goto(url)
-    page.locator(".token[data-tag]").first.wait_for()
-    page.locator(".plot .trace").first.wait_for(state="attached")
-    page.wait_for_timeout(1500)
-    show_something(page)
-    page.wait_for_timeout(500)
+    page.locator("#first .token[data-tag]").first.wait_for()
+    page.locator(".spark .trace").first.wait_for(state="attached")
+    page.wait_for_timeout(1000)
+    if size == SIZES[""]:
+        show_something(page)
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     few_colours(image).save(out, optimize=True)
     print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
@@ -60,7 +60,7 @@ def picture(browser: Browser, url: str, scheme: str, out: Path) -> None:
 
 
 def few_colours(image: Image.Image) -> Image.Image:
-    """The image with the 256 colours that it has most of: red and green strips are few pixels, but of few colours."""
+    """The image with the 256 colours that it has most of: coloured tokens are few pixels, but of few colours."""
     counted = sorted(image.getcolors(image.width * image.height) or [], reverse=True)[:256]
     palette = Image.new("P", (1, 1))
     palette.putpalette([channel for _, colour in counted for channel in colour])  # type: ignore[union-attr]
@@ -68,16 +68,13 @@ def few_colours(image: Image.Image) -> Image.Image:
 
 
 def show_something(page: Page) -> None:
-    """Most salient or struck wrong one and right one first, and the numbers of one of these tokens."""
-    page.locator("#sort").select_option("share")
+    """The numbers of the token that gets the most of the training signal."""
+    strengths = "(all) => all.map((one) => Number(getComputedStyle(one).getPropertyValue('--strength')))"
+    tokens = page.locator("#first .token")
+    found = tokens.evaluate_all(strengths)
+    tokens.nth(found.index(max(found))).hover()
+    page.locator("#tooltip .token-spark").wait_for()
     page.wait_for_timeout(300)
-    first = page.locator("article", has=page.locator(".badge.wrong")).first
-    right = page.locator("article", has=page.locator(".badge.right")).first
-    for card in (first, right):
-        card.get_by_role("button", name="Pin").click()
-    salient = first.locator(".token:is([data-tag=salient], [data-tag=struck])")
-    (salient if salient.count() else first.locator(".token")).last.focus()
-    page.evaluate("scrollTo(0, 0)")
 
 
 def main() -> None:
@@ -96,7 +93,8 @@ def main() -> None:
         url = server.stdout.readline().split()[1]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for scheme in ("light", "dark"):
-            picture(browser, url, scheme, args.out / f"{args.name}-{scheme}.png")
+            for suffix, size in SIZES.items():
+                picture(browser, url, scheme, size, args.out / f"{args.name}{suffix}-{scheme}.png")
         browser.close()
         server.kill()
         server.communicate()

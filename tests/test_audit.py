@@ -596,6 +596,7 @@ def test_long_lists_are_shortened_with_a_count_only_in_the_terminal():
     report = AuditReport("e", examples, findings, frozenset(), most_listed=5)
     assert any("and 25 more" in line for line in report.lines())
     assert report.html().count("<details>") == 30
+    assert '<a href="compare.html">Comparison</a>' in report.html([("Comparison", "compare.html")])
     assert len(report.json()["findings"]) == 30
 
 

@@ -204,7 +204,9 @@ def test_the_report_keeps_kl_and_the_same_numbers_stand_in_table_and_page():
     assert "12: 20%, 0.01" in strike[-1]
     assert "12" in strike[shown.head.index("chosen step")]
     assert shown.rows[0][shown.head.index("KL [95%]")] == "0"
-    made = page(read)
+    made = page(read, links=[("Audit", "audit.html")], runs=["runs/<b>"])
+    assert '<a href="audit.html">Audit</a>' in made
+    assert "nlft map runs/&lt;b&gt;" in made
     assert "share of replies that break a check" in made
     for row in shown.rows:
         assert all(f"<td>{cell}</td>" in made for cell in row[1:])

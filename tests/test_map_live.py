@@ -15,6 +15,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from helpers.map_page import open_all, unfold
 from helpers.waiting import LONG, until
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings
@@ -125,6 +126,8 @@ def page(live: Live, context: BrowserContext) -> Page:
     made = context.new_page()
     made.goto(live.url)
     expect(made.locator(".token[data-tag]").first).to_be_visible()
+    open_all(made)
+    unfold(made)
     if "paused" in made.locator("#status").inner_text():  # an earlier test may have failed
         resume(made)
     return made
@@ -136,7 +139,7 @@ def shown_step(page: Page) -> int:
 
 
 def press(page: Page, name: str) -> None:
-    page.locator("#steer").get_by_role("button", name=name, exact=True).click()
+    page.locator("#runbar").get_by_role("button", name=name, exact=True).click()
 
 
 def pause(page: Page) -> None:
@@ -189,7 +192,7 @@ def test_new_steps_appear_by_themselves(live: Live, page: Page) -> None:
         newest = max(live.run.snapshot_steps())
         until(lambda n=newest: shown_step(page) >= n)
     assert shown_step(page) > before
-    expect(page.locator("#status")).to_contain_text(re.compile(r"training · step \d+ · [\d.]+k? tokens/s · .* left"))
+    expect(page.locator("#status")).to_contain_text(re.compile(rf"training · step \d+ of {STEPS} · .* left"))
     assert page.locator("article").count() == 4
 
 

@@ -85,6 +85,9 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
     assert (folder / "map.html").stat().st_size > 10_000
     assert (folder / "audit.html").stat().st_size > 1_000
     assert (folder / "demo.html").stat().st_size > 1_000
+    assert '<a href="demo.html">' in (folder / "audit.html").read_text()
+    page = (folder / "demo.html").read_text()
+    assert all(f'<a href="{name}">' in page for name in ("audit.html", "map.html"))
     assert found["verdict"] in out
     assert found["verdict_data"]["kind"] in ("do_not_train", "more_questions", "too_close")
     assert [c["theirs"] for c in found["contrasts"]] == ["base", "sft-answer", "control"]

@@ -150,3 +150,39 @@ def ledger_line(id: str, step: int, control: str, old: Any, new: Any, reason: st
         "id": id, "step": step, "time": time, "who": "ann", "control": control,
         "old": old, "new": new, "taken": reason is None, "reason": reason,
     }  # fmt: skip
+
+
+LAMP = ["A", " very", " sleek", " lamp", " of", " its", " own", ",", " timeless", ".", "<|im_end|>"]
+
+
+def strike_run(path: Path, *, alternatives: bool = True) -> RunDir:
+    """A finished-looking run of `strike`: one reply with two quotes, one liked reply that is held, over three steps."""
+    run = RunDir(path)
+    run.write_settings(record("strike"))
+    run.start_events(None)
+    watched = [
+        WatchedExample("held", True, "Describe a chair.", None, None, [" plain", " chair", "<|im_end|>"]),
+        WatchedExample(
+            "lamp", False, "Describe a lamp.", None, 'It praises: "very sleek", "timeless", "gorgeous".', LAMP, None,
+            {}, [[1, 3], [8, 9]],
+        ),
+    ]  # fmt: skip
+    run.write_watched(watched)
+    settings = asdict(get_scheme("strike").settings())
+    for number, step in enumerate((0, 4, 8)):
+        tags = [[6, 6, 6], [6, 4, 5, 6, 6, 6, 6, 6, 4, 6, 6]]
+        scores = [_struck(one, tag, number) for one, tag in zip(watched, tags, strict=True)]
+        said = [[" old", 0.5], [" very", 0.25], [" new", 0.1], [" big", 0.05], [" <b>", 0.01]]
+        lamp = {"at": [1, 8], "base": [said, said[::-1]], "now": [said[1:], said]}
+        kept = [None, lamp] if alternatives else None
+        run.store_snapshot(Snapshot(step, step / 8, "strike", settings, TAG_NAMES, scores, alternatives=kept))
+        run.append_event(event(step, 8))
+    return run
+
+
+def _struck(one: WatchedExample, tag: list[int], number: int) -> TokenScores:
+    tags = np.array(tag, np.uint8)
+    base = np.where(tags == 4, -1.0 - number, -0.5).astype(np.float32)
+    signal = np.where(tags == 4, 0.4, np.where(tags == 6, 0.01, 0)).astype(np.float32)
+    nothing = np.zeros(len(tag), np.float32)
+    return TokenScores(base, None, None, nothing, nothing, tags, signal=signal)

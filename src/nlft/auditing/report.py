@@ -111,8 +111,12 @@ class AuditReport:
             "preflight": self.preflight and self.preflight.json(),
         }
 
-    def html(self) -> str:
-        """Render one page that loads nothing. It is light or dark like the reader's system."""
+    def html(self, links: Sequence[tuple[str, str]] = ()) -> str:
+        """Render one page that loads nothing. It is light or dark like the reader's system.
+
+        Args:
+            links: titles and relative addresses of the pages in the same folder.
+        """
         by_id = {e.id: e for e in self.examples}
         groups: dict[str, list[Any]] = {}
         for kind, findings in self._groups():
@@ -122,6 +126,7 @@ class AuditReport:
             "nlft.auditing",
             "audit.html",
             read_template("nlft.auditing", "audit.css"),
+            links=list(links),
             report=self,
             right=sum(e.label for e in self.examples),
             counted=self._counted(),

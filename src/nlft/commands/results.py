@@ -1,6 +1,6 @@
 """Run the commands around a training: evaluate, merge, map, tune, compare, demo, env."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -150,14 +150,18 @@ def merge(argv: Sequence[str]) -> None:
 def map(argv: Sequence[str]) -> None:
     """Run `nlft map`."""
     parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
-    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("run", type=Path, nargs="?", help="a run directory")
     parser.add_argument("against", type=Path, nargs="?", help="another run, to show next to it")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
     parser.add_argument("--data", type=Path, metavar="FILE", help="the run's training file, if it has been moved")
     parser.add_argument(
-        "--model", metavar="NAME", help="model that scores edited feedback immediately: folder or hub name"
+        "--model",
+        "--model_name_or_path",
+        metavar="NAME",
+        help="model that scores edited feedback immediately, or the --examples: folder or hub name",
     )
+    _preview_flags(parser)
     parser.add_argument(
         "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
     )
@@ -172,16 +176,21 @@ def map(argv: Sequence[str]) -> None:
     )
     overwrite_flag(parser)
     args = parser.parse_args(argv)
+    hosts = {args.host, *args.allow_host}
+    _refuse_map_files(args)
+    if args.examples is not None:
+        from nlft.commands.preview import map_examples
+
+        map_examples(args, hosts)
+        return
+    if args.run is None:
+        raise UserError("nlft map: RUN is missing.\n  Name a run directory, or add --examples FILE.")
     from nlft.runs.run_dir import RunDir
 
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
     if args.html or args.csv:
-        from nlft.page.export import CSV_COLUMNS, export_csv, export_map
+        from nlft.page.export import export_csv, export_map
 
-        for flag, out in (("--html", args.html), ("--csv", args.csv)):
-            refuse_inputs(flag, out, {"--data": args.data})
-        refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
-        refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
         if args.html:
             against = runs[1] if len(runs) > 1 else None
             print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")
@@ -194,9 +203,28 @@ def map(argv: Sequence[str]) -> None:
     if args.model and args.read_only:
         raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
     dataset = feedback_dataset(runs[0], args.data)
-    hosts = {args.host, *args.allow_host}
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
     serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
+
+
+def _preview_flags(parser: ArgumentParser) -> None:
+    what = "before any training: show what the feedback in this file would touch. Needs --model_name_or_path"
+    parser.add_argument("--examples", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--scheme", default="nlft", help="with --examples: the scheme that would train (default: nlft)")
+    what = "with --examples: maximum number of examples to score (default: 32)"
+    parser.add_argument("--watch", type=int, default=32, metavar="COUNT", help=what)
+
+
+def _refuse_map_files(args: Namespace) -> None:
+    """Refuse files to write that are read, or that are not such a file of ours."""
+    if not (args.html or args.csv):
+        return
+    from nlft.page.export import CSV_COLUMNS
+
+    for flag, out in (("--html", args.html), ("--csv", args.csv)):
+        refuse_inputs(flag, out, {"--data": args.data, "--examples": args.examples})
+    refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
+    refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
 
 
 def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:

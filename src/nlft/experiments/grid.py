@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from nlft import __version__
 from nlft.data.records import Question
-from nlft.errors import NLFTError, UserError
+from nlft.errors import NLFTError, UserError, display_path
 from nlft.experiments import revised, second, stages
 from nlft.experiments.arms import Arm, record_arm
 from nlft.experiments.cells import (
@@ -139,7 +139,11 @@ class Comparison(Staged):
 
     def audit_stages(self) -> list[Stage]:
         """Return the stage of the audit, if the settings ask for it."""
-        return [("audit", "audit.json", self.own_process(stages.audit_stage))] if self.settings.audit else []
+        return (
+            [("audit", "audit.json", self.own_process(stages.audit_stage, self.report_name))]
+            if self.settings.audit
+            else []
+        )
 
     def revised_stages(self) -> list[Stage]:
         """Return the stage of the revised replies, if an arm needs them and they can be made."""
@@ -368,5 +372,8 @@ class Comparison(Staged):
         if report["verdict_data"]["kind"] == "nothing_graded":
             return [figures]
         shown = figures.with_suffix(".html")
-        write_whole(shown, page(report).encode())
+        others = {"Audit": "audit.html", "Saliency map": "map.html"}
+        links = [(title, name) for title, name in others.items() if (self.folder / name).is_file()]
+        runs = [display_path(path.parent) for path in sorted(self.folder.glob("cells/**/run.yaml"))]
+        write_whole(shown, page(report, links=links, runs=runs).encode())
         return [figures, shown]

@@ -165,8 +165,12 @@ def build_stage(folder: Path, job: Job) -> None:
     write_examples(folder / "examples.jsonl", choose(pool.examples, wanted))
 
 
-def audit_stage(folder: Path, job: Job) -> None:
-    """Audit the examples with the model, and write the findings to audit.json and audit.html."""
+def audit_stage(folder: Path, job: Job, report_name: str = "compare.json") -> None:
+    """Audit the examples with the model, and write the findings to audit.json and audit.html.
+
+    Args:
+        report_name: file name of the comparison in the same folder, to whose page the audit links.
+    """
     from nlft.auditing.run import audit as audit_examples
     from nlft.auditing.settings import AuditSettings
     from nlft.experiments.rule_arms import read_rules_if
@@ -190,7 +194,10 @@ def audit_stage(folder: Path, job: Job) -> None:
     )
     verdict = [report.preflight.verdict_line] if report.preflight else []
     print("\n".join([*report.closing_lines(), *verdict]), file=sys.stderr)
-    write_whole(folder / "audit.html", report.html().encode())
+    write_whole(
+        folder / "audit.html",
+        report.html([("Comparison", Path(report_name).with_suffix(".html").name)]).encode(),
+    )
     write_whole(folder / "audit.json", json.dumps(report.json(), indent=1, ensure_ascii=False).encode())
 
 

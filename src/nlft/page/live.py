@@ -85,6 +85,9 @@ class LiveRun:
             "model": Path(str(settings.get("model_name_or_path") or "")).name or None,
             "seed": settings.get("seed"),
             "loss_normalization": training.get("loss_normalization") or "sample",
+            "preview": bool(settings.get("preview")),
+            "max_steps": training.get("max_steps"),
+            "epochs": training.get("num_train_epochs"),
         }
         return object_as_json(about)
 

@@ -9,7 +9,7 @@ from the end of the header.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ ARRAYS = {
     "unlikelihood": "<f4",
     "tag": "u1",
     "band": "<f2",
+    "signal": "<f4",
 }
 
 
@@ -35,10 +36,15 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Shown:
-    """An example's scores, and the snapshot from which they come."""
+    """An example's scores, the snapshot from which they come, and what else the models would say at its tokens.
+
+    Attributes:
+        alternatives: the newest that were recorded up to the shown step, with that `step`; None if there are none.
+    """
 
     source: Snapshot
     scores: TokenScores
+    alternatives: dict[str, Any] | None = None
 
 
 def read_step(run: RunDir, step: int, examples: list[WatchedExample]) -> Snapshot:
@@ -91,7 +97,19 @@ def shown_at(
         for index, scores in enumerate(earlier.scores):
             if shown[index] is None and scores is not None:
                 shown[index] = Shown(earlier, scores)
-    return snapshot, shown
+    said = _alternatives(run, snapshot, examples)
+    return snapshot, [one and replace(one, alternatives=also) for one, also in zip(shown, said, strict=True)]
+
+
+def _alternatives(run: RunDir, snapshot: Snapshot, examples: list[WatchedExample]) -> list[dict[str, Any] | None]:
+    """Return each example's alternatives from the newest whole snapshot up to this one. Batches record none."""
+    nothing: list[dict[str, Any] | None] = [None] * len(examples)
+    newest = max((s for s in run.snapshot_steps(whole=True) if s <= snapshot.step), default=None)
+    try:
+        source = snapshot if snapshot.whole or newest is None else read_step(run, newest, examples)
+    except Unreadable:
+        return nothing
+    return [one and {**one, "step": source.step} for one in source.alternatives or nothing]
 
 
 def pack_step(snapshot: Snapshot, shown: list[Shown | None]) -> bytes:
@@ -119,7 +137,7 @@ def pack_step(snapshot: Snapshot, shown: list[Shown | None]) -> bytes:
                 arrays[name] = [offset, int(np.size(value))]
                 chunks.append(data)
                 offset += len(data)
-        entries.append({"source": place, "arrays": arrays})
+        entries.append({"source": place, "arrays": arrays, "alternatives": one.alternatives})
     about = [
         {
             "step": source.step,

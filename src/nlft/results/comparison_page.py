@@ -23,13 +23,20 @@ ARMS_HEAD = ("method", "examples", "right [95%]", "strict", "steps", "train", "p
 CONTRASTS_HEAD = ("method", "against", "examples", "points [95%]", "interval", "p (Holm)", "won / lost", "significant")
 
 
-def page(report: Report) -> str:
-    """Return the whole page. All text that a user or a model wrote is escaped."""
+def page(report: Report, *, links: Sequence[tuple[str, str]] = (), runs: Sequence[str] = ()) -> str:
+    """Return the whole page. All text that a user or a model wrote is escaped.
+
+    Args:
+        links: titles and relative addresses of the pages in the same folder.
+        runs: paths of the runs, for `nlft map`.
+    """
     titles = {arm["arm"]: arm["title"] for arm in report["arms"]}
     return render_page(
         "nlft.results",
         "comparison.html",
         read_template("nlft.results", "comparison.css"),
+        links=list(links),
+        runs=list(runs),
         report=report,
         seeds=_seeds(report),
         budget=_budget(report),

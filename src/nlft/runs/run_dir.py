@@ -37,6 +37,7 @@ class WatchedExample:
         answer, judgment, feedback: None if the example has none.
         replacements: what a reader wants in the place of marked tokens: the index of the last of these tokens, as text
             for JSON, to the text. Empty if nothing should stand there.
+        spans: [start, end] of each marked or quoted part in tokens, `end` exclusive.
     """
 
     id: str | int
@@ -47,6 +48,7 @@ class WatchedExample:
     tokens: list[str]
     feedback: str | None = None
     replacements: dict[str, str] = field(default_factory=dict)
+    spans: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class TokenScores:
         likelihood, unlikelihood: the scheme's token weights, float32, >= 0.
         tag: index into `Snapshot.tag_names`, uint8.
         band: inner products of hidden states, (completion_len, 17) float16; None if the scheme needs none.
+        signal: the token's part of the example's loss, float32; None where the two weights already give it.
     """
 
     base: NDArray[np.float32]
@@ -67,6 +70,7 @@ class TokenScores:
     unlikelihood: NDArray[np.float32]
     tag: NDArray[np.uint8]
     band: NDArray[np.float16] | None = None
+    signal: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Snapshot:
         scores: one entry per watched example; None for examples that were not scored.
         whole: True if every watched example was scored alone, at its own length. False if the scores come from the
             next step's batch, at its padded shape; examples outside that batch have none.
+        alternatives: for each example what the base model and the model in training would say at touched tokens, see
+            `nlft.training.said_instead`; None for examples without any. None for a snapshot that has none at all.
     """
 
     step: int
@@ -86,6 +92,7 @@ class Snapshot:
     tag_names: list[str]
     scores: list[TokenScores | None]
     whole: bool = True
+    alternatives: list[dict[str, Any] | None] | None = None
 
 
 class RunDir:

@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.core.batches import BatchBuilder
-from nlft.core.condition_scores import score_batch
+from nlft.core.condition_scores import ScoredBatch, score_batch
 from nlft.core.conditions import EncodedExample
 from nlft.core.hold import Plan
 from nlft.core.logprobs import evaluating
@@ -25,6 +26,7 @@ from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.training.said_instead import Alternatives, alternatives
 
 WAITING = 16  # maximum number of snapshots that wait for the disk
 LAST_WAIT_SECONDS = 10.0  # maximum wait for the disk after training
@@ -130,12 +132,24 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._last_step = state.global_step
         pad, plan = self.trainer.builder.pad_token_id, self.trainer.builder.plan
         scheme, settings = self.trainer.scheme, self.trainer.saliency
-        scores = [score_alone(model, example, pad, scheme, settings, plan) for example in self.watched]
+        found = [
+            score_with_alternatives(model, example, pad, scheme, settings, plan, self.trainer.processing_class)
+            for example in self.watched
+        ]
         if state.is_world_process_zero:
-            self._submit(state.global_step, state, scores, whole=True)
+            said = [alternatives for _, alternatives in found]
+            self._submit(state.global_step, state, [scores for scores, _ in found], whole=True, said=said)
         self.seconds += time.monotonic() - start
 
-    def _submit(self, step: int, state: TrainerState, scores: Sequence[TokenScores | None], *, whole: bool) -> None:
+    def _submit(
+        self,
+        step: int,
+        state: TrainerState,
+        scores: Sequence[TokenScores | None],
+        *,
+        whole: bool,
+        said: list[Alternatives | None] | None = None,
+    ) -> None:
         settings = self.trainer.saliency
         snapshot = Snapshot(
             step=step,
@@ -145,11 +159,11 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
             tag_names=TAG_NAMES,
             scores=list(scores),
             whole=whole,
+            alternatives=said,
         )
         self._writer.submit(lambda: self.run.store_snapshot(snapshot))
 
 
-@torch.no_grad()
 def score_alone(
     model: torch.nn.Module,
     example: EncodedExample,
@@ -166,13 +180,46 @@ def score_alone(
         plan: see `Scheme.plan`.
     """
     needs = scheme.needs(settings)
+    return _scored(model, example, BatchBuilder(pad_token_id, needs=needs, plan=plan), scheme, settings, needs)[0]
+
+
+def score_with_alternatives(
+    model: torch.nn.Module,
+    example: EncodedExample,
+    pad_token_id: int,
+    scheme: Scheme,
+    settings: Any,
+    plan: Plan | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[TokenScores, Alternatives | None]:
+    """Score an example as `score_alone` does. Also return what else the models would say at touched tokens."""
+    needs = scheme.needs(settings)
+    needs = needs | {"logits"} if "hold" in needs and scheme.strikes else needs
     builder = BatchBuilder(pad_token_id, needs=needs, plan=plan)
+    scores, scored = _scored(model, example, builder, scheme, settings, needs)
+    return scores, alternatives(model, example, scores, scored, tokenizer)
+
+
+@torch.no_grad()
+def _scored(
+    model: torch.nn.Module,
+    example: EncodedExample,
+    builder: BatchBuilder,
+    scheme: Scheme,
+    settings: Any,
+    needs: frozenset[str],
+) -> tuple[TokenScores, ScoredBatch]:
     device = next(model.parameters()).device
     features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
     with evaluating(model):
-        conditions = score_batch(model, builder.batch(features), needs).conditions
-    packed = _packed(conditions, scheme.weigh(conditions, settings), 0, len(example.completion))
-    return _unpacked(packed.cpu().numpy(), needs, example)
+        scored = score_batch(model, builder.batch(features), needs)
+    weights = scheme.weigh(scored.conditions, settings)
+    packed = _packed(scored.conditions, weights, 0, len(example.completion))
+    signal = scheme.signal(weights, scored, settings)
+    scores = _unpacked(packed.cpu().numpy(), needs, example)
+    if signal is not None:
+        scores = replace(scores, signal=signal[0, : len(example.completion)].float().cpu().numpy())
+    return scores, scored
 
 
 class BackgroundWriter:
@@ -299,6 +346,7 @@ def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTra
         judgment=example.judgment,
         tokens=token_texts(tokenizer, encoded.completion),
         replacements={str(span.end - 1): span.replace for span in encoded.spans if span.replace is not None},
+        spans=[[span.start, span.end] for span in encoded.spans],
     )
 
 

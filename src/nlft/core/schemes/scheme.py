@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from nlft.config import Range
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from nlft.core.condition_scores import ScoredBatch
@@ -56,6 +57,8 @@ class Scheme:
             `pivots` (a chosen token in each span, see `core.spans.TokenSpan`), `logits` (whole rows at struck tokens).
         losses: (weights, scored batch, settings) -> each sample's loss. By default, weights times logarithms, and
             `hold_weight` times the distance to the frozen base.
+        signal: (weights, scored batch, settings) -> each token's part of its sample's loss, (B, tokens); None if the
+            token weights give it.
         extra_loss: settings -> the scheme's loss beyond the token weights, or None. Needs `standard`.
         extra_rows: example -> further rows to score with gradient. `losses` reads them.
         plan: (training examples, tokenizer, settings) -> what the frozen base is used for, if the scheme needs `hold`.
@@ -70,6 +73,7 @@ class Scheme:
     weigh: Callable[[ConditionLogprobs, Any], TokenWeights]
     needs: Callable[[Any], frozenset[str]]
     losses: Callable[[TokenWeights, ScoredBatch, Any], SampleLosses] = _weighted
+    signal: Callable[[TokenWeights, ScoredBatch, Any], Tensor | None] = lambda *_: None
     extra_loss: Callable[[Any], ExtraLoss | None] = lambda _: None
     extra_rows: Callable[[EncodedExample], Sequence[Row]] = lambda _: ()
     plan: Callable[[Sequence[EncodedExample], PreTrainedTokenizerBase, Any], Plan | None] = lambda *_: None

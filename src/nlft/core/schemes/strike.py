@@ -120,6 +120,30 @@ def strike_losses(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSe
     return SampleLosses(likelihood=likelihood, unlikelihood=nothing, more=more)
 
 
+def strike_signal(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSettings) -> Tensor:
+    """Return each token's part of `strike_losses` divided by N, (B, tokens).
+
+    A replacement stands in a row of its own, so its loss belongs to no token of the completion.
+    """
+    held = scored.held
+    assert held is not None
+    size, width = scored.logp.shape
+    kept, said = held.role == Role.KEPT, held.role == Role.HELD
+    likely = held.mass > settings.keep_mass
+    parts = [
+        (settings.strike_weight, held.role == Role.STRUCK),
+        (settings.hold_weight, kept | said),
+        (settings.keep_weight, kept & likely),
+        (settings.ban_weight, said & held.banned & likely),
+    ]
+    owned = held.sample == torch.arange(size, device=held.sample.device)[:, None]
+    signal = -weights.likelihood * scored.logp / scored.lengths[:, None]
+    for weight, places in parts:
+        count = (owned * places.sum(1)).sum(1).clamp(min=1)
+        signal = signal + weight * (held.kl * places)[:size, :width] / count[:, None]
+    return signal
+
+
 def _liked(label: Tensor, role: Tensor) -> Tensor:
     """Return (batch,) bool: replies that are right, have no span, and need not stay as they are."""
     return label & ~((role == Role.STRUCK) | (role == Role.KEPT)).any(1)
@@ -166,5 +190,13 @@ def _idle(settings: StrikeSettings) -> dict[str, str]:
 
 
 SCHEME = Scheme(
-    "strike", StrikeSettings, strike_weights, _needs, losses=strike_losses, plan=_plan, idle=_idle, strikes=True
+    "strike",
+    StrikeSettings,
+    strike_weights,
+    _needs,
+    losses=strike_losses,
+    plan=_plan,
+    signal=strike_signal,
+    idle=_idle,
+    strikes=True,
 )

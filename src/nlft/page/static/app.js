@@ -1,21 +1,29 @@
 // Build the page, and draw it from a source: the server or an exported file.
 
-import { addToLegend, buildCard, drawCard, drawLegend } from "./cards.js";
+import { addToLegend, drawCard, drawLegend, lightQuotes } from "./cards.js";
 import { Curves } from "./curves.js";
 import { byId, element, shownText } from "./dom.js";
+import { effectsOf } from "./effects.js";
+import { Examples } from "./examples.js";
 import { Feedback } from "./feedback.js";
-import { differing, matches, nearestStep, recordedVerdict, requestsFor, salientShare, sortedOrder } from "./logic.js";
+import { mountFeedback } from "./feedbacklist.js";
+import { watchKeys } from "./keys.js";
+import { nearestStep, recordedVerdict, requestsFor } from "./logic.js";
+import { mountRuns } from "./runlist.js";
 import { Run } from "./runs.js";
+import { stateOf } from "./runstate.js";
+import { runSentence } from "./sentences.js";
 import { buildShare } from "./share.js";
 import { keep, kept, state } from "./state.js";
 import { drawBesideBar, drawBesideChoices, drawMarks, drawSteps, watchSteps } from "./stepbar.js";
-import { Steer, statusWords } from "./steer.js";
-import { formatDuration } from "./text.js";
-import { hideTooltip, redrawTooltip, watchTokens } from "./tokens.js";
+import { Steer } from "./steer.js";
+import { Tabs, tabList } from "./tabs.js";
+import { redrawTooltip, watchTokens } from "./tokens.js";
+import { rove } from "./toolbar.js";
 import { WhatIf, triedVerdicts } from "./whatif.js";
 
 const THEMES = ["auto", "light", "dark"];
-const page = { source: null, views: [], whatIf: null, steer: null, curves: null, feedback: null, steps: {}, order: [], news: null, unseen: false, asked: undefined };
+const page = { source: null, list: null, whatIf: null, steer: null, curves: null, feedback: null, tabs: null, steps: {}, news: null, unseen: false, asked: undefined };
 let ticket = 0;
 
 /** The values of the page's own fields. */
@@ -24,7 +32,7 @@ function choices() {
   const value = (id) => byId(id).value;
   return {
     search: value("search"), label: value("label"), sort: value("sort"),
-    theme: document.documentElement.dataset.theme ?? "auto", curves: byId("curves").open, legend: byId("legend").open,
+    theme: document.documentElement.dataset.theme ?? "auto", legend: byId("legend").open,
   };
 }
 
@@ -37,14 +45,13 @@ export async function begin(source) {
   state.rescores = about.rescores;
   state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
-  byId("curves").open = Boolean(source.listen);
-  byId("legend").open = !source.listen;
   restore(kept(state.runs[0].about.run, about.view));
   buildPage();
   buildViews();
   watchPage();
   await draw();
   performance.mark("nlft-drawn");
+  page.tabs.follow();
   // Draw the tokens first, because they matter most.
   requestAnimationFrame(() => setTimeout(() => { page.curves.ready = true; page.curves.draw(); }));
   if (source.listen) source.listen(() => news(), (heard) => byId("status").classList.toggle("lost", !heard));
@@ -61,8 +68,8 @@ function restore(view) {
   state.beside = other ? { run: view.beside.run, at: nearestStep(other.steps, view.beside.step ?? 0) } : null;
   for (const id of /** @type {const} */ (["search", "label", "sort"])) if (view[id] !== undefined) byId(id).value = view[id];
   if (byId("label").value === "") byId("label").value = "all";
-  if (byId("sort").value === "") byId("sort").value = "file";
-  for (const id of /** @type {const} */ (["curves", "legend"])) if (view[id] !== undefined) byId(id).open = view[id];
+  if (byId("sort").value === "") byId("sort").value = "telling";
+  if (view.legend !== undefined) byId("legend").open = view.legend;
   if (THEMES.includes(view.theme)) setTheme(view.theme);
 }
 
@@ -74,27 +81,44 @@ function buildPage() {
   const notes = state.runs.flatMap((one) => one.about.notes ?? []);
   byId("notes").append(...notes.map((text) => shownText("p", text)));
   byId("notes").hidden = notes.length === 0;
-  byId("status").hidden = !source.listen;
+  page.list = new Examples({ pin: togglePin, opened });
+  page.curves = new Curves(goToStep, () => openTab("curves"));
+  page.tabs = new Tabs(tabList({
+    map: () => {}, curves: (root) => page.curves.mount(root), runs: mountRuns,
+    feedback: (root) => mountFeedback(root, reveal),
+  }));
+  page.tabs.reveal = reveal;
   const panel = byId("panel");
   if (Object.keys(run.about.schemes).length) {
     const root = foldable(panel, "what-if", "What if");
     page.whatIf = new WhatIf(root, run.about, () => paint(), (tried) => applyTried(tried));
   }
   if (source.post) {
-    const root = foldable(panel, "steer", "The run");
-    page.steer = new Steer(root, run, (path, body) => source.post(path, body), goToStep);
+    const root = foldable(panel, "steer", "Steer the run", false);
+    page.steer = new Steer(root, byId("run-buttons"), run, (path, body) => source.post(path, body), goToStep);
     buildShare(byId("share"), source, choices);
   }
   panel.hidden = panel.childElementCount === 0;
-  page.curves = new Curves(goToStep);
-  byId("curves").hidden = !source.listen && state.runs.every((one) => !one.columns.step.length);
   drawBesideChoices((beside) => { state.beside = beside; draw(); });
   drawLegend([]);
 }
 
+function openTab(name) {
+  location.hash = name;
+  page.tabs.show(name);
+}
+
+/** Show an example on the map. */
+function reveal(index) {
+  const view = page.list.views[index];
+  if (!view) return;
+  page.tabs.show("map");
+  page.list.goTo(view);
+}
+
 /** A part of the side panel. It is open if there is room. */
-function foldable(panel, id, title) {
-  const open = matchMedia("(min-width: 76rem)").matches;
+function foldable(panel, id, title, wanted = true) {
+  const open = wanted && matchMedia("(min-width: 76rem)").matches;
   const body = element("div", { className: "body" });
   panel.append(element("details", { id, open }, element("summary", {}, element("h2", { text: title })), body));
   return body;
@@ -105,23 +129,28 @@ function buildViews() {
   if (page.source.post && state.feedback) {
     page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about.run, () => paint());
   }
-  page.views = run.examples.map((example, index) => buildCard(example, index, togglePin));
-  byId("examples").replaceChildren(...page.views.map((view) => view.card));
-  byId("jump").replaceChildren(...page.views.map((view) => view.jump));
-  page.order = page.views.map((view) => view.index);
-  if (page.feedback) page.views.forEach((view) => page.feedback.add(view));
-  if (!page.views.length) {
-    const text = "This run has no watched examples yet. Train with --watch 8 to see their tokens here.";
-    byId("examples").append(element("p", { className: "note", text }));
-  }
-  filter();
+  page.list.build();
+  // A draft that a reload kept must have its editor.
+  for (const index of page.feedback?.drafts.keys() ?? []) page.list.open(index);
+}
+
+/** A card has its tokens now. */
+function opened(view) {
+  page.feedback?.add(view);
 }
 
 function watchPage() {
   watchSteps(show);
-  watchTokens(byId("examples"), (way) => show(state.at + way));
-  byId("search").addEventListener("input", filter);
-  byId("label").addEventListener("change", filter);
+  rove(byId("tools"));
+  watchTokens(byId("examples"), {
+    step: (way) => show(state.at + way),
+    history,
+    linked: (panel, index) => lightQuotes(page.list.views.find((view) => view.panel === panel), index),
+  });
+  watchKeys({ list: page.list, step: (way) => show(state.at + way), tab: (place) => {
+    const wanted = page.tabs.list[place];
+    if (wanted) openTab(wanted.name);
+  } });
   byId("sort").addEventListener("change", () => draw());
   byId("theme").addEventListener("click", () => {
     setTheme(THEMES[(THEMES.indexOf(choices().theme) + 1) % THEMES.length]);
@@ -129,13 +158,23 @@ function watchPage() {
   window.addEventListener("pagehide", () => keep(choices()));
   document.addEventListener("visibilitychange", () => { if (page.unseen && !document.hidden) news(); });
   window.addEventListener("beforeprint", () => {
+    for (const view of page.list.visible) page.list.open(view.index);
     for (const one of document.querySelectorAll("details")) if (!one.classList.contains("menu")) one.open = true;
   });
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || document.activeElement?.matches("input, textarea, select")) return;
-    event.preventDefault();
-    byId("search").focus();
-  });
+}
+
+/** A token's probability over the recorded steps, once they are fetched: then its tooltip is drawn again. */
+function history(example, index) {
+  const [run] = state.runs;
+  const at = run.examples.indexOf(example);
+  if (at < 0 || run.steps.length < 2) return null;
+  const past = run.history();
+  if (!past.found) {
+    past.wanted.then(() => redrawTooltip());
+    return null;
+  }
+  const { steps, of } = past.found;
+  return { steps, values: of.map((bases) => bases?.[at]?.[index] ?? null) };
 }
 
 /** Show the step at an index into the first run's steps. */
@@ -194,7 +233,8 @@ function paint() {
   const triedThere = other ? triedVerdicts(there, other.examples) : null;
   const places = other ? new Map(other.examples.map((example, index) => [example.id, index])) : null;
   const title = (of, step) => (state.beside?.run ? `${of.about.run}, step ${step.step}` : `Step ${step.step}`);
-  for (const view of page.views) {
+  page.list.sort(here, first, tried);
+  for (const view of page.list.views) {
     const at = places?.get(view.example.id);
     const beside = there && at !== undefined ? {
       example: other.examples[at], title: title(other, there), scores: there.scores[at], after: triedThere?.[at] ?? null,
@@ -205,7 +245,7 @@ function paint() {
     };
     drawCard(view, now, beside, here && title(run, here));
   }
-  sort(here, first, tried);
+  drawSentence(run, here, tried);
   drawSteps(here);
   drawBesideBar(there);
   drawMarks(show);
@@ -217,6 +257,17 @@ function paint() {
   keep(choices());
 }
 
+/** What the feedback does in this run, in one sentence. */
+function drawSentence(run, here, tried) {
+  const scored = (here?.scores ?? []).flatMap((scores, index) => (scores ? [{ scores, index }] : []));
+  const all = scored.map(({ scores, index }) => ({
+    label: run.examples[index].label, answered: run.examples[index].answer !== null,
+    found: effectsOf(scores, tried?.[index] ?? recordedVerdict(scores), run.about.loss_normalization),
+  }));
+  byId("run-sentence").textContent = runSentence(all);
+  byId("run-sentence").hidden = all.length === 0;
+}
+
 /** The step, with the model's new scores for edited examples. */
 function withRescored(step) {
   if (!step || !page.feedback) return step;
@@ -226,7 +277,7 @@ function withRescored(step) {
 /** Draw the parts that do not depend on the shown step: the run's state, its requests, its curves. */
 function drawRun() {
   const [run] = state.runs;
-  byId("status").textContent = statusWords(run, formatDuration);
+  byId("status").textContent = stateOf(run).words;
   byId("status").dataset.state = run.state;
   page.steer?.draw();
   if (page.whatIf && page.steer) {
@@ -235,6 +286,7 @@ function drawRun() {
     page.whatIf.apply.disabled = run.state === "finished" || changes.length === 0;
   }
   page.curves.later();
+  page.tabs.redraw();
 }
 
 function applyTried(tried) {
@@ -284,30 +336,6 @@ async function fetchNews() {
 function togglePin(id) {
   if (!state.pins.delete(id)) state.pins.add(id);
   paint();
-}
-
-function sort(here, first, tried) {
-  const verdictAt = (step, index) => (step?.scores[index] ? recordedVerdict(step.scores[index]) : null);
-  const items = page.views.map(({ example, index }) => {
-    const now = tried?.[index] ?? verdictAt(here, index);
-    const marks = differing(verdictAt(first, index), now);
-    const change = marks ? marks.reduce((sum, one) => sum + one, 0) / marks.length : 0;
-    return { pinned: state.pins.has(example.id), label: example.label, share: salientShare(now), change };
-  });
-  const order = sortedOrder(items, byId("sort").value);
-  if (order.every((index, place) => index === page.order[place])) return;
-  page.order = order;
-  const focused = document.activeElement;
-  byId("examples").append(...order.map((index) => page.views[index].card));
-  byId("jump").append(...order.map((index) => page.views[index].jump));
-  if (focused !== document.activeElement && focused instanceof HTMLElement && focused.isConnected) focused.focus({ preventScroll: true });
-}
-
-function filter() {
-  const wanted = page.views.filter((view) => matches(view.example, byId("search").value.trim(), byId("label").value));
-  for (const view of page.views) view.card.hidden = view.jump.hidden = !wanted.includes(view);
-  byId("count").textContent = `${wanted.length} of ${page.views.length} examples`;
-  hideTooltip();
 }
 
 function setTheme(theme) {

@@ -51,7 +51,7 @@ export function chartScale(lines, width) {
 /**
  * A line as the `d` of an SVG path. A single point becomes a stroke of length 0, whose round ends make a dot.
  * @param {{x: number[], y: number[]}} line
- * @param {ReturnType<typeof chartScale>} scale
+ * @param {{x: (step: number) => number, y: (value: number) => number}} scale
  */
 export function linePath({ x, y }, scale) {
   const points = x.map((step, at) => `${scale.x(step).toFixed(1)} ${scale.y(y[at]).toFixed(1)}`);

@@ -1,10 +1,11 @@
 // The curves of a run: line charts of its logged numbers, with the shown step and the changes to the run.
 
 import { CHART_HEIGHT, chartScale, linePath, nearestOf, niceTicks } from "./chart.js";
-import { byId, drawing, element } from "./dom.js";
+import { button, byId, drawing, element } from "./dom.js";
 import { decimate, ledgerWords } from "./logic.js";
 import { state } from "./state.js";
 import { formatNumber, formatPercent } from "./text.js";
+import { refreshBar } from "./stepbar.js";
 
 const REDRAW_MS = 1000;
 
@@ -23,43 +24,88 @@ const CHARTS = [
   { title: "Tokens per second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
 ];
 
+const MOST_SPARKS = 4;
+const SPARK_SIZE = { width: 64, height: 22 };
+
+/** The charts of the tab, and the small ones in the run bar that open it. */
 export class Curves {
-  /** `goTo` shows the step nearest to a number. */
-  constructor(goTo) {
+  /** `goTo` shows the step nearest to a number; `open` shows the tab. */
+  constructor(goTo, open) {
     this.goTo = goTo;
+    this.open = open;
     this.charts = [];
     this.timer = null;
     this.ready = false;
-    this.root = byId("curves");
-    this.root.addEventListener("toggle", () => this.draw());
+    this.root = null;
+    this.sparks = byId("sparks");
   }
 
-  get wanted() { return this.ready && this.root.open && !this.root.hidden; }
+  /** Build the charts in the tab's element. */
+  mount(root) {
+    this.root = root;
+    this.charts = CHARTS.map((about) => new Chart(about, this.goTo));
+    const empty = element("p", { className: "note", text: "This run has logged no numbers yet." });
+    this.empty = empty;
+    root.append(element("section", { id: "curves", className: "charts", "aria-label": "Curves" },
+      ...this.charts.map((chart) => chart.figure)), empty);
+    new ResizeObserver(() => this.later()).observe(root);
+    this.draw();
+    return () => this.draw();
+  }
+
+  get wanted() { return this.ready && this.root !== null && !this.root.hidden; }
 
   /** Draw soon, but not often, because events come in dozens. */
   later() {
-    if (this.timer === null && this.wanted) {
-      this.timer = setTimeout(() => { this.timer = null; this.draw(); }, this.charts.length ? REDRAW_MS : 0);
-    }
+    this.timer ??= setTimeout(() => { this.timer = null; this.draw(); }, REDRAW_MS);
   }
 
   draw() {
+    if (this.ready) this.drawSparks();
     if (!this.wanted) return;
-    if (!this.charts.length) this.build();
     for (const chart of this.charts) chart.draw();
-  }
-
-  build() {
-    this.charts = CHARTS.map((about) => new Chart(about, this.goTo));
-    this.root.querySelector(".charts").replaceChildren(...this.charts.map((chart) => chart.figure));
-    const resized = new ResizeObserver(() => this.later());
-    resized.observe(this.root);
+    this.empty.hidden = this.charts.some((chart) => !chart.figure.hidden);
   }
 
   /** Move the line of the shown step. */
   cursor() {
     if (this.wanted) for (const chart of this.charts) chart.drawSteps();
   }
+
+  drawSparks() {
+    const [run] = state.runs;
+    const shown = CHARTS.flatMap((about) => {
+      if (about.unless !== undefined && run.last(about.unless) !== null) return [];
+      const [column, name] = about.curves.find(([one]) => run.last(one) !== null) ?? [];
+      return column ? lineOf(run, column, name, 0, false).map((line) => ({ about, line })) : [];
+    }).slice(0, MOST_SPARKS);
+    this.sparks.hidden = shown.length === 0;
+    // Keep the existing buttons, because the focus may be on one of them.
+    while (this.sparks.childElementCount > shown.length) this.sparks.lastElementChild.remove();
+    while (this.sparks.childElementCount < shown.length) {
+      this.sparks.append(button("", () => this.open(), { className: "spark" }));
+    }
+    const drawn = this.sparks.getElementsByTagName("button");
+    shown.forEach(({ about, line }, place) => drawSpark(drawn[place], about, line));
+    refreshBar();
+  }
+}
+
+function drawSpark(made, about, line) {
+  const { width, height } = SPARK_SIZE;
+  const words = about.words(line.y.at(-1));
+  const kept = decimate(line.x, line.y, width);
+  const [first, last] = [kept.x[0], kept.x.at(-1)];
+  const [low, high] = [Math.min(...kept.y), Math.max(...kept.y)];
+  const scale = {
+    x: (step) => 2 + (width - 4) * (last > first ? (step - first) / (last - first) : 0.5),
+    y: (value) => height - 3 - (height - 6) * (high > low ? (value - low) / (high - low) : 0.5),
+  };
+  made.setAttribute("aria-label", `${about.title} ${words}: open the curves`);
+  made.replaceChildren(element("span", { text: about.title }),
+    drawing("svg", { width, height, "aria-hidden": "true" },
+      drawing("path", { class: `trace line-1${kept.x.length < 2 ? " single" : ""}`, d: linePath(kept, scale) })),
+    element("b", { text: words }));
 }
 
 class Chart {

@@ -2,12 +2,13 @@
 
 const KINDS = {
   base: Float32Array, standard: Float32Array, judge: Float32Array, likelihood: Float32Array,
-  unlikelihood: Float32Array, tag: Uint8Array, band: Uint16Array,
+  unlikelihood: Float32Array, tag: Uint8Array, band: Uint16Array, signal: Float32Array,
 };
 
 /**
  * A step: {step, sources, scores}. scores[i] is null if no step so far has scored the example, else
- * {source, base, standard, judge, likelihood, unlikelihood, tag, band} with null for each array that was not scored.
+ * {source, alternatives, base, standard, judge, likelihood, unlikelihood, tag, band, signal} with null for each array
+ * that was not scored. `alternatives` is {step, at, base, now}: what both models would say at the tokens `at`, or null.
  * A source is {step, epoch, scheme, settings, tag_names, whole}: the snapshot that the scores come from.
  */
 export function decodeStep(buffer) {
@@ -16,7 +17,7 @@ export function decodeStep(buffer) {
   const start = 4 + size;
   const scores = header.scores.map((entry) => {
     if (entry === null) return null;
-    const made = { source: header.sources[entry.source] };
+    const made = { source: header.sources[entry.source], alternatives: entry.alternatives ?? null };
     for (const [name, Kind] of Object.entries(KINDS)) {
       const place = entry.arrays[name];
       made[name] = place ? new Kind(buffer, start + place[0], place[1]) : null;

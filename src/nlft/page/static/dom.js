@@ -7,8 +7,8 @@ import { visibleParts } from "./text.js";
  * @typedef {{
  *   step: HTMLInputElement, "other-step": HTMLInputElement, search: HTMLInputElement,
  *   label: HTMLSelectElement, sort: HTMLSelectElement, beside: HTMLSelectElement,
- *   previous: HTMLButtonElement, next: HTMLButtonElement, play: HTMLButtonElement,
- *   curves: HTMLDetailsElement, legend: HTMLDetailsElement, share: HTMLDetailsElement, drawing: HTMLTemplateElement,
+ *   previous: HTMLButtonElement, next: HTMLButtonElement, play: HTMLButtonElement, "open-all": HTMLButtonElement,
+ *   legend: HTMLDetailsElement, share: HTMLDetailsElement, drawing: HTMLTemplateElement, keys: HTMLDialogElement,
  * }} Parts
  * @typedef {{ text?: string, className?: string, [attribute: string]: string | number | boolean | null | undefined }} Options
  */

@@ -3,10 +3,15 @@
 import { TAG_NAMES, SCHEMES, compare, missing, totals } from "./saliency.js";
 import { effect, formatProbability, formatRatio, formatWeight, ratio } from "./text.js";
 
-/** The recorded tags and weights of one example. */
+const verdicts = new WeakMap(); // scores -> verdict
+
+/** The recorded tags and weights of one example; always the same object for the same scores. */
 export function recordedVerdict(scores) {
-  const { likelihood, unlikelihood, tag, source } = scores;
-  return { likelihood, unlikelihood, tag, names: source.tag_names, scheme: source.scheme };
+  if (!verdicts.has(scores)) {
+    const { likelihood, unlikelihood, tag, signal, source } = scores;
+    verdicts.set(scores, { likelihood, unlikelihood, tag, signal, names: source.tag_names, scheme: source.scheme });
+  }
+  return verdicts.get(scores);
 }
 
 export function tagName(verdict, index) {
@@ -86,11 +91,11 @@ export function matches(example, words, label) {
 /**
  * The order of examples, as indices: pinned ones first, then by `key`, ties in the order of the file.
  *
- * items: one {pinned, label, share, change} per example.
+ * items: one {pinned, label, telling, share, change} per example.
  */
 export function sortedOrder(items, key) {
   const value = {
-    file: () => 0, share: (one) => -one.share, change: (one) => -one.change, label: (one) => (one.label ? 1 : 0),
+    file: () => 0, telling: (one) => -one.telling, share: (one) => -one.share, change: (one) => -one.change, label: (one) => (one.label ? 1 : 0),
   }[key];
   const order = items.map((_, index) => index);
   return order.sort((a, b) => items[b].pinned - items[a].pinned || value(items[a]) - value(items[b]) || a - b);

@@ -4,6 +4,12 @@ import { decodeStep } from "./decode.js";
 
 // Size of the cache of steps. saliency.js needs twice as much again. A step outside the cache is fetched again.
 const MOST_BYTES = 16e6;
+const MOST_HISTORY = 24; // steps of a token's small curve
+
+/** Each example's log-probabilities at a step, null where it was not scored at just this step. */
+function baseOf(step) {
+  return step?.scores.map((scores) => (scores && scores.source.step === step.step ? scores.base : null)) ?? null;
+}
 
 export class Run {
   constructor(source, index, about) {
@@ -22,6 +28,7 @@ export class Run {
     this.problem = null;
     this.cache = new Map(); // step -> promise of the step, in order of use
     this.bytes = 0;
+    this.past = null; // see history
   }
 
   get examples() { return this.about.examples; }
@@ -82,6 +89,22 @@ export class Run {
     this.cache.set(number, wanted);
     wanted.catch(() => this.cache.delete(number));
     return wanted;
+  }
+
+  /**
+   * The log-probability of each token of an example at up to `MOST_HISTORY` steps: {steps, base}, null where the example
+   * was not scored. It is fetched once for the recorded steps.
+   */
+  history() {
+    const key = `${this.generation} ${this.stepsSeen}`;
+    if (this.past?.key !== key) {
+      const last = this.steps.length - 1, count = Math.min(this.steps.length, MOST_HISTORY);
+      const chosen = Array.from({ length: count }, (_, at) => this.steps[Math.round((at * last) / Math.max(1, count - 1))]);
+      const wanted = Promise.all(chosen.map((step) => this.step(step).catch(() => null)));
+      this.past = { key, found: null, wanted };
+      wanted.then((found) => { this.past.found = { steps: chosen, of: found.map((step) => baseOf(step)) }; });
+    }
+    return this.past;
   }
 
   trim() {

@@ -3,29 +3,29 @@
 import { button, element } from "./dom.js";
 import { ledgerWords, readValue, sliderPlace, sliderScale, sliderValue } from "./logic.js";
 import { state } from "./state.js";
-import { formatNumber } from "./text.js";
 
 const RATE_PLACES = 500;
-const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["save", "Save now"], ["evaluate", "Evaluate now"], ["stop", "Stop"]];
+const RUN_ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["stop", "Stop"]]; // in the run bar
+const MORE_ACTIONS = [["save", "Save now"], ["evaluate", "Evaluate now"]];
 const MOST_LINES = 200;
 
 export class Steer {
-  /** `post` sends a path and a body to the server; `goTo` shows the step nearest to a number. */
-  constructor(root, run, post, goTo) {
+  /** `bar` holds the run bar's buttons; `post` sends a path and a body to the server; `goTo` shows a step. */
+  constructor(root, bar, run, post, goTo) {
     this.run = run;
     this.post = post;
     this.goTo = goTo;
     this.why = element("p", { className: "reason", role: "status" });
-    this.buttons = ACTIONS.map(([control, text]) => {
-      const made = button(text, () => this.ask([{ control, value: null }]));
-      made.dataset.control = control;
-      return made;
-    });
+    /** @param {string[]} action */
+    const made = ([control, text]) => button(text, () => this.ask([{ control, value: null }]), { "data-control": control });
+    this.inBar = RUN_ACTIONS.map(made);
+    this.buttons = [...this.inBar, ...MORE_ACTIONS.map(made)];
+    bar.append(...this.inBar);
     this.rate = this.makeRate();
     this.said = element("p", { className: "said", role: "alert" });
     this.ledger = element("ol", { className: "ledger", "aria-label": "Requests" });
     this.drawnLines = null;
-    this.actions = element("div", { className: "actions" }, ...this.buttons);
+    this.actions = element("div", { className: "actions" }, ...this.buttons.slice(this.inBar.length));
     root.append(this.why, this.actions, this.rate.row, this.said,
       element("h3", { text: "Requests" }), this.ledger);
   }
@@ -82,7 +82,8 @@ export class Steer {
     this.actions.hidden = this.rate.row.hidden = state.readOnly || !steering;
     for (const made of this.buttons) {
       const { control } = made.dataset;
-      made.hidden = (control === "pause" && now === "paused") || (control === "resume" && now !== "paused");
+      made.hidden = (control === "pause" && now === "paused") || (control === "resume" && now !== "paused")
+        || (this.inBar.includes(made) && (state.readOnly || !steering || now === "finished"));
       made.disabled = why !== "" || Boolean(steering?.unavailable[control]);
       made.title = steering?.unavailable[control] ?? "";
     }
@@ -128,17 +129,4 @@ export class Steer {
     }
     return made;
   }
-}
-
-/** The run's state in words, with the last event's numbers: "training · step 40 · 812 tokens/s". */
-export function statusWords(run, duration) {
-  const words = { waiting: "waiting for the first step", training: "training", paused: "paused", stopping: "stopping",
-    finished: "finished" };
-  const step = run.last("step");
-  const parts = [words[run.state]];
-  if (step !== null) parts.push(`step ${step}`);
-  if (run.state === "training" && run.last("eta_seconds") !== null) {
-    parts.push(`${formatNumber(run.last("tokens_per_second"))} tokens/s`, `${duration(run.last("eta_seconds"))} left`);
-  }
-  return parts.join(" · ");
 }

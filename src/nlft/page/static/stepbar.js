@@ -3,9 +3,12 @@
 import { button, byId, element } from "./dom.js";
 import { formatStep, ledgerWords, nearestStep } from "./logic.js";
 import { state } from "./state.js";
+import { rove } from "./toolbar.js";
 
 const PLAY_MS = 700;
 let timer = null;
+/** Brings the bar's one Tab stop up to date after buttons have come, gone or been disabled. */
+export let refreshBar = () => {};
 
 /** Connect the bar to its events. `show` draws the step at an index into the first run's steps. */
 export function watchSteps(show) {
@@ -15,12 +18,14 @@ export function watchSteps(show) {
   byId("next").addEventListener("click", () => go(state.at + 1));
   byId("latest").addEventListener("click", () => go(state.runs[0].steps.length - 1));
   byId("play").addEventListener("click", () => play(timer === null, show));
+  refreshBar = rove(byId("runbar"));
 }
 
 function play(on, show) {
   clearInterval(timer);
   timer = null;
-  byId("play").textContent = on ? "Pause" : "Play";
+  byId("play").textContent = on ? "❚❚" : "Play";
+  byId("play").setAttribute("aria-label", on ? "Pause playing" : "Play");
   if (!on) return;
   const last = () => state.runs[0].steps.length - 1;
   if (state.at >= last()) show(0);
@@ -47,6 +52,7 @@ export function drawSteps(step) {
   const behind = last - state.at;
   byId("latest").hidden = state.following || behind <= 0 || state.runs[0].state === "finished";
   byId("latest").textContent = `Latest (${behind} newer)`;
+  refreshBar();
 }
 
 /** Draw marks along the bar: each change at the recorded step nearest to its first step. */
@@ -70,6 +76,7 @@ export function drawMarks(show) {
     mark.setAttribute("aria-label", mark.title);
     mark.style.setProperty("--at", String(index / last));
   });
+  refreshBar();
 }
 
 /** Fill the choices to compare with: the run's own steps, and the other runs. */

@@ -1,9 +1,11 @@
 // A completion's tokens on the page: built once, then updated where something changed; usable with the keyboard.
 
 import { byId, element, shownText } from "./dom.js";
-import { tagName, tokenFacts, verdictEffect } from "./logic.js";
+import { effectAt, sharesOf, strengthOf } from "./effects.js";
+import { tagName, verdictEffect } from "./logic.js";
 import { state } from "./state.js";
 import { ratio, runsRightToLeft, strength, visibleText } from "./text.js";
+import { placeTooltip, tooltipParts } from "./tooltip.js";
 
 export const TAGS = {
   plain: "no tag",
@@ -21,6 +23,10 @@ const places = new WeakMap(); // token cell -> { panel, index }
 let shownCell = null;
 /** @type {(way: number) => void} */
 let changeStep = () => {};
+/** @type {(example: object, index: number) => object | null} */
+let historyOf = () => null;
+/** @type {(panel: object, index: number | null) => void} */
+let linkTo = () => {};
 
 /** The place of a token cell: {panel, index}, or undefined. */
 export const placeOf = (cell) => places.get(cell);
@@ -48,15 +54,13 @@ export function buildTokens(example, title) {
     className: "tokens", role: "listbox", "aria-orientation": "horizontal", "aria-multiselectable": "true",
     dir: rightToLeft ? "rtl" : "ltr", "aria-label": title,
   });
-  const panel = { example, group, rows, rightToLeft, cells: [], strips: {}, drawn: [], now: null };
+  const panel = { example, group, rows, rightToLeft, cells: [], strips: {}, drawn: [], now: null, explained: false };
   for (const row of rows) panel.strips[row] = [];
   example.tokens.forEach((token, index) => {
-    const strips = rows.map((row) => strip(row));
-    rows.forEach((row, at) => panel.strips[row].push(strips[at]));
     const last = index === example.tokens.length - 1;
     const cell = element("span", {
       className: last ? "token end" : "token", role: "option", tabindex: index === 0 ? "0" : "-1",
-    }, shownText("bdi", token, { className: "text" }), ...strips);
+    }, tokenText(token));
     places.set(cell, { panel, index });
     panel.cells.push(cell);
     panel.drawn.push({});
@@ -68,32 +72,64 @@ export function buildTokens(example, title) {
   return panel;
 }
 
+/** A token's text. The space before a word gets no colour, so that a line never ends with a coloured gap. */
+function tokenText(token) {
+  const gap = /^ (?=\S)/.test(token) ? " " : "";
+  const ink = shownText("span", token.slice(gap.length), { className: "ink" });
+  return element("bdi", { className: "text" }, ...(gap ? [gap] : []), ink);
+}
+
+/** Show or hide why: the ratios under each token, and its tag as a line. */
+export function explain(panel, on) {
+  panel.explained = on;
+  panel.group.classList.toggle("explained", on);
+  if (on && !panel.strips[panel.rows[0]].length) {
+    panel.cells.forEach((cell) => {
+      for (const row of panel.rows) {
+        const made = strip(row);
+        panel.strips[row].push(made);
+        cell.append(made);
+      }
+    });
+  }
+  if (panel.now) drawTokens(panel, panel.now, true);
+}
+
 /**
  * Show scores in a panel.
  *
  * now: {scores, verdict, after, changed}: recorded tags and weights, the what-if's or null, and the tokens to mark as
  * changed, or null.
  */
-export function drawTokens(panel, now) {
+export function drawTokens(panel, now, anew = false) {
   const { scores } = now;
-  const fresh = panel.now?.scores !== scores;
+  const fresh = anew || panel.now?.scores !== scores;
   panel.now = now;
   panel.group.dataset.rows = panel.rows.filter((row) => scores[row]).join(" ");
-  if (fresh) drawStrips(panel, scores);
+  if (fresh && panel.explained) drawStrips(panel, scores);
   const verdict = now.after ?? now.verdict;
+  const shares = sharesOf(scores, verdict);
   panel.cells.forEach((cell, index) => {
+    const effect = effectAt(verdict, index);
+    const full = effect === "down" || effect === "up" ? strengthOf(shares[index]).toFixed(2) : "0";
     const name = tagName(verdict, index), changed = Boolean(now.changed?.[index]);
     const drawn = panel.drawn[index];
-    if (drawn.name === name && drawn.changed === changed) return;
+    if (drawn.full !== full) cell.style.setProperty("--strength", full);
+    drawn.full = full;
+    if (drawn.name === name && drawn.changed === changed && drawn.effect === effect) return;
+    Object.assign(drawn, { name, changed, effect });
     markTag(cell, name);
+    cell.dataset.effect = effect;
     cell.classList.toggle("changed", changed);
-    const replacement = panel.example.replacements?.[index];
-    const instead = replacement === undefined ? "" : `, replaced by ${replacement ? visibleText(replacement) : "nothing"}`;
-    cell.setAttribute("aria-label",
-      `${visibleText(panel.example.tokens[index])}, ${name}${instead}${changed ? ", changed" : ""}`);
-    drawn.name = name;
-    drawn.changed = changed;
+    cell.setAttribute("aria-label", cellWords(panel, verdict, index, changed));
   });
+}
+
+function cellWords({ example }, verdict, index, changed) {
+  const replacement = example.replacements?.[index];
+  const instead = replacement === undefined ? "" : `, replaced by ${replacement ? visibleText(replacement) : "nothing"}`;
+  const words = [visibleText(example.tokens[index]), verdictEffect(verdict, index), tagName(verdict, index)];
+  return `${words.join(", ")}${instead}${changed ? ", changed" : ""}`;
 }
 
 /** What a reader wants in the place of the tokens before it. The cell's label says it too. */
@@ -119,35 +155,22 @@ export function redrawTooltip() {
 }
 
 export function showTooltip(cell) {
-  hideTooltip();
   const { panel, index } = places.get(cell);
-  if (!panel.now) return;
+  if (!panel.now) return hideTooltip();
+  if (cell !== shownCell) hideTooltip();
   shownCell = cell;
-  const { scores, verdict, after } = panel.now;
-  const facts = element("dl");
-  for (const [name, value] of tokenFacts(scores, verdict, after, index)) {
-    const className = name.split(" ")[0];
-    facts.append(element("div", { className }, element("dt", { text: name }), shownText("dd", value)));
-  }
   const tooltip = byId("tooltip");
-  tooltip.replaceChildren(
-    element("p", {}, shownText("bdi", panel.example.tokens[index], { className: "text" }),
-      element("b", { text: verdictEffect(after ?? verdict, index) }),
-      element("span", { text: `${index + 1} of ${panel.cells.length}` })),
-    facts);
+  tooltip.replaceChildren(...tooltipParts(panel, index, historyOf(panel.example, index)));
   tooltip.hidden = false;
   cell.setAttribute("aria-describedby", "tooltip");
   cell.classList.add("shown");
-  const box = cell.getBoundingClientRect();
-  const below = box.bottom + tooltip.offsetHeight + 12 < window.innerHeight;
-  const upper = below ? box.bottom + 6 : Math.max(4, box.top - tooltip.offsetHeight - 6);
-  const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tooltip.offsetWidth - 8));
-  tooltip.style.setProperty("top", `${upper + window.scrollY}px`);
-  tooltip.style.setProperty("left", `${left + window.scrollX}px`);
+  linkTo(panel, index);
+  return placeTooltip(cell);
 }
 
 export function hideTooltip() {
   byId("tooltip").hidden = true;
+  if (shownCell) linkTo(places.get(shownCell).panel, null);
   shownCell?.removeAttribute("aria-describedby");
   shownCell?.classList.remove("shown");
   shownCell = null;
@@ -176,7 +199,10 @@ function keyTarget(panel, index, key) {
 function onTokenKey(event) {
   const place = places.get(event.target);
   if (!place || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "," || event.key === ".") return void changeStep(event.key === "." ? 1 : -1);
+  if (event.key === "," || event.key === ".") {
+    event.stopPropagation(); // the page has these keys too
+    return void changeStep(event.key === "." ? 1 : -1);
+  }
   const next = keyTarget(place.panel, place.index, event.key);
   if (next === null) return;
   event.preventDefault();
@@ -198,9 +224,14 @@ function onPointer(event) {
   else hideTooltip();
 }
 
-/** Connect the tokens of all examples to their events. `step` moves the shown step by one. */
-export function watchTokens(examples, step) {
+/**
+ * Connect the tokens of all examples to their events. `step` moves the shown step by one. `history` returns a token's
+ * probability over the steps, or null; `linked` is called with a panel and the token that is pointed at, or null.
+ */
+export function watchTokens(examples, { step, history, linked }) {
   changeStep = step;
+  historyOf = history;
+  linkTo = linked;
   examples.addEventListener("keydown", onTokenKey);
   examples.addEventListener("focusin", onTokenFocus);
   examples.addEventListener("focusout", hideTooltip);

@@ -2,10 +2,13 @@
 
 import { button, element, factTable, onceAFrame } from "./dom.js";
 import {
-  cannotTry, readValue, recordedVerdict, sliderPlace, sliderScale, sliderValue, strikes, tryScheme, whatWouldChange,
+  cannotTry, differing, readValue, recordedVerdict, sliderPlace, sliderScale, sliderValue, strikes, tagCounts, tryScheme,
+  whatWouldChange,
 } from "./logic.js";
+import { plainKnobs } from "./plainknobs.js";
 import { prepare } from "./saliency.js";
 import { state } from "./state.js";
+import { strikeUnknown, strikeVerdict } from "./strike.js";
 import { formatNumber, formatPercent } from "./text.js";
 
 const PLACES = 500; // number of positions of a slider
@@ -20,11 +23,25 @@ function forTwin(scores, label) {
 export function triedVerdicts(step, examples) {
   if (!state.tried || !step) return null;
   const { scheme: name, settings } = state.tried;
+  if (name === "strike") return triedStrikes(step, examples, settings);
   const scored = step.scores.map((scores, index) => scores && forTwin(scores, examples[index].label));
   const whole = scored.filter(Boolean);
   if (cannotTry(name, settings, whole)) return null;
   const verdicts = tryScheme(name, settings, whole);
   return scored.map((one) => (one ? verdicts[whole.indexOf(one)] : null));
+}
+
+/** The same for `strike`, which the recorded tags answer. Null if another scheme's scores are shown. */
+function triedStrikes(step, examples, settings) {
+  if (step.scheme !== "strike") return null;
+  return step.scores.map((scores, index) => scores
+    && strikeVerdict(examples[index], recordedVerdict(scores), scores.source.settings, settings));
+}
+
+/** Why a scheme cannot be tried on a step's scores; null if it can. */
+function whyNot(name, settings, scored, step) {
+  if (name !== "strike") return cannotTry(name, settings, scored);
+  return step?.scheme === "strike" ? null : "strike needs marked words, which this step's scores do not have.";
 }
 
 /** The panel. It calls `changed` when another what-if is tried, and `apply` to send it to the trainer. */
@@ -39,12 +56,16 @@ export class WhatIf {
     this.back = button("As recorded", () => this.reset(), { title: "Show what the run recorded" });
     this.apply = button("Apply to the run", () => apply(state.tried), { className: "main", hidden: true });
     this.reason = element("p", { className: "reason", role: "status" });
-    this.list = element("div", { className: "knobs" });
+    this.list = element("div", { className: "knobs plain" });
+    this.rest = element("div", { className: "knobs" });
+    this.advanced = element("details", { id: "advanced" }, element("summary", { text: "Advanced" }),
+      element("div", { className: "knob scheme" }, element("label", { for: "try-scheme", text: "scheme" }), this.chooser),
+      this.reason, this.rest);
+    this.unknown = element("p", { className: "reason", role: "status" });
     this.help = element("p", { className: "help" });
     this.sum = element("div", { className: "sum", role: "status", "aria-label": "What would change" });
-    root.append(this.sum, element("div", { className: "actions" }, this.back, this.apply),
-      element("div", { className: "knob scheme" }, element("label", { for: "try-scheme", text: "scheme" }), this.chooser),
-      this.reason, this.list, this.help);
+    root.append(this.list, this.unknown, element("div", { className: "actions" }, this.back, this.apply), this.sum,
+      this.advanced, this.help);
     this.say("");
     root.addEventListener("focusin", (event) => this.say(event.target.closest(".knob")?.dataset.help ?? ""));
     root.addEventListener("pointerover", (event) => {
@@ -97,23 +118,26 @@ export class WhatIf {
     if (!this.recorded) return;
     this.drawKnobs();
     const scored = step ? step.scores.map((scores, i) => scores && forTwin(scores, examples[i].label)) : [];
-    this.judge(scored.filter(Boolean));
+    this.judge(scored.filter(Boolean), step);
     this.drawSum(step, scored, verdicts);
   }
 
-  judge(scored) {
+  judge(scored, step) {
     for (const option of this.chooser.options) {
       const settings = Object.fromEntries(this.schemes[option.value].map((control) => [control.name, control.default]));
-      const why = cannotTry(option.value, settings, scored);
+      const why = whyNot(option.value, settings, scored, step);
       option.disabled = why !== null && option.value !== this.now.scheme && !canApply(option.value);
       option.title = why ?? "";
       option.textContent = why === null ? option.value : `${option.value} (not available here)`;
     }
-    const why = this.schemes[this.now.scheme] ? cannotTry(this.now.scheme, this.now.settings, scored)
+    const why = this.schemes[this.now.scheme] ? whyNot(this.now.scheme, this.now.settings, scored, step)
       : `The run's record does not describe ${this.now.scheme}.`;
     const others = [...this.chooser.options].filter((option) => option.value !== this.now.scheme)
       .map((option) => option.title);
-    this.reason.textContent = [why, ...others].filter(Boolean).join(" ");
+    this.reason.textContent = others.filter(Boolean).join(" ");
+    const unknown = this.now.scheme === "strike" && state.tried && !why
+      ? strikeUnknown(this.recorded.settings, this.now.settings) : [];
+    this.unknown.textContent = [why, ...unknown].filter(Boolean).join(" ");
     if (this.can !== (why === null)) {
       this.can = why === null;
       this.say("");
@@ -128,8 +152,13 @@ export class WhatIf {
     this.back.disabled = state.tried === null;
     if (this.drawnScheme !== name) {
       this.drawnScheme = name;
-      this.knobs = (this.schemes[name] ?? []).map((control) => makeKnob(control, (value) => this.turn(control.name, value)));
-      this.list.replaceChildren(...this.knobs.map((knob) => knob.row));
+      const controls = this.schemes[name] ?? [];
+      const plain = new Map(plainKnobs(name, controls));
+      this.knobs = controls.map((control) => (
+        makeKnob(control, (value) => this.turn(control.name, value), plain.get(control.name))));
+      const own = (knob) => plain.has(knob.control.name);
+      this.list.replaceChildren(...[...plain.keys()].map((wanted) => this.knobs.find((knob) => knob.control.name === wanted).row));
+      this.rest.replaceChildren(...this.knobs.filter((knob) => !own(knob)).map((knob) => knob.row));
     }
     for (const knob of this.knobs) {
       const { name: setting, default: initial } = knob.control;
@@ -141,9 +170,9 @@ export class WhatIf {
   drawSum(step, scored, verdicts) {
     const places = scored.flatMap((one, index) => (one ? [index] : []));
     const recorded = places.map((index) => recordedVerdict(step.scores[index]));
-    const without = !verdicts && recorded.some(strikes); // these figures say nothing of strike
-    if (!places.length || without) return void this.sum.replaceChildren();
+    if (!places.length) return void this.sum.replaceChildren();
     const tried = verdicts ? places.map((index) => verdicts[index]) : recorded;
+    if (recorded.some(strikes)) return void this.sum.replaceChildren(...strikeSum(recorded, verdicts && tried));
     const found = whatWouldChange(places.map((i) => scored[i]), recorded, tried, this.about.loss_normalization);
     const { changed, before, after } = found;
     const words = verdicts ? ` in ${changed.examples} of ${before.examples} examples: `
@@ -151,7 +180,7 @@ export class WhatIf {
     const row = (name, shown, pick) => [name, shown(pick(before)), verdicts ? shown(pick(after)) : ""];
     return void this.sum.replaceChildren(
       element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens re-tagged` }), words),
-      factTable(["over the watched examples", "recorded", "what if"], [
+      factTable(["watched examples", "recorded", "what if"], [
         row("salient tokens", formatPercent, (one) => one.salientFraction),
         row("gated wrong samples", formatPercent, (one) => one.gatedFraction),
         row("loss", formatNumber, (one) => one.loss),
@@ -161,6 +190,16 @@ export class WhatIf {
   }
 }
 
+/** How many tokens would be struck; without a what-if, nothing: the page says it already. */
+function strikeSum(recorded, tried) {
+  if (!tried) return [];
+  const struck = (all) => all.reduce((sum, verdict) => sum + tagCounts(verdict)[0][1], 0);
+  const moved = recorded.reduce((sum, one, at) => sum + differing(one, tried[at]).reduce((a, b) => a + b, 0), 0);
+  const count = recorded.reduce((sum, one) => sum + one.tag.length, 0);
+  return [element("p", {}, element("b", { text: `${moved} of ${count} tokens re-tagged` }),
+    `: ${struck(tried)} struck instead of ${struck(recorded)}`)];
+}
+
 /** Whether the run would accept the scheme, even if this page cannot compute it. */
 function canApply(name) {
   const { steering, state: now } = state.runs[0];
@@ -168,10 +207,11 @@ function canApply(name) {
   return (steering.conditions[name] ?? ["?"]).every((condition) => steering.scorable.includes(condition));
 }
 
-/** One setting's control: {control, row, show(value, recorded), turned(), enable(on)}. */
-function makeKnob(control, turn) {
-  const label = element("span", {}, ...control.name.split("_").flatMap((word, at) => (
+/** One setting's control: {control, row, show(value, recorded), turned(), enable(on)}. `plain`: what it means, in words. */
+function makeKnob(control, turn, plain) {
+  const name = element("span", { className: "setting" }, ...control.name.split("_").flatMap((word, at) => (
     at ? ["_", element("wbr"), word] : [word])));
+  const label = plain ? element("span", {}, element("span", { className: "plain-words", text: plain }), name) : name;
   let before; // the recorded value
   const undo = button("↺", () => turn(before), { className: "undo", "aria-label": `${control.name} as recorded` });
   const row = element("div", { className: "knob", "data-help": `${control.name}: ${control.help}` });

@@ -1,0 +1,43 @@
+"""Run `nlft map --examples`: the map of what feedback would touch, before any training."""
+
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+from nlft.errors import UserError, display_path
+from nlft.progress import note
+
+
+def map_examples(args: Namespace, hosts: set[str]) -> None:
+    """Score a file's examples with an untrained model, then serve their map, or write it.
+
+    Args:
+        args: what `nlft map` was given.
+        hosts: host names that browsers may use for the server.
+
+    Raises:
+        UserError: options are missing or contradict each other.
+    """
+    if args.run is not None:
+        raise UserError("--examples shows a file before any training, so it takes no run.\n  Leave out one of them.")
+    if args.model is None:
+        raise UserError("--examples needs the model that would be trained.\n  Add --model_name_or_path NAME.")
+    from nlft.data.records import read_examples
+    from nlft.page.export import export_csv, export_map
+    from nlft.page.server import serve_map
+    from nlft.training.preview import preview
+
+    examples = read_examples(args.examples)
+    shown = min(args.watch, len(examples))
+    note(f"scoring {shown} of {len(examples)} examples of {display_path(args.examples)} (--watch {args.watch})")
+    with tempfile.TemporaryDirectory(prefix="nlft-map-") as home:
+        folder = Path(home) / args.examples.stem
+        run = preview(examples, args.examples, args.model, folder, scheme=args.scheme, watch=args.watch)
+        train = f"nlft train {display_path(args.examples)} --model_name_or_path {args.model} --scheme {args.scheme}"
+        if args.html:
+            print(f"map: {display_path(export_map(run, args.html))}")
+        if args.csv:
+            print(f"tokens: {display_path(export_csv(run, args.csv))}")
+        print(f"train on them: {train} --output_dir runs/{args.examples.stem}", flush=True)
+        if not (args.html or args.csv):
+            serve_map([run], args.host, args.port, hosts=hosts, read_only=True, dataset=None, rescorer=None)

@@ -1,0 +1,91 @@
+// What the map says about one token: its effect, what the models would say instead, its probability over the steps.
+
+import { linePath } from "./chart.js";
+import { byId, drawing, element, shownText } from "./dom.js";
+import { effectAt, sharesOf } from "./effects.js";
+import { tokenFacts, verdictEffect } from "./logic.js";
+import { shareWords } from "./sentences.js";
+import { formatProbability } from "./text.js";
+
+const SPARK = { width: 150, height: 34 };
+
+/**
+ * The parts of a token's tooltip.
+ *
+ * panel: see tokens.js; its `now` is drawn. history: {steps, values} of the token's probability, or null.
+ */
+export function tooltipParts(panel, index, history) {
+  const { scores, verdict, after } = panel.now;
+  const shown = after ?? verdict;
+  const effect = effectAt(shown, index);
+  const pushed = effect === "down" || effect === "up";
+  const share = pushed ? `${shareWords(sharesOf(scores, shown)[index])} of this reply's training signal` : "";
+  const head = element("p", { className: "said-head" },
+    shownText("bdi", panel.example.tokens[index], { className: "text" }),
+    element("b", { text: verdictEffect(shown, index), className: `effect-${effect}` }),
+    element("span", { text: `${index + 1} of ${panel.cells.length}` }));
+  /** @type {HTMLElement[]} */
+  const parts = [head];
+  if (share) parts.push(element("p", { text: share, className: "share-of" }));
+  parts.push(...sayInstead(scores.alternatives, index, panel.example.tokens[index]));
+  if (history) parts.push(tokenSpark(history));
+  if (panel.explained) parts.push(tokenDetails(scores, verdict, after, index));
+  else parts.push(element("p", { text: "Why (Y): ratios, tag and weights", className: "more" }));
+  return parts;
+}
+
+function tokenDetails(scores, verdict, after, index) {
+  const list = element("dl");
+  for (const [name, value] of tokenFacts(scores, verdict, after, index)) {
+    const className = name.split(" ")[0];
+    list.append(element("div", { className }, element("dt", { text: name }), shownText("dd", value)));
+  }
+  return list;
+}
+
+/** What the base model and the tuned one would say at a token, the likeliest first. */
+function sayInstead(alternatives, index, said) {
+  const place = alternatives ? alternatives.at.indexOf(index) : -1;
+  if (place < 0) return [];
+  const column = (title, choices) => element("div", {}, element("h4", { text: title }),
+    element("ol", {}, ...choices.map(([text, probability]) => choiceLine(text, probability, text === said))));
+  return [element("div", { className: "instead" },
+    column("base model says", alternatives.base[place]),
+    column(alternatives.step ? `tuned model, step ${alternatives.step}` : "before training", alternatives.now[place]))];
+}
+
+function choiceLine(text, probability, same) {
+  const bar = element("i", { className: "bar", "aria-hidden": "true" });
+  bar.style.setProperty("--part", probability.toFixed(3));
+  return element("li", { className: same ? "same" : "" }, bar, shownText("bdi", text, { className: "text" }),
+    element("span", { text: `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)}%` }));
+}
+
+/** The token's probability at the recorded steps, as a line. */
+function tokenSpark({ steps, values }) {
+  const kept = values.flatMap((value, at) => (value === null ? [] : [at]));
+  if (kept.length < 2) return element("p", { text: "", hidden: true });
+  const [first, last] = [values[kept[0]], values[kept.at(-1)]];
+  const x = kept.map((at) => steps[at]), y = kept.map((at) => Math.exp(values[at]));
+  const most = Math.max(...y), range = x.at(-1) - x[0] || 1;
+  const scale = {
+    x: (step) => 3 + (SPARK.width - 6) * (step - x[0]) / range,
+    y: (value) => SPARK.height - 3 - (SPARK.height - 6) * (most > 0 ? value / most : 0),
+  };
+  const words = `${formatProbability(first)} at step ${x[0]}, ${formatProbability(last)} at step ${x.at(-1)}`;
+  return element("div", { className: "token-spark" },
+    drawing("svg", { width: SPARK.width, height: SPARK.height, role: "img", "aria-label": `probability: ${words}` },
+      drawing("path", { class: "trace line-1", d: linePath({ x, y }, scale) })),
+    element("p", { text: `probability ${words}` }));
+}
+
+/** Put the tooltip beside its token, and keep it inside the window. */
+export function placeTooltip(cell) {
+  const tooltip = byId("tooltip");
+  const box = cell.getBoundingClientRect();
+  const below = box.bottom + tooltip.offsetHeight + 12 < window.innerHeight;
+  const upper = below ? box.bottom + 6 : Math.max(4, box.top - tooltip.offsetHeight - 6);
+  const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tooltip.offsetWidth - 8));
+  tooltip.style.setProperty("top", `${upper + window.scrollY}px`);
+  tooltip.style.setProperty("left", `${left + window.scrollX}px`);
+}
