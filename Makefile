@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Two files of tests at a time: together, since a file's tests share what is slow to start, and two, since each process
-# holds models.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# holds models. In the order of tests/conftest.py: the longest first.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Checks the types of the page's JavaScript, as tsconfig.json says. npx keeps it in npm's cache.
 TSC    := npx --yes --package typescript@5.9.3 -- tsc
 

@@ -29,6 +29,8 @@ from nlft.progress import hide_bars, quiet_libraries
 if TYPE_CHECKING:
     from nlft.models.loading import ModelSettings
 
+_PRELOADED = ("nlft.training.reft", "nlft.experiments.arm_run", "nlft.models.loaded")
+
 Stage = tuple[str, str, Callable[[], None]]
 """The stage's title, the file whose existence shows that the stage is done, and the function that runs it."""
 
@@ -250,7 +252,7 @@ def _processes() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.device_count():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlft.training.reft", "nlft.experiments.arm_run", "nlft.models.loaded"])
+    context.set_forkserver_preload(list(_PRELOADED))
     return context
 
 

@@ -130,7 +130,8 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._last_step = state.global_step
         pad, plan = self.trainer.builder.pad_token_id, self.trainer.builder.plan
         scheme, settings = self.trainer.scheme, self.trainer.saliency
-        scores = [score_alone(model, example, pad, scheme, settings, plan) for example in self.watched]
+        with evaluating(model):  # once, and not for each example
+            scores = [score_alone(model, example, pad, scheme, settings, plan) for example in self.watched]
         if state.is_world_process_zero:
             self._submit(state.global_step, state, scores, whole=True)
         self.seconds += time.monotonic() - start
