@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # then they share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
-# Seconds of the files that take longest, roughly. Of files that run side by side, a long one that starts last runs alone.
+# Seconds of the longest files, roughly. Of files that run side by side, a long one that starts last runs alone.
 SECONDS = {
     "test_map_live": 60,
     "test_first_run": 50,
