@@ -17,7 +17,7 @@ DOSE = {"nlft/struck_probability", "nlft/dose_per_strike"}
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes found: `found("train")` is what the first has of it, `found("train", 1)` what the second has."""
+    """What two processes found: `found("train")` by the first of them, `found("train", 1)` by the second."""
     folder = tmp_path_factory.mktemp("two")
     tiny.model().save_pretrained(folder / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", ranks.__file__, str(folder)]

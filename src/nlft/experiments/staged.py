@@ -1,5 +1,6 @@
 """Run stages in one folder. Each stage writes a file, and is not repeated once that file exists."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -258,6 +259,9 @@ def _processes() -> Any:
 
 def _quietly(resources: Resources, function: Callable[..., None], *args: object) -> None:
     """Run the function in a child process as a command does: with quiet libraries, error messages and exit codes."""
+    # What the server process imported lives until the end. A full collection, with which each training ends, would walk
+    # through it, and so copy its memory.
+    gc.freeze()
     Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     _use(resources)
