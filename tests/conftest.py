@@ -15,24 +15,24 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # then they 
 
 # Seconds of the longest files, roughly. Of files that run side by side, a long one that starts last runs alone.
 SECONDS = {
-    "test_map_live": 60,
-    "test_first_run": 50,
-    "test_trainer": 50,
-    "test_readme": 45,
-    "test_ledger": 40,
-    "test_compare": 35,
+    "test_map_live": 80,
+    "test_first_run": 60,
+    "test_ledger": 50,
+    "test_readme": 40,
     "test_smollm2": 30,
-    "test_rescoring": 25,
+    "test_compare": 30,
     "test_audit": 25,
+    "test_rescoring": 25,
+    "test_two_processes": 25,
     "test_tune": 25,
-    "test_two_processes": 20,
-    "test_cli": 20,
+    "test_trainer": 20,
     "test_controls": 20,
+    "test_logprobs": 20,
     "test_map_page": 20,
     "test_page_server": 20,
+    "test_resume": 20,
     "test_saliency_js": 20,
     "test_strike": 20,
-    "test_resume": 20,
 }
 
 
