@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Two files of tests at a time: together, since a file's tests share what is slow to start, and two, since each process
-# holds models.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# holds models. In the order of tests/conftest.py: the longest first.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Checks the types of the page's JavaScript, as tsconfig.json says. npx keeps it in npm's cache.
 TSC    := npx --yes --package typescript@5.9.3 -- tsc
 
-.PHONY: demo test test-long mutants check check-js format setup setup-dev clean
+.PHONY: demo test test-long mutants check check-types check-js check-tests format setup setup-dev clean
 
 demo: setup  ## set up, and run the main job: train on notes by each method, compare
 	$(BIN)/nlft demo
@@ -27,8 +27,13 @@ mutants: setup-dev  ## hours: change one place of a copy at a time, and print wh
 check: setup-dev  ## what CI runs: formatting, lint, types of Python and JavaScript, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --no-print-directory --jobs 3 check-types check-js check-tests
+
+# Side by side, since mypy uses one core. What fails is printed when it is found, and make ends with an error.
+check-types:
 	$(BIN)/mypy
-	$(MAKE) --no-print-directory check-js
+
+check-tests:
 	$(PYTEST)
 
 check-js:  ## the types of the page's JavaScript, where node is there

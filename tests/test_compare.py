@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from helpers import tiny
+from nlft import cli
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import checked, declared, yaml_entries
 from nlft.core.neighbourhood import hidden_band
@@ -362,27 +363,29 @@ def place(tmp_path_factory):
     return folder
 
 
-def start(place, out, *flags):
-    command = [sys.executable, "-m", "nlft.cli", "compare", str(place / "problems" / "train.jsonl")]
-    command += ["--config", str(place / "plan.yaml"), "--output_dir", str(out), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def grid_command(place, out, *flags):
+    config = ["--config", str(place / "plan.yaml"), "--output_dir", str(out)]
+    return ["compare", str(place / "problems" / "train.jsonl"), *config, *flags]
 
 
 @pytest.mark.timeout(1200)
-def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp_path):
-    whole = start(place, tmp_path / "whole")
-    out, err = whole.communicate()
-    assert whole.returncode == 0, err[-3000:]
-    killed = start(place, tmp_path / "killed")
+def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp_path, capfd):
+    def run_here(*argv):
+        code, told = cli.main(grid_command(place, *argv)), capfd.readouterr()
+        assert code == 0, told.err[-3000:]
+        return told.out, told.err
+
+    out, _ = run_here(tmp_path / "whole")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    command = [sys.executable, "-m", "nlft.cli", *grid_command(place, tmp_path / "killed")]
+    killed = subprocess.Popen(command, **pipes)
     middle = tmp_path / "killed" / "cells" / "size-6" / "seed-0" / "fold-0" / "nlft" / "result.json"
     while not middle.exists():
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    resumed = start(place, tmp_path / "killed", "--jobs", "2")  # two cells at once give what one after the other does
-    again, err = resumed.communicate()
-    assert resumed.returncode == 0, err[-3000:]
+    again, err = run_here(tmp_path / "killed", "--jobs", "2")  # two cells at once give what one after the other does
     assert err.count("done before") >= 4 + 5
 
     reports = [json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "killed")]

@@ -592,56 +592,6 @@ def test_controls_that_no_longer_fit_are_named_on_resume(tmp_path):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-2"), anyway=True)
 
 
-# Two processes
-
-
-TWO_PROCESSES = """
-import json, sys, torch
-sys.path.insert(0, sys.argv[1])
-from helpers.training import Ask, adapter, examples, nlft_trainer
-folder = sys.argv[2]
-asked = {2: [("learning_rate", 0.25), ("saliency.mistake_ratio", 1.2), ("save", None)], 3: [("scheme", "cut")],
-         4: [("pause", None), ("undo", "pause")], 5: [("stop", None)]}
-import torch.distributed as dist
-first = not dist.is_initialized() and int(__import__("os").environ.get("RANK", 0)) == 0
-trainer = nlft_trainer(folder, data=examples(8), per_device_train_batch_size=int(sys.argv[3]),
-                       gradient_accumulation_steps=1, num_train_epochs=8, optim="sgd", learning_rate=0.5,
-                       watch=8, watch_every=0, callbacks=[Ask(folder, asked)] if first else None)
-trainer.train()
-json.dump({"steps": trainer.state.global_step, "scheme": trainer.scheme.name, "factor": trainer.steering.factor,
-           "weights": {n.replace("module.", ""): w.flatten().tolist() for n, w in adapter(trainer.model).items()}},
-          open(f"{folder}-{trainer.args.process_index}.json", "w"))
-"""
-
-
-def test_all_ranks_take_a_request_at_the_same_step(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-    here = str(Path(__file__).parent)
-
-    def train(name, processes, size):
-        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-        command = [sys.executable, *launch, str(script), here, str(tmp_path / name), str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(processes)]
-
-    (one,) = train("one", 1, 4)
-    first, second = train("two", 2, 2)
-    assert first == second
-    assert (one["steps"], one["scheme"], one["factor"]) == (first["steps"], first["scheme"], first["factor"])
-    assert (first["steps"], first["scheme"], first["factor"]) == (4, "cut", 0.25)
-    for name, weight in one["weights"].items():
-        torch.testing.assert_close(torch.tensor(weight), torch.tensor(first["weights"][name]), atol=1e-5, rtol=1e-4)
-    assert ledger(tmp_path / "one") == ledger(tmp_path / "two")
-    assert len(ledger(tmp_path / "two")) == 7
-    live = RunDir(tmp_path / "two").snapshot(1)
-    assert not live.whole
-    assert all(s is not None for s in RunDir(tmp_path / "two").snapshot(0).scores)
-    assert sum(s is not None for s in live.scores) == 4, "what both ranks had in their batches"
-    assert checkpoint_to_resume(RunDir(tmp_path / "two"), "true", 2).name == "checkpoint-1"
-
-
 # Live tokens
 
 

@@ -642,6 +642,18 @@ def run_sample(questions, url, *more, env=()):
     return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def test_asking_a_server_imports_no_torch(questions):
+    code = "import sys; from nlft.cli import main; done = main(sys.argv[1:]); "
+    code += "print({'torch', 'peft', 'datasets'} & set(sys.modules), done)"
+    with AnsweringServer() as server:
+        sampling = command(questions, server.url, "--limit", 2)
+        out = str(questions.with_name("evaluation.json"))
+        grading = ["evaluate", *sampling[1:2], "--out", out, *sampling[4:]]
+        for argv in (sampling, grading):
+            done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+            assert done.stdout.endswith("\nset() 0\n"), done.stdout + done.stderr
+
+
 def test_sample_killed_in_the_middle_goes_on_where_it_was_and_its_key_is_nowhere_to_be_found(questions):
     folder = questions.parent
     seen_argv = []

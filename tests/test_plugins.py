@@ -1,5 +1,6 @@
 """Schemes and graders of other packages: found through entry points, and harmless when they are not used."""
 
+import shutil
 import subprocess
 import sys
 
@@ -119,6 +120,18 @@ def test_a_broken_package_is_named_when_it_is_used_and_does_no_harm_otherwise(in
     trainer.train()
     assert "shaky" not in RunDir.open(tmp_path / "run").settings()["schemes"]
     assert get_grader("number")("#### 7", "#### 7").grade == "right"
+
+
+def test_a_package_that_is_installed_or_removed_meanwhile_is_noticed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    before = scheme_names()
+    late = tmp_path / "late-1.dist-info"
+    late.mkdir()
+    (late / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1\n")
+    (late / "entry_points.txt").write_text("[nlft.schemes]\nlate = late:SCHEME\n")
+    assert scheme_names() == [*before, "late"]
+    shutil.rmtree(late)
+    assert scheme_names() == before
 
 
 def test_two_packages_with_one_name_are_both_named(installed, monkeypatch):

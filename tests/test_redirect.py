@@ -1,17 +1,13 @@
 """`redirect` against its formula written out from whole softmaxes, and what it asks of the passes."""
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from helpers import tiny
-from helpers.training import REDIRECTED, adapter, nlft_trainer, two_redirected_steps
+from helpers.training import REDIRECTED, nlft_trainer
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
@@ -297,36 +293,6 @@ def test_batch_size_and_accumulation_do_not_change_the_training(tmp_path):
         runs.append([[e["loss"], e["nlft/redirect_loss"]] for e in logged])
     assert all(part > 0 for _, part in runs[0])
     torch.testing.assert_close(torch.tensor(runs[0]), torch.tensor(runs[1]), atol=1e-4, rtol=1e-3)
-
-
-TWO_PROCESSES = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from helpers.training import adapter, two_redirected_steps
-trainer = two_redirected_steps(sys.argv[2], 2)
-if trainer.args.process_index == 0:
-    logged = [[e["loss"], e["nlft/redirect_loss"]] for e in trainer.state.log_history if "loss" in e]
-    weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
-    wrapper = type(trainer.model_wrapped).__name__
-    json.dump({"wrapper": wrapper, "logged": logged, "weights": weights}, open(sys.argv[2] + ".json", "w"))
-"""
-
-
-def test_two_processes_train_as_one_does(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    arguments = [str(script), str(Path(__file__).parent), str(tmp_path / "two")]
-    done = subprocess.run([*launch, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    two = json.loads((tmp_path / "two.json").read_text())
-    assert two["wrapper"] == "DistributedDataParallel"
-    one = two_redirected_steps(tmp_path / "one", 4)
-    logged = [[e["loss"], e["nlft/redirect_loss"]] for e in one.state.log_history if "loss" in e]
-    assert all(part > 0 for _, part in logged)
-    torch.testing.assert_close(torch.tensor(two["logged"]), torch.tensor(logged), atol=1e-5, rtol=1e-4)
-    for name, weight in adapter(one.model).items():
-        torch.testing.assert_close(torch.tensor(two["weights"][name]), weight.flatten(), atol=1e-5, rtol=1e-4)
 
 
 def test_it_can_be_switched_on_and_off_while_a_run_trains(tmp_path):

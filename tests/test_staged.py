@@ -84,10 +84,12 @@ def test_what_is_interrupted_ends_the_processes_that_it_started(staged):
 
 PARENT = """
 import sys
+from nlft.experiments import staged
 from nlft.experiments.staged import Resources, Staged
 from nlft.experiments.settings import TuneSettings
 from helpers.processes import linger
 
+staged._PRELOADED = ()  # `linger` needs none of it, and the imports take seconds
 if __name__ == "__main__":
     Staged("questions.jsonl", {}, TuneSettings(output_dir=sys.argv[1])).begin(Resources(), linger).join()
 """

@@ -1,10 +1,6 @@
-"""NLFTTrainer: equal to TRL where it should be, exact on resume, alike on one process and two."""
+"""NLFTTrainer: equal to TRL where it should be, exact on resume."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -441,65 +437,3 @@ def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
         return any(b"salient_fraction" in p.read_bytes() for p in files)
 
     until(written)  # wandb's own process writes its file, also after `finish`
-
-
-DOSE = {"nlft/struck_probability", "nlft/dose_per_strike"}
-
-TWO_PROCESSES = """
-import json, sys
-from dataclasses import replace
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from helpers import striking
-from helpers.training import adapter, examples, nlft_trainer
-
-folder, processes = Path(sys.argv[2]), int(sys.argv[3])
-steps = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.5, "per_device_train_batch_size": 2,
-         "gradient_accumulation_steps": 2 // processes}
-flat = (striking.Span(2, 7, "flat"),)
-marked = [replace(one, spans=flat if one.id == "e1" else ()) for one in striking.records(8)]
-marked[4] = replace(marked[4], judgment=f'It is too long: "{marked[4].completion}".')
-contrast = replace(striking.WHOLE, pivot="contrast")  # the main process chooses; its choice is broadcast
-found = {}
-for name in ("sample", "token", "strike"):
-    if name == "strike":
-        trainer = striking.trainer(folder / name, data=marked, saliency=contrast, **steps)
-    else:
-        trainer = nlft_trainer(folder / name, data=examples(8), answer_weight=0.5, loss_normalization=name, watch=2,
-                               **steps)
-    trainer.train()
-    weights = {n: w.flatten().tolist() for n, w in adapter(trainer.model).items()}
-    logs = [log for log in trainer.state.log_history if "loss" in log]
-    found[name] = {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": weights}
-if trainer.args.process_index == 0:
-    (folder / "found.json").write_text(json.dumps(found))
-"""
-
-
-def test_two_processes_train_as_one_does(tmp_path):
-    """DDP over gloo: the wrapped model is called, so gradients are reduced; losses are those of the whole batch."""
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-
-    def run(processes):
-        out = tmp_path / str(processes)
-        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-        command = [sys.executable, *launch, str(script), str(Path(__file__).parent), str(out), str(processes)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads((out / "found.json").read_text())
-
-    alone, together = run(1), run(2)
-    assert list(alone) == ["sample", "token", "strike"]
-    for name, one in alone.items():
-        two = together[name]
-        assert two["wrapper"] == "DistributedDataParallel"
-        assert len(one["logs"]) == 2
-        for ours, theirs in zip(one["logs"], two["logs"], strict=True):
-            for key in ours.keys() & {"loss", "nlft/strike_loss", "nlft/hold_loss", "nlft/replace_loss", *DOSE}:
-                assert theirs[key] == pytest.approx(ours[key], abs=1e-5), (name, key)
-        for key, weight in one["weights"].items():
-            other = torch.tensor(two["weights"][key.replace("module.", "")])
-            torch.testing.assert_close(torch.tensor(weight), other, atol=1e-5, rtol=1e-4)
-    assert max(log["nlft/replace_loss"] for log in alone["strike"]["logs"]) > 0
-    assert alone["strike"]["logs"][-1].keys() >= DOSE

@@ -83,10 +83,11 @@ def evaluate(argv: Sequence[str]) -> None:
         inputs=settings.template_inputs(),
         ledger=out.with_suffix(".calls.jsonl"),
     )
-    from nlft.models.loading import adapter_fingerprint
+    about = {"model": model_settings.model_name_or_path, "adapter": None, "file": str(other.file)}
+    if adapter:
+        from nlft.models.loading import adapter_fingerprint  # brings torch, which asking a server does without
 
-    name = model_settings.model_name_or_path
-    about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
+        about["adapter"] = adapter_fingerprint(adapter)
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
     print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))

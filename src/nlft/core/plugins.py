@@ -1,9 +1,11 @@
 """Find what other packages add through entry points, and what users name by dotted path. Import it only on use."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,26 @@ from nlft.errors import UserError
 def plug_ins(group: str) -> dict[str, list[EntryPoint]]:
     """Return the entry points of a group by name, without importing them."""
     offered: dict[str, list[EntryPoint]] = {}
-    for entry_point in entry_points(group=group):
+    for entry_point in _entry_points(group, tuple((folder, _changed(folder)) for folder in sys.path)):
         offered.setdefault(entry_point.name, []).append(entry_point)
     return offered
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, searched: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return the installed packages' entry points of a group.
+
+    This reads a file of each package: 6 ms with 180 packages, and one trainer asks 20 times. So they are read again
+    only when sys.path or one of its folders has changed, as it does when a package is installed or removed.
+    """
+    return entry_points(group=group)
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder or os.curdir).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def package_of(plug_in: EntryPoint) -> str:

@@ -1,5 +1,6 @@
 """Run stages in one folder. Each stage writes a file, and is not repeated once that file exists."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -28,6 +29,8 @@ from nlft.progress import hide_bars, quiet_libraries
 
 if TYPE_CHECKING:
     from nlft.models.loading import ModelSettings
+
+_PRELOADED = ("nlft.training.reft", "nlft.experiments.arm_run", "nlft.models.loaded")
 
 Stage = tuple[str, str, Callable[[], None]]
 """The stage's title, the file whose existence shows that the stage is done, and the function that runs it."""
@@ -250,12 +253,15 @@ def _processes() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods() or torch.cuda.device_count():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlft.training.reft", "nlft.experiments.arm_run", "nlft.models.loaded"])
+    context.set_forkserver_preload(list(_PRELOADED))
     return context
 
 
 def _quietly(resources: Resources, function: Callable[..., None], *args: object) -> None:
     """Run the function in a child process as a command does: with quiet libraries, error messages and exit codes."""
+    # What the server process imported lives until the end. A full collection, with which each training ends, would walk
+    # through it, and so copy its memory.
+    gc.freeze()
     Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     _use(resources)

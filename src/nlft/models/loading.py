@@ -11,25 +11,22 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
-from trl import ModelConfig, get_quantization_config
 
 from nlft.core.conditions import end_of_turn_id
 from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
+from nlft.models.named import NamedModel
 from nlft.models.saved_adapters import WEIGHTS, adapter_folder, add_adapter, check_layer_names
-from nlft.models.settings import ModelOptions
 from nlft.models.weights_check import check_loaded, check_quantization, loaded
 
 
 @dataclass
-class ModelSettings(ModelOptions, ModelConfig):  # type: ignore[misc]
-    """TRL's model settings, with the paper's LoRA as the default."""
+class ModelSettings(NamedModel):
+    """A model to load here: `dtype` is chosen."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dtype = self.dtype or fast_dtype()
-        if not self.model_name_or_path:
-            raise UserError("--model_name_or_path is missing.\n  Give a folder or a hub name.")
 
 
 def fast_dtype() -> str:
@@ -47,7 +44,7 @@ def fast_dtype() -> str:
     return "bfloat16" if computes else "float32"
 
 
-def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+def load_tokenizer(settings: NamedModel) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer, with a padding token."""
     tokenizer = _from_pretrained(AutoTokenizer, settings)
     if tokenizer.pad_token_id is None:
@@ -56,7 +53,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(settings: ModelSettings, *, trainable: bool) -> PreTrainedModel | PeftModel:
+def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | PeftModel:
     """Load the base model, with `settings.adapter` on it if there is one.
 
     Args:
@@ -66,14 +63,14 @@ def load_model(settings: ModelSettings, *, trainable: bool) -> PreTrainedModel |
         UserError: there is no such model or adapter.
     """
     check_quantization(settings)
-    quantization = get_quantization_config(settings)
+    quantization = _quantization(settings)
     # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
     model, info = _from_pretrained(
         AutoModelForCausalLM,
         settings,
-        dtype=settings.dtype,
+        dtype=settings.dtype or fast_dtype(),
         attn_implementation=settings.attn_implementation,
         use_safetensors=True,
         output_loading_info=True,
@@ -146,7 +143,15 @@ def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> 
     return get_peft_model(model, peft_config)
 
 
-def _from_pretrained(cls: Any, settings: ModelSettings, **options: Any) -> Any:
+def _quantization(settings: NamedModel) -> Any:
+    if not (settings.load_in_4bit or settings.load_in_8bit):
+        return None  # the import brings pandas and datasets, a second that few commands need
+    from trl import get_quantization_config
+
+    return get_quantization_config(settings)
+
+
+def _from_pretrained(cls: Any, settings: NamedModel, **options: Any) -> Any:
     name = settings.model_name_or_path
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # the bar's carriage returns would fill a log file

@@ -9,12 +9,12 @@ from nlft.errors import UserError
 if TYPE_CHECKING:
     from nlft.models.answerer import Answerer
     from nlft.models.ledger import Ledgered
-    from nlft.models.loading import ModelSettings
+    from nlft.models.named import NamedModel
     from nlft.models.settings import BackendSettings, CallSettings
 
 
 def open_answerer(
-    model_settings: "ModelSettings",
+    model_settings: "NamedModel",
     backend: "BackendSettings",
     calls: "CallSettings",
     *,
@@ -53,7 +53,7 @@ def open_answerer(
 
 
 def open_model(
-    model_settings: "ModelSettings",
+    model_settings: "NamedModel",
     backend: "BackendSettings",
     *,
     max_new_tokens: int,
@@ -76,7 +76,7 @@ def open_model(
 
 
 def _server_model(
-    settings: "ModelSettings", backend: "BackendSettings", templates: Templates, shape: dict[str, Any]
+    settings: "NamedModel", backend: "BackendSettings", templates: Templates, shape: dict[str, Any]
 ) -> "Answerer":
     from nlft.models.server import ServerModel
 
@@ -89,7 +89,7 @@ def _server_model(
     return ServerModel(name, backend, system_prompt=templates.system_prompt, inputs=templates.inputs, **shape)
 
 
-def _local_model(settings: "ModelSettings", templates: Templates, batch_size: int, shape: dict[str, Any]) -> "Answerer":
+def _local_model(settings: "NamedModel", templates: Templates, batch_size: int, shape: dict[str, Any]) -> "Answerer":
     from nlft.core.conditions import ConditionEncoder
     from nlft.models.loading import load_model, load_tokenizer
     from nlft.models.local import LocalModel
@@ -100,7 +100,7 @@ def _local_model(settings: "ModelSettings", templates: Templates, batch_size: in
     return LocalModel(model, encoder, batch_size=batch_size, name=name, **shape)
 
 
-def local_name(settings: "ModelSettings", model: Any, tokenizer: Any) -> dict[str, Any]:
+def local_name(settings: "NamedModel", model: Any, tokenizer: Any) -> dict[str, Any]:
     """Return how an answerer's identity names the model that the settings load: weights, adapter, chat template.
 
     Args:
@@ -122,7 +122,7 @@ def local_name(settings: "ModelSettings", model: Any, tokenizer: Any) -> dict[st
 
 def model_kinds() -> list[Any]:
     """Settings classes of a command that asks a model for answers."""
-    from nlft.models.loading import ModelSettings
+    from nlft.models.named import NamedModel
     from nlft.models.settings import BackendSettings, CallSettings
 
-    return [ModelSettings, BackendSettings, CallSettings]
+    return [NamedModel, BackendSettings, CallSettings]

@@ -4,6 +4,7 @@ Grades come from `data.grading`, which also labels the training examples. A ledg
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -302,6 +303,8 @@ def no_base(why: str) -> UserError:
 
 def _local_model(answerer: Answerer) -> "LocalModel | None":
     """Return the local model that the answerer uses. Return None if the answers come from elsewhere."""
+    if "nlft.models.local" not in sys.modules:  # whoever made a local model has imported it; the import brings torch
+        return None
     from nlft.models.local import LocalModel
 
     inner = answerer.inner if isinstance(answerer, Ledgered) else answerer

@@ -132,10 +132,11 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._last_step = state.global_step
         pad, plan = self.trainer.builder.pad_token_id, self.trainer.builder.plan
         scheme, settings = self.trainer.scheme, self.trainer.saliency
-        found = [
-            score_with_alternatives(model, example, pad, scheme, settings, plan, self.trainer.processing_class)
-            for example in self.watched
-        ]
+        with evaluating(model):  # once, and not for each example
+            found = [
+                score_with_alternatives(model, example, pad, scheme, settings, plan, self.trainer.processing_class)
+                for example in self.watched
+            ]
         if state.is_world_process_zero:
             said = [alternatives for _, alternatives in found]
             self._submit(state.global_step, state, [scores for scores, _ in found], whole=True, said=said)
