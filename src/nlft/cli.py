@@ -116,6 +116,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("answer questions greedily and grade the answers", "commands.results:evaluate"),
     "compare": ("compare methods on the same examples, with intervals and a verdict", "commands.results:compare"),
     "merge": ("merge an adapter into its model, and save an ordinary model folder", "commands.results:merge"),
+    "export": ("write the model for llama.cpp, Ollama, vLLM or MLX, and check it", "commands.exporting:export"),
     "map": ("show what the feedback did to every token", "commands.results:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }
@@ -145,8 +146,8 @@ _OTHER_NAMES = {
     "view": "map",
     "serve": "map",
     "ui": "map",
-    "export": "build",
-    "convert": "build",
+    "convert": "export",
+    "gguf": "export",
     "version": "env",
     "info": "env",
     "resume": "train",
