@@ -9,11 +9,14 @@ from transformers import PreTrainedTokenizerBase
 
 from nlft.errors import NLFTError
 from nlft.exporting.llama_server import LlamaServer
-from nlft.exporting.replies import Reply, log_probs, plain_text
+from nlft.exporting.replies import Reply, log_probs, of_tokens, plain_text
 
-# What the log-probability of a token may differ by, in nats: on average, and at most. float32 differs by the order of
-# its sums; the others by their rounding of the weights, and llama.cpp rounds what it multiplies with them as well.
+# What the log-probability of a token may differ by in llama.cpp and in transformers, on the same rounded weights, in
+# nats: on average, and at most. float32 differs by the order of its sums. With the others, llama.cpp also rounds what
+# it multiplies the weights with.
 TOLERANCES = {"f32": (0.001, 0.02), "f16": (0.01, 0.25), "bf16": (0.05, 1.0), "q8_0": (0.15, 2.0)}
+# What rounding the merged weights may add, in nats, on average.
+ROUNDING = {"f32": 0.001, "f16": 0.05, "bf16": 0.25, "q8_0": 0.25}
 # Below this, a probability is no longer a whole float32 number, and the server's logarithm is cut off.
 _LEAST = -80.0
 _GREEDY_REPLIES, _GREEDY_TOKENS = 2, 16
@@ -41,24 +44,30 @@ class Agreement:
     greedy_gap: float
     has_template: bool
     base: float | None
+    rounding: float
 
     def lines(self) -> list[str]:
         """Return the comparison in sentences."""
         mean, largest = TOLERANCES[self.outtype]
-        told = (
-            f"{self.replies} replies ({self.tokens} tokens), scored by llama.cpp and by transformers: "
-            f"log-probabilities differ by {self.mean:.2g} on average (tolerance {mean:g}) and {self.largest:.2g} at most "
+        scored = (
+            f"{self.replies} replies ({self.tokens} tokens) by llama.cpp and by transformers, on the same weights: "
+            f"log-probabilities differ by {self.mean:.2g} on average (tolerance {mean:g}), {self.largest:.2g} at most "
             f"(tolerance {largest:g})"
         )
         if self.untold:
-            told += f"; {self.untold} tokens are parts of characters, for which llama.cpp tells no probability"
+            scored += f"; {self.untold} tokens are parts of characters, for which llama.cpp tells no probability"
+        rounded = (
+            f"merging and rounding to {self.outtype} moves them by {self.rounding:.2g} on average (tolerance "
+            f"{ROUNDING[self.outtype]:g})"
+        )
         if self.base is not None:
-            told += f". The base without the adapter differs by {self.base:.2g} on average"
-            if self.base <= mean:
-                told += ", so these replies cannot tell the trained model from its base"
+            rounded += f"; training has moved them by {self.base:.2g}"
+            if self.base <= max(self.rounding, self.mean):
+                rounded += ". So these replies cannot tell the trained model from its base: give others (--verify_file)"
         rendered = "the chat template renders" if self.has_template else "the tokenizer makes"
         return [
-            told,
+            scored,
+            rounded,
             f"prompts: {rendered} the same token ids for all {self.replies}",
             f"an answer ends at {', '.join(self.ends)} in both",
             f"greedy: each of {self.greedy} tokens by llama.cpp is the likeliest in transformers, or within "
@@ -77,8 +86,8 @@ def compare(
     """Compare tokens, prompts, ends, the replies' log-probabilities and greedy replies.
 
     Args:
-        model: the model in transformers, for the greedy replies.
-        replies: with the log-probabilities by the trained model.
+        model: the merged model in transformers, with the weights that the file has.
+        replies: with the log-probabilities by the trained model, which was neither merged nor rounded.
         ends: every token that ends an answer.
 
     Raises:
@@ -89,7 +98,15 @@ def compare(
     for reply in replies:
         _compare_prompt(server, tokenizer, reply, has_template)
     names = _compare_ends(server, tokenizer, replies[0], ends)
-    differences, untold = _scores(server, tokenizer, replies)
+    expected = [of_tokens(log_probs(model, reply.prompt_ids, reply.ids), reply.ids) for reply in replies]
+    moved = [(one - reply.log_probs).abs() for one, reply in zip(expected, replies, strict=True)]
+    rounding = float(torch.cat(moved).mean())
+    if not rounding <= ROUNDING[outtype]:
+        raise _differs(
+            f"merged and rounded to {outtype}, it gives other log-probabilities than model + adapter: by {rounding:.3g} on "
+            f"average (tolerance {ROUNDING[outtype]:g})"
+        )
+    differences, untold = _scores(server, tokenizer, replies, expected)
     mean, largest = float(differences.mean()), float(differences.max())
     limits = TOLERANCES[outtype]
     if not (mean <= limits[0] and largest <= limits[1]):
@@ -111,6 +128,7 @@ def compare(
         gap,
         has_template,
         float(torch.cat(base).mean()) if base else None,
+        rounding,
     )
 
 
@@ -150,6 +168,9 @@ def _compare_ends(
     server: LlamaServer, tokenizer: PreTrainedTokenizerBase, reply: Reply, ends: frozenset[int]
 ) -> tuple[str, ...]:
     names = []
+    eos = server.eos()
+    if eos not in [str(tokenizer.convert_ids_to_tokens(end)) for end in ends]:
+        raise _differs(f"the file's end of a text is {eos!r}, at which no answer ends in transformers")
     for end in sorted(ends):
         names.append(str(tokenizer.convert_ids_to_tokens(end)))
         if not server.ends_at(reply.prompt_ids, end):
@@ -158,21 +179,42 @@ def _compare_ends(
 
 
 def _scores(
-    server: LlamaServer, tokenizer: PreTrainedTokenizerBase, replies: Sequence[Reply]
+    server: LlamaServer, tokenizer: PreTrainedTokenizerBase, replies: Sequence[Reply], expected: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, int]:
     """Return the differences of the tokens' log-probabilities, and the number of tokens without one."""
     differences: list[float] = []
     untold = 0
-    for reply in replies:
-        written, theirs = server.score(reply.prompt_ids, reply.ids)
-        if written != reply.ids:
-            raise _differs(_apart(f"the reply of {reply.id!r}", tokenizer, reply.ids, written))
-        for our, their in zip(reply.log_probs.tolist(), theirs, strict=True):
-            if their is None:
-                untold += 1
-            else:
-                differences.append(abs(max(our, _LEAST) - max(their, _LEAST)))
+    for reply, known in zip(replies, expected, strict=True):
+        *text, end = reply.ids
+        runs = _whole_runs(tokenizer, text)
+        untold += len(text) - sum(stop - start for start, stop in runs)
+        for start, stop in runs:
+            is_last = stop == len(text)
+            ids = text[start:stop]
+            found = server.score([*reply.prompt_ids, *text[:start]], ids, end if is_last else None)
+            wanted = [*ids, end] if is_last else ids
+            written = [id for id, _ in found]
+            if written != wanted:
+                raise _differs(_apart(f"the reply of {reply.id!r}", tokenizer, wanted, written))
+            ours = known[start : start + len(wanted)].tolist()
+            pairs = zip(ours, (their for _, their in found), strict=True)
+            differences += [abs(max(our, _LEAST) - max(their, _LEAST)) for our, their in pairs]
     return torch.tensor(differences), untold
+
+
+def _whole_runs(tokenizer: PreTrainedTokenizerBase, text: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the runs of tokens that are whole characters, (start, stop); `stop` exclusive.
+
+    llama.cpp's server tells of characters, so it has no probability for a token that is a part of one. The last run
+    ends with the reply, and may be empty: the token that ends the reply follows it.
+    """
+    runs, start = [], 0
+    for at, id in enumerate(text):
+        if "\ufffd" in tokenizer.decode([id]):
+            if at > start:
+                runs.append((start, at))
+            start = at + 1
+    return [*runs, (start, len(text))]
 
 
 def _greedy(
@@ -203,9 +245,17 @@ def _greedy(
         if tokenizer.chat_template is not None:
             text, prompt_tokens = server.chat(reply.messages, reply.inputs, _GREEDY_TOKENS)
             wanted = tokenizer.decode(written[:-1] if written[-1] in ends else written, skip_special_tokens=True)
-            if prompt_tokens != len(reply.prompt_ids) or text.strip() != wanted.strip():
+            if prompt_tokens != len(reply.prompt_ids) or _whole(text) != _whole(wanted):
                 raise _differs(
                     f"a chat request answers {reply.id!r} with {text!r} after {prompt_tokens} tokens; its prompt of "
                     f"{len(reply.prompt_ids)} tokens is continued with {wanted!r}"
                 )
     return count, largest
+
+
+def _whole(text: str) -> str:
+    """Return the text without white space around it, and without marks of bytes that are no character.
+
+    Both programs write such marks, one for each byte or one for several.
+    """
+    return text.replace("\ufffd", "").strip()

@@ -180,12 +180,17 @@ def _plan(
         place = places.get_name(name, try_suffixes=(".weight", ".bias"))
         if place is None:
             raise UserError(f"the GGUF format has no place for the weight {name}.\n  {_CURE}")
-        kind = QUANTIZATION[outtype]
-        if weight.dim() < 2:
-            kind = GGMLQuantizationType.F32  # llama.cpp computes norms and biases in float32
-        elif kind == GGMLQuantizationType.Q8_0 and weight.shape[-1] % _BLOCK:
-            kind = GGMLQuantizationType.F16  # as llama.cpp's own converter does
-        yield place, _values(name, weight, family, config), kind, tuple(weight.shape)
+        yield place, _values(name, weight, family, config), _kind(weight, outtype), tuple(weight.shape)
+
+
+def _kind(weight: Tensor, outtype: str) -> GGMLQuantizationType:
+    """Return the type in which the file has a weight."""
+    kind = QUANTIZATION[outtype]
+    if weight.dim() < 2:
+        return GGMLQuantizationType.F32  # llama.cpp computes norms and biases in float32
+    if kind == GGMLQuantizationType.Q8_0 and weight.shape[-1] % _BLOCK:
+        return GGMLQuantizationType.F16  # as llama.cpp's own converter does
+    return kind
 
 
 def _values(name: str, weight: Tensor, family: Family, config: Any) -> Callable[[], NDArray[np.float32]]:
@@ -214,6 +219,16 @@ def pairs_from_halves(values: Tensor, heads: int) -> Tensor:
     size = values.shape[0] // heads
     order = torch.arange(size).view(2, size // 2).T.reshape(-1)  # 0, half, 1, half + 1, ...
     return values.view(heads, size, *values.shape[1:])[:, order].reshape(values.shape)
+
+
+def round_weights(model: Any, outtype: str) -> None:
+    """Give a model in float32 the values that its weights have in the file."""
+    for weight in model.parameters():
+        kind = _kind(weight, outtype)
+        if kind != GGMLQuantizationType.F32:
+            data = gguf.quants.quantize(np.ascontiguousarray(weight.detach().cpu().numpy()), kind)
+            rounded = torch.from_numpy(np.array(gguf.quants.dequantize(data, kind)))
+            weight.data = rounded.to(weight.device, weight.dtype)
 
 
 def _rope_factors(model: Any) -> NDArray[np.float32] | None:

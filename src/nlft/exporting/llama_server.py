@@ -47,39 +47,39 @@ class LlamaServer:
         asked = {"content": text, "add_special": special, "parse_special": special}
         return list(self._post("/tokenize", asked)["tokens"])
 
-    def score(self, prompt: Sequence[int], ids: Sequence[int]) -> tuple[list[int], list[float | None]]:
-        """Write a given reply after a prompt, and read how likely each token was.
+    def score(self, prompt: Sequence[int], ids: Sequence[int], end: int | None = None) -> list[tuple[int, float]]:
+        """Write given tokens after a prompt, and read how likely each was.
 
         A grammar allows one token at each place, then only an end. The probabilities are those before the grammar.
 
         Args:
-            ids: the reply with the token that ends it.
+            ids: tokens of whole characters: llama.cpp's grammars know no others.
+            end: the token that ends the reply there; None if the reply goes on.
 
         Returns:
-            The tokens that were written, and each one's log-probability. None for a token that is a part of a
-            character: the server tells of whole characters.
+            Each written token with its log-probability.
         """
-        *text, end = ids
-        grammar = " ".join(f"<[{id}]>" for id in text) if text else '""'
-        found = self._post(
-            "/completion",
-            {
-                "prompt": list(prompt),
-                "n_predict": len(ids),
-                "grammar": f"root ::= {grammar}",
-                "logit_bias": [[end, _SURE]],
-                "n_probs": 1,
-                "temperature": 0,
-                "return_tokens": True,
-            },
-        )
-        written = list(found["tokens"])
-        return written, _aligned(written, found.get("completion_probabilities", []))
+        grammar = " ".join(f"<[{id}]>" for id in ids) if ids else '""'
+        asked: dict[str, Any] = {
+            "prompt": list(prompt),
+            "n_predict": len(ids) + (end is not None),
+            "grammar": f"root ::= {grammar}",
+            "n_probs": 1,
+            "temperature": 0,
+        }
+        if end is not None:
+            asked["logit_bias"] = [[end, _SURE]]  # the grammar allows every end
+        found = self._post("/completion", asked)
+        return [(int(one["id"]), float(one["logprob"])) for one in found["completion_probabilities"]]
 
     def greedy(self, prompt: Sequence[int], length: int) -> list[int]:
         """Return the likeliest tokens after a prompt, up to and with an end."""
         asked = {"prompt": list(prompt), "n_predict": length, "temperature": 0, "return_tokens": True}
         return list(self._post("/completion", asked)["tokens"])
+
+    def eos(self) -> str:
+        """Return the token that the file names as the end of a text."""
+        return str(self._post("/props", None)["eos_token"])
 
     def ends_at(self, prompt: Sequence[int], id: int) -> bool:
         """Return whether an answer ends where the model writes this token."""
@@ -97,9 +97,10 @@ class LlamaServer:
         found = self._post("/v1/chat/completions", asked)
         return str(found["choices"][0]["message"]["content"] or ""), int(found["usage"]["prompt_tokens"])
 
-    def _post(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, asked: dict[str, Any] | None) -> dict[str, Any]:
         head = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
-        request = urllib.request.Request(self.address + path, json.dumps(asked).encode(), head)
+        data = None if asked is None else json.dumps(asked).encode()
+        request = urllib.request.Request(self.address + path, data, head)
         try:
             with urllib.request.urlopen(request, timeout=3600) as answer:
                 return dict(json.load(answer))
@@ -108,15 +109,6 @@ class LlamaServer:
             raise NLFTError(f"llama.cpp refuses {path}: {told}\n  The GGUF file is not usable as it is.") from error
         except OSError as error:
             raise NLFTError(f"llama.cpp ended during {path}: {error}\n  The GGUF file is not usable.") from error
-
-
-def _aligned(written: Sequence[int], told: Sequence[dict[str, Any]]) -> list[float | None]:
-    """Give each written token its log-probability. The server leaves out tokens that are parts of a character."""
-    found: list[float | None] = []
-    rest = list(told)
-    for id in written:
-        found.append(float(rest.pop(0)["logprob"]) if rest and rest[0]["id"] == id else None)
-    return found
 
 
 @contextmanager

@@ -167,8 +167,10 @@ def _compared(
     outtype: str,
 ) -> list[str]:
     from nlft.exporting.comparing import compare
+    from nlft.exporting.gguf_model import round_weights
     from nlft.exporting.llama_server import serving
 
+    round_weights(model, outtype)
     context = max(len(reply.prompt_ids) + len(reply.ids) for reply in replies) + _ROOM
     with serving(path, context=context) as server:
         return compare(server, model, tokenizer, replies, ends, outtype).lines()
