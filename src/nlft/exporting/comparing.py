@@ -103,8 +103,8 @@ def compare(
     rounding = float(torch.cat(moved).mean())
     if not rounding <= ROUNDING[outtype]:
         raise _differs(
-            f"merged and rounded to {outtype}, it gives other log-probabilities than model + adapter: by {rounding:.3g} on "
-            f"average (tolerance {ROUNDING[outtype]:g})"
+            f"merged and rounded to {outtype}, it gives other log-probabilities than model + adapter: by {rounding:.3g} "
+            f"on average (tolerance {ROUNDING[outtype]:g})"
         )
     differences, untold = _scores(server, tokenizer, replies, expected)
     mean, largest = float(differences.mean()), float(differences.max())
