@@ -185,7 +185,7 @@ def unreadable(patch):
     ("fault", "told"),
     [
         (wrong_permutation, r"tokens differ by [\d.]+ on average \(tolerance 0.001\)"),
-        (lost_adapter, r"model \+ adapter: by [\d.]+ on average \(tolerance 0.001\)"),
+        (lost_adapter, r"model \+ adapter by [\d.]+ on average \(tolerance 0.001\)"),
         (wrong_end, r"end of a text is '<\|system\|>'"),
         (unknown_end, r"ends at <\|assistant\|> in transformers, and llama.cpp writes on"),
         (altered_template, "the prompt of 'a' has 16 tokens in transformers and 17 in llama.cpp"),

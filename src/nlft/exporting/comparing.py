@@ -103,7 +103,7 @@ def compare(
     rounding = float(torch.cat(moved).mean())
     if not rounding <= ROUNDING[outtype]:
         raise _differs(
-            f"merged and rounded to {outtype}, it gives other log-probabilities than model + adapter: by {rounding:.3g} "
+            f"merged and rounded to {outtype}, its log-probabilities differ from model + adapter by {rounding:.3g} "
             f"on average (tolerance {ROUNDING[outtype]:g})"
         )
     differences, untold = _scores(server, tokenizer, replies, expected)
