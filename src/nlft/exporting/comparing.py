@@ -242,7 +242,7 @@ def _greedy(
             at = int(gaps.argmax())
             ours = tokenizer.convert_ids_to_tokens([int(known[at].argmax()), written[at]])
             raise _differs(f"transformers continues {reply.id!r} with {ours[0]!r} where llama.cpp writes {ours[1]!r}")
-        if tokenizer.chat_template is not None:
+        if tokenizer.chat_template is not None and not reply.inputs.tools:  # a tool call is no text there
             text, prompt_tokens = server.chat(reply.messages, reply.inputs, _GREEDY_TOKENS)
             wanted = tokenizer.decode(written[:-1] if written[-1] in ends else written, skip_special_tokens=True)
             if prompt_tokens != len(reply.prompt_ids) or _whole(text) != _whole(wanted):

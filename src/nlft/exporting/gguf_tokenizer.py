@@ -1,6 +1,7 @@
 """Write a tokenizer into a GGUF file as llama.cpp reads it, or refuse it."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ _QWEN2 = (
 _LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _SPLITS = {_QWEN2: "qwen2", _LLAMA3: "llama-bpe"}
 _CURE = "Use --to merged and a server that reads tokenizer.json, or llama.cpp's own converter (--converter)."
+_SPACE = "\u2581"  # SentencePiece's mark for a space
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_UNREACHED = -1e9  # the score of a piece that no merge makes
 # The keys under which llama.cpp takes tokens that end an answer.
 _END_KEYS = ("eot", "eom")
 
@@ -33,12 +37,15 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: 
     if backend is None:
         raise _refusal(f"the tokenizer is a {type(tokenizer).__name__}, which has no tokenizer.json")
     told = json.loads(backend.to_str())
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer_name(told))
     tokens, types = _tokens(told, rows)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges([_merge(merge) for merge in told["model"]["merges"]])
+    if _is_sentencepiece(told):
+        _add_sentencepiece(writer, told, tokens, types)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre_tokenizer_name(told))
+        writer.add_token_list(tokens)
+        writer.add_token_types(types)
+        writer.add_token_merges([" ".join(_pair(merge)) for merge in told["model"]["merges"]])
     _add_ends(writer, tokenizer, ends)
     starts = _starts_with_bos(tokenizer)
     if tokenizer.bos_token_id is not None:
@@ -65,7 +72,7 @@ def pre_tokenizer_name(told: dict[str, Any]) -> str:
     """
     model, normalizer = told["model"], told.get("normalizer")
     if model["type"] != "BPE" or model.get("byte_fallback"):
-        raise _refusal(f"the tokenizer is {model['type']} with characters as its pieces, not byte-level BPE")
+        raise _refusal(f"the tokenizer is {model['type']}, neither byte-level BPE nor SentencePiece's BPE")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise _refusal(f"the tokenizer has {name} {model[name]!r}")
@@ -114,8 +121,54 @@ def _tokens(told: dict[str, Any], rows: int) -> tuple[list[str], list[TokenType]
     return tokens, [types.get(id, TokenType.UNUSED) for id in range(rows)]
 
 
-def _merge(merge: str | Sequence[str]) -> str:
-    return merge if isinstance(merge, str) else " ".join(merge)
+def _pair(merge: str | Sequence[str]) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else list(merge)
+
+
+def _is_sentencepiece(told: dict[str, Any]) -> bool:
+    """Whether this is a SentencePiece model as BPE: spaces become a mark, and unknown characters bytes."""
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    # Gemma's splits at spaces, of which its normalizer leaves none.
+    no_split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    model = told["model"]
+    return bool(
+        model["type"] == "BPE"
+        and model.get("byte_fallback")
+        and not model.get("ignore_merges")
+        and told.get("normalizer") == spaces
+        and told.get("pre_tokenizer") in (None, no_split)
+    )
+
+
+def _add_sentencepiece(
+    writer: GGUFWriter, told: dict[str, Any], tokens: Sequence[str], types: Sequence[TokenType]
+) -> None:
+    """Add pieces with scores. llama.cpp joins the two neighbours whose joined piece has the highest score.
+
+    tokenizer.json has no scores, but its merges stand in the order of them. So the place of the first merge that makes
+    a piece is its score.
+    """
+    scores = [_UNREACHED] * len(tokens)
+    places = {token: id for id, token in enumerate(tokens)}
+    for rank, merge in enumerate(told["model"]["merges"]):
+        id = places["".join(_pair(merge))]
+        scores[id] = max(scores[id], -float(rank))
+    kinds, texts = list(types), list(tokens)
+    for id, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind == TokenType.NORMAL and _BYTE.fullmatch(token):
+            kinds[id] = TokenType.BYTE
+        elif kind == TokenType.USER_DEFINED:
+            texts[id] = token.replace(_SPACE, " ")  # llama.cpp looks for these before it marks spaces
+    unknown = told["model"].get("unk_token")
+    if unknown in places:
+        kinds[places[unknown]] = TokenType.UNKNOWN
+        writer.add_unk_token_id(places[unknown])
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(texts)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_add_space_prefix(False)
 
 
 def _add_ends(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> None:

@@ -56,7 +56,12 @@ def examples_to_score(run: RunDir | None, file: str | None, count: int) -> list[
                 "  Give examples with --verify_file FILE: JSON lines with prompt, completion and label."
             )
         file = recorded
-    return read_examples(file, require_judgment=False)[:count]
+    found = read_examples(file, require_judgment=False)[:count]
+    if not found:
+        raise UserError(
+            f"{display_path(file)}: holds no examples to compare by.\n  Give others with --verify_file FILE."
+        )
+    return found
 
 
 def encode_replies(examples: Sequence[Example], encoder: ConditionEncoder) -> list[Reply]:

@@ -1,5 +1,6 @@
 """Export a trained model: write it, load it again, compare, and only then give it its name."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from nlft.exporting.settings import ExportSettings
 from nlft.exporting.source import Trained
 from nlft.models.ends import answer_ends, name_trained_end
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.models.weights_check import loaded
 from nlft.training.merging import merge_adapter, merged_model, own_type, whole_folder
 
 _OUTTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -96,7 +98,12 @@ def _config(trained: Trained) -> Any:
         UserError: the base is quantised: there is nothing exact that the adapter could be added to.
     """
     name, revision = trained.base, trained.settings.model_revision
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    config = loaded(
+        lambda: AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False),
+        f"nlft export: the base model {name}",
+        Path(name),
+        "Name its new place with --model_name_or_path.",
+    )
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(
             f"{trained.base} is quantised, so an adapter cannot be merged into it.\n"
@@ -149,12 +156,9 @@ def _gguf(trained: Trained, settings: ExportSettings, config: Any, out: Path) ->
     told = [f"{by} wrote {outtype}, {size / 1e6:,.0f} MB", *compared, *told]
     file = display_path(out / path.name)
     if settings.to == "ollama":
-        line = f"ollama create {shlex.quote(trained.name.lower())} -f {shlex.quote(display_path(out / 'Modelfile'))}"
-        return [
-            *told,
-            f"folder: {display_path(out)}",
-            f"next: {line} && ollama run {shlex.quote(trained.name.lower())}",
-        ]
+        name = re.sub(r"[^a-z0-9._-]+", "-", trained.name.lower())  # Ollama takes no others
+        line = f"ollama create {name} -f {shlex.quote(display_path(out / 'Modelfile'))} && ollama run {name}"
+        return [*told, f"folder: {display_path(out)}", f"next: {line}"]
     return [*told, *_told_system(trained), f"model: {file}", f"next: {_llama_line(file, trained)}"]
 
 
