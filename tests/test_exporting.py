@@ -207,10 +207,6 @@ def lost_adapter(patch):
     patch.setattr(run, "merged_model", lambda whole, adapter: whole.unload())
 
 
-def unreadable(patch):
-    patch.setattr(gguf_file, "add_sizes", lambda *given: None)
-
-
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -220,7 +216,6 @@ def unreadable(patch):
         (unknown_end, r"ends at <\|assistant\|> in transformers, and llama.cpp writes on"),
         (altered_template, "the prompt of 'a' has 16 tokens in transformers and 17 in llama.cpp"),
         (wrong_split, "the text .* has 4"),
-        (unreadable, "does not load"),
     ],
 )
 def test_a_file_that_is_not_the_trained_model_is_refused_and_leaves_nothing(

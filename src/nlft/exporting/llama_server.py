@@ -72,10 +72,11 @@ class LlamaServer:
         found = self._post("/completion", asked)
         return [(int(one["id"]), float(one["logprob"])) for one in found["completion_probabilities"]]
 
-    def greedy(self, prompt: Sequence[int], length: int) -> list[int]:
-        """Return the likeliest tokens after a prompt, up to and with an end."""
+    def greedy(self, prompt: Sequence[int], length: int) -> tuple[list[int], str]:
+        """Return the likeliest tokens after a prompt, up to and with an end, and their text."""
         asked = {"prompt": list(prompt), "n_predict": length, "temperature": 0, "return_tokens": True}
-        return list(self._post("/completion", asked)["tokens"])
+        found = self._post("/completion", asked)
+        return list(found["tokens"]), str(found["content"])
 
     def eos(self) -> str:
         """Return the token that the file names as the end of a text."""
