@@ -1,7 +1,7 @@
 """What is exported: a run, an adapter's folder or a hub name, with its base model and the run's prompts."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,9 @@ def open_trained(name: str, base: str | None) -> Trained:
 
 def _settings(model: str, adapter: str | None, revision: str | None = None) -> ModelSettings:
     settings = ModelSettings(model_name_or_path=model, adapter=adapter, dtype="float32")
-    return replace(settings, model_revision=revision) if revision else settings
+    if revision:
+        settings.model_revision = revision
+    return settings
 
 
 def refuse_adapter(trained: Trained, server: str, *, one_scale: bool) -> None:
