@@ -156,7 +156,7 @@ def test_a_merge_that_loses_part_of_the_adapter_is_refused_and_leaves_nothing(ad
             next(p for name, p in whole.named_parameters() if "lora_B" in name).zero_()
         return whole.merge_and_unload()
 
-    monkeypatch.setattr(merging, "_merged", lossy)
+    monkeypatch.setattr(merging, "merged_model", lossy)
     for out in (tmp_path / "new", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 1

@@ -142,10 +142,11 @@ def merge(argv: Sequence[str]) -> None:
     model_settings, other = command.parse(argv)
     read = {"--model_name_or_path": model_settings.model_name_or_path, "--adapter": model_settings.adapter}
     refuse_inputs("--out", other.out, read)
+    from nlft.exporting.run import serve_line
     from nlft.training.merging import merge_adapter
 
     merge_adapter(model_settings, other.out)
-    print(f"model: {display_path(other.out)}")
+    print(f"model: {display_path(other.out)}\nnext: {serve_line(other.out, other.out.resolve().name)}")
 
 
 def map(argv: Sequence[str]) -> None:

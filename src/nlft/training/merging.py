@@ -53,16 +53,16 @@ def merge_adapter(settings: ModelSettings, out: Path) -> None:
     exact = copy(settings)
     exact.dtype = "float32"
     whole: Any = load_model(exact, trainable=False)
-    kept = _own_type(settings) if settings.dtype == "auto" else getattr(torch, str(settings.dtype))
+    kept = own_type(settings) if settings.dtype == "auto" else getattr(torch, str(settings.dtype))
     said = [_log_probs(whole, tokenizer)]  # by model + adapter; merged; rounded; written and loaded again
-    merged = _merged(whole, settings.adapter)
+    merged = merged_model(whole, settings.adapter)
     del whole
     said.append(_log_probs(merged, tokenizer))
     for weight in merged.parameters():  # not the buffers: rotary frequencies are never stored, so never rounded
         weight.data = weight.data.to(kept)
     check_finite(merged.named_parameters(), f"--dtype {kept}".replace("torch.", ""), "Choose --dtype float32.")
     name_trained_end(merged, tokenizer)
-    with _whole_folder(out) as place:
+    with whole_folder(out) as place:
         merged.save_pretrained(place)
         tokenizer.save_pretrained(place)
         said.append(_log_probs(merged.float(), tokenizer))
@@ -84,7 +84,7 @@ def _check_settings(settings: ModelSettings, out: Path) -> None:
         raise UserError(f"{display_path(out)} already exists.\n  Choose another --out, or remove it.")
 
 
-def _own_type(settings: ModelSettings) -> torch.dtype:
+def own_type(settings: ModelSettings) -> torch.dtype:
     """Return the data type of the base model's own files. A loaded model's config has the type that was asked for."""
     name, revision = settings.model_name_or_path, settings.model_revision
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -92,7 +92,7 @@ def _own_type(settings: ModelSettings) -> torch.dtype:
     return getattr(torch, found.removeprefix("torch.")) if isinstance(found, str) else found or torch.float32
 
 
-def _merged(whole: Any, adapter: str | None) -> Any:
+def merged_model(whole: Any, adapter: str | None) -> Any:
     """Merge the adapter into its model.
 
     The adapter changes input and output embeddings apart, also where the model has one matrix for both. Then the
@@ -187,7 +187,7 @@ def _mean(one: list[Tensor], other: list[Tensor]) -> float:
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path) -> Iterator[Path]:
     """Yield a folder to write into. Its files move to `out` at the end; after an error, nothing is left."""
     is_new = not out.exists()
     place = out / ".writing"
