@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
@@ -182,6 +183,15 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
+def show_own_progress(trainer: Trainer) -> ProgressLine:
+    """Show our bar in place of transformers' own. In a notebook that is a table, and both would be shown."""
+    for unwanted in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(unwanted)
+    shown = ProgressLine()
+    trainer.add_callback(shown)
+    return shown
+
+
 def add_run_directory(
     trainer: Trainer, method: str, title: str, examples: Sequence[Example], settings: dict[str, Any]
 ) -> None:
@@ -192,9 +202,7 @@ def add_run_directory(
         title: name of the method in the model card's text.
         settings: the method's own settings, for run.yaml.
     """
-    for unwanted in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(unwanted)
-    trainer.add_callback(ProgressLine())
+    show_own_progress(trainer)
     base = base_name(trainer.model)
     record = {
         "method": method,

@@ -10,7 +10,6 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.config import override
 from nlft.core.batches import counts_of
@@ -28,7 +27,7 @@ from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
 from nlft.runs.run_dir import RunDir
 from nlft.training.batching import KeepingBuilder
-from nlft.training.callbacks import ProgressLine, RunDirCallback
+from nlft.training.callbacks import RunDirCallback, show_own_progress
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
@@ -137,10 +136,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         if "pivots" in self.scheme.needs(self.saliency):
             pivots = settle_pivots(self, encoder, [(self.examples, train), held_out])
         self.builder.use(self.scheme, self.saliency)
-        for unwanted in (ProgressCallback, PrinterCallback):
-            self.remove_callback(unwanted)
-        self._progress = ProgressLine()
-        self.add_callback(self._progress)
+        self._progress = show_own_progress(self)
         run = RunDir(self.args.output_dir)
         self.record = run_record(
             self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
