@@ -1,4 +1,4 @@
-"""Show progress: a bar in a terminal or a notebook, an occasional line in a log file. Silence other libraries' notes."""
+"""Show progress: a bar in a terminal or notebook, an occasional line in a log file. Silence other libraries' notes."""
 
 import os
 import re

@@ -16,6 +16,7 @@ from nlft.core.prompts import prompt_text
 from nlft.data.records import Example
 from nlft.files import read_template, render_fragment, render_page
 
+FORMAT_VERSION = 1
 _LONGEST = 4000  # characters of a field on the page
 _SHOWN, _LONGEST_LINE = 5, 300  # findings of a kind, and characters of each, in a notebook
 
@@ -89,6 +90,7 @@ class AuditReport:
     def json(self) -> dict[str, Any]:
         """Return everything in the report, as JSON values."""
         return {
+            "format_version": FORMAT_VERSION,
             "name": self.name,
             "summary": self.summary,
             "examples": len(self.examples),

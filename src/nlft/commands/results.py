@@ -12,9 +12,11 @@ from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
+from nlft.commands.json_output import json_flag, printing_json
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.files import read_json
 from nlft.outputs import begins_with, is_our_json, is_our_page, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
@@ -23,18 +25,20 @@ if TYPE_CHECKING:
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Question
     from nlft.results.beside import Reference
+    from nlft.results.settings import EvaluationSettings
     from nlft.runs.run_dir import RunDir
 
 
 @dry_run_told()
 def evaluate(argv: Sequence[str]) -> None:
     """Run `nlft evaluate`."""
-    from nlft.models.opening import model_kinds, open_answerer
+    from nlft.models.opening import model_kinds
     from nlft.results.settings import EvaluationSettings
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
+        json_flag(parser)
         overwrite_flag(parser)
 
     command = Command(
@@ -49,7 +53,7 @@ def evaluate(argv: Sequence[str]) -> None:
     needs = early_needs("nlft evaluate", argv)
     early = EarlyFile(argv, lambda file: evaluation_questions(file, needs))
     model_settings, backend, calls, settings, other = command.parse(argv)
-    from nlft.results.evaluate import check_can_score, check_collateral, evaluate, graders
+    from nlft.results.evaluate import check_can_score, check_collateral, graders
     from nlft.results.keep import read_keep
 
     adapter = model_settings.adapter
@@ -70,6 +74,26 @@ def evaluate(argv: Sequence[str]) -> None:
     if settings.collateral:
         check_collateral(adapter=adapter, on_server=backend.backend == "openai")
         read_keep(settings.keep)  # a wrong file is an error before the model is loaded
+    with printing_json(other.json) as document:
+        _evaluated(questions, model_settings, backend, calls, settings, other.file, out)
+        document.update(read_json(out, "evaluate again"))
+
+
+def _evaluated(
+    questions: "list[Question]",
+    model_settings: Any,
+    backend: Any,
+    calls: Any,
+    settings: "EvaluationSettings",
+    file: Path,
+    out: Path,
+) -> None:
+    """Evaluate, write `out`, and print the summary."""
+    from nlft.models.loading import adapter_fingerprint
+    from nlft.models.opening import open_answerer
+    from nlft.results.evaluate import evaluate
+
+    adapter = model_settings.adapter
     model = open_answerer(
         model_settings,
         backend,
@@ -80,10 +104,12 @@ def evaluate(argv: Sequence[str]) -> None:
         inputs=settings.template_inputs(),
         ledger=out.with_suffix(".calls.jsonl"),
     )
-    from nlft.models.loading import adapter_fingerprint
-
-    name = model_settings.model_name_or_path
-    about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
+    about = {
+        "model": model_settings.model_name_or_path,
+        "adapter": adapter_fingerprint(adapter),
+        "file": str(file),
+    }
+    inside = adapter and (Path(adapter) / "run.yaml").is_file()
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
     print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
@@ -257,8 +283,9 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
     shown = [name for name in own_first(settings) if not name.startswith("judge_")]
 
     def add(parser: ArgumentParser) -> None:
-        what = "questions with standard answers, or examples. --train_file can replace this"
+        what = "questions or examples, instead of --train_file"
         parser.add_argument("file", type=Path, nargs="?", help=what)
+        json_flag(parser)
 
     command = Command(
         f"nlft {name}",
@@ -276,7 +303,10 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
 
     module, _, cls = engine.partition(":")
     staged = getattr(import_module(f"nlft.experiments.{module}"), cls)
-    print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
+    with printing_json(other.json) as document:
+        work = staged(other.file or chosen.train_file, model_fields(model_settings), chosen)
+        print(work.run())
+        document.update(read_json(work.folder / work.report_name, "run the command again"))
 
 
 def demo(argv: Sequence[str]) -> None:
