@@ -92,6 +92,8 @@ def _evaluated(
     from nlft.models.loading import adapter_fingerprint
     from nlft.models.opening import open_answerer
     from nlft.results.evaluate import evaluate
+    from nlft.runs.model_card import write_card
+    from nlft.runs.run_dir import RunDir
 
     adapter = model_settings.adapter
     model = open_answerer(
@@ -114,6 +116,8 @@ def _evaluated(
     reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
     print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
     print(f"every answer: {display_path(out)}")
+    if inside and RunDir(adapter).adapter_path.is_dir() and out.resolve() == RunDir(adapter).evaluation_path.resolve():
+        print(f"model card: {display_path(write_card(RunDir(adapter)))}")
 
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":

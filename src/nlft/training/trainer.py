@@ -33,7 +33,7 @@ from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
-from nlft.training.run_record import base_name, data_fingerprint, model_card, run_record
+from nlft.training.run_record import base_name, data_fingerprint, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
@@ -143,8 +143,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         )
         self.record |= {} if pivots is None else {"pivots": pivots}
         self.record |= {"held_out": {"sha256": data_fingerprint(held_out[0])}} if held_out[0] else {}
-        card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
-        self._recorder = RunDirCallback(run, self.record, card)
+        self._recorder = RunDirCallback(run, self.record)
         self._recorder.trainer = self
         self.add_callback(self._recorder)
         self.steering = Steering(run, self, self.record)
