@@ -21,6 +21,7 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import put_in_place, saving
 from nlft.training.resuming import Resumed
 from nlft.training.run_record import data_fingerprint, environment, model_record
+from nlft.training.tracking import follow_with_trackio
 
 UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` ends the training
 
@@ -208,3 +209,4 @@ def add_run_directory(trainer: Trainer, method: str, examples: Sequence[Example]
     callback = RunDirCallback(RunDir(trainer.args.output_dir), record)
     callback.trainer, trainer.record = trainer, record
     trainer.add_callback(callback)
+    follow_with_trackio(trainer, callback.run)

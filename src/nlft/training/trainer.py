@@ -37,6 +37,7 @@ from nlft.training.run_record import base_name, data_fingerprint, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
+from nlft.training.tracking import follow_with_trackio
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
 
@@ -154,6 +155,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
             shown = [watched_example(self.examples[i], train[i], encoder.tokenizer) for i in watched]
             self._watch = WatchCallback(run, self, [train[i] for i in watched], shown)
             self.add_callback(self._watch)
+        follow_with_trackio(self, run)
 
     def _unavailable(self) -> dict[str, str]:
         """Return the controls that this run cannot offer, each with the reason."""
