@@ -380,7 +380,8 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    resumed = start(place, tmp_path / "killed", "--jobs", "2")  # two cells at once give what one after the other does
+    # Two cells at once give what one after the other does. Their processes print too, and --json stays one document.
+    resumed = start(place, tmp_path / "killed", "--jobs", "2", "--json")
     again, err = resumed.communicate()
     assert resumed.returncode == 0, err[-3000:]
     assert err.count("done before") >= 4 + 5
@@ -403,7 +404,10 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
     assert first == second
     assert reports[0]["verdict_data"] == reports[1]["verdict_data"]
     assert reports[0]["verdict"] in out
-    assert "failed" in again
+    assert json.loads(again) == reports[1]
+    assert "failed" in err
+    card = (middle.parent / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "Verdict of a comparison (4 test questions, 1 seeds)" in card
 
 
 def test_a_grid_that_is_done_ends_at_once(place, tmp_path, monkeypatch, capfd):
