@@ -1,6 +1,8 @@
 """`--json`: standard output is one JSON document; the exit codes stay, and no secret is in it."""
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,18 @@ from helpers.fault_proxy import AnsweringServer
 from helpers.training import examples
 from nlft import cli
 from nlft.data.records import write_examples
+from nlft.results.comparison_report import read_report
+from nlft.results.settings import EvaluationSettings
 
+DOCS = (Path(__file__).parent.parent / "docs" / "JSON.md").read_text(encoding="utf-8")
 SECRET = "sk-not-for-others-4711"
+
+
+def documented(command: str) -> set[str]:
+    """The keys that the page lists for a command."""
+    section = DOCS.split(f"## {command}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 @pytest.fixture
@@ -28,7 +40,7 @@ def test_an_audit_prints_one_document_and_its_report_goes_to_standard_error(plac
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert (found["format_version"], found["examples"]) == (1, 6)
-    assert set(found) >= {"summary", "findings", "notes", "settings", "rules", "preflight"}
+    assert set(found) == documented("audit")
     assert found["summary"].split(";")[0] in said.err
     assert cli.main(["audit", "e.jsonl", "--json", "a.json"]) == 0
     assert json.loads(Path("a.json").read_text()) == found
@@ -53,6 +65,8 @@ def test_an_evaluation_prints_its_file_without_the_key(place, capsys):
     said = capsys.readouterr()
     assert json.loads(said.out) == json.loads(Path("v.json").read_text())
     assert json.loads(said.out)["summary"]["questions"] == 4
+    settings = {field.name for field in fields(EvaluationSettings)}
+    assert set(json.loads(said.out)) - settings == documented("evaluate") - {"collateral"}
     assert "every answer: v.json" in said.err
     assert SECRET not in said.out
 
@@ -63,3 +77,20 @@ def test_after_an_error_standard_output_is_empty_and_the_exit_code_is_2(place, c
     said = capsys.readouterr()
     assert said.out == ""
     assert "empty.jsonl" in said.err
+
+
+@pytest.mark.parametrize("report", ["compare-small", "compare-habits"])
+def test_the_page_lists_every_key_of_a_comparison(report):
+    found = set(read_report(Path(__file__).parent.parent / "docs" / f"{report}.json"))
+    needed = {
+        "format_version",
+        "nlft",
+        "model",
+        "settings",
+        "questions",
+        "verdict",
+        "verdict_data",
+        "arms",
+        "contrasts",
+    }
+    assert needed <= found <= documented("compare and tune")

@@ -66,6 +66,19 @@ def test_no_text_of_an_example_and_no_folder_of_the_machine_is_in_it_unless_aske
     assert cli.main(["card", str(place)]) == 2
 
 
+def test_evaluating_a_run_writes_its_card_again(place, tmp_path, capsys):
+    (tmp_path / "q.jsonl").write_text('{"id": "q", "question": "What is 2 + 2?", "answer": "#### 4"}\n')
+    flags = ["--model_name_or_path", str(place / "base"), "--adapter", str(place / "run"), "--dtype", "float32"]
+    try:
+        assert cli.main(["evaluate", str(tmp_path / "q.jsonl"), *flags, "--max_new_tokens", "2"]) == 0
+        assert "README.md" in capsys.readouterr().out
+        card = (place / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    finally:
+        for file in (place / "run").glob("evaluation.*"):
+            file.unlink()
+    assert re.search(r"Evaluated on 1 questions:\n\n- final: [01] of 1 right", card)
+
+
 def test_an_evaluation_and_an_audit_are_quoted_with_their_intervals(place):
     style = {"words": 10.0, "tokens": 12.0, "ends": 0.5, "repetition": 0.0, "copied": None}
     figures = {"replies": 20, "before": style, "after": {**style, "words": 8.0}, "kl": 0.0123, "phrases": [

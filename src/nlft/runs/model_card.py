@@ -47,7 +47,7 @@ def card_text(known: Known, folder: Path, name: str, *, merged: bool = False) ->
     parts = [
         f"---\n{yaml.safe_dump(metadata(known, adapter=adapter), sort_keys=False, allow_unicode=True)}---",
         f"# {title}",
-        "Trained with [nlft](https://pypi.org/project/nlft/) on replies with written feedback."
+        "Trained with nlft ([arXiv 2412.20382](https://arxiv.org/abs/2412.20382)) on replies with written feedback."
         + ("" if adapter else " The weights are whole: no adapter is needed."),
         f"## Use it\n\n{snippet(adapter=adapter, chat=_has_chat_template(folder))}",
         *_system_prompt(known.settings),
