@@ -407,7 +407,7 @@ def test_a_grid_killed_in_the_middle_and_resumed_gives_the_same_table(place, tmp
     assert json.loads(again) == reports[1]
     assert "failed" in err
     card = (middle.parent / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "Verdict of a comparison (4 test questions, 1 seeds)" in card
+    assert "Verdict of a comparison (4 test questions, 1 seed)" in card
 
 
 def test_a_grid_that_is_done_ends_at_once(place, tmp_path, monkeypatch, capfd):

@@ -76,7 +76,7 @@ def test_evaluating_a_run_writes_its_card_again(place, tmp_path, capsys):
     finally:
         for file in (place / "run").glob("evaluation.*"):
             file.unlink()
-    assert re.search(r"Evaluated on 1 questions:\n\n- final: [01] of 1 right", card)
+    assert re.search(r"Evaluated on 1 question:\n\n- final: [01] of 1 right", card)
 
 
 def test_an_evaluation_and_an_audit_are_quoted_with_their_intervals(place):

@@ -67,7 +67,10 @@ def test_trackio_has_metrics_the_map_replies_before_and_after_and_alerts(trackio
     assert [key for key, _ in traces] == ["replies/after"] * 2 + ["replies/before"] * 2
     assert all(turns[0]["content"].startswith("What is ") and turns[-1]["role"] == "assistant" for _, turns in traces)
     assert [title for title, _, _ in alerts] == ["Nothing is struck"]
-    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    alone = nlft_trainer(tmp_path / "alone", data=bare, saliency=StrikeSettings(), **{**SHORT, "report_to": []})
+    alone.train()
+    ours, theirs = (p / "adapter" / "adapter_model.safetensors" for p in (tmp_path / "run", tmp_path / "alone"))
+    assert ours.read_bytes() == theirs.read_bytes(), "to be asked for replies changes no training"
 
 
 class Fake:
@@ -145,9 +148,13 @@ def test_texts_do_not_go_to_a_space_that_may_be_public(tmp_path):
     report = reporting(None, tmp_path)
     report._space_id = "someone/space"
     args = NLFTOptions.__new__(NLFTOptions)
-    args.hub_private_repo = None
+    args.hub_private_repo, args.push_to_hub = None, False
     with pytest.warns(UserWarning, match="hub_private_repo"):
         assert not report._may_hold_texts(args)
     assert not report._may_hold_texts(args)  # said once
     args.hub_private_repo = True
+    assert report._may_hold_texts(args)
+    args.hub_private_repo, args.push_to_hub, report._space_id = None, True, None
+    assert not report._may_hold_texts(args), "a push copies the local records to a Space"
+    args.push_to_hub = False
     assert report._may_hold_texts(args)

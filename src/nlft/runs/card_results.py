@@ -37,7 +37,7 @@ def better_lines(known: Known) -> list[str]:
         ]
         lines += [
             *([""] if lines else []),
-            f"Evaluated on {summary['questions']} questions:",
+            f"Evaluated on {_many(summary['questions'], 'question')}:",
             "",
             *rows,
         ]
@@ -47,8 +47,8 @@ def better_lines(known: Known) -> list[str]:
 def _verdict(report: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
     data, titles = report["verdict_data"], {one["arm"]: one["title"] for one in report["arms"]}
     said = _VERDICTS[data["kind"]].format(best=titles.get(data["best"], ""))
-    seeds = report["settings"]["seeds"]
-    lines = [f"Verdict of a comparison ({report['questions']} test questions, {len(seeds)} seeds): {said}", ""]
+    seeds, asked = report["settings"]["seeds"], _many(report["questions"], "test question")
+    lines = [f"Verdict of a comparison ({asked}, {_many(len(seeds), 'seed')}): {said}", ""]
     if gap := data.get("gap"):
         lines.append(
             f"- {titles[data['best']]} against {titles[data['prompt']]}: {100 * gap['value']:+.1f} points "
@@ -59,6 +59,10 @@ def _verdict(report: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
     shown = [one for one in report["arms"] if one is arm or (not one["trained"] and one["size"] == arm.get("size"))]
     lines += [f"- {_title(one, arm)}: {_share(one)}" for one in shown or report["arms"] if one["share"]]
     return lines
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _title(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:

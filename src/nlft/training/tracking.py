@@ -58,7 +58,7 @@ def follow_with_trackio(trainer: Trainer, run: RunDir) -> None:
 class TrackioReport(TrackioCallback):  # type: ignore[misc]
     """Logs what transformers' callback logs, and the map, replies before and after, and alerts.
 
-    The alerts: a step that gated every wrong example, a scheme that has nothing to strike, and phrases that became
+    The alerts: an epoch that gated every wrong example, a scheme that has nothing to strike, and phrases that became
     common in the replies.
     """
 
@@ -192,14 +192,18 @@ class TrackioReport(TrackioCallback):  # type: ignore[misc]
             self._guarded(lambda: self._trackio.alert(title=title, text=text, level=level))
 
     def _may_hold_texts(self, args: TrainingArguments) -> bool:
-        """Whether the user's texts may go to the tracker: not to a Space, which is public unless it is made private."""
-        if self._space_id is None or args.hub_private_repo:
+        """Whether the user's texts may go to the tracker: not to a Space, which is public unless it is made private.
+
+        A push to the hub copies the local records to a Space too.
+        """
+        if (self._space_id is None and not args.push_to_hub) or args.hub_private_repo:
             return True
         if "public" not in self._alerted:
             self._alerted.add("public")
+            flag = "--push_to_hub" if self._space_id is None else f"--trackio_space_id {self._space_id}"
             warnings.warn(
-                f"--trackio_space_id {self._space_id}: the Space may be public, so the map and the replies, which hold "
-                "texts of your examples, are not sent there. To send them: --hub_private_repo true",
+                f"{flag}: {NAME}'s Space may be public, so the map and the replies, which hold texts of your examples, "
+                "are not logged. To log them: --hub_private_repo true",
                 stacklevel=2,
             )
         return False
