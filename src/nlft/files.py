@@ -142,7 +142,7 @@ def render_page(package: str, template: str, style: str, **values: Any) -> str:
 
     style = shared_style() + style
     assert "</style" not in style, "it would end the page's style block"
-    return _template(package, template).render(style=Markup(style), **values)
+    return str(_template(package, template).render(style=Markup(style), **values))
 
 
 def render_fragment(package: str, template: str, **values: Any) -> str:

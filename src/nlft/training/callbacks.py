@@ -16,7 +16,8 @@ from nlft.data.records import Example
 from nlft.errors import display_path
 from nlft.files import give_usual_modes, write_whole
 from nlft.progress import progress
-from nlft.runs.model_card import CARD, card_text, known_of
+from nlft.runs.card_facts import known_of
+from nlft.runs.model_card import CARD, card_text
 from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import put_in_place, saving
 from nlft.training.resuming import Resumed

@@ -78,7 +78,7 @@ class CommonSettings(ActivationSettings):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
         super().__post_init__()  # type: ignore[misc]
-        without_missing_tracker(self)  # type: ignore[arg-type]
+        without_missing_tracker(self)
 
 
 @dataclass
