@@ -137,7 +137,7 @@ def test_a_trackio_that_fails_is_one_warning_and_the_run_goes_on(trackio, tmp_pa
         raise ConnectionError("nobody answers")
 
     monkeypatch.setattr(trackio, "init", broken)
-    trainer = nlft_trainer(tmp_path / "run", **{**SHORT, "max_steps": 1, "watch": 0})
+    trainer = nlft_trainer(tmp_path / "run", max_steps=1, watch=0, report_to=["trackio"])
     with pytest.warns(UserWarning, match="nobody answers") as found:
         trainer.train()
     assert len([one for one in found if "nobody answers" in str(one.message)]) == 1
