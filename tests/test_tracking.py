@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.training import examples, nlft_trainer
+from helpers.waiting import until
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.training.settings import NLFTOptions
@@ -60,6 +61,8 @@ def test_trackio_has_metrics_the_map_replies_before_and_after_and_alerts(trackio
     ]
     trainer = nlft_trainer(tmp_path / "run", data=bare, saliency=StrikeSettings(), run_name="one", **SHORT)
     trainer.train()
+    # trackio's own thread writes its files, on a busy machine also after `finish`.
+    until(lambda: all((found := stored(tmp_path / "trackio"))[1:]) and any("map" in line for line in found[0]))
     metrics, traces, alerts = stored(tmp_path / "trackio")
     assert {"train/loss", "map"} <= {name for line in metrics for name in line}
     page = next((tmp_path / "trackio").rglob("*.html")).read_text(encoding="utf-8")
