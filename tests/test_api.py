@@ -13,6 +13,7 @@ PUBLIC = [
     *("NLFTTrainer", "NLFTConfig", "read_examples", "read_questions", "write_examples", "Example", "Question", "Span"),
     *("Scheme", "NLFTSettings", "StrikeSettings", "register_scheme", "evaluate", "EvaluationSettings"),
     *("audit", "AuditSettings"),
+    *("Run", "ComparisonResult"),
     *("RunDir", "NLFTError", "UserError", "ProblemsError", "RecordsError", "ConfigError", "Problem"),
 ]
 

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from nlft.errors import (
         UserError as UserError,
     )
+    from nlft.notebook.comparison import ComparisonResult as ComparisonResult
+    from nlft.notebook.run import Run as Run
     from nlft.results.evaluate import evaluate as evaluate
     from nlft.results.settings import EvaluationSettings as EvaluationSettings
     from nlft.runs.run_dir import RunDir as RunDir
@@ -73,6 +75,8 @@ _MODULES = {
     "EvaluationSettings": "results.settings",
     "audit": "auditing.run",
     "AuditSettings": "auditing.settings",
+    "Run": "notebook.run",
+    "ComparisonResult": "notebook.comparison",
     "RunDir": "runs.run_dir",
     "NLFTError": "errors",
     "UserError": "errors",
@@ -91,6 +95,13 @@ def __getattr__(name: str) -> object:
     public = getattr(import_module(f"nlft.{_MODULES[name]}"), name)
     globals()[name] = public  # the next look-up finds the name without this function
     return public
+
+
+def load_ipython_extension(ipython: object) -> None:
+    """Add `%nlft_map RUN` to IPython: `%load_ext nlft` calls this."""
+    from nlft.notebook.magic import register
+
+    register(ipython)
 
 
 def __dir__() -> list[str]:

@@ -118,6 +118,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare methods on the same examples, with intervals and a verdict", "commands.results:compare"),
     "merge": ("merge an adapter into its model, and save an ordinary model folder", "commands.results:merge"),
     "export": ("write the model for llama.cpp, Ollama, vLLM or MLX, and check it", "commands.exporting:export"),
+    "card": ("write a run's model card again, with its results", "commands.card:card"),
     "map": ("show what the feedback did to every token", "commands.results:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }

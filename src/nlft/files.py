@@ -138,15 +138,47 @@ def render_page(package: str, template: str, style: str, **values: Any) -> str:
     Returns:
         The page. Its content policy names the hash of the style block, so no other style applies.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     style = shared_style() + style
     assert "</style" not in style, "it would end the page's style block"
+    return str(_template(package, template).render(style=Markup(style), **values))
+
+
+def render_fragment(package: str, template: str, **values: Any) -> str:
+    """Fill a room's template of a part of a page, such as a notebook's output. Every value is escaped.
+
+    The part has no style sheet, because it would apply to the whole notebook. Its colours are those of the notebook, so
+    it is light or dark like the notebook.
+    """
+    return str(_template(package, template).render(**values))
+
+
+def framed(page: str, title: str, *, height: int, scripts: bool = False) -> str:
+    """Put a whole page into an element of another page, such as a notebook, shut off from it.
+
+    The page loads nothing, is in no other file, and cannot reach the page around it, the user's cookies or the network.
+
+    Args:
+        title: says what the frame holds, for readers of the screen.
+        height: in pixels.
+        scripts: whether the page's own scripts run.
+    """
+    from markupsafe import Markup
+
+    style = f"width: 100%; height: {height}px; border: 1px solid gray; color-scheme: light dark"
+    allowed = "allow-scripts" if scripts else ""
+    frame = Markup('<iframe sandbox="{}" title="{}" style="{}" srcdoc="{}"></iframe>')
+    return str(frame.format(allowed, title, style, page))
+
+
+def _template(package: str, template: str) -> Any:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("nlft")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {"csp_hash": csp_hash, "printable": printable}
-    return environment.get_template(template).render(style=Markup(style), **values)
+    return environment.get_template(template)
 
 
 def shared_style() -> str:

@@ -1,4 +1,4 @@
-"""Show progress: a bar in a terminal, an occasional line in a log file. Silence other libraries' notes."""
+"""Show progress: a bar in a terminal or notebook, an occasional line in a log file. Silence other libraries' notes."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 QUIET = "NLFT_QUIET"  # environment variable: any value except the empty one hides bars and notes
 _NOTED: set[str] = set()  # a command may read a file more than once
+_NOTEBOOK_TEXT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 _NUMBER = re.compile(r"[-+−]?[\d.]|$|–$|-$")
 
 
@@ -25,8 +27,39 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         self.fp.write((msg if msg is not None else str(self)) + "\n")
 
 
+class _Shown(tqdm):  # type: ignore[type-arg]
+    """Shows one bar below a notebook's cell, and changes it there.
+
+    tqdm's own bar for notebooks needs ipywidgets, which editors and shared pages often lack.
+    """
+
+    _place: Any = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        from IPython.display import HTML, display
+
+        drawn = HTML(_bar_html(msg if msg is not None else str(self), self.n, self.total))
+        if self._place is None:
+            self._place = display(drawn, display_id=True)
+        elif self._place:
+            self._place.update(drawn)
+
+
+def _bar_html(text: str, done: float, total: float | None) -> str:
+    bar = f'<progress value="{done}" max="{total}" style="width: 16em"></progress> ' if total else ""
+    return f'<div role="status" style="font-family: monospace">{bar}{escape(text)}</div>'
+
+
+def in_notebook() -> bool:
+    """Return whether this process runs the cells of a notebook, which shows HTML. IPython in a terminal does not."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
 def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) -> "tqdm[Any]":
-    """Show a progress bar with rate and time left on standard error. Use it as a context manager.
+    """Show a progress bar with rate and time left on standard error, or below a notebook's cell.
+
+    Use it as a context manager.
 
     The environment variable NLFT_QUIET hides all bars.
 
@@ -35,19 +68,21 @@ def progress(desc: str, total: int | None, unit: str, *, disable: bool = False) 
         total: number of units of work; None if unknown, and then the bar shows no time left.
         unit: name of one unit.
     """
-    terminal = sys.stderr.isatty()
-    return (tqdm if terminal else _Lines)(
+    terminal, shown = sys.stderr.isatty(), in_notebook()
+    return (_Shown if shown else tqdm if terminal else _Lines)(
         desc=desc,
         total=total,
         unit=unit,
         disable=disable or _is_quiet(),
-        mininterval=0.2 if terminal else 15,
+        mininterval=0.2 if terminal or shown else 15,
         # Update after every step: slow steps would never reach a count that suits fast steps.
         miniters=1,
         leave=True,
         ncols=None if terminal else 100,
         dynamic_ncols=terminal,
-        file=sys.stderr,
+        # The bar is an element of the page, so its text has none. tqdm ends its output with an empty line.
+        bar_format=_NOTEBOOK_TEXT if shown and total else None,
+        file=StringIO() if shown else sys.stderr,
     )
 
 

@@ -14,9 +14,11 @@ from nlft.auditing.preflight import Preflight
 from nlft.auditing.rules import FoundRule, rules_table
 from nlft.core.prompts import prompt_text
 from nlft.data.records import Example
-from nlft.files import read_template, render_page
+from nlft.files import read_template, render_fragment, render_page
 
+FORMAT_VERSION = 1
 _LONGEST = 4000  # characters of a field on the page
+_SHOWN, _LONGEST_LINE = 5, 300  # findings of a kind, and characters of each, in a notebook
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class AuditReport:
     def json(self) -> dict[str, Any]:
         """Return everything in the report, as JSON values."""
         return {
+            "format_version": FORMAT_VERSION,
             "name": self.name,
             "summary": self.summary,
             "examples": len(self.examples),
@@ -134,6 +137,22 @@ class AuditReport:
             groups=list(groups.items()),
         )
 
+    def _repr_html_(self) -> str:
+        """Show the worst findings in a notebook, whose file keeps the output: `html()` holds all of them."""
+        groups = []
+        for kind, findings in self._groups():
+            lines = [_shortened(self._line(finding), _LONGEST_LINE) for finding in findings[:_SHOWN]]
+            groups.append((kind, lines, len(findings) - len(lines)))
+        return render_fragment(
+            "nlft.auditing",
+            "audit_card.html",
+            report=self,
+            right=sum(e.label for e in self.examples),
+            closing=self.closing_lines(),
+            groups=groups,
+            rules=self.rule_lines(),
+        )
+
     def _entry(self, finding: Finding, by_id: Mapping[str | int, Example]) -> tuple[str, list[tuple[str, str]]]:
         """Return a finding's line, and its example's fields as (name, text).
 
@@ -174,9 +193,9 @@ class AuditReport:
         )
 
 
-def _shortened(text: str) -> str:
-    more = len(text) - _LONGEST
-    return text if more <= 0 else f"{text[:_LONGEST]}... and {more} more characters"
+def _shortened(text: str, longest: int = _LONGEST) -> str:
+    more = len(text) - longest
+    return text if more <= 0 else f"{text[:longest]}... and {more} more characters"
 
 
 def _printable(text: str) -> str:

@@ -17,6 +17,7 @@ from nlft.commands.checks import (
 from nlft.commands.earlier import holds_nothing_else, holds_only_answers, overwrite_flag, taken_up
 from nlft.commands.help import Section
 from nlft.commands.importing import early_reading, namespace_reading, reading_flags
+from nlft.commands.json_output import STANDARD_OUTPUT, json_file_flag, printing_json, refuse_swallowed
 from nlft.commands.new_rules import check_new_rules, write_new_rules
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
@@ -28,6 +29,8 @@ from nlft.progress import note
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
 
 if TYPE_CHECKING:
+    from nlft.auditing.report import AuditReport
+    from nlft.auditing.settings import AuditSettings
     from nlft.collect.judging import JudgeSettings
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example
@@ -321,7 +324,7 @@ def audit(argv: Sequence[str]) -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", help="examples: a file, or a dataset by name")
         parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page as well")
-        parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON as well")
+        json_file_flag(parser)
         parser.add_argument("--rules_out", type=Path, metavar="FILE", help="write the judgments' rules to a new .yaml")
         parser.add_argument("--rules", type=Path, metavar="FILE", help="rules that the preflight checks, .yaml")
         parser.add_argument("--checks", type=Path, metavar="FILE", help="checks to count instead of words, .yaml")
@@ -339,6 +342,7 @@ def audit(argv: Sequence[str]) -> None:
         add,
         scheme="nlft",
     )
+    refuse_swallowed(argv, "nlft audit")
     reading = early_reading("nlft audit", argv)
     early = EarlyFile(argv, lambda file: examples_to_judge(file, reading))
     model_settings, settings, saliency, other = command.parse(argv)
@@ -351,6 +355,21 @@ def audit(argv: Sequence[str]) -> None:
     places = {e.id: r.where for e, r in zip(examples, records, strict=True)}
     test = read_questions(settings.test_file) if settings.test_file else None
 
+    with printing_json(other.json == STANDARD_OUTPUT) as document:
+        report = _audited(examples, model_settings, settings, test=test, saliency=saliency, places=places,
+                          name=display_path(other.file), rules=rules, checks=checks)  # fmt: skip
+        print("\n".join(report.lines()))
+        document.update(report.json())
+        files = {other.html: report.html, other.json: lambda: json.dumps(report.json(), indent=1)}
+        for path, text in files.items():
+            if path and path != STANDARD_OUTPUT:
+                write_output(path, text().encode())
+        if other.rules_out:
+            write_new_rules(other.rules_out, examples, report.rules)
+
+
+def _audited(examples: "list[Example]", model_settings: Any, settings: "AuditSettings", **more: Any) -> "AuditReport":
+    """Load the model, if one is named, and audit the examples."""
     from nlft.auditing.run import audit as audit_examples
     from nlft.models.loading import load_model, load_tokenizer
 
@@ -358,28 +377,20 @@ def audit(argv: Sequence[str]) -> None:
     if model_settings.model_name_or_path:
         tokenizer = load_tokenizer(model_settings)
         model = load_model(model_settings, trainable=False)
-    report = audit_examples(
-        examples, model, tokenizer, settings,
-        test=test, saliency=saliency, places=places, name=display_path(other.file), rules=rules, checks=checks,
-    )  # fmt: skip
-    print("\n".join(report.lines()))
-    for path, text in ((other.html, report.html), (other.json, lambda: json.dumps(report.json(), indent=1))):
-        if path:
-            write_output(path, text().encode())
-    if other.rules_out:
-        write_new_rules(other.rules_out, examples, report.rules)
+    return audit_examples(examples, model, tokenizer, settings, **more)
 
 
 def _check_audit_files(other: Namespace, test_file: str | None, model: Any) -> None:
     """Refuse files to write that the audit reads, or that nlft did not write."""
-    for path, flag in ((other.html, "--html"), (other.json, "--json")):
+    document = None if other.json == STANDARD_OUTPUT else other.json
+    for path, flag in ((other.html, "--html"), (document, "--json")):
         if path:
             check_out_file(path, flag=flag)
             read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks}
             read["--test_file"] = test_file
             refuse_inputs(flag, path, {**read, "--config": other.config, **_model_paths(model)})
     refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
-    refuse_foreign("--json", other.json, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
+    refuse_foreign("--json", document, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
     if other.rules_out:
         check_new_rules(other.rules_out)
 

@@ -13,9 +13,11 @@ from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
 from nlft.commands.importing import early_reading, reading_flags
+from nlft.commands.json_output import json_flag, printing_json
 from nlft.commands.parsing import Command, plain_parser
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.files import read_json
 from nlft.outputs import begins_with, is_our_json, is_our_page, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
@@ -24,19 +26,21 @@ if TYPE_CHECKING:
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Question
     from nlft.results.beside import Reference
+    from nlft.results.settings import EvaluationSettings
     from nlft.runs.run_dir import RunDir
 
 
 @dry_run_told()
 def evaluate(argv: Sequence[str]) -> None:
     """Run `nlft evaluate`."""
-    from nlft.models.opening import model_kinds, open_answerer
+    from nlft.models.opening import model_kinds
     from nlft.results.settings import EvaluationSettings
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help=QUESTIONS)
         parser.add_argument("--out", type=Path, help="file to write (default: evaluation.json in the run directory)")
         reading_flags(parser)
+        json_flag(parser)
         overwrite_flag(parser)
 
     command = Command(
@@ -52,7 +56,7 @@ def evaluate(argv: Sequence[str]) -> None:
     reading = early_reading("nlft evaluate", argv)
     early = EarlyFile(argv, lambda file: evaluation_questions(file, needs, reading))
     model_settings, backend, calls, settings, other = command.parse(argv)
-    from nlft.results.evaluate import check_can_score, check_collateral, evaluate, graders
+    from nlft.results.evaluate import check_can_score, check_collateral, graders
     from nlft.results.keep import read_keep
 
     adapter = model_settings.adapter
@@ -73,6 +77,27 @@ def evaluate(argv: Sequence[str]) -> None:
     if settings.collateral:
         check_collateral(adapter=adapter, on_server=backend.backend == "openai")
         read_keep(settings.keep)  # a wrong file is an error before the model is loaded
+    with printing_json(other.json) as document:
+        _evaluated(questions, model_settings, backend, calls, settings, other.file, out)
+        document.update(read_json(out, "evaluate again"))
+
+
+def _evaluated(
+    questions: "list[Question]",
+    model_settings: Any,
+    backend: Any,
+    calls: Any,
+    settings: "EvaluationSettings",
+    file: Path,
+    out: Path,
+) -> None:
+    """Evaluate, write `out`, and print the summary."""
+    from nlft.models.opening import open_answerer
+    from nlft.results.evaluate import evaluate
+    from nlft.runs.model_card import write_card
+    from nlft.runs.run_dir import RunDir
+
+    adapter = model_settings.adapter
     model = open_answerer(
         model_settings,
         backend,
@@ -83,15 +108,18 @@ def evaluate(argv: Sequence[str]) -> None:
         inputs=settings.template_inputs(),
         ledger=out.with_suffix(".calls.jsonl"),
     )
-    about = {"model": model_settings.model_name_or_path, "adapter": None, "file": str(other.file)}
+    about = {"model": model_settings.model_name_or_path, "adapter": None, "file": str(file)}
     if adapter:
         from nlft.models.loading import adapter_fingerprint  # brings torch, which asking a server does without
 
         about["adapter"] = adapter_fingerprint(adapter)
+    inside = adapter and (Path(adapter) / "run.yaml").is_file()
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
     print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
     print(f"every answer: {display_path(out)}")
+    if inside and RunDir(adapter).adapter_path.is_dir() and out.resolve() == RunDir(adapter).evaluation_path.resolve():
+        print(f"model card: {display_path(write_card(RunDir(adapter)))}")
 
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
@@ -292,8 +320,9 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
     shown = [name for name in own_first(settings) if not name.startswith("judge_")]
 
     def add(parser: ArgumentParser) -> None:
-        what = "questions with standard answers, or examples. --train_file can replace this"
+        what = "questions or examples, instead of --train_file"
         parser.add_argument("file", type=Path, nargs="?", help=what)
+        json_flag(parser)
 
     command = Command(
         f"nlft {name}",
@@ -311,7 +340,10 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
 
     module, _, cls = engine.partition(":")
     staged = getattr(import_module(f"nlft.experiments.{module}"), cls)
-    print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
+    with printing_json(other.json) as document:
+        work = staged(other.file or chosen.train_file, model_fields(model_settings), chosen)
+        print(work.run())
+        document.update(read_json(work.folder / work.report_name, "run the command again"))
 
 
 def demo(argv: Sequence[str]) -> None:

@@ -67,6 +67,7 @@ def train(argv: Sequence[str]) -> None:
 def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
     """Measure in the first process what else the adapter changed, and print it."""
     from nlft.results.beside import collateral_of_training
+    from nlft.runs.model_card import write_card
 
     if not trainer.args.should_save:
         return
@@ -80,6 +81,7 @@ def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
         system_prompt=trainer.args.system_prompt,
         inputs=trainer.args.template_inputs(),
     )
+    write_card(run)
     print("\n".join([*lines, f"collateral: {display_path(run.collateral_path)}"]))
 
 

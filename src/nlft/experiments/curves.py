@@ -38,6 +38,7 @@ from nlft.results.beside import Reference, divergence, reply_of, struck_ids
 from nlft.results.curves import CurvePoint, OnTraining, chosen_step, curve_point
 from nlft.results.evaluate import Evaluation, deciding_reading, evaluate
 from nlft.results.settings import CollateralSettings, EvaluationSettings, as_asked
+from nlft.runs.model_card import write_card
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import RunDirCallback
 from nlft.training.striking import StrikeDose
@@ -242,11 +243,10 @@ class Curve(TrainerCallback):  # type: ignore[misc]
 
     def _keep_adapter(self, chosen: int, end: int) -> None:
         """Make the adapter of the chosen step the result of the run."""
-        adapter = RunDir(self.exam.out).adapter_path
-        write_whole(adapter / WEIGHTS, (self._taken[chosen].place / "adapter" / WEIGHTS).read_bytes())
-        card = adapter / "README.md"
-        note = f"\nThis is the adapter after step {chosen} of {end}. The step was chosen on the training prompts.\n"
-        write_whole(card, card.read_bytes() + note.encode())
+        run = RunDir(self.exam.out)
+        write_whole(run.adapter_path / WEIGHTS, (self._taken[chosen].place / "adapter" / WEIGHTS).read_bytes())
+        run.write_settings({**run.settings(), "chosen_step": {"step": chosen, "of": end}})
+        write_card(run)
 
 
 @contextmanager

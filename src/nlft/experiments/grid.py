@@ -36,6 +36,7 @@ from nlft.results.comparison_page import page
 from nlft.results.comparison_plane import plane_table
 from nlft.results.comparison_report import Report, comparison_report
 from nlft.results.comparison_tables import collateral_notes, collateral_table, second_table
+from nlft.runs.model_card import write_card
 from nlft.runs.run_dir import RunDir
 
 
@@ -366,9 +367,13 @@ class Comparison(Staged):
         return comparison_report(grid, self.pairs(), self.titles, prompted, {**known, **about})
 
     def write(self, report: Report) -> list[Path]:
-        """Write the report as JSON and, if anything was graded, as a page. Return the paths."""
+        """Write the report as JSON and, if anything was graded, as a page, and the cells' cards. Return the paths."""
         figures = self.folder / self.report_name
         write_whole(figures, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        for cell in self.cells():  # their model cards quote the verdict
+            run = RunDir(self.folder / cell.folder / cell.arm)
+            if run.adapter_path.is_dir():
+                write_card(run)
         if report["verdict_data"]["kind"] == "nothing_graded":
             return [figures]
         shown = figures.with_suffix(".html")

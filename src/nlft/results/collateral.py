@@ -3,24 +3,17 @@
 docs/COLLATERAL.md defines each measure.
 """
 
-import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nlft.core.prompts import Prompt, prompt_text
+from nlft.data.phrases import Phrase, commoner_phrases, grams_of, words_of
 from nlft.results.settings import CollateralSettings
 
-LONGEST_PHRASE = 4  # words
-TIMES_COMMONER = 5
-FEWEST_REPLIES, SMALLEST_SHARE = 5, 0.08  # a phrase in fewer replies is not reported
 _COPIED_WORDS = 6
 _REPEATED_WORDS = 3
 GATED = ("task", "keep")  # sets whose bounds decide; the near-scope prompts are too few
-
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_MARKS = re.compile(r"[^\w\s]+")
 
 
 @dataclass(frozen=True)
@@ -95,15 +88,6 @@ class Style:
     ends: float
     repetition: float
     copied: float | None = None
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """A phrase that became commoner. `before` and `after` are numbers of replies that have it."""
-
-    text: str
-    before: int
-    after: int
 
 
 @dataclass(frozen=True)
@@ -204,8 +188,8 @@ def prompt_set(
     each = None if kl is None else tuple((one.nats, one.tokens) for one in kl)
     if trained_on is None:
         return PromptSet(pairs, total, None, each)
-    known = {gram for text in trained_on for gram in _grams(_words(text), _COPIED_WORDS)}
-    before, after = (_copied([_words(reply.text) for reply in side], known) for side in _sides(pairs))
+    known = {gram for text in trained_on for gram in grams_of(words_of(text), _COPIED_WORDS)}
+    before, after = (_copied([words_of(reply.text) for reply in side], known) for side in _sides(pairs))
     return PromptSet(pairs, total, (before, after), each)
 
 
@@ -244,7 +228,7 @@ def figures(prompts: PromptSet) -> Figures:
 def style(replies: Sequence[Reply], copied: float | None = None) -> Style:
     """Measure the form of replies. Without replies, every number is 0."""
     count = max(len(replies), 1)
-    words = [_words(reply.text) for reply in replies]
+    words = [words_of(reply.text) for reply in replies]
     return Style(
         words=sum(map(len, words)) / count,
         tokens=sum(reply.tokens for reply in replies) / count,
@@ -255,35 +239,8 @@ def style(replies: Sequence[Reply], copied: float | None = None) -> Style:
 
 
 def commoner(pairs: Sequence[Pair]) -> tuple[Phrase, ...]:
-    """Return the phrases that at least five times as many replies have after as before, the commonest first.
-
-    A phrase is one to four words in lower case, or one run of other characters, such as `**` or `!`. Phrases that
-    follow each other in the same replies are joined. A phrase must be in at least 5 of the replies after, and in at
-    least 8% of them. Words that stand in a reply's own prompt do not count for that reply. A part of a
-    longer reported phrase, or a phrase that runs into a reported one, is reported only if it became commoner in other
-    replies too.
-    """
-    floor = max(FEWEST_REPLIES, SMALLEST_SHARE * len(pairs))
-    known = [_phrases(prompt_text(pair.prompt), set()) for pair in pairs]
-    after = [_phrases(pair.after.text, own) for pair, own in zip(pairs, known, strict=True)]
-    counts = Counter(phrase for found in after for phrase in found)
-    common = {phrase for phrase, count in counts.items() if count >= floor}
-    before = Counter(
-        phrase for pair, own in zip(pairs, known, strict=True) for phrase in _phrases(pair.before.text, own) & common
-    )
-    new = {phrase for phrase in common if counts[phrase] >= TIMES_COMMONER * before[phrase]}
-    where = {phrase: frozenset(at for at, found in enumerate(after) if phrase in found) for phrase in new}
-    for phrase, parts in _joined(where).items():
-        where[phrase], counts[phrase] = where[parts[0]], counts[parts[0]]
-        before[phrase] = min(before[part] for part in parts)
-    kept: list[tuple[str, ...]] = []
-    for phrase in sorted(where, key=lambda p: (-len(p), -counts[p], p)):
-        longer = [where[other] for other in kept if _is_part(phrase, other) or _overlap(phrase, other)]
-        alone = len(where[phrase].difference(*longer))
-        if alone >= floor and alone >= TIMES_COMMONER * before[phrase]:
-            kept.append(phrase)
-    kept.sort(key=lambda p: (-counts[p], p))
-    return tuple(Phrase(" ".join(phrase), before[phrase], counts[phrase]) for phrase in kept)
+    """Return the phrases that became commoner; see `commoner_phrases`."""
+    return commoner_phrases([(prompt_text(pair.prompt), pair.before.text, pair.after.text) for pair in pairs])
 
 
 def breaches(found: Mapping[str, Figures], bounds: CollateralSettings) -> tuple[Breach, ...]:
@@ -312,55 +269,11 @@ def _sides(pairs: Sequence[Pair]) -> tuple[list[Reply], list[Reply]]:
     return [pair.before for pair in pairs], [pair.after for pair in pairs]
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
-def _grams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
-
-
 def _repetition(words: Sequence[str]) -> float:
-    grams = _grams(words, _REPEATED_WORDS)
+    grams = grams_of(words, _REPEATED_WORDS)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _copied(replies: Sequence[Sequence[str]], known: Collection[tuple[str, ...]]) -> tuple[int, int]:
-    grams = [gram for words in replies for gram in _grams(words, _COPIED_WORDS)]
+    grams = [gram for words in replies for gram in grams_of(words, _COPIED_WORDS)]
     return sum(gram in known for gram in grams), len(grams)
-
-
-def _phrases(text: str, prompt: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Return the text's phrases, without those whose words and marks all stand in the prompt."""
-    words = _words(text)
-    found = {gram for size in range(1, LONGEST_PHRASE + 1) for gram in _grams(words, size)}
-    found |= {(marks,) for marks in _MARKS.findall(text)}
-    return {gram for gram in found if not all((part,) in prompt for part in gram)}
-
-
-def _is_part(phrase: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    size = len(phrase)
-    return size < len(other) and any(other[at : at + size] == phrase for at in range(len(other) - size + 1))
-
-
-def _overlap(phrase: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Return whether both are three words or longer, and one ends with two or more words that begin the other."""
-    shorter = min(len(phrase), len(other))
-    return any(phrase[-n:] == other[:n] or other[-n:] == phrase[:n] for n in range(2, shorter))
-
-
-def _joined(where: Mapping[tuple[str, ...], frozenset[int]]) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
-    """Join four-word phrases that follow each other in the same replies to longer phrases, each with its parts."""
-    windows = sorted(phrase for phrase in where if len(phrase) == LONGEST_PHRASE)
-    after: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for one in windows:
-        follow = [other for other in windows if other[:-1] == one[1:] and where[other] == where[one]]
-        if len(follow) == 1:
-            after[one] = follow[0]
-    found = {}
-    for first in sorted(after.keys() - set(after.values())):
-        parts = [first]
-        while parts[-1] in after and after[parts[-1]] not in parts:
-            parts.append(after[parts[-1]])
-        found[(*first, *(part[-1] for part in parts[1:]))] = parts
-    return found

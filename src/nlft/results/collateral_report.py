@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from nlft.data.phrases import Phrase
 from nlft.progress import table
-from nlft.results.collateral import Breach, Collateral, Figures, Phrase, Style
+from nlft.results.collateral import Breach, Collateral, Figures, Style
 from nlft.results.settings import CollateralSettings
 
 SETS = {"task": "the task's prompts", "near": "near-scope prompts", "keep": "prompts to keep"}

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,11 @@ class Evaluation(Summary):
         """Return the summary and the collateral as lines for the terminal."""
         more = collateral_lines(self.collateral.figures(), self.broken) if self.collateral else []
         return [*super().lines(), *more]
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook, without the answers."""
+        text = escape("\n".join(self.lines()))
+        return f'<pre style="overflow-x: auto">{text}</pre>'
 
 
 def graders(name: str, extraction: str = "final") -> dict[str, Grader]:

@@ -4,27 +4,25 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
 from nlft.errors import display_path
 from nlft.files import give_usual_modes, write_whole
 from nlft.progress import progress
+from nlft.runs.card_facts import known_of
+from nlft.runs.model_card import CARD, card_text
 from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import put_in_place, saving
 from nlft.training.resuming import Resumed
-from nlft.training.run_record import (
-    base_name,
-    changes_note,
-    data_fingerprint,
-    environment,
-    model_card,
-    model_record,
-)
+from nlft.training.run_record import data_fingerprint, environment, model_record
+from nlft.training.tracking import follow_with_trackio
 
 UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` ends the training
 
@@ -32,15 +30,13 @@ UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` end
 class RunDirCallback(TrainerCallback):  # type: ignore[misc]
     """Writes run.yaml, then events.jsonl during training, then adapter/ with a model card."""
 
-    def __init__(self, run: RunDir, settings: dict[str, Any], card: str) -> None:
+    def __init__(self, run: RunDir, settings: dict[str, Any]) -> None:
         """
         Args:
             settings: content of run.yaml.
-            card: the model card, Markdown with front matter.
         """
         self.run = run
         self.settings = settings
-        self.card = card
         self.trainer: Any = None  # set by the caller that owns both; saving needs all ranks
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -98,13 +94,14 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             best = _best_of(args, state)
-            chosen = f"\nThe weights are those of step {best['step']}, the best checkpoint.\n" if best else ""
-            card = self.card + chosen + changes_note(self.run.controls())
-            write_whole(aside / "README.md", card.encode())
+            more = {"best": best} if best else {}
+            known = replace(known_of(self.run), settings={**self.settings, **more}, steps=state.global_step)
+            # PEFT has written a card of its own into the folder. Ours takes its place.
+            write_whole(aside / CARD, card_text(known, aside, self.run.path.resolve().name).encode())
             give_usual_modes(aside)
             put_in_place(aside, self.run.adapter_path)
             if best:
-                self.settings["best"] = best
+                self.settings |= more
                 self.run.write_settings(self.settings)
 
 
@@ -182,20 +179,24 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-def add_run_directory(
-    trainer: Trainer, method: str, title: str, examples: Sequence[Example], settings: dict[str, Any]
-) -> None:
+def show_own_progress(trainer: Trainer) -> ProgressLine:
+    """Show our bar in place of transformers' own. In a notebook that is a table, and both would be shown."""
+    for unwanted in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(unwanted)
+    shown = ProgressLine()
+    trainer.add_callback(shown)
+    return shown
+
+
+def add_run_directory(trainer: Trainer, method: str, examples: Sequence[Example], settings: dict[str, Any]) -> None:
     """Make one of TRL's trainers write a run directory and show our progress line, like every other method.
 
     Args:
-        method: name of the method in run.yaml and in the model card's tags.
-        title: name of the method in the model card's text.
+        method: name of the method in run.yaml and in the model card.
         settings: the method's own settings, for run.yaml.
     """
-    for unwanted in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(unwanted)
-    trainer.add_callback(ProgressLine())
-    base = base_name(trainer.model)
+    show_own_progress(trainer)
+    right = sum(example.label for example in examples)
     record = {
         "method": method,
         **model_record(trainer.model),
@@ -203,9 +204,10 @@ def add_run_directory(
         "seed": trainer.args.seed,
         **environment(),
         "processes": trainer.args.world_size,
-        "data": {"examples": len(examples), "sha256": data_fingerprint(list(examples))},
+        "data": {"examples": len(examples), "right": right, "sha256": data_fingerprint(list(examples))},
         "training": json.loads(trainer.args.to_json_string()),
     }
-    callback = RunDirCallback(RunDir(trainer.args.output_dir), record, model_card(base, method, title, list(examples)))
+    callback = RunDirCallback(RunDir(trainer.args.output_dir), record)
     callback.trainer, trainer.record = trainer, record
     trainer.add_callback(callback)
+    follow_with_trackio(trainer, callback.run)

@@ -98,7 +98,7 @@ class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: igno
         check_lengths(self.train_dataset, ["chosen_ids", "rejected_ids"], examples, longest)
         check_all_rows(len(self.train_dataset), len(rows))
         self.name_examples([example.id for example in examples])
-        add_run_directory(self, "dpo", "DPO through TRL", examples, {"beta": args.beta, "pairs": len(rows)})
+        add_run_directory(self, "dpo", examples, {"beta": args.beta, "pairs": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""

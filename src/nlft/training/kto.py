@@ -78,7 +78,7 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
         check_all_rows(len(self.train_dataset), len(examples))
         self.name_examples([example.id for example in examples])
         weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
-        add_run_directory(self, "kto", "KTO through TRL", examples, {"beta": args.beta, **weights})
+        add_run_directory(self, "kto", examples, {"beta": args.beta, **weights})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""

@@ -21,6 +21,7 @@ from nlft.models.ends import name_trained_end
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.weights_check import check_finite
 from nlft.progress import note
+from nlft.runs.model_card import CARD, card_of_merged
 
 # The greatest difference of a token's log-probability that a merge may leave, before it is rounded to the wanted type.
 # Sums in another order leave some 1e-6 to 1e-4; a lost or doubled part of an adapter leaves more.
@@ -65,6 +66,8 @@ def merge_adapter(settings: ModelSettings, out: Path) -> None:
     with whole_folder(out) as place:
         merged.save_pretrained(place)
         tokenizer.save_pretrained(place)
+        card = card_of_merged(settings.adapter, str(settings.model_name_or_path), place, out.resolve().name)
+        (place / CARD).write_text(card, encoding="utf-8")
         said.append(_log_probs(merged.float(), tokenizer))
         del merged
         written = ModelSettings(model_name_or_path=str(place), dtype="float32")

@@ -79,9 +79,7 @@ class ReFTBaseline(StopsWhenDiverged, SafeCheckpoints, GRPOTrainer):  # type: ig
         refuse_float16(args, self.model)
         check_all_rows(len(self.train_dataset), len(rows))
         self.name_examples([example.id for example in examples])
-        add_run_directory(
-            self, "reft", "ReFT through TRL", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta}
-        )
+        add_run_directory(self, "reft", examples, {"sft_epochs": args.sft_epochs, "beta": args.beta})
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Leave out the frozen copy of the adapter, which only the KL penalty needs.

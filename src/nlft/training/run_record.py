@@ -1,4 +1,4 @@
-"""Build the model card and the content of run.yaml. A run can be trained again from run.yaml."""
+"""Build the content of run.yaml. A run can be trained again from it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from nlft.data.records import Example
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.models.weights_check import weights_fingerprint
-from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, steering_record
+from nlft.runs.controls import steering_record
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,6 +56,7 @@ def run_record(
         "processes": args.world_size,
         "data": {
             "examples": len(examples),
+            "right": sum(e.label for e in examples),
             "sha256": data_fingerprint(examples),
             "tokens_sha256": tokens_fingerprint(encoded),
         },
@@ -143,23 +144,3 @@ def tokens_fingerprint(encoded: Sequence[EncodedExample]) -> str:
 def base_name(model: PreTrainedModel | PeftModel) -> str:
     """Return the base model's name or folder."""
     return str(model.config._name_or_path)
-
-
-def model_card(base: str, method: str, details: str, examples: list[Example]) -> str:
-    """Write a short model card in the hub's format."""
-    right = sum(e.label for e in examples)
-    return (
-        f"---\nbase_model: {json.dumps(base)}\nlibrary_name: peft\ntags: [nlft, {method}]\n---\n\n"
-        f"# Adapter for {base}\n\n"
-        f"Trained with nlft {version('nlft')} ({details}) on {len(examples)} examples, {right} right and "
-        f"{len(examples) - right} wrong (SHA-256 {data_fingerprint(examples)[:16]}). The run directory's `run.yaml` "
-        f"has every setting.\n\n"
-        "Load it with `peft.PeftModel.from_pretrained(base, this_folder)`.\n"
-    )
-
-
-def changes_note(lines: Sequence[Mapping[str, Any]]) -> str:
-    """List the changes made during training for the model card, from controls.jsonl. Empty if there were none."""
-    changes = [e for e in lines if e["taken"] and e["control"] not in WITHOUT_EFFECT_ON_WEIGHTS]
-    rows = [f"- step {e['step']}: `{e['control']}`" + (f" {e['new']}" if e["new"] is not None else "") for e in changes]
-    return "\n".join(["\nChanged while it trained (`controls.jsonl`):\n", *rows, ""]) if rows else ""

@@ -67,6 +67,7 @@ class CommonSettings(ActivationSettings):
         import torch
 
         from nlft.training.honoured import refuse_idle
+        from nlft.training.tracking import without_missing_tracker
 
         refuse_idle(self, self.method)
 
@@ -77,6 +78,7 @@ class CommonSettings(ActivationSettings):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
         super().__post_init__()  # type: ignore[misc]
+        without_missing_tracker(self)
 
 
 @dataclass

@@ -108,7 +108,7 @@ class SFTBaseline(StopsWhenDiverged, SafeCheckpoints, SFTTrainer):  # type: igno
         if not args.packing:
             check_all_rows(len(self.train_dataset), len(rows))
         self.name_examples([example.id for example in examples])
-        add_run_directory(self, "sft", f"SFT on `{args.target}`", examples, {"target": args.target, "rows": len(rows)})
+        add_run_directory(self, "sft", examples, {"target": args.target, "rows": len(rows)})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card at each checkpoint, as TRL would. `RunDirCallback` writes one card, in adapter/."""

@@ -10,7 +10,6 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.config import override
 from nlft.core.batches import counts_of
@@ -28,16 +27,17 @@ from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
 from nlft.runs.run_dir import RunDir
 from nlft.training.batching import KeepingBuilder
-from nlft.training.callbacks import ProgressLine, RunDirCallback
+from nlft.training.callbacks import RunDirCallback, show_own_progress
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
-from nlft.training.run_record import base_name, data_fingerprint, model_card, run_record
+from nlft.training.run_record import base_name, data_fingerprint, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
+from nlft.training.tracking import follow_with_trackio
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
 
@@ -137,18 +137,14 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         if "pivots" in self.scheme.needs(self.saliency):
             pivots = settle_pivots(self, encoder, [(self.examples, train), held_out])
         self.builder.use(self.scheme, self.saliency)
-        for unwanted in (ProgressCallback, PrinterCallback):
-            self.remove_callback(unwanted)
-        self._progress = ProgressLine()
-        self.add_callback(self._progress)
+        self._progress = show_own_progress(self)
         run = RunDir(self.args.output_dir)
         self.record = run_record(
             self.args, self.model, self.scheme, self.saliency, self.examples, train, self.schemes, self._unavailable()
         )
         self.record |= {} if pivots is None else {"pivots": pivots}
         self.record |= {"held_out": {"sha256": data_fingerprint(held_out[0])}} if held_out[0] else {}
-        card = model_card(base_name(self.model), "nlft", f"scheme `{self.scheme.name}`", self.examples)
-        self._recorder = RunDirCallback(run, self.record, card)
+        self._recorder = RunDirCallback(run, self.record)
         self._recorder.trainer = self
         self.add_callback(self._recorder)
         self.steering = Steering(run, self, self.record)
@@ -159,6 +155,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
             shown = [watched_example(self.examples[i], train[i], encoder.tokenizer) for i in watched]
             self._watch = WatchCallback(run, self, [train[i] for i in watched], shown)
             self.add_callback(self._watch)
+        follow_with_trackio(self, run)
 
     def _unavailable(self) -> dict[str, str]:
         """Return the controls that this run cannot offer, each with the reason."""

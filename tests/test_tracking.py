@@ -1,0 +1,163 @@
+"""trackio gets the metrics, the map, replies and alerts; a tracker that is missing or fails stops no run."""
+
+import json
+import sqlite3
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.training import examples, nlft_trainer
+from helpers.waiting import until
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.strike import StrikeSettings
+from nlft.training.settings import NLFTOptions
+from nlft.training.tracking import TrackioReport
+
+SHORT = {"max_steps": 2, "watch": 2, "watch_every": 0, "report_to": ["trackio"]}
+
+
+@pytest.fixture
+def trackio(monkeypatch, tmp_path):
+    """trackio with its files in the test's folder, and no server."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    package = pytest.importorskip("trackio", reason="trackio is not installed")
+    from trackio import sqlite_storage, utils
+    from trackio.media import utils as media_utils
+
+    monkeypatch.setattr("nlft.training.tracking.REPLY_TOKENS", 4)
+    for module in (utils, sqlite_storage, media_utils):
+        for name, place in (("TRACKIO_DIR", "."), ("MEDIA_DIR", "media")):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, tmp_path / "trackio" / place)
+    return package
+
+
+def stored(folder: Path) -> tuple[list[dict], list[tuple], list[tuple]]:
+    """The logged metrics, traces and alerts of all runs in trackio's files."""
+    metrics, traces, alerts = [], [], []
+    for file in folder.rglob("*.db"):
+        with sqlite3.connect(file) as base:
+            tables = {name for (name,) in base.execute("select name from sqlite_master where type = 'table'")}
+            if "metrics" in tables:
+                metrics += [json.loads(text) for (text,) in base.execute("select metrics from metrics")]
+            if "traces" in tables:
+                traces += [
+                    (key, json.loads(turns))
+                    for key, turns in base.execute("select key, messages from traces order by key")
+                ]
+            if "alerts" in tables:
+                alerts += list(base.execute("select title, text, level from alerts"))
+    return metrics, traces, alerts
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_trackio_has_metrics_the_map_replies_before_and_after_and_alerts(trackio, tmp_path):
+    bare = [
+        replace(e, judgment="It is not as I want it.\nCorrection: none." if not e.label else None) for e in examples()
+    ]
+    trainer = nlft_trainer(tmp_path / "run", data=bare, saliency=StrikeSettings(), run_name="one", **SHORT)
+    trainer.train()
+    # trackio's own thread writes its files, on a busy machine also after `finish`.
+    until(lambda: all((found := stored(tmp_path / "trackio"))[1:]) and any("map" in line for line in found[0]))
+    metrics, traces, alerts = stored(tmp_path / "trackio")
+    assert {"train/loss", "map"} <= {name for line in metrics for name in line}
+    page = next((tmp_path / "trackio").rglob("*.html")).read_text(encoding="utf-8")
+    assert "Saliency map" in page
+    assert [key for key, _ in traces] == ["replies/after"] * 2 + ["replies/before"] * 2
+    assert all(turns[0]["content"].startswith("What is ") and turns[-1]["role"] == "assistant" for _, turns in traces)
+    assert [title for title, _, _ in alerts] == ["Nothing is struck"]
+    alone = nlft_trainer(tmp_path / "alone", data=bare, saliency=StrikeSettings(), **{**SHORT, "report_to": []})
+    alone.train()
+    ours, theirs = (p / "adapter" / "adapter_model.safetensors" for p in (tmp_path / "run", tmp_path / "alone"))
+    assert ours.read_bytes() == theirs.read_bytes(), "to be asked for replies changes no training"
+
+
+class Fake:
+    """trackio as the reports call it."""
+
+    class AlertLevel:
+        WARN = "warn"
+
+    def __init__(self):
+        self.alerts = []
+
+    def alert(self, title, text, level):
+        self.alerts.append(title)
+
+
+def reporting(trainer, tmp_path):
+    """The trainer's report, on a package that only collects alerts."""
+    report = object.__new__(TrackioReport)
+    report._trackio, report._space_id, report.trainer, report.failed = Fake(), None, trainer, False
+    report._alerted, report._gated, report._summed = set(), (0.0, 0.0), (0.0, 0.0)
+    return report
+
+
+def test_epochs_in_which_every_wrong_example_is_gated_raise_one_alert(tmp_path):
+    def alerts(saliency):
+        short = {"num_train_epochs": 2, "gradient_accumulation_steps": 1, "watch": 0}
+        trainer = nlft_trainer(tmp_path / "run", data=examples(6), saliency=saliency, **short)
+        report = reporting(trainer, tmp_path)
+        report.on_train_begin = report.on_train_end = report.on_log = lambda *_, **__: None
+        trainer.add_callback(report)
+        trainer.train()
+        return report._trackio.alerts
+
+    loose = {"mistake_ratio": 1.0001, "mistake_floor": 0.0}
+    assert alerts(NLFTSettings(gate_fraction=0.001, **loose)) == ["Everything is gated"]
+    assert alerts(NLFTSettings(gate_fraction=1.0, **loose)) == []
+
+
+def test_a_new_phrase_in_most_replies_raises_an_alert(tmp_path):
+    report = reporting(None, tmp_path)
+    report._asked = examples()[:6]
+
+    class State:
+        is_world_process_zero, global_step = True, 3
+
+    report._tell_habits(["It is small."] * 6, ["It is small."] * 6, State())
+    assert report._trackio.alerts == []
+    report._tell_habits(["It is small."] * 6, ["As an expert I say it is small."] * 6, State())
+    assert report._trackio.alerts == ["A new habit"]
+
+
+def test_a_missing_trackio_is_one_warning_with_the_cure_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)  # an import of it fails
+    with pytest.warns(UserWarning, match=r"pip install 'nlft\[trackio\]'") as found:
+        trainer = nlft_trainer(tmp_path / "run", max_steps=1, watch=0, report_to=["trackio"])
+    assert len([one for one in found if "nlft[trackio]" in str(one.message)]) == 1
+    trainer.train()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_trackio_that_fails_is_one_warning_and_the_run_goes_on(trackio, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(trackio, "init", broken)
+    trainer = nlft_trainer(tmp_path / "run", max_steps=1, watch=0, report_to=["trackio"])
+    with pytest.warns(UserWarning, match="nobody answers") as found:
+        trainer.train()
+    assert len([one for one in found if "nobody answers" in str(one.message)]) == 1
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_texts_do_not_go_to_a_space_that_may_be_public(tmp_path):
+    report = reporting(None, tmp_path)
+    report._space_id = "someone/space"
+    args = NLFTOptions.__new__(NLFTOptions)
+    args.hub_private_repo, args.push_to_hub = None, False
+    with pytest.warns(UserWarning, match="hub_private_repo"):
+        assert not report._may_hold_texts(args)
+    assert not report._may_hold_texts(args)  # said once
+    args.hub_private_repo = True
+    assert report._may_hold_texts(args)
+    args.hub_private_repo, args.push_to_hub, report._space_id = None, True, None
+    assert not report._may_hold_texts(args), "a push copies the local records to a Space"
+    args.push_to_hub = False
+    assert report._may_hold_texts(args)
