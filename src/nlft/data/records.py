@@ -147,8 +147,14 @@ def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Ex
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
-    return _convert(read_source(path), lambda record, _: _example(record, cure))
+    return examples_of(
+        read_source(path), f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
+    )
+
+
+def examples_of(source: Source, cure: str | None = None) -> list[Example]:
+    """Convert a source's records to examples. `cure`: what to do about a missing judgment; None: it may be missing."""
+    return _convert(source, lambda record, _: _example(record, cure))
 
 
 def judge_command(path: str | Path) -> str:
@@ -173,8 +179,7 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
         record = RawRecord(f"row {number}")
         record.set(as_record(row) if isinstance(row, Example) else dict(row))
         records.append(record)
-    source = Source("the dataset", "row", records)
-    return _convert(source, lambda record, _: _example(record, "Judge it, or drop the row."))
+    return examples_of(Source("the dataset", "row", records), "Judge it, or drop the row.")
 
 
 def read_questions(
