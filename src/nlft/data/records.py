@@ -147,9 +147,8 @@ def read_examples(path: str | Path, *, require_judgment: bool = True) -> list[Ex
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    return examples_of(
-        read_source(path), f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
-    )
+    cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
+    return examples_of(read_source(path), cure)
 
 
 def examples_of(source: Source, cure: str | None = None) -> list[Example]:

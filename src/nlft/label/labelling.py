@@ -15,6 +15,7 @@ from typing import Any
 
 from nlft.core.prompts import prompt_text
 from nlft.data.records import as_record, completion_text, json_line
+from nlft.data.template_columns import TEMPLATE_COLUMNS
 from nlft.errors import UserError, display_path
 from nlft.files import write_output
 from nlft.label.decisions import STATES, Decision, State, decided, decision_of, fingerprint, read_decision
@@ -144,6 +145,11 @@ class Labelling:
         reply = self.replies[place]
         example = decided(reply, read_decision(body, completion_text(reply.example)))
         return None if example is None else as_record(example)
+
+    def prompt_record(self, place: int) -> dict[str, Any]:
+        """Return what a model needs to write a reply: the prompt, and what the record gives to the chat template."""
+        example = self.replies[place].example
+        return {"prompt": example.prompt, **{k: example.extra[k] for k in TEMPLATE_COLUMNS if k in example.extra}}
 
     def close(self) -> None:
         """Let another process label into the output."""
