@@ -137,7 +137,8 @@ function cannotScore({ label, judgment, feedback, answer }) {
 }
 
 function sentence(tokens, ratios) {
-  const found = ratios.map((value, at) => ({ value, at })).filter(({ value }) => value !== null && value >= 2);
+  const found = ratios.map((value, at) => ({ value, at }))
+    .filter(({ value, at }) => value !== null && value >= 2 && tokens[at] && at < tokens.length - 1); // not the end of the turn
   if (!found.length) return "No token gets twice as likely by what you wrote.";
   found.sort((a, b) => b.value - a.value);
   const most = found.slice(0, 3).map(({ value, at }) => `“${visibleText(tokens[at])}” ${formatRatio(value)}`);

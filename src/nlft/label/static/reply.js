@@ -4,6 +4,9 @@ import { element } from "./dom.js";
 import { offsetOf, wholeCharacters, wordsOf } from "./offsets.js";
 import { runsRightToLeft, visibleParts } from "./text.js";
 
+// Pictures that an invisible character joins to one picture, such as a family.
+const JOINED = /(\p{Extended_Pictographic}[\uFE0F\p{EMod}]*(?:\u200D\p{Extended_Pictographic}[\uFE0F\p{EMod}]*)+)/u;
+
 export class ReplyView {
   /** @param {HTMLElement} root */
   constructor(root) {
@@ -32,7 +35,17 @@ export class ReplyView {
 
   /** A part of the text as elements that know their place in it. Invisible characters are named. */
   pieces(from, to) {
-    if (from >= to) return [];
+    const made = [];
+    let at = from;
+    for (const [place, part] of this.text.slice(from, to).split(JOINED).entries()) {
+      if (place % 2) made.push(element("span", { "data-at": at, text: part }));
+      else if (part) made.push(...this.named(at, at + part.length));
+      at += part.length;
+    }
+    return made;
+  }
+
+  named(from, to) {
     let at = from;
     const made = [];
     for (const part of visibleParts(this.text.slice(from, to), true)) {
