@@ -14,7 +14,7 @@ const KEPT = 300; // replies that the page keeps
 const NAMES = { "-": "not labelled", "+": "liked", "x": "disliked", "?": "disliked, no reason yet", "s": "skipped" };
 
 const page = {
-  about: null, row: null, rows: new Map(), searched: null, going: null, timer: undefined, typed: null, acts: 0,
+  about: null, row: null, rows: new Map(), searched: null, going: null, to: null, keys: [], undoing: false, timer: undefined, typed: null, acts: 0,
   /** @type {Lights | null} */
   lights: null,
 };
@@ -151,12 +151,22 @@ function endResume(taken) {
 
 async function undo() {
   flush();
-  await saver.retry();
-  if (saver.behind) return;
+  page.undoing = true;
+  try {
+    await saver.retry();
+    if (!saver.behind) await takeBack();
+  } catch (error) {
+    failed(error);
+  }
+  page.undoing = false;
+  runKeys();
+}
+
+async function takeBack() {
   const answer = await ask("undo", {});
   if (!answer.row) return say("There is nothing to undo.");
   page.rows.set(answer.row.place, answer.row);
-  Object.assign(page.about, answer);
+  page.about.states = answer.states;
   await show(answer.row.place);
   say(`Undone. This reply is ${NAMES[stateOf(page.row.decision)]}.`);
 }
@@ -173,8 +183,9 @@ function following(place, way) {
 }
 
 function move(way) {
-  const next = following(page.row.place, way);
+  const next = following(page.to ?? page.row.place, way);
   if (next === null) return void say(way > 0 ? "That was the last reply." : "This is the first reply.");
+  say("");
   return show(next);
 }
 
@@ -192,11 +203,23 @@ async function rowAt(place) {
   return row;
 }
 
+/** Go to a reply. Until it is fetched, keys that move go on from there, and other keys wait for it. */
 async function show(place) {
   flush();
-  const mine = page.wanted = {};
-  const row = page.rows.get(place) ?? await rowAt(place).catch((error) => void failed(error));
-  if (!row || page.wanted !== mine) return;
+  page.to = place;
+  try {
+    const row = page.rows.get(place) ?? await rowAt(place);
+    if (page.to === place) present(row);
+  } catch (error) {
+    if (page.to === place) page.to = null;
+    failed(error);
+  }
+  runKeys();
+}
+
+function present(row) {
+  const { place } = row;
+  page.to = null;
   page.row = row;
   page.going = null;
   byId("going-on").hidden = true;
@@ -340,6 +363,17 @@ const ACTS = {
   "?": () => (keys.open ? keys.close() : openKeys()),
 };
 
+/** Do what a key does, in turn. A decision never falls on the reply before the one that the reader has asked for. */
+function press(key) {
+  if (page.keys.some((one) => "ewr/f?".includes(one))) return; // what follows would be text for the field that opens
+  page.keys.push(key);
+  runKeys();
+}
+
+function runKeys() {
+  while (page.keys.length && !page.undoing && (page.to === null || "jk".includes(page.keys[0]))) ACTS[page.keys.shift()]();
+}
+
 async function openKeys() {
   const about = await ask("about").catch(() => page.about);
   byId("then").textContent = about.next;
@@ -354,7 +388,7 @@ function onKey(event) {
   const found = ACTS[event.key];
   if (!found) return;
   event.preventDefault();
-  found();
+  press(event.key);
 }
 
 function watchFields() {
@@ -403,7 +437,7 @@ function watchButtons() {
   for (const [id, key] of Object.entries(of)) {
     // A press of a button must not take the selection away before the words are struck.
     byId(id).addEventListener("pointerdown", (event) => { if (["x", "w"].includes(key)) event.preventDefault(); });
-    byId(id).addEventListener("click", () => ACTS[key]());
+    byId(id).addEventListener("click", () => press(key));
   }
   byId("close-keys").addEventListener("click", () => keys.close());
   byId("drop-answer").addEventListener("click", () => decide({ answer: null }, "The answer is removed."));
