@@ -50,6 +50,7 @@ export class Saver {
   }
 
   async drain() {
+    let clashed = false;
     while (this.waiting.size) {
       const [place, { row, step }] = this.waiting.entries().next().value;
       this.waiting.delete(place);
@@ -60,12 +61,13 @@ export class Saver {
       } catch (error) {
         if (error.status === 409) {
           this.clash(row, error.row);
+          clashed = true;
           continue;
         }
         if (!this.waiting.has(place)) this.waiting.set(place, { row, step });
         return void this.failed(error);
       }
     }
-    this.failed(null);
+    if (!clashed) this.failed(null); // the reader is asked which one to keep, and the question stays
   }
 }
