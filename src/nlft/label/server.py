@@ -78,7 +78,8 @@ class LabelServer:
         return Response(self._files[name], media_type=kind)
 
     async def about(self, request: Request) -> Response:
-        labelling = self.labelling
+        labelling, model = self.labelling, self.model
+        name = model.name if model else None
         return JSONResponse(
             {
                 "file": self.file,
@@ -87,9 +88,9 @@ class LabelServer:
                 "rows": len(labelling.replies),
                 "last": labelling.last_place,
                 "elsewhere": labelling.elsewhere,
-                "model": self.model and self.model.name,
-                "max_new_tokens": self.model and self.model.max_new_tokens,
-                "next": next_command(labelling, self.model and self.model.name),
+                "model": name,
+                "max_new_tokens": model.max_new_tokens if model else None,
+                "next": next_command(labelling, name),
                 **self._progress(),
             }
         )
