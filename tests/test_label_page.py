@@ -56,7 +56,7 @@ def open_at(context: BrowserContext) -> Iterator[Open]:
 
 
 def at(page: Page, number: int) -> None:
-    expect(page.locator("#title")).to_contain_text(re.compile(rf"^Reply {number} "))
+    expect(page.locator("#title")).to_contain_text(re.compile(rf"^Reply {number:,} "))
 
 
 def press(page: Page, *keys: str) -> None:
