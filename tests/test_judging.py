@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from helpers import tiny
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
+from nlft.collect.human_judge import judge_by_hand
 from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_examples, relabel, rules_judge
 from nlft.collect.opinions import plain_text, read_opinion
 from nlft.core.conditions import ConditionEncoder
@@ -557,6 +558,35 @@ def test_by_hand_the_label_is_the_users_only_where_no_grader_decides(tmp_path):
         (True, None, {}),
         (False, "It errs.", {"verdict": "wrong"}),
     ]
+
+
+def test_by_hand_a_liked_reply_is_asked_why_and_steps_are_spoken_of_only_where_something_is_calculated(
+    monkeypatch, capsys
+):
+    words = replace(WRONG, id="words", completion="A lovely board.", answer=None)
+    liked = replace(words, id="liked", label=True)
+    told = replace(liked, id="told", feedback="Short.")
+    graded = replace(liked, id="graded", extra={"verdict": "right"})
+    typed = iter(['"lovely" praises.', "", "States", "facts.", "", "/right", "Dry.", "", "It errs.", "", ""])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    examples = [words, liked, told, graded, RIGHT, replace(words, id="turned"), WRONG]
+    saved = []
+    judged = judge_by_hand(examples, saved.append)
+    found = {e.id: (e.label, e.judgment, e.feedback) for e in judged.examples}
+    assert found == {
+        "words": (False, '"lovely" praises.', None),
+        "liked": (True, None, "States\nfacts."),
+        "told": (True, None, "Short."),
+        "graded": (True, None, None),
+        "right": (True, None, None),
+        "turned": (True, None, "Dry."),
+        "marbles": (False, "It errs.", None),
+    }
+    assert len(saved) == 5
+    shown = dict(re.findall(r"─ \d of 4: (\w+), (.*?)(?=──── |$)", capsys.readouterr().out, re.DOTALL))
+    assert {name for name, screen in shown.items() if "step" in screen} == {"marbles"}
+    assert {name for name, screen in shown.items() if "what you like" in screen} == {"liked", "turned"}
 
 
 def test_by_hand_another_datasets_judgments_are_not_overwritten(tmp_path):

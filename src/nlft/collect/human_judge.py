@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
+from nlft.collect.arithmetic import find_calculations
 from nlft.collect.judging import Judged, with_opinion
 from nlft.collect.opinions import RightOrWrong, plain_text
 from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
@@ -17,20 +18,25 @@ from nlft.errors import UserError
 Save = Callable[[list[Example]], None]
 _Move = Literal["next", "back", "quit", "stay"]
 
+_OF_A_SUM = "Quote the first wrong step exactly."  # of a reply that calculates something
+_OF_WORDS = "Quote the words that you mean, exactly."
 _HELP = (
-    "Say what is wrong. Quote the first wrong step exactly. Finish with an empty line. Write a correction last, on a\n"
+    "Say what is wrong. {quote} Finish with an empty line. Write a correction last, on a\n"
     f"line that begins with {CORRECTION_MARK} (training omits it, and what follows, from the judge prompt).\n"
     "/mark TEXT marks words without a sentence; /mark TEXT=>OTHER says what should stand there."
 )
+_HELP_LIKED = "Say what you like about it. Finish with an empty line. Enter alone gives no reason."
 _MARK = re.compile(r"^[ \t]*correction[ \t]*:\s*", re.IGNORECASE | re.MULTILINE)
 
 
 def judge_by_hand(
     examples: Sequence[Example], save: Save, *, graded: bool = False, overwrite: bool = False, check_right: bool = False
 ) -> Judged:
-    """Show the wrong examples one by one, and read their judgments from the terminal.
+    """Show the examples one by one, and read from the terminal what is wrong with each, or what the user likes.
 
-    Start at the first example without a judgment, so that a later call continues where an earlier one stopped.
+    Show the wrong examples, and the liked ones that nothing says why: no grader labelled them, and they have neither an
+    answer nor feedback. Start at the first example without a judgment or a reason, so that a later call continues where
+    an earlier one stopped.
 
     Args:
         save: called with all examples after each change.
@@ -51,12 +57,15 @@ def judge_by_hand(
     with suppress(ImportError):  # readline lets the user edit lines
         import readline  # noqa: F401
     before, examples = examples, list(examples)
-    shown = [at for at, e in enumerate(examples) if check_right or not e.label]
+    shown = [at for at, e in enumerate(examples) if check_right or not e.label or _lacks_reason(e, graded)]
     show_all = overwrite or check_right
 
     def following(place: int) -> int:
-        remaining = (p for p in range(place, len(shown)) if show_all or is_open(examples[shown[p]]))
+        remaining = (p for p in range(place, len(shown)) if show_all or is_asked(examples[shown[p]]))
         return next(remaining, len(shown))
+
+    def is_asked(example: Example) -> bool:
+        return is_open(example) or _lacks_reason(example, graded)
 
     place = following(0)
     any_to_show = place < len(shown)
@@ -85,6 +94,19 @@ def is_open(example: Example) -> bool:
     return not (example.label or example.judgment or example.spans)
 
 
+def _lacks_reason(example: Example, graded: bool) -> bool:
+    """Return whether a user likes the reply, and neither feedback nor an answer says why."""
+    return example.label and not (example.feedback or example.answer or example.keep or _is_graded(example, graded))
+
+
+def _help(example: Example) -> str:
+    if example.label:
+        return _HELP_LIKED
+    texts = (completion_text(example), example.answer or "")
+    calculates = any(any(find_calculations(text)) for text in texts)
+    return _HELP.format(quote=_OF_A_SUM if calculates else _OF_WORDS)
+
+
 def _is_graded(example: Example, graded: bool) -> bool:
     return graded or example.extra.get("verdict") in ("right", "wrong")
 
@@ -105,8 +127,9 @@ def _show(example: Example, number: int, total: int, graded: bool) -> None:
             # The bar separates the example's text from ours, whatever the model wrote.
             _say(f"\n{title}\n" + "\n".join(f"  │ {line}" for line in plain_text(text).split("\n")))
     commands = ["/mark", "/unmark", "/back", "/skip", "/right", "/wrong", "/quit"]
-    keep = "Enter keeps the judgment. " if example.judgment else ""
-    _say(f"\n{_HELP}\n{keep}Commands: {'  '.join(commands)}")
+    said = example.feedback if example.label else example.judgment
+    keep = f"Enter keeps the {'reason' if example.label else 'judgment'}. " if said else ""
+    _say(f"\n{_help(example)}\n{keep}Commands: {'  '.join(commands)}")
 
 
 def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
@@ -121,7 +144,7 @@ def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
         _say("You wrote nothing and marked nothing. Type /skip to leave the example as it is.")
         return example, "stay"
     if not text.startswith("/"):
-        return _with_judgment(example, text)
+        return _with_reason(example, text) if example.label else _with_judgment(example, text)
     if command in ("/right", "/wrong"):
         return _with_label(example, command == "/right", graded)
     if command.partition(" ")[0] in ("/mark", "/unmark"):
@@ -130,6 +153,11 @@ def _take(example: Example, graded: bool) -> tuple[Example, _Move]:
     if command not in moves:
         _say(f"There is no command {plain_text(command)}. To begin a judgment with /, write a space before it.")
     return example, moves.get(command, "stay")
+
+
+def _with_reason(example: Example, text: str) -> tuple[Example, _Move]:
+    """Store what the user likes. It is shown to the model in training, and never trained."""
+    return replace(with_opinion(example, None, ""), feedback=plain_text(text).strip()), "next"
 
 
 def _with_judgment(example: Example, text: str) -> tuple[Example, _Move]:
@@ -176,6 +204,9 @@ def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _
         changed = replace(with_opinion(example, None, ""), label=right)
     if is_open(changed):
         _say("Now say what is wrong, or /skip.")
+        return changed, "stay"
+    if right and _lacks_reason(changed, graded):
+        _say(_HELP_LIKED)
         return changed, "stay"
     return changed, "next"
 

@@ -28,7 +28,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-NEEDS_TOKEN = "The token is missing or wrong. Open the whole address that `nlft map` printed."
+NEEDS_TOKEN = "The token is missing or wrong. Open the whole address that `nlft map` or `nlft label` printed."
 
 
 class Guard:

@@ -20,55 +20,38 @@ MODULE = "nlft.training.rescore_worker"  # started by name, because importing it
 LAST_WAIT_SECONDS = 2.0
 
 
-class Rescorer:
-    """Starts the worker process and asks it for scores.
+class ModelProcess:
+    """A model in a process of its own, which answers one line of JSON with one line of JSON.
 
     The constructor starts the process, because a model takes seconds to load. Requests wait until it is loaded.
     """
 
-    def __init__(self, run: RunDir, model: str, data: Path | None = None) -> None:
+    def __init__(self, module: str, *arguments: str, command: str) -> None:
         """
         Args:
-            model: folder or hub name. It comes from the server's command line; a browser cannot choose a model.
-            data: the file that the run was trained on; None for the file in run.yaml.
+            module: the module to run. It is named, because importing it would import torch.
+            arguments: its arguments.
+            command: the command to start again when the process has ended, such as `nlft map`.
         """
-        self.run = run
         self._lock = threading.Lock()
         self._ready: dict[str, Any] | None = None
+        self._gone = {"error": f"the model's process has ended; start `{command}` again"}
         # -P: do not import modules from the user's working folder.
-        command = [sys.executable, "-P", "-m", MODULE, str(run.path), model, *([] if data is None else [str(data)])]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
         )
 
-    def score(self, edit: Edit, tokens: int) -> bytes:
-        """Score an example under its edited label and judgment. Return the scores in
-        the format of `pack_step`, with one step and one example.
-
-        Args:
-            tokens: number of tokens of the example in the run.
-
-        Raises:
-            NLFTError: the model cannot be loaded, or cannot score the example.
-        """
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer. It has `error` if the model cannot be loaded, or cannot answer."""
         with self._lock:
             if self._ready is None:
                 self._ready = self._line()
-            reply = self._ready if "error" in self._ready else self._ask(edit)
-        if "error" in reply:
-            raise NLFTError(f"not re-scored: {reply['error']}")
-        arrays: dict[str, Any] = dict.fromkeys(("standard", "judge", "band"))
-        arrays |= {n: np.frombuffer(base64.b64decode(text), ARRAYS[n]) for n, text in reply["arrays"].items()}
-        if len(arrays["base"]) != tokens:
-            own = len(arrays["base"])
-            raise NLFTError(
-                f"not re-scored: the completion has {own} tokens with this model, but {tokens} in the run.\n"
-                "  Start `nlft map` with the --model that the run trains."
-            )
-        scores = TokenScores(**arrays)
-        step = max(self.run.snapshot_steps(), default=0)
-        snapshot = Snapshot(step, 0.0, reply["scheme"], reply["settings"], reply["tag_names"], [scores])
-        return pack_step(snapshot, [Shown(snapshot, scores)])
+            return self._ready if "error" in self._ready else self._ask(question)
 
     def kill(self) -> None:
         """Kill the process. Requests that wait for an answer fail."""
@@ -87,14 +70,13 @@ class Rescorer:
         if self._process.stdout:
             self._process.stdout.close()
 
-    def _ask(self, edit: Edit) -> dict[str, Any]:
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin
-        question = {"example": edit.example, "id": edit.id, "label": edit.label, "judgment": edit.judgment}
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except OSError:
-            return _GONE
+            return self._gone
         return self._line()
 
     def _line(self) -> dict[str, Any]:
@@ -102,7 +84,47 @@ class Rescorer:
         line = self._process.stdout.readline()
         while line and not line.startswith("{"):  # skip lines that libraries print when they are imported
             line = self._process.stdout.readline()
-        return dict(json.loads(line)) if line else _GONE
+        return dict(json.loads(line)) if line else self._gone
 
 
-_GONE = {"error": "the model's process has ended; start `nlft map` again"}
+class Rescorer(ModelProcess):
+    """Starts the worker process of a run, and asks it for scores."""
+
+    def __init__(self, run: RunDir, model: str, data: Path | None = None) -> None:
+        """
+        Args:
+            model: folder or hub name. It comes from the server's command line; a browser cannot choose a model.
+            data: the file that the run was trained on; None for the file in run.yaml.
+        """
+        self.run = run
+        super().__init__(MODULE, str(run.path), model, *([] if data is None else [str(data)]), command="nlft map")
+
+    def score(self, edit: Edit, tokens: int) -> bytes:
+        """Score an example under its edited label and judgment. Return the scores in
+        the format of `pack_step`, with one step and one example.
+
+        Args:
+            tokens: number of tokens of the example in the run.
+
+        Raises:
+            NLFTError: the model cannot be loaded, or cannot score the example.
+        """
+        question = {"example": edit.example, "id": edit.id, "label": edit.label, "judgment": edit.judgment}
+        reply = self.ask(question)
+        if "error" in reply:
+            raise NLFTError(f"not re-scored: {reply['error']}")
+        scores = unpacked(reply["arrays"])
+        if (own := len(scores.base)) != tokens:
+            raise NLFTError(
+                f"not re-scored: the completion has {own} tokens with this model, but {tokens} in the run.\n"
+                "  Start `nlft map` with the --model that the run trains."
+            )
+        step = max(self.run.snapshot_steps(), default=0)
+        snapshot = Snapshot(step, 0.0, reply["scheme"], reply["settings"], reply["tag_names"], [scores])
+        return pack_step(snapshot, [Shown(snapshot, scores)])
+
+
+def unpacked(arrays: dict[str, str]) -> TokenScores:
+    """Read the arrays that a worker sends, as `nlft.training.rescore_worker.packed` writes them."""
+    found: dict[str, Any] = dict.fromkeys(("standard", "judge", "band"))
+    return TokenScores(**found | {n: np.frombuffer(base64.b64decode(text), ARRAYS[n]) for n, text in arrays.items()})

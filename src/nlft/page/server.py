@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -91,8 +91,7 @@ class PageServer:
             Route("/api/rescore", self.rescore, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
         ]
-        handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed, ClientDisconnect: _left}
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
+        return guarded(routes, token, hosts, cookie)
 
     def close(self) -> None:
         """End everything that open pages wait for, so that the server can stop."""
@@ -226,7 +225,8 @@ class PageServer:
             raise HTTPException(404, "no such run")
         return self.runs[index]
 
-    async def _body(self, request: Request) -> dict[str, Any]:
+    @staticmethod
+    async def _body(request: Request) -> dict[str, Any]:
         """Read the request's JSON object. Refuse a body that is too long or is not a JSON object."""
         if request.headers.get("content-type", "").split(";")[0] != "application/json":
             raise HTTPException(415, "Send JSON.")
@@ -273,25 +273,38 @@ def serve_map(
         page = PageServer(followed, who=_user(), read_only=read_only, feedback=feedback, rescorer=rescorer)
         listening = listen(host, port, USUAL_PORT)
         token = secrets.token_urlsafe(24)
-        _say_address(host, listening.getsockname()[1], token)
+        say_address("map", host, listening.getsockname()[1], token)
+        print("Press Ctrl-C to stop the page. Training continues.", flush=True)
         web_server(page, listening, token, hosts).serve_until_stopped()
     finally:
         if rescorer is not None:
             rescorer.close()
 
 
-def _say_address(host: str, port: int, token: str) -> None:
+def say_address(name: str, host: str, port: int, token: str) -> None:
+    """Print a page's address, and how to reach it over SSH."""
     shown = f"[{host}]" if ":" in host else host
-    print(f"map: http://{shown}:{port}/?token={token}", flush=True)
+    print(f"{name}: http://{shown}:{port}/?token={token}", flush=True)
     if "SSH_CONNECTION" in os.environ:
         print(
             f"On your own computer, run: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE\nThen open the same address.",
             flush=True,
         )
-    print("Press Ctrl-C to stop the page. Training continues.", flush=True)
 
 
-def web_server(page: PageServer, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
+class Served(Protocol):
+    """What a web server serves: this page's routes, or another page's."""
+
+    def app(self, token: str, hosts: set[str], cookie: str) -> ASGIApp:
+        """Return the whole application behind its guard."""
+        ...
+
+    def close(self) -> None:
+        """End everything that open pages wait for."""
+        ...
+
+
+def web_server(page: Served, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
     """Make a web server on the given socket. Call `serve_until_stopped`, and `stop` from another thread."""
     port = listening.getsockname()[1]
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")
@@ -304,7 +317,7 @@ def web_server(page: PageServer, listening: socket.socket, token: str, hosts: se
 class WebServer(uvicorn.Server):
     """Runs uvicorn on our own socket. When it stops, it does not wait for the streams of open pages."""
 
-    def __init__(self, config: uvicorn.Config, page: PageServer, listening: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, page: Served, listening: socket.socket) -> None:
         super().__init__(config)
         self.page, self.listening = page, listening
 
@@ -319,6 +332,15 @@ class WebServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.page.close()
         super().handle_exit(sig, frame)
+
+
+def guarded(routes: list[Route], token: str, hosts: set[str], cookie: str) -> ASGIApp:
+    """Return an application of these routes behind its guard. Errors are answered as JSON with `error`."""
+    handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed, ClientDisconnect: _left}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
+
+
+json_body = PageServer._body  # other pages' servers read their requests with it, too
 
 
 def _is_change(change: object) -> bool:

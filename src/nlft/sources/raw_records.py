@@ -26,6 +26,7 @@ _NEEDED = {
     "judgment": "Say in words what is wrong.",
     "revision": "Write a right completion, or omit the field.",
 }
+UNLABELLED = ("no label", "no rating")  # how `RawRecord.unused` begins for a reply that nobody has rated
 SEE_FORMAT = "Write the records as docs/RECORDS.md shows."
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet")

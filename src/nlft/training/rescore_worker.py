@@ -11,10 +11,10 @@ first line of the output answers no input. It has `ready` and the `adapter` that
 import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
@@ -175,7 +175,15 @@ def packed(scores: TokenScores) -> dict[str, str]:
     return {name: base64.b64encode(a.tobytes()).decode() for name, a in found.items() if a is not None}
 
 
-def answers(rescorer: RescoreModel, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+class Answering(Protocol):
+    """What a worker process asks for each answer."""
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request."""
+        ...
+
+
+def answers(rescorer: Answering, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     """Yield an answer for each line. A faulty request gets an `error`; the process and the other requests go on."""
     for line in lines:
         try:
@@ -184,23 +192,37 @@ def answers(rescorer: RescoreModel, lines: Iterator[str]) -> Iterator[dict[str, 
             yield {"error": str(error)}
 
 
-def main(argv: list[str]) -> None:
-    """Answer the lines of the input until the input ends. It ends when the server ends."""
+def serve(load: Callable[[], tuple[Answering, dict[str, Any]]]) -> None:
+    """Answer the lines of the input until the input ends. It ends when the server ends.
+
+    Args:
+        load: loads the model. Its second result goes into the first line of the output.
+    """
     out, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
-    run, model, *file = argv
 
     def say(line: dict[str, Any]) -> None:
         out.write(json.dumps(line) + "\n")
         out.flush()
 
     try:
-        rescorer = RescoreModel(RunDir.open(run), model, Path(file[0]) if file else None)
+        model, about = load()
     except (NLFTError, LookupError, OSError, RuntimeError, SafetensorError) as error:
         say({"error": str(error)})
         return
-    say({"ready": True, "adapter": rescorer.adapter and str(rescorer.adapter.relative_to(rescorer.run.path))})
-    for line in answers(rescorer, iter(sys.stdin)):
+    say({"ready": True, **about})
+    for line in answers(model, iter(sys.stdin)):
         say(line)
+
+
+def main(argv: list[str]) -> None:
+    """Score edited feedback of the run that the arguments name."""
+    run, model, *file = argv
+
+    def load() -> tuple[Answering, dict[str, Any]]:
+        rescorer = RescoreModel(RunDir.open(run), model, Path(file[0]) if file else None)
+        return rescorer, {"adapter": rescorer.adapter and str(rescorer.adapter.relative_to(rescorer.run.path))}
+
+    serve(load)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Label replies in the browser: a page over a file, and no run."""

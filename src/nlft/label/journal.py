@@ -1,0 +1,134 @@
+"""The file of decisions: one line for each, written at once. It is never rewritten.
+
+Only one server at a time may write to it. A second one is refused. Half a last line, which a killed server may leave,
+is dropped.
+"""
+
+import getpass
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from nlft.errors import UserError, display_path
+from nlft.files import append_whole
+
+
+class Journal:
+    """The file of decisions of one output."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file for this process alone.
+
+        Raises:
+            UserError: another process has it open, or it cannot be written.
+        """
+        self.path = path
+        self.is_new = not path.exists()
+        self.who = _user()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[bytes] = path.open("ab")
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        if not _lock(self._lock):
+            self._lock.close()
+            raise UserError(
+                f"{display_path(path)}: another `nlft label` has this file open.\n"
+                "  Use its page, or stop it with Ctrl-C, or give another --out."
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Read the whole lines, in order.
+
+        Raises:
+            UserError: a line is not a decision.
+        """
+        found = []
+        *whole, torn = self.path.read_bytes().split(b"\n")
+        for number, data in enumerate([*whole, torn] if _is_json(torn) else whole, start=1):
+            if not data.strip():
+                continue
+            line = json.loads(data) if _is_json(data) else None
+            if not isinstance(line, dict) or not isinstance(line.get("text"), str):
+                raise UserError(
+                    f"{display_path(self.path)}:{number}: is not a decision of `nlft label`.\n"
+                    "  Remove the line, or give another --out."
+                )
+            found.append(line)
+        return found
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        try:
+            append_whole(
+                self.path, json.dumps({"time": time, "who": self.who, **line}, ensure_ascii=False).encode() + b"\n"
+            )
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Let other processes write. Remove the file if it has no line and this process made it."""
+        if self.is_new and self.path.exists() and self.path.stat().st_size == 0:
+            self.path.unlink()
+        self._lock.close()
+
+
+def digests(lines: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the digests of all outputs that were written beside these lines."""
+    return {line["out_sha256"] for line in lines if isinstance(line.get("out_sha256"), str)}
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock the file until it is closed or the process ends. Return whether that worked."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _lock_on_windows(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: the output's digest still shows another writer
+        pass
+    return True
+
+
+def _lock_on_windows(file: IO[bytes]) -> bool:
+    import msvcrt
+
+    locking: Any = msvcrt  # typed on Windows only
+    try:
+        file.seek(2**40)  # lock a byte behind the content: a lock on the content would stop our own writes
+        locking.locking(file.fileno(), locking.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to {display_path(path)} ({error.strerror}).\n"
+        "  Free some disk space, change the folder's permissions, or give another --out."
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, as in some containers
+        return "page"

@@ -1,0 +1,264 @@
+"""The decisions about the replies of one file: read, change, undo, and write to the output at once.
+
+A change appends a line to the file of decisions, then replaces the output as a whole. The output holds the replies that
+a training can read; the file of decisions holds everything. The original is only read.
+"""
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlft.core.prompts import prompt_text
+from nlft.data.records import as_record, completion_text, json_line
+from nlft.data.template_columns import TEMPLATE_COLUMNS
+from nlft.errors import UserError, display_path
+from nlft.files import write_output
+from nlft.label.decisions import STATES, Decision, State, decided, decision_of, fingerprint, read_decision
+from nlft.label.journal import Journal, digests
+from nlft.label.replies import Reply
+
+ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet", ".gz")  # which an output's name drops
+
+
+class Outdated(UserError):
+    """Somebody else has changed the reply since it was shown."""
+
+
+@dataclass
+class _Step:
+    """What one undo takes back."""
+
+    place: int
+    name: str
+    before: Decision
+
+
+class Labelling:
+    """The replies of a file, with what is decided about each."""
+
+    def __init__(self, replies: list[Reply], out: Path) -> None:
+        """Take up the decisions that an earlier call has left.
+
+        Args:
+            out: the output, `.jsonl`. The file of decisions has its name with the ending `.decisions.jsonl`.
+
+        Raises:
+            UserError: another process labels into this output, a file cannot be written, or the output has something
+                that no earlier call wrote.
+        """
+        self.replies, self.out = replies, out
+        self.now = [decision_of(reply) for reply in replies]
+        self.revisions = [0] * len(replies)
+        self.elsewhere = 0  # decisions about replies that the file no longer has
+        self.last_place: int | None = None  # the reply that was decided last, in this call or an earlier one
+        self._steps: list[_Step] = []
+        self._lock = threading.Lock()
+        self._names = [f"{reply.example.id}\0{fingerprint(reply.example)}" for reply in replies]
+        self._lines = [self._line(place) for place in range(len(replies))]
+        self._searched = [_searched(reply) for reply in replies]
+        self._stamp: object = None  # of the output as this process wrote it
+        self._is_behind = False  # whether the output could not be written and lacks a decision
+        self.journal = Journal(decisions_path(out))
+        try:
+            self._take_up()
+        except BaseException:
+            self.journal.close()
+            raise
+
+    def counts(self) -> dict[State, int]:
+        """Count the replies in each state."""
+        found = Counter(decision.state for decision in self.now)
+        return {state: found[state] for state in STATES}
+
+    def states(self) -> str:
+        """Return one letter of `STATES` for each reply."""
+        return "".join(STATES[decision.state] for decision in self.now)
+
+    def row(self, place: int) -> dict[str, Any]:
+        """Return a reply as the page shows it. Spans count characters (code points)."""
+        reply = self.replies[place]
+        return {
+            "place": place,
+            "id": str(reply.example.id),
+            "prompt": prompt_text(reply.example.prompt),
+            "completion": completion_text(reply.example),
+            "decision": self.now[place].as_json(),
+            "given": decision_of(reply).as_json(),
+            "revision": self.revisions[place],
+        }
+
+    def search(self, text: str) -> list[int]:
+        """Return the replies whose id, prompt, reply or written words have the text, in any case."""
+        wanted = text.casefold()
+        return [
+            place
+            for place, searched in enumerate(self._searched)
+            if wanted in searched or wanted in f"{self.now[place].judgment}\n{self.now[place].feedback}".casefold()
+        ]
+
+    def decide(self, place: int, body: object, seen: int, step: str) -> None:
+        """Take a decision, and write it.
+
+        Args:
+            seen: the revision of the reply that the page has shown.
+            step: consecutive decisions about one reply with the same step are undone together, such as typed words.
+
+        Raises:
+            UserError: the decision is not valid, or the output was changed by something else. In the last case the
+                file of decisions has the decision.
+            Outdated: another page has changed the reply meanwhile.
+        """
+        with self._lock:
+            if seen != self.revisions[place]:
+                raise Outdated("another page has changed this reply meanwhile.\n  Look at its decision, or keep yours.")
+            decision = read_decision(body, completion_text(self.replies[place].example))
+            if decision == self.now[place] and not self._is_behind:
+                return
+            about = {"step": step, "decision": decision.as_json()}
+            self._record(place, decision, about, lambda: self._apply(place, decision, step))
+
+    def undo(self) -> int | None:
+        """Take back the last step, also one of an earlier call. Return the reply's place; None without a step.
+
+        Raises:
+            UserError: as for `decide`.
+        """
+        with self._lock:
+            if not self._steps:
+                return None
+            last = self._steps[-1]
+            self._record(last.place, last.before, {"undo": True}, lambda: self._undo(last.place))
+            return last.place
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that can be undone."""
+        return len(self._steps)
+
+    def example_with(self, place: int, body: object) -> dict[str, Any] | None:
+        """Return the record that a decision would make; None if no training could read it. Nothing changes."""
+        reply = self.replies[place]
+        example = decided(reply, read_decision(body, completion_text(reply.example)))
+        return None if example is None else as_record(example)
+
+    def prompt_record(self, place: int) -> dict[str, Any]:
+        """Return what a model needs to write a reply: the prompt, and what the record gives to the chat template."""
+        example = self.replies[place].example
+        return {"prompt": example.prompt, **{k: example.extra[k] for k in TEMPLATE_COLUMNS if k in example.extra}}
+
+    def close(self) -> None:
+        """Let another process label into the output."""
+        self.journal.close()
+
+    def _take_up(self) -> None:
+        lines = self.journal.lines()
+        places = {name: place for place, name in enumerate(self._names)}
+        for number, line in enumerate(lines, start=1):
+            place = places.get(f"{line.get('id')}\0{line['text']}")
+            if place is None:
+                self.elsewhere += 1
+            elif line.get("undo"):
+                self._undo(place)
+            else:
+                completion = completion_text(self.replies[place].example)
+                try:
+                    decision = read_decision(line.get("decision"), completion)
+                except UserError as error:
+                    raise UserError(f"{display_path(self.journal.path)}:{number}: {error}") from error
+                self._apply(place, decision, str(line.get("step", "")))
+        self._lines = [self._line(place) for place in range(len(self.replies))]
+        if self.out.exists() and self.out.stat().st_size:
+            if _sha256(self.out.read_bytes()) not in digests(lines):
+                raise UserError(
+                    f"--out {display_path(self.out)}: has something that `nlft label` did not write.\n"
+                    "  Label that file itself, move it away, or give another --out."
+                )
+            self._stamp = _stamp(self.out)
+        if lines:
+            self._write(b"".join(self._lines))
+
+    def _record(self, place: int, decision: Decision, line: dict[str, Any], apply: Callable[[], None]) -> None:
+        """Write a line of the file of decisions, then the output."""
+        self._refuse_changed_output()
+        before = self._lines[place]
+        self._lines[place] = self._line(place, decision)
+        data = b"".join(self._lines)
+        name, _, text = self._names[place].partition("\0")
+        try:
+            self.journal.append({"id": name, "text": text, **line, "out_sha256": _sha256(data)})
+        except UserError:
+            self._lines[place] = before
+            raise
+        apply()
+        self._write(data)
+
+    def _apply(self, place: int, decision: Decision, step: str) -> None:
+        name = f"{place}\0{step}"
+        if not step or not self._steps or self._steps[-1].name != name:
+            self._steps.append(_Step(place, name, self.now[place]))
+        self._set(place, decision)
+
+    def _undo(self, place: int) -> None:
+        at = next(at for at in range(len(self._steps) - 1, -1, -1) if self._steps[at].place == place)
+        self._set(place, self._steps.pop(at).before)
+
+    def _set(self, place: int, decision: Decision) -> None:
+        self.now[place] = decision
+        self.revisions[place] += 1
+        self.last_place = place
+
+    def _line(self, place: int, decision: Decision | None = None) -> bytes:
+        example = decided(self.replies[place], decision or self.now[place])
+        return b"" if example is None else json_line(as_record(example)).encode()
+
+    def _refuse_changed_output(self) -> None:
+        if self._stamp is not None and _stamp(self.out) != self._stamp:
+            raise UserError(
+                f"{display_path(self.out)} was changed or removed by something else, so it is not replaced.\n"
+                "  Move it away, or stop `nlft label` and start it with another --out."
+            )
+
+    def _write(self, data: bytes) -> None:
+        if self._stamp is None and self.out.exists() and self.out.stat().st_size:
+            raise UserError(f"{display_path(self.out)} appeared meanwhile.\n  Move it away.")
+        self._is_behind = True
+        write_output(self.out, data)
+        self._is_behind = False
+        self._stamp = _stamp(self.out)
+
+
+def default_out(file: str | Path) -> Path:
+    """Return the output of a file: beside it, or in the current folder for a dataset by name."""
+    path = Path(file)
+    folder = path.parent if path.exists() else Path()
+    stem = path.name if path.exists() else path.name.partition(":")[0]
+    while (ending := Path(stem).suffix.lower()) in ENDINGS:
+        stem = stem[: -len(ending)]
+    return folder / f"{stem}.labelled.jsonl"
+
+
+def decisions_path(out: Path) -> Path:
+    """Return the file of decisions of an output."""
+    return out.with_name(f"{out.stem}.decisions.jsonl")
+
+
+def _searched(reply: Reply) -> str:
+    example = reply.example
+    return f"{example.id}\n{prompt_text(example.prompt)}\n{completion_text(example)}".casefold()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _stamp(path: Path) -> object:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
