@@ -116,6 +116,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("answer questions greedily and grade the answers", "commands.results:evaluate"),
     "compare": ("compare methods on the same examples, with intervals and a verdict", "commands.results:compare"),
     "merge": ("merge an adapter into its model, and save an ordinary model folder", "commands.results:merge"),
+    "chat": ("talk to the base and the trained model, side by side", "commands.chat:chat"),
     "map": ("show what the feedback did to every token", "commands.results:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }
@@ -141,6 +142,8 @@ _OTHER_NAMES = {
     "validate": "audit",
     "grpo": "reft",
     "rl": "reft",
+    "talk": "chat",
+    "try": "chat",
     "show": "map",
     "view": "map",
     "serve": "map",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
+from nlft.commands.chat import chat_flags, chat_settings
 from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
@@ -165,10 +166,12 @@ def map(argv: Sequence[str]) -> None:
         metavar="NAME",
         help="another host name that browsers may use for this server",
     )
+    chat_flags(parser)
     overwrite_flag(parser)
     args = parser.parse_args(argv)
     from nlft.runs.run_dir import RunDir
 
+    chat = chat_settings(args)
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
     if args.html or args.csv:
         from nlft.page.export import CSV_COLUMNS, export_csv, export_map
@@ -183,6 +186,7 @@ def map(argv: Sequence[str]) -> None:
         if args.csv:
             print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
         return
+    from nlft.page.replies import Replies
     from nlft.page.rescorer import Rescorer
     from nlft.page.server import serve_map
 
@@ -191,7 +195,8 @@ def map(argv: Sequence[str]) -> None:
     dataset = feedback_dataset(runs[0], args.data)
     hosts = {args.host, *args.allow_host}
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
-    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
+    serving: dict[str, Any] = {"hosts": hosts, "read_only": args.read_only, "dataset": dataset, "rescorer": rescorer}
+    serve_map(runs, args.host, args.port, **serving, replies=None if chat is None else Replies(runs[0].path, chat))
 
 
 def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:
