@@ -2,9 +2,9 @@
 
     python -m nlft.chat.worker RUN SETTINGS
 
-SETTINGS is a JSON object of `ChatSettings`. Each line of the input is a JSON object with `n`, a number of the request,
-and `do`: `ask`, `mark`, `choose` or `score`; or `cancel`, the number of an `ask` that nobody waits for any more. Each
-line of the output is a JSON object with the `n` that it answers. An `ask` gets many lines, all others get one. The first
+SETTINGS is a JSON object of `ChatSettings`. Each line of the input is a JSON object. It has `n`, the request's number,
+and `do`: `ask`, `mark` or `choose`; or only `cancel`, the number of an `ask` that nobody waits for any more. Each line
+of the output is a JSON object with the `n` that it answers. An `ask` gets many lines, all others get one. The first
 line of the output answers no request. It has `ready`, or `error`.
 """
 
@@ -85,8 +85,6 @@ class Worker:
 
     def quick(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a request that needs no model."""
-        if request["do"] == "score":
-            return {"score": self.session.choices.lines()}
         talk = self.talks.get(request["talk"])
         turns = talk.turns if talk else []
         turn = next((one for one in turns if one.number == request["turn"]), None)

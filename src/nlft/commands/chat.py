@@ -64,10 +64,15 @@ def chat_settings(args: Namespace) -> dict[str, Any] | None:
         return None
     if args.html or args.csv or args.read_only:
         raise UserError(
-            "--chat loads models and keeps feedback; --html, --csv and --read_only do neither.\n  Leave one of them out."
+            "--chat loads models and keeps feedback, but --html, --csv and --read_only do not.\n"
+            "  Leave out one of them."
         )
     if args.rules:
         check_names({"rules": args.rules})
+    if args.prompts:
+        from nlft.data.records import read_questions
+
+        read_questions(args.prompts)
     files = {name: getattr(args, name) and str(Path(getattr(args, name))) for name in ("rules", "prompts")}
     settings = {"model_name_or_path": args.model, "rule": args.rule, "out": args.examples_out, **files}
     return {name: value for name, value in settings.items() if value is not None}

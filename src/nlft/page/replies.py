@@ -97,7 +97,6 @@ class Replies:
         if self._asking >= MOST_WAITING:
             raise HTTPException(429, f"{MOST_WAITING} prompts are waiting for the model. Send yours in a moment.")
         self._check()
-        self._asking += 1  # here, not in the stream, which starts later
         return StreamingResponse(self._stream(request, {"do": "ask", **asked}), media_type="application/x-ndjson")
 
     async def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -106,9 +105,9 @@ class Replies:
         Raises:
             NLFTError: the process refuses it, or has ended.
         """
-        self._check()
         number, listener = self._listen()
         try:
+            self._check()  # after the listener is known: a process that ends from now on tells it
             self._send({"n": number, **asked})
             line = await listener.queue.get()
         finally:
@@ -120,7 +119,10 @@ class Replies:
     async def _stream(self, request: Request, asked: dict[str, Any]) -> AsyncIterator[str]:
         number, listener = self._listen()
         over = False
+        self._asking += 1
         try:
+            if self._first is _GONE:  # it ended since `ask` looked, and has told all listeners
+                listener.tell(_GONE)
             self._send({"n": number, **asked})
             while not over:
                 try:

@@ -35,6 +35,7 @@ export async function begin(source) {
   state.readOnly = about.read_only;
   state.feedback = about.feedback;
   state.rescores = about.rescores;
+  state.chat = Boolean(about.chat);
   state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
   byId("curves").open = Boolean(source.listen);
