@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,8 @@ from nlft.chat.talk import Mark, Talk, choose
 from nlft.chat.target import find_target
 from nlft.chat.terminal import Terminal, quoted
 from nlft.core.spans import Span
-from nlft.data.records import Question, read_examples
-from nlft.errors import NLFTError, UserError
+from nlft.data.records import Question, completion_text, read_examples
+from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.local import LocalModel, base_of
 from nlft.runs.run_dir import RunDir
@@ -45,9 +43,9 @@ RULE = "Never say so."
 OPTIONS = {"rule": RULE, "max_new_tokens": 12}
 
 
-def writing(family: str = "llama", **options: Any) -> Any:
+def writing(family: str = "llama", seed: int = 3) -> Any:
     """A tiny model that writes small letters and spaces only, so that its words can be struck."""
-    net = tiny.model(family, **options)
+    net = tiny.model(family, seed)
     ids = [tiny.tokenizer().convert_tokens_to_ids("Ġ" if letter == 32 else chr(letter)) for letter in LETTERS]
     others = torch.ones(net.config.vocab_size, dtype=torch.bool)
     others[ids] = False
@@ -145,7 +143,7 @@ def test_whole_layers_and_tokens_of_an_adapter_are_switched_off_too(tmp_path: Pa
     tokens = {"embed_tokens": [70, 71, 72]}
     parts = {"target_modules": ["up_proj"], "modules_to_save": ["lm_head"], "trainable_token_indices": tokens}
     sides = sides_of(tmp_path, writing(), **parts)
-    assert sides.proof.layers == 4, "two linear layers, the head, the embedding"
+    assert sides.proof.layers >= 4, "two linear layers, the head, the embedding"
     assert sides.proof.holds
     check_base(sides, tmp_path / "model")
 
@@ -180,7 +178,9 @@ def test_an_adapter_with_an_embedding_of_its_own_on_a_tied_model_does_not_change
     net = writing()
     net.config.tie_word_embeddings = True
     net.tie_weights()
-    sides = sides_of(tmp_path, net, target_modules=["up_proj"], modules_to_save=["embed_tokens"])
+    sides = sides_of(
+        tmp_path, net, target_modules=["up_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    )
     print(sides.proof, sides.leak)
     check_base(sides, tmp_path / "model")
 
@@ -194,3 +194,322 @@ def test_a_layer_that_stays_on_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert not sides.shared
     monkeypatch.undo()
     check_base(sides, tmp_path / "model")
+
+
+# What is talked to
+
+
+def test_each_side_streams_what_the_model_answers_to_its_own_prompt(sides: Sides) -> None:
+    asked: list[Any] = [{"role": "user", "content": "hello"}]
+    ruled: list[Any] = [{"role": "user", "content": f"hello\n\n{RULE}"}]
+    base = base_of(sides.tuned)
+    expected = {}
+    for side, answerer, prompt in [("base", base, asked), ("rule", base, ruled), ("tuned", sides.tuned, asked)]:
+        ((_, answer),) = next(iter(answerer.answer([CompletionRequest("x", prompt)])))
+        expected[side] = answer.text
+    assert len(set(expected.values())) == 3
+    for burst in (None, 1, 5):
+        pieces: dict[str, list[str]] = {side: [] for side in sides.names}
+        for side, piece in sides.write({side: Ask(asked, "x") for side in sides.names}, burst):
+            if isinstance(piece, Generated):
+                assert piece.text == expected[side]
+            else:
+                pieces[side].append(piece)
+        assert {side: "".join(parts) for side, parts in pieces.items()} == expected
+        assert min(len(parts) for parts in pieces.values()) > 5, "they come token by token"
+
+
+def test_a_reply_that_is_given_up_leaves_the_adapter_on(sides: Sides) -> None:
+    before = whole(sides, "tuned")
+    stream = sides.write({"base": Ask([{"role": "user", "content": "hello"}], "x")})
+    next(stream)
+    stream.close()
+    assert whole(sides, "tuned") == before
+
+
+def test_a_run_its_adapter_and_its_checkpoints_are_found_with_base_and_settings(
+    run: RunDir, model: Path, tmp_path: Path
+) -> None:
+    asked = ChatSettings()
+    for place in (run.path, run.adapter_path):
+        target = find_target(str(place), None)
+        assert (target.home, target.base, target.unfinished) == (run.path, str(model), False)
+        assert target.templates(asked).system_prompt == "Be brief."
+        assert target.templates(ChatSettings(system_prompt="No.")).system_prompt == "No."
+    checkpoint = run.checkpoints_path / "checkpoint-7"
+    shutil.move(run.adapter_path, checkpoint)
+    target = find_target(str(run.path), None)
+    assert (target.tuned, target.unfinished) == (str(checkpoint), True), "a run that has not finished"
+    assert "not finished" in target.line()
+    shutil.rmtree(run.checkpoints_path)
+    with pytest.raises(UserError, match="neither a checkpoint nor its adapter"):
+        find_target(str(run.path), None)
+    with pytest.raises(UserError, match="--model_name_or_path"):
+        find_target(str(model), None)
+    with pytest.raises(UserError, match="does not exist"):
+        find_target(str(tmp_path / "no"), None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"run\.yaml"):
+        find_target(str(tmp_path / "empty"), None)
+
+
+def test_a_run_of_all_weights_has_its_base_loaded_beside_it(run: RunDir, model: Path) -> None:
+    shutil.rmtree(run.adapter_path)
+    save_model(run.adapter_path, writing(seed=5))
+    sides = Sides(find_target(str(run.path), None), ChatSettings(**OPTIONS))
+    assert not sides.shared
+    assert sides.proof.tuned > 0.1
+    check_base(sides, model)
+
+
+def test_the_rule_comes_from_the_user_or_from_the_rules_of_the_run(run: RunDir, model: Path, capsys: Any) -> None:
+    rules = run.path.parent / "rules.yaml"
+    rules.write_text("rules:\n- name: praise\n  rule: No praise\n  words: [sleek]\n")
+    run.write_settings(record(model, rules=str(rules)))
+    target = find_target(str(run.path), None)
+    assert target.rule(ChatSettings()) == "No praise. Never use these words: sleek."
+    assert target.rule(ChatSettings(rule="Mine.")) == "Mine."
+    with pytest.raises(UserError, match="--rules"):
+        target.rule(ChatSettings(rule="Mine.", rules=str(rules)))
+    rules.unlink()
+    assert target.rule(ChatSettings()) is None
+    assert "--rules" in capsys.readouterr().out
+
+
+# Conversations
+
+
+def test_each_side_remembers_its_own_replies_and_never_another_ones() -> None:
+    talk = Talk(["base", "tuned"])
+    first = talk.ask("one")
+    first.replies["base"].end(Generated("from base", 2, "stop"))
+    first.replies["tuned"].end(Generated("", 1, "stop"))
+    talk.ask("two")
+    assert [m["content"] for m in talk.messages("base")] == ["one", "from base", "two"]
+    assert [m["content"] for m in talk.messages("tuned")] == ["two"], "a reply without text is left out"
+    talk.ask(Question("q", "three"))
+    assert [m["content"] for m in talk.messages("base")] == ["three"], "a held-out prompt begins anew"
+
+
+def test_blind_order_is_drawn_for_each_prompt_and_names_stay_hidden_until_the_choice() -> None:
+    def orders(seed: int) -> list[tuple[str, ...]]:
+        talk = Talk(["base", "rule", "tuned"], seed=seed, blind=True)
+        return [talk.ask(f"prompt {at}").order for at in range(60)]
+
+    assert orders(0) == orders(0) != orders(1)
+    assert len(set(orders(0))) == 6
+    talk = Talk(["base", "rule", "tuned"], blind=True)
+    turn = talk.ask("hello")
+    assert [turn.heading(side) for side in turn.order] == ["A", "B", "C"]
+    assert turn.side("tuned") is None
+    assert turn.side("b") == turn.order[1]
+    with pytest.raises(UserError, match="not complete"):
+        choose(turn, ["tuned"])
+    for reply in turn.replies.values():
+        reply.end(Generated("x", 1, "stop"))
+    choose(turn, ["tuned", "base"])
+    assert turn.heading(turn.order[0]) == f"A: {turn.order[0]}"
+    with pytest.raises(UserError, match="already"):
+        choose(turn, ["tuned"])
+    with pytest.raises(UserError, match="/blind"):
+        choose(Talk(["base", "tuned"]).ask("hello"), ["tuned"])
+
+
+def test_the_score_counts_ties_and_prompts_and_has_both_intervals() -> None:
+    def row(prompt: int, *chosen: str) -> dict[str, Any]:
+        return {"prompt": str(prompt), "order": ["base", "rule", "tuned"], "chosen": list(chosen)}
+
+    rows = [row(at, "tuned") for at in range(9)] + [row(9, "base"), row(10, "tuned", "base"), row(11, "rule")]
+    found = {(one.ours, one.theirs): one for one in pairings(rows)}
+    assert set(found) == {("tuned", "rule"), ("tuned", "base"), ("rule", "base")}
+    one = found["tuned", "base"]
+    assert (one.better, one.worse, one.tied, one.neither) == (9, 1, 1, 1)
+    assert (one.share.count, one.share.n) == (9, 10)
+    assert one.share.low == pytest.approx(0.596, abs=0.001), "Wilson's"
+    assert one.difference.value == pytest.approx(8 / 12)
+    assert 0 < one.difference.low < 8 / 12 < one.difference.high <= 1
+    (same,) = [one for one in pairings([{**each, "prompt": "one"} for each in rows]) if one.theirs == "base"][:1]
+    assert same.difference.low < one.difference.low, "twelve choices about one prompt are not twelve prompts"
+
+
+# What a reader says becomes an example
+
+
+def marked(*, text: str, reason: Any = "stop", turns: int = 1) -> tuple[Talk, Any, Any]:
+    talk = Talk(["base", "tuned"])
+    for at in range(turns):
+        turn = talk.ask(f"prompt {at}")
+        turn.replies["tuned"].end(Generated(text, 3, reason))
+    return talk, turn, turn.replies["tuned"]
+
+
+def test_every_mark_is_an_example_at_once_and_a_later_mark_takes_its_place(tmp_path: Path) -> None:
+    other = '{"id": "mine", "prompt": "p", "completion": "c",   "label": true}\n'
+    (tmp_path / "next.jsonl").write_text(other)
+    kept = NextRound(tmp_path / "next.jsonl")
+    talk, turn, reply = marked(text="a sleek Größe 😀 chair", turns=2)
+    about = {"tuned": "runs/a", "base": "m", "weights": "0"}
+    kept.keep(talk, turn, reply, Mark(False), about)
+    assert read_examples(kept.path)[1].judgment == BAD
+    kept.keep(talk, turn, reply, Mark(False, "It praises.", (Span(2, 7), Span(8, 15, "size 9"))), about)
+    mine, found = read_examples(kept.path)
+    assert kept.path.read_text().startswith(other), "other lines stay byte for byte"
+    assert (mine.id, found.id, found.label, found.judgment) == ("mine", reply.id, False, "It praises.")
+    assert [reply.text[s.start : s.end] for s in found.spans] == ["sleek", "Größe 😀"]
+    assert found.spans[1].replace == "size 9"
+    assert [m["content"] for m in found.prompt] == ["prompt 0", reply.text, "prompt 1"]
+    assert found.extra["said_by"] == {"side": "tuned", "blind": False, **about}
+    kept.keep(talk, turn, reply, Mark(True, "Short."), about)
+    (_, found) = read_examples(kept.path)
+    assert (found.label, found.feedback, found.judgment, found.spans) == (True, "Short.", None, ())
+    kept.keep(talk, turn, reply, Mark(), about)
+    assert kept.path.read_text() == other, "taken back"
+
+
+def test_a_mark_that_makes_no_example_is_refused_and_the_earlier_one_stays(tmp_path: Path) -> None:
+    kept = NextRound(tmp_path / "next.jsonl")
+    talk, turn, reply = marked(text="some words")
+    kept.keep(talk, turn, reply, Mark(True), {})
+    with pytest.raises(UserError, match="overlap"):
+        kept.keep(talk, turn, reply, Mark(False, "", (Span(0, 4), Span(2, 6))), {})
+    assert reply.mark == Mark(True)
+    assert [one.label for one in read_examples(kept.path)] == [True]
+    empty = marked(text=" ")
+    with pytest.raises(UserError, match="empty"):
+        kept.keep(*empty, Mark(True), {})
+    (tmp_path / "questions.jsonl").write_text('{"id": 1, "prompt": "p"}\n')
+    with pytest.raises(UserError, match="--out"):
+        NextRound(tmp_path / "questions.jsonl")
+    with pytest.raises(UserError, match=r"\.jsonl"):
+        NextRound(tmp_path / "next.txt")
+
+
+def test_words_are_read_with_and_without_quotation_marks() -> None:
+    assert quoted('"a => b"') == ("a => b", None)
+    assert quoted('"some words" => "other words"') == ("some words", "other words")
+    assert quoted("some words") == ("some words", None)
+    assert quoted("some => other") == ("some", "other")
+    assert quoted('"gone" => ""') == ("gone", "")
+
+
+def test_files_that_are_inputs_are_not_written_to(run: RunDir, model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"id": 1, "prompt": "p"}\n')
+    with pytest.raises(UserError, match="--out"):
+        session(run, prompts=str(prompts), out=str(prompts))
+    run.write_settings(record(model, data={"file": str(tmp_path / "train.jsonl")}))
+    (tmp_path / "train.jsonl").write_text('{"id": 1, "prompt": "p", "completion": "c", "label": true}\n')
+    with pytest.raises(UserError, match="--out"):
+        session(run, out=str(tmp_path / "train.jsonl"))
+
+
+# In the terminal
+
+
+def type_in(one: Session, text: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    capsys.readouterr()
+    Terminal(one).run()
+    said: str = capsys.readouterr().out
+    return said
+
+
+def test_a_scripted_conversation_keeps_feedback_and_choices_and_ends_with_a_line_that_trains(
+    run: RunDir, model: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "held-out.jsonl"
+    prompts.write_text('{"id": "chair", "prompt": "Describe a chair."}\n')
+    expected, second = replies(session(run), "hello", "again")
+    word = expected["tuned"].split()[-1]
+    lines = ["hello", f'/strike "{word}"', "/why It goes on.", "/good base Clear."]
+    lines += [f'/write rule "{expected["rule"]}" => "no"', "again", "/bad", "/undo", "/nothing", "/bad base why"]
+    lines += ["/new", "/blind", "/prompt", "/good", "/choose A B", "/quit"]
+    command = [sys.executable, "-m", "nlft", "chat", str(run.path), "--prompts", str(prompts), "--rule", RULE]
+    done = subprocess.run(
+        [*command, "--max_new_tokens", "12"], input="\n".join(lines), capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in [*expected.values(), *second.values()]:
+        assert text in done.stdout
+    places = [done.stdout.index(f"── {side} ") for side in ("base", "rule", "tuned")]
+    assert places == sorted(places)
+    assert all(f"── {letter} " in done.stdout for letter in "ABC")
+    assert "/nothing" in done.stdout
+    out = run.path.parent / "examples-next.jsonl"
+    examples = read_examples(out)
+    found = {one.extra["said_by"]["side"]: one for one in examples[:3]}
+    assert {side: completion_text(one) for side, one in found.items()} == expected
+    assert (found["base"].label, found["base"].feedback) == (True, "Clear.")
+    assert [completion_text(one) for one in examples[3:]] == [second["base"]], "the thumb that was taken back is gone"
+    assert found["tuned"].judgment == "It goes on."
+    assert {expected["tuned"][s.start : s.end] for s in found["tuned"].spans} == {word}
+    assert {s.replace for s in found["rule"].spans} == {"no"}
+    (choice,) = [json.loads(line) for line in (run.path / "chat-choices.jsonl").read_text().splitlines()]
+    assert choice["chosen"] == choice["order"][:2]
+    assert "score of 1 blind" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("next: nlft train ")
+    words = shlex.split(last.removeprefix("next: nlft "))
+    more = ["--max_steps", "1", "--use_cpu", "--disable_tqdm", "true", "--watch", "0", "--dtype", "float32"]
+    assert cli.main([*words, *more]) == 0
+    again = RunDir(run.path.with_name("a-2"))
+    assert again.settings()["training"]["system_prompt"] == "Be brief."
+    assert again.settings()["scheme"] == "strike"
+
+
+def test_ctrl_c_stops_the_replies_and_not_the_program(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    one = session(run, rule=None)
+    whole = replies(one, "hello")[0]
+    write = Session.write
+
+    def interrupted(self: Session, talk: Talk, asked: Any, burst: Any = None) -> Any:
+        for count, piece in enumerate(write(self, talk, asked, burst)):
+            if count == 3 and talk.number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield piece
+
+    monkeypatch.setattr(Session, "write", interrupted)
+    said = type_in(one, "hello\n/new\nhello\n/good\n", monkeypatch, capsys)
+    first, rest = said.split("Stopped.")
+    assert whole["base"][:3] in first
+    assert whole["base"] not in first
+    assert "── tuned" not in first
+    assert whole["base"] in rest
+    assert whole["tuned"] in rest
+    assert "there is no side `rule`" in said.lower()
+    (kept,) = read_examples(run.path.parent / "examples-next.jsonl")
+    assert kept.completion == whole["tuned"]
+
+
+def test_mistakes_are_told_in_a_sentence_and_the_conversation_goes_on(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    one = session(run)
+    lines = [
+        "/good",
+        "/prompt",
+        "/choose A",
+        "hello",
+        "/strike",
+        '/strike "zzzzzz"',
+        "/why so",
+        "/blind",
+        "hi",
+        "/good",
+        "/help",
+    ]
+    said = type_in(one, "\n".join(lines), monkeypatch, capsys)
+    for part in (
+        "no reply yet",
+        "--prompts",
+        '/strike "words"',
+        "zzzzzz",
+        "/good, /bad or /strike",
+        "A, B, C",
+        "/undo",
+    ):
+        assert part in said
+    assert not one.next_round.kept
+    assert one.next_line() == f"nlft map {run.path}"

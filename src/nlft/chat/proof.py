@@ -1,6 +1,7 @@
 """Prove that the base model under an adapter is the base: by its weights, its switches and its log-probabilities."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Proof:
     Attributes:
         tensors: number of weights of the base.
         changed: names of those that the adapter changed or replaced in the model. Empty if none.
-        layers: number of layers of the adapter that can be switched off.
+        layers: number of the adapter's parts that can be switched off: one for each adapted layer, or two.
         still_on: names of those that stay on when the adapter is off. Empty if none.
         tokens: number of tokens of the probe.
         difference: largest difference of log-probabilities over the whole vocabulary at every token of the probe,
@@ -55,7 +56,7 @@ class Proof:
         if self.changed:
             found.append(f"it changed {len(self.changed)} weights of the base, such as {self.changed[0]}")
         if self.still_on:
-            found.append(f"{len(self.still_on)} of its layers cannot be switched off, such as {self.still_on[0]}")
+            found.append(f"{len(self.still_on)} of its parts cannot be switched off, such as {self.still_on[0]}")
         if self.difference > TOLERANCE:
             found.append(f"log-probabilities of a probe differ by up to {self.difference:.3g} nats")
         return "; ".join(found)
@@ -89,9 +90,11 @@ class Probe:
         present = {id(tensor) for _, tensor in _tensors(model)}
         changed = [n for n, tensor, was in self._weights if id(tensor) not in present or digest(tensor) != was]
         tuned = self.difference(model)
-        with adapter_off(model):
-            switches = list(_switches(model))
-            off = self.difference(model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")  # it is measured here
+            with adapter_off(model):
+                switches = list(_switches(model))
+                off = self.difference(model)
         on = tuple(name for name, is_off in switches if not is_off)
         return Proof(len(self._weights), tuple(changed), len(switches), on, len(self.ids), off, tuned)
 

@@ -137,7 +137,10 @@ def _pairing(ours: str, theirs: str, rows: Sequence[Mapping[str, Any]]) -> Pairi
     pairs = list(zip(us, them, strict=True))
     better, worse = pairs.count((True, False)), pairs.count((False, True))
     clusters = Clusters("prompt", tuple(row["prompt"] for row in rows))
-    difference = seeded_difference([us], [them], clusters=clusters if clusters.count < len(rows) else None)
+    if clusters.count == 1:  # one prompt shows no variance between prompts, so its last choice stands for all
+        difference = seeded_difference([us[-1:]], [them[-1:]])
+    else:
+        difference = seeded_difference([us], [them], clusters=clusters)
     share = wilson(better, better + worse)
     return Pairing(
         ours, theirs, better, worse, pairs.count((True, True)), pairs.count((False, False)), share, difference

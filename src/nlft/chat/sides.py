@@ -98,7 +98,7 @@ class Sides:
             )
         elif self.shared:
             lines.append(
-                f"Base checked: all {proof.tensors} weights are unchanged, all {proof.layers} adapted layers are off, "
+                f"Base checked: all {proof.tensors} weights are unchanged, all {proof.layers} parts of the adapter are off, "
                 f"and {proof.tokens} tokens of a probe have the log-probabilities of the model without adapter "
                 f"(largest difference {proof.difference:.2g} nats)."
             )

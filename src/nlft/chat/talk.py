@@ -95,7 +95,7 @@ class Turn:
 
     def side(self, name: str) -> str | None:
         """Return the side that a name or a letter stands for; None for another word."""
-        if self.blind and name.upper() in LETTERS[: len(self.order)]:
+        if self.blind and name.upper() in list(LETTERS[: len(self.order)]):
             return self.order[LETTERS.index(name.upper())]
         return name.lower() if not self.hidden and name.lower() in self.order else None
 
