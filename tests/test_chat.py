@@ -10,9 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -20,6 +24,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from helpers import tiny
+from helpers.waiting import LONG, until
 from nlft import cli
 from nlft.chat.next_round import BAD, NextRound
 from nlft.chat.score import pairings
@@ -29,11 +34,15 @@ from nlft.chat.sides import Ask, Sides
 from nlft.chat.talk import Mark, Talk, choose
 from nlft.chat.target import find_target
 from nlft.chat.terminal import Terminal, quoted
+from nlft.chat.worker import Worker
 from nlft.core.spans import Span
 from nlft.data.records import Question, completion_text, read_examples
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.local import LocalModel, base_of
+from nlft.page.live import LiveRun
+from nlft.page.replies import MOST_WAITING, Replies
+from nlft.page.server import PageServer, listen, web_server
 from nlft.runs.run_dir import RunDir
 
 pytest_plugins = ["helpers.browser"]
@@ -181,7 +190,8 @@ def test_an_adapter_with_an_embedding_of_its_own_on_a_tied_model_does_not_change
     sides = sides_of(
         tmp_path, net, target_modules=["up_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True
     )
-    print(sides.proof, sides.leak)
+    assert sides.proof.holds
+    assert sides.proof.tuned > 0.1
     check_base(sides, tmp_path / "model")
 
 
@@ -513,3 +523,191 @@ def test_mistakes_are_told_in_a_sentence_and_the_conversation_goes_on(
         assert part in said
     assert not one.next_round.kept
     assert one.next_line() == f"nlft map {run.path}"
+
+
+# On the page
+
+
+STUB = """
+import json, sys
+print("a library says hello")
+print(json.dumps({"ready": {"lines": [], "questions": [], "blind": False, "score": []}}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    open(sys.argv[1], "a").write(line)
+    if asked.get("do") == "ask":
+        print(json.dumps({"n": asked["n"], "turn": 1, "headings": ["base", "tuned"], "hidden": False}), flush=True)
+    elif "do" in asked:
+        sys.exit()
+"""
+
+
+@pytest.fixture
+def stubbed(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, Path]]:
+    """A page's server whose models' process begins replies and never ends them; its port, and what the process read."""
+    log = tmp_path / "asked.jsonl"
+    command = [sys.executable, "-c", STUB, str(log)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: process)
+    replies = Replies(run.path, {})
+    monkeypatch.undo()
+    listening = listen("127.0.0.1", 0, 0)
+    server = web_server(PageServer([LiveRun(run)], who="ann", replies=replies), listening, "token", set())
+    serving = threading.Thread(target=server.serve_until_stopped, daemon=True)
+    serving.start()
+    yield listening.getsockname()[1], log
+    server.stop()
+    serving.join(20)
+    assert not serving.is_alive()
+    replies.close()
+
+
+def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(stubbed: tuple[int, Path]) -> None:
+    port, log = stubbed
+    body = {"talk": "t", "text": "hello"}
+    bearer = {"Authorization": "Bearer token"}
+    with (
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api", headers=bearer, timeout=20) as client,
+        ExitStack() as all,
+    ):
+        until(lambda: "ready" in client.get("/chat").json())
+        assert client.post("/chat/ask", json={"talk": 3}).status_code == 400
+        assert httpx.post(f"{client.base_url}chat/ask", json=body).status_code == 401
+        assert client.post("/chat/ask", json=body, headers={"Origin": "http://evil.example"}).status_code == 403
+        reading = []
+        leaving = all.enter_context(ExitStack())
+        for at in range(MOST_WAITING):
+            stack = leaving if at < 2 else all
+            response = stack.enter_context(client.stream("POST", "/chat/ask", json=body))
+            reading.append(response.iter_lines())
+            assert json.loads(next(reading[at]))["turn"] == 1
+        assert client.post("/chat/ask", json=body).status_code == 429
+        leaving.close()
+        until(lambda: log.read_text().count("cancel") == 2)
+        response = all.enter_context(client.stream("POST", "/chat/ask", json=body))
+        assert json.loads(next(response.iter_lines()))["turn"] == 1, "there is room again"
+        gone = client.post("/chat/mark", json={"talk": "t", "turn": 1, "at": 0, "good": True})
+        assert (gone.status_code, "has ended" in gone.json()["error"]) == (422, True)
+        assert "has ended" in json.loads(next(reading[2]))["error"], "whoever waits is told"
+        assert client.post("/chat/ask", json=body).status_code == 422
+
+
+def test_the_worker_stops_what_nobody_waits_for_and_answers_marks_meanwhile(run: RunDir) -> None:
+    said: list[dict[str, Any]] = []
+    worker = Worker(session(run, rule=None, max_new_tokens=40), said.append)
+
+    def answer(*requests: dict[str, Any]) -> list[dict[str, Any]]:
+        said.clear()
+        worker.read(json.dumps(one) for one in requests)
+        worker.cancelled.discard(-1)
+        worker.write_replies()
+        return list(said)
+
+    ask = {"do": "ask", "talk": "t", "text": "hello"}
+    assert answer({"n": 1, **ask}, {"cancel": 1}) == [], "cancelled before it began"
+    *_, last = answer({"n": 2, **ask})
+    assert last == {"n": 2, "done": True, "stopped": False}
+    worker.say = lambda line: (said.append(line), worker.cancelled.add(3) if "piece" in line else None)
+    stopped = answer({"n": 3, **ask})
+    assert stopped[-1] == {"n": 3, "done": True, "stopped": True}
+    assert sum("piece" in line for line in stopped) == 1
+    worker.say = said.append
+    mark = {"do": "mark", "talk": "t", "turn": 1, "at": 1}
+    spans = [{"start": 0, "end": 2, "replace": "x"}]
+    kept, wrong, unknown = answer(
+        {"n": 4, **mark, "good": None, "why": "", "spans": spans},
+        {"n": 5, **mark, "good": "yes"},
+        {"n": 6, **mark, "turn": 9, "good": True},
+    )
+    assert kept["n"] == 4
+    assert "nlft train" in kept["next"]
+    assert "Reload" in wrong["error"]
+    assert "memory" in unknown["error"]
+    (example,) = read_examples(run.path.parent / "examples-next.jsonl")
+    assert (example.label, example.spans) == (False, (Span(0, 2, "x"),))
+
+
+def test_one_talks_on_the_page_while_its_server_holds_no_torch(run: RunDir, chromium: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    from helpers.browser import Watch  # not above: pytest is to import its plugin first
+
+    prompts = tmp_path / "held-out.jsonl"
+    prompts.write_text('{"id": "chair", "prompt": "Describe <b>a chair</b>."}\n')
+    expected, second = replies(session(run), "hello", "again")
+    (held,) = replies(session(run), "Describe <b>a chair</b>.")
+    command = [sys.executable, "-m", "nlft.cli", "map", str(run.path), "--port", "0", "--chat", "--rule", RULE]
+    server = subprocess.Popen(
+        [*command, "--max_new_tokens", "12", "--prompts", str(prompts)], stdout=subprocess.PIPE, text=True
+    )
+    watch = Watch()
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    watch.follow(page)
+    try:
+        assert server.stdout
+        page.goto(server.stdout.readline().split()[1])
+        form = page.locator(".reply-form")
+        expect(form).to_be_visible(timeout=LONG * 1000)
+        expect(page.locator(".reply-about")).to_contain_text("Base checked")
+        maps = Path(f"/proc/{server.pid}/maps")
+        assert not maps.is_file() or "libtorch" not in maps.read_text()
+
+        form.get_by_label("Prompt", exact=True).fill("hello")
+        form.get_by_role("button", name="Send").click()
+        turn = page.locator(".reply-turn").last
+        for at, side in enumerate(("base", "rule", "tuned")):
+            expect(turn.locator("h3").nth(at)).to_have_text(side)
+            expect(turn.locator(".reply-text").nth(at)).to_have_text(expected[side])
+        tuned, base = turn.locator(".reply").nth(2), turn.locator(".reply").nth(0)
+        out = run.path.parent / "examples-next.jsonl"
+
+        tuned.locator(".reply-text").evaluate(
+            "(one) => getSelection().setBaseAndExtent(one.firstChild, 1, one.firstChild, 4)"
+        )
+        expect(tuned.get_by_label("Words, reply 3")).to_have_value(expected["tuned"][1:4].strip())
+        tuned.get_by_label("Instead, reply 3").fill("<i>😀</i>")
+        tuned.get_by_role("button", name="Write over").click()
+        expect(page.locator(".reply-kept")).to_contain_text("1 example")
+        expect(tuned.locator("s")).to_have_text(expected["tuned"][1:4].strip())
+        tuned.get_by_label("Why, reply 3").fill("It goes on.")
+        base.get_by_role("button", name="Like").click()
+        expect(page.locator(".reply-kept")).to_contain_text("2 examples")
+        expect(page.locator(".reply-next")).to_contain_text("nlft train")
+        found = {one.extra["said_by"]["side"]: one for one in read_examples(out)}
+        assert (found["base"].label, found["base"].completion) == (True, expected["base"])
+        assert (found["tuned"].label, found["tuned"].judgment) == (False, "It goes on.")
+        (span,) = found["tuned"].spans
+        assert (expected["tuned"][span.start : span.end], span.replace) == (expected["tuned"][1:4].strip(), "<i>😀</i>")
+
+        form.get_by_label("Prompt", exact=True).fill("again")
+        form.get_by_role("button", name="Send").click()
+        expect(page.locator(".reply-turn").last.locator(".reply-text").nth(0)).to_have_text(second["base"])
+
+        form.get_by_label("Hide the names").check()
+        form.get_by_role("button", name="Ask this prompt").click()
+        turn = page.locator(".reply-turn").last
+        expect(turn.get_by_role("button", name="Choose")).to_be_visible()
+        expect(page.locator(".reply-turn")).to_have_count(1)
+        assert turn.locator("h3").all_inner_texts() == ["A", "B", "C"]
+        turn.get_by_role("checkbox").nth(1).check()
+        turn.get_by_role("button", name="Choose").click()
+        expect(turn.locator("h3").nth(1)).to_contain_text("B: ")
+        (choice,) = [json.loads(line) for line in (run.path / "chat-choices.jsonl").read_text().splitlines()]
+        assert turn.locator("h3").all_inner_texts() == [
+            f"{a}: {b}" for a, b in zip("ABC", choice["order"], strict=True)
+        ]
+        assert choice["chosen"] == [choice["order"][1]]
+        assert turn.locator(".reply-text").all_inner_texts() == [held[side] for side in choice["order"]]
+        expect(page.locator(".reply-score")).to_contain_text("score of 1 blind")
+        assert watch.complaints == []
+    finally:
+        page.close()
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+
+
+def test_an_exported_page_and_a_server_without_models_have_no_replies(run: RunDir, tmp_path: Path) -> None:
+    assert cli.main(["map", str(run.path), "--html", str(tmp_path / "map.html")]) == 0
+    assert "mountReplies" not in (tmp_path / "map.html").read_text()
+    for flags, said in [(["--rule", "x"], "--chat"), (["--chat", "--read_only"], "--read_only")]:
+        assert cli.main(["map", str(run.path), *flags]) == 2, said

@@ -98,8 +98,8 @@ class Sides:
             )
         elif self.shared:
             lines.append(
-                f"Base checked: all {proof.tensors} weights are unchanged, all {proof.layers} parts of the adapter are off, "
-                f"and {proof.tokens} tokens of a probe have the log-probabilities of the model without adapter "
+                f"Base checked: all {proof.tensors} weights are unchanged, all {proof.layers} parts of the adapter are "
+                f"off, and {proof.tokens} tokens of a probe have the log-probabilities of the model without adapter "
                 f"(largest difference {proof.difference:.2g} nats)."
             )
         else:

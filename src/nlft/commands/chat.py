@@ -8,10 +8,11 @@ from typing import Any
 from nlft.commands.checks import check_names
 from nlft.commands.help import own_first
 from nlft.commands.parsing import Command
+from nlft.config import check_ranges
 from nlft.errors import UserError
 from nlft.progress import note
 
-_FLAGS = ("rule", "rules", "prompts", "examples_out")
+_FLAGS = ("rule", "rules", "prompts", "examples_out", "max_new_tokens")
 
 
 def chat(argv: Sequence[str]) -> None:
@@ -48,6 +49,9 @@ def chat_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--rule", metavar="TEXT", help="--chat: rule that the base has in its prompt on one side")
     parser.add_argument("--rules", metavar="FILE", help="--chat: the same from a file of rules")
     parser.add_argument("--prompts", metavar="FILE", help="--chat: held-out prompts to try")
+    parser.add_argument(
+        "--max_new_tokens", type=int, metavar="N", help="--chat: maximum length of a reply (default: 512)"
+    )
     parser.add_argument("--examples_out", metavar="FILE", help="--chat: file for examples from your feedback")
 
 
@@ -57,6 +61,8 @@ def chat_settings(args: Namespace) -> dict[str, Any] | None:
     Raises:
         UserError: the flags do not go together, or a file is wrong.
     """
+    from nlft.chat.settings import ChatSettings
+
     given = [f"--{name}" for name in _FLAGS if getattr(args, name)]
     if not args.chat:
         if given:
@@ -75,4 +81,7 @@ def chat_settings(args: Namespace) -> dict[str, Any] | None:
         read_questions(args.prompts)
     files = {name: getattr(args, name) and str(Path(getattr(args, name))) for name in ("rules", "prompts")}
     settings = {"model_name_or_path": args.model, "rule": args.rule, "out": args.examples_out, **files}
-    return {name: value for name, value in settings.items() if value is not None}
+    settings["max_new_tokens"] = args.max_new_tokens
+    given_ones = {name: value for name, value in settings.items() if value is not None}
+    check_ranges(ChatSettings(**given_ones))
+    return given_ones
