@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -24,6 +25,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from helpers import tiny
+from helpers.page_runs import make_run
 from helpers.waiting import LONG, until
 from nlft import cli
 from nlft.chat.next_round import BAD, NextRound
@@ -706,8 +708,17 @@ def test_one_talks_on_the_page_while_its_server_holds_no_torch(run: RunDir, chro
         server.communicate(timeout=60)
 
 
-def test_an_exported_page_and_a_server_without_models_have_no_replies(run: RunDir, tmp_path: Path) -> None:
+def test_an_exported_page_has_no_replies_and_flags_that_do_not_go_together_are_refused(
+    tmp_path: Path, capsys: Any
+) -> None:
+    run = make_run(tmp_path / "farm", steps=1, examples=1)
     assert cli.main(["map", str(run.path), "--html", str(tmp_path / "map.html")]) == 0
-    assert "mountReplies" not in (tmp_path / "map.html").read_text()
-    for flags, said in [(["--rule", "x"], "--chat"), (["--chat", "--read_only"], "--read_only")]:
-        assert cli.main(["map", str(run.path), *flags]) == 2, said
+    assert not re.search(r"mountReplies|chat/ask|\bReplies\b", (tmp_path / "map.html").read_text())
+    for flags, said in [
+        (["--rule", "x"], "--chat"),
+        (["--chat", "--read_only"], "--read_only"),
+        (["--chat", "--max_new_tokens", "0"], "max_new_tokens"),
+        (["--chat", "--prompts", str(tmp_path / "no.jsonl")], "no.jsonl"),
+    ]:
+        assert cli.main(["map", str(run.path), *flags]) == 2
+        assert said in capsys.readouterr().err

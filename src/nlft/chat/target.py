@@ -114,7 +114,8 @@ def find_target(name: str, base: str | None) -> Target:
             "  Give it with --model_name_or_path."
         )
     _refuse_same(weights, known)
-    return Target(home, str(weights), is_adapter, known, record, weights.parent == run.checkpoints_path)
+    unfinished = weights.parent == run.checkpoints_path and not run.adapter_path.is_dir()
+    return Target(home, str(weights), is_adapter, known, record, unfinished)
 
 
 def _home(path: Path) -> Path:
