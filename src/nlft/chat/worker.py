@@ -144,9 +144,8 @@ class Worker:
 
     def prompt(self, request: dict[str, Any]) -> str | Question:
         """Return the user's text or the held-out prompt."""
-        if request.get("question") is None:
-            return str(request["text"])
-        return self.session.questions[request["question"]]
+        at: int | None = request.get("question")
+        return str(request["text"]) if at is None else self.session.questions[at]
 
 
 def headings(turn: Turn) -> list[str]:
