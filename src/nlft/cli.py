@@ -120,6 +120,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merge an adapter into its model, and save an ordinary model folder", "commands.results:merge"),
     "export": ("write the model for llama.cpp, Ollama, vLLM or MLX, and check it", "commands.exporting:export"),
     "card": ("write a run's model card again, with its results", "commands.card:card"),
+    "chat": ("talk to the base and the trained model, side by side", "commands.chat:chat"),
     "map": ("show what the feedback did to every token", "commands.results:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }
@@ -145,6 +146,8 @@ _OTHER_NAMES = {
     "validate": "audit",
     "grpo": "reft",
     "rl": "reft",
+    "talk": "chat",
+    "try": "chat",
     "show": "map",
     "view": "map",
     "serve": "map",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
+from nlft.commands.chat import chat_flags, chat_settings
 from nlft.commands.checks import AS_IT_SAYS, EarlyFile, ReadAs, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
@@ -204,6 +205,7 @@ def map(argv: Sequence[str]) -> None:
         metavar="NAME",
         help="another host name that browsers may use for this server",
     )
+    chat_flags(parser)
     overwrite_flag(parser)
     args = parser.parse_args(argv)
     hosts = {args.host, *args.allow_host}
@@ -217,6 +219,7 @@ def map(argv: Sequence[str]) -> None:
         raise UserError("nlft map: RUN is missing.\n  Name a run directory, or add --examples FILE.")
     from nlft.runs.run_dir import RunDir
 
+    chat = chat_settings(args)
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
     if args.html or args.csv:
         from nlft.page.export import export_csv, export_map
@@ -227,6 +230,7 @@ def map(argv: Sequence[str]) -> None:
         if args.csv:
             print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
         return
+    from nlft.page.replies import Replies
     from nlft.page.rescorer import Rescorer
     from nlft.page.server import serve_map
 
@@ -234,7 +238,8 @@ def map(argv: Sequence[str]) -> None:
         raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
     dataset = feedback_dataset(runs[0], args.data)
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
-    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
+    serving: dict[str, Any] = {"hosts": hosts, "read_only": args.read_only, "dataset": dataset, "rescorer": rescorer}
+    serve_map(runs, args.host, args.port, **serving, replies=None if chat is None else Replies(runs[0].path, chat))
 
 
 def _preview_flags(parser: ArgumentParser) -> None:

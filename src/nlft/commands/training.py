@@ -58,6 +58,7 @@ def train(argv: Sequence[str]) -> None:
     held_out = _held_out(held_out_settings.eval_file, args)
     examples, run, checkpoint = _examples_and_run(early.get(other.file), other, args)
     trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
+    trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
     _train(trainer, run, checkpoint, anyway=other.anyway)
     _done(run, trainer, trainer.watch_seconds)
     if beside.collateral:

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -133,18 +134,60 @@ class LocalModel:
         alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)
         return len(prefix) if alike else 0
 
+    @torch.inference_mode()
+    def tokens(self, request: CompletionRequest) -> Iterator[int]:
+        """Yield the tokens of one answer while the model writes them: those of `answer` to this request alone.
+
+        The last one is the end of the turn, unless `max_new_tokens` or the model's context cut the answer off.
+
+        Raises:
+            ProblemsError: the model cannot read the prompt; see `answer`.
+        """
+        prompt, written = self._prompt_ids(request), list[int]()
+        self._check([request], [prompt])
+        pick, cache = self._picker([request.key]), None
+        device = next(self.model.parameters()).device
+        step = torch.tensor([prompt], device=device)
+        while len(written) < self.max_new_tokens:
+            length = len(prompt) + len(written)
+            places = torch.arange(length - step.shape[1], length, device=device)[None]
+            mask = torch.ones(1, length, dtype=torch.long, device=device)
+            with self._light_head():
+                out = self.model(
+                    input_ids=step,
+                    attention_mask=mask,
+                    position_ids=places,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+            cache = out.past_key_values
+            written.append(int(pick(out.logits[:, -1].float(), [0])))
+            yield written[-1]
+            if self._has_ended(written) or not self._limits.has_room(length + 1):
+                return
+            step = torch.tensor([written[-1:]], device=device)
+
     def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
+        with self._light_head():
+            written = self._write(prompts, keys, shared)
+        return [self.finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+
+    @contextmanager
+    def _light_head(self) -> Iterator[None]:
+        """Give the head contiguous states; see `_contiguous`."""
         hook = causal_lm(self.model).get_output_embeddings().register_forward_pre_hook(_contiguous)
         try:
-            written = self._write(prompts, keys, shared)
+            yield
         finally:
             hook.remove()
-        return [self._finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+
+    def _picker(self, keys: list[str]) -> Callable[[Tensor, list[int]], Tensor]:
+        return _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else greedy
 
     def _write(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[list[int]]:
         """Return the tokens of a batch of answers."""
-        pick = _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else greedy
-        return self._decode(prompts, pick, lambda _, ids: self._has_ended(ids), shared)
+        return self._decode(prompts, self._picker(keys), lambda _, ids: self._has_ended(ids), shared)
 
     def _has_ended(self, ids: list[int]) -> bool:
         """Whether the model has ended its turn with these tokens."""
@@ -222,7 +265,8 @@ class LocalModel:
         cache.batch_repeat_interleave(count)
         return cache
 
-    def _finish(self, ids: list[int], prompt_tokens: int) -> Generated:
+    def finish(self, ids: list[int], prompt_tokens: int) -> Generated:
+        """Return the answer that these tokens are, as far as it is written."""
         ended = self._has_ended(ids)
         # The end is no part of the answer, also where the tokenizer does not know it as a special token.
         text = self.encoder.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)

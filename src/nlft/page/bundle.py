@@ -15,6 +15,7 @@ from markupsafe import Markup
 from nlft.files import render_page, shared_style
 
 STYLES = ("map.css", "panels.css")
+LIVE_STYLES = ("replies.css",)  # of what an exported file does not have
 _IMPORT = re.compile(r'^import\s[^;]*?from "\./([\w-]+\.js)";\n', re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export (?=(?:async )?function|const|let|class)", re.MULTILINE)
 
@@ -28,7 +29,9 @@ def static_files() -> dict[str, bytes]:
 
 def live_page() -> str:
     """Return the page that the server sends. Its content policy requires style and scripts to be separate files."""
-    return render_page("nlft.page", "map.html", title="Saliency map", style="", style_files=("base.css", *STYLES))
+    return render_page(
+        "nlft.page", "map.html", title="Saliency map", style="", style_files=("base.css", *STYLES, *LIVE_STYLES)
+    )
 
 
 def file_page(title: str, data: dict[str, Any]) -> str:

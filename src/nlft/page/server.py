@@ -31,6 +31,7 @@ from nlft.page.export import csv_parts, live_export
 from nlft.page.feedback import Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
+from nlft.page.replies import Replies
 from nlft.page.requests import MOST_AT_ONCE
 from nlft.page.rescorer import Rescorer
 from nlft.page.steps import Unreadable
@@ -58,6 +59,7 @@ class PageServer:
         read_only: bool = False,
         feedback: Feedback | None = None,
         rescorer: Rescorer | None = None,
+        replies: Replies | None = None,
     ) -> None:
         """
         Args:
@@ -66,10 +68,12 @@ class PageServer:
             read_only: refuse requests, edits and re-scoring.
             feedback: stores edits; if None, the server refuses edits.
             rescorer: scores edited feedback while the user edits it; None without a model.
+            replies: lets the user talk to the run's models; None without them.
         """
         self.runs, self.who, self.read_only = runs, who, read_only
         self.feedback = None if read_only else feedback
         self.rescorer = None if read_only else rescorer
+        self.replies = None if read_only else replies
         self.closing = False
         self._files = static_files()
         self._looked = 0.0
@@ -90,6 +94,7 @@ class PageServer:
             Route("/api/feedback", self.save_feedback, methods=["POST"]),
             Route("/api/rescore", self.rescore, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
+            *(self.replies.routes(self._body) if self.replies is not None else ()),
         ]
         return guarded(routes, token, hosts, cookie)
 
@@ -98,6 +103,8 @@ class PageServer:
         self.closing = True
         if self.rescorer is not None:
             self.rescorer.kill()
+        if self.replies is not None:
+            self.replies.kill()
 
     async def page(self, request: Request) -> Response:
         return HTMLResponse(live_page())
@@ -119,6 +126,7 @@ class PageServer:
                 "read_only": self.read_only,
                 "feedback": self.feedback is not None,
                 "rescores": self.rescorer is not None,
+                "chat": self.replies is not None,
             }
         )
 
@@ -254,6 +262,7 @@ def serve_map(
     read_only: bool,
     dataset: list[dict[str, Any]] | None,
     rescorer: Rescorer | None = None,
+    replies: Replies | None = None,
 ) -> None:
     """Print the page's address and serve it until interrupted.
 
@@ -262,7 +271,7 @@ def serve_map(
         port: port to listen on; None for the usual port, or for any free port if that is taken.
         hosts: host names that browsers may use for the server.
         dataset: the examples that the first run was trained on, or None; see `Feedback`.
-        rescorer: see `PageServer`; closed at the end.
+        rescorer, replies: see `PageServer`; closed at the end.
 
     Raises:
         UserError: the server cannot listen on the address.
@@ -270,15 +279,17 @@ def serve_map(
     try:
         feedback = Feedback(runs[0], dataset)
         followed = [LiveRun(run) for run in runs]
-        page = PageServer(followed, who=_user(), read_only=read_only, feedback=feedback, rescorer=rescorer)
+        options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "replies": replies}
+        page = PageServer(followed, who=_user(), read_only=read_only, **options)
         listening = listen(host, port, USUAL_PORT)
         token = secrets.token_urlsafe(24)
         say_address("map", host, listening.getsockname()[1], token)
         print("Press Ctrl-C to stop the page. Training continues.", flush=True)
         web_server(page, listening, token, hosts).serve_until_stopped()
     finally:
-        if rescorer is not None:
-            rescorer.close()
+        for process in (rescorer, replies):
+            if process is not None:
+                process.close()
 
 
 def say_address(name: str, host: str, port: int, token: str) -> None:

@@ -36,17 +36,23 @@ function choices() {
   };
 }
 
-export async function begin(source) {
+/**
+ * Show the page.
+ * @param {any} source where the runs come from
+ * @param {{ replies?: (root: HTMLElement) => void }} live what only a live page has: the tab Replies
+ */
+export async function begin(source, live = {}) {
   const about = await source.about();
   page.source = source;
   state.runs = about.runs.map((one, index) => new Run(source, index, one));
   state.readOnly = about.read_only;
   state.feedback = about.feedback;
   state.rescores = about.rescores;
+  state.chat = Boolean(about.chat);
   state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
   restore(kept(state.runs[0].about.run, about.view));
-  buildPage();
+  buildPage((state.chat && live.replies) || null);
   buildViews();
   watchPage();
   await draw();
@@ -73,7 +79,7 @@ function restore(view) {
   if (THEMES.includes(view.theme)) setTheme(view.theme);
 }
 
-function buildPage() {
+function buildPage(replies) {
   const [run] = state.runs;
   const { source } = page;
   document.title = `${run.about.run}: saliency map`;
@@ -84,7 +90,7 @@ function buildPage() {
   page.list = new Examples({ pin: togglePin, opened });
   page.curves = new Curves(goToStep, () => openTab("curves"));
   page.tabs = new Tabs(tabList({
-    map: () => {}, curves: (root) => page.curves.mount(root), runs: mountRuns,
+    map: () => {}, replies, curves: (root) => page.curves.mount(root), runs: mountRuns,
     feedback: (root) => mountFeedback(root, reveal),
   }));
   page.tabs.reveal = reveal;

@@ -21,6 +21,10 @@ export const liveSource = {
     return (await answer(await fetch(`api/runs/${run}/steps/${step}`))).arrayBuffer();
   },
 
+  async get(path) {
+    return (await answer(await fetch(`api/${path}`))).json();
+  },
+
   async post(path, body, signal) {
     return answer(await fetch(`api/${path}`, {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,

@@ -11,6 +11,7 @@ export const state = {
   feedback: false,
   saved: [], // {example, id, label, judgment} of each example that the newest feedback file changes
   rescores: false, // whether a model scores edited feedback at once
+  chat: false, // whether one can talk to the run's models
 };
 
 const VIEW_KEY = "nlft-map";

@@ -8,13 +8,13 @@ import { rove } from "./toolbar.js";
 /**
  * The tabs, in their order. `mount` fills the tab's element when it is shown for the first time; what it returns, if it
  * is a function, is called each time after that.
- * @param {{ [name: string]: (element: HTMLElement) => void }} mounts
+ * @param {{ [name: string]: ((element: HTMLElement) => void) | null }} mounts
  * @returns {Tab[]}
  */
 export function tabList(mounts) {
   return [
     { name: "map", title: "Map", mount: mounts.map },
-    { name: "replies", title: "Replies", mount: null },
+    { name: "replies", title: "Replies", mount: mounts.replies },
     { name: "feedback", title: "Feedback", mount: mounts.feedback },
     { name: "curves", title: "Curves", mount: mounts.curves },
     { name: "runs", title: "Runs", mount: mounts.runs },

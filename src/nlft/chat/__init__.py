@@ -1,0 +1,1 @@
+"""Talk to a trained model and to its base, side by side."""

@@ -1,0 +1,196 @@
+"""The page's side of a conversation. The models are in another process, so that the server needs no torch."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from nlft.errors import NLFTError
+
+MODULE = "nlft.chat.worker"  # started by name, because importing it would import torch
+MOST_WAITING = 4  # prompts at a time; the model answers one after the other
+LOOK_EVERY = 0.5  # seconds between two looks whether the reader is still there
+LAST_WAIT_SECONDS = 2.0
+_GONE = {"error": "the model's process has ended; start `nlft map RUN --chat` again"}
+Body = Callable[[Request], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Who waits for the answers to a request."""
+
+    loop: asyncio.AbstractEventLoop
+    queue: "asyncio.Queue[dict[str, Any]]"
+
+    def tell(self, line: dict[str, Any]) -> None:
+        with suppress(RuntimeError):  # the server has stopped meanwhile
+            self.loop.call_soon_threadsafe(self.queue.put_nowait, line)
+
+
+class Replies:
+    """Starts the models' process, and passes requests and answers on."""
+
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
+        """
+        Args:
+            run: the run directory. Like the settings, it comes from the server's command line, not from a browser.
+            settings: fields of `ChatSettings`, as JSON values.
+        """
+        # -P: do not import modules from the user's working folder.
+        command = [sys.executable, "-P", "-m", MODULE, str(run), json.dumps(dict(settings))]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._first: dict[str, Any] | None = None
+        self._listeners: dict[int, _Listener] = {}
+        self._numbers = count(1)
+        self._asking = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._read, name="nlft-replies", daemon=True).start()
+
+    def routes(self, body: Body) -> list[Route]:
+        """Return the server's routes.
+
+        Args:
+            body: reads and checks a request's JSON.
+        """
+
+        async def ask(request: Request) -> Response:
+            return await self.ask(request, await body(request))
+
+        def quick(do: str, *names: str) -> Callable[[Request], Awaitable[Response]]:
+            async def answer(request: Request) -> Response:
+                given = await body(request)
+                return JSONResponse(await self.answer({"do": do, **{name: given.get(name) for name in names}}))
+
+            return answer
+
+        return [
+            Route("/api/chat", self.about),
+            Route("/api/chat/ask", ask, methods=["POST"]),
+            Route("/api/chat/mark", quick("mark", "talk", "turn", "at", "good", "why", "spans"), methods=["POST"]),
+            Route("/api/chat/choose", quick("choose", "talk", "turn", "at"), methods=["POST"]),
+        ]
+
+    async def about(self, request: Request) -> Response:
+        """Say whether the models are loaded, and what they are."""
+        return JSONResponse(self._first or {"loading": True})
+
+    async def ask(self, request: Request, body: dict[str, Any]) -> Response:
+        """Stream the replies to a prompt, one JSON object a line."""
+        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind")}
+        question = asked["question"]
+        if not isinstance(asked["talk"], str) or not (isinstance(asked["text"], str) or isinstance(question, int)):
+            raise HTTPException(400, "Send the conversation's name, and a text or the number of a held-out prompt.")
+        if self._asking >= MOST_WAITING:
+            raise HTTPException(429, f"{MOST_WAITING} prompts are waiting for the model. Send yours in a moment.")
+        self._check()
+        return StreamingResponse(self._stream(request, {"do": "ask", **asked}), media_type="application/x-ndjson")
+
+    async def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Send a request that has one answer.
+
+        Raises:
+            NLFTError: the process refuses it, or has ended.
+        """
+        number, listener = self._listen()
+        try:
+            self._check()  # after the listener is known: a process that ends from now on tells it
+            self._send({"n": number, **asked})
+            line = await listener.queue.get()
+        finally:
+            self._listeners.pop(number, None)
+        if "error" in line:
+            raise NLFTError(line["error"])
+        return {name: value for name, value in line.items() if name != "n"}
+
+    async def _stream(self, request: Request, asked: dict[str, Any]) -> AsyncIterator[str]:
+        number, listener = self._listen()
+        over = False
+        self._asking += 1
+        try:
+            if self._first is _GONE:  # it ended since `ask` looked, and has told all listeners
+                listener.tell(_GONE)
+            self._send({"n": number, **asked})
+            while not over:
+                try:
+                    async with asyncio.timeout(LOOK_EVERY):
+                        line = await listener.queue.get()
+                except TimeoutError:
+                    if await request.is_disconnected():
+                        return
+                    continue
+                over = "done" in line or "error" in line
+                yield json.dumps({name: value for name, value in line.items() if name != "n"}) + "\n"
+        finally:  # also if the reader has left or pressed Stop
+            self._asking -= 1
+            self._listeners.pop(number, None)
+            if not over:
+                self._send({"cancel": number})
+
+    def kill(self) -> None:
+        """Kill the process. Requests that wait for an answer fail."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process. Without this call, it ends when the server has ended."""
+        if self._process.stdin:
+            with suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(LAST_WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _check(self) -> None:
+        """Refuse a request that cannot be answered now."""
+        if self._first is None:
+            raise NLFTError("the models are still loading; try again in a moment")
+        if "error" in self._first:
+            raise NLFTError(self._first["error"])
+
+    def _listen(self) -> tuple[int, _Listener]:
+        number = next(self._numbers)
+        listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
+        with self._lock:
+            self._listeners[number] = listener
+        return number, listener
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin
+        # If the process has ended, the reading thread tells all listeners.
+        with suppress(OSError, ValueError), self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+
+    def _read(self) -> None:
+        """Pass each line of the process to whoever waits for it, until the process ends."""
+        assert self._process.stdout
+        with self._process.stdout as lines:
+            for text in lines:
+                if not text.startswith("{"):  # a line that a library prints when it is imported
+                    continue
+                line = json.loads(text)
+                if self._first is None:
+                    self._first = line
+                elif listener := self._listeners.get(line.get("n")):
+                    listener.tell(line)
+        if self._first is None or "error" not in self._first:
+            self._first = _GONE
+        with self._lock:
+            waiting = list(self._listeners.values())
+        for listener in waiting:
+            listener.tell(_GONE)

@@ -1,0 +1,341 @@
+// Talk to the run's models: their replies side by side, and what a reader says about each.
+//
+// A model's text goes in through text nodes alone. Offsets that the server gets count code points, as Python does.
+
+import { button, element } from "./dom.js";
+
+const LOOK_MS = 1000;
+
+/**
+ * Mount the conversation into an element. Nothing is asked of the models before the reader sends a prompt.
+ * @param {HTMLElement} root an empty element
+ * @param {{get: (path: string) => Promise<any>, post: (path: string, body: object, signal?: AbortSignal) => Promise<Response>}} source
+ */
+export function mountReplies(root, source) {
+  const made = new Replies(root, source);
+  made.wait();
+  return made;
+}
+
+/** The number of code points in the first `units` UTF-16 units of a text. */
+export function codePoints(text, units) {
+  return [...text.slice(0, units)].length;
+}
+
+/** Every place of words in a text, in code points. */
+export function placesOfWords(text, words) {
+  const found = [];
+  for (let at = text.indexOf(words); words && at >= 0; at = text.indexOf(words, at + words.length)) {
+    found.push({ start: codePoints(text, at), end: codePoints(text, at + words.length) });
+  }
+  return found;
+}
+
+/** The spans with others added. A new span takes the place of those that it overlaps. */
+export function withSpans(spans, more) {
+  const free = spans.filter((one) => more.every((other) => one.end <= other.start || other.end <= one.start));
+  return [...free, ...more].sort((one, other) => one.start - other.start);
+}
+
+class Replies {
+  constructor(root, source) {
+    this.source = source;
+    this.talk = crypto.randomUUID?.() ?? String(Math.random());
+    this.asking = null; // cancels the running request
+    this.selection = null; // {reply, start, end, text}: what the reader has selected in a reply
+    this.said = element("p", { role: "status", className: "reply-status" });
+    this.about = element("div", { className: "reply-about" });
+    this.log = element("div", { className: "reply-log" });
+    this.kept = element("p", { className: "reply-kept", role: "status" });
+    this.next = element("code", { className: "reply-next", hidden: true });
+    this.score = element("div", { className: "reply-score", role: "status" });
+    this.form = this.makeForm();
+    root.append(this.about, this.log, this.form, this.said, this.kept, this.next, this.score);
+    document.addEventListener("selectionchange", () => this.select());
+  }
+
+  makeForm() {
+    this.text = element("textarea", { rows: "3", "aria-label": "Prompt", placeholder: "Write a prompt for all sides" });
+    this.blind = element("input", { type: "checkbox" });
+    this.questions = element("select", { "aria-label": "Held-out prompt" });
+    this.ask = button("Ask this prompt", () => this.send({ question: Number(this.questions.value) }));
+    this.stop = button("Stop", () => this.asking?.abort(), { hidden: true });
+    this.submit = element("button", { type: "submit", text: "Send", className: "main" });
+    const held = element("span", { className: "reply-held", hidden: true }, this.questions, this.ask);
+    this.held = held;
+    const form = element("form", { className: "reply-form", hidden: true }, this.text, element("div", { className: "actions" },
+      this.submit, this.stop, button("New conversation", () => this.startOver()),
+      element("label", {}, this.blind, " Hide the names"), held));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.text.value.trim()) this.send({ text: this.text.value });
+    });
+    this.text.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+    });
+    return form;
+  }
+
+  /** Wait until the models are loaded, then show what they are. */
+  async wait() {
+    this.said.textContent = "The models are loading …";
+    try {
+      const found = await this.source.get("chat");
+      if (found.loading) return void setTimeout(() => this.wait(), LOOK_MS);
+      if (found.error) throw new Error(found.error);
+      this.open(found.ready);
+    } catch (error) {
+      this.said.textContent = error.message;
+    }
+  }
+
+  open({ lines, questions, blind, score }) {
+    this.said.textContent = "";
+    this.about.replaceChildren(...lines.map((text) => element("p", { text })));
+    this.questions.replaceChildren(...questions.map(({ id, text }, at) => (
+      element("option", { value: String(at), text: `${id}: ${text}` }))));
+    this.held.hidden = questions.length === 0;
+    this.blind.checked = blind;
+    this.showScore(score);
+    this.form.hidden = false;
+  }
+
+  showScore(lines) { this.score.replaceChildren(...lines.map((text) => element("p", { text }))); }
+
+  startOver() {
+    this.asking?.abort();
+    this.talk = crypto.randomUUID?.() ?? String(Math.random());
+    this.log.replaceChildren();
+    this.selection = null;
+    this.said.textContent = "A new conversation.";
+  }
+
+  /** Send a prompt, and show the replies while they are written. */
+  async send(asked) {
+    if (this.asking) return;
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    this.busy(true);
+    const view = new Turn(this, asked.text ?? this.questions.selectedOptions[0].textContent);
+    if (asked.question !== undefined) this.log.replaceChildren(); // a held-out prompt begins a new conversation
+    this.log.append(view.root);
+    try {
+      const response = await this.source.post("chat/ask", { talk: this.talk, blind: this.blind.checked, ...asked }, signal);
+      await eachLine(response, (line) => view.take(line));
+      if (asked.text !== undefined) this.text.value = "";
+      this.said.textContent = "";
+    } catch (error) {
+      this.said.textContent = signal.aborted ? "Stopped. What was written stays in the conversation." : error.message;
+      if (!view.replies.length) view.root.remove();
+    }
+    view.finish();
+    this.asking = null;
+    this.busy(false);
+  }
+
+  busy(is) {
+    this.submit.disabled = this.ask.disabled = is;
+    this.stop.hidden = !is;
+    if (is) this.said.textContent = "Writing …";
+  }
+
+  /** Remember what is selected in a reply: the selection is gone as soon as a field has the focus. */
+  select() {
+    const selection = document.getSelection();
+    if (!selection?.rangeCount || selection.isCollapsed) return;
+    const range = selection.getRangeAt(0);
+    const reply = [...this.log.querySelectorAll(".reply-text")].find((one) => one.contains(range.commonAncestorContainer));
+    const view = reply && Reply.of.get(reply);
+    if (!view?.whole) return;
+    const before = document.createRange();
+    before.selectNodeContents(reply);
+    before.setEnd(range.startContainer, range.startOffset);
+    const chosen = range.toString(), text = chosen.trim();
+    if (!text) return;
+    const first = before.toString().length + chosen.indexOf(text);
+    const [start, end] = [first, first + text.length].map((units) => codePoints(view.whole, units));
+    this.selection = { reply: view, start, end, text };
+    view.words.value = text;
+  }
+
+  /** Keep a mark as an example. */
+  async keep(body) {
+    const found = await (await this.source.post("chat/mark", { talk: this.talk, ...body })).json();
+    this.kept.textContent = found.kept;
+    this.next.textContent = found.next;
+    this.next.hidden = false;
+  }
+}
+
+/** A prompt and the replies to it. */
+class Turn {
+  constructor(page, prompt) {
+    this.page = page;
+    this.talk = page.talk;
+    this.number = 0;
+    this.replies = [];
+    this.hidden = false;
+    this.columns = element("div", { className: "reply-columns" });
+    this.choice = element("div", { className: "reply-choice", hidden: true });
+    this.root = element("section", { className: "reply-turn" },
+      element("p", { className: "reply-prompt", text: prompt }), this.columns, this.choice);
+  }
+
+  /** Take one line of the stream. */
+  take(line) {
+    if (line.error) throw new Error(line.error);
+    if (line.headings) {
+      this.number = line.turn;
+      this.hidden = line.hidden;
+      this.replies = line.headings.map((heading, at) => new Reply(this, at, heading));
+      this.columns.append(...this.replies.map((one) => one.root));
+    } else if (line.piece !== undefined) {
+      this.replies[line.at].add(line.piece);
+    } else if (line.end) {
+      this.replies[line.at].end(line.end, line.text);
+    }
+  }
+
+  /** The stream is over. Unless it was stopped, the reader can choose between hidden sides. */
+  finish() {
+    for (const one of this.replies) if (!one.whole) one.end("stopped", one.text.textContent);
+    if (!this.hidden || !this.replies.every((one) => one.complete)) return;
+    const boxes = this.replies.map(() => element("input", { type: "checkbox" }));
+    const labels = boxes.map((box, at) => element("label", {}, box, ` ${this.replies[at].heading.textContent}`));
+    this.choice.append("Best: ", ...labels,
+      button("Choose", () => this.choose(boxes.flatMap((box, at) => (box.checked ? [at] : []))), { className: "main" }),
+      button("All alike", () => this.choose(boxes.map((_, at) => at))));
+    this.choice.hidden = false;
+  }
+
+  async choose(at) {
+    const { page } = this;
+    try {
+      const body = { talk: this.talk, turn: this.number, at };
+      const { headings, score } = await (await page.source.post("chat/choose", body)).json();
+      headings.forEach((text, place) => { this.replies[place].heading.textContent = text; });
+      this.choice.hidden = true;
+      page.showScore(score);
+      page.said.textContent = "";
+    } catch (error) {
+      page.said.textContent = error.message;
+    }
+  }
+}
+
+/** One reply, and what the reader says about it. */
+class Reply {
+  /** @type {WeakMap<Element, Reply>} */
+  static of = new WeakMap();
+
+  constructor(turn, at, heading) {
+    this.turn = turn;
+    this.at = at;
+    this.whole = ""; // the text as the model wrote it, once it has ended
+    this.complete = false;
+    this.mark = { good: null, why: "", spans: [] };
+    this.saving = Promise.resolve();
+    this.heading = element("h3", { text: heading });
+    this.text = element("div", { className: "reply-text" });
+    this.ended = element("p", { className: "reply-end" });
+    this.problem = element("p", { className: "reason", role: "status" });
+    this.root = element("article", { className: "reply" }, this.heading, this.text, this.ended, this.makeActions(), this.problem);
+    Reply.of.set(this.text, this);
+  }
+
+  makeActions() {
+    const called = (what) => ({ "aria-label": `${what}, reply ${this.at + 1}` });
+    const press = { "aria-pressed": "false" };
+    this.good = button("👍 Like", () => this.thumb(true), { ...press, className: "reply-good" });
+    this.bad = button("👎 Reject", () => this.thumb(false), { ...press, className: "reply-bad" });
+    this.why = element("input", { type: "text", placeholder: "Why, in words", ...called("Why") });
+    this.why.addEventListener("change", () => this.set({ ...this.mark, why: this.why.value.trim() }));
+    this.words = element("input", { type: "text", placeholder: "Select words, or type them", ...called("Words") });
+    this.instead = element("input", { type: "text", placeholder: "What should stand there", ...called("Instead") });
+    this.actions = element("div", { className: "reply-actions", hidden: true },
+      element("div", { className: "actions" }, this.good, this.bad, button("Undo", () => this.undo())), this.why,
+      element("div", { className: "actions" }, this.words, button("Strike", () => this.strike(null))),
+      element("div", { className: "actions" }, this.instead, button("Write over", () => this.strike(this.instead.value))));
+    return this.actions;
+  }
+
+  add(piece) { this.text.append(piece); }
+
+  end(reason, text) {
+    this.whole = text;
+    this.complete = reason !== "stopped";
+    this.ended.textContent = { length: "cut off: --max_new_tokens with more lets it end", stopped: "stopped" }[reason] ?? "";
+    this.actions.hidden = text.trim() === "";
+    this.draw();
+  }
+
+  thumb(good) { this.set({ ...this.mark, good: this.mark.good === good ? null : good }); }
+
+  undo() { this.set({ good: null, why: "", spans: [] }); }
+
+  strike(replace) {
+    const { selection } = this.turn.page;
+    const words = this.words.value.trim();
+    const selected = selection?.reply === this && selection.text === words;
+    const places = selected ? [{ start: selection.start, end: selection.end }] : placesOfWords(this.whole, words);
+    if (!places.length) {
+      this.problem.textContent = words ? `The reply does not say “${words}”.` : "Select words of the reply first.";
+      return;
+    }
+    const more = places.map((one) => ({ ...one, replace }));
+    const good = this.mark.good ?? false; // a strike is an objection, unless the reader has liked the reply
+    this.set({ ...this.mark, good, spans: withSpans(this.mark.spans, more) });
+  }
+
+  /** Keep a mark. If the server refuses it, the earlier one comes back. */
+  set(mark) {
+    const before = this.mark;
+    this.mark = mark;
+    this.problem.textContent = "";
+    this.draw();
+    if (mark.why && mark.good === null && !mark.spans.length) {
+      this.problem.textContent = "Like or reject the reply, so that the reason is kept.";
+      return;
+    }
+    this.saving = this.saving.then(async () => {
+      try {
+        await this.turn.page.keep({ talk: this.turn.talk, turn: this.turn.number, at: this.at, ...mark });
+        this.root.classList.toggle("kept", mark.good !== null || mark.spans.length > 0);
+      } catch (error) {
+        if (this.mark === mark) this.mark = before;
+        this.problem.textContent = error.message;
+        this.draw();
+      }
+    });
+  }
+
+  draw() {
+    const { good, why, spans } = this.mark;
+    this.good.setAttribute("aria-pressed", String(good === true));
+    this.bad.setAttribute("aria-pressed", String(good === false));
+    if (document.activeElement !== this.why) this.why.value = why;
+    const letters = [...this.whole];
+    const parts = [];
+    let at = 0;
+    for (const { start, end, replace } of spans) {
+      parts.push(letters.slice(at, start).join(""), element("s", {
+        text: letters.slice(start, end).join(""), "data-instead": replace || null, title: replace ? `instead: ${replace}` : "struck",
+      }));
+      at = end;
+    }
+    this.text.replaceChildren(...parts, letters.slice(at).join(""));
+  }
+}
+
+/** Call with each JSON object of a streamed response, as it comes. */
+async function eachLine(response, call) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) call(JSON.parse(line));
+  }
+}
