@@ -56,8 +56,8 @@ def room_to_end(prog: str, argv: Sequence[str], tokens: int, cut: int, of: int, 
     ]
 
 
-def with_flags(argv: Sequence[str], **flags: str) -> list[str]:
-    """Return a command's words with other values of some flags."""
+def with_flags(argv: Sequence[str], **flags: str | None) -> list[str]:
+    """Return a command's words with other values of some flags; None: without the flag."""
     words, kept = list(argv), list[str]()
     while words:
         word = words.pop(0)
@@ -67,4 +67,4 @@ def with_flags(argv: Sequence[str], **flags: str) -> list[str]:
                 words.pop(0)
         else:
             kept.append(word)
-    return [*kept, *(word for name, value in flags.items() for word in (f"--{name}", value))]
+    return [*kept, *(word for name, value in flags.items() if value is not None for word in (f"--{name}", value))]
