@@ -116,7 +116,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("answer questions greedily and grade the answers", "commands.results:evaluate"),
     "compare": ("compare methods on the same examples, with intervals and a verdict", "commands.results:compare"),
     "merge": ("merge an adapter into its model, and save an ordinary model folder", "commands.results:merge"),
-    "map": ("show what the feedback did to every token", "commands.results:map"),
+    "map": ("show what the feedback did to every token", "commands.map:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }
 

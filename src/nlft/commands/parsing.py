@@ -21,8 +21,13 @@ NEEDED = {
     "adapter": "Name what to merge: a run directory, an adapter's folder or a hub name.",
 }
 
+_BY_ITSELF = "Leave it out: the same command goes on by itself, and repeats nothing that is finished."
+
 # Replaced flags, and the text to type instead, by command ("" for all).
 _MOVED = {
+    ("nlft tune", "resume"): _BY_ITSELF,
+    ("nlft compare", "resume"): _BY_ITSELF,
+    ("nlft rounds", "resume"): _BY_ITSELF,
     ("nlft train", "rounds"): "Rounds are a command: nlft rounds FILE --rounds 3.",
     ("nlft train", "base_url"): "Training needs the model's weights: --model_name_or_path FOLDER or a hub name.",
 }

@@ -1,4 +1,4 @@
-"""Run the commands around a training: evaluate, merge, map, tune, compare, demo, env."""
+"""Run the commands around a training: evaluate, merge, tune, compare, demo, env."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -12,10 +12,13 @@ from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
+from nlft.commands.next_steps import note_next, room_to_end
 from nlft.commands.parsing import Command, plain_parser
+from nlft.commands.stages import STARTS_WITH, staged_room, telling_kept
+from nlft.commands.starting import claims_nothing
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
-from nlft.outputs import begins_with, is_our_json, is_our_page, refuse_foreign, refuse_inputs
+from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
 if TYPE_CHECKING:
@@ -86,8 +89,16 @@ def evaluate(argv: Sequence[str]) -> None:
     about = {"model": name, "adapter": adapter_fingerprint(adapter), "file": str(other.file)}
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
-    print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
-    print(f"every answer: {display_path(out)}")
+    with keeping_before(out, every=False):
+        found = evaluate(model, questions, settings, out, about=about, reference=reference)
+    print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
+    cut = sum(answer.finish_reason == "length" for answer in found.answers)
+    for line in room_to_end("nlft evaluate", argv, settings.max_new_tokens, cut, len(found.answers)):
+        print(line)
+    if inside:
+        note_next("nlft", "map", Path(str(adapter)))
+    else:
+        note_next("nlft", "sample", other.file, "--model_name_or_path", str(name), "--out", "runs/answered.jsonl")
 
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
@@ -140,58 +151,6 @@ def merge(argv: Sequence[str]) -> None:
 
     merge_adapter(model_settings, other.out)
     print(f"model: {display_path(other.out)}")
-
-
-def map(argv: Sequence[str]) -> None:
-    """Run `nlft map`."""
-    parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
-    parser.add_argument("run", type=Path, help="a run directory")
-    parser.add_argument("against", type=Path, nargs="?", help="another run, to show next to it")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="the run's training file, if it has been moved")
-    parser.add_argument(
-        "--model", metavar="NAME", help="model that scores edited feedback immediately: folder or hub name"
-    )
-    parser.add_argument(
-        "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: localhost only)")
-    parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
-    parser.add_argument(
-        "--allow_host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another host name that browsers may use for this server",
-    )
-    overwrite_flag(parser)
-    args = parser.parse_args(argv)
-    from nlft.runs.run_dir import RunDir
-
-    runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
-    if args.html or args.csv:
-        from nlft.page.export import CSV_COLUMNS, export_csv, export_map
-
-        for flag, out in (("--html", args.html), ("--csv", args.csv)):
-            refuse_inputs(flag, out, {"--data": args.data})
-        refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
-        refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
-        if args.html:
-            against = runs[1] if len(runs) > 1 else None
-            print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")
-        if args.csv:
-            print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
-        return
-    from nlft.page.rescorer import Rescorer
-    from nlft.page.server import serve_map
-
-    if args.model and args.read_only:
-        raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
-    dataset = feedback_dataset(runs[0], args.data)
-    hosts = {args.host, *args.allow_host}
-    rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
-    serve_map(runs, args.host, args.port, hosts=hosts, read_only=args.read_only, dataset=dataset, rescorer=rescorer)
 
 
 def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:
@@ -276,7 +235,11 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
 
     module, _, cls = engine.partition(":")
     staged = getattr(import_module(f"nlft.experiments.{module}"), cls)
-    print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
+    with claims_nothing(chosen.output_dir, STARTS_WITH), telling_kept(f"nlft {name}", argv, chosen.output_dir):
+        print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
+    for line in staged_room(f"nlft {name}", argv, chosen):
+        print(line)
+    note_next("nlft", "map", Path(chosen.output_dir))
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -291,7 +254,9 @@ def demo(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     from nlft.experiments.demo import run_demo
 
-    print(run_demo(args.dir, args.model_name_or_path, task=args.task))
+    with telling_kept("nlft demo", argv, args.dir):
+        print(run_demo(args.dir, args.model_name_or_path, task=args.task))
+    note_next("nlft", "map", args.dir)
 
 
 def env(argv: Sequence[str]) -> None:
@@ -310,3 +275,4 @@ def env(argv: Sequence[str]) -> None:
             print(f"{name} missing")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"{torch.get_num_threads()} threads; GPUs: {', '.join(devices) or 'none'}")
+    note_next("nlft", "demo")

@@ -3,7 +3,8 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nlft.data.records import Example
     from nlft.runs.run_dir import RunDir
 
+_NOTHING_ELSE = Namespace(anyway=False, map=False)
 _SECRETS = ("hub_token",)
 _ONCE = ("--overwrite", "--resume", "--map")  # what a command that goes on does not repeat
 
@@ -30,6 +32,7 @@ def training_arguments(parser: ArgumentParser) -> None:
     file_argument(parser, "examples: .jsonl, .json, or the original project's records")
     parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint; without one, start.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
+    parser.add_argument("--map", action="store_true", help="Serve the map while it trains, and open it.")
     parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
 
 
@@ -83,12 +86,18 @@ def going_on(prog: str, argv: Sequence[str]) -> str:
 
 
 def run_training(
-    trainer: Any, run: "RunDir", checkpoint: Path | None, *, command: str | None = None, anyway: bool = False
+    trainer: Any,
+    run: "RunDir",
+    checkpoint: Path | None,
+    *,
+    command: str | None = None,
+    other: Namespace = _NOTHING_ELSE,
 ) -> None:
     """Train, from the checkpoint if there is one. If this is interrupted, say how to go on.
 
     Args:
         command: what the user types to go on, see `going_on`.
+        other: the command's arguments `anyway` and `map`.
     """
     from nlft.training.interrupts import interruptible
     from nlft.training.start import make_room
@@ -97,8 +106,26 @@ def run_training(
         make_room(run, checkpoint)
         note(f"map: {typed('nlft', 'map', run.path)}")
     trainer.command = command
-    with interruptible(trainer, run):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, anyway=anyway)
+    with _map_beside(run) if other.map and trainer.args.should_save else nullcontext(), interruptible(trainer, run):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, anyway=other.anyway)
+
+
+@contextmanager
+def _map_beside(run: "RunDir") -> Iterator[None]:
+    """Serve the run's page while it trains. In a terminal, keep the page after the training until Ctrl-C."""
+    from nlft.commands.map import serve_beside
+
+    server = get_context("spawn").Process(target=serve_beside, args=(run.path,), daemon=True)
+    server.start()
+    try:
+        yield
+        if sys.stdin.isatty() and server.is_alive():
+            print("The training is done. The map is served until you press Ctrl-C.", flush=True)
+            with suppress(KeyboardInterrupt):
+                server.join()
+    finally:
+        server.terminate()
+        server.join()
 
 
 def tell_end(run: "RunDir", trainer: Any) -> None:

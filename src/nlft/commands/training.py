@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import EarlyFile, examples_to_train
 from nlft.commands.help import Section, rare_names
+from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import Command, plain_parser
+from nlft.commands.stages import STARTS_WITH, telling_kept
 from nlft.commands.starting import (
     claims_nothing,
     examples_and_run,
@@ -65,7 +67,7 @@ def train(argv: Sequence[str]) -> None:
     examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
     with claims_nothing(run.path):
         trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
-        run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), anyway=other.anyway)
+        run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), other=other)
     tell_end(run, trainer)
     if beside.collateral:
         _measure_collateral(run, trainer, beside)
@@ -191,7 +193,9 @@ def rounds(argv: Sequence[str]) -> None:
     from nlft.experiments.staged import model_fields
 
     plan = plan_rounds(settings, args, chosen.scheme, saliency)
-    print(Rounds(other.file, model_fields(model_settings), plan).run())
+    with claims_nothing(plan.output_dir, STARTS_WITH), telling_kept("nlft rounds", argv, plan.output_dir):
+        print(Rounds(other.file, model_fields(model_settings), plan).run())
+    note_next("nlft", "map", Path(plan.output_dir))
 
 
 def replay(argv: Sequence[str]) -> None:
@@ -336,5 +340,5 @@ def _baseline(
         trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
         note_adapter(trainer.model)
         add_command(trainer.record, model_settings, other.file)
-        run_training(trainer, run, checkpoint, command=going_on(f"nlft {name}", argv), anyway=other.anyway)
+        run_training(trainer, run, checkpoint, command=going_on(f"nlft {name}", argv), other=other)
     tell_end(run, trainer)

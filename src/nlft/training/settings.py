@@ -84,7 +84,7 @@ class CommonSettings(ActivationSettings):
 class TransformersSettings(SeedSettings):
     """The fields of transformers' TrainingArguments that people use next, with its defaults."""
 
-    rare: ClassVar[tuple[str, ...]] = ("run_name",)
+    rare: ClassVar[tuple[str, ...]] = ("run_name", "resume_from_checkpoint")
 
     gradient_accumulation_steps: Annotated[int, Range(1, inf)] = field(
         default=1, metadata={"help": "Batches to add up before each optimizer step."}
