@@ -14,8 +14,7 @@ from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
 from nlft.commands.next_steps import note_next, room_to_end
 from nlft.commands.parsing import Command, plain_parser
-from nlft.commands.stages import STARTS_WITH, staged_room, telling_kept
-from nlft.commands.starting import claims_nothing
+from nlft.commands.stages import STARTS_WITH, claims_nothing, staged_room, telling_kept
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs

@@ -1,4 +1,4 @@
-"""What commands in stages (tune, compare, rounds, demo) print when they are interrupted, and at their end."""
+"""What commands that write a folder leave: nothing if they are refused; what is kept if they are interrupted."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.commands.next_steps import room_to_end, typed
-from nlft.errors import display_path
+from nlft.errors import UserError, display_path
 
 STARTS_WITH = ("settings.json", "stages.json")
 """Files that these commands write into their folder before they do any work."""
@@ -55,3 +55,30 @@ def staged_room(prog: str, argv: Sequence[str], settings: Any) -> list[str]:
     cut = reasons.count("length")
     folder = f"{settings.output_dir}-{2 * settings.max_new_tokens}-tokens"  # the folder's settings cannot change
     return room_to_end(prog, argv, settings.max_new_tokens, cut, len(reasons), output_dir=folder)
+
+
+@contextmanager
+def claims_nothing(folder: Path | str, own: Sequence[str] = ()) -> Iterator[None]:
+    """Run a command that writes into a folder inside this context. If it is refused, the folder is as it was.
+
+    Args:
+        own: names of the files that the command writes before it does any work.
+    """
+    folder = Path(folder)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    held = _files(folder)
+    try:
+        yield
+    except UserError:
+        left = [path for path in _files(folder) if path not in held]
+        if all(path.name in own for path in left):
+            for path in left:
+                path.unlink()
+            for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), *new]:
+                if (path in new or not held) and path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+        raise
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []

@@ -143,30 +143,3 @@ def tell_end(run: "RunDir", trainer: Any) -> None:
             "(--watch, --watch_every, --watch_share)"
         )
     note_next("nlft", "map", run.path)
-
-
-@contextmanager
-def claims_nothing(folder: Path | str, own: Sequence[str] = ()) -> Iterator[None]:
-    """Run a command that writes into a folder inside this context. If it is refused, the folder is as it was.
-
-    Args:
-        own: names of the files that the command writes before it does any work.
-    """
-    folder = Path(folder)
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    held = _files(folder)
-    try:
-        yield
-    except UserError:
-        left = [path for path in _files(folder) if path not in held]
-        if all(path.name in own for path in left):
-            for path in left:
-                path.unlink()
-            for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), *new]:
-                if (path in new or not held) and path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
-        raise
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []

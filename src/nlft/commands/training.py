@@ -12,9 +12,8 @@ from nlft.commands.checks import EarlyFile, examples_to_train
 from nlft.commands.help import Section, rare_names
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import Command, plain_parser
-from nlft.commands.stages import STARTS_WITH, telling_kept
+from nlft.commands.stages import STARTS_WITH, claims_nothing, telling_kept
 from nlft.commands.starting import (
-    claims_nothing,
     examples_and_run,
     file_argument,
     going_on,
