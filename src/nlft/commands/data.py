@@ -23,7 +23,7 @@ from nlft.commands.earlier import (
 )
 from nlft.commands.help import Section
 from nlft.commands.new_rules import check_new_rules, write_new_rules
-from nlft.commands.next_steps import note_next, note_train, room_to_end
+from nlft.commands.next_steps import note_next, note_train, print_room
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
 from nlft.errors import display_path
@@ -132,9 +132,7 @@ def sample(argv: Sequence[str]) -> None:
         )
     for what in unclear_numbers(questions)[:UNCLEAR_SHOWN] if settings.grader == "number" else ():
         print(f"  question {what}")
-    print(
-        *room_to_end("nlft sample", argv, settings.max_new_tokens, cut, len(examples)), sep="\n", end="\n" * (cut > 0)
-    )
+    print(*print_room("nlft sample", argv, settings.max_new_tokens, cut, len(examples)), sep="\n", end="\n" * (cut > 0))
     note_next("nlft", "judge", other.out)
 
 

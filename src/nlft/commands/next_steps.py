@@ -35,8 +35,8 @@ def note_train(file: Path | str, model: str | None, *more: str) -> None:
     )  # fmt: skip
 
 
-def room_to_end(prog: str, argv: Sequence[str], tokens: int, cut: int, of: int, **changed: str) -> list[str]:
-    """Return what to type so that replies end by themselves. Empty if none was cut off.
+def print_room(prog: str, argv: Sequence[str], tokens: int, cut: int, of: int, **changed: str) -> None:
+    """Print what to type so that replies end by themselves, if some were cut off.
 
     Twice the room is a guess: nobody knows how long a reply that was cut off would have become.
 
@@ -47,13 +47,10 @@ def room_to_end(prog: str, argv: Sequence[str], tokens: int, cut: int, of: int, 
         cut, of: number of replies that were cut off, and number of all replies.
         changed: other flags to replace, by name.
     """
-    if not cut:
-        return []
-    again = with_flags(argv, max_new_tokens=str(2 * tokens), **changed)
-    return [
-        f"{cut} of {of} replies ({cut / of:.0%}) were cut off at --max_new_tokens {tokens}. To let them end:",
-        f"  {typed(*prog.split(), *again)}",
-    ]
+    if cut:
+        again = with_flags(argv, max_new_tokens=str(2 * tokens), **changed)
+        print(f"{cut} of {of} replies ({cut / of:.0%}) were cut off at --max_new_tokens {tokens}. To let them end:")
+        print(f"  {typed(*prog.split(), *again)}")
 
 
 def with_flags(argv: Sequence[str], **flags: str | None) -> list[str]:

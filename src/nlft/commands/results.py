@@ -12,9 +12,9 @@ from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
-from nlft.commands.next_steps import note_next, room_to_end
+from nlft.commands.next_steps import note_next, print_room
 from nlft.commands.parsing import Command, plain_parser
-from nlft.commands.stages import STARTS_WITH, claims_nothing, staged_room, telling_kept
+from nlft.commands.stages import STARTS_WITH, claims_nothing, print_staged_room, telling_kept
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs
@@ -92,12 +92,15 @@ def evaluate(argv: Sequence[str]) -> None:
         found = evaluate(model, questions, settings, out, about=about, reference=reference)
     print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
     cut = sum(answer.finish_reason == "length" for answer in found.answers)
-    for line in room_to_end("nlft evaluate", argv, settings.max_new_tokens, cut, len(found.answers)):
-        print(line)
-    if inside:
-        note_next("nlft", "map", Path(str(adapter)))
+    print_room("nlft evaluate", argv, settings.max_new_tokens, cut, len(found.answers))
+    _note_after_evaluation(Path(adapter) if adapter and inside else None, other.file, str(name))
+
+
+def _note_after_evaluation(run: Path | None, questions: Path, model: str) -> None:
+    if run is not None:
+        note_next("nlft", "map", run)
     else:
-        note_next("nlft", "sample", other.file, "--model_name_or_path", str(name), "--out", "runs/answered.jsonl")
+        note_next("nlft", "sample", questions, "--model_name_or_path", model, "--out", "runs/answered.jsonl")
 
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
@@ -236,8 +239,7 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
     staged = getattr(import_module(f"nlft.experiments.{module}"), cls)
     with claims_nothing(chosen.output_dir, STARTS_WITH), telling_kept(f"nlft {name}", argv, chosen.output_dir):
         print(staged(other.file or chosen.train_file, model_fields(model_settings), chosen).run())
-    for line in staged_room(f"nlft {name}", argv, chosen):
-        print(line)
+    print_staged_room(f"nlft {name}", argv, chosen)
     note_next("nlft", "map", Path(chosen.output_dir))
 
 

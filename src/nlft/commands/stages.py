@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nlft.commands.next_steps import room_to_end, typed
+from nlft.commands.next_steps import print_room, typed
 from nlft.errors import UserError, display_path
 
 STARTS_WITH = ("settings.json", "stages.json")
@@ -46,15 +46,15 @@ def _kept(folder: Path) -> str:
     return "; ".join(parts) or "nothing yet"
 
 
-def staged_room(prog: str, argv: Sequence[str], settings: Any) -> list[str]:
-    """Return what to type so that replies end by themselves, if the model's first answers were cut off."""
+def print_staged_room(prog: str, argv: Sequence[str], settings: Any) -> None:
+    """Print what to type so that replies end by themselves, if the model's first answers were cut off."""
     sampled = Path(settings.output_dir) / "sampled.jsonl"
     if not sampled.is_file():
-        return []
+        return
     reasons = [json.loads(line).get("finish_reason") for line in sampled.read_text(encoding="utf-8").splitlines()]
     cut = reasons.count("length")
     folder = f"{settings.output_dir}-{2 * settings.max_new_tokens}-tokens"  # the folder's settings cannot change
-    return room_to_end(prog, argv, settings.max_new_tokens, cut, len(reasons), output_dir=folder)
+    print_room(prog, argv, settings.max_new_tokens, cut, len(reasons), output_dir=folder)
 
 
 @contextmanager
