@@ -1,4 +1,4 @@
-"""A run's state from outside: real trainings that are interrupted or killed, and the list and the page that tell of it."""
+"""A run's state from outside: real trainings that are interrupted or killed, and the pages that tell of it."""
 
 import json
 import os
@@ -57,12 +57,12 @@ def begin(home: Path, name: str) -> tuple[subprocess.Popen[str], RunDir]:
 
 
 @pytest.fixture(scope="module")
-def killed(home: Path) -> Iterator[RunDir]:
+def killed(home: Path) -> RunDir:
     process, run = begin(home, "killed")
     assert LiveRun(run).state() == "training"
     process.kill()
     process.communicate()
-    yield run
+    return run
 
 
 def test_ctrl_c_writes_a_checkpoint_and_names_the_command_that_goes_on(home: Path) -> None:
