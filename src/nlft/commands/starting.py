@@ -30,7 +30,7 @@ def file_argument(parser: ArgumentParser, what: str) -> None:
 
 def training_arguments(parser: ArgumentParser) -> None:
     file_argument(parser, "examples: .jsonl, .json, or the original project's records")
-    parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint; without one, start.")
+    parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint, or start.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
     parser.add_argument("--map", action="store_true", help="Serve the map while it trains, and open it.")
     parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
