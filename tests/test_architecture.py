@@ -15,7 +15,17 @@ MODULES = sorted(str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*.py") if p.n
 PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 LISTED = re.findall(r"^\| `([\w/]+\.py)` \| \S", PAGE, re.MULTILINE)
 ROOMS = [name or "top" for name in re.findall(r"^## `(?:nlft|(\w+))/`$", PAGE, re.MULTILINE)]
-TOP = {"__main__.py", "cli.py", "config.py", "errors.py", "files.py", "library_errors.py", "outputs.py", "progress.py"}
+TOP = {
+    "__main__.py",
+    "cli.py",
+    "config.py",
+    "errors.py",
+    "files.py",
+    "library_errors.py",
+    "outputs.py",
+    "processes.py",
+    "progress.py",
+}
 
 
 def room_of(module: str) -> str:

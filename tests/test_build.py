@@ -523,7 +523,7 @@ def test_the_command_prints_counts_of_its_examples(files, capsys):
         "o.jsonl: 12 rows for nlft\n"
         "  12 of 34 examples, 4 right and 8 wrong, from 10 of 16 questions (seed 0)\n"
         '  topic: "sums" 8, "time" 4\n'
-        "next: nlft train o.jsonl\n"
+        "next: nlft audit o.jsonl\n"
     )
     assert counts(read_examples("o.jsonl")) == (4, 8)
 

@@ -44,7 +44,8 @@ IDLE = {
     "trackio_space_id": "x", "trackio_bucket_id": "x", "trackio_static_space_id": "x",
     "dataloader_persistent_workers": True,
     "dataloader_prefetch_factor": 2, "dataloader_in_order": False, "dataloader_multiprocessing_context": "spawn",
-    "watch_every": 3, "watch_batches": False, "warmup_learning_rate": 1.0, "sft_seconds": 1.0, "extraction": "strict",
+    "watch_every": 3, "watch_batches": False,
+    "watch_share": 0.5, "warmup_learning_rate": 1.0, "sft_seconds": 1.0, "extraction": "strict",
     "model_init_kwargs": {"x": 1}, "trust_remote_code": True, "dataset_text_field": "x", "dataset_kwargs": {"x": 1},
     "chat_template_path": "x", "eos_token": "x", "completion_only_loss": False, "assistant_only_loss": True,
     "eval_packing": True, "truncation_mode": "keep_end", "ref_model_mixup_alpha": 0.1, "ref_model_sync_steps": 3,
@@ -53,6 +54,7 @@ IDLE = {
 BESIDE = {
     "adam_beta1": {"optim": "sgd"}, "adam_beta2": {"optim": "adafactor"}, "adam_epsilon": {"optim": "rmsprop"},
     "warmup_steps": {"lr_scheduler_type": "constant"}, "watch_every": {"watch": 0}, "watch_batches": {"watch": 0},
+    "watch_share": {"watch": 0},
     "activation_checkpointing_kwargs": {"activation_checkpointing": False}, "fp16": {"use_cpu": True},
     "gradient_checkpointing_kwargs": {"activation_checkpointing": False}, "extraction": {"grader": "exact"},
     "label_smoothing_factor": {"loss_type": "dft"},

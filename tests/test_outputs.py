@@ -2,13 +2,16 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from helpers import tiny
 from nlft.cli import main
 from nlft.errors import UserError
-from nlft.outputs import is_our_json, is_our_page, refuse_foreign, refuse_inputs
+from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 
 QUESTIONS = [{"id": at, "prompt": f"What is {at}+1?", "answer": str(at + 1)} for at in range(3)]
 EXAMPLES = [{**question, "completion": "It is 9.", "label": False, "judgment": "No."} for question in QUESTIONS]
@@ -109,3 +112,79 @@ def test_a_file_that_cannot_be_read_is_not_ours(home: Path) -> None:
     refuse_foreign("--json", spoilt, is_our_json("summary"), overwrite=True)
     spoilt.write_bytes(b"")
     refuse_foreign("--json", spoilt, is_our_json("summary"))
+
+
+def answers(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def sampled(home: Path) -> list[str]:
+    """The command that has written `s.jsonl`."""
+    tiny.model().save_pretrained(home / "model")
+    tiny.own_tokenizer().save_pretrained(home / "model")
+    command = ["sample", "q.jsonl", *MODEL, "--out", "s.jsonl", "--max_new_tokens"]
+    assert main([*command, "4"]) == 0
+    return command
+
+
+def test_sample_again_keeps_what_was_written_to_the_same_answers(
+    home: Path, sampled: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = home / "s.jsonl"
+    rows = answers(out)
+    rows[0] |= {"label": True}
+    rows[1] |= {"judgment": "No.", "mood": "bad"}
+    write_rows(out, rows)
+    by_hand = out.read_bytes()
+    assert main([*sampled, "4"]) == 0
+    now = answers(out)
+    assert now[0]["label"] is True
+    assert (now[1]["judgment"], now[1]["mood"]) == ("No.", "bad")
+    # Other answers: what was written fits none of them.
+    by_hand = out.read_bytes()
+    capsys.readouterr()
+    assert main([*sampled, "5"]) == 2
+    assert "holds 2 examples" in capsys.readouterr().err
+    assert out.read_bytes() == by_hand
+    assert main([*sampled, "5", "--overwrite"]) == 0
+    told = capsys.readouterr().out
+    kept = next(path for path in home.glob("s.jsonl.bak*") if path.read_bytes() == by_hand)
+    assert kept.name in told
+    assert "--max_new_tokens 10" in told
+
+
+def test_build_again_keeps_what_was_added_to_its_output_or_refuses(home: Path) -> None:
+    rows = [{**row, "judgment": None, "label": True} for row in EXAMPLES]
+    write_rows(home / "pool.jsonl", rows)
+    command = ["build", "pool.jsonl", "--out", "o.jsonl"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert not list(home.glob("o.jsonl.bak*"))  # nothing changed
+    built = answers(home / "o.jsonl")
+    built[0]["judgment"] = "By hand."
+    write_rows(home / "o.jsonl", built)
+    assert main(command) == 0
+    assert answers(home / "o.jsonl")[0]["judgment"] == "By hand."
+    built[1]["completion"] = "My own words."
+    write_rows(home / "o.jsonl", built)
+    assert main(command) == 2
+    assert answers(home / "o.jsonl") == built
+    assert main([*command, "--overwrite"]) == 0
+    assert any(answers(path) == built for path in home.glob("o.jsonl.bak*"))
+
+
+def test_a_report_keeps_only_the_one_before(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("one", "two", "three"):
+        with keeping_before(home / "r.html", every=False):
+            (home / "r.html").write_text(text)
+    assert (home / "r.html.bak").read_text() == "two"
+    assert "r.html.bak" in capsys.readouterr().out
+    with suppress(KeyError), keeping_before(home / "r.html"):  # the copy stays if the work fails half-way
+        (home / "r.html").write_text("half")
+        raise KeyError
+    assert (home / "r.html.bak2").read_text() == "three"

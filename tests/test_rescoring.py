@@ -27,7 +27,7 @@ from nlft.errors import NLFTError, UserError
 from nlft.page.feedback import Edit, Feedback
 from nlft.page.live import LiveRun
 from nlft.page.rescorer import Rescorer
-from nlft.page.server import PageServer, listen, serve_map, web_server
+from nlft.page.server import PageServer, listen, page_of, serve_map, web_server
 from nlft.runs.run_dir import RunDir
 from nlft.training import rescore_worker as rescoring
 from nlft.training.rescore_worker import newest_adapter
@@ -241,12 +241,12 @@ def test_a_server_that_waits_for_its_model_can_be_stopped(run: RunDir, monkeypat
 
 def test_an_address_that_is_taken_leaves_no_process_behind(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = slow_rescorer(run, monkeypatch)
-    options: dict[str, Any] = {"hosts": set(), "read_only": False, "dataset": None, "rescorer": slow}
+    page = page_of([run], read_only=False, dataset=None, rescorer=slow)
     with listen("127.0.0.1", 0, 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port} "):
-            serve_map([run], "127.0.0.1", port, **options)
-    assert slow._process.poll() is not None
+            serve_map(page, "127.0.0.1", port, hosts=set())
+    assert slow._process.wait(20) is not None
 
 
 def test_typing_on_takes_back_what_the_model_was_asked(

@@ -29,7 +29,7 @@ from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.rescore_worker import newest_adapter
 from nlft.training.resuming import check_resume
 from nlft.training.sft import SFTBaseline, SFTSettings
-from nlft.training.start import where_to_start
+from nlft.training.start import make_room, where_to_start
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 EACH_STEP = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 99}
@@ -363,7 +363,10 @@ def test_baselines_are_compared_too(tmp_path):
 
 
 def asked(folder, choice=None, overwrite=False):
-    return where_to_start(RunDir(folder), choice, overwrite=overwrite, world_size=1)
+    run = RunDir(folder)
+    checkpoint = where_to_start(run, choice, overwrite=overwrite, world_size=1)
+    make_room(run, checkpoint)
+    return checkpoint
 
 
 @pytest.fixture
@@ -388,7 +391,7 @@ def test_a_folder_with_any_work_in_it_is_refused_without_a_flag(unfinished, trai
             with pytest.raises(UserError) as caught:
                 asked(tmp_path / "only", choice)
             assert left.partition("/")[0] in str(caught.value)
-            assert "--resume_from_checkpoint auto" in str(caught.value)
+            assert "--resume" in str(caught.value)
             assert "--overwrite" in str(caught.value)
         assert asked(tmp_path / "only", overwrite=True) is None
         assert not folder.exists()
@@ -470,7 +473,10 @@ def test_a_requeue_script_needs_one_command(tmp_path, model_folder, capsys):
     told = capsys.readouterr().err
     assert "after step 2" in told
     assert "checkpoint-2" in told
-    assert "--resume_from_checkpoint auto" in told
+    assert f"next: nlft train {tmp_path / 'e.jsonl'}" in told
+    assert told.rstrip().endswith("--resume")
+    ended = [e for e in RunDir(tmp_path / "run").events() if "ended" in e]
+    assert [(e["ended"], e["step"]) for e in ended] == [("interrupted", 2)]
     assert not (tmp_path / "run" / "adapter").exists()
     assert nlft(*command) == 0
     assert [e["step"] for e in RunDir(tmp_path / "run").events() if "loss" in e] == [1, 2, 3, 4]

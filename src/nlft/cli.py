@@ -105,8 +105,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("turn a table, or another tool's export, into examples", "commands.importing:import_examples"),
     "sample": ("answer questions with the model, and label the answers", "commands.data:sample"),
     "label": ("say in the browser which replies you like, and why", "commands.labelling:label"),
-    "judge": ("say in words what is wrong with the wrong completions", "commands.data:judge"),
-    "revise": ("ask the model for right completions in its own words", "commands.data:revise"),
+    "judge": ("say in words what is wrong with the wrong completions", "commands.judging:judge"),
+    "revise": ("ask the model for right completions in its own words", "commands.judging:revise"),
     "build": ("choose examples by size and ratio, and write them for nlft or TRL", "commands.data:build"),
     "audit": ("say what to fix in the examples before training on them", "commands.data:audit"),
     "train": ("train on examples with written feedback", "commands.training:train"),
@@ -121,7 +121,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("write the model for llama.cpp, Ollama, vLLM or MLX, and check it", "commands.exporting:export"),
     "card": ("write a run's model card again, with its results", "commands.card:card"),
     "chat": ("talk to the base and the trained model, side by side", "commands.chat:chat"),
-    "map": ("show what the feedback did to every token", "commands.results:map"),
+    "map": ("show what the feedback did to every token", "commands.map:map"),
     "env": ("print versions and devices, for a bug report", "commands.results:env"),
 }
 

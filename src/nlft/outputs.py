@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from nlft.errors import UserError, display_path
@@ -82,6 +85,49 @@ def refuse_foreign(flag: str, out: Path | None, is_ours: Callable[[Path], bool],
         f"{flag} {display_path(out)}: exists already, and nlft did not write it, or it was edited since.\n"
         "  Give another name, move it away, or add --overwrite."
     )
+
+
+@contextmanager
+def keeping_before(*outputs: Path | None, every: bool = True) -> Iterator[None]:
+    """Write the outputs inside this context. It keeps each file that they replace, and prints where.
+
+    The copy is made first, because a killed command runs nothing at its end. If a file stays as it was, the copy is
+    removed again.
+
+    Args:
+        every: keep the file of every run, as FILE.bak, FILE.bak2, ...; otherwise only the last one. A file of examples
+            may have what a person wrote; a report is made again at any time.
+
+    Raises:
+        UserError: there is no room for the copy.
+    """
+    kept = {path: _before(path, every) for path in outputs if path is not None and _has_content(path)}
+    try:
+        for path, aside in kept.items():
+            shutil.copy2(path, aside)
+    except OSError as error:
+        raise UserError(
+            f"{display_path(path)}: cannot be kept as {display_path(aside)}: {error.strerror}. Nothing was replaced.\n"
+            "  Free some disk space, or give the output another name."
+        ) from error
+    try:
+        yield
+    finally:
+        for path, aside in kept.items():
+            if path.exists() and path.read_bytes() == aside.read_bytes():
+                aside.unlink()
+            else:
+                print(f"{display_path(path)}: replaced. The file before is {display_path(aside)}")
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _before(path: Path, every: bool) -> Path:
+    """Return the name under which the file is kept."""
+    names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
+    return next(name for name in names if not every or not name.exists())
 
 
 def is_our_page(path: Path) -> bool:

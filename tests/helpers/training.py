@@ -54,6 +54,8 @@ COMMON = {
 
 
 def nlft_trainer(folder, data=None, model=None, saliency="nlft", callbacks=None, **settings):
+    if settings.get("watch") != 0:
+        settings = {"watch_share": 1.0, **settings}  # the snapshots must not depend on the machine's speed
     args = NLFTConfig(output_dir=str(folder), **{**COMMON, **settings})
     return NLFTTrainer(
         model or lora(tiny.model()),

@@ -1,8 +1,8 @@
-"""Run the commands that make a dataset: sample, judge, revise, build, audit."""
+"""Run the commands that make a dataset: sample, build, audit."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,30 +11,34 @@ from nlft.commands.checks import (
     asks_for_help,
     check_out_file,
     examples_to_judge,
-    examples_to_train,
     questions_to_answer,
 )
-from nlft.commands.earlier import holds_nothing_else, holds_only_answers, overwrite_flag, taken_up
+from nlft.commands.earlier import (
+    holds_answers,
+    holds_nothing_else,
+    kept_additions,
+    kept_notes,
+    overwrite_flag,
+    readable,
+)
 from nlft.commands.help import Section
 from nlft.commands.importing import early_reading, namespace_reading, reading_flags
 from nlft.commands.json_output import STANDARD_OUTPUT, json_file_flag, printing_json, refuse_swallowed
 from nlft.commands.new_rules import check_new_rules, write_new_rules
+from nlft.commands.next_steps import note_next, note_train, print_room
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
-from nlft.errors import UserError, display_path
+from nlft.errors import display_path
 from nlft.models.opening import model_kinds, open_answerer
-from nlft.outputs import is_our_json, is_our_page, refuse_foreign, refuse_inputs
-from nlft.progress import note
+from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
 
 if TYPE_CHECKING:
     from nlft.auditing.report import AuditReport
     from nlft.auditing.settings import AuditSettings
-    from nlft.collect.judging import JudgeSettings
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example
-    from nlft.models.ledger import Ledgered
 
 
 @contextmanager
@@ -102,8 +106,8 @@ def sample(argv: Sequence[str]) -> None:
     model_settings, backend, calls, settings, other = command.parse(argv)
     check_out_file(other.out, ".jsonl")
     read = {"FILE": other.file, "--config": other.config, "--ledger": calls.ledger, "--checks": settings.checks}
-    refuse_inputs("--out", other.out, {**read, **_model_paths(model_settings)})
-    refuse_foreign("--out", other.out, holds_only_answers, overwrite=other.overwrite)
+    refuse_inputs("--out", other.out, {**read, **model_paths(model_settings)})
+    refuse_foreign("--out", other.out, holds_answers, overwrite=other.overwrite)
     questions = early.get(other.file)[: settings.limit]
     model = open_answerer(
         model_settings,
@@ -121,7 +125,9 @@ def sample(argv: Sequence[str]) -> None:
     examples = sample_answers(
         questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question
     )
-    write_examples(other.out, examples)
+    examples = kept_notes(examples, other.out, overwrite=other.overwrite)
+    with keeping_before(other.out):
+        write_examples(other.out, examples)
     right = sum(e.label for e in examples)
     cut = sum(e.extra["finish_reason"] == "length" for e in examples)
     print(f"{display_path(other.out)}: {len(examples)} answers, {right} right, {cut} cut off by --max_new_tokens")
@@ -133,145 +139,11 @@ def sample(argv: Sequence[str]) -> None:
         )
     for what in unclear_numbers(questions)[:UNCLEAR_SHOWN] if settings.grader == "number" else ():
         print(f"  question {what}")
-    note(f"next: nlft judge {display_path(other.out)}")
+    print_room("nlft sample", argv, settings.max_new_tokens, cut, len(examples))
+    note_next("nlft", "judge", other.out)
 
 
-def judge(argv: Sequence[str]) -> None:
-    """Run `nlft judge`."""
-    from nlft.collect.judging import JudgeSettings
-
-    def add(parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="examples, as `nlft sample` writes them")
-        parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
-        reading_flags(parser)
-
-    asked = asks_for_help(argv)
-    # A judge by rules needs no torch. The help shows the settings of all judges.
-    by_model = asked or early_setting("nlft judge", argv, "judge") in ("self", "openai")
-    if not by_model and (flags := {"--model_name_or_path", "--base_url"} & set(argv)):
-        flag = flags.pop()
-        raise UserError(f"{flag} needs a model as judge.\n  Add --judge self, or leave out {flag}.")
-    command = Command(
-        "nlft judge",
-        "Say in words what is wrong with the wrong completions.",
-        [JudgeSettings, *(asking_settings() if by_model else [])],
-        [("Judging", JudgeSettings), *asking_sections()],
-        lambda: [JudgeSettings, *(model_kinds() if by_model else [])],
-        add,
-        needs=["model_name_or_path"] if by_model else [],
-    )
-    reading = early_reading("nlft judge", argv)
-    early = EarlyFile(argv, lambda file: examples_to_judge(file, reading))
-    settings, *model_settings, other = command.parse(argv)
-    out = _examples_out(other, settings, model_settings)
-    with dry_run_told() if model_settings else nullcontext():
-        labels = settings.judge != "human"  # a person may have changed some
-        _judge(taken_up(early.get(other.file), out, other.file, labels=labels), out, settings, model_settings)
-
-
-def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", model_settings: list[Any]) -> None:
-    """Judge the examples, write them, and print a summary."""
-    from nlft.collect import judging
-    from nlft.collect.checks_judge import checks_judge
-    from nlft.data.records import write_examples
-
-    cure = "Try another --seed, more --tries or another judge; or write the judgments yourself: --judge human."
-    if settings.judge == "human":
-        from nlft.collect.human_judge import judge_by_hand
-
-        cure = "Run the same command again to go on."
-    checks = settings.make_checks(out.with_suffix(".calls.jsonl")) if settings.checks else None
-    grader = judging.grader_for(settings, checks)
-    labelled = judging.relabel(examples, grader) if grader else examples
-    if settings.judge == "human":
-        judged = judge_by_hand(
-            labelled,
-            lambda changed: write_examples(out, changed),
-            graded=grader is not None,
-            overwrite=settings.overwrite,
-            check_right=settings.check_right,
-        )
-    else:
-        by: judging.Judge = judging.rules_judge
-        if model_settings:
-            if settings.judge == "openai":
-                model_settings[1].backend = "openai"
-            by = judging.ModelJudge(_open(model_settings, settings, out), settings.judge_prompt, settings.tries)
-        elif settings.judge == "checks" and checks:
-            by = checks_judge(checks)
-        check_right = settings.check_right or settings.judge == "rules"
-        judged = judging.judge_examples(labelled, by, overwrite=settings.overwrite, check_right=check_right)
-    write_examples(out, judged.examples)
-    lines = judging.summary_lines(examples, judged, settings)
-    print("\n".join([f"{display_path(out)}: {lines[0]}", *(f"  {line}" for line in lines[1:])]))
-    for line in judging.conflict_lines(judged.conflicts, display_path(out)):
-        print(line)
-    judging.require_judgments(judged, cure)
-    note(f"next: nlft train {display_path(out)}")
-
-
-@dry_run_told()
-def revise(argv: Sequence[str]) -> None:
-    """Run `nlft revise`."""
-    from nlft.collect.revising import RevisionSettings, revise_examples
-    from nlft.data.records import write_examples
-
-    def add(parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="judged examples, as `nlft judge` writes them")
-        parser.add_argument("--out", type=Path, help="file to write, .jsonl (default: the same file)")
-        reading_flags(parser)
-
-    command = Command(
-        "nlft revise",
-        "Ask the model for right completions in its own words, and keep those that pass the checks.",
-        [RevisionSettings, *asking_settings()],
-        [("Revising", RevisionSettings), *asking_sections()],
-        lambda: [RevisionSettings, *model_kinds()],
-        add,
-        needs=["model_name_or_path"],
-    )
-    reading = early_reading("nlft revise", argv)
-    early = EarlyFile(argv, lambda file: examples_to_train(file, reading))
-    settings, *model_settings, other = command.parse(argv)
-    out = _examples_out(other, settings, model_settings)
-    examples = taken_up(early.get(other.file), out, other.file)
-    revised = revise_examples(examples, _open(model_settings, settings, out), settings)
-    write_examples(out, revised.examples)
-    print(f"{display_path(out)}: " + "\n  ".join(revised.summary_lines()))
-    note(f"next: nlft train {display_path(out)} --answer_weight 1")
-
-
-def _open(model_settings: list[Any], settings: Any, out: Path) -> "Ledgered":
-    """Open the model for judging or revising, with its ledger beside `out`.
-
-    The settings of both commands have the same names.
-    """
-    if model_settings[2].dry_run and settings.tries > 1:
-        print(f"counted is the first of up to --tries {settings.tries}; what cannot be used is asked for again")
-    return open_answerer(
-        *model_settings,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        temperature=settings.temperature,
-        seed=settings.seed,
-        system_prompt=settings.system_prompt,
-        inputs=settings.template_inputs(),
-        ledger=out.with_suffix(".calls.jsonl"),
-    )
-
-
-def _examples_out(other: Any, settings: Any, model_settings: list[Any]) -> Path:
-    """Return --out, or else the input file. Refuse it before the work if examples cannot be written there."""
-    out: Path = other.out or other.file
-    check_out_file(out, ".jsonl")
-    read = {"--config": other.config, "--checks": getattr(settings, "checks", None)}
-    if model_settings:
-        read |= {"--ledger": model_settings[2].ledger, **_model_paths(model_settings[0])}
-    refuse_inputs("--out", out, read)
-    return out
-
-
-def _model_paths(settings: Any) -> dict[str, Any]:
+def model_paths(settings: Any) -> dict[str, Any]:
     """Return the model and the adapter as inputs, by flag."""
     return {"--model_name_or_path": settings.model_name_or_path, "--adapter": settings.adapter}
 
@@ -294,18 +166,25 @@ def build(argv: Sequence[str]) -> None:
     settings, other = Command("nlft build", what, [BuildSettings], [("Choice", BuildSettings)], None, add).parse(argv)
     refuse_inputs("--out", other.out, {"FILE": other.files, "--config": other.config})
     pool = read_pool(other.files, settings, **namespace_reading(other))
-    refuse_foreign("--out", other.out, lambda path: holds_nothing_else(path, pool.examples), overwrite=other.overwrite)
+    for_us = settings.to == "nlft"
+    same_kind = readable if for_us else lambda path: holds_nothing_else(path, pool.examples)
+    refuse_foreign("--out", other.out, same_kind, overwrite=other.overwrite)
     chosen = choose(pool.examples, settings)
     told = build_summary(pool, chosen, settings)
     chosen = prompted(chosen, settings.system_prompt, settings.template_inputs())
-    made = export_examples(other.out, chosen, settings.to, target=settings.target, form=settings.form)
+    if for_us:
+        chosen = kept_additions(chosen, pool.examples, other.out, overwrite=other.overwrite)
+    with keeping_before(other.out):
+        made = export_examples(other.out, chosen, settings.to, target=settings.target, form=settings.form)
     print(f"{display_path(other.out)}: {len(made.rows)} rows for {settings.to}")
     print("\n".join(f"  {line}" for line in [*told, *made.notes]))
     if unclear := unclear_numbers(chosen):
         print(f"  {len(unclear)} standard answers are not clearly one number (docs/GRADING.md), for example:")
         print("\n".join(f"    example {what}" for what in unclear[:UNCLEAR_SHOWN]))
-    if settings.to == "nlft":
-        note(f"next: nlft train {display_path(other.out)}")
+    if for_us:
+        note_next("nlft", "audit", other.out)
+    else:
+        note_next("head", "-c", "600", other.out)
 
 
 def audit(argv: Sequence[str]) -> None:
@@ -360,12 +239,14 @@ def audit(argv: Sequence[str]) -> None:
                           name=display_path(other.file), rules=rules, checks=checks)  # fmt: skip
         print("\n".join(report.lines()))
         document.update(report.json())
-        files = {other.html: report.html, other.json: lambda: json.dumps(report.json(), indent=1)}
-        for path, text in files.items():
-            if path and path != STANDARD_OUTPUT:
-                write_output(path, text().encode())
+        out = None if other.json == STANDARD_OUTPUT else other.json
+        with keeping_before(other.html, out, every=False):
+            for path, text in ((other.html, report.html), (out, lambda: json.dumps(report.json(), indent=1))):
+                if path:
+                    write_output(path, text().encode())
         if other.rules_out:
             write_new_rules(other.rules_out, examples, report.rules)
+        note_train(other.file, model_settings.model_name_or_path)
 
 
 def _audited(examples: "list[Example]", model_settings: Any, settings: "AuditSettings", **more: Any) -> "AuditReport":
@@ -388,7 +269,7 @@ def _check_audit_files(other: Namespace, test_file: str | None, model: Any) -> N
             check_out_file(path, flag=flag)
             read = {"FILE": other.file, "--rules": other.rules, "--checks": other.checks}
             read["--test_file"] = test_file
-            refuse_inputs(flag, path, {**read, "--config": other.config, **_model_paths(model)})
+            refuse_inputs(flag, path, {**read, "--config": other.config, **model_paths(model)})
     refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
     refuse_foreign("--json", document, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
     if other.rules_out:

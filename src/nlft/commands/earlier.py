@@ -21,12 +21,9 @@ def overwrite_flag(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, whatever it holds")
 
 
-def holds_only_answers(path: Path) -> bool:
-    """Return whether a file of examples has answers of a model, and nothing that was added to them."""
-    from nlft.data.records import read_examples
-
-    examples = read_examples(path, require_judgment=False)
-    return all("finish_reason" in e.extra and not any(getattr(e, name) for name in _ADDED) for e in examples)
+def holds_answers(path: Path) -> bool:
+    """Return whether every example of a file is an answer that `nlft sample` wrote, whatever was added to it since."""
+    return all("finish_reason" in e.extra for e in _examples_in(path, strict=True))
 
 
 def holds_nothing_else(path: Path, examples: "Sequence[Example]") -> bool:
@@ -34,10 +31,112 @@ def holds_nothing_else(path: Path, examples: "Sequence[Example]") -> bool:
 
     The file may have a system prompt that the examples do not have: `nlft build` can add it.
     """
+    known = set(map(_content, examples))
+    return all(_content(example) in known for example in _examples_in(path, strict=True))
+
+
+def readable(path: Path) -> bool:
+    """Return whether a file holds examples."""
+    return bool(_examples_in(path, strict=True))
+
+
+def kept_notes(examples: "Sequence[Example]", out: Path, *, overwrite: bool) -> "list[Example]":
+    """Return new answers with what was added to the same answers in `out`: judgments, spans, feedback, labels.
+
+    An answer is the same if its id, prompt and completion are.
+
+    Raises:
+        UserError: something was added to answers that are not among the new ones, and `overwrite` is not set.
+    """
+    found = {example.id: example for example in _examples_in(out)}
+    pairs = [(one, found.get(one.id)) for one in examples]
+    same = {one.id for one, before in pairs if before is not None and _text(one) == _text(before)}
+    lost = [before for before in found.values() if before.id not in same and (_added(before) or _labelled(before))]
+    if lost and not overwrite:
+        raise _would_lose(lost, out, "the answers are new", "The new answers are kept and are not asked for again. ")
+    return [one if before is None or one.id not in same else _noted(one, before) for one, before in pairs]
+
+
+def kept_additions(
+    examples: "Sequence[Example]", pool: "Sequence[Example]", out: Path, *, overwrite: bool
+) -> "list[Example]":
+    """Return chosen examples with what was added to them in `out` since it was written.
+
+    Args:
+        pool: what the examples were chosen from. What `out` has in common with it is not lost.
+
+    Raises:
+        UserError: `out` holds other examples or other judgments, and `overwrite` is not set.
+    """
+    known, found = set(map(_content, pool)), _examples_in(out)
+    edited = {one.id: one for one in found if _content(one) not in known}
+    more = {}
+    for one in examples:
+        if one.id in edited and _text(one) == _text(edited[one.id]):
+            before = replace(edited[one.id], prompt=one.prompt, completion=one.completion)  # system prompts may differ
+            if _goes_on(one, before, labels=True):
+                more[one.id] = before
+    lost = [one for one in edited.values() if one.id not in more]
+    if lost and not overwrite:
+        raise _would_lose(lost, out, "they are not in the input files")
+    return [more.get(one.id, one) for one in examples]
+
+
+def _examples_in(out: Path, *, strict: bool = False) -> "list[Example]":
+    """Return the examples of a file; none if there is no file.
+
+    Args:
+        strict: raise an error for a file of another kind. Otherwise it has no examples: the user lets it go.
+    """
     from nlft.data.records import read_examples
 
-    known = set(map(_content, examples))
-    return all(_content(example) in known for example in read_examples(path, require_judgment=False))
+    try:
+        return read_examples(out, require_judgment=False) if out.is_file() and out.stat().st_size else []
+    except RecordsError:
+        if strict:
+            raise
+        return []
+
+
+def _would_lose(lost: "Sequence[Example]", out: Path, why: str, also: str = "") -> UserError:
+    first = ", ".join(str(example.id) for example in lost[:3]) + (", ..." if len(lost) > 3 else "")
+    return UserError(
+        f"--out {display_path(out)}: holds {len(lost)} examples with judgments, labels or texts that would be lost "
+        f"({first}): {why}.\n"
+        f"  {also}Give another --out. Or add --overwrite: it keeps the file before as a .bak."
+    )
+
+
+def _added(example: "Example") -> bool:
+    return any(getattr(example, name) for name in _ADDED)
+
+
+def _labelled(example: "Example") -> bool:
+    """Return whether somebody changed the label: it is not what the recorded verdict says."""
+    return "verdict" in example.extra and example.label != (example.extra["verdict"] == "right")
+
+
+def _noted(one: "Example", before: "Example") -> "Example":
+    """Return a new answer with the additions to the same answer before.
+
+    A grader's new verdict replaces its earlier one. A label that a person set stays.
+    """
+    extra = {**before.extra, **one.extra}
+    by_hand = _labelled(before) or (
+        one.extra.get("verdict") == "ungraded" and before.extra.get("verdict") in ("right", "wrong")
+    )
+    if by_hand:
+        extra["verdict"] = before.extra["verdict"]
+    added = {name: getattr(before, name) for name in _ADDED if not getattr(one, name)}
+    return replace(one, **added, label=before.label if by_hand else one.label, extra=extra)
+
+
+def _text(example: "Example") -> str:
+    """Return the prompt, without system prompts, and the completion, in one form."""
+    from nlft.core.prompts import as_messages
+
+    prompt = [message for message in as_messages(example.prompt) if message["role"] != "system"]
+    return json.dumps([prompt, as_messages(example.completion, "assistant")], sort_keys=True)
 
 
 def _content(example: "Example") -> str:

@@ -22,10 +22,15 @@ NEEDED = {
 }
 
 _IMPORT_FIRST = "Convert the file first, with this flag: nlft import FILE --out examples.jsonl."
+_BY_ITSELF = "Leave it out: the same command goes on by itself, and repeats nothing that is finished."
+
 # Replaced flags, and the text to type instead, by command ("" for all).
 _MOVED = {
     ("", "columns"): _IMPORT_FIRST,
     ("", "from"): _IMPORT_FIRST,
+    ("nlft tune", "resume"): _BY_ITSELF,
+    ("nlft compare", "resume"): _BY_ITSELF,
+    ("nlft rounds", "resume"): _BY_ITSELF,
     ("nlft train", "rounds"): "Rounds are a command: nlft rounds FILE --rounds 3.",
     ("nlft train", "base_url"): "Training needs the model's weights: --model_name_or_path FOLDER or a hub name.",
 }

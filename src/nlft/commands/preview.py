@@ -24,7 +24,7 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
         raise UserError("--examples needs the model that would be trained.\n  Add --model_name_or_path NAME.")
     from nlft.data.records import read_examples
     from nlft.page.export import export_csv, export_map
-    from nlft.page.server import serve_map
+    from nlft.page.server import page_of, serve_map
     from nlft.training.preview import preview
 
     examples = read_examples(args.examples)
@@ -40,4 +40,4 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
             print(f"tokens: {display_path(export_csv(run, args.csv))}")
         print(f"train on them: {train} --output_dir runs/{args.examples.stem}", flush=True)
         if not (args.html or args.csv):
-            serve_map([run], args.host, args.port, hosts=hosts, read_only=True, dataset=None, rescorer=None)
+            serve_map(page_of([run], read_only=True, dataset=None), args.host, args.port, hosts=hosts)

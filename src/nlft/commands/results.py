@@ -1,6 +1,6 @@
-"""Run the commands around a training: evaluate, merge, map, tune, compare, demo, env."""
+"""Run the commands around a training: evaluate, merge, tune, compare, demo, env."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
-from nlft.commands.chat import chat_flags, chat_settings
 from nlft.commands.checks import AS_IT_SAYS, EarlyFile, ReadAs, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
 from nlft.commands.importing import early_reading, reading_flags
 from nlft.commands.json_output import json_flag, printing_json
+from nlft.commands.next_steps import note_next, print_room
 from nlft.commands.parsing import Command, plain_parser
+from nlft.commands.stages import STARTS_WITH, claims_nothing, print_staged_room, telling_kept
 from nlft.config import QUESTIONS
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import read_json
-from nlft.outputs import begins_with, is_our_json, is_our_page, refuse_foreign, refuse_inputs
+from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
 if TYPE_CHECKING:
@@ -79,7 +80,11 @@ def evaluate(argv: Sequence[str]) -> None:
         check_collateral(adapter=adapter, on_server=backend.backend == "openai")
         read_keep(settings.keep)  # a wrong file is an error before the model is loaded
     with printing_json(other.json) as document:
-        _evaluated(questions, model_settings, backend, calls, settings, other.file, out)
+        answers = _evaluated(questions, model_settings, backend, calls, settings, other.file, out)
+        cut = sum(answer.finish_reason == "length" for answer in answers)
+        print_room("nlft evaluate", argv, settings.max_new_tokens, cut, len(answers))
+        run = Path(adapter) if adapter and (Path(adapter) / "run.yaml").is_file() else None
+        _note_after_evaluation(run, other.file, str(model_settings.model_name_or_path))
         document.update(read_json(out, "evaluate again"))
 
 
@@ -91,8 +96,8 @@ def _evaluated(
     settings: "EvaluationSettings",
     file: Path,
     out: Path,
-) -> None:
-    """Evaluate, write `out`, and print the summary."""
+) -> "Sequence[Any]":
+    """Evaluate, write `out`, and print the summary. Return the answers."""
     from nlft.models.opening import open_answerer
     from nlft.results.evaluate import evaluate
     from nlft.runs.model_card import write_card
@@ -117,10 +122,19 @@ def _evaluated(
     inside = adapter and (Path(adapter) / "run.yaml").is_file()
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
-    print("\n".join(evaluate(model, questions, settings, out, about=about, reference=reference).lines()))
-    print(f"every answer: {display_path(out)}")
+    with keeping_before(out, every=False):
+        found = evaluate(model, questions, settings, out, about=about, reference=reference)
+    print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
     if inside and RunDir(adapter).adapter_path.is_dir() and out.resolve() == RunDir(adapter).evaluation_path.resolve():
         print(f"model card: {display_path(write_card(RunDir(adapter)))}")
+    return found.answers
+
+
+def _note_after_evaluation(run: Path | None, questions: Path, model: str) -> None:
+    if run is not None:
+        note_next("nlft", "map", run)
+    else:
+        note_next("nlft", "sample", questions, "--model_name_or_path", model, "--out", "runs/answered.jsonl")
 
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
@@ -176,90 +190,6 @@ def merge(argv: Sequence[str]) -> None:
 
     merge_adapter(model_settings, other.out)
     print(f"model: {display_path(other.out)}\nnext: {serve_line(other.out, other.out.resolve().name)}")
-
-
-def map(argv: Sequence[str]) -> None:
-    """Run `nlft map`."""
-    parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
-    parser.add_argument("run", type=Path, nargs="?", help="a run directory")
-    parser.add_argument("against", type=Path, nargs="?", help="another run, to show next to it")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="the run's training file, if it has been moved")
-    parser.add_argument(
-        "--model",
-        "--model_name_or_path",
-        metavar="NAME",
-        help="model that scores edited feedback immediately, or the --examples: folder or hub name",
-    )
-    _preview_flags(parser)
-    parser.add_argument(
-        "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: localhost only)")
-    parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
-    parser.add_argument(
-        "--allow_host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another host name that browsers may use for this server",
-    )
-    chat_flags(parser)
-    overwrite_flag(parser)
-    args = parser.parse_args(argv)
-    hosts = {args.host, *args.allow_host}
-    _refuse_map_files(args)
-    if args.examples is not None:
-        from nlft.commands.preview import map_examples
-
-        map_examples(args, hosts)
-        return
-    if args.run is None:
-        raise UserError("nlft map: RUN is missing.\n  Name a run directory, or add --examples FILE.")
-    from nlft.runs.run_dir import RunDir
-
-    chat = chat_settings(args)
-    runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
-    if args.html or args.csv:
-        from nlft.page.export import export_csv, export_map
-
-        if args.html:
-            against = runs[1] if len(runs) > 1 else None
-            print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")
-        if args.csv:
-            print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
-        return
-    from nlft.page.replies import Replies
-    from nlft.page.rescorer import Rescorer
-    from nlft.page.server import serve_map
-
-    if args.model and args.read_only:
-        raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
-    dataset = feedback_dataset(runs[0], args.data)
-    rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
-    serving: dict[str, Any] = {"hosts": hosts, "read_only": args.read_only, "dataset": dataset, "rescorer": rescorer}
-    serve_map(runs, args.host, args.port, **serving, replies=None if chat is None else Replies(runs[0].path, chat))
-
-
-def _preview_flags(parser: ArgumentParser) -> None:
-    what = "before any training: show what the feedback in this file would touch. Needs --model_name_or_path"
-    parser.add_argument("--examples", type=Path, metavar="FILE", help=what)
-    parser.add_argument("--scheme", default="nlft", help="with --examples: the scheme that would train (default: nlft)")
-    what = "with --examples: maximum number of examples to score (default: 32)"
-    parser.add_argument("--watch", type=int, default=32, metavar="COUNT", help=what)
-
-
-def _refuse_map_files(args: Namespace) -> None:
-    """Refuse files to write that are read, or that are not such a file of ours."""
-    if not (args.html or args.csv):
-        return
-    from nlft.page.export import CSV_COLUMNS
-
-    for flag, out in (("--html", args.html), ("--csv", args.csv)):
-        refuse_inputs(flag, out, {"--data": args.data, "--examples": args.examples})
-    refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
-    refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
 
 
 def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:
@@ -345,10 +275,16 @@ def _staged(argv: Sequence[str], name: str, description: str, settings: type, en
 
     module, _, cls = engine.partition(":")
     staged = getattr(import_module(f"nlft.experiments.{module}"), cls)
-    with printing_json(other.json) as document:
+    with (
+        printing_json(other.json) as document,
+        claims_nothing(chosen.output_dir, STARTS_WITH),
+        telling_kept(f"nlft {name}", argv, chosen.output_dir),
+    ):
         work = staged(other.file or chosen.train_file, model_fields(model_settings), chosen)
         print(work.run())
         document.update(read_json(work.folder / work.report_name, "run the command again"))
+        print_staged_room(f"nlft {name}", argv, chosen)
+        note_next("nlft", "map", Path(chosen.output_dir))
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -363,7 +299,9 @@ def demo(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     from nlft.experiments.demo import run_demo
 
-    print(run_demo(args.dir, args.model_name_or_path, task=args.task))
+    with telling_kept("nlft demo", argv, args.dir):
+        print(run_demo(args.dir, args.model_name_or_path, task=args.task))
+    note_next("nlft", "map", args.dir)
 
 
 def env(argv: Sequence[str]) -> None:
@@ -382,3 +320,4 @@ def env(argv: Sequence[str]) -> None:
             print(f"{name} missing")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"{torch.get_num_threads()} threads; GPUs: {', '.join(devices) or 'none'}")
+    note_next("nlft", "demo")

@@ -1,7 +1,7 @@
 """Run the commands that train: train, rounds, replay, and the baselines."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import EarlyFile, examples_to_train
 from nlft.commands.help import Section, rare_names
+from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import Command, plain_parser
+from nlft.commands.stages import STARTS_WITH, claims_nothing, telling_kept
+from nlft.commands.starting import (
+    examples_and_run,
+    file_argument,
+    going_on,
+    refuse_input_folders,
+    run_training,
+    tell_end,
+    training_arguments,
+)
 from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.settings import MaxLengthSettings, ModelOptions
 from nlft.outputs import refuse_inputs
-from nlft.progress import note
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from nlft.data.records import Example
     from nlft.runs.run_dir import RunDir
 
 
@@ -39,7 +46,7 @@ def train(argv: Sequence[str]) -> None:
         [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings],
         [*nlft_sections(EvalFileSettings, RulesSettings), ("Collateral", AfterTrainingSettings)],
         lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings],
-        _training_arguments,
+        training_arguments,
         needs=["model_name_or_path"],
         scheme="nlft",
     )
@@ -54,13 +61,14 @@ def train(argv: Sequence[str]) -> None:
         args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
     from nlft.training.start import nlft_trainer
 
-    _refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
+    refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
     held_out = _held_out(held_out_settings.eval_file, args)
-    examples, run, checkpoint = _examples_and_run(early.get(other.file), other, args)
-    trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
-    trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
-    _train(trainer, run, checkpoint, anyway=other.anyway)
-    _done(run, trainer, trainer.watch_seconds)
+    examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
+    with claims_nothing(run.path):
+        trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
+        trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
+        run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), other=other)
+    tell_end(run, trainer)
     if beside.collateral:
         _measure_collateral(run, trainer, beside)
 
@@ -174,7 +182,7 @@ def rounds(argv: Sequence[str]) -> None:
             ("Model", ["model_name_or_path", "dtype", "lora_r"]),
         ],
         lambda: [*_nlft_classes(), RoundsSettings, SchemeSettings, RulesSettings],
-        lambda parser: _file_argument(parser, "examples, or questions with standard answers"),
+        lambda parser: file_argument(parser, "examples, or questions with standard answers"),
         needs=["model_name_or_path"],
         scheme="nlft",
     )
@@ -187,7 +195,9 @@ def rounds(argv: Sequence[str]) -> None:
     from nlft.experiments.staged import model_fields
 
     plan = plan_rounds(settings, args, chosen.scheme, saliency)
-    print(Rounds(other.file, model_fields(model_settings), plan).run())
+    with claims_nothing(plan.output_dir, STARTS_WITH), telling_kept("nlft rounds", argv, plan.output_dir):
+        print(Rounds(other.file, model_fields(model_settings), plan).run())
+    note_next("nlft", "map", Path(plan.output_dir))
 
 
 def replay(argv: Sequence[str]) -> None:
@@ -210,20 +220,21 @@ def replay(argv: Sequence[str]) -> None:
     out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
     model_settings, args, saliency, file = recorded_settings(source, out)
     refuse_inputs("--output_dir", out, {"RUN": options.run, "the training file": file})
-    examples, run, _ = _examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
+    examples, run, _ = examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
     found = replay_differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
         told = "\n".join(str(problem) for problem in found)
         raise UserError(f"a replay would not reach the same adapter:\n{told}\nTo train anyway, add --anyway.")
     for problem in found:
         print(f"differs: {problem.where} {problem.what}", file=sys.stderr)
-    trainer = nlft_trainer(model_settings, args, examples, saliency, file)
+    with claims_nothing(run.path):
+        trainer = nlft_trainer(model_settings, args, examples, saliency, file)
     trainer.record["replay_of"] = str(source.path.resolve())
     trainer.steering.replay(source.controls())
     if "pivots" in source.settings():
         use_pivots(trainer, source.settings()["pivots"])
-    _train(trainer, run, None)
-    _done(run, trainer, trainer.watch_seconds)
+    run_training(trainer, run, None)
+    tell_end(run, trainer)
     if args.should_save:
         _tell_difference(source, run, options.anyway)
 
@@ -312,7 +323,7 @@ def _baseline(
         [ModelOptions, options],
         [*own, *training_sections(LearningSettings, OutputSettings)],
         load,
-        _training_arguments,
+        training_arguments,
         needs=["model_name_or_path"],
     )
     early = EarlyFile(argv, examples_to_train)
@@ -322,81 +333,14 @@ def _baseline(
     from nlft.training.run_record import add_command
     from nlft.training.start import adds_adapter, note_adapter
 
-    _refuse_input_folders(args, other, model_settings)
+    refuse_input_folders(args, other, model_settings)
     baseline = getattr(import_module(f"nlft.training.{name}"), trainer_class)
-    examples, run, checkpoint = _examples_and_run(early.get(other.file), other, args)
+    examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
-    trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
-    note_adapter(trainer.model)
-    add_command(trainer.record, model_settings, other.file)
-    _train(trainer, run, checkpoint, anyway=other.anyway)
-    _done(run, trainer, None)
-
-
-def _file_argument(parser: ArgumentParser, what: str) -> None:
-    parser.add_argument("file", type=Path, help=what)
-
-
-def _training_arguments(parser: ArgumentParser) -> None:
-    _file_argument(parser, "examples: .jsonl, .csv, .xlsx, .parquet, another tool's export (docs/IMPORT.md)")
-    parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
-    parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
-
-
-def _refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str | None) -> None:
-    """Refuse an output_dir that is or holds what the command reads: --overwrite and new files could replace it."""
-    read = {"FILE": other.file, "--model_name_or_path": model.model_name_or_path, "--adapter": model.adapter}
-    from nlft.runs.run_dir import RunDir
-
-    own = {path.name for name, path in vars(RunDir(args.output_dir)).items() if name.endswith("_path")}
-    refuse_inputs("--output_dir", args.output_dir, {**read, **{f"--{name}": file for name, file in files.items()}}, own)
-
-
-def _examples_and_run(
-    examples: "list[Example]", other: Namespace, args: "TrainingArguments"
-) -> "tuple[list[Example], RunDir, Path | None]":
-    """Return the examples, the run directory, and the checkpoint to go on from.
-
-    Without a checkpoint, the run directory must not hold another run's files.
-    """
-    from nlft.data.records import is_unfinished
-    from nlft.runs.run_dir import RunDir
-    from nlft.training.start import where_to_start
-
-    cut_off = [example.id for example in examples if is_unfinished(example)]
-    if cut_off:
-        first = ", ".join(str(id) for id in cut_off[:3])
-        unknown = any(example.extra.get("finish_reason") == "unknown" for example in examples)
-        how = "were cut off by a length limit" + (", or ended for an unknown reason" if unknown else "")
-        print(
-            f"warning: {other.file}: {len(cut_off)} of {len(examples)} completions {how} "
-            f"({first}{', ...' if len(cut_off) > 3 else ''}), and are trained on.\n"
-            "  `nlft build` leaves them out; `nlft sample --max_new_tokens` with more lets them end.",
-            file=sys.stderr,
-        )
-    run = RunDir(args.output_dir)
-    with args.main_process_first():
-        checkpoint = where_to_start(
-            run, args.resume_from_checkpoint, overwrite=other.overwrite, world_size=args.world_size
-        )
-    return examples, run, checkpoint
-
-
-def _train(trainer: Any, run: "RunDir", checkpoint: Path | None, *, anyway: bool = False) -> None:
-    """Train, from the checkpoint if there is one. If this is interrupted, say how to go on."""
-    from nlft.training.interrupts import interruptible
-
-    with interruptible(trainer, run):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, anyway=anyway)
-
-
-def _done(run: "RunDir", trainer: Any, watch_seconds: float | None) -> None:
-    if not trainer.args.should_save:
-        return
-    best = run.settings().get("best")
-    chosen = f" (step {best['step']}, the best checkpoint)" if best else ""
-    print(f"adapter: {display_path(run.adapter_path)}{chosen}")
-    if watch_seconds:
-        print(f"scoring the watched examples took {watch_seconds:.1f} s (--watch, --watch_every)")
-        note(f"map: nlft map {display_path(run.path)} --html map.html")
+    with claims_nothing(run.path):
+        trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
+        note_adapter(trainer.model)
+        add_command(trainer.record, model_settings, other.file)
+        run_training(trainer, run, checkpoint, command=going_on(f"nlft {name}", argv), other=other)
+    tell_end(run, trainer)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
@@ -25,6 +24,7 @@ from nlft.experiments.settings import TuneSettings
 from nlft.files import read_json, write_whole
 from nlft.library_errors import message_and_code
 from nlft.outputs import refuse_inputs
+from nlft.processes import end_with_parent
 from nlft.progress import hide_bars, quiet_libraries
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
     # What the server process imported lives until the end. A full collection, with which each training ends, would walk
     # through it, and so copy its memory.
     gc.freeze()
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
     quiet_libraries()
     _use(resources)
     try:
@@ -275,14 +275,6 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
             raise
         print(told[0], file=sys.stderr)
         sys.exit(told[1])
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent ends for any reason. Otherwise it would go on beside a second run."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _use(resources: Resources) -> None:

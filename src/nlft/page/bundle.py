@@ -34,6 +34,11 @@ def live_page() -> str:
     )
 
 
+def list_page() -> str:
+    """Return the page that lists a folder's runs."""
+    return render_page("nlft.page", "runs.html", title="Runs", style="", style_files=("base.css", *STYLES))
+
+
 def file_page(title: str, data: dict[str, Any]) -> str:
     """Return the page as one file. Its content policy names the hashes of its style and its script.
 

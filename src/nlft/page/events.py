@@ -51,6 +51,7 @@ class Events:
 
     def __init__(self) -> None:
         self.columns: dict[str, array[float]] = {"step": array("d"), "time": array("d")}
+        self.last: dict[str, Any] | None = None  # the last event as it was logged, with its texts
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -59,6 +60,7 @@ class Events:
         """Take in one event, read from one line of events.jsonl. Ignore superseded lines and lines without a step."""
         if event.get("superseded") or not isinstance(event.get("step"), int):
             return
+        self.last = event
         rows = len(self)
         numbers = {n: float(v) for n, v in event.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         numbers["time"] = _seconds(event.get("time"))

@@ -29,6 +29,10 @@ CSV_COLUMNS = [
 ]
 
 
+# A file may go to other people, and its run has no controls: it tells neither folders nor how to go on.
+_OF_THIS_MACHINE = {"refusal": None, "command": None, "folder": None}
+
+
 def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_steps: int = MAX_STEPS) -> Path:
     """Write the map of a run's watched examples, for every step that has a snapshot.
 
@@ -104,7 +108,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
     return {
         **live.about(),
         "notes": notes,
-        "changes": {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": []},
+        "changes": {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": [], **_OF_THIS_MACHINE},
         "packed": {str(step): base64.b64encode(data).decode() for step, data in steps.items()},
     }
 

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -52,19 +52,31 @@ class Edit:
     marks: list[Mark] = field(default_factory=list)
 
 
+Dataset = Sequence[dict[str, Any]] | Callable[[], Sequence[dict[str, Any]] | None] | None
+"""The examples that a run was trained on, as records; or what reads them, for a run that has not begun."""
+
+
 class Feedback:
     """Stores edits of a run's examples as new versions of its dataset."""
 
-    def __init__(self, run: RunDir, dataset: Sequence[dict[str, Any]] | None = None) -> None:
+    def __init__(self, run: RunDir, dataset: Dataset = None) -> None:
         """
         Args:
             dataset: the examples that the run was trained on, as a file's records. Without them, a version holds only
-                the watched examples.
+                the watched examples. What reads them is called again until it finds some.
         """
         self.run = run
         self.folder = run.path / "feedback"
-        self.dataset = None if dataset is None else [dict(record) for record in dataset]
+        self._read = dataset if callable(dataset) else None
+        self._dataset = None if dataset is None or callable(dataset) else [dict(record) for record in dataset]
         self._lock = threading.Lock()  # one save at a time, so that each version contains all earlier edits
+
+    @property
+    def dataset(self) -> list[dict[str, Any]] | None:
+        """The examples that the run was trained on; None if they are not known."""
+        if self._dataset is None and self._read is not None and (found := self._read()) is not None:
+            self._dataset = [dict(record) for record in found]
+        return self._dataset
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         """Write the next version.

@@ -15,6 +15,7 @@ from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, sen
 from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.runs.controls import ControlState, state_of
 from nlft.runs.run_dir import RunDir, WatchedExample
+from nlft.runs.state import RunState, run_state
 
 KEPT_BYTES = 16_000_000  # size of the cache of packed steps
 SETTLED = 2.0  # seconds; an older modification time of a folder shows every change
@@ -43,6 +44,7 @@ class LiveRun:
         self._stamps: dict[str, Any] = {}
         self._packed: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
         self._lock = threading.RLock()
+        self._now = RunState("waiting")
         self._known_state: tuple[tuple[int, int], ControlState | None] | None = None
         self.poll()
 
@@ -62,6 +64,7 @@ class LiveRun:
                 self._poll_lines()
                 self._poll_steps()
                 self._poll_requests()
+                self._now = self._run_state()
             except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
                 self._stamps.clear()
                 self.problem = f"cannot read {display_path(self.run.path)} at the moment: {error}"
@@ -76,6 +79,7 @@ class LiveRun:
         training = settings.get("training") or {}
         about = {
             "run": self.name,
+            "begun": bool(settings),
             "generation": self.generation,
             "examples": [vars(example) for example in self.examples],
             "scheme": settings.get("scheme"),
@@ -111,29 +115,34 @@ class LiveRun:
             "controls": self.controls[0 if fresh else controls :],
             "waiting": self.waiting,
             "state": self.state(),
+            "refusal": self._now.refusal,
+            "command": self._now.command,
+            "folder": self._now.folder,
             "steering": control_panel(self._control_state()),
             "problem": self.problem,
         }
         return object_as_json(changes)
 
     def state(self) -> str:
-        """`waiting` until the first event, then `training`, `paused` or `stopping`, and `finished` at the end."""
-        if not len(self.events):
-            return "waiting"
-        ended = self.events.columns.get("train_runtime")
-        if ended and ended[-1] == ended[-1]:  # not NaN: the last event is the one that ends the training
-            return "finished"
-        step = self.events.columns["step"][-1]
+        """Return what the run is doing, as one of `nlft.runs.state.STATES`."""
+        return self._now.name
+
+    def _run_state(self) -> RunState:
+        last, steering = self.events.last, None
+        step = last["step"] if last is not None else 0
         if any(line["taken"] and line["control"] == "stop" and line["step"] >= step for line in self.controls):
-            return "stopping"
-        state = self._control_state()
-        return "paused" if state is not None and state.paused else "training"
+            steering = "stopping"
+        elif (state := self._control_state()) is not None and state.paused:
+            steering = "paused"
+        logged = self.run.events_path.stat().st_mtime if self.run.events_path.is_file() else None
+        return run_state(last, steering=steering, beat=self.run.heartbeat(), logged=logged)
 
     def send_requests(self, changes: list[tuple[str, Any]], who: str) -> tuple[list[str], list[tuple[str, str]]]:
         """Send requests to the trainer; see `nlft.page.requests.send_requests`."""
         with self._lock:  # two calls at the same time would be checked without each other's requests
             state = self._control_state()
-            reason = NOT_STEERABLE if state is None else "the run has finished" if self.state() == "finished" else None
+            self._now = self._run_state()  # a process may have died since the last poll
+            reason = self._now.refusal or (NOT_STEERABLE if state is None else None)
             if state is None or reason is not None:
                 return [], [(name, str(reason)) for name, _ in changes]
             return send_requests(self.run, expected_state(state, self.run.pending_requests()), changes, who)
@@ -168,7 +177,7 @@ class LiveRun:
 
     def _poll_settings(self) -> None:
         if self._changed("settings", self.run.settings_path):
-            self.settings = self.run.settings()
+            self.settings = self.run.settings() if self.run.settings_path.is_file() else {}
             self.generation += 1
         if self._changed("examples", self.run.saliency_path / "examples.json"):
             self.examples = self.run.watched()

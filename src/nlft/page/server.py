@@ -10,8 +10,11 @@ import json
 import os
 import secrets
 import socket
+import sys
 import time
+import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
 from types import FrameType
 from typing import Any, Protocol
 
@@ -28,7 +31,7 @@ from nlft.errors import NLFTError
 from nlft.page.bundle import live_page, static_files
 from nlft.page.connections import PatientProtocol, listen
 from nlft.page.export import csv_parts, live_export
-from nlft.page.feedback import Feedback, parse_edits
+from nlft.page.feedback import Dataset, Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.replies import Replies
@@ -46,6 +49,21 @@ BODY_WITHIN = 30.0  # seconds in which a request's body must arrive
 BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+_own_files = cache(static_files)
+
+
+class Served(Protocol):
+    """What a web server serves: the page of one run, the list of a folder's runs, or another page."""
+
+    def app(self, token: str, hosts: set[str], cookie: str) -> ASGIApp:
+        """Return the whole application behind its guard."""
+        ...
+
+    def close(self) -> None:
+        """End everything that open pages wait for."""
+        ...
 
 
 class PageServer:
@@ -75,13 +93,16 @@ class PageServer:
         self.rescorer = None if read_only else rescorer
         self.replies = None if read_only else replies
         self.closing = False
-        self._files = static_files()
         self._looked = 0.0
         self._lock: asyncio.Lock | None = None
         self._asking: asyncio.Lock | None = None
 
     def app(self, token: str, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
         """Return the whole application behind its guard."""
+        return Guard(self.routes(), token, hosts, cookie)
+
+    def routes(self) -> ASGIApp:
+        """Return the application without its guard."""
         routes = [
             Route("/", self.page),
             Route("/static/{name}", self.static),
@@ -96,7 +117,7 @@ class PageServer:
             Route("/api/export", self.export, methods=["POST"]),
             *(self.replies.routes(self._body) if self.replies is not None else ()),
         ]
-        return guarded(routes, token, hosts, cookie)
+        return application(routes)
 
     def close(self) -> None:
         """End everything that open pages wait for, so that the server can stop."""
@@ -110,11 +131,16 @@ class PageServer:
         return HTMLResponse(live_page())
 
     async def static(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._files:
-            raise HTTPException(404, "no such file")
+        return self.file(request.path_params["name"])
+
+    @staticmethod
+    def file(name: str) -> Response:
+        """Return one of the page's own files. Files of other names do not exist."""
+        files = _own_files()
+        if name not in files:
+            return JSONResponse({"error": "no such file"}, status_code=404)
         kind = "text/css" if name.endswith(".css") else "text/javascript"
-        return Response(self._files[name], media_type=kind)
+        return Response(files[name], media_type=kind)
 
     async def about(self, request: Request) -> Response:
         await self._look()
@@ -253,66 +279,59 @@ class PageServer:
         return body
 
 
-def serve_map(
-    runs: list[RunDir],
-    host: str,
-    port: int | None,
-    *,
-    hosts: set[str],
-    read_only: bool,
-    dataset: list[dict[str, Any]] | None,
-    rescorer: Rescorer | None = None,
-    replies: Replies | None = None,
-) -> None:
+def serve_map(page: Served, host: str, port: int | None, *, hosts: set[str], opens: bool = False) -> None:
     """Print the page's address and serve it until interrupted.
 
     Args:
-        runs: one run, or two to compare.
         port: port to listen on; None for the usual port, or for any free port if that is taken.
         hosts: host names that browsers may use for the server.
-        dataset: the examples that the first run was trained on, or None; see `Feedback`.
-        rescorer, replies: see `PageServer`; closed at the end.
+        opens: whether to open the address in the user's browser, if there is one.
 
     Raises:
         UserError: the server cannot listen on the address.
     """
     try:
-        feedback = Feedback(runs[0], dataset)
-        followed = [LiveRun(run) for run in runs]
-        options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "replies": replies}
-        page = PageServer(followed, who=_user(), read_only=read_only, **options)
         listening = listen(host, port, USUAL_PORT)
         token = secrets.token_urlsafe(24)
-        say_address("map", host, listening.getsockname()[1], token)
+        address = say_address("map", host, listening.getsockname()[1], token)
         print("Press Ctrl-C to stop the page. Training continues.", flush=True)
+        if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
+            webbrowser.open(address)
         web_server(page, listening, token, hosts).serve_until_stopped()
     finally:
-        for process in (rescorer, replies):
-            if process is not None:
-                process.close()
+        page.close()  # ends the processes behind the page, also if nobody can reach it
 
 
-def say_address(name: str, host: str, port: int, token: str) -> None:
-    """Print a page's address, and how to reach it over SSH."""
+def page_of(
+    runs: list[RunDir],
+    *,
+    read_only: bool,
+    dataset: Dataset,
+    rescorer: Rescorer | None = None,
+    replies: Replies | None = None,
+) -> PageServer:
+    """Make the page of a run that exists, or of one that is still to begin.
+
+    Args:
+        runs: one run, or two to compare.
+        dataset, rescorer, replies: of the first run, see `Feedback` and `PageServer`.
+    """
+    feedback, followed = Feedback(runs[0], dataset), [LiveRun(run) for run in runs]
+    options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "replies": replies}
+    return PageServer(followed, who=_user(), read_only=read_only, **options)
+
+
+def say_address(name: str, host: str, port: int, token: str) -> str:
+    """Print a page's address, and how to reach it over SSH. Return the address."""
     shown = f"[{host}]" if ":" in host else host
-    print(f"{name}: http://{shown}:{port}/?token={token}", flush=True)
+    address = f"http://{shown}:{port}/?token={token}"
+    print(f"{name}: {address}", flush=True)
     if "SSH_CONNECTION" in os.environ:
         print(
             f"On your own computer, run: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE\nThen open the same address.",
             flush=True,
         )
-
-
-class Served(Protocol):
-    """What a web server serves: this page's routes, or another page's."""
-
-    def app(self, token: str, hosts: set[str], cookie: str) -> ASGIApp:
-        """Return the whole application behind its guard."""
-        ...
-
-    def close(self) -> None:
-        """End everything that open pages wait for."""
-        ...
+    return address
 
 
 def web_server(page: Served, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
@@ -346,9 +365,14 @@ class WebServer(uvicorn.Server):
 
 
 def guarded(routes: list[Route], token: str, hosts: set[str], cookie: str) -> ASGIApp:
-    """Return an application of these routes behind its guard. Errors are answered as JSON with `error`."""
+    """Return an application of these routes behind its guard."""
+    return Guard(application(routes), token, hosts, cookie)
+
+
+def application(routes: list[Route]) -> ASGIApp:
+    """Return an application of these routes. Errors are answered as JSON with `error`."""
     handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed, ClientDisconnect: _left}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, hosts, cookie)
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 json_body = PageServer._body  # other pages' servers read their requests with it, too

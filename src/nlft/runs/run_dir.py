@@ -105,6 +105,7 @@ class RunDir:
         self.saliency_path = self.path / "saliency"
         self.requests_path = self.path / "requests"
         self.controls_path = self.path / "controls.jsonl"
+        self.heartbeat_path = self.path / "heartbeat.json"
         self.checkpoints_path = self.path / "checkpoints"
         self.adapter_path = self.path / "adapter"
         self.evaluation_path = self.path / "evaluation.json"
@@ -140,13 +141,9 @@ class RunDir:
         """Remove an earlier run's files, and no other files."""
         for folder in (self.saliency_path, self.requests_path, self.checkpoints_path, self.adapter_path):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (
-            self.settings_path,
-            self.events_path,
-            self.controls_path,
-            self.evaluation_path,
-            self.collateral_path,
-        ):
+        for file in (self.settings_path, self.events_path, self.controls_path, self.heartbeat_path):
+            file.unlink(missing_ok=True)
+        for file in (self.evaluation_path, self.collateral_path):
             file.unlink(missing_ok=True)
 
     def start_events(self, resumed_step: int | None) -> None:
@@ -260,6 +257,17 @@ class RunDir:
     def remove_request(self, request: ControlRequest) -> None:
         (self.requests_path / request.file).unlink(missing_ok=True)
 
+    def write_heartbeat(self, beat: dict[str, Any]) -> None:
+        """Write the trainer's sign of life, see `nlft.runs.heartbeat`."""
+        write_whole(self.heartbeat_path, _line(beat))
+
+    def heartbeat(self) -> dict[str, Any] | None:
+        """Return the last sign of life; None if there is none that can be read."""
+        try:
+            return dict(json.loads(self.heartbeat_path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
     def append_control(self, line: dict[str, Any]) -> None:
         """Append one line to controls.jsonl. Only the trainer calls this."""
         self._append(self.controls_path, line)
@@ -356,7 +364,9 @@ class RunDir:
 def _supersede(path: Path, resumed_step: int | None) -> None:
     """Write an empty file for a new run. For a resumed run, mark the lines after the checkpoint as superseded."""
     lines = read_jsonl(path) if resumed_step is not None else []
-    marked = [{**e, "superseded": True} if e.get("step", 0) > (resumed_step or 0) else e for e in lines]
+    # The line of an interruption goes too: the log is then that of a run that was not interrupted.
+    again = [e.get("step", 0) > (resumed_step or 0) or "ended" in e for e in lines]
+    marked = [{**e, "superseded": True} if old else e for e, old in zip(lines, again, strict=True)]
     write_jsonl(path, marked)
 
 

@@ -17,6 +17,7 @@ from nlft.errors import display_path
 from nlft.files import give_usual_modes, write_whole
 from nlft.progress import progress
 from nlft.runs.card_facts import known_of
+from nlft.runs.heartbeat import Heartbeat
 from nlft.runs.model_card import CARD, card_text
 from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import put_in_place, saving
@@ -38,6 +39,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         self.run = run
         self.settings = settings
         self.trainer: Any = None  # set by the caller that owns both; saving needs all ranks
+        self._heart: Heartbeat | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start, self._first_step = time.monotonic(), state.global_step
@@ -56,6 +58,30 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             self.run.start_events(state.global_step or None)
             last = self.run.events()[-1:]
             self._over = self._over and any("train_loss" in e and e["step"] == state.global_step for e in last)
+            self._heart = Heartbeat(self.run, getattr(trainer, "command", None))
+            self._heart.start(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._heart is not None:
+            self._heart.step = state.global_step
+
+    def end(self, how: str, reason: str | None = None) -> None:
+        """Log that the training ended before its last step.
+
+        Args:
+            how: `interrupted`, `diverged` or `failed`.
+            reason: more about it, for people.
+        """
+        if self._heart is not None:  # the training had begun, in this process
+            step = self.trainer.state.global_step
+            self.run.append_event({"step": step, "time": _now(), "ended": how, "reason": reason})
+            self.run.finish_logs()
+            self._stop_heart()
+
+    def _stop_heart(self) -> None:
+        if self._heart is not None:
+            self._heart.stop()
+            self._heart = None
 
     def add_pause(self, seconds: float) -> None:
         """Exclude a pause from the estimate of the time left."""
@@ -75,14 +101,14 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         left = state.max_steps - state.global_step
         known = done and _ends_by_steps(state)
         eta = (time.monotonic() - self._start) / done * left if known else None
-        event = {"step": state.global_step, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        self.run.append_event({**event, **logs, "eta_seconds": eta})
+        self.run.append_event({"step": state.global_step, "time": _now(), **logs, "eta_seconds": eta})
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         with saving(display_path(self.run.adapter_path)):
             self._write_adapter(args, state)
         if state.is_world_process_zero:
             self.run.finish_logs()
+            self._stop_heart()
 
     def _write_adapter(self, args: TrainingArguments, state: TrainerState) -> None:
         """Write adapter/ beside its place and rename it, so that an earlier one is never half overwritten."""
@@ -103,6 +129,10 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             if best:
                 self.settings |= more
                 self.run.write_settings(self.settings)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _best_of(args: TrainingArguments, state: TrainerState) -> dict[str, Any] | None:
@@ -208,6 +238,6 @@ def add_run_directory(trainer: Trainer, method: str, examples: Sequence[Example]
         "training": json.loads(trainer.args.to_json_string()),
     }
     callback = RunDirCallback(RunDir(trainer.args.output_dir), record)
-    callback.trainer, trainer.record = trainer, record
+    callback.trainer, trainer.record, trainer.recorder = trainer, record, callback
     trainer.add_callback(callback)
     follow_with_trackio(trainer, callback.run)

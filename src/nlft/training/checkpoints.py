@@ -24,6 +24,7 @@ from nlft.errors import UserError, display_path
 from nlft.files import write_whole
 from nlft.models.ends import name_trained_end
 from nlft.runs.run_dir import RunDir
+from nlft.training.interrupts import saying_how_it_ended
 from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_sums
 from nlft.training.manifest import (
     MANIFEST,
@@ -51,7 +52,9 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
     record: dict[str, Any]  # what run.yaml will say
     resumed_from: str | None = None  # the checkpoint that the last resumed training started from
     resumed: Resumed | None = None
-    termination: Any = None  # takes SIGTERM, see `interruptible`
+    termination: Any = None  # takes SIGTERM and Ctrl-C, see `interruptible`
+    recorder: Any = None  # the run's `RunDirCallback`
+    command: str | None = None  # what the user types to go on after an interruption
     _writing: Path | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +82,8 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
                 engine=engine,
                 tell=self.is_world_process_zero(),
             )
-        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+        with saying_how_it_ended(self):
+            return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
     def start_log(self) -> None:
         """Begin the sums of the log. `RunDirCallback` calls this when training begins."""

@@ -29,6 +29,10 @@ FAR_ABOVE, FARTHER_BY = 3.0, 5.0
 """A loss above `FAR_ABOVE` times the first one, and `FARTHER_BY` more, is far above the start."""
 
 
+class Diverged(NLFTError):
+    """A loss, a gradient norm or a weight is not finite."""
+
+
 class StopsWhenDiverged(Trainer):  # type: ignore[misc]
     """Mixin for a Trainer that writes a run directory. A diverged run ends with an error and writes no adapter.
 
@@ -141,7 +145,7 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
             raise self._diverged(what, [True] * len(self._in_step), everywhere=True, step=self.state.global_step)
         super().save_model(output_dir, _internal_call=_internal_call)
 
-    def _diverged(self, what: str, batches: Sequence[bool], *, everywhere: bool, step: int | None = None) -> NLFTError:
+    def _diverged(self, what: str, batches: Sequence[bool], *, everywhere: bool, step: int | None = None) -> Diverged:
         """Make the error.
 
         Args:
@@ -158,7 +162,7 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
         shown = ", ".join(map(repr, ids[:IDS_SHOWN])) + (f" and {len(ids) - IDS_SHOWN} more" * (len(ids) > IDS_SHOWN))
         kept = checkpoints_of(RunDir(self.args.output_dir))
         last = f"The last checkpoint is {display_path(kept[-1])}." if kept else "There is no checkpoint before it."
-        return NLFTError(
+        return Diverged(
             f"training diverged at step {self.state.global_step + 1 if step is None else step}: {what}.\n"
             f"  Examples in that step: {shown or 'unknown'}. {last} No adapter was written.\n"
             f"  Lower --learning_rate, which is {self.args.learning_rate:g}, or look at these examples."

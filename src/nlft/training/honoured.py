@@ -187,7 +187,7 @@ REFUSALS = (
                    "dataloader_multiprocessing_context")),
     *(Refusal(name, "--watch is 0, so no example is watched", "Leave it out, or raise --watch.", NLFT,
               lambda a: not a.watch and not a.watch_ids)
-      for name in ("watch_every", "watch_batches")),
+      for name in ("watch_every", "watch_batches", "watch_share")),
     *(Refusal(name, "there is no warm-up", "Leave it out, or raise --sft_epochs or --sft_steps.", frozenset({"reft"}),
               lambda a: not a.sft_epochs and a.sft_steps <= 0)
       for name in ("warmup_learning_rate", "sft_seconds")),

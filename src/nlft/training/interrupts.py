@@ -1,6 +1,6 @@
 """End a training that the system or the user interrupts: with a checkpoint where there is time, and with a word.
 
-Clusters and spot machines send SIGTERM some seconds before they kill a process.
+Clusters and spot machines send SIGTERM some seconds before they kill a process. Ctrl-C sends SIGINT.
 """
 
 import signal
@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nlft.errors import NLFTError, display_path
 from nlft.runs.run_dir import RunDir
+from nlft.training.divergence import Diverged
 from nlft.training.manifest import checkpoints_of, problem_of
 
 TERMINATED = 128 + signal.SIGTERM  # exit code of a process that SIGTERM ended
@@ -24,64 +25,96 @@ class Terminated(SystemExit):
 
 
 class TerminationCallback(TrainerCallback):  # type: ignore[misc]
-    """After SIGTERM, writes a checkpoint at the end of the step, and ends the training without an adapter."""
+    """After SIGTERM or Ctrl-C, writes a checkpoint at the end of the step, and ends the training without an adapter."""
 
-    asked = False
+    asked: int | None = None  # the signal
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
-    def terminate(self, *_: object) -> None:
+    def terminate(self, signal_number: int, *_: object) -> None:
         """Take the signal. A second one ends the process at once, and so does the first one of several processes.
 
         Several processes do not get the signal in the same step, so they cannot write a checkpoint together.
         """
-        if self.asked or self.trainer.args.world_size > 1:
-            raise Terminated(TERMINATED)
-        self.asked = True
-        print("SIGTERM: writing a checkpoint after this step", file=sys.stderr)
+        if self.asked is not None or self.trainer.args.world_size > 1:
+            raise _ending(signal_number)
+        self.asked = signal_number
+        again = " Press it again to stop at once." if signal_number == signal.SIGINT else ""
+        name = "Ctrl-C" if signal_number == signal.SIGINT else "SIGTERM"
+        print(f"\n{name}: writing a checkpoint after this step.{again}", file=sys.stderr)
 
     def check(self) -> None:
-        """Between two steps, write the checkpoint and end the training if SIGTERM has come."""
-        if self.asked:
+        """Between two steps, write the checkpoint and end the training if a signal has come."""
+        if self.asked is not None:
             try:
                 self.trainer.save_now()
             except NLFTError as error:
                 print(error, file=sys.stderr)
-            raise Terminated(TERMINATED)
+            raise _ending(self.asked)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.asked:
+        if self.asked is not None:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.asked:
-            raise Terminated(TERMINATED)
+        if self.asked is not None:
+            raise _ending(self.asked)
+
+
+def _ending(signal_number: int) -> BaseException:
+    return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated(TERMINATED)
 
 
 @contextmanager
 def interruptible(trainer: Any, run: RunDir) -> Iterator[None]:
-    """Train inside this context. It takes SIGTERM, and says how to go on after an interruption."""
+    """Train inside this context. It takes SIGTERM and Ctrl-C, and says how to go on after an interruption."""
     callback = TerminationCallback(trainer)
     trainer.add_callback(callback)
     trainer.termination = callback
-    main = threading.current_thread() is threading.main_thread()  # only this thread may set a signal's handler
-    before = signal.signal(signal.SIGTERM, callback.terminate) if main else None
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only this thread may set a signal's handler
+        ignored = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is signal.SIG_IGN]
+        for one in (signal.SIGINT, signal.SIGTERM):
+            if one not in ignored:  # a shell ignores Ctrl-C for what it runs in the background
+                before[one] = signal.signal(one, callback.terminate)
     try:
         yield
     except (KeyboardInterrupt, Terminated):
         if trainer.args.should_save:
-            print(how_to_go_on(run, trainer.state.global_step), file=sys.stderr)
+            print(how_to_go_on(run, trainer.state.global_step, trainer.command), file=sys.stderr)
         raise
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def how_to_go_on(run: RunDir, step: int) -> str:
-    """Return a sentence for the user: where the training ended, what is kept, and the flag to go on with."""
+@contextmanager
+def saying_how_it_ended(trainer: Any) -> Iterator[None]:
+    """Train inside this context. If the training ends early, events.jsonl says how."""
+    try:
+        yield
+    except BaseException as error:
+        if trainer.recorder is not None:
+            first = str(error).partition("\n")[0] or None
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                signal_name = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "SIGTERM"
+                trainer.recorder.end("interrupted", signal_name)
+            else:
+                trainer.recorder.end("diverged" if isinstance(error, Diverged) else "failed", first)
+        raise
+
+
+def how_to_go_on(run: RunDir, step: int, command: str | None = None) -> str:
+    """Return for the user where the training ended, what is kept, and what to type to go on.
+
+    Args:
+        command: the command that goes on, if it is known.
+    """
     whole = next((path for path in reversed(checkpoints_of(run)) if problem_of(path) is None), None)
     where = f"stopped after step {step}"
     if whole is None:
-        return f"{where}; there is no checkpoint, so the next training starts from the beginning"
-    return f"{where}; to go on from {display_path(whole)}, add --resume_from_checkpoint auto to the same command"
+        where += "; there is no checkpoint, so the next training starts from the beginning"
+    else:
+        where += f"; kept: {display_path(whole)}"
+    return f"{where}\nnext: {command}" if command else f"{where}\nTo go on, add --resume to the same command."

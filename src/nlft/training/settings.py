@@ -86,7 +86,7 @@ class CommonSettings(ActivationSettings):
 class TransformersSettings(SeedSettings):
     """The fields of transformers' TrainingArguments that people use next, with its defaults."""
 
-    rare: ClassVar[tuple[str, ...]] = ("run_name",)
+    rare: ClassVar[tuple[str, ...]] = ("run_name", "resume_from_checkpoint")
 
     gradient_accumulation_steps: Annotated[int, Range(1, inf)] = field(
         default=1, metadata={"help": "Batches to add up before each optimizer step."}
@@ -130,7 +130,8 @@ class WatchEverySettings:
     """How often the saliency map is drawn."""
 
     watch_every: Annotated[int, Range(0, inf)] = field(
-        default=10, metadata={"help": "Steps between two scorings of the watched examples. 0: at start and end only."}
+        default=10,
+        metadata={"help": "Least steps between two scorings of the watched examples. 0: at start and end only."},
     )
 
 
@@ -171,6 +172,13 @@ class NLFTRareSettings:
         default=0.5,
         metadata={
             "help": "strike: least share of each batch's examples that carry a strike. Needs a batch of 2 or more."
+        },
+    )
+    watch_share: Annotated[float, Range(0, 1)] = field(
+        default=0.05,
+        metadata={
+            "help": "Share of the training time that scoring the watched examples may take. Steps of watch_every wait "
+            "until it allows them. 1: score at each of them. 0: at start and end only."
         },
     )
     watch_batches: bool = field(

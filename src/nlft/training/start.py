@@ -69,12 +69,12 @@ def note_adapter(model: Any) -> None:
 
 
 def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, world_size: int) -> Path | None:
-    """Return the checkpoint to go on from, or None to start at the first step. Then the folder is ready for a new run.
+    """Return the checkpoint to go on from, or None to start at the first step. Nothing is deleted yet.
 
     Args:
         choice: value of `--resume_from_checkpoint`: true, false, auto, or a checkpoint's folder; None is false.
             `auto` means the last whole checkpoint. Without one, the run starts again, unless it left something else.
-        overwrite: delete what an earlier run left.
+        overwrite: whether what an earlier run left may be deleted.
 
     Raises:
         UserError: the folder has another run's work, or the checkpoint cannot be used.
@@ -83,7 +83,9 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
         str(choice if choice is not None else "").lower(), choice
     )
     if wish and overwrite:
-        raise UserError(f"--overwrite deletes what --resume_from_checkpoint {choice} needs.\n  Leave out one of them.")
+        raise UserError(
+            f"--overwrite deletes what --resume (--resume_from_checkpoint {choice}) needs.\n  Leave out one of them."
+        )
     if wish == "auto":
         return _go_on_or_start(run, world_size)
     if wish:
@@ -91,12 +93,19 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
     if (left := what_is_left(run)) and not overwrite:
         raise UserError(
             f"{display_path(run.path)}: holds a run already: {', '.join(left)}.\n"
-            "  To go on, add --resume_from_checkpoint auto. To keep it, choose another --output_dir. To delete it, add "
-            "--overwrite."
+            "  To go on, add --resume. To keep it, choose another --output_dir. To delete it, add --overwrite."
         )
-    if left:
-        run.clear()
     return None
+
+
+def make_room(run: RunDir, checkpoint: Path | None) -> None:
+    """Delete what an earlier run left, unless the training goes on from a checkpoint. Say what is deleted.
+
+    Call this right before the training, because a command that is refused must not delete anything.
+    """
+    if checkpoint is None and (left := what_is_left(run)):
+        print(f"{display_path(run.path)}: deleted the run before: {', '.join(left)}", file=sys.stderr)
+        run.clear()
 
 
 def last_checkpoint(run: RunDir, world_size: int) -> Path | None:
@@ -115,7 +124,7 @@ def last_checkpoint(run: RunDir, world_size: int) -> Path | None:
 
 
 def _go_on_or_start(run: RunDir, world_size: int) -> Path | None:
-    """Return the last whole checkpoint. If the run has no checkpoint, return None, and clear what may be replaced.
+    """Return the last whole checkpoint. If the run has no checkpoint, return None.
 
     Raises:
         UserError: there are only damaged checkpoints, or a result without a checkpoint.
@@ -130,7 +139,6 @@ def _go_on_or_start(run: RunDir, world_size: int) -> Path | None:
         )
     if left:
         print(f"{display_path(run.path)}: no checkpoint yet, only {left}. Starting again.", file=sys.stderr)
-        run.clear()
     return None
 
 
@@ -138,7 +146,7 @@ def what_is_left(run: RunDir) -> list[str]:
     """Return what an earlier run left in the folder, in words. Empty if there is nothing that a new run would lose."""
     checkpoints = [path.name for path in run.checkpoints_path.glob("*") if path.is_dir() and path.name[0] != "."]
     waiting = list((run.checkpoints_path / WRITING).glob(f"*/{MANIFEST}"))
-    lines = len(run.events())
+    lines = len([line for line in run.events() if "ended" not in line])
     steered = len(run.controls())
     said = [
         lines and f"{lines} line{'s' * (lines > 1)} in events.jsonl",

@@ -65,7 +65,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._reset()
-        past, self._due = self._from_main(lambda: self._history(state.global_step or None))
+        past, self._due = self.from_main(lambda: self._history(state.global_step or None))
         for line in past:
             self._restore(line)
         self.trainer.use_scheme(self.state.scheme, self.state.settings)
@@ -119,7 +119,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         """Take due lines and new requests before the forward of `step`. Wait while the run is paused."""
         began = None
         while True:
-            for line, request in self._from_main(lambda: self._answers(step)):
+            for line, request in self.from_main(lambda: self._answers(step)):
                 done = self._carry_out(line)
                 self.state = after(self.state, done)
                 self.lines += [done] if done["taken"] else []
@@ -135,6 +135,10 @@ class Steering(TrainerCallback):  # type: ignore[misc]
             time.sleep(POLL_SECONDS)
         if began is not None:
             self.trainer.show_pause(time.monotonic() - began)
+
+    def has_requests(self) -> bool:
+        """Return whether requests wait. What takes time between two steps asks, and lets them go first."""
+        return bool(self._pending(MOST_AT_ONCE))
 
     def write_checkpoint(self, folder: Path) -> None:
         """Write the lines taken so far into a checkpoint, so that a resume needs only the checkpoint."""
@@ -249,7 +253,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
             self._warned.add(message)
             warnings.warn(message, stacklevel=3)
 
-    def _from_main(self, make: Callable[[], T]) -> T:
+    def from_main(self, make: Callable[[], T]) -> T:
         """Make a value on the main process, and return it on all ranks."""
         if self.trainer.args.world_size == 1:
             return make()

@@ -144,9 +144,9 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         )
         self.record |= {} if pivots is None else {"pivots": pivots}
         self.record |= {"held_out": {"sha256": data_fingerprint(held_out[0])}} if held_out[0] else {}
-        self._recorder = RunDirCallback(run, self.record)
-        self._recorder.trainer = self
-        self.add_callback(self._recorder)
+        self.recorder = RunDirCallback(run, self.record)
+        self.recorder.trainer = self
+        self.add_callback(self.recorder)
         self.steering = Steering(run, self, self.record)
         self.add_callback(self.steering)
         self._follow_strikes()
@@ -170,6 +170,11 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
     def watch_seconds(self) -> float:
         """Seconds that scoring the watched examples has taken so far."""
         return self._watch.seconds if self._watch else 0.0
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds that the training has taken so far, without pauses; 0 if no example is watched."""
+        return self._watch.training_seconds if self._watch else 0.0
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return the window's micro-batches. Count the loss's divisor over all of them and over all ranks."""
@@ -216,7 +221,9 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         """Show that the run is paused (None), or that it continues after a pause of `seconds`."""
         self._progress.show_pause(seconds is None)
         if seconds is not None:
-            self._recorder.add_pause(seconds)
+            self.recorder.add_pause(seconds)
+            if self._watch:
+                self._watch.add_pause(seconds)
             self._logged_at = (self._logged_at[0] + seconds, self._logged_at[1])
 
     def own_log_sums(self) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
     separate forward passes, and `seconds` is the total time of these passes. At the other steps, `collect` keeps the
     scores of watched examples that are in the training batch. A scheme that reads neither standard nor judge gives no
     scores to show.
+
+    Between start and end, a scoring waits until it and the one at the end fit into `watch_share` of the time so far.
+    So the sum of all scorings is within the share, unless start and end alone exceed it in a short training. The clock
+    decides only when to score: scoring draws no random numbers and changes no batch and no weight.
     """
 
     def __init__(self, run: RunDir, trainer: Any, watched: list[EncodedExample], shown: list[WatchedExample]) -> None:
@@ -49,6 +53,9 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         """
         self.run, self.trainer, self.watched, self.shown = run, trainer, watched, shown
         self.seconds = 0.0
+        self._began: float = time.monotonic()
+        self._ended: float | None = None
+        self._due, self._last_cost = False, 0.0
         self._index = {example.id: index for index, example in enumerate(watched)}
         self._in_batch: dict[int, Tensor] = {}
         self._last_step = -1
@@ -69,6 +76,7 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._last_step = -1
         self._in_batch.clear()
+        self.seconds, self._began, self._ended, self._due = 0.0, time.monotonic(), None, False
         if state.is_world_process_zero:
             self._writer.submit(lambda: self.run.write_watched(self.shown))
         self._score_all(state, model)
@@ -83,7 +91,9 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._write_batch(state)
         if args.watch_every and state.global_step % args.watch_every == 0:
-            self._score_all(state, model)
+            self._due = True
+        if self._due and self.trainer.steering.from_main(self._may_score):
+            self._due = not self._score_all(state, model, patient=True)
 
     def on_train_end(
         self,
@@ -94,7 +104,23 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         self._score_all(state, model)
+        self._ended = time.monotonic()
         self._writer.finish()
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds since the training began, without pauses, with the scorings."""
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
+
+    def add_pause(self, seconds: float) -> None:
+        """Exclude a pause from the training's time."""
+        self._began += seconds
+
+    def _may_score(self) -> bool:
+        """Return whether a scoring now, and the one at the end, fit into the share, and no request waits."""
+        share = self.trainer.args.watch_share
+        fits = self.seconds + 2 * self._last_cost <= share * self.training_seconds
+        return bool(share and (fits or share == 1)) and not self.trainer.steering.has_requests()
 
     def collect(self, examples: Sequence[EncodedExample], conditions: ConditionLogprobs, weights: TokenWeights) -> None:
         """Keep a batch's scores of watched examples on their device. Do not wait for the device.
@@ -124,23 +150,35 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         ]
         self._submit(step, state, scores, whole=False)
 
-    def _score_all(self, state: TrainerState, model: torch.nn.Module | None) -> None:
+    def _score_all(self, state: TrainerState, model: torch.nn.Module | None, *, patient: bool = False) -> bool:
+        """Score all watched examples. Return False if a request came in between: it must not wait for the rest.
+
+        Args:
+            patient: whether to give way to requests. The ranks of several processes must stay together, so they do not.
+        """
         if state.global_step == self._last_step or not self.trainer.needs & {"standard", "judge", "hold"}:
-            return
+            return True
         assert model is not None, "Trainer passes the model to each callback"
         start = time.monotonic()
-        self._last_step = state.global_step
+        gives_way = patient and self.trainer.args.world_size == 1
         pad, plan = self.trainer.builder.pad_token_id, self.trainer.builder.plan
         scheme, settings = self.trainer.scheme, self.trainer.saliency
+        found: list[tuple[TokenScores, Alternatives | None]] = []
         with evaluating(model):  # once, and not for each example
-            found = [
-                score_with_alternatives(model, example, pad, scheme, settings, plan, self.trainer.processing_class)
-                for example in self.watched
-            ]
+            for example in self.watched:
+                if found and gives_way and self.trainer.steering.has_requests():
+                    self.seconds += time.monotonic() - start
+                    return False
+                found.append(
+                    score_with_alternatives(model, example, pad, scheme, settings, plan, self.trainer.processing_class)
+                )
+        self._last_step = state.global_step
         if state.is_world_process_zero:
             said = [alternatives for _, alternatives in found]
             self._submit(state.global_step, state, [scores for scores, _ in found], whole=True, said=said)
-        self.seconds += time.monotonic() - start
+        self._last_cost = time.monotonic() - start
+        self.seconds += self._last_cost
+        return True
 
     def _submit(
         self,

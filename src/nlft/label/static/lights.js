@@ -22,7 +22,7 @@ export class Lights {
     this.known = new Map(); // what was written -> {tokens, scores}
     this.shown = null;
     state.rescores = true;
-    watchTokens(byId("tokens"), () => {});
+    watchTokens(byId("tokens"), { step: () => {}, history: () => null, linked: () => {} });
   }
 
   /** Ask the model about the row's decision when typing has stopped for a moment. The last question wins. */

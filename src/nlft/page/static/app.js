@@ -224,7 +224,7 @@ async function draw() {
 function drawProblems(problems) {
   const notes = byId("notes");
   notes.querySelectorAll(".passing").forEach((one) => one.remove());
-  const trouble = state.runs.map((run) => run.problem).filter(Boolean);
+  const trouble = state.runs.flatMap((run) => [run.problem, run.ending]).filter(Boolean);
   for (const text of [...problems, ...trouble]) notes.append(shownText("p", text, { className: "passing" }));
   notes.hidden = notes.childElementCount === 0;
 }
@@ -289,7 +289,7 @@ function drawRun() {
   if (page.whatIf && page.steer) {
     const changes = state.tried && run.steering ? requestsFor(state.tried, run.steering.values) : [];
     page.whatIf.apply.hidden = state.readOnly || !run.steering;
-    page.whatIf.apply.disabled = run.state === "finished" || changes.length === 0;
+    page.whatIf.apply.disabled = run.over || changes.length === 0;
   }
   page.curves.later();
   page.tabs.redraw();
@@ -316,9 +316,12 @@ async function news() {
 /** Fetch what is new, and draw the parts that changed. */
 async function fetchNews() {
   const [run] = state.runs;
+  const waited = !run.about.begun;
   const anew = (await Promise.all(state.runs.map((one) => one.update()))).some(Boolean);
   if (anew) {
     const about = await page.source.about();
+    // The run that the page waited for is there: its schemes decide which parts the page has.
+    if (waited && about.runs[0].begun) return void location.reload();
     const before = JSON.stringify(run.examples);
     about.runs.forEach((one, index) => { state.runs[index].about = one; });
     state.saved = about.saved;

@@ -28,7 +28,9 @@ export class Examples {
     byId("first").replaceChildren();
     byId("others").replaceChildren(...this.views.map((view) => view.card));
     if (!this.views.length) {
-      const text = "This run has no watched examples yet. Train with --watch 8 to see their tokens here.";
+      const text = state.runs[0].about.begun === false
+        ? "Waiting for this run to begin: nothing is in its folder yet. The map appears here by itself."
+        : "This run has no watched examples yet. Train with --watch 8 to see their tokens here.";
       byId("others").append(element("p", { className: "note", text }));
     }
     this.filter();

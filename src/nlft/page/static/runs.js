@@ -23,7 +23,10 @@ export class Run {
     this.events = 0;
     this.generation = 0; // the server counts from 1
     this.stepsSeen = 0;
-    this.state = "waiting";
+    this.state = "waiting"; // see nlft/runs/state.py
+    this.refusal = null; // why no request would be answered
+    this.command = null; // what to type to go on
+    this.folder = null; // where to type it
     this.steering = null;
     this.problem = null;
     this.cache = new Map(); // step -> promise of the step, in order of use
@@ -53,6 +56,9 @@ export class Run {
     this.controls.push(...found.controls);
     this.waiting = found.waiting;
     this.state = found.state;
+    this.refusal = found.refusal ?? null;
+    this.command = found.command ?? null;
+    this.folder = found.folder ?? null;
     this.steering = found.steering;
     this.problem = found.problem;
     return anew;
@@ -66,6 +72,19 @@ export class Run {
       this.columns[name].push(...(columns[name] ?? new Array(added).fill(null)));
     }
     this.events = count;
+  }
+
+  /** Whether the run has no process that could take a request. */
+  get over() {
+    return this.refusal !== null;
+  }
+
+  /** What to tell about a run that ended early: how, and the command that goes on. Empty while it runs. */
+  get ending() {
+    if (!this.over || this.state === "finished") return "";
+    const [how] = this.refusal.split("; to go on: ");
+    const said = `${how.charAt(0).toUpperCase()}${how.slice(1)}.`;
+    return this.command ? `${said} To go on, type in ${this.folder}: ${this.command}` : said;
   }
 
   /** The last value of a column, or null. */

@@ -4,7 +4,8 @@ import { formatDuration } from "./text.js";
 
 const WORDS = {
   waiting: "waiting for the first step", training: "training", paused: "paused", stopping: "stopping",
-  finished: "finished",
+  stalled: "no sign of life", finished: "finished", interrupted: "interrupted", diverged: "diverged",
+  failed: "failed", dead: "dead: its process is gone",
 };
 
 /**

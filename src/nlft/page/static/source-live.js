@@ -43,9 +43,10 @@ export const liveSource = {
    */
   listen(news, connected) {
     if (!navigator.locks) return void listenHere(news, connected, () => {});
-    const channel = new BroadcastChannel("nlft-map");
+    const name = `nlft-map${location.pathname}`; // a server may show several runs, each at its own address
+    const channel = new BroadcastChannel(name);
     channel.onmessage = ({ data }) => (data === "news" ? news() : connected(data === "connected"));
-    navigator.locks.request("nlft-map", () => new Promise(() => {
+    navigator.locks.request(name, () => new Promise(() => {
       listenHere(news, connected, (word) => channel.postMessage(word));
     }));
     connected(true);

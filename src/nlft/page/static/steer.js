@@ -75,9 +75,10 @@ export class Steer {
   }
 
   draw() {
-    const { steering, state: now, controls, waiting } = this.run;
+    const { steering, state: now, controls, waiting, over } = this.run;
     const why = state.readOnly ? "This page is read-only."
-      : !steering ? "This run takes no requests." : now === "finished" ? "The run has finished." : "";
+      : now === "finished" ? "The run has finished." : over ? this.run.ending
+        : !steering ? "This run takes no requests." : "";
     this.why.textContent = why;
     this.actions.hidden = this.rate.row.hidden = state.readOnly || !steering;
     for (const made of this.buttons) {
@@ -94,7 +95,7 @@ export class Steer {
 
   /** Draw the list again only if it changed, because a click or the focus may be on one of its buttons. */
   drawLedger(waiting, answered) {
-    const now = JSON.stringify([waiting, answered, this.run.steering?.undoable, this.run.state === "finished"]);
+    const now = JSON.stringify([waiting, answered, this.run.steering?.undoable, this.run.over]);
     if (now === this.drawnLines) return;
     this.drawnLines = now;
     const lines = [
@@ -123,7 +124,7 @@ export class Steer {
     const undoes = entry.undoes ? "undone: " : "";
     made.append(element("span", { text: `${undoes}${ledgerWords(entry)}`, className: "what" }),
       element("span", { text: `${verdict}${entry.who ? `, ${entry.who}` : ""}`, className: "who" }));
-    if (!state.readOnly && !waits && undoable.includes(entry.id) && this.run.state !== "finished") {
+    if (!state.readOnly && !waits && undoable.includes(entry.id) && !this.run.over) {
       const words = `Undo ${ledgerWords(entry)} of step ${entry.step}`;
       made.append(button("Undo", () => this.ask([{ control: "undo", value: entry.id }]), { "aria-label": words }));
     }

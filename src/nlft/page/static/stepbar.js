@@ -50,7 +50,7 @@ export function drawSteps(step) {
   byId("next").disabled = state.at >= last;
   byId("play").disabled = last < 1;
   const behind = last - state.at;
-  byId("latest").hidden = state.following || behind <= 0 || state.runs[0].state === "finished";
+  byId("latest").hidden = state.following || behind <= 0 || (state.runs[0].over || state.runs[0].state === "finished");
   byId("latest").textContent = `Latest (${behind} newer)`;
   refreshBar();
 }

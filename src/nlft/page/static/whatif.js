@@ -202,8 +202,8 @@ function strikeSum(recorded, tried) {
 
 /** Whether the run would accept the scheme, even if this page cannot compute it. */
 function canApply(name) {
-  const { steering, state: now } = state.runs[0];
-  if (state.readOnly || !steering || now === "finished" || steering.unavailable.scheme) return false;
+  const { steering, over } = state.runs[0];
+  if (state.readOnly || !steering || over || steering.unavailable.scheme) return false;
   return (steering.conditions[name] ?? ["?"]).every((condition) => steering.scorable.includes(condition));
 }
 

@@ -1,0 +1,180 @@
+"""Run `nlft map`: serve a run's page, wait for a run, list the runs of a folder, or write files."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlft.commands.chat import chat_flags, chat_settings
+from nlft.commands.earlier import overwrite_flag
+from nlft.commands.next_steps import note_next
+from nlft.commands.parsing import plain_parser
+from nlft.commands.results import feedback_dataset
+from nlft.errors import UserError, display_path
+from nlft.outputs import begins_with, is_our_page, keeping_before, refuse_foreign, refuse_inputs
+
+if TYPE_CHECKING:
+    from nlft.page.server import PageServer, Served
+    from nlft.runs.run_dir import RunDir
+
+LOCAL = "127.0.0.1"
+
+
+def map(argv: Sequence[str]) -> None:
+    """Run `nlft map`."""
+    parser = plain_parser("nlft map", "See what the feedback does to every token, live, and steer the run.")
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="a run directory, now or soon; or a folder of runs, to list them"
+    )
+    parser.add_argument("against", type=Path, nargs="?", help="another run, to show next to it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page instead of serving")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every token's numbers instead of serving")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="the run's training file, if it has been moved")
+    parser.add_argument(
+        "--model",
+        "--model_name_or_path",
+        metavar="NAME",
+        help="model that scores edited feedback immediately, or the --examples: folder or hub name",
+    )
+    _preview_flags(parser)
+    parser.add_argument(
+        "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
+    )
+    parser.add_argument("--host", default=LOCAL, help="address to listen on (default: localhost only)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
+    parser.add_argument(
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name that browsers may use for this server",
+    )
+    chat_flags(parser)
+    overwrite_flag(parser)
+    args = parser.parse_args(argv)
+    hosts = {args.host, *args.allow_host}
+    _refuse_map_files(args)
+    if args.examples is not None:
+        from nlft.commands.preview import map_examples
+
+        map_examples(args, hosts)
+        return
+    if args.run is None:
+        raise UserError("nlft map: RUN is missing.\n  Name a run directory, or add --examples FILE.")
+    from nlft.runs.run_dir import RunDir
+
+    chat = chat_settings(args)
+    if args.html or args.csv:
+        _write(args, [RunDir.open(path) for path in (args.run, args.against) if path is not None])
+        return
+    if args.model and args.read_only:
+        raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
+    from nlft.page.server import serve_map
+
+    with _served(args, chat) as page:
+        serve_map(page, args.host, args.port, hosts=hosts)
+
+
+def _preview_flags(parser: ArgumentParser) -> None:
+    what = "before any training: show what the feedback in this file would touch. Needs --model_name_or_path"
+    parser.add_argument("--examples", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--scheme", default="nlft", help="with --examples: the scheme that would train (default: nlft)")
+    what = "with --examples: maximum number of examples to score (default: 32)"
+    parser.add_argument("--watch", type=int, default=32, metavar="COUNT", help=what)
+
+
+def _refuse_map_files(args: Namespace) -> None:
+    """Refuse files to write that are read, or that are not such a file of ours."""
+    if not (args.html or args.csv):
+        return
+    from nlft.page.export import CSV_COLUMNS
+
+    for flag, out in (("--html", args.html), ("--csv", args.csv)):
+        refuse_inputs(flag, out, {"--data": args.data, "--examples": args.examples})
+    refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
+    refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
+
+
+@contextmanager
+def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]":
+    """Make what the server shows: a run, a run that is still to begin, or a list of runs."""
+    from nlft.page.replies import Replies
+    from nlft.page.rescorer import Rescorer
+    from nlft.page.server import page_of
+    from nlft.runs.run_dir import RunDir
+
+    alone = not (args.against or args.model or args.data or chat)
+    if alone and args.run.is_dir() and not (args.run / "run.yaml").is_file():
+        from nlft.runs.listing import RunList, find_runs
+
+        if find_runs(args.run):
+            from nlft.page.runs_server import RunsServer
+
+            yield RunsServer(RunList(args.run), partial(_page_in_list, read_only=args.read_only))
+            return
+    if alone and not args.run.is_file() and not (args.run / "run.yaml").is_file():
+        print(f"{display_path(args.run)}: no run is there yet. {_beside(args.run)}Waiting for it to begin.", flush=True)
+        run = RunDir(args.run)
+        yield page_of([run], read_only=args.read_only, dataset=partial(feedback_dataset, run, None))
+        return
+    runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
+    dataset = feedback_dataset(runs[0], args.data)
+    rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
+    replies = None if chat is None else Replies(runs[0].path, chat)
+    try:
+        yield page_of(runs, read_only=args.read_only, dataset=dataset, rescorer=rescorer, replies=replies)
+    finally:
+        for process in (rescorer, replies):
+            if process is not None:
+                process.close()
+
+
+def _page_in_list(run: "RunDir", *, read_only: bool) -> "PageServer":
+    from nlft.page.server import page_of
+
+    return page_of([run], read_only=read_only, dataset=feedback_dataset(run, None))
+
+
+def _beside(path: Path) -> str:
+    """Name the runs beside a path without a run: the name may be misspelt."""
+    from nlft.runs.listing import find_runs
+
+    names = (
+        [run.name for run in find_runs(path.parent) if run.parent == path.parent][:5] if path.parent.is_dir() else []
+    )
+    return f"Runs beside it: {', '.join(names)}. " if names else ""
+
+
+def _write(args: Namespace, runs: "list[RunDir]") -> None:
+    """Write the page or the numbers as files."""
+    from nlft.page.export import export_csv, export_map
+
+    with keeping_before(args.html, args.csv, every=False):
+        if args.html:
+            against = runs[1] if len(runs) > 1 else None
+            print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")
+        if args.csv:
+            print(f"tokens: {display_path(export_csv(runs[0], args.csv))}")
+    note_next("python", "-m", "webbrowser", args.html) if args.html else note_next("head", "-n", "3", args.csv)
+
+
+def serve_beside(path: Path) -> None:
+    """Serve a run's page from a process of its own, beside the training that started it, and open it in a browser.
+
+    Ctrl-C in the terminal is for the training. This process ends with the one that started it.
+    """
+    from threading import Thread
+
+    from nlft.page.server import page_of, serve_map
+    from nlft.processes import end_with_parent
+    from nlft.runs.run_dir import RunDir
+
+    if hasattr(os, "setsid"):
+        os.setsid()
+    Thread(target=end_with_parent, daemon=True).start()
+    run = RunDir(path)
+    page = page_of([run], read_only=False, dataset=partial(feedback_dataset, run, None))
+    serve_map(page, LOCAL, None, hosts={LOCAL}, opens=True)
