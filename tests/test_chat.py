@@ -42,9 +42,11 @@ from nlft.data.records import Question, completion_text, read_examples
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.local import LocalModel, base_of
+from nlft.page.connections import listen
 from nlft.page.live import LiveRun
 from nlft.page.replies import MOST_WAITING, Replies
-from nlft.page.server import PageServer, listen, web_server
+from nlft.page.server import PageServer
+from nlft.page.serving import web_server
 from nlft.runs.run_dir import RunDir
 
 pytest_plugins = ["helpers.browser"]

@@ -29,13 +29,15 @@ from helpers.page_runs import add_step, event, example, ledger_line, make_run, r
 from nlft.data.records import as_record, read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page import connections
+from nlft.page.application import LONGEST_BODY
 from nlft.page.connections import listen
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
 from nlft.page.export import csv_parts, export_csv
 from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY, Guard
 from nlft.page.live import LiveRun
-from nlft.page.server import LONGEST_BODY, LOOK_EVERY, PageServer, web_server
+from nlft.page.server import LOOK_EVERY, PageServer
+from nlft.page.serving import web_server
 from nlft.runs.run_dir import RunDir, WatchedExample
 
 TOKEN = "the-token"

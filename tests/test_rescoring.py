@@ -24,10 +24,12 @@ from nlft import cli
 from nlft.commands.results import feedback_dataset
 from nlft.data.records import write_examples
 from nlft.errors import NLFTError, UserError
+from nlft.page.connections import listen
 from nlft.page.feedback import Edit, Feedback
 from nlft.page.live import LiveRun
 from nlft.page.rescorer import Rescorer
-from nlft.page.server import PageServer, listen, page_of, serve_map, web_server
+from nlft.page.server import PageServer, page_of
+from nlft.page.serving import serve_map, web_server
 from nlft.runs.run_dir import RunDir
 from nlft.training import rescore_worker as rescoring
 from nlft.training.rescore_worker import newest_adapter

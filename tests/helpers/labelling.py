@@ -13,7 +13,7 @@ from nlft.label.model import LabelProcess
 from nlft.label.replies import read_replies
 from nlft.label.server import LabelServer
 from nlft.page.connections import listen
-from nlft.page.server import web_server
+from nlft.page.serving import web_server
 
 TOKEN = "the-token"
 

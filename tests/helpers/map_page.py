@@ -7,9 +7,11 @@ from typing import Any
 
 from playwright.sync_api import Page
 
+from nlft.page.connections import listen
 from nlft.page.feedback import Feedback
 from nlft.page.live import LiveRun
-from nlft.page.server import PageServer, listen, web_server
+from nlft.page.server import PageServer
+from nlft.page.serving import web_server
 from nlft.runs.run_dir import RunDir
 
 TOKEN = "the-token"

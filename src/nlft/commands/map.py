@@ -17,7 +17,8 @@ from nlft.errors import UserError, display_path
 from nlft.outputs import begins_with, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 
 if TYPE_CHECKING:
-    from nlft.page.server import PageServer, Served
+    from nlft.page.server import PageServer
+    from nlft.page.serving import Served
     from nlft.runs.run_dir import RunDir
 
 LOCAL = "127.0.0.1"
@@ -72,7 +73,7 @@ def map(argv: Sequence[str]) -> None:
         return
     if args.model and args.read_only:
         raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
-    from nlft.page.server import serve_map
+    from nlft.page.serving import serve_map
 
     with _served(args, chat) as page:
         serve_map(page, args.host, args.port, hosts=hosts)
@@ -168,7 +169,8 @@ def serve_beside(path: Path) -> None:
     """
     from threading import Thread
 
-    from nlft.page.server import page_of, serve_map
+    from nlft.page.server import page_of
+    from nlft.page.serving import serve_map
     from nlft.processes import end_with_parent
     from nlft.runs.run_dir import RunDir
 

@@ -24,7 +24,8 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
         raise UserError("--examples needs the model that would be trained.\n  Add --model_name_or_path NAME.")
     from nlft.data.records import read_examples
     from nlft.page.export import export_csv, export_map
-    from nlft.page.server import page_of, serve_map
+    from nlft.page.server import page_of
+    from nlft.page.serving import serve_map
     from nlft.training.preview import preview
 
     examples = read_examples(args.examples)

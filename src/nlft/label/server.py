@@ -25,9 +25,10 @@ from nlft.errors import display_path
 from nlft.files import render_page
 from nlft.label.labelling import Labelling, Outdated
 from nlft.label.model import LabelProcess
+from nlft.page.application import guarded, json_body
 from nlft.page.bundle import static_files
 from nlft.page.connections import listen
-from nlft.page.server import guarded, json_body, say_address, web_server
+from nlft.page.serving import say_address, web_server
 
 USUAL_PORT = 8643
 LONGEST_SEARCH = 1000  # characters

@@ -7,29 +7,20 @@ path. It names runs and steps by number. The page's own files come from a list t
 import asyncio
 import getpass
 import json
-import os
-import secrets
-import socket
-import sys
 import time
-import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from nlft.errors import NLFTError
+from nlft.page.application import application, json_body
 from nlft.page.bundle import live_page, static_files
-from nlft.page.connections import PatientProtocol, listen
 from nlft.page.export import csv_parts, live_export
 from nlft.page.feedback import Dataset, Feedback, parse_edits
 from nlft.page.guard import Guard
@@ -40,30 +31,14 @@ from nlft.page.rescorer import Rescorer
 from nlft.page.steps import Unreadable
 from nlft.runs.run_dir import RunDir
 
-USUAL_PORT = 8642
-LONGEST_BODY = 1_000_000  # bytes; the largest body is feedback on many examples
 MOST_STEPS = 10**12  # a larger number is not a step
 LOOK_EVERY = 0.3  # seconds between polls of the run directories while a page is open
-QUEUE = 32  # number of connections that are accepted at once
-BODY_WITHIN = 30.0  # seconds in which a request's body must arrive
 BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 _own_files = cache(static_files)
-
-
-class Served(Protocol):
-    """What a web server serves: the page of one run, the list of a folder's runs, or another page."""
-
-    def app(self, token: str, hosts: set[str], cookie: str) -> ASGIApp:
-        """Return the whole application behind its guard."""
-        ...
-
-    def close(self) -> None:
-        """End everything that open pages wait for."""
-        ...
 
 
 class PageServer:
@@ -115,7 +90,7 @@ class PageServer:
             Route("/api/feedback", self.save_feedback, methods=["POST"]),
             Route("/api/rescore", self.rescore, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
-            *(self.replies.routes(self._body) if self.replies is not None else ()),
+            *(self.replies.routes(json_body) if self.replies is not None else ()),
         ]
         return application(routes)
 
@@ -183,7 +158,7 @@ class PageServer:
         return StreamingResponse(self._news(), media_type="text/event-stream", headers=headers)
 
     async def request(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await json_body(request)
         if self.read_only:
             raise HTTPException(403, "This page was started with --read-only.")
         changes = body.get("changes")
@@ -197,7 +172,7 @@ class PageServer:
         return JSONResponse({"ids": ids}, status_code=202)
 
     async def save_feedback(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await json_body(request)
         if self.feedback is None:
             raise HTTPException(403, "This page was started with --read-only.")
         examples = self.runs[0].examples
@@ -205,7 +180,7 @@ class PageServer:
         return JSONResponse(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
 
     async def rescore(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await json_body(request)
         if self.rescorer is None:
             raise HTTPException(403, "This page was started without --model.")
         examples = self.runs[0].examples
@@ -218,7 +193,7 @@ class PageServer:
         return Response(data, media_type="application/octet-stream")
 
     async def export(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await json_body(request)
         step, view = body.get("step"), body.get("view")
         is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < MOST_STEPS
         if not (step is None or is_step) or not isinstance(view, dict):
@@ -259,48 +234,6 @@ class PageServer:
             raise HTTPException(404, "no such run")
         return self.runs[index]
 
-    @staticmethod
-    async def _body(request: Request) -> dict[str, Any]:
-        """Read the request's JSON object. Refuse a body that is too long or is not a JSON object."""
-        if request.headers.get("content-type", "").split(";")[0] != "application/json":
-            raise HTTPException(415, "Send JSON.")
-        try:
-            async with asyncio.timeout(BODY_WITHIN):
-                data = await _received(request)
-        except TimeoutError as error:
-            raise HTTPException(408, "The body did not arrive in time.") from error
-        try:
-            body = json.loads(data)
-            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # raises for NaN and half a surrogate pair
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, "The body is not JSON.") from error
-        if not isinstance(body, dict):
-            raise HTTPException(400, "Send a JSON object.")
-        return body
-
-
-def serve_map(page: Served, host: str, port: int | None, *, hosts: set[str], opens: bool = False) -> None:
-    """Print the page's address and serve it until interrupted.
-
-    Args:
-        port: port to listen on; None for the usual port, or for any free port if that is taken.
-        hosts: host names that browsers may use for the server.
-        opens: whether to open the address in the user's browser, if there is one.
-
-    Raises:
-        UserError: the server cannot listen on the address.
-    """
-    try:
-        listening = listen(host, port, USUAL_PORT)
-        token = secrets.token_urlsafe(24)
-        address = say_address("map", host, listening.getsockname()[1], token)
-        print("Press Ctrl-C to stop the page. Training continues.", flush=True)
-        if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
-            webbrowser.open(address)
-        web_server(page, listening, token, hosts).serve_until_stopped()
-    finally:
-        page.close()  # ends the processes behind the page, also if nobody can reach it
-
 
 def page_of(
     runs: list[RunDir],
@@ -319,63 +252,6 @@ def page_of(
     feedback, followed = Feedback(runs[0], dataset), [LiveRun(run) for run in runs]
     options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "replies": replies}
     return PageServer(followed, who=_user(), read_only=read_only, **options)
-
-
-def say_address(name: str, host: str, port: int, token: str) -> str:
-    """Print a page's address, and how to reach it over SSH. Return the address."""
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{port}/?token={token}"
-    print(f"{name}: {address}", flush=True)
-    if "SSH_CONNECTION" in os.environ:
-        print(
-            f"On your own computer, run: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE\nThen open the same address.",
-            flush=True,
-        )
-    return address
-
-
-def web_server(page: Served, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
-    """Make a web server on the given socket. Call `serve_until_stopped`, and `stop` from another thread."""
-    port = listening.getsockname()[1]
-    app = page.app(token, hosts, cookie=f"nlft-map-{port}")
-    settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
-    # A short queue: asyncio accepts the whole of it before it looks at the number of connections.
-    config = uvicorn.Config(app, http=PatientProtocol, backlog=QUEUE, **settings)
-    return WebServer(config, page, listening)
-
-
-class WebServer(uvicorn.Server):
-    """Runs uvicorn on our own socket. When it stops, it does not wait for the streams of open pages."""
-
-    def __init__(self, config: uvicorn.Config, page: Served, listening: socket.socket) -> None:
-        super().__init__(config)
-        self.page, self.listening = page, listening
-
-    def serve_until_stopped(self) -> None:
-        """Serve until interrupted or stopped."""
-        self.run(sockets=[self.listening])
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self.page.close()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.page.close()
-        super().handle_exit(sig, frame)
-
-
-def guarded(routes: list[Route], token: str, hosts: set[str], cookie: str) -> ASGIApp:
-    """Return an application of these routes behind its guard."""
-    return Guard(application(routes), token, hosts, cookie)
-
-
-def application(routes: list[Route]) -> ASGIApp:
-    """Return an application of these routes. Errors are answered as JSON with `error`."""
-    handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed, ClientDisconnect: _left}
-    return Starlette(routes=routes, exception_handlers=handlers)
-
-
-json_body = PageServer._body  # other pages' servers read their requests with it, too
 
 
 def _is_change(change: object) -> bool:
@@ -406,26 +282,3 @@ def _number(request: Request, name: str) -> int:
     if not _is_number(text):
         raise HTTPException(400, f"{name} is not a number")
     return int(text)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=422)
-
-
-async def _left(request: Request, error: Exception) -> Response:
-    """Answer nobody: the browser left while it sent its request."""
-    return Response(status_code=400)
-
-
-async def _received(request: Request) -> bytes:
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > LONGEST_BODY:
-            raise HTTPException(413, f"Send at most {LONGEST_BODY} bytes.")
-    return data
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
