@@ -177,7 +177,8 @@ class LiveRun:
 
     def _poll_settings(self) -> None:
         if self._changed("settings", self.run.settings_path):
-            self.settings = self.run.settings() if self.run.settings_path.is_file() else {}
+            begun = bool(self.settings)  # then a missing file is a problem, and not a run that is still to begin
+            self.settings = self.run.settings() if begun or self.run.settings_path.is_file() else {}
             self.generation += 1
         if self._changed("examples", self.run.saliency_path / "examples.json"):
             self.examples = self.run.watched()
