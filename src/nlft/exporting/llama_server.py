@@ -31,7 +31,7 @@ class LlamaServer:
 
     def __init__(self, address: str, key: str) -> None:
         self.address = address
-        self._key = key
+        self.key = key
 
     def render(self, messages: Sequence[Message], inputs: TemplateInputs) -> str:
         """Render a prompt with the file's own chat template."""
@@ -99,7 +99,7 @@ class LlamaServer:
         return str(found["choices"][0]["message"]["content"] or ""), int(found["usage"]["prompt_tokens"])
 
     def _post(self, path: str, asked: dict[str, Any] | None) -> dict[str, Any]:
-        head = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        head = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         data = None if asked is None else json.dumps(asked).encode()
         request = urllib.request.Request(self.address + path, data, head)
         try:
