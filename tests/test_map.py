@@ -459,10 +459,10 @@ def test_invisible_characters_become_visible(page: Page, text: str, shown: str) 
 
 def test_slider_buttons_and_play_move_between_steps(page: Page) -> None:
     slider, where = page.get_by_role("slider", name="Step", exact=True), page.locator("#where")
-    assert where.inner_text() == "step 20, epoch 0.67 (2 of 3), scheme nlft"
+    assert where.inner_text() == "step 20, epoch 0.67 (snapshot 2 of 3), scheme nlft"
     assert token(page, 4).get_attribute("data-tag") == "salient"
     slider.fill("0")
-    assert where.inner_text() == "step 10, epoch 0.33 (1 of 3), scheme nlft"
+    assert where.inner_text() == "step 10, epoch 0.33 (snapshot 1 of 3), scheme nlft"
     assert slider.get_attribute("aria-valuetext") == where.inner_text()
     assert token(page, 4).get_attribute("data-tag") == "plain"
     assert strip_colour(page, 4, "judge") == (255, 255, 255)

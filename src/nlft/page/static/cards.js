@@ -181,11 +181,18 @@ function drawStrip(view, scores, verdict) {
     view.amount.textContent = "not scored yet";
     return;
   }
-  const { touched, touchedShare, tokens } = effectsOf(scores, verdict);
-  view.amount.textContent = touched ? `${touched} of ${tokens}` : "untouched";
+  const found = effectsOf(scores, verdict);
+  const { touched, touchedShare, tokens } = found;
+  view.amount.textContent = amountWords(found);
   view.amount.title = touched
     ? `The feedback touches ${touched} of ${tokens} tokens, ${shareWords(touchedShare)} of the training signal.` : "";
   if (!view.open) drawBarcode(view.strip, scores, verdict);
+}
+
+/** What a closed example's row says of it. A liked reply is often pushed up as a whole, without any feedback. */
+function amountWords({ touched, tokens, up, held }) {
+  if (touched) return `touches ${touched} of ${tokens}`;
+  return up ? "pushed up whole" : held ? "held whole" : "trains nothing";
 }
 
 function drawCaption(view, scores, title) {

@@ -76,9 +76,9 @@ export function differing(one, other) {
   return Uint8Array.from(one.tag, (_, i) => (tagName(one, i) === tagName(other, i) ? 0 : 1));
 }
 
-/** A step in words: "step 40, epoch 1.33 (5 of 12), scheme nlft". */
+/** A step in words: "step 40, epoch 1.33 (snapshot 5 of 12), scheme nlft". */
 export function formatStep(step, index, total) {
-  return `step ${step.step}, epoch ${step.epoch.toFixed(2)} (${index + 1} of ${total}), scheme ${step.scheme}`;
+  return `step ${step.step}, epoch ${step.epoch.toFixed(2)} (snapshot ${index + 1} of ${total}), scheme ${step.scheme}`;
 }
 
 export function matches(example, words, label) {

@@ -23,12 +23,12 @@ export function tooltipParts(panel, index, history) {
   const head = element("p", { className: "said-head" },
     shownText("bdi", panel.example.tokens[index], { className: "text" }),
     element("b", { text: verdictEffect(shown, index), className: `effect-${effect}` }),
-    element("span", { text: `${index + 1} of ${panel.cells.length}` }));
+    element("span", { text: `token ${index + 1} of ${panel.cells.length}` }));
   /** @type {HTMLElement[]} */
   const parts = [head];
   if (share) parts.push(element("p", { text: share, className: "share-of" }));
-  parts.push(...sayInstead(scores.alternatives, index, panel.example.tokens[index]));
-  if (history) parts.push(tokenSpark(history));
+  parts.push(...sayInstead(scores.alternatives, index, panel.example.tokens[index], effect));
+  if (history) parts.push(tokenSpark(history, effect));
   if (panel.explained) parts.push(tokenDetails(scores, verdict, after, index));
   else parts.push(element("p", { text: "Why (Y): ratios, tag and weights", className: "more" }));
   return parts;
@@ -44,25 +44,26 @@ function tokenDetails(scores, verdict, after, index) {
 }
 
 /** What the base model and the tuned one would say at a token, the likeliest first. */
-function sayInstead(alternatives, index, said) {
+function sayInstead(alternatives, index, said, effect) {
   const place = alternatives ? alternatives.at.indexOf(index) : -1;
   if (place < 0) return [];
   const column = (title, choices) => element("div", {}, element("h4", { text: title }),
-    element("ol", {}, ...choices.map(([text, probability]) => choiceLine(text, probability, text === said))));
+    element("ol", {}, ...choices.map(([text, probability]) => choiceLine(text, probability, text === said, effect === "down"))));
   return [element("div", { className: "instead" },
     column("base model says", alternatives.base[place]),
     column(alternatives.step ? `tuned model, step ${alternatives.step}` : "before training", alternatives.now[place]))];
 }
 
-function choiceLine(text, probability, same) {
+/** `same`: it is the token itself, which is crossed out if the training pushes it down. */
+function choiceLine(text, probability, same, down) {
   const bar = element("i", { className: "bar", "aria-hidden": "true" });
   bar.style.setProperty("--part", probability.toFixed(3));
-  return element("li", { className: same ? "same" : "" }, bar, shownText("bdi", text, { className: "text" }),
+  return element("li", { className: same ? (down ? "same down" : "same") : "" }, bar, shownText("bdi", text, { className: "text" }),
     element("span", { text: `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)}%` }));
 }
 
-/** The token's probability at the recorded steps, as a line. */
-function tokenSpark({ steps, values }) {
+/** The token's probability at the recorded steps, as a line. It says so if the probability went the other way. */
+function tokenSpark({ steps, values }, effect) {
   const kept = values.flatMap((value, at) => (value === null ? [] : [at]));
   if (kept.length < 2) return element("p", { text: "", hidden: true });
   const [first, last] = [values[kept[0]], values[kept.at(-1)]];
@@ -72,7 +73,9 @@ function tokenSpark({ steps, values }) {
     x: (step) => 3 + (SPARK.width - 6) * (step - x[0]) / range,
     y: (value) => SPARK.height - 3 - (SPARK.height - 6) * (most > 0 ? value / most : 0),
   };
-  const words = `${formatProbability(first)} at step ${x[0]}, ${formatProbability(last)} at step ${x.at(-1)}`;
+  const against = (effect === "down" && last > first) || (effect === "up" && last < first);
+  const words = `${formatProbability(first)} at step ${x[0]}, ${formatProbability(last)} at step ${x.at(-1)}`
+    + (against ? `: not ${effect} yet` : "");
   return element("div", { className: "token-spark" },
     drawing("svg", { width: SPARK.width, height: SPARK.height, role: "img", "aria-label": `probability: ${words}` },
       drawing("path", { class: "trace line-1", d: linePath({ x, y }, scale) })),
