@@ -232,7 +232,7 @@ WRONG_INPUT = [
     (["train", "DATA", "MODEL", "--lr", "2"], "Did you mean --learning_rate?"),
     (["train", "DATA", "MODEL", "--epochs=2"], "Did you mean --num_train_epochs?"),
     (["train", "DATA", "MODEL", "--batch_size", "2"], "Did you mean --per_device_train_batch_size?"),
-    (["train", "DATA", "MODEL", "--resume"], "Did you mean --resume_from_checkpoint true?"),
+    (["tune", "DATA", "MODEL", "--resume"], "goes on by itself"),
     (["train", "DATA", "MODEL", "--lora-rank", "2"], "Did you mean --lora_r?"),
     (["train", "DATA", "MODEL", "--max_seq_length", "99"], "Did you mean --max_length?"),
     (["sample", "QUESTIONS", "MODEL", "--out", "s.jsonl", "--output_dir", "x"], "Did you mean --out?"),

@@ -313,10 +313,15 @@ def test_a_switch_gives_the_losses_that_the_scheme_has_from_there(tmp_path):
 
 
 def test_a_setting_is_in_force_and_in_the_snapshots(tmp_path):
-    steered(tmp_path, {2: [("saliency.mistake_ratio", 3), ("saliency.contradiction", True)]}, watch_every=1)
+    steered(
+        tmp_path, {2: [("saliency.mistake_ratio", 3), ("saliency.contradiction", True)]}, watch_every=1, watch_share=1
+    )
     run = RunDir(tmp_path)
-    ratios = [run.snapshot(step).settings["mistake_ratio"] for step in run.snapshot_steps(whole=True)]
-    assert ratios == [1.5, 1.5, 3, 3, 3]
+    steps = run.snapshot_steps(whole=True)
+    assert {0, 2, 3, 4} <= set(steps)  # the scoring of step 1 may give way to the request
+    assert [run.snapshot(step).settings["mistake_ratio"] for step in steps] == [
+        3 if step >= 2 else 1.5 for step in steps
+    ]
     state = state_of(run.settings(), run.controls())
     assert state.settings["mistake_ratio"] == 3
     assert state.settings["contradiction"] is True

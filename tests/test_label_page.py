@@ -120,6 +120,8 @@ def test_six_replies_by_keyboard_then_a_killed_server_and_the_next_one_goes_on(
     ]
     until(lambda: len(read_examples(out)) == 4 if out.exists() and out.stat().st_size else False)
     assert [(e.label, e.spans, e.feedback, e.judgment) for e in read_examples(out)] == expected
+    journal = default_out(file).with_name("replies.labelled.decisions.jsonl")
+    until(lambda: "replies-6" in journal.read_text(encoding="utf-8"))  # the counts show before the answer is there
     server.kill()
     server.wait()
     press(page, "1")

@@ -19,7 +19,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from helpers import tiny
-from helpers.map_page import open_all
+from helpers.map_page import explain_all, open_all
 from helpers.training import examples
 from nlft import cli
 from nlft.commands.results import feedback_dataset
@@ -265,6 +265,7 @@ def test_typing_on_takes_back_what_the_model_was_asked(
     page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/?token=token")
     index, _ = wrong_and_right(run)
     card = page.locator(f"#example-{index}")
+    card.wait_for()
     open_all(page)
     card.get_by_role("button", name="Edit feedback").click()
     with page.expect_request("**/api/rescore"):
@@ -295,7 +296,8 @@ def test_an_edit_is_rescored_on_the_page_while_the_server_holds_no_torch(
         page.goto(server.stdout.readline().split()[1])
         index, _ = wrong_and_right(run)
         card = page.locator(f"#example-{index}")
-        open_all(page)
+        card.wait_for()
+        explain_all(page)
         card.get_by_role("button", name="Edit feedback").click()
         strips = f"[...document.querySelectorAll('#example-{index} .strip')].map((one) => one.style.cssText)"
         expect(card.locator(".token[data-tag]").first).to_be_visible()  # the editor is there before the step has come

@@ -62,6 +62,8 @@ def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     done = {name: digest for name, digest in digests(folder).items() if not name.startswith("sft-completion")}
+    # A model card is written again when its arm's results are known.
+    done = {name: digest for name, digest in done.items() if not name.endswith("README.md")}
     assert "base/result.json" in done
     stages = json.loads((folder / "stages.json").read_text())  # the record of what was done grows
     del done["stages.json"]

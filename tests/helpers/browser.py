@@ -46,9 +46,9 @@ class Watch:
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One Chromium for the session; a machine without one skips, and says so."""
+    """One Chromium for a file: its event loop must not outlive the file. A machine without one skips, and says so."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("NO BROWSER TESTS RUN: `chromium` is not on the PATH, so what the page does goes unchecked")

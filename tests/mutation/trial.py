@@ -146,7 +146,10 @@ def _in_child(root: Path, work: Callable[[], int], limit: float) -> int:
         if found:
             return os.waitstatus_to_exitcode(status) or 0
         time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)  # tests start processes of their own
+    try:
+        os.killpg(child, signal.SIGKILL)  # tests start processes of their own
+    except ProcessLookupError:  # it has not yet become the head of a group
+        os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return TIMED_OUT
 

@@ -139,6 +139,11 @@ class Preflight:
         return [*lines, "", self.verdict_line]
 
     @property
+    def says_train(self) -> bool:
+        """Whether the verdict is to train on these examples."""
+        return self.verdict in ("strike", "train on what is liked")
+
+    @property
     def verdict_line(self) -> str:
         """Return what to do, and the figures that decided it."""
         return f"verdict: {self.verdict}: {self.reason}"

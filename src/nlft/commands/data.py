@@ -246,7 +246,8 @@ def audit(argv: Sequence[str]) -> None:
                     write_output(path, text().encode())
         if other.rules_out:
             write_new_rules(other.rules_out, examples, report.rules)
-        note_train(other.file, model_settings.model_name_or_path)
+        if report.preflight is None or report.preflight.says_train:
+            note_train(other.file, model_settings.model_name_or_path)
 
 
 def _audited(examples: "list[Example]", model_settings: Any, settings: "AuditSettings", **more: Any) -> "AuditReport":

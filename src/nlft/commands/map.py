@@ -116,7 +116,7 @@ def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]
 
             yield RunsServer(RunList(args.run), partial(_page_in_list, read_only=args.read_only))
             return
-    if alone and not args.run.is_file() and not (args.run / "run.yaml").is_file():
+    if alone and not args.run.is_file() and not (args.run / "run.yaml").is_file() and not _holds_other_work(args.run):
         print(f"{display_path(args.run)}: no run is there yet. {_beside(args.run)}Waiting for it to begin.", flush=True)
         run = RunDir(args.run)
         yield page_of([run], read_only=args.read_only, dataset=partial(feedback_dataset, run, None))
@@ -131,6 +131,14 @@ def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]
         for process in (rescorer, replies):
             if process is not None:
                 process.close()
+
+
+def _holds_other_work(path: Path) -> bool:
+    """Return whether a folder has files, and none that a run has. No run will begin there."""
+    from nlft.runs.run_dir import RunDir
+
+    own = {place.name for name, place in vars(RunDir(path)).items() if name.endswith("_path")}
+    return path.is_dir() and any(path.iterdir()) and not any(entry.name in own for entry in path.iterdir())
 
 
 def _page_in_list(run: "RunDir", *, read_only: bool) -> "PageServer":
