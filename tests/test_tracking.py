@@ -25,12 +25,10 @@ def trackio(monkeypatch, tmp_path):
     for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
         monkeypatch.delenv(name, raising=False)
     package = pytest.importorskip("trackio", reason="trackio is not installed")
-    from trackio import sqlite_storage, utils
-    from trackio.media import utils as media_utils
-
     monkeypatch.setattr("nlft.training.tracking.REPLY_TOKENS", 4)
-    for module in (utils, sqlite_storage, media_utils):
-        for name, place in (("TRACKIO_DIR", "."), ("MEDIA_DIR", "media")):
+    # An earlier test may have imported it: then every module of it has the folders of that time.
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "trackio"]:
+        for name, place in (("TRACKIO_DIR", "."), ("MEDIA_DIR", "media"), ("TRACES_DIR", "traces")):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, tmp_path / "trackio" / place)
     return package
