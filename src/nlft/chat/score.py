@@ -107,7 +107,7 @@ class Choices:
     def lines(self) -> list[str]:
         """Return the score as lines."""
         rows = self.rows()
-        ours = [row for row in rows if row.get("weights") == self.about.get("weights")]
+        ours = [row for row in rows if _weights(row) == _weights(self.about)]
         if not ours:
             lines = ["score: no blind choices yet. /blind hides the names, and /choose picks the best reply."]
         else:
@@ -145,3 +145,8 @@ def _pairing(ours: str, theirs: str, rows: Sequence[Mapping[str, Any]]) -> Pairi
     return Pairing(
         ours, theirs, better, worse, pairs.count((True, True)), pairs.count((False, False)), share, difference
     )
+
+
+def _weights(about: Mapping[str, Any]) -> object:
+    """What tells the trained weights from others: their SHA-256, or the name where the files are not here."""
+    return about.get("weights") or about.get("tuned")

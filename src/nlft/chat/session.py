@@ -35,7 +35,8 @@ class Session:
         target = find_target(name, settings.model_name_or_path)
         self.settings = settings
         self.questions: list[Question] = read_questions(settings.prompts) if settings.prompts else []
-        out = Path(settings.out) if settings.out else target.home.resolve().parent / EXAMPLES
+        beside = target.home if target.from_hub else target.home.resolve().parent
+        out = Path(settings.out) if settings.out else beside / EXAMPLES
         score = Path(settings.score) if settings.score else target.home / CHOICES
         inputs = {
             "--prompts": settings.prompts,
@@ -103,7 +104,11 @@ class Session:
         target, out = self.target, display_path(self.next_round.path)
         if not self.next_round.kept:
             known = target.record and (target.home / "run.yaml").is_file()
-            return f"nlft map {_quoted(target.home)}" if known else f"nlft chat {_quoted(target.home)}"
+            return (
+                f"nlft map {_quoted(target.home)}"
+                if known
+                else f"nlft chat {_quoted(target.tuned if target.from_hub else target.home)}"
+            )
         words = ["nlft train", _quoted(out), "--model_name_or_path", _quoted(self.base_to_train)]
         if target.is_adapter:
             words += ["--adapter", _quoted(target.tuned)]

@@ -39,6 +39,11 @@ class Target:
     unfinished: bool = False
 
     @property
+    def from_hub(self) -> bool:
+        """Whether the user named an adapter of the hub, so that there is no folder of it here."""
+        return self.home == Path() and not Path(self.tuned).exists()
+
+    @property
     def training(self) -> Mapping[str, Any]:
         """The settings of the run's training; empty without a run."""
         found: Mapping[str, Any] = self.record.get("training") or {}
@@ -121,7 +126,7 @@ def find_target(name: str, base: str | None) -> Target:
 def _home(path: Path) -> Path:
     """Return the run directory that a path is in, or the path itself."""
     for folder, inside in ((path.parent, "adapter"), (path.parent.parent, "checkpoints")):
-        if (folder / "run.yaml").is_file() and path.relative_to(folder).parts[0] == inside:
+        if (folder / "run.yaml").is_file() and path.relative_to(folder).parts[:1] == (inside,):
             return folder
     return path
 

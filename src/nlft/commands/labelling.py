@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlft.commands.checks import check_names, check_out_file
+from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import plain_parser
 from nlft.errors import UserError, display_path
 from nlft.outputs import refuse_inputs
@@ -86,7 +87,7 @@ def _serve(labelling: "Labelling", args: Namespace) -> None:
     if labelling.out.is_file() and labelling.out.stat().st_size:
         print(f"next: {next_command(labelling, name)}")
     else:
-        print(f"next: nlft label {display_path(args.file)}")
+        note_next("nlft", "label", args.file, *(["--out", args.out] if args.out else []))
 
 
 def _summary(labelling: "Labelling") -> list[str]:

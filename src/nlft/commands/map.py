@@ -58,7 +58,10 @@ def map(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     hosts = {args.host, *args.allow_host}
     _refuse_map_files(args)
+    chat = chat_settings(args)
     if args.examples is not None:
+        if chat is not None:
+            raise UserError("--chat needs a run, but --examples has none.\n  Leave out one of them.")
         from nlft.commands.preview import map_examples
 
         map_examples(args, hosts)
@@ -67,7 +70,6 @@ def map(argv: Sequence[str]) -> None:
         raise UserError("nlft map: RUN is missing.\n  Name a run directory, or add --examples FILE.")
     from nlft.runs.run_dir import RunDir
 
-    chat = chat_settings(args)
     if args.html or args.csv:
         _write(args, [RunDir.open(path) for path in (args.run, args.against) if path is not None])
         return

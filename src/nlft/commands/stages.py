@@ -51,7 +51,8 @@ def print_staged_room(prog: str, argv: Sequence[str], settings: Any) -> None:
     sampled = Path(settings.output_dir) / "sampled.jsonl"
     if not sampled.is_file():
         return
-    reasons = [json.loads(line).get("finish_reason") for line in sampled.read_text(encoding="utf-8").splitlines()]
+    # As bytes: in a text, splitlines() also splits at U+2028, which JSON lines may hold.
+    reasons = [json.loads(line).get("finish_reason") for line in sampled.read_bytes().splitlines()]
     cut = reasons.count("length")
     folder = f"{settings.output_dir}-{2 * settings.max_new_tokens}-tokens"  # the folder's settings cannot change
     print_room(prog, argv, settings.max_new_tokens, cut, len(reasons), output_dir=folder)
@@ -67,6 +68,7 @@ def claims_nothing(folder: Path | str, own: Sequence[str] = ()) -> Iterator[None
     folder = Path(folder)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     held = _files(folder)
+    had = [path for path in folder.rglob("*") if path.is_dir()] if folder.is_dir() else []
     try:
         yield
     except UserError:
@@ -75,7 +77,7 @@ def claims_nothing(folder: Path | str, own: Sequence[str] = ()) -> Iterator[None
             for path in left:
                 path.unlink()
             for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), *new]:
-                if (path in new or not held) and path.is_dir() and not any(path.iterdir()):
+                if (path in new or not held) and path not in had and path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
         raise
 

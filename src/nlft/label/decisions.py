@@ -83,13 +83,13 @@ def decided(reply: Reply, decision: Decision) -> Example | None:
         return example
     if own.label is not None and own.label != decision.label:
         example = without_verdicts(example)
-    keeps = not liked or own.label is True
+    given = own if own.label is True else Decision()  # what the file itself gave to a liked reply
     return replace(
         example,
         label=liked,
-        judgment=(decision.judgment.strip() or None) if keeps else None,
+        judgment=(given.judgment if liked else decision.judgment).strip() or None,
         feedback=decision.feedback.strip() or None,
-        spans=decision.spans if keeps else (),
+        spans=tuple(span for span in decision.spans if not liked or span in given.spans),
         answer=decision.answer,
         keep=example.keep and liked,
     )

@@ -6,6 +6,7 @@ is dropped.
 
 import getpass
 import json
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +76,8 @@ class Journal:
 
     def close(self) -> None:
         """Let other processes write. Remove the file if it has no line and this process made it."""
+        if os.name == "nt":  # an open file cannot be removed there
+            self._lock.close()
         if self.is_new and self.path.exists() and self.path.stat().st_size == 0:
             self.path.unlink()
         self._lock.close()

@@ -109,14 +109,15 @@ class Labelling:
             step: consecutive decisions about one reply with the same step are undone together, such as typed words.
 
         Raises:
-            UserError: the decision is not valid, or the output was changed by something else. In the last case the
-                file of decisions has the decision.
+            UserError: the decision is not valid, or the output was changed by something else, or cannot be written. In
+                the last case the file of decisions has the decision, and the same call again writes the output.
             Outdated: another page has changed the reply meanwhile.
         """
         with self._lock:
-            if seen != self.revisions[place]:
-                raise Outdated("another page has changed this reply meanwhile.\n  Look at its decision, or keep yours.")
             decision = read_decision(body, completion_text(self.replies[place].example))
+            again = self._is_behind and decision == self.now[place]  # it was taken, but the output was not written
+            if seen != self.revisions[place] and not again:
+                raise Outdated("another page has changed this reply meanwhile.\n  Look at its decision, or keep yours.")
             if decision == self.now[place] and not self._is_behind:
                 return
             about = {"step": step, "decision": decision.as_json()}
@@ -204,8 +205,9 @@ class Labelling:
         self._set(place, decision)
 
     def _undo(self, place: int) -> None:
-        at = next(at for at in range(len(self._steps) - 1, -1, -1) if self._steps[at].place == place)
-        self._set(place, self._steps.pop(at).before)
+        places = [at for at, step in enumerate(self._steps) if step.place == place]
+        if places:  # a file of decisions that a user has edited may undo what it no longer has
+            self._set(place, self._steps.pop(places[-1]).before)
 
     def _set(self, place: int, decision: Decision) -> None:
         self.now[place] = decision
@@ -224,9 +226,9 @@ class Labelling:
             )
 
     def _write(self, data: bytes) -> None:
+        self._is_behind = True
         if self._stamp is None and self.out.exists() and self.out.stat().st_size:
             raise UserError(f"{display_path(self.out)} appeared meanwhile.\n  Move it away.")
-        self._is_behind = True
         write_output(self.out, data)
         self._is_behind = False
         self._stamp = _stamp(self.out)

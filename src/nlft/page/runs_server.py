@@ -4,10 +4,12 @@ A run's page is made when somebody opens it. A browser names a run by its number
 """
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import yaml
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nlft.errors import display_path
+from nlft.errors import NLFTError, display_path
 from nlft.page.as_json import object_as_json
 from nlft.page.bundle import list_page
 from nlft.page.guard import Guard
@@ -36,6 +38,7 @@ class RunsServer:
         """
         self.runs, self.open_run = runs, open_run
         self._pages: dict[int, tuple[PageServer, ASGIApp]] = {}
+        self._opening = threading.Lock()
         self._list = Starlette(
             routes=[
                 Route("/", self.page),
@@ -70,7 +73,11 @@ class RunsServer:
         if found is None:
             await self._list(scope, receive, send)
             return
-        app = await run_in_threadpool(self._app_of, int(found[1]))
+        try:
+            app = await run_in_threadpool(self._app_of, int(found[1]))
+        except (NLFTError, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            await JSONResponse({"error": f"this run cannot be read: {error}"}, status_code=422)(scope, receive, send)
+            return
         if app is None:
             await JSONResponse({"error": "no such run"}, status_code=404)(scope, receive, send)
             return
@@ -80,7 +87,8 @@ class RunsServer:
     def _app_of(self, number: int) -> ASGIApp | None:
         if number >= len(self.runs.paths):
             return None
-        if number not in self._pages:
-            page = self.open_run(RunDir(self.runs.paths[number]))
-            self._pages[number] = (page, page.routes())
-        return self._pages[number][1]
+        with self._opening:  # two tabs may ask at once
+            if number not in self._pages:
+                page = self.open_run(RunDir(self.runs.paths[number]))
+                self._pages[number] = (page, page.routes())
+            return self._pages[number][1]

@@ -154,7 +154,8 @@ async function undo() {
   page.undoing = true;
   try {
     await saver.retry();
-    if (!saver.behind) await takeBack();
+    if (saver.clashed.size) say("Answer the question above first.");
+    else if (!saver.behind) await takeBack();
   } catch (error) {
     failed(error);
   }
@@ -338,6 +339,7 @@ function clash(row, theirs) {
     const made = element("button", { type: "button", text });
     made.addEventListener("click", () => {
       byId("trouble").hidden = true;
+      saver.clashed.delete(row.place);
       row.revision = theirs.revision;
       row.decision = theirs.decision;
       if (decision) saver.put(row, decision, act());
@@ -395,7 +397,8 @@ function watchFields() {
   let step = act();
   why.addEventListener("focus", () => { step = act(); });
   why.addEventListener("input", () => {
-    typed((decision) => (decision.label ? { feedback: why.value } : { judgment: why.value }), step);
+    const words = why.value; // now: a moment later the field may show another reply's words
+    typed((decision) => (decision.label ? { feedback: words } : { judgment: words }), step);
   });
   why.addEventListener("blur", flush);
   why.addEventListener("keydown", (event) => {

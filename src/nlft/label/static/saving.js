@@ -31,10 +31,11 @@ export class Saver {
     this.failed = failed;
     this.waiting = new Map(); // place -> {row, step}
     this.busy = null;
+    this.clashed = new Set(); // places whose decision another page has changed: the reader has not chosen yet
   }
 
   /** Whether something is not on disk yet. */
-  get behind() { return this.waiting.size > 0 || this.busy !== null; }
+  get behind() { return this.waiting.size > 0 || this.busy !== null || this.clashed.size > 0; }
 
   put(row, decision, step) {
     row.decision = decision;
@@ -50,7 +51,6 @@ export class Saver {
   }
 
   async drain() {
-    let clashed = false;
     while (this.waiting.size) {
       const [place, { row, step }] = this.waiting.entries().next().value;
       this.waiting.delete(place);
@@ -61,13 +61,13 @@ export class Saver {
       } catch (error) {
         if (error.status === 409) {
           this.clash(row, error.row);
-          clashed = true;
+          this.clashed.add(place);
           continue;
         }
         if (!this.waiting.has(place)) this.waiting.set(place, { row, step });
         return void this.failed(error);
       }
     }
-    if (!clashed) this.failed(null); // the reader is asked which one to keep, and the question stays
+    if (!this.clashed.size) this.failed(null); // the reader is asked which one to keep, and the question stays
   }
 }

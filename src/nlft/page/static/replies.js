@@ -269,7 +269,11 @@ class Reply {
     this.draw();
   }
 
-  thumb(good) { this.set({ ...this.mark, good: this.mark.good === good ? null : good }); }
+  thumb(good) {
+    const other = this.mark.good === !good; // a reason for the other thumb no longer fits
+    if (other) this.why.value = "";
+    this.set({ ...this.mark, good: this.mark.good === good ? null : good, why: other ? "" : this.mark.why });
+  }
 
   undo() { this.set({ good: null, why: "", spans: [] }); }
 
@@ -295,7 +299,7 @@ class Reply {
     this.draw();
     if (mark.why && mark.good === null && !mark.spans.length) {
       this.problem.textContent = "Like or reject the reply, so that the reason is kept.";
-      return;
+      if (before.good === null && !before.spans.length) return; // nothing is kept that would have to go
     }
     this.saving = this.saving.then(async () => {
       try {
