@@ -102,8 +102,9 @@ def keeping_before(*outputs: Path | None, every: bool = True) -> Iterator[None]:
         UserError: there is no room for the copy.
     """
     kept = {path: _before(path, every) for path in outputs if path is not None and _has_content(path)}
+    copies = {path: path.with_name(f".{path.name}.before") for path in kept}
     try:
-        for path, aside in kept.items():
+        for path, aside in copies.items():
             shutil.copy2(path, aside)
     except OSError as error:
         raise UserError(
@@ -114,9 +115,10 @@ def keeping_before(*outputs: Path | None, every: bool = True) -> Iterator[None]:
         yield
     finally:
         for path, aside in kept.items():
-            if path.exists() and path.read_bytes() == aside.read_bytes():
-                aside.unlink()
+            if path.exists() and path.read_bytes() == copies[path].read_bytes():
+                copies[path].unlink()  # nothing was replaced, so an earlier copy stays as it is
             else:
+                os.replace(copies[path], aside)
                 print(f"{display_path(path)}: replaced. The file before is {display_path(aside)}")
 
 

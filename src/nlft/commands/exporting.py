@@ -37,4 +37,7 @@ def export(argv: Sequence[str]) -> None:
 
 def _beside(run: str, target: str) -> Path:
     path = Path(run)
-    return path.with_name(f"{path.resolve().name}-{target}") if path.exists() else Path(f"{path.name}-{target}")
+    if not path.exists():
+        return Path(f"{path.name}-{target}")
+    whole = path.resolve()  # "." has no name
+    return (path if path.name else whole).with_name(f"{whole.name}-{target}")

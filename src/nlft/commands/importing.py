@@ -9,7 +9,7 @@ from nlft.commands.checks import AS_IT_SAYS, ReadAs, asks_for_help, check_out_fi
 from nlft.commands.earlier import holds_nothing_else, overwrite_flag
 from nlft.commands.parsing import early_setting, plain_parser
 from nlft.errors import display_path
-from nlft.outputs import refuse_foreign, refuse_inputs
+from nlft.outputs import keeping_before, refuse_foreign, refuse_inputs
 from nlft.progress import note
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def import_examples(argv: Sequence[str]) -> None:
     refuse_inputs("--out", args.out, {"FILE": args.file})
     examples = examples_to_judge(args.file, {"columns": args.columns, "from_format": args.from_format})
     refuse_foreign("--out", args.out, lambda path: holds_nothing_else(path, examples), overwrite=args.overwrite)
-    write_examples(args.out, examples)
+    with keeping_before(args.out):
+        write_examples(args.out, examples)
     print("\n".join(summary(display_path(args.out), examples)))
     without = [e for e in examples if not e.label and not e.judgment and not e.spans]
     by_hand = "" if all(e.answer for e in without) else " --judge human"  # the judge by rules compares with answers

@@ -217,7 +217,7 @@ def replay(argv: Sequence[str]) -> None:
     from nlft.training.start import nlft_trainer
 
     source = RunDir.open(options.run)
-    out = options.output_dir or source.path.with_name(f"{source.path.resolve().name}-replay")
+    out = options.output_dir or source.path.resolve().with_name(f"{source.path.resolve().name}-replay")
     model_settings, args, saliency, file = recorded_settings(source, out)
     refuse_inputs("--output_dir", out, {"RUN": options.run, "the training file": file})
     examples, run, _ = examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)

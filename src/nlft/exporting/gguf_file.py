@@ -1,6 +1,5 @@
 """Write a merged model as one GGUF file: by llama.cpp's converter where there is one, else by nlft's own writer."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -61,7 +60,7 @@ def find_converter(given: str | None) -> str | None:
     if given == "own":
         return None
     if given is not None:
-        found = shutil.which(given) or (given if Path(given).is_file() else None)
+        found = shutil.which(given) or (str(Path(given).resolve()) if Path(given).is_file() else None)
         if found is None:
             raise UserError(f"--converter {given}: does not exist.\n  Give a path, or `own` for nlft's own writer.")
         return found
@@ -105,7 +104,7 @@ def _convert(converter: str, model: Any, tokenizer: PreTrainedTokenizerBase, pat
     with TemporaryDirectory(dir=path.parent) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        start = [converter] if os.access(converter, os.X_OK) else [sys.executable, converter]
+        start = [sys.executable, converter] if converter.endswith(".py") else [converter]
         ran = subprocess.run(
             [*start, folder, "--outfile", str(path), "--outtype", outtype], capture_output=True, text=True, check=False
         )

@@ -26,6 +26,10 @@ def is_installed() -> bool:
     return find_spec("xllamacpp") is not None
 
 
+# Never through a proxy: the server is on this machine, and texts and key must stay on it.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 class LlamaServer:
     """A running llama.cpp server on this machine."""
 
@@ -103,7 +107,7 @@ class LlamaServer:
         data = None if asked is None else json.dumps(asked).encode()
         request = urllib.request.Request(self.address + path, data, head)
         try:
-            with urllib.request.urlopen(request, timeout=3600) as answer:
+            with _DIRECT.open(request, timeout=3600) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             told = error.read().decode(errors="replace")

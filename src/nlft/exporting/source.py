@@ -62,7 +62,7 @@ def open_trained(name: str, base: str | None) -> Trained:
     short = Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2]
     if (place / "config.json").is_file() and not (place / "adapter_config.json").is_file():
         return Trained(_settings(str(place), None), None, {}, run, short)
-    if run is not None and place == Path(name):
+    if run is not None and place == Path(name) and not (place / "adapter_config.json").is_file():
         raise UserError(
             f"{display_path(name)}: the run has not written its adapter/.\n"
             "  Let the run finish, or give a checkpoint's folder from its checkpoints/."

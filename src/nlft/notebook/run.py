@@ -137,7 +137,8 @@ class _FirstExamples(RunDir):
 
     def snapshot(self, step: int) -> Snapshot:
         found = super().snapshot(step)
-        return replace(found, scores=found.scores[: self.count])
+        said = found.alternatives
+        return replace(found, scores=found.scores[: self.count], alternatives=said and said[: self.count])
 
 
 def _part(run: RunDir, examples: int | None) -> RunDir:

@@ -77,7 +77,9 @@ def _comparison(run: Path) -> tuple[Path, dict[str, Any], Mapping[str, Any]]:
     if len(run.parts) > 5 and parts[0] == "cells" and parts[1].startswith("size-"):
         place, name, size = run.parents[4], "compare.json", parts[1].removeprefix("size-")
     report = read_object(place / name)
-    arms = [arm for arm in report.get("arms", []) if arm.get("arm") == run.name]
+    listed = report.get("arms")
+    arms = [arm for arm in listed if isinstance(arm, dict)] if isinstance(listed, list) else []
+    arms = [arm for arm in arms if arm.get("arm") == run.name]
     arms = [arm for arm in arms if not size or str(arm.get("size")) == size]
     return (place, report, arms[0]) if arms else (run, {}, {})
 

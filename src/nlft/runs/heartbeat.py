@@ -76,7 +76,7 @@ def is_alive(beat: dict[str, Any], now: float | None = None) -> bool:
         beat: content of heartbeat.json.
         now: seconds since 1970; by default, the current time.
     """
-    if beat.get("machine") != machine():
+    if beat.get("machine") != machine() or beat.get("started") is None:  # Windows does not tell a start time
         return silence(beat, now) < SILENT_SECONDS
     started = _started(int(beat.get("pid") or 0))
     return started is not None and started == beat.get("started")
@@ -115,5 +115,9 @@ def _started(pid: int) -> str | None:
         pass
     if Path("/proc/self/stat").exists() or pid <= 0 or os.name == "nt":
         return None
-    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    command, one_form = ["ps", "-o", "lstart=", "-p", str(pid)], {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, env=one_form)
+    except OSError:  # there is no ps
+        return None
     return found.stdout.strip() or None

@@ -56,8 +56,11 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
         entries = [entry for entry in os.scandir(folder) if entry.name[0] != "."]
     except OSError:
         return
+    inside = (folder / "run.yaml").is_file()  # elsewhere, a run may have the name of a run's own folder
     for entry in entries:
-        if entry.name not in _OWN and entry.is_dir(follow_symlinks=False):
+        if inside and entry.name in _OWN:
+            continue
+        if entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.R_OK | os.X_OK):
             path = Path(entry.path)
             if (path / "run.yaml").is_file():
                 yield path

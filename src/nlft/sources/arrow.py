@@ -1,6 +1,7 @@
 """Read parquet files, and datasets with a Hugging Face name, as rows of fields."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -107,4 +108,6 @@ def _records(name: str, batches: Iterable[Any]) -> list[RawRecord]:
 def _without_nulls(value: object) -> object:
     if isinstance(value, dict):
         return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    if isinstance(value, Decimal):  # databases export ratings and ids so
+        return int(value) if value == value.to_integral_value() else float(value)
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value

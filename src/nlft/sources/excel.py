@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from pathlib import Path
@@ -35,27 +36,35 @@ def read_excel(path: Path, name: str, columns: Columns) -> Table:
             f"{name}: reading .xlsx files needs openpyxl.\n"
             "  pip install 'nlft[excel]', or save the table as .csv with the encoding UTF-8."
         ) from error
+    # openpyxl reads a sheet's XML when its rows are asked for, so both parts may find the damage.
+    damaged = (zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, InvalidFileException, KeyError)
     try:
         refuse_waiting_file(path)
         book = load_workbook(path, read_only=True, data_only=True)
         formulas = load_workbook(path, read_only=True) if _has_formulas(path) else None
-    except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError) as error:
-        what = "is not an .xlsx file, or it is damaged or protected by a password."
-        raise RecordsError(
-            [Problem(name, what, "Open it in Excel or LibreOffice, and save it again as .xlsx.")]
-        ) from error
+    except (*damaged, ValueError) as error:
+        raise _damaged(name) from error
     except OSError as error:
         raise RecordsError([Problem(name, f"cannot be read: {error.strerror}.", UNREADABLE_CURE)]) from error
     try:
         for sheet in (*book.worksheets, *(formulas.worksheets if formulas else ())):
             sheet.reset_dimensions()  # some programs write a wrong size, and rows beyond it would be lost
+        if not book.worksheets:
+            raise RecordsError([Problem(name, "has no sheet with cells.", "Save the table itself, and not a chart.")])
         sheet, told = _choose([s for s in book.worksheets if _is_filled(s)] or book.worksheets, columns)
         rows = _rows(name, sheet, formulas[sheet.title] if formulas else None)
         return read_table(name, rows, columns, told)
+    except damaged as error:
+        raise _damaged(name) from error
     finally:
         book.close()
         if formulas:
             formulas.close()
+
+
+def _damaged(name: str) -> RecordsError:
+    what = "is not an .xlsx file, or it is damaged or protected by a password."
+    return RecordsError([Problem(name, what, "Open it in Excel or LibreOffice, and save it again as .xlsx.")])
 
 
 def _is_filled(sheet: Any) -> bool:

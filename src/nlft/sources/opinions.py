@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlft.core.prompts import Message
-from nlft.sources.columns import Columns, field_named
+from nlft.sources.columns import Columns, field_named, plain_name
 from nlft.sources.conversation import Unusable
 from nlft.sources.label_words import is_number
 from nlft.sources.raw_records import FIELDS, RawRecord
@@ -178,6 +178,6 @@ def pick(fields: dict[str, Any], target: str, columns: Columns) -> Any:
     """Return the value of the field that has the meaning of ours; None if there is none."""
     given = columns.given.get(target)
     if given is not None:
-        return fields.get(given)
+        return next((value for name, value in fields.items() if plain_name(name) == plain_name(given)), None)
     exact = fields.get(target)
     return exact if exact is not None else next((v for k, v in fields.items() if field_named(k) == target), None)

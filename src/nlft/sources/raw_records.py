@@ -300,5 +300,5 @@ def kind(value: object) -> str:
 
 def shown(value: object) -> str:
     """Return the value as printable JSON of at most 60 characters."""
-    text = printable(json.dumps(value, ensure_ascii=False))
+    text = printable(json.dumps(value, ensure_ascii=False, default=str))  # parquet has decimals, dates and bytes
     return text if len(text) <= 60 else text[:57] + "..."

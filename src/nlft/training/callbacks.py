@@ -121,7 +121,14 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             best = _best_of(args, state)
             more = {"best": best} if best else {}
-            known = replace(known_of(self.run), settings={**self.settings, **more}, steps=state.global_step)
+            # What a run's earlier adapter was evaluated with says nothing of this one.
+            new = {
+                "settings": {**self.settings, **more},
+                "steps": state.global_step,
+                "evaluation": {},
+                "collateral": {},
+            }
+            known = replace(known_of(self.run), **new)
             # PEFT has written a card of its own into the folder. Ours takes its place.
             write_whole(aside / CARD, card_text(known, aside, self.run.path.resolve().name).encode())
             give_usual_modes(aside)

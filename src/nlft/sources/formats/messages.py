@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nlft.sources.columns import Columns
+from nlft.sources.columns import Columns, field_named
 from nlft.sources.conversation import Unusable, as_conversation, split
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.label_words import label_problem
@@ -35,7 +35,8 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
     if isinstance(system, str) and system and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": system}, *turns]
     prompt, reply, after = split(turns)
-    opinion = Opinion(label=True)
+    # Without a rating, a conversation is what to learn from. A column that the user names must be there.
+    opinion = Opinion(label=None if "label" in columns.given else True)
     if after or len(taught) < len(messages):  # type: ignore[arg-type]
         opinion.left_out.append("messages after the last reply")
     rating = pick(fields, "label", columns)
@@ -49,8 +50,13 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
     record = example(place.where, place.own_id("id", "uuid", "prompt_id"), prompt, reply, opinion, **more)
     if rating is not None and opinion.label is None:
         record.unused = None
-        record.refuse("label", *label_problem(rating, "label"))
+        record.refuse("label", *label_problem(rating, _rating_name(fields, columns)))
     return record
+
+
+def _rating_name(fields: dict[str, Any], columns: Columns) -> str:
+    """Return the name that the file has for its ratings, so that the message names a column that exists."""
+    return columns.given.get("label") or next((name for name in fields if field_named(name) == "label"), "label")
 
 
 def _end_of_taught(messages: list[Any]) -> int:
