@@ -110,7 +110,7 @@ def test_examples_can_be_searched_sorted_and_pinned(run: RunDir, show: Show) -> 
     page.locator("#sort").select_option("share")
     drawn(page)
     amounts = page.locator("article .amount").all_text_contents()
-    shares = [int(text.split()[0]) if text[0].isdigit() else 0 for text in amounts]
+    shares = [int(text.split()[1]) if text.startswith("touches ") else 0 for text in amounts]
     assert shares == sorted(shares, reverse=True)
     assert len(set(shares)) > 1
     page.locator("#sort").select_option("change")

@@ -250,6 +250,7 @@ def test_an_address_that_is_taken_leaves_no_process_behind(run: RunDir, monkeypa
         with pytest.raises(UserError, match=f"127.0.0.1:{port} "):
             serve_map(page, "127.0.0.1", port, hosts=set())
     assert slow._process.wait(20) is not None
+    slow.close()
 
 
 def test_typing_on_takes_back_what_the_model_was_asked(
