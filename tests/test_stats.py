@@ -186,6 +186,17 @@ def runs_of(rng, runs, seeds, questions, seed_sd, gap=0.0, prompted=False):
     return ours, arm(0.4, 1, 0.0) if prompted else arm(0.4, seeds, seed_sd)
 
 
+def test_components_of_many_comparisons_at_once_are_those_of_each():
+    rng = np.random.default_rng(5)
+    ours, theirs = rng.random((2, 6, 3, 4))  # as many comparisons as would fit a wrong axis
+    together = components(ours, theirs)
+    for place in range(6):
+        alone = components(ours[place], theirs[place])
+        assert together.of_units[place] == pytest.approx(alone.of_units)
+        assert together.noise[place] == pytest.approx(alone.noise)
+        assert [one[place] for one in together.of_seeds] == pytest.approx(alone.of_seeds)
+
+
 def covered(seeds, questions, seed_sd, runs, prompted=False):
     """How often the interval holds the truth, and its width as a multiple of the ideal one's (known variance)."""
     rng, holds, widths, found = np.random.default_rng(1), [], [], []
