@@ -8,6 +8,7 @@ import pytest
 
 from helpers import tiny
 from nlft.cli import main
+from nlft.core.chat_template import ChatTemplate
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import ChatTemplateSettings, TemplateInputs, Templates
 from nlft.core.spans import Span
@@ -171,6 +172,11 @@ def test_a_template_that_cannot_be_trained_is_refused_before_the_first_example(t
         ConditionEncoder(tokenizer(template))
     assert any(one in str(told.value) for one in said)
     assert "\n  " in str(told.value), "a cure"
+
+
+def test_a_template_is_tried_out_when_it_is_made_and_not_at_its_first_use():
+    with pytest.raises(UserError, match="the reply"):
+        ChatTemplate(tokenizer(REFUSED[0][0]))
 
 
 def test_a_template_that_writes_nothing_after_a_reply_ends_with_the_end_of_sequence_and_that_is_said(capsys):
