@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nlft.commands.checks import check_names, check_out_file
 from nlft.commands.next_steps import note_next
-from nlft.commands.parsing import plain_parser
+from nlft.commands.parsing import address_flags, plain_parser
 from nlft.errors import UserError, display_path
 from nlft.outputs import refuse_inputs
 
@@ -37,15 +37,7 @@ def label(argv: Sequence[str]) -> None:
         default=MAX_NEW_TOKENS,
         help=f"maximum length of what the model writes on, in tokens (default: {MAX_NEW_TOKENS})",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: localhost only)")
-    parser.add_argument("--port", type=int, help="port to listen on (default: 8643, or a free one)")
-    parser.add_argument(
-        "--allow_host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another host name that browsers may use for this server",
-    )
+    address_flags(parser, 8643)
     args = parser.parse_args(argv)
     named = {"model_name_or_path": args.model_name_or_path, "adapter": args.adapter}
     check_names({name: value for name, value in named.items() if value is not None})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nlft.commands.chat import chat_flags, chat_settings
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.next_steps import note_next
-from nlft.commands.parsing import plain_parser
+from nlft.commands.parsing import LOCAL, address_flags, plain_parser
 from nlft.commands.results import feedback_dataset
 from nlft.errors import UserError, display_path
 from nlft.outputs import begins_with, is_our_page, keeping_before, refuse_foreign, refuse_inputs
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from nlft.page.server import PageServer
     from nlft.page.serving import Served
     from nlft.runs.run_dir import RunDir
-
-LOCAL = "127.0.0.1"
 
 
 def map(argv: Sequence[str]) -> None:
@@ -44,15 +42,7 @@ def map(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
     )
-    parser.add_argument("--host", default=LOCAL, help="address to listen on (default: localhost only)")
-    parser.add_argument("--port", type=int, help="port to listen on (default: 8642, or a free one)")
-    parser.add_argument(
-        "--allow_host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another host name that browsers may use for this server",
-    )
+    address_flags(parser, 8642)
     chat_flags(parser)
     overwrite_flag(parser)
     args = parser.parse_args(argv)

@@ -310,3 +310,19 @@ def plain_parser(prog: str, description: str) -> ArgumentParser:
     parser = _NoSettings(prog=prog, description=description, allow_abbrev=False, add_help=False)
     parser.add_argument("-h", "--help", "--help_all", action="help", help="show this help message and exit")
     return parser
+
+
+LOCAL = "127.0.0.1"
+
+
+def address_flags(parser: ArgumentParser, port: int) -> None:
+    """Add the flags of a command that serves a page. `port` is the usual one."""
+    parser.add_argument("--host", default=LOCAL, help="address to listen on (default: localhost only)")
+    parser.add_argument("--port", type=int, help=f"port to listen on (default: {port}, or a free one)")
+    parser.add_argument(
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name that browsers may use for this server",
+    )
