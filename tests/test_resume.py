@@ -26,6 +26,7 @@ from nlft.files import append_whole
 from nlft.runs.run_dir import RunDir
 from nlft.training import checkpoints, manifest
 from nlft.training.checkpoints import checkpoint_to_resume
+from nlft.training.differences import differences
 from nlft.training.rescore_worker import newest_adapter
 from nlft.training.resuming import check_resume
 from nlft.training.sft import SFTBaseline, SFTSettings
@@ -267,6 +268,13 @@ def test_another_model_or_adapter_is_refused_by_name(trained, named, change):
     if named in ("--lora_r", "--use_peft"):
         with pytest.raises(UserError, match="fits no other"):
             trainer.train(resume_from_checkpoint=True, anyway=True)
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, {"r": 4}), ({"r": 4}, None)])
+def test_a_training_with_and_one_without_an_adapter_are_told_which_is_which(before, now):
+    (found,) = differences({"adapter_config": before}, {"adapter_config": now})
+    assert (found.before, found.now) == (before is not None, now is not None)
+    assert f"--use_peft {str(before is not None).lower()}" in found.cure
 
 
 def of_rank(at, r, alpha=8):
