@@ -324,3 +324,12 @@ def test_a_ratio_is_never_more_certain_than_its_draws():
     ours, theirs = np.full((1, 60), 5.0), np.full((1, 60), 1.0)
     for samples in (499, 1999):
         assert paired_ratio(ours, theirs, samples=samples).p_value == pytest.approx(2 / samples)
+
+
+def test_the_interval_of_a_ratio_over_seeds_is_as_wide_below_as_above_in_logarithms():
+    rng = np.random.default_rng(2)
+    theirs = rng.uniform(1, 2, (3, 40))
+    found = paired_ratio(2 * theirs * rng.uniform(0.9, 1.1, (3, 40)), theirs)
+    assert found.p_value < 0.05
+    assert 1 < found.low < found.value < found.high
+    assert found.low * found.high == pytest.approx(found.value**2)
