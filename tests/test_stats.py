@@ -13,9 +13,11 @@ from nlft.results.components import components
 from nlft.results.power import Variances, _pilots, _take, needed, power
 from nlft.results.stats import (
     Difference,
+    Interval,
     holm,
     paired_difference,
     paired_ratio,
+    rate_per_token,
     seeded_difference,
     symmetric_p,
     tango,
@@ -333,3 +335,12 @@ def test_the_interval_of_a_ratio_over_seeds_is_as_wide_below_as_above_in_logarit
     assert found.p_value < 0.05
     assert 1 < found.low < found.value < found.high
     assert found.low * found.high == pytest.approx(found.value**2)
+
+
+def test_the_interval_of_a_rate_over_seeds_is_that_of_its_logarithm_and_zero_has_none():
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(10, 40, (3, 30))
+    found = rate_per_token(tokens * rng.uniform(0.05, 0.15, (3, 30)), tokens)
+    assert 0 < found.low < found.value < found.high
+    assert found.low * found.high == pytest.approx(found.value**2)
+    assert rate_per_token(np.zeros((3, 30)), tokens) == Interval(0.0, 0.0, 0.0)
