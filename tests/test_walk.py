@@ -1,6 +1,7 @@
-"""A product person's walk, as one would do it: a spreadsheet, the page, training, a talk, a model that is served.
+"""Two walks, as people would do them. A product person's: a spreadsheet, the page, training, a talk, a served model.
+A researcher's: the map of a run that begins, another strike and another setting while it trains, and its end.
 
-Nothing here reads or writes JSON by hand. Each command is the one that the command before has printed.
+The product person sees no JSON, and types the commands that the page and the commands before have printed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import tiny
+from helpers.map_page import open_all, unfold
 from helpers.spreadsheets import rows, write_excel
+from helpers.waiting import LONG, until
 from nlft import cli
-from nlft.data.records import read_examples
+from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import NLFTError
 from nlft.experiments.demo import bring_model, model_cache
 from nlft.exporting.llama_server import serving
@@ -167,3 +170,69 @@ def ask_the_served(exported: Path, run: Path, model: Path) -> None:
         client = openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key)
         answer = client.chat.completions.create(model="nlft", messages=messages, max_tokens=6, temperature=0)
     assert answer.choices[0].message.content == tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_a_researcher_edits_a_strike_while_it_trains(small: Path, chromium: Browser) -> None:
+    """The page waits for the run, shows it live, saves another strike for the next run, and steers this one."""
+    said = [("A sleek lamp.", False, 'It praises: "sleek".'), ("A lamp of steel.", True, None)]
+    said += [("A lovely cup, so lovely.", False, 'It praises: "lovely".'), ("A cup for tea.", True, None)]
+    examples = [Example(f"e{at}", f"Describe thing {at}.", *one[:2], None, one[2]) for at, one in enumerate(said)]
+    write_examples("examples.jsonl", examples)
+    run = RunDir("runs/live")
+    mapped = subprocess.Popen(
+        [sys.executable, "-m", "nlft.cli", "map", str(run.path), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    command = [
+        "train",
+        "examples.jsonl",
+        "--scheme",
+        "strike",
+        "--model_name_or_path",
+        str(small),
+        "--dtype",
+        "float32",
+    ]
+    command += ["--output_dir", str(run.path), "--max_steps", "100000", "--save_strategy", "no", "--watch", "4"]
+    command += ["--watch_every", "5", "--saliency.stop_below", "0", "--disable_tqdm", "true", "--use_cpu"]
+    training = None
+    page = chromium.new_page()
+    try:
+        assert mapped.stdout
+        page.goto(next(line for line in mapped.stdout if line.startswith("map: ")).split()[1])
+        expect(page.locator("#others")).to_contain_text("Waiting for this run to begin")
+        with open("training.txt", "w") as told:
+            training = subprocess.Popen([sys.executable, "-m", "nlft.cli", *command], stdout=told, stderr=told)
+        until(lambda: run.snapshot_steps() or training.poll() is not None)
+        assert training.poll() is None, Path("training.txt").read_text()
+        expect(page.locator("#status")).to_contain_text("training", timeout=LONG * 1000)
+        expect(page.locator(".token[data-tag=struck]").first).to_be_visible()
+        at = next(at for at, watched in enumerate(run.watched()) if watched.id == "e2")
+        open_all(page)
+        card = page.locator(f"#example-{at}")
+        card.get_by_role("button", name="Edit feedback").click()
+        card.locator(".token").first.click()
+        card.get_by_role("button", name="Mark wrong (W)").click()
+        page.get_by_role("button", name="Save as a new version").click()
+        expect(page.locator("#drafts")).to_contain_text("Saved as feedback/examples-v2.jsonl")
+        edited = {e.id: e for e in read_examples(run.path / "feedback" / "examples-v2.jsonl")}["e2"]
+        assert edited.spans or '"' in (edited.judgment or "")
+        assert edited != examples[2]
+
+        unfold(page)
+        page.get_by_label("strike_weight, as a number").fill("2")
+        page.get_by_role("button", name="Apply to the run").click()
+        taken = until(lambda: [line for line in run.controls() if line.get("control") == "saliency.strike_weight"])
+        assert taken[-1]["new"] == 2
+        until(lambda: (run.events() or [{}])[-1].get("step", 0) > taken[-1]["step"])
+        page.get_by_role("button", name="Stop").click()
+        assert training.wait(LONG) == 0, Path("training.txt").read_text()
+        expect(page.locator("#status")).to_contain_text("finished")
+        assert RunDir(run.path).adapter_path.is_dir()
+    finally:
+        page.close()
+        for process in (mapped, training):
+            if process is not None:
+                process.kill()
+                process.wait()
+                if process.stdout:
+                    process.stdout.close()
