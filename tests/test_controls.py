@@ -312,6 +312,12 @@ def test_a_switch_gives_the_losses_that_the_scheme_has_from_there(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_at_most_64_requests_are_taken_between_two_steps_and_the_rest_at_the_next(tmp_path):
+    steered(tmp_path, {1: [("learning_rate", 1 - number / 1000) for number in range(1, 67)]})
+    steps = [step for step, *_ in ledger(tmp_path)]
+    assert [steps.count(step) for step in sorted(set(steps))] == [64, 2]
+
+
 def test_a_setting_is_in_force_and_in_the_snapshots(tmp_path):
     steered(
         tmp_path, {2: [("saliency.mistake_ratio", 3), ("saliency.contradiction", True)]}, watch_every=1, watch_share=1
