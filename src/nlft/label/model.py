@@ -4,14 +4,15 @@ import json
 from typing import Any
 
 from nlft.errors import NLFTError
-from nlft.page.rescorer import ModelProcess, unpacked
+from nlft.page.model_process import AskedProcess
+from nlft.page.rescorer import unpacked
 from nlft.page.steps import Shown, pack_step
 from nlft.runs.run_dir import Snapshot
 
 MODULE = "nlft.training.label_worker"  # started by name, because importing it would import torch
 
 
-class LabelProcess(ModelProcess):
+class LabelProcess(AskedProcess):
     """The model's process: it scores replies and continues them."""
 
     def __init__(self, model: str, adapter: str | None, max_new_tokens: int) -> None:

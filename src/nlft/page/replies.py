@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -18,12 +16,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from nlft.errors import NLFTError
+from nlft.page.model_process import ModelProcess, is_json
 
 MODULE = "nlft.chat.worker"  # started by name, because importing it would import torch
 MOST_WAITING = 4  # prompts at a time; the model answers one after the other
 LOOK_EVERY = 0.5  # seconds between two looks whether the reader is still there
-LAST_WAIT_SECONDS = 2.0
-_GONE = {"error": "the model's process has ended; start `nlft map RUN --chat` again"}
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
@@ -39,7 +36,7 @@ class _Listener:
             self.loop.call_soon_threadsafe(self.queue.put_nowait, line)
 
 
-class Replies:
+class Replies(ModelProcess):
     """Starts the models' process, and passes requests and answers on."""
 
     def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
@@ -48,16 +45,11 @@ class Replies:
             run: the run directory. Like the settings, it comes from the server's command line, not from a browser.
             settings: fields of `ChatSettings`, as JSON values.
         """
-        # -P: do not import modules from the user's working folder.
-        command = [sys.executable, "-P", "-m", MODULE, str(run), json.dumps(dict(settings))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        super().__init__(MODULE, str(run), json.dumps(dict(settings)), command="nlft map RUN --chat")
         self._first: dict[str, Any] | None = None
         self._listeners: dict[int, _Listener] = {}
         self._numbers = count(1)
         self._asking = 0
-        self._lock = threading.Lock()
         threading.Thread(target=self._read, name="nlft-replies", daemon=True).start()
 
     def routes(self, body: Body) -> list[Route]:
@@ -121,8 +113,8 @@ class Replies:
         over = False
         self._asking += 1
         try:
-            if self._first is _GONE:  # it ended since `ask` looked, and has told all listeners
-                listener.tell(_GONE)
+            if self._first is self._gone:  # it ended since `ask` looked, and has told all listeners
+                listener.tell(self._gone)
             self._send({"n": number, **asked})
             while not over:
                 try:
@@ -140,21 +132,6 @@ class Replies:
             if not over:
                 self._send({"cancel": number})
 
-    def kill(self) -> None:
-        """Kill the process. Requests that wait for an answer fail."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """End the process. Without this call, it ends when the server has ended."""
-        if self._process.stdin:
-            with suppress(OSError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(LAST_WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
     def _check(self) -> None:
         """Refuse a request that cannot be answered now."""
         if self._first is None:
@@ -170,18 +147,16 @@ class Replies:
         return number, listener
 
     def _send(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin
         # If the process has ended, the reading thread tells all listeners.
         with suppress(OSError, ValueError), self._lock:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            self._write(request)
 
     def _read(self) -> None:
         """Pass each line of the process to whoever waits for it, until the process ends."""
         assert self._process.stdout
         with self._process.stdout as lines:
             for text in lines:
-                if not text.startswith("{"):  # a line that a library prints when it is imported
+                if not is_json(text):
                     continue
                 line = json.loads(text)
                 if self._first is None:
@@ -189,8 +164,8 @@ class Replies:
                 elif listener := self._listeners.get(line.get("n")):
                     listener.tell(line)
         if self._first is None or "error" not in self._first:
-            self._first = _GONE
+            self._first = self._gone
         with self._lock:
             waiting = list(self._listeners.values())
         for listener in waiting:
-            listener.tell(_GONE)
+            listener.tell(self._gone)
