@@ -4,6 +4,7 @@ Modules raise these errors. Only `cli.py` turns them into text and an exit code.
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,3 +113,8 @@ def display_path(path: Path | str) -> str:
     except ValueError:
         return str(path)
     return str(relative)
+
+
+def typed(*words: str | Path) -> str:
+    """Return a command as a user would type it: quoted for the shell, and each `Path` as it is shown here."""
+    return shlex.join(display_path(word) if isinstance(word, Path) else word for word in words)

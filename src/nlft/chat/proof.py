@@ -3,7 +3,6 @@
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.hold import adapter_off
 
 TOLERANCE = 1e-4  # nats; the same weights on the same input give the same numbers, or nearly so on a GPU
 _PROMPT = "Describe a wooden chair in two sentences. Then add 17 and 25."
@@ -97,13 +97,6 @@ class Probe:
                 off = self.difference(model)
         on = tuple(name for name, is_off in switches if not is_off)
         return Proof(len(self._weights), tuple(changed), len(switches), on, len(self.ids), off, tuned)
-
-
-@contextmanager
-def adapter_off(model: PeftModel) -> Iterator[None]:
-    """Switch the adapter off, and on again afterwards."""
-    with model.disable_adapter():
-        yield
 
 
 @torch.inference_mode()

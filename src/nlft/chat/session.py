@@ -1,7 +1,6 @@
 """What terminal and page share: the models, held-out prompts, the file of examples, and the blind score."""
 
 import json
-import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from nlft.chat.sides import BURST, Ask, Sides
 from nlft.chat.talk import Mark, Reply, Talk, Turn, choose
 from nlft.chat.target import Target, find_target
 from nlft.data.records import Question, read_questions
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, typed
 from nlft.models.answerer import Generated
 from nlft.outputs import refuse_inputs
 
@@ -101,18 +100,22 @@ class Session:
 
     def next_line(self) -> str:
         """Return the command that goes on from here."""
-        target, out = self.target, display_path(self.next_round.path)
+        target = self.target
         if not self.next_round.kept:
             known = target.record and (target.home / "run.yaml").is_file()
-            return (
-                f"nlft map {_quoted(target.home)}"
-                if known
-                else f"nlft chat {_quoted(target.tuned if target.from_hub else target.home)}"
-            )
-        words = ["nlft train", _quoted(out), "--model_name_or_path", _quoted(self.base_to_train)]
-        if target.is_adapter:
-            words += ["--adapter", _quoted(target.tuned)]
-        return " ".join([*words, "--output_dir", _quoted(_free(target.home)), *self._scheme(), *self._prompting()])
+            if known:
+                return typed("nlft", "map", target.home)
+            return typed("nlft", "chat", Path(target.tuned) if target.from_hub else target.home)
+        adapter: list[str | Path] = ["--adapter", Path(target.tuned)] if target.is_adapter else []
+        words: list[str | Path] = [
+            "nlft",
+            "train",
+            self.next_round.path,
+            "--model_name_or_path",
+            Path(self.base_to_train),
+            *adapter,
+        ]
+        return typed(*words, "--output_dir", _free(target.home), *self._scheme(), *self._prompting())
 
     @property
     def base_to_train(self) -> str:
@@ -123,18 +126,18 @@ class Session:
         """Return the run's scheme as a flag, if the kept examples can train with it."""
         rows = self.next_round.kept.values()
         if all(row["label"] for row in rows):
-            return ["--scheme uniform"]  # nothing was rejected, so there is only something to imitate
+            return ["--scheme", "uniform"]  # nothing was rejected, so there is only something to imitate
         scheme = self.target.record.get("scheme")
         if scheme == "strike" and not any("spans" in row for row in rows):
             return []
-        return [f"--scheme {scheme}"] if scheme and scheme != "nlft" else []
+        return ["--scheme", scheme] if scheme and scheme != "nlft" else []
 
     def _prompting(self) -> list[str]:
         """Return the flags that render prompts as they were rendered here."""
         templates = self.sides.encoder.templates
         kwargs = dict(templates.inputs.kwargs)
-        system = ["--system_prompt", shlex.quote(templates.system_prompt)] if templates.system_prompt else []
-        return [*system, *(["--chat_template_kwargs", shlex.quote(json.dumps(kwargs))] if kwargs else [])]
+        system = ["--system_prompt", templates.system_prompt] if templates.system_prompt else []
+        return [*system, *(["--chat_template_kwargs", json.dumps(kwargs)] if kwargs else [])]
 
 
 def _free(home: Path) -> Path:
@@ -144,10 +147,6 @@ def _free(home: Path) -> Path:
     while (place := home.with_name(f"{home.name}-{number}")).exists():
         number += 1
     return place
-
-
-def _quoted(path: Path | str) -> str:
-    return shlex.quote(display_path(path))
 
 
 def thumb(mark: Mark, good: bool) -> Mark:

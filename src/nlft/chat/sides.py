@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nlft.chat.proof import TOLERANCE, Probe, Proof, adapter_off
+from nlft.chat.proof import TOLERANCE, Probe, Proof
 from nlft.chat.settings import BASE, RULE, TUNED, ChatSettings
 from nlft.chat.target import Target
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.hold import adapter_off
 from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs, fill_prompt
 from nlft.errors import NLFTError, display_path
 from nlft.models.answerer import CompletionRequest, Generated

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import AS_IT_SAYS, ReadAs, asks_for_help, check_out_file, examples_to_judge
 from nlft.commands.earlier import holds_nothing_else, overwrite_flag
+from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import early_setting, plain_parser
 from nlft.errors import display_path
 from nlft.outputs import keeping_before, refuse_foreign, refuse_inputs
-from nlft.progress import note
 
 if TYPE_CHECKING:
     from nlft.data.records import Example
@@ -56,9 +56,11 @@ def import_examples(argv: Sequence[str]) -> None:
         write_examples(args.out, examples)
     print("\n".join(summary(display_path(args.out), examples)))
     without = [e for e in examples if not e.label and not e.judgment and not e.spans]
-    by_hand = "" if all(e.answer for e in without) else " --judge human"  # the judge by rules compares with answers
-    command = f"judge {display_path(args.out)}{by_hand}" if without else f"audit {display_path(args.out)}"
-    note(f"next: nlft {command}")
+    by_hand = [] if all(e.answer for e in without) else ["--judge", "human"]  # the judge by rules compares with answers
+    if without:
+        note_next("nlft", "judge", args.out, *by_hand)
+    else:
+        note_next("nlft", "audit", args.out)
 
 
 def summary(name: str, examples: "Sequence[Example]") -> list[str]:

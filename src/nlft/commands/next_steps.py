@@ -1,10 +1,9 @@
 """What a command ends with: one line that the user can paste to go on."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from nlft.errors import display_path
+from nlft.errors import typed
 from nlft.progress import note
 
 SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -18,11 +17,6 @@ def note_next(*words: str | Path) -> None:
         words: the command's words. A `Path` is shown as the user would type it here.
     """
     note(f"next: {typed(*words)}")
-
-
-def typed(*words: str | Path) -> str:
-    """Return a command as the user would type it."""
-    return shlex.join(display_path(word) if isinstance(word, Path) else word for word in words)
 
 
 def note_train(file: Path | str, model: str | None, *more: str) -> None:

@@ -4,7 +4,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, typed
 from nlft.progress import note
 
 
@@ -34,11 +34,11 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="nlft-map-") as home:
         folder = Path(home) / args.examples.stem
         run = preview(examples, args.examples, args.model, folder, scheme=args.scheme, watch=args.watch)
-        train = f"nlft train {display_path(args.examples)} --model_name_or_path {args.model} --scheme {args.scheme}"
+        train = ["nlft", "train", args.examples, "--model_name_or_path", args.model, "--scheme", args.scheme]
         if args.html:
             print(f"map: {display_path(export_map(run, args.html))}")
         if args.csv:
             print(f"tokens: {display_path(export_csv(run, args.csv))}")
-        print(f"train on them: {train} --output_dir runs/{args.examples.stem}", flush=True)
+        print(f"train on them: {typed(*train, '--output_dir', f'runs/{args.examples.stem}')}", flush=True)
         if not (args.html or args.csv):
             serve_map(page_of([run], read_only=True, dataset=None), args.host, args.port, hosts=hosts)

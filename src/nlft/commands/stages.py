@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nlft.commands.next_steps import print_room, typed
-from nlft.errors import UserError, display_path
+from nlft.commands.next_steps import print_room
+from nlft.errors import UserError, display_path, typed
 
 STARTS_WITH = ("settings.json", "stages.json")
 """Files that these commands write into their folder before they do any work."""

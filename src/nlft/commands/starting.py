@@ -8,8 +8,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.next_steps import note_next, typed, with_flags
-from nlft.errors import UserError, display_path
+from nlft.commands.next_steps import note_next, with_flags
+from nlft.errors import UserError, display_path, typed
 from nlft.outputs import refuse_inputs
 from nlft.progress import note
 

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, typed
 from nlft.exporting.settings import ExportSettings
 from nlft.exporting.source import Trained
 from nlft.models.ends import answer_ends, name_trained_end
@@ -54,7 +54,7 @@ def export(trained: Trained, settings: ExportSettings, out: Path | None) -> list
 
 def serve_line(folder: Path, name: str) -> str:
     """Return the command that serves an ordinary model folder."""
-    return shlex.join(["vllm", "serve", display_path(folder), "--served-model-name", name])
+    return typed("vllm", "serve", folder, "--served-model-name", name)
 
 
 def _vllm(trained: Trained) -> list[str]:
@@ -84,10 +84,7 @@ def _mlx(trained: Trained, out: Path) -> list[str]:
         f"{largest:.2g} of a layer's largest change (tolerance {TOLERANCE:g}). mlx-lm itself was not run.",
         *_told_system(trained),
         f"adapter: {display_path(out)}",
-        "next: "
-        + shlex.join(
-            ["mlx_lm.generate", "--model", trained.base, "--adapter-path", display_path(out), "--prompt", "Hi"]
-        ),
+        f"next: {typed('mlx_lm.generate', '--model', trained.base, '--adapter-path', out, '--prompt', 'Hi')}",
     ]
 
 

@@ -7,7 +7,6 @@ decision is on disk before its answer is sent, so a killed server loses nothing.
 import asyncio
 import base64
 import secrets
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
@@ -21,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from nlft.errors import display_path
+from nlft.errors import display_path, typed
 from nlft.files import render_page
 from nlft.label.labelling import Labelling, Outdated
 from nlft.label.model import LabelProcess
@@ -178,9 +177,9 @@ def _own_files() -> dict[str, bytes]:
 def next_command(labelling: Labelling, model: str | None) -> str:
     """Return the command that trains on the output. With spans or quotes only, `strike` reads what is there."""
     unjudged = any(d.state == "disliked" and not d.judgment.strip() for d in labelling.now)
-    scheme = " --scheme strike" if unjudged else ""
-    file = shlex.quote(display_path(labelling.out))
-    return f"nlft train {file}{scheme} --model_name_or_path {shlex.quote(model or 'MODEL')} --output_dir runs/labelled"
+    scheme = ["--scheme", "strike"] if unjudged else []
+    words: list[str | Path] = ["nlft", "train", labelling.out, *scheme, "--model_name_or_path", model or "MODEL"]
+    return typed(*words, "--output_dir", "runs/labelled")
 
 
 def serve_label(
