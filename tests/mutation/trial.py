@@ -144,7 +144,7 @@ def _in_child(root: Path, work: Callable[[], int], limit: float) -> int:
     while time.monotonic() < ended:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
-            return os.waitstatus_to_exitcode(status) or 0
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.05)
     try:
         os.killpg(child, signal.SIGKILL)  # tests start processes of their own

@@ -14,7 +14,7 @@ from nlft.errors import UserError, display_path
 from nlft.files import append_whole
 from nlft.results.clusters import Clusters
 from nlft.results.stats import Difference, Proportion, interval_of, seeded_difference, wilson
-from nlft.runs.run_dir import read_jsonl
+from nlft.runs.json_lines import read_jsonl
 
 _BEST_FIRST = (TUNED, RULE, BASE)
 

@@ -129,8 +129,8 @@ def _holds_other_work(path: Path) -> bool:
     """Return whether a folder has files, and none that a run has. No run will begin there."""
     from nlft.runs.run_dir import RunDir
 
-    own = {place.name for name, place in vars(RunDir(path)).items() if name.endswith("_path")}
-    return path.is_dir() and any(path.iterdir()) and not any(entry.name in own for entry in path.iterdir())
+    held = {entry.name for entry in path.iterdir()} if path.is_dir() else set[str]()
+    return bool(held) and not held & RunDir(path).own_names
 
 
 def _page_in_list(run: "RunDir", *, read_only: bool) -> "PageServer":

@@ -62,8 +62,8 @@ def evaluate(argv: Sequence[str]) -> None:
     from nlft.results.keep import read_keep
 
     adapter = model_settings.adapter
-    inside = adapter and (Path(adapter) / "run.yaml").is_file()
-    out = other.out or (Path(adapter) / "evaluation.json" if inside else None)
+    run = Path(adapter) if adapter and (Path(adapter) / "run.yaml").is_file() else None
+    out = other.out or (run / "evaluation.json" if run else None)
     if out is None:
         raise UserError("--out is missing.\n  Name a file, or give a run directory as --adapter.")
     check_out_file(out, ".json")
@@ -80,10 +80,9 @@ def evaluate(argv: Sequence[str]) -> None:
         check_collateral(adapter=adapter, on_server=backend.backend == "openai")
         read_keep(settings.keep)  # a wrong file is an error before the model is loaded
     with printing_json(other.json) as document:
-        answers = _evaluated(questions, model_settings, backend, calls, settings, other.file, out)
+        answers = _evaluated(questions, model_settings, backend, calls, settings, other.file, out, run)
         cut = sum(answer.finish_reason == "length" for answer in answers)
         print_room("nlft evaluate", argv, settings.max_new_tokens, cut, len(answers))
-        run = Path(adapter) if adapter and (Path(adapter) / "run.yaml").is_file() else None
         _note_after_evaluation(run, other.file, str(model_settings.model_name_or_path))
         document.update(read_json(out, "evaluate again"))
 
@@ -96,8 +95,9 @@ def _evaluated(
     settings: "EvaluationSettings",
     file: Path,
     out: Path,
+    run: Path | None,
 ) -> "Sequence[Any]":
-    """Evaluate, write `out`, and print the summary. Return the answers."""
+    """Evaluate, write `out`, and print the summary. Return the answers. `run`: the run that the adapter is of."""
     from nlft.models.opening import open_answerer
     from nlft.results.evaluate import evaluate
     from nlft.runs.model_card import write_card
@@ -119,14 +119,14 @@ def _evaluated(
         from nlft.models.loading import adapter_fingerprint  # brings torch, which asking a server does without
 
         about["adapter"] = adapter_fingerprint(adapter)
-    inside = adapter and (Path(adapter) / "run.yaml").is_file()
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
-    reference = _trained_on(Path(adapter), encoder) if adapter and inside and settings.collateral and encoder else None
+    reference = _trained_on(run, encoder) if run and settings.collateral and encoder else None
     with keeping_before(out, every=False):
         found = evaluate(model, questions, settings, out, about=about, reference=reference)
     print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
-    if inside and RunDir(adapter).adapter_path.is_dir() and out.resolve() == RunDir(adapter).evaluation_path.resolve():
-        print(f"model card: {display_path(write_card(RunDir(adapter)))}")
+    files = RunDir(run) if run else None
+    if files and files.adapter_path.is_dir() and out.resolve() == files.evaluation_path.resolve():
+        print(f"model card: {display_path(write_card(files))}")
     return found.answers
 
 

@@ -1,6 +1,5 @@
 """What commands that write a folder leave: nothing if they are refused; what is kept if they are interrupted."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 from nlft.commands.next_steps import print_room
 from nlft.errors import UserError, display_path, typed
+from nlft.runs.json_lines import read_jsonl
 
 STARTS_WITH = ("settings.json", "stages.json")
 """Files that these commands write into their folder before they do any work."""
@@ -49,10 +49,7 @@ def _kept(folder: Path) -> str:
 def print_staged_room(prog: str, argv: Sequence[str], settings: Any) -> None:
     """Print what to type so that replies end by themselves, if the model's first answers were cut off."""
     sampled = Path(settings.output_dir) / "sampled.jsonl"
-    if not sampled.is_file():
-        return
-    # As bytes: in a text, splitlines() also splits at U+2028, which JSON lines may hold.
-    reasons = [json.loads(line).get("finish_reason") for line in sampled.read_bytes().splitlines()]
+    reasons = [row.get("finish_reason") for row in read_jsonl(sampled)]
     cut = reasons.count("length")
     folder = f"{settings.output_dir}-{2 * settings.max_new_tokens}-tokens"  # the folder's settings cannot change
     print_room(prog, argv, settings.max_new_tokens, cut, len(reasons), output_dir=folder)

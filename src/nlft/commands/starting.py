@@ -41,8 +41,8 @@ def refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str |
     read = {"FILE": other.file, "--model_name_or_path": model.model_name_or_path, "--adapter": model.adapter}
     from nlft.runs.run_dir import RunDir
 
-    own = {path.name for name, path in vars(RunDir(args.output_dir)).items() if name.endswith("_path")}
-    refuse_inputs("--output_dir", args.output_dir, {**read, **{f"--{name}": file for name, file in files.items()}}, own)
+    read |= {f"--{name}": file for name, file in files.items()}
+    refuse_inputs("--output_dir", args.output_dir, read, RunDir(args.output_dir).own_names)
 
 
 def examples_and_run(

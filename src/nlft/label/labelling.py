@@ -88,7 +88,6 @@ class Labelling:
             "prompt": prompt_text(reply.example.prompt),
             "completion": completion_text(reply.example),
             "decision": self.now[place].as_json(),
-            "given": decision_of(reply).as_json(),
             "revision": self.revisions[place],
         }
 

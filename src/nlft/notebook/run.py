@@ -9,7 +9,7 @@ from nlft.errors import UserError, display_path
 from nlft.files import framed, render_fragment
 from nlft.page.export import export_map, map_data, map_page
 from nlft.page.live import LiveRun
-from nlft.runs.run_dir import RunDir, Snapshot, WatchedExample
+from nlft.runs.run_dir import RunDir, Snapshot, WatchedExample, short_model_name
 
 SHOWN_EXAMPLES = 2  # examples in the map of a run that shows itself: a notebook's file keeps each output
 MAP_STEPS = 20
@@ -72,7 +72,7 @@ class Run(RunDir):
         found = {name: [e[key] for e in events if e.get(key) is not None] for key, name in _FIGURES.items()}
         return {
             "state": live.state(),
-            "model": Path(str(settings.get("model_name_or_path") or "")).name or None,
+            "model": short_model_name(settings),
             "method": settings.get("scheme") or settings.get("method"),
             "step": events[-1]["step"] if events else 0,
             "steps": planned if 0 < planned < 10**8 else None,

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from nlft.errors import Problem, ProblemsError, UserError, display_path
 from nlft.files import append_whole
-from nlft.runs.run_dir import RunDir, WatchedExample, read_jsonl
+from nlft.runs.json_lines import read_jsonl
+from nlft.runs.run_dir import RunDir, WatchedExample
 
 LONGEST = 20_000  # characters of a judgment
 MOST_MARKS = 1000

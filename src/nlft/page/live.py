@@ -14,7 +14,7 @@ from nlft.page.events import Events, JsonlTail
 from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, send_requests
 from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.runs.controls import ControlState, state_of
-from nlft.runs.run_dir import RunDir, WatchedExample
+from nlft.runs.run_dir import RunDir, WatchedExample, short_model_name
 from nlft.runs.state import RunState, run_state
 
 KEPT_BYTES = 16_000_000  # size of the cache of packed steps
@@ -86,7 +86,7 @@ class LiveRun:
             "saliency": settings.get("saliency") or {},
             "schemes": settings.get("schemes") or {},
             "method": settings.get("method"),
-            "model": Path(str(settings.get("model_name_or_path") or "")).name or None,
+            "model": short_model_name(settings),
             "seed": settings.get("seed"),
             "loss_normalization": training.get("loss_normalization") or "sample",
             "preview": bool(settings.get("preview")),

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlft.runs.run_dir import RunDir, WatchedExample, read_jsonl
+from nlft.runs.json_lines import read_jsonl
+from nlft.runs.run_dir import RunDir, WatchedExample
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from nlft.runs.run_dir import RunDir, read_jsonl
+from nlft.runs.json_lines import read_jsonl
+from nlft.runs.run_dir import RunDir, short_model_name
 from nlft.runs.state import RunState, run_state
 
 DEEPEST = 4  # folders below the given one: a comparison has SIZE/SEED/FOLD/ARM
@@ -102,7 +103,7 @@ class RunList:
             step=state.step,
             steps=steps if 0 < steps < 10**8 else None,
             scheme=settings.get("scheme") or settings.get("method"),
-            model=Path(str(settings.get("model_name_or_path") or "")).name or None,
+            model=short_model_name(settings),
             loss=losses[-1] if losses else None,
             accuracy=evaluation,
             changed=max(_changed(run.events_path), _changed(run.settings_path)),

@@ -5,7 +5,6 @@ neither torch nor transformers, so that the page starts fast.
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
 from nlft.files import append_whole, write_whole
+from nlft.runs.json_lines import jsonl_line, read_jsonl, write_jsonl
 from nlft.runs.request_file import ControlRequest, new_request, read_request
 
 FORMAT_VERSION = 1
@@ -112,6 +112,11 @@ class RunDir:
         self.collateral_path = self.path / "collateral.json"
         self._kept: dict[Path, list[bytes]] = {self.events_path: [], self.controls_path: []}
 
+    @property
+    def own_names(self) -> set[str]:
+        """The names of the files and folders that a run writes into its folder."""
+        return {path.name for name, path in vars(self).items() if name.endswith("_path")}
+
     @classmethod
     def open(cls, path: Path | str) -> "RunDir":
         """Open an existing run for reading.
@@ -169,7 +174,7 @@ class RunDir:
 
         A disk that is full for a moment must neither end a run nor leave a gap in its record.
         """
-        self._kept[path].append(_line(entry))
+        self._kept[path].append(jsonl_line(entry))
         try:
             self._write_kept(path)
         except OSError as error:
@@ -259,7 +264,7 @@ class RunDir:
 
     def write_heartbeat(self, beat: dict[str, Any]) -> None:
         """Write the trainer's sign of life, see `nlft.runs.heartbeat`."""
-        write_whole(self.heartbeat_path, _line(beat))
+        write_whole(self.heartbeat_path, jsonl_line(beat))
 
     def heartbeat(self) -> dict[str, Any] | None:
         """Return the last sign of life; None if there is none that can be read."""
@@ -370,36 +375,12 @@ def _supersede(path: Path, resumed_step: int | None) -> None:
     write_jsonl(path, marked)
 
 
-def write_jsonl(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Write a file of JSON lines, whole or not at all. NaN and infinities become null."""
-    write_whole(path, b"".join(_line(entry) for entry in entries))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read every whole line. Ignore a torn last line, which a killed writer leaves."""
-    if not path.is_file():
-        return []
-    *lines, torn = path.read_bytes().split(b"\n")
-    del torn
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _line(event: dict[str, Any]) -> bytes:
-    return json.dumps(_finite(event), ensure_ascii=False).encode() + b"\n"
-
-
-def _finite(value: object) -> object:
-    """Turn NaN and infinities into null, because JSON cannot hold them. No other code does this."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
 def _step_of(path: Path) -> int:
     match = _STEP_FILE.fullmatch(path.name)
     assert match, path
     return int(match[2])
+
+
+def short_model_name(settings: dict[str, Any]) -> str | None:
+    """Return the last part of the name of a run's model, for a table."""
+    return Path(str(settings.get("model_name_or_path") or "")).name or None

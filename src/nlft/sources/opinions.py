@@ -6,7 +6,7 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns, field_named, plain_name
-from nlft.sources.conversation import Unusable
+from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
 from nlft.sources.label_words import is_number
 from nlft.sources.raw_records import FIELDS, RawRecord
 from nlft.sources.tables import put_comment
@@ -181,3 +181,23 @@ def pick(fields: dict[str, Any], target: str, columns: Columns) -> Any:
         return next((value for name, value in fields.items() if plain_name(name) == plain_name(given)), None)
     exact = fields.get(target)
     return exact if exact is not None else next((v for k, v in fields.items() if field_named(k) == target), None)
+
+
+def prompt_and_reply(fields: dict[str, Any], columns: Columns, what: str) -> tuple[str | list[Message], str]:
+    """Find the prompt and the reply of a record, in fields of their own or in a conversation.
+
+    Args:
+        what: what the format calls a field, for the message.
+
+    Raises:
+        Unusable: one of them is not there.
+    """
+    chat = next((turns for value in fields.values() if (turns := as_conversation(value))), None)
+    prompt, reply = pick(fields, "prompt", columns), pick(fields, "completion", columns)
+    if chat and not isinstance(reply, str):
+        prompt, reply = split_whole(chat)
+    elif chat:
+        prompt = as_prompt(chat)
+    if not isinstance(reply, str) or not reply.strip() or not prompt:
+        raise Unusable(f"no {what} for the prompt or the reply: name them with --columns prompt=...,completion=...")
+    return prompt, reply

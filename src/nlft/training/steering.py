@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS, ControlState, after, outcome, refusal, resolve, state_of
+from nlft.runs.json_lines import read_jsonl, write_jsonl
 from nlft.runs.request_file import ControlRequest
-from nlft.runs.run_dir import RunDir, read_jsonl, write_jsonl
+from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import NotSaved
 
 POLL_SECONDS = 0.2

@@ -309,7 +309,6 @@ function say(text) { byId("said").textContent = text; }
 // Saving
 
 function saved(answer, row) {
-  page.about.steps = answer.steps;
   // What this page has not saved yet is newer than the server's list.
   const own = [...saver.waiting.keys(), row.place, page.row.place];
   const states = [...answer.states];

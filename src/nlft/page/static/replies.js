@@ -3,6 +3,7 @@
 // A model's text goes in through text nodes alone. Offsets that the server gets count code points, as Python does.
 
 import { button, element } from "./dom.js";
+import { pointsBefore, withSpan } from "./offsets.js";
 
 const LOOK_MS = 1000;
 
@@ -17,24 +18,13 @@ export function mountReplies(root, source) {
   return made;
 }
 
-/** The number of code points in the first `units` UTF-16 units of a text. */
-export function codePoints(text, units) {
-  return [...text.slice(0, units)].length;
-}
-
 /** Every place of words in a text, in code points. */
 export function placesOfWords(text, words) {
   const found = [];
   for (let at = text.indexOf(words); words && at >= 0; at = text.indexOf(words, at + words.length)) {
-    found.push({ start: codePoints(text, at), end: codePoints(text, at + words.length) });
+    found.push({ start: pointsBefore(text, at), end: pointsBefore(text, at + words.length) });
   }
   return found;
-}
-
-/** The spans with others added. A new span takes the place of those that it overlaps. */
-export function withSpans(spans, more) {
-  const free = spans.filter((one) => more.every((other) => one.end <= other.start || other.end <= one.start));
-  return [...free, ...more].sort((one, other) => one.start - other.start);
 }
 
 class Replies {
@@ -153,7 +143,7 @@ class Replies {
     const chosen = range.toString(), text = chosen.trim();
     if (!text) return;
     const first = before.toString().length + chosen.indexOf(text);
-    const [start, end] = [first, first + text.length].map((units) => codePoints(view.whole, units));
+    const [start, end] = [first, first + text.length].map((units) => pointsBefore(view.whole, units));
     this.selection = { reply: view, start, end, text };
     view.words.value = text;
   }
@@ -288,7 +278,7 @@ class Reply {
     }
     const more = places.map((one) => ({ ...one, replace }));
     const good = this.mark.good ?? false; // a strike is an objection, unless the reader has liked the reply
-    this.set({ ...this.mark, good, spans: withSpans(this.mark.spans, more) });
+    this.set({ ...this.mark, good, spans: more.reduce(withSpan, this.mark.spans) });
   }
 
   /** Keep a mark. If the server refuses it, the earlier one comes back. */

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
+from nlft.sources.conversation import Unusable
 from nlft.sources.formats.format import Format, Place, objects, part
-from nlft.sources.opinions import Opinion, example, merged, pick, place_span
+from nlft.sources.opinions import Opinion, example, merged, place_span, prompt_and_reply
 from nlft.sources.raw_records import RawRecord
 
 _FLAT = ".responses"
@@ -14,14 +14,7 @@ _FLAT = ".responses"
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     shown, responses, suggested = _parts(place.fields)
-    chat = next((turns for value in shown.values() if (turns := as_conversation(value))), None)
-    prompt, reply = pick(shown, "prompt", columns), pick(shown, "completion", columns)
-    if chat and not isinstance(reply, str):
-        prompt, reply = split_whole(chat)
-    elif chat:
-        prompt = as_prompt(chat)
-    if not isinstance(reply, str) or not reply.strip() or not prompt:
-        raise Unusable("no field for the prompt or the reply: name them with --columns prompt=...,completion=...")
+    prompt, reply = prompt_and_reply(shown, columns, "field")
     people: dict[str, Opinion] = {}
     for question in responses:
         for number, answer in enumerate(objects(responses, question)):

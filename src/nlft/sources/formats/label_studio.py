@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, as_prompt, split_whole
+from nlft.sources.conversation import Unusable
 from nlft.sources.formats.format import Format, Place, objects, part
-from nlft.sources.opinions import Opinion, example, merged, pick, place_span
+from nlft.sources.opinions import Opinion, example, merged, place_span, prompt_and_reply
 from nlft.sources.raw_records import RawRecord
 
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
-    prompt, reply = _texts(place.fields["data"], columns)
+    prompt, reply = prompt_and_reply(place.fields["data"], columns, "data")
     people = [
         _opinion(results, reply, columns)
         for annotation in objects(place.fields, "annotations")
@@ -27,18 +26,6 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
 
 def _predicted(fields: Mapping[str, Any]) -> bool:
     return any(one.get("result") for one in objects(fields, "predictions"))
-
-
-def _texts(data: dict[str, Any], columns: Columns) -> tuple[str | list[Message], str]:
-    chat = next((turns for value in data.values() if (turns := as_conversation(value))), None)
-    prompt, reply = pick(data, "prompt", columns), pick(data, "completion", columns)
-    if chat and not isinstance(reply, str):
-        prompt, reply = split_whole(chat)
-    elif chat:
-        prompt = as_prompt(chat)
-    if not isinstance(reply, str) or not reply.strip() or not prompt:
-        raise Unusable("no data for the prompt or the reply: name them with --columns prompt=...,completion=...")
-    return prompt, reply
 
 
 def _opinion(results: list[dict[str, Any]], reply: str, columns: Columns) -> Opinion:
