@@ -109,7 +109,7 @@ class Choices:
         rows = self.rows()
         ours = [row for row in rows if _weights(row) == _weights(self.about)]
         if not ours:
-            lines = ["score: no blind choices yet. /blind hides the names, and /choose picks the best reply."]
+            lines = ["score: no blind choices yet. Hide the names, then choose the best reply."]
         else:
             of = interval_of(1)
             lines = [f"score of {len(ours)} blind choices (95% intervals {of}):"]

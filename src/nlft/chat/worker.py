@@ -25,6 +25,7 @@ from nlft.core.prompts import prompt_text
 from nlft.core.spans import Span
 from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
+from nlft.progress import quiet_libraries
 
 MOST_TALKS = 64  # conversations in memory; the one that was used longest ago goes first
 LONGEST_TITLE = 200  # characters of a held-out prompt in the page's list
@@ -180,6 +181,7 @@ def _is_span(one: object) -> bool:
 def main(argv: list[str]) -> None:
     """Answer the lines of the input until it ends. It ends when the server ends."""
     out, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
+    quiet_libraries()
     run, settings = argv
     lock = threading.Lock()
 

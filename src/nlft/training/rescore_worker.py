@@ -28,6 +28,7 @@ from nlft.data.records import Example, read_examples
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.saved_adapters import WEIGHTS
+from nlft.progress import quiet_libraries
 from nlft.runs.controls import state_of
 from nlft.runs.run_dir import RunDir, TokenScores
 from nlft.training.manifest import checkpoints_of
@@ -199,6 +200,7 @@ def serve(load: Callable[[], tuple[Answering, dict[str, Any]]]) -> None:
         load: loads the model. Its second result goes into the first line of the output.
     """
     out, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
+    quiet_libraries()
 
     def say(line: dict[str, Any]) -> None:
         out.write(json.dumps(line) + "\n")
