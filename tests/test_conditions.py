@@ -7,9 +7,10 @@ from tokenizers.processors import TemplateProcessing
 from helpers import tiny
 from nlft.collect.rules import judge_by_rules
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, end_of_turn_id, pad_rows
-from nlft.core.prompts import Templates, without_corrections
+from nlft.core.limits import ModelLimits
+from nlft.core.prompts import PromptSettings, TemplateInputs, Templates, without_corrections
 from nlft.core.spans import Span
-from nlft.errors import ProblemsError
+from nlft.errors import ProblemsError, UserError
 
 WRONG = {
     "id": "a",
@@ -227,6 +228,27 @@ def test_the_revision_is_what_answer_weight_trains_where_there_is_one():
     assert tokenizer.decode(encoder.encode(**WRONG).target) == "64 - 35 = 29<|end|>"
     revised = encoder.encode(**WRONG, revision="It is 29.")
     assert tokenizer.decode(revised.target) == "It is 29.<|end|>"
+
+
+def test_a_padding_token_beyond_the_embedding_is_refused_when_the_encoder_is_made():
+    tokenizer = tiny.tokenizer()
+    assert tokenizer.pad_token_id is not None
+    ConditionEncoder(tokenizer, limits=ModelLimits(rows=tokenizer.pad_token_id + 1, positions=None, trained=None))
+    with pytest.raises(UserError, match=f"has the id {tokenizer.pad_token_id}.* only {tokenizer.pad_token_id} rows"):
+        ConditionEncoder(tokenizer, limits=ModelLimits(rows=tokenizer.pad_token_id, positions=None, trained=None))
+
+
+@pytest.mark.parametrize(
+    "inputs", [TemplateInputs({"a": 1}), TemplateInputs(tools=({},)), TemplateInputs(date="2024-07-26")]
+)
+def test_template_inputs_count_if_any_is_given(inputs):
+    assert inputs
+    assert not TemplateInputs()
+
+
+def test_settings_without_template_inputs_have_none_and_hide_corrections():
+    assert PromptSettings().template_inputs() == TemplateInputs()
+    assert not PromptSettings().templates().judge_shows_correction
 
 
 def test_padded_rows_label_the_completion_alone():

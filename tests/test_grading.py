@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.harness import harness_reading, harness_verdict
 from nlft.data.answers.final_answers import read_standard
+from nlft.data.answers.plain_text import composed
 from nlft.data.answers.quantities import plain_value
 from nlft.data.answers.text_answers import read_choice
 from nlft.data.gradable import is_undecided, unclear_numbers, why_unclear
@@ -250,6 +251,9 @@ def test_exact_reads_words_as_a_person_does(completion):
 
 def test_exact_knows_one_form_of_each_letter():
     assert get_grader("exact")("cafe\u0301", "caf\u00e9").grade == "right"
+    # Python sorts accents in quadratic time, so a text with more than 30 in a row stays as it is.
+    assert composed(30 * "\u0301" + "e\u0301").endswith("\u0301\u00e9")
+    assert composed(31 * "\u0301" + "e\u0301").endswith("e\u0301")
     assert get_grader("exact")("don’t", "don't").grade == "right"
     assert get_grader("exact")("x²", "x2").grade == "wrong"
 
@@ -341,8 +345,13 @@ RIGHT = [
     ("#### 2 1/2", "2.5"),
     ("2½", "2.5"),
     ("10³", "1000"),
+    ("10⁻²", "0.01"),
     (r"$3 \times 10^{2}$", "300"),
     ("It costs 1.5e6 dollars", "1500000"),
+    ("It holds 5km2.", "5 km2"),
+    ("#### 1. First\nx\n#### 2. Then\ny\n#### 72", "72"),
+    ("Page 3 has 18 words", "18"),
+    ("1e0400", "1" + 400 * "0"),
     # the writing of other countries
     ("C'est 12 000 euros", "12000"),
     ("12'000", "12000"),
@@ -430,6 +439,11 @@ NEITHER = [
     ("x = 5 or x = -5", "-5"),
     ("more than 5", "5"),
     ("5 or more", "5"),
+    ("It is 5 squared.", "5"),
+    ("5 km2", "5 m2"),
+    ("5 factorial", "5"),
+    ("x = 5, y = 6", "6"),
+    ("3 + 2 = 5; x = 6", "6"),
     ("The answer is not 18", "18"),
     ("#### 10\nNo.\n#### 72", "72"),
     ("#### 72\n\nQuestion: Tom has 5.\nAnswer: 5", "72"),

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nlft.core.hold import Role
 from nlft.core.loss import Window, normalize, sample_losses
 from nlft.core.neighbourhood import hidden_band, neighbourhood
 from nlft.core.saliency import ConditionLogprobs, Tag
@@ -197,6 +198,20 @@ def test_the_band_holds_inner_products_to_float16():
         expected = exact.diagonal(lag)
         np.testing.assert_allclose(band[: 20 - lag, lag], expected, atol=1e-3)
         assert (band[20 - lag :, lag] == 0).all()
+
+
+def test_the_band_of_padding_is_zero():
+    mask = torch.tensor([[True] * 3 + [False] * 2])
+    band = hidden_band(torch.full((1, 5, 4), 2.0), mask)[0]
+    expected = torch.zeros(5, 17)
+    for token in range(3):
+        expected[token, : 3 - token] = 1
+    assert torch.equal(band.float(), expected)
+
+
+def test_each_tag_and_each_role_has_a_number_of_its_own():
+    for kind in (Tag, Role):
+        assert sorted(kind.__members__.values()) == list(range(len(kind.__members__)))
 
 
 def three_tokens(label, base, judge, standard):

@@ -91,6 +91,8 @@ def test_quotes_that_are_nowhere_are_named_once_each():
     quoted = quoted_spans(TEXT, '"sturdy", “sturdy”, "We are ... sturdy" and "durable"')
     assert quoted.missing == ("sturdy", "We are ... sturdy")
     assert len(quoted.spans) == 1
+    # Of the readings that the marks allow, the shortest is surely the reader's.
+    assert quoted_spans(TEXT, "'the riders' gear' is vague").missing == ("the riders",)
 
 
 def test_an_ellipsis_stands_for_a_bounded_gap_and_begins_at_the_nearest_place():
