@@ -39,6 +39,7 @@ def main() -> None:
     requests = [CompletionRequest(str(q.id), fill_prompt(q.prompt, TEMPLATE)) for q in questions]
     print(f"{args.model}, {model.dtype}, {len(requests)} questions, {torch.get_num_threads()} threads")
     throughput(model, encoder, requests, args)
+    joining(model, encoder, requests, args)
     agreement(model, encoder, requests, args)
 
 
@@ -63,6 +64,24 @@ def throughput(model, encoder, requests, args) -> None:
             f"{tokens / single:.0f} one at a time: {ratios[-1]:.1f} times"
         )
     print(f"ratio: median {statistics.median(ratios):.1f}, from {min(ratios):.1f} to {max(ratios):.1f}")
+
+
+def joining(model, encoder, requests, args) -> None:
+    """How much time it saves that waiting prompts take the places of answers that have ended, in the same rounds."""
+    ratios = []
+    for _ in range(args.rounds):
+        seconds = {}
+        for joins in (True, False):
+            local = LocalModel(model, encoder, max_new_tokens=4 * args.new_tokens, batch_size=args.batch)
+            local._may_share = joins and local._may_share
+            start = time.perf_counter()
+            lengths = [answer.tokens for batch in local.answer(requests) for _, answer in batch]
+            seconds[joins] = time.perf_counter() - start
+        ratios.append(seconds[True] / seconds[False])
+    print(
+        f"answers of {min(lengths)} to {max(lengths)} tokens: {statistics.median(ratios):.2f} of the time of batches "
+        f"that end together, from {min(ratios):.2f} to {max(ratios):.2f}"
+    )
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -22,7 +23,8 @@ from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest
-from nlft.models.local import LocalModel, _Draw
+from nlft.models.decoding import Decoder
+from nlft.models.local import LocalModel, _Draw, greedy
 from nlft.results.evaluate import EvaluationSettings, evaluate, graders
 from nlft.results.settings import as_asked
 from nlft.results.stats import paired_difference, wilson
@@ -109,6 +111,40 @@ def test_earlier_turns_that_all_share_are_read_once_and_change_no_answer(monkeyp
         assert read == read_plain + prefix + 1, "tried once, and given up"
     else:
         assert read_plain - read == len(asked) * (prefix + 1) - (prefix + 1)
+
+
+def decoded(family, size, shared=0):
+    """Rows that end after 1 to 11 tokens, at most `size` at a time; and the rows of each of the model's calls."""
+    model = LocalModel(tiny.model(family), ConditionEncoder(tiny.tokenizer()), max_new_tokens=12, batch_size=size)
+    asked = [[*SHOTS, {"role": "user", "content": "?" * at}] for at in range(9)]
+    prompts = [model.encoder.prompt_ids(one) for one in asked]
+    calls = []
+    hook = model.model.get_input_embeddings().register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
+    decoder = model._decoder(prompts, greedy, lambda row, ids: len(ids) == 1 + 5 * row % 11, shared)
+    waiting = deque(range(9))
+    with model._answering():
+        while waiting or decoder.alive:
+            decoder.run(waiting)
+    hook.remove()
+    return decoder.written, calls
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_waiting_prompts_take_the_places_of_finished_ones_and_change_no_answer(family):
+    alone, _ = decoded(family, 1)
+    assert [len(alone[row]) for row in range(9)] == [1 + 5 * row % 11 for row in range(9)]
+    shared = len(tiny.tokenizer().apply_chat_template(SHOTS)["input_ids"])
+    for start in (0, shared):
+        together, calls = decoded(family, 4, start)
+        assert together == alone
+        assert max(calls) == 4
+    in_turns = sum(max(len(alone[row]) for row in range(at, min(at + 4, 9))) for at in (0, 4, 8))
+    if family == "gemma2":  # keeps a window of its prompts, so a new batch begins when the one before has ended
+        assert len(decoded(family, 4)[1]) == in_turns
+    else:
+        reads = len(alone) - 3  # each prompt that joins later is read in a call of its own
+        assert len(decoded(family, 4)[1]) < in_turns + reads
+        assert sum(decoded(family, 4)[1]) == sum(map(len, alone.values()))
 
 
 def other(family):
@@ -205,25 +241,27 @@ def test_the_intervals_of_an_evaluation_count_items_where_a_field_names_them(tmp
 
 def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
-    asked = []
-    generate = LocalModel._write
+    handed_out, asked = [], []
+    answer = LocalModel.answer
 
-    def counted(self, prompts, keys, shared):
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        asked.append(list(keys))
-        return generate(self, prompts, keys, shared)
+    def counted(self, requests):
+        asked[:] = [request.key for request in requests]
+        for answers in answer(self, requests):
+            yield answers
+            handed_out.extend(requests[at].key for at, _ in answers)
+            if len(handed_out) in range(4, len(QUESTIONS)) and len(asked) == len(QUESTIONS):
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalModel, "_write", counted)
+    monkeypatch.setattr(LocalModel, "answer", counted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "again")
-    first, asked[:] = [key for keys in asked for key in keys], []
+    first, handed_out[:] = list(handed_out), []
     ledger = tmp_path / "again" / "evaluation.calls.jsonl"
     ledger.write_bytes(ledger.read_bytes() + b'{"hash": "8c')  # as a killed process leaves it
     resumed = run(tmp_path / "again")
-    second = [key for keys in asked for key in keys]
-    assert len(first) == 6
-    assert sorted(first + second) == [q.id for q in QUESTIONS]
+    assert len(first) >= 4
+    assert sorted(first + asked) == [q.id for q in QUESTIONS]
+    assert sorted(handed_out) == sorted(asked)
     assert resumed == whole
     texts = [json.loads((tmp_path / d / "evaluation.json").read_text())["questions"] for d in ("whole", "again")]
     assert texts[0] == texts[1]
@@ -231,7 +269,7 @@ def test_interrupted_evaluation_asks_only_for_the_rest(tmp_path, monkeypatch):
 
 def test_a_finished_evaluation_asks_nothing_again_and_another_grader_needs_no_new_answers(tmp_path, monkeypatch):
     first = run(tmp_path)
-    monkeypatch.setattr(LocalModel, "_write", lambda *a: pytest.fail("asked the model"))
+    monkeypatch.setattr(Decoder, "run", lambda *a: pytest.fail("asked the model"))
     assert run(tmp_path) == first
     other = run(tmp_path, EvaluationSettings(grader="exact", max_new_tokens=8))
     assert [a.output for a in other.answers] == [a.output for a in first.answers]

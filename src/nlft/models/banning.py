@@ -4,7 +4,7 @@ When a banned word is complete in the text, decoding goes back to the token wher
 and goes on. It is the cheaper choice where a pattern sees the fault.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from nlft.core.spans import WordFinder
+from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.local import LocalModel, greedy
 
 
@@ -60,6 +61,13 @@ class BanningModel(LocalModel):
     def identity(self) -> dict[str, Any]:
         """The model's identity, the banned words and the limit; see `Answerer`."""
         return {**super().identity, "banned": self.words, "tries": self.tries}
+
+    def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
+        """Answer the requests in batches; see `LocalModel.answer`."""
+        encoded, waiting, shared = self._prepared(requests)
+        while batch := [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]:
+            written = self._write([encoded[i] for i in batch], [requests[i].key for i in batch], shared)
+            yield [(i, self.finish(ids, len(encoded[i]))) for i, ids in zip(batch, written, strict=True)]
 
     def _write(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[list[int]]:
         rows = [_Row() for _ in prompts]

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -12,7 +13,6 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -21,6 +21,7 @@ from nlft.core.prompts import as_messages
 from nlft.core.reply_form import TemplateRefusal
 from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import CompletionRequest, Generated
+from nlft.models.decoding import Decoder, Pick
 from nlft.models.ends import answer_ends
 from nlft.progress import note
 
@@ -77,7 +78,7 @@ class LocalModel:
         }
 
     def answer(self, requests: Sequence[CompletionRequest]) -> Iterator[list[tuple[int, Generated]]]:
-        """Answer the requests in batches.
+        """Answer the requests together, `batch_size` at a time. A waiting request begins as soon as there is room.
 
         Start with the longest prompts, so that the first batch shows whether there is enough memory.
 
@@ -85,15 +86,20 @@ class LocalModel:
             ProblemsError: names every prompt that the model cannot read: it is longer than the model's context, or has
                 a token without a row in the embedding.
         """
+        encoded, waiting, shared = self._prepared(requests)
+        decoder = self._decoder(encoded, self._picker([request.key for request in requests]), self._ends_turn, shared)
+        while waiting or decoder.alive:
+            with self._answering():
+                done = decoder.run(waiting)
+            self._may_share = decoder.joins
+            yield [(i, self.finish(decoder.written.pop(i), len(encoded[i]))) for i in done]
+
+    def _prepared(self, requests: Sequence[CompletionRequest]) -> tuple[list[list[int]], deque[int], int]:
+        """Return the requests' token ids, their order, and the number of tokens at the start of all; see `answer`."""
         encoded = [self._prompt_ids(request) for request in requests]
         self._check(requests, encoded)
-        shared = self._shared(requests, encoded)
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            keys = [requests[i].key for i in batch]
-            prompts = [encoded[i] for i in batch]
-            yield list(zip(batch, self._generate(prompts, keys, shared), strict=True))
+        return encoded, deque(order), self._shared(requests, encoded)
 
     def _check(self, requests: Sequence[CompletionRequest], encoded: Sequence[list[int]]) -> None:
         tokenizer = self.encoder.tokenizer
@@ -168,10 +174,11 @@ class LocalModel:
                 return
             step = torch.tensor([written[-1:]], device=device)
 
-    def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
-        with self._light_head():
-            written = self._write(prompts, keys, shared)
-        return [self.finish(ids, len(read)) for ids, read in zip(written, prompts, strict=True)]
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Prepare the model for decoding, until the next answers are handed out."""
+        with torch.inference_mode(), self._light_head():
+            yield
 
     @contextmanager
     def _light_head(self) -> Iterator[None]:
@@ -182,88 +189,54 @@ class LocalModel:
         finally:
             hook.remove()
 
-    def _picker(self, keys: list[str]) -> Callable[[Tensor, list[int]], Tensor]:
+    def _picker(self, keys: list[str]) -> Pick:
         return _Draw(keys, self.seed, self.temperature) if self.temperature > 0 else greedy
 
     def _write(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[list[int]]:
         """Return the tokens of a batch of answers."""
-        return self._decode(prompts, self._picker(keys), lambda _, ids: self._has_ended(ids), shared)
+        return self._decode(prompts, self._picker(keys), self._ends_turn, shared)
+
+    def _ends_turn(self, row: int, ids: list[int]) -> bool:
+        return self._has_ended(ids)
 
     def _has_ended(self, ids: list[int]) -> bool:
         """Whether the model has ended its turn with these tokens."""
         return ids[-1] in self._ends
 
-    @torch.inference_mode()
     def _decode(
+        self, prompts: list[list[int]], pick: Pick, is_over: Callable[[int, list[int]], bool], shared: int
+    ) -> list[list[int]]:
+        """Decode a batch to its end; see `Decoder`."""
+        decoder = self._decoder(prompts, pick, is_over, shared, len(prompts))
+        waiting = deque(range(len(prompts)))
+        with self._answering():
+            while waiting or decoder.alive:
+                decoder.run(waiting)
+        self._may_share = decoder.joins
+        return [decoder.written[row] for row in range(len(prompts))]
+
+    def _decoder(
         self,
         prompts: list[list[int]],
-        pick: Callable[[Tensor, list[int]], Tensor],
+        pick: Pick,
         is_over: Callable[[int, list[int]], bool],
         shared: int,
-    ) -> list[list[int]]:
-        """Decode a batch. Drop rows as they finish, so that one long answer does not slow the whole batch.
+        size: int | None = None,
+    ) -> Decoder:
+        def stops(row: int, ids: list[int]) -> bool:
+            room = self._limits.has_room(len(prompts[row]) + len(ids))
+            return len(ids) >= self.max_new_tokens or not room or is_over(row, ids)
 
-        Args:
-            pick: (logits, rows) -> the next token of each of these rows.
-            is_over: (row, its tokens so far) -> whether the row is finished.
-            shared: number of tokens at the start of all prompts. The model reads them once; the padding of shorter
-                prompts comes after them.
-        """
-        width, count = max(map(len, prompts)), len(prompts)
-        device = next(self.model.parameters()).device
-        pad = self.encoder.tokenizer.pad_token_id
-        cache = self._read(prompts[0][:shared], count)
-        start = 0 if cache is None else shared
-        rows = [ids[start:] for ids in prompts]
-        step = torch.tensor([[pad] * (width - start - len(ids)) + ids for ids in rows], device=device)
-        mask = torch.ones(count, width + self.max_new_tokens, dtype=torch.long, device=device)
-        mask[:, start:width] = torch.tensor([[0] * (width - start - len(ids)) + [1] * len(ids) for ids in rows])
-        position = mask.cumsum(1) - 1
-        written: list[list[int]] = [[] for _ in prompts]
-        alive = list(range(count))
-        for length in range(width, width + self.max_new_tokens):
-            out = self.model(
-                input_ids=step,
-                attention_mask=mask[:, :length],
-                position_ids=position[:, start:length].clamp(min=0),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            tokens = pick(out.logits[:, -1].float(), alive).tolist()
-            for row, token in zip(alive, tokens, strict=True):
-                written[row].append(token)
-            going = [
-                at
-                for at, row in enumerate(alive)
-                if not is_over(row, written[row]) and self._limits.has_room(len(prompts[row]) + len(written[row]))
-            ]
-            if not going:
-                break
-            cache, start = out.past_key_values, length
-            if len(going) < len(alive):
-                keep = torch.tensor(going, device=device)
-                cache.batch_select_indices(keep)
-                mask, position = mask[keep], position[keep]
-                alive, tokens = [alive[at] for at in going], [tokens[at] for at in going]
-            step = torch.tensor(tokens, device=device)[:, None]
-        return written
-
-    def _read(self, ids: list[int], count: int) -> Any:
-        """Read `ids` once, and return the cache for `count` prompts that begin with them.
-
-        Return None if that saves nothing. Also return None if the cache holds anything except keys and values of
-        every token (a sliding window, a state), because such a model would read the padding in the middle as tokens.
-        """
-        if count == 1 or not ids:
-            return None
-        step = torch.tensor([ids], device=next(self.model.parameters()).device)
-        cache = self.model(input_ids=step, use_cache=True, logits_to_keep=1).past_key_values
-        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
-            self._may_share = False
-            return None
-        cache.batch_repeat_interleave(count)
-        return cache
+        return Decoder(
+            self.model,
+            prompts,
+            size=size or self.batch_size,
+            pad_token_id=self.encoder.tokenizer.pad_token_id,
+            shared=shared,
+            joins=self._may_share,
+            pick=pick,
+            is_over=stops,
+        )
 
     def finish(self, ids: list[int], prompt_tokens: int) -> Generated:
         """Return the answer that these tokens are, as far as it is written."""
@@ -276,9 +249,10 @@ class LocalModel:
 class BaseOfAdapter(LocalModel):
     """The model below a PEFT adapter as an answerer: it answers with the adapter switched off."""
 
-    def _generate(self, prompts: list[list[int]], keys: list[str], shared: int) -> list[Generated]:
-        with self.model.disable_adapter():
-            return super()._generate(prompts, keys, shared)
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        with self.model.disable_adapter(), super()._answering():
+            yield
 
 
 def base_of(tuned: LocalModel, name: dict[str, Any] | None = None) -> BaseOfAdapter:
