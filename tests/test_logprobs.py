@@ -169,6 +169,7 @@ def test_a_model_with_an_unknown_way_with_its_logits_is_refused(change):
     ("family", "name", "value"),
     [
         ("cohere", "logit_scale", 1.0),
+        ("cohere", "logit_scale", 2.0),
         ("granite", "logits_scaling", 1.0),
         ("granite", "logits_scaling", 1 / 8),
         ("gemma2", "final_logit_softcapping", None),
