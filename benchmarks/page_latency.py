@@ -6,7 +6,8 @@ Prints, for 1,000 tokens and for 20 examples of 300, the time from the address t
 tokens, and the median and the 95th percentile of 50 slider moves, from the input event until the frame that shows its
 result has been painted: with one example open, as the page starts, and with all open; and for a run of 2,000 logged
 steps x 8 watched examples of 200 tokens, the time from the address to the drawn tokens, the browser's memory, and the
-server's. Last, the time from the writing of a step until the page shows it, the median of ten.
+server's; the time from the writing of a step until the page shows it, the median of ten; and the time from a step's end
+until the training takes a request that came over HTTP during the step or during a scoring of 8 examples, 0.3 s each.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from playwright.sync_api import Page, Playwright, sync_playwright
 
 from helpers.browser import FLAGS
 from helpers.page_runs import event, make_run
+from helpers.request_latency import KINDS, measure
 from nlft.runs.run_dir import RunDir
 
 MOVES = 50
@@ -148,6 +150,11 @@ def main() -> None:
         found[f"{args.steps} steps x 8"] = opening(
             playwright, executable, long_run(home / "long", args.steps), args.steps
         )
+        waits = measure(home / "asked", count=10)
+        for kind in KINDS:
+            seconds = sorted(seconds for one, seconds in waits if one == kind)
+            shown = {"median": round(statistics.median(seconds), 3), "longest": round(seconds[-1], 3)}
+            found[f"seconds from a step's end until a request made during a {kind} is taken"] = shown
         found["seconds until news are shown"] = news(playwright, executable, make_run(home / "news", steps=2))
     print(json.dumps(found, indent=2))
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.local import LocalModel, base_of
 from nlft.page.connections import listen
+from nlft.page.conversation import Conversation
 from nlft.page.live import LiveRun
-from nlft.page.replies import MOST_WAITING, Replies
+from nlft.page.replies import MOST_WAITING
 from nlft.page.server import PageServer
 from nlft.page.serving import web_server
 from nlft.runs.run_dir import RunDir
@@ -546,6 +547,28 @@ for line in sys.stdin:
 """
 
 
+FAILING = """
+import json, sys
+print(json.dumps({"error": "the run has no <adapter> yet"}), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def served(page: PageServer) -> Iterator[int]:
+    """Serve a page; yield its port."""
+    listening = listen("127.0.0.1", 0, 0)
+    server = web_server(page, listening, "token", set())
+    serving = threading.Thread(target=server.serve_until_stopped, daemon=True)
+    serving.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.stop()
+        serving.join(20)
+        assert not serving.is_alive()
+
+
 @pytest.fixture
 def stubbed(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, Path]]:
     """A page's server whose models' process begins replies and never ends them; its port, and what the process read."""
@@ -553,17 +576,11 @@ def stubbed(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     command = [sys.executable, "-c", STUB, str(log)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: process)
-    replies = Replies(run.path, {})
+    conversation = Conversation(run.path, {}, at_once=True)
     monkeypatch.undo()
-    listening = listen("127.0.0.1", 0, 0)
-    server = web_server(PageServer([LiveRun(run)], who="ann", replies=replies), listening, "token", set())
-    serving = threading.Thread(target=server.serve_until_stopped, daemon=True)
-    serving.start()
-    yield listening.getsockname()[1], log
-    server.stop()
-    serving.join(20)
-    assert not serving.is_alive()
-    replies.close()
+    with served(PageServer([LiveRun(run)], who="ann", conversation=conversation)) as port:
+        yield port, log
+    conversation.close()
 
 
 def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(stubbed: tuple[int, Path]) -> None:
@@ -711,12 +728,64 @@ def test_one_talks_on_the_page_while_its_server_holds_no_torch(run: RunDir, chro
         server.communicate(timeout=60)
 
 
+def test_models_that_were_not_started_are_started_from_the_page_and_failures_are_shown(
+    run: RunDir, chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from playwright.sync_api import expect
+
+    scripts, begin = [FAILING, STUB], subprocess.Popen
+    begun: list[Any] = []
+
+    def start(*_: Any, **__: Any) -> Any:
+        command = [sys.executable, "-c", scripts[len(begun)], str(tmp_path / "asked.jsonl")]
+        begun.append(begin(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    conversation = Conversation(run.path, {}, at_once=False)
+    page = chromium.new_page()
+    with served(PageServer([LiveRun(run)], who="ann", conversation=conversation)) as port:
+        url, bearer = f"http://127.0.0.1:{port}", {"Authorization": "Bearer token"}
+        ask = f"{url}/api/chat/ask"
+        assert httpx.post(f"{url}/api/chat/start", json={}).status_code == 401
+        evil = {**bearer, "Origin": "http://evil.example"}
+        assert httpx.post(f"{url}/api/chat/start", json={}, headers=evil).status_code == 403
+        assert httpx.post(f"{url}/api/chat/start", data={"a": "b"}, headers=bearer).status_code >= 400
+        assert httpx.get(f"{url}/api/chat/start", headers=bearer).status_code == 405
+        early = httpx.post(ask, json={"talk": "t", "text": "hello"}, headers=bearer)
+        assert (early.status_code, "Start the models" in early.json()["error"]) == (409, True)
+        assert begun == [], "nothing is loaded before a reader asks for it"
+        page.goto(f"{url}/?token=token#replies")
+        button, said = page.get_by_role("button", name="Start the models"), page.locator(".reply-status")
+        expect(said).to_contain_text("not loaded")
+        expect(page.locator(".reply-form")).to_be_hidden()
+        button.click()
+        expect(said).to_contain_text("the run has no <adapter> yet")
+        button.click()
+        expect(page.locator(".reply-form")).to_be_visible()
+        expect(button).to_be_hidden()
+        page.reload()
+        expect(page.locator(".reply-form")).to_be_visible()
+        assert len(begun) == 2
+        again = httpx.post(f"{url}/api/chat/start", json={}, headers=bearer).json()
+        assert ("ready" in again, len(begun)) == (True, 2), "models that are loaded are not loaded once more"
+    conversation.close()
+    with served(PageServer([LiveRun(run)], who="ann", read_only=True, conversation=conversation)) as port:
+        page.goto(f"http://127.0.0.1:{port}/?token=token#replies")
+        expect(page.locator("#panel-replies")).to_contain_text("--read_only")
+        bearer = {"Authorization": "Bearer token"}
+        assert httpx.post(f"http://127.0.0.1:{port}/api/chat/start", json={}, headers=bearer).status_code == 404
+    page.close()
+
+
 def test_an_exported_page_has_no_replies_and_flags_that_do_not_go_together_are_refused(
     tmp_path: Path, capsys: Any
 ) -> None:
     run = make_run(tmp_path / "farm", steps=1, examples=1)
     assert cli.main(["map", str(run.path), "--html", str(tmp_path / "map.html")]) == 0
-    assert not re.search(r"mountReplies|chat/ask", (tmp_path / "map.html").read_text())
+    saved = (tmp_path / "map.html").read_text()
+    assert not re.search(r"mountReplies|chat/ask", saved)
+    assert "saved page" in saved
     for flags, said in [
         (["--rule", "x"], "--chat"),
         (["--chat", "--read_only"], "--read_only"),

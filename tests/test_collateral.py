@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from helpers import tiny
 from nlft import cli
 from nlft.collect.sampling import SamplingSettings
+from nlft.core.base_below import leak
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.spans import Span
@@ -46,6 +48,7 @@ from nlft.results.comparison_tables import collateral_notes, collateral_table
 from nlft.results.evaluate import evaluate
 from nlft.results.keep import NEAR_TEMPLATES, near_prompts, read_keep
 from nlft.results.settings import CollateralSettings, EvaluationSettings
+from nlft.runs.run_dir import RunDir
 
 
 def tuned(family="llama", targets="all-linear", seed=1):
@@ -498,3 +501,68 @@ def test_a_training_without_an_adapter_refuses_collateral(place, capsys):
     flags = ["--model_name_or_path", str(place / "model"), "--use_peft", "false", "--collateral"]
     assert cli.main(["train", str(place / "examples.jsonl"), *flags]) == 2
     assert "--use_peft false" in capsys.readouterr().err
+
+
+def with_biases(family, bias):
+    """An adapter that trains the base's own biases, which PEFT leaves in place when the adapter is off."""
+    targets = ["c_fc"] if family == "gpt2" else ["up_proj"]
+    config = LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2", bias=bias)
+    net = get_peft_model(tiny.model(family), config).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.3)
+    return net
+
+
+@pytest.mark.parametrize(("bias", "count"), [("all", 13), ("lora_only", 2)])
+def test_an_adapter_that_leaves_its_biases_in_the_base_is_refused_wherever_the_base_is_asked(bias, count):
+    net = with_biases("gpt2", bias)
+    found = leak(net)
+    assert f"{count} biases" in found
+    assert f"bias '{bias}'" in found
+    trained = [name for name, one in net.named_parameters() if one.requires_grad and name.endswith(".bias")]
+    assert len(trained) == count
+    assert any(name in found for name in trained)
+    for ask in (
+        lambda: kl_to_base(net, ROWS),
+        lambda: base_of(local(net)),
+        lambda: measure(local(net), local(net), [], [], CollateralSettings()),
+    ):
+        with pytest.raises(UserError, match=f"{count} biases"):
+            ask()
+
+
+def test_what_an_adapter_puts_away_whole_is_no_leak():
+    assert leak(with_biases("llama", "all")) is None, "this model has no biases"
+    assert leak(tiny.model()) is None
+    assert leak(tuned("gpt2", ["c_fc"])) is None
+    config = LoraConfig(r=2, target_modules=["up_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    assert leak(get_peft_model(tiny.model(), config)) is None
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "gaussian", True])
+def test_an_initialisation_that_changes_the_base_is_found(start):
+    before = {name: value.clone() for name, value in tiny.model().state_dict().items()}
+    config = LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM", init_lora_weights=start)
+    net = get_peft_model(tiny.model(), config)
+    now = {name.replace(".base_layer", ""): value for name, value in net.get_base_model().state_dict().items()}
+    changed = any(not torch.equal(now[name], value) for name, value in before.items())
+    assert (leak(net) is not None) == changed == (start in ("pissa", "olora"))
+
+
+def test_a_part_that_stays_on_is_a_leak(monkeypatch):
+    original = LoraLayer.enable_adapters
+    monkeypatch.setattr(LoraLayer, "enable_adapters", lambda self, enabled: original(self, True))
+    assert "2 of its parts" in leak(tuned(targets=["up_proj"]))
+
+
+def test_a_scheme_that_holds_to_the_base_refuses_such_an_adapter_and_others_train_on(tmp_path):
+    from helpers.training import nlft_trainer
+
+    with pytest.raises(UserError, match=r"strike.*\n?.*biases"):
+        nlft_trainer(tmp_path / "held", model=with_biases("gpt2", "all"), saliency="strike", watch=0)
+    trainer = nlft_trainer(tmp_path / "free", model=with_biases("gpt2", "all"), saliency="nlft", max_steps=1)
+    trainer.train()
+    snapshot = RunDir(tmp_path / "free").snapshot(0)
+    assert not any(snapshot.alternatives), "the base is not in memory, so nothing is said about it"

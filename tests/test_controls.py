@@ -29,8 +29,9 @@ from nlft.runs.controls import CONTROLS, after, controls_of, describe, outcome, 
 from nlft.runs.request_file import new_request, read_request
 from nlft.runs.run_dir import LIVE_KEPT, RunDir, Snapshot
 from nlft.training import steering
+from nlft.training.background_writer import BackgroundWriter
 from nlft.training.checkpoints import checkpoint_to_resume
-from nlft.training.watching import BackgroundWriter, choose_watched, score_alone
+from nlft.training.watching import choose_watched, score_alone
 
 
 def steered(folder, asked, **options):

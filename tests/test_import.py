@@ -7,7 +7,7 @@ import sys
 import zipfile
 from copy import deepcopy
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
@@ -18,6 +18,7 @@ from nlft.cli import main
 from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import RecordsError, UserError
 from nlft.progress import _NOTED
+from nlft.sources import reading
 from nlft.sources.columns import AS_NAMED, Columns, field_named
 from nlft.sources.formats.registry import convert, find_format, unwrapped
 from nlft.sources.label_words import read_label
@@ -548,10 +549,38 @@ def test_import_replaces_only_what_holds_nothing_else(capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
-def test_commands_take_the_flags_of_columns_and_training_says_to_import_first(capsys):
+def test_commands_take_the_flags_of_columns_and_those_that_read_no_examples_say_to_import_first(capsys):
     write_csv("x.csv", [["A", "B", "C", "D"], ["q", "so fine", "5", ""], ["q", "b", "1", 'It says "b".']])
     columns = ["--columns", "prompt=A,completion=B,label=C:4,comment=D"]
     assert main(["build", "x.csv", "--out", "x.jsonl", *columns]) == 0
     assert [e.label for e in read_examples("x.jsonl")].count(True) == 1
-    assert main(["train", "x.jsonl", *columns]) == 2
+    assert main(["export", "runs/x", "--to", "gguf", *columns]) == 2
     assert "nlft import" in capsys.readouterr().err
+
+
+def test_tune_and_compare_split_a_table_by_the_columns_that_their_settings_name(tmp_path):
+    from dataclasses import asdict
+
+    from nlft.experiments.settings import CompareSettings, RoundsSettings, TuneSettings
+    from nlft.experiments.stages import holds_examples, split_stage
+
+    rows = [["Frage", "Text", "Sterne", "Warum", "Antwort"]]
+    rows += [
+        [f"q{at}", f"reply {at}", "5" if at % 2 else "1", "" if at % 2 else '"reply" is bad', f"{at}"]
+        for at in range(10)
+    ]
+    write_csv("x.csv", rows)
+    columns = "prompt=Frage,completion=Text,label=Sterne:4,judgment=Warum,answer=Antwort"
+    settings = TuneSettings(columns=columns, test_share=0.2)
+    assert RoundsSettings(columns=columns).reading() == CompareSettings(columns=columns).reading() == settings.reading()
+    assert holds_examples("x.csv", settings.reading())
+    split_stage(tmp_path, {"file": "x.csv", "settings": asdict(settings), "model": {}})
+    train = read_examples(tmp_path / "train.jsonl")
+    assert (len(train), sum(e.label for e in train)) == (8, sum(int(e.prompt[1:]) % 2 for e in train))
+
+
+def test_a_hub_name_that_became_a_windows_path_is_still_a_hub_name(monkeypatch):
+    asked = []
+    monkeypatch.setattr(reading, "read_hub", lambda *told: asked.append(told[:4]) or (told[0], "train", []))
+    read_source(PureWindowsPath("openai/gsm8k:main:train"))
+    assert asked == [("openai/gsm8k:main:train", "openai/gsm8k", "main", "train")]

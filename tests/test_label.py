@@ -85,6 +85,40 @@ def test_a_killed_server_loses_nothing_and_the_next_one_goes_on_and_undoes_what_
     again.close()
 
 
+def test_what_was_undone_is_done_again_after_a_restart_too_until_something_new_is_decided(file: Path) -> None:
+    first = opened(file)
+    decide(first, 0, label=True)
+    for words in ("Sh", "Short and true."):
+        decide(first, 0, "typing", feedback=words)
+    decide(first, 1, label=True)
+    whole = first.out.read_bytes()
+    assert first.redo() is None
+    assert [first.undo(), first.undo()] == [1, 0]
+    assert (first.now[0].label, first.now[0].feedback, first.now[1].label) == (True, "", None)
+    assert first.redo() == 0
+    assert first.now[0].feedback == "Short and true."
+    first.journal._lock.close()  # as the system does when a process is killed
+
+    again = opened(file)
+    assert (again.now[0].feedback, again.now[1].label, again.last_place) == ("Short and true.", None, 0)
+    assert again.redo() == 1
+    assert again.out.read_bytes() == whole
+    assert again.redo() is None
+    assert [again.undo(), again.undo(), again.undo()] == [1, 0, 0]
+    assert again.undo() is None
+    assert [again.redo(), again.redo(), again.redo(), again.redo()] == [0, 0, 1, None]
+    assert again.out.read_bytes() == whole
+    assert again.undo() == 1
+    decide(again, 2, skipped=True)
+    assert again.redo() is None, "a new decision ends what can be done again"
+    again.close()
+
+    last = opened(file)
+    assert last.redo() is None
+    assert states(last) == ["liked", "unlabelled", "skipped", "unlabelled"]
+    last.close()
+
+
 def test_a_second_server_on_the_same_output_is_refused_and_one_on_another_is_not(file: Path, tmp_path: Path) -> None:
     first = opened(file)
     with pytest.raises(UserError, match=r"replies\.labelled\.decisions\.jsonl: .*\n.*--out"):
@@ -205,7 +239,7 @@ def test_only_the_page_itself_may_read_or_change_anything(file: Path) -> None:
         for path in ("/", "/api/about", "/api/rows/0", "/static/label.js"):
             assert ask(url, path, Authorization="Bearer no")[0] == 401
             assert ask(url, path)[0] == 200
-        for path in ("/api/decide", "/api/undo", "/api/search", "/api/score", "/api/resume"):
+        for path in ("/api/decide", "/api/undo", "/api/redo", "/api/search", "/api/score", "/api/resume"):
             assert ask(url, path, whole, Authorization="")[0] == 401
             assert ask(url, path, whole, Host="evil.example")[0] == 421
             assert ask(url, path, whole, Origin="http://evil.example")[0] == 403
@@ -223,6 +257,9 @@ def test_only_the_page_itself_may_read_or_change_anything(file: Path) -> None:
         status, found = ask(url, "/api/decide", whole)
         assert (status, found["row"]["revision"]) == (409, 1)
         assert ask(url, "/api/search", {"text": "BOARD"}) == (200, {"places": [0, 1]})
+        assert ask(url, "/api/undo", {})[1]["row"]["decision"]["label"] is None
+        assert ask(url, "/api/redo", {})[1]["row"]["decision"]["label"] is not None
+        assert ask(url, "/api/redo", {})[1]["row"] is None
         assert ask(url, "/api/undo", {})[1]["row"]["decision"]["label"] is None
 
 

@@ -134,7 +134,24 @@ def test_six_replies_by_keyboard_then_a_killed_server_and_the_next_one_goes_on(
     press(again, "u", "u")
     at(again, 5)
     expect(again.locator("#badge")).to_have_text("not labelled")
-    press(again, "1", "k", "k", "k")
+    press(again, "Control+Shift+Z")
+    expect(again.locator("#badge")).to_have_text("liked")
+    again.reload()
+    at(again, 5)
+    again.get_by_role("button", name="Redo").click()  # the page was loaded anew, and the server knows what was undone
+    at(again, 6)
+    expect(again.locator("#badge")).to_have_text("disliked, no reason yet")
+    press(again, "Control+y")
+    expect(again.locator("#said")).to_contain_text("nothing to redo")
+    press(again, "Control+z", "u")
+    at(again, 5)
+    expect(again.locator("#badge")).to_have_text("not labelled")
+    press(again, "e")
+    again.keyboard.type("abc")
+    press(again, "Control+z", "Escape")  # in a field, the keys change its letters
+    expect(again.locator("#badge")).to_have_text("not labelled")
+    again.locator("#why").fill("")
+    press(again, "Escape", "1", "k", "k", "k")
     at(again, 2)
     expect(again.locator("#why")).to_have_value("States facts.")
     again.locator("#filter").select_option("s")
@@ -301,7 +318,7 @@ def test_without_a_model_the_page_says_what_is_absent_and_fits_a_phone_in_both_s
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert len(colours) == 2
-        for name in ("Like", "Dislike", "Skip", "Undo", "Next", "Keys"):
+        for name in ("Like", "Dislike", "Skip", "Undo", "Redo", "Next", "Keys"):
             box = page.get_by_role("button", name=re.compile(rf"^{name}\b")).bounding_box()
             assert box is not None
             assert box["y"] + box["height"] <= 844, name

@@ -100,12 +100,53 @@ def test_effects_differ_in_shape_and_not_only_in_colour(lamp: Page) -> None:
         """(all) => all.map((one) => { const style = getComputedStyle(one); const clear = (colour) => colour ===
           getComputedStyle(document.querySelector('.sample[data-effect=alone] .ink')).backgroundColor
           || colour === "rgba(0, 0, 0, 0)";
-          return [!clear(style.borderBottomColor), !clear(style.borderTopColor), style.boxShadow !== "none"].join();
+          return [!clear(style.borderBottomColor), !clear(style.borderTopColor), style.textDecorationLine].join();
         })"""
     )
-    assert looks == ["true,false,false", "false,true,false", "false,false,true", "false,false,false"]
+    assert looks == ["true,false,none", "false,true,none", "false,false,underline", "false,false,none"]
     struck = lamp.locator("#example-1 .token[data-tag=struck] .ink").first
     assert struck.evaluate("(one) => getComputedStyle(one).textDecorationLine") == "line-through"
+
+
+def test_held_words_in_a_row_have_one_thin_line_and_no_box_of_their_own(lamp: Page) -> None:
+    held = lamp.locator("#example-1 .token[data-effect=held]")
+    looks = held.evaluate_all(
+        """(all) => all.map((one) => { const text = getComputedStyle(one.querySelector('.text'));
+          const ink = getComputedStyle(one.querySelector('.ink'));
+          return [text.textDecorationLine, text.textDecorationThickness, ink.boxShadow, ink.outlineStyle].join();
+        })"""
+    )
+    assert len(looks) > 3
+    assert set(looks) == {"underline,1px,none,none"}
+    # The space before a word belongs to the underlined text, so that the line does not stop between two words.
+    texts = held.locator(".text").evaluate_all("(all) => all.map((one) => one.firstChild.textContent)")
+    assert any(text.startswith(" ") for text in texts)
+    assert "underline" not in lamp.locator("#example-1 .token[data-effect=down] .text").first.evaluate(
+        "(one) => getComputedStyle(one).textDecorationLine"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pale_tints_and_the_line_of_held_words_are_seen_under_every_colour_blindness(
+    files: dict[str, Path], open_page: OpenPage, scheme: Any
+) -> None:
+    """A token with a hundredth of the training signal has a strength of a tenth."""
+    page = open_page(files["strike"], color_scheme=scheme)
+    found: dict[str, list[Any]] = {}
+    for effect, edge in {"down": "borderBottomColor", "up": "borderTopColor", "held": "textDecorationColor"}.items():
+        sample = page.locator(f".sample[data-effect={effect}] .ink")
+        sample.evaluate("(one) => one.parentElement.style.setProperty('--strength', '0.1')")
+        found[effect] = [sample.evaluate(PIXEL, name) for name in ("backgroundColor", edge)]
+    plain = page.locator(".sample[data-effect=alone] .ink").evaluate(PIXEL, "backgroundColor")
+    for blindness in (None, *BLIND):
+        ground = seen_by(plain, blindness)
+        fills = {name: seen_by(fill, blindness) for name, (fill, _) in found.items()}
+        edges = {name: contrast(seen_by(edge, blindness), ground) for name, (_, edge) in found.items()}
+        assert np.linalg.norm(lab(fills["down"]) - lab(ground)) > 8, blindness
+        assert np.linalg.norm(lab(fills["up"]) - lab(ground)) > 5, blindness
+        assert edges["down"] >= 3, blindness
+        assert edges["held"] >= 3, blindness
+        assert edges["up"] >= 1.5, blindness
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -298,14 +339,15 @@ def test_three_settings_stand_first_and_the_others_are_behind_advanced(
 
 def test_tabs_are_walked_by_arrows_and_opened_by_keys_and_by_the_address(lamp: Page) -> None:
     tabs = lamp.get_by_role("tab")
-    assert tabs.all_inner_texts() == ["Map", "Feedback", "Curves", "Runs"]
-    assert tabs.evaluate_all("(all) => all.map((one) => one.tabIndex)") == [0, -1, -1, -1]
+    assert tabs.all_inner_texts() == ["Map", "Replies", "Feedback", "Curves", "Runs"]
+    assert tabs.evaluate_all("(all) => all.map((one) => one.tabIndex)") == [0, -1, -1, -1, -1]
     tabs.nth(0).focus()
+    lamp.keyboard.press("ArrowRight")
     lamp.keyboard.press("ArrowRight")
     lamp.keyboard.press("Enter")
     expect(lamp.locator("#panel-feedback")).to_contain_text("It praises:")
     expect(lamp.locator("#panel-map")).to_be_hidden()
-    lamp.locator("body").press("4")
+    lamp.locator("body").press("5")
     expect(lamp.locator("#panel-runs tbody tr")).to_have_count(1)
     expect(lamp.locator("#panel-runs")).to_contain_text("strike")
     lamp.evaluate("location.hash = 'curves'")

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from helpers.page_runs import add_step, example, make_run
 from helpers.training import examples
 from nlft import ComparisonResult, Run, UserError, audit
-from nlft.notebook.magic import nlft_map
+from nlft.notebook.magic import folders_of, nlft_map
 from nlft.results.evaluate import Evaluation
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
@@ -141,3 +141,9 @@ def test_in_a_notebook_a_training_shows_one_bar_and_the_map_is_inline(tmp_path):
     assert "srcdoc" in run[0].data["text/html"]
     assert "srcdoc" in drawn[0].data["text/html"]
     assert sys.executable
+
+
+def test_on_windows_a_backslash_separates_folders_and_elsewhere_it_quotes():
+    line = r"C:\runs\a 'D:\my runs\b'"
+    assert folders_of(line, windows=True) == [r"C:\runs\a", r"D:\my runs\b"]
+    assert folders_of(r"runs/my\ run 'x y' runs/#1", windows=False) == ["runs/my run", "x y", "runs/#1"]

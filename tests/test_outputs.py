@@ -179,12 +179,15 @@ def test_build_again_keeps_what_was_added_to_its_output_or_refuses(home: Path) -
 
 
 def test_a_report_keeps_only_the_one_before(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text in ("one", "two", "three"):
-        with keeping_before(home / "r.html", every=False):
+    (home / "r.html.bak").write_text("a user's own file of that name")
+    for text in ("report one", "report two", "report three"):
+        with keeping_before(home / "r.html", report=lambda path: path.read_text().startswith("report")):
             (home / "r.html").write_text(text)
-    assert (home / "r.html.bak").read_text() == "two"
+    assert (home / "r.html.bak2").read_text() == "report two"
+    assert (home / "r.html.bak").read_text() == "a user's own file of that name"
+    assert not (home / "r.html.bak3").exists()
     assert "r.html.bak" in capsys.readouterr().out
     with suppress(KeyError), keeping_before(home / "r.html"):  # the copy stays if the work fails half-way
         (home / "r.html").write_text("half")
         raise KeyError
-    assert (home / "r.html.bak2").read_text() == "three"
+    assert (home / "r.html.bak3").read_text() == "report three"

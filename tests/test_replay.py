@@ -1,5 +1,6 @@
 """`nlft replay`: a steered run trained again reaches the same adapter bit for bit, or says why it would not."""
 
+import csv
 import json
 import shutil
 import threading
@@ -291,3 +292,31 @@ def test_a_recorded_setting_that_no_longer_exists_does_not_stop_a_replay(steered
     _, args, _, _ = recorded_settings(steered, tmp_path / "x")
     assert not hasattr(args, "condition_logprobs")
     assert args.max_steps == 24
+
+
+def test_a_run_on_a_table_with_its_own_column_names_records_them_and_is_replayed_with_them(
+    tmp_path, model_folder, capsys
+):
+    table = tmp_path / "antworten.csv"
+    rows = [
+        (one.prompt, one.completion.replace("\n", " "), 5 if one.label else 1, one.judgment, one.answer)
+        for one in examples(6)
+    ]
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("Frage", "Text", "Sterne", "Warum", "Soll"), *rows])
+    config = tmp_path / "train.yaml"
+    config.write_text("columns: prompt=Frage,completion=Text,label=Sterne:4,judgment=Warum,answer=Soll\n")
+    assert train(table, model_folder, tmp_path / "run", "--config", config, steps=2) == 0
+    data = RunDir(tmp_path / "run").settings()["data"]
+    assert (data["examples"], data["right"]) == (6, 2)
+    assert data["columns"] == "prompt=Frage,completion=Text,label=Sterne:4,judgment=Warum,answer=Soll"
+    assert "from_format" not in data
+    assert nlft("replay", tmp_path / "run") == 0
+    assert "bit for bit" in capsys.readouterr().out
+    wrong = ["--columns", "prompt=Nirgends,completion=Text,label=Sterne:4"]
+    assert train(table, model_folder, tmp_path / "other", *wrong, steps=2) == 2
+    assert "Nirgends" in capsys.readouterr().err
+    assert train(table, model_folder, tmp_path / "other", "--columns", "prompt=Frage,completion=Text,label=Sterne:4",
+                 "--from", "argilla", steps=2) == 2  # fmt: skip
+    assert "Argilla" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

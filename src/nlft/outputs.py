@@ -74,34 +74,37 @@ def refuse_foreign(flag: str, out: Path | None, is_ours: Callable[[Path], bool],
     Raises:
         UserError: the file exists and may not be replaced.
     """
-    if out is None or overwrite or not out.exists() or out.is_dir():
+    if out is None or overwrite or not out.exists() or out.is_dir() or _may_go(out, is_ours):
         return
-    try:
-        if out.stat().st_size == 0 or is_ours(out):
-            return
-    except (OSError, ValueError, RecursionError):
-        pass
     raise UserError(
         f"{flag} {display_path(out)}: exists already, and nlft did not write it, or it was edited since.\n"
         "  Give another name, move it away, or add --overwrite."
     )
 
 
+def _may_go(path: Path, is_ours: Callable[[Path], bool]) -> bool:
+    try:
+        return path.is_file() and (path.stat().st_size == 0 or is_ours(path))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 @contextmanager
-def keeping_before(*outputs: Path | None, every: bool = True) -> Iterator[None]:
+def keeping_before(*outputs: Path | None, report: Callable[[Path], bool] | None = None) -> Iterator[None]:
     """Write the outputs inside this context. It keeps each file that they replace, and prints where.
 
     The copy is made first, because a killed command runs nothing at its end. If a file stays as it was, the copy is
     removed again.
 
     Args:
-        every: keep the file of every run, as FILE.bak, FILE.bak2, ...; otherwise only the last one. A file of examples
-            may have what a person wrote; a report is made again at any time.
+        report: whether a file is such a report, which is made again at any time. Then only the last one is kept, and
+            an earlier copy of it may go. By default the file of every run is kept, as FILE.bak, FILE.bak2, ...: a file
+            of examples may have what a person wrote.
 
     Raises:
         UserError: there is no room for the copy.
     """
-    kept = {path: _before(path, every) for path in outputs if path is not None and _has_content(path)}
+    kept = {path: _before(path, report) for path in outputs if path is not None and _has_content(path)}
     copies = {path: path.with_name(f".{path.name}.before") for path in kept}
     try:
         for path, aside in copies.items():
@@ -126,10 +129,10 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _before(path: Path, every: bool) -> Path:
-    """Return the name under which the file is kept."""
+def _before(path: Path, report: Callable[[Path], bool] | None) -> Path:
+    """Return the name under which the file is kept: a free one, or that of an earlier copy that may go."""
     names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
-    return next(name for name in names if not every or not name.exists())
+    return next(name for name in names if not name.exists() or (report is not None and _may_go(name, report)))
 
 
 def is_our_page(path: Path) -> bool:

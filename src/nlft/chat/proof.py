@@ -1,19 +1,16 @@
 """Prove that the base model under an adapter is the base: by its weights, its switches and its log-probabilities."""
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nlft.core.base_below import quietly_off, switches
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.hold import adapter_off
 
 TOLERANCE = 1e-4  # nats; the same weights on the same input give the same numbers, or nearly so on a GPU
 _PROMPT = "Describe a wooden chair in two sentences. Then add 17 and 25."
@@ -90,13 +87,11 @@ class Probe:
         present = {id(tensor) for _, tensor in _tensors(model)}
         changed = [n for n, tensor, was in self._weights if id(tensor) not in present or digest(tensor) != was]
         tuned = self.difference(model)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")  # it is measured here
-            with adapter_off(model):
-                switches = list(_switches(model))
-                off = self.difference(model)
-        on = tuple(name for name, is_off in switches if not is_off)
-        return Proof(len(self._weights), tuple(changed), len(switches), on, len(self.ids), off, tuned)
+        with quietly_off(model):
+            parts = switches(model)
+            off = self.difference(model)
+        on = tuple(name for name, is_off in parts if not is_off)
+        return Proof(len(self._weights), tuple(changed), len(parts), on, len(self.ids), off, tuned)
 
 
 @torch.inference_mode()
@@ -116,10 +111,3 @@ def digest(tensor: Tensor) -> bytes:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _switches(model: nn.Module) -> Iterator[tuple[str, bool]]:
-    """Yield each part of the adapter, and whether it is off."""
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            yield name, bool(module.disable_adapters)

@@ -3,15 +3,17 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nlft.errors import RecordsError, UserError, display_path
+from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 if TYPE_CHECKING:
     from nlft.data.checks_grader import QuestionNeeds
     from nlft.data.records import Example, Question
+    from nlft.sources.reading import Source
 
-_Records = TypeVar("_Records")
+_Read = TypeVar("_Read")
 
 CHECKED = (
     "model_name_or_path",
@@ -26,17 +28,6 @@ CHECKED = (
     "backend",
     "base_url",
 )
-
-
-class ReadAs(TypedDict):
-    """How a file is read, as `read_examples` and `read_questions` take it."""
-
-    columns: str | None
-    from_format: str | None
-
-
-AS_IT_SAYS: ReadAs = {"columns": None, "from_format": None}
-"""The file's names and structure say how it is read."""
 
 
 def check_names(given: Mapping[str, str]) -> None:
@@ -144,17 +135,17 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
 
 
-class EarlyFile(Generic[_Records]):
+class EarlyFile(Generic[_Read]):
     """The input file, read before torch is imported if the command line begins with its name."""
 
-    def __init__(self, argv: Sequence[str], read: Callable[[str], list[_Records]]) -> None:
+    def __init__(self, argv: Sequence[str], read: Callable[[str], _Read]) -> None:
         self.word = argv[0] if argv and not argv[0].startswith("-") and not asks_for_help(argv) else None
         self.read = read
         self.records = read(self.word) if self.word is not None else None
 
-    def get(self, file: str | Path) -> list[_Records]:
+    def get(self, file: str | Path) -> _Read:
         """Return the file's records."""
-        if self.records is not None and str(file) == str(Path(str(self.word))):
+        if self.records is not None and Path(file) == Path(str(self.word)):
             return self.records
         return self.read(str(file))
 
@@ -169,19 +160,25 @@ def examples_to_train(file: str | Path, reading: ReadAs | None = None) -> "list[
         UserError: the file holds questions; the message names the commands that take them.
         RecordsError: names every record that cannot be used.
     """
-    return _examples(file, reading, require_judgment=True)
+    return _examples(file, reading, require_judgment=True)[0]
 
 
 def examples_to_judge(file: str | Path, reading: ReadAs | None = None) -> "list[Example]":
     """Return the file's examples, with or without judgments. For the errors, see `examples_to_train`."""
-    return _examples(file, reading, require_judgment=False)
+    return _examples(file, reading, require_judgment=False)[0]
 
 
-def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: bool) -> "list[Example]":
-    from nlft.data.records import read_examples, read_questions
+def examples_with_places(file: str | Path, reading: ReadAs) -> "tuple[list[Example], dict[str | int, str]]":
+    """Return what `examples_to_judge` returns, and where in the file each example stands, by its id."""
+    examples, source = _examples(file, reading, require_judgment=False)
+    return examples, {e.id: record.where for e, record in zip(examples, source.usable(), strict=True)}
+
+
+def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: bool) -> "tuple[list[Example], Source]":
+    from nlft.data.records import read_questions, source_of_examples
 
     try:
-        return read_examples(file, require_judgment=require_judgment, **(reading or AS_IT_SAYS))
+        return source_of_examples(file, require_judgment=require_judgment, **(reading or AS_IT_SAYS))
     except RecordsError as error:
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
         if missing != {p.where for p in error.problems}:

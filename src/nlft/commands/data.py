@@ -10,7 +10,7 @@ from nlft.commands.checks import (
     EarlyFile,
     asks_for_help,
     check_out_file,
-    examples_to_judge,
+    examples_with_places,
     questions_to_answer,
 )
 from nlft.commands.earlier import (
@@ -22,7 +22,7 @@ from nlft.commands.earlier import (
     readable,
 )
 from nlft.commands.help import Section
-from nlft.commands.importing import early_reading, namespace_reading, reading_flags
+from nlft.commands.importing import early_reading, namespace_reading, reading_flags, reading_words
 from nlft.commands.json_output import STANDARD_OUTPUT, json_file_flag, printing_json, refuse_swallowed
 from nlft.commands.new_rules import check_new_rules, write_new_rules
 from nlft.commands.next_steps import note_next, note_train, print_room
@@ -32,6 +32,7 @@ from nlft.errors import display_path
 from nlft.models.opening import model_kinds, open_answerer
 from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 
+_IS_AUDIT = is_our_json("summary", "findings", "notes")
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
 
 if TYPE_CHECKING:
@@ -197,8 +198,6 @@ def audit(argv: Sequence[str]) -> None:
     from nlft.data.rules_file import read_rules
     from nlft.files import write_output
     from nlft.models.settings import ModelOptions
-    from nlft.sources.columns import Columns
-    from nlft.sources.reading import read_source
 
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("file", help="examples: a file, or a dataset by name")
@@ -223,15 +222,13 @@ def audit(argv: Sequence[str]) -> None:
     )
     refuse_swallowed(argv, "nlft audit")
     reading = early_reading("nlft audit", argv)
-    early = EarlyFile(argv, lambda file: examples_to_judge(file, reading))
+    early = EarlyFile(argv, lambda file: examples_with_places(file, reading))
     model_settings, settings, saliency, other = command.parse(argv)
     settings.templates()  # check them before reading the files
     _check_audit_files(other, settings.test_file, model_settings)
     rules = read_rules(other.rules) if other.rules else None
     checks = read_checks(other.checks) if other.checks else []
-    examples = early.get(other.file)
-    records = read_source(other.file, None, Columns.parse(other.columns), other.from_format).usable()
-    places = {e.id: r.where for e, r in zip(examples, records, strict=True)}
+    examples, places = early.get(other.file)
     test = read_questions(settings.test_file) if settings.test_file else None
 
     with printing_json(other.json == STANDARD_OUTPUT) as document:
@@ -240,14 +237,14 @@ def audit(argv: Sequence[str]) -> None:
         print("\n".join(report.lines()))
         document.update(report.json())
         out = None if other.json == STANDARD_OUTPUT else other.json
-        with keeping_before(other.html, out, every=False):
+        with keeping_before(other.html, report=is_our_page), keeping_before(out, report=_IS_AUDIT):
             for path, text in ((other.html, report.html), (out, lambda: json.dumps(report.json(), indent=1))):
                 if path:
                     write_output(path, text().encode())
         if other.rules_out:
             write_new_rules(other.rules_out, examples, report.rules)
         if report.preflight is None or report.preflight.says_train:
-            note_train(other.file, model_settings.model_name_or_path)
+            note_train(other.file, model_settings.model_name_or_path, *reading_words(other))
 
 
 def _audited(examples: "list[Example]", model_settings: Any, settings: "AuditSettings", **more: Any) -> "AuditReport":
@@ -272,7 +269,7 @@ def _check_audit_files(other: Namespace, test_file: str | None, model: Any) -> N
             read["--test_file"] = test_file
             refuse_inputs(flag, path, {**read, "--config": other.config, **model_paths(model)})
     refuse_foreign("--html", other.html, is_our_page, overwrite=other.overwrite)
-    refuse_foreign("--json", document, is_our_json("summary", "findings", "notes"), overwrite=other.overwrite)
+    refuse_foreign("--json", document, _IS_AUDIT, overwrite=other.overwrite)
     if other.rules_out:
         check_new_rules(other.rules_out)
 

@@ -2,35 +2,36 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.checks import AS_IT_SAYS, ReadAs, asks_for_help, check_out_file, examples_to_judge
+from nlft.commands.checks import asks_for_help, check_out_file, examples_to_judge
 from nlft.commands.earlier import holds_nothing_else, overwrite_flag
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import early_setting, plain_parser
 from nlft.errors import display_path
 from nlft.outputs import keeping_before, refuse_foreign, refuse_inputs
+from nlft.sources.settings import AS_IT_SAYS, ReadAs, ReadingSettings
 
 if TYPE_CHECKING:
     from nlft.data.records import Example
 
 
 def reading_flags(parser: ArgumentParser) -> None:
-    """Add `--columns` and `--from`."""
-    parser.add_argument(
-        "--columns",
-        metavar="FIELD=COLUMN,...",
-        help="columns of FILE whose names do not say it: prompt=Frage,completion=Text,label=stars:4",
-    )
-    parser.add_argument("--from", dest="from_format", metavar="FORMAT", help="format of FILE, see docs/IMPORT.md")
+    """Add `--columns` and `--from`, for a command that takes them as flags only."""
+    columns, from_format = (one.metadata["help"].rstrip(".") for one in fields(ReadingSettings))
+    parser.add_argument("--columns", metavar="FIELD=COLUMN,...", help=columns)
+    what = from_format.removesuffix(". Also --from")
+    parser.add_argument("--from", dest="from_format", metavar="FORMAT", help=what)
 
 
 def early_reading(prog: str, argv: Sequence[str]) -> ReadAs:
     """Return the two flags before the command reads its arguments: its file is read before that."""
     if asks_for_help(argv):
         return AS_IT_SAYS
-    columns, from_format = (early_setting(prog, argv, name) for name in ("columns", "from"))
+    columns, short, from_format = (early_setting(prog, argv, name) for name in ("columns", "from", "from_format"))
+    from_format = from_format if short is None else short
     return {
         "columns": None if columns is None else str(columns),
         "from_format": None if from_format is None else str(from_format),
@@ -80,6 +81,12 @@ def summary(name: str, examples: "Sequence[Example]") -> list[str]:
     if lost:
         lines.append(f"  in {lost:,} a quote does not stand in the reply, and marks nothing: nlft audit lists them")
     return lines
+
+
+def reading_words(other: Any) -> list[str]:
+    """Return the two flags as a command that is to be typed has them: only those that were given."""
+    given = {"--columns": other.columns, "--from": other.from_format}
+    return [word for flag, value in given.items() if value for word in (flag, value)]
 
 
 def namespace_reading(other: Any) -> ReadAs:

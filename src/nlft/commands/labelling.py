@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlft.commands.checks import check_names, check_out_file
+from nlft.commands.importing import namespace_reading, reading_flags, reading_words
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import address_flags, plain_parser
 from nlft.errors import UserError, display_path
 from nlft.outputs import refuse_inputs
+from nlft.page.ports import USUAL_PORTS
 
 if TYPE_CHECKING:
     from nlft.label.labelling import Labelling
@@ -21,6 +23,7 @@ def label(argv: Sequence[str]) -> None:
     """Run `nlft label`."""
     parser = plain_parser("nlft label", "Say in the browser which replies you like, and why. The file is only read.")
     parser.add_argument("file", type=Path, help="replies: records with prompt and completion. They need no label")
+    reading_flags(parser)
     parser.add_argument(
         "--out", type=Path, help="labelled replies to write (default: FILE.labelled.jsonl, beside FILE)"
     )
@@ -37,7 +40,7 @@ def label(argv: Sequence[str]) -> None:
         default=MAX_NEW_TOKENS,
         help=f"maximum length of what the model writes on, in tokens (default: {MAX_NEW_TOKENS})",
     )
-    address_flags(parser, 8643)
+    address_flags(parser, USUAL_PORTS["label"])
     args = parser.parse_args(argv)
     named = {"model_name_or_path": args.model_name_or_path, "adapter": args.adapter}
     check_names({name: value for name, value in named.items() if value is not None})
@@ -52,7 +55,7 @@ def label(argv: Sequence[str]) -> None:
     check_out_file(out, ".jsonl")
     for flag, path in (("--out", out), ("The file of decisions", decisions_path(out))):
         refuse_inputs(flag, path, {"FILE": args.file, **{f"--{k}": v for k, v in named.items()}})
-    _serve(Labelling(read_replies(args.file), out), args)
+    _serve(Labelling(read_replies(args.file, namespace_reading(args)), out), args)
 
 
 def _serve(labelling: "Labelling", args: Namespace) -> None:
@@ -77,9 +80,9 @@ def _serve(labelling: "Labelling", args: Namespace) -> None:
         labelling.close()
     print("\n".join(_summary(labelling)))
     if labelling.out.is_file() and labelling.out.stat().st_size:
-        print(f"next: {next_command(labelling, name)}")
+        print(f"next: {next_command(labelling, name, args.adapter)}")
     else:
-        note_next("nlft", "label", args.file, *(["--out", args.out] if args.out else []))
+        note_next("nlft", "label", args.file, *reading_words(args), *(["--out", args.out] if args.out else []))
 
 
 def _summary(labelling: "Labelling") -> list[str]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.commands.chat import chat_flags, chat_settings
 from nlft.commands.earlier import overwrite_flag
+from nlft.commands.importing import reading_flags
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import LOCAL, address_flags, plain_parser
 from nlft.commands.results import feedback_dataset
 from nlft.errors import UserError, display_path
 from nlft.outputs import begins_with, is_our_page, keeping_before, refuse_foreign, refuse_inputs
+from nlft.page.ports import USUAL_PORTS
 
 if TYPE_CHECKING:
     from nlft.page.server import PageServer
@@ -42,7 +44,7 @@ def map(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--read_only", action="store_true", help="show the run, but accept no edits or changes of settings"
     )
-    address_flags(parser, 8642)
+    address_flags(parser, USUAL_PORTS["map"])
     chat_flags(parser)
     overwrite_flag(parser)
     args = parser.parse_args(argv)
@@ -56,6 +58,8 @@ def map(argv: Sequence[str]) -> None:
 
         map_examples(args, hosts)
         return
+    if args.columns or args.from_format:
+        raise UserError("--columns and --from say how --examples is read.\n  Add --examples FILE, or leave them out.")
     if args.run is None:
         raise UserError("nlft map: RUN is missing.\n  Name a run directory, or add --examples FILE.")
     from nlft.runs.run_dir import RunDir
@@ -75,6 +79,7 @@ def _preview_flags(parser: ArgumentParser) -> None:
     what = "before any training: show what the feedback in this file would touch. Needs --model_name_or_path"
     parser.add_argument("--examples", type=Path, metavar="FILE", help=what)
     parser.add_argument("--scheme", default="nlft", help="with --examples: the scheme that would train (default: nlft)")
+    reading_flags(parser)
     what = "with --examples: maximum number of examples to score (default: 32)"
     parser.add_argument("--watch", type=int, default=32, metavar="COUNT", help=what)
 
@@ -83,18 +88,22 @@ def _refuse_map_files(args: Namespace) -> None:
     """Refuse files to write that are read, or that are not such a file of ours."""
     if not (args.html or args.csv):
         return
-    from nlft.page.export import CSV_COLUMNS
-
     for flag, out in (("--html", args.html), ("--csv", args.csv)):
         refuse_inputs(flag, out, {"--data": args.data, "--examples": args.examples})
     refuse_foreign("--html", args.html, is_our_page, overwrite=args.overwrite)
-    refuse_foreign("--csv", args.csv, begins_with(",".join(CSV_COLUMNS)), overwrite=args.overwrite)
+    refuse_foreign("--csv", args.csv, _is_our_csv, overwrite=args.overwrite)
+
+
+def _is_our_csv(path: Path) -> bool:
+    from nlft.page.export import CSV_COLUMNS
+
+    return begins_with(",".join(CSV_COLUMNS))(path)
 
 
 @contextmanager
 def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]":
     """Make what the server shows: a run, a run that is still to begin, or a list of runs."""
-    from nlft.page.replies import Replies
+    from nlft.page.conversation import Conversation
     from nlft.page.rescorer import Rescorer
     from nlft.page.server import page_of
     from nlft.runs.run_dir import RunDir
@@ -106,21 +115,23 @@ def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]
         if find_runs(args.run):
             from nlft.page.runs_server import RunsServer
 
-            yield RunsServer(RunList(args.run), partial(_page_in_list, read_only=args.read_only))
+            yield RunsServer(RunList(args.run), partial(_page_of, read_only=args.read_only))
             return
     if alone and not args.run.is_file() and not (args.run / "run.yaml").is_file() and not _holds_other_work(args.run):
         print(f"{display_path(args.run)}: no run is there yet. {_beside(args.run)}Waiting for it to begin.", flush=True)
         run = RunDir(args.run)
-        yield page_of([run], read_only=args.read_only, dataset=partial(feedback_dataset, run, None))
+        yield _page_of(run, read_only=args.read_only)
         return
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
     dataset = feedback_dataset(runs[0], args.data)
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
-    replies = None if chat is None else Replies(runs[0].path, chat)
+    named = {"model_name_or_path": args.model} if args.model else {}
+    conversation = Conversation(runs[0].path, named if chat is None else chat, at_once=chat is not None)
+    options: dict[str, Any] = {"rescorer": rescorer, "conversation": conversation}
     try:
-        yield page_of(runs, read_only=args.read_only, dataset=dataset, rescorer=rescorer, replies=replies)
+        yield page_of(runs, read_only=args.read_only, dataset=dataset, **options)
     finally:
-        for process in (rescorer, replies):
+        for process in (rescorer, conversation):
             if process is not None:
                 process.close()
 
@@ -133,10 +144,13 @@ def _holds_other_work(path: Path) -> bool:
     return bool(held) and not held & RunDir(path).own_names
 
 
-def _page_in_list(run: "RunDir", *, read_only: bool) -> "PageServer":
+def _page_of(run: "RunDir", *, read_only: bool = False) -> "PageServer":
+    """Make the page of a run that no flag says more about. The run may be still to begin."""
+    from nlft.page.conversation import Conversation
     from nlft.page.server import page_of
 
-    return page_of([run], read_only=read_only, dataset=feedback_dataset(run, None))
+    dataset = partial(feedback_dataset, run, None)
+    return page_of([run], read_only=read_only, dataset=dataset, conversation=Conversation(run.path, {}, at_once=False))
 
 
 def _beside(path: Path) -> str:
@@ -153,7 +167,7 @@ def _write(args: Namespace, runs: "list[RunDir]") -> None:
     """Write the page or the numbers as files."""
     from nlft.page.export import export_csv, export_map
 
-    with keeping_before(args.html, args.csv, every=False):
+    with keeping_before(args.html, report=is_our_page), keeping_before(args.csv, report=_is_our_csv):
         if args.html:
             against = runs[1] if len(runs) > 1 else None
             print(f"map: {display_path(export_map(runs[0], args.html, against=against))}")
@@ -169,7 +183,6 @@ def serve_beside(path: Path) -> None:
     """
     from threading import Thread
 
-    from nlft.page.server import page_of
     from nlft.page.serving import serve_map
     from nlft.processes import end_with_parent
     from nlft.runs.run_dir import RunDir
@@ -177,6 +190,4 @@ def serve_beside(path: Path) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     Thread(target=end_with_parent, daemon=True).start()
-    run = RunDir(path)
-    page = page_of([run], read_only=False, dataset=partial(feedback_dataset, run, None))
-    serve_map(page, LOCAL, None, hosts={LOCAL}, opens=True)
+    serve_map(_page_of(RunDir(path)), LOCAL, None, hosts={LOCAL}, opens=True)

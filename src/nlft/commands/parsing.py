@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -160,7 +160,7 @@ class _Reading:
 
     def _wrong_flags(self) -> bool:
         """Return whether the command line has flags that only the full reading can judge."""
-        ours = declared(*self.command.settings)
+        ours = {*declared(*self.command.settings), *_aliases(self.command.settings)}
         parser = PlainParser(prog=self.command.prog, add_help=False, allow_abbrev=False)
         self.command.add_arguments(parser)
         ours_too = {option[2:] for action in parser._actions for option in action.option_strings}
@@ -242,6 +242,11 @@ class _Reading:
             problems = [Problem(word, "is an unexpected argument", cure) for word in words]
         if problems:
             raise ConfigError(problems)
+
+
+def _aliases(classes: Sequence[type]) -> set[str]:
+    """Return the other names of the classes' settings as flags, without hyphens."""
+    return {alias[2:] for cls in classes for one in fields(cls) for alias in one.metadata.get("aliases", ())}
 
 
 def _flag_problem(prog: str, flag: str, known: Sequence[str]) -> Problem:

@@ -22,19 +22,21 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
         raise UserError("--examples shows a file before any training, so it takes no run.\n  Leave out one of them.")
     if args.model is None:
         raise UserError("--examples needs the model that would be trained.\n  Add --model_name_or_path NAME.")
+    from nlft.commands.importing import namespace_reading, reading_words
     from nlft.data.records import read_examples
     from nlft.page.export import export_csv, export_map
     from nlft.page.server import page_of
     from nlft.page.serving import serve_map
     from nlft.training.preview import preview
 
-    examples = read_examples(args.examples)
+    examples = read_examples(args.examples, **namespace_reading(args))
     shown = min(args.watch, len(examples))
     note(f"scoring {shown} of {len(examples)} examples of {display_path(args.examples)} (--watch {args.watch})")
     with tempfile.TemporaryDirectory(prefix="nlft-map-") as home:
         folder = Path(home) / args.examples.stem
         run = preview(examples, args.examples, args.model, folder, scheme=args.scheme, watch=args.watch)
         train = ["nlft", "train", args.examples, "--model_name_or_path", args.model, "--scheme", args.scheme]
+        train += reading_words(args)
         if args.html:
             print(f"map: {display_path(export_map(run, args.html))}")
         if args.csv:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft import __version__
-from nlft.commands.checks import AS_IT_SAYS, EarlyFile, ReadAs, check_out_file
+from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
 from nlft.commands.help import own_first
@@ -22,6 +22,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import read_json
 from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs
 from nlft.progress import note
+from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 if TYPE_CHECKING:
     from nlft.core.conditions import ConditionEncoder
@@ -119,9 +120,14 @@ def _evaluated(
         from nlft.models.loading import adapter_fingerprint  # brings torch, which asking a server does without
 
         about["adapter"] = adapter_fingerprint(adapter)
+    if settings.collateral:
+        from nlft.core.base_below import refuse_leak
+
+        inner: Any = model.inner  # a local model, because `check_collateral` refuses others
+        refuse_leak(inner.model, "--collateral")
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(run, encoder) if run and settings.collateral and encoder else None
-    with keeping_before(out, every=False):
+    with keeping_before(out, report=is_our_json("summary", "answers")):
         found = evaluate(model, questions, settings, out, about=about, reference=reference)
     print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
     files = RunDir(run) if run else None
@@ -198,16 +204,17 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
     They come from the named file, else from the run's training file. Return None if the training file is missing or has
     changed.
     """
-    from nlft.data.records import as_record, read_examples
+    from nlft.data.records import as_record
+    from nlft.data.training_file import read_training_file
 
-    if data is not None:
-        return [as_record(e) for e in read_examples(data, require_judgment=False)]
     recorded = run.settings().get("data", {}) if run.settings_path.is_file() else {}
+    if data is not None:
+        return [as_record(e) for e in read_training_file(data, recorded)]
     file = Path(recorded.get("file") or "")
     if not file.is_file():
         return None
     try:
-        found = read_examples(file, require_judgment=False)
+        found = read_training_file(file, recorded)
     except NLFTError:
         return None
     return [as_record(e) for e in found] if len(found) == recorded.get("examples") else None

@@ -137,9 +137,10 @@ def tell_end(run: "RunDir", trainer: Any) -> None:
     print(f"adapter: {display_path(run.adapter_path)}{chosen}")
     watched = getattr(trainer, "watch_seconds", 0.0)
     if watched:
-        share = watched / max(trainer.training_seconds, watched)
+        share, most = watched / max(trainer.training_seconds, watched), trainer.args.watch_share
+        over = f", {share - most:.1%} over --watch_share {most:g}: the training is too short" if share > most else ""
         print(
-            f"scoring the watched examples took {watched:.1f} s, {share:.1%} of the training "
+            f"scoring the watched examples took {watched:.1f} s, {share:.1%} of the training{over} "
             "(--watch, --watch_every, --watch_share)"
         )
     note_next("nlft", "map", run.path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import EarlyFile, examples_to_train
 from nlft.commands.help import Section, rare_names
+from nlft.commands.importing import early_reading
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import Command, plain_parser
 from nlft.commands.stages import STARTS_WITH, claims_nothing, telling_kept
@@ -26,8 +27,10 @@ from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.settings import MaxLengthSettings, ModelOptions
 from nlft.outputs import refuse_inputs
+from nlft.sources.settings import ReadingSettings, recorded_reading
 
 if TYPE_CHECKING:
+    from nlft.data.records import Example
     from nlft.runs.run_dir import RunDir
 
 
@@ -40,18 +43,19 @@ def train(argv: Sequence[str]) -> None:
     from nlft.training.honoured import refuse_idle_adapter
     from nlft.training.settings import EvalFileSettings, NLFTOptions, RulesSettings, SchemeSettings
 
+    more = [SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings, ReadingSettings]
     command = Command(
         "nlft train",
         "Train on examples with written feedback. --saliency.NAME sets a setting of the scheme.",
-        [ModelOptions, NLFTOptions, SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings],
+        [ModelOptions, NLFTOptions, *more],
         [*nlft_sections(EvalFileSettings, RulesSettings), ("Collateral", AfterTrainingSettings)],
-        lambda: [*_nlft_classes(), SchemeSettings, EvalFileSettings, RulesSettings, AfterTrainingSettings],
+        lambda: [*_nlft_classes(), *more],
         training_arguments,
         needs=["model_name_or_path"],
         scheme="nlft",
     )
-    early = EarlyFile(argv, examples_to_train)
-    model_settings, args, chosen, held_out_settings, ruled, beside, saliency, other = command.parse(argv)
+    early = early_examples("nlft train", argv)
+    model_settings, args, chosen, held_out_settings, ruled, beside, read, saliency, other = command.parse(argv)
     refuse_idle_adapter(model_settings)
     if beside.collateral and not model_settings.use_peft:
         raise UserError(
@@ -59,6 +63,7 @@ def train(argv: Sequence[str]) -> None:
         )
     if ruled.rules:
         args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
+    from nlft.core.base_below import refuse_leak
     from nlft.training.start import nlft_trainer
 
     refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
@@ -66,11 +71,20 @@ def train(argv: Sequence[str]) -> None:
     examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
     with claims_nothing(run.path):
         trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
+        trainer.record["data"] |= read.recorded()
         trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
+        if beside.collateral:
+            refuse_leak(trainer.model, "--collateral")  # before the training, and not after it
         run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), other=other)
     tell_end(run, trainer)
     if beside.collateral:
         _measure_collateral(run, trainer, beside)
+
+
+def early_examples(prog: str, argv: Sequence[str]) -> "EarlyFile[list[Example]]":
+    """Read the command's examples before torch is imported, in the way that its flags and its --config say."""
+    reading = early_reading(prog, [word.replace("--from-format", "--from_format") for word in argv])
+    return EarlyFile(argv, lambda file: examples_to_train(file, reading))
 
 
 def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
@@ -220,7 +234,8 @@ def replay(argv: Sequence[str]) -> None:
     out = options.output_dir or source.path.resolve().with_name(f"{source.path.resolve().name}-replay")
     model_settings, args, saliency, file = recorded_settings(source, out)
     refuse_inputs("--output_dir", out, {"RUN": options.run, "the training file": file})
-    examples, run, _ = examples_and_run(examples_to_train(file), Namespace(file=file, overwrite=False), args)
+    read = examples_to_train(file, recorded_reading(source.settings()["data"]))
+    examples, run, _ = examples_and_run(read, Namespace(file=file, overwrite=False), args)
     found = replay_differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
         told = "\n".join(str(problem) for problem in found)
@@ -315,19 +330,19 @@ def _baseline(
     def load() -> list[type]:
         from nlft.models.loading import ModelSettings
 
-        return [ModelSettings, getattr(import_module(f"nlft.training.{name}"), settings)]
+        return [ModelSettings, getattr(import_module(f"nlft.training.{name}"), settings), ReadingSettings]
 
     command = Command(
         f"nlft {name}",
         description,
-        [ModelOptions, options],
+        [ModelOptions, options, ReadingSettings],
         [*own, *training_sections(LearningSettings, OutputSettings)],
         load,
         training_arguments,
         needs=["model_name_or_path"],
     )
-    early = EarlyFile(argv, examples_to_train)
-    model_settings, args, other = command.parse(argv)
+    early = early_examples(f"nlft {name}", argv)
+    model_settings, args, read, other = command.parse(argv)
     refuse_idle_adapter(model_settings)
     from nlft.models.loading import load_model, load_tokenizer, lora_config
     from nlft.training.run_record import add_command
@@ -342,5 +357,6 @@ def _baseline(
         trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
         note_adapter(trainer.model)
         add_command(trainer.record, model_settings, other.file)
+        trainer.record["data"] |= read.recorded()
         run_training(trainer, run, checkpoint, command=going_on(f"nlft {name}", argv), other=other)
     tell_end(run, trainer)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nlft.core.base_below import refuse_leak
 from nlft.core.conditions import Rows
 from nlft.core.heads import DEFAULT_CHUNK_BYTES, Head
 from nlft.core.hold import adapter_off
@@ -33,7 +34,7 @@ def kl_to_base(model: "PeftModel", rows: Rows, chunk_bytes: int = DEFAULT_CHUNK_
         padded on the right.
 
     Raises:
-        UserError: the model has no adapter.
+        UserError: the model has no adapter, or one that leaves traces in the base when it is off.
         NLFTError: the model changes its logits in a way that nlft does not support.
     """
     if not hasattr(model, "disable_adapter"):
@@ -41,6 +42,7 @@ def kl_to_base(model: "PeftModel", rows: Rows, chunk_bytes: int = DEFAULT_CHUNK_
             f"KL to base: {type(model).__name__} has no adapter to switch off, so its base is not in memory.\n"
             "  Give a PEFT model."
         )
+    refuse_leak(model, "KL to base")
     if not hasattr(causal_lm(model), "_nlft_finish_logits"):
         enable_scoring(model)
     mask = scored_mask(rows)

@@ -151,9 +151,17 @@ def read_examples(
         RecordsError: names every record that cannot be used.
         UserError: it is not clear what the file is, or which column is which.
     """
+    read = source_of_examples(path, require_judgment=require_judgment, columns=columns, from_format=from_format)
+    return read[0]
+
+
+def source_of_examples(
+    path: str | Path, *, require_judgment: bool, columns: str | None = None, from_format: str | None = None
+) -> tuple[list[Example], Source]:
+    """Read examples as `read_examples` does. Also return their source, with one usable record for each of them."""
     cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
     source = read_source(path, columns=Columns.parse(columns), from_format=from_format)
-    return examples_of(source, cure)
+    return examples_of(source, cure), source
 
 
 def examples_of(source: Source, judge_cure: str | None = None) -> list[Example]:

@@ -83,7 +83,7 @@ class Rounds(Staged):
 
         For the errors, see `Staged.run_stages`.
         """
-        if stages.holds_examples(self.file) and self.settings.prompt_template != "{prompt}":
+        if stages.holds_examples(self.file, self.settings.reading()) and self.settings.prompt_template != "{prompt}":
             raise UserError("--prompt_template: the file has examples, so their prompts are complete.\n  Leave it out.")
         self.record_settings()
         first = self.data_stages()[0]

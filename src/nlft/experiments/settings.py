@@ -15,6 +15,7 @@ from nlft.errors import UserError
 from nlft.experiments.arms import ALIASES, Arm, plan_arms
 from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
 from nlft.results.settings import ClusterSettings, CollateralSettings
+from nlft.sources.settings import ReadingSettings
 from nlft.training.settings import (
     ActivationSettings,
     AnswerWeightSettings,
@@ -114,7 +115,7 @@ def judge_of(settings: "TuneSettings | RoundsSettings") -> Any:
 @dataclass
 class TuneSettings(
     SamplingSettings, Budget, JudgeChoice, HeldOutSettings, SizeSettings, TruncatedSettings, OutputSettings,
-    CollateralSettings, CurveSettings, ClusterSettings,
+    CollateralSettings, CurveSettings, ClusterSettings, ReadingSettings,
 ):  # fmt: skip
     """Settings of all stages of `nlft tune`, from reading the file to the result table.
 
@@ -274,7 +275,7 @@ class CompareSettings(TuneSettings):
 @with_defaults(samples_per_question=4, temperature=0.8)
 class RoundsSettings(
     SamplesSettings, CheckSettings, AskSettings, AnswerSettings, TruncatedSettings, BatchSizeSettings,
-    TemperatureSettings, JudgeChoice,
+    TemperatureSettings, JudgeChoice, ReadingSettings,
 ):  # fmt: skip
     """Settings of rounds: how they sample, grade, judge and end. Held-out questions are answered greedily."""
 

@@ -14,6 +14,7 @@ from nlft.data.records import Example, Question, read_examples, read_questions, 
 from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
+from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 Job = dict[str, Any]
 
@@ -33,9 +34,12 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     from nlft.results.clusters import read_clusters
 
     settings = settings_of(job)
-    answered, needs = holds_examples(job["file"]), needs_of_questions(settings.checks)
+    reading = settings.reading()
+    answered, needs = holds_examples(job["file"], reading), needs_of_questions(settings.checks)
     items: list[Any] = (
-        read_examples(job["file"], require_judgment=False) if answered else read_questions(job["file"], **needs)
+        read_examples(job["file"], require_judgment=False, **reading)
+        if answered
+        else read_questions(job["file"], **needs, **reading)
     )
     train = items
     _check_answers(items, settings, job["file"])
@@ -240,11 +244,16 @@ def open_answerer_of(job: Job, ledger: Path, max_new_tokens: int, temperature: f
     )
 
 
-def holds_examples(file: Path | str) -> bool:
-    """Return whether the first record that can be an example has a completion."""
+def holds_examples(file: Path | str, reading: ReadAs = AS_IT_SAYS) -> bool:
+    """Return whether the first record that can be an example has a completion.
+
+    Args:
+        reading: how the file is read.
+    """
+    from nlft.sources.columns import Columns
     from nlft.sources.reading import read_source
 
-    records = read_source(file).usable()
+    records = read_source(file, None, Columns.parse(reading["columns"]), reading["from_format"]).usable()
     return bool(records) and bool(records[0].fields.keys() & {"completion", "output"})
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import Message, TemplateInputs, as_messages, prompt_text
-from nlft.data.records import Example, completion_text, read_examples
+from nlft.data.records import Example, completion_text
 from nlft.data.template_columns import inputs_of
+from nlft.data.training_file import read_training_file
 from nlft.errors import UserError, display_path
 from nlft.runs.run_dir import RunDir
 
@@ -45,8 +46,10 @@ def examples_to_score(run: RunDir | None, file: str | None, count: int) -> list[
     Raises:
         UserError: there is no file, it cannot be read, or it holds no examples.
     """
+    data: dict[str, Any] = {}
     if file is None:
-        recorded = run.settings().get("data", {}).get("file") if run is not None else None
+        data = run.settings().get("data", {}) if run is not None else {}
+        recorded = data.get("file")
         if recorded is None or not Path(recorded).is_file():
             what = (
                 "the run's training file is not known" if recorded is None else f"{display_path(recorded)} is missing"
@@ -56,7 +59,7 @@ def examples_to_score(run: RunDir | None, file: str | None, count: int) -> list[
                 "  Give examples with --verify_file FILE: JSON lines with prompt, completion and label."
             )
         file = recorded
-    found = read_examples(file, require_judgment=False)[:count]
+    found = read_training_file(file, data)[:count]
     if not found:
         raise UserError(
             f"{display_path(file)}: holds no examples to compare by.\n  Give others with --verify_file FILE."

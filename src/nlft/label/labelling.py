@@ -1,4 +1,4 @@
-"""The decisions about the replies of one file: read, change, undo, and write to the output at once.
+"""The decisions about the replies of one file: read, change, undo, redo, and write to the output at once.
 
 A change appends a line to the file of decisions, then replaces the output as a whole. The output holds the replies that
 a training can read; the file of decisions holds everything. The original is only read.
@@ -31,11 +31,15 @@ class Outdated(UserError):
 
 @dataclass
 class _Step:
-    """What one undo takes back."""
+    """One step, which an undo takes back and a redo takes again.
+
+    Attributes:
+        other: the decision before the step; of a step that was taken back, the decision after it.
+    """
 
     place: int
     name: str
-    before: Decision
+    other: Decision
 
 
 class Labelling:
@@ -57,6 +61,7 @@ class Labelling:
         self.elsewhere = 0  # decisions about replies that the file no longer has
         self.last_place: int | None = None  # the reply that was decided last, in this call or an earlier one
         self._steps: list[_Step] = []
+        self._undone: list[_Step] = []  # the last one was taken back last
         self._lock = threading.Lock()
         self._names = [f"{reply.example.id}\0{fingerprint(reply.example)}" for reply in replies]
         self._lines = [self._line(place) for place in range(len(replies))]
@@ -132,7 +137,26 @@ class Labelling:
             if not self._steps:
                 return None
             last = self._steps[-1]
-            self._record(last.place, last.before, {"undo": True}, lambda: self._undo(last.place))
+            self._record(last.place, last.other, {"undo": True}, lambda: self._undo(last.place))
+            return last.place
+
+    def redo(self) -> int | None:
+        """Take the last step again that an undo took back, also one of an earlier call.
+
+        A new decision ends what can be taken again.
+
+        Returns:
+            The reply's place; None without such a step.
+
+        Raises:
+            UserError: as for `decide`.
+        """
+        with self._lock:
+            if not self._undone:
+                return None
+            last = self._undone[-1]
+            line = {"redo": True, "step": last.name.partition("\0")[2], "decision": last.other.as_json()}
+            self._record(last.place, last.other, line, lambda: self._redo(last.place, last.other))
             return last.place
 
     @property
@@ -170,7 +194,10 @@ class Labelling:
                     decision = read_decision(line.get("decision"), completion)
                 except UserError as error:
                     raise UserError(f"{display_path(self.journal.path)}:{number}: {error}") from error
-                self._apply(place, decision, str(line.get("step", "")))
+                if line.get("redo"):
+                    self._redo(place, decision)
+                else:
+                    self._apply(place, decision, str(line.get("step", "")))
         self._lines = [self._line(place) for place in range(len(self.replies))]
         if self.out.exists() and self.out.stat().st_size:
             if _sha256(self.out.read_bytes()) not in digests(lines):
@@ -198,15 +225,31 @@ class Labelling:
         self._write(data)
 
     def _apply(self, place: int, decision: Decision, step: str) -> None:
+        self._undone.clear()
         name = f"{place}\0{step}"
         if not step or not self._steps or self._steps[-1].name != name:
             self._steps.append(_Step(place, name, self.now[place]))
         self._set(place, decision)
 
     def _undo(self, place: int) -> None:
-        places = [at for at, step in enumerate(self._steps) if step.place == place]
-        if places:  # a file of decisions that a user has edited may undo what it no longer has
-            self._set(place, self._steps.pop(places[-1]).before)
+        self._turn(place, self._steps, self._undone)
+
+    def _redo(self, place: int, decision: Decision) -> None:
+        if not self._turn(place, self._undone, self._steps):
+            self._apply(place, decision, "")
+
+    def _turn(self, place: int, source: list[_Step], target: list[_Step]) -> bool:
+        """Move the reply's last step from one list to the other. Return False if there is none.
+
+        A file of decisions that a user has edited may take back what it no longer has.
+        """
+        at = max((at for at, step in enumerate(source) if step.place == place), default=None)
+        if at is None:
+            return False
+        step = source.pop(at)
+        target.append(_Step(place, step.name, self.now[place]))
+        self._set(place, step.other)
+        return True
 
     def _set(self, place: int, decision: Decision) -> None:
         self.now[place] = decision

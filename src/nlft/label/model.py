@@ -21,7 +21,7 @@ class LabelProcess(AskedProcess):
             model: folder or hub name. It comes from the command line; a browser cannot choose a model.
             max_new_tokens: maximum length of a continuation, in tokens.
         """
-        self.name, self.max_new_tokens = model, max_new_tokens
+        self.name, self.adapter, self.max_new_tokens = model, adapter, max_new_tokens
         settings = {"model_name_or_path": model, "adapter": adapter, "max_new_tokens": max_new_tokens}
         super().__init__(MODULE, json.dumps(settings), command="nlft label")
 

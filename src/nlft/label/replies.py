@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nlft.data.records import Example, examples_of
+from nlft.sources.columns import Columns
 from nlft.sources.raw_records import UNLABELLED, is_blank
 from nlft.sources.reading import read_source
+from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,19 @@ class Reply:
     has_label: bool
 
 
-def read_replies(path: str | Path) -> list[Reply]:
+def read_replies(path: str | Path, reading: ReadAs = AS_IT_SAYS) -> list[Reply]:
     """Read a file of replies, each with at least `prompt` and `completion`.
 
     A record without `id` gets one from its file and place: `train-17`. Records of the original project's form are read
     as `read_examples` reads them.
 
+    Args:
+        reading: how the file is read, where it does not say it.
+
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    source = read_source(path)
+    source = read_source(path, None, Columns.parse(reading["columns"]), reading["from_format"])
     taken = {str(record.fields["id"]) for record in source.records if not is_blank(record.fields.get("id"))}
     unlabelled = []
     for place, record in enumerate(source.records, start=1):

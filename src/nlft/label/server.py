@@ -27,9 +27,9 @@ from nlft.label.model import LabelProcess
 from nlft.page.application import guarded, json_body
 from nlft.page.bundle import static_files
 from nlft.page.connections import listen
+from nlft.page.ports import USUAL_PORTS
 from nlft.page.serving import say_address, web_server
 
-USUAL_PORT = 8643
 LONGEST_SEARCH = 1000  # characters
 STYLES = ("base.css", "map.css", "label.css")
 
@@ -57,6 +57,7 @@ class LabelServer:
             Route("/api/search", self.search, methods=["POST"]),
             Route("/api/decide", self.decide, methods=["POST"]),
             Route("/api/undo", self.undo, methods=["POST"]),
+            Route("/api/redo", self.redo, methods=["POST"]),
             Route("/api/score", self.score, methods=["POST"]),
             Route("/api/resume", self.resume, methods=["POST"]),
         ]
@@ -90,7 +91,7 @@ class LabelServer:
                 "elsewhere": labelling.elsewhere,
                 "model": name,
                 "max_new_tokens": model.max_new_tokens if model else None,
-                "next": next_command(labelling, name),
+                "next": next_command(labelling, name, model.adapter if model else None),
                 **self._progress(),
             }
         )
@@ -119,8 +120,14 @@ class LabelServer:
         return JSONResponse({"revision": self.labelling.revisions[place], **self._progress()})
 
     async def undo(self, request: Request) -> Response:
+        return await self._turned(request, self.labelling.undo)
+
+    async def redo(self, request: Request) -> Response:
+        return await self._turned(request, self.labelling.redo)
+
+    async def _turned(self, request: Request, turn: Callable[[], int | None]) -> Response:
         await json_body(request)
-        place = await run_in_threadpool(self.labelling.undo)
+        place = await run_in_threadpool(turn)
         row = None if place is None else self.labelling.row(place)
         return JSONResponse({"row": row, **self._progress()})
 
@@ -174,11 +181,15 @@ def _own_files() -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in folder.iterdir() if f.name.endswith((".js", ".css"))}
 
 
-def next_command(labelling: Labelling, model: str | None) -> str:
-    """Return the command that trains on the output. With spans or quotes only, `strike` reads what is there."""
+def next_command(labelling: Labelling, model: str | None, adapter: str | None = None) -> str:
+    """Return the command that trains on the output, from the adapter on if there is one.
+
+    With spans or quotes only, `strike` reads what is there.
+    """
     unjudged = any(d.state == "disliked" and not d.judgment.strip() for d in labelling.now)
     scheme = ["--scheme", "strike"] if unjudged else []
     words: list[str | Path] = ["nlft", "train", labelling.out, *scheme, "--model_name_or_path", model or "MODEL"]
+    words += ["--adapter", adapter] if adapter else []
     return typed(*words, "--output_dir", "runs/labelled")
 
 
@@ -195,7 +206,7 @@ def serve_label(
         UserError: the server cannot listen on the address.
     """
     page = LabelServer(labelling, display_path(file), model)
-    listening = listen(host, port, USUAL_PORT)
+    listening = listen(host, port, USUAL_PORTS["label"])
     token = secrets.token_urlsafe(24)
     say_address("label", host, listening.getsockname()[1], token)
     print(f"labelled replies: {display_path(labelling.out)}; {display_path(file)} stays as it is", flush=True)

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from nlft.core.base_below import refuse_leak
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import causal_lm
@@ -262,13 +263,14 @@ def base_of(tuned: LocalModel, name: dict[str, Any] | None = None) -> BaseOfAdap
         name: how its `identity` names it; default: as `tuned` is named, without an adapter.
 
     Raises:
-        UserError: the model has no adapter that can be switched off.
+        UserError: the model has no adapter that can be switched off without traces.
     """
     if not hasattr(tuned.model, "disable_adapter"):
         raise UserError(
             f"{type(tuned.model).__name__} has no adapter to switch off, so there is no base model to compare with.\n"
             "  Load the model with --adapter."
         )
+    refuse_leak(tuned.model, "The base model's answer")
     return BaseOfAdapter(
         tuned.model,
         tuned.encoder,

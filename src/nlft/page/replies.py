@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -12,8 +12,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import Response, StreamingResponse
 
 from nlft.errors import NLFTError
 from nlft.page.model_process import ModelProcess, is_json
@@ -21,7 +20,6 @@ from nlft.page.model_process import ModelProcess, is_json
 MODULE = "nlft.chat.worker"  # started by name, because importing it would import torch
 MOST_WAITING = 4  # prompts at a time; the model answers one after the other
 LOOK_EVERY = 0.5  # seconds between two looks whether the reader is still there
-Body = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,33 +50,14 @@ class Replies(ModelProcess):
         self._asking = 0
         threading.Thread(target=self._read, name="nlft-replies", daemon=True).start()
 
-    def routes(self, body: Body) -> list[Route]:
-        """Return the server's routes.
+    @property
+    def failed(self) -> bool:
+        """Whether the models could not be loaded, or their process has ended."""
+        return self._first is not None and "error" in self._first
 
-        Args:
-            body: reads and checks a request's JSON.
-        """
-
-        async def ask(request: Request) -> Response:
-            return await self.ask(request, await body(request))
-
-        def quick(do: str, *names: str) -> Callable[[Request], Awaitable[Response]]:
-            async def answer(request: Request) -> Response:
-                given = await body(request)
-                return JSONResponse(await self.answer({"do": do, **{name: given.get(name) for name in names}}))
-
-            return answer
-
-        return [
-            Route("/api/chat", self.about),
-            Route("/api/chat/ask", ask, methods=["POST"]),
-            Route("/api/chat/mark", quick("mark", "talk", "turn", "at", "good", "why", "spans"), methods=["POST"]),
-            Route("/api/chat/choose", quick("choose", "talk", "turn", "at"), methods=["POST"]),
-        ]
-
-    async def about(self, request: Request) -> Response:
+    def about(self) -> dict[str, Any]:
         """Say whether the models are loaded, and what they are."""
-        return JSONResponse(self._first or {"loading": True})
+        return self._first or {"loading": True}
 
     async def ask(self, request: Request, body: dict[str, Any]) -> Response:
         """Stream the replies to a prompt, one JSON object a line."""

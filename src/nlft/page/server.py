@@ -21,11 +21,11 @@ from starlette.types import ASGIApp
 
 from nlft.page.application import application, json_body
 from nlft.page.bundle import live_page, static_files
+from nlft.page.conversation import Conversation
 from nlft.page.export import csv_parts, live_export
 from nlft.page.feedback import Dataset, Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
-from nlft.page.replies import Replies
 from nlft.page.requests import MOST_AT_ONCE
 from nlft.page.rescorer import Rescorer
 from nlft.page.steps import Unreadable
@@ -52,7 +52,7 @@ class PageServer:
         read_only: bool = False,
         feedback: Feedback | None = None,
         rescorer: Rescorer | None = None,
-        replies: Replies | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
         """
         Args:
@@ -61,12 +61,12 @@ class PageServer:
             read_only: refuse requests, edits and re-scoring.
             feedback: stores edits; if None, the server refuses edits.
             rescorer: scores edited feedback while the user edits it; None without a model.
-            replies: lets the user talk to the run's models; None without them.
+            conversation: lets the user talk to the run's models; None for a page without that.
         """
         self.runs, self.who, self.read_only = runs, who, read_only
         self.feedback = None if read_only else feedback
         self.rescorer = None if read_only else rescorer
-        self.replies = None if read_only else replies
+        self.conversation = None if read_only else conversation
         self.closing = False
         self._looked = 0.0
         self._lock: asyncio.Lock | None = None
@@ -90,7 +90,7 @@ class PageServer:
             Route("/api/feedback", self.save_feedback, methods=["POST"]),
             Route("/api/rescore", self.rescore, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
-            *(self.replies.routes(json_body) if self.replies is not None else ()),
+            *(self.conversation.routes(json_body) if self.conversation is not None else ()),
         ]
         return application(routes)
 
@@ -99,8 +99,8 @@ class PageServer:
         self.closing = True
         if self.rescorer is not None:
             self.rescorer.kill()
-        if self.replies is not None:
-            self.replies.kill()
+        if self.conversation is not None:
+            self.conversation.kill()
 
     async def page(self, request: Request) -> Response:
         return HTMLResponse(live_page())
@@ -127,7 +127,7 @@ class PageServer:
                 "read_only": self.read_only,
                 "feedback": self.feedback is not None,
                 "rescores": self.rescorer is not None,
-                "chat": self.replies is not None,
+                "chat": self.conversation is not None,
             }
         )
 
@@ -241,16 +241,16 @@ def page_of(
     read_only: bool,
     dataset: Dataset,
     rescorer: Rescorer | None = None,
-    replies: Replies | None = None,
+    conversation: Conversation | None = None,
 ) -> PageServer:
     """Make the page of a run that exists, or of one that is still to begin.
 
     Args:
         runs: one run, or two to compare.
-        dataset, rescorer, replies: of the first run, see `Feedback` and `PageServer`.
+        dataset, rescorer, conversation: of the first run, see `Feedback` and `PageServer`.
     """
     feedback, followed = Feedback(runs[0], dataset), [LiveRun(run) for run in runs]
-    options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "replies": replies}
+    options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "conversation": conversation}
     return PageServer(followed, who=_user(), read_only=read_only, **options)
 
 

@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from nlft.page.connections import PatientProtocol, listen
+from nlft.page.ports import USUAL_PORTS
 
-USUAL_PORT = 8642
 QUEUE = 32  # number of connections that are accepted at once
 
 
@@ -41,7 +41,7 @@ def serve_map(page: Served, host: str, port: int | None, *, hosts: set[str], ope
         UserError: the server cannot listen on the address.
     """
     try:
-        listening = listen(host, port, USUAL_PORT)
+        listening = listen(host, port, USUAL_PORTS["map"])
         token = secrets.token_urlsafe(24)
         address = say_address("map", host, listening.getsockname()[1], token)
         print("Press Ctrl-C to stop the page. Training continues.", flush=True)

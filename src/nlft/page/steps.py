@@ -97,19 +97,31 @@ def shown_at(
         for index, scores in enumerate(earlier.scores):
             if shown[index] is None and scores is not None:
                 shown[index] = Shown(earlier, scores)
-    said = _alternatives(run, snapshot, examples)
+    said = _alternatives(run, recorded, snapshot, examples)
     return snapshot, [one and replace(one, alternatives=also) for one, also in zip(shown, said, strict=True)]
 
 
-def _alternatives(run: RunDir, snapshot: Snapshot, examples: list[WatchedExample]) -> list[dict[str, Any] | None]:
-    """Return each example's alternatives from the newest whole snapshot up to this one. Batches record none."""
-    nothing: list[dict[str, Any] | None] = [None] * len(examples)
+def _alternatives(
+    run: RunDir, recorded: list[int], snapshot: Snapshot, examples: list[WatchedExample]
+) -> list[dict[str, Any] | None]:
+    """Return each example's newest alternatives: of this step, of the last whole one before it, or of the first.
+
+    Batches record none. The first snapshot of a short run may have those of only some examples.
+    """
     newest = max((s for s in run.snapshot_steps(whole=True) if s <= snapshot.step), default=None)
-    try:
-        source = snapshot if snapshot.whole or newest is None else read_step(run, newest, examples)
-    except Unreadable:
-        return nothing
-    return [one and {**one, "step": source.step} for one in source.alternatives or nothing]
+    found: list[dict[str, Any] | None] = [None] * len(examples)
+    for step in dict.fromkeys([snapshot.step, newest, recorded[0] if recorded else None]):
+        if step is None or step > snapshot.step:
+            continue
+        try:
+            source = snapshot if step == snapshot.step else read_step(run, step, examples)
+        except Unreadable:
+            continue
+        for index, said in enumerate(source.alternatives or []):
+            found[index] = found[index] or (said and {**said, "step": source.step})
+        if source.whole:
+            break  # an example without alternatives there is touched by no feedback any more
+    return found
 
 
 def pack_step(snapshot: Snapshot, shown: list[Shown | None]) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nlft.core.base_below import refuse_leak
 from nlft.core.conditions import ConditionEncoder, Rows, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
@@ -63,8 +64,10 @@ def measure_collateral(
         answers: the adapter's answers to them.
 
     Raises:
-        UserError: the model has no adapter, or the file of prompts to keep is wrong.
+        UserError: the model has no adapter, the adapter leaves traces when it is off, or the file of prompts to keep
+            is wrong.
     """
+    refuse_leak(tuned.model, "--collateral")
     reference = reference or Reference()
     base = reference.base or base_of(tuned)
     if reference.base is None and isinstance(asking, Ledgered):

@@ -1,5 +1,6 @@
 """What a run's files say, for its model card. No torch."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Known:
         comparison: the report of `nlft compare` or `nlft tune` that the run belongs to, empty without one.
         arm: the run's arm in that comparison, empty without one.
         audit: the content of audit.json, in the run's folder or in that of its comparison; empty without one.
+        outdated: whether evaluation.json is about other weights than the run's adapter has now; then it is left out.
         watched: examples to show, with the texts of the user; normally none.
     """
 
@@ -33,6 +35,7 @@ class Known:
     comparison: Mapping[str, Any] = field(default_factory=dict)
     arm: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
+    outdated: bool = False
     watched: Sequence[WatchedExample] = ()
 
 
@@ -45,17 +48,27 @@ def known_of(run: RunDir, *, examples: int = 0) -> Known:
     path = run.path.resolve()
     place, comparison, arm = _comparison(path)
     events = [event for event in read_jsonl(run.events_path) if not event.get("superseded")]
+    evaluation = read_object(run.evaluation_path)
+    outdated = _is_of_other_weights(run, evaluation)
     return Known(
         settings=run.settings() if run.settings_path.is_file() else {},
         steps=max((int(event.get("step") or 0) for event in events), default=0),
         controls=run.controls(),
-        evaluation=read_object(run.evaluation_path),
+        evaluation={} if outdated else evaluation,
         collateral=read_object(run.collateral_path),
         comparison=comparison,
         arm=arm,
         audit=read_object(path / "audit.json") or read_object(place / "audit.json"),
+        outdated=outdated,
         watched=run.watched()[:examples] if examples else (),
     )
+
+
+def _is_of_other_weights(run: RunDir, evaluation: Mapping[str, Any]) -> bool:
+    """Return whether an evaluation was made with another adapter than the run has now. Unknown counts as the same."""
+    about, weights = evaluation.get("adapter"), run.adapter_path / "adapter_model.safetensors"
+    recorded = about.get("sha256") if isinstance(about, dict) else None
+    return bool(recorded and weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() != recorded)
 
 
 def read_object(path: Path) -> dict[str, Any]:

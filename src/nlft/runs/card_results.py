@@ -41,6 +41,9 @@ def better_lines(known: Known) -> list[str]:
             "",
             *rows,
         ]
+    if known.outdated:
+        again = f"`nlft evaluate QUESTIONS --model_name_or_path {_base(known)} --adapter RUN`"
+        lines += [*([""] if lines else []), f"evaluation.json is about other weights. Evaluate again: {again}"]
     return lines or [f"Not measured. {_compare(known)} compares the method with its rivals, on the same examples."]
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from nlft.errors import UserError, display_path
 from nlft.sources.arrow import Wanted, read_hub, read_parquet
@@ -76,14 +76,16 @@ def read_source(
         UserError: the dataset, its configuration or its split does not exist or cannot be reached; or it is not clear
             what the file is or which column is which.
     """
-    path, hub = Path(source), _HUB_NAME.fullmatch(str(source))
+    # Windows turns the slash of a dataset's name into a backslash when the name becomes a path.
+    named = source.as_posix() if isinstance(source, PurePath) else source
+    path, hub = Path(source), _HUB_NAME.fullmatch(named)
 
     def wanted(names: list[str]) -> Collection[str] | None:
         ours = {"prompt", "question", "instruction"} & set(names) and not TELLING & set(names)
         return needed if ours and not columns.given else None
 
     if hub and not path.exists() and not path.name.lower().endswith(_FILE_ENDINGS):
-        name, split, records = read_hub(str(source), hub["path"], hub["config"] or None, hub["split"], wanted)
+        name, split, records = read_hub(named, hub["path"], hub["config"] or None, hub["split"], wanted)
         stem, table, is_table = f"{hub['path'].rpartition('/')[2]}-{split}", Table(records, []), True
     else:
         name = display_path(path)

@@ -126,6 +126,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
                 "settings": {**self.settings, **more},
                 "steps": state.global_step,
                 "evaluation": {},
+                "outdated": False,
                 "collateral": {},
             }
             known = replace(known_of(self.run), **new)

@@ -30,7 +30,7 @@ def preview(examples: list[Example], file: Path, model: str, folder: Path, *, sc
     settings = chosen.settings()
     if not chosen.needs(settings) & {"standard", "judge", "hold"}:
         raise UserError(f"--scheme {scheme} reads no feedback, so there is nothing to show.\n  Choose nlft or strike.")
-    args: Any = NLFTConfig(output_dir=str(folder), watch=watch, report_to="none", disable_tqdm=True)
+    args: Any = NLFTConfig(output_dir=str(folder), watch=watch, watch_share=1.0, report_to="none", disable_tqdm=True)
     trainer = nlft_trainer(ModelSettings(model_name_or_path=model), args, examples, settings, file)
     run = RunDir(folder)
     run.write_settings({**trainer.record, "preview": True})

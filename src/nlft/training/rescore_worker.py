@@ -11,7 +11,7 @@ first line of the output answers no input. It has `ready` and the `adapter` that
 import base64
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,8 @@ from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.core.saliency import TAG_NAMES
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.encoding import condition_readers, encode_examples
-from nlft.data.records import Example, read_examples
+from nlft.data.records import Example
+from nlft.data.training_file import read_training_file
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.saved_adapters import WEIGHTS
@@ -49,8 +50,9 @@ class RescoreModel:
         """
         self.run, self.base = run, model
         record = run.settings()
-        self.file = file or Path(record.get("data", {}).get("file") or "")
-        self.examples = watched_records(run, self.file)
+        self.data = record.get("data", {})
+        self.file = file or Path(self.data.get("file") or "")
+        self.examples = watched_records(run, self.file, self.data)
         self._loaded: tuple[Path | None, int] | None = None
         self._load()
         tokenizer = load_tokenizer(self._settings())
@@ -99,7 +101,7 @@ class RescoreModel:
         Returns:
             The edited example, then the others.
         """
-        file = read_examples(self.file, require_judgment=False)
+        file = read_training_file(self.file, self.data)
         others = [one for one in file if one.id != example.id]
         rest = encode_examples(others, self.encoder) if others else []
         if not chosen:
@@ -140,15 +142,18 @@ def _written(folder: Path) -> int:
     return (folder / WEIGHTS).stat().st_mtime_ns
 
 
-def watched_records(run: RunDir, file: Path) -> list[Example]:
+def watched_records(run: RunDir, file: Path, data: Mapping[str, Any]) -> list[Example]:
     """Read the watched examples from the file, because the run directory does not have the prompts' chat messages.
+
+    Args:
+        data: what the run recorded about the file.
 
     Raises:
         UserError: the file cannot be read, or lacks a watched example.
     """
     if not file.is_file():
         raise UserError(f"{display_path(file)}: the run's training file is missing.\n  Give its new place with --data.")
-    found = {example.id: example for example in read_examples(file, require_judgment=False)}
+    found = {example.id: example for example in read_training_file(file, data)}
     missing = [str(one.id) for one in run.watched() if one.id not in found]
     if missing:
         names = ", ".join(missing)

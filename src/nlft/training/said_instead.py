@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from nlft.core.base_below import leak
 from nlft.core.condition_scores import ScoredBatch
 from nlft.core.conditions import EncodedExample, Rows, pad_rows
 from nlft.core.hold import HoldEverything, Marks, Role, base_targets, hold_rows
@@ -35,14 +36,14 @@ def alternatives(
     Struck tokens have their logits in `scored`. Salient ones need two more passes, one of them with the adapter off.
 
     Returns:
-        None if nothing is touched, or the model has no adapter: then there is no base beside it.
+        None if nothing is touched, or the base is not in memory: the model has no adapter, or one that leaves traces.
     """
     struck = scored.held.struck if scored.held else None
     if struck is not None and len(struck.said):
         places, now, base = (scores.tag == Tag.STRUCK).nonzero()[0], struck.now, struck.base
         kept = slice(MOST_PLACES)
         return _chosen(places[kept].tolist(), now[kept], base[kept], tokenizer)
-    if not any(isinstance(part, PeftModel) for part in model.modules()):
+    if not any(isinstance(part, PeftModel) for part in model.modules()) or leak(model):
         return None
     pushed = scores.likelihood + scores.unlikelihood
     touched = (scores.tag == Tag.SALIENT).nonzero()[0]

@@ -177,8 +177,8 @@ class NLFTRareSettings:
     watch_share: Annotated[float, Range(0, 1)] = field(
         default=0.05,
         metadata={
-            "help": "Share of the training time that scoring the watched examples may take. Steps of watch_every wait "
-            "until it allows them. 1: score at each of them. 0: at start and end only."
+            "help": "Share of the training that scoring the watched examples may take. Start and end score as many of "
+            "them as it allows, steps of watch_every wait for it. 1: all. 0: one at start and end."
         },
     )
     watch_batches: bool = field(

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from nlft.config import override
+from nlft.core.base_below import refuse_leak
 from nlft.core.batches import counts_of
 from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
@@ -97,6 +98,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         self.builder = KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
         if "hold" in self.scheme.needs(self.saliency):
             peft_model(model)
+            refuse_leak(model, f"The scheme {self.scheme.name}")
         self._dose: StrikeDose | None = None
         super().__init__(
             model=model,

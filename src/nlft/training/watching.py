@@ -1,10 +1,7 @@
 """Choose the watched examples, score their tokens during training, and write the scores."""
 
-import queue
-import threading
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +23,13 @@ from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
+from nlft.training.background_writer import BackgroundWriter
 from nlft.training.said_instead import Alternatives, alternatives
+from nlft.training.striking import CHECK_EVERY
+from nlft.training.watch_budget import WatchBudget
 
-WAITING = 16  # maximum number of snapshots that wait for the disk
-LAST_WAIT_SECONDS = 10.0  # maximum wait for the disk after training
+Scored = tuple[TokenScores | None, Alternatives | None]
+"""One watched example's scores, and what both models would say at touched tokens."""
 
 
 class WatchCallback(TrainerCallback):  # type: ignore[misc]
@@ -40,9 +40,9 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
     scores of watched examples that are in the training batch. A scheme that reads neither standard nor judge gives no
     scores to show.
 
-    Between start and end, a scoring waits until it and the one at the end fit into `watch_share` of the time so far.
-    So the sum of all scorings is within the share, unless start and end alone exceed it in a short training. The clock
-    decides only when to score: scoring draws no random numbers and changes no batch and no weight.
+    `budget` says which examples start and end can afford. The others get scores from the batches. Each example has
+    scores when the training ends. Between start and end, a scoring waits until it and the one at the end fit into
+    `watch_share`, by the budget and by the clock. Scoring draws no random numbers and changes no batch and no weight.
     """
 
     def __init__(self, run: RunDir, trainer: Any, watched: list[EncodedExample], shown: list[WatchedExample]) -> None:
@@ -56,6 +56,10 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._began: float = time.monotonic()
         self._ended: float | None = None
         self._due, self._last_cost = False, 0.0
+        self.budget: WatchBudget | None = None
+        self._unseen: set[int] = set()
+        self._first: dict[int, Scored] = {}  # scored alone before the first step, if not all examples were
+        self._began_at = 0
         self._index = {example.id: index for index, example in enumerate(watched)}
         self._in_batch: dict[int, Tensor] = {}
         self._last_step = -1
@@ -74,12 +78,15 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
-        self._last_step = -1
+        self._last_step, self._began_at = -1, state.global_step
         self._in_batch.clear()
+        self._first = {}
         self.seconds, self._began, self._ended, self._due = 0.0, time.monotonic(), None, False
         if state.is_world_process_zero:
             self._writer.submit(lambda: self.run.write_watched(self.shown))
-        self._score_all(state, model)
+        self.budget = WatchBudget(self.trainer, self.watched, self._sure_steps(state))
+        self._unseen = set() if state.global_step else set(range(len(self.watched)))  # a resumed run has scores
+        self._score(state, model, self.budget.at_start())
 
     def on_step_end(
         self,
@@ -92,8 +99,8 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         self._write_batch(state)
         if args.watch_every and state.global_step % args.watch_every == 0:
             self._due = True
-        if self._due and self.trainer.steering.from_main(self._may_score):
-            self._due = not self._score_all(state, model, patient=True)
+        if self._due and self.trainer.steering.from_main(lambda: self._may_score(self._trained(state))):
+            self._due = not self._score(state, model, range(len(self.watched)), patient=True)
 
     def on_train_end(
         self,
@@ -103,7 +110,8 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         model: torch.nn.Module | None = None,
         **_: Any,
     ) -> None:
-        self._score_all(state, model)
+        if self.budget is not None:
+            self._score(state, model, self.budget.at_end(self._trained(state), self._unseen), last=True)
         self._ended = time.monotonic()
         self._writer.finish()
 
@@ -116,11 +124,22 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         """Exclude a pause from the training's time."""
         self._began += seconds
 
-    def _may_score(self) -> bool:
+    def _sure_steps(self, state: TrainerState) -> int:
+        """Return the number of steps that this training surely takes: an end by dose may come early."""
+        planned = int(state.max_steps - state.global_step)
+        by_dose = self.trainer._dose is not None and float(getattr(self.trainer.saliency, "stop_below", 0.0))
+        return min(planned, CHECK_EVERY) if by_dose else planned
+
+    def _trained(self, state: TrainerState) -> int:
+        """Return the number of steps since this training began or was resumed."""
+        return int(state.global_step) - self._began_at
+
+    def _may_score(self, steps: int) -> bool:
         """Return whether a scoring now, and the one at the end, fit into the share, and no request waits."""
         share = self.trainer.args.watch_share
-        fits = self.seconds + 2 * self._last_cost <= share * self.training_seconds
-        return bool(share and (fits or share == 1)) and not self.trainer.steering.has_requests()
+        in_time = share == 1 or self.seconds + 2 * self._last_cost <= share * self.training_seconds
+        affordable = self.budget is not None and self.budget.allows_one_more(steps)
+        return bool(share and in_time and affordable) and not self.trainer.steering.has_requests()
 
     def collect(self, examples: Sequence[EncodedExample], conditions: ConditionLogprobs, weights: TokenWeights) -> None:
         """Keep a batch's scores of watched examples on their device. Do not wait for the device.
@@ -136,59 +155,75 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
                 self._in_batch[index] = _packed(conditions, weights, row, len(example.completion))
 
     def _write_batch(self, state: TrainerState) -> None:
-        """Write the scores from the step's batches. They are the model's scores before the step."""
-        found, self._in_batch = self._in_batch, {}
-        step, arrays = state.global_step - 1, _to_arrays(found)
+        """Write the scores from the step's batches, with those from before the first step.
+
+        They are the model's scores before the step.
+        """
+        first, self._first = self._first, {}
+        packed, self._in_batch = self._in_batch, {}
+        step, arrays = max(state.global_step - 1, self._began_at), _to_arrays(packed)
         if self.trainer.args.world_size > 1:  # each example is in one rank's batch, and only the main process writes
             arrays = {index: array for part in gather_object([arrays]) for index, array in part.items()}
-        if not arrays or step == self._last_step or not state.is_world_process_zero:
+        self._unseen -= arrays.keys()
+        if not (arrays or first) or step == self._last_step:
             return
         needs = self.trainer.needs
-        scores = [
-            _unpacked(arrays[index], needs, example) if index in arrays else None
-            for index, example in enumerate(self.watched)
-        ]
-        self._submit(step, state, scores, whole=False)
+        found = {index: (_unpacked(array, needs, self.watched[index]), None) for index, array in arrays.items()}
+        self._submit(step, state, found | first)
 
-    def _score_all(self, state: TrainerState, model: torch.nn.Module | None, *, patient: bool = False) -> bool:
-        """Score all watched examples. Return False if a request came in between: it must not wait for the rest.
+    def _score(
+        self,
+        state: TrainerState,
+        model: torch.nn.Module | None,
+        chosen: Sequence[int],
+        *,
+        patient: bool = False,
+        last: bool = False,
+    ) -> bool:
+        """Score watched examples. Return False if a request came in between: it must not wait for the rest.
 
         Args:
+            chosen: indices of the examples.
             patient: whether to give way to requests. The ranks of several processes must stay together, so they do not.
+            last: whether no batch follows.
         """
         if state.global_step == self._last_step or not self.trainer.needs & {"standard", "judge", "hold"}:
             return True
         assert model is not None, "Trainer passes the model to each callback"
+        assert self.budget is not None
         start = time.monotonic()
         gives_way = patient and self.trainer.args.world_size == 1
         pad, plan = self.trainer.builder.pad_token_id, self.trainer.builder.plan
         scheme, settings = self.trainer.scheme, self.trainer.saliency
-        found: list[tuple[TokenScores, Alternatives | None]] = []
+        found: dict[int, Scored] = {}
         with evaluating(model):  # once, and not for each example
-            for example in self.watched:
+            for index in chosen:
                 if found and gives_way and self.trainer.steering.has_requests():
                     self.seconds += time.monotonic() - start
                     return False
-                found.append(
-                    score_with_alternatives(model, example, pad, scheme, settings, plan, self.trainer.processing_class)
+                found[index] = score_with_alternatives(
+                    model, self.watched[index], pad, scheme, settings, plan, self.trainer.processing_class
                 )
-        self._last_step = state.global_step
-        if state.is_world_process_zero:
-            said = [alternatives for _, alternatives in found]
-            self._submit(state.global_step, state, [scores for scores, _ in found], whole=True, said=said)
-        self._last_cost = time.monotonic() - start
-        self.seconds += self._last_cost
+                self.budget.spend(index)
+        self._unseen -= found.keys()
+        cost = time.monotonic() - start
+        self._last_cost = cost * len(self.watched) / len(found)  # of a scoring of all examples
+        self.seconds += cost
+        found = self._first | found  # a training may end before its first batch
+        if len(found) == len(self.watched):
+            self._last_step = state.global_step
+        if len(found) == len(self.watched) or last:
+            self._submit(state.global_step, state, found)
+        else:
+            self._first = found  # the first batch adds its own scores to them
         return True
 
-    def _submit(
-        self,
-        step: int,
-        state: TrainerState,
-        scores: Sequence[TokenScores | None],
-        *,
-        whole: bool,
-        said: list[Alternatives | None] | None = None,
-    ) -> None:
+    def _submit(self, step: int, state: TrainerState, found: dict[int, Scored]) -> None:
+        """Write a snapshot of the examples that have scores."""
+        if not state.is_world_process_zero:
+            return
+        pairs = [found.get(index, (None, None)) for index in range(len(self.watched))]
+        alone = step == self._last_step
         settings = self.trainer.saliency
         snapshot = Snapshot(
             step=step,
@@ -196,9 +231,9 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
             scheme=self.trainer.scheme.name,
             settings={name: getattr(settings, name) for name in settings.__dataclass_fields__},
             tag_names=TAG_NAMES,
-            scores=list(scores),
-            whole=whole,
-            alternatives=said,
+            scores=[scores for scores, _ in pairs],
+            whole=alone,
+            alternatives=[said for _, said in pairs] if any(said for _, said in pairs) or alone else None,
         )
         self._writer.submit(lambda: self.run.store_snapshot(snapshot))
 
@@ -259,59 +294,6 @@ def _scored(
     if signal is not None:
         scores = replace(scores, signal=signal[0, : len(example.completion)].float().cpu().numpy())
     return scores, scored
-
-
-class BackgroundWriter:
-    """Writes in a separate thread, in order. Training never waits for the disk. All disk errors give one warning."""
-
-    def __init__(self, waiting: int = WAITING) -> None:
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting)
-        self._thread: threading.Thread | None = None
-        self._trouble: OSError | None = None
-        self._dropped = 0
-        self._warned = False
-
-    def submit(self, write: Callable[[], None]) -> None:
-        """Call `write` soon in the thread, or never if too many writes are waiting.
-
-        `write` may raise only OSError. A later call warns of the error.
-        """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="saliency map", daemon=True)
-            self._thread.start()
-        try:
-            self._queue.put_nowait(write)
-        except queue.Full:
-            self._dropped += 1
-        self._tell()
-
-    def finish(self, seconds: float = LAST_WAIT_SECONDS) -> None:
-        """Wait until everything is written, but at most this many seconds."""
-        until = time.monotonic() + seconds
-        while self._queue.unfinished_tasks and time.monotonic() < until:
-            time.sleep(0.005)
-        self._dropped += self._queue.unfinished_tasks
-        if self._thread is not None and not self._queue.unfinished_tasks:
-            self._queue.put(None)
-            self._thread = None
-        self._tell()
-
-    def _work(self) -> None:
-        while (write := self._queue.get()) is not None:
-            try:
-                write()
-            except OSError as error:
-                self._trouble = error
-            finally:
-                self._queue.task_done()
-        self._queue.task_done()
-
-    def _tell(self) -> None:
-        if self._warned or not (self._trouble or self._dropped):
-            return
-        self._warned = True
-        why = str(self._trouble) if self._trouble else "the disk is too slow for it"
-        warnings.warn(f"could not write all of the saliency map: {why}; training goes on.", stacklevel=3)
 
 
 def _packed(conditions: ConditionLogprobs, weights: TokenWeights, row: int, length: int) -> Tensor:

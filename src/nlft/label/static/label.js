@@ -149,13 +149,14 @@ function endResume(taken) {
   else say("Dropped.");
 }
 
-async function undo() {
+/** Take the last step back, or take it again. What was typed is saved before. */
+async function turn(way) {
   flush();
   page.undoing = true;
   try {
     await saver.retry();
     if (saver.clashed.size) say("Answer the question above first.");
-    else if (!saver.behind) await takeBack();
+    else if (!saver.behind) await turned(way);
   } catch (error) {
     failed(error);
   }
@@ -163,13 +164,13 @@ async function undo() {
   runKeys();
 }
 
-async function takeBack() {
-  const answer = await ask("undo", {});
-  if (!answer.row) return say("There is nothing to undo.");
+async function turned(way) {
+  const answer = await ask(way, {});
+  if (!answer.row) return say(`There is nothing to ${way}.`);
   page.rows.set(answer.row.place, answer.row);
   page.about.states = answer.states;
   await show(answer.row.place);
-  say(`Undone. This reply is ${NAMES[stateOf(page.row.decision)]}.`);
+  say(`${way === "undo" ? "Undone" : "Done again"}. This reply is ${NAMES[stateOf(page.row.decision)]}.`);
 }
 
 // Where the reader is
@@ -357,7 +358,7 @@ function clash(row, theirs) {
 // Keys and buttons
 
 const ACTS = {
-  j: () => move(1), k: () => move(-1), 1: () => like(true), 2: () => like(false), u: undo,
+  j: () => move(1), k: () => move(-1), 1: () => like(true), 2: () => like(false), u: () => turn("undo"), redo: () => turn("redo"),
   s: () => decide({ skipped: !page.row.decision.skipped }, page.row.decision.skipped ? "No longer skipped." : "Skipped."),
   x: () => mark(false), w: () => mark(true), e: () => why.focus(), r: () => byId("reply").focus(), g: () => resume(),
   a: () => endResume(true), d: () => endResume(false), "/": () => byId("search").focus(), f: () => filter.focus(),
@@ -381,9 +382,22 @@ async function openKeys() {
   keys.showModal();
 }
 
+/** The act of Ctrl+Z, Ctrl+Shift+Z and Ctrl+Y, with Cmd on a Mac. */
+function turnOf({ ctrlKey, metaKey, altKey, shiftKey, key }) {
+  if (!(ctrlKey || metaKey) || altKey) return null;
+  const letter = key.toLowerCase();
+  if (letter === "z") return shiftKey ? "redo" : "u";
+  return letter === "y" ? "redo" : null;
+}
+
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || !page.row) return;
   const inText = /** @type {HTMLElement} */ (event.target).matches("input, textarea, select");
+  const turning = turnOf(event);
+  if (turning && !inText && !keys.open && page.row) { // a field takes back its own letters
+    event.preventDefault();
+    return press(turning);
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || !page.row) return;
   if (event.key === "Escape" && inText) return void byId("reply").focus({ preventScroll: true });
   if (inText || (keys.open && event.key !== "?")) return;
   const found = ACTS[event.key];
@@ -435,7 +449,7 @@ function applyFilter() {
 }
 
 function watchButtons() {
-  const of = { previous: "k", next: "j", like: "1", dislike: "2", skip: "s", undo: "u", help: "?", strike: "x", write: "w", take: "a", drop: "d" };
+  const of = { previous: "k", next: "j", like: "1", dislike: "2", skip: "s", undo: "u", redo: "redo", help: "?", strike: "x", write: "w", take: "a", drop: "d" };
   for (const [id, key] of Object.entries(of)) {
     // A press of a button must not take the selection away before the words are struck.
     byId(id).addEventListener("pointerdown", (event) => { if (["x", "w"].includes(key)) event.preventDefault(); });

@@ -39,7 +39,7 @@ function choices() {
 /**
  * Show the page.
  * @param {any} source where the runs come from
- * @param {{ replies?: (root: HTMLElement) => void }} live what only a live page has: the tab Replies
+ * @param {{ replies?: (root: HTMLElement) => void }} live what only a live page has: the models to talk to
  */
 export async function begin(source, live = {}) {
   const about = await source.about();
@@ -52,7 +52,7 @@ export async function begin(source, live = {}) {
   state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
   restore(kept(state.runs[0].about.run, about.view));
-  buildPage((state.chat && live.replies) || null);
+  buildPage((state.chat && live.replies) || ((root) => noReplies(root, Boolean(live.replies))));
   buildViews();
   watchPage();
   await draw();
@@ -107,6 +107,15 @@ function buildPage(replies) {
   panel.hidden = panel.childElementCount === 0;
   drawBesideChoices((beside) => { state.beside = beside; draw(); });
   drawLegend([]);
+}
+
+/** Say why one cannot talk to the models here. */
+function noReplies(root, isLive) {
+  const { about } = state.runs[0];
+  const why = about.preview ? "Nothing is trained yet, so there are no models to talk to."
+    : isLive ? "This page only shows the run. To talk to its models, start nlft map without --read_only."
+      : "This is a saved page. To talk to the models, open the run's live page with nlft map.";
+  root.append(element("p", { className: "lead", text: why }));
 }
 
 function openTab(name) {

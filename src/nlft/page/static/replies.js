@@ -6,6 +6,7 @@ import { button, element } from "./dom.js";
 import { pointsBefore, withSpan } from "./offsets.js";
 
 const LOOK_MS = 1000;
+const NOT_STARTED = "The run's models are not loaded, so that this page needs little memory: start them to let the base and the trained model answer side by side.";
 
 /**
  * Mount the conversation into an element. Nothing is asked of the models before the reader sends a prompt.
@@ -40,7 +41,9 @@ class Replies {
     this.next = element("code", { className: "reply-next", hidden: true });
     this.score = element("div", { className: "reply-score", role: "status" });
     this.form = this.makeForm();
-    root.append(this.about, this.log, this.form, this.said, this.kept, this.next, this.score);
+    this.starter = button("Start the models", () => this.start(), { className: "main", hidden: true });
+    this.said.tabIndex = -1;
+    root.append(this.about, this.log, this.form, this.said, this.starter, this.kept, this.next, this.score);
     document.addEventListener("selectionchange", () => this.select());
   }
 
@@ -66,16 +69,35 @@ class Replies {
     return form;
   }
 
-  /** Wait until the models are loaded, then show what they are. */
+  /** Wait until the models are loaded, then show what they are. If nobody has started them, offer to. */
   async wait() {
-    this.said.textContent = "The models are loading …";
     try {
       const found = await this.source.get("chat");
-      if (found.loading) return void setTimeout(() => this.wait(), LOOK_MS);
-      if (found.error) throw new Error(found.error);
-      this.open(found.ready);
+      if (found.stopped) return void this.offer(NOT_STARTED);
+      if (found.error) return void this.offer(`The models cannot be used: ${found.error}`);
+      if (!found.loading) return void this.open(found.ready);
+      this.said.textContent = "The models are loading …";
+      setTimeout(() => this.wait(), LOOK_MS);
     } catch (error) {
       this.said.textContent = error.message;
+    }
+  }
+
+  offer(why) {
+    this.said.textContent = why;
+    this.starter.hidden = false;
+    this.form.hidden = true;
+  }
+
+  async start() {
+    this.starter.hidden = true;
+    this.said.textContent = "The models are loading …";
+    this.said.focus({ preventScroll: true }); // the button that had the focus is gone
+    try {
+      await this.source.post("chat/start", {});
+      this.wait();
+    } catch (error) {
+      this.offer(`The models cannot be started: ${error.message}`);
     }
   }
 

@@ -1,0 +1,134 @@
+"""Watching costs at most its share, in short runs too: counted in tokens that pass through the model."""
+
+import re
+
+import pytest
+import torch
+
+from helpers import training
+from nlft.commands.starting import tell_end
+from nlft.core.schemes.strike import StrikeSettings
+from nlft.runs.run_dir import RunDir
+
+
+class Passes:
+    """Counts tokens of forward passes, a pass with gradient twice: with an adapter its backward costs as much again."""
+
+    def __init__(self, trainer):
+        self.work = {"training": 0, "watching": 0}
+        self.doing = "training"
+        score = trainer._watch._score
+
+        def watching(*args, **options):
+            self.doing = "watching"
+            try:
+                return score(*args, **options)
+            finally:
+                self.doing = "training"
+
+        trainer._watch._score = watching
+        inner = trainer.model.get_base_model().model.embed_tokens
+        inner.register_forward_hook(self.count)
+
+    def count(self, module, inputs, output):
+        tokens = int((inputs[0] != 0).sum())  # 0 is the padding
+        self.work[self.doing] += tokens * (2 if torch.is_grad_enabled() else 1)
+
+    @property
+    def share(self):
+        return self.work["watching"] / sum(self.work.values())
+
+
+def train(folder, steps, scheme="nlft", **settings):
+    trainer = training.nlft_trainer(
+        folder, saliency=scheme, max_steps=steps, watch=4, **{"watch_every": 0, "watch_share": 0.05, **settings}
+    )
+    passes = Passes(trainer)
+    trainer.train()
+    return trainer, passes, RunDir(folder)
+
+
+def seen(run):
+    return [sum(scores is not None for scores in run.snapshot(step).scores) for step in run.snapshot_steps()]
+
+
+@pytest.mark.parametrize("scheme", ["nlft", StrikeSettings(stop_below=0.0)])
+@pytest.mark.parametrize("steps", [8, 24])
+def test_start_and_end_keep_within_the_share_in_short_runs(tmp_path, scheme, steps):
+    trainer, passes, run = train(tmp_path, steps, scheme)
+    assert passes.share <= 0.05
+    # What was counted before scoring goes through the model, or less: untouched tokens need no alternatives.
+    assert 0.5 * trainer._watch.budget.spent <= passes.work["watching"] <= trainer._watch.budget.spent
+    assert passes.work["training"] >= 0.95 * trainer._watch.budget.step * steps
+    recorded = run.snapshot_steps()
+    assert (recorded[0], recorded[-1]) == (0, steps)
+    first, last = run.snapshot(0).scores, run.snapshot(steps).scores
+    assert sum(scores is not None for scores in first) >= 1
+    assert sum(scores is not None for scores in last) >= 1
+    for index in range(4):
+        assert any(run.snapshot(step).scores[index] is not None for step in recorded)
+
+
+def test_a_longer_run_scores_all_at_both_ends_and_then_between(tmp_path):
+    _, passes, run = train(tmp_path, 56, watch_every=1, watch_batches=False)
+    assert run.snapshot_steps(whole=True)[0] == 0
+    assert run.snapshot_steps(whole=True)[-1] == 56
+    assert set(seen(run)) == {4}
+    assert passes.share <= 0.05
+
+
+def test_the_first_snapshot_has_the_first_batchs_scores_too(tmp_path):
+    _, passes, run = train(tmp_path / "with", 8)
+    _, other, alone = train(tmp_path / "without", 8, watch_batches=False)
+    first, only = run.snapshot(0), alone.snapshot(0)
+    scored = [index for index, scores in enumerate(only.scores) if scores is not None]
+    assert len(scored) < sum(scores is not None for scores in first.scores) <= 4
+    for index in scored:
+        assert first.scores[index].base.tolist() == only.scores[index].base.tolist()
+    assert not first.whole
+    # Without batches, each example is scored at the end at the latest: the map lacks none.
+    assert sum(scores is not None for scores in alone.snapshot(8).scores) >= 4 - len(scored)
+    assert passes.work["watching"] < other.work["watching"]
+
+
+def test_a_training_of_3_steps_says_by_how_much_it_exceeds_the_share(tmp_path, capsys):
+    trainer, passes, run = train(tmp_path, 3)
+    assert passes.share > 0.05
+    assert trainer._watch.budget.share(3) == pytest.approx(passes.share, abs=0.05)
+    assert {
+        index for step in run.snapshot_steps() for index, one in enumerate(run.snapshot(step).scores) if one
+    } == set(range(4))
+    trainer._watch.seconds = 0.25 * trainer.training_seconds
+    tell_end(run, trainer)
+    told = re.search(r"(\d+\.\d)% of the training, (\d+\.\d)% over --watch_share 0.05", capsys.readouterr().out)
+    assert told
+    assert float(told[1]) - float(told[2]) == pytest.approx(5, abs=0.11)
+
+
+def test_the_same_training_scores_the_same_examples_and_trains_the_same_weights(tmp_path):
+    one, _, first = train(tmp_path / "a", 8)
+    two, _, second = train(tmp_path / "b", 8)
+    full, _, _ = train(tmp_path / "c", 8, watch_share=1.0)
+    assert [seen(first), first.snapshot_steps()] == [seen(second), second.snapshot_steps()]
+    weights = [training.adapter(trainer.model) for trainer in (one, two, full)]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name])
+        assert torch.equal(value, weights[2][name])
+
+
+def test_a_training_that_may_end_by_dose_counts_on_its_first_steps_only(tmp_path):
+    trainer, passes, run = train(tmp_path, 80, StrikeSettings(stop_below=0.9))
+    assert trainer.state.global_step == 4
+    assert [run.snapshot_steps()[0], run.snapshot_steps()[-1]] == [0, 4]
+    assert passes.share <= 0.08, "the rest is the example that each end has in any case, and those without scores"
+    assert passes.share == pytest.approx(trainer._watch.budget.share(4), abs=0.02)
+
+
+def test_a_training_that_is_stopped_early_scores_less_at_its_end(tmp_path):
+    asked = training.Ask(tmp_path, {5: [("stop", None)]})
+    trainer = training.nlft_trainer(tmp_path, max_steps=56, watch=4, watch_every=0, watch_share=0.05, callbacks=[asked])
+    trainer.train()
+    run = RunDir(tmp_path)
+    assert trainer.state.global_step == 4
+    assert seen(run)[0] == 4  # 56 steps could afford it
+    assert seen(run)[-1] == 1
