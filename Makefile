@@ -8,10 +8,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 # Checks the types of the page's JavaScript, as tsconfig.json says. npx keeps it in npm's cache.
 TSC    := npx --yes --package typescript@5.9.3 -- tsc
 
-.PHONY: demo test test-long mutants check check-types check-js check-tests format setup setup-dev clean
+.PHONY: demo bench test test-long mutants check check-types check-js check-tests format setup setup-dev clean
 
 demo: setup  ## set up, and run the main job: train on notes by each method, compare
 	$(BIN)/nlft demo
+
+# An idle machine is needed. JSON for docs/BENCHMARKS.md: ARGS="--out docs/bench-NAME.json"; other options go there too.
+bench: setup  ## time and memory of a step of each method, beside TRL's; MODEL=folder ARGS="--batch 8"
+	$(BIN)/python benchmarks/bench.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: setup-dev  ## set up, and run the tests
 	$(PYTEST)

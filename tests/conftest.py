@@ -24,6 +24,7 @@ SECONDS = {
     "test_audit": 25,
     "test_rescoring": 25,
     "test_two_processes": 25,
+    "test_bench": 30,
     "test_tune": 25,
     "test_trainer": 20,
     "test_controls": 20,

@@ -14,7 +14,7 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.dpo import DPOBaseline, DPOSettings
 from nlft.training.kto import KTOBaseline, KTOSettings
 from nlft.training.reft import ReFTBaseline, ReFTSettings
-from nlft.training.sft import SFTBaseline, SFTSettings
+from nlft.training.sft import SFTSettings, sft_trainer
 
 ONE_BY_ONE = {
     "per_device_train_batch_size": 2,
@@ -155,9 +155,9 @@ def next_one(completion, answer):
 def baseline(method, folder, **changed):
     net, size = tiny.model(), {"per_device_train_batch_size": 2}
     shared = {"output_dir": str(folder), **size, **COMMON, **changed}
-    if method == "sft":
-        args = SFTSettings(target="all-completions", save_strategy="no", **shared)
-        return SFTBaseline(net, args, EXAMPLES, tiny.tokenizer(), default_lora(net))
+    if method.startswith("sft"):
+        args = SFTSettings(target="all-completions", engine=method[4:], save_strategy="no", **shared)
+        return sft_trainer(net, args, EXAMPLES, tiny.tokenizer(), default_lora(net))
     if method == "kto":
         return KTOBaseline(net, KTOSettings(**shared), EXAMPLES, tiny.tokenizer(), default_lora(net))
     if method == "dpo":
@@ -168,7 +168,7 @@ def baseline(method, folder, **changed):
     return ReFTBaseline(net, args, EXAMPLES, tiny.tokenizer(), default_lora(net))
 
 
-@pytest.mark.parametrize("method", ["sft", "kto", "dpo", "reft"])
+@pytest.mark.parametrize("method", ["sft-nlft", "sft-trl", "kto", "dpo", "reft"])
 def test_trls_trainers_stop_as_well_and_log_no_zero_for_it(tmp_path, method):
     with pytest.raises(NLFTError, match="diverged at step 2") as caught:
         baseline(method, tmp_path).train()

@@ -183,7 +183,7 @@ def test_examples_that_are_too_long_are_all_named_and_none_is_cut_or_dropped(tmp
     def trainer(**more):
         args = {"output_dir": str(tmp_path / "run"), **options, **more}
         if method == "sft":
-            settings = SFTSettings(target="all-completions", save_strategy="no", **args)
+            settings = SFTSettings(target="all-completions", engine="trl", save_strategy="no", **args)
             return SFTBaseline(net, settings, long, tiny.tokenizer(), default_lora(net))
         kinds = {"kto": (KTOBaseline, KTOSettings), "dpo": (DPOBaseline, DPOSettings)}
         make, settings = kinds[method]

@@ -49,7 +49,9 @@ IDLE = {
     "model_init_kwargs": {"x": 1}, "trust_remote_code": True, "dataset_text_field": "x", "dataset_kwargs": {"x": 1},
     "chat_template_path": "x", "eos_token": "x", "completion_only_loss": False, "assistant_only_loss": True,
     "eval_packing": True, "truncation_mode": "keep_end", "ref_model_mixup_alpha": 0.1, "ref_model_sync_steps": 3,
-    "precompute_ref_batch_size": 3, "num_generations_eval": 2,
+    "precompute_ref_batch_size": 3, "num_generations_eval": 2, "loss_type": "dft", "packing": True,
+    "packing_strategy": "wrapped", "padding_free": True, "pad_to_multiple_of": 8, "pad_token": "x",
+    "shuffle_dataset": True, "dataset_num_proc": 2, "activation_offloading": True, "router_aux_loss_coef": 0.1,
 }  # fmt: skip
 BESIDE = {
     "adam_beta1": {"optim": "sgd"}, "adam_beta2": {"optim": "adafactor"}, "adam_epsilon": {"optim": "rmsprop"},
@@ -128,7 +130,7 @@ def test_defaults_and_what_transformers_makes_of_them_are_taken(tmp_path, method
 
 
 def test_what_a_method_honours_it_takes(tmp_path):
-    SFTSettings(output_dir=str(tmp_path), report_to="none", label_smoothing_factor=0.1)
+    SFTSettings(output_dir=str(tmp_path), report_to="none", engine="trl", label_smoothing_factor=0.1)
     NLFTConfig(output_dir=str(tmp_path), warmup_steps=3, lr_scheduler_type="constant_with_warmup", weight_decay=0.1)
     NLFTConfig(output_dir=str(tmp_path), run_name="x", report_to="tensorboard", max_grad_norm=0.5)
     NLFTConfig(output_dir=str(tmp_path), neftune_noise_alpha=5)

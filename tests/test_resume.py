@@ -29,7 +29,7 @@ from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.differences import differences
 from nlft.training.rescore_worker import newest_adapter
 from nlft.training.resuming import check_resume
-from nlft.training.sft import SFTBaseline, SFTSettings
+from nlft.training.sft import SFTSettings, sft_trainer
 from nlft.training.start import make_room, where_to_start
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -46,9 +46,13 @@ def dropping():
     return lora(tiny.model(), lora_dropout=0.2)
 
 
-def sft_trainer(folder, **settings):
-    args = SFTSettings(output_dir=str(folder), target="answer", **{**COMMON, **settings})
-    return SFTBaseline(dropping(), args, examples(), tiny.tokenizer(), None)
+def sft_run(folder, engine="nlft", **settings):
+    args = SFTSettings(output_dir=str(folder), target="answer", engine=engine, **{**COMMON, **settings})
+    return sft_trainer(dropping(), args, examples(), tiny.tokenizer(), None)
+
+
+def trl_run(folder, **settings):
+    return sft_run(folder, "trl", **settings)
 
 
 def dropping_nlft_trainer(folder, **settings):
@@ -62,7 +66,7 @@ def nlft(*argv):
 # The log and the weights
 
 
-@pytest.mark.parametrize("make", [dropping_nlft_trainer, sft_trainer])
+@pytest.mark.parametrize("make", [dropping_nlft_trainer, sft_run, trl_run])
 @pytest.mark.parametrize(("every", "cut"), [(1, 2), (3, 4)])
 def test_a_killed_and_resumed_run_logs_and_ends_as_an_unbroken_one(tmp_path, make, every, cut):
     options = {"num_train_epochs": 4, "logging_steps": every, **EACH_STEP}
@@ -360,9 +364,9 @@ def test_one_process_alone_prints_what_was_accepted(trained, capsys, tell):
 
 
 def test_baselines_are_compared_too(tmp_path):
-    sft_trainer(tmp_path, max_steps=2, **EACH_STEP).train()
+    sft_run(tmp_path, max_steps=2, **EACH_STEP).train()
     with pytest.raises(UserError, match="--learning_rate: was "):
-        sft_trainer(tmp_path, max_steps=2, **{**EACH_STEP, "learning_rate": 1e-3}).train(resume_from_checkpoint=True)
+        sft_run(tmp_path, max_steps=2, **{**EACH_STEP, "learning_rate": 1e-3}).train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match="method: was sft"):
         nlft_trainer(tmp_path, max_steps=2, **EACH_STEP).train(resume_from_checkpoint=True)
 

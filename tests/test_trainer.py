@@ -30,7 +30,7 @@ def test_uniform_with_token_trains_as_trls_sft_trainer_does(tmp_path):
     """Same ids, same order, float32: the losses of every step, and the adapters at the end, agree."""
     ours = nlft_trainer(tmp_path / "ours", saliency="uniform", loss_normalization="token")
     ours.train()
-    args = SFTSettings(output_dir=str(tmp_path / "trl"), target="all-completions", **COMMON)
+    args = SFTSettings(output_dir=str(tmp_path / "trl"), engine="trl", target="all-completions", **COMMON)
     theirs = SFTBaseline(lora(tiny.model()), args, examples(), tiny.tokenizer(), None)
     theirs.train()
     steps = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (ours, theirs)]
@@ -53,7 +53,7 @@ def test_a_mixture_of_experts_has_one_objective_in_sft_and_uniform(tmp_path, coe
         tmp_path / "ours", data, tiny.model("mixtral"), saliency="uniform", loss_normalization="token", watch=0
     )
     ours.train()
-    args = SFTSettings(output_dir=str(tmp_path / "trl"), target="all-completions", **options)
+    args = SFTSettings(output_dir=str(tmp_path / "trl"), engine="trl", target="all-completions", **options)
     net = tiny.model("mixtral")
     assert net.config.router_aux_loss_coef > 0
     torch.manual_seed(args.seed)  # both adapters start alike
@@ -77,7 +77,7 @@ def test_batches_by_length_are_refused(tmp_path):
 
 def test_uniform_with_token_has_the_gradients_of_trls_sft_trainer(tmp_path):
     ours = nlft_trainer(tmp_path / "ours", saliency="uniform", loss_normalization="token")
-    args = SFTSettings(output_dir=str(tmp_path / "trl"), target="all-completions", **COMMON)
+    args = SFTSettings(output_dir=str(tmp_path / "trl"), engine="trl", target="all-completions", **COMMON)
     theirs = SFTBaseline(lora(tiny.model()), args, examples(), tiny.tokenizer(), None)
     features = ours.builder(ours.train_dataset[:5])
     ours.model.train(), theirs.model.train()

@@ -46,6 +46,16 @@ def test_two_processes_train_as_one_does(two, tmp_path):
     assert alone["strike"]["logs"][-1].keys() >= DOSE
 
 
+def test_two_processes_fine_tune_as_one_does(two, tmp_path):
+    one, other = ranks.supervise(tmp_path, 1), two.found("supervise")
+    assert other["wrapper"] == "DistributedDataParallel"
+    assert len(one["logs"]) == 2
+    for ours, theirs in zip(one["logs"], other["logs"], strict=True):
+        for key in ("loss", "mean_token_accuracy", "num_tokens"):
+            assert theirs[key] == pytest.approx(ours[key], abs=1e-5), key
+    assert_same_weights(one["weights"], other["weights"])
+
+
 def test_two_processes_redirect_as_one_does(two, tmp_path):
     one, other = ranks.redirect(tmp_path, 1), two.found("redirect")
     assert other["wrapper"] == "DistributedDataParallel"

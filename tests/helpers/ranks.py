@@ -20,7 +20,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from helpers import striking, tiny
-from helpers.training import Ask, adapter, examples, nlft_trainer, two_redirected_steps
+from helpers.training import COMMON, Ask, adapter, examples, lora, nlft_trainer, two_redirected_steps
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
@@ -54,6 +54,19 @@ def train(folder: Path, processes: int) -> dict[str, Any]:
         logs = [log for log in trainer.state.log_history if "loss" in log]
         found[name] = {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": _weights(trainer)}
     return found
+
+
+def supervise(folder: Path, processes: int) -> dict[str, Any]:
+    """Two steps of `nlft sft` on our own core, on rows of different lengths."""
+    from nlft.training.sft import SFTSettings, sft_trainer
+
+    steps = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.5, "per_device_train_batch_size": 2}
+    shared = {**COMMON, **steps, "gradient_accumulation_steps": 2 // processes}
+    args = SFTSettings(output_dir=str(folder), engine="nlft", target="answer", **shared)
+    trainer = sft_trainer(lora(tiny.model()), args, examples(8), tiny.tokenizer(), None)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    return {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": _weights(trainer)}
 
 
 def redirect(folder: Path, processes: int) -> dict[str, Any]:
@@ -146,7 +159,7 @@ def _rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (train, redirect, steer, shard)
+WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (train, supervise, redirect, steer, shard)
 
 
 def main(folder: Path) -> None:

@@ -279,11 +279,13 @@ def _tell_difference(source: "RunDir", run: "RunDir", anyway: bool) -> None:
 def sft(argv: Sequence[str]) -> None:
     """Run `nlft sft`."""
     from nlft.data.export import TargetSettings
-    from nlft.training.settings import SFTOptions
+    from nlft.training.settings import EngineSettings, SFTOptions
 
-    what = "Train a supervised baseline, through TRL's SFTTrainer."
-    own: list[Section] = [("SFT", [*_names(TargetSettings), *_SHOWN, *_names(MaxLengthSettings)])]
-    _baseline(argv, "sft", what, SFTOptions, own, "SFTSettings", "SFTBaseline")
+    what = "Train on the answers or on completions, without feedback: supervised fine-tuning."
+    own: list[Section] = [
+        ("SFT", [*_names(TargetSettings), *_names(EngineSettings), *_SHOWN, *_names(MaxLengthSettings)])
+    ]
+    _baseline(argv, "sft", what, SFTOptions, own, "SFTSettings", "sft_trainer")
 
 
 def reft(argv: Sequence[str]) -> None:
@@ -316,13 +318,14 @@ def _baseline(
     options: type,
     own: Sequence[Section],
     settings: str,
-    trainer_class: str,
+    make: str,
 ) -> None:
     """Train one of the baselines on a file in NLFT's format.
 
     Args:
         options: the class of the method's settings that needs no torch.
-        settings, trainer_class: names in the method's module, which is imported when the command runs.
+        settings, make: names in the method's module, which is imported when the command runs. `make` is the trainer's
+            class, or a function that makes the trainer.
     """
     from nlft.training.honoured import refuse_idle_adapter
     from nlft.training.settings import LearningSettings, OutputSettings
@@ -349,7 +352,7 @@ def _baseline(
     from nlft.training.start import adds_adapter, note_adapter
 
     refuse_input_folders(args, other, model_settings)
-    baseline = getattr(import_module(f"nlft.training.{name}"), trainer_class)
+    baseline = getattr(import_module(f"nlft.training.{name}"), make)
     examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
     model = load_model(model_settings, trainable=True)
     adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None

@@ -202,9 +202,10 @@ def baseline_trainer(
     """
     own = dict(arm.settings)
     if arm.method == "sft":
-        from nlft.training.sft import SFTBaseline, SFTSettings
+        from nlft.training.sft import SFTSettings, sft_trainer
 
-        return SFTBaseline, settle(SFTSettings, options, own, arm.name)
+        # Kept comparisons trained with TRL. An arm of its own may set `engine: nlft`.
+        return sft_trainer, settle(SFTSettings, {"engine": "trl", **options}, own, arm.name)
     from nlft.training.kto import KTOBaseline, KTOSettings
     from nlft.training.reft import ReFTBaseline, ReFTSettings
 

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from nlft.core.conditions import end_of_turn_id
+from nlft.core.heads import DEFAULT_CHUNK_BYTES
+from nlft.core.logprobs import enable_scoring
 from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
 from nlft.models.named import NamedModel
@@ -141,6 +143,30 @@ def wrap(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> 
             "the model already has an adapter.\n  Leave out `peft_config` to continue training that adapter."
         )
     return get_peft_model(model, peft_config)
+
+
+def wrap_to_score(
+    model: PreTrainedModel | PeftModel,
+    peft_config: PeftConfig | None,
+    *,
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    checkpoints: bool,
+) -> PreTrainedModel | PeftModel:
+    """Add a new adapter, and the scoring forward of `core.logprobs`, for a training.
+
+    Args:
+        peft_config, chunk_bytes: see `wrap` and `enable_scoring`.
+        checkpoints: whether the training recomputes activations in backward.
+
+    Raises:
+        UserError: the model already has an adapter, or its adapter cannot be scored.
+    """
+    wrapped = wrap(model, peft_config)
+    enable_scoring(wrapped, chunk_bytes)
+    if checkpoints and isinstance(wrapped, PeftModel):
+        # Trainer should do this, but does not: https://github.com/huggingface/transformers/issues/42489
+        wrapped.enable_input_require_grads()
+    return wrapped
 
 
 def _quantization(settings: NamedModel) -> Any:

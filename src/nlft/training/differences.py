@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nlft.errors import Problem
@@ -25,6 +26,8 @@ _FIXED = frozenset(
     {"method", "use_peft", "optim", "use_dora", "peft_type", "bias", "rank_pattern", *_LORA.values()}
     | {"layers_to_transform", "layers_pattern", "exclude_modules", "lora_bias"}
 )
+# What a record of an older version does not say, because there was no choice.
+_OLDER: Mapping[Any, dict[str, Any]] = MappingProxyType({"sft": {"engine": "trl"}})
 # Under these schedules the rate follows from the losses so far. The checkpoint alone knows it.
 _RATE_FROM_LOSSES = {"reduce_lr_on_plateau", "greedy"}
 _RATE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
@@ -122,7 +125,7 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviat
     yield from _unequal(old, new, only=("dtype", "scheme", "seed"))
     if old.get("scheme") == new.get("scheme"):
         yield from _unequal(old.get("saliency") or {}, new.get("saliency") or {}, prefix="saliency.")
-    before, now = old.get("training") or {}, new.get("training") or {}
+    before, now = ({**_OLDER.get(one.get("method"), {}), **(one.get("training") or {})} for one in (old, new))
     evaluations = () if _chosen_by_loss(new) else ("eval_", "metric_for_best_model", "greater_is_better")
     from_losses = {before.get("lr_scheduler_type"), now.get("lr_scheduler_type")} & _RATE_FROM_LOSSES
     yield from _unequal(

@@ -39,6 +39,13 @@ HONOURED = EVALUATION | {
 }  # fmt: skip
 """Settings that at least one method's loss or trainer follows. `REFUSALS` has the methods and cases that do not."""
 
+ONLY_TRL = frozenset({
+    "loss_type", "packing", "packing_strategy", "padding_free", "pad_to_multiple_of", "pad_token", "shuffle_dataset",
+    "dataset_num_proc", "activation_offloading", "router_aux_loss_coef", "label_smoothing_factor",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel", "parallelism_config",
+})  # fmt: skip
+"""Settings of `nlft sft` that only `--engine trl` follows."""
+
 AROUND = frozenset({
     "output_dir", "resume_from_checkpoint", "ignore_data_skip", "restore_callback_states_from_checkpoint",
     "save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint",
@@ -137,11 +144,11 @@ REFUSALS = (
     Refusal("save_steps", "only --save_strategy steps reads it", "Add --save_strategy steps.",
             when=lambda a: _text(a.save_strategy) != "steps"),
     Refusal("label_smoothing_factor", "the loss of nlft weighs the tokens that were written, without smoothing",
-            "Leave it out, or use `nlft sft`, which smooths labels.", NLFT),
+            "Leave it out, or use `nlft sft --engine trl`, which smooths labels.", NLFT),
     Refusal("label_smoothing_factor", "the loss of this method has no labels to smooth",
             methods=frozenset({"kto", "dpo", "reft"})),
     Refusal("label_smoothing_factor", "only --loss_type nll smooths labels", methods=frozenset({"sft"}),
-            when=lambda a: a.loss_type != "nll"),
+            when=lambda a: a.engine == "trl" and a.loss_type != "nll"),
     Refusal("average_tokens_across_devices", "the loss of nlft divides by the tokens of all processes",
             methods=NLFT),
     Refusal("average_tokens_across_devices", "this method counts no tokens for it",
@@ -199,6 +206,9 @@ REFUSALS = (
     *(Refusal(name, "nlft writes the rows as token ids with labels", methods=frozenset({"sft"}))
       for name in ("dataset_text_field", "dataset_kwargs", "chat_template_path", "eos_token", "completion_only_loss",
                    "assistant_only_loss", "eval_packing")),
+    *(Refusal(name, "--engine nlft does not follow it", "Add --engine trl, or leave it out.", frozenset({"sft"}),
+              lambda a: a.engine == "nlft")
+      for name in sorted(ONLY_TRL)),
     Refusal("truncation_mode", "no row is cut", methods=frozenset({"sft", "dpo"})),
     *(Refusal(name, "--sync_ref_model is false", "Add --sync_ref_model true.", BASELINES - {"sft"},
               lambda a: not a.sync_ref_model)
@@ -308,6 +318,17 @@ def refuse_idle_scheme(scheme: Scheme, settings: Any) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def refuse_other_engine(args: Any, engine: str) -> None:
+    """Refuse the settings of `nlft sft` that are for another engine's trainer.
+
+    Raises:
+        ConfigError: `args.engine` is not `engine`.
+    """
+    if args.engine != engine:
+        cure = f"Give engine={engine!r}, or let `nlft.training.sft.sft_trainer` choose the trainer."
+        raise ConfigError([Problem("--engine", f"is {args.engine}, but this trainer is that of {engine}", cure)])
 
 
 def refuse_float16(args: Any, model: Any) -> None:

@@ -57,7 +57,7 @@ def take_trl_sums(trainer: Any, stored: dict[str, Any] | None) -> None:
         return
     if stored["num_tokens"] is not None:
         trainer._total_train_tokens = stored["num_tokens"]
-    for name, values in stored["values"].items():
+    for name, values in stored.get("values", {}).items():  # a run of another trainer has other sums
         trainer._metrics["train"][name] = values
 
 

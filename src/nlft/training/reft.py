@@ -122,6 +122,7 @@ def _warmed_up(
     settings = SFTSettings(
         output_dir=str(RunDir(str(args.output_dir)).path / "warm-up"),
         target="answer",
+        engine="trl",
         num_train_epochs=args.sft_epochs,
         max_steps=args.sft_steps,
         per_device_train_batch_size=args.per_device_train_batch_size,

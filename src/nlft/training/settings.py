@@ -243,8 +243,21 @@ class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPr
 
 
 @dataclass
+class EngineSettings:
+    """Which code trains."""
+
+    engine: Literal["nlft", "trl"] = field(
+        default="nlft",
+        metadata={
+            "help": "Code that trains. nlft: our own, for the loss of TRL's SFTTrainer in less time and memory; trl: "
+            "TRL's SFTTrainer with all its settings."
+        },
+    )
+
+
+@dataclass
 @with_defaults(save_strategy="epoch", save_total_limit=1)
-class SFTOptions(TargetSettings, MaxLengthSettings, BaselineOptions):
+class SFTOptions(TargetSettings, EngineSettings, MaxLengthSettings, BaselineOptions):
     """Our own settings of supervised fine-tuning."""
 
     method: ClassVar[str] = "sft"

@@ -1,6 +1,5 @@
 """NLFTTrainer: transformers' Trainer with the loss of Natural Language Fine-Tuning."""
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.hold import peft_model
 from nlft.core.limits import limits_of
-from nlft.core.logprobs import enable_scoring
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
-from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap
+from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap_to_score
 from nlft.runs.run_dir import RunDir
 from nlft.training.batching import KeepingBuilder
 from nlft.training.callbacks import RunDirCallback, show_own_progress
@@ -38,6 +36,7 @@ from nlft.training.run_record import base_name, data_fingerprint, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
+from nlft.training.token_log import LogsSums
 from nlft.training.tracking import follow_with_trackio
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
 
@@ -50,7 +49,7 @@ class NLFTConfig(NLFTOptions, TrainingArguments):  # type: ignore[misc]
     logging_nan_inf_filter: bool = override(TrainingArguments, "logging_nan_inf_filter", False)
 
 
-class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
+class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
     """Trains a causal LM on examples with written feedback.
 
     The `output_dir` becomes a run directory: run.yaml, events.jsonl, controls.jsonl, saliency/, checkpoints/, adapter/.
@@ -114,8 +113,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
         self._noisy = bool(args.neftune_noise_alpha) or is_noisy(model)
-        self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
-        self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
+        self.start_sums()
         self._watch: WatchCallback | None = None
         self._follow(encoder, train, (held_out_examples or [], held_out or []))
 
@@ -228,16 +226,6 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
                 self._watch.add_pause(seconds)
             self._logged_at = (self._logged_at[0] + seconds, self._logged_at[1])
 
-    def own_log_sums(self) -> dict[str, Any]:
-        sums = {name: [float(top), float(bottom)] for name, (top, bottom) in self._metrics["train"].items()}
-        return {"num_tokens": self._num_tokens, "since": self._logged_at[1], "sums": sums}
-
-    def take_log_sums(self, stored: dict[str, Any] | None) -> None:
-        stored = stored or {"num_tokens": 0.0, "since": self.state.global_step, "sums": {}}
-        self._num_tokens, self._logged_at = stored["num_tokens"], (time.monotonic(), stored["since"])
-        tensors = {name: torch.tensor(pair, device=self.args.device) for name, pair in stored["sums"].items()}
-        self._metrics["train"] = {name: (pair[0], pair[1]) for name, pair in tensors.items()}
-
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
@@ -326,7 +314,7 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
     ) -> None:
         """Add to the sums that `log` divides. Do not wait for the device."""
         mask, wrong = scored.conditions.mask, ~scored.conditions.label
-        one = torch.zeros_like(loss)  # `log` replaces it with the number of windows in the sums
+        one = torch.zeros_like(loss)  # `log` replaces it with the number of steps
         new = {
             "loss": (loss.detach(), one),
             **{name: (value.detach(), one) for name, value in parts.items()},
@@ -335,35 +323,11 @@ class NLFTTrainer(StopsWhenDiverged, SafeCheckpoints):
             "nlft/gated_fraction": (weights.gated.sum(), wrong.sum()),
             "num_tokens": (inputs["attention_mask"].sum(), one),
         }
-        sums = self._metrics[mode]
-        for name, (top, bottom) in new.items():
-            old = sums.get(name, (0.0, 0.0))
-            sums[name] = (old[0] + top.float(), old[1] + bottom.float())
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add our own metrics, reduced over ranks, because Trainer reports a wrong loss under DDP."""
-        mode = "train" if "loss" in logs else "eval" if any(k.startswith("eval_") for k in logs) else None
-        if mode and self._metrics[mode]:
-            names = list(self._metrics[mode])
-            sums = torch.stack([torch.stack(self._metrics[mode][name]) for name in names])
-            totals = self.accelerator.reduce(sums, "sum").tolist()
-            self._metrics[mode].clear()
-            logs.update(self._means(dict(zip(names, totals, strict=True)), mode))
-            if self._dose and mode == "train":
-                logs.update(self._dose.metrics())
-        super().log(logs, start_time)
+        self.add_sums(mode, new)
 
     def _means(self, totals: dict[str, list[float]], mode: str) -> dict[str, float]:
-        tokens = totals.pop("num_tokens")[0]
-        now, (then, step) = time.monotonic(), self._logged_at
-        windows = max(self.state.global_step - step, 1)
-        means = {name: top / (bottom or windows) for name, (top, bottom) in totals.items() if bottom or top}
-        means = {name: means.get(name, 0.0) for name in totals}
-        if mode == "eval":
-            return {f"eval_{name}": value for name, value in means.items() if not name.endswith("loss")}
-        self._logged_at = (now, self.state.global_step)
-        self._num_tokens += tokens
-        return {**means, "num_tokens": self._num_tokens, "tokens_per_second": tokens / max(now - then, 1e-9)}
+        struck = self._dose.metrics() if self._dose and mode == "train" else {}
+        return {**super()._means(totals, mode), **struck}
 
 
 def _prepare_model(
@@ -384,11 +348,9 @@ def _prepare_model(
         tokenizer.pad_token = tokenizer.eos_token
     if peft_config == "default":
         peft_config = None if isinstance(model, PeftModel) else default_lora(model)
-    model = wrap(model, peft_config)
-    enable_scoring(model, args.logit_chunk_mib * 2**20)
-    if args.activation_checkpointing and isinstance(model, PeftModel):
-        # Trainer should do this, but does not: https://github.com/huggingface/transformers/issues/42489
-        model.enable_input_require_grads()
+    model = wrap_to_score(
+        model, peft_config, chunk_bytes=args.logit_chunk_mib * 2**20, checkpoints=bool(args.activation_checkpointing)
+    )
     return model, tokenizer
 
 
