@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import tiny
 from helpers.fault_proxy import AnsweringServer
 from helpers.training import examples
 from nlft import cli
@@ -45,6 +46,17 @@ def test_an_audit_prints_one_document_and_its_report_goes_to_standard_error(plac
     assert cli.main(["audit", "e.jsonl", "--json", "a.json"]) == 0
     assert json.loads(Path("a.json").read_text()) == found
     assert not Path("-").exists()
+
+
+def test_a_plan_and_the_environment_print_what_the_page_lists(place, capsys):
+    tiny.FAMILIES["llama"]().save_pretrained("m")
+    assert cli.main(["plan", "m", "e.jsonl", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == documented("plan")
+    section = DOCS.split("## plan\n")[1]
+    assert all(f"`{key}`" in section for key in found["cards"][0] if key != "card")
+    assert cli.main(["env", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == documented("env")
 
 
 def test_an_input_that_would_be_the_output_is_refused_with_the_right_order(place, capsys):

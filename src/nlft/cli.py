@@ -109,6 +109,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "revise": ("ask the model for right completions in its own words", "commands.judging:revise"),
     "build": ("choose examples by size and ratio, and write them for nlft or TRL", "commands.data:build"),
     "audit": ("say what to fix in the examples before training on them", "commands.data:audit"),
+    "plan": ("say what a training needs: memory, time, and which card", "commands.plan:plan"),
     "train": ("train on examples with written feedback", "commands.training:train"),
     "rounds": ("train, answer the questions again, judge, train, ...", "commands.training:rounds"),
     "replay": ("repeat a training run, with the changes made while it ran", "commands.training:replay"),
@@ -122,7 +123,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "card": ("write a run's model card again, with its results", "commands.card:card"),
     "chat": ("talk to the base and the trained model, side by side", "commands.chat:chat"),
     "map": ("show what the feedback did to every token", "commands.map:map"),
-    "env": ("print versions and devices, for a bug report", "commands.results:env"),
+    "env": ("print versions, devices, and what works here or why not", "commands.env:env"),
 }
 
 # Other tools' names for our commands.
@@ -156,6 +157,8 @@ _OTHER_NAMES = {
     "load": "import",
     "read": "import",
     "gguf": "export",
+    "estimate": "plan",
+    "memory": "plan",
     "version": "env",
     "info": "env",
     "resume": "train",

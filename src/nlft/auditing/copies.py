@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import chain
 from math import ceil
+from sys import intern
 
 from nlft.auditing.findings import Finding
 from nlft.core.prompts import prompt_text
@@ -123,17 +124,37 @@ def similar(texts: Sequence[_Words], threshold: float) -> Iterator[tuple[int, in
     """Yield pairs of near-duplicates as (earlier place, later place, Jaccard similarity)."""
     texts = _without_frame(texts)
     keys = [text.numbers for text in texts]
-    shingles = _without_common([_shingles(text.text) for text in texts])
-    counts = _counts(shingles)
+    shingles, counts = _compared(texts, keys)
     holders: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
-    for j in sorted(range(len(texts)), key=lambda at: len(shingles[at])):
+    for j in sorted(shingles, key=lambda at: len(shingles[at])):
         size = len(shingles[j])
-        rare = [(shingle, keys[j]) for shingle in _rarest(shingles[j], counts, threshold)]
+        # No other text has a shingle that is counted once.
+        rare = [(shingle, keys[j]) for shingle in _rarest(shingles[j], counts, threshold) if counts[shingle] > 1]
         for i in sorted({i for key in rare for i in holders[key]}):
             if len(shingles[i]) >= threshold * size and (s := _jaccard(shingles[i], shingles[j])) >= threshold:
                 yield min(i, j), max(i, j), s
         for key in rare:
             holders[key].append(j)
+
+
+def _compared(texts: Sequence[_Words], keys: Sequence[tuple[str, ...]]) -> tuple[dict[int, Shingles], Counter[str]]:
+    """Return the shingles of the texts whose numbers another text has too, by place, and how many texts hold each.
+
+    All texts count. The others' shingles are not kept: of 100,000 texts they would take gigabytes.
+    """
+    same, counts = Counter(keys), Counter[str]()
+    known: dict[str, str] = {}  # equal shingles are one object
+    kept: dict[int, Shingles] = {}
+    for at, text in enumerate(texts):
+        items = _shingles(text.text)
+        counts.update(items)
+        if same[keys[at]] > 1:
+            kept[at] = frozenset(known.setdefault(shingle, shingle) for shingle in items)
+    if len(texts) >= _ENOUGH:
+        common = _common(counts, len(texts))
+        for at, items in kept.items():
+            kept[at] = items - common or items
+    return kept, counts
 
 
 def similar_across(
@@ -164,7 +185,7 @@ def _inside(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
 
 
 def _words(text: str) -> _Words:
-    return _Words(_TOKEN.findall(unicodedata.normalize("NFKC", text).lower()))
+    return _Words([intern(word) for word in _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())])
 
 
 def _number(word: str) -> str | None:
@@ -209,8 +230,13 @@ def _without_common(sets: list[Shingles]) -> list[Shingles]:
     """Remove the shingles that more than half of the texts hold. A text that would lose all its shingles keeps them."""
     if len(sets) < _ENOUGH:
         return sets
-    common = {shingle for shingle, count in _counts(sets).items() if count > len(sets) / 2}
+    common = _common(_counts(sets), len(sets))
     return [items - common or items for items in sets]
+
+
+def _common(counts: Counter[str], texts: int) -> Shingles:
+    """Return the shingles that more than half of the texts hold."""
+    return frozenset(shingle for shingle, count in counts.items() if count > texts / 2)
 
 
 def _counts(sets: list[Shingles]) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Run the commands around a training: evaluate, merge, tune, compare, demo, env."""
+"""Run the commands around a training: evaluate, merge, tune, compare, demo."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft import __version__
 from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
@@ -101,10 +100,16 @@ def _evaluated(
     """Evaluate, write `out`, and print the summary. Return the answers. `run`: the run that the adapter is of."""
     from nlft.models.opening import open_answerer
     from nlft.results.evaluate import evaluate
+    from nlft.runs.card_facts import bits_of_base
     from nlft.runs.model_card import write_card
     from nlft.runs.run_dir import RunDir
 
     adapter = model_settings.adapter
+    bits = bits_of_base(adapter)
+    if bits is not None and not (model_settings.load_in_4bit or model_settings.load_in_8bit):
+        note(
+            f"The adapter was trained on the base in {bits} bits. Add --load_in_{bits}bit to evaluate it on that base."
+        )
     model = open_answerer(
         model_settings,
         backend,
@@ -309,22 +314,3 @@ def demo(argv: Sequence[str]) -> None:
     with telling_kept("nlft demo", argv, args.dir):
         print(run_demo(args.dir, args.model_name_or_path, task=args.task))
     note_next("nlft", "map", args.dir)
-
-
-def env(argv: Sequence[str]) -> None:
-    """Run `nlft env`."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    plain_parser("nlft env", "Versions and devices, for a bug report.").parse_args(argv)
-    import torch
-
-    print(f"nlft {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for name in ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors"):
-        try:
-            print(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            print(f"{name} missing")
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f"{torch.get_num_threads()} threads; GPUs: {', '.join(devices) or 'none'}")
-    note_next("nlft", "demo")

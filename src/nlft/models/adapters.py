@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nlft.errors import UserError
+from nlft.models.quantising import entries
 from nlft.models.settings import ModelOptions
 
 _MLP_CLASS = re.compile(r"(MLP|FFN|FeedForward|Experts?|MoE|MoeBlock)\d*$")
@@ -137,10 +138,10 @@ def adapted(model: PreTrainedModel | PeftModel) -> Adapted | None:
     if not wrapped:
         return None
     of_adapter = {id(p) for name, p in model.named_parameters() if model.base_model.prefix in name}
-    in_mlps = {id(weight): weight.numel() for weight in _mlp_tensors(base) if id(weight) not in of_adapter}
+    in_mlps = {id(weight): entries(weight) for weight in _mlp_tensors(base) if id(weight) not in of_adapter}
     result = Adapted(
         all_mlp_weights=sum(in_mlps.values()),
-        all_weights=sum(p.numel() for p in model.parameters() if id(p) not in of_adapter),
+        all_weights=sum(entries(p) for p in model.parameters() if id(p) not in of_adapter),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
     seen = set()
@@ -148,8 +149,8 @@ def adapted(model: PreTrainedModel | PeftModel) -> Adapted | None:
         result.layers[name] = result.layers.get(name, 0) + 1
         if id(weight) not in seen:
             seen.add(id(weight))
-            result.weights += weight.numel()
-            result.mlp_weights += weight.numel() if id(weight) in in_mlps else 0
+            result.weights += entries(weight)
+            result.mlp_weights += entries(weight) if id(weight) in in_mlps else 0
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -17,9 +17,11 @@ from nlft.core.heads import DEFAULT_CHUNK_BYTES
 from nlft.core.logprobs import enable_scoring
 from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
+from nlft.models.machine import fast_dtype
 from nlft.models.named import NamedModel
+from nlft.models.quantising import check_quantization, freeze_quantised, quantization_config
 from nlft.models.saved_adapters import WEIGHTS, adapter_folder, add_adapter, check_layer_names
-from nlft.models.weights_check import check_loaded, check_quantization, loaded
+from nlft.models.weights_check import check_loaded, loaded
 
 
 @dataclass
@@ -29,21 +31,6 @@ class ModelSettings(NamedModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dtype = self.dtype or fast_dtype()
-
-
-def fast_dtype() -> str:
-    """Return "bfloat16" if this machine computes in it, else "float32".
-
-    Processors without bfloat16 instructions only imitate it. Training SmolLM2 in it took 27 times as long as in float32
-    on such a processor (AMD EPYC with AVX2).
-    """
-    if torch.cuda.is_available():
-        computes = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif torch.accelerator.is_available():
-        computes = True
-    else:
-        computes = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if computes else "float32"
 
 
 def load_tokenizer(settings: NamedModel) -> PreTrainedTokenizerBase:
@@ -62,10 +49,10 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
         trainable: whether training continues with that adapter.
 
     Raises:
-        UserError: there is no such model or adapter.
+        UserError: there is no such model or adapter, or it cannot be quantised here.
     """
-    check_quantization(settings)
-    quantization = _quantization(settings)
+    check_quantization(settings, trainable=trainable)
+    quantization = quantization_config(settings)
     # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
@@ -81,7 +68,7 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     )
     check_loaded(model, info, f"--model_name_or_path {settings.model_name_or_path}")
     if quantization and trainable:
-        model = prepare_model_for_kbit_training(model)
+        freeze_quantised(model)
     return add_adapter(model, settings.adapter, trainable=trainable) if settings.adapter else model
 
 
@@ -167,14 +154,6 @@ def wrap_to_score(
         # Trainer should do this, but does not: https://github.com/huggingface/transformers/issues/42489
         wrapped.enable_input_require_grads()
     return wrapped
-
-
-def _quantization(settings: NamedModel) -> Any:
-    if not (settings.load_in_4bit or settings.load_in_8bit):
-        return None  # the import brings pandas and datasets, a second that few commands need
-    from trl import get_quantization_config
-
-    return get_quantization_config(settings)
 
 
 def _from_pretrained(cls: Any, settings: NamedModel, **options: Any) -> Any:

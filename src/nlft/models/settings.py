@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from nlft.config import Range, with_defaults
 from nlft.errors import UserError
@@ -11,6 +11,8 @@ from nlft.errors import UserError
 @dataclass
 class ModelOptions:
     """Our own settings of a model, and those of TRL's `ModelConfig` that people use most."""
+
+    rare: ClassVar[tuple[str, ...]] = ("use_bnb_nested_quant",)
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Model: a folder or a hub name, or its name on the server."}
@@ -25,7 +27,10 @@ class ModelOptions:
             "choices": ["auto", "bfloat16", "float16", "float32"],
         },
     )
-    load_in_4bit: bool = field(default=False, metadata={"help": "Load the base model in 4 bits (GPU)."})
+    load_in_4bit: bool = field(default=False, metadata={"help": "Load the base in 4 bits, as QLoRA does (CUDA)."})
+    use_bnb_nested_quant: bool = field(
+        default=True, metadata={"help": "4 bits: also quantise the quantisation's own scales, as QLoRA."}
+    )
     use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter. If false, train all weights."})
     lora_r: Annotated[int, Range(1, inf)] = field(default=16, metadata={"help": "Rank of the LoRA adapter."})
     lora_alpha: int = field(

@@ -5,7 +5,6 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +41,6 @@ def check_files(folder: Path, flag: str) -> None:
         # transformers replaces a generation_config.json that it cannot read by defaults, and so loses the end tokens.
         if path.name == "generation_config.json" and (found := _not_json(path)):
             raise UserError(f"{flag}: {found}")
-
-
-def check_quantization(settings: Any) -> None:
-    """Refuse to quantise without the package that does it.
-
-    Args:
-        settings: a `ModelSettings`.
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
-    flag = "--load_in_4bit" if settings.load_in_4bit else "--load_in_8bit" if settings.load_in_8bit else None
-    if flag is not None and find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"{flag} needs the package bitsandbytes, which is not installed.\n"
-            f"  Install it with `pip install bitsandbytes`, or leave out {flag}."
-        )
 
 
 def _refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:

@@ -102,3 +102,15 @@ def public_name(base: object) -> str:
     """Return a model's hub name; for a folder only its last part, because the others say whose machine it is."""
     text = str(base or "an unknown model")
     return Path(text).name if Path(text).is_absolute() else text
+
+
+def bits_of_base(adapter: str | None) -> int | None:
+    """Return in how many bits the base was loaded when an adapter was trained: 4 or 8; None if whole, or not known.
+
+    Args:
+        adapter: a run directory, its `adapter/`, or any other name, of which nothing is known.
+    """
+    given = Path(adapter or "")
+    place = next((p for p in (given, given.parent) if adapter and (p / "run.yaml").is_file()), None)
+    bits = (RunDir(place).settings().get("quantization") or {}).get("bits") if place else None
+    return bits if isinstance(bits, int) else None

@@ -21,6 +21,7 @@ from nlft.models.ends import name_trained_end
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.weights_check import check_finite
 from nlft.progress import note
+from nlft.runs.card_facts import bits_of_base
 from nlft.runs.model_card import CARD, card_of_merged
 
 # The greatest difference of a token's log-probability that a merge may leave, before it is rounded to the wanted type.
@@ -73,6 +74,11 @@ def merge_adapter(settings: ModelSettings, out: Path) -> None:
         written = ModelSettings(model_name_or_path=str(place), dtype="float32")
         said.append(_log_probs(load_model(written, trainable=False), tokenizer))
         _compare(said, kept, settings)
+    if (bits := bits_of_base(settings.adapter)) is not None:
+        note(
+            f"The adapter was trained on the base in {bits} bits, and is merged into the base in full precision. The "
+            "comparison above is with that base. Evaluate the merged model before you use it."
+        )
 
 
 def _check_settings(settings: ModelSettings, out: Path) -> None:

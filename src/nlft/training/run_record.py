@@ -18,6 +18,7 @@ from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.quantising import quantization_record
 from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.controls import steering_record
 
@@ -92,12 +93,13 @@ def _conditions(needs: frozenset[str]) -> list[str]:
 
 def model_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
     """Return what identifies the trained model: its base by name, content and data type, and its adapter's shape."""
-    name, found = base_name(model), adapted(model)
+    name, found, quantised = base_name(model), adapted(model), quantization_record(model)
     return {
         "model_name_or_path": str(Path(name).resolve()) if name and Path(name).is_dir() else name,
         "weights": weights_fingerprint(name, getattr(model.config, "_commit_hash", None)) if name else None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "adapter_config": _adapter_config(model),
+        **({} if quantised is None else {"quantization": quantised}),
         **({} if found is None else {"adapted": found.record()}),
     }
 

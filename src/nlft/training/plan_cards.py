@@ -1,0 +1,177 @@
+"""Which step fits on which card, and how long it takes. No torch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nlft.training.plan_memory import Memory, Rows, Step, memory_of
+
+if TYPE_CHECKING:
+    from nlft.models.sizes import ModelSizes
+
+GB, TERA = 10**9, 10**12
+# What is not ours: the CUDA context with torch's kernels, and what the allocator cannot reuse.
+CONTEXT_BYTES, FRAGMENTED = 10**9, 0.06
+# The share of the maker's dense figure that training reaches, whole and with 4-bit weights, which each product unpacks.
+REACHED, REACHED_QUANTISED = 0.35, 0.25
+MOST_PROCESSES = 64
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card.
+
+    Attributes:
+        gb: memory in GB (10^9 bytes), as its maker counts.
+        tflops: the maker's TFLOP/s of dense products in bfloat16, or in float16 where the card has no bfloat16; None if
+            it is not known.
+    """
+
+    name: str
+    gb: float
+    tflops: float | None = None
+
+    @property
+    def usable(self) -> float:
+        """Bytes that a step can use."""
+        return (self.gb * GB - CONTEXT_BYTES) * (1 - FRAGMENTED)
+
+
+CARDS = (
+    Card("16 GB (T4, V100)", 16, 65),
+    Card("24 GB (L4, A10, RTX 4090)", 24, 121),
+    Card("48 GB (L40S, A6000)", 48, 155),
+    Card("80 GB (A100, H100)", 80, 312),
+    Card("141 GB (H200)", 141, 989),
+    Card("192 GB (B200, MI300X)", 192, 1300),
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fits on a card.
+
+    Attributes:
+        setup: the first way of `setups` that fits; None if none does.
+        flags: what to type for it.
+        memory: the step's memory; None if nothing fits.
+        batch, length: the largest batch at the planned length, and the longest row at a batch of 1.
+        seconds: of the whole training, or of a step if there is no file; None if the card's speed is not known.
+    """
+
+    card: Card
+    setup: str | None
+    flags: str
+    memory: Memory | None
+    batch: int
+    length: int
+    seconds: float | None
+
+    def json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        memory = self.memory.json() if self.memory else None
+        return {**asdict(self), "card": asdict(self.card), "memory": memory}
+
+
+def setups(step: Step, samples: int, *, has_adapter: bool) -> Iterator[tuple[str, str, Step]]:
+    """Yield ways to train, from the quickest to the most frugal: what it is, its flags, and the step.
+
+    Ways that use less memory than the user's own settings come after these; none uses more.
+
+    Args:
+        samples: examples of a step on one process.
+    """
+    sharded = f" over {step.processes} cards" if step.processes > 1 else ""
+    if not step.checkpointing:
+        yield f"as set{sharded}", "", step
+        step = replace(step, checkpointing=True)
+        yield f"checkpointing{sharded}", "--activation_checkpointing true", step
+    else:
+        yield f"as set{sharded}", "", step
+    if has_adapter and step.bits is None and step.processes == 1:
+        yield "4 bits (QLoRA)", "--load_in_4bit true", replace(step, bits=4)
+        if samples > 1:
+            flags = f"--load_in_4bit true --per_device_train_batch_size 1 --gradient_accumulation_steps {samples}"
+            yield "4 bits, 1 example a batch", flags, with_rows(replace(step, bits=4), samples=1, of=samples)
+    if step.processes == 1:
+        count = 2
+        while count <= MOST_PROCESSES:
+            flags = f"accelerate launch --config_file examples/accelerate/fsdp2.yaml --num_processes {count}"
+            yield f"FSDP2 over {count} cards", flags, replace(step, bits=None, processes=count)
+            count *= 2
+
+
+def fit(model: "ModelSizes", step: Step, samples: int, card: Card, flops: float, tflops: float | None) -> Fit:
+    """Find the first way to train that fits on a card, and its largest batch and length.
+
+    Args:
+        samples: examples of a step on one process.
+        flops: of the training, or of a step.
+        tflops: what the card reaches, in TFLOP/s; None: a share of the maker's figure.
+    """
+    for setup, flags, way in setups(step, samples, has_adapter=model.has_adapter):
+        memory = memory_of(model, way)
+        if memory.peak > card.usable:
+            continue
+        reached = (tflops or 0) or (card.tflops or 0) * (REACHED_QUANTISED if way.bits else REACHED)
+        seconds = flops / (reached * TERA * way.processes) if reached else None
+        now = 1 if "1 example" in setup else samples
+        batch = _largest(partial(_fits, model, card, way, now))
+        length = _largest(partial(_fits, model, card, way, now, 1))
+        return Fit(card, setup, flags, memory, batch, length, seconds)
+    return Fit(card, None, "", None, 0, 0, None)
+
+
+def with_rows(step: Step, *, samples: int, of: int, length: int | None = None) -> Step:
+    """Return the step with another number of samples, and with rows of another length.
+
+    Args:
+        samples: number of samples; the rows grow with it.
+        of: number of samples that the step has now.
+    """
+
+    def changed(rows: Rows) -> Rows:
+        count = -(-rows.count * samples // of)
+        longer = (length or rows.length) / max(1, rows.length)
+        scored = rows.scored / max(1, rows.count) * count * longer
+        return Rows(count, length or rows.length, round(scored))
+
+    trained = changed(step.trained)
+    return replace(step, trained=trained, conditions=changed(step.conditions), padded=trained.count > 1)
+
+
+def _fits(model: "ModelSizes", card: Card, step: Step, of: int, *sizes: int) -> bool:
+    """Whether a number of samples fits; or, after that number, a length."""
+    samples, length = sizes if len(sizes) > 1 else (sizes[0], None)
+    return memory_of(model, with_rows(step, samples=samples, of=of, length=length)).peak <= card.usable
+
+
+def _largest(holds: Callable[[int], bool]) -> int:
+    """Return the largest number up to 2^24 for which `holds`, which holds up to some number and not beyond; else 0."""
+    low, high = 0, 1
+    while high < 2**24 and holds(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def flops_of(model: "ModelSizes", step: Step, trained: float, conditions: float, scored: float) -> float:
+    """Return the floating-point operations of these tokens.
+
+    A forward takes 2 for each weight and token. Backward takes 2 to pass the gradient on, and 2 more for each weight
+    that is trained. Checkpointing repeats forward. Attention adds 2 x 2 x length x heads x size for each layer and
+    token, half of it where a token sees only those before it.
+
+    Args:
+        trained, conditions, scored: tokens with gradient, without, and those of both that reach the head.
+    """
+    body = model.all_weights - model.head
+    at = 2 * model.layers * model.attention
+    share = model.trained / (model.trained + body) if model.has_adapter else 1.0
+    forwards = 2 + step.checkpointing + share  # forward, the gradient's way back, the repeated forward, the weights'
+    with_gradient = trained * forwards * (2 * body + at * step.trained.length)
+    without = conditions * (2 * body + at * step.conditions.length)
+    return float(with_gradient + without + scored * 2 * 2 * model.head)

@@ -1,0 +1,200 @@
+"""The memory of a training step, part by part, as a formula of a model's sizes and a batch's. No torch."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from nlft.models.settings import ModelOptions
+
+if TYPE_CHECKING:
+    from nlft.models.sizes import ModelSizes
+
+FLOAT32 = 4
+_MIB = 2**20
+# Copies of a chunk's float32 logits that are in memory at once, without a frozen base and with one (core/heads.py).
+_COPIES, _COPIES_WITH_BASE = 4, 8
+# Bytes of an entry of a quantised linear layer. NF4 keeps a scale of 4 bytes for 64 entries. Double quantisation keeps
+# that scale in 1 byte, and 4 bytes for 256 scales. LLM.int8 keeps one scale of 4 bytes for each output, under 0.1%.
+_NF4, _NF4_DOUBLE, _INT8 = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256), 1.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch's rows, with their padding.
+
+    Attributes:
+        count, length: rows, and tokens of the longest.
+        scored: tokens that reach the head, of all rows.
+    """
+
+    count: int
+    length: int
+    scored: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the decoder, padding included."""
+        return self.count * self.length
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process does in a step, as far as memory follows from it.
+
+    Attributes:
+        trained: rows with gradient.
+        conditions: rows without gradient; no rows if the scheme reads no condition.
+        checkpointing: whether the layers' activations are computed again in backward.
+        holds: whether the scheme holds the model to its frozen base.
+        padded: whether rows have padding, so that attention reads a mask.
+        bits: 4, 8, or None: how the base's linear layers are quantised.
+        double: whether the scales of 4 bits are quantised, too.
+        chunk_bytes: most bytes of a chunk of logits.
+        processes: number of processes over which FSDP2 or ZeRO-3 shards; 1: nothing is sharded.
+    """
+
+    trained: Rows
+    conditions: Rows
+    checkpointing: bool = True
+    holds: bool = False
+    padded: bool = True
+    bits: Literal[4, 8] | None = None
+    double: bool = True
+    chunk_bytes: int = 256 * _MIB
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The peak memory of a step on one process, in bytes, part by part.
+
+    The parts up to `optimizer` stay from step to step. Of the others, only the largest phase is in memory at a time:
+    the conditions' pass, forward and backward, or the optimizer's step.
+
+    Attributes:
+        weights: the base's.
+        adapter: the adapter's weights; 0 without one, since then the base's weights are trained.
+        gradients: of the trained weights.
+        optimizer: AdamW's two moments and its counters.
+        gathered: two layers' whole weights, where they are sharded.
+        activations: what backward reads.
+        working: the layer that backward is in: its activations, and their gradients.
+        head: a chunk of logits with its copies, and the states that reach the head.
+        conditions: the pass without gradient.
+        step: copies that AdamW makes while it steps.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    working: int
+    head: int
+    conditions: int
+    step: int
+
+    @property
+    def steady(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.adapter + self.gradients + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        """The peak of a step."""
+        passing = self.gathered + self.activations + max(self.working, self.head)
+        return self.steady + max(passing, self.conditions + self.gathered, self.step)
+
+    def json(self) -> dict[str, int]:
+        """Return the parts, `steady` and `peak`, in bytes."""
+        return {**asdict(self), "steady": self.steady, "peak": self.peak}
+
+
+def memory_of(model: "ModelSizes", step: Step) -> Memory:
+    """Compute the peak memory of a step, part by part."""
+    shards = step.processes
+    trained = model.trained * model.trained_width
+    per_token = layer_bytes_per_token(model, step)
+    width = model.width
+    one_layer = step.trained.tokens * per_token
+    states = step.trained.tokens * model.hidden
+    # The embedding's output and the final norm's float32 copy stay in any case.
+    kept = states * (width + FLOAT32)
+    activations = kept + (states * width * model.layers if step.checkpointing else one_layer * model.layers)
+    return Memory(
+        weights=weight_bytes(model, step) // shards,
+        adapter=trained // shards if model.has_adapter else 0,
+        gradients=trained // shards,
+        optimizer=(2 * model.trained * model.trained_width + FLOAT32 * model.tensors) // shards,
+        gathered=0 if shards == 1 else 2 * _layer_bytes(model, step),
+        activations=activations,
+        working=2 * one_layer if step.checkpointing else one_layer,
+        head=head_bytes(model, step, step.trained.scored),
+        conditions=_pass_without_gradient(model, step),
+        step=trained // shards,
+    )
+
+
+def weight_bytes(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes of the base's weights. Only its linear layers are quantised, and not the head."""
+    whole = (model.all_weights - model.linear) * model.width
+    return whole + int(model.linear * _linear_width(model, step))
+
+
+def layer_bytes_per_token(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes that a layer's backward reads for each token.
+
+    - The norms keep their input in float32.
+    - Attention keeps q, k, v and its output, each heads x size; k and v are repeated for grouped heads. It keeps one
+      float32 number for each head, which is left out here; with padding, it also keeps a row of the mask.
+    - The MLP keeps the input of its activation; with a gate, also both factors of the product.
+    - A layer with an adapter keeps its input in float32, and the rank's entries. Without an adapter, a linear layer
+      keeps its input in the base's data type; layers with the same input keep it once.
+    """
+    width = model.width
+    norms = FLOAT32 * model.norms
+    attention = width * (4 * model.attention + (step.trained.length if step.padded else 0))
+    mlp = width * model.inner * (3 if model.gated else 2)
+    if not model.has_adapter:
+        return int(norms + attention + mlp + width * model.shared)
+    inputs = model.shared if width == FLOAT32 else model.cast
+    return int(norms + attention + mlp + FLOAT32 * (inputs + model.rank))
+
+
+def head_bytes(model: "ModelSizes", step: Step, scored: int) -> int:
+    """Return the bytes of one chunk of logits, and of the states that reach the head with their slopes."""
+    copies = _COPIES_WITH_BASE if step.holds else _COPIES
+    row = FLOAT32 * copies * model.vocabulary
+    rows = min(scored, max(1, step.chunk_bytes // row))
+    states = scored * model.hidden * model.width * (4 if step.holds else 2)
+    return rows * row + states
+
+
+def _pass_without_gradient(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes of the conditions' pass: one layer's tensors at a time, then the head."""
+    rows = step.conditions
+    if not rows.count:
+        return 0
+    width = model.width
+    states = rows.tokens * model.hidden * width
+    # In a layer: the input, the norm's float32 copy, and the larger of attention's and the MLP's own tensors.
+    mlp = model.inner * width * (3 if model.gated else 2) + FLOAT32 * model.inner * model.has_adapter
+    attention = 4 * model.attention * width
+    layer = states + rows.tokens * (FLOAT32 * model.hidden + max(attention, mlp))
+    unheld = replace(step, holds=False)
+    return max(layer, states + head_bytes(model, unheld, rows.scored))
+
+
+def _linear_width(model: "ModelSizes", step: Step) -> float:
+    widths = {4: _NF4_DOUBLE if step.double else _NF4, 8: _INT8}
+    return widths[step.bits] if step.bits else float(model.width)
+
+
+def _layer_bytes(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes of one layer's whole weights. Nearly all of them are in linear layers."""
+    return int(model.layer * _linear_width(model, step))
+
+
+def bits_of(settings: ModelOptions) -> Literal[4, 8] | None:
+    """Return in how many bits the settings load the base: 4, 8, or None."""
+    return 4 if settings.load_in_4bit else 8 if getattr(settings, "load_in_8bit", False) else None

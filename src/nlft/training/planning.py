@@ -1,0 +1,211 @@
+"""Plan a training before anything is rented: its memory, its tokens, its time, and the cards that it fits on."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nlft.core.schemes.scheme import Scheme
+from nlft.data.records import Example
+from nlft.errors import UserError
+from nlft.models.loading import ModelSettings, load_tokenizer
+from nlft.models.sizes import ModelSizes, sizes_from_config
+from nlft.training.plan_cards import CARDS, REACHED, REACHED_QUANTISED, Card, Fit, fit, flops_of, with_rows
+from nlft.training.plan_memory import Memory, Step, bits_of, memory_of
+from nlft.training.plan_settings import PlanSettings
+from nlft.training.plan_tokens import CHARACTERS, Tokens, count_tokens, estimate_tokens, without_file
+
+GIB = 2**30
+_PARTS = {
+    "weights": "base weights",
+    "adapter": "adapter weights",
+    "gradients": "gradients of what is trained",
+    "optimizer": "AdamW's moments",
+    "gathered": "two layers' whole weights, while they are used",
+    "activations": "activations that backward reads",
+    "working": "the layer that backward is in",
+    "head": "a chunk of logits, and the scored states",
+    "conditions": "the pass without gradient (instead of backward's)",
+    "step": "AdamW's copies (instead of backward's)",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a training.
+
+    Attributes:
+        samples: examples of a step on one process.
+        tokens: the training's tokens; None without a file.
+        flops: operations of the training, or of one step if there is no file.
+        notes: what was assumed.
+    """
+
+    model: ModelSizes
+    step: Step
+    samples: int
+    memory: Memory
+    tokens: Tokens | None
+    flops: float
+    fits: list[Fit]
+    notes: list[str]
+
+    def json(self) -> dict[str, Any]:
+        """Return everything as JSON. Memory is in bytes."""
+        return {
+            "format_version": 1,
+            "model": asdict(self.model),
+            "step": asdict(self.step),
+            "samples": self.samples,
+            "memory": self.memory.json(),
+            "tokens": self.tokens.json() if self.tokens else None,
+            "flops": self.flops,
+            "cards": [one.json() for one in self.fits],
+            "notes": self.notes,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the plan as text."""
+        return [*self._model(), "", *self._memory(), "", *self._tokens(), "", *self._cards(), "", *self.notes]
+
+    def _model(self) -> list[str]:
+        model, step = self.model, self.step
+        bits = f"linear layers in {step.bits} bits" if step.bits else f"{8 * model.width} bits"
+        share = f", {model.trained / model.all_weights:.2%} of it as an adapter" if model.has_adapter else ""
+        return [
+            f"{model.name}: {model.all_weights:,} weights ({bits}), {model.layers} layers, "
+            f"vocabulary {model.vocabulary:,}; {model.trained:,} are trained{share}"
+        ]
+
+    def _memory(self) -> list[str]:
+        trained, conditions = self.step.trained, self.step.conditions
+        extra = f", and {conditions.count} x {conditions.length} without" if conditions.count else ""
+        sharded = f" on each of {self.step.processes} cards, sharded," if self.step.processes > 1 else ""
+        parts = [(name, what, getattr(self.memory, name)) for name, what in _PARTS.items()]
+        width = max(len(what) for _, what, size in parts if size)
+        return [
+            f"memory{sharded} at {self.samples} examples a step: {trained.count} x {trained.length} tokens with "
+            f"gradient{extra}; checkpointing {'on' if self.step.checkpointing else 'off'}",
+            *(f"  {what:{width}}  {size / GIB:8.2f} GiB" for _, what, size in parts if size),
+            f"  {'peak':{width}}  {self.memory.peak / GIB:8.2f} GiB",
+        ]
+
+    def _tokens(self) -> list[str]:
+        if self.tokens is None:
+            return [f"one step: {self.flops:.3g} floating-point operations. Name a FILE for the tokens of a training."]
+        one, total = self.tokens, self.tokens.json()["total"]
+        how = "counted" if one.counted else f"estimated, {CHARACTERS:g} characters a token"
+        return [
+            f"tokens ({how}): {one.examples} examples, {one.steps} steps, {one.passes:.3g} passes",
+            f"  with gradient     {total['trained']:>14,}  ({total['trained'] // one.steps:,} a step)",
+            f"  without gradient  {total['conditions']:>14,}  ({total['conditions'] // one.steps:,} a step)",
+            f"  through the head  {total['scored']:>14,}",
+            f"  {one.real:.0%} of them are no padding; {self.flops:.3g} floating-point operations in all",
+        ]
+
+    def _cards(self) -> list[str]:
+        what = "training" if self.tokens else "step"
+        rows = [("card", "setting that fits", "peak", "largest batch", "longest at 1", what)]
+        for one in self.fits:
+            if one.memory is None:
+                rows.append((one.card.name, "none", "", "", "", ""))
+                continue
+            peak = f"{one.memory.peak / GIB:.1f} GiB"
+            rows.append((one.card.name, str(one.setup), peak, f"{one.batch:,}", f"{one.length:,}", _span(one.seconds)))
+        widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+        table = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+        flags = {str(one.setup): one.flags for one in self.fits if one.flags}
+        return [*(line.rstrip() for line in table), *(f"  {setup}: {what}" for setup, what in flags.items())]
+
+
+def make_plan(
+    model_settings: ModelSettings,
+    args: Any,
+    scheme: Scheme,
+    saliency: object,
+    settings: PlanSettings,
+    examples: list[Example] | None = None,
+) -> Plan:
+    """Plan a training from the model's config. No weights are loaded.
+
+    Args:
+        args: an `NLFTConfig`.
+        examples: the training file; None: a batch of the longest rows stands in for it.
+
+    Raises:
+        UserError: the model has no config here, or no layer to adapt; or --load_in_4bit is given without an adapter.
+    """
+    if not model_settings.use_peft and bits_of(model_settings):
+        raise UserError("quantised weights cannot be trained.\n  Leave out --load_in_4bit, or --use_peft false.")
+    model = sizes_from_config(model_settings)
+    notes: list[str] = []
+    tokens: Tokens | None = None
+    if examples is not None:
+        tokens = _tokens(model_settings, args, scheme, saliency, examples, settings.processes, notes)
+    length = settings.length or args.max_length or model.context or 2048
+    largest = tokens.largest if tokens else without_file(args, scheme, saliency, length)
+    step = Step(
+        trained=largest[0],
+        conditions=largest[1],
+        checkpointing=bool(args.activation_checkpointing),
+        holds="hold" in scheme.needs(saliency),
+        bits=bits_of(model_settings),
+        double=bool(model_settings.use_bnb_nested_quant),
+        chunk_bytes=args.logit_chunk_mib * 2**20,
+        processes=settings.processes,
+    )
+    samples = args.per_device_train_batch_size
+    if tokens and settings.length:
+        step = with_rows(step, samples=samples, of=samples, length=settings.length)
+    flops = _flops(model, step, tokens)
+    cards = [*CARDS, *([Card("yours", settings.card_gb)] if settings.card_gb else [])]
+    fits = [fit(model, step, samples, card, flops, settings.tflops) for card in cards]
+    return Plan(model, step, samples, memory_of(model, step), tokens, flops, fits, [*notes, *_assumed(settings)])
+
+
+def _tokens(
+    model_settings: ModelSettings,
+    args: Any,
+    scheme: Scheme,
+    saliency: object,
+    examples: list[Example],
+    processes: int,
+    notes: list[str],
+) -> Tokens:
+    """Count the tokens, or estimate them if the tokenizer is not there."""
+    try:
+        tokenizer = load_tokenizer(model_settings)
+    except UserError as error:
+        notes.append(f"The tokens are estimated, because the tokenizer is not there: {str(error).splitlines()[0]}")
+        return estimate_tokens(examples, args, scheme, saliency, processes)
+    return count_tokens(examples, args, scheme, saliency, tokenizer, processes)
+
+
+def _flops(model: ModelSizes, step: Step, tokens: Tokens | None) -> float:
+    if tokens is None:
+        return flops_of(model, step, step.trained.tokens, step.conditions.tokens,
+                        step.trained.scored + step.conditions.scored)  # fmt: skip
+    passes = tokens.passes
+    return flops_of(model, step, tokens.trained * passes, tokens.conditions * passes, tokens.scored * passes)
+
+
+def _assumed(settings: PlanSettings) -> list[str]:
+    speed = (
+        f"Time: {settings.tflops:g} TFLOP/s, as given."
+        if settings.tflops
+        else f"Time: {REACHED:.0%} of the maker's dense figure, {REACHED_QUANTISED:.0%} in 4 or 8 bits. This is an "
+        "assumption. Measure one step, and give --tflops."
+    )
+    return [
+        "A card loses 1 GB to CUDA and 6% to fragments. Largest batch: examples a step at this length. Longest: tokens "
+        "of a row at one example a step.",
+        f"{speed} Loading, evaluation and checkpoints are not in it.",
+        "docs/SCALE.md has the formula, how far it is from measured peaks, and the commands for several cards.",
+    ]
+
+
+def _span(seconds: float | None) -> str:
+    """Return a time in words of at most two units."""
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
