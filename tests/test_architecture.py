@@ -21,6 +21,7 @@ TOP = {
     "config.py",
     "errors.py",
     "files.py",
+    "launch.py",
     "library_errors.py",
     "outputs.py",
     "processes.py",

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 
 from helpers import ranks, tiny
+from nlft.models.saved_adapters import WEIGHTS
 from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import checkpoint_to_resume
 
@@ -28,6 +32,19 @@ def two(tmp_path_factory):
         return json.loads((folder / f"{name}-{rank}.json").read_text())
 
     return SimpleNamespace(folder=folder, found=found)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process finds: `alone("train")`, computed once."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    @cache
+    def found(name):
+        return getattr(ranks, name)(folder / name, 1)
+
+    found.folder = folder
+    return found
 
 
 def test_two_processes_train_as_one_does(two, tmp_path):
@@ -54,6 +71,80 @@ def test_two_processes_fine_tune_as_one_does(two, tmp_path):
         for key in ("loss", "mean_token_accuracy", "num_tokens"):
             assert theirs[key] == pytest.approx(ours[key], abs=1e-5), key
     assert_same_weights(one["weights"], other["weights"])
+
+
+@pytest.mark.parametrize("name", ["nlft", "uniform", "cut", "strike"])
+def test_two_processes_have_the_gradients_and_losses_of_one(two, alone, name):
+    """Float32, no dropout: gradients of the first step to 1e-5, losses of ten steps to 1e-4, both relative."""
+    one, first, second = alone("alike")[name], two.found("alike")[name], two.found("alike", 1)[name]
+    assert first["wrapper"] == "DistributedDataParallel"
+    assert first["gradients"] == second["gradients"]
+    ours, theirs = (torch.cat([torch.tensor(g) for g in found["gradients"].values()]) for found in (one, first))
+    assert len(ours) > 1000
+    assert float((ours - theirs).norm() / ours.norm()) < 1e-5
+    assert len(one["losses"]) == 10
+    assert first["losses"] == pytest.approx(one["losses"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["nlft", "uniform", "cut", "strike"])
+def test_all_ranks_make_as_many_forwards_whatever_their_mix(two, name):
+    ranks_found = [two.found("alike", rank)[name] for rank in (0, 1)]
+    first, second = (found["forwards"] for found in ranks_found)
+    assert first == second
+    assert len(set(first)) == 1, "each step has as many as any other"
+    mixed = ["wrong", *(["struck"] if name == "strike" else [])]
+    for what in mixed:
+        pairs = list(zip(*(found[what] for found in ranks_found), strict=True))
+        assert any(min(pair) == 0 < max(pair) for pair in pairs), f"no step has {what} on one rank alone: {pairs}"
+
+
+def test_a_sharded_training_clips_saves_and_resumes_as_one_process_does(two, alone):
+    """FSDP2 through accelerate: DTensors, several and unequal chunks of logits, answers, activation checkpointing."""
+    for name, one in alone("shards").items():
+        other = two.found("shards")[name]
+        assert other["kinds"] == ["DTensor"], "not sharded, so nothing was tested"
+        assert other["wrapper"].startswith("FSDP")
+        for ours, theirs in zip(one["logs"], other["logs"], strict=True):
+            assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
+            assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4)
+            assert ours["grad_norm"] > 0.05, "no gradient was clipped"
+        assert [(e["step"], e["loss"]) for e in other["again"]] == [(e["step"], e["loss"]) for e in other["logs"]]
+        weights = [load_file(run.adapter_path / WEIGHTS) for run in runs_of("shards", name, two, alone)]
+        whole, sharded, resumed = weights
+        assert_same_weights(listed(whole), listed(sharded))
+        assert all(torch.equal(weight, resumed[key]) for key, weight in sharded.items())
+
+
+def test_a_sharded_checkpoint_has_no_pickle_and_one_process_goes_on_from_its_adapter(two, alone):
+    whole, sharded, _ = runs_of("shards", "nlft", two, alone)
+    checkpoint = sharded.checkpoints_path / "checkpoint-2"
+    files = {path.name for path in checkpoint.iterdir()}
+    assert files >= {"adapter_model.safetensors", "optimizer.safetensors", "scheduler.json", "manifest.json"}
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
+    # The same files as without shards, but for each process's random numbers and sums of the log.
+    beside = {path.name for path in (whole.checkpoints_path / "checkpoint-2").iterdir()}
+    assert {n for n in files ^ beside if "_1." not in n} == set()
+    for run in (whole, sharded):
+        model = PeftModel.from_pretrained(tiny.model(), run.adapter_path)
+        ids = torch.arange(10, 40)[None]
+        with torch.no_grad():
+            scores = model(input_ids=ids).logits.log_softmax(-1)
+        if run is whole:
+            expected = scores
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+
+
+def runs_of(work, name, two, alone):
+    alone(work)
+    return [
+        RunDir(alone.folder / work / name),
+        RunDir(two.folder / work / name),
+        RunDir(two.folder / work / f"{name}-again"),
+    ]
+
+
+def listed(weights):
+    return {name: weight.flatten().tolist() for name, weight in weights.items()}
 
 
 def test_two_processes_redirect_as_one_does(two, tmp_path):

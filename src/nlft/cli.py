@@ -14,6 +14,7 @@ from importlib import import_module
 
 from nlft import __version__
 from nlft.errors import UserError
+from nlft.launch import refuse_launch
 from nlft.library_errors import message_and_code
 from nlft.progress import quiet, quiet_libraries
 
@@ -51,6 +52,7 @@ def _run(argv: list[str]) -> int:
         return 0
     try:
         run = find_command(argv[0])
+        refuse_launch(argv[0], argv[1:])
         quiet_libraries()
         words = [word for word in argv[1:] if word != "--quiet"]
         with quiet() if len(words) < len(argv) - 1 else nullcontext():

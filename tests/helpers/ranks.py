@@ -17,14 +17,15 @@ if __name__ == "__main__":
 
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from helpers import striking, tiny
 from helpers.training import COMMON, Ask, adapter, examples, lora, nlft_trainer, two_redirected_steps
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.logprobs import enable_scoring
+from nlft.core.hold import Role
+from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.models.loading import default_lora, wrap
@@ -69,6 +70,63 @@ def supervise(folder: Path, processes: int) -> dict[str, Any]:
     return {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": _weights(trainer)}
 
 
+def alike(folder: Path, processes: int) -> dict[str, Any]:
+    """Ten steps of four examples by each of four schemes, with trained answers: gradients, losses, forwards."""
+    found = {}
+    for name in ("nlft", "uniform", "cut", "strike"):
+        options = {
+            "max_steps": 10,
+            "learning_rate": 1e-3,
+            "max_grad_norm": 1e6,  # the gradients stay as they are
+            "per_device_train_batch_size": 4 // processes,
+            "gradient_accumulation_steps": 1,
+            "answer_weight": 0.5,
+            "watch": 0,
+        }
+        if name == "strike":  # one strike in a batch at least, so most are on one rank alone
+            trainer = striking.trainer(folder / name, data=striking.records(8), strike_share=0.25, **options)
+        else:
+            trainer = nlft_trainer(folder / name, data=examples(8), saliency=name, **options)
+        noted = _Noted(trainer)
+        trainer.train()
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        found[name] = {
+            "wrapper": type(trainer.model_wrapped).__name__,
+            "losses": losses,
+            "gradients": noted.gradients,
+            "forwards": noted.forwards,
+            "wrong": noted.wrong,
+            "struck": noted.struck,
+        }
+    return found
+
+
+class _Noted(TrainerCallback):  # type: ignore[misc]
+    """Notes the gradients of the first step, and each step's forwards, wrong examples and struck tokens."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.gradients: dict[str, list[float]] = {}
+        self.forwards: list[int] = []
+        self.wrong: list[int] = []
+        self.struck: list[int] = []
+        causal_lm(trainer.model).register_forward_pre_hook(self._called)
+        self._compute, trainer.compute_loss = trainer.compute_loss, self._computed
+        trainer.add_callback(self)
+
+    def _called(self, *_: Any) -> None:
+        self.forwards[-1] += 1
+
+    def _computed(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        self.forwards.append(0)
+        self.wrong.append(int((~inputs["label"]).sum()))
+        self.struck.append(int((inputs["hold_role"] == Role.STRUCK).sum()) if "hold_role" in inputs else 0)
+        return self._compute(model, inputs, *rest, **more)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not self.gradients:
+            self.gradients = {n: p.grad.flatten().tolist() for n, p in model.named_parameters() if p.requires_grad}
+
+
 def redirect(folder: Path, processes: int) -> dict[str, Any]:
     """Two steps with `redirect`, four examples each."""
     trainer = two_redirected_steps(folder, 4 // processes)
@@ -103,6 +161,59 @@ def steer(folder: Path, processes: int) -> dict[str, Any]:
         "factor": trainer.steering.factor,
         "weights": _weights(trainer),
     }
+
+
+def shards(folder: Path, processes: int) -> dict[str, Any]:
+    """Four steps under FSDP2, if there are several processes; then the last two again, from a checkpoint of step 2.
+
+    The ranks' batches differ: in strikes, in labels, in how many chunks of logits they need.
+    """
+    common = {
+        "max_steps": 4,
+        "optim": "adamw_torch",
+        "learning_rate": 0.01,
+        "per_device_train_batch_size": 4 // processes,
+        "gradient_accumulation_steps": 1,
+        "max_grad_norm": 0.05,  # so that clipping has an effect at each step
+        "answer_weight": 0.5,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 5,
+        "watch": 2,
+        "activation_checkpointing": True,
+    }
+    if processes > 1:
+        common |= {"fsdp": True, "fsdp_config": {"version": 2}}
+    found = {}
+    for name in ("nlft", "strike"):
+        data = striking.records(8) if name == "strike" else examples(8)
+        make = striking.trainer if name == "strike" else nlft_trainer
+        home = folder / name
+        trainer = make(home, data=data, **common)
+        causal_lm(trainer.model)._nlft_chunk_bytes = 2**15  # seven places in a chunk
+        kinds = _Kinds()
+        trainer.callback_handler.callbacks.insert(0, kinds)  # before the watched examples are scored
+        trainer.train()
+        again = make(folder / f"{name}-again", data=data, **common)
+        causal_lm(again.model)._nlft_chunk_bytes = 2**15
+        again.train(resume_from_checkpoint=str(home / "checkpoints" / "checkpoint-2"))
+        found[name] = {
+            "kinds": kinds.found,
+            "wrapper": type(trainer.model_wrapped).__name__,
+            "logs": [log for log in trainer.state.log_history if "loss" in log],
+            "again": [log for log in again.state.log_history if "loss" in log],
+        }
+    return found
+
+
+class _Kinds(TrainerCallback):  # type: ignore[misc]
+    """Notes the classes of the parameters before the first forward. After it, FSDP2 keeps some of them whole."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.found = sorted({type(p).__name__ for p in model.parameters()})
 
 
 def shard(folder: Path, processes: int) -> dict[str, Any]:
@@ -159,12 +270,17 @@ def _rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (train, supervise, redirect, steer, shard)
+WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (
+    train, supervise, alike, redirect, steer, shard, shards
+)  # fmt: skip
 
 
 def main(folder: Path) -> None:
+    wanted = sys.argv[2:]
     for work in WORK:
         name = work.__name__
+        if wanted and name not in wanted:
+            continue
         found = work(folder / name, int(os.environ["WORLD_SIZE"]))
         (folder / f"{name}-{_rank()}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -54,8 +54,10 @@ def examples_and_run(
     """
     from nlft.data.records import is_unfinished
     from nlft.runs.run_dir import RunDir
+    from nlft.training.sharding import check_start
     from nlft.training.start import where_to_start
 
+    check_start(args)
     cut_off = [example.id for example in examples if is_unfinished(example)]
     if cut_off:
         first = ", ".join(str(id) for id in cut_off[:3])

@@ -64,6 +64,7 @@ def train(argv: Sequence[str]) -> None:
     if ruled.rules:
         args.strike_words = _struck_words(ruled.rules, args.strike_words, chosen.scheme)
     from nlft.core.base_below import refuse_leak
+    from nlft.training.sharding import refuse_collateral
     from nlft.training.start import nlft_trainer
 
     refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
@@ -74,6 +75,7 @@ def train(argv: Sequence[str]) -> None:
         trainer.record["data"] |= read.recorded()
         trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
         if beside.collateral:
+            refuse_collateral(trainer)
             refuse_leak(trainer.model, "--collateral")  # before the training, and not after it
         run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), other=other)
     tell_end(run, trainer)

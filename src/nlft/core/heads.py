@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
@@ -66,8 +67,21 @@ class Head:
         self.trained = any(p.requires_grad for p in self.module.parameters())
         # Under FSDP2 the inner backward of the frozen head's function runs the hooks of sharded modules, and the
         # process crashes (torch 2.13). Recomputing is slower but works.
-        sharded = isinstance(model, FSDPModule) or isinstance(self.module, FSDPModule)
-        self.recomputes = sharded or self.trained
+        self.sharded = isinstance(model, FSDPModule) or isinstance(self.module, FSDPModule)
+        self.recomputes = self.sharded or self.trained
+
+    def chunks(self, places: Tensor) -> list[slice]:
+        """Cut n places, (n, ...), into chunks of `rows`; no place is one empty chunk.
+
+        Each backward through a sharded head gathers its weights again. So under FSDP2 all processes cut as many chunks
+        as the process with the most places, and the last ones may be empty.
+        """
+        count = max(1, -(-len(places) // self.rows))
+        if self.sharded and dist.is_initialized():
+            most = torch.tensor(count, device=places.device)
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+            count = int(most)
+        return [slice(start, start + self.rows) for start in range(0, count * self.rows, self.rows)]
 
     def logits(self, states: Tensor) -> Tensor:
         """Compute the float32 logits of states, (n, vocabulary)."""
@@ -81,8 +95,10 @@ class Head:
         self.module.eval()
         try:
             parts = [
-                self.logits(some).scatter_(1, without, -torch.inf).topk(min(count, self.vocabulary - without.shape[1]))
-                for some, without in zip(states.split(self.rows), excluded.split(self.rows), strict=True)
+                self.logits(states[part])
+                .scatter_(1, excluded[part], -torch.inf)
+                .topk(min(count, self.vocabulary - excluded.shape[1]))
+                for part in self.chunks(states)
             ]
         finally:
             self.module.train(was_training)
@@ -111,13 +127,9 @@ def log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Ten
         def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             return LogOdds.apply(head.logits(h), t)  # type: ignore[no-any-return]
 
-        parts = [
-            checkpoint(scored, h, t, use_reentrant=False)
-            for h, t in zip(hidden.split(head.rows), targets.split(head.rows), strict=True)
-        ]
-        if parts:
-            log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
-            return log_odds, top1
+        parts = [checkpoint(scored, hidden[part], targets[part], use_reentrant=False) for part in head.chunks(hidden)]
+        log_odds, top1 = (torch.cat(x) for x in zip(*parts, strict=True))
+        return log_odds, top1
     return _FrozenHeadLogOdds.apply(hidden, targets, head)  # type: ignore[no-any-return]
 
 
@@ -144,8 +156,8 @@ def held_in_chunks(
             return (*LogOdds.apply(logits, t), _BannedKL.apply(logits, target), mass)
 
         places = (hidden, targets, base.states, base.ban, base.temperature, base.graded)
-        chunks = zip(*(x.split(head.rows) for x in places), strict=True)
-        parts = [checkpoint(scored, *chunk, use_reentrant=False) for chunk in chunks]
+        chunks = head.chunks(hidden)
+        parts = [checkpoint(scored, *(x[chunk] for x in places), use_reentrant=False) for chunk in chunks]
         log_odds, top1, kl, mass = (torch.cat(x) for x in zip(*parts, strict=True))
         return log_odds, top1, kl, mass
     return _FrozenHeadHeld.apply(hidden, targets, base, head)  # type: ignore[no-any-return]
@@ -166,8 +178,9 @@ def cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, 
     def cross_entropy(h: Tensor, i: Tensor, q: Tensor) -> Tensor:
         return -(q * head.logits(h).log_softmax(1).gather(1, i)).sum(1)
 
-    chunks = zip(*(x.split(head.rows) for x in (states, ids, probabilities)), strict=True)
-    return torch.cat([checkpoint(cross_entropy, *chunk, use_reentrant=False) for chunk in chunks])
+    places = (states, ids, probabilities)
+    chunks = head.chunks(states)
+    return torch.cat([checkpoint(cross_entropy, *(x[part] for x in places), use_reentrant=False) for part in chunks])
 
 
 class LogOdds(torch.autograd.Function):
@@ -231,8 +244,7 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
         log_odds = hidden.new_empty(len(hidden), dtype=torch.float32)
         top1 = torch.empty_like(targets, dtype=torch.bool)
         slope = torch.empty_like(hidden) if wants_grad else None
-        for start in range(0, len(hidden), head.rows):
-            part = slice(start, start + head.rows)
+        for part in head.chunks(hidden):
             log_odds[part], top1[part], some = _odds_and_slope(hidden[part], targets[part], head, wants_grad)
             if slope is not None and some is not None:
                 slope[part] = some
@@ -270,8 +282,7 @@ class _FrozenHeadHeld(torch.autograd.Function):
         top1 = torch.empty_like(targets, dtype=torch.bool)
         kl_slope = torch.empty_like(hidden) if wants_grad else None
         graded = base.graded.nonzero()[:, 0] if wants_grad else base.graded.new_empty(0, dtype=torch.long)
-        for start in range(0, len(hidden), head.rows):
-            part = slice(start, start + head.rows)
+        for part in head.chunks(hidden):
             target, mass[part] = head.base_target(base.part(part))
             with torch.set_grad_enabled(wants_grad):
                 states = hidden[part].detach().requires_grad_(wants_grad)

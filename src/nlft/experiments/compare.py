@@ -17,7 +17,8 @@ from nlft.experiments import stages
 from nlft.experiments.cells import Cell
 from nlft.experiments.grid import Comparison
 from nlft.experiments.inputs import StageRecord
-from nlft.experiments.settings import CompareSettings
+from nlft.experiments.on_ray import run_on_ray
+from nlft.experiments.settings import CompareSettings, ExecutorSettings
 from nlft.experiments.stages import write_rows
 from nlft.files import read_json, write_whole
 from nlft.progress import table
@@ -34,7 +35,17 @@ class Compare(Comparison):
     settings: CompareSettings
     report_name = "compare.json"
     # Not the comparisons: fixed before the run. `cluster` only says how the same answers are counted.
-    may_change = ("arms", "sizes", "seeds", "once", "extra_arms", "jobs", "cluster", "second_checks")
+    may_change = (
+        "arms",
+        "sizes",
+        "seeds",
+        "once",
+        "extra_arms",
+        "jobs",
+        "cluster",
+        "second_checks",
+        *ExecutorSettings.rare,
+    )
 
     def run(self) -> str:
         """Run all stages and cells that are not done yet. Return the tables and the verdict."""
@@ -80,6 +91,28 @@ class Compare(Comparison):
     def jobs(self) -> int:
         """Cells to run in parallel."""
         return self.settings.jobs
+
+    def run_cells(self) -> None:
+        """Run every cell that is not done yet, in processes of this machine or as tasks of Ray.
+
+        Raises:
+            UserError: test questions lack the field that `cluster` names, or Ray is not installed.
+        """
+        if self.settings.executor == "local":
+            super().run_cells()
+            return
+        self.clusters()
+        titles = dict(self._new_cells())
+        if not titles:
+            return
+        for cell, title in titles.items():
+            self._note_start(cell, title)
+
+        def ended(cell: Cell, why: str | None, seconds: float) -> None:
+            self._note_end(cell, titles[cell], why, seconds)
+
+        cpus, gpus = self.settings.ray_cpus, self.settings.ray_gpus
+        run_on_ray(list(titles), self.folder, self.job(), self.prompt_template(), ended, cpus=cpus, gpus=gpus)
 
     def folds(self) -> int:
         """Number of cross-validation folds; 1 if there is a test file."""

@@ -176,9 +176,7 @@ class Comparison(Staged):
             while todo or running:
                 while todo and free:
                     cell, title = todo.pop(0)
-                    print(title, file=sys.stderr)
-                    (self.folder / cell.folder / cell.arm / "failed.json").unlink(missing_ok=True)
-                    record_cell(self.folder / cell.folder / cell.arm, self._inputs(cell))
+                    self._note_start(cell, title)
                     resources = free.pop(0)
                     process = self.begin(resources, run_cell, template, cell)
                     running[process] = _Running(cell, title, resources, time.monotonic())
@@ -188,6 +186,11 @@ class Comparison(Staged):
                     ended = running.pop(process)
                     free.append(ended.resources)
                     self._mark(process, ended)
+
+    def _note_start(self, cell: Cell, title: str) -> None:
+        print(title, file=sys.stderr)
+        (self.folder / cell.folder / cell.arm / "failed.json").unlink(missing_ok=True)
+        record_cell(self.folder / cell.folder / cell.arm, self._inputs(cell))
 
     def _new_cells(self) -> list[tuple[Cell, str]]:
         """Return the cells that are still to be run, each with its title. Print the cells that are done.
@@ -218,15 +221,26 @@ class Comparison(Staged):
         return cell_inputs(self.folder / cell.folder, [self.folder / revised.FILE] if uses_revised else [])
 
     def _mark(self, process: BaseProcess, ended: _Running) -> None:
-        run = self.folder / ended.cell.folder / ended.cell.arm
+        why = None
         try:
             check_ended(process)
         except NLFTError as error:
-            if not (run / "failed.json").exists():  # killed before it could write why
-                write_failure(run, str(error))
-            print(f"{ended.title}: failed; the other cells continue", file=sys.stderr)
-        else:
-            print(f"{ended.title}: {time.monotonic() - ended.start:.0f} s", file=sys.stderr)
+            why = str(error)
+        self._note_end(ended.cell, ended.title, why, time.monotonic() - ended.start)
+
+    def _note_end(self, cell: Cell, title: str, why: str | None, seconds: float) -> None:
+        """Print how a cell ended.
+
+        Args:
+            why: why it failed; None if it has a result.
+        """
+        run = self.folder / cell.folder / cell.arm
+        if why is None:
+            print(f"{title}: {seconds:.0f} s", file=sys.stderr)
+            return
+        if not (run / "failed.json").exists():  # killed before it could write why
+            write_failure(run, why)
+        print(f"{title}: failed; the other cells continue", file=sys.stderr)
 
     def result(self, arm: str, size: int, seed: int, fold: int) -> CellResult:
         """Return the result of one cell."""

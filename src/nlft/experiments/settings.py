@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from nlft.auditing.settings import HeldOutSettings
 from nlft.collect.judging import JudgeChoice, check_judge_has_checks
@@ -196,12 +196,33 @@ class TuneSettings(
 
 
 @dataclass
+class ExecutorSettings:
+    """Where the cells of a comparison run."""
+
+    rare: ClassVar[tuple[str, ...]] = ("executor", "ray_cpus", "ray_gpus")
+
+    executor: Literal["local", "ray"] = field(
+        default="local",
+        metadata={"help": "Where cells run. local: in processes of this machine. ray: as tasks of Ray."},
+    )
+    ray_cpus: Annotated[float, Range(0.01, inf)] = field(
+        default=1.0, metadata={"help": "CPUs that Ray reserves for a cell."}
+    )
+    ray_gpus: Annotated[float | None, Range(0, inf)] = field(
+        default=None,
+        metadata={"help": "GPUs that Ray reserves for a cell (default: 1 if Ray has any). 0.5: two share one."},
+    )
+
+
+@dataclass
 @with_defaults(output_dir="runs/compare", audit=False)
-class CompareSettings(TuneSettings):
+class CompareSettings(TuneSettings, ExecutorSettings):
     """Settings of `nlft compare`: the methods to compare, and the data.
 
     `comparisons` are fixed before the run. Their p-values are corrected for the number of comparisons.
     """
+
+    rare: ClassVar[tuple[str, ...]] = (*TuneSettings.rare, *ExecutorSettings.rare)
 
     arms: list[str] = override(  # noqa: RUF009 - it returns a field, with a factory for the list
         TuneSettings,
@@ -247,6 +268,14 @@ class CompareSettings(TuneSettings):
         for name, values in (("sizes", self.sizes), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise UserError(f"--{name}: has a number twice; repeating it measures nothing new.\n  Give each once.")
+        if self.executor == "ray" and self.jobs > 1:
+            raise UserError(
+                f"--jobs {self.jobs} with --executor ray: Ray runs as many cells at once as its machines allow.\n"
+                "  Leave out --jobs, and set --ray_cpus and --ray_gpus."
+            )
+        given = [f"--{name}" for name, value in (("ray_cpus", 1.0), ("ray_gpus", None)) if getattr(self, name) != value]
+        if self.executor == "local" and given:
+            raise UserError(f"{' and '.join(given)} without --executor ray has no effect.\n  Add --executor ray.")
         if self.jobs > 1 and self.max_seconds:
             raise UserError(
                 "--max_seconds with --jobs: cells that share the machine train fewer steps in the same time.\n"

@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from nlft.launch import without_launcher
+
 LAST_WAIT_SECONDS = 2.0
 
 
@@ -32,6 +34,7 @@ class ModelProcess:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            env=without_launcher(),
             start_new_session=True,
         )
 

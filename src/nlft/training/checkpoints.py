@@ -38,6 +38,7 @@ from nlft.training.manifest import (
 )
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
+from nlft.training.sharding import ShardsModel, is_sharded, sharded_like, whole
 
 OPTIMIZER = "optimizer.safetensors"
 SCHEDULER = "scheduler.json"
@@ -45,7 +46,7 @@ SCHEDULER = "scheduler.json"
 check_overrides(Trainer)
 
 
-class SafeCheckpoints(Trainer):  # type: ignore[misc]
+class SafeCheckpoints(ShardsModel):
     """Mixin for a Trainer whose `output_dir` is a run directory."""
 
     control: Any  # set by Trainer
@@ -73,13 +74,12 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             run = RunDir(self.args.output_dir)
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = str(checkpoint_to_resume(run, True, self.args.world_size))
-            engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
             self.resumed = check_resume(
                 Path(resume_from_checkpoint),
                 run,
                 self.record,
                 anyway=anyway,
-                engine=engine,
+                engine=self.is_deepspeed_enabled,
                 tell=self.is_world_process_zero(),
             )
         with saying_how_it_ended(self):
@@ -204,18 +204,20 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # these engines have their own formats
+        if self.is_deepspeed_enabled:  # it has its own format
             super()._save_optimizer_and_scheduler(output_dir)
             return
+        if not (self.args.should_save or is_sharded(self)):
+            return
+        tensors, as_json = _split(self.optimizer.state_dict())  # gathers shards, so all processes call it
         if not self.args.should_save:
             return
-        tensors, as_json = _split(self.optimizer.state_dict())
         save_file(tensors, os.path.join(output_dir, OPTIMIZER), metadata={"plain": json.dumps(as_json)})
         write_whole(Path(output_dir) / SCHEDULER, json.dumps(self.lr_scheduler.state_dict()).encode())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self.resumed_from = checkpoint
-        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         from safetensors import safe_open
@@ -224,7 +226,11 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         path = os.path.join(checkpoint, OPTIMIZER)
         with safe_open(path, framework="pt") as file:
             as_json = json.loads(file.metadata()["plain"])
-        self.optimizer.load_state_dict(_join(load_file(path), as_json))
+        state, weights = _join(load_file(path), as_json), [w for g in self.optimizer.param_groups for w in g["params"]]
+        for index, values in state["state"].items():
+            like = weights[index]
+            values.update({name: sharded_like(v, like) for name, v in values.items() if torch.is_tensor(v)})
+        self.optimizer.load_state_dict(state)
         self.lr_scheduler.load_state_dict(json.loads((Path(checkpoint) / SCHEDULER).read_text()))
         if self.resumed and self.resumed.changed:
             use_new_settings(self.optimizer, self.lr_scheduler, fresh)
@@ -318,7 +324,7 @@ def _split(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, An
         as_json["state"][index] = {}
         for name, value in values.items():
             if torch.is_tensor(value):
-                tensors[f"{index}.{name}"] = value.contiguous()
+                tensors[f"{index}.{name}"] = whole(value).contiguous()
             else:
                 as_json["state"][index][name] = value
     return tensors, as_json

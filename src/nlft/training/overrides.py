@@ -19,6 +19,8 @@ OVERRIDDEN = {
     "_get_grad_norm": ["model", "grad_norm"],
     "_get_output_dir": ["trial"],
     "_get_train_sampler": ["train_dataset"],
+    "_load_best_model": [],
+    "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
     "_load_rng_state": ["checkpoint"],
     "_maybe_log_save_evaluate": [

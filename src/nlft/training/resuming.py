@@ -18,7 +18,7 @@ _NO_EFFECT = {
     "starting adapter": "has no effect: the weights come from the checkpoint",
     "seed": "orders the examples from here on; other random numbers continue from the checkpoint",
 }
-# DeepSpeed and FSDP load an optimizer themselves. The rate is then the checkpoint's.
+# DeepSpeed loads an optimizer itself. The rate is then the checkpoint's.
 _ENGINE_LOADS = ("learning_rate", "lr_scheduler", "warmup", "weight_decay", "adam_", "num_train_epochs", "max_steps")
 
 
@@ -50,7 +50,7 @@ def check_resume(
     Args:
         record: what run.yaml will say. Where the checkpoint decides, its value is put back there.
         anyway: accept differences. Print each of them, and whether it has an effect.
-        engine: whether DeepSpeed or FSDP loads the optimizer.
+        engine: whether DeepSpeed loads the optimizer.
         tell: whether this process prints.
 
     Raises:

@@ -34,6 +34,7 @@ from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, stor
 from nlft.training.prompting import training_encoder
 from nlft.training.run_record import base_name, data_fingerprint, run_record
 from nlft.training.settings import NLFTOptions
+from nlft.training.sharding import check_start
 from nlft.training.steering import Steering
 from nlft.training.striking import StrikeDose, StrikeShareSampler
 from nlft.training.token_log import LogsSums
@@ -80,8 +81,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             UserError: the data, the settings or the model cannot be used.
         """
         args = args or NLFTConfig(output_dir="runs/nlft")
-        if args.n_gpu > 1:
-            raise UserError("one process can see several GPUs.\n  Start with `accelerate launch` or torchrun.")
+        check_start(args)
         if train_dataset is None:
             raise UserError("`train_dataset` is missing.\n  Give a list of examples, or a datasets.Dataset of them.")
         self.scheme, self.saliency = scheme_of(saliency)

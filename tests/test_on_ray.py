@@ -1,0 +1,85 @@
+"""`nlft compare --executor ray`: cells as tasks of Ray, one of whose workers is killed."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from threading import Thread
+
+import pytest
+
+from nlft.errors import NLFTError, UserError
+from nlft.experiments.compare import Compare
+from nlft.experiments.demo import write_problems
+from nlft.experiments.on_ray import _check_resources, run_on_ray
+from nlft.experiments.settings import CompareSettings
+
+
+def grid(folder, model, **more):
+    settings = CompareSettings(
+        output_dir=str(folder / "out"), sizes=[6], seeds=[0], test_file=str(folder / "problems" / "test.jsonl"),
+        max_new_tokens=6, keep_truncated=True, batch_size=16, max_steps=1, comparisons=["nlft:base"], **more,
+    )  # fmt: skip
+    settings.arms = ["base", "nlft"]  # two cells do, and each takes seconds
+    return Compare(folder / "problems" / "train.jsonl", {"model_name_or_path": model, "dtype": "float32"}, settings)
+
+
+def kill_once(place, killed):
+    """Kill the process of a cell when its training has begun."""
+    while not (place / "heartbeat.json").is_file():
+        time.sleep(0.02)
+    pid = json.loads((place / "heartbeat.json").read_text())["pid"]
+    assert pid != os.getpid()
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
+
+
+@pytest.mark.timeout(900)
+def test_a_cell_whose_worker_is_killed_is_run_again_and_the_comparison_is_the_local_one(tmp_path, model_folder):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    write_problems(tmp_path / "problems", 14, 4)
+    grid(tmp_path, model_folder).run()
+    report = tmp_path / "out" / "compare.json"
+    local = json.loads(report.read_text())
+    shutil.rmtree(tmp_path / "out" / "cells")
+    report.unlink()
+    cell = tmp_path / "out" / "cells" / "size-6" / "seed-0" / "fold-0" / "nlft"
+    killed: list[int] = []
+    watcher = Thread(target=kill_once, args=(cell, killed), daemon=True)
+    watcher.start()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        shown = grid(tmp_path, model_folder, executor="ray").run()
+    finally:
+        ray.shutdown()
+    assert len(killed) == 1
+    assert json.loads((cell / "heartbeat.json").read_text())["pid"] != killed[0], "another process ran the cell again"
+    remote = json.loads(report.read_text())
+    assert remote["verdict"] in shown
+    assert remote["verdict_data"] == local["verdict_data"]
+    assert [(a["arm"], a["verdicts"], a["failed"]) for a in remote["arms"]] == [
+        (a["arm"], a["verdicts"], a["failed"]) for a in local["arms"]
+    ]
+    assert all(not arm["failed"] for arm in remote["arms"])
+
+
+def test_without_ray_the_message_names_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"nlft\[ray\]"):
+        run_on_ray([], tmp_path, {}, "", lambda *_: None, cpus=1, gpus=None)
+
+
+def test_settings_that_ray_does_not_read_are_refused():
+    with pytest.raises(UserError, match="--jobs 2 with --executor ray"):
+        CompareSettings(executor="ray", jobs=2)
+    with pytest.raises(UserError, match="--ray_gpus"):
+        CompareSettings(ray_gpus=1.0)
+
+
+def test_a_cell_that_fits_on_no_machine_does_not_wait_forever():
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
+    _check_resources(nodes, 4, 0.5)
+    with pytest.raises(NLFTError, match="--ray_cpus or --ray_gpus"):
+        _check_resources(nodes, 8, 0)
