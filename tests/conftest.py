@@ -26,6 +26,7 @@ SECONDS = {
     "test_two_processes": 25,
     "test_bench": 30,
     "test_tune": 25,
+    "test_kept_conditions": 40,
     "test_trainer": 20,
     "test_controls": 20,
     "test_logprobs": 20,

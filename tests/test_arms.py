@@ -261,6 +261,7 @@ def test_rivals_train_and_are_evaluated(tmp_path, model_folder, name):
     write_examples(tmp_path / "examples.jsonl", ALL)
     (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?", "answer": "1"}\n')
     (tmp_path / "rules.yaml").write_text("rules: [{name: praise, rule: Do not praise., words: [sleek]}]\n")
+    scored = ({}, {"condition_logprobs": "frozen", "condition_cache": str(tmp_path / "cache")})
     run_arm(
         BUILT_IN[name],
         examples=tmp_path / "examples.jsonl",
@@ -268,9 +269,10 @@ def test_rivals_train_and_are_evaluated(tmp_path, model_folder, name):
         out=tmp_path / "run",
         model={"model_name_or_path": model_folder},
         asking=SamplingSettings(max_new_tokens=4),
-        budget=Budget(max_steps=1, activation_checkpointing=False, watch_every=0),
+        budget=Budget(max_steps=1, activation_checkpointing=False, watch_every=0, **scored[name == "strike-list"]),
         rules=tmp_path / "rules.yaml",
     )
+    assert (tmp_path / "cache").is_dir() == (name == "strike-list"), "all arms of NLFT take the shared setting"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 1, result
     assert Path(tmp_path / "run" / "adapter").exists()

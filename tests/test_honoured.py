@@ -52,6 +52,7 @@ IDLE = {
     "precompute_ref_batch_size": 3, "num_generations_eval": 2, "loss_type": "dft", "packing": True,
     "packing_strategy": "wrapped", "padding_free": True, "pad_to_multiple_of": 8, "pad_token": "x",
     "shuffle_dataset": True, "dataset_num_proc": 2, "activation_offloading": True, "router_aux_loss_coef": 0.1,
+    "condition_cache": "x", "hold_mass": 0.5, "hold_tokens": 3,
 }  # fmt: skip
 BESIDE = {
     "adam_beta1": {"optim": "sgd"}, "adam_beta2": {"optim": "adafactor"}, "adam_epsilon": {"optim": "rmsprop"},

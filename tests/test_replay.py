@@ -285,12 +285,11 @@ def test_run_yaml_gives_back_every_setting(steered, tmp_path):
 
 
 def test_a_recorded_setting_that_no_longer_exists_does_not_stop_a_replay(steered, tmp_path, monkeypatch):
-    """`condition_logprobs` had one choice, so it is gone; older run.yaml have it."""
     record = steered.settings()
-    record["training"]["condition_logprobs"] = "live"
+    record["training"]["some_older_setting"] = "live"
     monkeypatch.setattr(RunDir, "settings", lambda run: record)
     _, args, _, _ = recorded_settings(steered, tmp_path / "x")
-    assert not hasattr(args, "condition_logprobs")
+    assert not hasattr(args, "some_older_setting")
     assert args.max_steps == 24
 
 
@@ -320,3 +319,18 @@ def test_a_run_on_a_table_with_its_own_column_names_records_them_and_is_replayed
                  "--from", "argilla", steps=2) == 2  # fmt: skip
     assert "Argilla" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("mode", ["frozen", "epoch"])
+def test_a_run_whose_conditions_were_scored_before_is_replayed(tmp_path, model_folder, monkeypatch, capsys, mode):
+    """Also where nothing is left of the cache. Held-out examples are scored apart, so a replay without them agrees."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_examples(tmp_path / "data.jsonl", examples(8))
+    write_examples(tmp_path / "held.jsonl", examples(3))
+    run = RunDir(tmp_path / "run")
+    more = ["--condition_logprobs", mode, "--eval_file", tmp_path / "held.jsonl"]
+    assert train(tmp_path / "data.jsonl", model_folder, run.path, *more, steps=9) == 0
+    assert run.settings()["training"]["condition_logprobs"] == mode
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert nlft("replay", run.path) == 0
+    assert "the same adapter as that of" in capsys.readouterr().out

@@ -50,7 +50,7 @@ def alone(tmp_path_factory):
 def test_two_processes_train_as_one_does(two, tmp_path):
     """DDP over gloo: the wrapped model is called, so gradients are reduced; losses are those of the whole batch."""
     alone, together = ranks.train(tmp_path, 1), two.found("train")
-    assert list(alone) == ["sample", "token", "strike"]
+    assert list(alone) == ["sample", "token", "strike", "frozen", "epoch", "frozen-strike"]
     for name, one in alone.items():
         other = together[name]
         assert other["wrapper"] == "DistributedDataParallel"
@@ -59,6 +59,9 @@ def test_two_processes_train_as_one_does(two, tmp_path):
             for key in ours.keys() & {"loss", "nlft/strike_loss", "nlft/hold_loss", "nlft/replace_loss", *DOSE}:
                 assert theirs[key] == pytest.approx(ours[key], abs=1e-5), (name, key)
         assert_same_weights(one["weights"], other["weights"])
+    passes = {name: (one["passes"], two.found("train", 1)[name]["passes"]) for name, one in together.items()}
+    assert all(first == second for first, second in passes.values()), "the ranks made different numbers of passes"
+    assert len(list((two.folder / "train" / "cache").iterdir())) == 2
     assert max(log["nlft/replace_loss"] for log in alone["strike"]["logs"]) > 0
     assert alone["strike"]["logs"][-1].keys() >= DOSE
 

@@ -32,7 +32,7 @@ from nlft.models.loading import default_lora, wrap
 
 
 def train(folder: Path, processes: int) -> dict[str, Any]:
-    """Two steps by each way to normalise the loss, and by `strike`."""
+    """Two steps by each way to normalise the loss, by `strike`, and both with conditions that were scored before."""
     steps = {
         "max_steps": 2,
         "optim": "sgd",
@@ -45,15 +45,27 @@ def train(folder: Path, processes: int) -> dict[str, Any]:
     marked[4] = replace(marked[4], judgment=f'It is too long: "{marked[4].completion}".')
     contrast = replace(striking.WHOLE, pivot="contrast")  # the main process chooses; its choice is broadcast
     found = {}
-    for name in ("sample", "token", "strike"):
-        if name == "strike":
-            trainer = striking.trainer(folder / name, data=marked, saliency=contrast, **steps)
+    for name in ("sample", "token", "strike", "frozen", "epoch", "frozen-strike"):
+        mode, _, scheme = name.partition("-")
+        kept = {"condition_logprobs": mode} if mode in ("frozen", "epoch") else {}
+        kept |= {"condition_cache": str(folder / "cache")} if mode == "frozen" else {}
+        if "strike" in (mode, scheme):
+            trainer = striking.trainer(folder / name, data=marked, saliency=contrast, **kept, **steps)
+        elif kept:
+            trainer = nlft_trainer(folder / name, data=examples(8), **kept, **steps)
         else:
             options = {"answer_weight": 0.5, "loss_normalization": name, "watch": 2, **steps}
             trainer = nlft_trainer(folder / name, data=examples(8), **options)
+        passes: list[int] = []
+        trainer.model.get_base_model().model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         trainer.train()
         logs = [log for log in trainer.state.log_history if "loss" in log]
-        found[name] = {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": _weights(trainer)}
+        found[name] = {
+            "wrapper": type(trainer.model_wrapped).__name__,
+            "logs": logs,
+            "weights": _weights(trainer),
+            "passes": len(passes),
+        }
     return found
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row
 from nlft.core.hold import HoldEverything, HoldRows, Marks, Plan, Role, hold_rows
+from nlft.core.snapshot import ConditionSnapshot, KnownScores
+from nlft.core.topk import TopParts
 
 ExtraRows = Callable[[EncodedExample], Sequence[Row]]
 """Further rows of an example to score with gradient, see `Scheme.extra_rows`."""
@@ -26,6 +29,7 @@ class Batch:
         width: length of the longest completion, end-of-turn token included.
         extra_samples: (E,) the sample of each extra row.
         held: the marks of `trained_rows`, or None if the scheme does not hold the model to its base.
+        known: scores from a snapshot, in place of any pass without gradient; None if the conditions are scored live.
     """
 
     trained_rows: Rows
@@ -35,6 +39,7 @@ class Batch:
     answers: bool
     extra_samples: Tensor
     held: HoldRows | None = None
+    known: KnownScores | None = None
 
 
 class BatchBuilder:
@@ -48,6 +53,7 @@ class BatchBuilder:
         answers: bool = False,
         extra_rows: ExtraRows = lambda _: (),
         plan: Plan | None = None,
+        live: bool = True,
     ) -> None:
         """
         Args:
@@ -55,12 +61,14 @@ class BatchBuilder:
             answers: also train the standard answers (or revisions).
             extra_rows: further rows to train, see `Scheme.extra_rows`.
             plan: what the frozen base is used for, see `Scheme.plan`. By default every token is held.
+            live: whether a step scores the conditions. Otherwise a batch needs `known`.
         """
         self.pad_token_id = pad_token_id
         self.needs = needs
         self.answers = answers
         self.extra_rows = extra_rows
         self.plan: Plan = plan or HoldEverything()
+        self.live = live
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
         wrong = [e for e in examples if not e.label]
@@ -70,7 +78,7 @@ class BatchBuilder:
         trained += [row(e.base, e.target or []) for e in examples if self.answers]
         trained += [one for _, one in extra]
         features: dict[str, Any] = _features("", pad(trained, self.pad_token_id))
-        if self.needs & {"standard", "judge"}:
+        if self.live and self.needs & {"standard", "judge"}:
             scored = [row(e.standard, e.completion) for e in examples if "standard" in self.needs]
             scored += [row(judge_prompt(e), e.completion) for e in wrong if "judge" in self.needs]
             # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
@@ -100,6 +108,37 @@ class BatchBuilder:
             marks += [*others, *added]
         return marks
 
+    def known(
+        self, examples: Sequence[EncodedExample], snapshot: ConditionSnapshot, places: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Return further features: what the scheme reads of these examples, from a snapshot.
+
+        Args:
+            places: the examples' places in the snapshot.
+        """
+
+        def padded(name: str) -> Tensor:
+            return pad_sequence([snapshot.scores(name, at) for at in places], batch_first=True)
+
+        read = {name: padded(name) for name in ("standard", "judge", "band") if name in self.needs}
+        top = None
+        if "hold" in self.needs:
+            top = TopParts.joined(self._top(examples, [snapshot.top(at) for at in places])).padded()
+        return KnownScores(padded("base"), top=top, **read).features()
+
+    def _top(self, examples: Sequence[EncodedExample], known: Sequence[TopParts]) -> list[TopParts]:
+        """Return the base's likeliest tokens in each row with gradient, in their order."""
+        planned = [
+            parts.split([len(one.completion), *(len(added.labels) for added in self.plan.rows(one))])
+            for one, parts in zip(examples, known, strict=True)
+        ]
+        parts = [own for own, *_ in planned]
+        if self.answers:
+            parts += [TopParts.blank(len(one.target or [])) for one in examples]
+        for one, (_, *added) in zip(examples, planned, strict=True):
+            parts += [*(TopParts.blank(len(more.labels)) for more in self.extra_rows(one)), *added]
+        return parts
+
     def batch(self, features: dict[str, Any]) -> Batch:
         """Turn the features into a `Batch`. The tensors stay on their device."""
         return Batch(
@@ -110,6 +149,7 @@ class BatchBuilder:
             answers=self.answers,
             extra_samples=features["extra_samples"],
             held=_held(features) if "hold_role" in features else None,
+            known=KnownScores.of(features),
         )
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from nlft.core.batches import Batch
 from nlft.core.conditions import IGNORE_INDEX
 from nlft.core.hold import HoldRows, Role, base_targets
-from nlft.core.logprobs import TokenLogprobs, TopOf, evaluating, score
+from nlft.core.logprobs import TokenLogprobs, TopOf, evaluating, score, scored_mask
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ChooseTargets, ConditionLogprobs, SparseTargets
+from nlft.core.snapshot import KnownScores
 
 _NOISE = ("drop", "jitter", "noise")  # parts of the names of such numbers
 
@@ -126,6 +127,8 @@ def score_batch(
 ) -> ScoredBatch:
     """Score a batch: base in a pass with gradient, standard and judge in a pass without.
 
+    If the batch has `known` scores, there is no pass without gradient.
+
     Args:
         needs: see `Scheme.needs`.
         noisy: the pass with gradient draws random numbers, see `is_noisy`. Then base is scored once more, in eval mode:
@@ -133,6 +136,8 @@ def score_batch(
         choose: see `ExtraLoss.choose`; `needs` must have `standard`.
     """
     size, width = len(batch.label), batch.width
+    if batch.known is not None:
+        return _with_known(model, batch, batch.known, needs)
     reads_states = bool(needs & {"band", "hidden"})
     # The pass without gradient comes first: its buffers are freed before the pass that keeps activations.
     with torch.no_grad(), evaluating(model):
@@ -157,20 +162,49 @@ def score_batch(
         base=frozen,
         logits_at=struck,
     )
-    base, stop = rows.part(0, size, width), 2 * size if batch.answers else size
-    answers, extra = rows.part(size, stop), rows.part(stop, stop + len(batch.extra_samples))
     read = (clean or rows).part(0, size, width)
     conditions = _conditions(read, scored, batch, needs)
     band = hidden_band(read.hidden, read.mask) if read.hidden is not None and "band" in needs else None
+    conditions = replace(
+        conditions,
+        band=band,
+        hidden=read.hidden if "hidden" in needs else None,
+        role=batch.held.role[:size, :width] if batch.held else None,
+    )
+    return _scored_batch(batch, rows, conditions)
+
+
+def _with_known(model: nn.Module, batch: Batch, known: KnownScores, needs: frozenset[str]) -> ScoredBatch:
+    """Score base in a pass with gradient. Take the conditions, and the frozen base, from a snapshot."""
+    size, width = len(batch.label), batch.width
+    frozen = None
+    if batch.held and "hold" in needs and known.top is not None:
+        frozen = batch.held.top_targets(known.top, scored_mask(batch.trained_rows))
+    rows = score(model, batch.trained_rows, base=frozen)
+    base = rows.part(0, size, width)
+    conditions = ConditionLogprobs(
+        base=known.base,
+        mask=base.mask,
+        label=batch.label,
+        standard=known.standard,
+        judge=known.judge,
+        band=known.band,
+        role=batch.held.role[:size, :width] if batch.held else None,
+        current=base.logp.detach(),
+    )
+    return _scored_batch(batch, rows, conditions)
+
+
+def _scored_batch(batch: Batch, rows: TokenLogprobs, conditions: ConditionLogprobs) -> ScoredBatch:
+    """Part the scores of the rows with gradient: samples, answers, extra rows."""
+    size = len(batch.label)
+    stop = 2 * size if batch.answers else size
+    base = rows.part(0, size, batch.width)
+    answers, extra = rows.part(size, stop), rows.part(stop, stop + len(batch.extra_samples))
     return ScoredBatch(
         logp=base.logp,
         log1mp=base.log1mp,
-        conditions=replace(
-            conditions,
-            band=band,
-            hidden=read.hidden if "hidden" in needs else None,
-            role=batch.held.role[:size, :width] if batch.held else None,
-        ),
+        conditions=conditions,
         lengths=base.mask.sum(1),
         answer_logp=answers.logp if batch.answers else None,
         answer_lengths=answers.mask.sum(1) if batch.answers else None,

@@ -5,7 +5,7 @@ No function makes the (length, vocabulary) logits of a whole batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -49,9 +49,59 @@ class BaseTargets:
 
     def part(self, where: slice) -> "BaseTargets":
         """Return the places of a slice."""
+        return self.at(where)
+
+    def at(self, where: slice | Tensor) -> "BaseTargets":
+        """Return some of the places: a slice, or indices."""
         cut = (x[where] for x in (self.states, self.ban, self.temperature, self.graded))
         states, ban, temperature, graded = cut
         return BaseTargets(states, ban, self.bans, temperature, self.words, graded)
+
+    def check(self, head: "Head") -> None:
+        """Refuse a head that is trained, so that it is no longer the frozen base's.
+
+        Raises:
+            NLFTError: the head is trained.
+        """
+        if head.trained:
+            raise NLFTError(
+                "the adapter trains the LM head, so the frozen base's distribution cannot be computed with it.\n"
+                "  Leave the head out of --lora_target_modules and modules_to_save, set hold_weight to 0, or add "
+                "--condition_logprobs frozen."
+            )
+
+    def distance(self, logits: Tensor, head: "Head") -> tuple[Tensor, Tensor]:
+        """Return KL(q ‖ p) at each place, with gradient through the logits of p, and b's mass on the words."""
+        target, mass = head.base_target(self)
+        return _BannedKL.apply(logits, target), mass
+
+    def with_distance(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits of the model's states, and `distance`.
+
+        Under FSDP2 a second call of the head, without gradient, makes the process crash in backward (torch 2.13).
+        """
+        logits, of_base = head.logits(torch.cat([states, self.states])).tensor_split(2)
+        target, mass = head.base_target(self, of_base.detach().clone())
+        return logits, _BannedKL.apply(logits, target), mass
+
+
+class HeldTargets(Protocol):
+    """Target distributions q at n places, from states of the base or from its likeliest tokens (`core.topk`).
+
+    Attributes:
+        graded: (n,) bool, see `BaseTargets`.
+    """
+
+    @property
+    def graded(self) -> Tensor: ...
+
+    def part(self, where: slice) -> "HeldTargets": ...
+
+    def check(self, head: "Head") -> None: ...
+
+    def distance(self, logits: Tensor, head: "Head") -> tuple[Tensor, Tensor]: ...
+
+    def with_distance(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class Head:
@@ -134,30 +184,22 @@ def log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Ten
 
 
 def held_in_chunks(
-    hidden: Tensor, targets: Tensor, base: BaseTargets, head: Head
+    hidden: Tensor, targets: Tensor, base: HeldTargets, head: Head
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the log-odds and first choices of `log_odds_in_chunks`; KL(q ‖ p) and b's mass on the words, (scored,).
 
     Raises:
         NLFTError: the head is trained, so that it is no longer the frozen base's.
     """
-    if head.trained:
-        raise NLFTError(
-            "the adapter trains the LM head, so the frozen base's distribution cannot be computed with it.\n"
-            "  Leave the head out of --lora_target_modules and modules_to_save, or set hold_weight to 0."
-        )
+    base.check(head)
     if torch.is_grad_enabled() and head.recomputes:
 
-        def scored(h: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-            some = BaseTargets(rest[0], rest[1], base.bans, rest[2], base.words, rest[3])
-            # Under FSDP2 a second call of the head, without gradient, makes the process crash in backward (torch 2.13).
-            logits, of_base = head.logits(torch.cat([h, some.states])).tensor_split(2)
-            target, mass = head.base_target(some, of_base.detach().clone())
-            return (*LogOdds.apply(logits, t), _BannedKL.apply(logits, target), mass)
+        def scored(h: Tensor, t: Tensor, part: slice) -> tuple[Tensor, ...]:
+            logits, kl, mass = base.part(part).with_distance(h, head)
+            return (*LogOdds.apply(logits, t), kl, mass)
 
-        places = (hidden, targets, base.states, base.ban, base.temperature, base.graded)
         chunks = head.chunks(hidden)
-        parts = [checkpoint(scored, *(x[chunk] for x in places), use_reentrant=False) for chunk in chunks]
+        parts = [checkpoint(scored, hidden[part], targets[part], part, use_reentrant=False) for part in chunks]
         log_odds, top1, kl, mass = (torch.cat(x) for x in zip(*parts, strict=True))
         return log_odds, top1, kl, mass
     return _FrozenHeadHeld.apply(hidden, targets, base, head)  # type: ignore[no-any-return]
@@ -275,7 +317,7 @@ class _FrozenHeadHeld(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, base: BaseTargets, head: Head
+        ctx: Any, hidden: Tensor, targets: Tensor, base: HeldTargets, head: Head
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wants_grad = ctx.needs_input_grad[0]
         log_odds, kl, mass = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(3))
@@ -283,11 +325,10 @@ class _FrozenHeadHeld(torch.autograd.Function):
         kl_slope = torch.empty_like(hidden) if wants_grad else None
         graded = base.graded.nonzero()[:, 0] if wants_grad else base.graded.new_empty(0, dtype=torch.long)
         for part in head.chunks(hidden):
-            target, mass[part] = head.base_target(base.part(part))
             with torch.set_grad_enabled(wants_grad):
                 states = hidden[part].detach().requires_grad_(wants_grad)
                 logits = head.logits(states)
-                some_kl = _BannedKL.apply(logits, target)
+                some_kl, mass[part] = base.part(part).distance(logits, head)
             kl[part] = some_kl.detach()
             log_odds[part], top1[part] = LogOdds.apply(logits.detach(), targets[part])
             if kl_slope is not None:

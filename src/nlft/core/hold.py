@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nlft.core.conditions import EncodedExample, Row, Rows
 from nlft.core.heads import BaseTargets
 from nlft.core.logprobs import scored_mask, states_of
+from nlft.core.topk import TopBase, TopTargets
 from nlft.errors import UserError
 
 
@@ -107,6 +108,10 @@ class HoldRows:
     temperature: Tensor
     replacements: Tensor
 
+    def on(self, device: torch.device) -> "HoldRows":
+        """Return the marks on a device."""
+        return HoldRows(**{name: value.to(device) for name, value in vars(self).items()})
+
     def targets(self, states: Tensor, mask: Tensor) -> BaseTargets:
         """Combine the marks with the base's states, one for each True place of `mask`."""
         struck = self.role[mask] == Role.STRUCK
@@ -116,6 +121,18 @@ class HoldRows:
             bans=self.bans,
             temperature=torch.where(struck, self.temperature, torch.ones_like(self.temperature)),
             words=self.words,
+            graded=self.graded[mask],
+        )
+
+    def top_targets(self, top: TopBase, mask: Tensor) -> TopTargets:
+        """Combine the marks with the base's likeliest tokens, which stand in the order of the True places of `mask`."""
+        return TopTargets(
+            ids=top.ids,
+            log_q=top.log_q,
+            tail=top.tail,
+            mass=top.mass,
+            ban=self.ban[mask],
+            bans=self.bans,
             graded=self.graded[mask],
         )
 
@@ -178,7 +195,8 @@ def peft_model(model: nn.Module) -> PeftModel:
     if found is None:
         raise UserError(
             "Holding a model to its base needs an adapter: the base is the model with its adapter off.\n"
-            "  Train a LoRA adapter (the default), or set hold_weight to 0 and use another scheme than `strike`."
+            "  Train a LoRA adapter (the default); or add --condition_logprobs frozen, which keeps the base on disk; "
+            "or set hold_weight to 0 and use another scheme than `strike`."
         )
     return found
 

@@ -22,6 +22,7 @@ from nlft.core.heads import (
     DEFAULT_CHUNK_BYTES,
     BaseTargets,
     Head,
+    HeldTargets,
     check_against_own_logits,
     cross_entropy_in_chunks,
     decoder_of,
@@ -128,7 +129,7 @@ def score(
     *,
     hidden: bool = False,
     targets: ScoreTargets | None = None,
-    base: BaseTargets | None = None,
+    base: HeldTargets | None = None,
     logits_at: Tensor | None = None,
 ) -> TokenLogprobs:
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
@@ -259,7 +260,7 @@ def _scoring_forward(
     score_hidden: bool = False,
     score_states: bool = False,
     score_targets: Callable[[Tensor, Tensor, TopOf], tuple[Tensor, Tensor, Tensor]] | None = None,
-    score_base: BaseTargets | None = None,
+    score_base: HeldTargets | None = None,
     score_logits: Tensor | None = None,
     **kwargs: Any,
 ) -> ScoredTokens:
@@ -276,6 +277,7 @@ def _scoring_forward(
     else:
         log_odds, top1, out.kl, out.mass = held_in_chunks(selected, said, score_base, head)
         if score_logits is not None:
+            assert isinstance(score_base, BaseTargets), "kept tokens of a base are not its whole logits"
             base_states = score_base.states[score_logits]
             out.logits, out.base_logits = logits_beside_base(selected[score_logits], base_states, head)
     out.log_odds, out.top1 = log_odds, top1

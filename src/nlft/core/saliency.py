@@ -40,6 +40,8 @@ class ConditionLogprobs:
         band: (batch, completion_len, 17) float16 from `hidden_band`, or None.
         hidden: (batch, completion_len, hidden_size), only for `nlft-original`; else None.
         role: (batch, completion_len) uint8, values of `core.hold.Role`, if the scheme needs `hold`; else None.
+        current: log-probabilities under base of the model at this step, without gradient. They differ from `base` where
+            the conditions were scored before (`condition_logprobs: epoch` or `frozen`). Read `now`.
     """
 
     base: Tensor
@@ -50,6 +52,12 @@ class ConditionLogprobs:
     band: Tensor | None = None
     hidden: Tensor | None = None
     role: Tensor | None = None
+    current: Tensor | None = None
+
+    @property
+    def now(self) -> Tensor:
+        """Log-probabilities under base of the model at this step, in the shape of `base`."""
+        return self.base if self.current is None else self.current
 
 
 @dataclass(frozen=True)

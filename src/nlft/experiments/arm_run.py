@@ -31,6 +31,7 @@ from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_
 from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
+from nlft.training.settings import ConditionSettings
 
 if TYPE_CHECKING:
     from nlft.training.trainer import NLFTTrainer
@@ -165,7 +166,8 @@ class ArmTraining:
             raise ConfigError([Problem(name, f'"scheme" is {scheme!r}', f"Choose one of {', '.join(scheme_names())}.")])
         saliency = settle(get_scheme(scheme).settings, {}, own.pop("saliency", {}), f"{name}: saliency")
         weight = 0.0 if self.arm.examples == "right" else self.budget.answer_weight
-        common = {**self._options(), "answer_weight": weight}
+        scored = {f.name: getattr(self.budget, f.name) for f in fields(ConditionSettings)}
+        common = {**self._options(), **scored, "answer_weight": weight}
         if own.get("watch") != 0 or own.get("watch_ids"):
             common["watch_every"] = self.budget.watch_every
         return NLFTTrainer(

@@ -19,6 +19,7 @@ from nlft.sources.settings import ReadingSettings
 from nlft.training.settings import (
     ActivationSettings,
     AnswerWeightSettings,
+    ConditionSettings,
     LearningSettings,
     OutputSettings,
     RulesSettings,
@@ -34,7 +35,7 @@ STRIKES = ("strike", "strike-list", "strike-said")
 
 @dataclass
 @with_defaults(answer_weight=1.0, activation_checkpointing=True)
-class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEverySettings):
+class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEverySettings, ConditionSettings):
     """The training budget that all arms share.
 
     An arm that trains on only some of the examples takes the same number of steps as the other arms. So it makes more
@@ -123,8 +124,8 @@ class TuneSettings(
     """
 
     rare: ClassVar[tuple[str, ...]] = (
-        *CollateralSettings.rare, *CurveSettings.rare, *ClusterSettings.rare, "keep", "extra_arms", "rules",
-        "second_checks", "chat_template_kwargs",
+        *CollateralSettings.rare, *CurveSettings.rare, *ClusterSettings.rare, *ConditionSettings.rare, "keep",
+        "extra_arms", "rules", "second_checks", "chat_template_kwargs",
     )  # fmt: skip
     output_dir: str = override(OutputSettings, "output_dir", "runs/tune")
     train_file: str | None = field(

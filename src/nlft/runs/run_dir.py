@@ -61,6 +61,8 @@ class TokenScores:
         tag: index into `Snapshot.tag_names`, uint8.
         band: inner products of hidden states, (completion_len, 17) float16; None if the scheme needs none.
         signal: the token's part of the example's loss, float32; None where the two weights already give it.
+        current: log-probabilities under base at this step, float32, if the conditions were scored before
+            (`condition_logprobs: epoch` or `frozen`); else None, because `base` has them.
     """
 
     base: NDArray[np.float32]
@@ -71,6 +73,7 @@ class TokenScores:
     tag: NDArray[np.uint8]
     band: NDArray[np.float16] | None = None
     signal: NDArray[np.float32] | None = None
+    current: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

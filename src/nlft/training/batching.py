@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import EncodedExample
-from nlft.core.hold import HoldEverything
+from nlft.core.hold import HoldEverything, Plan
 from nlft.core.schemes.scheme import Scheme
 
 
@@ -17,22 +17,32 @@ class KeepingBuilder(BatchBuilder):
     built_for: tuple[str, frozenset[str], object]
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[EncodedExample], *, answers: bool
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[EncodedExample],
+        *,
+        answers: bool,
+        live: bool = True,
     ) -> None:
         """
         Args:
             examples: the training file, of which a scheme may make a plan.
+            live: whether a step scores the conditions.
         """
-        super().__init__(tokenizer.pad_token_id, needs=frozenset(), answers=answers)
+        super().__init__(tokenizer.pad_token_id, needs=frozenset(), answers=answers, live=live)
         self.tokenizer, self.examples = tokenizer, examples
 
     def use(self, scheme: Scheme, settings: object) -> None:
         """Build the next batches for this scheme."""
         self.needs, self.extra_rows = scheme.needs(settings), scheme.extra_rows
-        planned = "hold" in self.needs
-        self.plan = (scheme.plan(self.examples, self.tokenizer, settings) if planned else None) or HoldEverything()
+        self.plan, planned = self.plan_of(scheme, settings), "hold" in self.needs
         # A plan follows from the settings, and so do its rows.
         self.built_for = scheme.name, self.needs, settings if planned else None
+
+    def plan_of(self, scheme: Scheme, settings: object) -> Plan:
+        """Return what a scheme uses the frozen base for."""
+        planned = "hold" in scheme.needs(settings)
+        return (scheme.plan(self.examples, self.tokenizer, settings) if planned else None) or HoldEverything()
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
         return {**super().__call__(examples), "examples": list(examples), "built_for": self.built_for}

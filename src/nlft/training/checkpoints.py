@@ -83,7 +83,11 @@ class SafeCheckpoints(ShardsModel):
                 tell=self.is_world_process_zero(),
             )
         with saying_how_it_ended(self):
+            self.before_first_step(resumes=bool(resume_from_checkpoint))
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def before_first_step(self, *, resumes: bool) -> None:
+        """Do what needs the model as it was before the first step, also where a checkpoint's weights follow."""
 
     def start_log(self) -> None:
         """Begin the sums of the log. `RunDirCallback` calls this when training begins."""

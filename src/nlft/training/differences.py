@@ -13,7 +13,7 @@ _NO_PART_OF_TRAINING = (
     *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
     *("save_", "logging_", "log_level", "log_on_each_node", "watch", "retake_controls", "project", "trackio_"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "local_rank", "do_"),
-    "condition_logprobs",  # only in older runs, with a single allowed value
+    "condition_cache",
 )
 # PEFT's names of what has another name on the command line.
 _LORA = {name: f"lora_{name}" for name in ("r", "target_modules", "modules_to_save", "target_parameters")}

@@ -195,6 +195,11 @@ REFUSALS = (
     *(Refusal(name, "--watch is 0, so no example is watched", "Leave it out, or raise --watch.", NLFT,
               lambda a: not a.watch and not a.watch_ids)
       for name in ("watch_every", "watch_batches", "watch_share")),
+    Refusal("condition_cache", "only --condition_logprobs frozen reads it", "Add --condition_logprobs frozen.", NLFT,
+            lambda a: a.condition_logprobs != "frozen"),
+    *(Refusal(name, "--condition_logprobs is live, which keeps nothing of the base", "Add --condition_logprobs frozen.",
+              NLFT, lambda a: a.scores_live)
+      for name in ("hold_mass", "hold_tokens")),
     *(Refusal(name, "there is no warm-up", "Leave it out, or raise --sft_epochs or --sft_steps.", frozenset({"reft"}),
               lambda a: not a.sft_epochs and a.sft_steps <= 0)
       for name in ("warmup_learning_rate", "sft_seconds")),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlft.core.base_below import leak
 from nlft.core.condition_scores import ScoredBatch
-from nlft.core.conditions import EncodedExample, Rows, pad_rows
+from nlft.core.conditions import EncodedExample, pad_rows
 from nlft.core.hold import HoldEverything, Marks, Role, base_targets, hold_rows
 from nlft.core.logprobs import evaluating, score
 from nlft.core.saliency import Tag
@@ -33,7 +34,8 @@ def alternatives(
 ) -> Alternatives | None:
     """Return both models' first choices at the tokens that the feedback touches.
 
-    Struck tokens have their logits in `scored`. Salient ones need two more passes, one of them with the adapter off.
+    Struck tokens have their logits in `scored`, unless the base was scored before. Salient ones need two more passes,
+    one of them with the adapter off.
 
     Returns:
         None if nothing is touched, or the base is not in memory: the model has no adapter, or one that leaves traces.
@@ -46,7 +48,7 @@ def alternatives(
     if not any(isinstance(part, PeftModel) for part in model.modules()) or leak(model):
         return None
     pushed = scores.likelihood + scores.unlikelihood
-    touched = (scores.tag == Tag.SALIENT).nonzero()[0]
+    touched = np.isin(scores.tag, (Tag.SALIENT, Tag.STRUCK)).nonzero()[0]
     places = sorted(touched, key=lambda at: -float(pushed[at]))[:MOST_PLACES]
     if not places:
         return None
@@ -58,11 +60,9 @@ def _both(model: nn.Module, example: EncodedExample, places: Sequence[int]) -> t
     """Return the logits of the model and of its base at some tokens of a completion: two of (places, vocabulary)."""
     count = len(example.completion)
     device = next(model.parameters()).device
-    rows: Rows = pad_rows([(example.base, example.completion)], 0)
-    rows = Rows(*(tensor.to(device) for tensor in (rows.input_ids, rows.attention_mask, rows.labels)))
+    rows = pad_rows([(example.base, example.completion)], 0).on(device)
     plan = HoldEverything()
-    held = hold_rows([Marks.alike(count, Role.HELD, graded=False)], plan)
-    held = type(held)(**{name: value.to(device) for name, value in vars(held).items()})
+    held = hold_rows([Marks.alike(count, Role.HELD, graded=False)], plan).on(device)
     wanted = torch.zeros(1, count, dtype=torch.bool, device=device)
     wanted[0, list(places)] = True
     with evaluating(model):

@@ -158,11 +158,48 @@ class NLFTMethodSettings(AnswerWeightSettings):
 
 
 @dataclass
+class ConditionSettings:
+    """When the conditions are scored."""
+
+    rare: ClassVar[tuple[str, ...]] = ("condition_logprobs", "condition_cache")
+
+    condition_logprobs: Literal["live", "epoch", "frozen"] = field(
+        default="live",
+        metadata={
+            "help": "When the conditions and the held base are scored. live: at each step, by the model in training; "
+            "epoch: at the start of each epoch; frozen: once before the first step, and kept on disk."
+        },
+    )
+    condition_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "frozen: folder of the scored conditions, which runs share. Default: nlft/conditions in "
+            "$XDG_CACHE_HOME, or in ~/.cache."
+        },
+    )
+
+    @property
+    def scores_live(self) -> bool:
+        """Whether each step scores the conditions."""
+        return self.condition_logprobs == "live"
+
+
+@dataclass
 class NLFTRareSettings:
     """Settings of NLFT that few people need."""
 
     logit_chunk_mib: Annotated[int, Range(1, inf)] = field(
         default=256, metadata={"help": "Memory in MiB for one chunk of logits, its copies and its gradient."}
+    )
+    hold_mass: Annotated[float, Range(0, 1)] = field(
+        default=0.999,
+        metadata={
+            "help": "epoch, frozen: least share of the base's probability that its kept tokens hold at a held token. "
+            "The others are one bucket."
+        },
+    )
+    hold_tokens: Annotated[int, Range(1, inf)] = field(
+        default=1024, metadata={"help": "epoch, frozen: largest number of kept tokens of the base at a held token."}
     )
     strike_words: list[str] | None = field(
         default=None,
@@ -219,7 +256,7 @@ class RulesSettings:
 @dataclass
 class NLFTOptions(
     NLFTMethodSettings, PromptSettings, LearningSettings, MaxLengthSettings, OutputSettings, WatchSettings,
-    NLFTRareSettings, CommonSettings, TransformersSettings,
+    NLFTRareSettings, ConditionSettings, CommonSettings, TransformersSettings,
 ):  # fmt: skip
     """Our own settings of a training with NLFT."""
 

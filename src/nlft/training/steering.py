@@ -173,6 +173,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         reason = None
         if line["control"] not in WITHOUT_EFFECT_ON_WEIGHTS:
             reason = refusal(line["control"], line["new"], self.state)
+            reason = reason or self._unscored(after(self.state, line), self.state)
         if reason:
             self._warn_once(f"{line['control']} = {line['new']} of step {line['step']} is not applied again: {reason}.")
             return
@@ -191,11 +192,20 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         for line, request in unanswered:
             problem = request.problem if request is not None else None
             answer = _answered(line, step, problem or refusal(line["control"], line["new"], state), state)
+            if answer["taken"] and (reason := self._unscored(after(state, answer), state)):
+                answer = _answered(line, step, reason, state)
             state = after(state, answer)
             answers.append((answer, request))
             if answer["taken"] and answer["control"] == "stop":
                 break  # no step is left for the other requests
         return answers
+
+    def _unscored(self, changed: ControlState, state: ControlState) -> str | None:
+        """Return why a change of scheme or settings would need conditions that this run does not score, or None."""
+        if (changed.scheme, changed.settings) == (state.scheme, state.settings):
+            return None
+        reason: str | None = self.trainer.kept.refusal(changed.scheme, changed.settings)
+        return reason
 
     def _carry_out(self, line: Line) -> Line:
         """Carry out a taken line on all ranks. Return the line. If it fails, return it as refused."""

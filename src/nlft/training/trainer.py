@@ -15,7 +15,6 @@ from nlft.core.base_below import refuse_leak
 from nlft.core.batches import counts_of
 from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
-from nlft.core.hold import peft_model
 from nlft.core.limits import limits_of
 from nlft.core.loss import Window, normalize, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
@@ -30,6 +29,7 @@ from nlft.training.callbacks import RunDirCallback, show_own_progress
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
+from nlft.training.kept_conditions import KeptConditions, refuse_unkept
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
 from nlft.training.run_record import base_name, data_fingerprint, run_record
@@ -94,9 +94,9 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         encoder = training_encoder(tokenizer, args, limits_of(model))
         held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
         train, held_out = self._encode(encoder, args, held_out_examples)
-        self.builder = KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0)
+        self.builder = KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0, live=args.scores_live)
+        refuse_unkept(self.scheme, self.saliency, model, args.condition_logprobs)
         if "hold" in self.scheme.needs(self.saliency):
-            peft_model(model)
             refuse_leak(model, f"The scheme {self.scheme.name}")
         self._dose: StrikeDose | None = None
         super().__init__(
@@ -149,6 +149,8 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         self.add_callback(self.recorder)
         self.steering = Steering(run, self, self.record)
         self.add_callback(self.steering)
+        self.kept = KeptConditions(self, train, held_out[1])
+        self.add_callback(self.kept)
         self._follow_strikes()
         watched = choose_watched(self.examples, self.args.watch, self.args.watch_ids or [])
         if watched:
@@ -202,6 +204,9 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             self._dose.restore()
             self.add_callback(self._dose)
 
+    def before_first_step(self, *, resumes: bool) -> None:
+        self.kept.before_first_step(resumes=resumes)
+
     @property
     def needs(self) -> frozenset[str]:
         """The conditions and states that the active scheme reads, see `Scheme.needs`."""
@@ -241,6 +246,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
 
     def _add_to_checkpoint(self, folder: Path) -> None:
         store_pivots(self, folder)
+        self.kept.write(folder)
         self.steering.write_checkpoint(folder)
         if self._dose:
             self._dose.write(folder)
@@ -300,8 +306,9 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             return self.compute_loss(model, self._prepare_inputs(self._as_needed(inputs))).detach(), None, None
 
     def _as_needed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the batch. Build it again if it was built for another scheme."""
-        return batch if batch["built_for"] == self.builder.built_for else self.builder(batch["examples"])
+        """Return the batch, with scores that are kept. Build it again if it was built for another scheme."""
+        fits = batch["built_for"] == self.builder.built_for
+        return self.kept.attach(batch if fits else self.builder(batch["examples"]))
 
     def _record(
         self,

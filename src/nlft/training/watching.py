@@ -24,6 +24,7 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 from nlft.training.background_writer import BackgroundWriter
+from nlft.training.kept_conditions import KeptConditions
 from nlft.training.said_instead import Alternatives, alternatives
 from nlft.training.striking import CHECK_EVERY
 from nlft.training.watch_budget import WatchBudget
@@ -35,7 +36,8 @@ Scored = tuple[TokenScores | None, Alternatives | None]
 class WatchCallback(TrainerCallback):  # type: ignore[misc]
     """Scores the watched examples before the first step, at regular steps, and after the last step.
 
-    These are the model's scores at that step under every condition, in eval mode and without gradient. They need
+    These are the model's scores at that step under every condition, in eval mode and without gradient. Where the
+    conditions were scored before, they are the scores that training uses, with `current` beside them. They need
     separate forward passes, and `seconds` is the total time of these passes. At the other steps, `collect` keeps the
     scores of watched examples that are in the training batch. A scheme that reads neither standard nor judge gives no
     scores to show.
@@ -168,7 +170,8 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
         if not (arrays or first) or step == self._last_step:
             return
         needs = self.trainer.needs
-        found = {index: (_unpacked(array, needs, self.watched[index]), None) for index, array in arrays.items()}
+        live = self.trainer.kept.live
+        found = {index: (_unpacked(array, needs, self.watched[index], live), None) for index, array in arrays.items()}
         self._submit(step, state, found | first)
 
     def _score(
@@ -202,7 +205,14 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]
                     self.seconds += time.monotonic() - start
                     return False
                 found[index] = score_with_alternatives(
-                    model, self.watched[index], pad, scheme, settings, plan, self.trainer.processing_class
+                    model,
+                    self.watched[index],
+                    pad,
+                    scheme,
+                    settings,
+                    plan,
+                    self.trainer.processing_class,
+                    self.trainer.kept,
                 )
                 self.budget.spend(index)
         self._unseen -= found.keys()
@@ -265,12 +275,18 @@ def score_with_alternatives(
     settings: Any,
     plan: Plan | None,
     tokenizer: PreTrainedTokenizerBase,
+    kept: KeptConditions | None = None,
 ) -> tuple[TokenScores, Alternatives | None]:
-    """Score an example as `score_alone` does. Also return what else the models would say at touched tokens."""
-    needs = scheme.needs(settings)
-    needs = needs | {"logits"} if "hold" in needs and scheme.strikes else needs
-    builder = BatchBuilder(pad_token_id, needs=needs, plan=plan)
-    scores, scored = _scored(model, example, builder, scheme, settings, needs)
+    """Score an example as `score_alone` does. Also return what else the models would say at touched tokens.
+
+    Args:
+        kept: the scores that training uses, if it does not score the conditions at each step.
+    """
+    needs, live = scheme.needs(settings), kept is None or kept.live
+    needs = needs | {"logits"} if "hold" in needs and scheme.strikes and live else needs
+    builder = BatchBuilder(pad_token_id, needs=needs, plan=plan, live=live)
+    known = kept.known(builder, [example]) if kept else None
+    scores, scored = _scored(model, example, builder, scheme, settings, needs, known)
     return scores, alternatives(model, example, scores, scored, tokenizer)
 
 
@@ -282,22 +298,26 @@ def _scored(
     scheme: Scheme,
     settings: Any,
     needs: frozenset[str],
+    known: dict[str, Tensor] | None = None,
 ) -> tuple[TokenScores, ScoredBatch]:
     device = next(model.parameters()).device
-    features = {name: tensor.to(device) for name, tensor in builder([example]).items()}
+    features = {name: tensor.to(device) for name, tensor in (builder([example]) | (known or {})).items()}
     with evaluating(model):
         scored = score_batch(model, builder.batch(features), needs)
     weights = scheme.weigh(scored.conditions, settings)
     packed = _packed(scored.conditions, weights, 0, len(example.completion))
     signal = scheme.signal(weights, scored, settings)
-    scores = _unpacked(packed.cpu().numpy(), needs, example)
+    if signal is None and known:  # the weights give it by the scores of now, and a reader has those of before
+        pushed = weights.likelihood * scored.logp + weights.unlikelihood * scored.log1mp
+        signal = -pushed / scored.lengths[:, None]
+    scores = _unpacked(packed.cpu().numpy(), needs, example, scored.conditions.current is None)
     if signal is not None:
         scores = replace(scores, signal=signal[0, : len(example.completion)].float().cpu().numpy())
     return scores, scored
 
 
 def _packed(conditions: ConditionLogprobs, weights: TokenWeights, row: int, length: int) -> Tensor:
-    """Pack one sample's values into one float32 tensor (length, 6 or 23), which needs only one transfer."""
+    """Pack one sample's values into one float32 tensor (length, 7 or 24), which needs only one transfer."""
     columns = [
         conditions.base,
         conditions.base if conditions.standard is None else conditions.standard,
@@ -305,6 +325,7 @@ def _packed(conditions: ConditionLogprobs, weights: TokenWeights, row: int, leng
         weights.likelihood,
         weights.unlikelihood,
         weights.tag,
+        conditions.base if conditions.current is None else conditions.current,
     ]
     stacked = torch.stack([column[row, :length].detach().float() for column in columns], 1)
     if conditions.band is None:
@@ -320,8 +341,8 @@ def _to_arrays(packed: dict[int, Tensor]) -> dict[int, NDArray[np.float32]]:
     return dict(zip(packed, np.split(whole, ends), strict=True))
 
 
-def _unpacked(array: NDArray[np.float32], needs: frozenset[str], example: EncodedExample) -> TokenScores:
-    base, standard, judge, likelihood, unlikelihood, tag = np.ascontiguousarray(array[:, :6].T)
+def _unpacked(array: NDArray[np.float32], needs: frozenset[str], example: EncodedExample, live: bool) -> TokenScores:
+    base, standard, judge, likelihood, unlikelihood, tag, now = np.ascontiguousarray(array[:, :7].T)
     return TokenScores(
         base=base,
         standard=standard if "standard" in needs else None,
@@ -329,7 +350,8 @@ def _unpacked(array: NDArray[np.float32], needs: frozenset[str], example: Encode
         likelihood=likelihood,
         unlikelihood=unlikelihood,
         tag=tag.astype(np.uint8),
-        band=array[:, 6:].astype(np.float16) if array.shape[1] > 6 else None,
+        band=array[:, 7:].astype(np.float16) if array.shape[1] > 7 else None,
+        current=None if live else now,
     )
 
 

@@ -14,11 +14,11 @@ class DFTSettings(HoldSettings):
 
 
 def dft_weights(logprobs: ConditionLogprobs, settings: DFTSettings) -> TokenWeights:
-    """Give every token its probability under base as its weight, in right and in wrong completions."""
+    """Give every token its probability under base at this step as its weight, in right and in wrong completions."""
     everything = torch.ones_like(logprobs.label, dtype=torch.float32)
     plain = plain_likelihood(logprobs.mask, everything)
     return TokenWeights(
-        likelihood=plain.likelihood * logprobs.base.float().exp(),
+        likelihood=plain.likelihood * logprobs.now.float().exp(),
         unlikelihood=plain.unlikelihood,
         tag=plain.tag,
         gated=plain.gated,

@@ -93,7 +93,7 @@ class HoldSettings:
     hold_weight: Annotated[float, Range(0, inf)] = setting(
         0.0,
         "Weight of the mean KL to the base model (the adapter off), over the tokens that nothing pushes down. Above 0, "
-        "a step scores the base too. Needs an adapter.",
+        "a step scores the base too. Needs an adapter, or --condition_logprobs frozen.",
     )
 
 
