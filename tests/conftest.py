@@ -16,6 +16,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # then they 
 # Seconds of the longest files, roughly. Of files that run side by side, a long one that starts last runs alone.
 SECONDS = {
     "test_map_live": 80,
+    "test_kills": 60,
     "test_first_run": 60,
     "test_ledger": 50,
     "test_readme": 40,
@@ -36,6 +37,10 @@ SECONDS = {
     "test_saliency_js": 20,
     "test_strike": 20,
 }
+
+
+# No test cuts the power. Waiting for the disk at each file would take a third of a small training.
+os.fsync = lambda _: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from transformers import Trainer
 
 from helpers import tiny
+from helpers.training import examples as tiny_examples
+from helpers.training import nlft_trainer
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import checked, declared, yaml_entries
 from nlft.core.spans import Span, replaced_text
@@ -32,6 +35,9 @@ from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
 from nlft.models.answerer import CompletionRequest, complete
 from nlft.models.loaded import loaded_answerer
 from nlft.models.loading import ModelSettings
+from nlft.models.saved_adapters import WEIGHTS
+from nlft.runs.run_dir import RunDir
+from nlft.training.start import own_checkpoint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NLFT_AND_ITS_CONTROLS = {"nlft", "control", "uniform-right", "shuffled"}
@@ -276,6 +282,63 @@ def test_rivals_train_and_are_evaluated(tmp_path, model_folder, name):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 1, result
     assert Path(tmp_path / "run" / "adapter").exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: no code of ours catches it."""
+
+
+@pytest.mark.parametrize("name", ["strike", "sft-completion", "kto", "dpo", "reft"])
+def test_a_killed_arm_goes_on_from_its_last_checkpoint_and_ends_the_same(tmp_path, model_folder, capsys, name):
+    answered = [replace(one, answer="1", revision="A box." if name == "dpo" else None) for one in ALL]
+    write_examples(tmp_path / "examples.jsonl", answered)
+    (tmp_path / "test.jsonl").write_text('{"id": 1, "prompt": "A box?", "answer": "1"}\n')
+
+    def run(out, killed_after=None):
+        with pytest.MonkeyPatch.context() as patch:
+            if killed_after is not None:
+                step = Trainer.training_step
+
+                def cut(self, *args, **kwargs):
+                    if self.state.global_step == killed_after and "warm-up" not in self.args.output_dir:
+                        raise Killed
+                    return step(self, *args, **kwargs)
+
+                patch.setattr(Trainer, "training_step", cut)
+            run_arm(
+                BUILT_IN[name],
+                examples=tmp_path / "examples.jsonl",
+                test=tmp_path / "test.jsonl",
+                out=tmp_path / out,
+                model={"model_name_or_path": model_folder},
+                asking=SamplingSettings(max_new_tokens=4),
+                budget=Budget(max_steps=6, activation_checkpointing=False, watch_every=0),
+            )
+
+    run("whole")
+    with pytest.raises(Killed):
+        run("cut", killed_after=2)
+    capsys.readouterr()
+    run("cut")
+    assert "checkpoint-2" in capsys.readouterr().err
+    whole, cut = ((tmp_path / out / "adapter" / WEIGHTS).read_bytes() for out in ("whole", "cut"))
+    assert whole == cut
+    assert not list((tmp_path / "cut").rglob("checkpoint-*")), "a finished arm keeps no checkpoint"
+    results = [json.loads((tmp_path / out / "result.json").read_text()) for out in ("whole", "cut")]
+    assert results[0]["steps"] == results[1]["steps"]
+    assert results[0]["num_tokens"] == results[1]["num_tokens"]
+
+
+def test_a_killed_arm_begins_again_if_its_examples_changed(tmp_path, capsys):
+    trainer = nlft_trainer(tmp_path, watch=0, save_strategy="steps", save_steps=1)
+    trainer.train()
+    same = nlft_trainer(tmp_path, watch=0, save_strategy="steps", save_steps=1)
+    assert own_checkpoint(same, RunDir(tmp_path)).name == "checkpoint-4"
+    other = nlft_trainer(tmp_path, data=tiny_examples(9), watch=0, save_strategy="steps", save_steps=1)
+    capsys.readouterr()
+    assert own_checkpoint(other, RunDir(tmp_path)) is None
+    assert "data" in capsys.readouterr().err
+    assert not RunDir(tmp_path).checkpoints_path.exists()
 
 
 @pytest.mark.parametrize("name", ["strike", "sft-completion"])

@@ -102,20 +102,6 @@ def test_weights_that_the_last_step_broke_are_not_written(tmp_path):
     assert not RunDir(tmp_path).adapter_path.exists()
 
 
-def test_a_loss_far_above_the_first_is_said_once(tmp_path, capsys):
-    """A finite explosion: the loss is multiplied here, because a tiny model's own loss hardly rises."""
-    for factor, warnings in ((40, 1), (2, 0)):
-        trainer = nlft_trainer(tmp_path / str(factor), max_steps=4, **ONE_BY_ONE)
-        compute = trainer.compute_loss
-        trainer.compute_loss = lambda *args, t=trainer, c=compute, f=factor, **options: (
-            c(*args, **options) * (f if t.state.global_step else 1)
-        )
-        trainer.train()
-        said = capsys.readouterr().err
-        assert said.count("warning: step") == warnings
-        assert ("--learning_rate is 0.01" in said) == bool(warnings)
-
-
 def test_a_rate_that_few_models_survive_is_said(tmp_path, capsys):
     nlft_trainer(tmp_path, learning_rate=1.0, max_steps=1, **ONE_BY_ONE).train()
     assert "--learning_rate 1:" in capsys.readouterr().err

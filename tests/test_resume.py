@@ -94,6 +94,21 @@ def test_a_finished_run_that_is_resumed_gets_no_new_line_and_keeps_its_record(tm
     assert run.settings() == record
 
 
+@pytest.mark.parametrize("make", [dropping_nlft_trainer, sft_trainer])
+def test_a_run_that_is_killed_after_its_last_checkpoint_trains_no_step_more(tmp_path, make):
+    """The last step is in the middle of an epoch, and the rate is constant: one step more would change the weights."""
+    options = {"max_steps": 3, "lr_scheduler_type": "constant", **EACH_STEP}
+    whole = make(tmp_path, **options)
+    whole.train()
+    unbroken = untimed(RunDir(tmp_path))
+    again = make(tmp_path, **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 3
+    assert untimed(RunDir(tmp_path)) == unbroken
+    for name, weight in adapter(whole.model).items():
+        assert torch.equal(weight, adapter(again.model)[name]), name
+
+
 def test_the_intervals_of_a_resumed_run_are_the_ones_that_it_is_given(tmp_path):
     nlft_trainer(tmp_path, logging_steps=1, num_train_epochs=3, **EACH_STEP).train()
     again = nlft_trainer(tmp_path, logging_steps=2, num_train_epochs=3, **EACH_STEP)
@@ -395,7 +410,7 @@ def test_a_folder_with_any_work_in_it_is_refused_without_a_flag(unfinished, trai
         folder = tmp_path / "only" / left
         folder.parent.mkdir(parents=True, exist_ok=True)
         if left == "controls.jsonl":
-            folder.write_text('{"step": 1, "taken": true}\n')
+            folder.write_text('{"id": "a", "step": 1, "control": "save", "who": "cli", "new": null, "taken": true}\n')
         else:
             source = trained / "run" / left
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder)
@@ -511,7 +526,7 @@ FULL = [
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("place", ["save_file", "write_manifest"])
+@pytest.mark.parametrize("place", ["save_file", "finish_checkpoint"])
 def test_a_full_disk_refuses_a_checkpoint_that_was_asked_for(tmp_path, monkeypatch, error, place):
     def full(*_, **__):
         raise error

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,52 @@ from typing import Any
 from nlft.errors import UserError, display_path, printable
 
 
-def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_whole(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
     """Write a temporary file, then rename it. A reader sees the old file or the new one, never half of it.
 
     Args:
         data: the file's content, or its parts. Each part is written as it comes and then freed.
+        durable: wait for the disk before and after the rename, so that this holds after a power cut too. False is for
+            what is written often and can be lost.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with aside.open("wb") as file:
             file.writelines([data] if isinstance(data, bytes) else data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder. Some systems cannot: there the names come when they come."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk has every file and every name below a folder, before the folder is renamed.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def append_whole(path: Path, data: bytes) -> None:

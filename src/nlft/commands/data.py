@@ -31,6 +31,7 @@ from nlft.config import QUESTIONS
 from nlft.errors import display_path
 from nlft.models.opening import model_kinds, open_answerer
 from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
+from nlft.runs.lock import owning_file
 
 _IS_AUDIT = is_our_json("summary", "findings", "notes")
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
@@ -123,12 +124,13 @@ def sample(argv: Sequence[str]) -> None:
         ledger=other.out.with_suffix(".calls.jsonl"),
     )
     grader = make_grader(settings, model.ledger, calls)
-    examples = sample_answers(
-        questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question
-    )
-    examples = kept_notes(examples, other.out, overwrite=other.overwrite)
-    with keeping_before(other.out):
-        write_examples(other.out, examples)
+    with owning_file(other.out):
+        examples = sample_answers(
+            questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question
+        )
+        examples = kept_notes(examples, other.out, overwrite=other.overwrite)
+        with keeping_before(other.out):
+            write_examples(other.out, examples)
     right = sum(e.label for e in examples)
     cut = sum(e.extra["finish_reason"] == "length" for e in examples)
     print(f"{display_path(other.out)}: {len(examples)} answers, {right} right, {cut} cut off by --max_new_tokens")

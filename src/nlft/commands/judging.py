@@ -15,6 +15,7 @@ from nlft.commands.parsing import Command, early_setting
 from nlft.errors import UserError, display_path
 from nlft.models.opening import model_kinds, open_answerer
 from nlft.outputs import keeping_before, refuse_inputs
+from nlft.runs.lock import owning_file
 
 if TYPE_CHECKING:
     from nlft.collect.judging import JudgeSettings
@@ -50,7 +51,7 @@ def judge(argv: Sequence[str]) -> None:
     early = EarlyFile(argv, lambda file: examples_to_judge(file, reading))
     settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other, settings, model_settings)
-    with dry_run_told() if model_settings else nullcontext(), keeping_before(out):
+    with owning_file(out), dry_run_told() if model_settings else nullcontext(), keeping_before(out):
         labels = settings.judge != "human"  # a person may have changed some
         _judge(taken_up(early.get(other.file), out, other.file, labels=labels), out, settings, model_settings)
 
@@ -121,9 +122,10 @@ def revise(argv: Sequence[str]) -> None:
     settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other, settings, model_settings)
     examples = taken_up(early.get(other.file), out, other.file)
-    revised = revise_examples(examples, _open(model_settings, settings, out), settings)
-    with keeping_before(out):
-        write_examples(out, revised.examples)
+    with owning_file(out):
+        revised = revise_examples(examples, _open(model_settings, settings, out), settings)
+        with keeping_before(out):
+            write_examples(out, revised.examples)
     print(f"{display_path(out)}: " + "\n  ".join(revised.summary_lines()))
     note_train(out, model_settings[0].model_name_or_path, "--answer_weight", "1")
 

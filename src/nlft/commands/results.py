@@ -21,6 +21,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import read_json
 from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs
 from nlft.progress import note
+from nlft.runs.lock import owning_file
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _evaluated(
         refuse_leak(inner.model, "--collateral")
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(run, encoder) if run and settings.collateral and encoder else None
-    with keeping_before(out, report=is_our_json("summary", "answers")):
+    with owning_file(out), keeping_before(out, report=is_our_json("summary", "answers")):
         found = evaluate(model, questions, settings, out, about=about, reference=reference)
     print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
     files = RunDir(run) if run else None

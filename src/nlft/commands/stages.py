@@ -9,6 +9,7 @@ from typing import Any
 from nlft.commands.next_steps import print_room
 from nlft.errors import UserError, display_path, typed
 from nlft.runs.json_lines import read_jsonl
+from nlft.runs.lock import LOCK
 
 STARTS_WITH = ("settings.json", "stages.json")
 """Files that these commands write into their folder before they do any work."""
@@ -80,4 +81,7 @@ def claims_nothing(folder: Path | str, own: Sequence[str] = ()) -> Iterator[None
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
+    """Return the files of the folder, without the lock that the command holds on it."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.rglob("*") if not path.is_dir() and path != folder / LOCK]

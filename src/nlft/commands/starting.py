@@ -3,7 +3,7 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,17 @@ def training_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the run that output_dir holds.")
     parser.add_argument("--map", action="store_true", help="Serve the map while it trains, and open it.")
     parser.add_argument("--anyway", action="store_true", help="Resume even if settings or examples changed.")
+
+
+def owning_output(args: "TrainingArguments") -> AbstractContextManager[None]:
+    """Own the run directory, in the first process. Begin before an earlier run's files are looked at.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    from nlft.runs.lock import owning
+
+    return owning(args.output_dir) if args.process_index == 0 else nullcontext()
 
 
 def refuse_input_folders(args: Any, other: Namespace, model: Any, **files: str | None) -> None:

@@ -18,6 +18,7 @@ from nlft.commands.starting import (
     examples_and_run,
     file_argument,
     going_on,
+    owning_output,
     refuse_input_folders,
     run_training,
     tell_end,
@@ -69,18 +70,19 @@ def train(argv: Sequence[str]) -> None:
 
     refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
     held_out = _held_out(held_out_settings.eval_file, args)
-    examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
-    with claims_nothing(run.path):
-        trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
-        trainer.record["data"] |= read.recorded()
-        trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
+    with owning_output(args):
+        examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
+        with claims_nothing(run.path):
+            trainer = nlft_trainer(model_settings, args, examples, saliency, other.file, held_out)
+            trainer.record["data"] |= read.recorded()
+            trainer.record |= {"rules": str(Path(ruled.rules).resolve())} if ruled.rules else {}  # for `nlft chat`
+            if beside.collateral:
+                refuse_collateral(trainer)
+                refuse_leak(trainer.model, "--collateral")  # before the training, and not after it
+            run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), other=other)
+        tell_end(run, trainer)
         if beside.collateral:
-            refuse_collateral(trainer)
-            refuse_leak(trainer.model, "--collateral")  # before the training, and not after it
-        run_training(trainer, run, checkpoint, command=going_on("nlft train", argv), other=other)
-    tell_end(run, trainer)
-    if beside.collateral:
-        _measure_collateral(run, trainer, beside)
+            _measure_collateral(run, trainer, beside)
 
 
 def early_examples(prog: str, argv: Sequence[str]) -> "EarlyFile[list[Example]]":
@@ -226,19 +228,31 @@ def replay(argv: Sequence[str]) -> None:
     )
     options = parser.parse_args(argv)
 
+    from nlft.runs.reading import reading
     from nlft.runs.run_dir import RunDir
-    from nlft.training.pivots import use_pivots
-    from nlft.training.replay import recorded_settings, replay_differences
-    from nlft.training.run_record import data_fingerprint
-    from nlft.training.start import nlft_trainer
+    from nlft.training.replay import recorded_settings
 
     source = RunDir.open(options.run)
     out = options.output_dir or source.path.resolve().with_name(f"{source.path.resolve().name}-replay")
-    model_settings, args, saliency, file = recorded_settings(source, out)
+    with reading(source.settings_path):
+        model_settings, args, saliency, file = recorded_settings(source, out)
     refuse_inputs("--output_dir", out, {"RUN": options.run, "the training file": file})
+    with owning_output(args):
+        _replay(options, source, model_settings, args, saliency, file)
+
+
+def _replay(options: Namespace, source: "RunDir", model_settings: Any, args: Any, saliency: Any, file: Path) -> None:
+    """Train again what `recorded_settings` found, and compare the adapters."""
+    from nlft.runs.reading import reading
+    from nlft.training.pivots import use_pivots
+    from nlft.training.replay import replay_differences
+    from nlft.training.run_record import data_fingerprint
+    from nlft.training.start import nlft_trainer
+
     read = examples_to_train(file, recorded_reading(source.settings()["data"]))
     examples, run, _ = examples_and_run(read, Namespace(file=file, overwrite=False), args)
-    found = replay_differences(source.settings(), data_fingerprint(examples), args.world_size)
+    with reading(source.settings_path):
+        found = replay_differences(source.settings(), data_fingerprint(examples), args.world_size)
     if found and not options.anyway:
         told = "\n".join(str(problem) for problem in found)
         raise UserError(f"a replay would not reach the same adapter:\n{told}\nTo train anyway, add --anyway.")
@@ -249,7 +263,8 @@ def replay(argv: Sequence[str]) -> None:
     trainer.record["replay_of"] = str(source.path.resolve())
     trainer.steering.replay(source.controls())
     if "pivots" in source.settings():
-        use_pivots(trainer, source.settings()["pivots"])
+        with reading(source.settings_path):
+            use_pivots(trainer, source.settings()["pivots"])
     run_training(trainer, run, None)
     tell_end(run, trainer)
     if args.should_save:
@@ -355,13 +370,14 @@ def _baseline(
 
     refuse_input_folders(args, other, model_settings)
     baseline = getattr(import_module(f"nlft.training.{name}"), make)
-    examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
-    model = load_model(model_settings, trainable=True)
-    adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
-    with claims_nothing(run.path):
-        trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
-        note_adapter(trainer.model)
-        add_command(trainer.record, model_settings, other.file)
-        trainer.record["data"] |= read.recorded()
-        run_training(trainer, run, checkpoint, command=going_on(f"nlft {name}", argv), other=other)
-    tell_end(run, trainer)
+    with owning_output(args):
+        examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
+        model = load_model(model_settings, trainable=True)
+        adapter = lora_config(model_settings, model) if adds_adapter(model_settings) else None
+        with claims_nothing(run.path):
+            trainer = baseline(model, args, examples, load_tokenizer(model_settings), adapter)
+            note_adapter(trainer.model)
+            add_command(trainer.record, model_settings, other.file)
+            trainer.record["data"] |= read.recorded()
+            run_training(trainer, run, checkpoint, command=going_on(f"nlft {name}", argv), other=other)
+        tell_end(run, trainer)

@@ -32,9 +32,12 @@ from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
 from nlft.training.settings import ConditionSettings
+from nlft.training.start import own_checkpoint
 
 if TYPE_CHECKING:
     from nlft.training.trainer import NLFTTrainer
+
+CHECKPOINTS = 10  # of an arm's training, over its steps; a killed one goes on from the last
 
 
 def run_arm(
@@ -147,14 +150,26 @@ class ArmTraining:
         if self.curve is not None:
             self.curve.trainer = trainer
             trainer.add_callback(self.curve)
-        trainer.train()
+        run = RunDir(self.out)
+        checkpoint = own_checkpoint(trainer, run) if self._keeps_checkpoints() else None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        for folder in (run.checkpoints_path, RunDir(self.out / "warm-up").checkpoints_path):
+            shutil.rmtree(folder, ignore_errors=True)  # the result needs them no longer
         return trainer
+
+    def _keeps_checkpoints(self) -> bool:
+        """Whether a killed training can go on: not if seconds end it, or if a curve measures it on the way."""
+        return not self.budget.max_seconds and self.curve is None
 
     def _options(self) -> dict[str, Any]:
         """Return the training arguments that all arms share."""
-        about = {"output_dir": str(self.out), "seed": self.asking.seed}
+        about: dict[str, Any] = {"output_dir": str(self.out), "seed": self.asking.seed}
         shared = {f.name: getattr(self.asking, f.name) for f in fields(SystemPromptSettings)}
-        return {**about, **shared, **arm_budget(self.arm, self.budget).training(self.all_examples)}
+        own = arm_budget(self.arm, self.budget).training(self.all_examples)
+        if self._keeps_checkpoints() and not {"save_strategy", "save_steps"} & self.arm.settings.keys():
+            every = max(1, own["max_steps"] // CHECKPOINTS)
+            own |= {"save_strategy": "steps", "save_steps": every, "save_total_limit": 1}
+        return {**about, **shared, **own}
 
     def _nlft(self) -> "NLFTTrainer":
         from nlft.core.schemes.registry import get_scheme, scheme_names

@@ -47,7 +47,7 @@ class Compare(Comparison):
         *ExecutorSettings.rare,
     )
 
-    def run(self) -> str:
+    def work(self) -> str:
         """Run all stages and cells that are not done yet. Return the tables and the verdict."""
         self.record_settings()
         self._refuse_less()

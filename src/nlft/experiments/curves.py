@@ -20,6 +20,7 @@ from nlft.core.logprobs import evaluating
 from nlft.data.checks_grader import needs_of_questions
 from nlft.data.records import Example, Question, training_texts
 from nlft.data.template_columns import inputs_of
+from nlft.digests import write_manifest
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import CurveSettings
 from nlft.experiments.stages import question_asked
@@ -38,7 +39,7 @@ from nlft.results.beside import Reference, divergence, reply_of, struck_ids
 from nlft.results.curves import CurvePoint, OnTraining, chosen_step, curve_point
 from nlft.results.evaluate import Evaluation, deciding_reading, evaluate
 from nlft.results.settings import CollateralSettings, EvaluationSettings, as_asked
-from nlft.runs.model_card import write_card
+from nlft.runs.model_card import CARD, write_card
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import RunDirCallback
 from nlft.training.striking import StrikeDose
@@ -245,6 +246,7 @@ class Curve(TrainerCallback):  # type: ignore[misc]
         """Make the adapter of the chosen step the result of the run."""
         run = RunDir(self.exam.out)
         write_whole(run.adapter_path / WEIGHTS, (self._taken[chosen].place / "adapter" / WEIGHTS).read_bytes())
+        write_manifest(run.adapter_path, CARD)
         run.write_settings({**run.settings(), "chosen_step": {"step": chosen, "of": end}})
         write_card(run)
 

@@ -3,13 +3,13 @@
 `stages.json` keeps the SHA-256 of each stage's output and of the files that it was made from.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from os.path import normpath
 from pathlib import Path
 from typing import Literal
 
+from nlft.digests import sha256_of
 from nlft.files import read_json, write_whole
 
 FILE = "stages.json"
@@ -35,7 +35,7 @@ STAGE_FILES = frozenset(_READS) | {
 
 def digest(path: Path) -> str | None:
     """Return the SHA-256 of a file; None if there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return sha256_of(path) if path.is_file() else None
 
 
 class StageRecord:

@@ -17,11 +17,13 @@ from nlft.experiments import stages
 from nlft.experiments.inputs import StageRecord, digest
 from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Stage, Staged
-from nlft.files import read_json, write_whole
+from nlft.files import read_json, sync_tree, write_whole
 from nlft.results.evaluate import deciding_reading, evaluate
 from nlft.results.settings import as_asked
 from nlft.results.stats import Proportion, wilson
+from nlft.runs.lock import owning
 from nlft.runs.run_dir import RunDir
+from nlft.training.manifest import put_in_place
 
 Job = dict[str, Any]
 
@@ -78,7 +80,7 @@ class Rounds(Staged):
     settings: RoundsPlan
     may_change = ("rounds", "patience")
 
-    def run(self) -> str:
+    def work(self) -> str:
         """Run all rounds that are not done yet. Return the result in words.
 
         For the errors, see `Staged.run_stages`.
@@ -247,14 +249,17 @@ def round_examples(folder: Path, number: int, scheme: str, max_steps: int) -> tu
 
 def train_round(folder: Path, job: Job, number: int) -> None:
     """Train the round, from its last checkpoint if it was interrupted. Write run/ and trained.json."""
+    run = RunDir(folder / "run")
+    with owning(run.path):
+        _train_round(folder, job, number, run)
+
+
+def _train_round(folder: Path, job: Job, number: int, run: RunDir) -> None:
     from nlft.models.loading import ModelSettings
-    from nlft.training.start import last_checkpoint, nlft_trainer
+    from nlft.training.start import nlft_trainer, own_checkpoint
     from nlft.training.trainer import NLFTConfig
 
-    settings, run = job["settings"], RunDir(folder / "run")
-    checkpoint = last_checkpoint(run, world_size=1)
-    if checkpoint is None:
-        run.clear()
+    settings = job["settings"]
     file, steps = round_examples(folder, number, settings["scheme"], settings["trainer"]["max_steps"])
     trainer = nlft_trainer(
         ModelSettings(**job["model"]),
@@ -263,6 +268,7 @@ def train_round(folder: Path, job: Job, number: int) -> None:
         get_scheme(settings["scheme"]).settings(**settings["saliency"]),
         file,
     )
+    checkpoint = own_checkpoint(trainer, run)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     write_whole(
         folder / "trained.json", json.dumps({"steps": trainer.state.global_step, "examples": digest(file)}).encode()
@@ -334,5 +340,5 @@ def copy_adapter(run: RunDir, to: Path) -> None:
     aside = to.with_name(f".{to.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(run.adapter_path, aside)
-    shutil.rmtree(to, ignore_errors=True)
-    aside.rename(to)
+    sync_tree(aside)
+    put_in_place(aside, to)

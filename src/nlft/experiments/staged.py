@@ -1,7 +1,6 @@
 """Run stages in one folder. Each stage writes a file, and is not repeated once that file exists."""
 
 import gc
-import hashlib
 import json
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nlft import __version__
+from nlft.digests import sha256_of
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.inputs import STAGE_FILES, StageRecord
@@ -26,6 +26,7 @@ from nlft.library_errors import message_and_code
 from nlft.outputs import refuse_inputs
 from nlft.processes import end_with_parent
 from nlft.progress import hide_bars, quiet_libraries
+from nlft.runs.lock import owning
 
 if TYPE_CHECKING:
     from nlft.models.loading import ModelSettings
@@ -51,6 +52,19 @@ class Staged:
         self.model = model
         self.settings = settings
         self.folder = Path(settings.output_dir)
+
+    def run(self) -> str:
+        """Own the folder, and do the work that is not done yet. Return the result in words.
+
+        Raises:
+            UserError: another process works in the folder.
+        """
+        with owning(self.folder):
+            return self.work()
+
+    def work(self) -> str:
+        """Do the work that is not done yet. Return the result in words."""
+        raise NotImplementedError
 
     def data_stages(self) -> list[Stage]:
         """Return the stages that turn the file into examples.jsonl and test.jsonl."""
@@ -151,7 +165,7 @@ class Staged:
         settings = self.settings
         given = (self.file, settings.test_file, settings.checks, settings.rules)
         paths = [Path(name) for name in given if name]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+        return {str(path): sha256_of(path) for path in paths if path.is_file()}
 
     def own_process(self, function: Callable[..., None], *args: object) -> Callable[[], None]:
         """Return a function that runs `function` in a new process, which has its own peak memory."""

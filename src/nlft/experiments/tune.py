@@ -21,7 +21,7 @@ class Tune(Comparison):
     may_change = ("arms", "extra_arms", "cluster", "second_checks")
     report_name = "tune.json"
 
-    def run(self) -> str:
+    def work(self) -> str:
         """Run all stages and cells that are not done yet. Return the table and the verdict.
 
         For the errors, see `Staged.run_stages`.

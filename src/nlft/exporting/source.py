@@ -10,7 +10,7 @@ from peft import PeftConfig
 from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.errors import UserError, display_path
 from nlft.models.loading import ModelSettings
-from nlft.models.saved_adapters import adapter_folder
+from nlft.models.saved_adapters import adapter_folder, check_undamaged
 from nlft.models.weights_check import loaded
 from nlft.runs.run_dir import RunDir
 
@@ -67,6 +67,7 @@ def open_trained(name: str, base: str | None) -> Trained:
             f"{display_path(name)}: the run has not written its adapter/.\n"
             "  Let the run finish, or give a checkpoint's folder from its checkpoints/."
         )
+    check_undamaged(place, f"nlft export {name}")
     cure = "Give a run directory, a folder with adapter_config.json, or a hub name."
     config = loaded(lambda: PeftConfig.from_pretrained(str(place)), f"nlft export {name}", place, cure)
     recorded = run.settings() if run is not None else {}

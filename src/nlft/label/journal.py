@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from nlft.errors import UserError, display_path
 from nlft.files import append_whole
+from nlft.locks import try_lock
 
 
 class Journal:
@@ -33,7 +34,7 @@ class Journal:
             self._lock: IO[bytes] = path.open("ab")
         except OSError as error:
             raise _cannot_write(path, error) from error
-        if not _lock(self._lock):
+        if not try_lock(self._lock):
             self._lock.close()
             raise UserError(
                 f"{display_path(path)}: another `nlft label` has this file open.\n"
@@ -92,33 +93,6 @@ def _is_json(data: bytes) -> bool:
     try:
         json.loads(data)
     except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Lock the file until it is closed or the process ends. Return whether that worked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return _lock_on_windows(file)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: the output's digest still shows another writer
-        pass
-    return True
-
-
-def _lock_on_windows(file: IO[bytes]) -> bool:
-    import msvcrt
-
-    locking: Any = msvcrt  # typed on Windows only
-    try:
-        file.seek(2**40)  # lock a byte behind the content: a lock on the content would stop our own writes
-        locking.locking(file.fileno(), locking.LK_NBLCK, 1)
-    except OSError:
         return False
     return True
 

@@ -10,7 +10,8 @@ from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from nlft.errors import UserError
+from nlft.digests import MANIFEST, check_manifest
+from nlft.errors import UserError, display_path
 from nlft.models.weights_check import check_files, check_finite, loaded, weights_fingerprint
 from nlft.progress import note
 
@@ -84,6 +85,7 @@ def _local(adapter: str, flag: str) -> Path:
     path = Path(adapter_folder(adapter))
     if path.is_dir():
         check_files(path, flag)
+        check_undamaged(path, flag)
         if not (path / _CONFIG).is_file():
             raise _without_config(path, flag)
         return path
@@ -98,9 +100,32 @@ def _local(adapter: str, flag: str) -> Path:
     return place
 
 
+def check_undamaged(path: Path, flag: str) -> None:
+    """Refuse an adapter of a run, or a checkpoint, that is not as it was written.
+
+    Args:
+        path: the adapter's folder; one without a manifest passes.
+        flag: what named it, for the message.
+
+    Raises:
+        UserError: names the file, and a checkpoint of the run that is whole.
+    """
+    if (wrong := check_manifest(path)) is None:
+        return
+    whole = [one for one in _checkpoints(path.parent) if check_manifest(one) is None]
+    other = f"Give a whole checkpoint, {display_path(whole[-1])}, or copy" if whole else "Copy"
+    changed = f"if you changed it yourself, remove {display_path(path / MANIFEST)}"
+    raise UserError(f"{flag}: {wrong}.\n  {other} the adapter again; {changed}.")
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Return a run's checkpoints that have an adapter. checkpoint-9 comes before checkpoint-10."""
+    found = [config.parent for config in (run / "checkpoints").glob(f"checkpoint-*/{_CONFIG}")]
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+
+
 def _without_config(path: Path, flag: str) -> UserError:
-    checkpoints = [found.parent for found in (path / "checkpoints").glob("checkpoint-*/adapter_config.json")]
-    checkpoints.sort(key=lambda folder: (len(folder.name), folder.name))  # checkpoint-9 comes before checkpoint-10
+    checkpoints = _checkpoints(path)
     if (path / "run.yaml").is_file():
         cure = "Let the run finish (--resume_from_checkpoint true)"
         cure += f", or give a checkpoint: {checkpoints[-1]}." if checkpoints else "."

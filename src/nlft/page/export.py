@@ -20,6 +20,7 @@ from nlft.files import write_output
 from nlft.page.bundle import file_page
 from nlft.page.live import LiveRun
 from nlft.page.steps import Shown, Unreadable, pack_step, shown_at
+from nlft.runs.reading import reading
 from nlft.runs.run_dir import RunDir, Snapshot, WatchedExample
 
 MAX_STEPS = 200
@@ -50,7 +51,13 @@ def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_ste
     """
     require_writable(out)
     runs = [run] if against is None else [run, against]
-    page = map_page([map_data(one, max_steps=max_steps) for one in runs])
+    data = []
+    for one in runs:
+        for read in (one.settings, one.events, one.controls):
+            read()  # the live page shows what it can of a spoilt file; a file for others must not lack it in silence
+        with reading(one.path):
+            data.append(map_data(one, max_steps=max_steps))
+    page = map_page(data)
     write_output(out, page.encode())
     return out
 
@@ -221,8 +228,7 @@ def _packed_steps(run: RunDir, chosen: list[int], examples: list[WatchedExample]
 def _watched(run: RunDir, name: str) -> list[WatchedExample]:
     try:
         return run.watched()
-    except (ValueError, KeyError, TypeError) as error:
+    except UserError as error:
         raise UserError(
-            f"{name}: cannot read its list of watched examples, saliency/examples.json ({error}).\n"
-            "  Train again with --watch 8, or copy the run's saliency folder again."
+            f"{name}: cannot read its list of watched examples: {error}\n  Or train again with --watch 8."
         ) from error

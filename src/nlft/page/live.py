@@ -6,15 +6,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nlft.errors import display_path
+from nlft.errors import UserError, display_path
 from nlft.page.as_json import object_as_json
 from nlft.page.events import Events, JsonlTail
 from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, send_requests
 from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.runs.controls import ControlState, state_of
+from nlft.runs.reading import SPOILT
 from nlft.runs.run_dir import RunDir, WatchedExample, short_model_name
+from nlft.runs.shapes import line_problem
 from nlft.runs.state import RunState, run_state
 
 KEPT_BYTES = 16_000_000  # size of the cache of packed steps
@@ -65,7 +65,7 @@ class LiveRun:
                 self._poll_steps()
                 self._poll_requests()
                 self._now = self._run_state()
-            except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            except (OSError, UserError, *SPOILT) as error:
                 self._stamps.clear()
                 self.problem = f"cannot read {display_path(self.run.path)} at the moment: {error}"
 
@@ -202,7 +202,7 @@ class LiveRun:
         for line in lines:
             self.events.append(line)
         controls_replaced, lines = self._control_lines.read()
-        lines = [line for line in lines if not line.get("superseded")]
+        lines = [line for line in lines if not line.get("superseded") and line_problem(line) is None]
         self.controls = ([] if controls_replaced else self.controls) + lines
         self.generation += replaced or controls_replaced
 

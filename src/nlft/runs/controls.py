@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nlft.config import range_of
+from nlft.errors import UserError
+from nlft.runs.reading import SPOILT
 
 Kind = Literal["number", "integer", "choice", "flag", "action", "request"]
 SALIENCY = "saliency."
@@ -85,6 +87,11 @@ class ControlState:
         return {control.name: self.values[SALIENCY + control.name] for control in self.schemes[self.scheme]}
 
     @property
+    def factor(self) -> float:
+        """The factor on the schedule's learning rate."""
+        return float(self.values["learning_rate"])
+
+    @property
     def paused(self) -> bool:
         return bool(self.values["pause"])
 
@@ -128,9 +135,22 @@ def state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) ->
     Args:
         settings: content of run.yaml.
         lines: lines of controls.jsonl, from `RunDir.controls()`.
+
+    Raises:
+        UserError: the two do not belong together, so that no state follows from them.
     """
     if "schemes" not in settings:
         return None
+    try:
+        return _state_of(settings, lines)
+    except SPOILT as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"run.yaml and controls.jsonl do not belong together: {what}.\n  Copy both files again, from one run."
+        ) from error
+
+
+def _state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> ControlState:
     schemes = {name: [Control(**c) for c in recorded] for name, recorded in settings["schemes"].items()}
     values: dict[str, Any] = {"learning_rate": 1.0, "scheme": settings["scheme"], "pause": False}
     values |= {SALIENCY + c.name: c.default for controls in schemes.values() for c in controls}
@@ -140,6 +160,7 @@ def state_of(settings: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) ->
     )
     for line in lines:
         state = after(state, line)
+    _ = state.settings, state.factor  # every reader of a state needs them
     return state
 
 

@@ -86,7 +86,7 @@ def silence(beat: dict[str, Any], now: float | None = None) -> float:
     """Return the seconds since a sign of life."""
     try:
         written = datetime.fromisoformat(str(beat.get("time"))).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return float("inf")
     return (time.time() if now is None else now) - written
 

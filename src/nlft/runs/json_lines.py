@@ -2,10 +2,15 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nlft.files import write_whole
+from nlft.runs.reading import SPOILT, spoilt
+
+Problem = Callable[[dict[str, Any]], str | None]
+"""Returns what is wrong with a line, or None."""
 
 
 def write_jsonl(path: Path, entries: list[dict[str, Any]]) -> None:
@@ -13,13 +18,36 @@ def write_jsonl(path: Path, entries: list[dict[str, Any]]) -> None:
     write_whole(path, b"".join(jsonl_line(entry) for entry in entries))
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read every whole line. Ignore a torn last line, which a killed writer leaves."""
+def read_jsonl(path: Path, problem: Problem | None = None) -> list[dict[str, Any]]:
+    """Read every whole line. Ignore a torn last line, which a killed writer leaves.
+
+    Raises:
+        UserError: a line is not a JSON object, or has a problem. The message names the file and the line.
+    """
     if not path.is_file():
         return []
     *lines, torn = path.read_bytes().split(b"\n")
     del torn
-    return [json.loads(line) for line in lines if line.strip()]
+    return [_read_line(path, at, line, problem) for at, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _read_line(path: Path, at: int, line: bytes, problem: Problem | None) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except SPOILT as error:
+        raise spoilt(path, getattr(error, "msg", error), at) from error
+    wrong = "it is no JSON object" if not isinstance(found, dict) else problem(found) if problem else None
+    if wrong:
+        raise spoilt(path, wrong, at)
+    return dict(found)
+
+
+def supersede(path: Path, resumed_step: int | None, problem: Problem) -> None:
+    """Write an empty file for a new run. For a resumed run, mark the lines after the checkpoint as superseded."""
+    lines = read_jsonl(path, problem) if resumed_step is not None else []
+    # The line of an interruption goes too: the log is then that of a run that was not interrupted.
+    again = [(e.get("step") or 0) > (resumed_step or 0) or "ended" in e for e in lines]
+    write_jsonl(path, [{**e, "superseded": True} if old else e for e, old in zip(lines, again, strict=True)])
 
 
 def jsonl_line(event: dict[str, Any]) -> bytes:

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from nlft.errors import UserError
 from nlft.runs.json_lines import read_jsonl
+from nlft.runs.reading import SPOILT, read_yaml, spoilt
 from nlft.runs.run_dir import RunDir, short_model_name
+from nlft.runs.shapes import event_problem, line_problem, settings_problem
 from nlft.runs.state import RunState, run_state
 
 DEEPEST = 4  # folders below the given one: a comparison has SIZE/SEED/FOLD/ARM
 _TAIL = 64 * 1024  # bytes at the end of events.jsonl that have its last lines
 _OWN = {"checkpoints", "saliency", "requests", "adapter", "feedback"}  # folders of a run; a checkpoint has a run.yaml
-
-# libyaml reads a run.yaml in a tenth of the time. Some builds of PyYAML lack it.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class RunList:
 
     def _state(self, run: RunDir, events: list[dict[str, Any]]) -> RunState:
         last, steering = (events[-1] if events else None), None
-        taken = [line for line in self._read(run.controls_path, read_jsonl) or [] if line.get("taken")]
+        taken = [line for line in self._read(run.controls_path, _controls) or [] if line.get("taken")]
         pauses = [line["control"] for line in taken if line["control"] in ("pause", "resume")]
         if any(line["control"] == "stop" and line["step"] >= (last or {}).get("step", 0) for line in taken):
             steering = "stopping"
@@ -127,12 +125,14 @@ class RunList:
             if self._kept.get(path, (None,))[0] != stamp:
                 self._kept[path] = (stamp, read(path))
             return self._kept[path][1]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        except (OSError, UserError, *SPOILT):
             return {} if read is _settings else None
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    found = dict(yaml.load(path.read_bytes(), Loader=_Loader))
+    found = read_yaml(path)
+    if wrong := settings_problem(found):
+        raise spoilt(path, wrong)
     return {name: found.get(name) for name in ("scheme", "method", "model_name_or_path", "training")}
 
 
@@ -143,12 +143,17 @@ def _last_events(path: Path) -> list[dict[str, Any]]:
         file.seek(max(0, size - _TAIL))
         lines = file.read().split(b"\n")[1 if size > _TAIL else 0 : -1]
     events = [json.loads(line) for line in lines if line.strip()]
-    return [event for event in events if not event.get("superseded") and isinstance(event.get("step"), int)]
+    known = [event for event in events if isinstance(event, dict) and event_problem(event) is None]
+    return [event for event in known if not event.get("superseded") and event.get("step") is not None]
+
+
+def _controls(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path, line_problem)
 
 
 def _accuracy(path: Path) -> float | None:
     readings = json.loads(path.read_bytes())["summary"]["accuracy"]
-    found = next(iter(readings.values()))
+    found: dict[str, Any] = next(iter(readings.values()), {})
     return float(found["count"] / found["n"]) if found.get("n") else None
 
 

@@ -13,6 +13,7 @@ from nlft.files import write_whole
 from nlft.runs.card_facts import Known, known_of, public_name, read_object
 from nlft.runs.card_results import better_lines, collateral_lines, rule_lines
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS
+from nlft.runs.reading import reading
 from nlft.runs.run_dir import RunDir, WatchedExample
 
 CARD = "README.md"
@@ -26,9 +27,12 @@ def write_card(run: RunDir, *, examples: int = 0) -> Path:
 
     Raises:
         OSError: the card cannot be written.
+        UserError: a file of the run, or of its comparison, is not as nlft wrote it.
     """
     path = run.adapter_path / CARD
-    write_whole(path, card_text(known_of(run, examples=examples), run.adapter_path, run.path.resolve().name).encode())
+    with reading(run.path):
+        text = card_text(known_of(run, examples=examples), run.adapter_path, run.path.resolve().name)
+    write_whole(path, text.encode())
     return path
 
 

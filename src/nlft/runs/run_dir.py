@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
 from nlft.files import append_whole, write_whole
-from nlft.runs.json_lines import jsonl_line, read_jsonl, write_jsonl
+from nlft.runs.json_lines import jsonl_line, read_jsonl, supersede
+from nlft.runs.reading import SPOILT, check_version, read_json_object, read_yaml, reading, spoilt
 from nlft.runs.request_file import ControlRequest, new_request, read_request
+from nlft.runs.shapes import beat_problem, event_problem, line_problem, settings_problem, watched_problem
 
 FORMAT_VERSION = 1
+MOST_EXAMPLES = 1_000_000  # of a snapshot; a larger number is no number that was counted
 LIVE_KEPT = 1000  # number of batch snapshots to keep on disk, so that a long run does not fill the folder
 _STEP_FILE = re.compile(r"(step|batch)-(\d+)\.safetensors")
 
@@ -143,7 +146,12 @@ class RunDir:
         write_whole(self.settings_path, text.encode())
 
     def settings(self) -> dict[str, Any]:
-        return dict(yaml.safe_load(self.settings_path.read_text(encoding="utf-8")))
+        """Return run.yaml. A `UserError` names a file that is not as nlft wrote it, or of a newer version."""
+        found = read_yaml(self.settings_path)
+        check_version(self.settings_path, found, FORMAT_VERSION)
+        if wrong := settings_problem(found):
+            raise spoilt(self.settings_path, wrong)
+        return found
 
     def clear(self) -> None:
         """Remove an earlier run's files, and no other files."""
@@ -163,7 +171,7 @@ class RunDir:
             resumed_step: the checkpoint's optimizer step; None for a new run.
         """
         self._kept[self.events_path].clear()
-        _supersede(self.events_path, resumed_step)
+        supersede(self.events_path, resumed_step, event_problem)
         for old in self._step_files():
             if resumed_step is None or _step_of(old) > resumed_step:
                 old.unlink()
@@ -203,13 +211,13 @@ class RunDir:
 
     def events(self, *, superseded: bool = False) -> list[dict[str, Any]]:
         """Return the logged steps in order. With `superseded`, include the steps that a resume trained again."""
-        return [e for e in read_jsonl(self.events_path) if superseded or not e.get("superseded")]
+        return [e for e in read_jsonl(self.events_path, event_problem) if superseded or not e.get("superseded")]
 
     def start_controls(self, resumed_step: int | None) -> None:
         """Start the folder of requests and controls.jsonl, as `start_events` does for events."""
         self._kept[self.controls_path].clear()
         self.requests_path.mkdir(parents=True, exist_ok=True)
-        _supersede(self.controls_path, resumed_step)
+        supersede(self.controls_path, resumed_step, line_problem)
 
     def write_request(self, control: str, value: object, who: str) -> str:
         """Send the trainer a request. The trainer takes or refuses it between two steps, and logs it in controls.jsonl.
@@ -267,14 +275,15 @@ class RunDir:
 
     def write_heartbeat(self, beat: dict[str, Any]) -> None:
         """Write the trainer's sign of life, see `nlft.runs.heartbeat`."""
-        write_whole(self.heartbeat_path, jsonl_line(beat))
+        write_whole(self.heartbeat_path, jsonl_line(beat), durable=False)
 
     def heartbeat(self) -> dict[str, Any] | None:
         """Return the last sign of life; None if there is none that can be read."""
         try:
-            return dict(json.loads(self.heartbeat_path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            found = read_json_object(self.heartbeat_path)
+        except (OSError, UserError):
             return None
+        return found if beat_problem(found) is None else None
 
     def append_control(self, line: dict[str, Any]) -> None:
         """Append one line to controls.jsonl. Only the trainer calls this."""
@@ -282,7 +291,7 @@ class RunDir:
 
     def controls(self, *, superseded: bool = False) -> list[dict[str, Any]]:
         """Return the answered requests in order. `superseded`: include those of steps that a resume trained again."""
-        return [c for c in read_jsonl(self.controls_path) if superseded or not c.get("superseded")]
+        return [c for c in read_jsonl(self.controls_path, line_problem) if superseded or not c.get("superseded")]
 
     def write_watched(self, examples: list[WatchedExample]) -> None:
         self.saliency_path.mkdir(parents=True, exist_ok=True)
@@ -290,11 +299,22 @@ class RunDir:
         write_whole(self.saliency_path / "examples.json", json.dumps(payload, ensure_ascii=False).encode())
 
     def watched(self) -> list[WatchedExample]:
-        """Return the watched examples; an empty list if the run watched none."""
+        """Return the watched examples; an empty list if the run watched none.
+
+        Raises:
+            UserError: the file is not as nlft wrote it, or of a newer version.
+        """
         path = self.saliency_path / "examples.json"
         if not path.is_file():
             return []
-        return [WatchedExample(**e) for e in json.loads(path.read_text(encoding="utf-8"))["examples"]]
+        found = read_json_object(path)
+        check_version(path, found, FORMAT_VERSION)
+        with reading(path):
+            listed = list(found["examples"])
+            for at, one in enumerate(listed, start=1):
+                if wrong := watched_problem(one):
+                    raise spoilt(path, f"example {at}: {wrong}")
+            return [WatchedExample(**one) for one in listed]
 
     def store_snapshot(self, snapshot: Snapshot) -> None:
         """Write one step's snapshot. Keep only the last `LIVE_KEPT` batch snapshots.
@@ -314,7 +334,7 @@ class RunDir:
         header = {f.name: getattr(snapshot, f.name) for f in fields(snapshot) if f.name != "scores"}
         header["examples"] = len(snapshot.scores)
         data = save(tensors, metadata={"nlft": json.dumps(header)})
-        write_whole(self._step_path(snapshot.step, snapshot.whole), data)
+        write_whole(self._step_path(snapshot.step, snapshot.whole), data, durable=snapshot.whole)
         live = sorted(path for path in self._step_files() if path.name.startswith("batch"))
         for old in live[:-LIVE_KEPT]:
             old.unlink(missing_ok=True)
@@ -340,7 +360,7 @@ class RunDir:
             return self._read_snapshot(path)
         except FileNotFoundError:
             raise
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (OSError, SafetensorError, *SPOILT) as error:
             raise UserError(
                 f"cannot read {display_path(path)}: {error}\n  Delete the file. The other steps do not need it."
             ) from error
@@ -359,6 +379,8 @@ class RunDir:
                 return TokenScores(**arrays) if arrays["base"] is not None else None
 
             examples = header.pop("examples")
+            if not 0 <= examples <= MOST_EXAMPLES:
+                raise ValueError(f"it says that it has {examples} examples")
             return Snapshot(**header, scores=[scores(index) for index in range(examples)])
 
     def _step_path(self, step: int, whole: bool) -> Path:
@@ -367,15 +389,6 @@ class RunDir:
     def _step_files(self) -> Iterator[Path]:
         if self.saliency_path.is_dir():
             yield from (p for p in self.saliency_path.iterdir() if _STEP_FILE.fullmatch(p.name))
-
-
-def _supersede(path: Path, resumed_step: int | None) -> None:
-    """Write an empty file for a new run. For a resumed run, mark the lines after the checkpoint as superseded."""
-    lines = read_jsonl(path) if resumed_step is not None else []
-    # The line of an interruption goes too: the log is then that of a run that was not interrupted.
-    again = [e.get("step", 0) > (resumed_step or 0) or "ended" in e for e in lines]
-    marked = [{**e, "superseded": True} if old else e for e, old in zip(lines, again, strict=True)]
-    write_jsonl(path, marked)
 
 
 def _step_of(path: Path) -> int:

@@ -13,13 +13,15 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
+from nlft.digests import write_manifest
 from nlft.errors import display_path
-from nlft.files import give_usual_modes, write_whole
+from nlft.files import give_usual_modes, sync_tree, write_whole
 from nlft.progress import progress
 from nlft.runs.card_facts import known_of
 from nlft.runs.heartbeat import Heartbeat
 from nlft.runs.model_card import CARD, card_text
 from nlft.runs.run_dir import RunDir
+from nlft.training.guards import Guards
 from nlft.training.manifest import put_in_place, saving
 from nlft.training.resuming import Resumed
 from nlft.training.run_record import data_fingerprint, environment, model_record
@@ -47,6 +49,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         trainer.start_log()
         trainer.find_best()
         self._over = bool(state.global_step) and state.global_step >= state.max_steps
+        if self._over:  # in the middle of an epoch, Trainer would train one step more
+            control.should_training_stop = True
         self.settings.pop("resumed", None)
         if state.global_step:
             resumed = trainer.resumed or Resumed(known=False)
@@ -132,7 +136,9 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             known = replace(known_of(self.run), **new)
             # PEFT has written a card of its own into the folder. Ours takes its place.
             write_whole(aside / CARD, card_text(known, aside, self.run.path.resolve().name).encode())
+            write_manifest(aside, CARD)
             give_usual_modes(aside)
+            sync_tree(aside)
             put_in_place(aside, self.run.adapter_path)
             if best:
                 self.settings |= more
@@ -248,4 +254,5 @@ def add_run_directory(trainer: Trainer, method: str, examples: Sequence[Example]
     callback = RunDirCallback(RunDir(trainer.args.output_dir), record)
     callback.trainer, trainer.record, trainer.recorder = trainer, record, callback
     trainer.add_callback(callback)
+    trainer.add_callback(Guards(trainer, trainer.args.guard))
     follow_with_trackio(trainer, callback.run)

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,22 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
+from nlft.digests import MANIFEST
 from nlft.errors import UserError, display_path
-from nlft.files import write_whole
+from nlft.files import give_usual_modes, sync_tree, write_whole
 from nlft.models.ends import name_trained_end
+from nlft.runs.lock import owning
 from nlft.runs.run_dir import RunDir
 from nlft.training.interrupts import saying_how_it_ended
 from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_sums
 from nlft.training.manifest import (
-    MANIFEST,
     WRITING,
     checkpoints_of,
+    finish_checkpoint,
     problem_of,
     put_in_place,
     recover,
     saving,
-    write_manifest,
 )
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
@@ -66,8 +68,14 @@ class SafeCheckpoints(ShardsModel):
             anyway: go on even if settings or examples are not those of the run so far.
 
         Raises:
-            UserError: the run so far had other settings or examples, and `anyway` is not set.
+            UserError: the run so far had other settings or examples, and `anyway` is not set; or another process writes
+                the run's folder.
         """
+        with owning(self.args.output_dir) if self.args.process_index == 0 else nullcontext():
+            return self._train_alone(resume_from_checkpoint, *args, **kwargs)
+
+    def _train_alone(self, resume_from_checkpoint: str | bool | None, *args: Any, **kwargs: Any) -> Any:
+        """Train in a folder that no other process writes."""
         anyway = bool(kwargs.pop("anyway", False))
         self.resumed = None
         if resume_from_checkpoint:
@@ -141,7 +149,8 @@ class SafeCheckpoints(ShardsModel):
         if self.args.should_save and not place.exists():
             with saving(display_path(place)):
                 shutil.copytree(self.resumed_from, home / WRITING / place.name)
-                os.replace(home / WRITING / place.name, place)
+                sync_tree(home / WRITING / place.name)
+                put_in_place(home / WRITING / place.name, place)
         return True
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: object, writing: Path, place: Path) -> None:
@@ -159,7 +168,8 @@ class SafeCheckpoints(ShardsModel):
             self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
             RunDir(aside).write_settings(self.record)
             self._add_to_checkpoint(aside)
-            write_manifest(aside, self.args.world_size)
+            give_usual_modes(aside)
+            finish_checkpoint(aside, self.args.world_size)
             put_in_place(aside, place)
             shutil.rmtree(writing)  # also remove half-written files that a killed process left there
             rotate_checkpoints(

@@ -11,7 +11,7 @@ from nlft.errors import Problem
 # These settings change a run's place, its name and its output, but not its weights.
 _NO_PART_OF_TRAINING = (
     *("output_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "report_to", "hub_", "push_to_hub"),
-    *("save_", "logging_", "log_level", "log_on_each_node", "watch", "retake_controls", "project", "trackio_"),
+    *("save_", "logging_", "log_level", "log_on_each_node", "watch", "retake_controls", "guard", "project", "trackio_"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "local_rank", "do_"),
     "condition_cache",
 )

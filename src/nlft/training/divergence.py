@@ -25,9 +25,6 @@ NO_PROBABILITIES = "probability tensor contains"  # torch, of probabilities from
 HIGHEST_RATE = 0.1
 """Adam's steps are about as long as its rate, and a model's weights are about 0.02."""
 
-FAR_ABOVE, FARTHER_BY = 3.0, 5.0
-"""A loss above `FAR_ABOVE` times the first one, and `FARTHER_BY` more, is far above the start."""
-
 
 class Diverged(NLFTError):
     """A loss, a gradient norm or a weight is not finite."""
@@ -44,8 +41,7 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
     _example_ids: Sequence[str | int] = ()
     _in_step: Sequence[Any] = ()  # for each micro-batch, its examples' ids, or their places as a tensor
     _losses: Sequence[Tensor] = ()
-    _first_loss: float | None = None
-    _warned = False
+    _told_of_rate = False
     _skipped = 0
 
     def name_examples(self, ids: Sequence[str | int]) -> None:
@@ -63,7 +59,10 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
             self._signature_columns = [*self._signature_columns, EXAMPLE]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """Return the window's micro-batches, and remember their examples."""
+        """Return the window's micro-batches, and remember their examples. A training that is over gets none."""
+        if self.control.should_training_stop:
+            self._in_step = []
+            return [], None
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._in_step, self._losses = [_examples_of(batch) for batch in batches], []
         return batches, items
@@ -104,7 +103,7 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
             raise self._diverged(f"the loss is {said}", [not isfinite(loss) for loss in each], everywhere=False)
         if isfinite(total):
             self._skipped = 0
-            self._warn_if_far(sum(each))
+            self._warn_of_rate()
         elif self._scales_float16() and self._skipped < MOST_SKIPPED:
             self._skipped += 1
         else:
@@ -113,23 +112,26 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
     def _scales_float16(self) -> bool:
         return bool(self.accelerator.scaler is not None or (self.is_deepspeed_enabled and self.args.fp16))
 
-    def _warn_if_far(self, loss: float) -> None:
-        """Warn once about a rate that is far too high, and about a loss that is finite, but far above the first one."""
-        rate = self.args.learning_rate
-        if self._first_loss is None:
-            self._first_loss = loss
-            if rate >= HIGHEST_RATE and "adam" in self.args.optim:
-                self._warn(f"--learning_rate {rate:g}: Adam moves each weight by about as much per step.")
-        elif loss > FAR_ABOVE * abs(self._first_loss) + FARTHER_BY and not self._warned:
-            self._warned = True
-            self._warn(
-                f"step {self.state.global_step + 1}: the loss is {loss:.3g}, far above that of the first step, "
-                f"{self._first_loss:.3g}. --learning_rate is {rate:g}."
-            )
-
-    def _warn(self, what: str) -> None:
-        if self.args.should_save:
+    def _warn_of_rate(self) -> None:
+        """Warn once about a rate that is far too high. `Guards` look at a loss that is finite, but explodes."""
+        rate, told = self.args.learning_rate, self._told_of_rate
+        self._told_of_rate = True
+        if not told and rate >= HIGHEST_RATE and "adam" in self.args.optim and self.args.should_save:
+            what = f"--learning_rate {rate:g}: Adam moves each weight by about as much per step."
             print(f"warning: {what}\n  The training may diverge. Lower --learning_rate.", file=sys.stderr)
+
+    def ids_in_step(self) -> list[str | int]:
+        """Return the ids of this process's examples in the last step."""
+        return [id for batch in self._in_step for id in self._ids(batch)]
+
+    def guard_error(self, what: str, step: int, cure: str) -> "Diverged":
+        """Return the error of a guard that stops the training after a step.
+
+        Args:
+            what: what the guard saw.
+            cure: what to do about it.
+        """
+        return self._diverged(what, [True] * len(self._in_step), everywhere=True, step=step, cure=cure)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, for a checkpoint or at the end.
@@ -145,13 +147,16 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
             raise self._diverged(what, [True] * len(self._in_step), everywhere=True, step=self.state.global_step)
         super().save_model(output_dir, _internal_call=_internal_call)
 
-    def _diverged(self, what: str, batches: Sequence[bool], *, everywhere: bool, step: int | None = None) -> Diverged:
+    def _diverged(
+        self, what: str, batches: Sequence[bool], *, everywhere: bool, step: int | None = None, cure: str | None = None
+    ) -> Diverged:
         """Make the error.
 
         Args:
             batches: for each micro-batch of the step, whether it is to blame.
             everywhere: whether all processes raise this error. Then it names the examples of all.
             step: the step; by default, the one under way.
+            cure: what to do against what a guard saw; by default, against a loss that is not finite.
         """
         ids = [id for batch, blamed in zip(self._in_step, batches, strict=True) if blamed for id in self._ids(batch)]
         if everywhere and self.accelerator.num_processes > 1:
@@ -162,10 +167,14 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
         shown = ", ".join(map(repr, ids[:IDS_SHOWN])) + (f" and {len(ids) - IDS_SHOWN} more" * (len(ids) > IDS_SHOWN))
         kept = checkpoints_of(RunDir(self.args.output_dir))
         last = f"The last checkpoint is {display_path(kept[-1])}." if kept else "There is no checkpoint before it."
+        how, cure = (
+            "stopped" if cure else "diverged",
+            cure or f"Lower --learning_rate, which is {self.args.learning_rate:g}, or look at these examples.",
+        )
         return Diverged(
-            f"training diverged at step {self.state.global_step + 1 if step is None else step}: {what}.\n"
+            f"training {how} at step {self.state.global_step + 1 if step is None else step}: {what}.\n"
             f"  Examples in that step: {shown or 'unknown'}. {last} No adapter was written.\n"
-            f"  Lower --learning_rate, which is {self.args.learning_rate:g}, or look at these examples."
+            f"  {cure}"
         )
 
     def _ids(self, batch: Any) -> list[str | int]:

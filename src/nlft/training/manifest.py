@@ -3,8 +3,6 @@
 Until the manifest is written, the checkpoint stands in `checkpoints/.writing`. Nothing there counts as a checkpoint.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,11 +12,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from nlft.digests import FORMAT_VERSION, MANIFEST, damage, write_manifest
 from nlft.errors import UserError, display_path
-from nlft.files import write_whole
+from nlft.files import sync_folder, sync_tree
+from nlft.runs.reading import SPOILT, check_version, read_json_object
 from nlft.runs.run_dir import RunDir
 
-MANIFEST = "manifest.json"
 WRITING = ".writing"
 _NAME = re.compile(r"checkpoint-(\d+)")
 # safetensors and tokenizers write in Rust. They turn the system's error into a text.
@@ -70,21 +69,13 @@ def checkpoints_of(run: RunDir) -> list[Path]:
     return [path for _, path in sorted(steps)]
 
 
-def write_manifest(folder: Path, world_size: int) -> None:
-    """Write the manifest of a checkpoint, with the size and the SHA-256 of each file. First wait for the disk.
+def finish_checkpoint(folder: Path, world_size: int) -> None:
+    """Write the manifest of a checkpoint, with the size and the SHA-256 of each file. Then wait for the disk.
 
     Without the wait, a power cut after the rename could leave a whole-looking checkpoint of empty files.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    for path in files:
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    content = {
-        "world_size": world_size,
-        "files": {str(p.relative_to(folder)): p.stat().st_size for p in files},
-        "sha256": {str(p.relative_to(folder)): _sha256(p) for p in files},
-    }
-    write_whole(folder / MANIFEST, json.dumps(content).encode())
+    write_manifest(folder, world_size=world_size)
+    sync_tree(folder)
 
 
 def problem_of(checkpoint: Path) -> str | None:
@@ -93,27 +84,25 @@ def problem_of(checkpoint: Path) -> str | None:
     if not path.is_file():
         return f"has no {MANIFEST}, so it is not a whole checkpoint"
     try:
-        manifest = json.loads(path.read_bytes())
-        sizes, sums = dict(manifest["files"]), dict(manifest.get("sha256", {}))
+        manifest = read_json_object(path)
+        check_version(path, manifest, FORMAT_VERSION)
         int(manifest["world_size"])
-    except (ValueError, KeyError, TypeError) as error:
-        return f"has a {MANIFEST} that cannot be read ({error})"
-    for name, size in sizes.items():
-        file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != size:
-            return f"is not whole: {name} is missing or cut off"
-        if name in sums and _sha256(file) != sums[name]:
-            return f"is damaged: {name} is not as it was written"
-    return None
+        return damage(checkpoint, manifest)
+    except (*SPOILT, UserError) as error:
+        return f"has a {MANIFEST} that cannot be read ({str(error).partition(chr(10))[0]})"
 
 
 def put_in_place(aside: Path, place: Path) -> None:
-    """Rename a whole folder to its place. An older one is deleted last, so one is always whole."""
+    """Rename a whole folder to its place. An older one is deleted last, so one is always whole.
+
+    Its files must be on the disk already; see `sync_tree`.
+    """
     older = aside.with_name(f"older-{aside.name}")
     if place.exists():
         shutil.rmtree(older, ignore_errors=True)
         os.replace(place, older)
     os.replace(aside, place)
+    sync_folder(place.parent)
     shutil.rmtree(older, ignore_errors=True)
 
 
@@ -124,8 +113,3 @@ def recover(run: RunDir) -> None:
         if not place.exists() and step_of(aside) is not None and problem_of(aside) is None:
             os.replace(aside, place)
             print(f"{display_path(place)}: was written whole before the run was killed, and is put in its place")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

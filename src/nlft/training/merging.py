@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import causal_lm
 from nlft.errors import NLFTError, UserError, display_path
-from nlft.files import give_usual_modes
+from nlft.files import give_usual_modes, sync_folder, sync_tree
 from nlft.models.ends import name_trained_end
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.weights_check import check_finite
@@ -205,9 +205,11 @@ def whole_folder(out: Path) -> Iterator[Path]:
     try:
         yield place
         give_usual_modes(place)
+        sync_tree(place)
         # config.json makes the folder a model, so it comes last.
         for path in sorted(place.iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, out / path.name)
+        sync_folder(out)
         done = True
     finally:
         shutil.rmtree(out if is_new and not done else place, ignore_errors=True)

@@ -9,6 +9,7 @@ model.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -33,6 +34,7 @@ from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import ReFTOptions
 from nlft.training.sft import SFTBaseline, SFTSettings
+from nlft.training.start import own_checkpoint
 from nlft.training.trl_rows import check_all_rows
 
 
@@ -119,8 +121,9 @@ def _warmed_up(
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel | PeftModel, int]:
     """Warm up the model. Return it with the number of optimizer steps."""
+    run = RunDir(Path(str(args.output_dir)) / "warm-up")
     settings = SFTSettings(
-        output_dir=str(RunDir(str(args.output_dir)).path / "warm-up"),
+        output_dir=str(run.path),
         target="answer",
         engine="trl",
         num_train_epochs=args.sft_epochs,
@@ -128,7 +131,7 @@ def _warmed_up(
         per_device_train_batch_size=args.per_device_train_batch_size,
         learning_rate=args.warmup_learning_rate,
         activation_checkpointing=args.activation_checkpointing,
-        save_strategy="no",
+        **{name: getattr(args, name) for name in ("save_strategy", "save_steps", "save_total_limit")},
         lr_scheduler_type="constant" if args.sft_seconds else "linear",
         seed=args.seed,
         system_prompt=args.system_prompt,
@@ -139,7 +142,8 @@ def _warmed_up(
     if args.sft_seconds:
         trainer.add_callback(TimeBudget(args.sft_seconds))
     if args.sft_epochs or args.sft_steps > 0:
-        trainer.train()
+        checkpoint = own_checkpoint(trainer, run) if args.save_strategy != "no" else None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.model, trainer.state.global_step
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from nlft.errors import UserError, display_path
+from nlft.runs.reading import reading
 from nlft.runs.run_dir import RunDir
 from nlft.training.differences import Deviation, differences
 
@@ -59,7 +59,8 @@ def check_resume(
     old = _recorded(checkpoint, run)
     if old is None:
         return Resumed(known=False)
-    found = differences(old, record)
+    with reading(checkpoint):
+        found = differences(old, record)
     ours = [one for one in found if not one.environment]
     fixed = [one for one in ours if one.fixed or (engine and one.name.startswith(_ENGINE_LOADS))]
     if ours and (fixed or not anyway):
@@ -95,11 +96,7 @@ def _recorded(checkpoint: Path, run: RunDir) -> dict[str, Any] | None:
     """Return the record of the run that wrote the checkpoint. Older versions wrote it beside `checkpoints/` alone."""
     for place in (RunDir(checkpoint), RunDir(checkpoint.resolve().parent.parent), run):
         if place.settings_path.is_file():
-            try:
-                return place.settings()
-            except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-                where = display_path(place.settings_path)
-                raise UserError(f"{where}: cannot be read: {error}\n  Restore the file, or start again.") from error
+            return place.settings()
     return None
 
 

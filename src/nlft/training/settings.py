@@ -14,6 +14,25 @@ from nlft.data.export import TargetSettings
 from nlft.data.grading import ExtractionSettings
 from nlft.models.settings import MaxLengthSettings, SeedSettings
 
+GuardAction = Literal["warn", "pause", "stop"]
+GUARD_ACTIONS: tuple[GuardAction, ...] = ("warn", "pause", "stop")
+GUARDS = ("loss", "entropy", "length", "unlikelihood", "kl", "tagged", "gated")
+
+
+@dataclass
+class GuardSettings:
+    """What a training does when its log looks wrong."""
+
+    rare: ClassVar[tuple[str, ...]] = ("guard",)
+
+    guard: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"What to do when the log looks wrong: NAME=ACTION, NAME of {', '.join(GUARDS)}, ACTION of "
+            f"{', '.join(GUARD_ACTIONS)}. All warn if not set (docs/RUN_DIRECTORY.md)."
+        },
+    )
+
 
 @dataclass
 class OutputSettings:
@@ -256,7 +275,7 @@ class RulesSettings:
 @dataclass
 class NLFTOptions(
     NLFTMethodSettings, PromptSettings, LearningSettings, MaxLengthSettings, OutputSettings, WatchSettings,
-    NLFTRareSettings, ConditionSettings, CommonSettings, TransformersSettings,
+    NLFTRareSettings, ConditionSettings, CommonSettings, GuardSettings, TransformersSettings,
 ):  # fmt: skip
     """Our own settings of a training with NLFT."""
 
@@ -265,10 +284,12 @@ class NLFTOptions(
 
 @dataclass
 @with_defaults(save_strategy="no", save_total_limit=None)
-class BaselineOptions(LearningSettings, OutputSettings, CommonSettings, SystemPromptSettings, TransformersSettings):
+class BaselineOptions(
+    LearningSettings, OutputSettings, CommonSettings, GuardSettings, SystemPromptSettings, TransformersSettings
+):
     """What TRL's trainers have in common: NLFTConfig's defaults where TRL's differ."""
 
-    rare: ClassVar[tuple[str, ...]] = ("router_aux_loss_coef",)
+    rare: ClassVar[tuple[str, ...]] = ("router_aux_loss_coef", "guard")
 
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Older name of activation_checkpointing."}

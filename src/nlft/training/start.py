@@ -1,7 +1,7 @@
 """Make the trainer for the commands, and settle whether it starts in a new folder or goes on from a checkpoint."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +9,16 @@ from nlft.core.conditions import EncodedExample
 from nlft.core.limits import limits_of
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example, marked_spans, quotes_of
+from nlft.digests import MANIFEST
 from nlft.errors import UserError, display_path
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
+from nlft.runs.reading import reading
 from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import check_processes, checkpoint_to_resume
-from nlft.training.manifest import MANIFEST, WRITING, checkpoints_of, problem_of, recover
+from nlft.training.differences import differences
+from nlft.training.manifest import WRITING, checkpoints_of, problem_of, recover
 from nlft.training.run_record import add_command
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -123,6 +126,27 @@ def last_checkpoint(run: RunDir, world_size: int) -> Path | None:
     return None
 
 
+def own_checkpoint(trainer: Any, run: RunDir) -> Path | None:
+    """Return the run's last whole checkpoint, if the trainer would make the same run. Otherwise clear the run.
+
+    A stage that was killed goes on with this. Unlike a user, it never goes on with other settings, examples, versions
+    or threads: then it begins again, and says why.
+
+    Args:
+        trainer: a `SafeCheckpoints` of one process.
+    """
+    checkpoint = last_checkpoint(run, world_size=1)
+    if checkpoint is not None:
+        with reading(checkpoint):
+            found = differences(RunDir(checkpoint).settings(), trainer.record)
+        if not found:
+            print(f"      going on from {display_path(checkpoint)}", file=sys.stderr)
+            return checkpoint
+        print(f"      not going on from {display_path(checkpoint)}: {found[0]}", file=sys.stderr)
+    run.clear()
+    return None
+
+
 def _go_on_or_start(run: RunDir, world_size: int) -> Path | None:
     """Return the last whole checkpoint. If the run has no checkpoint, return None.
 
@@ -146,17 +170,24 @@ def what_is_left(run: RunDir) -> list[str]:
     """Return what an earlier run left in the folder, in words. Empty if there is nothing that a new run would lose."""
     checkpoints = [path.name for path in run.checkpoints_path.glob("*") if path.is_dir() and path.name[0] != "."]
     waiting = list((run.checkpoints_path / WRITING).glob(f"*/{MANIFEST}"))
-    lines = len([line for line in run.events() if "ended" not in line])
-    steered = len(run.controls())
     said = [
-        lines and f"{lines} line{'s' * (lines > 1)} in events.jsonl",
+        _lines_left(run.events_path, lambda: [line for line in run.events() if "ended" not in line]),
         checkpoints and f"checkpoints/ with {', '.join(sorted(checkpoints, key=lambda name: (len(name), name)))}",
         waiting and "a whole checkpoint in checkpoints/.writing",
-        steered and f"{steered} line{'s' * (steered > 1)} in controls.jsonl",
+        _lines_left(run.controls_path, run.controls),
         run.adapter_path.is_dir() and "adapter/",
         run.evaluation_path.is_file() and run.evaluation_path.name,
     ]
     return [one for one in said if one]
+
+
+def _lines_left(path: Path, read: Callable[[], list[Any]]) -> str:
+    """Count a file's lines, in words. A file that cannot be read is left too."""
+    try:
+        count = len(read())
+    except UserError:
+        return f"a spoilt {path.name}"
+    return f"{count} line{'s' * (count > 1)} in {path.name}" if count else ""
 
 
 def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:

@@ -110,7 +110,7 @@ class Steering(TrainerCallback):  # type: ignore[misc]
     @property
     def factor(self) -> float:
         """The factor on the schedule's learning rate."""
-        return float(self.state.values["learning_rate"])
+        return self.state.factor
 
     @property
     def _main(self) -> bool:

@@ -28,6 +28,7 @@ from nlft.training.batching import KeepingBuilder
 from nlft.training.callbacks import RunDirCallback, show_own_progress
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
+from nlft.training.guards import Guards
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
 from nlft.training.kept_conditions import KeptConditions, refuse_unkept
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
@@ -157,6 +158,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             shown = [watched_example(self.examples[i], train[i], encoder.tokenizer) for i in watched]
             self._watch = WatchCallback(run, self, [train[i] for i in watched], shown)
             self.add_callback(self._watch)
+        self.add_callback(Guards(self, self.args.guard))
         follow_with_trackio(self, run)
 
     def _unavailable(self) -> dict[str, str]:

@@ -1,0 +1,34 @@
+"""Lock an open file, so that one process at a time uses what it stands for."""
+
+import errno
+from typing import IO, Any
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock the file until it is closed or the process ends. Return whether that worked.
+
+    A file system without locks counts as locked: there is no way to ask it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _lock_on_windows(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _NO_LOCKS
+    return True
+
+
+def _lock_on_windows(file: IO[bytes]) -> bool:
+    import msvcrt
+
+    locking: Any = msvcrt  # typed on Windows only
+    try:
+        file.seek(2**40)  # lock a byte behind the content: a lock on the content would stop our own writes
+        locking.locking(file.fileno(), locking.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
