@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 # Checks the types of the page's JavaScript, as tsconfig.json says. npx keeps it in npm's cache.
 TSC    := npx --yes --package typescript@5.9.3 -- tsc
 
-.PHONY: demo bench test test-long mutants check check-types check-js check-tests format setup setup-dev clean
+.PHONY: demo bench test test-long versions mutants check check-types check-js check-tests format setup setup-dev clean
 
 demo: setup  ## set up, and run the main job: train on notes by each method, compare
 	$(BIN)/nlft demo
@@ -22,6 +22,17 @@ test: setup-dev  ## set up, and run the tests
 
 test-long: setup-dev  ## simulations of minutes: how often intervals hold the truth
 	$(PYTEST) -m long -rP
+
+# The lowest and the newest versions that pyproject.toml allows, each in a folder before .venv's own packages. torch stays.
+LOWEST := transformers==5.23.0 trl==1.16.0 peft==0.21.0
+NEWEST := 'transformers<6' 'trl<2' 'peft<1'
+TRIED  := test_trainer test_resume test_cli test_models test_feedback_baselines test_tracking test_merging
+versions: setup-dev  ## the tests of what uses transformers, TRL and PEFT, with their lowest and newest versions
+	rm -rf .versions
+	$(BIN)/python -m pip install --quiet --no-deps --target .versions/lowest $(LOWEST)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .versions/newest $(NEWEST)
+	PYTHONPATH=.versions/lowest $(PYTEST) $(TRIED:%=tests/%.py)
+	PYTHONPATH=.versions/newest $(PYTEST) $(TRIED:%=tests/%.py)
 
 N    ?= 200
 SEED ?= 0

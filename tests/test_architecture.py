@@ -25,6 +25,7 @@ TOP = {
     "launch.py",
     "library_errors.py",
     "locks.py",
+    "yaml_files.py",
     "outputs.py",
     "processes.py",
     "progress.py",

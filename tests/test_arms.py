@@ -12,7 +12,7 @@ from helpers import tiny
 from helpers.training import examples as tiny_examples
 from helpers.training import nlft_trainer
 from nlft.collect.sampling import SamplingSettings
-from nlft.config import checked, declared, yaml_entries
+from nlft.config import checked, declared
 from nlft.core.spans import Span, replaced_text
 from nlft.data.records import (
     Example,
@@ -38,6 +38,7 @@ from nlft.models.loading import ModelSettings
 from nlft.models.saved_adapters import WEIGHTS
 from nlft.runs.run_dir import RunDir
 from nlft.training.start import own_checkpoint
+from nlft.yaml_files import yaml_entries
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NLFT_AND_ITS_CONTROLS = {"nlft", "control", "uniform-right", "shuffled"}

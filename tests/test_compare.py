@@ -17,7 +17,7 @@ import yaml
 from helpers import tiny
 from nlft import cli
 from nlft.collect.sampling import SamplingSettings
-from nlft.config import checked, declared, yaml_entries
+from nlft.config import checked, declared
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.saliency import ConditionLogprobs, Tag
 from nlft.core.schemes.registry import get_scheme
@@ -37,6 +37,7 @@ from nlft.results.comparison_page import page
 from nlft.results.evaluate import deciding_reading
 from nlft.results.settings import CollateralSettings
 from nlft.training.callbacks import TimeBudget
+from nlft.yaml_files import yaml_entries
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PLANS = sorted(path.stem for path in EXAMPLES.glob("compare-*.yaml"))

@@ -2,16 +2,16 @@
 
 import json
 import re
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers.degenerate import PIECES, WORST
+from helpers.limits import cpu_limit, has_timers
 from nlft.auditing.rules import find_rules, objections
 from nlft.auditing.text import text_findings
 from nlft.auditing.words import tone
@@ -39,21 +39,6 @@ from nlft.training.pivots import unquoted
 
 SMALL, LARGE = 10_000, 100_000
 SUSPICIOUS, ALLOWED = 0.03, 1.0  # CPU seconds for SMALL and for LARGE
-FEW_SIGNS = list("30.,-–\n \t#*()[{}\\\"'`“„«‘’$<=+/%^_|:!a中٣²½\u0301\u202e\x1b\x00…−\u2028")
-LOOPS = [
-    *("not good ", "not ", "good ", "1/3 = 0.333", "0.333", "1 ", "1,", "1/", "1-", "1+1=2 ", "1 = ", "= 3 3 ", "x=1"),
-    *("((1", "(1)", "1)\n", "\n\n", "\r\n", "\n \n", " \n", "####", "#### 5\n", "answer is ", "The answer is 5. "),
-    *("Answer: 5 ", "Correction: 5\n", "Verdict: wrong\n", "\nuser", "<think>", "</think>", "<<1=", "\\boxed{", "$1$"),
-    *("\\frac{1}{2}", "**a", '"a', '" ', "'a ", "s' ", "`a", "``", "“a", 'a" ', '"a b" is right.\n', '"a ... ', "..."),
-    *("[...]", "-- ", "a-", "a' ", "a.", "a. ", "a b ", "is 3 a", ": 3.", "3 apples ", "yes ", "\x1b[", "the answer "),
-    *("n't ", "mistake", "the correct answer ", "{a}", "1, 2, 3", "12,000 ", "twenty-", "and ", "Step 1", "A) ", "1½"),
-    *("option A ", "not A ", "3 3 "),
-]
-PIECES = [*FEW_SIGNS, *LOOPS]
-WORST = ["3", " ", "\n", "-", "*", "#", "(", '"', "“", "not good ", "1/3 = 0.333", "1+1=2 ", "\n \n", "..."]
-WORST += ["a b ", ",", "a. "]
-"""What was once read in quadratic time or worse. The long tests try all of `PIECES`."""
-
 number, choice, exact = (get_grader(name) for name in ("number", "choice", "exact"))
 
 
@@ -84,6 +69,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "spans, completion": lambda t: quoted_spans(t, 'It says "a b ... c", "3" and "- 1 -".'),
     "spans, long quote": lambda t: quoted_spans(t, f'It says "{t[:5000]}x".'),
     "words": lambda t: (occurrences(t, ["a", "not good", "3"]), WordFinder(["zz", "a 3"]).first(t)),
+    "correction": lambda t: without_corrections(f'"a" is wrong.\nCorrection: {t}'),
     "marks": lambda t: (corrections(t), verdict(t), without_heading(t), without_corrections(t)),
     "thoughts": without_thoughts,
     "plain": lambda t: (plain_text(t), printable(t), shown(t)),
@@ -114,20 +100,6 @@ READERS: dict[str, Callable[[str], object]] = {
 }
 
 
-@contextmanager
-def cpu_limit(seconds: float) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
 def cpu_seconds(reader: Callable[[str], object], text: str) -> float:
     start = time.process_time()
     with cpu_limit(3 * ALLOWED):
@@ -139,7 +111,7 @@ def text_of(piece: str, size: int) -> str:
     return (piece * (size // len(piece) + 1))[:size] + "5x"
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers that stop a pattern")
+@pytest.mark.skipif(not has_timers, reason="Windows has no timers that stop a pattern")
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("pieces", [WORST, pytest.param(PIECES, marks=pytest.mark.long)], ids=["worst", "all"])
 def test_a_degenerate_text_of_100_kb_is_read_in_a_second(name: str, pieces: list[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from helpers.training import examples, nlft_trainer
 from helpers.waiting import until
@@ -159,3 +160,39 @@ def test_texts_do_not_go_to_a_space_that_may_be_public(tmp_path):
     assert not report._may_hold_texts(args), "a push copies the local records to a Space"
     args.push_to_hub = False
     assert report._may_hold_texts(args)
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+@pytest.mark.parametrize("event", ["setup", "on_log", "on_train_end"])
+def test_any_tracker_that_fails_at_the_start_in_the_middle_or_at_the_end_is_one_warning(
+    name, event, tmp_path, monkeypatch
+):
+    kind = INTEGRATION_TO_CALLBACK[name]
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "boards"))
+
+    def broken(*_, **__):
+        raise ConnectionError("nobody answers")
+
+    for method in ("setup", "on_train_begin", "on_log", "on_train_end", "on_save"):
+        if hasattr(kind, method):
+            monkeypatch.setattr(kind, method, lambda *_, **__: None)
+    monkeypatch.setattr(kind, "on_train_begin" if event == "setup" else event, broken)
+    trainer = nlft_trainer(tmp_path / "run", max_steps=2, watch=0, report_to=[name])
+    with pytest.warns(UserWarning, match="nobody answers") as found:
+        trainer.train()
+    told = [str(one.message) for one in found if "nobody answers" in str(one.message)]
+    assert len(told) == 1
+    assert f"nlft[{name}]" in told[0]
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard", "mlflow"])
+def test_any_tracker_that_is_not_installed_is_one_warning(name, tmp_path, monkeypatch):
+    def missing(*_):
+        raise RuntimeError(f"requires {name} to be installed")
+
+    monkeypatch.setattr(INTEGRATION_TO_CALLBACK[name], "__init__", missing)
+    with pytest.warns(UserWarning, match=f"--report_to {name}") as found:
+        trainer = nlft_trainer(tmp_path / "run", max_steps=1, watch=0, report_to=[name])
+    assert len([one for one in found if f"--report_to {name}" in str(one.message)]) == 1
+    assert trainer.args.report_to == []

@@ -1,4 +1,4 @@
-"""Declare settings, read them from YAML, and check types, choices and ranges. All problems are reported together.
+"""Declare settings, and check types, choices and ranges. All problems are reported together.
 
 Flags are read in `commands/parsing.py`.
 """
@@ -8,13 +8,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import inf
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import yaml
-
-from nlft.errors import ConfigError, NLFTError, Problem, UserError, display_path
-from nlft.files import refuse_waiting_file
+from nlft.errors import ConfigError, NLFTError, Problem, UserError
 
 QUESTIONS = "questions with standard answers: .jsonl, .csv, .xlsx, .parquet, or a dataset as owner/name:config:split"
 
@@ -159,59 +155,6 @@ def declared(*classes: type) -> dict[str, Declared]:
         hints = get_type_hints(cls)
         found |= {f.name: Declared(hints[f.name], f.metadata.get("choices")) for f in fields(cls) if f.init}
     return found
-
-
-def yaml_entries(path: Path) -> list[GivenSetting]:
-    """Return the settings in a YAML file, in the file's order. `saliency: {NAME: value}` becomes `saliency.NAME`.
-
-    Raises:
-        UserError: the file cannot be read, or is not a mapping.
-    """
-    where = display_path(path)
-    node = yaml_node(path, "Give a YAML file of settings.")
-    if node is None:
-        return []
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{where}: holds no settings.\n  Write one `name: value` per line.")
-    pairs: list[tuple[str, yaml.Node, yaml.Node]] = []
-    for key, value in node.value:
-        if key.value == "saliency" and isinstance(value, yaml.MappingNode):
-            pairs += [(f"saliency.{inner.value}", inner, item) for inner, item in value.value]
-        else:
-            pairs.append((str(key.value), key, value))
-    try:
-        construct = yaml.SafeLoader("").construct_object
-        return [
-            GivenSetting(f"{where}:{at.start_mark.line + 1}", key, construct(item, deep=True))
-            for key, at, item in pairs
-        ]
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        # A number of thousands of digits, a date like 2020-99-99, a tag, nested levels, an anchor within itself.
-        raise UserError(
-            f"{where}: a value cannot be read: {error}\n  Put the value in quotes, or correct it."
-        ) from error
-
-
-def yaml_node(path: Path, cure: str) -> yaml.Node | None:
-    """Parse a YAML file, and return its top node, which knows its lines. Return None if the file is empty.
-
-    Args:
-        cure: what to do if the file cannot be read.
-
-    Raises:
-        UserError: the file cannot be read, or is not YAML.
-    """
-    where = display_path(path)
-    try:
-        refuse_waiting_file(path)
-        node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: cannot be read: {error}\n  {cure}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: is not YAML: {error}") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: is nested too deeply.\n  Write it with fewer levels.") from error
-    return node
 
 
 def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def _serve(labelling: "Labelling", args: Namespace) -> None:
     """Serve the page, then print what is labelled and what to do next."""
     from nlft.label.model import LabelProcess
     from nlft.label.server import next_command, serve_label
+    from nlft.page.access import read_access
 
     name, model = args.model_name_or_path, None
     try:
@@ -72,8 +73,8 @@ def _serve(labelling: "Labelling", args: Namespace) -> None:
                 f"{labelling.elsewhere} decisions in {display_path(labelling.journal.path)} are about replies that "
                 f"{display_path(args.file)} no longer has. They stay in that file."
             )
-        hosts = {args.host, *args.allow_host}
-        serve_label(labelling, args.file, args.host, args.port, hosts=hosts, model=model)
+        hosts, access = {args.host, *args.allow_host}, read_access(args)
+        serve_label(labelling, args.file, args.host, args.port, hosts=hosts, model=model, access=access)
     finally:
         if model is not None:
             model.close()

@@ -69,10 +69,12 @@ def map(argv: Sequence[str]) -> None:
         return
     if args.model and args.read_only:
         raise UserError("--model is for edited feedback, but --read_only allows no edits.\n  Leave one of them out.")
+    from nlft.page.access import read_access
     from nlft.page.serving import serve_map
 
+    access = read_access(args)
     with _served(args, chat) as page:
-        serve_map(page, args.host, args.port, hosts=hosts)
+        serve_map(page, args.host, args.port, hosts=hosts, access=access)
 
 
 def _preview_flags(parser: ArgumentParser) -> None:

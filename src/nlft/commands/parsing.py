@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlft.commands.checks import CHECKED, check_names
 from nlft.commands.help import Section, command_help
-from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text, yaml_entries
+from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text
 from nlft.errors import ConfigError, Problem, UserError
+from nlft.yaml_files import yaml_entries
 
 if TYPE_CHECKING:
     from nlft.core.schemes.scheme import Scheme
@@ -331,3 +332,6 @@ def address_flags(parser: ArgumentParser, port: int) -> None:
         metavar="NAME",
         help="another host name that browsers may use for this server",
     )
+    from nlft.page.access import access_flags
+
+    access_flags(parser)

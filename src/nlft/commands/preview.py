@@ -24,12 +24,13 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
         raise UserError("--examples needs the model that would be trained.\n  Add --model_name_or_path NAME.")
     from nlft.commands.importing import namespace_reading, reading_words
     from nlft.data.records import read_examples
+    from nlft.page.access import read_access
     from nlft.page.export import export_csv, export_map
     from nlft.page.server import page_of
     from nlft.page.serving import serve_map
     from nlft.training.preview import preview
 
-    examples = read_examples(args.examples, **namespace_reading(args))
+    access, examples = read_access(args), read_examples(args.examples, **namespace_reading(args))
     shown = min(args.watch, len(examples))
     note(f"scoring {shown} of {len(examples)} examples of {display_path(args.examples)} (--watch {args.watch})")
     with tempfile.TemporaryDirectory(prefix="nlft-map-") as home:
@@ -43,4 +44,4 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
             print(f"tokens: {display_path(export_csv(run, args.csv))}")
         print(f"train on them: {typed(*train, '--output_dir', f'runs/{args.examples.stem}')}", flush=True)
         if not (args.html or args.csv):
-            serve_map(page_of([run], read_only=True, dataset=None), args.host, args.port, hosts=hosts)
+            serve_map(page_of([run], read_only=True, dataset=None), args.host, args.port, hosts=hosts, access=access)

@@ -17,7 +17,7 @@ Prompt = str | list[Message]
 
 CORRECTION_MARK = "Correction:"  # as this package writes it; `nlft.core.marks` has the marks that it reads
 _WORD = re.compile(r"\w")
-_SENTENCE_END = re.compile(r"[.!?。！？]\W*$")
+_SENTENCE_ENDS = frozenset(".!?。！？")
 # How the judge by rules begins a finding. It writes no blank line between a correction and the next finding.
 _FINDING = re.compile(
     r'\s*The (?:(?:step|final answer) ".*" (?:is (?:miscalculated|wrong|not|ambiguous)\b)'
@@ -252,7 +252,7 @@ def without_corrections(judgment: str) -> str:
             before, value = line[:start].rstrip(), line[end:]
             kept.append(before)
             awaits_value = not _WORD.search(value)
-            inside = awaits_value or not (_WORD.search(before) and _SENTENCE_END.search(value))
+            inside = awaits_value or not (_WORD.search(before) and _ends_sentence(value))
         elif inside:
             fenced ^= line.lstrip().startswith("```")
             if _FINDING.match(line):
@@ -265,3 +265,9 @@ def without_corrections(judgment: str) -> str:
         else:
             kept.append(line.rstrip())
     return "\n".join(line for line in kept if line)
+
+
+def _ends_sentence(text: str) -> bool:
+    """Return whether a mark that ends a sentence stands behind the last word."""
+    last = next((at for at in range(len(text), 0, -1) if _WORD.match(text[at - 1])), 0)
+    return not _SENTENCE_ENDS.isdisjoint(text[last:])

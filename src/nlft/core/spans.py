@@ -145,7 +145,7 @@ class WordFinder:
     """Finds words in many texts: whole words in any case, as a quote of them would be found."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._patterns = [_pattern(word, re.IGNORECASE) for word in words]
+        self._patterns = [_pattern(word, re.IGNORECASE) for word in words if word.strip()]
 
     def first(self, text: str) -> Span | None:
         """Return the first place of any of the words; None if there is none."""
@@ -289,6 +289,8 @@ def _quotes(judgment: str) -> Iterator[list[str]]:
 
 def _find(folded: str, quote: str) -> list[Span]:
     """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
+    if not quote.strip():
+        return []  # nothing stands everywhere
     bare = quote.rstrip(" \t.,;:!?")
     texts = [[quote], *([[bare]] if bare and bare != quote else [])]
     parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]

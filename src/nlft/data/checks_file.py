@@ -5,12 +5,12 @@ from typing import get_args
 
 import yaml
 
-from nlft.config import yaml_node
 from nlft.data.checks import ALL_CHECKS, KINDS, Check, Kind, pattern_problem
 from nlft.data.language import LANGUAGES, SCRIPTS
 from nlft.data.rules_file import checks_of, holds_rules, read_rules
 from nlft.data.yaml_reading import YamlReading
 from nlft.errors import ConfigError, UserError, display_path
+from nlft.yaml_files import yaml_node
 
 _KEYS = ("name", "must", "must_not", "say", "ignore_case")
 _IGNORES_CASE: tuple[Kind, ...] = ("contains", "words")
@@ -97,7 +97,7 @@ class _Reading(YamlReading):
         if kind in ("contains", "words"):
             return (text,)
         if kind == "max_words":
-            if not text.isascii() or not text.isdigit() or int(text) < 1:
+            if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
                 self.refuse(node, f'"max_words" is {text!r}', "Give a whole number, 1 or more.")
                 return 1
             return int(text)

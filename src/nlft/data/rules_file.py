@@ -7,11 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from nlft.config import yaml_node
 from nlft.data.checks import Check
 from nlft.data.yaml_reading import YamlReading
 from nlft.errors import ConfigError, UserError, display_path
 from nlft.files import write_output
+from nlft.yaml_files import yaml_node
 
 KEYS = ("name", "rule", "reworded", "words", "proposed", "examples")
 _NEEDED = {
@@ -195,7 +195,7 @@ class _Reading(YamlReading):
     def count(self, node: yaml.Node | None) -> int | None:
         """Read how many examples carry the rule."""
         text = _scalar(node)
-        if node is None or (text.isascii() and text.isdigit()):
+        if node is None or (text.isascii() and text.isdigit() and len(text) <= 18):
             return None if node is None else int(text)
         self.refuse_field(node, "examples", f"is {text!r}", "Write a whole number, or remove the key.")
         return None

@@ -24,6 +24,7 @@ from nlft.errors import display_path, typed
 from nlft.files import render_page
 from nlft.label.labelling import Labelling, Outdated
 from nlft.label.model import LabelProcess
+from nlft.page.access import Access
 from nlft.page.application import guarded, json_body
 from nlft.page.bundle import static_files
 from nlft.page.connections import listen
@@ -47,7 +48,7 @@ class LabelServer:
         self._files = {**static_files(), **_own_files()}
         self._asking: asyncio.Lock | None = None
 
-    def app(self, token: str, hosts: set[str], cookie: str = "nlft-label") -> ASGIApp:
+    def app(self, token: str | Access, hosts: set[str], cookie: str = "nlft-label") -> ASGIApp:
         """Return the whole application behind its guard."""
         routes = [
             Route("/", self.page),
@@ -194,22 +195,30 @@ def next_command(labelling: Labelling, model: str | None, adapter: str | None = 
 
 
 def serve_label(
-    labelling: Labelling, file: Path | str, host: str, port: int | None, *, hosts: set[str], model: LabelProcess | None
+    labelling: Labelling,
+    file: Path | str,
+    host: str,
+    port: int | None,
+    *,
+    hosts: set[str],
+    model: LabelProcess | None,
+    access: Access | None = None,
 ) -> None:
     """Print the page's address and where decisions go, and serve the page until interrupted.
 
     Args:
         port: port to listen on; None for the usual port, or for any free port if that is taken.
         hosts: host names that browsers may use for the server.
+        access: the page's tokens, and its path behind a proxy; None: a new token.
 
     Raises:
         UserError: the server cannot listen on the address.
     """
     page = LabelServer(labelling, display_path(file), model)
     listening = listen(host, port, USUAL_PORTS["label"])
-    token = secrets.token_urlsafe(24)
-    say_address("label", host, listening.getsockname()[1], token)
+    access = access or Access(secrets.token_urlsafe(24))
+    say_address("label", host, listening.getsockname()[1], access)
     print(f"labelled replies: {display_path(labelling.out)}; {display_path(file)} stays as it is", flush=True)
     print("Every decision is saved at once. Press Ctrl-C to stop; the same command goes on.", flush=True)
     with suppress(KeyboardInterrupt):  # the usual end
-        web_server(page, listening, token, hosts).serve_until_stopped()
+        web_server(page, listening, access, hosts).serve_until_stopped()

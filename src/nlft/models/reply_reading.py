@@ -64,8 +64,10 @@ def _content_text(content: object) -> str:
     raise TypeError(content)
 
 
-def _part_text(part: Mapping[str, Any]) -> str:
+def _part_text(part: object) -> str:
     """Return the text of one part, and an empty text for a part of another type."""
+    if not isinstance(part, Mapping):
+        raise TypeError(part)
     kind = part.get("type")
     if kind == "refusal":
         return _content_text(part.get("refusal"))

@@ -12,13 +12,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.errors import NLFTError
+from nlft.page.access import Access
 from nlft.page.guard import Guard
 
 LONGEST_BODY = 1_000_000  # bytes; the largest body is feedback on many examples
 BODY_WITHIN = 30.0  # seconds in which a request's body must arrive
 
 
-def guarded(routes: list[Route], token: str, hosts: set[str], cookie: str) -> ASGIApp:
+def guarded(routes: list[Route], token: str | Access, hosts: set[str], cookie: str) -> ASGIApp:
     """Return an application of these routes behind its guard."""
     return Guard(application(routes), token, hosts, cookie)
 

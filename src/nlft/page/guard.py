@@ -3,17 +3,19 @@
 Every request passes three checks:
 - Host: refuse a host name that another site has pointed at this machine (DNS rebinding).
 - Token: it comes in the first address, then in a cookie that scripts cannot read, or as `Authorization: Bearer`.
+  Who has only the token for reading may look, but change nothing.
 - Origin: a page of another site or port may neither read nor write, although the browser would send our cookie.
 """
 
 import ipaddress
 import json
-import secrets
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nlft.page.access import LOOKS, Access
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 POLICY = (
@@ -34,15 +36,16 @@ NEEDS_TOKEN = "The token is missing or wrong. Open the whole address that `nlft 
 class Guard:
     """ASGI middleware: passes a request on to the app, or answers it with a 4xx status and the reason."""
 
-    def __init__(self, app: ASGIApp, token: str, hosts: set[str], cookie: str) -> None:
+    def __init__(self, app: ASGIApp, token: str | Access, hosts: set[str], cookie: str) -> None:
         """
         Args:
-            token: the secret that every request must carry.
+            token: the secret that every request must carry, or all that `Access` says.
             hosts: allowed host names, besides the loopback names. If one is an IP address, every IP address is
                 allowed, because rebinding needs a name.
             cookie: the cookie's name. Cookies do not depend on ports, so two servers on a machine need two names.
         """
-        self.app, self.token, self.cookie = app, token, cookie
+        self.access = token if isinstance(token, Access) else Access(token)
+        self.app, self.cookie = app, cookie
         self.hosts = {host.lower() for host in hosts} | LOOPBACK
         self.open_to_addresses = any(_is_address(host) for host in self.hosts - LOOPBACK)
 
@@ -54,7 +57,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self.refusal(scope["method"], headers, scope["query_string"].decode("latin-1"))
+        scope, below = self._below_root(scope)
+        token = self._token(headers, scope["query_string"].decode("latin-1"))
+        refusal = self.refusal(scope["method"], headers, token, scope["path"])
+        scope["nlft_only_reads"] = token is not None and self.access.only_reads(token)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -62,10 +68,16 @@ class Guard:
                 for name, value in HEADERS.items():
                     answer[name] = value
                 answer.setdefault("Cache-Control", "no-store")
-                if refusal is None and not self._has_cookie(headers):
-                    answer.append("Set-Cookie", f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict")
+                if refusal is None and self._cookie(headers) != token:
+                    place = self.access.root_path or "/"
+                    answer.append("Set-Cookie", f"{self.cookie}={token}; Path={place}; HttpOnly; SameSite=Strict")
             await send(message)
 
+        if refusal is None and not below:  # without the last slash, the page's own files would not be found
+            target = f"{self.access.root_path}/".encode()
+            await send_guarded({"type": "http.response.start", "status": 307, "headers": [(b"location", target)]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if refusal is None:
             await self.app(scope, receive, send_guarded)
             return
@@ -75,14 +87,30 @@ class Guard:
         await send_guarded({"type": "http.response.start", "status": status, "headers": start})
         await send({"type": "http.response.body", "body": body})
 
-    def refusal(self, method: str, headers: Headers, query: str) -> tuple[int, str] | None:
-        """Return status and reason if the request is refused, or None if it passes."""
+    def _below_root(self, scope: Scope) -> tuple[Scope, bool]:
+        """Return the scope without the proxy's path, which some proxies take away, and whether a path follows it."""
+        root, path = self.access.root_path, scope["path"]
+        if not root or not (path == root or path.startswith(f"{root}/")):
+            return {**scope}, True
+        inner = path.removeprefix(root)
+        return {**scope, "path": inner or "/", "raw_path": (inner or "/").encode()}, bool(inner)
+
+    def _token(self, headers: Headers, query: str) -> str | None:
+        """Return the token that a request carries; None if it has no right one. The cookie counts last."""
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        given = [bearer, *parse_qs(query).get("token", []), self._cookie(headers)]
+        return next((word for word in given if word and self.access.holds(word)), None)
+
+    def refusal(self, method: str, headers: Headers, token: str | None, path: str) -> tuple[int, str] | None:
+        """Return status and reason if the request is refused, or None if it passes.
+
+        Args:
+            token: the right token that the request carries; None if it has none.
+        """
         host = headers.get("host", "")
         if not self.knows_host(host):
             return 421, "This server does not accept that host name. Start it with --allow_host NAME to add it."
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        given = [bearer, self._cookie(headers), *parse_qs(query).get("token", [])]
-        if not any(secrets.compare_digest(word.encode(), self.token.encode()) for word in given if word):
+        if token is None:
             return 401, NEEDS_TOKEN
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
@@ -90,8 +118,11 @@ class Guard:
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and _is_not_navigation(headers):
             return 403, "Only the page itself may send this request."
         # A form of another site sends the cookie too. Only our own scripts send our origin or have the token.
-        if method not in ("GET", "HEAD") and origin is None and not _same(bearer, self.token):
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        if method not in ("GET", "HEAD") and origin is None and not self.access.holds(bearer):
             return 403, "Only the page itself may change anything."
+        if method not in ("GET", "HEAD") and self.access.only_reads(token) and not path.endswith(LOOKS):
+            return 403, "With this token you may look, but change nothing."
         return None
 
     def knows_host(self, host: str) -> bool:
@@ -108,13 +139,6 @@ class Guard:
     def _cookie(self, headers: Headers) -> str:
         # Parse as browsers do: a malformed cookie of another app on this host must not hide ours.
         return cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
-
-    def _has_cookie(self, headers: Headers) -> bool:
-        return _same(self._cookie(headers), self.token)
-
-
-def _same(word: str, token: str) -> bool:
-    return secrets.compare_digest(word.encode(), token.encode())
 
 
 def _netloc(origin: str) -> str:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nlft.errors import NLFTError, display_path
+from nlft.page.access import Access
 from nlft.page.as_json import object_as_json
 from nlft.page.bundle import list_page
 from nlft.page.guard import Guard
@@ -48,7 +49,7 @@ class RunsServer:
         )
         self.runs.rows()
 
-    def app(self, token: str, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
+    def app(self, token: str | Access, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
         """Return the whole application behind its guard."""
         return Guard(self._serve, token, hosts, cookie)
 

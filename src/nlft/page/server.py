@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from nlft.page.access import Access
 from nlft.page.application import application, json_body
 from nlft.page.bundle import live_page, static_files
 from nlft.page.conversation import Conversation
@@ -72,7 +73,7 @@ class PageServer:
         self._lock: asyncio.Lock | None = None
         self._asking: asyncio.Lock | None = None
 
-    def app(self, token: str, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
+    def app(self, token: str | Access, hosts: set[str], cookie: str = "nlft-map") -> ASGIApp:
         """Return the whole application behind its guard."""
         return Guard(self.routes(), token, hosts, cookie)
 
@@ -120,14 +121,15 @@ class PageServer:
     async def about(self, request: Request) -> Response:
         await self._look()
         feedback, examples = self.feedback, self.runs[0].examples
+        looks = bool(request.scope.get("nlft_only_reads"))
         return JSONResponse(
             {
                 "runs": [run.about() for run in self.runs],
                 "saved": await run_in_threadpool(feedback.saved, examples) if feedback is not None else [],
-                "read_only": self.read_only,
-                "feedback": self.feedback is not None,
-                "rescores": self.rescorer is not None,
-                "chat": self.conversation is not None,
+                "read_only": self.read_only or looks,
+                "feedback": self.feedback is not None and not looks,
+                "rescores": self.rescorer is not None and not looks,
+                "chat": self.conversation is not None and not looks,
             }
         )
 

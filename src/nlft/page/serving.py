@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from nlft.page.access import Access
 from nlft.page.connections import PatientProtocol, listen
 from nlft.page.ports import USUAL_PORTS
 
@@ -20,7 +21,7 @@ QUEUE = 32  # number of connections that are accepted at once
 class Served(Protocol):
     """What a web server serves: the page of one run, the list of a folder's runs, or another page."""
 
-    def app(self, token: str, hosts: set[str], cookie: str) -> ASGIApp:
+    def app(self, token: str | Access, hosts: set[str], cookie: str) -> ASGIApp:
         """Return the whole application behind its guard."""
         ...
 
@@ -29,12 +30,15 @@ class Served(Protocol):
         ...
 
 
-def serve_map(page: Served, host: str, port: int | None, *, hosts: set[str], opens: bool = False) -> None:
+def serve_map(
+    page: Served, host: str, port: int | None, *, hosts: set[str], access: Access | None = None, opens: bool = False
+) -> None:
     """Print the page's address and serve it until interrupted.
 
     Args:
         port: port to listen on; None for the usual port, or for any free port if that is taken.
         hosts: host names that browsers may use for the server.
+        access: the page's tokens, and its path behind a proxy; None: a new token.
         opens: whether to open the address in the user's browser, if there is one.
 
     Raises:
@@ -42,20 +46,21 @@ def serve_map(page: Served, host: str, port: int | None, *, hosts: set[str], ope
     """
     try:
         listening = listen(host, port, USUAL_PORTS["map"])
-        token = secrets.token_urlsafe(24)
-        address = say_address("map", host, listening.getsockname()[1], token)
+        access = access or Access(secrets.token_urlsafe(24))
+        address = say_address("map", host, listening.getsockname()[1], access)
         print("Press Ctrl-C to stop the page. Training continues.", flush=True)
         if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
             webbrowser.open(address)
-        web_server(page, listening, token, hosts).serve_until_stopped()
+        web_server(page, listening, access, hosts).serve_until_stopped()
     finally:
         page.close()  # ends the processes behind the page, also if nobody can reach it
 
 
-def say_address(name: str, host: str, port: int, token: str) -> str:
-    """Print a page's address, and how to reach it over SSH. Return the address."""
+def say_address(name: str, host: str, port: int, access: Access) -> str:
+    """Print a page's address, and how to reach it over SSH. Return the address. A token that was given stays secret."""
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{port}/?token={token}"
+    token = "TOKEN" if access.shared else access.token
+    address = f"http://{shown}:{port}{access.root_path}/?token={token}"
     print(f"{name}: {address}", flush=True)
     if "SSH_CONNECTION" in os.environ:
         print(
@@ -65,7 +70,7 @@ def say_address(name: str, host: str, port: int, token: str) -> str:
     return address
 
 
-def web_server(page: Served, listening: socket.socket, token: str, hosts: set[str]) -> "WebServer":
+def web_server(page: Served, listening: socket.socket, token: str | Access, hosts: set[str]) -> "WebServer":
     """Make a web server on the given socket. Call `serve_until_stopped`, and `stop` from another thread."""
     port = listening.getsockname()[1]
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")

@@ -2,7 +2,6 @@
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from nlft.errors import Problem, RecordsError, UserError
 from nlft.files import refuse_waiting_file
 from nlft.sources.columns import Columns
-from nlft.sources.raw_records import UNREADABLE_CURE
+from nlft.sources.raw_records import UNREADABLE_CURE, most_unpacked, unpacks_to_too_much
 from nlft.sources.tables import Row, Table, find_header, read_table
 
 _FIRST_ROWS = 10
@@ -30,32 +29,30 @@ def read_excel(path: Path, name: str, columns: Columns) -> Table:
     """
     try:
         from openpyxl import load_workbook
-        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise UserError(
             f"{name}: reading .xlsx files needs openpyxl.\n"
             "  pip install 'nlft[excel]', or save the table as .csv with the encoding UTF-8."
         ) from error
-    # openpyxl reads a sheet's XML when its rows are asked for, so both parts may find the damage.
-    damaged = (zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, InvalidFileException, KeyError)
     try:
         refuse_waiting_file(path)
+        _refuse_bomb(path, name)
         book = load_workbook(path, read_only=True, data_only=True)
         formulas = load_workbook(path, read_only=True) if _has_formulas(path) else None
-    except (*damaged, ValueError) as error:
-        raise _damaged(name) from error
+    except (RecordsError, MemoryError):
+        raise
     except OSError as error:
         raise RecordsError([Problem(name, f"cannot be read: {error.strerror}.", UNREADABLE_CURE)]) from error
+    except Exception as error:  # openpyxl trusts what the XML says, and raises whatever follows from it
+        raise _damaged(name) from error
     try:
         for sheet in (*book.worksheets, *(formulas.worksheets if formulas else ())):
             sheet.reset_dimensions()  # some programs write a wrong size, and rows beyond it would be lost
         if not book.worksheets:
             raise RecordsError([Problem(name, "has no sheet with cells.", "Save the table itself, and not a chart.")])
-        sheet, told = _choose([s for s in book.worksheets if _is_filled(s)] or book.worksheets, columns)
+        sheet, told = _choose(name, [s for s in book.worksheets if _is_filled(name, s)] or book.worksheets, columns)
         rows = _rows(name, sheet, formulas[sheet.title] if formulas else None)
         return read_table(name, rows, columns, told)
-    except damaged as error:
-        raise _damaged(name) from error
     finally:
         book.close()
         if formulas:
@@ -67,15 +64,33 @@ def _damaged(name: str) -> RecordsError:
     return RecordsError([Problem(name, what, "Open it in Excel or LibreOffice, and save it again as .xlsx.")])
 
 
-def _is_filled(sheet: Any) -> bool:
-    return any(value is not None for row in sheet.iter_rows(values_only=True) for value in row)
+def _refuse_bomb(path: Path, name: str) -> None:
+    """Refuse an archive that unpacks to far more than a table does. `zipfile` reads no more than the sizes say."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > most_unpacked(path.stat().st_size):
+        raise RecordsError([unpacks_to_too_much(name)])
 
 
-def _choose(sheets: Any, columns: Columns) -> tuple[Any, list[str]]:
+def _values(name: str, sheet: Any, last: int | None = None) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of a sheet's rows, up to row `last`. openpyxl reads the sheet's XML only here."""
+    try:
+        yield from sheet.iter_rows(max_row=last, values_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise _damaged(name) from error
+
+
+def _is_filled(name: str, sheet: Any) -> bool:
+    return any(value is not None for row in _values(name, sheet) for value in row)
+
+
+def _choose(name: str, sheets: Any, columns: Columns) -> tuple[Any, list[str]]:
     """Return the sheet to read, and what the user must know about the choice."""
     best, most = sheets[0], 0
     for sheet in sheets:
-        rows = [(at, list(cells)) for at, cells in enumerate(sheet.iter_rows(max_row=_FIRST_ROWS, values_only=True), 1)]
+        rows = [(at, list(cells)) for at, cells in enumerate(_values(name, sheet, _FIRST_ROWS), 1)]
         header = find_header(rows, columns)
         known = 0 if header is None else _known(header.names, columns)
         if known > most:
@@ -111,11 +126,11 @@ def _rows(name: str, sheet: Any, formulas: Any) -> Iterator[Row]:
     Raises:
         RecordsError: a formula has no stored value, because no spreadsheet program has computed it.
     """
-    written = formulas.iter_rows(values_only=True) if formulas else None
-    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
-        sources = next(written) if written else ()
+    written = _values(name, formulas) if formulas else None
+    for number, cells in enumerate(_values(name, sheet), start=1):
+        sources = next(written, ()) if written else ()
         for at, source in enumerate(sources):
-            if cells[at] is None and isinstance(source, str) and source.startswith("="):
+            if at < len(cells) and cells[at] is None and isinstance(source, str) and source.startswith("="):
                 what = f"has a formula without a value in column {at + 1}: {source[:40]}."
                 cure = "Open it in Excel or LibreOffice and save it, or paste the values over the formulas."
                 raise RecordsError([Problem(f"{name} row {number}", what, cure)])

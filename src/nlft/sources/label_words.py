@@ -41,7 +41,7 @@ def read_label(value: object, right_from: float | None = None) -> bool | None:
         return None
     if right_from is not None:
         return value >= right_from
-    return {1.0: True, 0.0: False, -1.0: False}.get(float(value))
+    return True if value == 1 else False if value in (0, -1) else None
 
 
 def is_number(value: object) -> bool:

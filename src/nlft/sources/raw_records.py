@@ -24,6 +24,7 @@ _NEEDED = {
     "answer": "Write the standard answer as text, or omit the field.",
     "feedback": "Say in words what a reader likes, or omit the field.",
     "judgment": "Say in words what is wrong.",
+    "keep": "Write true if the reply must stay as it is, or omit the field.",
     "revision": "Write a right completion, or omit the field.",
 }
 UNLABELLED = ("no label", "no rating")  # how `RawRecord.unused` begins for a reply that nobody has rated
@@ -31,6 +32,7 @@ SEE_FORMAT = "Write the records as docs/RECORDS.md shows."
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet")
 UNREADABLE_CURE = f"Name a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file that you have permission to read."
+_SMALL_UNPACKED = 1 << 28  # bytes: a compressed file that unpacks to no more is always read
 _UTF_8_MARKS = re.compile(rb"(?m)^(?:\xef\xbb\xbf)+")
 
 
@@ -164,6 +166,8 @@ def read_raw(path: Path) -> Iterator[RawRecord]:
         raise RecordsError([Problem(name, what, cure)])
     try:
         refuse_waiting_file(path)
+        if zipped:
+            _refuse_bomb(path, name)
         with gzip.open(path) if zipped else path.open("rb") as file:
             if ending == ".json":
                 yield from _records_of_document(name, _without_mark(name, file.read()))
@@ -174,6 +178,27 @@ def read_raw(path: Path) -> Iterator[RawRecord]:
         raise RecordsError([Problem(name, what, "Download it again, or unpack it.")]) from error
     except OSError as error:
         raise RecordsError([Problem(name, f"cannot be read: {error.strerror}.", UNREADABLE_CURE)]) from error
+
+
+def most_unpacked(packed: int) -> int:
+    """Return how many bytes a compressed file of `packed` bytes may unpack to. Text packs to a fifth, not a 200th."""
+    return max(_SMALL_UNPACKED, 200 * packed)
+
+
+def unpacks_to_too_much(name: str) -> Problem:
+    """Make the problem for a file that was made to fill the memory."""
+    what = "is compressed, and unpacks to more than 200 times its size, which no file of texts does."
+    return Problem(name, what, "If it is yours, unpack it, and save it again.")
+
+
+def _refuse_bomb(path: Path, name: str) -> None:
+    """Unpack a file in blocks, which are forgotten, and refuse it if it is too long."""
+    left = most_unpacked(path.stat().st_size)
+    with gzip.open(path) as file:
+        while block := file.read(1 << 20):
+            left -= len(block)
+            if left < 0:
+                raise RecordsError([unpacks_to_too_much(name)])
 
 
 def _records_of_lines(name: str, lines: Iterable[bytes]) -> Iterator[RawRecord]:

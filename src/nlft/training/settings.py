@@ -86,7 +86,7 @@ class CommonSettings(ActivationSettings):
         import torch
 
         from nlft.training.honoured import refuse_idle
-        from nlft.training.tracking import without_missing_tracker
+        from nlft.training.trackers import without_missing_trackers
 
         refuse_idle(self, self.method)
 
@@ -97,7 +97,7 @@ class CommonSettings(ActivationSettings):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
         super().__post_init__()  # type: ignore[misc]
-        without_missing_tracker(self)
+        without_missing_trackers(self)
 
 
 @dataclass

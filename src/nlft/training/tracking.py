@@ -1,12 +1,10 @@
 """trackio: what transformers' own integration logs, and the map, replies before and after, and alerts.
 
-A tracker that is missing or fails never stops a run. It says so once, with the cure.
+If it fails, it says so once, with the cure, and the run goes on.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
@@ -23,34 +21,19 @@ from nlft.models.answerer import CompletionRequest, complete
 from nlft.models.loaded import loaded_answerer
 from nlft.page.export import map_data, map_page
 from nlft.runs.run_dir import RunDir
+from nlft.training.trackers import guard_trackers, warn_failed
 
 NAME = "trackio"
-CURE = f"pip install 'nlft[{NAME}]'"
 REPLIES, REPLY_TOKENS = 8, 128  # asked before and after training: at most this many, each at most this long
 MAP_STEPS = 20
 
 
-def without_missing_tracker(args: TrainingArguments) -> None:
-    """Take trackio out of `report_to` if it cannot be imported, and warn once."""
-    if NAME not in (args.report_to or []):
-        return
-    try:
-        import_module(NAME)
-    except Exception as error:  # it imports several packages, and an old one among them may raise anything
-        args.report_to = [name for name in args.report_to if name != NAME]
-        if os.environ.get("RANK", "0") == "0":
-            warnings.warn(
-                f"--report_to {NAME}: it cannot be imported ({type(error).__name__}: {error}), so this run does not "
-                f"log to it. The run's own files are complete. To log to it: {CURE}",
-                stacklevel=4,
-            )
-
-
 def follow_with_trackio(trainer: Trainer, run: RunDir) -> None:
-    """Put `TrackioReport` in the place of transformers' callback, if the trainer has that one.
+    """Put `TrackioReport` in the place of transformers' callback, if the trainer has that one, and guard the others.
 
     Call this after the other callbacks are added: it reads what they write.
     """
+    guard_trackers(trainer)
     if trainer.pop_callback(TrackioCallback) is not None:
         trainer.add_callback(TrackioReport(trainer, run))
 
@@ -123,11 +106,7 @@ class TrackioReport(TrackioCallback):  # type: ignore[misc]
             work()
         except Exception as error:  # a full disk, a lost network, a refused login: whatever it raises
             self.failed = True
-            warnings.warn(
-                f"{NAME} failed ({type(error).__name__}: {error}), so this run no longer logs to it. Training "
-                f"continues, and the run's own files are complete. Try its newest version: {CURE} --upgrade",
-                stacklevel=2,
-            )
+            warn_failed(NAME, error)
 
     def _count_gated(self) -> None:
         """Add the step's gated and wrong examples. A log line has only their ratio, which is 0 without a wrong one."""

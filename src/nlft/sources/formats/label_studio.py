@@ -57,7 +57,7 @@ def _opinion(results: list[dict[str, Any]], reply: str, columns: Columns) -> Opi
 
 def _whole(value: object) -> object:
     """Return an offset, which hypertext has as text."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
 
 
 def _joins(span: dict[str, Any] | None, value: dict[str, Any]) -> bool:
