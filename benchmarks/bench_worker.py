@@ -15,6 +15,7 @@ from bench_arms import Arm, Kind, Options
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
+from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.core.conditions import EncodedExample, Row, pad, row
 from nlft.core.heads import decoder_of
 from nlft.core.limits import limits_of
@@ -32,7 +33,6 @@ from nlft.models.loading import ModelSettings, default_lora, load_model, load_to
 from nlft.progress import quiet_libraries
 from nlft.training.callbacks import show_own_progress
 from nlft.training.prompting import training_encoder
-from nlft.training.sft import SFTSettings, sft_trainer
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 

@@ -38,7 +38,7 @@ def measured_and_planned(args: argparse.Namespace) -> dict[str, float]:
     from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings, load_model, lora_config, wrap
     from nlft.models.sizes import measured
-    from nlft.training.plan_memory import Rows, Step, memory_of
+    from nlft.planning.memory import Rows, Step, memory_of
 
     count, length = map(int, args.shape.split("x"))
     settings = ModelSettings(model_name_or_path=args.model, dtype=args.dtype)

@@ -311,7 +311,7 @@ def test_nlft_reads_back_the_chosen_examples():
 
 @pytest.mark.parametrize("target", ["answer", "completion", "all-completions"])
 def test_sft_rows_are_those_of_nlft_sft(target):
-    from nlft.training.sft_rows import sft_rows
+    from nlft.baselines.sft_rows import sft_rows
 
     encoder = ConditionEncoder(tiny.tokenizer())
     rows = rows_of(write("sft", target=target)[0])

@@ -7,14 +7,14 @@ import torch
 
 from helpers import tiny
 from helpers.training import examples, nlft_trainer
+from nlft.baselines.dpo import DPOBaseline, DPOSettings
+from nlft.baselines.kto import KTOBaseline, KTOSettings
+from nlft.baselines.reft import ReFTBaseline, ReFTSettings
+from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.data.records import Example
 from nlft.errors import NLFTError, UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
-from nlft.training.dpo import DPOBaseline, DPOSettings
-from nlft.training.kto import KTOBaseline, KTOSettings
-from nlft.training.reft import ReFTBaseline, ReFTSettings
-from nlft.training.sft import SFTSettings, sft_trainer
 
 ONE_BY_ONE = {
     "per_device_train_batch_size": 2,

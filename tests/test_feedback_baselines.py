@@ -9,6 +9,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from helpers import tiny
+from nlft.baselines.dpo import DPOBaseline, DPOSettings
+from nlft.baselines.kto import KTOBaseline, KTOSettings, balance
+from nlft.baselines.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
+from nlft.baselines.sft import SFTBaseline, SFTSettings
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.data.grading import ExtractionSettings, get_grader
@@ -16,10 +20,6 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
-from nlft.training.dpo import DPOBaseline, DPOSettings
-from nlft.training.kto import KTOBaseline, KTOSettings, balance
-from nlft.training.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
-from nlft.training.sft import SFTBaseline, SFTSettings
 
 EXAMPLES = [
     Example(f"e{n}", f"What is {n} + 1?", f"It is {n + n % 2}.", n % 2 == 1, f"{n} + 1 = {n + 1}\n#### {n + 1}", "No.")

@@ -6,11 +6,11 @@ from transformers import TrainerCallback
 
 from helpers import tiny
 from helpers.training import COMMON, REDIRECTED, examples, nlft_trainer
+from nlft.baselines.sft import SFTBaseline, SFTSettings
 from nlft.errors import NLFTError, UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
 from nlft.training.guards import GUARDS, Guards, guard_actions
-from nlft.training.sft import SFTBaseline, SFTSettings
 
 QUIET = {"loss": 2.0}
 STEPS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "train_sampling_strategy": "sequential"}

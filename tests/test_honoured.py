@@ -8,16 +8,16 @@ from transformers import TrainingArguments
 
 from helpers import striking, tiny
 from helpers.training import examples, lora, nlft_trainer
+from nlft.baselines.dpo import DPOSettings
+from nlft.baselines.kto import KTOSettings
+from nlft.baselines.reft import ReFTSettings
+from nlft.baselines.sft import SFTSettings
 from nlft.commands.parsing import Command
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.errors import ConfigError, UserError
 from nlft.models.loading import ModelSettings
 from nlft.training import honoured
-from nlft.training.dpo import DPOSettings
-from nlft.training.kto import KTOSettings
-from nlft.training.reft import ReFTSettings
-from nlft.training.sft import SFTSettings
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 CLASSES = {"nlft": NLFTConfig, "sft": SFTSettings, "kto": KTOSettings, "dpo": DPOSettings, "reft": ReFTSettings}

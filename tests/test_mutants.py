@@ -202,7 +202,12 @@ def test_every_named_mutant_changes_a_program_and_names_tests_that_are_there():
 def test_mutants_are_drawn_from_every_module_that_decides_a_number():
     drawn = modules()
     source = PROJECT / "src/nlft"
-    rooms = [*source.glob("core/**/*.py"), *source.glob("training/*.py"), *source.glob("data/answers/*.py")]
+    rooms = [
+        *source.glob("core/**/*.py"),
+        *source.glob("training/*.py"),
+        *source.glob("baselines/*.py"),
+        *source.glob("data/answers/*.py"),
+    ]
     paths = {PurePosixPath(path.relative_to(PROJECT).as_posix()) for path in rooms if path.name != "__init__.py"}
     others = ["data/grading", "results/stats", "results/components", "results/power", "results/clusters", "page/guard"]
     assert set(drawn) == paths | {PurePosixPath(f"src/nlft/{name}.py") for name in others}

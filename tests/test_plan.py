@@ -16,9 +16,9 @@ from nlft.data.records import write_examples
 from nlft.models import sizes
 from nlft.models.loading import ModelSettings, default_lora, wrap
 from nlft.models.sizes import measured, sizes_from_config
-from nlft.training.plan_cards import CARDS, Card, fit, flops_of, setups
-from nlft.training.plan_memory import Rows, Step, layer_bytes_per_token, memory_of, weight_bytes
-from nlft.training.plan_tokens import count_tokens, estimate_tokens, steps_of
+from nlft.planning.cards import CARDS, Card, fit, flops_of, setups
+from nlft.planning.memory import Rows, Step, layer_bytes_per_token, memory_of, weight_bytes
+from nlft.planning.tokens import count_tokens, estimate_tokens, steps_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 MIB = 2**20

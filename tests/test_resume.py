@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from helpers import tiny
 from helpers.training import COMMON, REDIRECTED, Ask, adapter, examples, lora, nlft_trainer
 from nlft import cli
+from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.data.records import write_examples
 from nlft.errors import UserError
 from nlft.files import append_whole
@@ -29,7 +30,6 @@ from nlft.training.checkpoints import checkpoint_to_resume
 from nlft.training.differences import differences
 from nlft.training.rescore_worker import newest_adapter
 from nlft.training.resuming import check_resume
-from nlft.training.sft import SFTSettings, sft_trainer
 from nlft.training.start import make_room, where_to_start
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 

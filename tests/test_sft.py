@@ -11,6 +11,8 @@ from trl import SFTConfig
 from helpers import tiny
 from helpers.training import COMMON, adapter, examples, lora
 from nlft import cli
+from nlft.baselines.sft import SFTBaseline, SFTSettings, sft_trainer
+from nlft.baselines.sft_own import OwnSFT
 from nlft.data.records import write_examples
 from nlft.errors import ConfigError, UserError
 from nlft.experiments.arm_run import baseline_trainer
@@ -18,8 +20,6 @@ from nlft.experiments.arms import BUILT_IN, defined_arm
 from nlft.runs.run_dir import RunDir
 from nlft.training import honoured
 from nlft.training.settings import SFTOptions
-from nlft.training.sft import SFTBaseline, SFTSettings, sft_trainer
-from nlft.training.sft_own import OwnSFT
 
 ENGINES = ("nlft", "trl")
 # Decided elsewhere: our own, refused for both engines, or of no matter to what is computed.

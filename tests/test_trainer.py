@@ -11,6 +11,10 @@ from transformers.integrations.neftune import activate_neftune
 from helpers import tiny
 from helpers.training import COMMON, adapter, examples, lora, nlft_trainer
 from helpers.waiting import until
+from nlft.baselines.dpo import DPOSettings
+from nlft.baselines.kto import KTOSettings
+from nlft.baselines.reft import ReFTSettings
+from nlft.baselines.sft import SFTBaseline, SFTSettings
 from nlft.core.condition_scores import is_noisy
 from nlft.core.saliency import Tag
 from nlft.core.schemes.nlft import NLFTSettings
@@ -19,10 +23,6 @@ from nlft.errors import ProblemsError, UserError
 from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import checkpoint_to_resume
-from nlft.training.dpo import DPOSettings
-from nlft.training.kto import KTOSettings
-from nlft.training.reft import ReFTSettings
-from nlft.training.sft import SFTBaseline, SFTSettings
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from nlft.training.plan_cards import CARDS, fit
-from nlft.training.plan_memory import Rows, Step, memory_of
+from nlft.planning.cards import CARDS, fit
+from nlft.planning.memory import Rows, Step, memory_of
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "SCALE.md"
 MARKS = ("<!-- plan begins -->\n", "<!-- plan ends -->\n")

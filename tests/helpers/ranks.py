@@ -71,7 +71,7 @@ def train(folder: Path, processes: int) -> dict[str, Any]:
 
 def supervise(folder: Path, processes: int) -> dict[str, Any]:
     """Two steps of `nlft sft` on our own core, on rows of different lengths."""
-    from nlft.training.sft import SFTSettings, sft_trainer
+    from nlft.baselines.sft import SFTSettings, sft_trainer
 
     steps = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.5, "per_device_train_batch_size": 2}
     shared = {**COMMON, **steps, "gradient_accumulation_steps": 2 // processes}

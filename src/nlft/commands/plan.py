@@ -17,7 +17,7 @@ _MODEL = ("dtype", "load_in_4bit", "use_peft", "lora_r", "lora_target_modules")
 
 def plan(argv: Sequence[str]) -> None:
     """Run `nlft plan`."""
-    from nlft.training.plan_settings import PlannedModelOptions, PlanSettings
+    from nlft.planning.settings import PlannedModelOptions, PlanSettings
     from nlft.training.settings import NLFTOptions, SchemeSettings
 
     def add(parser: ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def plan(argv: Sequence[str]) -> None:
     )
     model_settings, args, chosen, settings, saliency, other = command.parse(_with_model(argv))
     from nlft.core.schemes.registry import get_scheme
-    from nlft.training.planning import make_plan
+    from nlft.planning.plan import make_plan
 
     examples = examples_to_train(other.file) if other.file else None
     with printing_json(other.json) as document:
@@ -65,7 +65,7 @@ def _classes() -> list[type]:
     from dataclasses import dataclass
 
     from nlft.models.loading import ModelSettings
-    from nlft.training.plan_settings import PlannedModelOptions, PlanSettings
+    from nlft.planning.settings import PlannedModelOptions, PlanSettings
     from nlft.training.settings import SchemeSettings
     from nlft.training.trainer import NLFTConfig
 

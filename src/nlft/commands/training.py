@@ -350,7 +350,7 @@ def _baseline(
     def load() -> list[type]:
         from nlft.models.loading import ModelSettings
 
-        return [ModelSettings, getattr(import_module(f"nlft.training.{name}"), settings), ReadingSettings]
+        return [ModelSettings, getattr(import_module(f"nlft.baselines.{name}"), settings), ReadingSettings]
 
     command = Command(
         f"nlft {name}",
@@ -369,7 +369,7 @@ def _baseline(
     from nlft.training.start import adds_adapter, note_adapter
 
     refuse_input_folders(args, other, model_settings)
-    baseline = getattr(import_module(f"nlft.training.{name}"), make)
+    baseline = getattr(import_module(f"nlft.baselines.{name}"), make)
     with owning_output(args):
         examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
         model = load_model(model_settings, trainable=True)

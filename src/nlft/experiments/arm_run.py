@@ -219,18 +219,18 @@ def baseline_trainer(
     """
     own = dict(arm.settings)
     if arm.method == "sft":
-        from nlft.training.sft import SFTSettings, sft_trainer
+        from nlft.baselines.sft import SFTSettings, sft_trainer
 
         # Kept comparisons trained with TRL. An arm of its own may set `engine: nlft`.
         return sft_trainer, settle(SFTSettings, {"engine": "trl", **options}, own, arm.name)
-    from nlft.training.kto import KTOBaseline, KTOSettings
-    from nlft.training.reft import ReFTBaseline, ReFTSettings
+    from nlft.baselines.kto import KTOBaseline, KTOSettings
+    from nlft.baselines.reft import ReFTBaseline, ReFTSettings
 
     # These methods diverge at the rate of supervised training. Their default rate is a quarter of its default.
     supervised = options["learning_rate"]
     gentle = {"learning_rate": supervised / 4, "per_device_train_batch_size": _two_or_more(options)}
     if arm.method == "dpo":
-        from nlft.training.dpo import DPOBaseline, DPOSettings
+        from nlft.baselines.dpo import DPOBaseline, DPOSettings
 
         return DPOBaseline, settle(DPOSettings, {**options, "learning_rate": supervised / 4}, own, arm.name)
     if arm.method == "kto":

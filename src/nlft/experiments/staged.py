@@ -31,7 +31,7 @@ from nlft.runs.lock import owning
 if TYPE_CHECKING:
     from nlft.models.loading import ModelSettings
 
-_PRELOADED = ("nlft.training.reft", "nlft.experiments.arm_run", "nlft.models.loaded")
+_PRELOADED = ("nlft.baselines.reft", "nlft.experiments.arm_run", "nlft.models.loaded")
 
 Stage = tuple[str, str, Callable[[], None]]
 """The stage's title, the file whose existence shows that the stage is done, and the function that runs it."""

@@ -1,1 +1,1 @@
-"""Train with NLFT or a baseline, and write the run directory."""
+"""Train with NLFT, and write the run directory."""

@@ -332,7 +332,7 @@ def refuse_other_engine(args: Any, engine: str) -> None:
         ConfigError: `args.engine` is not `engine`.
     """
     if args.engine != engine:
-        cure = f"Give engine={engine!r}, or let `nlft.training.sft.sft_trainer` choose the trainer."
+        cure = f"Give engine={engine!r}, or let `nlft.baselines.sft.sft_trainer` choose the trainer."
         raise ConfigError([Problem("--engine", f"is {args.engine}, but this trainer is that of {engine}", cure)])
 
 

@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nlft.baselines.sft_rows import sft_rows
 from nlft.core.conditions import ConditionEncoder, Row, Rows, pad
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import score
@@ -18,7 +19,6 @@ from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_other_engine
-from nlft.training.sft_rows import sft_rows
 from nlft.training.token_log import LogsSums
 
 

@@ -11,8 +11,8 @@ from nlft.core.conditions import EncodedExample
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, completion_text
+from nlft.planning.memory import Rows
 from nlft.training.batching import KeepingBuilder
-from nlft.training.plan_memory import Rows
 from nlft.training.prompting import training_encoder
 
 CHARACTERS = 4.0  # of a token, in English texts; a guess for a model whose tokenizer is not there

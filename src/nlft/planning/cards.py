@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nlft.training.plan_memory import Memory, Rows, Step, memory_of
+from nlft.planning.memory import Memory, Rows, Step, memory_of
 
 if TYPE_CHECKING:
     from nlft.models.sizes import ModelSizes

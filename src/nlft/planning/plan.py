@@ -8,10 +8,10 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, load_tokenizer
 from nlft.models.sizes import ModelSizes, sizes_from_config
-from nlft.training.plan_cards import CARDS, REACHED, REACHED_QUANTISED, Card, Fit, fit, flops_of, with_rows
-from nlft.training.plan_memory import Memory, Step, bits_of, memory_of
-from nlft.training.plan_settings import PlanSettings
-from nlft.training.plan_tokens import CHARACTERS, Tokens, count_tokens, estimate_tokens, without_file
+from nlft.planning.cards import CARDS, REACHED, REACHED_QUANTISED, Card, Fit, fit, flops_of, with_rows
+from nlft.planning.memory import Memory, Step, bits_of, memory_of
+from nlft.planning.settings import PlanSettings
+from nlft.planning.tokens import CHARACTERS, Tokens, count_tokens, estimate_tokens, without_file
 
 GIB = 2**30
 _PARTS = {

@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
+from nlft.baselines.sft import SFTBaseline, SFTSettings
+from nlft.baselines.trl_rows import check_all_rows
 from nlft.config import override
 from nlft.core.turn_encoding import TurnEncoder
 from nlft.data.export import Form, form_for, prompted, rows_for
@@ -33,9 +35,7 @@ from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
 from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import ReFTOptions
-from nlft.training.sft import SFTBaseline, SFTSettings
 from nlft.training.start import own_checkpoint
-from nlft.training.trl_rows import check_all_rows
 
 
 @dataclass

@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from nlft.baselines.trl_rows import check_all_rows, check_lengths
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -23,7 +24,6 @@ from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
 from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import DPOOptions
-from nlft.training.trl_rows import check_all_rows, check_lengths
 
 
 @dataclass

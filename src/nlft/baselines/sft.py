@@ -10,6 +10,9 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from nlft.baselines.sft_own import OwnSFT
+from nlft.baselines.sft_rows import sft_rows
+from nlft.baselines.trl_rows import check_all_rows
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -19,9 +22,6 @@ from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_other_engine
 from nlft.training.settings import SFTOptions
-from nlft.training.sft_own import OwnSFT
-from nlft.training.sft_rows import sft_rows
-from nlft.training.trl_rows import check_all_rows
 
 
 @dataclass

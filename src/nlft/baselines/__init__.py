@@ -1,0 +1,1 @@
+"""The methods that NLFT is compared with: SFT, KTO, DPO, ReFT."""

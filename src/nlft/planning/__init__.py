@@ -1,0 +1,1 @@
+"""What a training needs: memory, tokens, time, cards."""
