@@ -700,10 +700,10 @@ def full_disk(monkeypatch, which):
     write_whole, append, state = run_dir.write_whole, run_dir.append_whole, {"full": True}
 
     def guard(function):
-        def write(path, data):
+        def write(path, data, **more):
             if state["full"] and which in str(path):
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return function(path, data)
+            return function(path, data, **more)
 
         return write
 
@@ -752,14 +752,15 @@ def test_events_and_controls_have_no_hole_once_there_is_room_again(tmp_path, mon
         run.append_event({"step": 1})
     for step in (2, 3):
         run.append_event({"step": step})  # a second warning would be an error here
+    line = {"id": "a", "step": 1, "control": "pause", "who": "page", "taken": False, "new": None}
     with pytest.warns(UserWarning, match=r"controls.jsonl"):
-        run.append_control({"step": 1})
+        run.append_control(line)
     assert run.events() == []
     room()
     run.append_event({"step": 4})
     run.finish_logs()
     assert [e["step"] for e in run.events()] == [1, 2, 3, 4]
-    assert run.controls() == [{"step": 1}]
+    assert run.controls() == [line]
 
 
 def test_lines_that_are_lost_in_the_end_are_told(tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def test_an_unknown_guard_or_action_is_refused_with_the_right_ones(text):
 
 
 def test_a_method_without_requests_cannot_be_paused(tmp_path):
-    args = SFTSettings(output_dir=str(tmp_path), target="answer", guard=["loss=pause"], **COMMON)
+    args = SFTSettings(output_dir=str(tmp_path), target="answer", engine="trl", guard=["loss=pause"], **COMMON)
     net = tiny.model()
     with pytest.raises(UserError, match="loss=stop"):
         SFTBaseline(net, args, examples(), tiny.tokenizer(), default_lora(net))

@@ -237,7 +237,7 @@ class Here(LabelProcess):
     def __init__(self, folder: Path) -> None:
         from nlft.training.label_worker import LabelModel
 
-        self.name, self.max_new_tokens = "tiny", 5
+        self.name, self.adapter, self.max_new_tokens = "tiny", None, 5
         self.worker = LabelModel(str(folder), None, self.max_new_tokens)
         self.asked: list[dict[str, Any]] = []
 

@@ -252,7 +252,7 @@ def test_an_edited_example_is_scored_with_the_runs_other_pivots(tmp_path):
     RunDir(tmp_path / "run").write_settings(run.record)
     write_examples(tmp_path / "file.jsonl", records)
     worker = RescoreModel.__new__(RescoreModel)  # without a model on disk
-    worker.run, worker.file = RunDir(tmp_path / "run"), tmp_path / "file.jsonl"
+    worker.run, worker.file, worker.data = RunDir(tmp_path / "run"), tmp_path / "file.jsonl", {}
     worker.encoder, worker.model = encoder(), run.model
     edited = replace(records[1], judgment='It is too long: "sleek modern".')
     found = worker._encoded(edited, encode_examples([edited], encoder())[0], chosen=True)

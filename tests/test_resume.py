@@ -94,7 +94,7 @@ def test_a_finished_run_that_is_resumed_gets_no_new_line_and_keeps_its_record(tm
     assert run.settings() == record
 
 
-@pytest.mark.parametrize("make", [dropping_nlft_trainer, sft_trainer])
+@pytest.mark.parametrize("make", [dropping_nlft_trainer, sft_run, trl_run])
 def test_a_run_that_is_killed_after_its_last_checkpoint_trains_no_step_more(tmp_path, make):
     """The last step is in the middle of an epoch, and the rate is constant: one step more would change the weights."""
     options = {"max_steps": 3, "lr_scheduler_type": "constant", **EACH_STEP}

@@ -46,7 +46,14 @@ def whole(tmp_path_factory, model_folder):
     """A small run of `nlft train`, with everything that a run can have."""
     folder = tmp_path_factory.mktemp("whole")
     write_examples(folder / "examples.jsonl", examples())
-    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "max_steps": 2, "watch": 2}
+    options = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": 9,
+        "max_steps": 2,
+        "watch": 2,
+        "watch_share": 1,
+    }
     options |= {"per_device_train_batch_size": 3, "use_cpu": True, "dtype": "float32", "logging_steps": 1, "lora_r": 2}
     flags = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     argv = [str(folder / "examples.jsonl"), "--model_name_or_path", model_folder, "--output_dir", str(folder / "run")]

@@ -48,7 +48,7 @@ def start(folder, model_folder, tmp_path):
 
 
 def digests(folder):
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.lock"]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

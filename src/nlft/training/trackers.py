@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 _EXTRAS = {"trackio", "wandb", "tensorboard"}  # extras of this package
@@ -25,6 +26,9 @@ def without_missing_trackers(args: TrainingArguments) -> None:
         try:
             if name == "trackio":
                 import_module(name)
+            is_there = getattr(integration_utils, f"is_{name}_available", None)
+            if is_there is not None and not is_there():  # a callback that fails halfway may complain again at its end
+                raise ImportError(f"the package of {name} is not installed")
             INTEGRATION_TO_CALLBACK[name]()  # says what is missing
         except Exception as error:  # it may import several packages, and an old one among them may raise anything
             args.report_to = [other for other in args.report_to if other != name]
