@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from nlft.core.schemes.registry import get_scheme, scheme_names
-from nlft.training.settings import NLFTOptions
 
 Kind = Literal["mixed", "right", "wrong"]
-FROZEN = "condition_logprobs"  # the setting of `nlft train` that lets a step read kept scores, where it exists
+FROZEN = "condition_logprobs"  # the setting of `nlft train` that lets a step read kept scores
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ def all_arms() -> list[Arm]:
         Arm("sft-trl-chunked", "sft", settings={"engine": "trl", "loss_type": "chunked_nll"}),
         Arm("sft-nlft", "sft", settings={"engine": "nlft"}),
     ]
-    can_freeze = FROZEN in {f.name for f in fields(NLFTOptions)}
+    from nlft.training.kept_conditions import unkept  # brings torch, which `--help` does without
+
     for name in scheme_names():
         scheme = get_scheme(name)
         kinds: tuple[Kind, ...] = ("right", "wrong", "mixed") if name == "nlft" else ("mixed",)
@@ -72,7 +72,8 @@ def all_arms() -> list[Arm]:
             settings["saliency"] = {"stop_below": 0.0}  # every arm trains all passes
         live = [Arm(f"{name}-{kind}" if len(kinds) > 1 else name, "nlft", kind, settings) for kind in kinds]
         arms += live
-        if can_freeze and scheme.needs(scheme.settings()) & {"standard", "judge", "hold"}:
+        scores = scheme.needs(scheme.settings()) & {"standard", "judge", "hold"}
+        if scores and unkept(scheme, scheme.settings()) is None:
             arms += [replace(a, name=f"{a.name}-frozen", settings={**a.settings, FROZEN: "frozen"}) for a in live]
     return [*arms, Arm("original-step", "peer")]
 
