@@ -186,14 +186,16 @@ def report(options: "Options", arms: list[dict[str, Any]], command: str) -> dict
 def section(found: dict[str, Any]) -> str:
     """One run: what was measured, and the table of its arms."""
     chosen, reference = found["settings"], found["arms"][0]
+    # Seconds of a shared CPU say little; the ratios are of turns in one run.
+    takes = "" if found["device"].startswith("CPU") else f"takes {median(reference['seconds']):.3g} s and "
     about = (
         f"{chosen['model']}{', vocabulary ' + format(chosen['vocabulary'], ',') if chosen['vocabulary'] else ''}: "
         f"batch {chosen['batch']}, prompts of about {chosen['prompt']} tokens, completions {chosen['completion']}, "
         f"answers {chosen['shown']}, judgments {chosen['judgment']}; activation checkpointing "
         f"{'on' if chosen['checkpointing'] else 'off'}, answer_weight {chosen['answer_weight']:g}, "
         f"{'LoRA' if chosen['weights'] == 'lora' else 'all weights'}. {found['device']}, {found['threads']} threads; "
-        f"torch {found['versions']['torch']}, TRL {found['versions']['trl']}. A step of {reference['arm']} takes "
-        f"{median(reference['seconds']):.3g} s; its peak memory is {mib(reference):,.0f} MiB. "
+        f"torch {found['versions']['torch']}, TRL {found['versions']['trl']}. A step of {reference['arm']} {takes}"
+        f"has a peak memory of {mib(reference):,.0f} MiB. "
         f"A position at the head costs {reference['units']['head']:.2f} of a token in the decoder."
     )
     # No line of a page is over 120 characters, except in tables.
