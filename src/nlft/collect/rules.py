@@ -20,7 +20,7 @@ REPEATED = 3  # a sentence or line that occurs this often counts as repetition
 _LONGEST_QUOTE = 120
 
 _MARKED = re.compile(rf"####\W{{0,8}}?({IN_SENTENCE.pattern})")  # includes other spellings of the mark
-_DECIMAL_COMMA = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]+)")
+_DECIMAL_COMMA = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|(?<![0-9])[0-9]+,[0-9]+)")
 _PIECE_ENDS = re.compile(r"(?<=[.!?])\s|[\n\r]")
 
 

@@ -92,7 +92,7 @@ _QUOTES = re.compile(
 )
 _PLURAL = re.compile(r"(?<=s)['’](?=\s)")
 _PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how the page writes down a mark "right"
-_ELLIPSIS = re.compile(r"\s*(?:\.\s?\.\s?\.|…|\[(?:\.\.\.|…)\])\s*")
+_ELLIPSIS = re.compile(r"(?<!\s)\s*+(?:\.\s?\.\s?\.|…|\[(?:\.\.\.|…)\])\s*")
 _TOKENS = re.compile(r"\.\.\.|…|\w+|\s+|[^\w\s]")
 _SIGNS = set("-+=*/×÷<>")
 _FOLDED = str.maketrans(

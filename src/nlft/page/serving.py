@@ -76,7 +76,7 @@ def web_server(page: Served, listening: socket.socket, token: str | Access, host
     app = page.app(token, hosts, cookie=f"nlft-map-{port}")
     settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
     # A short queue: asyncio accepts the whole of it before it looks at the number of connections.
-    config = uvicorn.Config(app, http=PatientProtocol, backlog=QUEUE, **settings)
+    config = uvicorn.Config(app, http=PatientProtocol, loop="asyncio", backlog=QUEUE, **settings)
     return WebServer(config, page, listening)
 
 

@@ -3,6 +3,7 @@
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,19 @@ def read_excel(path: Path, name: str, columns: Columns) -> Table:
     try:
         refuse_waiting_file(path)
         _refuse_bomb(path, name)
-        book = load_workbook(path, read_only=True, data_only=True)
-        formulas = load_workbook(path, read_only=True) if _has_formulas(path) else None
+        with ExitStack() as files:  # openpyxl leaves its file open where it fails
+            book = load_workbook(files.enter_context(path.open("rb")), read_only=True, data_only=True)
+            formulas = None
+            if _has_formulas(path):
+                formulas = load_workbook(files.enter_context(path.open("rb")), read_only=True)
+            still_open = files.pop_all()
     except (RecordsError, MemoryError):
         raise
     except OSError as error:
         raise RecordsError([Problem(name, f"cannot be read: {error.strerror}.", UNREADABLE_CURE)]) from error
     except Exception as error:  # openpyxl trusts what the XML says, and raises whatever follows from it
         raise _damaged(name) from error
-    try:
+    with still_open:
         for sheet in (*book.worksheets, *(formulas.worksheets if formulas else ())):
             sheet.reset_dimensions()  # some programs write a wrong size, and rows beyond it would be lost
         if not book.worksheets:
@@ -53,10 +58,6 @@ def read_excel(path: Path, name: str, columns: Columns) -> Table:
         sheet, told = _choose(name, [s for s in book.worksheets if _is_filled(name, s)] or book.worksheets, columns)
         rows = _rows(name, sheet, formulas[sheet.title] if formulas else None)
         return read_table(name, rows, columns, told)
-    finally:
-        book.close()
-        if formulas:
-            formulas.close()
 
 
 def _damaged(name: str) -> RecordsError:
