@@ -3,13 +3,10 @@
 import pytest
 import torch
 
-from helpers import tiny
-from helpers.striking import TOKENIZER, trainer
-from helpers.training import lora
+from helpers.striking import TOKENIZER, trained, trainer
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.logprobs import enable_scoring
 from nlft.core.schemes.ftpo import FTPOSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.spans import Span, quoted_spans
@@ -35,18 +32,6 @@ def batch():
         example("b", "a flat pan", label=True),
         example("c", "it is sleek", "sleek", replace="flat"),
     ]
-
-
-def trained(family):
-    """A model whose adapter has moved away from the base."""
-    net = lora(tiny.model(family, vocabulary=len(TOKENIZER)))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    enable_scoring(net)
-    return net.eval()
 
 
 def losses(net, examples, settings=SETTINGS):

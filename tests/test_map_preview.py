@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from helpers import tiny
-from helpers.striking import TOKENIZER
-from helpers.training import lora
+from helpers.striking import TOKENIZER, trained
 from nlft.cli import main
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
@@ -35,14 +34,7 @@ def encoded(completion, *marked, label=False):
 @pytest.fixture(scope="module")
 def net():
     """A model whose adapter has moved away from the base."""
-    made = lora(tiny.model(vocabulary=len(TOKENIZER)))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    enable_scoring(made)
-    return made.eval()
+    return trained()
 
 
 def first_choices(net, one, at):

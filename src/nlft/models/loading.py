@@ -1,6 +1,5 @@
 """Load a model by name, with a new LoRA adapter or a saved one."""
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers.utils import logging
 from nlft.core.conditions import end_of_turn_id
 from nlft.core.heads import DEFAULT_CHUNK_BYTES
 from nlft.core.logprobs import enable_scoring
+from nlft.digests import sha256_of
 from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
 from nlft.models.machine import fast_dtype
@@ -79,7 +79,7 @@ def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:
     weights = Path(adapter_folder(adapter)) / WEIGHTS
     fingerprint = {"name": adapter}
     if weights.is_file():
-        fingerprint["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        fingerprint["sha256"] = sha256_of(weights)
     return fingerprint
 
 
