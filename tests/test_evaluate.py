@@ -316,6 +316,15 @@ def test_evaluate_asks_a_server_and_a_rerun_asks_nothing(tmp_path, capsys):
     assert (tmp_path / "evaluation.json").read_bytes() == first
 
 
+def test_evaluations_of_one_file_keep_the_one_before_and_no_more(tmp_path, capsys):
+    with AnsweringServer() as server:
+        for tokens in ("20", "19", "18"):
+            assert cli.main(on_server(server.url, tmp_path, "--max_new_tokens", tokens)) == 0, capsys.readouterr().err
+    (before,) = tmp_path.glob("evaluation.json.bak*")
+    found = [json.loads(path.read_text()) for path in (before, tmp_path / "evaluation.json")]
+    assert [one["max_new_tokens"] for one in found] == [19, 18]
+
+
 def test_a_server_gives_no_log_likelihoods(tmp_path, capsys):
     with AnsweringServer() as server:
         assert cli.main(on_server(server.url, tmp_path, "--grader", "label")) == 2

@@ -146,6 +146,7 @@ def test_an_epoch_in_which_nothing_is_tagged_or_everything_is_gated_is_told_once
     guards = guards_of(trainer)
     for tagged, gated in ((0.0, 0.0), (0.0, 0.0), (0.4, 1.0), (0.4, 1.0)):
         trainer._in_step = [["e1", "e2"]]  # both are wrong
+        guards.trainer.last_sums = {"nlft/gated_fraction": (2 * gated, 2.0)}  # of two wrong replies
         log(guards, {"loss": 1.0, "nlft/salient_fraction": tagged, "nlft/gated_fraction": gated})
         guards.on_epoch_end(trainer.args, trainer.state, trainer.control)
     told = capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from helpers.training import nlft_trainer
 from helpers.waiting import until
 from nlft import cli
+from nlft.commands.map import _holds_other_work
 from nlft.errors import UserError
 from nlft.experiments.settings import RoundsPlan, TuneSettings
 from nlft.experiments.staged import Staged
@@ -194,3 +195,12 @@ def test_a_file_of_answers_has_one_writer(tmp_path):
     with owning_file(out):
         assert until(lambda: [path.name for path in tmp_path.iterdir()]) == [".out.jsonl.lock"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_has_its_lock_alone_is_a_run_that_begins(tmp_path):
+    """A command holds the lock before its model is loaded, and the map of that run waits."""
+    with owning(tmp_path / "run"):
+        assert [one.name for one in (tmp_path / "run").iterdir()] == [LOCK]
+        assert not _holds_other_work(tmp_path / "run")
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        assert _holds_other_work(tmp_path / "run")

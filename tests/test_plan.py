@@ -192,9 +192,12 @@ def test_a_larger_card_fits_larger_batches_and_a_small_one_needs_more():
     assert fit(large, step, 2, Card("too small", 0.5), 1e18, None).setup is None
     given = fit(large, step, 2, CARDS[3], 1e18, 100.0)
     assert given.seconds == pytest.approx(1e18 / 100e12)
-    names = [name for name, _, _ in setups(replace(step, checkpointing=False), 2, has_adapter=True)]
+    ways = list(setups(replace(step, checkpointing=False), 2, 4, has_adapter=True))
+    (one,) = [way for way in ways if way.samples == 1]
+    assert one.flags.endswith("--gradient_accumulation_steps 8"), "the window keeps its examples"
+    names = [way.name for way in ways]
     assert names[:3] == ["as set", "checkpointing", "4 bits (QLoRA)"]
-    assert not any("4 bits" in name for name, _, _ in setups(step, 2, has_adapter=False))
+    assert not any("4 bits" in way.name for way in setups(step, 2, 4, has_adapter=False))
 
 
 def test_operations_are_two_for_each_weight_and_token_of_a_pass():

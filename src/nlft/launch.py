@@ -34,6 +34,11 @@ def without_launcher(environment: Mapping[str, str] = os.environ) -> dict[str, s
     return {name: value for name, value in kept.items() if not name.startswith(("TORCHELASTIC_", "ACCELERATE_"))}
 
 
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Return whether a command line asks for help only."""
+    return bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
+
+
 def refuse_launch(command: str, argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a command that several processes run at once, each as if it was alone.
 
@@ -44,7 +49,7 @@ def refuse_launch(command: str, argv: Sequence[str], environment: Mapping[str, s
         UserError: names the variable that says so, and the command to type.
     """
     found = beside(environment)
-    if found is None or command == "env" or {"-h", "--help"} & set(argv):
+    if found is None or command == "env" or asks_for_help(argv):
         return
     name, count = found
     if command in TRAINS:

@@ -1,9 +1,6 @@
 """Lock an open file, so that one process at a time uses what it stands for."""
 
-import errno
 from typing import IO, Any
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def try_lock(file: IO[bytes]) -> bool:
@@ -17,8 +14,10 @@ def try_lock(file: IO[bytes]) -> bool:
         return _lock_on_windows(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _NO_LOCKS
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # some network disks do not support locks
+        return True
     return True
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nlft.errors import RecordsError, UserError, display_path
+from nlft.launch import asks_for_help
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 if TYPE_CHECKING:
@@ -130,11 +131,6 @@ def check_out_file(path: Path, *suffixes: str, flag: str = "--out") -> None:
     _check_writable(path, flag)
 
 
-def asks_for_help(argv: Sequence[str]) -> bool:
-    """Return whether a command line asks for help only."""
-    return bool({"-h", "--help", "--help-all", "--help_all"} & set(argv))
-
-
 class EarlyFile(Generic[_Read]):
     """The input file, read before torch is imported if the command line begins with its name."""
 
@@ -204,12 +200,11 @@ def questions_to_answer(
     """
     from nlft.data.records import read_questions
     from nlft.progress import note
-    from nlft.sources.columns import Columns
-    from nlft.sources.reading import read_source
+    from nlft.sources.reading import read_source_as
 
     reading = reading or AS_IT_SAYS
     questions = read_questions(file, **(needs or {}), **reading)
-    source = read_source(file, None, Columns.parse(reading["columns"]), reading["from_format"])
+    source = read_source_as(file, reading)
     if Path(file).is_file() and all("completion" in record.fields for record in source.usable()):
         where = display_path(file)
         note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")

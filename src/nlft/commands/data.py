@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.commands.checks import (
     EarlyFile,
-    asks_for_help,
     check_out_file,
     examples_with_places,
     questions_to_answer,
@@ -29,6 +28,7 @@ from nlft.commands.next_steps import note_next, note_train, print_room
 from nlft.commands.parsing import Command, early_setting
 from nlft.config import QUESTIONS
 from nlft.errors import display_path
+from nlft.launch import asks_for_help
 from nlft.models.opening import model_kinds, open_answerer
 from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 from nlft.runs.lock import owning_file

@@ -6,11 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.checks import asks_for_help, check_out_file, examples_to_judge
+from nlft.commands.checks import check_out_file, examples_to_judge
 from nlft.commands.earlier import holds_nothing_else, overwrite_flag
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import early_setting, plain_parser
 from nlft.errors import display_path
+from nlft.launch import asks_for_help
 from nlft.outputs import keeping_before, refuse_foreign, refuse_inputs
 from nlft.sources.settings import AS_IT_SAYS, ReadAs, ReadingSettings
 

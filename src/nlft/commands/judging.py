@@ -6,13 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlft.commands.checks import EarlyFile, asks_for_help, check_out_file, examples_to_judge, examples_to_train
+from nlft.commands.checks import EarlyFile, check_out_file, examples_to_judge, examples_to_train
 from nlft.commands.data import asking_sections, asking_settings, dry_run_told, model_paths
 from nlft.commands.earlier import taken_up
 from nlft.commands.importing import early_reading, reading_flags
 from nlft.commands.next_steps import note_next, note_train
 from nlft.commands.parsing import Command, early_setting
 from nlft.errors import UserError, display_path
+from nlft.launch import asks_for_help
 from nlft.models.opening import model_kinds, open_answerer
 from nlft.outputs import keeping_before, refuse_inputs
 from nlft.runs.lock import owning_file
@@ -121,8 +122,8 @@ def revise(argv: Sequence[str]) -> None:
     early = EarlyFile(argv, lambda file: examples_to_train(file, reading))
     settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other, settings, model_settings)
-    examples = taken_up(early.get(other.file), out, other.file)
     with owning_file(out):
+        examples = taken_up(early.get(other.file), out, other.file)
         revised = revise_examples(examples, _open(model_settings, settings, out), settings)
         with keeping_before(out):
             write_examples(out, revised.examples)

@@ -140,9 +140,10 @@ def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]
 
 def _holds_other_work(path: Path) -> bool:
     """Return whether a folder has files, and none that a run has. No run will begin there."""
+    from nlft.runs.lock import LOCK
     from nlft.runs.run_dir import RunDir
 
-    held = {entry.name for entry in path.iterdir()} if path.is_dir() else set[str]()
+    held = {entry.name for entry in path.iterdir()} - {LOCK} if path.is_dir() else set[str]()
     return bool(held) and not held & RunDir(path).own_names
 
 

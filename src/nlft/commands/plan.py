@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlft.commands.checks import examples_to_train
+from nlft.commands.importing import reading_words
 from nlft.commands.json_output import json_flag, printing_json
 from nlft.commands.next_steps import note_train
 from nlft.commands.parsing import Command
 from nlft.errors import UserError
+from nlft.sources.settings import ReadingSettings
 
 _TRAINING = ("per_device_train_batch_size", "max_length", "activation_checkpointing", "answer_weight", "scheme")
 _LENGTH = ("num_train_epochs", "max_steps", "gradient_accumulation_steps")
@@ -29,24 +31,24 @@ def plan(argv: Sequence[str]) -> None:
         "nlft plan",
         "Say what a training needs before anything is rented: memory part by part, tokens, time, and what fits on "
         "which card. All settings of `nlft train` count.",
-        [PlannedModelOptions, NLFTOptions, SchemeSettings, PlanSettings],
+        [PlannedModelOptions, NLFTOptions, SchemeSettings, PlanSettings, ReadingSettings],
         [("Plan", PlanSettings), ("Training", [*_TRAINING, *_LENGTH]), ("Model and adapter", _MODEL)],
         _classes,
         add,
         needs=["model_name_or_path"],
         scheme="nlft",
     )
-    model_settings, args, chosen, settings, saliency, other = command.parse(_with_model(argv))
+    model_settings, args, chosen, settings, read, saliency, other = command.parse(_with_model(argv))
     from nlft.core.schemes.registry import get_scheme
     from nlft.planning.plan import make_plan
 
-    examples = examples_to_train(other.file) if other.file else None
+    examples = examples_to_train(other.file, read.reading()) if other.file else None
     with printing_json(other.json) as document:
         made = make_plan(model_settings, args, get_scheme(chosen.scheme), saliency, settings, examples)
         print("\n".join(made.lines()))
         document.update(made.json())
         if other.file:
-            note_train(other.file, model_settings.model_name_or_path)
+            note_train(other.file, model_settings.model_name_or_path, *reading_words(read))
 
 
 def _with_model(argv: Sequence[str]) -> list[str]:
@@ -73,4 +75,4 @@ def _classes() -> list[type]:
     class PlannedModel(PlannedModelOptions, ModelSettings):
         pass
 
-    return [PlannedModel, NLFTConfig, SchemeSettings, PlanSettings]
+    return [PlannedModel, NLFTConfig, SchemeSettings, PlanSettings, ReadingSettings]

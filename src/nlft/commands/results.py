@@ -24,6 +24,8 @@ from nlft.progress import note
 from nlft.runs.lock import owning_file
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
+_IS_EVALUATION = is_our_json("summary", "questions")
+
 if TYPE_CHECKING:
     from nlft.core.conditions import ConditionEncoder
     from nlft.data.checks_grader import QuestionNeeds
@@ -70,7 +72,7 @@ def evaluate(argv: Sequence[str]) -> None:
     check_out_file(out, ".json")
     read = {"FILE": other.file, "--config": other.config, "--checks": settings.checks, "--keep": settings.keep}
     refuse_inputs("--out", out, {**read, "--ledger": calls.ledger})
-    refuse_foreign("--out", out, is_our_json("summary", "questions"), overwrite=other.overwrite)
+    refuse_foreign("--out", out, _IS_EVALUATION, overwrite=other.overwrite)
     questions = early.get(other.file)
     if settings.checks:
         settings.make_checks(None)  # a check that needs a judge is an error before the model is loaded
@@ -133,7 +135,7 @@ def _evaluated(
         refuse_leak(inner.model, "--collateral")
     encoder = getattr(model.inner, "encoder", None)  # a server has none, and its collateral is refused above
     reference = _trained_on(run, encoder) if run and settings.collateral and encoder else None
-    with owning_file(out), keeping_before(out, report=is_our_json("summary", "answers")):
+    with owning_file(out), keeping_before(out, report=_IS_EVALUATION):
         found = evaluate(model, questions, settings, out, about=about, reference=reference)
     print("\n".join([*found.lines(), f"every answer: {display_path(out)}"]))
     files = RunDir(run) if run else None

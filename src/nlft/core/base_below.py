@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from nlft.core.hold import adapter_off
+from nlft.core.hold import adapter_off, find_peft
 from nlft.errors import UserError
 
 # Initialisations of PEFT that take a part of each weight out of the base and give it to the adapter.
@@ -39,7 +39,7 @@ def leak(model: nn.Module) -> str | None:
 
     This reads the adapter's configuration and its switches. Only the base's own files could prove more.
     """
-    peft = next((part for part in model.modules() if isinstance(part, PeftModel)), None)
+    peft = find_peft(model)
     if peft is None:
         return None
     found = []

@@ -185,13 +185,18 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def find_peft(model: nn.Module) -> PeftModel | None:
+    """Return the PEFT model inside a model's wrappers; None if there is none."""
+    return next((part for part in model.modules() if isinstance(part, PeftModel)), None)
+
+
 def peft_model(model: nn.Module) -> PeftModel:
     """Return the PEFT model inside a model's wrappers.
 
     Raises:
         UserError: there is none.
     """
-    found = next((part for part in model.modules() if isinstance(part, PeftModel)), None)
+    found = find_peft(model)
     if found is None:
         raise UserError(
             "Holding a model to its base needs an adapter: the base is the model with its adapter off.\n"

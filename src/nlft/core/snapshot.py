@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from nlft.core.conditions import EncodedExample, Row, judge_prompt, pad, row
 from nlft.core.heads import Head
-from nlft.core.hold import Plan, Role, adapter_off, hold_rows
+from nlft.core.hold import Plan, Role, adapter_off, find_peft, hold_rows
 from nlft.core.logprobs import causal_lm, evaluating, score, scored_mask, states_of
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.topk import TopBase, TopParts, top_parts
@@ -259,7 +258,7 @@ def _scored(
     if batch[0].what == "held":
         marks = [kept.plan.marks(examples[job.example])[job.place] for job in batch]
         held = hold_rows(marks, kept.plan).on(rows.labels.device)
-        off = adapter_off(model) if any(isinstance(part, PeftModel) for part in model.modules()) else nullcontext()
+        off = nullcontext() if find_peft(model) is None else adapter_off(model)
         with off:
             base = held.targets(states_of(model, rows), scored_mask(rows))
             wanted = torch.isin(held.role[scored_mask(rows)], held.role.new_tensor(_HELD))

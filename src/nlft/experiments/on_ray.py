@@ -9,7 +9,7 @@ from platform import node
 from typing import Any
 
 from nlft import __version__
-from nlft.errors import NLFTError, UserError
+from nlft.errors import UserError
 from nlft.experiments.cells import Cell, run_cell
 from nlft.experiments.stages import Job
 
@@ -109,7 +109,7 @@ def _check_resources(nodes: Iterable[Mapping[str, Any]], cpus: float, gpus: floa
     has = [node["Resources"] for node in nodes if node["Alive"]]
     if not any(one.get("CPU", 0) >= cpus and one.get("GPU", 0) >= gpus for one in has):
         most = max((one.get("CPU", 0), one.get("GPU", 0)) for one in has) if has else (0, 0)
-        raise NLFTError(
+        raise UserError(
             f"no machine of Ray has {cpus:g} CPUs and {gpus:g} GPUs for a cell; the largest has {most[0]:g} and "
             f"{most[1]:g}.\n  Lower --ray_cpus or --ray_gpus."
         )

@@ -1,6 +1,6 @@
 """Settings of `tune`, `compare` and `rounds`. Imports no torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import ceil, inf
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -274,7 +274,8 @@ class CompareSettings(TuneSettings, ExecutorSettings):
                 f"--jobs {self.jobs} with --executor ray: Ray runs as many cells at once as its machines allow.\n"
                 "  Leave out --jobs, and set --ray_cpus and --ray_gpus."
             )
-        given = [f"--{name}" for name, value in (("ray_cpus", 1.0), ("ray_gpus", None)) if getattr(self, name) != value]
+        of_ray = [one for one in fields(ExecutorSettings) if one.name != "executor"]
+        given = [f"--{one.name}" for one in of_ray if getattr(self, one.name) != one.default]
         if self.executor == "local" and given:
             raise UserError(f"{' and '.join(given)} without --executor ray has no effect.\n  Add --executor ray.")
         if self.jobs > 1 and self.max_seconds:

@@ -250,10 +250,9 @@ def holds_examples(file: Path | str, reading: ReadAs = AS_IT_SAYS) -> bool:
     Args:
         reading: how the file is read.
     """
-    from nlft.sources.columns import Columns
-    from nlft.sources.reading import read_source
+    from nlft.sources.reading import read_source_as
 
-    records = read_source(file, None, Columns.parse(reading["columns"]), reading["from_format"]).usable()
+    records = read_source_as(file, reading).usable()
     return bool(records) and bool(records[0].fields.keys() & {"completion", "output"})
 
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nlft.data.records import Example, examples_of
-from nlft.sources.columns import Columns
 from nlft.sources.raw_records import UNLABELLED, is_blank
-from nlft.sources.reading import read_source
+from nlft.sources.reading import read_source_as
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 
@@ -35,7 +34,7 @@ def read_replies(path: str | Path, reading: ReadAs = AS_IT_SAYS) -> list[Reply]:
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    source = read_source(path, None, Columns.parse(reading["columns"]), reading["from_format"])
+    source = read_source_as(path, reading)
     taken = {str(record.fields["id"]) for record in source.records if not is_blank(record.fields.get("id"))}
     unlabelled = []
     for place, record in enumerate(source.records, start=1):

@@ -87,7 +87,11 @@ def features(versions: Mapping[str, str | None], found: Mapping[str, Any]) -> li
     quantises = why_not_quantised()
     return [
         _bfloat16(found),
-        Feature("load_in_4bit, load_in_8bit", quantises is None, quantises or f"bitsandbytes {_of(versions)}"),
+        Feature(
+            "load_in_4bit, load_in_8bit",
+            quantises is None,
+            quantises or f"bitsandbytes {versions.get('bitsandbytes') or ''}",
+        ),
         _flash_attention(versions, found),
         _compiles(found),
         *(_needs(versions, f"--report_to {name}", name, f"nlft[{name}]") for name in ("trackio", "wandb")),
@@ -110,10 +114,6 @@ def why_not_quantised() -> str | None:
     if not torch.cuda.is_available():
         return "there is no CUDA card that torch can use, and nlft quantises on CUDA alone"
     return None
-
-
-def _of(versions: Mapping[str, str | None], name: str = "bitsandbytes") -> str:
-    return versions.get(name) or ""
 
 
 def _needs(versions: Mapping[str, str | None], name: str, package: str, install: str) -> Feature:

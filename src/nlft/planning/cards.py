@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nlft.planning.memory import Memory, Rows, Step, memory_of
 
@@ -74,51 +74,70 @@ class Fit:
         return {**asdict(self), "card": asdict(self.card), "memory": memory}
 
 
-def setups(step: Step, samples: int, *, has_adapter: bool) -> Iterator[tuple[str, str, Step]]:
-    """Yield ways to train, from the quickest to the most frugal: what it is, its flags, and the step.
+class Setup(NamedTuple):
+    """A way to train: what it is, its flags, its step, and the examples of its batch."""
 
-    Ways that use less memory than the user's own settings come after these; none uses more.
+    name: str
+    flags: str
+    step: Step
+    samples: int
+
+
+def setups(step: Step, samples: int, accumulated: int, *, has_adapter: bool) -> Iterator[Setup]:
+    """Yield ways to train, from the quickest to the most frugal. The user's own settings come first.
 
     Args:
-        samples: examples of a step on one process.
+        samples: examples of a batch.
+        accumulated: batches of a step.
     """
     sharded = f" over {step.processes} cards" if step.processes > 1 else ""
+    yield Setup(f"as set{sharded}", "", step, samples)
     if not step.checkpointing:
-        yield f"as set{sharded}", "", step
         step = replace(step, checkpointing=True)
-        yield f"checkpointing{sharded}", "--activation_checkpointing true", step
-    else:
-        yield f"as set{sharded}", "", step
+        yield Setup(f"checkpointing{sharded}", "--activation_checkpointing true", step, samples)
     if has_adapter and step.bits is None and step.processes == 1:
-        yield "4 bits (QLoRA)", "--load_in_4bit true", replace(step, bits=4)
+        quantised = replace(step, bits=4)
+        yield Setup("4 bits (QLoRA)", "--load_in_4bit true", quantised, samples)
         if samples > 1:
-            flags = f"--load_in_4bit true --per_device_train_batch_size 1 --gradient_accumulation_steps {samples}"
-            yield "4 bits, 1 example a batch", flags, with_rows(replace(step, bits=4), samples=1, of=samples)
+            flags = "--load_in_4bit true --per_device_train_batch_size 1 --gradient_accumulation_steps"
+            one = with_rows(quantised, samples=1, of=samples)
+            yield Setup("4 bits, 1 example a batch", f"{flags} {samples * accumulated}", one, 1)
     if step.processes == 1:
         count = 2
         while count <= MOST_PROCESSES:
             flags = f"accelerate launch --config_file examples/accelerate/fsdp2.yaml --num_processes {count}"
-            yield f"FSDP2 over {count} cards", flags, replace(step, bits=None, processes=count)
+            yield Setup(f"FSDP2 over {count} cards", flags, replace(step, bits=None, processes=count), samples)
             count *= 2
 
 
-def fit(model: "ModelSizes", step: Step, samples: int, card: Card, flops: float, tflops: float | None) -> Fit:
+def fit(
+    model: "ModelSizes",
+    step: Step,
+    samples: int,
+    card: Card,
+    flops: float,
+    tflops: float | None,
+    *,
+    accumulated: int = 1,
+    shared: bool = True,
+) -> Fit:
     """Find the first way to train that fits on a card, and its largest batch and length.
 
     Args:
-        samples: examples of a step on one process.
-        flops: of the training, or of a step.
+        samples: examples of a batch.
+        flops: of the training, or of a step of one process.
         tflops: what the card reaches, in TFLOP/s; None: a share of the maker's figure.
+        accumulated: batches of a step.
+        shared: whether several processes share these operations.
     """
-    for setup, flags, way in setups(step, samples, has_adapter=model.has_adapter):
+    for setup, flags, way, now in setups(step, samples, accumulated, has_adapter=model.has_adapter):
         memory = memory_of(model, way)
         if memory.peak > card.usable:
             continue
-        reached = (tflops or 0) or (card.tflops or 0) * (REACHED_QUANTISED if way.bits else REACHED)
-        seconds = flops / (reached * TERA * way.processes) if reached else None
-        now = 1 if "1 example" in setup else samples
+        reached = tflops or (card.tflops or 0) * (REACHED_QUANTISED if way.bits else REACHED)
+        seconds = flops / (reached * TERA * (way.processes if shared else 1)) if reached else None
         batch = _largest(partial(_fits, model, card, way, now))
-        length = _largest(partial(_fits, model, card, way, now, 1))
+        length = _largest(lambda long, way=way, now=now: _fits(model, card, way, now, 1, long))  # type: ignore[misc]
         return Fit(card, setup, flags, memory, batch, length, seconds)
     return Fit(card, None, "", None, 0, 0, None)
 
@@ -141,9 +160,8 @@ def with_rows(step: Step, *, samples: int, of: int, length: int | None = None) -
     return replace(step, trained=trained, conditions=changed(step.conditions), padded=trained.count > 1)
 
 
-def _fits(model: "ModelSizes", card: Card, step: Step, of: int, *sizes: int) -> bool:
-    """Whether a number of samples fits; or, after that number, a length."""
-    samples, length = sizes if len(sizes) > 1 else (sizes[0], None)
+def _fits(model: "ModelSizes", card: Card, step: Step, of: int, samples: int, length: int | None = None) -> bool:
+    """Whether a number of samples fits, at a length or at that of the step."""
     return memory_of(model, with_rows(step, samples=samples, of=of, length=length)).peak <= card.usable
 
 

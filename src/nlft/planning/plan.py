@@ -155,9 +155,10 @@ def make_plan(
     samples = args.per_device_train_batch_size
     if tokens and settings.length:
         step = with_rows(step, samples=samples, of=samples, length=settings.length)
-    flops = _flops(model, step, tokens)
+    flops = _flops(model, step, tokens, args.gradient_accumulation_steps)
     cards = [*CARDS, *([Card("yours", settings.card_gb)] if settings.card_gb else [])]
-    fits = [fit(model, step, samples, card, flops, settings.tflops) for card in cards]
+    beside: dict[str, Any] = {"accumulated": args.gradient_accumulation_steps, "shared": tokens is not None}
+    fits = [fit(model, step, samples, card, flops, settings.tflops, **beside) for card in cards]
     return Plan(model, step, samples, memory_of(model, step), tokens, flops, fits, [*notes, *_assumed(settings)])
 
 
@@ -179,10 +180,11 @@ def _tokens(
     return count_tokens(examples, args, scheme, saliency, tokenizer, processes)
 
 
-def _flops(model: ModelSizes, step: Step, tokens: Tokens | None) -> float:
+def _flops(model: ModelSizes, step: Step, tokens: Tokens | None, accumulated: int) -> float:
+    """Return the operations of the whole training; without a file, of one process's part of a step."""
     if tokens is None:
-        return flops_of(model, step, step.trained.tokens, step.conditions.tokens,
-                        step.trained.scored + step.conditions.scored)  # fmt: skip
+        scored = step.trained.scored + step.conditions.scored
+        return accumulated * flops_of(model, step, step.trained.tokens, step.conditions.tokens, scored)
     passes = tokens.passes
     return flops_of(model, step, tokens.trained * passes, tokens.conditions * passes, tokens.scored * passes)
 

@@ -103,8 +103,7 @@ def _counted(
         trained.append(rows)
         without = [_rows(features, "scored_")] if "scored_input_ids" in features else []
         without += [rows] if "hold" in builder.needs else []  # the frozen base's pass over the same rows
-        conditions.append(max(without, key=lambda one: one.tokens, default=nothing))
-        conditions += without[1:]
+        conditions += without or [nothing]
         masks = [features[name] for name in ("attention_mask", "scored_attention_mask") if name in features]
         real += sum(int(mask.sum()) for mask in masks) + (int(masks[0].sum()) if "hold" in builder.needs else 0)
     steps, passes = steps_of(args, len(encoded), processes)

@@ -1,12 +1,12 @@
 """What a run's files say, for its model card. No torch."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nlft.digests import sha256_of
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir, WatchedExample
 
@@ -68,7 +68,7 @@ def _is_of_other_weights(run: RunDir, evaluation: Mapping[str, Any]) -> bool:
     """Return whether an evaluation was made with another adapter than the run has now. Unknown counts as the same."""
     about, weights = evaluation.get("adapter"), run.adapter_path / "adapter_model.safetensors"
     recorded = about.get("sha256") if isinstance(about, dict) else None
-    return bool(recorded and weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() != recorded)
+    return bool(recorded and weights.is_file() and sha256_of(weights) != recorded)
 
 
 def read_object(path: Path) -> dict[str, Any]:

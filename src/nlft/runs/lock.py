@@ -67,6 +67,8 @@ def _holding(path: Path, shown: str, cure: str, patience: float) -> Iterator[Non
         _take(file, shown)
         yield
     finally:
+        with suppress(OSError):
+            file.truncate(0)  # Windows removes no open file: what is left there must name no owner
         # Removed while it is locked: another process then finds out that its file is no longer the one at the path.
         with suppress(OSError):
             path.unlink()

@@ -4,7 +4,7 @@ A run may come from another machine, another version or a person's editor. So no
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ SPOILT = (ValueError, TypeError, KeyError, AttributeError, IndexError, Recursion
 
 # libyaml reads a file in a tenth of the time. Some builds of PyYAML lack it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-Check = Callable[[Any], str | None]
-"""Returns what is wrong with a value, as a sentence without full stop; None if nothing is."""
 
 
 def spoilt(path: Path, what: object, line: int | None = None) -> UserError:
@@ -143,7 +140,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def check_kinds(found: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> str | None:
-    """Return which field is of another kind than it must be. None if none is; a missing field or null is not one."""
+    """Return which field has a value of the wrong kind; None if all are right. A missing field or null is right."""
     for name, kind in kinds.items():
         value = found.get(name)
         wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is int)

@@ -13,7 +13,9 @@ _NUMBER = (int, float)
 _SETTINGS: Kinds = {
     **dict.fromkeys(("method", "scheme", "model_name_or_path", "dtype", "device", "weights", "rules"), str),
     **dict.fromkeys(("model", "training", "data", "saliency", "schemes", "conditions", "unavailable"), dict),
-    **dict.fromkeys(("versions", "adapter_config", "starting_adapter", "best", "chosen_step", "adapted"), dict),
+    **dict.fromkeys(
+        ("versions", "adapter_config", "starting_adapter", "best", "chosen_step", "adapted", "quantization"), dict
+    ),
     **dict.fromkeys(("scorable", "scored", "resumed", "pivots"), list),
     **dict.fromkeys(("seed", "threads", "processes"), int),
 }
@@ -25,7 +27,7 @@ _TRAINING: Kinds = {
     "chat_template_kwargs": (dict, str),
 }
 _TRAINING |= dict.fromkeys(("system_prompt", "loss_normalization", "lr_scheduler_type", "chat_template_date"), str)
-_DATA: Kinds = {"file": str, "sha256": str, "examples": int, "right": int}
+_DATA: Kinds = {"file": str, "sha256": str, "examples": int, "right": int, "columns": str, "from_format": str}
 _CONTROL: Kinds = {"name": str, "kind": str, "help": str, "low": _NUMBER, "high": _NUMBER, "choices": list}
 _EVENT: Kinds = {"step": int, "time": str, "ended": str, "reason": str, "superseded": bool, "loss": _NUMBER}
 _EVENT |= {"epoch": _NUMBER, "num_tokens": _NUMBER, "train_loss": _NUMBER, "train_runtime": _NUMBER}

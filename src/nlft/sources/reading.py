@@ -11,6 +11,7 @@ from nlft.sources.columns import AS_NAMED, Columns, choose_columns, field_named
 from nlft.sources.excel import read_excel
 from nlft.sources.formats.registry import TELLING, convert, find_format, is_ours, unwrapped
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
+from nlft.sources.settings import ReadAs
 from nlft.sources.tables import Table, record_of
 from nlft.sources.text_tables import read_text_table
 
@@ -54,6 +55,11 @@ class Source:
         unused = [(record.unused, record) for record in self.records if record.unused]
         partly = [(reason, record) for record in self.usable() for reason in record.left_out]
         return [*_counted("not used", unused), *_counted("left out", partly)]
+
+
+def read_source_as(source: str | Path, reading: ReadAs) -> Source:
+    """Read a file or a dataset, whole, as `read_source` does, in the way that the settings say."""
+    return read_source(source, None, Columns.parse(reading["columns"]), reading["from_format"])
 
 
 def read_source(

@@ -167,10 +167,8 @@ class StopsWhenDiverged(Trainer):  # type: ignore[misc]
         shown = ", ".join(map(repr, ids[:IDS_SHOWN])) + (f" and {len(ids) - IDS_SHOWN} more" * (len(ids) > IDS_SHOWN))
         kept = checkpoints_of(RunDir(self.args.output_dir))
         last = f"The last checkpoint is {display_path(kept[-1])}." if kept else "There is no checkpoint before it."
-        how, cure = (
-            "stopped" if cure else "diverged",
-            cure or f"Lower --learning_rate, which is {self.args.learning_rate:g}, or look at these examples.",
-        )
+        how = "stopped" if cure else "diverged"
+        cure = cure or f"Lower --learning_rate, which is {self.args.learning_rate:g}, or look at these examples."
         return Diverged(
             f"training {how} at step {self.state.global_step + 1 if step is None else step}: {what}.\n"
             f"  Examples in that step: {shown or 'unknown'}. {last} No adapter was written.\n"

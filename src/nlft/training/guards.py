@@ -65,8 +65,8 @@ class _Epoch:
 
     lines: int = 0
     tagged: int = 0
-    wrong: int = 0
-    gated: int = 0
+    wrong: float = 0
+    gated: float = 0
 
 
 class Guards(TrainerCallback):  # type: ignore[misc]
@@ -125,13 +125,9 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             return
         self._epoch.lines += 1
         self._epoch.tagged += logs["nlft/salient_fraction"] > 0 or "nlft/struck_probability" in logs
-        self._epoch.wrong += self._has_wrong()
-        self._epoch.gated += logs.get("nlft/gated_fraction", 0.0) >= 1.0
-
-    def _has_wrong(self) -> bool:
-        """Whether the last step had a wrong reply. Without one, its gated fraction is 0 and says nothing."""
-        wrong = {one.id for one in self.trainer.examples if not one.label}
-        return any(id in wrong for id in self.trainer.ids_in_step())
+        gated, wrong = self.trainer.last_sums.get("nlft/gated_fraction", (0.0, 0.0))  # all ranks have the same
+        self._epoch.gated += gated
+        self._epoch.wrong += wrong
 
     def _looks_for_tokens(self) -> bool:
         """Whether the scheme looks for tokens to tag, and there are wrong replies to find them in."""

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import EncodedExample
-from nlft.core.hold import Plan, peft_model
+from nlft.core.hold import Plan, find_peft, peft_model
 from nlft.core.schemes.scheme import Scheme
 from nlft.core.snapshot import SCORING_TOKENS, ConditionSnapshot, Kept, plan_digest, rows_to_score, score_conditions
 from nlft.errors import NLFTError, UserError, display_path
@@ -67,7 +66,7 @@ def refuse_unkept(scheme: Scheme, settings: Any, model: torch.nn.Module, mode: s
             f"--condition_logprobs {mode} with scheme {scheme.name}: {why}.\n"
             "  Leave out --condition_logprobs, or change the scheme or this setting."
         )
-    if mode == "epoch" and holds and not any(isinstance(part, PeftModel) for part in model.modules()):
+    if mode == "epoch" and holds and find_peft(model) is None:
         raise UserError(
             "--condition_logprobs epoch without an adapter: the base that holds the model would move with each epoch.\n"
             "  Set --condition_logprobs frozen, or train an adapter."

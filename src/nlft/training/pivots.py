@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
-from nlft.core.hold import adapter_off
+from nlft.core.hold import adapter_off, find_peft
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.prompts import fill_prompt
 from nlft.core.spans import TokenSpan, blame, quotes_replaced
@@ -192,7 +191,7 @@ def score_rows(
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda at: -sum(map(len, rows[at])))
     found: dict[int, Floats] = {}
-    has_adapter = any(isinstance(part, PeftModel) for part in model.modules())
+    has_adapter = find_peft(model) is not None
     off = adapter_off(model) if has_adapter else nullcontext()
     with torch.no_grad(), evaluating(model), off, progress("choosing pivots", len(rows), "row") as bar:
         for start in range(0, len(order), BATCH):

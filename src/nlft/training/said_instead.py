@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from nlft.core.base_below import leak
 from nlft.core.condition_scores import ScoredBatch
 from nlft.core.conditions import EncodedExample, pad_rows
-from nlft.core.hold import HoldEverything, Marks, Role, base_targets, hold_rows
+from nlft.core.hold import HoldEverything, Marks, Role, base_targets, find_peft, hold_rows
 from nlft.core.logprobs import evaluating, score
 from nlft.core.saliency import Tag
 from nlft.runs.run_dir import TokenScores
@@ -45,7 +44,7 @@ def alternatives(
         places, now, base = (scores.tag == Tag.STRUCK).nonzero()[0], struck.now, struck.base
         kept = slice(MOST_PLACES)
         return _chosen(places[kept].tolist(), now[kept], base[kept], tokenizer)
-    if not any(isinstance(part, PeftModel) for part in model.modules()) or leak(model):
+    if find_peft(model) is None or leak(model):
         return None
     pushed = scores.likelihood + scores.unlikelihood
     touched = np.isin(scores.tag, (Tag.SALIENT, Tag.STRUCK)).nonzero()[0]

@@ -133,9 +133,9 @@ def own_checkpoint(trainer: Any, run: RunDir) -> Path | None:
     or threads: then it begins again, and says why.
 
     Args:
-        trainer: a `SafeCheckpoints` of one process.
+        trainer: a `SafeCheckpoints`.
     """
-    checkpoint = last_checkpoint(run, world_size=1)
+    checkpoint = last_checkpoint(run, trainer.args.world_size)
     if checkpoint is not None:
         with reading(checkpoint):
             found = differences(RunDir(checkpoint).settings(), trainer.record)
@@ -143,7 +143,9 @@ def own_checkpoint(trainer: Any, run: RunDir) -> Path | None:
             print(f"      going on from {display_path(checkpoint)}", file=sys.stderr)
             return checkpoint
         print(f"      not going on from {display_path(checkpoint)}: {found[0]}", file=sys.stderr)
-    run.clear()
+    if trainer.args.should_save:
+        run.clear()
+    trainer.accelerator.wait_for_everyone()  # nobody writes into the folder before it is clear
     return None
 
 

@@ -19,6 +19,7 @@ class LogsSums(Trainer):  # type: ignore[misc]
         """Begin with no sums. Call this after Trainer's `__init__`."""
         self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
         self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
+        self.last_sums: dict[str, tuple[float, float]] = {}  # of the last train line, over all ranks and its steps
 
     def add_sums(self, mode: str, new: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Add to the sums that `log` divides. Do not wait for the device.
@@ -54,6 +55,8 @@ class LogsSums(Trainer):  # type: ignore[misc]
             sums = torch.stack([torch.stack(self._metrics[mode][name]) for name in names])
             totals = self.accelerator.reduce(sums, "sum").tolist()
             self._metrics[mode].clear()
+            if mode == "train":
+                self.last_sums = {name: (top, bottom) for name, (top, bottom) in zip(names, totals, strict=True)}
             logs.update(self._means(dict(zip(names, totals, strict=True)), mode))
         super().log(logs, start_time)
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from peft import PeftModel
-
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import EncodedExample
+from nlft.core.hold import find_peft
 
 SAMPLE = 256  # number of training examples to count; their mean stands for all
 BACKWARD = 1  # a backward pass, in forward passes: with an adapter it makes no gradients of the frozen weights
@@ -35,21 +34,22 @@ class WatchBudget:
         builder, args = trainer.builder, trainer.args
         on_cpu = next(trainer.model.parameters()).device.type == "cpu"
         self._least, self._share, self._steps = 0 if on_cpu else ACCELERATOR_LEAST, args.watch_share, steps
-        alone = BatchBuilder(builder.pad_token_id, needs=builder.needs, plan=builder.plan)
+        # Scores that were kept before the first step cost no pass, here or in training.
+        holds = builder.live and "hold" in builder.needs
+        alone = BatchBuilder(builder.pad_token_id, needs=builder.needs, plan=builder.plan, live=builder.live)
         # What both models would say takes two passes, unless the scoring has the logits already.
-        adapted = any(isinstance(part, PeftModel) for part in trainer.model.modules())
-        more = 2 if adapted and not ("hold" in builder.needs and trainer.scheme.strikes) else 0
+        adapted = find_peft(trainer.model) is not None
+        more = 2 if adapted and not (holds and trainer.scheme.strikes) else 0
         self.costs = [
-            self._forward(_tokens(alone, [one]), "hold" in builder.needs)
-            + more * self._of_pass(len(one.base) + len(one.completion))
+            self._forward(_tokens(alone, [one]), holds) + more * self._of_pass(len(one.base) + len(one.completion))
             for one in watched
         ]
         rows = [_tokens(builder, [one]) for one in _sample(trainer.train_dataset)]
         size = args.per_device_train_batch_size
         trained, scored = (size * sum(counts) / len(rows) for counts in zip(*rows, strict=True))
-        noisy = bool(trainer._noisy and builder.needs)
+        noisy = bool(builder.live and trainer._noisy and builder.needs)
         again = (BACKWARD + noisy) * self._of_pass(trained)
-        micro = self._forward((trained, scored), "hold" in builder.needs) + again
+        micro = self._forward((trained, scored), holds) + again
         self.step = micro * args.gradient_accumulation_steps
         self.spent = 0.0
         # A disliked reply shows more of what feedback does, so it comes first.
