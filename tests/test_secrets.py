@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import wandb
 
 from helpers.training import examples
 from nlft import cli
@@ -41,6 +42,7 @@ def test_no_key_of_the_environment_is_in_any_file_or_message_and_no_file_is_a_pi
         monkeypatch.setenv(name, str(tmp_path / place))
         (tmp_path / place).mkdir()
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it reads WANDB_DIR once a process
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "a folder with späces" / "examples.jsonl"
     data.parent.mkdir()

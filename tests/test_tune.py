@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,17 @@ def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path, mo
     other = Tune("others.jsonl", {"model_name_or_path": model_folder}, replace(settings, seed=1, max_steps=3))
     with pytest.raises(UserError, match=r"holds a run with other settings or data \(file, max_steps, seed\)"):
         other.record_settings()
+    run.record_settings()
+    written = json.loads((run.folder / "settings.json").read_text())
+    for name, value, refused in (("chat_template_kwargs", None, False), ("max_steps", 2, True)):
+        assert written["settings"].pop(name) == value
+        (run.folder / "settings.json").write_text(json.dumps(written))
+        if refused:  # it is not the default
+            with pytest.raises(UserError, match=r"\(max_steps\)"):
+                run.record_settings()
+        else:  # as a version before wrote it, which did not know the setting
+            run.record_settings()
+    shutil.rmtree(run.folder)
     run.record_settings()
     more = replace(settings, extra_arms={"mine": {"method": "sft"}})
     Tune("questions.jsonl", {"model_name_or_path": model_folder}, more).record_settings()

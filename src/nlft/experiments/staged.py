@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -149,7 +149,9 @@ class Staged:
                 raise UserError(
                     f"{display_path(path)}: does not hold the settings of a run.\n  Choose another --output_dir."
                 )
-            differing = _differing(mine, theirs) + [
+            # A version before may not know a setting: it did what the default does today.
+            known = {name: value for name, value in _defaults(self.settings).items() if name in mine["settings"]}
+            differing = _differing(mine, {**theirs, "settings": {**known, **theirs["settings"]}}) + [
                 f"{name} has been edited" for name in digests if kept.get(name, digests[name]) != digests[name]
             ]
             if differing:
@@ -248,7 +250,7 @@ def model_fields(settings: "ModelSettings") -> dict[str, Any]:
     """Return the fields of the settings that differ from their defaults."""
     chosen = {}
     for f in fields(settings):
-        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        default = _default(f)
         if getattr(settings, f.name) != default:
             chosen[f.name] = getattr(settings, f.name)
     return chosen
@@ -300,6 +302,17 @@ def _use(resources: Resources) -> None:
         torch.set_num_threads(resources.threads)
     if not resources.bars:
         hide_bars()
+
+
+def _defaults(settings: TuneSettings) -> dict[str, Any]:
+    """Return the defaults of the settings that a settings.json holds, as JSON values."""
+    found = {one.name: _default(one) for one in fields(settings) if _default(one) is not MISSING}
+    kept: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return kept
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default_factory() if one.default_factory is not MISSING else one.default
 
 
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
