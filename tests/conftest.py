@@ -44,7 +44,8 @@ os.fsync = lambda _: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: -SECONDS.get(item.path.stem, 0))  # the order within a file stays
+    if workers:
+        items.sort(key=lambda item: -SECONDS.get(item.path.stem, 0))  # the order within a file stays
 
 
 def pytest_collection_finish() -> None:

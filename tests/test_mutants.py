@@ -9,6 +9,7 @@ import pytest
 from mutation import __main__ as command
 from mutation.lists import PROJECT, drawn_mutants, modules, named_mutants
 from mutation.mutator import mutants_of, reads_otherwise
+from mutation.reach import reach_of
 from mutation.trial import BrokenTrial, Copy, place_of
 
 FILE = PurePosixPath("src/nlft/thing.py")
@@ -99,7 +100,7 @@ def project(tmp_path):
     home = tmp_path / "project"
     lists = {
         "named": "[]",
-        "nearest": f"- {{modules: [{FILE}], tests: [tests/test_thing.py], wider: []}}",
+        "nearest": f"- {{modules: [{FILE}], tests: [tests/test_thing.py]}}",
         "equivalent": "[]",
     }
     files = {FILE: THING.decode(), "src/nlft/__init__.py": "", "tests/test_thing.py": CHECK, "pyproject.toml": ""}
@@ -164,6 +165,31 @@ def test_drawn_mutants_are_counted_and_more_than_one_in_twenty_is_too_many(proje
     assert printed.count("\n    - ") == printed.count("\n    + ") == count
 
 
+def test_drawn_mutants_run_the_tests_that_reach_their_lines_and_name_the_one_that_notices(project, tmp_path, capsys):
+    (project / "tests/test_other.py").write_text(
+        "from nlft.thing import LIMIT\n\n\ndef test_nothing(tmp_path, monkeypatch):\n"
+        "    monkeypatch.chdir(tmp_path)\n    assert LIMIT\n"
+    )
+    copy = Copy.of(project, tmp_path / "copy")
+    reach = reach_of(copy.root, tmp_path / "kept" / "reach.json")
+    assert set(reach.seconds) == {"tests/test_thing.py::test_sums", "tests/test_other.py::test_nothing"}
+    for old, new, expected in (
+        ("* 3", "* 4", ["tests/test_thing.py::test_sums"]),  # in a function, which one test calls
+        ("LIMIT = 2", "LIMIT = 3", ["tests/test_thing.py::test_sums"]),  # on import: those that reach the module
+    ):
+        mutant = place_of(FILE, THING, old, new, "named")
+        assert reach.tests(mutant, THING, [], 60) == expected
+        assert copy.noticed_by(mutant, expected, 1) == (expected[0] if old == "* 3" else "")
+    # A test that fails without the mutant as well notices nothing.
+    (copy.root / "tests/test_broken.py").write_text("def test_it():\n    raise SystemError\n")
+    broken = ["tests/test_broken.py::test_it", "tests/test_other.py::test_nothing"]
+    assert copy.noticed_by(place_of(FILE, THING, "* 3", "* 4", "named"), broken, 1) == ""
+    assert reach_of(copy.root, tmp_path / "kept" / "reach.json") != reach  # tests have changed, so they ran again
+    before = (tmp_path / "kept" / "reach.json").stat().st_mtime_ns
+    reach_of(copy.root, tmp_path / "kept" / "reach.json")
+    assert (tmp_path / "kept" / "reach.json").stat().st_mtime_ns == before
+
+
 def test_a_mutant_whose_text_is_not_there_is_an_error(project, capsys):
     list_named(project, ("thrice", "* 3", "* 4"), ("gone", "* 7", "* 8"), ("twice there", "total", "0"))
     assert command.main(["--drawn", "0"], project) == 2
@@ -211,8 +237,8 @@ def test_mutants_are_drawn_from_every_module_that_decides_a_number():
     paths = {PurePosixPath(path.relative_to(PROJECT).as_posix()) for path in rooms if path.name != "__init__.py"}
     others = ["data/grading", "results/stats", "results/components", "results/power", "results/clusters", "page/guard"]
     assert set(drawn) == paths | {PurePosixPath(f"src/nlft/{name}.py") for name in others}
-    for near in drawn.values():
-        assert [path for path in (*near.tests, *near.wider) if not (PROJECT / path).is_file()] == []
+    for tests in drawn.values():
+        assert [path for path in tests if not (PROJECT / path).is_file()] == []
 
 
 def test_a_seed_draws_the_same_mutants_and_more_of_them_only_add():

@@ -3,7 +3,10 @@
     make mutants N=200 SEED=0
 
 First the named mutants of named.yaml, of which none may survive; then N that are drawn by SEED, of which one in twenty
-may. Exit code 1: too many survive. Exit code 2: a mutant cannot be applied, or tests fail without any mutant.
+may. Before the drawn ones, all tests run once, to find out which of them reach which line. That is kept for the next
+time, as long as neither code nor tests change.
+
+Exit code 1: too many survive. Exit code 2: a mutant cannot be applied, or tests fail without any mutant.
 """
 
 import argparse
@@ -14,9 +17,12 @@ from pathlib import Path
 
 from mutation.lists import PROJECT, drawn_mutants, named_mutants
 from mutation.mutator import Mutant
+from mutation.reach import Reach, reach_of
 from mutation.trial import BrokenTrial, Copy, check_source
 
 MOST_SURVIVORS = 0.05
+BUDGET = 90.0  # seconds of tests a mutant, twice: see Reach.tests
+KEPT = ".mutants/reach.json"
 
 
 def main(words: list[str], project: Path = PROJECT) -> int:
@@ -32,7 +38,9 @@ def main(words: list[str], project: Path = PROJECT) -> int:
             copy = Copy.of(project, Path(folder).resolve() / "project")
             check_source(copy)
             named = _try_named(copy, given.named)
-            drawn = _try_drawn(copy, given.drawn, given.seed, given.start)
+            chosen = drawn_mutants(given.drawn, given.seed, copy.root)[given.start :]
+            reach = reach_of(copy.root, project.resolve() / KEPT) if chosen else None
+            drawn = _try_drawn(copy, chosen, reach, given.start) if reach else 0.0
         except BrokenTrial as error:
             print(f"ERROR: {error}", file=sys.stderr)
             return 2
@@ -52,15 +60,17 @@ def _try_named(copy: Copy, only: str | None) -> list[str]:
     return survivors
 
 
-def _try_drawn(copy: Copy, count: int, seed: int, start: int) -> float:
+def _try_drawn(copy: Copy, chosen: list[tuple[Mutant, tuple[str, ...]]], reach: Reach, start: int) -> float:
     """Return the share of survivors."""
-    chosen = drawn_mutants(count, seed, copy.root)[start:]
-    if not chosen:
-        return 0.0
     survivors = []
     for number, (mutant, near) in enumerate(chosen, start):
-        if not _noticed(copy, mutant, near.tests, near.wider, f"drawn {number}, {mutant.kind}"):
-            before, after = mutant.lines((copy.root / mutant.file).read_bytes())
+        began, source = time.monotonic(), (copy.root / mutant.file).read_bytes()
+        tests = reach.tests(mutant, source, near, BUDGET)
+        found = copy.noticed_by(mutant, tests, sum(reach.seconds[test] for test in tests))
+        told = f"by {found}" if found else f"by none of {len(tests)} tests"
+        _say(bool(found), mutant, f"drawn {number}, {mutant.kind}; {told}", began)
+        if not found:
+            before, after = mutant.lines(source)
             survivors.append(f"{mutant.file}:{mutant.line} ({mutant.kind})\n    - {before}\n    + {after}")
     share = len(survivors) / len(chosen)
     print(f"drawn mutants: {len(survivors)} of {len(chosen)} survive", *survivors, sep="\n  ")
@@ -71,9 +81,13 @@ def _try_drawn(copy: Copy, count: int, seed: int, start: int) -> float:
 def _noticed(copy: Copy, mutant: Mutant, tests: tuple[str, ...], wider: tuple[str, ...], what: str) -> bool:
     began = time.monotonic()
     found = copy.notices(mutant, tests) or next(filter(None, (copy.notices(mutant, (one,)) for one in wider)), "")
-    verdict = {"": "SURVIVES", "failed": "noticed", "slow": "too slow"}[found]
-    print(f"{verdict:8} {mutant.file}:{mutant.line} ({what}; {time.monotonic() - began:.0f} s)", flush=True)
+    _say(bool(found), mutant, f"{what}{', too slow' if found == 'slow' else ''}", began)
     return bool(found)
+
+
+def _say(noticed: bool, mutant: Mutant, what: str, began: float) -> None:
+    verdict = "noticed" if noticed else "SURVIVES"
+    print(f"{verdict:8} {mutant.file}:{mutant.line} ({what}; {time.monotonic() - began:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,14 +30,6 @@ class Named:
     wider: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Near:
-    """The tests of a module: the nearest ones run first, the wider ones if those notice nothing."""
-
-    tests: tuple[str, ...]
-    wider: tuple[str, ...]
-
-
 def named_mutants(project: Path = PROJECT) -> list[Named]:
     """Read a project's named mutants.
 
@@ -59,25 +51,24 @@ def named_mutants(project: Path = PROJECT) -> list[Named]:
     return found
 
 
-def modules(project: Path = PROJECT) -> dict[PurePosixPath, Near]:
+def modules(project: Path = PROJECT) -> dict[PurePosixPath, tuple[str, ...]]:
     """Return the modules in which mutants are drawn, with their tests. The first group that names a module has it.
 
     Raises:
         BrokenTrial: a group names a module that is not there.
     """
-    found: dict[PurePosixPath, Near] = {}
+    found: dict[PurePosixPath, tuple[str, ...]] = {}
     for group in _listed(project, "nearest"):
-        near = Near(tuple(group["tests"]), tuple(group["wider"]))
         for pattern in group["modules"]:
             paths = sorted(path for path in project.glob(pattern) if path.name != "__init__.py")
             if not paths:
                 raise BrokenTrial(f"nearest.yaml: there is no {pattern}")
             for path in paths:
-                found.setdefault(PurePosixPath(path.relative_to(project).as_posix()), near)
+                found.setdefault(PurePosixPath(path.relative_to(project).as_posix()), tuple(group["tests"]))
     return found
 
 
-def drawn_mutants(count: int, seed: int, project: Path = PROJECT) -> list[tuple[Mutant, Near]]:
+def drawn_mutants(count: int, seed: int, project: Path = PROJECT) -> list[tuple[Mutant, tuple[str, ...]]]:
     """Draw mutants from all that can be made, without those of equivalent.yaml. A larger count only adds to a draw.
 
     Raises:

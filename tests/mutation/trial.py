@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mutation.mutator import Mutant
 
 LEFT_OUT = (".git", ".venv", "demo", "__pycache__", ".*_cache", "*.egg-info", "node_modules", "build", "dist")
 TIMED_OUT = -1
 FAILED = 99
+FAILURES = "failed-test.txt"
 # Imported once, by the process that each run of tests is a fork of: they take longer than most tests.
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "pytest")
 OPTIONS = (
@@ -87,6 +89,34 @@ class Copy:
             code = self._run(tests, 60 + 4 * usual)
         return "" if code == 0 else "slow" if code == TIMED_OUT else "failed"
 
+    def noticed_by(self, mutant: Mutant, tests: Sequence[str], usual: float) -> str:
+        """Return the test that notices the mutant, or what else shows it: `slow`, `not collected`. Empty: none does.
+
+        A test that fails without the mutant as well notices nothing.
+
+        Args:
+            tests: ids of tests that have passed without the mutant.
+            usual: the seconds that they took.
+        """
+        rest = list(tests)
+        while rest:
+            with self.changed(mutant):
+                code = self._run(rest, 60 + 4 * usual)
+            if code in (0, TIMED_OUT):
+                return "slow" if code == TIMED_OUT else ""
+            failed = self._failed()
+            if self._run([failed] if failed else rest[:1], 600) == 0:
+                return failed or "not collected"
+            rest = rest[rest.index(failed) + 1 :] if failed in rest else []
+        return ""
+
+    def _failed(self) -> str:
+        """Return the test at which the last run stopped; empty: it did not come so far."""
+        path = self.root / FAILURES
+        found = path.read_text(encoding="utf-8") if path.is_file() else ""
+        path.unlink(missing_ok=True)
+        return found
+
     def baseline(self, tests: Sequence[str]) -> float:
         """Return how many seconds the tests take without a mutant.
 
@@ -122,7 +152,18 @@ def _imported_from() -> Path:
 
 
 def _pytest(words: Sequence[str]) -> int:
-    return int(importlib.import_module("pytest").main(list(words)))
+    return int(importlib.import_module("pytest").main(list(words), plugins=[_Failures(Path.cwd())]))
+
+
+class _Failures:
+    """A plugin of pytest that writes down which test failed. Tests may leave the folder, so it is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FAILURES
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.path.write_text(report.nodeid, encoding="utf-8")
 
 
 def _in_child(root: Path, work: Callable[[], int], limit: float) -> int:
