@@ -252,7 +252,9 @@ def test_a_file_by_a_converter_is_compared_as_well(trained, tmp_path, capsys):
         "import sys\nopen(sys.argv[sys.argv.index('--outfile') + 1], 'w').write('GGUF, but not really')\n"
     )
     assert export(trained, tmp_path / "out", "--converter", converter) == 1
-    assert "does not load" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "does not load" in told
+    assert "--converter own" in told
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from nlft.exporting.gguf_tokenizer import add_tokenizer
 from nlft.progress import note
 
 _CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf", "convert_hf_to_gguf")
+OWN_WRITER = "nlft's own writer"
 _TAIL = 6  # lines of a failed converter that say why
 
 
@@ -48,7 +49,7 @@ def write_gguf(
         _convert(found, model, tokenizer, path, outtype)
         return f"llama.cpp's converter ({found})"
     _write(model, tokenizer, ends, path, outtype, name)
-    return "nlft's own writer"
+    return OWN_WRITER
 
 
 def find_converter(given: str | None) -> str | None:

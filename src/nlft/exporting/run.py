@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder
-from nlft.errors import UserError, display_path, typed
+from nlft.errors import NLFTError, UserError, display_path, typed
 from nlft.exporting.settings import ExportSettings
 from nlft.exporting.source import Trained
 from nlft.models.ends import answer_ends, name_trained_end
@@ -127,7 +127,7 @@ def _typed(settings: ModelSettings, dtype: str) -> ModelSettings:
 def _gguf(trained: Trained, settings: ExportSettings, config: Any, out: Path) -> list[str]:
     if find_spec("gguf") is None:
         raise UserError("GGUF files need the package gguf.\n  pip install 'nlft[gguf]'")
-    from nlft.exporting.gguf_file import check_writable, write_gguf
+    from nlft.exporting.gguf_file import OWN_WRITER, check_writable, write_gguf
     from nlft.exporting.llama_server import is_installed
     from nlft.exporting.replies import encode_replies, examples_to_score, scored
 
@@ -148,7 +148,12 @@ def _gguf(trained: Trained, settings: ExportSettings, config: Any, out: Path) ->
         path = place / f"{trained.name}-{outtype}.gguf"
         by = write_gguf(model, tokenizer, ends, path, outtype=outtype, name=trained.name, converter=settings.converter)
         size = path.stat().st_size
-        compared = _compared(path, model, tokenizer, replies, ends, outtype) if replies else [_NOT_VERIFIED]
+        try:
+            compared = _compared(path, model, tokenizer, replies, ends, outtype) if replies else [_NOT_VERIFIED]
+        except NLFTError as error:
+            if by == OWN_WRITER:
+                raise
+            raise NLFTError(f"{error}\n  {by} wrote the file. Try nlft's own writer: --converter own.") from error
         told = _beside(trained, place, path.name, model, tokenizer, encoder, ends) if settings.to == "ollama" else []
     told = [f"{by} wrote {outtype}, {size / 1e6:,.0f} MB", *compared, *told]
     file = display_path(out / path.name)

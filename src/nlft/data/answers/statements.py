@@ -123,8 +123,6 @@ def _last_stated(runs: list[_Run], found: list[Quantity]) -> Quantity | None:
     named = [at for at, run in enumerate(runs) if not _is_label(run)]
     if not named:
         return found[0] if len(found) == 1 and runs[0].unit == w.ORDINAL else None
-    if len(found) == 1:
-        return found[0]
     if any(_is_label(run) and len(run.before) == 1 for run in runs[1:]):  # 5 May 2024
         return None
     runs, found = [runs[at] for at in named], [found[at] for at in named]
