@@ -5,6 +5,7 @@ import random
 import re
 import time
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.harness import harness_reading, harness_verdict
 from nlft.data.answers.final_answers import read_standard
+from nlft.data.answers.number_words import SCALES
 from nlft.data.answers.plain_text import composed
 from nlft.data.answers.quantities import plain_value
 from nlft.data.answers.text_answers import read_choice
@@ -467,6 +469,36 @@ NEITHER = [
 )
 def test_the_final_answer_is_read_as_a_person_reads_it(completion, answer, grade):
     assert graded(completion, f"#### {answer}") == grade
+
+
+@pytest.mark.parametrize(
+    ("words", "worth"),
+    [
+        ("hundred 百", "100"),
+        ("thousand thousands k mille tausend mil 千 тысяч тыс", "1000"),
+        ("万 萬", "10000"),
+        ("lakh lakhs", "100000"),
+        ("million millions mio mn millionen millones миллион", "1000000"),
+        ("crore crores", "10000000"),
+        ("亿 億", "100000000"),
+        ("billion billions bn milliard milliards milliarden", "1000000000"),
+        ("trillion trillions trn", "1000000000000"),
+        ("dozen dozens", "12"),
+        ("half halves", "1/2"),
+        ("third thirds", "1/3"),
+        ("quarter quarters fourth fourths", "1/4"),
+        ("fifth fifths", "1/5"),
+        ("sixth sixths", "1/6"),
+        ("seventh sevenths", "1/7"),
+        ("eighth eighths", "1/8"),
+        ("ninth ninths", "1/9"),
+        ("tenth tenths", "1/10"),
+        ("hundredth hundredths", "1/100"),
+        ("thousandth thousandths", "1/1000"),
+    ],
+)
+def test_words_that_scale_a_number_have_their_worth(words, worth):
+    assert {SCALES[word] for word in words.split()} == {Fraction(worth).as_integer_ratio()}
 
 
 def test_the_final_answer_is_the_default_everywhere():

@@ -337,6 +337,18 @@ def test_the_interval_of_a_ratio_over_seeds_is_as_wide_below_as_above_in_logarit
     assert found.low * found.high == pytest.approx(found.value**2)
 
 
+def test_a_ratio_over_seeds_is_that_of_each_replys_share_whatever_the_unit():
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.uniform(0.5, 2, (3, 40)), rng.uniform(0.5, 2, (3, 40))
+    one, other = paired_ratio(ours, theirs), paired_ratio(ours * 1000, theirs * 1000)
+    assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high))
+    # Not told apart, so the interval holds 1, and no more than that is added to it.
+    ours = theirs * rng.uniform(0.97, 1.06, (3, 40))
+    found = paired_ratio(ours, theirs)
+    assert found.p_value >= 0.05
+    assert found.low <= 1 <= found.high < 1.1
+
+
 def test_the_interval_of_a_rate_over_seeds_is_that_of_its_logarithm_and_zero_has_none():
     rng = np.random.default_rng(3)
     tokens = rng.integers(10, 40, (3, 30))
