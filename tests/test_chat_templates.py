@@ -309,7 +309,7 @@ def test_template_settings_that_are_no_json_object_are_refused(given):
 
 @pytest.mark.parametrize("name", ["tokenize", "messages", "add_generation_prompt", "tools"])
 def test_a_template_setting_with_the_name_of_an_argument_is_refused(name):
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=f"chat_template_kwargs: {name} is no variable"):
         encoder(PLAIN, **{name: True})
 
 

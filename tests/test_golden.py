@@ -16,6 +16,7 @@ from nlft.core.saliency import ConditionLogprobs, TokenWeights
 from nlft.core.schemes.nlft_original import (
     OriginalSettings,
     guarded_log,
+    original_cluster,
     original_losses,
     original_token_weights,
     original_weights,
@@ -137,3 +138,9 @@ def replace_weights(weights):
     """The same with no weight anywhere: what is left of the loss is the NLL."""
     zeros = torch.zeros_like(weights.likelihood)
     return replace(weights, likelihood=zeros, unlikelihood=zeros)
+
+
+def test_a_walk_of_the_original_stops_at_exactly_the_distance():
+    salient, hidden = torch.tensor([True, False]), torch.eye(2)  # 1 - cosine is exactly 1
+    assert original_cluster(salient, hidden, 1.0).tolist() == [True, False]
+    assert original_cluster(salient, hidden, 0.5).tolist() == [True, True]

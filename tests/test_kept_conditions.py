@@ -248,6 +248,14 @@ def test_every_byte_of_every_weight_counts():
     assert len(seen) == 5
 
 
+def test_an_adapter_that_changes_nothing_yet_counts_as_none_until_one_weight_is_trained():
+    def digest(a, b):
+        return weights_digest({"x.lora_A.default": torch.tensor(a), "x.lora_B.default": torch.tensor(b)}.items())
+
+    assert digest([1.0], [0.0, 0.0]) == digest([2.0], [0.0, 0.0])
+    assert digest([1.0], [0.0, 1.0]) != digest([2.0], [0.0, 1.0])
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-40])
 

@@ -676,3 +676,15 @@ def test_a_request_stays_until_its_line_is_written(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert len(RunDir(tmp_path).pending_requests()) == 1
+
+
+def test_a_run_that_has_all_its_steps_trains_no_more_in_the_middle_of_an_epoch(tmp_path):
+    """Trainer itself would train one step more."""
+    options = {"data": examples(8), "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "watch": 0}
+    run = nlft_trainer(tmp_path / "run", max_steps=2, save_steps=1, save_strategy="steps", **options)
+    run.train()
+    weights = {name: tensor.clone() for name, tensor in run.model.state_dict().items() if "lora" in name}
+    again = nlft_trainer(tmp_path / "run", max_steps=2, save_steps=1, save_strategy="steps", **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 2
+    assert all(again.model.state_dict()[name].equal(tensor) for name, tensor in weights.items())
