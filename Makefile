@@ -36,7 +36,7 @@ versions: setup-dev  ## the tests of what uses transformers, TRL and PEFT, with 
 
 N    ?= 200
 SEED ?= 0
-mutants: setup-dev  ## hours: change one place of a copy at a time, and print what no test notices; N=200 SEED=0
+mutants: setup-dev  ## one to two hours: change one place of a copy at a time, and print what no test notices; N=200 SEED=0
 	PYTHONPATH=tests $(BIN)/python -u -m mutation --drawn $(N) --seed $(SEED)
 
 check: setup-dev  ## what CI runs: formatting, lint, types of Python and JavaScript, tests
