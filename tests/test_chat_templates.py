@@ -20,6 +20,8 @@ from nlft.models.ledger import request_hash
 from nlft.models.local import LocalModel
 from nlft.models.server import ServerModel
 from nlft.models.settings import BackendSettings
+from nlft.training.prompting import training_encoder
+from nlft.training.trainer import NLFTConfig
 
 OPENS = "{% for m in messages %}<|{{ m.role }}|>"
 CLOSES = "<|end|>{% endfor %}"
@@ -348,6 +350,10 @@ def test_a_run_records_settings_and_date_of_the_template_and_a_replay_repeats_th
     assert "bit for bit" in capsys.readouterr().out
     again = yaml.safe_load(Path("run-replay/run.yaml").read_text())["training"]
     assert (again["chat_template_kwargs"], again["chat_template_date"]) == ({"enable_thinking": False}, "2024-07-26")
+    for resumes, day in (("run/checkpoints/checkpoint-1", "2024-07-26"), (None, date.today().isoformat())):
+        args = NLFTConfig(output_dir="run", resume_from_checkpoint=resumes)
+        training_encoder(tokenizer(DATED), args, None)
+        assert args.chat_template_date == day
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "kto", "reft"])

@@ -93,6 +93,18 @@ def test_a_run_has_trls_order_losses_and_weights(tmp_path, changed):
     assert records[0].keys() == records[1].keys()
 
 
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end(tmp_path):
+    losses, own = {}, tiny.tokenizer().pad_token
+    for name in ("padding", "none"):
+        tokenizer = tiny.tokenizer()
+        tokenizer.pad_token = own if name == "padding" else None
+        args = SFTSettings(output_dir=str(tmp_path / name), engine="nlft", target="all-completions", **COMMON)
+        made = sft_trainer(lora(tiny.model()), args, ragged(), tokenizer, None)
+        assert tokenizer.pad_token == (own if name == "padding" else tokenizer.eos_token)
+        losses[name] = window(made, [range(4)])[0]
+    assert torch.equal(losses["padding"], losses["none"])
+
+
 def test_the_command_trains_on_our_core_and_ends_with_trls_adapter(tmp_path, model_folder, capsys):
     file = tmp_path / "examples.jsonl"
     write_examples(file, examples(4))
