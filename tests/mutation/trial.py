@@ -100,6 +100,7 @@ class Copy:
         """
         rest = list(tests)
         while rest:
+            (self.root / FAILURES).unlink(missing_ok=True)  # a run that was stopped may have left one
             with self.changed(mutant):
                 code = self._run(rest, 60 + 4 * usual)
             if code in (0, TIMED_OUT):
@@ -113,9 +114,7 @@ class Copy:
     def _failed(self) -> str:
         """Return the test at which the last run stopped; empty: it did not come so far."""
         path = self.root / FAILURES
-        found = path.read_text(encoding="utf-8") if path.is_file() else ""
-        path.unlink(missing_ok=True)
-        return found
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def baseline(self, tests: Sequence[str]) -> float:
         """Return how many seconds the tests take without a mutant.

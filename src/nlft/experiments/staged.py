@@ -248,12 +248,8 @@ def check_ended(process: BaseProcess) -> None:
 
 def model_fields(settings: "ModelSettings") -> dict[str, Any]:
     """Return the fields of the settings that differ from their defaults."""
-    chosen = {}
-    for f in fields(settings):
-        default = _default(f)
-        if getattr(settings, f.name) != default:
-            chosen[f.name] = getattr(settings, f.name)
-    return chosen
+    given = {one: getattr(settings, one.name) for one in fields(settings)}
+    return {one.name: value for one, value in given.items() if value != _default(one)}
 
 
 def _processes() -> Any:
