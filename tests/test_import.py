@@ -8,6 +8,7 @@ import zipfile
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 
@@ -577,6 +578,60 @@ def test_tune_and_compare_split_a_table_by_the_columns_that_their_settings_name(
     split_stage(tmp_path, {"file": "x.csv", "settings": asdict(settings), "model": {}})
     train = read_examples(tmp_path / "train.jsonl")
     assert (len(train), sum(e.label for e in train)) == (8, sum(int(e.prompt[1:]) % 2 for e in train))
+
+
+def test_a_second_file_is_read_by_the_same_columns_where_it_has_them(tmp_path, capsys):
+    from dataclasses import asdict
+
+    from nlft.experiments.settings import TuneSettings
+    from nlft.experiments.stages import read_test, split_stage
+
+    columns, judged = "prompt=P,completion=C,label=L:4,judgment=J", ["P", "C", "L", "J", "S"]
+    write_csv("x.csv", [judged, *([f"q{at}", f"r{at}", "5", "", f"{at}"] for at in range(4))])
+    columns += ",answer=S"
+    write_csv("test.csv", [["P", "S"], ["asked", "7"]])
+    job = {"file": "x.csv", "settings": asdict(TuneSettings(columns=columns, test_file="test.csv")), "model": {}}
+    split_stage(tmp_path, job)
+    assert [(q.prompt, q.answer) for q in read_test(tmp_path)] == [("asked", "7")]
+    assert "test.csv: --columns: this file has no column 'C' or 'L' or 'J'" in capsys.readouterr().err
+
+    # Records of our own, and those of JSON with other names, have none of the columns or some.
+    Path("ours.jsonl").write_text('{"id": 1, "prompt": "p", "completion": "c", "label": true}\n')
+    Path("theirs.jsonl").write_text('{"P": "p", "C": "c", "L": 5}\n')
+    for name in ("ours.jsonl", "theirs.jsonl"):
+        (example,) = read_examples(name, columns=columns, if_there=True)
+        assert (example.prompt, example.completion, example.label) == ("p", "c", True)
+    assert "'P' or 'C'" in capsys.readouterr().err
+    with pytest.raises(UserError, match="'P'"):
+        read_examples("ours.jsonl", columns=columns)
+
+
+def test_a_second_file_may_have_another_format(capsys):
+    Path("ours.jsonl").write_text('{"id": 1, "prompt": "p", "completion": "c", "label": true}\n')
+    (example,) = read_examples("ours.jsonl", from_format="argilla", if_there=True)
+    assert example.completion == "c"
+    assert "--from argilla" in capsys.readouterr().err
+    with pytest.raises(UserError, match="Argilla"):
+        read_examples("ours.jsonl", from_format="argilla")
+    same = read_examples(FOLDER / "argilla.json", from_format="argilla")
+    assert read_examples(FOLDER / "argilla.json", from_format="argilla", if_there=True) == same
+    starred = read_examples(FOLDER / "langfuse.json", columns="label=stras:4", require_judgment=False, if_there=True)
+    assert "no rating 'stras'" in capsys.readouterr().err
+    assert starred == read_examples(FOLDER / "langfuse.json", require_judgment=False)
+
+
+def test_the_audit_and_the_held_out_loss_read_their_second_file_by_the_columns(capsys):
+    from nlft.commands.training import _held_out
+    from nlft.sources.settings import ReadingSettings
+
+    columns = "prompt=P,completion=C,label=L:4,judgment=J"
+    rows = [["P", "C", "L", "J"], ["q", "a", "5", ""], ["w", "b", "1", 'It says "b".']]
+    write_csv("x.csv", rows)
+    write_csv("test.csv", [["P"], ["q"], ["z"]])
+    assert main(["audit", "x.csv", "--test_file", "test.csv", "--columns", columns]) == 0
+    assert "1 of" in capsys.readouterr().out
+    kept = _held_out("x.csv", SimpleNamespace(eval_strategy="epoch"), ReadingSettings(columns).reading_of_second())
+    assert [example.completion for example in kept] == ["a", "b"]
 
 
 def test_a_hub_name_that_became_a_windows_path_is_still_a_hub_name(monkeypatch):

@@ -174,7 +174,7 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
     from nlft.data.records import read_questions, source_of_examples
 
     try:
-        return source_of_examples(file, require_judgment=require_judgment, **(reading or AS_IT_SAYS))
+        return source_of_examples(file, require_judgment=require_judgment, reading=reading or AS_IT_SAYS)
     except RecordsError as error:
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
         if missing != {p.where for p in error.problems}:

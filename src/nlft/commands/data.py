@@ -32,6 +32,7 @@ from nlft.launch import asks_for_help
 from nlft.models.opening import model_kinds, open_answerer
 from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 from nlft.runs.lock import owning_file
+from nlft.sources.settings import if_there
 
 _IS_AUDIT = is_our_json("summary", "findings", "notes")
 ASKED = ("model_name_or_path", "adapter", "dtype", "load_in_4bit")  # of a model that is asked and not trained
@@ -168,7 +169,7 @@ def build(argv: Sequence[str]) -> None:
     what = "Choose examples, and write them in the format of nlft, TRL or the paper's script."
     settings, other = Command("nlft build", what, [BuildSettings], [("Choice", BuildSettings)], None, add).parse(argv)
     refuse_inputs("--out", other.out, {"FILE": other.files, "--config": other.config})
-    pool = read_pool(other.files, settings, **namespace_reading(other))
+    pool = read_pool(other.files, settings, columns=other.columns, from_format=other.from_format)
     for_us = settings.to == "nlft"
     same_kind = readable if for_us else lambda path: holds_nothing_else(path, pool.examples)
     refuse_foreign("--out", other.out, same_kind, overwrite=other.overwrite)
@@ -231,7 +232,7 @@ def audit(argv: Sequence[str]) -> None:
     rules = read_rules(other.rules) if other.rules else None
     checks = read_checks(other.checks) if other.checks else []
     examples, places = early.get(other.file)
-    test = read_questions(settings.test_file) if settings.test_file else None
+    test = read_questions(settings.test_file, **if_there(namespace_reading(other))) if settings.test_file else None
 
     with printing_json(other.json == STANDARD_OUTPUT) as document:
         report = _audited(examples, model_settings, settings, test=test, saliency=saliency, places=places,

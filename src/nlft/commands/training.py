@@ -28,7 +28,7 @@ from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.settings import MaxLengthSettings, ModelOptions
 from nlft.outputs import refuse_inputs
-from nlft.sources.settings import ReadingSettings, recorded_reading
+from nlft.sources.settings import ReadAs, ReadingSettings, recorded_reading
 
 if TYPE_CHECKING:
     from nlft.data.records import Example
@@ -69,7 +69,7 @@ def train(argv: Sequence[str]) -> None:
     from nlft.training.start import nlft_trainer
 
     refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
-    held_out = _held_out(held_out_settings.eval_file, args)
+    held_out = _held_out(held_out_settings.eval_file, args, read.reading_of_second())
     with owning_output(args):
         examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
         with claims_nothing(run.path):
@@ -131,7 +131,7 @@ def _struck_words(file: str, also: Sequence[str] | None, scheme: str) -> list[st
     return [*listed, *(word for word in also or () if word.casefold() not in known)]
 
 
-def _held_out(file: str | None, args: Any) -> list[Any] | None:
+def _held_out(file: str | None, args: Any, reading: ReadAs) -> list[Any] | None:
     """Read the examples to evaluate on. Evaluate after each epoch, unless --eval_strategy is set."""
     from transformers import IntervalStrategy
 
@@ -145,7 +145,7 @@ def _held_out(file: str | None, args: Any) -> list[Any] | None:
         return None
     if args.eval_strategy == "no":
         args.eval_strategy = IntervalStrategy.EPOCH
-    return read_examples(file)
+    return read_examples(file, **reading)
 
 
 def nlft_sections(*more: type) -> list[Section]:

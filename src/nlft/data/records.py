@@ -21,7 +21,6 @@ from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 from nlft.progress import note_once
-from nlft.sources.columns import Columns
 from nlft.sources.raw_records import (
     FIELDS,
     SEE_FORMAT,
@@ -30,7 +29,8 @@ from nlft.sources.raw_records import (
     kind,
     shown,
 )
-from nlft.sources.reading import Source, read_source
+from nlft.sources.reading import Source, read_source_as
+from nlft.sources.settings import ReadAs
 
 _Item = TypeVar("_Item", "Example", "Question")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
@@ -134,7 +134,12 @@ def training_texts(examples: Iterable[Example]) -> list[str]:
 
 
 def read_examples(
-    path: str | Path, *, require_judgment: bool = True, columns: str | None = None, from_format: str | None = None
+    path: str | Path,
+    *,
+    require_judgment: bool = True,
+    columns: str | None = None,
+    from_format: str | None = None,
+    if_there: bool = False,
 ) -> list[Example]:
     """Read examples from a table, from JSON, from another tool's export, or from a dataset by name.
 
@@ -146,21 +151,20 @@ def read_examples(
         require_judgment: refuse wrong examples with neither judgment nor spans. Pass False before judging.
         columns: which column is which field, where the names do not say it: `prompt=question,completion=reply`.
         from_format: the tool's format, such as `argilla`, where the structure does not say it.
+        if_there: pass over what `columns` and `from_format` name and the file does not have, as for a second file.
 
     Raises:
         RecordsError: names every record that cannot be used.
         UserError: it is not clear what the file is, or which column is which.
     """
-    read = source_of_examples(path, require_judgment=require_judgment, columns=columns, from_format=from_format)
-    return read[0]
+    reading: ReadAs = {"columns": columns, "from_format": from_format, "if_there": if_there}
+    return source_of_examples(path, require_judgment=require_judgment, reading=reading)[0]
 
 
-def source_of_examples(
-    path: str | Path, *, require_judgment: bool, columns: str | None = None, from_format: str | None = None
-) -> tuple[list[Example], Source]:
+def source_of_examples(path: str | Path, *, require_judgment: bool, reading: ReadAs) -> tuple[list[Example], Source]:
     """Read examples as `read_examples` does. Also return their source, with one usable record for each of them."""
     cure = f"Run `{judge_command(path)}`, or drop the line." if require_judgment else None
-    source = read_source(path, columns=Columns.parse(columns), from_format=from_format)
+    source = read_source_as(path, reading)
     return examples_of(source, cure), source
 
 
@@ -219,25 +223,25 @@ def read_questions(
     needed_fields: Collection[str] = (),
     columns: str | None = None,
     from_format: str | None = None,
+    if_there: bool = False,
 ) -> list[Question]:
     """Read questions from records with `prompt`, GSM8K's `question`, or full examples, each perhaps with `answer`.
 
     A record without `id` gets one from its file and place: `train-17`. A question keeps the other fields of its record.
-    From a table or a full example, it keeps only `needed_fields` and the
-    columns of the chat template.
+    From a table or a full example, it keeps only `needed_fields` and the columns of the chat template.
 
     Args:
         path: a file or a dataset, as `nlft.sources.reading.read_source` takes it.
         require_answer: refuse questions without a standard answer.
         needed_fields: fields that each record must have besides its prompt.
-        columns, from_format: as `read_examples` takes them.
+        columns, from_format, if_there: as `read_examples` takes them.
 
     Raises:
         RecordsError: names every record that cannot be used.
         UserError: it is not clear what the file is, or which column is which.
     """
     needed = {*_QUESTION_COLUMNS, *needed_fields}
-    source = read_source(path, needed, Columns.parse(columns), from_format)
+    source = read_source_as(path, {"columns": columns, "from_format": from_format, "if_there": if_there}, needed)
     for line in source.told:
         note_once(f"{source.name}: {line}")
     without = [record for record in source.records if record.unused and "prompt" not in record.fields]

@@ -44,7 +44,7 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     train = items
     _check_answers(items, settings, job["file"])
     if settings.test_file:
-        test = read_questions(settings.test_file, **needs)
+        test = read_questions(settings.test_file, **needs, **settings.reading_of_second())
     elif hold_out:
         groups = list(dict.fromkeys(question_of(item) for item in items))
         Random(settings.seed).shuffle(groups)

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nlft.errors import UserError
 from nlft.sources.label_words import read_label
@@ -54,14 +54,19 @@ class Columns:
     Attributes:
         given: our field -> the column's name.
         right_from: a rating is right if it is at least this number; None: it must be 1, 0 or a word.
+        if_there: whether a table may lack a given column, as a second file may: questions have no ratings.
     """
 
     given: Mapping[str, str] = field(default_factory=dict)
     right_from: float | None = None
+    if_there: bool = False
 
     @classmethod
-    def parse(cls, text: str | None) -> "Columns":
+    def parse(cls, text: str | None, *, if_there: bool = False) -> "Columns":
         """Read `prompt=question,completion=reply,label=stars:4`. The 4 says from which number on a reply is right.
+
+        Args:
+            if_there: whether a table may lack a given column.
 
         Raises:
             UserError: the text has another form, or names a field that does not exist.
@@ -78,7 +83,11 @@ class Columns:
             if target == "label" and (number := re.fullmatch(r"(.+):([+-]?\d+(?:\.\d+)?)", name)):
                 name, right_from = number[1], float(number[2])
             given[target] = name
-        return cls(given, right_from)
+        return cls(given, right_from, if_there)
+
+    def without_label(self) -> "Columns":
+        """Return the choice without what it says of ratings."""
+        return replace(self, given={t: name for t, name in self.given.items() if t != "label"}, right_from=None)
 
     def field_of(self, name: str) -> str | None:
         """Return the field that a score, a question or another part of an export is: as given, else by its name."""
@@ -103,14 +112,23 @@ class Chosen:
     Attributes:
         column: our field -> the column's name as the table writes it.
         guessed: whether any of them was recognised by a name that is neither ours nor given.
+        lacking: given columns that the table does not have, where it may lack them.
     """
 
     column: Mapping[str, str]
     guessed: bool = False
+    lacking: tuple[str, ...] = ()
 
     def shown(self) -> str:
         """Return the choice as `--columns` takes it."""
         return ",".join(f"{target}={name}" for target, name in self.column.items())
+
+    def told(self) -> list[str]:
+        """Return what the user must know about the choice, if the names left any doubt."""
+        lines = [f"columns: {self.shown()} (others: --columns FIELD=COLUMN,...)"] if self.guessed else []
+        if self.lacking:
+            lines.append(f"--columns: this file has no column {' or '.join(map(repr, self.lacking))}")
+        return lines
 
 
 def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen:
@@ -127,7 +145,8 @@ def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen
         UserError: a given column does not exist, or several columns may hold one field.
     """
     names = list(names)
-    chosen = {target: _existing(name, names, where) for target, name in columns.given.items()}
+    lacking = {t: n for t, n in columns.given.items() if columns.if_there and not _same(n, names)}
+    chosen = {target: _existing(name, names, where) for target, name in columns.given.items() if target not in lacking}
     offered: dict[str, list[str]] = {}
     for name in names:
         target = field_named(name)
@@ -145,7 +164,8 @@ def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen
     if "judgment" in chosen and plain_name(chosen.get("comment", "")) == "feedback" and "comment" not in columns.given:
         chosen["feedback"] = chosen.pop("comment")  # our own two fields
     ordered = {target: chosen[target] for target in TARGETS if target in chosen}
-    return Chosen(ordered, any(name != target for target, name in ordered.items() if target not in columns.given))
+    guessed = any(name != target for target, name in ordered.items() if target not in columns.given.keys() - lacking)
+    return Chosen(ordered, guessed, tuple(lacking.values()))
 
 
 def recognised(names: Iterable[str]) -> int:
@@ -153,8 +173,12 @@ def recognised(names: Iterable[str]) -> int:
     return len({field_named(name) for name in names} - {None})
 
 
+def _same(name: str, names: list[str]) -> list[str]:
+    return [other for other in names if other == name] or [n for n in names if plain_name(n) == plain_name(name)]
+
+
 def _existing(name: str, names: list[str], where: str) -> str:
-    same = [other for other in names if other == name] or [n for n in names if plain_name(n) == plain_name(name)]
+    same = _same(name, names)
     if len(same) != 1:
         raise UserError(f"{where}: --columns names {name!r}, which is not a column.\n  Columns: {', '.join(names)}.")
     return same[0]

@@ -9,7 +9,7 @@ from nlft.errors import UserError, display_path
 from nlft.sources.arrow import Wanted, read_hub, read_parquet
 from nlft.sources.columns import AS_NAMED, Columns, choose_columns, field_named
 from nlft.sources.excel import read_excel
-from nlft.sources.formats.registry import TELLING, convert, find_format, is_ours, unwrapped
+from nlft.sources.formats.registry import TELLING, convert, find_format, has_format, is_ours, unwrapped
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
 from nlft.sources.settings import ReadAs
 from nlft.sources.tables import Table, record_of
@@ -46,6 +46,10 @@ class Source:
     told: Sequence[str] = field(default=())
     format: str | None = None
 
+    def telling(self, *lines: str) -> "Source":
+        """Return the source with more lines that the user must know."""
+        return replace(self, told=[*self.told, *lines])
+
     def usable(self) -> list[RawRecord]:
         """Return the records that can be examples."""
         return [record for record in self.records if not record.unused]
@@ -57,9 +61,10 @@ class Source:
         return [*_counted("not used", unused), *_counted("left out", partly)]
 
 
-def read_source_as(source: str | Path, reading: ReadAs) -> Source:
-    """Read a file or a dataset, whole, as `read_source` does, in the way that the settings say."""
-    return read_source(source, None, Columns.parse(reading["columns"]), reading["from_format"])
+def read_source_as(source: str | Path, reading: ReadAs, needed: Collection[str] | None = None) -> Source:
+    """Read a file or a dataset as `read_source` does, in the way that the settings say."""
+    columns = Columns.parse(reading["columns"], if_there=reading.get("if_there", False))
+    return read_source(source, needed, columns, reading["from_format"])
 
 
 def read_source(
@@ -118,18 +123,23 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
     Raises:
         UserError: several formats fit, or the given one does not.
     """
+    if from_format and columns.if_there and not has_format(source.name, source.records, from_format):
+        source, from_format = source.telling(f"--from {from_format}: not this file's format"), None
     source = replace(source, records=unwrapped(source.name, source.records, from_format))
     found = find_format(source.name, source.records, from_format)
     if found:
         converted = list(convert(found, source.records, source.stem, columns))
         rating = columns.given.get("label")
         if rating is not None and not any("label" in record.fields for record in converted):
+            if columns.if_there:
+                lacking = f"--columns: this file has no rating {rating!r}"
+                return _understood(source.telling(lacking), needed, columns.without_label(), from_format)
             raise UserError(
                 f"{source.name}: --columns takes the rating from {rating!r}, but no record has a rating of that name.\n"
                 "  Correct the name, or leave it out: then the command lists what it did not use."
             )
-        told = [*source.told, f"read as {found.title} (--from {found.name})"]
-        return replace(source, records=converted, told=told, format=found.name)
+        source = source.telling(f"read as {found.title} (--from {found.name})")
+        return replace(source, records=converted, format=found.name)
     if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):
         source = _renamed(source, columns)
     if source.is_table and needed is not None:  # a table of questions has columns that no one asked for
@@ -151,14 +161,13 @@ def _renamed(source: Source, columns: Columns) -> Source:
         return source
     chosen = choose_columns(names, columns, source.name)
     if all(name == target for target, name in chosen.column.items()):
-        return source
+        return source.telling(*chosen.told())
     records = []
     for record in source.records:
         new = record_of(record.where, record.fields, chosen, columns) if record.fields else record
         new.problems = [*record.problems, *(p for p in new.problems if p not in record.problems)]
         records.append(new)
-    told = [f"columns: {chosen.shown()} (others: --columns FIELD=COLUMN,...)"] if chosen.guessed else []
-    return replace(source, records=records, told=[*source.told, *told])
+    return replace(source.telling(*chosen.told()), records=records)
 
 
 def _counted(what: str, reasons: Sequence[tuple[str | None, RawRecord]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 
 class ReadAs(TypedDict):
@@ -10,6 +10,7 @@ class ReadAs(TypedDict):
 
     columns: str | None
     from_format: str | None
+    if_there: NotRequired[bool]
 
 
 AS_IT_SAYS: ReadAs = {"columns": None, "from_format": None}
@@ -24,7 +25,7 @@ class ReadingSettings:
 
     columns: str | None = field(
         default=None,
-        metadata={"help": "Columns of FILE whose names do not say it: prompt=Frage,completion=Text,label=stars:4."},
+        metadata={"help": "Columns whose names do not say it: prompt=Frage,completion=Text,label=stars:4."},
     )
     from_format: str | None = field(
         default=None, metadata={"aliases": ["--from"], "help": "Format of FILE, see docs/IMPORT.md. Also --from."}
@@ -34,9 +35,18 @@ class ReadingSettings:
         """Return the settings as `read_examples` takes them."""
         return {"columns": self.columns, "from_format": self.from_format}
 
+    def reading_of_second(self) -> ReadAs:
+        """Return how a second file is read, such as `--test_file`: as FILE, where it has these columns and format."""
+        return if_there(self.reading())
+
     def recorded(self) -> dict[str, str]:
         """Return what a run records of them: only what was given."""
         return {name: value for name, value in self.reading().items() if isinstance(value, str)}
+
+
+def if_there(reading: ReadAs) -> ReadAs:
+    """Return how a second file is read: the same way, but it may lack the columns, and have another format."""
+    return {**reading, "if_there": True}
 
 
 def recorded_reading(data: Mapping[str, Any]) -> ReadAs:

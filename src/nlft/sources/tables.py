@@ -127,8 +127,7 @@ def _describe(table: Table, name: str, header: Header, chosen: Chosen) -> None:
     if header.above:
         s = "s" * (header.above > 1)
         table.told.append(f"the names stand in row {header.row}; {header.above} row{s} above not used")
-    if chosen.guessed:
-        table.told.append(f"columns: {chosen.shown()} (others: --columns FIELD=COLUMN,...)")
+    table.told += chosen.told()
 
 
 def _records(

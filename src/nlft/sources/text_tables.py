@@ -13,7 +13,8 @@ from nlft.sources.columns import Columns, recognised
 from nlft.sources.raw_records import UNREADABLE_CURE
 from nlft.sources.tables import Row, Table, read_table
 
-_SEPARATORS = {";": "semicolon", ",": "comma", "\t": "tab", "|": "bar"}
+# The comma comes first: a table of one column fits all alike.
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _BLOCK = 1 << 20
 _SAMPLE = 20  # rows from which the separator is guessed
 _LONGEST_CELL = 1 << 30  # csv's own limit is 131,072 characters

@@ -72,6 +72,13 @@ def unwrapped(name: str, records: list[RawRecord], from_format: str | None) -> l
     return records
 
 
+def has_format(name: str, records: list[RawRecord], from_format: str) -> bool:
+    """Return whether any record of the file has the structure of the format of that name."""
+    known = named_format(from_format)
+    looked_at = unwrapped(name, records, from_format)[:_LOOKED_AT]
+    return any(known.fits(record.fields) for record in looked_at if record.fields)
+
+
 def find_format(name: str, records: Sequence[RawRecord], from_format: str | None) -> Format | None:
     """Return the format of a file's records; None if they are ours, or a table.
 
