@@ -44,10 +44,17 @@ am a.m
 pm p.m
 th st nd rd
 watt watts w
-kw kwh
+kw
+kwh
 volt volts v
-hz khz mhz ghz
-mb gb kb tb
+hz
+khz
+mhz
+ghz
+kb
+mb
+gb
+tb
 """
 UNITS = {name: line.split()[0] for line in _MEASURES.strip().split("\n") for name in line.split()}
 """Each name of a measure, with one name for all that mean the same."""
@@ -123,4 +130,11 @@ TOTALS = _set("total sum amount cost price number average mean result value scor
 TO_A_RESULT = _set("equal equals up amounts amount comes come sums sum adds add rounds round evaluates")
 FILLERS = _set("about approximately approx roughly around ca circa exactly only just precisely")
 """Words that change nothing."""
+_ONES = "two three four five six seven eight nine"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+SPELLED = _set(
+    f"{_ONES} ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    f"nineteen {_TENS} hundred thousand dozen zwei drei vier fünf sechs sieben acht neun zehn elf zwölf"
+) | {f"{tens}-{one}" for tens in _TENS.split() for one in f"one {_ONES}".split()}
+"""Numbers in words, which are not read. `one` is none of them: it is also a pronoun."""
 AREAS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3"}

@@ -30,7 +30,7 @@ _SIGNS = {
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT = re.compile(r"[⁻⁺]?[⁰¹²³⁴-⁹]+")
 _MOST_ACCENTS = 30  # in a row, as in Unicode's stream-safe format
-_VULGAR = re.compile(r"([0-9]?) ?([¼-¾⅐-⅞])")
+_VULGAR = re.compile(r"(?:([0-9]) ?)?([¼-¾⅐-⅞])")
 
 
 def plain_characters(text: str) -> str:
@@ -42,7 +42,7 @@ def plain_characters(text: str) -> str:
         return text
     text = "".join(map(_plain_character, composed(text)))
     text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
-    return _VULGAR.sub(lambda match: f"{match[1]}{' ' * bool(match[1])}{_fraction(match[2])} ", text)
+    return _VULGAR.sub(lambda match: f"{match[1] or ''}{' ' * bool(match[1])}{_fraction(match[2])} ", text)
 
 
 def composed(text: str) -> str:
@@ -80,7 +80,7 @@ def _fraction(character: str) -> str:
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks: 64-35=<<64-35=29>>29
 _TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,60}>")
 _FRAC = re.compile(
-    r"(?P<before>[0-9]?) ?\\[dtc]?frac ?"
+    r"(?:(?P<before>[0-9]) ?)?\\[dtc]?frac ?"
     r"(?:\{(?P<a>[^{}\n]{0,40})\} ?\{(?P<b>[^{}\n]{0,40})\}|(?P<c>[0-9]) ?(?P<d>[0-9]))"
 )
 _EXPONENT = re.compile(r"\^ ?\{ ?([-+]?[0-9]{1,9}) ?\}")
@@ -135,10 +135,11 @@ def plain_markup(text: str) -> str:
 
 
 def _frac(match: re.Match[str]) -> str:
+    before = match["before"] or ""
     above, below = match["a"] or match["c"] or "", match["b"] or match["d"] or ""
     if not re.fullmatch(r" ?[-+]?[0-9][0-9,]* ?/ ?[0-9][0-9,]* ?", f"{above}/{below}"):
-        return f"{match['before']} ({above})/({below})"
-    return f"{match['before']}{' ' * bool(match['before'])}{above.strip()}/{below.strip()}"
+        return f"{before} ({above})/({below})"
+    return f"{before}{' ' * bool(before)}{above.strip()}/{below.strip()}"
 
 
 def _command(match: re.Match[str]) -> str:

@@ -17,7 +17,7 @@ _TOKEN = re.compile(
     |(?P<word>[{_LETTER}](?:[{_LETTER}0-9]|['.-](?=[{_LETTER}]))*|[^\W\d_])
     |(?P<dots>\.\.+)
     |(?P<equals>=+|≈)
-    |(?P<other>\S)""",
+    |(?P<other>[<>!]=|\S)""",
     re.VERBOSE,
 )
 _ASIDE = re.compile(r"\([^()\n]*\)")
@@ -126,6 +126,8 @@ def _last_stated(runs: list[_Run], found: list[Quantity]) -> Quantity | None:
     if any(_is_label(run) and len(run.before) == 1 for run in runs[1:]):  # 5 May 2024
         return None
     runs, found = [runs[at] for at in named], [found[at] for at in named]
+    if _is_joined_to_words(runs[-1]):
+        return None
     if _agree(found):
         return found[-1]
     return None if not found[-1].readings or _is_joined(runs[-1]) else found[-1]
@@ -183,6 +185,14 @@ def _is_joined(run: _Run) -> bool:
     if words[-1] == "to" and words[-2] in w.TO_A_RESULT:
         return False
     return words[-1] in w.JOINS
+
+
+def _is_joined_to_words(run: _Run) -> bool:
+    """Return whether a word may join a run to a number in words: `twelve eggs in 3 boxes`, `in 3 days twelve eggs`."""
+    if run.is_result:
+        return False
+    before, after = (not w.SPELLED.isdisjoint(word.lower() for word in words) for words in (run.before, run.after))
+    return (before and _is_joined(run)) or (after and run.before[-1:] != [] and run.before[-1].lower() in w.JOINS)
 
 
 def _is_bound(run: _Run) -> bool:
