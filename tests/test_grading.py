@@ -227,6 +227,14 @@ def test_choice_reads_the_letter_that_a_text_chooses(text, letter):
     assert (chosen and chosen.value) == letter
 
 
+def test_a_letter_in_a_tag_is_chosen_and_a_further_question_does_not_choose():
+    assert read_choice("I think <answer>B</answer>").value == "B"
+    assert read_choice("B\n\nQ: What now?").value == "B"
+    assert read_choice("The answer is B.\nQuestion: x\nAnswer: B").value == "B"
+    assert read_choice("The answer is B.\nQuestion: x\nAnswer: C").readings == frozenset()
+    assert read_choice("Question: x\nAnswer: C").value == "C"
+
+
 def test_choice_grades_letters():
     assert get_grader("choice")("The answer is (B).", "B").grade == "right"
     assert get_grader("choice")("(A)", "Answer: B").grade == "wrong"

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nlft.data.answers.final_answers import read_final, read_standard
-from nlft.data.answers.quantities import Quantity
-from nlft.data.answers.text_answers import read_choice
+from nlft.data.answers.quantities import Quantity, compare, why_ungraded
+from nlft.data.answers.text_answers import read_choice, read_words
 
 KEPT = Path(__file__).parents[1] / "golden" / "readings.jsonl"
 FORMS = KEPT.with_name("number-forms.txt")
 
+COMPARED = (
+    "5|5.0|-5|5%|0.05|50%|0.5|1/2|5 m|5 m^2|5 cm|$5|5 euros|5 cents|500|3,5|3.500|5 million|5 or 6|10:30|x = 5|five"
+    "|20 - 15 = 5"
+)
 FRAMES = r"""
 @
 @.
@@ -49,9 +53,13 @@ The correct option is @ here
 
 
 def texts() -> Iterator[str]:
-    """Yield the replies: forms in frames. Those of the file's first part stand in further frames as well."""
-    usual, _, further = FORMS.read_text(encoding="utf-8").partition("\n\n")
-    for frames, forms in ((FRAMES, usual), (MORE_FRAMES, usual), (FRAMES, further)):
+    """Yield the replies: forms in frames, and whole replies.
+
+    The file has three parts, with an empty line between them: forms that stand in all frames, those that stand in the
+    first ones only, and whole replies.
+    """
+    usual, further, whole = FORMS.read_text(encoding="utf-8").split("\n\n")
+    for frames, forms in ((FRAMES, usual), (MORE_FRAMES, usual), (FRAMES, further), ("@", whole)):
         for frame in frames.strip().splitlines():
             for form in forms.splitlines():
                 yield frame.replace("@", form).replace("~", "\n")
@@ -66,15 +74,30 @@ def reading(quantity: Quantity | None) -> str:
 
 
 def readings() -> list[str]:
-    """Return a line per reply: the reply and its reading, as a standard answer if that differs, as a choice if any."""
+    """Return a line per reply: the reply and its reading; as a standard answer, a choice and words if those differ."""
     found = []
     for text in dict.fromkeys(texts()):
         final, standard, choice = (reading(read(text)) for read in (read_final, read_standard, read_choice))
+        words = read_words(text)
         row = {"text": text, "reply": final}
         row |= {"standard": standard} if standard != final else {}
         row |= {"choice": choice} if choice != "nothing" else {}
+        row |= {"words": words} if words not in (None, (text, text)) else {}
         found.append(json.dumps(row, ensure_ascii=False))
-    return found
+    return [*found, *comparisons()]
+
+
+def comparisons() -> Iterator[str]:
+    """Yield a line per answer: how each other one compares with it, and why some do not."""
+    read = {text: read_standard(text) for text in COMPARED.split("|")}
+    for text, expected in read.items():
+        row = {other: compare(given, expected) for other, given in read.items() if given and expected}
+        why = {
+            other: why_ungraded(read[other], expected, "number")
+            for other, verdict in row.items()
+            if verdict == "ungraded"
+        }
+        yield json.dumps({"expected": text, "verdicts": row | why}, ensure_ascii=False)
 
 
 if __name__ == "__main__" and "--write" in sys.argv:

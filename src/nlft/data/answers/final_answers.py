@@ -28,7 +28,7 @@ SAYS = re.compile(
 )
 _TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
 _BOX = re.compile(r"\\f?boxed ?\{")
-_NEXT_TURN = re.compile(
+NEXT_TURN = re.compile(
     r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -50,7 +50,7 @@ def read_final(text: str) -> Quantity | None:
         no number.
     """
     text = plain_characters(without_thoughts(text))
-    if (turn := _NEXT_TURN.search(text)) and (first := _read(text[: turn.start()])):
+    if (turn := NEXT_TURN.search(text)) and (first := _read(text[: turn.start()])):
         return _agreed([first, _read(text) or first])
     return _read(text)
 

@@ -3,7 +3,7 @@
 import re
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.answers.final_answers import MARK, MARKS, SAYS, boxed, first_sentence, regions
+from nlft.data.answers.final_answers import MARK, MARKS, NEXT_TURN, SAYS, boxed, first_sentence, regions
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity
 
@@ -31,23 +31,30 @@ def read_choice(text: str) -> Quantity | None:
     """Read the letter that a text chooses.
 
     In this order: the whole text, an answer in a box, a marked answer, "the answer is", "option B" or "B is correct",
-    and letters in parentheses or at the beginning of a line. A letter that the text calls wrong does not count.
+    and letters in parentheses or at the beginning of a line. A letter that the text calls wrong does not count. If the
+    text goes on with another question, the part before that decides, unless the rest chooses another letter.
 
     Returns:
         The letter, as the only reading. A quantity without readings: the text names several letters. None: it names
         none.
     """
     text = plain_characters(without_thoughts(text))
+    if (turn := NEXT_TURN.search(text)) and (first := _choice(text[: turn.start()])):
+        rest = _choice(text[turn.end() :])
+        return first if rest in (None, first) else Quantity(f"{first.text}; {rest.text}", NOT_ONE_NUMBER)
+    return _choice(text)
+
+
+def _choice(text: str) -> Quantity | None:
     after = text.rpartition(MARK)[2]
     bare = after.strip(_AROUND)
     if _is_letter(bare):
         return _chosen([bare])
     boxes = [content for box in boxed(text)[-1:] if _is_letter(content := plain_markup(box).strip(_AROUND))]
     text = plain_markup(after)
-    stated: list[str] = []
-    for pattern in (MARKS, SAYS):
-        for _, region, _ in regions(pattern, text):
-            stated += _letters(first_sentence(region))
+    marked = [plain_markup(region) for _, region, _ in regions(MARKS, after)]  # a mark may be a tag
+    places = [*marked, *(region for _, region, _ in regions(SAYS, text))]
+    stated = [letter for region in places for letter in _letters(first_sentence(region))]
     rejected = {group.upper() for match in _REJECTED.finditer(text) for group in match.groups() if group}
     for found in (boxes, stated, _named(_CHOSEN, text), _named(_LISTED, text)):
         if letters := [letter for letter in found if letter.upper() not in rejected]:
