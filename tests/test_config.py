@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 
+from helpers import settings_list
 from nlft.commands.parsing import Command
 from nlft.config import Range, settle
 from nlft.errors import ConfigError, UserError
@@ -101,3 +102,9 @@ def test_a_plans_own_values_are_read_as_a_files_are():
         assert word in str(told.value), word
     with pytest.raises(ConfigError, match="is -1"):
         settle(Settings, {}, {"rate": -1}, "mine")
+
+
+def test_no_default_and_no_range_has_changed_unseen():
+    assert settings_list.lines() == settings_list.KEPT.read_text(encoding="utf-8").splitlines(), (
+        "If the change is meant, run tests/helpers/settings_list.py --write, and say it in CHANGELOG.md."
+    )

@@ -817,3 +817,16 @@ def test_the_controls_in_the_docs_are_those_in_the_code():
         assert f"`{name}`" in text, name
     for field in ("id", "step", "time", "who", "control", "old", "new", "taken", "reason", "undoes"):
         assert f"`{field}`" in text, field
+
+
+def test_a_writer_that_has_finished_starts_again_in_a_new_thread():
+    writer, written = BackgroundWriter(), []
+    writer.finish()  # before anything was written
+    for number in (1, 2):
+        writer.submit(lambda number=number: written.append(number))
+        thread = writer._thread
+        writer.finish()
+        assert writer._thread is None
+        thread.join(5)
+        assert not thread.is_alive()
+    assert written == [1, 2]

@@ -163,3 +163,21 @@ def test_trls_trainers_stop_as_well_and_log_no_zero_for_it(tmp_path, method):
     run = RunDir(tmp_path)
     assert not run.adapter_path.exists()
     assert [(event["step"], event.get("ended")) for event in run.events()] == [(1, None), (1, "diverged")]
+
+
+def test_another_error_of_a_step_is_not_called_a_divergence(tmp_path, monkeypatch):
+    trainer = nlft_trainer(tmp_path / "run", watch=0)
+    monkeypatch.setattr(trainer, "compute_loss", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match="no memory") as found:
+        trainer.train()
+    assert not isinstance(found.value, NLFTError)
+
+
+def test_one_process_gathers_nothing(tmp_path, monkeypatch):
+    trainer = nlft_trainer(tmp_path / "run", watch=0)
+    trainer._in_step = [["e1"], ["e2"]]
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda ids: [*ids, "of another process"])
+    said = str(trainer._diverged("it broke", [True, False], everywhere=True))
+    assert "'e1'" in said
+    assert "e2" not in said
+    assert "another process" not in said

@@ -1,5 +1,7 @@
 """`ftpo` against its formula, written out plainly, one struck token at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from helpers.striking import TOKENIZER, trained, trainer
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.hold import Role
 from nlft.core.schemes.ftpo import FTPOSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.spans import Span, quoted_spans
@@ -112,3 +115,15 @@ def test_watched_replies_without_strikes_are_scored_too(tmp_path):
     run = trainer(tmp_path, saliency=FTPOSettings(stop_below=0), max_steps=1, watch=6)
     run.train()
     assert len(RunDir.open(tmp_path).snapshot_steps()) == 2
+
+
+def test_one_token_beside_the_struck_one_is_held_as_a_mean_of_one():
+    one = example("a", "sleek", "sleek")
+    net = trained()
+    found, scored, _ = losses(net, [one], replace(SETTINGS, hold_weight=0.6))
+    roles = scored.held.role[0]
+    others = (roles == Role.HELD) | (roles == Role.KEPT)
+    assert int(others.sum()) == 1, "the token that ends the reply"
+    expected = 0.6 * scored.lengths[0] * scored.held.kl[0][others].sum()
+    assert found.more["hold"][0].item() > 0
+    torch.testing.assert_close(found.more["hold"][0], expected)

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from helpers import tiny
 from nlft.cli import main
+from nlft.errors import UserError
+from nlft.models.loading import ModelSettings
 from nlft.training import merging
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -194,3 +196,17 @@ def test_an_adapter_that_is_not_finite_or_makes_the_sum_so_is_not_merged(adapter
     assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 2
     assert "learning" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_function_itself_refuses_what_cannot_be_merged_before_it_loads_a_model(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    base = {"model_name_or_path": str(tmp_path / "base")}
+    for settings, out, named in (
+        (base, "out", "--adapter is missing"),
+        ({**base, "adapter": str(adapter)}, "full", "--out"),
+        ({**base, "adapter": str(adapter), "load_in_8bit": True}, "out", "--load_in_8bit"),
+    ):
+        with pytest.raises(UserError, match=named):
+            merging.merge_adapter(ModelSettings(**settings), tmp_path / out)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,16 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.controls import refusal, state_of
 from nlft.runs.run_dir import RunDir
-from nlft.training.pivots import candidates, choose_pivots, other_rules, rules_of, unquoted, use_pivots, with_pivots
+from nlft.training.pivots import (
+    candidates,
+    choose_pivots,
+    chosen_words,
+    other_rules,
+    rules_of,
+    unquoted,
+    use_pivots,
+    with_pivots,
+)
 
 CONTRAST = StrikeSettings(stop_below=0, pivot="contrast")
 PRAISE, LONG = 'It praises: "a sleek modern pan".', 'It is too long: "a sleek modern pan".'
@@ -260,3 +270,13 @@ def test_an_edited_example_is_scored_with_the_runs_other_pivots(tmp_path):
     chosen = dict(zip("abcrd", run.record["pivots"], strict=True))
     assert {one.id: [s.pivot for s in one.spans] for one in found[1:]} == {id: chosen[id] for id in "acrd"}
     assert found[0].spans[0].pivot in range(found[0].spans[0].start, found[0].spans[0].end)
+
+
+def test_the_twelve_most_frequent_chosen_words_are_shown_and_the_rest_counted():
+    encoded = [
+        SimpleNamespace(completion=[at], spans=[SimpleNamespace(pivot=0)]) for at in range(15) for _ in range(20 - at)
+    ]
+    said = chosen_words(SimpleNamespace(decode=lambda ids: f" w{ids[0]}"), encoded, 0)
+    assert said.startswith("pivots by contrast: w0 (20), w1 (19)")
+    assert said.endswith("w11 (9) and 3 more")
+    assert "2 spans" in chosen_words(SimpleNamespace(decode=str), encoded, 2)

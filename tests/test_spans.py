@@ -100,6 +100,8 @@ def test_an_ellipsis_stands_for_a_bounded_gap_and_begins_at_the_nearest_place():
     assert found('"We are ... liable"', text) == ["We are not liable"]
     assert found('"We are … sorry"', text) == []
     assert found('"... liable."', text) == ["liable."]
+    for gap, marked in ((" x" * 99 + "  ", True), (" x" * 100 + " ", False)):
+        assert found('"glad … sorry"', text := f"glad{gap}sorry") == [text] * marked
 
 
 def test_corrections_and_marks_of_right_words_are_no_quotes():

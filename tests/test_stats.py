@@ -356,3 +356,10 @@ def test_the_interval_of_a_rate_over_seeds_is_that_of_its_logarithm_and_zero_has
     assert 0 < found.low < found.value < found.high
     assert found.low * found.high == pytest.approx(found.value**2)
     assert rate_per_token(np.zeros((3, 30)), tokens) == Interval(0.0, 0.0, 0.0)
+
+
+def test_the_interval_of_a_certain_difference_ends_at_one():
+    for won, lost in ((1.0, 0.0), (0.0, 1.0)):
+        low, high = tango(won, lost, 20)
+        assert {low, high} & {won - lost}
+        assert 0.6 < min(abs(low), abs(high)) < 1

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import TrainerCallback
 
 from helpers import tiny
@@ -24,9 +25,10 @@ from helpers.training import COMMON, adapter, lora
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.hold import Role
-from nlft.core.logprobs import enable_scoring
+from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
+from nlft.core.snapshot import plan_digest
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import curves
 from nlft.runs.run_dir import RunDir
@@ -307,3 +309,37 @@ class Change(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step in self.changes:
             self.run.use_scheme(*self.changes[state.global_step])
+
+
+def test_words_are_looked_up_without_the_tokens_that_begin_a_text():
+    tokenizer = tiny.tokenizer(words=(" sleek",))
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", tokenizer.convert_tokens_to_ids("<|end|>"))]
+    )
+    assert len(tokenizer(" sleek")["input_ids"]) == 2
+    plan = STRIKE.plan([example("c", "so sleek", "sleek")], tokenizer, StrikeSettings())
+    assert {tokenizer.convert_ids_to_tokens(token) for token in plan.words} == {"Ġsleek"}
+
+
+@pytest.mark.parametrize(("scheme", "copies"), [("strike", 8), ("uniform", 4)])
+def test_a_chunk_has_room_for_the_logits_of_the_base_as_well_as_its_own(scheme, copies):
+    net, bytes_ = trained(), 2**15
+    enable_scoring(net, chunk_bytes=bytes_)
+    rows = []
+    hook = causal_lm(net).get_output_embeddings().register_forward_hook(lambda _, given, out: rows.append(len(out)))
+    if scheme == "strike":
+        scored(net, batch_of_five())
+    else:
+        builder = BatchBuilder(0, needs=frozenset({"base"}))
+        score_batch(net, builder.batch(builder(batch_of_five())), builder.needs)
+    hook.remove()
+    assert max(rows) == bytes_ // (4 * copies * len(TOKENIZER))
+
+
+def test_another_replacement_is_another_plan_for_kept_rows():
+    first, second = (example("a", "it is sleek", "sleek", replace=word) for word in ("flat", "modern"))
+    plan = STRIKE.plan([first], TOKENIZER, StrikeSettings(strike_at="said"))
+    marks = [[(one.roles, one.bans) for one in plan.marks(each)] for each in (first, second)]
+    assert marks[0] == marks[1], "only the rows' ids differ"
+    assert plan_digest(plan, [first]) == plan_digest(plan, [replace(first, id="b")])
+    assert plan_digest(plan, [first]) != plan_digest(plan, [second])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TrackioCallback
 
 from helpers.training import examples, nlft_trainer
 from helpers.waiting import until
@@ -196,3 +196,12 @@ def test_any_tracker_that_is_not_installed_is_one_warning(name, tmp_path, monkey
         trainer = nlft_trainer(tmp_path / "run", max_steps=1, watch=0, report_to=[name])
     assert len([one for one in found if f"--report_to {name}" in str(one.message)]) == 1
     assert trainer.args.report_to == []
+
+
+def test_trackios_own_end_is_called_after_ours(tmp_path, monkeypatch):
+    trainer = nlft_trainer(tmp_path / "run", watch=0, max_steps=1)
+    report, called = reporting(trainer, tmp_path), []
+    monkeypatch.setattr(report, "_finish", lambda *_: called.append("ours"))
+    monkeypatch.setattr(TrackioCallback, "on_train_end", lambda *_, **__: called.append("theirs"))
+    report.on_train_end(trainer.args, trainer.state, trainer.control)
+    assert called == ["ours", "theirs"]

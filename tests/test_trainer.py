@@ -1,11 +1,13 @@
 """NLFTTrainer: equal to TRL where it should be, exact on resume."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState
 from transformers.integrations.neftune import activate_neftune
 
 from helpers import tiny
@@ -22,7 +24,9 @@ from nlft.core.schemes.nlft_original import OriginalSettings
 from nlft.errors import ProblemsError, UserError
 from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
+from nlft.training.callbacks import UNTIL_TIME_IS_UP, RunDirCallback, _ends_by_steps
 from nlft.training.checkpoints import checkpoint_to_resume
+from nlft.training.sharding import _saved_names
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
@@ -437,3 +441,41 @@ def test_trackers_get_the_metrics(tmp_path, tracker, monkeypatch):
         return any(b"salient_fraction" in p.read_bytes() for p in files)
 
     until(written)  # wandb's own process writes its file, also after `finish`
+
+
+def test_without_watched_examples_no_time_counts(tmp_path):
+    trainer = nlft_trainer(tmp_path / "run", watch=0, max_steps=1)
+    assert (trainer.watch_seconds, trainer.training_seconds) == (0.0, 0.0)
+    assert nlft_trainer(tmp_path / "other", max_steps=1).training_seconds >= 0.0
+
+
+def test_a_rank_saves_its_random_state_before_the_main_process_has_made_the_folder(tmp_path):
+    trainer = nlft_trainer(tmp_path / "run", watch=0, max_steps=1)
+    trainer.train()
+    trainer._save_rng_state(str(tmp_path / "late" / "checkpoint-1"))
+    assert any((tmp_path / "late" / "checkpoint-1").glob("rng_state*"))
+    trainer._load_optimizer_and_scheduler(None)  # older versions of transformers ask without a checkpoint
+    assert trainer.resumed_from is None
+
+
+def test_a_resume_of_which_nothing_is_known_is_listed_as_a_change_of_everything(tmp_path):
+    trainer = SimpleNamespace(start_log=lambda: None, find_best=lambda: None, resumed=None)
+    callback = RunDirCallback(RunDir(tmp_path), {})
+    callback.trainer = trainer
+    callback.on_train_begin(None, TrainerState(global_step=3, max_steps=5), TrainerControl())
+    callback._heart.stop()
+    assert RunDir(tmp_path).settings()["resumed"] == [{"step": 3, "changed": ["everything"]}]
+
+
+@pytest.mark.parametrize(
+    ("steps", "known"), [(UNTIL_TIME_IS_UP // 2 - 1, True), (UNTIL_TIME_IS_UP // 2, False), (UNTIL_TIME_IS_UP, False)]
+)
+def test_a_training_that_ends_by_time_has_no_known_number_of_steps(steps, known):
+    assert _ends_by_steps(TrainerState(max_steps=steps)) is known
+
+
+def test_only_an_adapters_weights_have_other_names_in_their_file():
+    assert _saved_names(tiny.model()) == {}
+    names = _saved_names(lora(tiny.model()))
+    assert names
+    assert all("default" in name and "default" not in saved for name, saved in names.items())

@@ -1,6 +1,8 @@
 """Watching costs at most its share, in short runs too: counted in tokens that pass through the model."""
 
 import re
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from helpers import training
 from nlft.commands.starting import tell_end
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.runs.run_dir import RunDir
+from nlft.training import watching
+from nlft.training.watching import WatchCallback
 
 
 class Passes:
@@ -132,3 +136,47 @@ def test_a_training_that_is_stopped_early_scores_less_at_its_end(tmp_path):
     assert trainer.state.global_step == 4
     assert seen(run)[0] == 4  # 56 steps could afford it
     assert seen(run)[-1] == 1
+
+
+class Requests:
+    def __init__(self, *found):
+        self.found = list(found)
+
+    def has_requests(self):
+        return self.found.pop(0) if self.found else False
+
+
+def bare_watch(tmp_path, **options):
+    trainer = training.nlft_trainer(tmp_path / "run", max_steps=1, watch=2, **options)
+    trainer.train()
+    return trainer, next(one for one in trainer.callback_handler.callbacks if isinstance(one, WatchCallback))
+
+
+def test_a_scoring_needs_time_for_itself_and_for_the_one_at_the_end(tmp_path):
+    trainer, watch = bare_watch(tmp_path)
+    trainer.args.watch_share, trainer.steering = 0.5, Requests()
+    watch.budget = SimpleNamespace(allows_one_more=lambda steps: True)
+    watch.seconds, watch._last_cost, watch._began = 1.0, 1.0, 0.0
+    for training_seconds, may in ((6.001, True), (5.999, False)):
+        watch._ended = training_seconds
+        assert watch._may_score(1) is may
+
+
+def test_a_scoring_that_gives_way_to_a_request_has_still_cost_its_time(tmp_path, monkeypatch):
+    trainer, watch = bare_watch(tmp_path)
+    trainer.steering, before = Requests(True), watch.seconds
+    monkeypatch.setattr(watching, "score_with_alternatives", lambda *_: time.sleep(0.01) or (None, None))
+    watch._last_step = -1
+    assert watch._score(trainer.state, trainer.model, range(2), patient=True) is False
+    assert 0.01 <= watch.seconds - before < 1
+
+
+def test_a_snapshot_says_alternatives_if_any_example_has_some(tmp_path):
+    trainer, watch = bare_watch(tmp_path)
+    kept = []
+    watch._writer = SimpleNamespace(submit=lambda write: write())
+    watch.run = SimpleNamespace(store_snapshot=kept.append)
+    said = {"tokens": []}
+    for found in ({0: (None, said)}, {0: (None, None)}):
+        watch._submit(7, trainer.state, found)
+    assert [one.alternatives for one in kept] == [[said, None], None]

@@ -15,7 +15,7 @@ from typing import Any
 from mutation.mutator import Mutant
 
 # They compare documents with defaults and ranges, which run on import and so are reached by no test.
-OF_TABLES = ("tests/test_architecture.py", "tests/test_docs.py", "tests/test_api.py")
+OF_TABLES = ("tests/test_config.py", "tests/test_architecture.py", "tests/test_docs.py", "tests/test_api.py")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from nlft.training.manifest import (
 )
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
-from nlft.training.sharding import ShardsModel, is_sharded, sharded_like, whole
+from nlft.training.sharding import ShardsModel, sharded_like, whole
 
 OPTIMIZER = "optimizer.safetensors"
 SCHEDULER = "scheduler.json"
@@ -220,8 +220,6 @@ class SafeCheckpoints(ShardsModel):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:  # it has its own format
             super()._save_optimizer_and_scheduler(output_dir)
-            return
-        if not (self.args.should_save or is_sharded(self)):
             return
         tensors, as_json = _split(self.optimizer.state_dict())  # gathers shards, so all processes call it
         if not self.args.should_save:

@@ -28,7 +28,7 @@ from nlft.runs.model_card import CARD, card_of_merged
 # Sums in another order leave some 1e-6 to 1e-4; a lost or doubled part of an adapter leaves more.
 TOLERANCE = 1e-3
 # What rounding the weights to 16 bits may add, as a mean over the tokens: a type's steps are that much coarser.
-ROUNDING_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+ROUNDING_TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.25}
 
 _TEXTS = (
     "Ines has 12 cups and gives 5 of them away. How many does she have left?",
