@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "BENCHMARKS.md"
+# Dense bfloat16 operations a second of a card, by a part of its name, in 10^12: the makers' figures without sparsity.
+PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "4090": 165, "3090": 71}
 HELP = {
     "vocabulary": "rows of a random embedding and head in place of the model's own rows beyond its tokens; 0: its own",
     "dtype": "data type of the base model; by default, the one that the commands choose",
@@ -201,8 +203,12 @@ def section(found: dict[str, Any]) -> str:
     # No line of a page is over 120 characters, except in tables.
     typed = fill(found["command"], 114, break_long_words=False, break_on_hyphens=False).replace("\n", " \\\n  ")
     lines = [fill(about, 118, break_on_hyphens=False), "", "```sh", typed, "```", ""]
+    rows = [one for one in found["arms"] if "skipped" not in one]
     lines += ["| arm | rows | step [quartiles] | floor | step ÷ floor | peak memory | tokens forward, backward |"]
-    lines += ["|---|---|---|---|---|---|---|", *(line(one) for one in found["arms"] if "skipped" not in one)]
+    lines += ["|---|---|---|---|---|---|---|", *map(line, rows)]
+    if not found["device"].startswith("CPU"):
+        lines += ["", "| arm | milliseconds a step [quartiles] | tokens a second | MFU | peak memory, MiB |"]
+        lines += ["|---|---|---|---|---|", *(absolute(one, found) for one in rows)]
     missing = [fill(f"- {one['arm']}: {one['skipped']}", 118) for one in found["arms"] if "skipped" in one]
     return "\n".join([*lines, *(["", "Not measured:", "", *missing] if missing else []), ""])
 
@@ -220,6 +226,24 @@ def line(one: dict[str, Any]) -> str:
     counts = f"{tokens['trained'] + tokens['scored']:,}, {tokens['trained']:,}"
     cells = [one["arm"], one["data"], step, f"{one['floor']:.2f}", f"{ratio['median'] / one['floor']:.2f}"]
     cells += [f"{one['peak_ratio']:.2f}", counts]
+    return f"| {' | '.join(cells)} |"
+
+
+def absolute(one: dict[str, Any], found: dict[str, Any]) -> str:
+    """An arm's row of the second table, which a GPU has: its own figures, relative to nothing.
+
+    Tokens a second are the trained ones. MFU, the model FLOP utilisation, is the floor's operations over those that the
+    card could do in that time; attention is left out of it.
+    """
+    low, middle, high = (
+        quantiles(one["seconds"], n=4, method="inclusive") if len(one["seconds"]) > 1 else one["seconds"] * 3
+    )
+    batches = found["settings"]["batches"]
+    peak = next((tera for name, tera in PEAKS.items() if name in found["device"]), None)
+    done = one["cost"] * one["units"]["operations"] / batches / middle / 1e12
+    utilisation = "unknown card" if peak is None else f"{done / peak:.1%}"
+    step = f"{1000 * middle:.1f} [{1000 * low:.1f}, {1000 * high:.1f}]"
+    cells = [one["arm"], step, f"{one['tokens']['trained'] / batches / middle:,.0f}", utilisation, f"{mib(one):,.0f}"]
     return f"| {' | '.join(cells)} |"
 
 

@@ -205,8 +205,9 @@ def counted(arm: Arm, trainer: Any) -> Counts:
     return Counts(trained, tokens, said, head)
 
 
-def units(model: Any, options: Options) -> tuple[int, float]:
-    """Return a token's cost backward, and a position's cost at the head, in units of a token forward in the decoder.
+def units(model: Any, options: Options) -> tuple[int, float, int]:
+    """Return a token's cost backward, a position's cost at the head, and what the unit is: a token forward in the
+    decoder. The unit is in floating-point operations: two for each weight.
 
     Backward costs one unit for the activations' gradient, one more if all weights are trained, and one more if
     activations are computed again. A head costs what its share of the multiplications is.
@@ -215,7 +216,8 @@ def units(model: Any, options: Options) -> tuple[int, float]:
     head, embedding = net.get_output_embeddings(), net.get_input_embeddings()
     decoder = {id(p): p.numel() for n, p in decoder_of(net).named_parameters() if "lora_" not in n}
     decoder.pop(id(embedding.weight), None)
-    return 1 + (options.weights == "all") + options.checkpointing, head.weight.numel() / sum(decoder.values())
+    weights = sum(decoder.values())
+    return 1 + (options.weights == "all") + options.checkpointing, head.weight.numel() / weights, 2 * weights
 
 
 class Turns(TrainerCallback):  # type: ignore[misc]
@@ -254,13 +256,13 @@ def work(connection: Connection, arm: Arm, options: Options) -> None:
             trainer = make_trainer(arm, options, Path(folder))
             trainer.add_callback(Turns(connection, options.warm_up + options.rounds))
             trainer.train()
-            backward, head = units(trainer.model, options)
+            backward, head, operations = units(trainer.model, options)
             counts = counted(arm, trainer)
             connection.send(
                 {
                     "tokens": asdict(counts),
                     "cost": counts.cost(backward, head),
-                    "units": {"backward": backward, "head": head},
+                    "units": {"backward": backward, "head": head, "operations": operations},
                     "device": str(trainer.args.device),
                 }
             )

@@ -1,6 +1,7 @@
 """`make bench` on a tiny model: every arm has its row, and the floors are counted right. Nothing is timed here."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import bench  # noqa: E402
 import bench_arms  # noqa: E402
 import bench_worker  # noqa: E402
+import gpu  # noqa: E402
 from bench_arms import REFERENCE, Arm, Options  # noqa: E402
 
 SMALL = {"prompt": 24, "completion": 30, "shown": 12, "judgment": 40, "batch": 3, "batches": 1, "cpu": True}
@@ -59,6 +61,35 @@ def test_every_arm_is_measured_and_has_its_row_beside_its_floor(options, tmp_pat
         assert (f"- {name}: " in page) == (name in skipped)
     assert bench.page(page) == page
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
+    assert "MFU" not in page  # absolute figures are of a GPU only
+
+
+def test_a_gpu_has_a_second_table_with_absolute_figures():
+    arm = {
+        "arm": "sft-trl",
+        "seconds": [0.1, 0.2, 0.3],
+        "cost": 3e4,
+        "units": {"backward": 1, "head": 0.1, "operations": 2 * 10**9},
+        "tokens": {"trained": 8000, "scored": 0},
+        "memory": {"peak": {"host": 1, "cuda": 2**30}},
+    }
+    found = {"device": "NVIDIA H200", "settings": {"batches": 2}}
+    # 3e4 units of 2e9 operations in two batches of 0.2 s: 150 of 989 tera a second.
+    assert bench.absolute(arm, found) == "| sft-trl | 200.0 [150.0, 250.0] | 20,000 | 15.2% | 1,024 |"
+    assert "| unknown card |" in bench.absolute(arm, {**found, "device": "NVIDIA T5000"})
+
+
+def test_the_script_for_a_gpu_fits_into_eight_minutes_and_its_commands_are_right(tmp_path):
+    made = gpu.parts("some/model", tmp_path, small=False)
+    assert sum(seconds for _, _, seconds in made) <= gpu.WHOLE_SECONDS == 480
+    for name, command, _ in made[:2]:
+        given = bench.parser().parse_args(command[1:])
+        assert given.out == tmp_path / f"{name}.json"
+        measured = {arm.name for arm in bench_arms.all_arms() if re.search(given.arms, arm.name)}
+        assert {"sft-trl", "nlft-mixed", "strike-frozen"} < measured
+    for _, command, _ in made[2:]:
+        assert Path(command[3]).is_file()
+        assert command[:3] == ["-m", "nlft", "train"]
 
 
 @pytest.mark.parametrize("answer_weight", [0.0, 0.5])
@@ -121,6 +152,7 @@ def test_a_large_vocabulary_is_put_on_a_small_model(options, tmp_path):
     trainer = bench_worker.make_trainer(REFERENCE, replace(options, vocabulary=3000), tmp_path)
     assert causal_lm(trainer.model).get_output_embeddings().weight.shape[0] == 3000
     assert AutoModelForCausalLM.from_pretrained(options.model).get_output_embeddings().weight.shape[0] < 3000
-    _, head = bench_worker.units(trainer.model, options)
+    _, head, operations = bench_worker.units(trainer.model, options)
     decoder = sum(p.numel() for n, p in trainer.model.named_parameters() if ".layers." in n and "lora" not in n)
+    assert operations == pytest.approx(2 * decoder, rel=0.01)
     assert head == pytest.approx(3000 * 32 / decoder, rel=0.01)
