@@ -830,3 +830,11 @@ def test_a_writer_that_has_finished_starts_again_in_a_new_thread():
         thread.join(5)
         assert not thread.is_alive()
     assert written == [1, 2]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("uniform", None), ("cut", None), ("nlft", 17)])
+def test_only_a_scheme_that_looks_at_neighbours_keeps_them_in_a_snapshot(tmp_path, scheme, width):
+    trainer = nlft_trainer(tmp_path / "run", saliency=scheme, watch=0)
+    pad = trainer.builder.pad_token_id
+    found = score_alone(trainer.model, trainer.train_dataset[1], pad, trainer.scheme, trainer.saliency)
+    assert (None if found.band is None else found.band.shape[1]) == width

@@ -117,13 +117,13 @@ def test_watched_replies_without_strikes_are_scored_too(tmp_path):
     assert len(RunDir.open(tmp_path).snapshot_steps()) == 2
 
 
-def test_one_token_beside_the_struck_one_is_held_as_a_mean_of_one():
-    one = example("a", "sleek", "sleek")
+@pytest.mark.parametrize(("completion", "others"), [("sleek", 1), ("a sleek, modern pan", 5)])
+def test_tokens_that_are_not_struck_are_held_as_a_mean(completion, others):
+    one = example("a", completion, "sleek")
     net = trained()
     found, scored, _ = losses(net, [one], replace(SETTINGS, hold_weight=0.6))
-    roles = scored.held.role[0]
-    others = (roles == Role.HELD) | (roles == Role.KEPT)
-    assert int(others.sum()) == 1, "the token that ends the reply"
-    expected = 0.6 * scored.lengths[0] * scored.held.kl[0][others].sum()
-    assert found.more["hold"][0].item() > 0
+    held = (scored.held.role[0] == Role.HELD) | (scored.held.role[0] == Role.KEPT)
+    assert int(held.sum()) == others
+    expected = 0.6 * scored.lengths[0] * scored.held.kl[0][held].mean()
+    assert expected.item() > 0
     torch.testing.assert_close(found.more["hold"][0], expected)

@@ -13,7 +13,7 @@ from helpers import tiny
 from nlft.core import logprobs
 from nlft.core.conditions import IGNORE_INDEX, pad_rows
 from nlft.core.heads import LogOdds, logit_finisher
-from nlft.core.logprobs import enable_scoring, score
+from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.errors import NLFTError, UserError
 from nlft.models.adapters import lora
 
@@ -251,3 +251,18 @@ def test_peak_memory_at_a_large_vocabulary_stays_within_one_chunk():
     assert ours is not None
     print(f"\nvocabulary 128,000, 2,048 tokens: chunked {ours / 2**20:.0f} MiB, plain {plain_form / 2**20:.0f} MiB")
     assert plain_form > chunk, "the plain form must fail what the chunked form passes"
+
+
+def test_a_model_that_trains_in_part_is_scored_in_eval_mode_and_is_as_before():
+    model = tiny.model()
+    model.eval()
+    part = model.get_output_embeddings()
+    part.train()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module for module in model.modules() if module.training] == list(part.modules())
+    model.train()
+    part.eval()
+    with evaluating(model):
+        assert not model.training
+    assert [module for module in model.modules() if not module.training] == list(part.modules())

@@ -1,6 +1,7 @@
 """`nlft merge`: an adapter merged into its model."""
 
 import json
+import os
 import warnings
 
 import pytest
@@ -210,3 +211,14 @@ def test_the_function_itself_refuses_what_cannot_be_merged_before_it_loads_a_mod
     ):
         with pytest.raises(UserError, match=named):
             merging.merge_adapter(ModelSettings(**settings), tmp_path / out)
+
+
+def test_others_may_read_a_merged_model_as_the_umask_says(adapter, tmp_path):
+    before = os.umask(0o022)
+    try:
+        assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {0o644}, modes

@@ -688,3 +688,21 @@ def test_a_run_that_has_all_its_steps_trains_no_more_in_the_middle_of_an_epoch(t
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 2
     assert all(again.model.state_dict()[name].equal(tensor) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "best", "told"),
+    [
+        ("a", "b", True, True),
+        ("a", "b", False, False),
+        (None, "b", True, False),
+        ("a", None, True, False),
+    ],
+)
+def test_other_held_out_examples_count_only_if_both_have_some_and_they_decide(old, new, best, told):
+    def record(digest):
+        held = {} if digest is None else {"held_out": {"sha256": digest * 64}}
+        return {"data": {"sha256": "c" * 64}, "training": {"load_best_model_at_end": best}, **held}
+
+    found = [one.name for one in differences(record(old), record(new))]
+    assert found == (["held_out"] if told else [])

@@ -191,8 +191,9 @@ def _row_sums(targets: SparseTargets, cross_entropy: Tensor, rows: int) -> Tenso
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode. Restore its earlier mode afterwards."""
-    if not any(module.training for module in model.modules()):  # switching takes longer than looking, and is nested
+    """Put the model in eval mode. Restore the earlier mode of each of its modules afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    if not any(training for _, training in modes):  # switching takes longer than looking, and is nested
         yield
         return
     was_training = model.training
@@ -201,6 +202,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+        for module, training in modes:
+            if module.training != training:  # a user may keep a part in eval mode
+                module.training = training
 
 
 def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
