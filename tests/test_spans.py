@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 import nlft
-from helpers import tiny
+from helpers import spans_kept, tiny
+from helpers.kept import changed
 from nlft.auditing.run import audit
 from nlft.collect.human_judge import judge_by_hand
 from nlft.core.batches import BatchBuilder
@@ -332,3 +333,7 @@ def test_the_training_summary_counts_spans_and_lost_quotes():
     assert "2 in 1 of 3" in line
     assert "1 quote" in line
     assert spans_line(examples[1:]) == ""
+
+
+def test_no_span_has_changed_unseen():
+    assert not changed(spans_kept.found(), spans_kept.KEPT)

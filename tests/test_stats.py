@@ -9,6 +9,8 @@ from scipy.stats import bootstrap, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from helpers import statistics_kept
+from helpers.kept import changed
 from nlft.results.components import components
 from nlft.results.power import Variances, _pilots, _take, needed, power
 from nlft.results.stats import (
@@ -363,3 +365,7 @@ def test_the_interval_of_a_certain_difference_ends_at_one():
         low, high = tango(won, lost, 20)
         assert {low, high} & {won - lost}
         assert 0.6 < min(abs(low), abs(high)) < 1
+
+
+def test_no_interval_and_no_p_value_has_changed_unseen():
+    assert not changed(statistics_kept.found(), statistics_kept.KEPT)
