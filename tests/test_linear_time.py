@@ -15,6 +15,7 @@ from helpers.limits import cpu_limit, has_timers
 from nlft.auditing.rules import find_rules, objections
 from nlft.auditing.text import text_findings
 from nlft.auditing.words import tone
+from nlft.chat.terminal import quoted
 from nlft.collect.arithmetic import find_calculations
 from nlft.collect.opinions import plain_text, quotes, read_opinion
 from nlft.collect.revising import RevisionSettings, refuse_revision
@@ -72,6 +73,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "correction": lambda t: without_corrections(f'"a" is wrong.\nCorrection: {t}'),
     "marks": lambda t: (corrections(t), verdict(t), without_heading(t), without_corrections(t)),
     "thoughts": without_thoughts,
+    "chat, struck words": lambda t: (quoted(f'"a{t}"'), quoted(f"a {t}")),
     "plain": lambda t: (plain_text(t), printable(t), shown(t)),
     "problems": lambda t: str(ProblemsError([Problem("x:1", t, "Mend it.")] * 6)),
     "audit, completion": lambda t: audit(completion=t),

@@ -32,7 +32,7 @@ A command may name a side: base, rule or tuned; in a blind prompt A, B or C. Wit
   /prompt [NUMBER or ID]             ask a held-out prompt of --prompts: the next one, or this one
   /new                               begin a new conversation
   /help, /quit"""
-_WORDS = re.compile(r'\s*"(?P<words>.+?)"\s*(?:=>\s*"(?P<other>.*)"\s*)?$|\s*(?P<bare>[^"].*?)(?:\s*=>\s*(?P<to>.*))?$')
+_BETWEEN = re.compile(r'"\s*=>\s*"')
 
 
 class Terminal:
@@ -246,12 +246,14 @@ class Terminal:
 
 def quoted(text: str) -> tuple[str, str | None]:
     """Read `"words"` or `"words" => "others"`, with or without quotation marks. None if there are no others."""
-    found = _WORDS.match(text)
-    if not found:
-        return "", None
-    if found["words"] is not None:
-        return found["words"], found["other"]
-    return found["bare"].strip(), None if found["to"] is None else found["to"].strip().strip('"')
+    text = text.strip()
+    if text.startswith('"'):
+        if len(text) < 3 or not text.endswith('"'):
+            return "", None
+        between = _BETWEEN.search(text, 2)
+        return (text[1 : between.start()], text[between.end() : -1]) if between else (text[1:-1], None)
+    words, arrow, others = text.partition("=>")
+    return (words.strip(), others.strip().strip('"')) if words and arrow else (text, None)
 
 
 def lines() -> Iterator[str]:
