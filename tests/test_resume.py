@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -477,6 +478,17 @@ def test_a_requeue_script_needs_one_command(tmp_path, model_folder, capsys):
     command = ["train", tmp_path / "e.jsonl", "--model_name_or_path", model_folder, "--output_dir", tmp_path / "run"]
     command += ["--use_cpu", "--dtype", "float32", "--disable_tqdm", "true", "--watch", 0, "--max_steps", 4]
     command += ["--save_strategy", "steps", "--save_steps", 1, "--resume_from_checkpoint", "auto"]
+
+    def early(self, *_, **__):  # nothing is trained yet, so nothing is waited for
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        pytest.fail("the signal was not taken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NLFTTrainer, "before_first_step", early)
+        with pytest.raises(SystemExit):
+            nlft(*command)
+    assert "no checkpoint" in capsys.readouterr().err
 
     def unplug(*_, **__):
         raise KeyboardInterrupt

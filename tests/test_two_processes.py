@@ -1,6 +1,7 @@
 """Two processes over gloo compute what one does: with DDP, and with a model that FSDP2 shards."""
 
 import json
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -172,6 +173,15 @@ def test_all_ranks_take_a_request_at_the_same_step(two, tmp_path):
     assert all(s is not None for s in run.snapshot(0).scores)
     assert sum(s is not None for s in live.scores) == 4, "what both ranks had in their batches"
     assert checkpoint_to_resume(run, "true", 2).name == "checkpoint-1"
+
+
+def test_a_signal_for_one_process_lets_both_write_the_checkpoint_of_that_step(two):
+    for rank in (0, 1):
+        found = two.found("terminate", rank)
+        assert (found["code"], found["step"]) == (128 + signal.SIGTERM, 2)
+        assert found["resumed"] == found["whole"]
+    run = RunDir(two.folder / "terminate" / "ended")
+    assert ("interrupted", 2) in [(e["ended"], e["step"]) for e in run.events(superseded=True) if "ended" in e]
 
 
 def test_a_sharded_model_has_the_gradients_of_a_whole_one(two):

@@ -6,6 +6,7 @@ start of two processes does for all tests, since each process takes seconds to i
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,8 @@ from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.models.loading import default_lora, wrap
+from nlft.runs.run_dir import RunDir
+from nlft.training.interrupts import interruptible
 
 
 def train(folder: Path, processes: int) -> dict[str, Any]:
@@ -175,6 +178,34 @@ def steer(folder: Path, processes: int) -> dict[str, Any]:
     }
 
 
+def terminate(folder: Path, processes: int) -> dict[str, Any]:
+    """SIGTERM for the last process in its second step; then the same training, resumed, and one that nothing ended."""
+
+    def made(name: str) -> Any:
+        size = {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 1, "max_steps": 4}
+        return nlft_trainer(folder / name, data=examples(8), watch=0, optim="sgd", learning_rate=0.5, **size)
+
+    trainer = made("ended")
+    step = trainer.training_step
+
+    def second(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if trainer.state.global_step == 1 and _rank() == processes - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    trainer.training_step = second
+    try:
+        with interruptible(trainer, RunDir(folder / "ended")):
+            trainer.train()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    resumed, whole = made("ended"), made("whole")
+    resumed.train(resume_from_checkpoint=True)
+    whole.train()
+    return {"code": code, "step": trainer.state.global_step, "resumed": _weights(resumed), "whole": _weights(whole)}
+
+
 def shards(folder: Path, processes: int) -> dict[str, Any]:
     """Four steps under FSDP2, if there are several processes; then the last two again, from a checkpoint of step 2.
 
@@ -283,7 +314,7 @@ def _rank() -> int:
 
 
 WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (
-    train, supervise, alike, redirect, steer, shard, shards
+    train, supervise, alike, redirect, steer, terminate, shard, shards
 )  # fmt: skip
 
 

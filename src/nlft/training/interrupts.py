@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.errors import NLFTError, display_path
@@ -25,44 +26,59 @@ class Terminated(SystemExit):
 
 
 class TerminationCallback(TrainerCallback):  # type: ignore[misc]
-    """After SIGTERM or Ctrl-C, writes a checkpoint at the end of the step, and ends the training without an adapter."""
+    """After SIGTERM or Ctrl-C, writes a checkpoint at the end of the step, and ends the training without an adapter.
+
+    Several processes agree at the end of each step, so that all write the checkpoint of the same step, also if only one
+    of them got the signal. Before the first step there is nothing to write, and the signal ends the training at once.
+    """
 
     asked: int | None = None  # the signal
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self._steps = False  # whether the first step has begun
 
     def terminate(self, signal_number: int, *_: object) -> None:
-        """Take the signal. A second one ends the process at once, and so does the first one of several processes.
-
-        Several processes do not get the signal in the same step, so they cannot write a checkpoint together.
-        """
-        if self.asked is not None or self.trainer.args.world_size > 1:
+        """Take the signal. A second one ends the process at once."""
+        if self.asked is not None or not self._steps:
             raise _ending(signal_number)
         self.asked = signal_number
         again = " Press it again to stop at once." if signal_number == signal.SIGINT else ""
         name = "Ctrl-C" if signal_number == signal.SIGINT else "SIGTERM"
-        print(f"\n{name}: writing a checkpoint after this step.{again}", file=sys.stderr)
+        if self.trainer.args.should_save:
+            print(f"\n{name}: writing a checkpoint after this step.{again}", file=sys.stderr)
 
     def check(self) -> None:
-        """Between two steps, write the checkpoint and end the training if a signal has come."""
-        if self.asked is not None:
+        """Between two steps, write the checkpoint and end the training if a signal has come. All processes call this."""
+        if self._is_asked():
             try:
                 self.trainer.save_now()
             except NLFTError as error:
                 print(error, file=sys.stderr)
             raise _ending(self.asked)
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._steps = True
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.asked is not None:
+        if self._is_asked():
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.asked is not None:
+        if self._is_asked():
+            # What started the processes ends them all when the first one ends.
+            self.trainer.accelerator.wait_for_everyone()
             raise _ending(self.asked)
 
+    def _is_asked(self) -> bool:
+        """Return whether any process got a signal. All processes call this at the same place."""
+        if self.trainer.args.world_size > 1:
+            own = torch.tensor([self.asked or 0], device=self.trainer.accelerator.device)
+            self.asked = int(self.trainer.accelerator.gather(own).max()) or None
+        return self.asked is not None
 
-def _ending(signal_number: int) -> BaseException:
+
+def _ending(signal_number: int | None) -> BaseException:
     return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated(TERMINATED)
 
 

@@ -138,8 +138,9 @@ class Steering(TrainerCallback):  # type: ignore[misc]
             self.trainer.show_pause(time.monotonic() - began)
 
     def has_requests(self) -> bool:
-        """Return whether requests wait. What takes time between two steps asks, and lets them go first."""
-        return bool(self._pending(MOST_AT_ONCE))
+        """Return whether requests wait, or a signal. What takes time between two steps asks, and lets them go first."""
+        ending = self.trainer.termination is not None and self.trainer.termination.asked is not None
+        return ending or bool(self._pending(MOST_AT_ONCE))
 
     def write_checkpoint(self, folder: Path) -> None:
         """Write the lines taken so far into a checkpoint, so that a resume needs only the checkpoint."""
