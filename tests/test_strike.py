@@ -189,6 +189,21 @@ def test_each_batch_has_its_share_of_struck_replies(batch, share, least):
         assert {i for order in orders for i in order} == set(range(24)), "an example never took part"
 
 
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_a_step_takes_the_same_examples_however_it_is_cut_and_each_part_has_its_share(micro):
+    struck = [i % 6 == 0 for i in range(27)]  # the last step has 3 places
+
+    def steps(micro):
+        order = list(StrikeShareSampler(struck, 8, 0.5, seed=3, micro=micro))
+        return [order[start : start + 8] for start in range(0, 27, 8)]
+
+    assert [sorted(step) for step in steps(micro)] == [sorted(step) for step in steps(8)]
+    for step in steps(micro)[:-1]:
+        shares = [sum(struck[i] for i in step[at : at + micro]) for at in range(0, 8, micro)]
+        assert sum(shares) == 4
+        assert max(shares) - min(shares) <= 1
+
+
 def test_words_are_struck_everywhere_only_if_one_token_spells_them():
     short = example("a", "a pan, sleek", "pan")
     longer = example("b", "it is sleekish", "sleekish")

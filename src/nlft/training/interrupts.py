@@ -49,7 +49,7 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
             print(f"\n{name}: writing a checkpoint after this step.{again}", file=sys.stderr)
 
     def check(self) -> None:
-        """Between two steps, write the checkpoint and end the training if a signal has come. All processes call this."""
+        """Between two steps, end the training with a checkpoint if a signal has come. All processes call this."""
         if self._is_asked():
             try:
                 self.trainer.save_now()

@@ -227,7 +227,7 @@ class NLFTRareSettings:
     strike_share: Annotated[float, Range(0, 1)] = field(
         default=0.5,
         metadata={
-            "help": "strike: least share of each batch's examples that carry a strike. Needs a batch of 2 or more."
+            "help": "strike: least share of each step's examples that carry a strike. Needs a step of 2 or more."
         },
     )
     watch_share: Annotated[float, Range(0, 1)] = field(

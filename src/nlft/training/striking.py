@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, cycle
+from itertools import accumulate, cycle, islice
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,27 @@ STATE_FILE = "strikes.json"
 
 
 class StrikeShareSampler(Sampler[int]):
-    """Orders the examples so that each batch has a share of replies with a strike.
+    """Orders the examples so that each optimizer step has a share of replies with a strike.
 
-    An epoch is as long as the file. It takes as many struck replies as the batches need, again from the first if there
-    are too few, and fills up with the others in random order.
+    An epoch is as long as the file. It takes as many struck replies as the steps need, again from the first if there
+    are too few, and fills up with the others in random order. A step takes the same examples however many micro-batches
+    and processes share it, and they share its struck replies evenly.
     """
 
-    def __init__(self, struck: Sequence[bool], batch_size: int, share: float, seed: int) -> None:
+    def __init__(
+        self, struck: Sequence[bool], step_size: int, share: float, seed: int, micro: int | None = None
+    ) -> None:
         """
         Args:
             struck: for each example, whether it carries a strike.
-            batch_size: examples in one micro-batch of one process.
-            share: least share of struck replies in a batch. The file's own share counts if it is higher.
+            step_size: examples in a step, of all its micro-batches and processes.
+            share: least share of struck replies in a step. The file's own share counts if it is higher.
+            micro: examples in one micro-batch of one process; None: the step is one.
         """
         self.struck = [index for index, one in enumerate(struck) if one]
         self.others = [index for index, one in enumerate(struck) if not one]
-        self.batch_size = batch_size
-        self.each = min(batch_size, ceil(batch_size * share - 1e-9))
+        self.step_size, self.micro = step_size, micro or step_size
+        self.each = min(step_size, ceil(step_size * share - 1e-9))
         self.own_share = len(self.struck) / max(1, len(struck))
         self.seed, self.epoch = seed, 0
 
@@ -51,12 +55,19 @@ class StrikeShareSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         struck, others = _shuffled(self.struck, generator), _shuffled(self.others, generator)
-        if not struck or not others or self.each <= self.own_share * self.batch_size:
+        if not struck or not others or self.each <= self.own_share * self.step_size:
             yield from _shuffled([*struck, *others], generator)
             return
         next_struck, next_other = cycle(struck), cycle(others)
-        for place in range(len(self)):
-            yield next(next_struck) if place % self.batch_size < self.each else next(next_other)
+        for start in range(0, len(self), self.step_size):
+            left = min(self.step_size, len(self) - start)
+            struck_left = min(left, self.each)
+            while left:
+                size = min(self.micro, left)
+                here = ceil(struck_left * size / left)
+                yield from islice(next_struck, here)
+                yield from islice(next_other, size - here)
+                left, struck_left = left - size, struck_left - here
 
 
 def _shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:

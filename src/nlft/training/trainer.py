@@ -258,9 +258,9 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         if not isinstance(plan, StrikePlan):
             return super()._get_train_sampler(train_dataset)
         struck = [bool(plan.strikes(one)) for one in self.train_dataset]
-        return StrikeShareSampler(
-            struck, self.args.per_device_train_batch_size, self.args.strike_share, self.args.data_seed or self.args.seed
-        )
+        args, micro = self.args, self.args.per_device_train_batch_size
+        step = micro * args.gradient_accumulation_steps * args.world_size
+        return StrikeShareSampler(struck, step, args.strike_share, args.data_seed or args.seed, micro)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
