@@ -68,7 +68,6 @@ def test_the_long_mode_tries_200_000_inputs() -> None:
 
 AT_ONE_PLACE = (
     r"\s*[:–—]\s*\w+\W+\w",  # auditing.rules
-    r'\s*"(?P<words>.+?)"',  # chat.terminal
     "[0-9.,/%)]+|half|double",  # collect.arithmetic
     r"\s*(?:[ap]\.?\s?m\b|o['’]clock)",  # collect.arithmetic
     r"[ \t*_]*([0-9]{1,2})[.)]",  # data.answers.final_answers
