@@ -325,3 +325,23 @@ def test_an_edit_is_rescored_on_the_page_while_the_server_holds_no_torch(
     finally:
         server.terminate()
         server.communicate(timeout=20)
+
+
+def test_each_answer_arrives_while_the_input_is_still_open():
+    code = (
+        "from types import SimpleNamespace\n"
+        "from nlft.training.rescore_worker import serve\n"
+        "serve(lambda: (SimpleNamespace(answer=lambda asked: {'got': asked}), {'model': 'tiny'}))\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        watchdog = threading.Timer(120, worker.kill)  # without an answer, the reading below would wait for ever
+        watchdog.start()
+        assert json.loads(worker.stdout.readline()) == {"ready": True, "model": "tiny"}
+        for number in (1, 2):
+            worker.stdin.write(json.dumps({"asked": number}) + "\n")
+            worker.stdin.flush()
+            assert json.loads(worker.stdout.readline()) == {"got": {"asked": number}}
+        watchdog.cancel()
+        worker.stdin.close()
+        assert worker.wait(60) == 0
