@@ -258,8 +258,7 @@ class SafeCheckpoints(ShardsModel):
         }
         if torch.cuda.is_available():
             tensors["cuda"] = torch.cuda.get_rng_state()
-        os.makedirs(output_dir, exist_ok=True)
-        store_log(self, Path(output_dir))  # here, because every rank has its own
+        store_log(self, Path(output_dir))  # here, because every rank has its own; it makes the folder if no rank has
         save_file(tensors, self._rng_file(output_dir), metadata={"plain": json.dumps(as_json)})
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

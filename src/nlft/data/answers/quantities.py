@@ -175,7 +175,7 @@ def readings_of_parts(parts: Sequence[str]) -> frozenset[Value | None]:
 
 
 def _is_number(part: str) -> bool:
-    return part[0].isdigit() or (part[0] == "." and len(part) > 1)
+    return part[0] in ".0123456789"
 
 
 def _combined(form: str, values: list[Fraction]) -> Fraction | None:

@@ -353,7 +353,7 @@ class _Reader:
     def _is_unit(self, token: _Token, after: _Token, glued: bool) -> bool:
         name = token.text if len(token.text) == 1 else token.text.lower()
         name = {"C": "celsius", "F": "fahrenheit"}.get(name, name) if self._tokens[-1].text == "°" else name
-        squared = w.UNITS.get(name.rstrip("23")) if len(name) > 1 else None
+        squared = w.UNITS.get(name.rstrip("23"))
         area = name in w.AREAS and after.text.lower() in w.UNITS
         if not (name in w.UNITS or squared or area):
             return False
