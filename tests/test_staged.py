@@ -12,10 +12,16 @@ import pytest
 import torch
 
 from helpers.processes import linger
+from helpers.training import examples
+from helpers.waiting import until
+from nlft.data.records import write_examples
 from nlft.errors import NLFTError
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.staged import Resources, Staged, check_ended, ending_with_us, split_machine
 from nlft.progress import progress
+from nlft.runs.lock import LOCK
+from nlft.runs.run_dir import RunDir
+from nlft.training.manifest import checkpoints_of, problem_of
 
 
 @pytest.fixture
@@ -114,3 +120,22 @@ def running(process):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_sigterm_for_the_parent_lets_the_training_in_its_stage_write_a_checkpoint(tmp_path, model_folder):
+    write_examples(tmp_path / "e.jsonl", examples(8))
+    command = [sys.executable, "-m", "nlft", "tune", str(tmp_path / "e.jsonl"), "--model_name_or_path", model_folder]
+    command += ["--dtype", "float32", "--arms", "nlft", "--max_steps", "100000", "--output_dir", str(tmp_path / "tn")]
+    command += ["--max_new_tokens", "4", "--keep_truncated", "true", "--test_share", "0.25", "--audit", "false"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as parent:
+        run = RunDir(tmp_path / "tn" / "nlft")
+        until(lambda: sum("loss" in e for e in run.events()) > 2 or parent.poll() is not None, seconds=180)
+        parent.terminate()
+        told = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 128 + signal.SIGTERM, told
+    assert "kept in" in told
+    assert "next: nlft tune" in told
+    last = checkpoints_of(run)[-1]
+    assert problem_of(last) is None
+    assert int(last.name.partition("-")[2]) < 10_000, "none of the ten that an arm writes anyway"
+    assert not (tmp_path / "tn" / LOCK).exists()

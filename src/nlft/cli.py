@@ -13,9 +13,10 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from nlft import __version__
-from nlft.errors import UserError
+from nlft.errors import UserError, typed
 from nlft.launch import refuse_launch
 from nlft.library_errors import message_and_code
+from nlft.processes import TERMINATED, Terminated, terminable
 from nlft.progress import quiet, quiet_libraries
 
 
@@ -55,11 +56,13 @@ def _run(argv: list[str]) -> int:
         refuse_launch(argv[0], argv[1:])
         quiet_libraries()
         words = [word for word in argv[1:] if word != "--quiet"]
-        with quiet() if len(words) < len(argv) - 1 else nullcontext():
+        with quiet() if len(words) < len(argv) - 1 else nullcontext(), terminable():
             run(words)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Terminated) as ended:
+        print("terminated" if isinstance(ended, Terminated) else "interrupted", file=sys.stderr)
+        if argv[0] in _ANSWERING:
+            print(f"The answers so far are kept.\nnext: {typed('nlft', *argv)}", file=sys.stderr)
+        return TERMINATED if isinstance(ended, Terminated) else 130
     except Exception as error:
         told = message_and_code(error)
         if told is None:
@@ -129,6 +132,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # Other tools' names for our commands.
+# They keep each answer in a ledger as it comes.
+_ANSWERING = ("sample", "judge", "revise", "evaluate")
 _OTHER_NAMES = {
     "finetune": "train",
     "fine-tune": "train",

@@ -8,6 +8,7 @@ from typing import Any
 
 from nlft.commands.next_steps import print_room
 from nlft.errors import UserError, display_path, typed
+from nlft.processes import Terminated
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.lock import LOCK
 
@@ -30,7 +31,7 @@ def telling_kept(prog: str, argv: Sequence[str], folder: Path | str) -> Iterator
     """Run the stages inside this context. If they are interrupted, say what is kept and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         print(f"\nkept in {display_path(folder)}: {_kept(Path(folder))}.", file=sys.stderr)
         print(f"next: {typed(*prog.split(), *argv)}", file=sys.stderr)
         raise

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import gcd
@@ -31,6 +32,7 @@ from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_
 from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
+from nlft.training.interrupts import interruptible
 from nlft.training.settings import ConditionSettings
 from nlft.training.start import own_checkpoint
 
@@ -152,7 +154,8 @@ class ArmTraining:
             trainer.add_callback(self.curve)
         run = RunDir(self.out)
         checkpoint = own_checkpoint(trainer, run) if self._keeps_checkpoints() else None
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with interruptible(trainer, run, tell=False) if self._keeps_checkpoints() else nullcontext():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         for folder in (run.checkpoints_path, RunDir(self.out / "warm-up").checkpoints_path):
             shutil.rmtree(folder, ignore_errors=True)  # the result needs them no longer
         return trainer

@@ -256,6 +256,7 @@ def train_round(folder: Path, job: Job, number: int) -> None:
 
 def _train_round(folder: Path, job: Job, number: int, run: RunDir) -> None:
     from nlft.models.loading import ModelSettings
+    from nlft.training.interrupts import interruptible
     from nlft.training.start import nlft_trainer, own_checkpoint
     from nlft.training.trainer import NLFTConfig
 
@@ -269,7 +270,8 @@ def _train_round(folder: Path, job: Job, number: int, run: RunDir) -> None:
         file,
     )
     checkpoint = own_checkpoint(trainer, run)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with interruptible(trainer, run, tell=False):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     write_whole(
         folder / "trained.json", json.dumps({"steps": trainer.state.global_step, "examples": digest(file)}).encode()
     )

@@ -4,6 +4,7 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ from nlft.experiments.settings import TuneSettings
 from nlft.files import read_json, write_whole
 from nlft.library_errors import message_and_code
 from nlft.outputs import refuse_inputs
-from nlft.processes import end_with_parent
+from nlft.processes import end_with_parent, terminable
 from nlft.progress import hide_bars, quiet_libraries
 from nlft.runs.lock import owning
 
@@ -221,7 +222,7 @@ def split_machine(count: int) -> list[Resources]:
 
 @contextmanager
 def ending_with_us(processes: Iterable[BaseProcess]) -> Iterator[None]:
-    """Stop all processes immediately if the code that waits for them is stopped."""
+    """Stop all processes if the code that waits for them is stopped. A training gets 10 seconds to save."""
     try:
         yield
     except BaseException:
@@ -277,10 +278,11 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
     Thread(target=end_with_parent, daemon=True).start()
     quiet_libraries()
     _use(resources)
+    # Ctrl-C reaches every process of the terminal. The parent takes it, and ends this one with SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        function(*args)
-    except KeyboardInterrupt:  # Ctrl-C reaches every process of the terminal; the parent reports it
-        sys.exit(130)
+        with terminable():
+            function(*args)
     except Exception as error:
         told = message_and_code(error)
         if told is None:

@@ -14,15 +14,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.errors import NLFTError, display_path
+from nlft.processes import Terminated
 from nlft.runs.run_dir import RunDir
 from nlft.training.divergence import Diverged
 from nlft.training.manifest import checkpoints_of, problem_of
-
-TERMINATED = 128 + signal.SIGTERM  # exit code of a process that SIGTERM ended
-
-
-class Terminated(SystemExit):
-    """SIGTERM ended the training."""
 
 
 class TerminationCallback(TrainerCallback):  # type: ignore[misc]
@@ -62,7 +57,14 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_asked():
-            control.should_save = True
+            control.should_save, control.should_evaluate = True, False  # an evaluation may take longer than is left
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Break off an evaluation: the step before it is whole."""
+        if self._steps:
+            self.check()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_asked():
@@ -79,12 +81,16 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _ending(signal_number: int | None) -> BaseException:
-    return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated(TERMINATED)
+    return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated()
 
 
 @contextmanager
-def interruptible(trainer: Any, run: RunDir) -> Iterator[None]:
-    """Train inside this context. It takes SIGTERM and Ctrl-C, and says how to go on after an interruption."""
+def interruptible(trainer: Any, run: RunDir, *, tell: bool = True) -> Iterator[None]:
+    """Train inside this context. It takes SIGTERM and Ctrl-C, and says how to go on after an interruption.
+
+    Args:
+        tell: whether the user has started this very training, and so is told how to go on.
+    """
     callback = TerminationCallback(trainer)
     trainer.add_callback(callback)
     trainer.termination = callback
@@ -97,7 +103,7 @@ def interruptible(trainer: Any, run: RunDir) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated):
-        if trainer.args.should_save:
+        if tell and trainer.args.should_save:
             print(how_to_go_on(run, trainer.state.global_step, trainer.command), file=sys.stderr)
         raise
     finally:
