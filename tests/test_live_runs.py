@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
 from helpers import tiny
 from helpers.page_runs import event, make_run, record
@@ -24,6 +25,8 @@ from nlft.runs.heartbeat import is_alive, this_process
 from nlft.runs.listing import RunList
 from nlft.runs.run_dir import RunDir
 from nlft.runs.state import run_state
+
+pytest_plugins = ["helpers.browser"]
 
 ENDLESS = ["--max_steps", "100000", "--save_strategy", "no", "--watch", "0", "--use_cpu", "--dtype", "float32"]
 
@@ -221,6 +224,30 @@ def test_map_of_a_folder_lists_its_runs_and_opens_each_by_its_number(serve: Any,
     bare = httpx.get(client.base_url, headers={"Authorization": "Bearer wrong"})
     assert bare.status_code == 401
     assert "one" not in bare.text
+
+
+def test_the_list_of_a_folder_is_seen_in_a_browser_and_leads_to_a_run_and_back(
+    serve: Any, tmp_path: Path, chromium: Browser
+) -> None:
+    for name in ("one", "two"):
+        make_run(tmp_path / name, steps=2)
+    _, said = serve(tmp_path)
+    complaints: list[str] = []
+    page = chromium.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(said.rpartition("map: ")[2].strip())
+    rows = page.locator("#runs tbody tr")
+    expect(rows).to_have_count(2)
+    expect(page.locator("#folder")).not_to_be_empty()
+    assert page.locator("h1").evaluate("node => getComputedStyle(node).fontFamily") != "Times New Roman"
+    rows.filter(has_text="two").get_by_role("link").first.click()
+    expect(page.locator("bdi", has_text="two").first).to_be_attached()
+    assert page.url.partition("?")[0].rstrip("/").rpartition("/")[2].isdigit()
+    page.get_by_role("tab", name="Runs").click()
+    page.get_by_role("link", name="All runs of this folder").click()
+    expect(rows).to_have_count(2)
+    assert complaints == []
+    page.close()
 
 
 def test_a_refused_command_claims_no_folder_and_deletes_no_run(home: Path, tmp_path: Path, killed: RunDir) -> None:

@@ -11,6 +11,9 @@ export function mountRuns(root) {
   const head = ["run", "state", "model", "scheme", "seed", "loss", "steps recorded"];
   root.append(element("h2", { text: "Runs" }), element("div", { className: "scroll" }, element("table", { className: "runs" },
     element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { text, scope: "col" })))), body)),
+  // A run that was opened from a folder's list stands two levels below it.
+  ...(/\/run\/\d+\/$/.test(location.pathname)
+    ? [element("p", {}, element("a", { href: "../../", text: "All runs of this folder" }))] : []),
   element("p", { className: "note-of", text: "To see two runs side by side: nlft map RUN OTHER, then Compare with." }));
   const draw = () => body.replaceChildren(...state.runs.map(runRow));
   draw();
