@@ -149,3 +149,22 @@ def test_a_merged_model_has_a_card_whose_snippet_runs(place, monkeypatch, capsys
     assert (front["library_name"], front["base_model_relation"]) == ("transformers", "finetune")
     assert "| optimizer steps | 2 |" in text
     assert run_snippet(text, out, monkeypatch, capsys).strip()
+
+
+def test_a_card_that_somebody_has_changed_is_kept_beside_the_new_one(place, capsys):
+    run = RunDir(place / "run")
+    card = write_card(run)
+    write_card(run)
+    assert not list(card.parent.glob("README.md.bak*"))
+    card.write_text(card.read_text(encoding="utf-8") + "## My own section\n", encoding="utf-8")
+    capsys.readouterr()
+    try:
+        assert cli.main(["card", str(place / "run")]) == 0
+        told = capsys.readouterr().out
+        (before,) = card.parent.glob("README.md.bak*")
+        assert before.name in told
+        assert "My own section" in before.read_text(encoding="utf-8")
+        assert "My own section" not in card.read_text(encoding="utf-8")
+    finally:
+        for path in card.parent.glob("README.md.bak*"):
+            path.unlink()

@@ -4,12 +4,15 @@ A card is published, so it holds counts and rates, and no text of the user's exa
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nlft.files import write_whole
+from nlft.outputs import keeping_before
 from nlft.runs.card_facts import Known, known_of, public_name, read_object
 from nlft.runs.card_results import better_lines, collateral_lines, rule_lines
 from nlft.runs.controls import WITHOUT_EFFECT_ON_WEIGHTS
@@ -17,10 +20,13 @@ from nlft.runs.reading import reading
 from nlft.runs.run_dir import RunDir, WatchedExample
 
 CARD = "README.md"
+_DIGEST = "\n<!-- nlft wrote the text above. SHA-256: {} -->\n"
 
 
 def write_card(run: RunDir, *, examples: int = 0) -> Path:
     """Write the card of a finished run again, with what is known by now. Return its path.
+
+    If somebody has changed the card, which its last line tells, the file before is kept beside it.
 
     Args:
         examples: number of the run's watched examples to show in the card, with prompt, reply and judgment.
@@ -32,12 +38,24 @@ def write_card(run: RunDir, *, examples: int = 0) -> Path:
     path = run.adapter_path / CARD
     with reading(run.path):
         text = card_text(known_of(run, examples=examples), run.adapter_path, run.path.resolve().name)
-    write_whole(path, text.encode())
+    changed = path.is_file() and not _is_as_written(path.read_text(encoding="utf-8", errors="replace"))
+    with keeping_before(path) if changed else nullcontext():
+        write_whole(path, text.encode())
     return path
 
 
+def _is_as_written(card: str) -> bool:
+    """Return whether a card is as nlft wrote it."""
+    text, start, _ = card.rpartition(_DIGEST.partition("{")[0])
+    return bool(start) and card == _signed(text)
+
+
+def _signed(text: str) -> str:
+    return text + _DIGEST.format(sha256(text.encode()).hexdigest())
+
+
 def card_text(known: Known, folder: Path, name: str, *, merged: bool = False) -> str:
-    """Return the card, Markdown with front matter.
+    """Return the card, Markdown with front matter. Its last line, a comment, is a digest of the rest.
 
     Args:
         folder: the adapter's or the merged model's folder. It tells whether the tokenizer has a chat template.
@@ -62,7 +80,7 @@ def card_text(known: Known, folder: Path, name: str, *, merged: bool = False) ->
         "## Limits\n\n" + "\n".join(_limits(known, adapter=adapter)),
         *_examples(known.watched),
     ]
-    return "\n\n".join(parts) + "\n"
+    return _signed("\n\n".join(parts) + "\n")
 
 
 def metadata(known: Known, *, adapter: bool) -> dict[str, Any]:
