@@ -2,13 +2,20 @@
 
 import importlib
 import json
+import os
 import pickle
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import nlft
+from helpers.page_runs import make_run
+from helpers.training import examples
 from nlft.cli import main
+from nlft.data.records import write_examples
 from nlft.errors import ConfigError, NLFTError, Problem, ProblemsError, RecordsError, UserError
 from nlft.library_errors import explain, message_and_code
 
@@ -177,3 +184,37 @@ def test_messages_obey_no_control_character(tmp_path, capsys):
 def test_a_traceback_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("NLFT_TRACEBACK", "1")
     assert explain(raised_in("wandb", "raise ValueError('x')")) is None
+
+
+@pytest.mark.parametrize("flags", [["audit", "LOOP"], ["import", "LOOP", "--out", "x.jsonl"], ["map", "LOOP"]])
+def test_a_loop_of_symbolic_links_is_a_sentence(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("loop.jsonl").symlink_to("loop.jsonl")
+    Path("e.jsonl").write_text('{"id": 1, "prompt": "p", "completion": "c", "label": true}\n')
+    assert main([flag.replace("LOOP", "loop.jsonl") for flag in flags]) == 2
+    assert "loop.jsonl" in capsys.readouterr().err
+    assert main(["audit", "e.jsonl", "--json", "loop.jsonl"]) == 2
+    assert "loop.jsonl" in capsys.readouterr().err
+
+
+def test_a_token_that_was_given_as_a_flag_is_not_printed(tmp_path, model_folder, capsys):
+    write_examples(tmp_path / "e.jsonl", examples(4))
+    words = ["train", tmp_path / "e.jsonl", "--model_name_or_path", model_folder, "--output_dir", tmp_path / "run"]
+    assert main([*map(str, words), "--hub_token", "hf_SECRETSECRET", "--use_cpu"]) == 2
+    told = "".join(capsys.readouterr())
+    assert "--hub_token" in told
+    assert "SECRET" not in told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("name", ["run.yaml", "events.jsonl", "controls.jsonl", "heartbeat.json"])
+def test_a_pipe_in_a_runs_folder_is_refused_and_nothing_waits(name, tmp_path, capsys):
+    make_run(tmp_path / "run", steps=2)
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "run" / name)
+    code = (
+        f"from nlft.cli import main; main(['map', {str(tmp_path / 'run')!r}, '--html', {str(tmp_path / 'x.html')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "x.html").exists() or name in done.stderr

@@ -18,6 +18,7 @@ from helpers.spreadsheets import HEAD, rows, write_excel
 from nlft.cli import main
 from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import RecordsError, UserError
+from nlft.label.replies import read_replies
 from nlft.progress import _NOTED
 from nlft.sources import reading
 from nlft.sources.columns import AS_NAMED, Columns, field_named
@@ -639,3 +640,68 @@ def test_a_hub_name_that_became_a_windows_path_is_still_a_hub_name(monkeypatch):
     monkeypatch.setattr(reading, "read_hub", lambda *told: asked.append(told[:4]) or (told[0], "train", []))
     read_source(PureWindowsPath("openai/gsm8k:main:train"))
     assert asked == [("openai/gsm8k:main:train", "openai/gsm8k", "main", "train")]
+
+
+def write_lines(name: str, *rows: dict) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return name
+
+
+def test_replies_without_a_rating_are_read_by_common_names_where_none_is_needed(capsys):
+    for row in ({"question": "a?", "reply": "b"}, {"prompt": "a?", "response": "b"}):
+        (reply,) = read_replies(write_lines("r.jsonl", row))
+        assert (reply.example.prompt, reply.example.completion) == ("a?", "b")
+    assert "label" in refusal(read_examples, "r.jsonl")
+    (question,) = read_questions(write_lines("q.jsonl", {"question": "a?", "answer": "#### 3", "input": "x"}))
+    assert question.prompt == "a?"
+    write_csv("f.csv", [["Question", "Réponse"], ["a?", "b"]])
+    assert main(["import", "f.csv", "--out", "x.jsonl"]) == 2
+    assert "--columns completion=COLUMN" in capsys.readouterr().err
+
+
+def test_a_system_prompt_beside_a_reply_or_a_pair_goes_before_the_prompt():
+    system = {"system": "Be brief", "prompt": "a?"}
+    write_lines("own.jsonl", {**system, "completion": "good", "label": True, "note": "kept"})
+    write_lines("pairs.jsonl", {**system, "chosen": "good", "rejected": "bad"})
+    for name in ("own.jsonl", "pairs.jsonl"):
+        for example in read_examples(name, require_judgment=False):
+            assert [turn["role"] for turn in example.prompt] == ["system", "user"]
+            assert example.prompt[0]["content"] == "Be brief"
+    assert read_examples("own.jsonl")[0].extra["note"] == "kept"
+
+
+def test_more_words_and_names_are_ratings(capsys):
+    write_lines("v.jsonl", *({"question": "a?", "reply": "b", "vote": word} for word in ("thumbs_up", "thumbs-down")))
+    assert [e.label for e in read_examples("v.jsonl", require_judgment=False)] == [True, False]
+    write_csv("t.csv", [["prompt", "reply", "👍/👎"], ["a?", "b", "👍"]])
+    assert read_examples("t.csv")[0].label is True
+
+
+def test_what_may_be_a_remark_and_is_not_read_is_said(capsys):
+    write_csv("t.csv", [["prompt", "response", "liked", "why liked"], ["a?", "good", "yes", "nice"]])
+    assert read_examples("t.csv")[0].extra["why liked"] == "nice"
+    assert "not read: why liked" in capsys.readouterr().err
+    write_csv("p.csv", [["prompt", "chosen", "rejected", "comment"], ["a?", "good", "bad", 'too "bad"']])
+    read_examples("p.csv", require_judgment=False)
+    assert "a comment" in capsys.readouterr().err
+
+
+def test_open_webuis_draws_are_not_used_and_thoughts_are_no_part_of_a_reply(capsys):
+    (record, *_) = json.loads((FOLDER / "open-webui.json").read_text(encoding="utf-8"))
+    text = json.dumps(record)
+    draw = json.loads(re.sub(r'"rating": -?1\b', '"rating": 0', text, count=1))
+    Path("draw.json").write_text(json.dumps([draw]), encoding="utf-8")
+    assert "draw" in refusal(read_examples, "draw.json", from_format="open-webui", require_judgment=False)
+    (plain,) = read_examples(_file([record]), from_format="open-webui", require_judgment=False)
+    thought = '<details type=\\"reasoning\\" done=\\"true\\">hm, </details>'
+    reply = json.dumps(completion_text(plain))[1:-1]
+    thinking = json.loads(text.replace(f'"{reply}"', f'"{thought}{reply}"'))
+    assert json.dumps(thinking) != text
+    (read,) = read_examples(_file([thinking]), from_format="open-webui", require_judgment=False)
+    assert read.completion == plain.completion
+    assert "thoughts" in capsys.readouterr().err
+
+
+def _file(records: list) -> str:
+    Path("webui.json").write_text(json.dumps(records), encoding="utf-8")
+    return "webui.json"

@@ -222,3 +222,12 @@ def test_others_may_read_a_merged_model_as_the_umask_says(adapter, tmp_path):
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
     assert "model.safetensors" in modes
     assert set(modes.values()) == {0o644}, modes
+
+
+def test_what_a_killed_merge_has_left_is_in_nobodys_way(adapter, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / merging.WRITING).mkdir(parents=True)
+    (out / merging.WRITING / "model.safetensors").write_bytes(b"half")
+    assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 0
+    assert (out / "config.json").is_file()
+    assert not (out / merging.WRITING).exists()

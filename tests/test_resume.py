@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -715,3 +716,16 @@ def test_other_held_out_examples_count_only_if_both_have_some_and_they_decide(ol
 
     found = [one.name for one in differences(record(old), record(new))]
     assert found == (["held_out"] if told else [])
+
+
+def test_the_folder_of_a_newer_version_is_not_gone_on_in_and_a_spoilt_record_is_told(unfinished, capsys):
+    path, checkpoint = unfinished.settings_path, unfinished.checkpoints_path / "checkpoint-3"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"format_version: \d+", "format_version: 99", text), encoding="utf-8")
+    record = RunDir(checkpoint).settings()
+    with pytest.raises(UserError, match=r"run\.yaml.*99"):
+        check_resume(checkpoint, unfinished, record, anyway=True)
+    assert "99" in path.read_text(encoding="utf-8")
+    path.write_text("scheme: [", encoding="utf-8")
+    check_resume(checkpoint, unfinished, record, anyway=False)
+    assert "run.yaml" in capsys.readouterr().err

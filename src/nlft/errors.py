@@ -110,7 +110,7 @@ def display_path(path: Path | str) -> str:
     path = Path(path)
     try:
         relative = path.resolve().relative_to(Path.cwd())
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere; no current folder; a loop of symbolic links
         return str(path)
     return str(relative)
 

@@ -71,6 +71,7 @@ def append_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    refuse_waiting_file(path)
     with path.open("a+b", buffering=0) as file:
         start = _end_of_whole_lines(file)
         left = memoryview(data)

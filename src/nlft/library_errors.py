@@ -116,6 +116,10 @@ def _of_machine(error: BaseException) -> NLFTError | None:
     if _NO_GPU.search(said):
         cure = f"Check `nvidia-smi` and `nlft env`; CUDA_VISIBLE_DEVICES= uses the CPU. {TRACEBACK}=1 shows where."
         return NLFTError(f"the GPU cannot be used: {said}\n  {cure}")
+    if said.startswith("Symlink loop from"):  # what pathlib raises up to Python 3.12
+        return UserError(
+            f"{said.replace('Symlink loop from', 'a loop of symbolic links:')}\n  Make it point to a file."
+        )
     if isinstance(error, RecursionError):
         where = next((name for name in _packages(error) if name in ("yaml", "json")), None)
         told = f"a {where.upper()} file is nested too deeply" if where else None

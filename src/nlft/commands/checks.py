@@ -186,7 +186,8 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
         where = display_path(file)
         raise UserError(
             f"{where}: holds {len(questions):,} questions, not examples: no record has a completion.\n"
-            f"  `nlft sample {where} --out examples.jsonl` answers them; `nlft tune {where}` does all steps."
+            f"  `nlft sample {where} --out examples.jsonl` answers them; `nlft tune {where}` does all steps.\n"
+            "  If a column holds replies, name it: --columns completion=COLUMN."
         ) from error
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import get_args
 
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
+from nlft.files import refuse_waiting_file
 from nlft.models.answerer import Generated, Reason
 from nlft.models.exchange import tell
 
@@ -103,6 +104,7 @@ class Ledger:
     def refresh(self) -> None:
         """Read the lines that any process has appended since the last read."""
         try:
+            refuse_waiting_file(self.path)
             with self.path.open("rb") as file:
                 file.seek(self._read)
                 *lines, torn = file.read().split(b"\n")
@@ -156,6 +158,7 @@ class Ledger:
     def _appending(self) -> Iterator[int]:
         """Open the file for appending. Lock out other writers, and complete or drop a torn last line first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_waiting_file(self.path)
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             self._lock(0, wait=True)

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nlft.files import refuse_waiting_file
+
 MOST_ROWS = 2000  # a chart has fewer pixels than this
 DIGITS = 7
 
@@ -30,6 +32,7 @@ class JsonlTail:
             Whether the file was replaced or shortened, so that earlier lines are no longer valid; and the new lines.
         """
         try:
+            refuse_waiting_file(self.path)
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())  # of the open file: by now its name may belong to another file
                 replaced = self._file not in (None, status.st_ino) or status.st_size < self._offset

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nlft.files import write_whole
+from nlft.files import refuse_waiting_file, write_whole
 from nlft.runs.reading import SPOILT, spoilt
 
 Problem = Callable[[dict[str, Any]], str | None]
@@ -24,6 +24,7 @@ def read_jsonl(path: Path, problem: Problem | None = None) -> list[dict[str, Any
     Raises:
         UserError: a line is not a JSON object, or has a problem. The message names the file and the line.
     """
+    refuse_waiting_file(path)
     if not path.is_file():
         return []
     *lines, torn = path.read_bytes().split(b"\n")

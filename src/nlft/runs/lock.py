@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nlft.errors import UserError, display_path
+from nlft.files import refuse_waiting_file
 from nlft.locks import try_lock
 from nlft.runs.heartbeat import this_process
 
@@ -81,6 +82,7 @@ def _holding(path: Path, shown: str, cure: str, patience: float) -> Iterator[Non
 def _locked(path: Path, patience: float) -> IO[bytes] | None:
     """Open and lock the file. Return None if another process holds it for longer than `patience` seconds."""
     until = time.monotonic() + patience
+    refuse_waiting_file(path)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         file = os.fdopen(handle, "r+b")
@@ -118,6 +120,7 @@ def _take(file: IO[bytes], shown: str) -> None:
 def _owner(path: Path) -> dict[str, Any] | None:
     """Return what the lock file says of its owner; None if it says nothing."""
     try:
+        refuse_waiting_file(path)
         with path.open("rb") as file:
             return _parsed(file.read(_MOST_BYTES))
     except OSError:

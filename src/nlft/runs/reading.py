@@ -13,6 +13,7 @@ import yaml
 
 from nlft import __version__
 from nlft.errors import NLFTError, UserError, display_path
+from nlft.files import refuse_waiting_file
 
 CURE = "Copy the file again, or correct it"
 DEEPEST = 64  # levels in a YAML file
@@ -78,6 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         OSError: the file cannot be opened.
         UserError: it is not a YAML mapping, or is nested too deeply, or stands for too many values.
     """
+    refuse_waiting_file(path)
     data = path.read_bytes()
     try:
         _check_depth(data)
@@ -128,6 +130,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         OSError: the file cannot be opened.
         UserError: it is not a JSON object.
     """
+    refuse_waiting_file(path)
     try:
         found = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:

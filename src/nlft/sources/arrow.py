@@ -7,8 +7,9 @@ from typing import Any
 
 from nlft.errors import Problem, RecordsError, UserError
 from nlft.files import refuse_waiting_file
-from nlft.sources.raw_records import UNREADABLE_CURE, RawRecord
+from nlft.sources.raw_records import UNREADABLE_CURE, RawRecord, most_unpacked, unpacks_to_too_much
 
+_FEW_ROWS = 16  # rows in memory at once while their bytes are counted
 _HUB_CURE = "Write owner/name:config:split, for example openai/gsm8k:main:train, or give a file."
 
 Wanted = Callable[[list[str]], Collection[str] | None]
@@ -33,7 +34,13 @@ def _parquet_rows(path: Path, name: str, wanted: Wanted) -> Iterator[Any]:
         refuse_waiting_file(path)
         with path.open("rb") as file:
             table = parquet.ParquetFile(file)
-            yield from table.iter_batches(columns=_present(table.schema_arrow.names, wanted))
+            columns, left = _present(table.schema_arrow.names, wanted), most_unpacked(path.stat().st_size)
+            # A text that repeats takes no room in the file, and much in memory. So count before anything is kept.
+            for batch in table.iter_batches(_FEW_ROWS, columns=columns):
+                left -= sum(_written_out(column).nbytes for column in batch.columns)
+                if left < 0:
+                    raise RecordsError([unpacks_to_too_much(name)])
+            yield from table.iter_batches(columns=columns)
     except pa.ArrowException as error:
         problem = Problem(name, f"is not parquet: {_on_one_line(error)}", "Write it again, or convert it to .jsonl.")
     except OSError as error:
@@ -41,6 +48,11 @@ def _parquet_rows(path: Path, name: str, wanted: Wanted) -> Iterator[Any]:
     else:
         return
     raise RecordsError([problem])
+
+
+def _written_out(column: Any) -> Any:
+    """Return a column with each value in its place, as rows will have them. Categories hold a value once."""
+    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 
 def read_hub(

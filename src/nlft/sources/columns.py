@@ -20,7 +20,8 @@ _NAMES = {
     "completion": "completion|reply|response|output|generation|model output|model reply|model response|model answer"
     "|assistant|assistant message|bot|bot reply|prediction|text generated|antwort|ausgabe|modellantwort|ans",
     "label": "label|correct|is correct|good|liked|like|thumb|thumbs|thumbs up|rating|verdict|grade|passed|pass|approved"
-    "|accepted|right|ok|user feedback|user score|correctness|quality|score|kto tag|bewertung|richtig|korrekt|gut"
+    "|accepted|right|ok|vote|sentiment|was it good|is it good|is good|helpful|is helpful"
+    "|user feedback|user score|correctness|quality|score|kto tag|bewertung|richtig|korrekt|gut"
     "|gefällt|urteil|daumen",
     "comment": "comment|comments|note|notes|remark|remarks|feedback|user comment|why|reason|explanation|rationale"
     "|kommentar|kommentare|anmerkung|anmerkungen|bemerkung|begründung|warum|notiz|hinweis|rückmeldung",
@@ -44,7 +45,8 @@ def plain_name(name: object) -> str:
 
 def field_named(name: object) -> str | None:
     """Return the field that a column of this name holds. None: the name says nothing."""
-    return _FIELD_OF.get(plain_name(name))
+    thumbs = re.sub(r"[\s/|,\ufe0f]", "", str(name))
+    return "label" if thumbs and set(thumbs) <= set("👍👎") else _FIELD_OF.get(plain_name(name))
 
 
 @dataclass(frozen=True)

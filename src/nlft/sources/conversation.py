@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nlft.core.prompts import Message
+from nlft.core.prompts import Message, as_messages
 
 _ROLES = {
     **dict.fromkeys(("user", "human", "humanmessage", "prompter"), "user"),
@@ -179,3 +179,9 @@ def _inside(value: object, keys: Sequence[str]) -> object:
     filled = {key: part for key, part in value.items() if part not in (None, "", [], {})}
     found = next((filled[key] for key in keys if key in filled), None)
     return next(iter(filled.values())) if found is None and len(filled) == 1 else found
+
+
+def with_system(system: str, prompt: str | list[Message]) -> list[Message]:
+    """Return the prompt with a system turn before it, unless it has one."""
+    turns = as_messages(prompt, "user")
+    return turns if turns[0]["role"] == "system" else [{"role": "system", "content": system}, *turns]

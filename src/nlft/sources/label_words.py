@@ -20,6 +20,7 @@ _WRONG = (
 _LABELS = {**dict.fromkeys(_RIGHT, True), **dict.fromkeys(_WRONG, False)}
 _REPLY = re.compile(r" (?:answer|reply|response|output|antwort)$")
 _UNSEEN = re.compile("[\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]")  # how an emoji is drawn, and its skin colour
+_JOINS = re.compile(r"(?<=[^\W_])[_-](?=[^\W_])")
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 
 
@@ -35,6 +36,7 @@ def read_label(value: object, right_from: float | None = None) -> bool | None:
     if isinstance(value, str):
         word = " ".join(_UNSEEN.sub("", unicodedata.normalize("NFC", value)).casefold().split()).strip(" .!:;")
         if not _NUMBER.fullmatch(word):
+            word = _JOINS.sub(" ", word)  # thumbs_up
             return _LABELS.get(_REPLY.sub("", word)) if word else None
         value = float(word.replace(",", "."))
     if not isinstance(value, int | float):

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from nlft.errors import UserError, display_path
 from nlft.sources.arrow import Wanted, read_hub, read_parquet
-from nlft.sources.columns import AS_NAMED, Columns, choose_columns, field_named
+from nlft.sources.columns import AS_NAMED, Chosen, Columns, choose_columns, field_named
 from nlft.sources.excel import read_excel
 from nlft.sources.formats.registry import TELLING, convert, find_format, has_format, is_ours, unwrapped
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
@@ -141,26 +141,33 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
         source = source.telling(f"read as {found.title} (--from {found.name})")
         return replace(source, records=converted, format=found.name)
     if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):
-        source = _renamed(source, columns)
+        source = _renamed(source, columns, needed)
     if source.is_table and needed is not None:  # a table of questions has columns that no one asked for
         for record in source.records:
             record.fields = {k: v for k, v in record.fields.items() if k in needed or k in FIELDS}
     return source
 
 
-def _renamed(source: Source, columns: Columns) -> Source:
+def _renamed(source: Source, columns: Columns, needed: Collection[str] | None) -> Source:
     """Rename the fields of JSON records and of datasets if their names are not ours but tell what they are.
 
-    Without `--columns`, only records with a prompt, a reply and a rating are renamed: others may be questions.
+    Without `--columns`, records with a prompt and a reply are renamed, and where questions are asked for, only those
+    with a rating too. Our own keep their names, and a system prompt beside them goes before the prompt.
     """
     first = [record.fields for record in source.records[:_NAMES_READ] if record.fields]
     names = list(dict.fromkeys(name for fields in first for name in fields))
-    if not first or (is_ours(first[0]) and not columns.given):
+    if not first:
         return source
-    if not columns.given and not {"prompt", "completion", "label"} <= {field_named(name) for name in names}:
-        return source
-    chosen = choose_columns(names, columns, source.name)
-    if all(name == target for target, name in chosen.column.items()):
+    if is_ours(first[0]) and not columns.given:
+        if not {"prompt", "system"} <= set(names):
+            return source
+        chosen = Chosen({name: name for name in names if name in FIELDS or name == "system"})
+    else:
+        wanted = {"prompt", "completion"} | ({"label"} if needed is not None else set())
+        if not columns.given and not wanted <= {field_named(name) for name in names}:
+            return source
+        chosen = choose_columns(names, columns, source.name)
+    if all(name == target and name != "system" for target, name in chosen.column.items()):
         return source.telling(*chosen.told())
     records = []
     for record in source.records:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from nlft.core.prompts import as_messages
 from nlft.errors import UserError
 from nlft.sources.columns import Chosen, Columns, choose_columns, plain_name, recognised
+from nlft.sources.conversation import with_system
 from nlft.sources.label_words import label_problem, read_label
 from nlft.sources.raw_records import RawRecord, is_blank, kind
 
@@ -128,6 +128,11 @@ def _describe(table: Table, name: str, header: Header, chosen: Chosen) -> None:
         s = "s" * (header.above > 1)
         table.told.append(f"the names stand in row {header.row}; {header.above} row{s} above not used")
     table.told += chosen.told()
+    others = [name for name in header.names if name and name not in chosen.column.values()]
+    if (
+        others and not {"comment", "judgment"} & chosen.column.keys()
+    ):  # one of them may be what somebody says of a reply
+        table.told.append(f"kept, but not read: {', '.join(others)} (a remark? --columns comment=COLUMN)")
 
 
 def _records(
@@ -177,7 +182,7 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
         if isinstance(fields.get(name), str):
             fields[name] = _parsed(record, name, fields[name])
     if system is not None and isinstance(fields.get("prompt"), str | list):
-        fields["prompt"] = [{"role": "system", "content": system}, *as_messages(fields["prompt"], "user")]
+        fields["prompt"] = with_system(system, fields["prompt"])
     if comment is not None:
         put_comment(fields, comment)
     if any(isinstance(value, str) and len(value) == EXCEL_LIMIT for value in given.values()):

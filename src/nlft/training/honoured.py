@@ -242,7 +242,7 @@ def refuse_idle(args: Any, method: str) -> None:
         if isinstance(value := getattr(args, name, None), float) and not isfinite(value)
     ]
     problems += [
-        Problem(f"--{one.setting}", f"is {_shown(getattr(args, one.setting))}, but {one.why}", one.cure)
+        Problem(f"--{one.setting}", f"is {_shown_of(args, one.setting)}, but {one.why}", one.cure)
         for one in REFUSALS
         if method in one.methods and one.setting in known and _is_set(args, known[one.setting]) and one.when(args)
     ]
@@ -264,7 +264,7 @@ def refuse_idle_adapter(model: Any) -> None:
         return
     why = "the adapter of --adapter keeps its shape" if model.use_peft else "--use_peft is false"
     problems = [
-        Problem(f"--{one.name}", f"is {_shown(getattr(model, one.name))}, but {why}", _LEAVE_OUT)
+        Problem(f"--{one.name}", f"is {_shown_of(model, one.name)}, but {why}", _LEAVE_OUT)
         for one in fields(model)
         if one.name.startswith(("lora_", "use_dora", "use_rslora")) and _is_set(model, one)
     ]
@@ -299,7 +299,7 @@ def refuse_unfit(args: Any, *, held_out: bool, strikes: bool) -> None:
         reason = ("the scheme puts struck replies into each batch itself", "Choose random.")
         without_effect["train_sampling_strategy"] = reason
     problems = [
-        Problem(f"--{one.name}", f"is {_shown(getattr(args, one.name))}, but {why}", cure)
+        Problem(f"--{one.name}", f"is {_shown_of(args, one.name)}, but {why}", cure)
         for one in fields(args)
         if _is_set(args, one)
         for why, cure in [without_effect.get(one.name, ("", ""))]
@@ -317,7 +317,7 @@ def refuse_idle_scheme(scheme: Scheme, settings: Any) -> None:
     """
     by_name = {f.name: f for f in fields(settings)}
     problems = [
-        Problem(f"--saliency.{name}", f"is {_shown(getattr(settings, name))}, but {why}", _LEAVE_OUT)
+        Problem(f"--saliency.{name}", f"is {_shown_of(settings, name)}, but {why}", _LEAVE_OUT)
         for name, why in scheme.idle(settings).items()
         if _is_set(settings, by_name[name])
     ]
@@ -374,6 +374,11 @@ def _is_set(args: Any, field: "Field[Any]") -> bool:
     if value is False and default == "no":  # as the parser of a command reads it
         return False
     return value is not None and value not in (default, record)
+
+
+def _shown_of(args: Any, name: str) -> str:
+    """Return a setting's value for a message, unless it is a secret: messages end up in the logs of jobs."""
+    return "given" if name.endswith(("token", "key", "password")) else _shown(getattr(args, name))
 
 
 def _shown(value: object) -> str:

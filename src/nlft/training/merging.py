@@ -30,6 +30,7 @@ TOLERANCE = 1e-3
 # What rounding the weights to 16 bits may add, as a mean over the tokens: a type's steps are that much coarser.
 ROUNDING_TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.25}
 
+WRITING = ".writing"
 _TEXTS = (
     "Ines has 12 cups and gives 5 of them away. How many does she have left?",
     "12 - 5 = 7, so she has 7 cups left.\n#### 7",
@@ -89,7 +90,7 @@ def _check_settings(settings: ModelSettings, out: Path) -> None:
             "an adapter cannot be merged into a quantised model.\n"
             "  Leave out --load_in_4bit and --load_in_8bit, and quantise the result."
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != WRITING for path in out.iterdir())):
         raise UserError(f"{display_path(out)} already exists.\n  Choose another --out, or remove it.")
 
 
@@ -199,7 +200,8 @@ def _mean(one: list[Tensor], other: list[Tensor]) -> float:
 def whole_folder(out: Path) -> Iterator[Path]:
     """Yield a folder to write into. Its files move to `out` at the end; after an error, nothing is left."""
     is_new = not out.exists()
-    place = out / ".writing"
+    place = out / WRITING
+    shutil.rmtree(place, ignore_errors=True)  # of a command that was killed
     place.mkdir(parents=True)
     done = False
     try:

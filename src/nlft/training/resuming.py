@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from nlft.errors import UserError, display_path
-from nlft.runs.reading import reading
-from nlft.runs.run_dir import RunDir
+from nlft.runs.reading import check_version, read_yaml, reading
+from nlft.runs.run_dir import FORMAT_VERSION, RunDir
 from nlft.training.differences import Deviation, differences
 
 _NO_EFFECT = {
@@ -56,6 +56,7 @@ def check_resume(
     Raises:
         UserError: something differs that may change the weights. The message lists everything that does.
     """
+    _check_folder(run)
     old = _recorded(checkpoint, run)
     if old is None:
         return Resumed(known=False)
@@ -90,6 +91,22 @@ def use_new_settings(optimizer: Optimizer, schedule: Any, fresh: Sequence[dict[s
             group["lr"] = schedule.base_lrs[index] * schedule.lr_lambdas[index](schedule.last_epoch)
     if rates:
         schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def _check_folder(run: RunDir) -> None:
+    """Refuse the folder of a newer version. A spoilt run.yaml will be written again: the checkpoint has its own record.
+
+    Raises:
+        UserError: names both versions of the format.
+    """
+    if not run.settings_path.is_file():
+        return
+    try:
+        found = read_yaml(run.settings_path)
+    except UserError as error:
+        print(f"{error}\n  It is written again, from the checkpoint's record and these settings.", file=sys.stderr)
+        return
+    check_version(run.settings_path, found, FORMAT_VERSION)
 
 
 def _recorded(checkpoint: Path, run: RunDir) -> dict[str, Any] | None:

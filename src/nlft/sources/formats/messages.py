@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlft.sources.columns import Columns, field_named
-from nlft.sources.conversation import Unusable, as_conversation, split
+from nlft.sources.conversation import Unusable, as_conversation, split, with_system
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.label_words import label_problem
 from nlft.sources.opinions import Opinion, example, extras, pick
@@ -32,8 +32,8 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
     if turns is None:
         raise Unusable("messages that have no role or no content")
     system = fields.get("system")
-    if isinstance(system, str) and system and turns[0]["role"] != "system":
-        turns = [{"role": "system", "content": system}, *turns]
+    if isinstance(system, str) and system:
+        turns = with_system(system, turns)
     prompt, reply, after = split(turns)
     # Without a rating, a conversation is what to learn from. A column that the user names must be there.
     opinion = Opinion(label=None if "label" in columns.given else True)

@@ -1,10 +1,11 @@
 """Open WebUI's ratings: the export of its feedback, and chats whose replies were rated."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, split
+from nlft.sources.conversation import Unusable, as_conversation, split, with_system
 from nlft.sources.formats.format import Format, Place, objects, part
 from nlft.sources.opinions import Opinion, example, unusable
 from nlft.sources.raw_records import RawRecord
@@ -37,6 +38,10 @@ def _rated_replies(place: Place, columns: Columns) -> Iterator[RawRecord]:
             yield unusable(place.where, str(error))
 
 
+# How Open WebUI keeps what a model thought before its reply.
+_THOUGHTS = re.compile(r'<details type="reasoning"(?:(?!</details>).)*</details>\s*', re.DOTALL)
+
+
 def _example(
     where: str,
     identity: str | int,
@@ -58,10 +63,15 @@ def _example(
     if turns is None:
         raise Unusable("a chat without messages")
     system = chat.get("system") or part(chat, "params").get("system")
-    if isinstance(system, str) and system and turns[0]["role"] != "system":
-        turns = [{"role": "system", "content": system}, *turns]
+    if isinstance(system, str) and system:
+        turns = with_system(system, turns)
     prompt, reply, _ = split(turns)
+    if rating.get("rating") == 0 and "label" not in columns.given:
+        raise Unusable("a draw between two models")
     opinion = Opinion(columns.label(rating.get("rating")))
+    if (shown := _THOUGHTS.sub("", reply)) != reply:
+        reply = shown
+        opinion.left_out.append("the model's thoughts, which stand in the reply")
     opinion.comment(str(rating.get("reason") or "").replace("_", " ").capitalize())
     opinion.comment(rating.get("comment"))
     details = part(rating, "details").get("rating")

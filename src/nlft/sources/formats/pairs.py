@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, split, split_whole
+from nlft.sources.conversation import Unusable, as_conversation, split, split_whole, with_system
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example, extras, pick
 from nlft.sources.raw_records import RawRecord
@@ -17,9 +17,14 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     prompt, chosen, rejected = sides_of(place.fields, pick(place.fields, "prompt", columns))
     if chosen == rejected:
         raise Unusable("a pair of two equal replies")
+    system = pick(place.fields, "system", columns)
+    if isinstance(system, str) and system.strip():
+        prompt = with_system(system, prompt)
     identity = place.own_id("id", "prompt_id", "uuid")
     for name, reply, label in (("chosen", chosen, True), ("rejected", rejected, False)):
         record = example(place.where, f"{identity}-{name}", prompt, reply, Opinion(label), **extras(place.fields))
+        if label and pick(place.fields, "comment", columns):
+            record.left_out.append("a comment, because it does not say on which of the two replies")
         record.repeats = not label
         yield record
 
