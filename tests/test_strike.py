@@ -22,6 +22,7 @@ from helpers.striking import (
     trainer,
 )
 from helpers.training import COMMON, adapter, lora
+from nlft.commands.starting import tell_end
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.hold import Role
@@ -138,7 +139,7 @@ def test_a_sample_without_spans_is_only_held():
     assert losses.more["keep"][1] == 0
 
 
-def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path):
+def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path, capsys):
     run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=StrikeSettings(stop_below=0.0037))
     run.train()
     logs = [log for log in run.state.log_history if "nlft/struck_probability" in log]
@@ -146,6 +147,11 @@ def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path):
     assert run.state.global_step % 4 == 0
     assert logs[-1]["nlft/struck_probability"] < 0.0037 < logs[0]["nlft/struck_probability"]
     assert logs[-1]["nlft/dose_per_strike"] > 1
+    tell_end(RunDir(tmp_path), run)
+    told = capsys.readouterr().out
+    assert f"ended at step {run.state.global_step} of 200" in told
+    assert "--saliency.stop_below 0.0037" in told
+    assert "first check" not in told
 
 
 def test_a_resumed_run_ends_as_the_whole_one_does(tmp_path):

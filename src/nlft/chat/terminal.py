@@ -117,9 +117,8 @@ class Terminal:
         reply = turn.replies[side]
         say("" if reply.text else "(no text)")
         if reply.reason == "length":
-            say(
-                f"(cut off after {self.session.settings.max_new_tokens} tokens: --max_new_tokens with more lets it end)"
-            )
+            limit = self.session.settings.max_new_tokens
+            say(f"(cut off after {limit} tokens: to let it end, start with --max_new_tokens {2 * limit})")
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

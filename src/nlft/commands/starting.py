@@ -145,6 +145,8 @@ def tell_end(run: "RunDir", trainer: Any) -> None:
     """Print where the adapter is, what watching took, and what to do next."""
     if not trainer.args.should_save:
         return
+    if why := getattr(getattr(trainer, "_dose", None), "ended", None):
+        print(why)
     best = run.settings().get("best")
     chosen = f" (step {best['step']}, the best checkpoint)" if best else ""
     print(f"adapter: {display_path(run.adapter_path)}{chosen}")

@@ -80,6 +80,8 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
     A struck token's probability is the model's before the step that last trained it.
     """
 
+    ended: str | None = None  # why the training ended before its last step
+
     def __init__(self, trainer: Any, examples: Sequence[EncodedExample], plan: StrikePlan) -> None:
         """
         Args:
@@ -126,8 +128,15 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
         self.doses = self.doses + sums[1]
         self._sums = torch.zeros_like(self._sums)
         limit = getattr(self.trainer.saliency, "stop_below", 0.0)
-        if limit and state.global_step % CHECK_EVERY == 0 and float(self.probability.mean()) < limit:
+        mean = float(self.probability.mean())
+        if limit and state.global_step % CHECK_EVERY == 0 and mean < limit:
             control.should_training_stop = True
+            self.ended = (
+                f"ended at step {state.global_step} of {state.max_steps}: what was struck has a probability of "
+                f"{mean:.2%} on average, below --saliency.stop_below {limit:g}"
+            )
+            if state.global_step <= CHECK_EVERY:
+                self.ended += ". It was so at the first check, so little was trained"
 
     def metrics(self) -> dict[str, float]:
         """Return what a log line says of the struck tokens. It says nothing before the first of them was trained."""

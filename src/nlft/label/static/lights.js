@@ -121,7 +121,7 @@ export function drawContinuation(found, limit) {
     element("p", { className: "prose", dir: "auto" }, tail.length < found.begun.length ? "… " : "",
       shownText("span", tail, { className: "before" }, true), shownText("ins", found.text || " ", { className: "replacement" }, true)),
     element("p", { className: "hint", text: found.cut
-      ? `The model was cut off after ${limit} tokens. --max_new_tokens allows more.` : "The model ended its reply here." }));
+      ? `The model was cut off after ${limit} tokens. To let it end, start with --max_new_tokens ${2 * limit}.` : "The model ended its reply here." }));
 }
 
 function keyOf(row) {
