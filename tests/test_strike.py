@@ -151,7 +151,6 @@ def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"ended at step {run.state.global_step} of 200" in told
     assert "--saliency.stop_below 0.0037" in told
-    assert "first check" not in told
 
 
 def test_a_resumed_run_ends_as_the_whole_one_does(tmp_path):
