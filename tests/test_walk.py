@@ -124,6 +124,8 @@ def label_the_spreadsheet(chromium: Browser) -> Path:
         page.keyboard.type("unnötiges Lob")
         page.keyboard.press("Control+Enter")
         expect(page.locator("#counts")).to_contain_text("24 of 24 labelled")
+        # The words go to the server while the page is closed, and the server must not end before.
+        until(lambda: any("unnötiges Lob" in path.read_text(encoding="utf-8") for path in Path().rglob("*.jsonl*")))
     finally:
         page.close()
         os.killpg(server.pid, signal.SIGINT)
