@@ -192,7 +192,7 @@ def test_files_that_unpack_to_gigabytes_or_nest_for_ever_take_no_memory(tmp_path
     (tmp_path / "digits.jsonl").write_bytes(b'{"id": ' + b"9" * 1_000_000 + b"}\n")
     table = b"PAR1" + b"\xff" * 200 + (0x7FFFFF00).to_bytes(4, "little") + b"PAR1"
     (tmp_path / "table.parquet").write_bytes(table)
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["x" * (4 << 20)]))
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["x" * (1 << 20)]))
     columns = {"prompt": text, "completion": pa.array(["a"] * 600), "label": pa.array([True] * 600)}
     parquet.write_table(pa.table(columns), tmp_path / "text.parquet", compression="zstd")
     assert (tmp_path / "text.parquet").stat().st_size < 10_000
