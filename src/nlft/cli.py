@@ -131,9 +131,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("print versions, devices, and what works here or why not", "commands.env:env"),
 }
 
-# Other tools' names for our commands.
-# They keep each answer in a ledger as it comes.
+# These keep each answer in a ledger as it comes.
 _ANSWERING = ("sample", "judge", "revise", "evaluate")
+# Other tools' names for our commands.
 _OTHER_NAMES = {
     "finetune": "train",
     "fine-tune": "train",

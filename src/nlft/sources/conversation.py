@@ -184,4 +184,5 @@ def _inside(value: object, keys: Sequence[str]) -> object:
 def with_system(system: str, prompt: str | list[Message]) -> list[Message]:
     """Return the prompt with a system turn before it, unless it has one."""
     turns = as_messages(prompt, "user")
-    return turns if turns[0]["role"] == "system" else [{"role": "system", "content": system}, *turns]
+    has_one = bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") == "system"
+    return turns if has_one else [{"role": "system", "content": system}, *turns]

@@ -56,7 +56,7 @@ def check_resume(
     Raises:
         UserError: something differs that may change the weights. The message lists everything that does.
     """
-    _check_folder(run)
+    _check_folder(run, tell=tell)
     old = _recorded(checkpoint, run)
     if old is None:
         return Resumed(known=False)
@@ -93,7 +93,7 @@ def use_new_settings(optimizer: Optimizer, schedule: Any, fresh: Sequence[dict[s
         schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
-def _check_folder(run: RunDir) -> None:
+def _check_folder(run: RunDir, *, tell: bool) -> None:
     """Refuse the folder of a newer version. A spoilt run.yaml will be written again: the checkpoint has its own record.
 
     Raises:
@@ -104,7 +104,9 @@ def _check_folder(run: RunDir) -> None:
     try:
         found = read_yaml(run.settings_path)
     except UserError as error:
-        print(f"{error}\n  It is written again, from the checkpoint's record and these settings.", file=sys.stderr)
+        what = str(error).partition("\n")[0]
+        if tell:
+            print(f"{what}\n  It is written again, from the checkpoint's record and these settings.", file=sys.stderr)
         return
     check_version(run.settings_path, found, FORMAT_VERSION)
 

@@ -128,8 +128,7 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
         self.doses = self.doses + sums[1]
         self._sums = torch.zeros_like(self._sums)
         limit = getattr(self.trainer.saliency, "stop_below", 0.0)
-        mean = float(self.probability.mean())
-        if limit and state.global_step % CHECK_EVERY == 0 and mean < limit:
+        if limit and state.global_step % CHECK_EVERY == 0 and (mean := float(self.probability.mean())) < limit:
             control.should_training_stop = True
             self.ended = (
                 f"ended at step {state.global_step} of {state.max_steps}: what was struck has a probability of "

@@ -39,7 +39,7 @@ def _rated_replies(place: Place, columns: Columns) -> Iterator[RawRecord]:
 
 
 # How Open WebUI keeps what a model thought before its reply.
-_THOUGHTS = re.compile(r'<details type="reasoning"(?:(?!</details>).)*</details>\s*', re.DOTALL)
+_THOUGHTS = re.compile(r'<details type="reasoning"[^<>]*>(?:(?!</?details\b).)*</details>\s*', re.DOTALL)
 
 
 def _example(
