@@ -623,7 +623,7 @@ def test_a_second_file_may_have_another_format(capsys):
 
 def test_the_audit_and_the_held_out_loss_read_their_second_file_by_the_columns(capsys):
     from nlft.commands.training import _held_out
-    from nlft.sources.settings import ReadingSettings
+    from nlft.sources.settings import ReadingSettings, if_there
 
     columns = "prompt=P,completion=C,label=L:4,judgment=J"
     rows = [["P", "C", "L", "J"], ["q", "a", "5", ""], ["w", "b", "1", 'It says "b".']]
@@ -631,7 +631,7 @@ def test_the_audit_and_the_held_out_loss_read_their_second_file_by_the_columns(c
     write_csv("test.csv", [["P"], ["q"], ["z"]])
     assert main(["audit", "x.csv", "--test_file", "test.csv", "--columns", columns]) == 0
     assert "1 of" in capsys.readouterr().out
-    kept = _held_out("x.csv", SimpleNamespace(eval_strategy="epoch"), ReadingSettings(columns).reading_of_second())
+    kept = _held_out("x.csv", SimpleNamespace(eval_strategy="epoch"), if_there(ReadingSettings(columns).reading()))
     assert [example.completion for example in kept] == ["a", "b"]
 
 

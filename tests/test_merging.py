@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -231,3 +233,19 @@ def test_what_a_killed_merge_has_left_is_in_nobodys_way(adapter, tmp_path, capsy
     assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 0
     assert (out / "config.json").is_file()
     assert not (out / merging.WRITING).exists()
+
+
+def test_two_merges_into_one_folder_do_not_take_each_others_files(adapter, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from pathlib import Path; from nlft.training.merging import whole_folder\n"
+        f"with whole_folder(Path({str(out)!r})) as place:\n"
+        "    (place / 'half').touch(); print('writing', flush=True); time.sleep(120)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "writing\n"
+        assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 2
+        assert (out / merging.WRITING / "half").exists()
+        assert str(other.pid) in capsys.readouterr().err
+        other.kill()
+    assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 0

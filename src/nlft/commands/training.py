@@ -28,7 +28,7 @@ from nlft.core.prompts import SystemPromptSettings
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.settings import MaxLengthSettings, ModelOptions
 from nlft.outputs import refuse_inputs
-from nlft.sources.settings import ReadAs, ReadingSettings, recorded_reading
+from nlft.sources.settings import ReadAs, ReadingSettings, if_there, recorded_reading
 
 if TYPE_CHECKING:
     from nlft.data.records import Example
@@ -69,7 +69,7 @@ def train(argv: Sequence[str]) -> None:
     from nlft.training.start import nlft_trainer
 
     refuse_input_folders(args, other, model_settings, eval_file=held_out_settings.eval_file, rules=ruled.rules)
-    held_out = _held_out(held_out_settings.eval_file, args, read.reading_of_second())
+    held_out = _held_out(held_out_settings.eval_file, args, if_there(read.reading()))
     with owning_output(args):
         examples, run, checkpoint = examples_and_run(early.get(other.file), other, args)
         with claims_nothing(run.path):

@@ -153,8 +153,9 @@ class ArmTraining:
             self.curve.trainer = trainer
             trainer.add_callback(self.curve)
         run = RunDir(self.out)
-        checkpoint = own_checkpoint(trainer, run) if self._keeps_checkpoints() else None
-        with interruptible(trainer, run, tell=False) if self._keeps_checkpoints() else nullcontext():
+        keeps = self._keeps_checkpoints()
+        checkpoint = own_checkpoint(trainer, run) if keeps else None
+        with interruptible(trainer, run, tell=False) if keeps else nullcontext():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         for folder in (run.checkpoints_path, RunDir(self.out / "warm-up").checkpoints_path):
             shutil.rmtree(folder, ignore_errors=True)  # the result needs them no longer

@@ -14,7 +14,7 @@ from nlft.data.records import Example, Question, read_examples, read_questions, 
 from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
-from nlft.sources.settings import AS_IT_SAYS, ReadAs
+from nlft.sources.settings import AS_IT_SAYS, ReadAs, if_there
 
 Job = dict[str, Any]
 
@@ -44,7 +44,7 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
     train = items
     _check_answers(items, settings, job["file"])
     if settings.test_file:
-        test = read_questions(settings.test_file, **needs, **settings.reading_of_second())
+        test = read_questions(settings.test_file, **needs, **if_there(settings.reading()))
     elif hold_out:
         groups = list(dict.fromkeys(question_of(item) for item in items))
         Random(settings.seed).shuffle(groups)

@@ -35,17 +35,13 @@ class ReadingSettings:
         """Return the settings as `read_examples` takes them."""
         return {"columns": self.columns, "from_format": self.from_format}
 
-    def reading_of_second(self) -> ReadAs:
-        """Return how a second file is read, such as `--test_file`: as FILE, where it has these columns and format."""
-        return if_there(self.reading())
-
     def recorded(self) -> dict[str, str]:
         """Return what a run records of them: only what was given."""
         return {name: value for name, value in self.reading().items() if isinstance(value, str)}
 
 
 def if_there(reading: ReadAs) -> ReadAs:
-    """Return how a second file is read: the same way, but it may lack the columns, and have another format."""
+    """Return how a second file is read, such as `--test_file`: as FILE, where it has these columns and this format."""
     return {**reading, "if_there": True}
 
 

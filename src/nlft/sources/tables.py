@@ -129,9 +129,7 @@ def _describe(table: Table, name: str, header: Header, chosen: Chosen) -> None:
         table.told.append(f"the names stand in row {header.row}; {header.above} row{s} above not used")
     table.told += chosen.told()
     others = [name for name in header.names if name and name not in chosen.column.values()]
-    if (
-        others and not {"comment", "judgment"} & chosen.column.keys()
-    ):  # one of them may be what somebody says of a reply
+    if others and not {"comment", "judgment"} & chosen.column.keys():
         table.told.append(f"kept, but not read: {', '.join(others)} (a remark? --columns comment=COLUMN)")
 
 

@@ -22,7 +22,9 @@ from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.weights_check import check_finite
 from nlft.progress import note
 from nlft.runs.card_facts import bits_of_base
+from nlft.runs.lock import owning_file
 from nlft.runs.model_card import CARD, card_of_merged
+from nlft.training.manifest import WRITING
 
 # The greatest difference of a token's log-probability that a merge may leave, before it is rounded to the wanted type.
 # Sums in another order leave some 1e-6 to 1e-4; a lost or doubled part of an adapter leaves more.
@@ -30,7 +32,6 @@ TOLERANCE = 1e-3
 # What rounding the weights to 16 bits may add, as a mean over the tokens: a type's steps are that much coarser.
 ROUNDING_TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.25}
 
-WRITING = ".writing"
 _TEXTS = (
     "Ines has 12 cups and gives 5 of them away. How many does she have left?",
     "12 - 5 = 7, so she has 7 cups left.\n#### 7",
@@ -198,7 +199,16 @@ def _mean(one: list[Tensor], other: list[Tensor]) -> float:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to write into. Its files move to `out` at the end; after an error, nothing is left."""
+    """Yield a folder to write into. Its files move to `out` at the end; after an error, nothing is left.
+
+    Raises:
+        UserError: another process writes `out`.
+    """
+    with owning_file(out):
+        yield from _whole_folder(out)
+
+
+def _whole_folder(out: Path) -> Iterator[Path]:
     is_new = not out.exists()
     place = out / WRITING
     shutil.rmtree(place, ignore_errors=True)  # of a command that was killed
