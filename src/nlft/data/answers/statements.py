@@ -191,8 +191,8 @@ def _is_joined_to_words(run: _Run) -> bool:
     """Return whether a word may join a run to a number in words: `twelve eggs in 3 boxes`, `in 3 days twelve eggs`."""
     if run.is_result:
         return False
-    before, after = (not w.SPELLED.isdisjoint(word.lower() for word in words) for words in (run.before, run.after))
-    return (before and _is_joined(run)) or (after and run.before[-1:] != [] and run.before[-1].lower() in w.JOINS)
+    before, after = (not w.SPELLED.isdisjoint(words) for words in (run.before, run.after))
+    return (before and _is_joined(run)) or (after and not w.JOINS.isdisjoint(run.before[-1:]))
 
 
 def _is_bound(run: _Run) -> bool:
