@@ -69,6 +69,9 @@ def test_the_long_mode_tries_200_000_inputs() -> None:
 # ---- patterns ----
 
 AT_ONE_PLACE = (
+    r"\s*The (?:(?:step|final answer)",  # core.prompts
+    "[0-9]+,[0-9]+",  # data.answers.quantities
+    r"(.+):([+-]?\d+",  # sources.columns
     r"\s*[:–—]\s*\w+\W+\w",  # auditing.rules
     "[0-9.,/%)]+|half|double",  # collect.arithmetic
     r"\s*(?:[ap]\.?\s?m\b|o['’]clock)",  # collect.arithmetic

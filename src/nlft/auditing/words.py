@@ -25,7 +25,8 @@ _BLAME = re.compile(
     r"|should(?: have been| have| be| not)|repeats?|ignor(?:es|ed)|skip(?:s|ped)|stops|breaks off|instead|too"
 )
 _NEGATION = re.compile(
-    r"not|no|none|never|nothing|nowhere|neither|nor|without|cannot|hardly|barely|free of|far from|lacks?|\w+n['’]t"
+    r"\b(?:not|no|none|never|nothing|nowhere|neither|nor|without|cannot|hardly|barely|free of|far from|lacks?"
+    r"|\w+n['’]t)\b"
 )
 # "The correct answer is 29" does not praise, but "that is the correct answer" does.
 _NAMED = re.compile(
@@ -67,7 +68,7 @@ def _tone_of_clause(clause: str) -> set[Tone]:
     """Find the tones of one clause. A negation reverses the next few words: "not correct", "no mistakes"."""
     tones: set[Tone] = set()
     used = set()
-    negations = [match.end() for match in re.finditer(rf"\b(?:{_NEGATION.pattern})\b", clause)]
+    negations = [match.end() for match in _NEGATION.finditer(clause)]
     readings: tuple[tuple[re.Pattern[str], Tone, Tone], ...]
     readings = ((_BLAME, "blame", "praise"), (_PRAISE, "praise", "blame"))
     for pattern, meaning, opposite in readings:

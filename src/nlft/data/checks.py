@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from nlft.core.plugins import import_function
 from nlft.core.prompts import prompt_text
-from nlft.data.grading import Grade, Reply
+from nlft.data.grading import Grade, Reply, user_pattern
 from nlft.data.language import language
 from nlft.errors import UserError
 
@@ -170,7 +170,7 @@ def pattern_of(check: Check, text: str) -> re.Pattern[str]:
     """Return the regular expression that finds one of the check's texts."""
     flags = re.IGNORECASE if check.ignore_case else 0
     if check.kind == "regex":
-        return re.compile(text, flags)
+        return user_pattern(text, flags)
     if check.kind == "contains":
         return re.compile(re.escape(text), flags)
     spaced = r"\s+".join(re.escape(word) for word in text.split())
@@ -183,7 +183,7 @@ def pattern_of(check: Check, text: str) -> re.Pattern[str]:
 def pattern_problem(pattern: str) -> str | None:
     """Say what is wrong with a regular expression, and at which of its characters. None: nothing is."""
     try:
-        re.compile(_PATTERN_SLOT.sub("x", pattern))
+        user_pattern(_PATTERN_SLOT.sub("x", pattern))
     except re.error as error:
         return error.msg if error.pos is None else f"{error.msg} (character {error.pos + 1})"
     return None

@@ -7,6 +7,7 @@ docs/GRADING.md lists where grades differ from lm-evaluation-harness; a test che
 import difflib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -305,9 +306,24 @@ def _choice() -> Grader:
     return ComparingGrader("choice", read_choice, read_choice)
 
 
+def user_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """Compile a regular expression that a user has written.
+
+    Raises:
+        re.error: it cannot be compiled, for whatever reason.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Python warns of "[[", which a later version may read in another way. It means what it says today.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(pattern, flags)
+    except (OverflowError, RecursionError) as error:
+        raise re.error(str(error), pattern) from error
+
+
 def _regex(pattern: str = "", which: str = "last") -> Grader:
     try:
-        compiled = re.compile(pattern)
+        compiled = user_pattern(pattern)
     except re.error as error:
         raise UserError(f"The pattern {pattern!r} is not a regular expression: {error}.\n  Correct it.") from error
     if compiled.groups < 1:
