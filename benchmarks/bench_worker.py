@@ -197,9 +197,9 @@ def counted(arm: Arm, trainer: Any) -> Counts:
     trained, said = int(features["attention_mask"].sum()), int((features["labels"] != -100).sum())
     if arm.frozen:
         return Counts(trained, 0, said, 0)
-    scored = [(e.standard, e.completion) for e in examples if "standard" in trainer.needs]
-    scored += [(e.judge or [], e.completion) for e in examples if "judge" in trainer.needs and not e.label]
-    tokens, head = (sum(len(p) + len(c) for p, c in scored), sum(len(c) for _, c in scored))
+    tokens = head = 0
+    if "scored_input_ids" in features:
+        tokens, head = int(features["scored_attention_mask"].sum()), int((features["scored_labels"] != -100).sum())
     if "hold" in trainer.needs:  # the frozen base reads the trained rows once more
         tokens, head = tokens + trained, head + said
     return Counts(trained, tokens, said, head)

@@ -3,10 +3,11 @@
     python benchmarks/growth.py measure [--model FOLDER] [--only step.completion,data.audit] [--most 100000]
     python benchmarks/growth.py write
 
-`measure` adds to docs/growth.json, `write` draws docs/growth.svg and prints the table. Each point has a process of its
-own: the least CPU seconds of three steps, or of one pass over a file; and the growth of its peak memory. The slope is
-that of the points on two logarithmic axes: 1 is linear. Its last half tells more than its first, where constant costs
-weigh. Steps are of a random model of 2 layers with one thread; `data.tokenise` uses the tokenizer of --model.
+`measure` adds to docs/growth.json, `write` draws docs/growth.svg and writes the table of docs/BENCHMARKS.md. Each point
+has a process of its own: the least CPU seconds of three steps, or of one pass over a file; and the growth of its peak
+memory. The slope is that of the points on two logarithmic axes: 1 is linear. Its last half tells more than its first,
+where constant costs weigh. Times are shown relative to the smallest size, since those of a CPU tell nothing by
+themselves. Steps are of a random model of 2 layers with one thread; `data.tokenise` uses the tokenizer of --model.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS, CHART = ROOT / "docs" / "growth.json", ROOT / "docs" / "growth.svg"
+PAGE, BEGIN, END = ROOT / "docs" / "BENCHMARKS.md", "<!-- growth begins -->\n", "<!-- growth ends -->"
 GIB, MIB = 2**30, 2**20
 STEP = {"completion": 256, "prompt": 64, "vocabulary": 49_152, "batch": 2}
 POINTS = {
@@ -44,6 +46,7 @@ def step_seconds(sizes: dict[str, int], scheme_name: str) -> float:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from nlft.core.batches import BatchBuilder
+    from nlft.core.beginnings import shares_beginnings
     from nlft.core.condition_scores import score_batch
     from nlft.core.conditions import EncodedExample
     from nlft.core.logprobs import enable_scoring
@@ -65,11 +68,12 @@ def step_seconds(sizes: dict[str, int], scheme_name: str) -> float:
         return torch.randint(10, 1000, (count,)).tolist()
 
     prompt, completion = sizes["prompt"], sizes["completion"]
+    asked = [ids(prompt) for _ in range(sizes["batch"])]  # the conditions' prompts begin alike
     examples = [
-        EncodedExample(at, at % 2 == 1, ids(prompt), ids(prompt + 16), ids(prompt + 24), ids(completion), None)
-        for at in range(sizes["batch"])
+        EncodedExample(at, at % 2 == 1, base, [*base[:-4], *ids(20)], [*base[:-4], *ids(28)], ids(completion), None)
+        for at, base in enumerate(asked)
     ]
-    builder = BatchBuilder(0, needs=scheme.needs(saliency))
+    builder = BatchBuilder(0, needs=scheme.needs(saliency), share=shares_beginnings(model))
     seconds = []
     for _ in range(REPEATS + 1):
         started = time.process_time()
@@ -186,7 +190,7 @@ PANEL, HIGH, EDGE, COLUMNS = 250, 190, 34, 3
 
 
 def write() -> None:
-    """Draw one panel for each measurement: cost over size, both logarithmic, and a line of slope 1 through the last."""
+    """Draw one panel for each measurement, cost over size, both logarithmic, and write the table."""
     found = {name: points for name, points in json.loads(RESULTS.read_text()).items() if len(points) > 1}
     rows = -(-len(found) // COLUMNS)
     width, height = COLUMNS * PANEL, rows * HIGH
@@ -195,21 +199,24 @@ def write() -> None:
         f'font-size="10" role="img"><title>Cost against size, on logarithmic axes</title>'
         f'<rect width="{width}" height="{height}" fill="#fff"/>'
     ]
-    print("| cost | sizes | slope | last slope | largest |\n|---|---|---|---|---|")
+    lines = ["| cost | sizes | slope | slope of the last two | memory at the largest |", "|---|---|---|---|---|"]
     for at, (name, points) in enumerate(found.items()):
         seconds = {size: one["seconds"] for size, one in points.items()}
         whole, last = slope(seconds)
         x, y = at % COLUMNS * PANEL, at // COLUMNS * HIGH
         parts.append(f'<g transform="translate({x} {y})">{panel(name, seconds, whole)}</g>')
-        sizes, most = list(points), list(points.values())[-1]
-        largest = f"{most['seconds']:.3g} s, {most['bytes'] / GIB:.2f} GiB"
-        print(f"| {name} | {int(sizes[0]):,} to {int(sizes[-1]):,} | {whole:.2f} | {last:.2f} | {largest} |")
+        sizes, grown = list(points), list(points.values())[-1]["bytes"]
+        largest = f"{grown / GIB:.2f} GiB"
+        lines.append(f"| `{name}` | {int(sizes[0]):,} to {int(sizes[-1]):,} | {whole:.2f} | {last:.2f} | {largest} |")
     CHART.write_text("".join(parts) + "</svg>\n", encoding="utf-8")
-    print(f"\n{CHART}")
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    page = before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
+    PAGE.write_text(page, encoding="utf-8")
+    print("\n".join(lines))
 
 
 def panel(name: str, seconds: dict[str, float], whole: float) -> str:
-    """Return one panel's SVG."""
+    """Return one panel's SVG. Its dashed line has slope 1 and goes through the last point."""
     places = [(math.log10(float(size)), math.log10(max(one, 1e-6))) for size, one in seconds.items()]
     low_x, high_x = places[0][0], places[-1][0]
     low_y, high_y = min(y for _, y in places), max(y for _, y in places)
@@ -224,13 +231,14 @@ def panel(name: str, seconds: dict[str, float], whole: float) -> str:
     begin = max(low_x, places[-1][0] - (places[-1][1] - low_y))
     linear = f"{at(begin, places[-1][1] - (places[-1][0] - begin))} {at(*places[-1])}"
     dots = "".join('<circle cx="{}" cy="{}" r="3" fill="#0072b2"/>'.format(*at(*one).split(",")) for one in places)
-    ends = list(seconds.items())
+    (first, _), (most, _) = ends = list(seconds.items())[:: len(seconds) - 1]
+    times = ends[1][1] / max(ends[0][1], 1e-9)
     return (
         f'<text x="{EDGE}" y="16" font-weight="bold">{name}</text><text x="{EDGE}" y="29">slope {whole:.2f}</text>'
         f'<polyline points="{linear}" fill="none" stroke="#999" stroke-dasharray="4 3"/>'
         f'<polyline points="{" ".join(at(*one) for one in places)}" fill="none" stroke="#0072b2"/>{dots}'
-        f'<text x="{EDGE}" y="{HIGH - 8}">{int(ends[0][0]):,}: {ends[0][1]:.2g} s</text>'
-        f'<text x="{PANEL - 14}" y="{HIGH - 8}" text-anchor="end">{int(ends[-1][0]):,}: {ends[-1][1]:.2g} s</text>'
+        f'<text x="{EDGE}" y="{HIGH - 8}">{int(first):,}: 1</text>'
+        f'<text x="{PANEL - 14}" y="{HIGH - 8}" text-anchor="end">{int(most):,}: {times:,.3g} times</text>'
     )
 
 

@@ -34,6 +34,7 @@ def measured_and_planned(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from nlft.core.batches import BatchBuilder
+    from nlft.core.beginnings import shares_beginnings
     from nlft.core.logprobs import enable_scoring
     from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings, load_model, lora_config, wrap
@@ -50,7 +51,7 @@ def measured_and_planned(args: argparse.Namespace) -> dict[str, float]:
         model.enable_input_require_grads()
     scheme = get_scheme(args.scheme)
     saliency = scheme.settings()
-    builder = BatchBuilder(0, needs=scheme.needs(saliency))
+    builder = BatchBuilder(0, needs=scheme.needs(saliency), share=shares_beginnings(model))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     model.train()
     one_step(model, builder, scheme, saliency, 1, 16)  # what the libraries keep; no optimizer state yet
@@ -64,7 +65,8 @@ def measured_and_planned(args: argparse.Namespace) -> dict[str, float]:
     rows = [Rows(*shape, scored) for shape, scored in zip(shapes, labels, strict=True)]
     holds = "hold" in builder.needs
     rows += [] if len(rows) > 1 else [rows[0] if holds else Rows(0, 0, 0)]
-    step = Step(rows[0], rows[1], checkpointing=args.checkpointing, holds=holds)
+    reads = bool(builder.needs & {"standard", "judge"})
+    step = Step(rows[0], rows[1], checkpointing=args.checkpointing, holds=holds, reads=reads)
     planned = memory_of(measured(model, args.model), step)
     return {"measured": after - before, "planned": planned.peak - planned.weights - planned.adapter}
 
@@ -80,11 +82,11 @@ def one_step(model, builder, scheme, saliency, count: int, length: int):
         return torch.randint(10, 1000, (n,)).tolist()
 
     third = length // 3
+    # A prompt of another length each: rows are padded, as in a real batch. The conditions' prompts begin alike.
+    prompts = [ids(third - 2 * at) for at in range(count)]
     examples = [
-        EncodedExample(
-            at, at % 2 == 0, ids(third - 2 * at), ids(third + 8), ids(third + 16), ids(length - third), None
-        )  # a prompt of another length each: rows are padded, as in a real batch
-        for at in range(count)
+        EncodedExample(at, at % 2 == 0, base, [*base[:-4], *ids(12)], [*base[:-4], *ids(20)], ids(length - third), None)
+        for at, base in enumerate(prompts)
     ]
     features = builder(examples)
     scored = score_batch(model, builder.batch(features), builder.needs)

@@ -142,11 +142,13 @@ def config(tmp_path, **given):
 def test_tokens_are_those_of_the_batches_that_training_makes(scheme, tmp_path):
     args = config(tmp_path, watch=0, save_strategy="no", max_steps=1)
     found = get_scheme(scheme)
-    tokens = count_tokens(examples(), args, found, found.settings(), tiny.tokenizer(), 1)
+    share = measured(tiny.model(), "tiny").shares
+    tokens = count_tokens(examples(), args, found, found.settings(), tiny.tokenizer(), 1, share=share)
     trainer = NLFTTrainer(tiny.model(), args, examples(), processing_class=tiny.tokenizer(), saliency=scheme)
     rows = trainer.train_dataset
     batches = [trainer.builder(rows[at : at + 2]) for at in range(0, len(rows), 2)]
     assert tokens.counted
+    assert scheme != "nlft" or any("begun_seen" in one for one in batches), "the prompts' beginnings are read once"
     assert tokens.trained == sum(one["input_ids"].numel() for one in batches)
     reads = sum(one["scored_input_ids"].numel() for one in batches if "scored_input_ids" in one)
     assert tokens.conditions == reads + (tokens.trained if scheme == "strike" else 0)

@@ -15,7 +15,18 @@ MARKS = ("<!-- plan begins -->\n", "<!-- plan ends -->\n")
 GIB = 2**30
 # Rows of two wrong examples under `nlft`: base with gradient, standard and judge without.
 STEP = Step(trained=Rows(2, 1024, 1364), conditions=Rows(4, 1024, 2728))
-PARTS = ("weights", "adapter", "gradients", "optimizer", "gathered", "activations", "working", "head", "conditions")
+PARTS = (
+    "weights",
+    "adapter",
+    "gradients",
+    "optimizer",
+    "gathered",
+    "activations",
+    "working",
+    "head",
+    "beginnings",
+    "conditions",
+)
 
 
 def llama(hidden, inner, layers, keys, vocabulary=128_256, *, rank=16):
@@ -27,7 +38,7 @@ def llama(hidden, inner, layers, keys, vocabulary=128_256, *, rank=16):
         all_weights=everything, linear=layers * linear, head=head, layer=linear + norms,
         trained=layers * 3 * rank * (hidden + inner) if rank else everything, tensors=6 * layers, width=2,
         trained_width=4 if rank else 2, has_adapter=bool(rank), vocabulary=vocabulary, hidden=hidden, layers=layers,
-        attention=hidden, norms=norms, inner=inner, gated=True, cast=2 * hidden + inner,
+        attention=hidden, keys=keys, shares=True, norms=norms, inner=inner, gated=True, cast=2 * hidden + inner,
         shared=hidden + inner if rank else 3 * hidden + inner, rank=3 * rank,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from nlft.core.beginnings import Begun, cut
 from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, row
 from nlft.core.hold import HoldEverything, HoldRows, Marks, Plan, Role, hold_rows
 from nlft.core.snapshot import ConditionSnapshot, KnownScores
@@ -25,6 +26,7 @@ class Batch:
         trained_rows: rows scored with gradient: B under base, then (if `answers`) B answers, then the extra rows.
         scored_rows: rows scored without gradient: B under standard, then one under judge for each wrong sample;
             only the conditions that the scheme needs. None if it needs neither.
+        begun: where the scored rows go on, if they are cut. They are whole without it.
         label: (B,) bool.
         width: length of the longest completion, end-of-turn token included.
         extra_samples: (E,) the sample of each extra row.
@@ -40,6 +42,7 @@ class Batch:
     extra_samples: Tensor
     held: HoldRows | None = None
     known: KnownScores | None = None
+    begun: Begun | None = None
 
 
 class BatchBuilder:
@@ -54,6 +57,7 @@ class BatchBuilder:
         extra_rows: ExtraRows = lambda _: (),
         plan: Plan | None = None,
         live: bool = True,
+        share: bool = False,
     ) -> None:
         """
         Args:
@@ -62,6 +66,7 @@ class BatchBuilder:
             extra_rows: further rows to train, see `Scheme.extra_rows`.
             plan: what the frozen base is used for, see `Scheme.plan`. By default every token is held.
             live: whether a step scores the conditions. Otherwise a batch needs `known`.
+            share: cut off the beginning that a condition's row shares with its base row, see `shares_beginnings`.
         """
         self.pad_token_id = pad_token_id
         self.needs = needs
@@ -69,9 +74,9 @@ class BatchBuilder:
         self.extra_rows = extra_rows
         self.plan: Plan = plan or HoldEverything()
         self.live = live
+        self.share = share
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Any]:
-        wrong = [e for e in examples if not e.label]
         extra = [(at, one) for at, e in enumerate(examples) for one in self._extra_rows(e)]
         trained = [row(e.base, e.completion) for e in examples]
         # An example without an answer has a row too, in which no token is trained: the rows stay in their places.
@@ -79,11 +84,7 @@ class BatchBuilder:
         trained += [one for _, one in extra]
         features: dict[str, Any] = _features("", pad(trained, self.pad_token_id))
         if self.live and self.needs & {"standard", "judge"}:
-            scored = [row(e.standard, e.completion) for e in examples if "standard" in self.needs]
-            scored += [row(judge_prompt(e), e.completion) for e in wrong if "judge" in self.needs]
-            # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
-            scored = scored or [row(examples[0].base, examples[0].completion)]
-            features |= _features("scored_", pad(scored, self.pad_token_id))
+            features |= self._scored(examples, trained)
         if "hold" in self.needs:
             held = hold_rows(self._marks(examples), self.plan)
             features |= {f"hold_{one.name}": getattr(held, one.name) for one in fields(held)}
@@ -92,6 +93,22 @@ class BatchBuilder:
         features["answer_lengths"] = torch.tensor([len(e.target or []) if self.answers else 0 for e in examples])
         features["extra_samples"] = torch.tensor([at for at, _ in extra], dtype=torch.long)
         return features
+
+    def _scored(self, examples: Sequence[EncodedExample], trained: Sequence[Row]) -> dict[str, Tensor]:
+        """Return the features of the rows without gradient. The samples' base rows are the first of `trained`."""
+        found = [(at, row(e.standard, e.completion)) for at, e in enumerate(examples) if "standard" in self.needs]
+        if "judge" in self.needs:
+            found += [(at, row(judge_prompt(e), e.completion)) for at, e in enumerate(examples) if not e.label]
+        # Without wrong samples, score one row anyway: under FSDP the other ranks wait for this pass.
+        sources, rows = zip(*(found or [(0, trained[0])]), strict=True)
+        parts = cut(rows, sources, trained) if self.share else None
+        if parts is None:
+            return _features("scored_", pad(rows, self.pad_token_id))
+        tails, begun = parts
+        return {
+            **_features("scored_", pad(tails, self.pad_token_id)),
+            **{f"begun_{one.name}": getattr(begun, one.name) for one in fields(begun)},
+        }
 
     def _extra_rows(self, example: EncodedExample) -> list[Row]:
         planned = self.plan.rows(example) if "hold" in self.needs else ()
@@ -141,6 +158,7 @@ class BatchBuilder:
 
     def batch(self, features: dict[str, Any]) -> Batch:
         """Turn the features into a `Batch`. The tensors stay on their device."""
+        cut_rows = "begun_seen" in features
         return Batch(
             trained_rows=_rows("", features),
             scored_rows=_rows("scored_", features) if "scored_input_ids" in features else None,
@@ -150,6 +168,7 @@ class BatchBuilder:
             extra_samples=features["extra_samples"],
             held=_held(features) if "hold_role" in features else None,
             known=KnownScores.of(features),
+            begun=Begun(**{one.name: features[f"begun_{one.name}"] for one in fields(Begun)}) if cut_rows else None,
         )
 
 

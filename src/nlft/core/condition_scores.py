@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nlft.core.batches import Batch
+from nlft.core.beginnings import Beginnings
 from nlft.core.conditions import IGNORE_INDEX
 from nlft.core.hold import HoldRows, Role, base_targets
 from nlft.core.logprobs import TokenLogprobs, TopOf, evaluating, score, scored_mask
@@ -139,11 +140,15 @@ def score_batch(
     if batch.known is not None:
         return _with_known(model, batch, batch.known, needs)
     reads_states = bool(needs & {"band", "hidden"})
+    begun = Beginnings(batch.begun) if batch.begun else None
+    reads_clean = noisy and bool(needs)
     # The pass without gradient comes first: its buffers are freed before the pass that keeps activations.
     with torch.no_grad(), evaluating(model):
         frozen = base_targets(model, batch.trained_rows, batch.held) if batch.held else None
-        scored = score(model, batch.scored_rows, hidden=choose is not None) if batch.scored_rows else None
-        clean = score(model, batch.trained_rows, hidden=reads_states) if noisy and needs else None
+        clean = score(model, batch.trained_rows, hidden=reads_states, keep=begun) if reads_clean else None
+        scored = None
+        if batch.scored_rows and (begun is None or clean):
+            scored = score(model, batch.scored_rows, hidden=choose is not None, after=begun)
 
     def targets(now: TokenLogprobs, said: Tensor, top_of: TopOf) -> SparseTargets:
         assert choose is not None
@@ -161,7 +166,11 @@ def score_batch(
         targets=targets if choose else None,
         base=frozen,
         logits_at=struck,
+        keep=begun if clean is None else None,
     )
+    if batch.scored_rows and scored is None:  # their beginnings are those of the rows that were just read
+        with torch.no_grad(), evaluating(model):
+            scored = score(model, batch.scored_rows, after=begun)
     read = (clean or rows).part(0, size, width)
     conditions = _conditions(read, scored, batch, needs)
     band = hidden_band(read.hidden, read.mask) if read.hidden is not None and "band" in needs else None

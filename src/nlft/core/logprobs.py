@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from nlft.core.beginnings import Beginnings, keeping
 from nlft.core.conditions import IGNORE_INDEX, Rows
 from nlft.core.heads import (
     DEFAULT_CHUNK_BYTES,
@@ -131,6 +132,8 @@ def score(
     targets: ScoreTargets | None = None,
     base: HeldTargets | None = None,
     logits_at: Tensor | None = None,
+    keep: Beginnings | None = None,
+    after: Beginnings | None = None,
 ) -> TokenLogprobs:
     """Score the labelled tokens of each row with a model that `enable_scoring` has prepared.
 
@@ -142,6 +145,8 @@ def score(
             gradient flows through `logp` only at the graded places.
         logits_at: with `base`, also return whole rows of logits at these few places; bool, in the shape of
             `scored_mask(rows)`.
+        keep: also keep the beginnings that other rows share with these.
+        after: the rows go on from these beginnings.
     """
     labelled = rows.labels != IGNORE_INDEX
     lengths = labelled.sum(1)
@@ -162,16 +167,19 @@ def score(
         chosen.append(found)
         return (lengths.cumsum(0) - lengths)[found.sample] + found.position, found.ids, found.probabilities
 
-    out = model(
-        input_ids=rows.input_ids,
-        attention_mask=rows.attention_mask,
-        score_labels=rows.labels,
-        score_hidden=hidden,
-        score_targets=flat_targets if targets else None,
-        score_base=base,
-        score_logits=None if logits_at is None else logits_at[mask],
-        use_cache=False,
-    )
+    given = {"attention_mask": rows.attention_mask} if after is None else after.inputs(rows.attention_mask)
+    with keeping(model, keep) as kept:
+        out = model(
+            input_ids=rows.input_ids,
+            score_labels=rows.labels,
+            score_hidden=hidden,
+            score_targets=flat_targets if targets else None,
+            score_base=base,
+            score_logits=None if logits_at is None else logits_at[mask],
+            use_cache=False,
+            **given,
+            **kept,
+        )
     return replace(
         scores(out.log_odds, out.top1),
         hidden=place(out.hidden) if hidden else None,

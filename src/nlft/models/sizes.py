@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from nlft.core.beginnings import may_share
 from nlft.models.adapters import is_linear, mlp_weights
 from nlft.models.loading import ModelSettings, lora_config
 from nlft.models.machine import fast_dtype
@@ -37,6 +38,8 @@ class ModelSizes:
         vocabulary, hidden, layers: the head's rows, the states' width, the number of decoder layers.
         context: number of tokens that config.json gives as the context; None if it gives none.
         attention: heads x size of a head.
+        keys: heads x size of a head, of the keys that a layer keeps for a token.
+        shares: whether its conditions may go on from base's keys, see `may_share`.
         norms: entries that the norms of a layer read, for one token.
         inner: entries between an MLP's layers, for one token, of all experts that a token passes.
         gated: whether an MLP has a gate.
@@ -60,6 +63,8 @@ class ModelSizes:
     layers: int
     context: int | None
     attention: int
+    keys: int
+    shares: bool
     norms: int
     inner: int
     gated: bool
@@ -108,7 +113,8 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
     head = base.get_output_embeddings().weight
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
     hidden = int(config.hidden_size)
-    attention = heads * int(getattr(config, "head_dim", None) or (hidden // heads if heads else 0)) or hidden
+    size = int(getattr(config, "head_dim", None) or (hidden // heads if heads else 0))
+    attention = heads * size or hidden
     inputs = _inputs(model, base, layers)
     return ModelSizes(
         name=name,
@@ -126,6 +132,8 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
         layers=len(layers),
         context=getattr(config, "max_position_embeddings", None),
         attention=attention,
+        keys=int(getattr(config, "num_key_value_heads", None) or heads) * size or hidden,
+        shares=may_share(base),
         norms=max(sum(_norms(layer, hidden, attention)) for layer in layers),
         inner=_inner(config),
         gated=_is_gated(base, len(layers)),

@@ -45,6 +45,7 @@ class Step:
         conditions: rows without gradient; no rows if the scheme reads no condition.
         checkpointing: whether the layers' activations are computed again in backward.
         holds: whether the scheme holds the model to its frozen base.
+        reads: whether the scheme reads the standard or the judge condition.
         padded: whether rows have padding, so that attention reads a mask.
         bits: 4, 8, or None: how the base's linear layers are quantised.
         double: whether the scales of 4 bits are quantised, too.
@@ -56,6 +57,7 @@ class Step:
     conditions: Rows
     checkpointing: bool = True
     holds: bool = False
+    reads: bool = True
     padded: bool = True
     bits: Literal[4, 8] | None = None
     double: bool = True
@@ -79,6 +81,8 @@ class Memory:
         activations: what backward reads.
         working: the layer that backward is in: its activations, and their gradients.
         head: a chunk of logits with its copies, and the states that reach the head.
+        beginnings: keys and values of base's prompts, from which the conditions go on in base's place. They are let go
+            before backward.
         conditions: the pass without gradient.
         step: copies that AdamW makes while it steps.
     """
@@ -91,6 +95,7 @@ class Memory:
     activations: int
     working: int
     head: int
+    beginnings: int
     conditions: int
     step: int
 
@@ -102,8 +107,11 @@ class Memory:
     @property
     def peak(self) -> int:
         """The peak of a step."""
-        passing = self.gathered + self.activations + max(self.working, self.head)
-        return self.steady + max(passing, self.conditions + self.gathered, self.step)
+        backward = self.activations + max(self.working, self.head)
+        conditions = self.conditions
+        if self.beginnings:  # then the conditions come after base's own forward
+            conditions = self.activations + self.beginnings + max(self.head, self.conditions)
+        return self.steady + max(self.gathered + max(backward, conditions), self.step)
 
     def json(self) -> dict[str, int]:
         """Return the parts, `steady` and `peak`, in bytes."""
@@ -130,6 +138,7 @@ def memory_of(model: "ModelSizes", step: Step) -> Memory:
         activations=activations,
         working=2 * one_layer if step.checkpointing else one_layer,
         head=head_bytes(model, step, step.trained.scored),
+        beginnings=_beginnings(model, step),
         conditions=_pass_without_gradient(model, step),
         step=trained // shards,
     )
@@ -168,6 +177,15 @@ def head_bytes(model: "ModelSizes", step: Step, scored: int) -> int:
     rows = min(scored, max(1, step.chunk_bytes // row))
     states = scored * model.hidden * model.width * (4 if step.holds else 2)
     return rows * row + states
+
+
+def _beginnings(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes of the keys and values of each example's prompt, at most those of all rows with gradient."""
+    rows = step.trained
+    if not (model.shares and step.reads and step.conditions.count and rows.count):
+        return 0
+    prompts = rows.tokens - rows.scored
+    return prompts * 2 * model.keys * model.width * model.layers
 
 
 def _pass_without_gradient(model: "ModelSizes", step: Step) -> int:

@@ -23,6 +23,7 @@ _PARTS = {
     "activations": "activations that backward reads",
     "working": "the layer that backward is in",
     "head": "a chunk of logits, and the scored states",
+    "beginnings": "keys of the prompts, for the conditions (instead of backward's)",
     "conditions": "the pass without gradient (instead of backward's)",
     "step": "AdamW's copies (instead of backward's)",
 }
@@ -139,7 +140,7 @@ def make_plan(
     notes: list[str] = []
     tokens: Tokens | None = None
     if examples is not None:
-        tokens = _tokens(model_settings, args, scheme, saliency, examples, settings.processes, notes)
+        tokens = _tokens(model_settings, args, scheme, saliency, examples, settings.processes, notes, model.shares)
     length = settings.length or args.max_length or model.context or 2048
     largest = tokens.largest if tokens else without_file(args, scheme, saliency, length)
     step = Step(
@@ -147,6 +148,7 @@ def make_plan(
         conditions=largest[1],
         checkpointing=bool(args.activation_checkpointing),
         holds="hold" in scheme.needs(saliency),
+        reads=bool(scheme.needs(saliency) & {"standard", "judge"}),
         bits=bits_of(model_settings),
         double=bool(model_settings.use_bnb_nested_quant),
         chunk_bytes=args.logit_chunk_mib * 2**20,
@@ -170,6 +172,7 @@ def _tokens(
     examples: list[Example],
     processes: int,
     notes: list[str],
+    share: bool,
 ) -> Tokens:
     """Count the tokens, or estimate them if the tokenizer is not there."""
     try:
@@ -177,7 +180,7 @@ def _tokens(
     except UserError as error:
         notes.append(f"The tokens are estimated, because the tokenizer is not there: {str(error).splitlines()[0]}")
         return estimate_tokens(examples, args, scheme, saliency, processes)
-    return count_tokens(examples, args, scheme, saliency, tokenizer, processes)
+    return count_tokens(examples, args, scheme, saliency, tokenizer, processes, share=share)
 
 
 def _flops(model: ModelSizes, step: Step, tokens: Tokens | None, accumulated: int) -> float:

@@ -73,12 +73,15 @@ def count_tokens(
     saliency: object,
     tokenizer: PreTrainedTokenizerBase,
     processes: int,
+    *,
+    share: bool = False,
 ) -> Tokens:
     """Count the tokens of the batches that the training would make, in the order of the file.
 
     Args:
         args: an `NLFTConfig`.
         processes: number of processes, each with its own batches.
+        share: see `KeepingBuilder`.
 
     Raises:
         RecordsError: names every example that cannot be encoded.
@@ -86,7 +89,7 @@ def count_tokens(
     encoder = training_encoder(tokenizer, args, None)
     encoded = encode_examples(examples, encoder, **condition_readers(scheme.name, scheme.needs(saliency)))
     check_targets(encoded, args.answer_weight)
-    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0)
+    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, share=share)
     builder.use(scheme, saliency)
     return _counted(encoded, builder, args, processes)
 
@@ -163,7 +166,7 @@ def estimate_tokens(examples: list[Example], args: Any, scheme: Scheme, saliency
     tokenizer: Any = _NoTokenizer()
     builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0)
     builder.needs = scheme.needs(saliency)
-    builder.built_for = scheme.name, builder.needs, None
+    builder.built_for = scheme.name, builder.needs, None, False
     return _counted(encoded, builder, args, processes, counted=False)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from nlft.config import override
 from nlft.core.base_below import refuse_leak
 from nlft.core.batches import counts_of
+from nlft.core.beginnings import shares_beginnings
 from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.limits import limits_of
@@ -95,7 +96,10 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         encoder = training_encoder(tokenizer, args, limits_of(model))
         held_out_examples = None if eval_dataset is None else as_examples(eval_dataset)
         train, held_out = self._encode(encoder, args, held_out_examples)
-        self.builder = KeepingBuilder(tokenizer, train, answers=args.answer_weight > 0, live=args.scores_live)
+        share = args.scores_live and shares_beginnings(model)
+        self.builder = KeepingBuilder(
+            tokenizer, train, answers=args.answer_weight > 0, live=args.scores_live, share=share
+        )
         refuse_unkept(self.scheme, self.saliency, model, args.condition_logprobs)
         if "hold" in self.scheme.needs(self.saliency):
             refuse_leak(model, f"The scheme {self.scheme.name}")
