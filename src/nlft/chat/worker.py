@@ -4,8 +4,8 @@
 
 SETTINGS is a JSON object of `ChatSettings`. Each line of the input is a JSON object. It has `n`, the request's number,
 and `do`: `ask`, `mark`, `choose` or `about`; or only `cancel`, the number of an `ask` that nobody waits for any more.
-Each line of the output is a JSON object with the `n` that it answers. An `ask` gets many lines, all others get one. The first
-line of the output answers no request. It has `ready`, or `error`.
+Each line of the output is a JSON object with the `n` that it answers. An `ask` gets many lines, all others get one.
+The first line of the output answers no request. It has `ready`, or `error`.
 """
 
 import json

@@ -94,6 +94,7 @@ def _check_adapter(name: str) -> None:
     path = Path(name)
     if _is_missing(name) or path.is_file():
         raise UserError(f"--adapter {name}: no PEFT adapter is there.\n  Give a folder, a run directory or a hub name.")
+    refuse_unfinished(name, lambda checkpoint: f"--adapter {display_path(checkpoint)}", f"--adapter {name}")
     places = (path / "adapter_config.json", path / "adapter" / "adapter_config.json", path / "run.yaml")
     if path.is_dir() and not any(place.is_file() for place in places):  # of an unfinished run, loading says more
         kind = "holds a model" if (path / "config.json").is_file() else "has no adapter_config.json"
@@ -101,6 +102,30 @@ def _check_adapter(name: str) -> None:
             f"--adapter {name}: no PEFT adapter is there: it {kind}.\n"
             "  Give a folder with adapter_config.json, a run directory or a hub name."
         )
+
+
+def refuse_unfinished(name: str, use: Callable[[Path], str], where: str | None = None) -> None:
+    """Refuse a run that has not written its adapter: it still trains, or has ended early.
+
+    Args:
+        name: what the user named.
+        use: returns the command, or the flag, that uses a checkpoint instead.
+        where: what named it, for the message.
+
+    Raises:
+        UserError: says how to go on with the run, and how to use its last checkpoint.
+    """
+    path = Path(name)
+    if not (path / "run.yaml").is_file() or path.parent.name == "checkpoints":
+        return
+    if (path / "adapter").is_dir() or (path / "adapter_config.json").is_file():
+        return
+    from nlft.runs.run_dir import RunDir
+    from nlft.runs.unfinished import how_to_go_on
+
+    raise UserError(
+        f"{where or display_path(path)}: the run has not written its adapter/.\n{how_to_go_on(RunDir(path), use)}"
+    )
 
 
 def _check_writable(path: Path, flag: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SALIENCY = "saliency."
 NEEDED = {
     "model_name_or_path": "Give a folder or a hub name.",
-    "adapter": "Name what to merge: a run directory, an adapter's folder or a hub name.",
+    "adapter": "Name what to merge: nlft merge RUN, or --adapter with an adapter's folder or a hub name.",
 }
 
 _IMPORT_FIRST = "Convert the file first, with this flag: nlft import FILE --out examples.jsonl."

@@ -23,6 +23,7 @@ _FILE_ENDINGS = (
     *(".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx", ".xls", ".ods"),
     *(".txt", ".arrow", ".gz", ".zip", ".yaml"),
 )
+_RECORD_ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx", ".gz")
 _NAMES_READ = 100  # records whose fields are looked at to learn a file's names
 _PLACES_SHOWN = 5
 
@@ -59,6 +60,15 @@ class Source:
         unused = [(record.unused, record) for record in self.records if record.unused]
         partly = [(reason, record) for record in self.usable() for reason in record.left_out]
         return [*_counted("not used", unused), *_counted("left out", partly)]
+
+
+def is_file_name(name: str, *, records: bool = False) -> bool:
+    """Return whether a name ends like a file's, and not like a folder's or a dataset's.
+
+    Args:
+        records: only names of files that may hold records.
+    """
+    return name.lower().endswith(_RECORD_ENDINGS if records else _FILE_ENDINGS)
 
 
 def read_source_as(source: str | Path, reading: ReadAs, needed: Collection[str] | None = None) -> Source:
