@@ -200,3 +200,41 @@ def test_merge_takes_a_run_with_its_adapter_and_base(
     capsys.readouterr()
     assert main(["merge", "--model_name_or_path", "base", "--adapter", "runs/a"]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def test_a_missing_run_or_none_names_the_last_one(places: Path, capsys: Any) -> None:
+    for words in (["chat"], ["export"], ["merge"], ["card"], ["map"], ["export", "nothere"], ["chat", "runs/b"]):
+        assert main(words) == 2
+        assert f"nlft {words[0]} runs/a\n" in capsys.readouterr().err
+    shutil.rmtree("runs")
+    assert main(["chat"]) == 2
+    assert "nlft train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["prompt,reply\np,c\nq,d\n", "prompt,reply,ok\np,c,\nq,d,\n"])
+def test_replies_without_any_rating_lead_to_label_and_questions_to_sample(places: Path, capsys: Any, rows: str) -> None:
+    Path("unrated.csv").write_text(rows)
+    for words in (["import"], ["audit"], ["train", "--model_name_or_path", "model", "--output_dir", "runs/b"]):
+        assert main([words[0], "unrated.csv", *words[1:]]) == 2
+        assert "nlft label unrated.csv\n" in capsys.readouterr().err
+    Path("half.csv").write_text("prompt,reply,ok\np,c,\nq,d,yes\n")
+    assert main(["import", "half.csv"]) == 0, "some are rated"
+    Path("q.csv").write_text("question\nwhy?\n")
+    assert main(["label", "q.csv", "--model", "model"]) == 2
+    said = capsys.readouterr().err
+    assert "nlft sample q.csv --model_name_or_path model --out q-replies.jsonl" in said
+
+
+def test_import_writes_under_the_files_name_by_default(places: Path, capsys: Any) -> None:
+    assert main(["import", "x.csv"]) == 0
+    assert Path("x.jsonl").is_file()
+    assert "nlft audit x.jsonl" in capsys.readouterr().out
+    assert main(["import", "trained.jsonl"]) == 0
+    assert Path("trained.jsonl").read_text() == ROW
+    assert Path("trained-examples.jsonl").is_file()
+
+
+def test_a_missing_model_is_named_by_example(places: Path, capsys: Any) -> None:
+    for words in (["train", "x.csv", "--output_dir", "runs/b"], ["map", "--examples", "x.csv"]):
+        assert main(words) == 2
+        assert "HuggingFaceTB/SmolLM2-135M-Instruct" in capsys.readouterr().err

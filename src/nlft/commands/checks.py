@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nlft.errors import RecordsError, UserError, display_path
+from nlft.errors import RecordsError, UserError, display_path, typed
 from nlft.launch import asks_for_help
+from nlft.sources.raw_records import UNLABELLED
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
     try:
         return source_of_examples(file, require_judgment=require_judgment, reading=reading or AS_IT_SAYS)
     except RecordsError as error:
+        _refuse_unrated(file, reading, error)
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
         if missing != {p.where for p in error.problems}:
             raise
@@ -213,6 +215,28 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
             f"{where}: holds {len(questions):,} questions, not examples: no record has a completion.\n"
             f"  `nlft sample {where} --out examples.jsonl` answers them; `nlft tune {where}` does all steps.\n"
             "  If a column holds replies, name it: --columns completion=COLUMN."
+        ) from error
+
+
+def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsError) -> None:
+    """Refuse a file of replies that nobody has rated, with the command in which a person rates them."""
+    missing = all(p.field == "label" and "missing" in p.what for p in error.problems)
+    nothing = all(p.field is None and any(why in p.what for why in UNLABELLED) for p in error.problems)
+    if not missing and not nothing:
+        return
+    from nlft.label.replies import read_replies
+
+    try:
+        replies = read_replies(file, reading or AS_IT_SAYS)
+    except UserError:
+        return
+    if replies and not any(one.has_label for one in replies):
+        flags = {"--columns": (reading or AS_IT_SAYS)["columns"], "--from": (reading or AS_IT_SAYS)["from_format"]}
+        words = [word for flag, value in flags.items() if value for word in (flag, value)]
+        raise UserError(
+            f"{display_path(file)}: no reply has a rating, of {len(replies):,}: nothing says which are good.\n"
+            f"  To rate them in the browser: {typed('nlft', 'label', Path(file), *words)}\n"
+            "  If a column holds ratings, name it: --columns label=COLUMN."
         ) from error
 
 

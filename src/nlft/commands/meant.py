@@ -52,6 +52,8 @@ def check_meant(command: str, words: Sequence[str]) -> None:
     """
     if asks_for_help(words) or command not in (*_TAKE_RUNS, *_TAKE_FILES):
         return
+    if command in _TAKE_RUNS and not words:
+        raise UserError(f"nlft {command}: RUN is missing.\n  {_runs_near(command, Path(), 'here')}")
     names = words[: next((at for at, word in enumerate(words) if word.startswith("-")), len(words))]
     for name in names[: 2 if command == "map" else 1]:
         kind, path = kind_of(name), Path(name)
@@ -59,6 +61,9 @@ def check_meant(command: str, words: Sequence[str]) -> None:
             cure = _for_run_command(command, kind, path, words[len(names) :])
         elif command in _TAKE_FILES and kind not in (None, FILE):
             cure = _for_file_command(command, kind, path)
+        elif command in _TAKE_RUNS and command != "map" and kind is None and _is_missing(name):
+            near = _runs_near(command, path.parent, "beside it")
+            raise UserError(f"nlft {command}: {name} does not exist.\n  {near}")
         else:
             continue
         what = _WHAT[kind] if path.exists() else "does not exist, and is the name of a file, not of a run"
@@ -81,6 +86,19 @@ def kind_of(name: str) -> str | None:
     if (path / "config.json").is_file():
         return MODEL
     return RUNS if find_runs(path) else FOLDER
+
+
+def _is_missing(name: str) -> bool:
+    """Return whether a name that nothing here has is a path, and not the hub's: `runs/b` beside other runs is one."""
+    return name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).parent.is_dir()
+
+
+def _runs_near(command: str, folder: Path, where: str) -> str:
+    """Name the run of a folder that was written last, or how to begin one."""
+    records = sorted([*folder.glob("*/run.yaml"), *folder.glob("runs/*/run.yaml")], key=lambda at: at.stat().st_mtime)
+    if records:
+        return f"The last run {where}: {typed('nlft', command, records[-1].parent)}"
+    return f"There is no run {where}. Give a run directory, the --output_dir of an `nlft train`."
 
 
 def _for_run_command(command: str, kind: str, path: Path, flags: Sequence[str]) -> str:
