@@ -53,7 +53,8 @@ def check_meant(command: str, words: Sequence[str]) -> None:
     if asks_for_help(words) or command not in (*_TAKE_RUNS, *_TAKE_FILES):
         return
     if command in _TAKE_RUNS and not words:
-        raise UserError(f"nlft {command}: RUN is missing.\n  {_runs_near(command, Path(), 'here')}")
+        before = "\n  Before any training: nlft map --examples FILE --model MODEL" if command == "map" else ""
+        raise UserError(f"nlft {command}: RUN is missing.\n  {_runs_near(command, Path(), 'here')}{before}")
     names = words[: next((at for at, word in enumerate(words) if word.startswith("-")), len(words))]
     for name in names[: 2 if command == "map" else 1]:
         kind, path = kind_of(name), Path(name)
