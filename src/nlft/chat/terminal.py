@@ -199,7 +199,7 @@ class Terminal:
         now = reply.mark
         parts = [f"{len(now.spans)} struck"] * bool(now.spans) + [now.why] * bool(now.why)
         state = ("liked" if now.label else "rejected") if now else "not marked"
-        say(f"{turn.heading(reply.side)}: {'; '.join([state, *parts])}. {self.session.kept_line()}.")
+        say(f"{turn.heading(reply.side)}: {'; '.join([state, *parts]).rstrip('.')}. {self.session.kept_line()}.")
 
     def set_blind(self, blind: bool) -> None:
         """Hide or show the names, from the next prompt on."""
