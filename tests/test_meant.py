@@ -180,6 +180,14 @@ def test_a_checkpoint_that_is_damaged_is_not_named_and_one_that_trains_is_waited
     assert "--resume" not in said
 
 
+def test_what_is_made_of_a_checkpoint_or_an_adapter_goes_beside_its_run(places: Path) -> None:
+    from nlft.commands.exporting import beside_run
+
+    assert beside_run("runs/a/checkpoints/checkpoint-3", "gguf") == Path("runs/a-checkpoint-3-gguf")
+    assert beside_run("runs/a/adapter", "merged") == beside_run("runs/a", "merged") == Path("runs/a-merged")
+    assert beside_run("alone", "gguf") == Path("alone-gguf")
+
+
 def test_merge_takes_a_run_with_its_adapter_and_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -49,4 +49,8 @@ def beside_run(run: str, target: str) -> Path:
     if not path.exists():
         return Path(f"{path.name}-{target}")
     whole = path.resolve()  # "." has no name
+    if path.name and whole.name == "adapter" and (path.parent / "run.yaml").is_file():
+        return beside_run(str(path.parent), target)
+    if path.name and whole.parent.name == "checkpoints" and (path.parent.parent / "run.yaml").is_file():
+        return beside_run(str(path.parent.parent), f"{path.name}-{target}")  # not among the checkpoints
     return (path if path.name else whole).with_name(f"{whole.name}-{target}")

@@ -23,7 +23,7 @@ def state_of(run: RunDir) -> RunState:
 
 def whole_checkpoints(run: RunDir) -> list[Path]:
     """Return a run's undamaged checkpoints, the newest last. checkpoint-9 comes before checkpoint-10."""
-    found = [path for path in run.checkpoints_path.glob("checkpoint-*") if path.is_dir()]
+    found = [path for path in run.checkpoints_path.glob("checkpoint-*") if path.name[11:].isdecimal()]
     whole = [path for path in found if check_manifest(path) is None]
     return sorted(whole, key=lambda path: (len(path.name), path.name))
 
