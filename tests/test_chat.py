@@ -526,8 +526,55 @@ def test_mistakes_are_told_in_a_sentence_and_the_conversation_goes_on(
         "/undo",
     ):
         assert part in said
-    assert not one.next_round.kept
+    assert not one.next_round.examples()
     assert one.next_line() == f"nlft map {run.path}"
+
+
+def test_a_rule_is_given_while_one_talks_and_stands_in_what_is_written(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    one = session(run, rule=None)
+    (expected,) = replies(session(run), "again")
+    lines = ["/rule", "hello", f"/rule {RULE}", "/new", "again", "/good rule", "/blind", "third", "/choose A"]
+    lines += ["/rule Speak.", "fourth", "/choose A", "/score", "/rule off", "/open", "fifth"]
+    said = type_in(one, "\n".join(lines), monkeypatch, capsys)
+    first, second = said.split(RULE, 1)
+    assert "── rule " not in first
+    assert expected["rule"] in second, "as if the rule had been given at the start"
+    assert "── rule " not in second.split("/open")[-1].rsplit("no side `rule`", 1)[-1]
+    (kept,) = read_examples(run.path.parent / "examples-next.jsonl")
+    assert (kept.completion, kept.extra["said_by"]["rule"]) == (expected["rule"], RULE)
+    choices = [json.loads(line) for line in (run.path / "chat-choices.jsonl").read_text().splitlines()]
+    assert [row["rule"] for row in choices] == [RULE, "Speak."]
+    counted = {line.split(":")[0].strip(): line for line in one.choices.lines("Speak.") if " against " in line}
+    assert sum(map(int, re.findall(r"(?:better|worse|tied|neither) (\d+)", counted["tuned against base"]))) == 2
+    assert sum(map(int, re.findall(r"(?:better|worse|tied|neither) (\d+)", counted["tuned against rule"]))) == 1
+    assert one.choices.lines("Speak.")[-1].endswith("`rule`: 1.")
+
+
+def test_what_the_file_held_before_is_counted_and_trained_on(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    first = session(run)
+    type_in(first, "hello\n/bad\n/good base\n", monkeypatch, capsys)
+    again = session(run)
+    said = type_in(again, "hi\n/good\n/undo\n", monkeypatch, capsys)
+    opening = said.split("Type a prompt")[0]
+    assert "2 examples in" in opening
+    assert "examples-next.jsonl" in opening
+    assert "3 examples" in said
+    assert "1 rejected without a reason" in again.kept_line()
+    assert "2 examples" in again.kept_line()
+    assert again.next_line().startswith("nlft train ")
+
+
+def test_the_file_a_run_was_trained_on_is_not_the_next_round_of_it(run: RunDir, model: Path) -> None:
+    beside = run.path.parent
+    (beside / "examples-next.jsonl").write_text('{"id": 1, "prompt": "p", "completion": "c", "label": true}\n')
+    run.write_settings(record(model, data={"file": str(beside / "examples-next.jsonl")}))
+    one = session(run)
+    assert one.next_round.path.resolve() == (beside / "examples-next-2.jsonl").resolve()
+    assert one.kept_line().startswith("0 examples")
 
 
 # On the page
@@ -536,9 +583,14 @@ def test_mistakes_are_told_in_a_sentence_and_the_conversation_goes_on(
 STUB = """
 import json, sys
 print("a library says hello")
-print(json.dumps({"ready": {"lines": [], "questions": [], "blind": False, "score": []}}), flush=True)
+ready = {"ready": {"lines": [], "questions": [], "blind": False, "score": []}}
+ready["ready"].update({"rule": None, "kept": "0 examples in next.jsonl", "next": "nlft map a"})
+print(json.dumps(ready), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
+    if asked.get("do") == "about":
+        print(json.dumps({"n": asked["n"], **ready}), flush=True)
+        continue
     open(sys.argv[1], "a").write(line)
     if asked.get("do") == "ask":
         print(json.dumps({"n": asked["n"], "turn": 1, "headings": ["base", "tuned"], "hidden": False}), flush=True)
@@ -628,6 +680,9 @@ def test_the_worker_stops_what_nobody_waits_for_and_answers_marks_meanwhile(run:
     assert answer({"n": 1, **ask}, {"cancel": 1}) == [], "cancelled before it began"
     *_, last = answer({"n": 2, **ask})
     assert last == {"n": 2, "done": True, "stopped": False}
+    ends = [line for line in said if "end" in line]
+    assert all(("cut" in line) == (line["end"] == "length") for line in ends)
+    assert any("--max_new_tokens 80" in line.get("cut", "") for line in ends), "twice the 40 of this start"
     worker.say = lambda line: (said.append(line), worker.cancelled.add(3) if "piece" in line else None)
     stopped = answer({"n": 3, **ask})
     assert stopped[-1] == {"n": 3, "done": True, "stopped": True}
@@ -646,6 +701,18 @@ def test_the_worker_stops_what_nobody_waits_for_and_answers_marks_meanwhile(run:
     assert "memory" in unknown["error"]
     (example,) = read_examples(run.path.parent / "examples-next.jsonl")
     assert (example.label, example.spans) == (False, (Span(0, 2, "x"),))
+    headings = answer({"n": 7, **ask, "rule": " Be kind. "})[0]["headings"]
+    assert headings == ["base", "rule", "tuned"]
+    assert worker.talks["t"].turns[-1].rule == "Be kind."
+    assert answer({"n": 8, **ask, "rule": ""})[0]["headings"] == ["base", "tuned"]
+    (lost,) = answer({"n": 9, "do": "ask", "talk": "gone", "turn": 3, "text": "hello"})
+    assert "memory" in lost["error"], "its turns would get the numbers of others"
+    (about,) = answer({"n": 10, "do": "about"})
+    restarted = Worker(session(run, rule=None), said.append)
+    for ready in (about["ready"], restarted.ready()):
+        assert ready["kept"].startswith("1 example in")
+        assert "examples-next.jsonl" in ready["kept"]
+        assert "nlft train" in ready["next"]
 
 
 def test_one_talks_on_the_page_while_its_server_holds_no_torch(run: RunDir, chromium: Any, tmp_path: Path) -> None:
@@ -721,6 +788,25 @@ def test_one_talks_on_the_page_while_its_server_holds_no_torch(run: RunDir, chro
         assert choice["chosen"] == [choice["order"][1]]
         assert turn.locator(".reply-text").all_inner_texts() == [held[side] for side in choice["order"]]
         expect(page.locator(".reply-score")).to_contain_text("score of 1 blind")
+
+        rule = form.get_by_label("Rule", exact=True)
+        expect(rule).to_have_value(RULE)
+        rule.fill("Say <b>more</b>.")
+        form.get_by_label("Hide the names").uncheck()
+        form.get_by_label("Prompt", exact=True).fill("last")
+        form.get_by_role("button", name="Send").click()
+        turn = page.locator(".reply-turn").last
+        expect(turn.locator(".reply-actions").nth(2)).to_be_visible()
+        turn.get_by_role("button", name="Like").nth(1).click()
+        expect(page.locator(".reply-kept")).to_contain_text("3 examples")
+        assert read_examples(out)[-1].extra["said_by"]["rule"] == "Say <b>more</b>."
+        cut = turn.locator(".reply-end").filter(has_text="--max_new_tokens 24")
+        assert cut.count() > 0, "twice the 12 of this start"
+        page.reload()
+        expect(page.locator(".reply-kept")).to_contain_text("3 examples")
+        expect(page.locator(".reply-kept")).to_contain_text("examples-next.jsonl")
+        expect(page.locator(".reply-score")).to_contain_text("score of 1 blind")
+        expect(rule).to_have_value("Say <b>more</b>.")
         assert watch.complaints == []
     finally:
         page.close()

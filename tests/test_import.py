@@ -217,6 +217,8 @@ def test_100_000_rows_are_read_row_by_row():
             (word, True)
             for word in ("yes", " Ja ", "TRUE", "WAHR", "1", "1.0", "1,0", "👍", "👍🏽", "✔️", "Right", "gut")
         ),
+        *((word, True) for word in ("Oui", "VRAI", "bonne réponse", "J’aime", "sí", "SI", "Sì", "Sim", "Me gusta")),
+        *((word, False) for word in ("Non", "faux", "Mauvaise", "não", "NAO", "falso", "sbagliato", "no me gusta")),
         *((word, False) for word in ("no", "Nein", "FALSCH", "0", "-1", "👎", "✗", "wrong", "bad answer")),
         *((word, bool(word)) for word in (1, True, 0, False)),
         *((word, None) for word in ("", "maybe", "4", 0.5, None, "n/a", [], "x")),
@@ -234,6 +236,10 @@ def test_from_which_number_on_a_reply_is_right_is_the_user_s_choice():
 @pytest.mark.parametrize(
     ("name", "target"),
     [("Kunden-Frage", None), ("FRAGE", "prompt"), ("model_output", "completion"), ("Gut?", "label"),
+     *((name, "prompt") for name in ("Invite", "Eingabe", "Pregunta", "Domanda", "Pergunta", "question")),
+     *((name, "completion") for name in ("Réponse", "REPONSE", "Antwort", "Respuesta", "Risposta", "Resposta")),
+     *((name, "label") for name in ("Bon ?", "Gut?", "¿Bueno?", "Buono?", "Bom?")),
+     *((name, "comment") for name in ("Commentaire", "Kommentar", "Comentario", "Commento", "Comentário")),
      ("Was ist falsch?", "judgment"), ("What's wrong?", "judgment"), ("Begründung:", "comment"), ("colour", None)],
 )  # fmt: skip
 def test_a_column_is_known_by_its_name(name, target):
@@ -654,7 +660,7 @@ def test_replies_without_a_rating_are_read_by_common_names_where_none_is_needed(
     assert "label" in refusal(read_examples, "r.jsonl")
     (question,) = read_questions(write_lines("q.jsonl", {"question": "a?", "answer": "#### 3", "input": "x"}))
     assert question.prompt == "a?"
-    write_csv("f.csv", [["Question", "Réponse"], ["a?", "b"]])
+    write_csv("f.csv", [["Question", "Svar"], ["a?", "b"]])
     assert main(["import", "f.csv", "--out", "x.jsonl"]) == 2
     assert "--columns completion=COLUMN" in capsys.readouterr().err
 
@@ -675,6 +681,39 @@ def test_more_words_and_names_are_ratings(capsys):
     assert [e.label for e in read_examples("v.jsonl", require_judgment=False)] == [True, False]
     write_csv("t.csv", [["prompt", "reply", "👍/👎"], ["a?", "b", "👍"]])
     assert read_examples("t.csv")[0].label is True
+
+
+def test_feedback_that_holds_only_like_and_dislike_is_the_rating(capsys):
+    rows = [["a?", "good", "like", "nice"], ["b?", "bad", "dislike", 'too "bad"']]
+    names = ["question", "reply", "feedback", "comment"]
+    write_csv("t.csv", [names, *rows])
+    write_lines("t.jsonl", *(dict(zip(names, row, strict=True)) for row in rows))
+    write_lines("own.jsonl", *({"prompt": row[0], "completion": row[1], "feedback": row[2]} for row in rows))
+    for name in ("t.csv", "t.jsonl"):
+        right, wrong = read_examples(name)
+        assert (right.label, right.feedback, wrong.label, wrong.judgment) == (True, "nice", False, 'too "bad"')
+        assert "label=feedback,comment=comment" in capsys.readouterr().err
+    assert [one.label for one in read_examples("own.jsonl", require_judgment=False)] == [True, False]
+    write_csv("words.csv", [["question", "reply", "feedback", "liked"], ["a?", "good", "like", "yes"]])
+    assert read_examples("words.csv")[0].feedback == "like", "beside a rating, feedback is words"
+    write_csv("mixed.csv", [["question", "reply", "feedback"], ["a?", "good", "like"], ["b?", "bad", "It praises."]])
+    assert "label" in refusal(read_examples, "mixed.csv")
+
+
+def test_label_studios_flat_records_are_read(capsys):
+    found = by_id("label-studio-min.json")
+    bad, good = found["1-101"], found["2-102"]
+    assert (bad.label, bad.judgment, good.label) == (False, "It praises the tent.", True)
+    assert [completion_text(bad)[span.start : span.end] for span in bad.spans] == ["breathtaking"]
+    assert [span.note for span in bad.spans] == ["praise"]
+    assert (bad.extra["topic"], good.feedback) == ("camping", None), "a field of the task is no remark"
+    assert found["2-105"].feedback == "short\nsays the length", "another person's annotation of the same task"
+    records = json.loads((FOLDER / "label-studio-min.json").read_text(encoding="utf-8"))
+    own = [{"completion" if name == "response" else name: value for name, value in r.items()} for r in records[:2]]
+    Path("own.json").write_text(json.dumps(own), encoding="utf-8")
+    assert [one.label for one in read_examples("own.json")] == [False, True], "the task's fields may have our names"
+    stars = read_examples(str(FOLDER / "label-studio-min.json"), columns="label=stars:4", require_judgment=False)
+    assert [one.label for one in stars if str(one.id).startswith("3-")] == [True]
 
 
 def test_what_may_be_a_remark_and_is_not_read_is_said(capsys):

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nlft.chat.settings import RULE
 from nlft.chat.talk import Mark, Reply, Talk, Turn
 from nlft.core.prompts import Message
-from nlft.data.records import as_examples, json_line, read_examples
+from nlft.data.records import Example, as_examples, json_line, read_examples
 from nlft.data.span_records import span_rows
 from nlft.errors import RecordsError, UserError, display_path
 from nlft.files import append_whole, write_whole
@@ -45,7 +46,12 @@ def record_of(talk: Talk, turn: Turn, reply: Reply, about: Mapping[str, Any]) ->
         **({"spans": span_rows(mark.spans)} if mark.spans else {}),
         **talk.inputs.as_json(),
         "finish_reason": reply.reason,
-        "said_by": {"side": reply.side, "blind": turn.blind, **about},
+        "said_by": {
+            "side": reply.side,
+            **({"rule": turn.rule} if reply.side == RULE else {}),
+            "blind": turn.blind,
+            **about,
+        },
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -76,7 +82,7 @@ class NextRound:
                     f"--out {display_path(path)}: holds records that are no examples, so none is added.\n{error}"
                 ) from error
         self.path = path
-        self.kept: dict[str, dict[str, Any]] = {}  # by id: what this process has kept
+        self.ours: set[str] = set()  # ids of the examples that this process has kept
         self._lock = threading.Lock()
 
     def keep(self, talk: Talk, turn: Turn, reply: Reply, mark: Mark, about: Mapping[str, Any]) -> None:
@@ -111,20 +117,35 @@ class NextRound:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = b"" if row is None else json_line(row).encode()
         with _alone_in(self.path.parent):
-            lines = self.path.read_bytes().splitlines(keepends=True) if id in self.kept and self.path.exists() else []
+            lines = self.path.read_bytes().splitlines(keepends=True) if id in self.ours and self.path.exists() else []
             changed = [new if _id(line) == id else line for line in lines]
             if changed != lines:
                 write_whole(self.path, changed)
             elif new:
                 append_whole(self.path, new)
         if row is None:
-            self.kept.pop(id, None)
+            self.ours.discard(id)
         else:
-            self.kept[id] = row
+            self.ours.add(id)
 
-    def without_reason(self) -> int:
-        """Return how many kept examples have a thumb down, and neither a reason nor a strike."""
-        return sum(row.get("judgment") == BAD for row in self.kept.values())
+    def examples(self) -> list[Example]:
+        """Read all examples of the file, also those that were there before.
+
+        Raises:
+            RecordsError: somebody has written something else into the file meanwhile.
+        """
+        if not self.path.exists() or not self.path.stat().st_size:
+            return []
+        return read_examples(self.path, require_judgment=False)
+
+    def line(self) -> str:
+        """Say how many examples the file has, and what some of them lack."""
+        examples = self.examples()
+        count, silent = len(examples), sum(one.judgment == BAD for one in examples)
+        line = f"{count} example{'s' * (count != 1)} in {display_path(self.path)}"
+        if earlier := count - len(self.ours & {one.id for one in examples}):
+            line += f" ({earlier} from before this start)"
+        return f"{line}; {silent} rejected without a reason: say why, or strike words" if silent else line
 
 
 def _id(line: bytes) -> object:

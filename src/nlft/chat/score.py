@@ -78,6 +78,7 @@ class Choices:
             "seed": seed,
             "order": list(turn.order),
             "chosen": list(turn.chosen or ()),
+            **({"rule": turn.rule} if turn.rule else {}),
             **self.about,
         }
         try:
@@ -104,19 +105,31 @@ class Choices:
             ) from error
         return rows
 
-    def lines(self) -> list[str]:
-        """Return the score as lines."""
+    def lines(self, rule: str | None = None) -> list[str]:
+        """Return the score as lines.
+
+        Args:
+            rule: the rule of the side `rule`. Its replies under another rule are not counted.
+        """
         rows = self.rows()
         ours = [row for row in rows if _weights(row) == _weights(self.about)]
+        other = [row for row in ours if rule and row.get("rule", rule) != rule and RULE in row["order"]]
         if not ours:
             lines = ["score: no blind choices yet. Hide the names, then choose the best reply."]
         else:
             of = interval_of(1)
             lines = [f"score of {len(ours)} blind choices (95% intervals {of}):"]
-            lines += [f"  {pairing.line()}" for pairing in pairings(ours)]
+            counted = [_without_rule(row) if row in other else row for row in ours]
+            lines += [f"  {pairing.line()}" for pairing in pairings(counted)]
+        if other:
+            lines.append(f"Choices under another rule, which do not count for the side `rule`: {len(other)}.")
         if len(ours) < len(rows):
             lines.append(f"{len(rows) - len(ours)} choices in {display_path(self.path)} are about other weights.")
         return lines
+
+
+def _without_rule(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "order": [side for side in row["order"] if side != RULE]}
 
 
 def pairings(rows: Sequence[Mapping[str, Any]]) -> list[Pairing]:

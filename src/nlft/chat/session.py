@@ -1,8 +1,9 @@
 """What terminal and page share: the models, held-out prompts, the file of examples, and the blind score."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 
 from nlft.chat.next_round import NextRound
@@ -11,8 +12,8 @@ from nlft.chat.settings import ChatSettings
 from nlft.chat.sides import BURST, Ask, Sides
 from nlft.chat.talk import Mark, Reply, Talk, Turn, choose
 from nlft.chat.target import Target, find_target
-from nlft.data.records import Question, read_questions
-from nlft.errors import UserError, display_path, typed
+from nlft.data.records import Example, Question, read_questions
+from nlft.errors import UserError, typed
 from nlft.models.answerer import Generated
 from nlft.outputs import refuse_inputs
 
@@ -35,13 +36,13 @@ class Session:
         self.settings = settings
         self.questions: list[Question] = read_questions(settings.prompts) if settings.prompts else []
         beside = target.home if target.from_hub else target.home.resolve().parent
-        out = Path(settings.out) if settings.out else beside / EXAMPLES
         score = Path(settings.score) if settings.score else target.home / CHOICES
         inputs = {
             "--prompts": settings.prompts,
             "--rules": settings.rules,
             "the training file": (target.record.get("data") or {}).get("file"),
         }
+        out = Path(settings.out) if settings.out else _unread(beside / EXAMPLES, inputs.values())
         refuse_inputs("--out", out, inputs)
         refuse_inputs("--score", score, {**inputs, "--out": out})
         self.next_round = NextRound(out)
@@ -57,7 +58,27 @@ class Session:
 
     def talk(self) -> Talk:
         """Begin a conversation."""
-        return Talk(self.sides.names, seed=self.settings.seed, blind=self.settings.blind)
+        talk = Talk(self.sides.names, seed=self.settings.seed, blind=self.settings.blind)
+        talk.rule = self.sides.rule
+        return talk
+
+    def ask(self, talk: Talk, asked: str | Question) -> Turn:
+        """Begin a turn with the sides that there are now, see `Talk.ask`."""
+        talk.sides, talk.rule = self.sides.names, self.sides.rule
+        return talk.ask(asked)
+
+    def set_rule(self, rule: str) -> None:
+        """Set the rule of the side `rule`, from the next prompt on. An empty text takes the side away."""
+        self.sides.rule = rule.strip() or None
+
+    def cut_line(self) -> str:
+        """Say what lets a reply end that was cut off. Twice the room is a guess."""
+        limit = self.settings.max_new_tokens
+        return f"cut off after {limit} tokens: to let it end, start with --max_new_tokens {2 * limit}"
+
+    def score_lines(self) -> list[str]:
+        """Return the score of the blind choices, of the rule only as it is now."""
+        return self.choices.lines(self.sides.rule)
 
     def write(self, talk: Talk, sides: Sequence[str], burst: int | None = BURST) -> Generator[tuple[str, str]]:
         """Let sides reply in the last turn. Yield each side with its piece of text; the text is empty at its end.
@@ -93,15 +114,13 @@ class Session:
             raise
 
     def kept_line(self) -> str:
-        """Say what was kept for the next round."""
-        count, silent = len(self.next_round.kept), self.next_round.without_reason()
-        line = f"{count} example{'s' * (count != 1)} in {display_path(self.next_round.path)}"
-        return f"{line}; {silent} rejected without a reason: say why, or strike words" if silent else line
+        """Say what the file for the next round holds."""
+        return self.next_round.line()
 
     def next_line(self) -> str:
         """Return the command that goes on from here."""
-        target = self.target
-        if not self.next_round.kept:
+        target, examples = self.target, self.next_round.examples()
+        if not examples:
             known = target.record and (target.home / "run.yaml").is_file()
             if known:
                 return typed("nlft", "map", target.home)
@@ -115,20 +134,19 @@ class Session:
             Path(self.base_to_train),
             *adapter,
         ]
-        return typed(*words, "--output_dir", _free(target.home), *self._scheme(), *self._prompting())
+        return typed(*words, "--output_dir", _free(target.home), *self._scheme(examples), *self._prompting())
 
     @property
     def base_to_train(self) -> str:
         """The model that the next round trains: the base under the adapter, or the trained model itself."""
         return self.target.base if self.target.is_adapter else self.target.tuned
 
-    def _scheme(self) -> list[str]:
+    def _scheme(self, examples: Sequence[Example]) -> list[str]:
         """Return the run's scheme as a flag, if the kept examples can train with it."""
-        rows = self.next_round.kept.values()
-        if all(row["label"] for row in rows):
+        if all(one.label for one in examples):
             return ["--scheme", "uniform"]  # nothing was rejected, so there is only something to imitate
         scheme = self.target.record.get("scheme")
-        if scheme == "strike" and not any("spans" in row for row in rows):
+        if scheme == "strike" and not any(one.spans for one in examples):
             return []
         return ["--scheme", scheme] if scheme and scheme != "nlft" else []
 
@@ -138,6 +156,13 @@ class Session:
         kwargs = dict(templates.inputs.kwargs)
         system = ["--system_prompt", templates.system_prompt] if templates.system_prompt else []
         return [*system, *(["--chat_template_kwargs", json.dumps(kwargs)] if kwargs else [])]
+
+
+def _unread(out: Path, inputs: Iterable[str | None]) -> Path:
+    """Return the file, or the first one with a number that is no input: the run may have been trained on the first."""
+    read = {Path(name).resolve() for name in inputs if name}
+    numbered = (out.with_stem(f"{out.stem}-{number}") for number in count(2))
+    return next(path for path in chain([out], numbered) if path.resolve() not in read)
 
 
 def _free(home: Path) -> Path:

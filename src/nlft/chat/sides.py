@@ -37,7 +37,11 @@ class Ask:
 
 
 class Sides:
-    """The sides of a conversation, and the models behind them."""
+    """The sides of a conversation, and the models behind them.
+
+    Attributes:
+        rule: the rule that the side `rule` has in its prompt; None without that side. It may change between prompts.
+    """
 
     def __init__(self, target: Target, settings: ChatSettings) -> None:
         """Load the models, and prove that the base is the base.
@@ -73,7 +77,11 @@ class Sides:
         }
         self.tuned = LocalModel(tuned, self.encoder, **shape)
         self.base = self.tuned if self.shared else LocalModel(base, self.encoder, **shape)
-        self.names = (BASE, *((RULE,) if self.rule else ()), TUNED)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sides that reply to the next prompt."""
+        return (BASE, *((RULE,) if self.rule else ()), TUNED)
 
     def _check_beside(self, probe: Probe, base: Any) -> None:
         """Check a base that was loaded beside the trained model: the files may have changed between two loads."""
@@ -112,10 +120,6 @@ class Sides:
         if self.trained_on_other_files:
             lines.append(
                 f"warning: {display_path(self.target.base)} does not have the weights that the run started from."
-            )
-        if self.rule is None:
-            lines.append(
-                "There is no side `rule`: the run has no rules file. Give a rule with --rule TEXT or --rules FILE."
             )
         return lines
 

@@ -66,6 +66,7 @@ class Turn:
         messages: the user's message, or all messages of a held-out prompt.
         order: the sides in the order in which they are shown.
         blind: whether names are hidden until the reader chooses.
+        rule: the rule that the side `rule` has in its prompt; None without that side.
         chosen: the sides that the reader likes best; several are tied, all of them also if none is better. None before
             the choice.
     """
@@ -74,6 +75,7 @@ class Turn:
     messages: list[Message]
     order: tuple[str, ...]
     blind: bool
+    rule: str | None = None
     chosen: tuple[str, ...] | None = None
     replies: dict[str, Reply] = field(default_factory=dict)
 
@@ -110,6 +112,7 @@ class Talk:
             blind: hide the names from the next turn on. May be changed between turns.
         """
         self.sides, self.seed, self.blind = tuple(sides), seed, blind
+        self.rule: str | None = None  # of the next turn
         self.turns: list[Turn] = []
         self.number = 0
         self._question: Question | None = None
@@ -141,7 +144,7 @@ class Talk:
         if self.blind:
             text = messages[-1]["content"]
             random.Random(f"{self.seed}\0{self.number}\0{text}").shuffle(order)
-        turn = Turn(self.number, messages, tuple(order), self.blind)
+        turn = Turn(self.number, messages, tuple(order), self.blind, self.rule)
         turn.replies = {side: Reply(side, f"chat-{uuid.uuid4().hex[:16]}") for side in order}
         self.turns.append(turn)
         return turn
@@ -149,7 +152,8 @@ class Talk:
     def messages(self, side: str, turn: Turn | None = None) -> list[Message]:
         """Return what a side is asked in a turn: its own earlier replies, and the user's message last.
 
-        A turn in which the side wrote nothing is left out, because many chat templates need a reply to each message.
+        A turn in which the side wrote nothing, or was not there yet, is left out, because
+        many chat templates need a reply to each message.
 
         Args:
             turn: default: the last turn.
@@ -157,8 +161,9 @@ class Talk:
         turn = turn or self.turns[-1]
         found: list[Message] = []
         for earlier in self.turns[: self.turns.index(turn)]:
-            if reply := earlier.replies[side].text:
-                found += [*earlier.messages, {"role": "assistant", "content": reply}]
+            reply = earlier.replies.get(side)
+            if reply and reply.text:
+                found += [*earlier.messages, {"role": "assistant", "content": reply.text}]
         return [*found, *turn.messages]
 
     def key(self, side: str) -> str:

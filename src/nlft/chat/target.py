@@ -9,10 +9,11 @@ from typing import Any
 from nlft.chat.settings import ChatSettings
 from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.data.rules_file import read_rules
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, typed
 from nlft.experiments.rule_arms import guide_text
 from nlft.progress import note
 from nlft.runs.run_dir import RunDir
+from nlft.runs.unfinished import how_to_go_on
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MODEL_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -103,8 +104,7 @@ def find_target(name: str, base: str | None) -> Target:
     weights = _newest(run) if home == path and record else path
     if weights is None:
         raise UserError(
-            f"{display_path(name)}: the run has written neither a checkpoint nor its adapter yet.\n"
-            "  Wait until it has trained its first --save_steps, or until it ends. Then try again."
+            f"{display_path(name)}: the run has written neither a checkpoint nor its adapter yet.\n{how_to_go_on(run)}"
         )
     is_adapter = (weights / ADAPTER_CONFIG).is_file()
     if not is_adapter and not any((weights / file).is_file() for file in _MODEL_FILES):
@@ -116,7 +116,7 @@ def find_target(name: str, base: str | None) -> Target:
     if not known:
         raise UserError(
             f"{display_path(name)}: nothing here says which base model it was trained from.\n"
-            "  Give it with --model_name_or_path."
+            f"  Give it: {typed('nlft', 'chat', path, '--model_name_or_path', 'BASE')}"
         )
     _refuse_same(weights, known)
     unfinished = weights.parent == run.checkpoints_path and not run.adapter_path.is_dir()

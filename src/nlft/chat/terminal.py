@@ -28,6 +28,7 @@ A command may name a side: base, rule or tuned; in a blind prompt A, B or C. Wit
   /undo [SIDE]                       take back what you said about a reply
   /blind, /open                      hide or show the names, from the next prompt on
   /choose NAME [NAME ...]            in a blind prompt: the best reply; several names are a tie, `tie` is a tie of all
+  /rule [TEXT]                       the rule of the side `rule`, from the next prompt on; `/rule off`: no such side
   /score                             count the blind choices
   /prompt [NUMBER or ID]             ask a held-out prompt of --prompts: the next one, or this one
   /new                               begin a new conversation
@@ -54,7 +55,8 @@ class Terminal:
             "blind": lambda _: self.set_blind(True),
             "open": lambda _: self.set_blind(False),
             "choose": self.choose,
-            "score": lambda _: say("\n".join(self.session.choices.lines())),
+            "rule": self.rule,
+            "score": lambda _: say("\n".join(self.session.score_lines())),
             "prompt": self.held_out,
             "new": lambda _: self.start_over(),
             "help": lambda _: say(HELP),
@@ -63,6 +65,10 @@ class Terminal:
     def run(self) -> None:
         """Read lines until /quit or the end of the input."""
         say("\n".join(self.session.sides.lines()))
+        if self.session.sides.rule is None:
+            say("There is no side `rule`: no rule is known. Give one with /rule TEXT, or start with --rules FILE.")
+        if self.session.next_round.examples():
+            say(f"{self.session.kept_line()}. What you say about replies is added.")
         if self.session.questions:
             say(f"{len(self.session.questions)} held-out prompts: /prompt asks the next one.")
         say("Type a prompt, or /help.")
@@ -90,7 +96,7 @@ class Terminal:
 
     def ask(self, asked: str | Question) -> None:
         """Let every side reply to a prompt, one after the other."""
-        turn = self.talk.ask(asked)
+        turn = self.session.ask(self.talk, asked)
         self.marked, self.stopped = None, False
         try:
             with self.stoppable():
@@ -117,8 +123,7 @@ class Terminal:
         reply = turn.replies[side]
         say("" if reply.text else "(no text)")
         if reply.reason == "length":
-            limit = self.session.settings.max_new_tokens
-            say(f"(cut off after {limit} tokens: to let it end, start with --max_new_tokens {2 * limit})")
+            say(f"({self.session.cut_line()})")
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
@@ -194,7 +199,7 @@ class Terminal:
         now = reply.mark
         parts = [f"{len(now.spans)} struck"] * bool(now.spans) + [now.why] * bool(now.why)
         state = ("liked" if now.label else "rejected") if now else "not marked"
-        say(f"{turn.heading(reply.side)}: {'; '.join([state, *parts])}. {self.session.kept_line()}.")
+        say(f"{turn.heading(reply.side)}: {'; '.join([state, *parts]).rstrip('.')}. {self.session.kept_line()}.")
 
     def set_blind(self, blind: bool) -> None:
         """Hide or show the names, from the next prompt on."""
@@ -202,6 +207,14 @@ class Terminal:
         say(
             "The names are hidden from the next prompt on." if blind else "The names are shown from the next prompt on."
         )
+
+    def rule(self, rest: str) -> None:
+        """Show the rule, or set it from the next prompt on."""
+        sides = self.session.sides
+        if rest:
+            self.session.set_rule("" if rest.lower() == "off" else rest)
+        now = f"The side `rule` has this rule in its prompt: {sides.rule}" if sides.rule else "There is no side `rule`."
+        say(now + (" From the next prompt on." if rest and not sides.rule else ""))
 
     def choose(self, rest: str) -> None:
         """Choose the best reply of a blind prompt, and reveal the names."""

@@ -3,9 +3,9 @@
     python -m nlft.chat.worker RUN SETTINGS
 
 SETTINGS is a JSON object of `ChatSettings`. Each line of the input is a JSON object. It has `n`, the request's number,
-and `do`: `ask`, `mark` or `choose`; or only `cancel`, the number of an `ask` that nobody waits for any more. Each line
-of the output is a JSON object with the `n` that it answers. An `ask` gets many lines, all others get one. The first
-line of the output answers no request. It has `ready`, or `error`.
+and `do`: `ask`, `mark`, `choose` or `about`; or only `cancel`, the number of an `ask` that nobody waits for any more.
+Each line of the output is a JSON object with the `n` that it answers. An `ask` gets many lines, all others get one.
+The first line of the output answers no request. It has `ready`, or `error`.
 """
 
 import json
@@ -53,11 +53,17 @@ class Worker:
         titles = [{"id": one.id, "text": prompt_text(one.prompt)[:LONGEST_TITLE]} for one in self.session.questions]
         return {
             "lines": self.session.sides.lines(),
+            "rule": self.session.sides.rule,
             "sides": list(self.session.sides.names),
             "questions": titles,
             "blind": self.session.settings.blind,
-            "score": self.session.choices.lines(),
+            "score": self.session.score_lines(),
+            **self.kept(),
         }
+
+    def kept(self) -> dict[str, str]:
+        """Return what the file for the next round holds, and the command that trains on it."""
+        return {"kept": self.session.kept_line(), "next": self.session.next_line()}
 
     def read(self, lines: Iterable[str]) -> None:
         """Take requests until the input ends. Queue those for replies, and answer the others at once."""
@@ -86,6 +92,8 @@ class Worker:
 
     def quick(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a request that needs no model."""
+        if request["do"] == "about":
+            return {"ready": self.ready()}
         talk = self.talks.get(request["talk"])
         turns = talk.turns if talk else []
         turn = next((one for one in turns if one.number == request["turn"]), None)
@@ -95,10 +103,10 @@ class Worker:
             raise UserError("The replies are still being written.\n  Wait for their end, or stop them.")
         if request["do"] == "choose":
             self.session.choose(turn, [turn.order[at] for at in request["at"]], talk.seed)
-            return {"headings": headings(turn), "score": self.session.choices.lines()}
+            return {"headings": headings(turn), "score": self.session.score_lines()}
         reply = turn.replies[turn.order[request["at"]]]
         self.session.mark(talk, turn, reply, read_mark(request, reply.text))
-        return {"kept": self.session.kept_line(), "next": self.session.next_line()}
+        return self.kept()
 
     def ask(self, request: dict[str, Any]) -> None:
         """Write the replies to one prompt."""
@@ -107,7 +115,9 @@ class Worker:
             return
         talk = self.talk(request)
         talk.blind = bool(request.get("blind"))
-        turn = talk.ask(self.prompt(request))
+        if isinstance(request.get("rule"), str):
+            self.session.set_rule(request["rule"])
+        turn = self.session.ask(talk, self.prompt(request))
         self.writing = turn
         self.say({"n": number, "turn": turn.number, "headings": headings(turn), "hidden": turn.hidden})
         try:
@@ -128,7 +138,8 @@ class Worker:
             if piece:
                 self.say({"n": number, "at": at, "piece": piece})
             else:
-                self.say({"n": number, "at": at, "end": reply.reason, "text": reply.text})
+                cut = {"cut": self.session.cut_line()} if reply.reason == "length" else {}
+                self.say({"n": number, "at": at, "end": reply.reason, "text": reply.text, **cut})
             if self.cancelled & {number, -1}:
                 writing.close()
                 return True
@@ -137,7 +148,10 @@ class Worker:
     def talk(self, request: dict[str, Any]) -> Talk:
         """Return the conversation of a request, or begin it."""
         name = str(request["talk"])
-        talk = self.talks.pop(name, None) or self.session.talk()
+        known = self.talks.pop(name, None)
+        if known is None and request.get("turn"):  # its turns would get the numbers of others that the page shows
+            raise UserError("This conversation is no longer in memory.\n  Begin a new one.")
+        talk = known or self.session.talk()
         self.talks[name] = talk
         while len(self.talks) > MOST_TALKS:
             self.talks.popitem(last=False)

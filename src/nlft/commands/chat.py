@@ -37,8 +37,8 @@ def chat(argv: Sequence[str]) -> None:
     session = Session(other.run, settings)
     Terminal(session).run()
     if session.choices.rows():
-        print("\n".join(session.choices.lines()))
-    if session.next_round.kept:
+        print("\n".join(session.score_lines()))
+    if session.next_round.examples():
         print(session.kept_line())
     note(f"next: {session.next_line()}")
 

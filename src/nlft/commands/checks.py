@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nlft.errors import RecordsError, UserError, display_path
+from nlft.errors import RecordsError, UserError, display_path, typed
 from nlft.launch import asks_for_help
+from nlft.sources.raw_records import UNLABELLED
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _check_adapter(name: str) -> None:
     path = Path(name)
     if _is_missing(name) or path.is_file():
         raise UserError(f"--adapter {name}: no PEFT adapter is there.\n  Give a folder, a run directory or a hub name.")
+    refuse_unfinished(name, lambda checkpoint: f"--adapter {display_path(checkpoint)}", f"--adapter {name}")
     places = (path / "adapter_config.json", path / "adapter" / "adapter_config.json", path / "run.yaml")
     if path.is_dir() and not any(place.is_file() for place in places):  # of an unfinished run, loading says more
         kind = "holds a model" if (path / "config.json").is_file() else "has no adapter_config.json"
@@ -101,6 +103,30 @@ def _check_adapter(name: str) -> None:
             f"--adapter {name}: no PEFT adapter is there: it {kind}.\n"
             "  Give a folder with adapter_config.json, a run directory or a hub name."
         )
+
+
+def refuse_unfinished(name: str, use: Callable[[Path], str], where: str | None = None) -> None:
+    """Refuse a run that has not written its adapter: it still trains, or has ended early.
+
+    Args:
+        name: what the user named.
+        use: returns the command, or the flag, that uses a checkpoint instead.
+        where: what named it, for the message.
+
+    Raises:
+        UserError: says how to go on with the run, and how to use its last checkpoint.
+    """
+    path = Path(name)
+    if not (path / "run.yaml").is_file() or path.parent.name == "checkpoints":
+        return
+    if (path / "adapter").is_dir() or (path / "adapter_config.json").is_file():
+        return
+    from nlft.runs.run_dir import RunDir
+    from nlft.runs.unfinished import how_to_go_on
+
+    raise UserError(
+        f"{where or display_path(path)}: the run has not written its adapter/.\n{how_to_go_on(RunDir(path), use)}"
+    )
 
 
 def _check_writable(path: Path, flag: str) -> None:
@@ -176,6 +202,7 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
     try:
         return source_of_examples(file, require_judgment=require_judgment, reading=reading or AS_IT_SAYS)
     except RecordsError as error:
+        _refuse_unrated(file, reading, error)
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
         if missing != {p.where for p in error.problems}:
             raise
@@ -188,6 +215,28 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
             f"{where}: holds {len(questions):,} questions, not examples: no record has a completion.\n"
             f"  `nlft sample {where} --out examples.jsonl` answers them; `nlft tune {where}` does all steps.\n"
             "  If a column holds replies, name it: --columns completion=COLUMN."
+        ) from error
+
+
+def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsError) -> None:
+    """Refuse a file of replies that nobody has rated, with the command in which a person rates them."""
+    missing = all(p.field == "label" and "missing" in p.what for p in error.problems)
+    nothing = all(p.field is None and any(why in p.what for why in UNLABELLED) for p in error.problems)
+    if not missing and not nothing:
+        return
+    from nlft.label.replies import read_replies
+
+    try:
+        replies = read_replies(file, reading or AS_IT_SAYS)
+    except UserError:
+        return
+    if replies and not any(one.has_label for one in replies):
+        flags = {"--columns": (reading or AS_IT_SAYS)["columns"], "--from": (reading or AS_IT_SAYS)["from_format"]}
+        words = [word for flag, value in flags.items() if value for word in (flag, value)]
+        raise UserError(
+            f"{display_path(file)}: no reply has a rating, of {len(replies):,}: nothing says which are good.\n"
+            f"  To rate them in the browser: {typed('nlft', 'label', Path(file), *words)}\n"
+            "  If a column holds ratings, name it: --columns label=COLUMN."
         ) from error
 
 

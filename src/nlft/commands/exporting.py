@@ -4,8 +4,9 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from nlft.commands.checks import refuse_unfinished
 from nlft.commands.parsing import Command
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, typed
 from nlft.outputs import refuse_inputs
 
 
@@ -22,7 +23,8 @@ def export(argv: Sequence[str]) -> None:
     settings, other = Command("nlft export", what, [ExportSettings], [("Export", ExportSettings)], None, add).parse(
         argv
     )
-    out = None if settings.to == "vllm" else other.out or _beside(other.run, settings.to)
+    out = None if settings.to == "vllm" else other.out or beside_run(other.run, settings.to)
+    refuse_unfinished(other.run, lambda checkpoint: typed("nlft", "export", checkpoint, *_rest(argv, other.run)))
     if settings.to == "vllm" and other.out:
         raise UserError("--to vllm writes nothing: vLLM loads the adapter where it is.\n  Leave out --out.")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -35,9 +37,20 @@ def export(argv: Sequence[str]) -> None:
     print("\n".join(write(open_trained(other.run, other.model_name_or_path), settings, out)))
 
 
-def _beside(run: str, target: str) -> Path:
+def _rest(argv: Sequence[str], run: str) -> list[str]:
+    """Return the command's words without the run."""
+    at = list(argv).index(run)
+    return [*argv[:at], *argv[at + 1 :]]
+
+
+def beside_run(run: str, target: str) -> Path:
+    """Return the folder that a command writes beside a run, by default."""
     path = Path(run)
     if not path.exists():
         return Path(f"{path.name}-{target}")
     whole = path.resolve()  # "." has no name
+    if path.name and whole.name == "adapter" and (path.parent / "run.yaml").is_file():
+        return beside_run(str(path.parent), target)
+    if path.name and whole.parent.name == "checkpoints" and (path.parent.parent / "run.yaml").is_file():
+        return beside_run(str(path.parent.parent), f"{path.name}-{target}")  # not among the checkpoints
     return (path if path.name else whole).with_name(f"{whole.name}-{target}")

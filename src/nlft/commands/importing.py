@@ -46,10 +46,11 @@ def import_examples(argv: Sequence[str]) -> None:
     parser = plain_parser("nlft import", "Read a table, or what another tool exported, and write nlft's examples.")
     what = ".csv, .tsv, .xlsx, .jsonl, .ndjson, .json, .jsonl.gz, .parquet, or a dataset as owner/name:config:split"
     parser.add_argument("file", type=Path, help=what)
-    parser.add_argument("--out", type=Path, required=True, help="examples to write, .jsonl")
+    parser.add_argument("--out", type=Path, help="examples to write, .jsonl (default: FILE.jsonl here)")
     reading_flags(parser)
     overwrite_flag(parser)
     args = parser.parse_args(argv)
+    args.out = args.out or _default_out(args.file)
     check_out_file(args.out, ".jsonl")
     refuse_inputs("--out", args.out, {"FILE": args.file})
     examples = examples_to_judge(args.file, {"columns": args.columns, "from_format": args.from_format})
@@ -63,6 +64,13 @@ def import_examples(argv: Sequence[str]) -> None:
         note_next("nlft", "judge", args.out, *by_hand)
     else:
         note_next("nlft", "audit", args.out)
+
+
+def _default_out(file: Path) -> Path:
+    """Return where the examples go by default: in the current folder, under the name of the file or dataset."""
+    stem = file.name.partition(".")[0].partition(":")[0] or "examples"
+    out = Path(f"{stem}.jsonl")
+    return out if not out.exists() or out.resolve() != file.resolve() else Path(f"{stem}-examples.jsonl")
 
 
 def summary(name: str, examples: "Sequence[Example]") -> list[str]:

@@ -1,15 +1,16 @@
 """Run the command in which a person labels replies: label."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlft.commands.checks import check_names, check_out_file
 from nlft.commands.importing import namespace_reading, reading_flags, reading_words
-from nlft.commands.next_steps import note_next
+from nlft.commands.next_steps import SMALL_MODEL, note_next
 from nlft.commands.parsing import address_flags, plain_parser
-from nlft.errors import UserError, display_path
+from nlft.errors import RecordsError, UserError, display_path, typed
 from nlft.outputs import refuse_inputs
 from nlft.page.ports import USUAL_PORTS
 
@@ -55,7 +56,26 @@ def label(argv: Sequence[str]) -> None:
     check_out_file(out, ".jsonl")
     for flag, path in (("--out", out), ("The file of decisions", decisions_path(out))):
         refuse_inputs(flag, path, {"FILE": args.file, **{f"--{k}": v for k, v in named.items()}})
-    _serve(Labelling(read_replies(args.file, namespace_reading(args)), out), args)
+    with _told_of_questions(args.file, args.model_name_or_path):
+        replies = read_replies(args.file, namespace_reading(args))
+    _serve(Labelling(replies, out), args)
+
+
+@contextmanager
+def _told_of_questions(file: Path, model: str | None) -> Iterator[None]:
+    """Run a reading inside this context. If the file holds questions only, say which command answers them."""
+    try:
+        yield
+    except RecordsError as error:
+        if any(p.field != "completion" or "missing" not in p.what for p in error.problems):
+            raise
+        out = file.with_name(f"{file.name.partition('.')[0]}-replies.jsonl")
+        sample = typed("nlft", "sample", file, "--model_name_or_path", model or SMALL_MODEL, "--out", out)
+        raise UserError(
+            f"{display_path(file)}: holds questions: no record has a reply to label.\n"
+            f"  To answer them first: {sample}\n"
+            "  If a column holds replies, name it: --columns completion=COLUMN."
+        ) from error
 
 
 def _serve(labelling: "Labelling", args: Namespace) -> None:

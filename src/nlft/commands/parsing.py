@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlft.commands.checks import CHECKED, check_names
 from nlft.commands.help import Section, command_help
+from nlft.commands.next_steps import SMALL_MODEL
 from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.yaml_files import yaml_entries
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 SALIENCY = "saliency."
 NEEDED = {
-    "model_name_or_path": "Give a folder or a hub name.",
-    "adapter": "Name what to merge: a run directory, an adapter's folder or a hub name.",
+    "model_name_or_path": f"Give a folder or a hub name, such as {SMALL_MODEL}.",
+    "adapter": "Name what to merge: nlft merge RUN, or --adapter with an adapter's folder or a hub name.",
 }
 
 _IMPORT_FIRST = "Convert the file first, with this flag: nlft import FILE --out examples.jsonl."

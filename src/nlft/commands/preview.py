@@ -4,6 +4,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+from nlft.commands.next_steps import SMALL_MODEL
 from nlft.errors import UserError, display_path, typed
 from nlft.progress import note
 
@@ -21,7 +22,9 @@ def map_examples(args: Namespace, hosts: set[str]) -> None:
     if args.run is not None:
         raise UserError("--examples shows a file before any training, so it takes no run.\n  Leave out one of them.")
     if args.model is None:
-        raise UserError("--examples needs the model that would be trained.\n  Add --model_name_or_path NAME.")
+        raise UserError(
+            f"--examples needs the model that would be trained.\n  Add it, such as --model_name_or_path {SMALL_MODEL}."
+        )
     from nlft.commands.importing import namespace_reading, reading_words
     from nlft.data.records import read_examples
     from nlft.page.access import read_access

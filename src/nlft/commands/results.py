@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from nlft.commands.checks import EarlyFile, check_out_file
 from nlft.commands.data import ASKED, asking_sections, asking_settings, dry_run_told, early_needs
 from nlft.commands.earlier import overwrite_flag
+from nlft.commands.exporting import beside_run
 from nlft.commands.help import own_first
 from nlft.commands.importing import early_reading, reading_flags
 from nlft.commands.json_output import json_flag, printing_json
 from nlft.commands.next_steps import note_next, print_room
-from nlft.commands.parsing import Command, plain_parser
+from nlft.commands.parsing import Command, early_setting, plain_parser
 from nlft.commands.stages import STARTS_WITH, claims_nothing, print_staged_room, telling_kept
 from nlft.config import QUESTIONS
-from nlft.errors import NLFTError, UserError, display_path
+from nlft.errors import NLFTError, UserError, display_path, typed
 from nlft.files import read_json
+from nlft.launch import asks_for_help
 from nlft.outputs import is_our_json, keeping_before, refuse_foreign, refuse_inputs
 from nlft.progress import note
 from nlft.runs.lock import owning_file
@@ -191,19 +193,53 @@ def merge(argv: Sequence[str]) -> None:
     from nlft.models.settings import MergeOptions
 
     def add(parser: ArgumentParser) -> None:
-        parser.add_argument("--out", type=Path, required=True, help="folder to write. It must be empty or new.")
+        place = "a run directory: stands for --adapter and --model_name_or_path"
+        parser.add_argument("run", nargs="?", help=place)
+        out = "folder to write. It must be empty or new (default: RUN-merged beside the run)"
+        parser.add_argument("--out", type=Path, help=out)
 
+    argv, beside = _merge_words(argv)
     what = "Merge an adapter into its model and save an ordinary model folder, for servers that cannot load adapters."
     needs = ["adapter", "model_name_or_path"]
     command = Command("nlft merge", what, [MergeOptions], [("Model", ASKED)], _merged_class, add, needs=needs)
     model_settings, other = command.parse(argv)
+    out = other.out or beside
+    if other.run is not None:
+        raise UserError(f"nlft merge: name the run first: {typed('nlft', 'merge', other.run, '--out', 'FOLDER')}.")
+    if out is None:
+        raise UserError("nlft merge: --out is missing.\n  Name the folder to write, empty or new.")
     read = {"--model_name_or_path": model_settings.model_name_or_path, "--adapter": model_settings.adapter}
-    refuse_inputs("--out", other.out, read)
+    refuse_inputs("--out", out, read)
     from nlft.exporting.run import serve_line
     from nlft.training.merging import merge_adapter
 
-    merge_adapter(model_settings, other.out)
-    print(f"model: {display_path(other.out)}\nnext: {serve_line(other.out, other.out.resolve().name)}")
+    merge_adapter(model_settings, out)
+    print(f"model: {display_path(out)}\nnext: {serve_line(out, out.resolve().name)}")
+
+
+def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Return the words of `nlft merge` with a run's adapter and base as flags, and the folder that it writes then.
+
+    Raises:
+        UserError: the run has no adapter.
+    """
+    words = list(argv)
+    if not words or words[0].startswith("-") or asks_for_help(words):
+        return words, None
+    from nlft.chat.target import find_target
+    from nlft.commands.checks import refuse_unfinished
+
+    name, *rest = words
+    refuse_unfinished(name, lambda checkpoint: typed("nlft", "merge", checkpoint, *rest))
+    base = early_setting("nlft merge", rest, "model_name_or_path")
+    target = find_target(name, str(base) if base else None)
+    if not target.is_adapter:
+        raise UserError(
+            f"{display_path(name)}: the run trained all weights, so it has no adapter to merge.\n"
+            f"  Its model folder is {display_path(target.tuned)}. To take it away: nlft export {display_path(name)}"
+        )
+    named = [] if base else ["--model_name_or_path", target.base]
+    return [*rest, "--adapter", name, *named], beside_run(name, "merged")
 
 
 def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] | None:

@@ -83,7 +83,7 @@ class Conversation:
 
     async def about(self, request: Request) -> Response:
         """Say whether the models are started and loaded, and what they are."""
-        return JSONResponse({"stopped": True} if self._replies is None else self._replies.about())
+        return JSONResponse({"stopped": True} if self._replies is None else await self._replies.about())
 
     def _loaded(self) -> Replies:
         if self._replies is None:

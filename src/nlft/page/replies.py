@@ -55,13 +55,18 @@ class Replies(ModelProcess):
         """Whether the models could not be loaded, or their process has ended."""
         return self._first is not None and "error" in self._first
 
-    def about(self) -> dict[str, Any]:
-        """Say whether the models are loaded, and what they are."""
-        return self._first or {"loading": True}
+    async def about(self) -> dict[str, Any]:
+        """Say whether the models are loaded, what they are, and what is kept by now."""
+        if self._first is None:
+            return {"loading": True}
+        try:
+            return self._first if "error" in self._first else await self.answer({"do": "about"})
+        except NLFTError as error:
+            return {"error": str(error)}
 
     async def ask(self, request: Request, body: dict[str, Any]) -> Response:
         """Stream the replies to a prompt, one JSON object a line."""
-        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind")}
+        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind", "rule", "turn")}
         question = asked["question"]
         if not isinstance(asked["talk"], str) or not (isinstance(asked["text"], str) or isinstance(question, int)):
             raise HTTPException(400, "Send the conversation's name, and a text or the number of a held-out prompt.")

@@ -86,7 +86,7 @@ class RunList:
 
     def _row(self, run: RunDir) -> RunRow:
         settings = self._read(run.settings_path, _settings)
-        events = self._read(run.events_path, _last_events) or []
+        events = self._read(run.events_path, last_events) or []
         evaluation = self._read(run.evaluation_path, _accuracy)
         state = self._state(run, events)
         training = settings.get("training") or {}
@@ -136,7 +136,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return {name: found.get(name) for name in ("scheme", "method", "model_name_or_path", "training")}
 
 
-def _last_events(path: Path) -> list[dict[str, Any]]:
+def last_events(path: Path) -> list[dict[str, Any]]:
     """Return the last events that are not superseded: those in the file's last bytes."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

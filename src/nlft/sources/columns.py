@@ -1,46 +1,65 @@
 """Which column of a table is which field: as the user says, or by its name."""
 
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nlft.errors import UserError
-from nlft.sources.label_words import read_label
+from nlft.sources.label_words import read_label, without_accents
 from nlft.sources.raw_records import FIELDS
 
 # `comment` is what is wrong with a wrong reply, and what is liked about a right one. `system` goes before the prompt.
 TARGETS = (*FIELDS, "comment", "system")
-# Other names of the fields, as people and other tools write them, the likeliest first.
+# Other names of the fields, as people and other tools write them, in English, German, French, Spanish, Italian and
+# Portuguese.
 _NAMES = {
-    "id": "id|uuid|example id|record id|nr|nummer",
+    "id": "id|uuid|example id|record id|nr|nummer|identifiant|numéro|número|numero",
     "system": "system|system prompt|system message",
     "prompt": "prompt|question|instruction|input|query|request|user|user message|user prompt|user input|task|message"
-    "|frage|anfrage|eingabe|aufgabe|nutzerfrage|kundenfrage",
+    "|frage|anfrage|eingabe|aufgabe|nutzerfrage|kundenfrage"
+    "|invite|consigne|requête|demande|tâche|entrée"
+    "|pregunta|consulta|entrada|instrucción|petición|solicitud|tarea|mensaje"
+    "|domanda|richiesta|istruzione|compito|messaggio"
+    "|pergunta|questão|instrução|pedido|tarefa|mensagem",
     "completion": "completion|reply|response|output|generation|model output|model reply|model response|model answer"
-    "|assistant|assistant message|bot|bot reply|prediction|text generated|antwort|ausgabe|modellantwort|ans",
+    "|assistant|assistant message|bot|bot reply|prediction|text generated|antwort|ausgabe|modellantwort|ans"
+    "|réponse|réponse du modèle|sortie|respuesta|respuesta del modelo|salida"
+    "|risposta|risposta del modello|resposta|resposta do modelo|saída",
     "label": "label|correct|is correct|good|liked|like|thumb|thumbs|thumbs up|rating|verdict|grade|passed|pass|approved"
     "|accepted|right|ok|vote|sentiment|was it good|is it good|is good|helpful|is helpful"
     "|user feedback|user score|correctness|quality|score|kto tag|bewertung|richtig|korrekt|gut"
-    "|gefällt|urteil|daumen",
+    "|gefällt|urteil|daumen|hilfreich"
+    "|bon|bonne|juste|évaluation|pouce|utile|est bon"
+    "|bueno|buena|bien|correcto|correcta|valoración|calificación|puntuación|pulgar|útil|le gusta|es bueno"
+    "|buono|buona|corretto|corretta|giusto|giusta|valutazione|giudizio|voto|pollice|va bene"
+    "|bom|boa|correto|correta|certo|certa|avaliação|classificação|polegar|gostou",
     "comment": "comment|comments|note|notes|remark|remarks|feedback|user comment|why|reason|explanation|rationale"
-    "|kommentar|kommentare|anmerkung|anmerkungen|bemerkung|begründung|warum|notiz|hinweis|rückmeldung",
+    "|kommentar|kommentare|anmerkung|anmerkungen|bemerkung|begründung|warum|notiz|hinweis|rückmeldung"
+    "|commentaire|commentaires|remarque|remarques|avis|pourquoi|raison|explication|justification"
+    "|comentario|comentarios|nota|notas|observación|observaciones|motivo|razón|por qué|explicación|opinión"
+    "|commento|commenti|osservazione|osservazioni|ragione|perché|spiegazione|annotazione"
+    "|comentário|comentários|observação|observações|razão|por quê|explicação|opinião",
     "judgment": "judgment|judgement|critique|criticism|what is wrong|whats wrong|what s wrong|problem|issue|mistake"
-    "|kritik|fehler|mangel|was ist falsch",
+    "|kritik|fehler|mangel|was ist falsch|problème|erreur|défaut|crítica|problema|errore|difetto|erro|falha|fallo",
     "answer": "answer|reference|reference answer|expected|expected output|expected answer|ground truth|gold|ideal"
-    "|correct answer|standard answer|musterantwort|musterlösung|lösung|erwartet",
+    "|correct answer|standard answer|musterantwort|musterlösung|lösung|erwartet"
+    "|réponse attendue|réponse correcte|référence|respuesta esperada|respuesta correcta|referencia"
+    "|risposta attesa|risposta corretta|riferimento|resposta esperada|resposta correta|referência|gabarito",
     "revision": "revision|correction|corrected|corrected answer|corrected response|rewrite|improved|better"
-    "|better answer|better response|edited|edit|korrektur|verbesserung|verbessert|besser|überarbeitung",
+    "|better answer|better response|edited|edit|korrektur|verbesserung|verbessert|besser|überarbeitung"
+    "|réponse corrigée|corrigé|amélioration|meilleure réponse|corrección|respuesta corregida|mejora|mejor respuesta"
+    "|correzione|miglioramento|risposta migliore|correção|resposta corrigida|melhoria|melhor resposta",
     "spans": "spans",
     "keep": "keep",
 }
-_FIELD_OF = {name: target for target, names in _NAMES.items() for name in names.split("|")}
 
 
 def plain_name(name: object) -> str:
-    """Return a column's name without case, punctuation and further spaces."""
-    text = unicodedata.normalize("NFC", str(name)).casefold().replace("ß", "ss")
-    return " ".join(re.sub(r"[^\w]|_", " ", text).split())
+    """Return a column's name without case, accents, punctuation and further spaces."""
+    return " ".join(re.sub(r"[^\w]|_", " ", without_accents(str(name))).split())
+
+
+_FIELD_OF = {plain_name(name): target for target, names in _NAMES.items() for name in names.split("|")}
 
 
 def field_named(name: object) -> str | None:
@@ -133,15 +152,19 @@ class Chosen:
         return lines
 
 
-def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen:
+def choose_columns(
+    names: Iterable[str], columns: Columns, where: str, rows: Sequence[Mapping[str, object]] = ()
+) -> Chosen:
     """Decide which column is which field.
 
     Columns that the user gives come first, then those with our names, then those with other names. In a table with a
     rating and without another reply, `answer` is the reply: only a table without ratings has standard answers there.
+    In a table without a rating, a column such as `feedback` that holds only words for right and wrong is the rating.
 
     Args:
         names: the table's columns.
         where: the table, for messages.
+        rows: the first rows, each with its values by column.
 
     Raises:
         UserError: a given column does not exist, or several columns may hold one field.
@@ -154,9 +177,12 @@ def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen
         target = field_named(name)
         if target and target not in chosen and name not in chosen.values():
             offered.setdefault(target, []).append(name)
+    if "label" not in {*offered, *chosen} and (rating := rating_among(offered.get("comment", []), rows)):
+        offered["label"] = [rating]
+        offered["comment"].remove(rating)
     if "completion" not in {*offered, *chosen} and "answer" in offered and "label" in {*offered, *chosen}:
         offered["completion"] = offered.pop("answer")
-    for target, found in offered.items():
+    for target, found in ((target, found) for target, found in offered.items() if found):
         exact = [name for name in found if plain_name(name) == target]
         best = exact or found
         if len(best) > 1:
@@ -168,6 +194,16 @@ def choose_columns(names: Iterable[str], columns: Columns, where: str) -> Chosen
     ordered = {target: chosen[target] for target in TARGETS if target in chosen}
     guessed = any(name != target for target, name in ordered.items() if target not in columns.given.keys() - lacking)
     return Chosen(ordered, guessed, tuple(lacking.values()))
+
+
+def rating_among(names: Iterable[str], rows: Sequence[Mapping[str, object]]) -> str | None:
+    """Return the column named like a remark whose every value is a rating: `like` and `dislike` under `feedback`."""
+    remarks = [name for name in names if field_named(name) == "comment"]
+    for name in sorted(remarks, key=lambda name: plain_name(name) != "feedback"):
+        said = [value for row in rows if (value := row.get(name)) is not None and str(value).strip()]
+        if said and all(read_label(value) is not None for value in said):
+            return name
+    return None
 
 
 def recognised(names: Iterable[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from nlft.errors import UserError, display_path
 from nlft.sources.arrow import Wanted, read_hub, read_parquet
-from nlft.sources.columns import AS_NAMED, Chosen, Columns, choose_columns, field_named
+from nlft.sources.columns import AS_NAMED, Chosen, Columns, choose_columns, field_named, rating_among
 from nlft.sources.excel import read_excel
 from nlft.sources.formats.registry import TELLING, convert, find_format, has_format, is_ours, unwrapped
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
@@ -23,6 +23,7 @@ _FILE_ENDINGS = (
     *(".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx", ".xls", ".ods"),
     *(".txt", ".arrow", ".gz", ".zip", ".yaml"),
 )
+_RECORD_ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx", ".gz")
 _NAMES_READ = 100  # records whose fields are looked at to learn a file's names
 _PLACES_SHOWN = 5
 
@@ -59,6 +60,15 @@ class Source:
         unused = [(record.unused, record) for record in self.records if record.unused]
         partly = [(reason, record) for record in self.usable() for reason in record.left_out]
         return [*_counted("not used", unused), *_counted("left out", partly)]
+
+
+def is_file_name(name: str, *, records: bool = False) -> bool:
+    """Return whether a name ends like a file's, and not like a folder's or a dataset's.
+
+    Args:
+        records: only names of files that may hold records.
+    """
+    return name.lower().endswith(_RECORD_ENDINGS if records else _FILE_ENDINGS)
 
 
 def read_source_as(source: str | Path, reading: ReadAs, needed: Collection[str] | None = None) -> Source:
@@ -126,7 +136,7 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
     if from_format and columns.if_there and not has_format(source.name, source.records, from_format):
         source, from_format = source.telling(f"--from {from_format}: not this file's format"), None
     source = replace(source, records=unwrapped(source.name, source.records, from_format))
-    found = find_format(source.name, source.records, from_format)
+    found = find_format(source.name, source.records, from_format, is_table=source.is_table)
     if found:
         converted = list(convert(found, source.records, source.stem, columns))
         rating = columns.given.get("label")
@@ -158,15 +168,17 @@ def _renamed(source: Source, columns: Columns, needed: Collection[str] | None) -
     names = list(dict.fromkeys(name for fields in first for name in fields))
     if not first:
         return source
-    if is_ours(first[0]) and not columns.given:
+    fields = {field_named(name) for name in names}
+    rating = {"label"} if "label" not in fields and rating_among(names, first) else set[str]()
+    if is_ours(first[0]) and not columns.given and not (rating and {"prompt", "completion"} <= set(names)):
         if not {"prompt", "system"} <= set(names):
             return source
         chosen = Chosen({name: name for name in names if name in FIELDS or name == "system"})
     else:
         wanted = {"prompt", "completion"} | ({"label"} if needed is not None else set())
-        if not columns.given and not wanted <= {field_named(name) for name in names}:
+        if not columns.given and not wanted <= fields | rating:
             return source
-        chosen = choose_columns(names, columns, source.name)
+        chosen = choose_columns(names, columns, source.name, first)
     if all(name == target and name != "system" for target, name in chosen.column.items()):
         return source.telling(*chosen.told())
     records = []

@@ -13,6 +13,7 @@ from nlft.sources.label_words import label_problem, read_label
 from nlft.sources.raw_records import RawRecord, is_blank, kind
 
 EXCEL_LIMIT = 32_767  # characters: Excel cuts longer texts there without saying so
+ROWS_LOOKED_AT = 100  # to tell a column of ratings from one of remarks
 _ROWS_BEFORE_NAMES = 10
 _ENOUGH_NAMES = 2
 
@@ -64,7 +65,10 @@ def read_table(name: str, rows: Iterable[Row], columns: Columns, told: Sequence[
     if header is None:
         return Table([], list(told))
     _check_names(name, header)
-    chosen = choose_columns(filter(None, header.names), columns, name)
+    body = ((number, cells) for number, cells in chain(first, rows) if number > header.row)
+    looked_at = list(islice(body, ROWS_LOOKED_AT))
+    sample = [dict(zip(header.names, cells, strict=False)) for _, cells in looked_at]
+    chosen = choose_columns(filter(None, header.names), columns, name, sample)
     known = {"prompt", "completion"} & chosen.column.keys()
     if not known:
         listed = ", ".join(filter(None, header.names))
@@ -72,10 +76,9 @@ def read_table(name: str, rows: Iterable[Row], columns: Columns, told: Sequence[
             f"{name}: no column is recognised as the prompt or the reply. Columns: {listed}.\n"
             "  Name them: --columns prompt=COLUMN,completion=COLUMN,label=COLUMN,comment=COLUMN."
         )
-    body = ((number, cells) for number, cells in chain(first, rows) if number > header.row)
     table = Table([], list(told))
     _describe(table, name, header, chosen)
-    table.records = list(_records(name, body, header, chosen, columns, table))
+    table.records = list(_records(name, chain(looked_at, body), header, chosen, columns, table))
     return table
 
 

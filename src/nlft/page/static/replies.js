@@ -32,6 +32,7 @@ class Replies {
   constructor(root, source) {
     this.source = source;
     this.talk = crypto.randomUUID?.() ?? String(Math.random());
+    this.turn = 0; // the number of the last turn
     this.asking = null; // cancels the running request
     this.selection = null; // {reply, start, end, text}: what the reader has selected in a reply
     this.said = element("p", { role: "status", className: "reply-status" });
@@ -49,6 +50,7 @@ class Replies {
 
   makeForm() {
     this.text = element("textarea", { rows: "3", "aria-label": "Prompt", placeholder: "Write a prompt for all sides" });
+    this.rule = element("textarea", { rows: "1", "aria-label": "Rule", placeholder: "Rule that the side rule has in its prompt; without one there is no such side" });
     this.blind = element("input", { type: "checkbox" });
     this.questions = element("select", { "aria-label": "Held-out prompt" });
     this.ask = button("Ask this prompt", () => this.send({ question: Number(this.questions.value) }));
@@ -56,7 +58,7 @@ class Replies {
     this.submit = element("button", { type: "submit", text: "Send", className: "main" });
     const held = element("span", { className: "reply-held", hidden: true }, this.questions, this.ask);
     this.held = held;
-    const form = element("form", { className: "reply-form", hidden: true }, this.text, element("div", { className: "actions" },
+    const form = element("form", { className: "reply-form", hidden: true }, this.text, element("label", { className: "reply-rule" }, "Rule ", this.rule), element("div", { className: "actions" },
       this.submit, this.stop, button("New conversation", () => this.startOver()),
       element("label", {}, this.blind, " Hide the names"), held));
     form.addEventListener("submit", (event) => {
@@ -101,22 +103,31 @@ class Replies {
     }
   }
 
-  open({ lines, questions, blind, score }) {
+  open({ lines, questions, blind, score, rule, kept, next }) {
     this.said.textContent = "";
     this.about.replaceChildren(...lines.map((text) => element("p", { text })));
     this.questions.replaceChildren(...questions.map(({ id, text }, at) => (
       element("option", { value: String(at), text: `${id}: ${text}` }))));
     this.held.hidden = questions.length === 0;
     this.blind.checked = blind;
+    this.rule.value = rule ?? "";
     this.showScore(score);
+    this.showKept(kept, next);
     this.form.hidden = false;
   }
 
   showScore(lines) { this.score.replaceChildren(...lines.map((text) => element("p", { text }))); }
 
+  showKept(kept, next) {
+    this.kept.textContent = kept;
+    this.next.textContent = next;
+    this.next.hidden = !next;
+  }
+
   startOver() {
     this.asking?.abort();
     this.talk = crypto.randomUUID?.() ?? String(Math.random());
+    this.turn = 0;
     this.log.replaceChildren();
     this.selection = null;
     this.said.textContent = "A new conversation.";
@@ -132,7 +143,8 @@ class Replies {
     if (asked.question !== undefined) this.log.replaceChildren(); // a held-out prompt begins a new conversation
     this.log.append(view.root);
     try {
-      const response = await this.source.post("chat/ask", { talk: this.talk, blind: this.blind.checked, ...asked }, signal);
+      const how = { talk: this.talk, turn: this.turn, blind: this.blind.checked, rule: this.rule.value };
+      const response = await this.source.post("chat/ask", { ...how, ...asked }, signal);
       await eachLine(response, (line) => view.take(line));
       if (asked.text !== undefined) this.text.value = "";
       this.said.textContent = "";
@@ -173,9 +185,7 @@ class Replies {
   /** Keep a mark as an example. */
   async keep(body) {
     const found = await (await this.source.post("chat/mark", { talk: this.talk, ...body })).json();
-    this.kept.textContent = found.kept;
-    this.next.textContent = found.next;
-    this.next.hidden = false;
+    this.showKept(found.kept, found.next);
   }
 }
 
@@ -197,14 +207,14 @@ class Turn {
   take(line) {
     if (line.error) throw new Error(line.error);
     if (line.headings) {
-      this.number = line.turn;
+      this.number = this.page.turn = line.turn;
       this.hidden = line.hidden;
       this.replies = line.headings.map((heading, at) => new Reply(this, at, heading));
       this.columns.append(...this.replies.map((one) => one.root));
     } else if (line.piece !== undefined) {
       this.replies[line.at].add(line.piece);
     } else if (line.end) {
-      this.replies[line.at].end(line.end, line.text);
+      this.replies[line.at].end(line.end, line.text, line.cut);
     }
   }
 
@@ -273,10 +283,10 @@ class Reply {
 
   add(piece) { this.text.append(piece); }
 
-  end(reason, text) {
+  end(reason, text, cut = "") {
     this.whole = text;
     this.complete = reason !== "stopped";
-    this.ended.textContent = { length: "cut off: --max_new_tokens with more lets it end", stopped: "stopped" }[reason] ?? "";
+    this.ended.textContent = reason === "stopped" ? "stopped" : cut;
     this.actions.hidden = text.trim() === "";
     this.draw();
   }

@@ -56,6 +56,7 @@ class Format:
         keys: fields that each record has, or at least one of which it has if `any_key`.
         matches: whether a record that has the keys has the format's structure.
         read: yields a record's examples.
+        beside_ours: whether its records may have `prompt` and `completion`, as our own have.
         inside: returns the records of a file that is one object; None if the object is no such file.
     """
 
@@ -66,6 +67,7 @@ class Format:
     read: Reader
     inside: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None] = lambda fields: None
     any_key: bool = False
+    beside_ours: bool = False
 
     def fits(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a record is of this format."""

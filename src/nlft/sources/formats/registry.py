@@ -9,6 +9,7 @@ from nlft.sources.conversation import Unusable
 from nlft.sources.formats import (
     argilla,
     label_studio,
+    label_studio_min,
     langfuse,
     langsmith,
     messages,
@@ -29,6 +30,7 @@ FORMATS: tuple[Format, ...] = (
     sharegpt.FORMAT,
     argilla.FORMAT,
     label_studio.FORMAT,
+    label_studio_min.FORMAT,
     promptfoo.FORMAT,
     langfuse.FORMAT,
     langsmith.FORMAT,
@@ -79,8 +81,13 @@ def has_format(name: str, records: list[RawRecord], from_format: str) -> bool:
     return any(known.fits(record.fields) for record in looked_at if record.fields)
 
 
-def find_format(name: str, records: Sequence[RawRecord], from_format: str | None) -> Format | None:
+def find_format(
+    name: str, records: Sequence[RawRecord], from_format: str | None, *, is_table: bool = False
+) -> Format | None:
     """Return the format of a file's records; None if they are ours, or a table.
+
+    Args:
+        is_table: the records are rows of a table, whose columns were recognised by their names.
 
     Raises:
         UserError: several formats fit, or the given one fits no record.
@@ -95,9 +102,10 @@ def find_format(name: str, records: Sequence[RawRecord], from_format: str | None
                 "  Leave out --from, or name another format."
             )
         return known
-    if not looked_at or is_ours(looked_at[0]):
+    if not looked_at:
         return None
-    fitting = [known for known in FORMATS if known.fits(looked_at[0])]
+    ours = is_ours(looked_at[0])
+    fitting = [k for k in FORMATS if (not ours or (k.beside_ours and not is_table)) and k.fits(looked_at[0])]
     if len(fitting) > 1:
         titles = " or ".join(known.title for known in fitting)
         flags = " or ".join(f"--from {known.name}" for known in fitting)
