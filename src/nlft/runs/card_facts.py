@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nlft.digests import sha256_of
-from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir, WatchedExample
 
 
@@ -47,12 +46,11 @@ def known_of(run: RunDir, *, examples: int = 0) -> Known:
     """
     path = run.path.resolve()
     place, comparison, arm = _comparison(path)
-    events = [event for event in read_jsonl(run.events_path) if not event.get("superseded")]
     evaluation = read_object(run.evaluation_path)
     outdated = _is_of_other_weights(run, evaluation)
     return Known(
         settings=run.settings() if run.settings_path.is_file() else {},
-        steps=max((int(event.get("step") or 0) for event in events), default=0),
+        steps=max((event.get("step") or 0 for event in run.events()), default=0),
         controls=run.controls(),
         evaluation={} if outdated else evaluation,
         collateral=read_object(run.collateral_path),
