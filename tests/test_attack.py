@@ -6,9 +6,11 @@ take over ten seconds are left out.
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.attack import ROWS, Place, Row, files, inputs, kills, page, processes  # noqa: F401  each adds its rows
 
@@ -18,6 +20,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 TODAY: dict[int, str] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A child that is forked after this process has used several threads may wait for them for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -49,12 +49,11 @@ def serving(run: RunDir) -> Iterator[int]:
         thread.join(20)
 
 
-def exchange(port: int, request: bytes, seconds: float = 3.0) -> bytes:
+def exchange(port: int, request: bytes, seconds: float = 0.5) -> bytes:
     """Send raw bytes, and return all that comes back."""
     found = b""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as one, contextlib.suppress(OSError):
         one.sendall(request)
-        one.shutdown(socket.SHUT_WR)
         while part := one.recv(65536):
             found += part
     return found
@@ -72,98 +71,90 @@ def statuses(answer: bytes) -> list[int]:
     return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit()]
 
 
-def attacks(port: int) -> list[tuple[bytes, set[int]]]:
-    """Requests, and the statuses that each may have. An empty answer is fine: the connection was closed."""
-    own, host, json_type = f"Host: 127.0.0.1:{port}", f"http://127.0.0.1:{port}", "Content-Type: application/json"
-    found: list[tuple[bytes, set[int]]] = []
-    gets = ("/", "/static/app.js", "/api/runs", "/api/runs/0/changes", "/api/runs/0/steps/10", "/api/runs/0/tokens.csv")
-    names = [
-        "evil.example",
-        f"127.0.0.1.evil.example:{port}",
-        "127.0.0.1:80.evil.example",
-        "",
-        "10.0.0.7",
-        "localhost.",
-    ]
-    names += ["[::1", "0.0.0.0", "127.0.0.1@evil.example", "evil.example#127.0.0.1", "localhost\x00", "\xff"]
-    for path in gets[:4]:
-        found += [(request(f"GET {path}", f"Host: {name}", BEARER), {421, 400}) for name in names]
-    for origin in (
-        "http://evil.example",
-        f"http://localhost:{port}",
-        "null",
-        "http://[",
-        "http://127.0.0.1:1",
-        "file://",
-    ):
-        cookie = [own, f"Cookie: nlft-map={TOKEN}", f"Origin: {origin}"]
-        found += [(request(f"GET {path}", *cookie), {403}) for path in gets[2:4]]
-        found += [(request("POST /api/requests", *cookie, json_type, body=STOP), {403})]
+Attack = tuple[bytes, set[int]]
+"""A request, and the statuses that its answer may have. No answer is fine too: the connection was closed."""
+JSON = "Content-Type: application/json"
+GETS = ["/", "/api/runs", "/api/runs/0/changes", "/api/runs/0/steps/10", "/static/app.js", "/api/runs/0/tokens.csv"]
+HOSTS = ["evil.example", "127.0.0.1.evil.example", "127.0.0.1:80.evil.example", "", "10.0.0.7", "localhost.", "[::1"]
+HOSTS += ["0.0.0.0", "127.0.0.1@evil.example", "evil.example#127.0.0.1", "localhost\x00", "evil.example:8642"]
+ORIGINS = ["http://evil.example", "http://localhost:1", "null", "http://[", "http://127.0.0.1:1", "file://"]
+TOKENS = [
+    "",
+    "Authorization: Bearer",
+    "Authorization: Bearer x",
+    f"Authorization: Token {TOKEN}",
+    "Cookie: nlft-map-8642=x",
+]
+TOKENS += [f"Authorization: Bearer {TOKEN[:-1]}", f"Authorization: Bearer {TOKEN}x", f"Authorization: Basic {TOKEN}"]
+PATHS = ["/static/../server.py", "/static/..%2f..%2fserver.py", "/static/%2e%2e/%2e%2e/guard.py", "//etc/passwd"]
+PATHS += ["/static//etc/passwd", "/static/..\\server.py", "/static/%00", "/api/runs/-1/changes", "/api/runs/9"]
+PATHS += ["/api/runs/0/steps/" + "9" * 5000, "/api/runs/0/steps/-1", "/api/runs/0/steps/x", "/api/runs/١/changes"]
+PATHS += ["/api/runs/0/changes?events=-5&since=x", "/../../etc/passwd", "/%c0%ae%c0%ae/", "/.git/config", "/run.yaml"]
+PATHS += ["/api/runs/" + "0" * 3000, "/api/../run.yaml", "/" + "a" * 60_000]
+BODIES = ["", "{", "[]", "null", '{"changes": 1}', '{"changes": [1]}', '{"changes": [{"control": "nosuch"}]}', "\x80"]
+BODIES += ['{"changes": [{"control": "learning_rate", "value": "x"}]}', '{"changes": [{"control": []}]}', "[" * 50_000]
+BODIES += ['{"changes": [{"control": "learning_rate", "value": 1e999}]}', '{"a":' * 20_000, '{"changes": []}']
+BODIES += ['{"__proto__": {"changes": []}}', '{"changes": [' + ",".join(['{"control": "stop"}'] * 5000) + "]}"]
+METHODS = ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "G\x00T", "get"]
+LENGTHS = ["Content-Length: 5\r\nContent-Length: 6", "Content-Length: 5\r\nTransfer-Encoding: chunked"]
+LENGTHS += ["Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "Content-Length: -1", "Content-Length: +5"]
+LENGTHS += ["Content-Length: 5x", "Transfer-Encoding: chunked, x", "Content-Length : 4", "X: \r\n y"]
+
+
+def strangers(own: str) -> Iterator[Attack]:
+    """Other hosts, other origins, and no token or a wrong one."""
+    for path in GETS[:4]:
+        yield from ((request(f"GET {path}", f"Host: {name}", BEARER), {421, 400}) for name in HOSTS)
+    for origin in ORIGINS:
+        cookie = [own, f"Cookie: nlft-map-{own.rpartition(':')[2]}={TOKEN}", f"Origin: {origin}"]
+        yield from ((request(f"GET {path}", *cookie), {403}) for path in GETS[1:4])
+        yield request("POST /api/requests", *cookie, JSON, body=STOP), {403}
     for site in ("cross-site", "same-site"):
-        headers = [own, f"Cookie: nlft-map={TOKEN}", f"Sec-Fetch-Site: {site}", json_type]
-        found += [(request("POST /api/requests", *headers, body=STOP), {403})]
-    tokens = ["", "Authorization: Bearer", "Authorization: Bearer x", f"Authorization: {TOKEN}", "Cookie: nlft-map=x"]
-    tokens += [
-        f"Authorization: Bearer {TOKEN[:-1]}",
-        f"Authorization: Bearer {TOKEN}x",
-        f"Authorization: Basic {TOKEN}",
-    ]
-    for token in tokens:
+        headers = [own, f"Cookie: nlft-map-{own.rpartition(':')[2]}={TOKEN}", f"Sec-Fetch-Site: {site}", JSON]
+        yield request("POST /api/requests", *headers, body=STOP), {403}
+    for token in TOKENS:
         headers = [own, *([token] if token else [])]
-        found += [(request(f"GET {path}", *headers), {401}) for path in gets[1:5]]
-        found += [(request("POST /api/requests", *headers, json_type, body=STOP), {401, 403})]
-    found += [(request("POST /api/requests", own, f"Authorization: Bearer {LOOK}", json_type, body=STOP), {403})]
-    known = [own, BEARER]
-    for path in ("/static/../server.py", "/static/..%2f..%2fserver.py", "/static/%2e%2e/%2e%2e/guard.py", "//etc/passwd",
-                 "/static//etc/passwd", "/static/..\\server.py", "/static/%00", "/api/runs/-1/changes", "/api/runs/9",
-                 "/api/runs/0/steps/" + "9" * 5000, "/api/runs/0/steps/-1", "/api/runs/0/steps/x", "/api/runs/١/changes",
-                 "/api/runs/0/changes?events=-5&since=x", "/../../etc/passwd", "/%c0%ae%c0%ae/", "/.git/config",
-                 "/api/runs/" + "0" * 3000, "/api/../run.yaml", "/run.yaml", "/" + "a" * 60_000):  # fmt: skip
-        found.append((request(f"GET {path}", *known), {200, 400, 404, 405, 414, 422, 431}))
-    for body in ("", "{", "[]", "null", '{"changes": 1}', '{"changes": [1]}', '{"changes": [{"control": "nosuch"}]}',
-                 '{"changes": [{"control": "learning_rate", "value": "x"}]}', '{"changes": [{"control": []}]}',
-                 '{"changes": [{"control": "learning_rate", "value": 1e999}]}', "[" * 50_000, '{"a":' * 20_000,
-                 '{"__proto__": {"changes": []}}', '{"changes": []}', "\ud83d".encode("utf-8", "surrogatepass").decode("latin-1"),
-                 '{"changes": [' + ",".join(['{"control": "stop"}'] * 5000) + "]}"):  # fmt: skip
-        for path in ("/api/requests", "/api/feedback", "/api/rescore", "/api/export"):
-            allowed = {400, 403, 404, 409, 413, 415, 422, 501, 503} | ({200} if path == "/api/export" else set())
-            found.append((request(f"POST {path}", *known, json_type, body=body), allowed))
+        yield from ((request(f"GET {path}", *headers), {401}) for path in GETS)
+        yield request("POST /api/requests", *headers, JSON, body=STOP), {401, 403}
+    yield request("POST /api/requests", own, f"Authorization: Bearer {LOOK}", JSON, body=STOP), {403}
+
+
+def spoilt(own: str) -> Iterator[Attack]:
+    """Requests with the token whose path, body, type or method is wrong."""
+    for path in PATHS:
+        yield request(f"GET {path}", own, BEARER), {200, 400, 404, 405, 414, 422, 431}
+    for path in ("/api/requests", "/api/feedback", "/api/rescore", "/api/export"):
+        allowed = {400, 403, 404, 409, 413, 415, 422, 501, 503} | ({200} if path == "/api/export" else set())
+        yield from ((request(f"POST {path}", own, BEARER, JSON, body=body), allowed) for body in BODIES)
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-        found.append((request("POST /api/requests", *known, f"Content-Type: {kind}", body=STOP), {415}))
-    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "HEAD", "G\x00T", "get"):
-        found.append(
-            (
-                request(f"{method} /api/runs", *known),
-                {200, 400, 401, 403, 405} if method == "HEAD" else {400, 403, 404, 405},
-            )
-        )
-    hidden = f"POST /api/requests HTTP/1.1\r\n{own}\r\n{json_type}\r\nContent-Length: {len(STOP)}\r\n\r\n{STOP}"
-    chunked = "Transfer-Encoding: chunked"
-    for extra in ("Content-Length: 5\r\nContent-Length: 6", f"Content-Length: 5\r\n{chunked}", f"{chunked}\r\n{chunked}",
-                  "Content-Length: -1", "Content-Length: +5", "Content-Length: 5x", "Transfer-Encoding: chunked, x",
-                  "Content-Length : 4", "X: \r\n y"):  # fmt: skip
-        raw = f"POST /api/requests HTTP/1.1\r\n{own}\r\n{BEARER}\r\n{json_type}\r\n{extra}\r\n\r\n0\r\n\r\n{hidden}"
-        found.append((raw.encode(), {400, 401, 403, 404, 413, 415, 422, 501}))
-    return [
-        *found,
-        (b"\x16\x03\x01\x02\x00", {400}),
-        (b"\r\n\r\n", {400}),
-        (b"GET / HTTP/9.9\r\n\r\n", {400, 421, 505}),
-    ]
+        yield request("POST /api/requests", own, BEARER, f"Content-Type: {kind}", body=STOP), {415}
+    for method in METHODS:
+        yield request(f"{method} /api/runs", own, BEARER), {400, 403, 404, 405}
+
+
+def smuggled(own: str) -> Iterator[Attack]:
+    """A second request without a token behind a first one whose length is unclear; and what is no HTTP."""
+    hidden = f"POST /api/requests HTTP/1.1\r\n{own}\r\n{JSON}\r\nContent-Length: {len(STOP)}\r\n\r\n{STOP}"
+    for extra in LENGTHS:
+        raw = f"POST /api/requests HTTP/1.1\r\n{own}\r\n{BEARER}\r\n{JSON}\r\n{extra}\r\n\r\n0\r\n\r\n{hidden}"
+        yield raw.encode(), {400, 401, 403, 404, 413, 415, 422, 501}
+    for raw in (b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 50 + b"\r\n\r\n"):
+        yield raw, {400, 421, 505}
 
 
 @row(23, "page: hosts, origins, tokens, paths, bodies, smuggling", "2 harmless of 171")
 def _(place: Place) -> str:
     run = make_run(place.folder / "farm", steps=3)
     with serving(run) as port:
-        tried = attacks(port)
+        own = f"Host: 127.0.0.1:{port}"
+        tried = [*strangers(own), *spoilt(own), *smuggled(own)]
         for raw, allowed in tried:
             answer = exchange(port, raw)
             got = statuses(answer)
             assert set(got) <= allowed, (raw[:300], got, answer[:300])
             assert b"root:" not in answer
-            assert TOKEN.encode() not in answer
-            if got and 200 not in got:
+            if BEARER.encode() not in raw:  # who has the token gets it as a cookie too
+                assert TOKEN.encode() not in answer, (raw[:300], answer[:600])
                 assert len(answer) < 5000
         assert statuses(exchange(port, request("GET /api/runs", f"Host: 127.0.0.1:{port}", BEARER))) == [200]
     assert list(run.pending_requests()) == []
@@ -175,8 +166,7 @@ def resident() -> int:
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) // 1024
 
 
-@row(24, "page: 300 half-open, 200 listeners, 50 slow bodies, 10,000 polls", "48 ms a poll, locked out at the file limit",
-     slow=True)  # fmt: skip
+@row(24, "page: 300 half-open, 200 listeners, 50 slow bodies, 10,000 polls", "48 ms a poll; locks out", slow=True)
 def _(place: Place) -> str:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2000 or not Path("/proc/self/status").exists():
         return "not tried: this process may open too few files, or there is no /proc"

@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 from helpers import tiny
-from helpers.attack import Place, child, ended, nlft, refused, row
+from helpers.attack import Place, Told, child, ended, nlft, refused, row
 from helpers.kill_kinds import TRAINING, words_of
 from helpers.kills import launched, of_run
 from helpers.training import examples
@@ -19,6 +21,7 @@ from helpers.waiting import until
 from nlft import cli
 from nlft.data.records import write_examples
 from nlft.experiments.demo import write_problems
+from nlft.launch import without_launcher
 from nlft.runs import lock
 from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import problem_of
@@ -32,7 +35,10 @@ def train(place: Place, out: Path, **settings: object) -> list[str]:
     file = place.folder / "examples.jsonl"
     if not file.exists():
         write_examples(file, examples())
-    return [str(word) for word in words_of("train", file, place.model, out, **{**SMALL, **settings})]
+    chosen = {**SMALL, **settings}
+    if chosen["save_strategy"] == "no":
+        del chosen["save_steps"], chosen["save_total_limit"]  # which have no effect then
+    return [str(word) for word in words_of("train", file, place.model, out, **chosen)]
 
 
 def pair(place: Place) -> Path:
@@ -125,11 +131,14 @@ def _(place: Place) -> str:
         os.killpg(number, signal.SIGKILL)
         os.waitpid(number, 0)
     apart = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29512"}
-    with mock.patch.dict(os.environ, apart):
-        words = train(place, place.folder / "torchrun")
-        at = words.index("--use_cpu")
-        refused(nlft(*words[:at], *words[at + 2 :]), "--use_cpu", "WORLD_SIZE is 2")
-    told = nlft(*train(place, out), "--resume", "--save_strategy", "no", "--max_steps", "1")
+    words = train(place, place.folder / "torchrun")
+    at = words.index("--use_cpu")
+    alone = [sys.executable, "-m", "nlft", *words[:at], *words[at + 2 :]]
+    done = subprocess.run(
+        alone, env={**without_launcher(), **apart}, capture_output=True, text=True, timeout=120, check=False
+    )
+    refused(Told(done.returncode, done.stderr), "--use_cpu", "WORLD_SIZE is 2")
+    told = nlft(*train(place, out), "--resume", "--max_steps", "1")
     assert told.code == 0, told.text
     assert str(number) in told.text
     return f"{len(commands) + 1} second owners refused by name; the dead owner's lock is taken over with a word"
