@@ -176,7 +176,7 @@ def test_wrong_plans_are_refused():
     with pytest.raises(UserError, match="--seeds"):
         CompareSettings(seeds=[])
     for seeds in ([-1], [0, 2**32]):
-        with pytest.raises(UserError, match="--seeds: .* 4294967295"):
+        with pytest.raises(UserError, match=r"--seeds: .* 4294967295"):
             CompareSettings(seeds=seeds)
     with pytest.raises(UserError, match="--seeds: has a number twice"):
         CompareSettings(seeds=[0, 0, 1])
