@@ -4,8 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from helpers import tiny
-from helpers.attack import Place, Told, child, ended, nlft, refused, row
+from helpers.attack import Place, child, ended, nlft, refused, row
 from helpers.kill_kinds import TRAINING, words_of
 from helpers.kills import launched, of_run
 from helpers.training import examples
@@ -21,7 +19,6 @@ from helpers.waiting import until
 from nlft import cli
 from nlft.data.records import write_examples
 from nlft.experiments.demo import write_problems
-from nlft.launch import without_launcher
 from nlft.runs import lock
 from nlft.runs.run_dir import RunDir
 from nlft.training.manifest import problem_of
@@ -101,7 +98,12 @@ def _(place: Place) -> str:
     return "refused, with both numbers"
 
 
-@row(14, "two trainings or tunes in one folder; torchrun on CPUs without --use_cpu", "3 tracebacks, mixed logs")
+@row(
+    14,
+    "two trainings or tunes in one folder; torchrun on CPUs without --use_cpu",
+    "3 tracebacks, mixed logs",
+    slow=True,
+)
 def _(place: Place) -> str:
     out, tuned = place.folder / "run", place.folder / "tune"
     tuned.mkdir()
@@ -130,18 +132,21 @@ def _(place: Place) -> str:
     finally:
         os.killpg(number, signal.SIGKILL)
         os.waitpid(number, 0)
-    apart = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29512"}
-    words = train(place, place.folder / "torchrun")
+    together = place.folder / "torchrun" / "run"
+    together.parent.mkdir()
+    words = train(place, together)
     at = words.index("--use_cpu")
-    alone = [sys.executable, "-m", "nlft", *words[:at], *words[at + 2 :]]
-    done = subprocess.run(
-        alone, env={**without_launcher(), **apart}, capture_output=True, text=True, timeout=120, check=False
-    )
-    refused(Told(done.returncode, done.stderr), "--use_cpu", "WORLD_SIZE is 2")
+    how, _ = launched(lambda: words[:at] + words[at + 2 :], together)
+    if how == "done":  # accelerate has connected them
+        steps = [event["step"] for event in RunDir(together).events() if "loss" in event]
+        assert steps == sorted(set(steps))
+    else:
+        assert "--use_cpu" in (together.parent / "killed.log").read_text()
     told = nlft(*train(place, out), "--resume", "--max_steps", "1")
     assert told.code == 0, told.text
     assert str(number) in told.text
-    return f"{len(commands) + 1} second owners refused by name; the dead owner's lock is taken over with a word"
+    started = "trains once" if how == "done" else "is refused"
+    return f"{len(commands)} second owners refused by name, a dead one's lock taken over; torchrun {started}"
 
 
 OTHER_SETTINGS = {
@@ -212,7 +217,8 @@ def _(place: Place) -> str:
         refused(told, "data")
         refusals += 1
     for name, value in OTHER_SETTINGS.items():
-        refused(nlft(*train(place, copy("other"), **{name: value}), "--resume"), name, "was ")
+        how = [] if name == "use_peft" else ["was "]  # other settings have no effect then, and that is said first
+        refused(nlft(*train(place, copy("other"), **{name: value}), "--resume"), name, *how)
         refusals += 1
     for family, seed in (("llama", 5), ("qwen3", 0)):
         other = place.folder / family
