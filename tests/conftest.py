@@ -17,6 +17,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # then they 
 SECONDS = {
     "test_map_live": 80,
     "test_kills": 60,
+    "test_attack": 40,
     "test_first_run": 60,
     "test_ledger": 50,
     "test_readme": 40,

@@ -175,6 +175,9 @@ def test_wrong_plans_are_refused():
         CompareSettings(arms=["magic"])
     with pytest.raises(UserError, match="--seeds"):
         CompareSettings(seeds=[])
+    for seeds in ([-1], [0, 2**32]):
+        with pytest.raises(UserError, match=r"--seeds: .* 4294967295"):
+            CompareSettings(seeds=seeds)
     with pytest.raises(UserError, match="--seeds: has a number twice"):
         CompareSettings(seeds=[0, 0, 1])
     with pytest.raises(UserError, match="--max_seconds and --max_steps"):

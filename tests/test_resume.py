@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -142,6 +143,33 @@ def test_a_checkpoint_that_is_asked_for_before_the_first_step_leaves_the_resumed
         assert [(e["step"], e["control"], e["taken"]) for e in RunDir(folder).controls()] == [(4, "save", True)]
         assert all(torch.equal(weight, adapter(again.model)[name]) for name, weight in adapter(whole.model).items())
         assert manifest.problem_of(folder / "checkpoints" / "checkpoint-3") is None
+
+
+class Opened:
+    """A pickle that shows when it is opened."""
+
+    def __init__(self, sign):
+        self.sign = str(sign)
+
+    def __reduce__(self):
+        return os.mkdir, (self.sign,)
+
+
+@pytest.mark.parametrize("scaler", [None, object()])
+def test_a_pickle_that_somebody_puts_into_a_checkpoint_is_neither_opened_nor_in_the_way(tmp_path, scaler):
+    whole = dropping_nlft_trainer(tmp_path / "run", **EACH_STEP)
+    whole.train()
+    source = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    for name in ("scaler.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        (source / name).write_bytes(pickle.dumps(Opened(tmp_path / "opened")))
+    again = dropping_nlft_trainer(tmp_path / "run", **EACH_STEP)
+    if scaler is not None:
+        again.accelerator.scaler = scaler
+        again._load_scaler(str(source))
+        again.accelerator.scaler = None
+    again.train(resume_from_checkpoint=str(source))
+    assert not (tmp_path / "opened").exists()
+    assert all(torch.equal(weight, adapter(again.model)[name]) for name, weight in adapter(whole.model).items())
 
 
 # The best checkpoint

@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -39,12 +40,16 @@ class Tally:
         return f"{name}: {self.kills} kills over {self.runs} runs, {len(self.lost)} lost {self.lost or ''}"
 
 
-def forked(work: Callable[[], int], folder: Path, *, at_operation: int = 0, after_cpu: float = 0.0) -> tuple[str, int]:
+def forked(
+    work: Callable[[], int], folder: Path, *, at_operation: int = 0, after_cpu: float = 0.0, within: str = ""
+) -> tuple[str, int]:
     """Run the work in a child, and kill the child and its children at a moment.
 
     Args:
-        at_operation: kill at this operation on files of `folder`, counted over all processes; 0 for never.
+        folder: the run directory. Files beside it, such as a cache, count as its own.
+        at_operation: kill at this operation on files, counted over all processes; 0 for never.
         after_cpu: kill after so many seconds of the child's processor time; 0 for never.
+        within: count operations on paths with this text only.
 
     Returns:
         `killed`, `done` or `failed`; and the number of operations.
@@ -52,7 +57,7 @@ def forked(work: Callable[[], int], folder: Path, *, at_operation: int = 0, afte
     counter = multiprocessing.Value("q", 0)
     child = os.fork()
     if child == 0:
-        _child(work, str(folder.resolve()), counter, at_operation, after_cpu)
+        _child(work, str(folder.parent.resolve()), counter, at_operation, after_cpu, within)
     end = time.monotonic() + PATIENCE
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -69,22 +74,21 @@ def forked(work: Callable[[], int], folder: Path, *, at_operation: int = 0, afte
     return ("done" if os.WEXITSTATUS(status) == 0 else "failed"), counter.value
 
 
-def _child(work: Callable[[], int], folder: str, counter: Any, at: int, cpu: float) -> None:
+def _child(work: Callable[[], int], folder: str, counter: Any, at: int, cpu: float, within: str) -> None:
     os.setpgid(0, 0)
-    quiet = os.open(os.path.join(os.path.dirname(folder), "killed.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    quiet = os.open(os.path.join(folder, "killed.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     sys.stdout = sys.stderr = os.fdopen(quiet, "w", buffering=1)
 
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event in _OPERATIONS and any(isinstance(one, str) and one.startswith(folder) for one in map(_text, args)):
-            with counter.get_lock():
-                counter.value += 1
-                now = counter.value
-            if now == at:
-                os.killpg(0, signal.SIGKILL)
+    def counted() -> None:
+        with counter.get_lock():
+            counter.value += 1
+            now = counter.value
+        if now == at:
+            os.killpg(0, signal.SIGKILL)
 
-    sys.addaudithook(hook)
+    at_operations(folder, within, counted)
     if cpu:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process as SIGKILL does: no code of ours runs
         signal.setitimer(signal.ITIMER_PROF, cpu)
@@ -95,25 +99,103 @@ def _child(work: Callable[[], int], folder: str, counter: Any, at: int, cpu: flo
         os._exit(code if isinstance(code, int) else 1)
 
 
+def at_operations(folder: str, within: str, then: Callable[[], None]) -> None:
+    """Call `then` before each operation on a file of a folder whose path has the text `within`."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event in _OPERATIONS:
+            paths = [one for one in map(_text, args) if isinstance(one, str)]
+            if any(one.startswith(folder) and within in one for one in paths):
+                then()
+
+    sys.addaudithook(hook)
+
+
+def launched(
+    work: Callable[[], list[str]],
+    folder: Path,
+    *,
+    at_operation: int = 0,
+    victim: int = 0,
+    later: float = 0.0,
+    within: str = "run",
+) -> tuple[str, int]:
+    """Run a command in two processes that torchrun starts, and kill one of them, or all and torchrun with them.
+
+    Args:
+        work: gives the command's words.
+        at_operation: kill when the victim comes to this operation on files of the run; 0 for never.
+        victim: 0 or 1, the process that is killed; 2 for both and torchrun, when process 0 comes there.
+        later: seconds after the operation, so that kills come within steps too.
+
+    Returns:
+        `killed`, `done` or `failed`; and the number of operations of process 0.
+    """
+    plan = {"folder": str(folder.parent.resolve()), "at": at_operation, "victim": victim, "later": later}
+    plan |= {"within": within}
+    environment = {**os.environ, "NLFT_TEST_KILL": json.dumps(plan), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words = [*torchrun, str(Path(__file__).with_name("killed_rank.py")), *work()]
+    with (folder.parent / "killed.log").open("ab") as log:
+        done = subprocess.run(words, env=environment, stdout=log, stderr=log, timeout=PATIENCE, check=False)
+    fallen, counted = folder.parent / "fallen", folder.parent / "operations"
+    operations = int(counted.read_text()) if counted.exists() else 0
+    if fallen.exists():
+        fallen.unlink()
+        return "killed", operations
+    return ("done" if done.returncode == 0 else "failed"), operations
+
+
 def _text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def by_operation_or_time(rng: random.Random, operations: int, seconds: float) -> dict[str, Any]:
+    """Draw a moment: an operation on files, or a time of the processor."""
+    if rng.random() < 0.5:
+        return {"at_operation": rng.randint(1, max(1, operations))}
+    return {"after_cpu": rng.uniform(0.02, 1.0) * seconds}
+
+
+def by_operation(rng: random.Random, operations: int, _: float) -> dict[str, Any]:
+    """Draw an operation on files."""
+    return {"at_operation": rng.randint(1, max(1, operations))}
+
+
+def by_rank(rng: random.Random, operations: int, _: float) -> dict[str, Any]:
+    """Draw which of two processes is killed, or both; at an operation on files or a moment after it."""
+    victim = rng.randint(0, 2)
+    at = rng.randint(1, max(1, operations if victim != 1 else operations // 4))  # the second one writes less
+    return {"at_operation": at, "victim": victim, "later": rng.choice((0.0, rng.uniform(0.0, 0.2)))}
+
+
 def tried(
-    start: Callable[[Path], int], look: Callable[[Path], Any], folder: Path, *, kills: int, seed: int, most: int = 4
+    start: Callable[[Path], Any],
+    look: Callable[[Path], Any],
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    most: int = 4,
+    within: str = "",
+    attempt: Callable[..., tuple[str, int]] = forked,
+    draw: Callable[[random.Random, int, float], dict[str, Any]] = by_operation_or_time,
 ) -> Tally:
     """Kill a command `kills` times in all, at most `most` times in each run, and compare each run with an unbroken one.
 
     Args:
         start: the command that starts or goes on, given the folder. It returns the exit code.
         look: what must be the same at the end, given the folder.
+        within: count operations on paths with this text only.
+        attempt: how the command is run and killed.
+        draw: the moment of a kill, as arguments of `attempt`.
     """
     gc.freeze()
     rng, tally = random.Random(seed), Tally()
     whole = folder / "whole" / "run"
     whole.parent.mkdir(parents=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    how, operations = forked(lambda: start(whole), whole)
+    how, operations = attempt(lambda: start(whole), whole, within=within)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert how == "done", (whole.parent / "killed.log").read_text()[-3000:]
     seconds = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -125,11 +207,9 @@ def tried(
         told = []
         for left in range(min(most, kills - tally.kills), -1, -1):
             when: dict[str, Any] = {}
-            if left and rng.random() < 0.5:
-                when = {"at_operation": rng.randint(1, max(1, operations))}
-            elif left:
-                when = {"after_cpu": rng.uniform(0.02, 1.0) * seconds}
-            how, _ = forked(lambda run=run: start(run), run, **when)
+            if left:
+                when = draw(rng, operations, seconds)
+            how, _ = attempt(lambda run=run: start(run), run, within=within, **when)
             told.append(f"{how} {when}")
             tally.kills += how == "killed"
             if how != "killed":

@@ -13,7 +13,7 @@ from nlft.data.checks_grader import CheckSettings
 from nlft.data.grading import CHECKS
 from nlft.errors import UserError
 from nlft.experiments.arms import ALIASES, Arm, plan_arms
-from nlft.models.settings import AnswerSettings, BatchSizeSettings, TemperatureSettings
+from nlft.models.settings import MOST_SEED, AnswerSettings, BatchSizeSettings, TemperatureSettings
 from nlft.results.settings import ClusterSettings, CollateralSettings
 from nlft.sources.settings import ReadingSettings
 from nlft.training.settings import (
@@ -266,6 +266,8 @@ class CompareSettings(TuneSettings, ExecutorSettings):
             raise UserError(
                 "--sizes must be 1 or more, and --seeds needs at least one.\n  Give --sizes 25 50 --seeds 0 1 2."
             )
+        if not 0 <= min(self.seeds) <= max(self.seeds) <= MOST_SEED:
+            raise UserError(f"--seeds: a seed is a number from 0 to {MOST_SEED}.\n  Give --seeds 0 1 2.")
         for name, values in (("sizes", self.sizes), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise UserError(f"--{name}: has a number twice; repeating it measures nothing new.\n  Give each once.")

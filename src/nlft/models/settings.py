@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from nlft.config import Range, with_defaults
 from nlft.errors import UserError
 
+MOST_SEED = 2**32 - 1  # of NumPy
+
 
 @dataclass
 class ModelOptions:
@@ -54,7 +56,7 @@ class MergeOptions(ModelOptions):
 class SeedSettings:
     """The seed of whatever is random."""
 
-    seed: int = field(default=0, metadata={"help": "Seed of all random draws."})
+    seed: Annotated[int, Range(0, MOST_SEED)] = field(default=0, metadata={"help": "Seed of all random draws."})
 
 
 @dataclass

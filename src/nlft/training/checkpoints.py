@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCALER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from nlft.digests import MANIFEST
@@ -279,6 +279,11 @@ class SafeCheckpoints(ShardsModel):
         if torch.cuda.is_available() and "cuda" in tensors:
             torch.cuda.set_rng_state(tensors["cuda"])
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        # Only a float16 training has a scaler. Another file of that name is a pickle from elsewhere.
+        if checkpoint is not None and self.accelerator.scaler is not None and SCALER_NAME in files_of(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def _rng_file(self, folder: str) -> str:
         return os.path.join(folder, f"rng_state_{self.args.process_index}.safetensors")
 
@@ -311,6 +316,11 @@ def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Pa
         raise UserError(f"{where} {problem}.\n  Resume from {other}.")
     check_processes(path, world_size)
     return path
+
+
+def files_of(checkpoint: str | Path) -> set[str]:
+    """Return the names of the files that nlft wrote into a checkpoint."""
+    return set(json.loads((Path(checkpoint) / MANIFEST).read_text())["files"])
 
 
 def check_processes(checkpoint: Path, world_size: int) -> None:

@@ -23,6 +23,7 @@ OVERRIDDEN = {
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
     "_load_rng_state": ["checkpoint"],
+    "_load_scaler": ["checkpoint"],
     "_maybe_log_save_evaluate": [
         *("tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time", "learning_rate"),
     ],

@@ -16,6 +16,7 @@ from nlft.models.settings import MaxLengthSettings, SeedSettings
 
 GuardAction = Literal["warn", "pause", "stop"]
 GUARD_ACTIONS: tuple[GuardAction, ...] = ("warn", "pause", "stop")
+MOST_EPOCHS, MOST_STEPS = 1e6, 10**9  # no training takes more, and a slip of the keyboard would never end
 GUARDS = ("loss", "entropy", "length", "unlikelihood", "kl", "tagged", "gated")
 
 
@@ -49,13 +50,13 @@ class LearningSettings:
         default=2e-4, metadata={"help": "Initial learning rate of AdamW."}
     )
     # A few dozen examples are a few dozen steps at the usual batch and epochs: far too few (docs/LOG.md).
-    num_train_epochs: Annotated[float, Range(0, inf)] = field(
+    num_train_epochs: Annotated[float, Range(0, MOST_EPOCHS)] = field(
         default=6.0, metadata={"help": "Passes over the examples."}
     )
     per_device_train_batch_size: Annotated[int, Range(1, inf)] = field(
         default=2, metadata={"help": "Examples per process and step."}
     )
-    max_steps: Annotated[int, Range(-1, inf)] = field(
+    max_steps: Annotated[int, Range(-1, MOST_STEPS)] = field(
         default=-1, metadata={"help": "Optimizer steps, instead of num_train_epochs. -1: not set."}
     )
 
@@ -348,10 +349,10 @@ class WarmUpSettings:
     warmup_learning_rate: Annotated[float, Range(0, inf)] = field(
         default=2e-4, metadata={"help": "Learning rate of the supervised warm-up."}
     )
-    sft_epochs: Annotated[float, Range(0, inf)] = field(
+    sft_epochs: Annotated[float, Range(0, MOST_EPOCHS)] = field(
         default=2.0, metadata={"help": "Supervised passes over the standard answers before reinforcement."}
     )
-    sft_steps: Annotated[int, Range(-1, inf)] = field(
+    sft_steps: Annotated[int, Range(-1, MOST_STEPS)] = field(
         default=-1, metadata={"help": "Supervised steps, instead of sft_epochs. -1: not set."}
     )
     sft_seconds: Annotated[float | None, Range(0, inf)] = field(
