@@ -99,6 +99,8 @@ def test_a_value_that_a_page_lacks_is_an_error(room):
 
 # Lines of JSON
 
+WHOLE = b'{"step": 1, "id": "a", "text": "x", "control": "save", "who": "cli", "new": null, "taken": true}\n'
+
 
 @pytest.mark.parametrize("before", [b"", WHOLE])
 @pytest.mark.parametrize("torn", [b'{"step": 2, "id": "b", "te', b"{", b"\xff{"])
@@ -147,8 +149,8 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     def recorded(file: int) -> None:
         flush(file)
         path = Path(os.readlink(f"/proc/self/fd/{file}"))
-        found[str(path)] = b" ".join(sorted(os.fsencode(p.name) for p in path.iterdir())) if path.is_dir() else (
-            path.read_bytes()
+        found[str(path)] = (
+            b" ".join(sorted(os.fsencode(p.name) for p in path.iterdir())) if path.is_dir() else (path.read_bytes())
         )
 
     monkeypatch.setattr(files.os, "fsync", recorded)
