@@ -76,6 +76,17 @@ def terminated(trainer, at):
     return len(done)
 
 
+class InTheStep(TrainerCallback):
+    """SIGTERM in the step after `step`, between its first micro-batches."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_substep_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def assert_goes_on_as_unbroken(make, folder, **settings):
     whole, again = make(folder / "whole", **settings), make(folder / "ended", **settings)
     whole.train()
@@ -121,8 +132,8 @@ def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path):
     assert [path.name for path in checkpoints_of(RunDir(tmp_path / "ended"))] == ["checkpoint-1"]
     trainer = nlft_run(tmp_path / "ended", **each)  # resumed at 1, and ended again before a whole step
     written = (tmp_path / "ended/checkpoints/checkpoint-1/manifest.json").stat().st_mtime_ns
+    trainer.add_callback(InTheStep(1))
     with pytest.raises(Terminated), interruptible(trainer, RunDir(tmp_path / "ended")):
-        trainer.termination.asked = signal.SIGTERM
         trainer.train(resume_from_checkpoint=True)
     assert (tmp_path / "ended/checkpoints/checkpoint-1/manifest.json").stat().st_mtime_ns == written
     assert_goes_on_as_unbroken(nlft_run, tmp_path, **each)

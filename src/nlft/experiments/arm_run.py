@@ -29,10 +29,10 @@ from nlft.experiments.rule_arms import read_rules_if, with_rules
 from nlft.experiments.settings import Budget, CurveSettings
 from nlft.files import write_whole
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
+from nlft.planning.shortage import telling_what_fits
 from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
-from nlft.planning.shortage import telling_what_fits
 from nlft.training.interrupts import interruptible
 from nlft.training.settings import ConditionSettings
 from nlft.training.start import own_checkpoint

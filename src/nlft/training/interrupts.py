@@ -20,7 +20,6 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.divergence import Diverged
 from nlft.training.manifest import checkpoints_of, problem_of
 
-
 AGREE_SECONDS = 1.0  # how often several processes ask each other between micro-batches: asking waits for the device
 
 
