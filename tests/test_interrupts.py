@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from nlft.baselines.reft import ReFTBaseline, ReFTSettings
 from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.processes import Terminated
 from nlft.runs.run_dir import RunDir
-from nlft.training.interrupts import interruptible
+from nlft.training import interrupts
+from nlft.training.interrupts import TerminationCallback, interruptible
 from nlft.training.manifest import checkpoints_of, problem_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 from test_resume import untimed
@@ -167,3 +169,29 @@ def test_a_signal_in_an_evaluation_leaves_the_random_numbers_of_training(tmp_pat
     again.train(resume_from_checkpoint=True)
     for name, weight in adapter(whole.model).items():
         assert torch.equal(weight, adapter(again.model)[name]), name
+
+
+def test_processes_ask_each_other_about_once_a_second(monkeypatch):
+    """All of them at the same micro-batch, however fast each is."""
+    now, asked = [0.0, 0.0], [[], []]
+    shared = []
+
+    class Fake:
+        def __init__(self, rank):
+            self.args = SimpleNamespace(world_size=2)
+            self.accelerator = SimpleNamespace(device=torch.device("cpu"), gather=lambda own: self.gathered(own))
+            self.rank = rank
+
+        def gathered(self, own):
+            asked[self.rank].append(at)
+            shared.append(own)
+            return torch.cat([own, torch.tensor([0.0, 0.25])])  # the slower process takes a quarter of a second
+
+    for rank, seconds in ((0, 0.01), (1, 0.25)):
+        monkeypatch.setattr(interrupts.time, "monotonic", lambda rank=rank: now[rank])
+        callback = TerminationCallback(Fake(rank))
+        for at in range(1, 21):
+            now[rank] += seconds
+            assert not callback._is_asked_in_step()
+    assert asked[0] == asked[1] == [1, 5, 9, 13, 17]
+    assert {float(one[0]) for one in shared} == {0.0}
