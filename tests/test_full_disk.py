@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from helpers.exporting import EXAMPLES, network, tokenizer
 from helpers.labelling import decide, opened, states, write_replies
 from helpers.training import nlft_trainer
 from nlft import cli
@@ -20,7 +21,6 @@ from nlft.data.records import read_examples, write_examples
 from nlft.errors import UserError
 from nlft.models.ledger import Ledger
 from nlft.models.loading import ModelSettings, load_model
-from test_exporting import EXAMPLES, network, tokenizer
 
 QUESTIONS = [{"id": f"q{i}", "prompt": f"What is {i} plus 2?", "answer": str(i + 2)} for i in range(6)]
 

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from helpers import tiny
+from helpers.kills import untimed
 from helpers.training import COMMON, REDIRECTED, adapter, examples, lora, nlft_trainer
 from nlft.baselines.kto import KTOBaseline, KTOSettings
 from nlft.baselines.reft import ReFTBaseline, ReFTSettings
@@ -19,7 +20,6 @@ from nlft.training import interrupts
 from nlft.training.interrupts import TerminationCallback, interruptible
 from nlft.training.manifest import checkpoints_of, problem_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
-from test_resume import untimed
 
 LONG = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "logging_steps": 2, "save_total_limit": 9}
 
@@ -58,7 +58,7 @@ def even(completion, answer):
 
 
 def lines(folder):
-    return [{name: value for name, value in e.items() if name != "step_time"} for e in untimed(RunDir(folder))]
+    return [untimed(event) for event in RunDir(folder).events()]
 
 
 def terminated(trainer, at):
@@ -183,14 +183,14 @@ def test_processes_ask_each_other_about_once_a_second(monkeypatch):
             self.rank = rank
 
         def gathered(self, own):
-            asked[self.rank].append(at)
+            asked[self.rank].append(round(now[self.rank] / seconds))
             shared.append(own)
             return torch.cat([own, torch.tensor([0.0, 0.25])])  # the slower process takes a quarter of a second
 
     for rank, seconds in ((0, 0.01), (1, 0.25)):
         monkeypatch.setattr(interrupts.time, "monotonic", lambda rank=rank: now[rank])
         callback = TerminationCallback(Fake(rank))
-        for at in range(1, 21):
+        for _ in range(20):
             now[rank] += seconds
             assert not callback._is_asked_in_step()
     assert asked[0] == asked[1] == [1, 5, 9, 13, 17]
