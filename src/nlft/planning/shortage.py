@@ -67,8 +67,8 @@ def what_fits(trainer: Any) -> str | None:
     if step.bits is None and sizes.has_adapter and step.processes == 1 and args.device.type == "cuda":
         ways.append(("--load_in_4bit true", replace(step, bits=4)))
     half = f"rows of at most {longest // 2} tokens (the longest has {longest}; see --max_length)"
-    shorter = {name: _shortened(getattr(step, name), longest // 2) for name in ("trained", "conditions")}
-    ways.append((half, replace(step, **shorter)))
+    trained, conditions = (_shortened(rows, longest // 2) for rows in (step.trained, step.conditions))
+    ways.append((half, replace(step, trained=trained, conditions=conditions)))
     found = [(memory_of(sizes, way).peak, flags) for flags, way in ways]
     room = _room(args.device)
     lines = [
