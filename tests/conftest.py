@@ -29,6 +29,7 @@ SECONDS = {
     "test_bench": 30,
     "test_tune": 25,
     "test_kept_conditions": 40,
+    "test_interrupts": 40,
     "test_trainer": 20,
     "test_controls": 20,
     "test_logprobs": 20,

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
+from nlft import files
 from nlft.errors import UserError
-from nlft.files import csp_hash, render_page, shared_style, write_output, write_whole
+from nlft.files import append_whole, csp_hash, render_page, shared_style, write_output, write_whole
+from nlft.label.journal import Journal
+from nlft.page.feedback import Feedback
+from nlft.runs.json_lines import read_jsonl
+from nlft.runs.run_dir import RunDir
 
 
 def test_parts_come_one_after_the_other_while_the_old_file_stands(tmp_path: Path) -> None:
@@ -90,3 +95,97 @@ def test_a_page_escapes_what_it_is_given_and_names_its_style_by_hash(room):
 def test_a_value_that_a_page_lacks_is_an_error(room):
     with pytest.raises(UndefinedError, match="name"):
         render_page(room, "page.html", "")
+
+
+# Lines of JSON
+
+WHOLE = b'{"step": 1, "id": "a", "text": "x", "control": "save", "who": "cli", "new": null, "taken": true}\n'
+
+
+@pytest.mark.parametrize("before", [b"", WHOLE])
+@pytest.mark.parametrize("torn", [b'{"step": 2, "id": "b", "te', b"{", b"\xff{"])
+def test_a_torn_last_line_is_told_by_readers_and_writers_also_if_it_is_the_only_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, before: bytes, torn: bytes
+) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    for name in ("events.jsonl", "controls.jsonl", "label.jsonl", "other.jsonl"):
+        (run.path / name).write_bytes(before + torn)
+    journal = Journal(run.path / "label.jsonl")
+    reads = {
+        "events.jsonl": run.events,
+        "controls.jsonl": run.controls,
+        "label.jsonl": journal.lines,
+        "other.jsonl": lambda: append_whole(run.path / "other.jsonl", b"{}\n"),
+    }
+    for name, read in reads.items():
+        monkeypatch.setattr("nlft.progress._NOTED", set())
+        found = read()
+        told = capsys.readouterr().err
+        assert name in told, name
+        assert f"{len(torn)} bytes" in told
+        if found is not None:
+            assert len(found) == before.count(b"\n")
+    assert (run.path / "other.jsonl").read_bytes() == before + b"{}\n"
+    journal.close()
+
+
+def test_a_last_line_that_lacks_only_its_end_is_read_and_nothing_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}')
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"step": 1}, {"step": 2}]
+    append_whole(tmp_path / "a.jsonl", b'{"step": 3}\n')
+    assert [line["step"] for line in read_jsonl(tmp_path / "a.jsonl")] == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """By path, what a file held when the disk was last waited for; a folder's names for a folder."""
+    found: dict[str, bytes] = {}
+    flush = os.fsync
+
+    def recorded(file: int) -> None:
+        flush(file)
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        found[str(path)] = (
+            b" ".join(sorted(os.fsencode(p.name) for p in path.iterdir())) if path.is_dir() else (path.read_bytes())
+        )
+
+    monkeypatch.setattr(files.os, "fsync", recorded)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files have no names here")
+def test_decisions_have_reached_the_disk_when_they_count_as_kept(tmp_path: Path, flushed: dict[str, bytes]) -> None:
+    """What a person decides: labels, blind choices, changes of a run, edits of feedback. A power cut takes none."""
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    journal = Journal(tmp_path / "label.jsonl")
+    journal.append({"text": "a", "label": True})
+    run.append_control({"step": 1, "id": "a"})
+    feedback = Feedback(run)
+    version = feedback._write([{"id": "e1", "judgment": "Dull."}])
+    feedback._log([], "page", version.name)
+    append_whole(tmp_path / "score.jsonl", b"{}\n")
+    written = [journal.path, run.controls_path, version, tmp_path / "score.jsonl"]
+    for path in written:
+        aside = [data for name, data in flushed.items() if Path(name).parent == path.parent and not Path(name).is_dir()]
+        assert path.read_bytes() in aside, path.name
+        assert os.fsencode(path.name) in flushed[str(path.parent)], "its name too"
+    run.append_event({"step": 1})
+    assert str(run.events_path) not in flushed, "a line for each step waits for nothing: a resume writes it again"
+    journal.close()
+
+
+def test_lines_that_the_disk_did_not_take_are_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_whole(tmp_path / "a.jsonl", b"{}\n")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        append_whole(tmp_path / "a.jsonl", b"[]\n")
+    assert (tmp_path / "a.jsonl").read_bytes() == b"{}\n"

@@ -1,8 +1,12 @@
 """The wheel and the source archive have every file of the package, and the wheel works outside the source tree."""
 
+import json
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -12,10 +16,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def tracked() -> set[str]:
+    """The files of the package: those that git follows, or all if this is no checkout."""
     listed = subprocess.run(["git", "ls-files", "src"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("this is no git checkout")
-    return {name.removeprefix("src/") for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    if not listed.returncode:
+        return {name.removeprefix("src/") for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    every = (path for path in (ROOT / "src" / "nlft").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(ROOT / "src").as_posix() for path in every}
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +52,58 @@ def test_the_wheel_and_the_source_archive_have_every_file_of_the_package(built: 
     assert tracked() <= inside
 
 
-def test_the_wheel_works_outside_the_tree(built: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(next(built.glob("wheel/*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-    # As in an environment that has the wheel and what it needs: the unpacked wheel comes before this checkout.
-    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); import nlft; print(nlft.__file__); "
-    run += "from nlft.cli import main; sys.exit(main(sys.argv[1:]))"
-    for words in (["--version"], ["map", "--help"], ["train", "--help"], ["build", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", run, str(tmp_path / "site"), *words],
-            cwd=tmp_path, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        where, said = done.stdout.split("\n", 1)
-        assert Path(where).is_relative_to(tmp_path / "site")
-        assert said.strip()
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment with the wheel. What the wheel needs is that of this environment, which comes after it."""
+    pytest.importorskip("pip", reason="pip is not installed")
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, with_pip=False, symlinks=True)
+    python = next(path for path in (home / "bin" / "python", home / "Scripts" / "python.exe") if path.exists())
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    # A line of a .pth file adds a folder, and none of that folder's own .pth files: so not this checkout either.
+    (site / "what-it-needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    wheel = next(built.glob("wheel/*.whl"))
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    return python
+
+
+def run(*words: object, cwd: Path | None = None) -> str:
+    """Run a program that knows nothing of this checkout. Return what it prints."""
+    outside = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, env=outside)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_installed_wheel_works_outside_the_tree(installed: Path, tmp_path: Path) -> None:
+    nlft = installed.with_name("nlft")
+    where = Path(run(installed, "-c", "import nlft; print(nlft.__file__)", cwd=tmp_path).strip())
+    assert where.is_relative_to(installed.parents[1])
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    assert run(nlft, "--version", cwd=tmp_path) == f"nlft {project['version']}\n"
+    told = run(nlft, "env", cwd=tmp_path)
+    assert all(needed in told for needed in ("torch", "transformers", "peft", "trl"))
+    for name in ("map", "train", "build"):
+        assert f"nlft {name}" in run(nlft, name, "--help", cwd=tmp_path)
+    (tmp_path / "table.csv").write_text("prompt,completion,label\nHi?,Hello.,1\nBye?,What?,0\n")
+    run(nlft, "import", "table.csv", "--out", "examples.jsonl", cwd=tmp_path)
+    assert [json.loads(line)["label"] for line in (tmp_path / "examples.jsonl").read_text().splitlines()] == [
+        True,
+        False,
+    ]
+    for name in ("page/static/app.js", "templates/base.css", "page/templates"):
+        assert (where.parent / name).exists(), name
+
+
+def test_the_source_archive_makes_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    with tarfile.open(next(built.glob("sdist/*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    run(sys.executable, "-c", script, tmp_path, cwd=tree)
+    names = []
+    for folder in (built / "wheel", tmp_path):
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            names.append(sorted(wheel.namelist()))
+    assert names[0] == names[1]

@@ -184,6 +184,15 @@ def test_a_signal_for_one_process_lets_both_write_the_checkpoint_of_that_step(tw
     assert ("interrupted", 2) in [(e["ended"], e["step"]) for e in run.events(superseded=True) if "ended" in e]
 
 
+def test_a_signal_for_one_process_breaks_a_long_step_off_in_both(two):
+    for rank in (0, 1):
+        found = two.found("terminate_long", rank)
+        assert (found["code"], found["step"], found["done"]) == (128 + signal.SIGTERM, 2, 10)
+        assert found["resumed"] == found["whole"]
+    run = RunDir(two.folder / "terminate_long" / "ended")
+    assert [path.name for path in run.checkpoints_path.iterdir()] == ["checkpoint-2"]
+
+
 def test_a_sharded_model_has_the_gradients_of_a_whole_one(two):
     one, other = ranks.shard(two.folder / "whole", 1), two.found("shard")
     assert "FSDPModule" not in one["classes"]

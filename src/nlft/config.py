@@ -95,7 +95,7 @@ class Range:
     def __str__(self) -> str:
         if self.high == inf:
             return f"{self.low:g} or more"
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:g} to {self.high:.12g}"
 
 
 def override(base: type, name: str, default: object = MISSING, also: str = "") -> Any:

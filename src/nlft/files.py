@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError, display_path, printable
+from nlft.progress import note_once
 
 
 def write_whole(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
@@ -62,37 +63,74 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def append_whole(path: Path, data: bytes) -> None:
+def append_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Append whole lines of JSON: all of them or none. Half a line would also corrupt the next line.
 
-    A killed process or a full disk may have left half a last line. It is dropped first. If only its newline is missing,
-    the line stays.
+    A killed process or a full disk may have left half a last line. It is dropped first, with a word. If only its
+    newline is missing, the line stays.
+
+    Args:
+        durable: wait for the disk, so that the lines are there after a power cut too. False is for what is written at
+            each step and can be made again.
 
     Raises:
         OSError: the file cannot be written.
     """
     refuse_waiting_file(path)
     with path.open("a+b", buffering=0) as file:
-        start = _end_of_whole_lines(file)
+        start = _end_of_whole_lines(file, path)
         left = memoryview(data)
         try:
             while left:  # an unbuffered write may write only a part
                 left = left[file.write(left) :]
+            if durable:
+                os.fsync(file.fileno())
         except OSError:
             file.truncate(start)
             raise
+    if durable and start == 0:  # the file may be new
+        sync_folder(path.parent)
 
 
-def _end_of_whole_lines(file: Any) -> int:
+def lines_of_json(path: Path, data: bytes) -> list[bytes]:
+    """Split a file of JSON lines. Leave out half a last line, which a killed writer leaves, and say so.
+
+    A last line that lacks only its newline is whole: no part of a JSON object is one itself.
+
+    Args:
+        data: the file's content.
+    """
+    *lines, last = data.split(b"\n")
+    if last.strip():
+        if is_json(last):
+            return [*lines, last]
+        tell_torn(path, last)
+    return lines
+
+
+def is_json(data: bytes) -> bool:
+    """Return whether bytes are JSON."""
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def tell_torn(path: Path, line: bytes) -> None:
+    """Say that a file's last line is cut off, once for each process."""
+    note_once(f"{display_path(path)}: the last line ({len(line)} bytes) was cut off, and is left out.")
+
+
+def _end_of_whole_lines(file: Any, path: Path) -> int:
     """Drop or complete a torn last line. Return the size of the file then."""
     size = file.seek(0, os.SEEK_END)
     if not size or (file.seek(size - 1), file.read(1))[1] == b"\n":
         return int(size)
     file.seek(0)
     torn = file.readall().rpartition(b"\n")[2]
-    try:
-        json.loads(torn)
-    except ValueError:
+    if not is_json(torn):
+        tell_torn(path, torn)
         file.truncate(size - len(torn))
         return int(size - len(torn))
     file.write(b"\n")

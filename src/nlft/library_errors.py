@@ -26,9 +26,12 @@ _NO_MEMORY = re.compile(
     r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|std::bad_alloc",
     re.I,
 )
-_DISK_FULL = re.compile(
-    r"no space left on device|disk quota exceeded|os error (?:28|122)\b|writer failed writing", re.I
+_DISK_FULL = re.compile(  # numpy's `tofile` says only how much it could write
+    r"no space left on device|disk quota exceeded|os error (?:28|122)\b|writer failed writing"
+    r"|\d+ requested and \d+ written",
+    re.I,
 )
+_TOO_LARGE = re.compile(r"file too large|os error 27\b", re.I)
 _READ_ONLY = re.compile(r"read-only file system|os error (?:30|13|1)\b", re.I)
 _CUT_WEIGHTS = re.compile(
     r"deserializing header|MetadataIncompleteBuffer|HeaderTooLarge|HeaderTooSmall|InvalidHeader|incomplete metadata"
@@ -42,12 +45,13 @@ _NO_GPU = re.compile(
     re.I,
 )
 _MAKES_OPTIMIZERS = {"create_optimizer", "create_scheduler", "create_optimizer_and_scheduler"}
-_MEMORY_CURE = (
+MEMORY_CURE = (
     "Lower --per_device_train_batch_size (raise --gradient_accumulation_steps by as much), --max_length or "
     "--max_new_tokens; where a command has them, --batch_size or --eval_batch_size. Also --dtype bfloat16 and "
     "--load_in_4bit true need less. End other programs that use the memory."
 )
 _DISK_CURE = "Free some space, or write to another place. What was finished before is kept: run the command again."
+_SIZE_CURE = "Raise the limit (`ulimit -f`), or write to a disk that takes larger files. Then run the command again."
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOLCK, errno.ESTALE, errno.ETXTBSY, errno.EBUSY}
 
@@ -78,6 +82,21 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     return printable(f"{'error' if wrong_input else 'failed'}: {told}"), 2 if wrong_input else 1
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what a package or the machine says if an error is about memory that ran out; else None."""
+    if os.environ.get(TRACEBACK):
+        return None
+    return next((_said(link) for link in _causes(error) if _is_of_memory(link)), None)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
+        return True
+    plain = isinstance(error, RuntimeError | OSError) or type(error) is Exception
+    return plain and bool(getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(_said(error)))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the error and the errors that caused it: a package may wrap a full disk into an error of its own."""
     seen = set[int]()
@@ -93,13 +112,14 @@ def _of_machine(error: BaseException) -> NLFTError | None:
     said = _said(error)
     names = {cls.__name__ for cls in type(error).__mro__}
     plain = isinstance(error, RuntimeError | OSError) or type(error) is Exception or "SafetensorError" in names
-    no_memory = isinstance(error, MemoryError) or "OutOfMemoryError" in names
-    if no_memory or (plain and (getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(said))):
-        return NLFTError(f"out of memory: {said}\n  {_MEMORY_CURE}")
+    if _is_of_memory(error):
+        return NLFTError(f"out of memory: {said}\n  {MEMORY_CURE}")
     if not plain:
         return None
     if getattr(error, "errno", None) in _FULL or _DISK_FULL.search(said):
         return NLFTError(f"the disk is full: {said}\n  {_DISK_CURE}")
+    if getattr(error, "errno", None) == errno.EFBIG or _TOO_LARGE.search(said):
+        return NLFTError(f"a file is too large for this place: {said}\n  {_SIZE_CURE}")
     if isinstance(error, OSError) and error.errno is not None and not type(error).__module__.startswith("huggingface"):
         return _of_file(error, said)
     if isinstance(error, OSError):

@@ -31,6 +31,7 @@ from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
+from nlft.training import interrupts
 from nlft.training.interrupts import interruptible
 
 
@@ -180,30 +181,48 @@ def steer(folder: Path, processes: int) -> dict[str, Any]:
 
 def terminate(folder: Path, processes: int) -> dict[str, Any]:
     """SIGTERM for the last process in its second step; then the same training, resumed, and one that nothing ended."""
+    return _terminated(folder, processes, accumulated=1, at=2)
 
+
+def terminate_long(folder: Path, processes: int) -> dict[str, Any]:
+    """The same with four micro-batches a step: SIGTERM in the second one of the third step, of one process."""
+    interrupts.AGREE_SECONDS, usual = 0.0, interrupts.AGREE_SECONDS  # these micro-batches take milliseconds
+    try:
+        return _terminated(folder, processes, accumulated=4, at=10)
+    finally:
+        interrupts.AGREE_SECONDS = usual
+
+
+def _terminated(folder: Path, processes: int, *, accumulated: int, at: int) -> dict[str, Any]:
     def made(name: str) -> Any:
-        size = {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 1, "max_steps": 4}
-        return nlft_trainer(folder / name, data=examples(8), watch=0, optim="sgd", learning_rate=0.5, **size)
+        size = {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": accumulated}
+        options = {"max_steps": 4, "watch": 0, "optim": "sgd", "learning_rate": 0.5}
+        model = lora(tiny.model(), lora_dropout=0.2)
+        return nlft_trainer(folder / name, data=examples(8 * accumulated), model=model, **size, **options)
 
     trainer = made("ended")
-    step = trainer.training_step
+    step, done = trainer.training_step, 0
 
-    def second(*args: Any, **kwargs: Any) -> torch.Tensor:
-        if trainer.state.global_step == 1 and _rank() == processes - 1:
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        if done == at and _rank() == processes - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*args, **kwargs)
 
-    trainer.training_step = second
+    trainer.training_step = counted
     try:
         with interruptible(trainer, RunDir(folder / "ended")):
             trainer.train()
         code = 0
     except SystemExit as ended:
         code = ended.code
-    resumed, whole = made("ended"), made("whole")
+    resumed = made("ended")
     resumed.train(resume_from_checkpoint=True)
+    whole = made("whole")  # this sets the seed
     whole.train()
-    return {"code": code, "step": trainer.state.global_step, "resumed": _weights(resumed), "whole": _weights(whole)}
+    found = {"code": code, "step": trainer.state.global_step, "done": done}
+    return {**found, "resumed": _weights(resumed), "whole": _weights(whole)}
 
 
 def shards(folder: Path, processes: int) -> dict[str, Any]:
@@ -314,7 +333,7 @@ def _rank() -> int:
 
 
 WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (
-    train, supervise, alike, redirect, steer, terminate, shard, shards
+    train, supervise, alike, redirect, steer, terminate, terminate_long, shard, shards
 )  # fmt: skip
 
 

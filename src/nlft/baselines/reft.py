@@ -7,7 +7,7 @@ model.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
@@ -98,8 +99,43 @@ class ReFTBaseline(StopsWhenDiverged, SafeCheckpoints, GRPOTrainer):  # type: ig
             logs["nlft/ungraded_fraction"] = self.rewards.ungraded / self.rewards.answers
         super().log(logs, start_time)
 
+    def counts(self) -> list[int]:
+        return [self.rewards.answers, self.rewards.ungraded]
+
+    def take_counts(self, counts: Sequence[int]) -> None:
+        self.rewards.answers, self.rewards.ungraded = counts
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return OrderOfEpoch(super()._get_train_sampler(dataset))
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""
+
+
+class OrderOfEpoch(Sampler[int]):
+    """TRL's order of the questions, each epoch by its own seed. The first epoch is TRL's.
+
+    TRL's sampler draws each epoch after the one before, so a run that is resumed in a later epoch would begin again
+    with the first one's order.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        """
+        Args:
+            sampler: a `RepeatSampler` of TRL.
+        """
+        self.sampler, self.epoch = sampler, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(self.sampler.seed + 1_000_003 * self.epoch)
+        yield from self.sampler
 
 
 def question_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any]]:
@@ -157,7 +193,7 @@ class Correctness:
     TRL leaves answers without a reward out of their group's mean, and gives them no gradient.
 
     Attributes:
-        answers, ungraded: number of answers so far in this process, and of those that could not be graded.
+        answers, ungraded: number of answers so far in this run, and of those that could not be graded.
     """
 
     __name__ = "correctness"  # TRL logs rewards by this name

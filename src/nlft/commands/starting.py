@@ -112,6 +112,7 @@ def run_training(
         command: what the user types to go on, see `going_on`.
         other: the command's arguments `anyway` and `map`.
     """
+    from nlft.planning.shortage import telling_what_fits
     from nlft.training.interrupts import interruptible
     from nlft.training.start import make_room
 
@@ -119,7 +120,8 @@ def run_training(
         make_room(run, checkpoint)
         note(f"map: {typed('nlft', 'map', run.path)}")
     trainer.command = command
-    with _map_beside(run) if other.map and trainer.args.should_save else nullcontext(), interruptible(trainer, run):
+    beside = _map_beside(run) if other.map and trainer.args.should_save else nullcontext()
+    with beside, interruptible(trainer, run), telling_what_fits(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, anyway=other.anyway)
 
 

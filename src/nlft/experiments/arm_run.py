@@ -29,6 +29,7 @@ from nlft.experiments.rule_arms import read_rules_if, with_rules
 from nlft.experiments.settings import Budget, CurveSettings
 from nlft.files import write_whole
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
+from nlft.planning.shortage import telling_what_fits
 from nlft.results.settings import CollateralSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import TimeBudget
@@ -155,7 +156,7 @@ class ArmTraining:
         run = RunDir(self.out)
         keeps = self._keeps_checkpoints()
         checkpoint = own_checkpoint(trainer, run) if keeps else None
-        with interruptible(trainer, run, tell=False) if keeps else nullcontext():
+        with interruptible(trainer, run, tell=False) if keeps else nullcontext(), telling_what_fits(trainer):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         for folder in (run.checkpoints_path, RunDir(self.out / "warm-up").checkpoints_path):
             shutil.rmtree(folder, ignore_errors=True)  # the result needs them no longer

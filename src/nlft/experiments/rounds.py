@@ -256,6 +256,7 @@ def train_round(folder: Path, job: Job, number: int) -> None:
 
 def _train_round(folder: Path, job: Job, number: int, run: RunDir) -> None:
     from nlft.models.loading import ModelSettings
+    from nlft.planning.shortage import telling_what_fits
     from nlft.training.interrupts import interruptible
     from nlft.training.start import nlft_trainer, own_checkpoint
     from nlft.training.trainer import NLFTConfig
@@ -270,7 +271,7 @@ def _train_round(folder: Path, job: Job, number: int, run: RunDir) -> None:
         file,
     )
     checkpoint = own_checkpoint(trainer, run)
-    with interruptible(trainer, run, tell=False):
+    with interruptible(trainer, run, tell=False), telling_what_fits(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     write_whole(
         folder / "trained.json", json.dumps({"steps": trainer.state.global_step, "examples": digest(file)}).encode()

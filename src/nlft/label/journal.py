@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nlft.errors import UserError, display_path
-from nlft.files import append_whole
+from nlft.files import append_whole, is_json, lines_of_json
 from nlft.locks import try_lock
 
 
@@ -48,11 +48,10 @@ class Journal:
             UserError: a line is not a decision.
         """
         found = []
-        *whole, torn = self.path.read_bytes().split(b"\n")
-        for number, data in enumerate([*whole, torn] if _is_json(torn) else whole, start=1):
+        for number, data in enumerate(lines_of_json(self.path, self.path.read_bytes()), start=1):
             if not data.strip():
                 continue
-            line = json.loads(data) if _is_json(data) else None
+            line = json.loads(data) if is_json(data) else None
             if not isinstance(line, dict) or not isinstance(line.get("text"), str):
                 raise UserError(
                     f"{display_path(self.path)}:{number}: is not a decision of `nlft label`.\n"
@@ -87,14 +86,6 @@ class Journal:
 def digests(lines: Iterable[dict[str, Any]]) -> set[str]:
     """Return the digests of all outputs that were written beside these lines."""
     return {line["out_sha256"] for line in lines if isinstance(line.get("out_sha256"), str)}
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import get_args
 
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
-from nlft.files import refuse_waiting_file
+from nlft.files import refuse_waiting_file, sync_folder
 from nlft.models.answerer import Generated, Reason
 from nlft.models.exchange import tell
 
@@ -150,6 +150,8 @@ class Ledger:
                 if os.write(file, data) < len(data):
                     raise OSError(0, "the disk is full")
                 os.fsync(file)
+                if os.fstat(file).st_size == len(data):  # the file may be new
+                    sync_folder(self.path.parent)
         except OSError as error:
             raise self._not_kept(error) from error
         self._entries.update((entry.hash, entry) for entry in entries)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlft.errors import Problem, ProblemsError, UserError, display_path
-from nlft.files import append_whole
+from nlft.files import append_whole, sync_folder
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir, WatchedExample
 
@@ -167,12 +167,16 @@ class Feedback:
     def _write(self, records: list[dict[str, Any]]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".examples.{uuid.uuid4()}.tmp"
-        aside.write_bytes(b"".join(_line({k: v for k, v in r.items() if v is not None}) for r in records))
         version = max(self.versions(), default=1) + 1
         try:
+            with aside.open("wb") as file:
+                file.writelines(_line({k: v for k, v in r.items() if v is not None}) for r in records)
+                file.flush()
+                os.fsync(file.fileno())
             while True:
                 try:
                     os.link(aside, self._path(version))  # unlike a rename, a link never replaces a file
+                    sync_folder(self.folder)
                     return self._path(version)
                 except FileExistsError:
                     version += 1

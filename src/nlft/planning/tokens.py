@@ -102,15 +102,15 @@ def _counted(
     trained, conditions, real = [], [], 0
     for start in range(0, len(encoded), size):
         features = builder(encoded[start : start + size])
-        rows = _rows(features, "")
+        rows = rows_of(features, "")
         trained.append(rows)
-        without = [_rows(features, "scored_")] if "scored_input_ids" in features else []
+        without = [rows_of(features, "scored_")] if "scored_input_ids" in features else []
         without += [rows] if "hold" in builder.needs else []  # the frozen base's pass over the same rows
         conditions += without or [nothing]
         masks = [features[name] for name in ("attention_mask", "scored_attention_mask") if name in features]
         real += sum(int(mask.sum()) for mask in masks) + (int(masks[0].sum()) if "hold" in builder.needs else 0)
     steps, passes = steps_of(args, len(encoded), processes)
-    most = [_largest(found) for found in (trained, conditions)]
+    most = [largest_of(found) for found in (trained, conditions)]
     sums = [sum(one.tokens for one in found) for found in (trained, conditions)]
     return Tokens(
         examples=len(encoded),
@@ -125,12 +125,13 @@ def _counted(
     )
 
 
-def _largest(found: Sequence[Rows]) -> Rows:
+def largest_of(found: Sequence[Rows]) -> Rows:
     """Return the most rows, the longest row and the most scored tokens of the batches, as if one batch had all."""
     return Rows(*(max(getattr(one, name) for one in found) for name in ("count", "length", "scored")))
 
 
-def _rows(features: dict[str, Any], prefix: str) -> Rows:
+def rows_of(features: dict[str, Any], prefix: str) -> Rows:
+    """Return the rows of a batch: those with gradient, or with the prefix `scored_` those without."""
     count, length = features[f"{prefix}input_ids"].shape
     return Rows(int(count), int(length), int((features[f"{prefix}labels"] >= 0).sum()))
 

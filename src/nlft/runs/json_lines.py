@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nlft.files import refuse_waiting_file, write_whole
+from nlft.files import lines_of_json, refuse_waiting_file, write_whole
 from nlft.runs.reading import SPOILT, spoilt
 
 Problem = Callable[[dict[str, Any]], str | None]
@@ -19,7 +19,7 @@ def write_jsonl(path: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path, problem: Problem | None = None) -> list[dict[str, Any]]:
-    """Read every whole line. Ignore a torn last line, which a killed writer leaves.
+    """Read every whole line. Leave out a torn last line, which a killed writer leaves, and say so.
 
     Raises:
         UserError: a line is not a JSON object, or has a problem. The message names the file and the line.
@@ -27,9 +27,8 @@ def read_jsonl(path: Path, problem: Problem | None = None) -> list[dict[str, Any
     refuse_waiting_file(path)
     if not path.is_file():
         return []
-    *lines, torn = path.read_bytes().split(b"\n")
-    del torn
-    return [_read_line(path, at, line, problem) for at, line in enumerate(lines, start=1) if line.strip()]
+    lines = enumerate(lines_of_json(path, path.read_bytes()), start=1)
+    return [_read_line(path, at, line, problem) for at, line in lines if line.strip()]
 
 
 def _read_line(path: Path, at: int, line: bytes, problem: Problem | None) -> dict[str, Any]:

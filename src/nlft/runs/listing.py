@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError
+from nlft.files import is_json
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.reading import SPOILT, read_yaml, spoilt
 from nlft.runs.run_dir import RunDir, short_model_name
@@ -141,7 +142,8 @@ def last_events(path: Path) -> list[dict[str, Any]]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL))
-        lines = file.read().split(b"\n")[1 if size > _TAIL else 0 : -1]
+        *lines, last = [b"", *file.read().split(b"\n")[1 if size > _TAIL else 0 :]]
+    lines += [last] if is_json(last) else []  # else the trainer is writing it, or was killed at that
     events = [json.loads(line) for line in lines if line.strip()]
     known = [event for event in events if isinstance(event, dict) and event_problem(event) is None]
     return [event for event in known if not event.get("superseded") and event.get("step") is not None]

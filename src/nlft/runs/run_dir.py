@@ -198,7 +198,8 @@ class RunDir:
 
     def _write_kept(self, path: Path) -> None:
         if self._kept[path]:
-            append_whole(path, b"".join(self._kept[path]))
+            # A reader's changes cannot be made again. Events can, by a resume, and come at each step.
+            append_whole(path, b"".join(self._kept[path]), durable=path == self.controls_path)
             self._kept[path].clear()
 
     def finish_logs(self) -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from nlft.training.manifest import (
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
 from nlft.training.sharding import ShardsModel, sharded_like, whole
+from nlft.training.step_start import StepStart
 
 OPTIMIZER = "optimizer.safetensors"
 SCHEDULER = "scheduler.json"
@@ -59,6 +61,8 @@ class SafeCheckpoints(ShardsModel):
     recorder: Any = None  # the run's `RunDirCallback`
     command: str | None = None  # what the user types to go on after an interruption
     _writing: Path | None = None
+    _saved_step: int | None = None  # the step of the checkpoint that this training wrote last
+    _start: StepStart | None = None  # what the step that is under way began with
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint.
@@ -77,7 +81,7 @@ class SafeCheckpoints(ShardsModel):
     def _train_alone(self, resume_from_checkpoint: str | bool | None, *args: Any, **kwargs: Any) -> Any:
         """Train in a folder that no other process writes."""
         anyway = bool(kwargs.pop("anyway", False))
-        self.resumed = None
+        self.resumed = self._saved_step = self._start = None
         if resume_from_checkpoint:
             run = RunDir(self.args.output_dir)
             if resume_from_checkpoint is True:
@@ -110,6 +114,13 @@ class SafeCheckpoints(ShardsModel):
         """Set these sums to a checkpoint's; None for a new run."""
         take_trl_sums(self, stored)
 
+    def counts(self) -> list[int]:
+        """Return further counts of the log, over all steps so far, that each micro-batch may raise."""
+        return []
+
+    def take_counts(self, counts: Sequence[int]) -> None:
+        """Set these counts to those of a checkpoint, or of a step's beginning."""
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log one line. The last line's mean loss is over all steps, also those before a resume."""
         if "train_loss" in logs and self.resumed_from is not None:
@@ -129,12 +140,36 @@ class SafeCheckpoints(ShardsModel):
             if self.args.should_save:  # half a checkpoint would take the room that the adapter needs
                 shutil.rmtree(home / WRITING, ignore_errors=True)
             raise
+        self._saved_step = self.state.global_step
 
     def save_now(self) -> None:
         """Write a checkpoint between two steps."""
         if not self.keep_resumed():
             self._save_checkpoint(self.model_wrapped, None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def break_off(self) -> None:
+        """Throw a half-made step away, and write the checkpoint of the last whole step if it is not there."""
+        self.model.zero_grad()
+        self.put_back_step()
+        if self.state.global_step and self._saved_step != self.state.global_step:
+            self.save_now()
+
+    def put_back_step(self) -> None:
+        """Set random numbers and sums to those of the last whole step, if something has been drawn or added since."""
+        if self._start is not None and self._start.step == self.state.global_step:
+            self._start.put_back(self)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._start = StepStart.of(self)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        # An evaluation must not change the weights, so it must not change the random numbers that training draws. A
+        # signal breaks an evaluation off: the checkpoint then needs the numbers from before it.
+        self._start = StepStart.of(self)
+        with own_random_numbers():
+            return super()._evaluate(*args, **kwargs)
 
     def keep_resumed(self) -> bool:
         """Return whether a checkpoint of this step is there, because training was resumed from it and is still there.
@@ -286,6 +321,11 @@ class SafeCheckpoints(ShardsModel):
 
     def _rng_file(self, folder: str) -> str:
         return os.path.join(folder, f"rng_state_{self.args.process_index}.safetensors")
+
+
+def own_random_numbers() -> Any:
+    """Work inside this context. What it draws from torch's random numbers changes nothing after it."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Path:

@@ -6,6 +6,7 @@ Clusters and spot machines send SIGTERM some seconds before they kill a process.
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +20,18 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.divergence import Diverged
 from nlft.training.manifest import checkpoints_of, problem_of
 
+AGREE_SECONDS = 1.0  # how often several processes ask each other between micro-batches: asking waits for the device
+
 
 class TerminationCallback(TrainerCallback):  # type: ignore[misc]
-    """After SIGTERM or Ctrl-C, writes a checkpoint at the end of the step, and ends the training without an adapter.
+    """After SIGTERM or Ctrl-C, writes a checkpoint and ends the training without an adapter.
 
-    Several processes agree at the end of each step, so that all write the checkpoint of the same step, also if only one
-    of them got the signal. Before the first step there is nothing to write, and the signal ends the training at once.
+    It does so after the micro-batch. If the step is then half-made, it is thrown away, and the checkpoint is that of
+    the last whole step. DeepSpeed's engine keeps the gradients to itself, so there it waits for the end of the step.
+
+    Several processes agree at the end of each step, and about each second between two micro-batches. So all write the
+    checkpoint of the same step, also if only one of them got the signal. Before the first step is whole there is
+    nothing to write.
     """
 
     asked: int | None = None  # the signal
@@ -32,6 +39,8 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._steps = False  # whether the first step has begun
+        self._left = self._span = 1  # micro-batches until the processes ask each other, and between two such times
+        self._agreed_at = time.monotonic()
 
     def terminate(self, signal_number: int, *_: object) -> None:
         """Take the signal. A second one ends the process at once."""
@@ -41,19 +50,27 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
         again = " Press it again to stop at once." if signal_number == signal.SIGINT else ""
         name = "Ctrl-C" if signal_number == signal.SIGINT else "SIGTERM"
         if self.trainer.args.should_save:
-            print(f"\n{name}: writing a checkpoint after this step.{again}", file=sys.stderr)
+            print(f"\n{name}: writing a checkpoint after this micro-batch.{again}", file=sys.stderr)
 
     def check(self) -> None:
         """Between two steps, end the training with a checkpoint if a signal has come. All processes call this."""
         if self._is_asked():
-            try:
-                self.trainer.save_now()
-            except NLFTError as error:
-                print(error, file=sys.stderr)
-            raise _ending(self.asked)
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            self.trainer.break_off()
+        except NLFTError as error:
+            print(error, file=sys.stderr)
+        self.trainer.accelerator.wait_for_everyone()
+        raise _ending(self.asked)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._steps = True
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.trainer.is_deepspeed_enabled and self._is_asked_in_step():
+            self._end()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_asked():
@@ -77,6 +94,25 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
         if self.trainer.args.world_size > 1:
             own = torch.tensor([self.asked or 0], device=self.trainer.accelerator.device)
             self.asked = int(self.trainer.accelerator.gather(own).max()) or None
+        return self.asked is not None
+
+    def _is_asked_in_step(self) -> bool:
+        """Return whether any process got a signal. All processes call this after each micro-batch but a step's last.
+
+        Asking waits for the device. So they ask once in as many micro-batches as the slowest of them makes in
+        `AGREE_SECONDS`, and all know that number.
+        """
+        if self.trainer.args.world_size == 1:
+            return self.asked is not None
+        self._left -= 1
+        if self._left > 0:
+            return False
+        each = (time.monotonic() - self._agreed_at) / self._span
+        own = torch.tensor([float(self.asked or 0), each], device=self.trainer.accelerator.device)
+        asked, slowest = self.trainer.accelerator.gather(own).reshape(-1, 2).amax(0).tolist()
+        self.asked = int(asked) or None
+        self._left = self._span = max(1, int(AGREE_SECONDS / max(slowest, 1e-6)))
+        self._agreed_at = time.monotonic()
         return self.asked is not None
 
 

@@ -24,6 +24,7 @@ def store_log(trainer: Any, folder: Path) -> None:
         "loss_since": float(trainer._tr_loss),
         "loss_sum": trainer._total_loss_scalar,
         "own": trainer.own_log_sums(),
+        "counts": trainer.counts(),
     }
     write_whole(_file(trainer, folder), json.dumps(state).encode())
 
@@ -39,6 +40,8 @@ def restore_log(trainer: Any, checkpoint: str | None) -> None:
         trainer._globalstep_last_logged = stored["last_line"]
         trainer._tr_loss = torch.tensor(stored["loss_since"], device=trainer.args.device)
         trainer._total_loss_scalar = stored["loss_sum"]
+        if stored.get("counts"):
+            trainer.take_counts(stored["counts"])
     trainer.take_log_sums(stored and stored["own"])
 
 

@@ -27,7 +27,7 @@ from nlft.models.loading import ModelSettings, default_lora, load_model, load_to
 from nlft.runs.run_dir import RunDir
 from nlft.training.batching import KeepingBuilder
 from nlft.training.callbacks import RunDirCallback, show_own_progress
-from nlft.training.checkpoints import SafeCheckpoints
+from nlft.training.checkpoints import SafeCheckpoints, own_random_numbers
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.guards import Guards
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
@@ -220,13 +220,8 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
 
     def evaluate_now(self) -> None:
         """Log the loss on the held-out examples."""
-        with _own_random_numbers():
+        with own_random_numbers():
             self.evaluate()
-
-    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        # An evaluation must not change the weights, so it must not change the random numbers that training draws.
-        with _own_random_numbers():
-            return super()._evaluate(*args, **kwargs)
 
     def show_pause(self, seconds: float | None) -> None:
         """Show that the run is paused (None), or that it continues after a pause of `seconds`."""
@@ -365,7 +360,3 @@ def _prepare_model(
         model, peft_config, chunk_bytes=args.logit_chunk_mib * 2**20, checkpoints=bool(args.activation_checkpointing)
     )
     return model, tokenizer
-
-
-def _own_random_numbers() -> Any:
-    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
