@@ -21,6 +21,7 @@ from helpers.fault_proxy import AnsweringServer
 from helpers.fuzz_targets import TARGETS
 from helpers.fuzzing import SLOWEST, fuzz
 from helpers.limits import cpu_limit
+from helpers.readers import READERS, text_of
 from helpers.training import examples
 from nlft.data.records import write_examples
 from nlft.runs.run_dir import RunDir
@@ -230,8 +231,6 @@ def _(place: Place) -> str:
 
 @row(28, "texts of loops, 1, 10 and 100 kB", "46 of 2,685 calls over 1 s", slow=True)
 def _(place: Place) -> str:
-    from test_linear_time import READERS, text_of
-
     calls, worst = 0, (0.0, "")
     for name, read in READERS.items():
         for piece in WORST:
