@@ -296,6 +296,11 @@ def range_of(hint: object) -> Range | None:
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)), None)
 
 
+def is_secret(name: str) -> bool:
+    """Return whether a setting's value is secret, so that no message, log or file may have it."""
+    return name.endswith(("token", "key", "password"))
+
+
 def unknown(where: str, name: str, known: Iterable[str]) -> Problem:
     """Make the problem for a setting that does not exist, with the name that was probably meant."""
     names = list(known)

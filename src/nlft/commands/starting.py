@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlft.commands.next_steps import note_next, with_flags
+from nlft.config import is_secret
 from nlft.errors import UserError, display_path, typed
 from nlft.outputs import refuse_inputs
 from nlft.progress import note
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from nlft.runs.run_dir import RunDir
 
 _NOTHING_ELSE = Namespace(anyway=False, map=False)
-_SECRETS = ("hub_token",)
 _ONCE = ("--overwrite", "--resume", "--map")  # what a command that goes on does not repeat
 
 
@@ -92,9 +92,9 @@ def examples_and_run(
 
 def going_on(prog: str, argv: Sequence[str]) -> str:
     """Return the command that goes on with an interrupted training. It leaves out what is secret."""
-    words = with_flags(
-        [word for word in argv if word not in _ONCE], **dict.fromkeys(("resume_from_checkpoint", *_SECRETS))
-    )
+    names = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
+    left_out = ["resume_from_checkpoint", *filter(is_secret, names)]
+    words = with_flags([word for word in argv if word not in _ONCE], **dict.fromkeys(left_out))
     return typed(*prog.split(), *words, "--resume")
 
 

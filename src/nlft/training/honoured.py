@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from math import isfinite
 from typing import Any
 
+from nlft.config import is_secret
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import ConfigError, Problem
 
@@ -378,7 +379,7 @@ def _is_set(args: Any, field: "Field[Any]") -> bool:
 
 def _shown_of(args: Any, name: str) -> str:
     """Return a setting's value for a message, unless it is a secret: messages end up in the logs of jobs."""
-    return "given" if name.endswith(("token", "key", "password")) else _shown(getattr(args, name))
+    return "given" if is_secret(name) else _shown(getattr(args, name))
 
 
 def _shown(value: object) -> str:
