@@ -1,16 +1,18 @@
 """The conditions' rows go on from base's beginning: the scores, the losses and the gradient are those of whole rows."""
 
+import weakref
+
 import pytest
 import torch
-from peft import PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from helpers import tiny
 from nlft.core.batches import BatchBuilder
-from nlft.core.beginnings import cut, shares_beginnings
+from nlft.core.beginnings import Beginnings, cut, shares_beginnings
 from nlft.core.condition_scores import is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, row
-from nlft.core.logprobs import enable_scoring
+from nlft.core.logprobs import enable_scoring, score
 from nlft.core.schemes.registry import get_scheme
 from nlft.models.loading import default_lora, wrap
 
@@ -131,9 +133,41 @@ def test_layers_that_see_less_or_angles_of_the_rows_length_are_scored_whole():
     assert shares_beginnings(small(MistralConfig, sliding_window=None)), "without a window it is tried"
 
 
-def test_an_adapter_that_has_a_beginning_of_its_own_is_scored_whole():
-    net = tiny.model()
-    assert not shares_beginnings(get_peft_model(net, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)))
+def test_an_adapter_that_reads_more_than_one_token_is_scored_whole():
+    for config in (
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=[4]),
+    ):
+        assert not shares_beginnings(get_peft_model(tiny.model(), config)), config.peft_type
+
+
+def test_the_beginnings_are_let_go_as_they_are_read():
+    model = tiny.model()
+    enable_scoring(model)
+    builder = BatchBuilder(0, needs=NEEDS, share=True)
+    batch = builder.batch(builder(encoded()))
+    kept = Beginnings(batch.begun)
+    score(model.train(), batch.trained_rows, keep=kept)
+    held = [weakref.ref(one.untyped_storage()) for pair in kept.kept.values() for one in pair]
+    assert all(one() is not None for one in held)
+    with torch.no_grad():
+        score(model, batch.scored_rows, after=kept)
+    assert not any(one.numel() for pair in kept.kept.values() for one in pair)
+    assert not any(one() is not None and one().nbytes() for one in held)
+
+
+def test_base_is_scored_first_in_every_batch_of_a_training_that_shares():
+    """Ranks whose batches are cut and ranks whose batches are not must come to their passes in the same order."""
+    model = tiny.model()
+    enable_scoring(model)
+    graded = []
+    model.model.register_forward_pre_hook(lambda *_: graded.append(torch.is_grad_enabled()))
+    for examples in (encoded(), tiny.encoded()):  # the second ones share too little
+        builder = BatchBuilder(0, needs=NEEDS, share=True)
+        features = builder(examples)
+        score_batch(model, builder.batch(features), NEEDS)
+        graded.append("begun_seen" in features)
+    assert graded == [True, False, True, True, False, False]
 
 
 def test_a_model_that_reads_its_positions_in_its_own_way_fails_the_trial(monkeypatch):

@@ -8,13 +8,17 @@ import sys
 import time
 from threading import Thread
 
+import psutil
 import pytest
 
+from nlft.cli import main
 from nlft.errors import NLFTError, UserError
 from nlft.experiments.compare import Compare
 from nlft.experiments.demo import write_problems
-from nlft.experiments.on_ray import _check_resources, run_on_ray
+from nlft.experiments.on_ray import run_on_ray
 from nlft.experiments.settings import CompareSettings
+from nlft.models.on_ray import check_resources
+from nlft.models.settings import BackendSettings
 
 
 def grid(folder, model, **more):
@@ -65,6 +69,58 @@ def test_a_cell_whose_worker_is_killed_is_run_again_and_the_comparison_is_the_lo
     assert all(not arm["failed"] for arm in remote["arms"])
 
 
+def answers(out):
+    """What a command kept of its answers, without the times."""
+    lines = [json.loads(line) for line in out.with_suffix(".calls.jsonl").read_text().splitlines()]
+    return {one["hash"]: (one["text"], one["tokens"], one["finish_reason"]) for one in lines}
+
+
+def kill_a_worker(ledger, killed):
+    """Kill a worker that holds the model, as soon as the first answers are kept."""
+    while not ledger.is_file() or not ledger.read_bytes().count(b"\n"):
+        time.sleep(0.01)
+    busy = [p for p in psutil.process_iter(["cmdline"]) if "ray::_Worker" in " ".join(p.info["cmdline"] or [])]
+    busy[0].kill()
+    killed.append(busy[0].pid)
+
+
+@pytest.mark.timeout(900)
+def test_a_model_that_answers_in_two_workers_one_of_them_killed_gives_the_answers_of_this_machine(
+    tmp_path, model_folder, capsys
+):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    write_problems(tmp_path / "problems", 40, 4)
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    words = ["sample", str(tmp_path / "problems" / "train.jsonl"), "--model_name_or_path", model_folder]
+    words += ["--dtype", "float32", "--max_new_tokens", "24", "--batch_size", "4"]
+    assert main([*words, "--out", str(here)]) == 0
+    killed: list[int] = []
+    Thread(target=kill_a_worker, args=(there.with_suffix(".calls.jsonl"), killed), daemon=True).start()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        assert main([*words, "--out", str(there), "--executor", "ray"]) == 0, capsys.readouterr().err
+        again = tmp_path / "judged.jsonl"
+        judge = ["judge", str(there), "--out", str(again), "--judge", "self", "--model_name_or_path", model_folder]
+        assert main([*judge, "--executor", "ray", "--max_new_tokens", "8", "--tries", "1"]) == 0
+    finally:
+        ray.shutdown()
+    assert len(killed) == 1
+    assert answers(there) == answers(here), "the same answers under the same names, so a ledger serves both"
+    assert there.read_text() == here.read_text()
+    assert len(answers(again)) > 0
+    assert {one["label"] for one in map(json.loads, again.read_text().splitlines())} <= {True, False}
+
+
+def test_what_is_wrong_with_a_worker_is_said_where_the_command_runs(tmp_path, model_folder, capsys):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    write_problems(tmp_path / "problems", 4, 4)
+    words = ["sample", str(tmp_path / "problems" / "train.jsonl"), "--out", str(tmp_path / "o.jsonl")]
+    assert main([*words, "--executor", "ray", "--model_name_or_path", model_folder, "--adapter", "no/such"]) == 2
+    assert "no/such" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--executor ray with --backend openai"):
+        BackendSettings(executor="ray", base_url="http://localhost:1/v1")
+
+
 def test_without_ray_the_message_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"nlft\[ray\]"):
@@ -80,6 +136,6 @@ def test_settings_that_ray_does_not_read_are_refused():
 
 def test_a_cell_that_fits_on_no_machine_does_not_wait_forever():
     nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
-    _check_resources(nodes, 4, 0.5)
+    check_resources(nodes, 4, 0.5)
     with pytest.raises(NLFTError, match="--ray_cpus or --ray_gpus"):
-        _check_resources(nodes, 8, 0)
+        check_resources(nodes, 8, 0)

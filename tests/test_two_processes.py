@@ -193,6 +193,16 @@ def test_a_signal_for_one_process_breaks_a_long_step_off_in_both(two):
     assert [path.name for path in run.checkpoints_path.iterdir()] == ["checkpoint-2"]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_training_that_is_resumed_in_its_second_epoch_has_that_epochs_order(two, rank):
+    for name, found in two.found("epochs", rank).items():
+        assert len(found["seen"]) == 4
+        assert found["seen"][2:] != found["seen"][:2], f"{name}: both epochs have one order, so nothing is tested"
+        assert found["resumed"] == found["seen"][3:], name
+        whole, again = found["weights"]
+        assert again == whole, name
+
+
 def test_a_sharded_model_has_the_gradients_of_a_whole_one(two):
     one, other = ranks.shard(two.folder / "whole", 1), two.found("shard")
     assert "FSDPModule" not in one["classes"]

@@ -225,6 +225,34 @@ def _terminated(folder: Path, processes: int, *, accumulated: int, at: int) -> d
     return {**found, "resumed": _weights(resumed), "whole": _weights(whole)}
 
 
+def epochs(folder: Path, processes: int) -> dict[str, Any]:
+    """Four steps, two in each epoch; then the last one again, from a checkpoint within the second epoch."""
+    options = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.5, "save_strategy": "steps", "save_steps": 3}
+    options |= {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 1, "watch": 0}
+    found = {}
+    for name, make, data in (("nlft", nlft_trainer, examples(8)), ("strike", striking.trainer, striking.records(8))):
+        whole = make(folder / name, data=data, **options)
+        seen: list[list[Any]] = []
+        _note_examples(whole, seen)
+        whole.train()
+        again = make(folder / f"{name}-again", data=data, **options)
+        resumed: list[list[Any]] = []
+        _note_examples(again, resumed)
+        again.train(resume_from_checkpoint=str(folder / name / "checkpoints" / "checkpoint-3"))
+        found[name] = {"seen": seen, "resumed": resumed, "weights": [_weights(whole), _weights(again)]}
+    return found
+
+
+def _note_examples(trainer: Any, seen: list[list[Any]]) -> None:
+    step = trainer.training_step
+
+    def noted(model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        seen.append([one.id for one in inputs["examples"]])
+        return step(model, inputs, *rest, **more)
+
+    trainer.training_step = noted
+
+
 def shards(folder: Path, processes: int) -> dict[str, Any]:
     """Four steps under FSDP2, if there are several processes; then the last two again, from a checkpoint of step 2.
 
@@ -333,7 +361,7 @@ def _rank() -> int:
 
 
 WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (
-    train, supervise, alike, redirect, steer, terminate, terminate_long, shard, shards
+    train, supervise, alike, redirect, steer, terminate, terminate_long, epochs, shard, shards
 )  # fmt: skip
 
 

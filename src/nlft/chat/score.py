@@ -113,7 +113,7 @@ class Choices:
         """
         rows = self.rows()
         ours = [row for row in rows if _weights(row) == _weights(self.about)]
-        other = [row for row in ours if rule and row.get("rule", rule) != rule and RULE in row["order"]]
+        other = [row for row in ours if row.get("rule") != rule and RULE in row["order"]]
         if not ours:
             lines = ["score: no blind choices yet. Hide the names, then choose the best reply."]
         else:

@@ -13,7 +13,7 @@ from nlft.errors import UserError, display_path, typed
 from nlft.experiments.rule_arms import guide_text
 from nlft.progress import note
 from nlft.runs.run_dir import RunDir
-from nlft.runs.unfinished import how_to_go_on
+from nlft.runs.unfinished import ways_to_go_on
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MODEL_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -83,12 +83,13 @@ class Target:
         return f"{kind}: {display_path(self.tuned)}   base: {display_path(self.base)}"
 
 
-def find_target(name: str, base: str | None) -> Target:
+def find_target(name: str, base: str | None, command: str = "chat") -> Target:
     """Find the newest weights of a run, or those in a folder, and their base model.
 
     Args:
         name: a run directory, a checkpoint, a folder with an adapter or a model, or an adapter's hub name.
         base: the base model, if the user names it.
+        command: what the user typed after `nlft`.
 
     Raises:
         UserError: there is nothing to talk to, or the base model is not known.
@@ -104,7 +105,7 @@ def find_target(name: str, base: str | None) -> Target:
     weights = _newest(run) if home == path and record else path
     if weights is None:
         raise UserError(
-            f"{display_path(name)}: the run has written neither a checkpoint nor its adapter yet.\n{how_to_go_on(run)}"
+            f"{display_path(name)}: the run has written neither a checkpoint nor its adapter yet.\n{ways_to_go_on(run)}"
         )
     is_adapter = (weights / ADAPTER_CONFIG).is_file()
     if not is_adapter and not any((weights / file).is_file() for file in _MODEL_FILES):
@@ -112,11 +113,11 @@ def find_target(name: str, base: str | None) -> Target:
             f"{display_path(name)}: holds neither a run (run.yaml), nor an adapter ({ADAPTER_CONFIG}), nor a model.\n"
             "  Give the --output_dir of a training, or an adapter's folder."
         )
-    known = base or _recorded_base(record) or (_base_of(weights / ADAPTER_CONFIG) if is_adapter else None)
+    known = base or recorded_base(record) or (_base_of(weights / ADAPTER_CONFIG) if is_adapter else None)
     if not known:
         raise UserError(
             f"{display_path(name)}: nothing here says which base model it was trained from.\n"
-            f"  Give it: {typed('nlft', 'chat', path, '--model_name_or_path', 'BASE')}"
+            f"  Give it: {typed('nlft', command, path, '--model_name_or_path', 'BASE')}"
         )
     _refuse_same(weights, known)
     unfinished = weights.parent == run.checkpoints_path and not run.adapter_path.is_dir()
@@ -143,7 +144,7 @@ def _newest(run: RunDir) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _recorded_base(record: Mapping[str, Any]) -> str | None:
+def recorded_base(record: Mapping[str, Any]) -> str | None:
     found = (record.get("model") or {}).get("model_name_or_path") or record.get("model_name_or_path")
     return str(found) if found else None
 

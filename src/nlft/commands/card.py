@@ -22,13 +22,13 @@ def card(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     from nlft.runs.model_card import write_card
     from nlft.runs.run_dir import RunDir
-    from nlft.runs.unfinished import how_to_go_on
+    from nlft.runs.unfinished import ways_to_go_on
 
     run = RunDir.open(args.run)
     if not run.adapter_path.is_dir():
         raise UserError(
             f"{display_path(run.path)}: the run has not written its adapter/, which a model card describes.\n"
-            f"{how_to_go_on(run)}"
+            f"{ways_to_go_on(run)}"
         )
     if args.examples < 0:
         raise UserError(f"--examples {args.examples}: must be 0 or more.\n  Leave it out to show none.")

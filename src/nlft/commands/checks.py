@@ -122,10 +122,10 @@ def refuse_unfinished(name: str, use: Callable[[Path], str], where: str | None =
     if (path / "adapter").is_dir() or (path / "adapter_config.json").is_file():
         return
     from nlft.runs.run_dir import RunDir
-    from nlft.runs.unfinished import how_to_go_on
+    from nlft.runs.unfinished import ways_to_go_on
 
     raise UserError(
-        f"{where or display_path(path)}: the run has not written its adapter/.\n{how_to_go_on(RunDir(path), use)}"
+        f"{where or display_path(path)}: the run has not written its adapter/.\n{ways_to_go_on(RunDir(path), use)}"
     )
 
 

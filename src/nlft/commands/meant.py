@@ -91,7 +91,7 @@ def kind_of(name: str) -> str | None:
 
 def _is_missing(name: str) -> bool:
     """Return whether a name that nothing here has is a path, and not the hub's: `runs/b` beside other runs is one."""
-    return name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).parent.is_dir()
+    return name.count("/") != 1 or name.startswith((".", "/", "~")) or any(Path(name).parent.glob("*/run.yaml"))
 
 
 def _runs_near(command: str, folder: Path, where: str) -> str:
@@ -163,8 +163,10 @@ def _file_in(folder: Path) -> Path | None:
 
 
 def _adapted(path: Path, run: Path | None) -> list[str | Path]:
+    from nlft.chat.target import recorded_base
+
     base = None
     if run is not None:
         with suppress(NLFTError, OSError, AttributeError):
-            base = (RunDir(run).settings().get("model") or {}).get("model_name_or_path")
+            base = recorded_base(RunDir(run).settings())
     return ["--model_name_or_path", str(base or "BASE"), "--adapter", path]

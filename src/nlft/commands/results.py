@@ -80,9 +80,10 @@ def evaluate(argv: Sequence[str]) -> None:
         settings.make_checks(None)  # a check that needs a judge is an error before the model is loaded
     else:
         graders(settings.grader)  # and so is an unknown grader
-    check_can_score(settings, on_server=backend.backend == "openai")
+    elsewhere = backend.backend == "openai" or backend.executor == "ray"
+    check_can_score(settings, elsewhere=elsewhere)
     if settings.collateral:
-        check_collateral(adapter=adapter, on_server=backend.backend == "openai")
+        check_collateral(adapter=adapter, elsewhere=elsewhere)
         read_keep(settings.keep)  # a wrong file is an error before the model is loaded
     with printing_json(other.json) as document:
         answers = _evaluated(questions, model_settings, backend, calls, settings, other.file, out, run)
@@ -232,7 +233,7 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     name, *rest = words
     refuse_unfinished(name, lambda checkpoint: typed("nlft", "merge", checkpoint, *rest))
     base = early_setting("nlft merge", rest, "model_name_or_path")
-    target = find_target(name, str(base) if base else None)
+    target = find_target(name, str(base) if base else None, "merge")
     if not target.is_adapter:
         raise UserError(
             f"{display_path(name)}: the run trained all weights, so it has no adapter to merge.\n"

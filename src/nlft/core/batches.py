@@ -27,6 +27,7 @@ class Batch:
         scored_rows: rows scored without gradient: B under standard, then one under judge for each wrong sample;
             only the conditions that the scheme needs. None if it needs neither.
         begun: where the scored rows go on, if they are cut. They are whole without it.
+        base_first: score base before the conditions, whether or not these rows are cut: all ranks do the same.
         label: (B,) bool.
         width: length of the longest completion, end-of-turn token included.
         extra_samples: (E,) the sample of each extra row.
@@ -43,6 +44,7 @@ class Batch:
     held: HoldRows | None = None
     known: KnownScores | None = None
     begun: Begun | None = None
+    base_first: bool = False
 
 
 class BatchBuilder:
@@ -169,6 +171,7 @@ class BatchBuilder:
             held=_held(features) if "hold_role" in features else None,
             known=KnownScores.of(features),
             begun=Begun(**{one.name: features[f"begun_{one.name}"] for one in fields(Begun)}) if cut_rows else None,
+            base_first=self.share,
         )
 
 

@@ -25,6 +25,7 @@ WORTH = 0.9
 # their keys, rotary angles that follow from the row's length.
 _FAR = ("sliding_window", "attention_chunk_size", "num_kv_shared_layers")
 _OWN_LENGTH = {"dynamic", "longrope"}
+_OF_WEIGHTS = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,6 @@ class Beginnings(Cache):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Keep a copy of the beginnings. Return the layer's states unchanged."""
-        # With activation checkpointing, backward reads the layer again, after the copy has been used.
         if layer_idx not in self.kept:
             self.kept[layer_idx] = (self._of(key_states), self._of(value_states))
         return key_states, value_states
@@ -113,7 +113,8 @@ class _GoneOn(Cache):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         keys, values = self.kept[layer_idx]
-        self.kept[layer_idx] = (keys[:0], values[:0])  # a layer that is read again must not keep anything anew
+        # With activation checkpointing, backward reads the layer again, and must not keep anything anew.
+        self.kept[layer_idx] = (keys.new_empty(0), values.new_empty(0))
 
         def after(before: Tensor, own: Tensor) -> Tensor:
             return torch.cat([before.index_select(0, self.source), own], 2)
@@ -145,7 +146,7 @@ def shares_beginnings(model: PreTrainedModel) -> bool:
     score whole rows.
     """
     net: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if any(one.is_prompt_learning for one in getattr(model, "peft_config", {}).values()) or not may_share(net):
+    if not all(map(_sees_one_token, getattr(model, "peft_config", {}).values())) or not may_share(net):
         return False
     was_training = net.training
     net.eval()
@@ -155,6 +156,12 @@ def shares_beginnings(model: PreTrainedModel) -> bool:
         return False
     finally:
         net.train(was_training)
+
+
+def _sees_one_token(adapter: Any) -> bool:
+    """Return whether an adapter changes a token's states by that token alone: one of weights, and always on."""
+    kind = getattr(adapter.peft_type, "value", str(adapter.peft_type))
+    return kind in _OF_WEIGHTS and not getattr(adapter, "alora_invocation_tokens", None)
 
 
 def may_share(net: PreTrainedModel) -> bool:

@@ -147,7 +147,7 @@ def score_batch(
         frozen = base_targets(model, batch.trained_rows, batch.held) if batch.held else None
         clean = score(model, batch.trained_rows, hidden=reads_states, keep=begun) if reads_clean else None
         scored = None
-        if batch.scored_rows and (begun is None or clean):
+        if batch.scored_rows and (not batch.base_first or clean):
             scored = score(model, batch.scored_rows, hidden=choose is not None, after=begun)
 
     def targets(now: TokenLogprobs, said: Tensor, top_of: TopOf) -> SparseTargets:
@@ -168,7 +168,7 @@ def score_batch(
         logits_at=struck,
         keep=begun if clean is None else None,
     )
-    if batch.scored_rows and scored is None:  # their beginnings are those of the rows that were just read
+    if batch.scored_rows and scored is None:  # they may go on from beginnings of the rows that were just read
         with torch.no_grad(), evaluating(model):
             scored = score(model, batch.scored_rows, after=begun)
     read = (clean or rows).part(0, size, width)

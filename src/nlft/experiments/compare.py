@@ -18,9 +18,10 @@ from nlft.experiments.cells import Cell
 from nlft.experiments.grid import Comparison
 from nlft.experiments.inputs import StageRecord
 from nlft.experiments.on_ray import run_on_ray
-from nlft.experiments.settings import CompareSettings, ExecutorSettings
+from nlft.experiments.settings import CompareSettings
 from nlft.experiments.stages import write_rows
 from nlft.files import read_json, write_whole
+from nlft.models.settings import ExecutorSettings
 from nlft.progress import table
 from nlft.results.comparison_report import contrast_lines
 from nlft.results.comparison_tables import grid_table

@@ -2,19 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from platform import node
 from typing import Any
 
 from nlft import __version__
-from nlft.errors import UserError
 from nlft.experiments.cells import Cell, run_cell
 from nlft.experiments.stages import Job
-
-TRIES_AGAIN = 3
-"""How often a cell is run again whose worker was killed. A cell that failed by itself is not run again."""
+from nlft.models.on_ray import TRIES_AGAIN, cannot_work, check_resources, connected
 
 Ended = Callable[[Cell, str | None, float], None]
 """Called for each cell that ended: (cell, why it failed or None, seconds)."""
@@ -40,9 +35,9 @@ def run_on_ray(
     Raises:
         UserError: Ray is not installed, or no machine has what a cell needs.
     """
-    with _connected() as ray:
+    with connected() as ray:
         gpus = float(bool(ray.cluster_resources().get("GPU"))) if gpus is None else gpus
-        _check_resources(ray.nodes(), cpus, gpus)
+        check_resources(ray.nodes(), cpus, gpus)
         # max_calls: a worker ends with its task, so each cell has its own peak memory, as in a process started here.
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=TRIES_AGAIN, max_calls=1)(_run)
         place = str(folder.resolve())
@@ -63,53 +58,12 @@ def run_on_ray(
 def _run(version: str, cwd: str, folder: str, job: Any, prompt_template: str, cell: Cell) -> tuple[float, str | None]:
     """Run one cell in a worker. Return its seconds, and why it failed, if it did."""
     from nlft.library_errors import explain
-    from nlft.progress import hide_bars, quiet_libraries
 
-    quiet_libraries()
-    hide_bars()
-    for place in (cwd, folder):
-        if not Path(place).is_dir():
-            return 0.0, f"{node()}: {place} is not there. All machines of Ray must share it."
-    if version != __version__:
-        return 0.0, f"{node()}: nlft is {__version__} there, but {version} where the comparison runs."
-    os.chdir(cwd)  # the settings name files as the user typed them
+    if why := cannot_work(version, cwd, folder):
+        return 0.0, why
     began = time.monotonic()
     try:
         run_cell(Path(folder), job, prompt_template, cell)
     except Exception as error:
         return time.monotonic() - began, str(explain(error) or f"{type(error).__name__}: {error}")
     return time.monotonic() - began, None
-
-
-@contextmanager
-def _connected() -> Iterator[Any]:
-    """Connect to the Ray that RAY_ADDRESS or `ray start` names. Without one, start one on this machine, and end it.
-
-    Raises:
-        UserError: Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            "--executor ray: Ray is not installed.\n  Type `pip install 'nlft[ray]'`, or leave out --executor."
-        ) from error
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(include_dashboard=False, log_to_driver=True)
-    try:
-        yield ray
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _check_resources(nodes: Iterable[Mapping[str, Any]], cpus: float, gpus: float) -> None:
-    """Refuse cells that fit on no machine. Ray would wait for one forever."""
-    has = [node["Resources"] for node in nodes if node["Alive"]]
-    if not any(one.get("CPU", 0) >= cpus and one.get("GPU", 0) >= gpus for one in has):
-        most = max((one.get("CPU", 0), one.get("GPU", 0)) for one in has) if has else (0, 0)
-        raise UserError(
-            f"no machine of Ray has {cpus:g} CPUs and {gpus:g} GPUs for a cell; the largest has {most[0]:g} and "
-            f"{most[1]:g}.\n  Lower --ray_cpus or --ray_gpus."
-        )

@@ -1,8 +1,8 @@
 """Settings of `tune`, `compare` and `rounds`. Imports no torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from nlft.auditing.settings import HeldOutSettings
 from nlft.collect.judging import JudgeChoice, check_judge_has_checks
@@ -13,7 +13,13 @@ from nlft.data.checks_grader import CheckSettings
 from nlft.data.grading import CHECKS
 from nlft.errors import UserError
 from nlft.experiments.arms import ALIASES, Arm, plan_arms
-from nlft.models.settings import MOST_SEED, AnswerSettings, BatchSizeSettings, TemperatureSettings
+from nlft.models.settings import (
+    MOST_SEED,
+    AnswerSettings,
+    BatchSizeSettings,
+    ExecutorSettings,
+    TemperatureSettings,
+)
 from nlft.results.settings import ClusterSettings, CollateralSettings
 from nlft.sources.settings import ReadingSettings
 from nlft.training.settings import (
@@ -197,25 +203,6 @@ class TuneSettings(
 
 
 @dataclass
-class ExecutorSettings:
-    """Where the cells of a comparison run."""
-
-    rare: ClassVar[tuple[str, ...]] = ("executor", "ray_cpus", "ray_gpus")
-
-    executor: Literal["local", "ray"] = field(
-        default="local",
-        metadata={"help": "Where cells run. local: in processes of this machine. ray: as tasks of Ray."},
-    )
-    ray_cpus: Annotated[float, Range(0.01, inf)] = field(
-        default=1.0, metadata={"help": "CPUs that Ray reserves for a cell."}
-    )
-    ray_gpus: Annotated[float | None, Range(0, inf)] = field(
-        default=None,
-        metadata={"help": "GPUs that Ray reserves for a cell (default: 1 if Ray has any). 0.5: two share one."},
-    )
-
-
-@dataclass
 @with_defaults(output_dir="runs/compare", audit=False)
 class CompareSettings(TuneSettings, ExecutorSettings):
     """Settings of `nlft compare`: the methods to compare, and the data.
@@ -276,10 +263,7 @@ class CompareSettings(TuneSettings, ExecutorSettings):
                 f"--jobs {self.jobs} with --executor ray: Ray runs as many cells at once as its machines allow.\n"
                 "  Leave out --jobs, and set --ray_cpus and --ray_gpus."
             )
-        of_ray = [one for one in fields(ExecutorSettings) if one.name != "executor"]
-        given = [f"--{one.name}" for one in of_ray if getattr(self, one.name) != one.default]
-        if self.executor == "local" and given:
-            raise UserError(f"{' and '.join(given)} without --executor ray has no effect.\n  Add --executor ray.")
+        self.refuse_idle_ray()
         if self.jobs > 1 and self.max_seconds:
             raise UserError(
                 "--max_seconds with --jobs: cells that share the machine train fewer steps in the same time.\n"

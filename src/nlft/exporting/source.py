@@ -13,7 +13,7 @@ from nlft.models.loading import ModelSettings
 from nlft.models.saved_adapters import adapter_folder, check_undamaged
 from nlft.models.weights_check import loaded
 from nlft.runs.run_dir import RunDir
-from nlft.runs.unfinished import how_to_go_on
+from nlft.runs.unfinished import ways_to_go_on
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def open_trained(name: str, base: str | None) -> Trained:
     if run is not None and place == Path(name) and not (place / "adapter_config.json").is_file():
         raise UserError(
             f"{display_path(name)}: the run has not written its adapter/.\n"
-            f"{how_to_go_on(run, lambda checkpoint: typed('nlft', 'export', checkpoint))}"
+            f"{ways_to_go_on(run, lambda checkpoint: typed('nlft', 'export', checkpoint))}"
         )
     check_undamaged(place, f"nlft export {name}")
     cure = "Give a run directory, a folder with adapter_config.json, or a hub name."

@@ -1,5 +1,6 @@
 """Open the model that the settings name, local or on a server, with a ledger of its answers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,13 @@ def open_model(
     """
     shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     templates = Templates(system_prompt=system_prompt, inputs=inputs)
+    if backend.executor == "ray":
+        from nlft.models.on_ray import RayModel
+
+        here = replace(backend, executor="local", ray_cpus=1.0, ray_gpus=None)  # in each worker
+        opening = {"model_settings": model_settings, "backend": here, "batch_size": batch_size, **shape}
+        opening |= {"system_prompt": system_prompt, "inputs": inputs}
+        return RayModel(opening, backend, batch_size=batch_size, max_new_tokens=max_new_tokens)
     if backend.backend == "openai":
         return _server_model(model_settings, backend, templates, shape)
     return _local_model(model_settings, templates, batch_size, shape)

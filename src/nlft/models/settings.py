@@ -1,6 +1,6 @@
 """Settings of models and of their answers. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Annotated, ClassVar, Literal
 
@@ -102,7 +102,33 @@ class GenerationSettings(AnswerSettings, BatchSizeSettings, TemperatureSettings,
 
 
 @dataclass
-class BackendSettings:
+class ExecutorSettings:
+    """Where a command's work runs: the cells of a comparison, or the model that answers."""
+
+    rare: ClassVar[tuple[str, ...]] = ("executor", "ray_cpus", "ray_gpus")
+
+    executor: Literal["local", "ray"] = field(
+        default="local",
+        metadata={"help": "Where the work runs. local: on this machine. ray: in Ray's workers (docs/PROCESSES.md)."},
+    )
+    ray_cpus: Annotated[float, Range(0.01, inf)] = field(
+        default=1.0, metadata={"help": "CPUs that Ray reserves for a worker."}
+    )
+    ray_gpus: Annotated[float | None, Range(0, inf)] = field(
+        default=None,
+        metadata={"help": "GPUs that Ray reserves for a worker (default: 1 if Ray has any). 0.5: two share one."},
+    )
+
+    def refuse_idle_ray(self) -> None:
+        """Refuse settings of Ray where Ray is not used."""
+        of_ray = [one for one in fields(ExecutorSettings) if one.name != "executor"]
+        given = [f"--{one.name}" for one in of_ray if getattr(self, one.name) != one.default]
+        if self.executor == "local" and given:
+            raise UserError(f"{' and '.join(given)} without --executor ray has no effect.\n  Add --executor ray.")
+
+
+@dataclass
+class BackendSettings(ExecutorSettings):
     """Where answers come from."""
 
     backend: Literal["local", "openai"] = field(
@@ -137,6 +163,12 @@ class BackendSettings:
     def __post_init__(self) -> None:
         if self.base_url is not None:
             self.backend = "openai"
+        self.refuse_idle_ray()
+        if self.backend == "openai" and self.executor == "ray":
+            raise UserError(
+                "--executor ray with --backend openai: a server spreads its requests over its own machines.\n"
+                "  Leave out --executor, or leave out --backend and --base_url."
+            )
 
 
 @dataclass

@@ -100,6 +100,7 @@ def _step_of(trainer: Any) -> Step | None:
         conditions=conditions,
         checkpointing=bool(args.activation_checkpointing),
         holds=holds,
+        reads=scheme is not None and bool(scheme.needs(trainer.saliency) & {"standard", "judge"}),
         padded=trained.count > 1,
         bits=None if quantised is None else 4 if getattr(quantised, "load_in_4bit", False) else 8,
         double=bool(getattr(quantised, "bnb_4bit_use_double_quant", True)),
@@ -143,7 +144,8 @@ def _room(device: torch.device) -> str | None:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         ours = torch.cuda.memory_reserved(device)
-        return f"the GPU has {_gib(total)}, of which other programs use {_gib(max(0, total - free - ours))}"
+        beside = max(0, total - free - ours)
+        return f"the GPU has {_gib(total)}, of which {_gib(beside)} are used outside of this training's tensors"
     if device.type != "cpu":
         return None
     import psutil  # type: ignore[import-untyped]  # accelerate needs it, so it is there

@@ -190,7 +190,7 @@ def evaluate(
     answerer = _answerer(model, tokenizer, settings, out)
     readings = _readings(settings, answerer)
     local = _local_model(answerer)
-    check_can_score(settings, on_server=local is None)
+    check_can_score(settings, elsewhere=local is None)
     questions = questions[: settings.limit]
     clusters = read_clusters(questions, settings.cluster)
     if settings.grader == "label":
@@ -238,7 +238,7 @@ def _collateral(local: "LocalModel | None", answerer: Answerer, *measured: Any) 
     from nlft.results.beside import measure_collateral
 
     if local is None or not hasattr(local.model, "disable_adapter"):
-        raise no_base("the model is on a server" if local is None else "the model has no adapter")
+        raise no_base("the model is on a server or on Ray" if local is None else "the model has no adapter")
     return measure_collateral(local, answerer, *measured)
 
 
@@ -276,27 +276,27 @@ def _answerer(
     return Ledgered(answerer, Ledger(out.with_suffix(".calls.jsonl")), CallSettings())
 
 
-def check_can_score(settings: EvaluationSettings, *, on_server: bool) -> None:
-    """Refuse the grader `label` on a server.
+def check_can_score(settings: EvaluationSettings, *, elsewhere: bool) -> None:
+    """Refuse the grader `label` where the model is not loaded here.
 
     Raises:
-        UserError: the grader is `label`, which needs log-likelihoods, and the model is on a server.
+        UserError: the grader is `label`, which needs log-likelihoods, and the model is not loaded here.
     """
-    if settings.grader == "label" and on_server:
+    if settings.grader == "label" and elsewhere:
         raise UserError(
             "--grader label: it reports log-likelihoods of the standard answers, which only a local model gives.\n"
-            "  Load the model here (without --base_url and --backend), or choose another --grader."
+            "  Load the model here (without --base_url, --backend and --executor), or choose another --grader."
         )
 
 
-def check_collateral(*, adapter: str | None, on_server: bool) -> None:
+def check_collateral(*, adapter: str | None, elsewhere: bool) -> None:
     """Refuse collateral where there is no base model to compare with.
 
     Raises:
-        UserError: there is no adapter, or the model is on a server.
+        UserError: there is no adapter, or the model is not loaded here.
     """
-    if on_server or adapter is None:
-        raise no_base("the model is on a server" if on_server else "there is no --adapter")
+    if elsewhere or adapter is None:
+        raise no_base("the model is on a server or on Ray" if elsewhere else "there is no --adapter")
 
 
 def no_base(why: str) -> UserError:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from nlft.digests import check_manifest
+from nlft.digests import MANIFEST, check_manifest
 from nlft.errors import display_path
 from nlft.runs.listing import last_events
 from nlft.runs.reading import SPOILT
@@ -21,21 +21,26 @@ def state_of(run: RunDir) -> RunState:
     return run_state(events[-1] if events else None, beat=run.heartbeat(), logged=logged)
 
 
-def whole_checkpoints(run: RunDir) -> list[Path]:
-    """Return a run's undamaged checkpoints, the newest last. checkpoint-9 comes before checkpoint-10."""
+def last_whole_checkpoint(run: RunDir) -> Path | None:
+    """Return a run's newest undamaged checkpoint. Older ones are not read, since reading one takes as long as its size.
+
+    A checkpoint without a manifest is not whole.
+    """
     found = [path for path in run.checkpoints_path.glob("checkpoint-*") if path.name[11:].isdecimal()]
-    whole = [path for path in found if check_manifest(path) is None]
-    return sorted(whole, key=lambda path: (len(path.name), path.name))
+    newest = sorted(found, key=lambda path: int(path.name[11:]), reverse=True)
+    return next((one for one in newest if (one / MANIFEST).is_file() and check_manifest(one) is None), None)
 
 
-def how_to_go_on(run: RunDir, use: Callable[[Path], str] | None = None) -> str:
+def ways_to_go_on(run: RunDir, use: Callable[[Path], str] | None = None) -> str:
     """Return what to type for a run without its adapter: one line per way.
 
     Args:
         use: returns the command that uses a checkpoint instead; None if no checkpoint will do.
     """
-    state, checkpoints = state_of(run), whole_checkpoints(run)
-    if state.name not in GONE:
+    state, checkpoint = state_of(run), last_whole_checkpoint(run)
+    if state.name == "waiting":
+        lines = ["It has not begun to train."]
+    elif state.name not in GONE:
         step = f", at step {state.step}" if state.step is not None else ""
         lines = [f"It still trains{step}: wait for its end. To watch it: nlft map {display_path(run.path)}"]
     elif state.command:
@@ -43,8 +48,8 @@ def how_to_go_on(run: RunDir, use: Callable[[Path], str] | None = None) -> str:
         lines = [f"To go on with it{f', in {state.folder}' if elsewhere else ''}: {state.command}"]
     else:
         lines = ["To go on with it, type its `nlft train` again, and add --resume."]
-    if checkpoints and use is not None:
-        lines.append(f"To use its last checkpoint: {use(checkpoints[-1])}")
-    elif not checkpoints:
+    if checkpoint is not None and use is not None:
+        lines.append(f"To use its last checkpoint: {use(checkpoint)}")
+    elif checkpoint is None:
         lines.append("It has no whole checkpoint.")
     return "\n".join(f"  {line}" for line in lines)

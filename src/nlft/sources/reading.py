@@ -12,7 +12,7 @@ from nlft.sources.excel import read_excel
 from nlft.sources.formats.registry import TELLING, convert, find_format, has_format, is_ours, unwrapped
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
 from nlft.sources.settings import ReadAs
-from nlft.sources.tables import Table, record_of
+from nlft.sources.tables import ROWS_LOOKED_AT, Table, record_of
 from nlft.sources.text_tables import read_text_table
 
 _HUB_NAME = re.compile(
@@ -24,7 +24,6 @@ _FILE_ENDINGS = (
     *(".txt", ".arrow", ".gz", ".zip", ".yaml"),
 )
 _RECORD_ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx", ".gz")
-_NAMES_READ = 100  # records whose fields are looked at to learn a file's names
 _PLACES_SHOWN = 5
 
 
@@ -164,7 +163,7 @@ def _renamed(source: Source, columns: Columns, needed: Collection[str] | None) -
     Without `--columns`, records with a prompt and a reply are renamed, and where questions are asked for, only those
     with a rating too. Our own keep their names, and a system prompt beside them goes before the prompt.
     """
-    first = [record.fields for record in source.records[:_NAMES_READ] if record.fields]
+    first = [record.fields for record in source.records[:ROWS_LOOKED_AT] if record.fields]
     names = list(dict.fromkeys(name for fields in first for name in fields))
     if not first:
         return source

@@ -23,7 +23,7 @@ from nlft.runs.model_card import CARD, card_text
 from nlft.runs.run_dir import RunDir
 from nlft.training.guards import Guards
 from nlft.training.manifest import put_in_place, saving
-from nlft.training.resuming import Resumed
+from nlft.training.resuming import Resumed, begin_epoch
 from nlft.training.run_record import data_fingerprint, environment, model_record
 from nlft.training.tracking import follow_with_trackio
 
@@ -42,6 +42,16 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         self.settings = settings
         self.trainer: Any = None  # set by the caller that owns both; saving needs all ranks
         self._heart: Heartbeat | None = None
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        begin_epoch(train_dataloader, int((state.epoch or 0) + 1e-6))
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start, self._first_step = time.monotonic(), state.global_step

@@ -50,7 +50,9 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
         again = " Press it again to stop at once." if signal_number == signal.SIGINT else ""
         name = "Ctrl-C" if signal_number == signal.SIGINT else "SIGTERM"
         if self.trainer.args.should_save:
-            print(f"\n{name}: writing a checkpoint after this micro-batch.{again}", file=sys.stderr)
+            when = "step" if self.trainer.is_deepspeed_enabled else "micro-batch"
+            kept = "writing a checkpoint" if self.trainer.state.global_step else "ending"
+            print(f"\n{name}: {kept} after this {when}.{again}", file=sys.stderr)
 
     def check(self) -> None:
         """Between two steps, end the training with a checkpoint if a signal has come. All processes call this."""

@@ -129,3 +129,17 @@ def _refusal(checkpoint: Path, ours: list[Deviation], fixed: list[Deviation]) ->
     else:
         lines.append("Go on with the old values, or add --anyway to go on with the new ones.")
     return "\n".join(lines)
+
+
+def begin_epoch(loader: Any, epoch: int) -> None:
+    """Tell a data loader's samplers which epoch begins, whatever they are wrapped in.
+
+    accelerate does not reach a sampler inside of both its shard for a process and its skipping of the batches that a
+    resumed epoch has had. The order would then be that of the first epoch.
+    """
+    inner: list[Any] = [loader]
+    while inner:
+        one = inner.pop()
+        if one is not loader and hasattr(one, "set_epoch"):
+            one.set_epoch(epoch)
+        inner += [getattr(one, name) for name in ("batch_sampler", "sampler") if hasattr(one, name)]

@@ -111,6 +111,7 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
             self._sums[1, places] += struck
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._sums = torch.zeros_like(self._sums)  # a signal may have ended an earlier training within a step
         if state.global_step:
             self.restore()
 
