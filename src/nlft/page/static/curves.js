@@ -81,7 +81,9 @@ export class Curves {
     }).slice(0, MOST_SPARKS);
     this.sparks.hidden = shown.length === 0;
     byId("sparks-of").hidden = this.sparks.hidden;
-    byId("sparks-of").textContent = `Whole training batch, step ${Math.max(...shown.map(({ line }) => line.x.at(-1)))}`;
+    // A line of the log holds the means since the line before it, over all examples that were trained on.
+    const last = Math.max(...shown.map(({ line }) => line.x.at(-1)));
+    byId("sparks-of").textContent = `All that was trained, logged at step ${last}`;
     // Keep the existing buttons, because the focus may be on one of them.
     while (this.sparks.childElementCount > shown.length) this.sparks.lastElementChild.remove();
     while (this.sparks.childElementCount < shown.length) {
