@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def test_numbers_of_a_token_cover_neither_the_sentence_nor_the_judgment_nor_the_
 
 
 def test_numbers_under_a_line_push_only_what_stands_below(files: dict[str, Path], open_page: OpenPage) -> None:
-    page = open_page(files["nlft"], width=390, height=844)
+    page = open_page(files["nlft"], width=390, height=1800)  # nothing needs to scroll
+    expect(page.locator(".spark .trace").first).to_be_attached()
     cells = page.locator("#first .token")
     expect(cells.first).to_be_visible()
     tops = "(all) => all.map((one) => one.querySelector('.ink').getBoundingClientRect().top)"
@@ -104,6 +106,24 @@ def test_pointing_between_two_lines_keeps_the_numbers(files: dict[str, Path], op
     expect(page.get_by_role("tooltip")).to_contain_text("token 4 of 60")
     page.mouse.move(5, 5)
     expect(page.get_by_role("tooltip")).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_numbers_go_with_their_card(files: dict[str, Path], open_page: OpenPage, width: int) -> None:
+    page = open_page(files["nlft"], width=width)
+    page.locator("#first .token").nth(3).hover()
+    tooltip = page.get_by_role("tooltip")
+    expect(tooltip).to_be_visible()
+    page.evaluate("document.querySelector('#first .toggle').click()")
+    page.evaluate("document.getElementById('previous').click()")
+    expect(page.locator("#where")).to_contain_text("step 10")
+    expect(tooltip).to_be_hidden()
+    page.evaluate("document.querySelector('#first .toggle').click()")
+    page.locator("#first .token").nth(4).focus()
+    expect(tooltip).to_contain_text("token 5 of 60")
+    page.locator("#sort").select_option("file")  # the card moves
+    page.locator("article .token").nth(2).focus()
+    expect(tooltip).to_contain_text("token 3 of 60")
 
 
 def test_a_tap_shows_the_whole_popup_and_the_page_says_that_one_can_tap(
@@ -175,7 +195,7 @@ def test_key_of_what_a_reader_wants_instead_is_there_where_one_says_it(tmp_path:
     run = strike_run(tmp_path / "run")
     assert open_page(export_map(run, tmp_path / "a.html")).locator("#key-instead:visible").count() == 0
     watched = run.watched()
-    run.write_watched([watched[0], type(watched[1])(**{**vars(watched[1]), "replacements": {"2": " plain"}})])
+    run.write_watched([watched[0], replace(watched[1], replacements={"2": " plain"})])
     page = open_page(export_map(run, tmp_path / "b.html"))
     expect(page.locator("#key-instead")).to_be_visible()
 

@@ -61,6 +61,7 @@ def test_effects_are_told_apart_and_text_stays_readable_under_every_colour_blind
 
 
 def test_effects_differ_in_shape_and_not_only_in_colour(lamp: Page) -> None:
+    expect(lamp.locator("#key-struck")).to_be_visible()
     looks = lamp.locator(".sample[data-effect]:visible .ink").evaluate_all(
         """(all) => all.map((one) => { const style = getComputedStyle(one); const clear = (colour) => colour ===
           getComputedStyle(document.querySelector('.sample[data-effect=alone] .ink')).backgroundColor

@@ -158,7 +158,9 @@ function drawStrips(panel, scores) {
 }
 
 export function redrawTooltip() {
-  if (shownCell) showTooltip(shownCell);
+  if (!shownCell) return;
+  if (shownCell.checkVisibility()) showTooltip(shownCell);
+  else hideTooltip(); // its card has been closed, or has gone
 }
 
 export function showTooltip(cell) {
