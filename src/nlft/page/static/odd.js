@@ -3,7 +3,7 @@
 
 import { touchedAt } from "./effects.js";
 import { strikes, tagName } from "./logic.js";
-import { visibleText } from "./text.js";
+import { END_WORDS, endsTurn, visibleText } from "./text.js";
 
 const MOST = 5; // phrases of one list
 const LETTER = /[\p{L}\p{N}]/u;
@@ -41,7 +41,7 @@ function phrases(tokens, places) {
     if (runs.at(-1)?.at(-1) === at - 1) runs.at(-1).push(at);
     else runs.push([at]);
   }
-  const words = runs.map((run) => `“${visibleText(run.map((at) => tokens[at]).join("")).trim()}”`);
+  const words = runs.map((run) => `“${visibleText(run.map((at) => (endsTurn(tokens[at]) ? ` ${END_WORDS}` : tokens[at])).join("")).trim()}”`);
   const left = words.length - MOST;
   return left > 0 ? `${words.slice(0, MOST).join(", ")} and ${left} more` : words.join(", ");
 }
