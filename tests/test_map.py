@@ -377,7 +377,7 @@ def test_the_file_draws_its_curves_by_itself(run: RunDir, tmp_path: Path, open_p
 
 def test_every_token_is_shown_and_joined_they_read_as_the_completion(page: Page) -> None:
     shown = page.locator("#example-0 .token > .text").all_text_contents()
-    assert shown == ["64", " -", " 35", " =", " 34", "↵", "#### 34", "<|im_end|>"]
+    assert shown == ["64", " -", " 35", " =", " 34", "↵", "#### 34", "end of turn"]
     assert page.locator("#example-0 br").count() == 1
     above, below = token(page, 5).bounding_box(), token(page, 6).bounding_box()
     assert above
@@ -406,7 +406,7 @@ def test_right_completion_has_only_the_row_of_the_standard_answer(page: Page) ->
     assert right.locator("[data-condition=judge]").count() == 0
     assert right.locator("[data-condition=standard]").count() == len(RIGHT.tokens)
     assert "one row: standard / base" in right.locator(".caption").text_content()
-    assert right.locator("h3").all_text_contents() == ["Prompt", "Standard answer"]
+    assert right.locator("h3").all_text_contents() == ["Prompt", "Reply", "Standard answer"]
     assert right.locator(".badge").text_content() == "✓ right"
     red, green, _blue = strip_colour(page, 2, "standard", example=1)
     assert green > red
@@ -617,7 +617,7 @@ def test_hostile_text_shows_as_text_and_runs_nowhere(hostile_run: RunDir, tmp_pa
         "U+200B",
         "]]>&amp;&lt;",
         "◌\u0301",
-        "<|im_end|>",
+        "end of turn",
     ]
     assert page.locator("main script, main img").count() == 0
     assert page.locator("#example-0").get_by_text("<script>alert(1)</script>").count() >= 4

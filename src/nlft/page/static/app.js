@@ -8,11 +8,11 @@ import { Examples } from "./examples.js";
 import { Feedback } from "./feedback.js";
 import { mountFeedback } from "./feedbacklist.js";
 import { watchKeys } from "./keys.js";
-import { nearestStep, recordedVerdict, requestsFor } from "./logic.js";
+import { nearestStep, recordedVerdict, requestsFor, scoredAt, tagName } from "./logic.js";
 import { mountRuns } from "./runlist.js";
 import { Run } from "./runs.js";
 import { stateOf } from "./runstate.js";
-import { runSentence } from "./sentences.js";
+import { runCounts, runSentence } from "./sentences.js";
 import { buildShare } from "./share.js";
 import { keep, kept, state } from "./state.js";
 import { drawBesideBar, drawBesideChoices, drawMarks, drawSteps, watchSteps } from "./stepbar.js";
@@ -281,6 +281,15 @@ function drawSentence(run, here, tried) {
   }));
   byId("run-sentence").textContent = runSentence(all);
   byId("run-sentence").hidden = all.length === 0;
+  byId("run-counts").textContent = runCounts(all, scoredAt(here));
+  const tags = new Set(scored.flatMap(({ scores, index }) => {
+    const verdict = tried?.[index] ?? recordedVerdict(scores);
+    return Array.from(verdict.tag, (_, i) => tagName(verdict, i));
+  }));
+  byId("key-struck").hidden = !tags.has("struck");
+  byId("key-inside").hidden = !tags.has("inside");
+  byId("key-instead").hidden = !run.examples.some((example) => Object.keys(example.replacements ?? {}).length);
+  byId("key-changed").hidden = !tried && !state.beside;
 }
 
 /** The step, with the model's new scores for edited examples. */

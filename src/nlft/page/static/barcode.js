@@ -5,6 +5,8 @@ import { effectAt, sharesOf, strengthOf } from "./effects.js";
 
 const CELL = 10, GAP = 2, MIDDLE = 20; // units of the drawing
 const LEVELS = 5;
+// As in the text, held tokens have one line without gaps. Those that are left alone are dots.
+const QUIET = { held: { width: CELL, height: 4 }, alone: { width: 3, height: 4 } };
 
 /** Build an empty strip. `share` is its length beside the longest reply's. */
 export function buildBarcode(share) {
@@ -30,9 +32,11 @@ export function barcodePaths(scores, verdict) {
     const strength = strengthOf(shares[i]);
     const pushed = effect === "down" || effect === "up";
     const look = pushed ? `${effect}-${Math.max(1, Math.ceil(strength * LEVELS))}` : effect;
-    const height = pushed ? (0.3 + 0.7 * strength) * MIDDLE : effect === "held" ? 5 : 2;
+    const height = pushed ? (0.3 + 0.7 * strength) * MIDDLE : QUIET[effect].height;
+    const width = pushed ? CELL - GAP : QUIET[effect].width;
     const top = effect === "down" ? MIDDLE : effect === "up" ? MIDDLE - height : MIDDLE - height / 2;
-    paths[look] = `${paths[look] ?? ""}M${CELL * i} ${top.toFixed(1)}h${CELL - GAP}v${height.toFixed(1)}h${GAP - CELL}z`;
+    const left = CELL * i + (pushed ? 0 : (CELL - width) / 2);
+    paths[look] = `${paths[look] ?? ""}M${left} ${top.toFixed(1)}h${width}v${height.toFixed(1)}h${-width}z`;
   }
   return paths;
 }

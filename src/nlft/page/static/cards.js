@@ -5,6 +5,7 @@ import { buildBarcode, drawBarcode } from "./barcode.js";
 import { byId, button, element, shownText } from "./dom.js";
 import { effectsOf } from "./effects.js";
 import { differing, recordedVerdict, tagCounts } from "./logic.js";
+import { oddSentences } from "./odd.js";
 import { quoteParts } from "./quotes.js";
 import { exampleSentence, shareWords } from "./sentences.js";
 import { state } from "./state.js";
@@ -58,11 +59,17 @@ function buildBody(view) {
   view.caption = element("p", { className: "caption" });
   view.sides = element("div", { className: "sides" }, element("div", { className: "side" }, view.caption, view.panel.group));
   view.sentence = element("p", { className: "sentence" });
+  view.odd = element("p", { className: "odd note-of" });
   view.share = element("p", { className: "share" });
   view.why = button("Why", () => setWhy(view, !view.panel.explained), { "aria-expanded": "false", className: "why" });
   view.pin = button("Pin", () => acts.pin(example.id), { className: "pin", "aria-pressed": "false" });
   view.actions = element("div", { className: "actions" }, view.why, view.pin);
-  body.append(promptPart(example.prompt), view.sides, view.sentence, view.share, ...saidBy(view), view.actions);
+  // The tooltip stands in the dock, or under its token's line: never on what explains the colours.
+  const hint = () => element("p", { className: "ask", text: "Point at a token, or tap it, for its numbers." });
+  const reply = element("div", { className: "reply-text" }, element("h3", { text: "Reply" }), view.sides, hint());
+  body.append(promptPart(example.prompt), element("div", { className: "reading" },
+    element("div", { className: "read" }, reply, view.sentence, view.odd, view.share, ...saidBy(view)),
+    element("div", { className: "dock" }, hint())), view.actions);
   acts.opened(view);
 }
 
@@ -163,6 +170,7 @@ export function drawCard(view, here, there, hereTitle) {
   drawBeside(view, there);
   drawCaption(view, here.scores, there ? hereTitle : "");
   view.sentence.textContent = now ? exampleSentence(effectsOf(here.scores, now)) : "Not scored yet.";
+  view.odd.textContent = now ? oddWords(view, now) : "";
   if (!now) return;
   view.share.textContent = formatShares(tagCounts(now), now.tag.length);
   const other = there?.scores ? recordedVerdict(there.scores) : null;
@@ -175,6 +183,11 @@ export function drawCard(view, here, there, hereTitle) {
   if (other) drawTokens(view.other.panel, { scores: there.scores, verdict: other, after: there.after, changed: marks });
 }
 
+function oddWords(view, verdict) {
+  const quoted = view.quotes.filter(({ quote }) => quote.closest(".judgment")).flatMap(({ places: all }) => all);
+  return oddSentences(view.example.tokens, quoted, verdict).join(" ");
+}
+
 function drawStrip(view, scores, verdict) {
   if (!verdict) {
     view.strip.replaceChildren();
@@ -184,15 +197,14 @@ function drawStrip(view, scores, verdict) {
   const found = effectsOf(scores, verdict);
   const { touched, touchedShare, tokens } = found;
   view.amount.textContent = amountWords(found);
-  view.amount.title = touched
-    ? `The feedback touches ${touched} of ${tokens} tokens, ${shareWords(touchedShare)} of the training signal.` : "";
+  view.amount.title = `The feedback touches ${touched} of ${tokens} tokens, ${shareWords(touchedShare)} of the training signal.`;
   if (!view.open) drawBarcode(view.strip, scores, verdict);
 }
 
-/** What a closed example's row says of it. A liked reply is often pushed up as a whole, without any feedback. */
+/** What an example's row says of it. A liked reply is often pushed up as a whole, without any feedback. */
 function amountWords({ touched, tokens, up, held }) {
-  if (touched) return `touches ${touched} of ${tokens}`;
-  return up ? "pushed up whole" : held ? "held whole" : "trains nothing";
+  const whole = up === tokens ? ", all pushed up" : held === tokens ? ", all held" : up || held ? "" : ", trains nothing";
+  return `touched ${touched} of ${tokens}${touched ? "" : whole}`;
 }
 
 function drawCaption(view, scores, title) {

@@ -13,13 +13,13 @@ const CHARTS = [
   { title: "Loss", words: formatNumber, curves: [["loss", "loss"], ["nlft/likelihood_loss", "likelihood"],
     ["nlft/unlikelihood_loss", "unlikelihood"], ["eval_loss", "held out"],
     ["nlft/answer_loss", "answers"], ["nlft/redirect_loss", "redirect"]] },
-  { title: "Parts of strike", words: formatNumber, curves: [["nlft/strike_loss", "strike"], ["nlft/hold_loss", "hold"],
+  { title: "Loss, part by part", spark: "Loss at struck words", words: formatNumber, curves: [["nlft/strike_loss", "strike"], ["nlft/hold_loss", "hold"],
     ["nlft/keep_loss", "keep"], ["nlft/replace_loss", "replace"], ["nlft/ban_loss", "ban"]] },
-  { title: "Struck words", words: formatPercent, curves: [["nlft/struck_probability", "mean probability"]] },
+  { title: "Probability of struck words", words: formatPercent, curves: [["nlft/struck_probability", "mean probability"]] },
   { title: "Learning rate", words: formatNumber, curves: [["learning_rate", "learning rate"]] },
-  { title: "Salient and gated", words: formatPercent, curves: [["nlft/salient_fraction", "salient tokens"],
+  { title: "Salient and gated", spark: "Salient tokens", words: formatPercent, curves: [["nlft/salient_fraction", "salient tokens"],
     ["nlft/gated_fraction", "gated samples"]], unless: "nlft/struck_probability" },
-  { title: "Accuracy", words: formatPercent, curves: [["eval_mean_token_accuracy", "held-out tokens"],
+  { title: "Accuracy", spark: "Token accuracy", words: formatPercent, curves: [["eval_mean_token_accuracy", "held-out tokens"],
     ["mean_token_accuracy", "trained tokens"]] },
   { title: "Tokens per second", words: formatNumber, curves: [["tokens_per_second", "tokens/s"]] },
 ];
@@ -80,6 +80,10 @@ export class Curves {
       return column ? lineOf(run, column, name, 0, false).map((line) => ({ about, line })) : [];
     }).slice(0, MOST_SPARKS);
     this.sparks.hidden = shown.length === 0;
+    byId("sparks-of").hidden = this.sparks.hidden;
+    // A line of the log holds the means since the line before it, over all examples that were trained on.
+    const last = Math.max(...shown.map(({ line }) => line.x.at(-1)));
+    byId("sparks-of").textContent = `All that was trained, logged at step ${last}`;
     // Keep the existing buttons, because the focus may be on one of them.
     while (this.sparks.childElementCount > shown.length) this.sparks.lastElementChild.remove();
     while (this.sparks.childElementCount < shown.length) {
@@ -101,8 +105,9 @@ function drawSpark(made, about, line) {
     x: (step) => 2 + (width - 4) * (last > first ? (step - first) / (last - first) : 0.5),
     y: (value) => height - 3 - (height - 6) * (high > low ? (value - low) / (high - low) : 0.5),
   };
-  made.setAttribute("aria-label", `${about.title} ${words}: open the curves`);
-  made.replaceChildren(element("span", { text: about.title }),
+  const title = about.spark ?? about.title;
+  made.setAttribute("aria-label", `${title} ${words}: open the curves`);
+  made.replaceChildren(element("span", { text: title }),
     drawing("svg", { width, height, "aria-hidden": "true" },
       drawing("path", { class: `trace line-1${kept.x.length < 2 ? " single" : ""}`, d: linePath(kept, scale) })),
     element("b", { text: words }));

@@ -3,9 +3,14 @@
 import { tagName } from "./logic.js";
 import { log1mp } from "./saliency.js";
 
-/** The tags of tokens that the feedback itself names. The others follow from them, or from nothing. */
-const NAMED_TAGS = new Set(["salient", "struck", "contradiction"]);
 const HELD_TAGS = new Set(["held", "kept"]);
+
+/** The tags of tokens that the feedback itself names, in words. The other tags follow from them, or from nothing. */
+export const TOUCHED_BECAUSE = {
+  struck: "struck, because a reader quoted or marked them",
+  salient: "salient: likelier once the model has read the judgment, or the standard answer",
+  contradiction: "at odds with the standard answer",
+};
 
 /** @typedef {"down" | "up" | "held" | "alone"} Effect */
 
@@ -18,7 +23,7 @@ export function effectAt(verdict, index) {
   return HELD_TAGS.has(name) ? "held" : "alone";
 }
 
-export const touchedAt = (verdict, index) => NAMED_TAGS.has(tagName(verdict, index));
+export const touchedAt = (verdict, index) => Object.hasOwn(TOUCHED_BECAUSE, tagName(verdict, index));
 
 const known = new WeakMap(); // verdict -> signal
 
@@ -66,12 +71,15 @@ export const strengthOf = (share) => Math.sqrt(Math.max(0, Math.min(1, share)));
 
 /**
  * Counts and shares of one example: tokens per effect, the tokens that the feedback touches, and their part of the loss.
+ * `rest` counts the tokens that it does not touch, by effect; `inside` those that are the rest of a struck quote.
  *
  * normalization: `loss_normalization`; with "sample", each example's loss is divided by its tokens.
  */
 export function effectsOf(scores, verdict, normalization = "sample") {
   const { values, whole } = signalOf(scores, verdict);
-  const found = { tokens: values.length, down: 0, up: 0, held: 0, alone: 0, touched: 0, others: 0 };
+  const found = { tokens: values.length, down: 0, up: 0, held: 0, alone: 0, touched: 0, others: 0, inside: 0 };
+  const rest = { down: 0, up: 0, held: 0, alone: 0 };
+  const names = new Set();
   const sums = { all: 0, down: 0, up: 0, held: 0, alone: 0, touched: 0 };
   for (let i = 0; i < values.length; i++) {
     const effect = effectAt(verdict, i);
@@ -81,12 +89,17 @@ export function effectsOf(scores, verdict, normalization = "sample") {
     if (touchedAt(verdict, i)) {
       found.touched++;
       sums.touched += values[i];
-    } else if (effect === "down" || effect === "up") found.others++;
+      names.add(tagName(verdict, i));
+      continue;
+    }
+    rest[effect]++;
+    if (tagName(verdict, i) === "inside") found.inside++;
+    if (effect === "down" || effect === "up") found.others++;
   }
   const share = (part) => (sums.all > 0 ? part / sums.all : 0);
   const divisor = normalization === "sample" && !verdict.signal ? Math.max(1, values.length) : 1;
   return {
-    ...found, whole, downShare: share(sums.down), upShare: share(sums.up), touchedShare: share(sums.touched),
+    ...found, rest, names: [...names], whole, downShare: share(sums.down), upShare: share(sums.up), touchedShare: share(sums.touched),
     loss: sums.all / divisor, touchedLoss: sums.touched / divisor,
   };
 }

@@ -20,6 +20,7 @@ export class Examples {
   }
 
   build() {
+    hideTooltip();
     const { examples } = state.runs[0];
     const longest = Math.max(1, ...examples.map((example) => example.tokens.length));
     this.views = examples.map((example, index) => buildCard(example, index, longest, this.acts));

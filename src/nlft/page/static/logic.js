@@ -18,7 +18,7 @@ export function tagName(verdict, index) {
   return verdict.names[verdict.tag[index]] ?? `tag ${verdict.tag[index]}`;
 }
 
-const OF_TAG = { struck: "struck: pushed down", inside: "not trained", held: "held", kept: "held as it was" };
+const OF_TAG = { struck: "struck: pushed down", inside: "rest of a quote: not trained", held: "held", kept: "held as it was" };
 
 /** Whether a scheme such as `strike` made these tags. */
 export function strikes(verdict) {
@@ -74,6 +74,14 @@ export function verdictEffect(verdict, index) {
 export function differing(one, other) {
   if (!one || !other || one.tag.length !== other.tag.length) return null;
   return Uint8Array.from(one.tag, (_, i) => (tagName(one, i) === tagName(other, i) ? 0 : 1));
+}
+
+/** The steps from which a step's examples have their scores, in words: "scored at step 40", or "at steps 30 to 40". */
+export function scoredAt(step) {
+  const from = (step?.scores ?? []).flatMap((scores) => (scores ? [scores.source.step] : []));
+  if (!from.length) return "not scored yet";
+  const [first, last] = [Math.min(...from), Math.max(...from)];
+  return first === last ? `scored at step ${last}` : `scored at steps ${first} to ${last}`;
 }
 
 /** A step in words: "step 40, epoch 1.33 (snapshot 5 of 12), scheme nlft". */

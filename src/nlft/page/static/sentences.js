@@ -1,5 +1,7 @@
 // What happened, in one sentence per example and one per run: pure functions of the counts of effects.js.
 
+import { TOUCHED_BECAUSE } from "./effects.js";
+
 /** A share in words that a reader can say aloud: "93%", "less than 1%". */
 export function shareWords(share) {
   if (!(share > 0)) return "0%";
@@ -11,7 +13,7 @@ const tokenWords = (count, of) => (count === of ? `all ${of} tokens` : `${count}
 
 /** Counts of effectsOf for one example, as a sentence. */
 export function exampleSentence(found) {
-  const { tokens: count, down, up, held, alone } = found;
+  const { tokens: count, down, up, held, alone, inside } = found;
   if (!count) return "This reply is empty.";
   if (!down && !up && !held) return `Leaves all ${count} tokens alone: this reply trains nothing.`;
   const signal = (share) => (found.whole ? `, ${shareWords(share)} of its training signal` : "");
@@ -20,9 +22,15 @@ export function exampleSentence(found) {
   if (up) parts.push(`pushes up ${down ? up : tokenWords(up, count)}${down || !found.touched ? "" : touchedWords(found)}`);
   const other = down || up ? "the other " : "all ";
   if (held) parts.push(`holds ${alone || !(down || up) ? `${held === count ? "all " : ""}` : other}${held} as ${held === 1 ? "it was" : "they were"}`);
-  if (alone && alone < count) parts.push(`leaves ${held ? "" : other}${alone} alone`);
+  if (alone && alone < count) parts.push(`leaves ${held ? "" : other}${alone} alone${quoteWords(inside, alone)}`);
   const text = parts.join("; ");
   return `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
+
+/** How many of the tokens that are left alone are the rest of a quote. */
+function quoteWords(inside, alone) {
+  if (!inside) return "";
+  return inside === alone ? ", the rest of a quote" : `, ${inside} of them the rest of a quote`;
 }
 
 function touchedWords({ touched, touchedShare }) {
@@ -53,4 +61,28 @@ function restWords(all) {
   const only = disliked.filter(({ found }) => found.touched > 0 && found.others === 0).length;
   if (!disliked.length) return "there are no disliked replies";
   return `in ${only} of ${disliked.length} ${replies} replies nothing else was trained`;
+}
+
+/**
+ * What the counts of runSentence are of, so that they add up.
+ *
+ * all: as for runSentence; at: the steps of the scores, in words.
+ */
+export function runCounts(all, at) {
+  if (!all.length) return "";
+  const sum = (pick) => all.reduce((total, one) => total + pick(one.found), 0);
+  const names = new Set(all.flatMap((one) => one.found.names));
+  const because = Object.entries(TOUCHED_BECAUSE).filter(([name]) => names.has(name)).map(([, words]) => words);
+  const disliked = all.filter((one) => !one.label).length;
+  const [bad, good] = all.some((one) => one.answered) ? ["wrong", "right"] : ["disliked", "liked"];
+  const rest = [
+    [sum(({ rest: { down } }) => down), "pushed down"], [sum(({ rest: { up } }) => up), "pushed up"],
+    [sum(({ rest: { held } }) => held), "held as they were"],
+    [sum(({ inside }) => inside), "the rest of a quote and not trained"],
+    [sum(({ rest: { alone }, inside }) => alone - inside), "left alone"],
+  ].filter(([count]) => count).map(([count, words]) => `${count} ${words}`);
+  const others = sum(({ tokens: count, touched }) => count - touched);
+  return `Of ${all.length} watched ${all.length === 1 ? "reply" : "replies"} (${disliked} ${bad}, ${all.length - disliked} ${good}), ${at}.`
+    + (because.length ? ` Touched tokens are ${because.join("; or ")}.` : "")
+    + (rest.length ? ` The other ${others}: ${rest.join(", ")}.` : "");
 }

@@ -68,6 +68,7 @@ export function drawMarks(show) {
   const marks = byId("marks");
   while (marks.childElementCount > at.size) marks.lastElementChild.remove();
   while (marks.childElementCount < at.size) marks.append(button("", () => {}, { className: "mark-at" }));
+  byId("marks-key").hidden = at.size === 0;
   const drawn = marks.getElementsByTagName("button");
   [...at].forEach(([index, said], place) => {
     const mark = drawn[place];

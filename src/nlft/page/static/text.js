@@ -33,6 +33,12 @@ export function visibleParts(text, prose = false) {
   return parts;
 }
 
+// What ends a reply in the models' tokenizers: <|im_end|>, <|eot_id|>, <end_of_turn>, </s> and the like.
+const ENDING = /^(?:<[|｜][^<>]*(?:end|eos|eot|return)[^<>]*[|｜]>|<end_of_turn>|<eos>|<\/s>)$/iu;
+export const END_WORDS = "end of turn";
+
+export const endsTurn = (token) => ENDING.test(token);
+
 export function visibleText(text) {
   return visibleParts(text).map((part) => part.text).join("");
 }

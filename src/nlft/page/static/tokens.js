@@ -1,11 +1,11 @@
 // A completion's tokens on the page: built once, then updated where something changed; usable with the keyboard.
 
-import { byId, element, shownText } from "./dom.js";
+import { element, shownText } from "./dom.js";
 import { effectAt, sharesOf, strengthOf } from "./effects.js";
 import { tagName, verdictEffect } from "./logic.js";
 import { state } from "./state.js";
-import { ratio, runsRightToLeft, strength, visibleText } from "./text.js";
-import { placeTooltip, tooltipParts } from "./tooltip.js";
+import { END_WORDS, endsTurn, ratio, runsRightToLeft, strength, visibleText } from "./text.js";
+import { closeTooltip, keepSeen, placeTooltip, tooltipBox, tooltipParts } from "./tooltip.js";
 
 export const TAGS = {
   plain: "no tag",
@@ -60,7 +60,7 @@ export function buildTokens(example, title) {
     const last = index === example.tokens.length - 1;
     const cell = element("span", {
       className: last ? "token end" : "token", role: "option", tabindex: index === 0 ? "0" : "-1",
-    }, tokenText(token));
+    }, last && endsTurn(token) ? endText() : tokenText(token));
     places.set(cell, { panel, index });
     panel.cells.push(cell);
     panel.drawn.push({});
@@ -77,6 +77,11 @@ function tokenText(token) {
   const gap = /^ (?=\S)/.test(token) ? " " : "";
   const ink = shownText("span", token.slice(gap.length), { className: "ink" });
   return element("bdi", { className: "text" }, ...(gap ? [gap] : []), ink);
+}
+
+/** The token after which the model stops, in words: its tooltip has its name. */
+function endText() {
+  return element("bdi", { className: "text" }, element("span", { className: "ink ending", text: END_WORDS }));
 }
 
 /** Show or hide why: the ratios under each token, and its tag as a line. */
@@ -128,7 +133,9 @@ export function drawTokens(panel, now, anew = false) {
 function cellWords({ example }, verdict, index, changed) {
   const replacement = example.replacements?.[index];
   const instead = replacement === undefined ? "" : `, replaced by ${replacement ? visibleText(replacement) : "nothing"}`;
-  const words = [visibleText(example.tokens[index]), verdictEffect(verdict, index), tagName(verdict, index)];
+  const token = example.tokens[index];
+  const said = index === example.tokens.length - 1 && endsTurn(token) ? END_WORDS : visibleText(token);
+  const words = [said, verdictEffect(verdict, index), tagName(verdict, index)];
   return `${words.join(", ")}${instead}${changed ? ", changed" : ""}`;
 }
 
@@ -151,25 +158,31 @@ function drawStrips(panel, scores) {
 }
 
 export function redrawTooltip() {
-  if (shownCell) showTooltip(shownCell);
+  if (!shownCell) return;
+  if (shownCell.checkVisibility()) showTooltip(shownCell);
+  else hideTooltip(); // its card has been closed, or has gone
 }
 
 export function showTooltip(cell) {
   const { panel, index } = places.get(cell);
   if (!panel.now) return hideTooltip();
-  if (cell !== shownCell) hideTooltip();
+  if (cell !== shownCell) leaveToken();
   shownCell = cell;
-  const tooltip = byId("tooltip");
+  const tooltip = tooltipBox();
   tooltip.replaceChildren(...tooltipParts(panel, index, historyOf(panel.example, index)));
   tooltip.hidden = false;
   cell.setAttribute("aria-describedby", "tooltip");
   cell.classList.add("shown");
   linkTo(panel, index);
-  return placeTooltip(cell);
+  return placeTooltip(cell, panel.cells);
 }
 
 export function hideTooltip() {
-  byId("tooltip").hidden = true;
+  leaveToken();
+  closeTooltip();
+}
+
+function leaveToken() {
   if (shownCell) linkTo(places.get(shownCell).panel, null);
   shownCell?.removeAttribute("aria-describedby");
   shownCell?.classList.remove("shown");
@@ -215,10 +228,18 @@ function onTokenFocus(event) {
   if (!place) return;
   for (const cell of place.panel.cells) cell.tabIndex = cell === event.target ? 0 : -1;
   showTooltip(event.target);
+  if (event.target.matches(":focus-visible")) keepSeen();
+}
+
+function onTap(event) {
+  const cell = event.target.closest?.(".token");
+  if (cell && cell === shownCell && event.pointerType === "touch") keepSeen();
 }
 
 function onPointer(event) {
   const cell = event.target.closest?.(".token");
+  // Between two lines of the same reply nothing changes, so that what stands below does not jump.
+  if (!cell && shownCell && event.target.closest?.(".tokens")?.contains(shownCell)) return;
   const focused = places.has(document.activeElement) ? document.activeElement : null;
   if (cell ?? focused) showTooltip(cell ?? focused);
   else hideTooltip();
@@ -235,7 +256,9 @@ export function watchTokens(examples, { step, history, linked }) {
   examples.addEventListener("keydown", onTokenKey);
   examples.addEventListener("focusin", onTokenFocus);
   examples.addEventListener("focusout", hideTooltip);
+  examples.addEventListener("click", onTap);
   examples.addEventListener("pointerover", onPointer);
   examples.addEventListener("pointerleave", onPointer);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTooltip(); });
+  window.addEventListener("resize", redrawTooltip);
 }

@@ -5,9 +5,9 @@ import { byId, drawing, element, shownText } from "./dom.js";
 import { effectAt, sharesOf } from "./effects.js";
 import { tokenFacts, verdictEffect } from "./logic.js";
 import { shareWords } from "./sentences.js";
-import { formatProbability } from "./text.js";
+import { END_WORDS, endsTurn, formatProbability } from "./text.js";
 
-const SPARK = { width: 150, height: 34 };
+const SPARK = { width: 100, height: 34 };
 
 /**
  * The parts of a token's tooltip.
@@ -26,6 +26,9 @@ export function tooltipParts(panel, index, history) {
     element("span", { text: `token ${index + 1} of ${panel.cells.length}` }));
   /** @type {HTMLElement[]} */
   const parts = [head];
+  if (endsTurn(panel.example.tokens[index]) && index === panel.cells.length - 1) {
+    parts.push(element("p", { text: "The end-of-turn token: here the model stops, and the reply is over." }));
+  }
   if (share) parts.push(element("p", { text: share, className: "share-of" }));
   parts.push(...sayInstead(scores.alternatives, index, panel.example.tokens[index], effect));
   if (history) parts.push(tokenSpark(history, effect));
@@ -51,14 +54,16 @@ function sayInstead(alternatives, index, said, effect) {
     element("ol", {}, ...choices.map(([text, probability]) => choiceLine(text, probability, text === said, effect === "down"))));
   return [element("div", { className: "instead" },
     column("base model says", alternatives.base[place]),
-    column(alternatives.step ? `tuned model, step ${alternatives.step}` : "before training", alternatives.now[place]))];
+    column(alternatives.step ? `tuned model, step ${alternatives.step}` : "before training", alternatives.now[place]),
+    element("p", { text: "A token may be only the beginning of a word.", className: "more" }))];
 }
 
 /** `same`: it is the token itself, which is crossed out if the training pushes it down. */
 function choiceLine(text, probability, same, down) {
   const bar = element("i", { className: "bar", "aria-hidden": "true" });
   bar.style.setProperty("--part", probability.toFixed(3));
-  return element("li", { className: same ? (down ? "same down" : "same") : "" }, bar, shownText("bdi", text, { className: "text" }),
+  return element("li", { className: same ? (down ? "same down" : "same") : "" }, bar,
+    shownText("bdi", endsTurn(text) ? END_WORDS : text, { className: "text" }),
     element("span", { text: `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)}%` }));
 }
 
@@ -82,13 +87,49 @@ function tokenSpark({ steps, values }, effect) {
     element("p", { text: `probability ${words}` }));
 }
 
-/** Put the tooltip beside its token, and keep it inside the window. */
-export function placeTooltip(cell) {
-  const tooltip = byId("tooltip");
-  const box = cell.getBoundingClientRect();
-  const below = box.bottom + tooltip.offsetHeight + 12 < window.innerHeight;
-  const upper = below ? box.bottom + 6 : Math.max(4, box.top - tooltip.offsetHeight - 6);
-  const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tooltip.offsetWidth - 8));
-  tooltip.style.setProperty("top", `${upper + window.scrollY}px`);
-  tooltip.style.setProperty("left", `${left + window.scrollX}px`);
+let box = null;
+/** The tooltip's element. It moves from card to card, and may be out of the document while cards are put in order. */
+export const tooltipBox = () => (box ??= byId("tooltip"));
+const room = element("i", { className: "room", "aria-hidden": "true" });
+
+/**
+ * Put the tooltip where it hides nothing: into the column beside the reply, at the height of its token; or, on narrow
+ * screens, under the token's line, where the lines below make room for it.
+ */
+export function placeTooltip(cell, cells) {
+  const tooltip = tooltipBox();
+  const dock = cell.closest("article").querySelector(".dock");
+  const beside = dock.offsetWidth > 0;
+  const place = beside ? dock : cell.closest(".side");
+  room.remove();
+  if (tooltip.parentElement !== place) place.append(tooltip);
+  const { top, height } = place.getBoundingClientRect();
+  if (beside) {
+    const least = Math.min(height, window.innerHeight - top - 8) - tooltip.offsetHeight;
+    tooltip.style.setProperty("top", `${Math.max(0, Math.min(cell.getBoundingClientRect().top - top, least))}px`);
+    return;
+  }
+  room.style.setProperty("height", `${tooltip.offsetHeight + 14}px`);
+  const below = (/** @type {HTMLElement} */ one) => one.querySelector(".ink").getBoundingClientRect().top > lastLine(cell);
+  const next = cells.slice(cells.indexOf(cell) + 1).find(below);
+  if (next) next.before(room);
+  else cell.parentElement.append(room);
+  tooltip.style.setProperty("top", `${room.getBoundingClientRect().top - top + 8}px`);
+}
+
+/** The middle of the last line that a token is on. */
+function lastLine(cell) {
+  const { top, bottom } = [...cell.querySelector(".ink").getClientRects()].at(-1);
+  return (top + bottom) / 2;
+}
+
+export function closeTooltip() {
+  room.remove();
+  tooltipBox().hidden = true;
+  document.body.append(tooltipBox()); // its card may go
+}
+
+/** Scroll until the whole tooltip is seen. */
+export function keepSeen() {
+  tooltipBox().scrollIntoView({ block: "nearest" });
 }

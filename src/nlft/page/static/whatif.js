@@ -2,7 +2,7 @@
 
 import { button, element, factTable, onceAFrame } from "./dom.js";
 import {
-  cannotTry, differing, readValue, recordedVerdict, sliderPlace, sliderScale, sliderValue, strikes, tagCounts, tryScheme,
+  cannotTry, differing, readValue, recordedVerdict, scoredAt, sliderPlace, sliderScale, sliderValue, strikes, tagCounts, tryScheme,
   whatWouldChange,
 } from "./logic.js";
 import { plainKnobs } from "./plainknobs.js";
@@ -85,7 +85,7 @@ export class WhatIf {
   }
 
   say(help) {
-    const can = this.can ? "Change a setting to tag every token again here. The run does not change." : "";
+    const can = this.can ? "Change a setting to see here what it would do to every token. The run does not change." : "";
     this.help.textContent = help || can;
   }
 
@@ -179,13 +179,14 @@ export class WhatIf {
       + `${changed.gained} more salient, ${changed.lost} no longer` : " so far";
     const row = (name, shown, pick) => [name, shown(pick(before)), verdicts ? shown(pick(after)) : ""];
     return void this.sum.replaceChildren(
-      element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens re-tagged` }), words),
-      factTable(["watched examples", "recorded", "what if"], [
+      element("p", {}, element("b", { text: `${changed.retagged} of ${changed.tokens} tokens change` }), words),
+      element("p", { className: "note-of", text: `Only the ${before.examples} watched replies, ${scoredAt(step)}:` }),
+      factTable(["", "recorded", "what if"], [
         row("salient tokens", formatPercent, (one) => one.salientFraction),
-        row("gated wrong samples", formatPercent, (one) => one.gatedFraction),
+        row("disliked replies with too much marked", formatPercent, (one) => one.gatedFraction),
         row("loss", formatNumber, (one) => one.loss),
-        row("likelihood part", formatNumber, (one) => one.likelihood),
-        row("unlikelihood part", formatNumber, (one) => one.unlikelihood),
+        row("of it, pushing up", formatNumber, (one) => one.likelihood),
+        row("of it, pushing down", formatNumber, (one) => one.unlikelihood),
       ]));
   }
 }
@@ -196,7 +197,7 @@ function strikeSum(recorded, tried) {
   const struck = (all) => all.reduce((sum, verdict) => sum + tagCounts(verdict)[0][1], 0);
   const moved = recorded.reduce((sum, one, at) => sum + differing(one, tried[at]).reduce((a, b) => a + b, 0), 0);
   const count = recorded.reduce((sum, one) => sum + one.tag.length, 0);
-  return [element("p", {}, element("b", { text: `${moved} of ${count} tokens re-tagged` }),
+  return [element("p", {}, element("b", { text: `${moved} of ${count} tokens change` }),
     `: ${struck(tried)} struck instead of ${struck(recorded)}`)];
 }
 
