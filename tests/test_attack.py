@@ -5,6 +5,8 @@ take over ten seconds are left out.
 """
 
 import os
+import signal
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.attack import ROWS, Place, Row, files, inputs, kills, page, processes  # noqa: F401  each adds its rows
+from helpers.attack import (  # noqa: F401  each module adds its rows
+    ROWS,
+    Place,
+    Row,
+    child,
+    ended,
+    files,
+    inputs,
+    kills,
+    page,
+    processes,
+)
+from helpers.waiting import until
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the rows fork processes"),
@@ -50,6 +64,29 @@ def test_what_the_attack_tried_holds_today(row: Row, tmp_path: Path, model_folde
     with warnings.catch_warnings():
         TODAY[row.number] = row.attempt(Place(tmp_path, model_folder, shared))
     print(line(row))
+
+
+@pytest.mark.parametrize("one", list(processes.ENDS), ids=lambda one: one.name)
+def test_a_signal_ends_a_child_also_if_this_process_ignores_it(one: signal.Signals, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def work() -> int:
+        started.touch()
+        try:
+            time.sleep(9)
+        except KeyboardInterrupt:
+            return 130
+        return 0
+
+    before = signal.signal(one, signal.SIG_IGN)
+    try:
+        number = child(work, tmp_path / "log")
+        until(started.exists)
+        os.kill(number, one)
+        code, _ = ended(number, 20)
+    finally:
+        signal.signal(one, before)
+    assert code == (130 if one == signal.SIGINT else -one)
 
 
 def table() -> str:

@@ -74,6 +74,8 @@ def varied(name, folder, model):
     write_examples(folder / "examples.jsonl", examples())
     write_examples(folder / "held-out.jsonl", examples(15)[12:])
     settings = {**TRAINING, **VARIANTS[name]}
+    if settings["save_strategy"] != "steps":
+        del settings["save_steps"]  # which has no effect then, and is refused
     if "eval_strategy" in settings:
         settings["eval_file"] = folder / "held-out.jsonl"
 

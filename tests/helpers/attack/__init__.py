@@ -108,7 +108,11 @@ def refused(told: Told, *names: str) -> None:
 
 
 def child(work: Callable[[], int], log: Path) -> int:
-    """Run the work in a process of its own. Return its number, which is its group's too."""
+    """Run the work in a process of its own. Return its number, which is its group's too.
+
+    Signals end it, also where this process ignores them: a shell starts a command in the background without SIGINT, and
+    nohup one without SIGHUP.
+    """
     number = os.fork()
     if number:
         return number
@@ -118,6 +122,9 @@ def child(work: Callable[[], int], log: Path) -> int:
     os.dup2(quiet, 2)
     sys.stdout = sys.stderr = os.fdopen(quiet, "w", buffering=1)
     signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
     code = 99
     try:
         code = work()

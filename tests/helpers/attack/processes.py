@@ -1,6 +1,7 @@
 """Rows 11 to 15 and 20: several processes, what a resume is given, and signals."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -238,7 +239,8 @@ def _(place: Place) -> str:
 )
 def _(place: Place) -> str:
     whole = place.folder / "whole"
-    assert nlft(*train(place, whole)).code == 0
+    rare = {"save_steps": 3}  # so the checkpoint after step 1 or 2 is that of a signal
+    assert nlft(*train(place, whole, **rare)).code == 0
     wanted, slowest, resumed = of_run(whole)["adapter"], 0.0, 0
     for name, signals in {
         "int": [signal.SIGINT],
@@ -247,22 +249,28 @@ def _(place: Place) -> str:
         "int-int": [signal.SIGINT, signal.SIGINT],
     }.items():
         out = place.folder / name
-        seconds = interrupted(lambda out=out: slow_training(place, out), out / "events.jsonl", signals, out)
+        work = functools.partial(slow_training, place, out, **rare)
+        seconds = interrupted(work, out / "events.jsonl", signals, out, later=0.1)
         slowest, told = max(slowest, seconds), out.with_suffix(".log").read_text()
         assert "Traceback" not in told, told[-2000:]
         if name in ("int", "term"):
             kept = [path for path in RunDir(out).checkpoints_path.glob("checkpoint-*") if problem_of(path) is None]
-            assert kept
+            assert len(kept) == 1
+            assert kept[0].name in told
             assert "--resume" in told
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(out / "adapter")
-        assert nlft(*train(place, out), "--resume").code == 0
+        assert nlft(*train(place, out, **rare), "--resume").code == 0
         assert of_run(out)["adapter"] == wanted, name
         resumed += 1
     return f"{resumed} trainings ended within {slowest:.1f} s and go on to the same adapter; tune: {tune_ended(place)}"
 
 
-def slow_training(place: Place, out: Path) -> int:
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: -signal.SIGHUP}
+"""The exit code after a signal, negative where the system ends the process."""
+
+
+def slow_training(place: Place, out: Path, **settings: object) -> int:
     step = NLFTTrainer.training_step
 
     def slow(self: NLFTTrainer, *rest: object, **more: object) -> object:
@@ -270,19 +278,27 @@ def slow_training(place: Place, out: Path) -> int:
         return step(self, *rest, **more)
 
     NLFTTrainer.training_step = slow  # type: ignore[method-assign]  # in a forked process
-    return cli.main(train(place, out))
+    return cli.main(train(place, out, **settings))
 
 
-def interrupted(work: Callable[[], int], sign: Path, signals: list[signal.Signals], out: Path) -> float:
-    """Send signals to a child's process alone, as soon as a file has a line. Return the seconds that it then took."""
+def interrupted(
+    work: Callable[[], int], sign: Path, signals: list[signal.Signals], out: Path, later: float = 0.0
+) -> float:
+    """Send signals to a child's process alone, after a file has a line. Return the seconds that it then took.
+
+    Args:
+        later: seconds after the line.
+    """
     number = child(work, out.with_suffix(".log"))
     until(lambda: sign.exists() and sign.read_bytes().count(b"\n") >= 1)
+    time.sleep(later)
     for one in signals:
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, one)
         time.sleep(0.05)
     code, seconds = ended(number, 30)
-    assert code in (130, 143, -signal.SIGHUP, 128 + signal.SIGHUP), code
+    seconds += 0.05  # the last sleep
+    assert code == ENDS[signals[0]], (code, out.with_suffix(".log").read_text()[-2000:])
     until(lambda: not alive(number), 20)
     return seconds
 
