@@ -23,6 +23,7 @@ Shingles = frozenset[str]
 
 SHINGLE = 5
 CONTAINED = 0.95  # a training prompt overlaps with a test question if it holds this proportion of its 5-grams
+_MET = 4  # shingles that two texts must have in common before they are compared: far fewer texts that differ do
 _ENOUGH = 20  # with fewer texts than this, a phrase that they share may be a copy instead of an instruction
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 _SPELT = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -129,8 +130,11 @@ def similar(texts: Sequence[_Words], threshold: float) -> Iterator[tuple[int, in
     for j in sorted(shingles, key=lambda at: len(shingles[at])):
         size = len(shingles[j])
         # No other text has a shingle that is counted once.
-        rare = [(shingle, keys[j]) for shingle in _rarest(shingles[j], counts, threshold) if counts[shingle] > 1]
-        for i in sorted({i for key in rare for i in holders[key]}):
+        rarest = _rarest(shingles[j], counts, threshold, met=_MET)
+        rare = [(shingle, keys[j]) for shingle in rarest if counts[shingle] > 1]
+        met = Counter(chain.from_iterable(holders[key] for key in rare))
+        enough = max(1, min(_MET, _least(size, threshold)))
+        for i in sorted(i for i, times in met.items() if times >= enough):
             if len(shingles[i]) >= threshold * size and (s := _jaccard(shingles[i], shingles[j])) >= threshold:
                 yield min(i, j), max(i, j), s
         for key in rare:
@@ -244,13 +248,19 @@ def _counts(sets: list[Shingles]) -> Counter[str]:
     return Counter(chain.from_iterable(sets))
 
 
-def _rarest(items: Shingles, counts: Counter[str], threshold: float) -> list[str]:
-    """Return the (1 - t) |A| + 1 rarest shingles of a text.
+def _rarest(items: Shingles, counts: Counter[str], threshold: float, met: int = 1) -> list[str]:
+    """Return the (1 - t) |A| + `met` rarest shingles of a text.
 
-    Two sets with a Jaccard similarity of t or more have at least one of these shingles in common.
+    Two sets with a Jaccard similarity of t or more have at least `met` of these shingles in common, or all that they
+    have in common.
     """
-    reach = len(items) - ceil(threshold * len(items)) + 1
+    reach = len(items) - _least(len(items), threshold) + met
     return nsmallest(reach, items, key=lambda shingle: (counts[shingle], shingle))
+
+
+def _least(size: int, threshold: float) -> int:
+    """Return how many shingles a text of this size has in common with one that is similar to it, at least."""
+    return ceil(threshold * size - 1e-9)
 
 
 def _jaccard(one: Shingles, other: Shingles) -> float:
