@@ -250,7 +250,7 @@ WRONG_INPUT = [
     (["train", "DATA", "MODEL", "--lora_target_modules", "nosuch"], "nosuch"),
     (["train", "DATA", "MODEL", "--seed", "-1"], "--seed"),
     (["train", "DATA", "MODEL", "--num_train_epochs", "1e300"], "--num_train_epochs"),
-    (["train", "DATA", "MODEL", "--max_steps", "9999999999"], "--max_steps"),
+    (["kto", "DATA", "MODEL", "--output_dir", "run", "--max_steps", "9999999999"], "--max_steps"),
     (["train", "DATA", "MODEL", "--report_to", "no-such-tracker"], "no-such-tracker"),
     (["train", "DATA", "MODEL", "--max_length", "20"], "over max_length 20"),
     (["train", "DATA", "MODEL", "--judge_prompt_template", "x"], "has no {prompt}"),

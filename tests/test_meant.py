@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from helpers import tiny
 from nlft.cli import COMMANDS, main
 from nlft.commands.meant import check_meant, kind_of
+from nlft.digests import write_manifest
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
 
@@ -40,6 +41,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         adapter.mkdir(parents=True)
         (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
     RunDir(run.checkpoints_path / "checkpoint-3").write_settings({})
+    write_manifest(run.checkpoints_path / "checkpoint-3")
     Path("model").mkdir()
     Path("model/config.json").write_text("{}")
     Path("model/model.safetensors").touch()
@@ -158,7 +160,6 @@ def test_a_run_that_ended_early_names_the_command_to_go_on_and_the_checkpoint_to
 
 
 def test_a_checkpoint_that_is_damaged_is_not_named_and_one_that_trains_is_waited_for(places: Path, capsys: Any) -> None:
-    from nlft.digests import write_manifest
     from nlft.runs.heartbeat import this_process
 
     run = RunDir(Path("runs/a"))

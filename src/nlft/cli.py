@@ -53,8 +53,8 @@ def _run(argv: list[str]) -> int:
         return 0
     try:
         run = find_command(argv[0])
-        import_module("nlft.commands.meant").check_meant(argv[0], argv[1:])
         refuse_launch(argv[0], argv[1:])
+        import_module("nlft.commands.meant").check_meant(argv[0], argv[1:])
         quiet_libraries()
         words = [word for word in argv[1:] if word != "--quiet"]
         with quiet() if len(words) < len(argv) - 1 else nullcontext(), terminable():

@@ -227,7 +227,14 @@ def _terminated(folder: Path, processes: int, *, accumulated: int, at: int) -> d
 
 def epochs(folder: Path, processes: int) -> dict[str, Any]:
     """Four steps, two in each epoch; then the last one again, from a checkpoint within the second epoch."""
-    options = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.5, "save_strategy": "steps", "save_steps": 3}
+    options = {
+        "max_steps": 4,
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "save_total_limit": 5,
+    }
     options |= {"per_device_train_batch_size": 4 // processes, "gradient_accumulation_steps": 1, "watch": 0}
     found = {}
     for name, make, data in (("nlft", nlft_trainer, examples(8)), ("strike", striking.trainer, striking.records(8))):

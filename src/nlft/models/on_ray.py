@@ -1,7 +1,7 @@
 """Ray: connect to it, and let copies of a model answer in its workers, on one machine or on several."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from platform import node
@@ -9,7 +9,7 @@ from typing import Any
 
 from nlft import __version__
 from nlft.errors import NLFTError, UserError
-from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
+from nlft.models.answerer import Answerer, CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.settings import ExecutorSettings
 
 TRIES_AGAIN = 3
@@ -25,18 +25,24 @@ class RayModel:
     """
 
     def __init__(
-        self, opening: Mapping[str, Any], executor: ExecutorSettings, *, batch_size: int, max_new_tokens: int
+        self,
+        opened: Callable[[], Answerer],
+        executor: ExecutorSettings,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        system_prompt: str | None,
     ) -> None:
         """
         Args:
-            opening: arguments of `open_model`, with which each worker opens its copy.
+            opened: opens a worker's copy of the model, in the worker.
 
         Raises:
             UserError: Ray is not installed, no machine has what a worker needs, or the model cannot be loaded.
         """
         self.max_new_tokens = max_new_tokens
-        self._opening, self._executor, self._batch_size = dict(opening), executor, batch_size
-        self._system_prompt = opening.get("system_prompt")
+        self._opened, self._executor = opened, executor
+        self._batch_size, self._system_prompt = batch_size, system_prompt
         self._closing = ExitStack()
         self._ray = self._closing.enter_context(connected())
         first = self._worker()
@@ -110,14 +116,14 @@ class RayModel:
         cpus, gpus = self._needs()
         check_resources(self._ray.nodes(), cpus, gpus)
         made = self._ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
-        return made.remote(__version__, os.getcwd(), self._opening)
+        return made.remote(__version__, os.getcwd(), self._opened)
 
 
 class _Worker:
     """A copy of the model, in a process of its own. It loads the model when it is first asked."""
 
-    def __init__(self, version: str, cwd: str, opening: dict[str, Any]) -> None:
-        self.version, self.cwd, self.opening = version, cwd, opening
+    def __init__(self, version: str, cwd: str, opened: Callable[[], Answerer]) -> None:
+        self.version, self.cwd, self.opened = version, cwd, opened
         self.model: Any = None
 
     def begin(self) -> tuple[dict[str, Any], str | None]:
@@ -138,14 +144,13 @@ class _Worker:
 
     def _loaded(self) -> str | None:
         from nlft.library_errors import explain
-        from nlft.models.opening import open_model
 
         if self.model is not None:
             return None
         if why := cannot_work(self.version, self.cwd):
             return why
         try:
-            self.model = open_model(**self.opening)
+            self.model = self.opened()
         except Exception as error:
             return str(explain(error) or f"{node()}: {type(error).__name__}: {error}")
         return None

@@ -1,6 +1,7 @@
 """Open the model that the settings name, local or on a server, with a ledger of its answers."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,10 @@ def open_model(
         from nlft.models.on_ray import RayModel
 
         here = replace(backend, executor="local", ray_cpus=1.0, ray_gpus=None)  # in each worker
-        opening = {"model_settings": model_settings, "backend": here, "batch_size": batch_size, **shape}
-        opening |= {"system_prompt": system_prompt, "inputs": inputs}
-        return RayModel(opening, backend, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        more: dict[str, Any] = {"batch_size": batch_size, "system_prompt": system_prompt, "inputs": inputs, **shape}
+        opened = partial(open_model, model_settings, here, **more)
+        size = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        return RayModel(opened, backend, system_prompt=system_prompt, **size)
     if backend.backend == "openai":
         return _server_model(model_settings, backend, templates, shape)
     return _local_model(model_settings, templates, batch_size, shape)

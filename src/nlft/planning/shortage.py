@@ -141,7 +141,7 @@ def _sizes_of(model: Any, quantised: bool) -> ModelSizes:
 
 def _room(device: torch.device) -> str | None:
     """Return how much memory the device has, in words; None if it is not known."""
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info(device)
         ours = torch.cuda.memory_reserved(device)
         beside = max(0, total - free - ours)

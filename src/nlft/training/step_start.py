@@ -60,7 +60,7 @@ class StepStart:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.random.set_rng_state(self.torch)
-        if self.cuda is not None:
+        if self.cuda is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.cuda)
         trainer._tr_loss = self.loss.clone()
         trainer.current_flos = self.flos

@@ -17,7 +17,6 @@ import yaml
 from playwright.sync_api import sync_playwright
 
 from helpers.attack import Place, row
-from helpers.browser import FLAGS, Watch
 from helpers.page_runs import make_run
 from nlft.page import connections
 from nlft.page.access import Access
@@ -222,6 +221,8 @@ INVISIBLE = "\u202e\u2066\u200b\ufeff\x1b"
     slow=True,
 )
 def _(place: Place) -> str:
+    from helpers.browser import FLAGS, Watch  # not above: pytest is to import its plugin first
+
     executable = shutil.which("chromium")
     if executable is None:
         return "not tried: there is no chromium"
