@@ -72,7 +72,7 @@ def test_a_cell_whose_worker_is_killed_is_run_again_and_the_comparison_is_the_lo
 def answers(out):
     """What a command kept of its answers, without the times."""
     lines = [json.loads(line) for line in out.with_suffix(".calls.jsonl").read_text().splitlines()]
-    return {one["hash"]: (one["text"], one["tokens"], one["finish_reason"]) for one in lines}
+    return {one["hash"]: one["answer"] for one in lines}
 
 
 def kill_a_worker(ledger, killed):
