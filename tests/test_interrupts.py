@@ -15,10 +15,10 @@ from nlft.baselines.kto import KTOBaseline, KTOSettings
 from nlft.baselines.reft import ReFTBaseline, ReFTSettings
 from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.processes import Terminated
+from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.run_dir import RunDir
 from nlft.training import interrupts
 from nlft.training.interrupts import TerminationCallback, interruptible
-from nlft.training.manifest import checkpoints_of, problem_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 LONG = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "logging_steps": 2, "save_total_limit": 9}

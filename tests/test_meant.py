@@ -41,7 +41,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         adapter.mkdir(parents=True)
         (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
     RunDir(run.checkpoints_path / "checkpoint-3").write_settings({})
-    write_manifest(run.checkpoints_path / "checkpoint-3")
+    write_manifest(run.checkpoints_path / "checkpoint-3", world_size=1)
     Path("model").mkdir()
     Path("model/config.json").write_text("{}")
     Path("model/model.safetensors").touch()
@@ -168,7 +168,7 @@ def test_a_checkpoint_that_is_damaged_is_not_named_and_one_that_trains_is_waited
         folder = run.checkpoints_path / f"checkpoint-{number}"
         folder.mkdir()
         (folder / "adapter_config.json").write_text("{}")
-        write_manifest(folder)
+        write_manifest(folder, world_size=1)
     assert main(["export", "runs/a"]) == 2
     assert "checkpoint-10" in capsys.readouterr().err
     (run.checkpoints_path / "checkpoint-10" / "adapter_config.json").write_text("{ }")

@@ -27,6 +27,7 @@ from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.data.records import write_examples
 from nlft.errors import UserError
 from nlft.files import append_whole
+from nlft.runs.checkpoints import problem_of, step_of
 from nlft.runs.run_dir import RunDir
 from nlft.training import checkpoints, manifest
 from nlft.training.checkpoints import checkpoint_to_resume
@@ -142,7 +143,7 @@ def test_a_checkpoint_that_is_asked_for_before_the_first_step_leaves_the_resumed
         again.train(resume_from_checkpoint=str(source))
         assert [(e["step"], e["control"], e["taken"]) for e in RunDir(folder).controls()] == [(4, "save", True)]
         assert all(torch.equal(weight, adapter(again.model)[name]) for name, weight in adapter(whole.model).items())
-        assert manifest.problem_of(folder / "checkpoints" / "checkpoint-3") is None
+        assert problem_of(folder / "checkpoints" / "checkpoint-3") is None
 
 
 class Opened:
@@ -197,7 +198,7 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(tmp_path, strategy, great
     kept = load_file(run.checkpoints_path / f"checkpoint-{best}" / "adapter_model.safetensors")
     result = load_file(run.adapter_path / "adapter_model.safetensors")
     assert all(torch.equal(result[name], kept[name]) for name in kept)
-    assert manifest.problem_of(run.checkpoints_path / f"checkpoint-{best}") is None
+    assert problem_of(run.checkpoints_path / f"checkpoint-{best}") is None
 
 
 def test_the_best_checkpoint_is_found_after_a_move_and_a_resume(tmp_path):
@@ -208,7 +209,7 @@ def test_the_best_checkpoint_is_found_after_a_move_and_a_resume(tmp_path):
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = RunDir(tmp_path / "moved")
     last = checkpoint_to_resume(moved, "true", 1)
-    assert manifest.step_of(last) != best["step"]
+    assert step_of(last) != best["step"]
     shutil.rmtree(moved.adapter_path)
     evaluated(moved.path, greater_is_better=True, save_total_limit=9).train(resume_from_checkpoint=str(last))
     assert moved.settings()["best"] == best
@@ -593,7 +594,7 @@ def test_a_full_disk_ends_a_run_with_scheduled_checkpoints_and_keeps_the_last_go
     with pytest.raises(manifest.NotSaved, match=r"checkpoint-3.*No space left"):
         nlft_trainer(tmp_path, watch=0, **{**EACH_STEP, "save_total_limit": 1}).train()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
-    assert manifest.problem_of(tmp_path / "checkpoints" / "checkpoint-2") is None
+    assert problem_of(tmp_path / "checkpoints" / "checkpoint-2") is None
     assert issubclass(manifest.NotSaved, UserError)
 
 
@@ -615,7 +616,7 @@ def test_a_real_full_disk_is_survived(tmp_path):
         with pytest.raises(manifest.NotSaved):
             nlft_trainer(disk / "run", watch=0, **EACH_STEP).train()
         last = checkpoint_to_resume(RunDir(disk / "run"), "true", 1)
-        assert manifest.problem_of(last) is None
+        assert problem_of(last) is None
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -663,7 +664,7 @@ def test_a_kill_while_a_checkpoint_replaces_another_loses_neither(unfinished, mo
             manifest.put_in_place(writing / "checkpoint-3", place)
     assert not place.exists()
     assert asked(unfinished.path, "auto") == place
-    assert manifest.problem_of(place) is None
+    assert problem_of(place) is None
 
 
 # Files that grow

@@ -25,11 +25,11 @@ from nlft.experiments.settings import TuneSettings
 from nlft.experiments.staged import Staged
 from nlft.page.live import LiveRun
 from nlft.runs.card_facts import known_of
+from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.controls import state_of
 from nlft.runs.listing import RunList
 from nlft.runs.model_card import write_card
 from nlft.runs.run_dir import FORMAT_VERSION, RunDir
-from nlft.training.manifest import checkpoints_of, problem_of
 from nlft.training.start import last_checkpoint, what_is_left
 
 NAMES = (

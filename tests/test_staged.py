@@ -19,9 +19,9 @@ from nlft.errors import NLFTError
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.staged import Resources, Staged, check_ended, ending_with_us, split_machine
 from nlft.progress import progress
+from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.lock import LOCK
 from nlft.runs.run_dir import RunDir
-from nlft.training.manifest import checkpoints_of, problem_of
 
 
 @pytest.fixture

@@ -58,9 +58,7 @@ class Session:
 
     def talk(self) -> Talk:
         """Begin a conversation."""
-        talk = Talk(self.sides.names, seed=self.settings.seed, blind=self.settings.blind)
-        talk.rule = self.sides.rule
-        return talk
+        return Talk(self.sides.names, seed=self.settings.seed, blind=self.settings.blind)
 
     def ask(self, talk: Talk, asked: str | Question) -> Turn:
         """Begin a turn with the sides that there are now, see `Talk.ask`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from nlft.core.conditions import EncodedExample, Row, Rows, judge_prompt, pad, r
 from nlft.core.hold import HoldEverything, HoldRows, Marks, Plan, Role, hold_rows
 from nlft.core.snapshot import ConditionSnapshot, KnownScores
 from nlft.core.topk import TopParts
+
+_Parts = TypeVar("_Parts", Rows, HoldRows, Begun)
 
 ExtraRows = Callable[[EncodedExample], Sequence[Row]]
 """Further rows of an example to score with gradient, see `Scheme.extra_rows`."""
@@ -89,7 +91,7 @@ class BatchBuilder:
             features |= self._scored(examples, trained)
         if "hold" in self.needs:
             held = hold_rows(self._marks(examples), self.plan)
-            features |= {f"hold_{one.name}": getattr(held, one.name) for one in fields(held)}
+            features |= _features("hold_", held)
         features["label"] = torch.tensor([e.label for e in examples])
         features["lengths"] = torch.tensor([len(e.completion) for e in examples])
         features["answer_lengths"] = torch.tensor([len(e.target or []) if self.answers else 0 for e in examples])
@@ -107,10 +109,7 @@ class BatchBuilder:
         if parts is None:
             return _features("scored_", pad(rows, self.pad_token_id))
         tails, begun = parts
-        return {
-            **_features("scored_", pad(tails, self.pad_token_id)),
-            **{f"begun_{one.name}": getattr(begun, one.name) for one in fields(begun)},
-        }
+        return _features("scored_", pad(tails, self.pad_token_id)) | _features("begun_", begun)
 
     def _extra_rows(self, example: EncodedExample) -> list[Row]:
         planned = self.plan.rows(example) if "hold" in self.needs else ()
@@ -160,17 +159,16 @@ class BatchBuilder:
 
     def batch(self, features: dict[str, Any]) -> Batch:
         """Turn the features into a `Batch`. The tensors stay on their device."""
-        cut_rows = "begun_seen" in features
         return Batch(
-            trained_rows=_rows("", features),
-            scored_rows=_rows("scored_", features) if "scored_input_ids" in features else None,
+            trained_rows=_made(Rows, "", features),
+            scored_rows=_made(Rows, "scored_", features) if "scored_input_ids" in features else None,
             label=features["label"],
             width=int(features["lengths"].max()),
             answers=self.answers,
             extra_samples=features["extra_samples"],
-            held=_held(features) if "hold_role" in features else None,
+            held=_made(HoldRows, "hold_", features) if "hold_role" in features else None,
             known=KnownScores.of(features),
-            begun=Begun(**{one.name: features[f"begun_{one.name}"] for one in fields(Begun)}) if cut_rows else None,
+            begun=_made(Begun, "begun_", features) if "begun_seen" in features else None,
             base_first=self.share,
         )
 
@@ -181,13 +179,11 @@ def counts_of(features: Mapping[str, Any]) -> Tensor:
     return torch.stack([lengths.new_tensor(len(lengths)), lengths.sum(), (answers > 0).sum(), answers.sum()])
 
 
-def _features(prefix: str, rows: Rows) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": getattr(rows, name) for name in ("input_ids", "attention_mask", "labels")}
+def _features(prefix: str, parts: Rows | HoldRows | Begun) -> dict[str, Tensor]:
+    """Name each tensor of the parts of a batch."""
+    return {f"{prefix}{one.name}": getattr(parts, one.name) for one in fields(parts)}
 
 
-def _rows(prefix: str, features: dict[str, Any]) -> Rows:
-    return Rows(*(features[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "labels")))
-
-
-def _held(features: Mapping[str, Any]) -> HoldRows:
-    return HoldRows(**{one.name: features[f"hold_{one.name}"] for one in fields(HoldRows)})
+def _made(kind: type[_Parts], prefix: str, features: Mapping[str, Any]) -> _Parts:
+    """Make the parts of a batch from their features."""
+    return kind(**{one.name: features[f"{prefix}{one.name}"] for one in fields(kind)})

@@ -113,15 +113,17 @@ def scored_mask(rows: Rows) -> Tensor:
 @torch.no_grad()
 def states_of(model: nn.Module, rows: Rows) -> Tensor:
     """Return the final-norm states that predict the labelled tokens: (scored, hidden_size), without a head's pass."""
-    out = model(
-        input_ids=rows.input_ids,
-        attention_mask=rows.attention_mask,
-        score_labels=rows.labels,
-        score_states=True,
-        use_cache=False,
-    )
-    states: Tensor = out.hidden
+    states: Tensor = _scored(model, rows, score_states=True).hidden
     return states
+
+
+def _scored(
+    model: nn.Module, rows: Rows, keep: Beginnings | None = None, after: Beginnings | None = None, **asked: Any
+) -> Any:
+    """Run the scoring forward over rows. Return `ScoredTokens`. For `keep` and `after`, see `score`."""
+    given = {"attention_mask": rows.attention_mask} if after is None else after.inputs(rows.attention_mask)
+    with keeping(model, keep) as kept:
+        return model(input_ids=rows.input_ids, score_labels=rows.labels, use_cache=False, **given, **kept, **asked)
 
 
 def score(
@@ -167,19 +169,16 @@ def score(
         chosen.append(found)
         return (lengths.cumsum(0) - lengths)[found.sample] + found.position, found.ids, found.probabilities
 
-    given = {"attention_mask": rows.attention_mask} if after is None else after.inputs(rows.attention_mask)
-    with keeping(model, keep) as kept:
-        out = model(
-            input_ids=rows.input_ids,
-            score_labels=rows.labels,
-            score_hidden=hidden,
-            score_targets=flat_targets if targets else None,
-            score_base=base,
-            score_logits=None if logits_at is None else logits_at[mask],
-            use_cache=False,
-            **given,
-            **kept,
-        )
+    out = _scored(
+        model,
+        rows,
+        keep,
+        after,
+        score_hidden=hidden,
+        score_targets=flat_targets if targets else None,
+        score_base=base,
+        score_logits=None if logits_at is None else logits_at[mask],
+    )
     return replace(
         scores(out.log_odds, out.top1),
         hidden=place(out.hidden) if hidden else None,

@@ -1,17 +1,13 @@
 """Evaluate an arm: at the end of its training, at the steps of its curve, and on its training prompts."""
 
 import json
-import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from nlft.collect.sampling import SamplingSettings
@@ -42,6 +38,7 @@ from nlft.results.settings import CollateralSettings, EvaluationSettings, as_ask
 from nlft.runs.model_card import CARD, write_card
 from nlft.runs.run_dir import RunDir
 from nlft.training.callbacks import RunDirCallback
+from nlft.training.step_start import own_random_numbers
 from nlft.training.striking import StrikeDose
 
 
@@ -249,16 +246,3 @@ class Curve(TrainerCallback):  # type: ignore[misc]
         write_manifest(run.adapter_path, CARD)
         run.write_settings({**run.settings(), "chosen_step": {"step": chosen, "of": end}})
         write_card(run)
-
-
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """Restore every random state of this process afterwards."""
-    python, numbers = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)

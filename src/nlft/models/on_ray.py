@@ -72,7 +72,8 @@ class RayModel:
         busy: dict[Any, tuple[Any, list[int]]] = {}
         try:
             while waiting or busy:
-                while waiting and len(busy) < self._room:
+                room = self._room
+                while waiting and len(busy) < room:
                     worker, part = (self._idle.pop() if self._idle else self._worker()), waiting.pop(0)
                     busy[worker.answer.remote([requests[at] for at in part])] = (worker, part)
                 (done,), _ = self._ray.wait(list(busy), num_returns=1)

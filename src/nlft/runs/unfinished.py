@@ -4,8 +4,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from nlft.digests import MANIFEST, check_manifest
 from nlft.errors import display_path
+from nlft.runs.checkpoints import last_whole_checkpoint
 from nlft.runs.listing import last_events
 from nlft.runs.reading import SPOILT
 from nlft.runs.run_dir import RunDir
@@ -19,16 +19,6 @@ def state_of(run: RunDir) -> RunState:
         logged = run.events_path.stat().st_mtime
         events = last_events(run.events_path)
     return run_state(events[-1] if events else None, beat=run.heartbeat(), logged=logged)
-
-
-def last_whole_checkpoint(run: RunDir) -> Path | None:
-    """Return a run's newest undamaged checkpoint. Older ones are not read, since reading one takes as long as its size.
-
-    A checkpoint without a manifest is not whole.
-    """
-    found = [path for path in run.checkpoints_path.glob("checkpoint-*") if path.name[11:].isdecimal()]
-    newest = sorted(found, key=lambda path: int(path.name[11:]), reverse=True)
-    return next((one for one in newest if (one / MANIFEST).is_file() and check_manifest(one) is None), None)
 
 
 def ways_to_go_on(run: RunDir, use: Callable[[Path], str] | None = None) -> str:

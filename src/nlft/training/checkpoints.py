@@ -26,23 +26,16 @@ from nlft.digests import MANIFEST
 from nlft.errors import UserError, display_path
 from nlft.files import give_usual_modes, sync_tree, write_whole
 from nlft.models.ends import name_trained_end
+from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.lock import owning
 from nlft.runs.run_dir import RunDir
 from nlft.training.interrupts import saying_how_it_ended
 from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_sums
-from nlft.training.manifest import (
-    WRITING,
-    checkpoints_of,
-    finish_checkpoint,
-    problem_of,
-    put_in_place,
-    recover,
-    saving,
-)
+from nlft.training.manifest import WRITING, finish_checkpoint, put_in_place, recover, saving
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
 from nlft.training.sharding import ShardsModel, sharded_like, whole
-from nlft.training.step_start import StepStart
+from nlft.training.step_start import StepStart, own_random_numbers
 
 OPTIMIZER = "optimizer.safetensors"
 SCHEDULER = "scheduler.json"
@@ -321,11 +314,6 @@ class SafeCheckpoints(ShardsModel):
 
     def _rng_file(self, folder: str) -> str:
         return os.path.join(folder, f"rng_state_{self.args.process_index}.safetensors")
-
-
-def own_random_numbers() -> Any:
-    """Work inside this context. What it draws from torch's random numbers changes nothing after it."""
-    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 def checkpoint_to_resume(run: RunDir, choice: str | bool, world_size: int) -> Path:

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import Trainer
 
 from nlft.errors import NLFTError, display_path
+from nlft.runs.checkpoints import checkpoints_of
 from nlft.runs.run_dir import RunDir
-from nlft.training.manifest import checkpoints_of
 
 EXAMPLE = "example_at"
 """Column of a row and key of a batch: the place of each row's example in the training file."""

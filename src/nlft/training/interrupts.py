@@ -16,9 +16,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nlft.errors import NLFTError, display_path
 from nlft.processes import Terminated
+from nlft.runs.checkpoints import last_whole_checkpoint
 from nlft.runs.run_dir import RunDir
 from nlft.training.divergence import Diverged
-from nlft.training.manifest import checkpoints_of, problem_of
 
 AGREE_SECONDS = 1.0  # how often several processes ask each other between micro-batches: asking waits for the device
 
@@ -171,7 +171,7 @@ def how_to_go_on(run: RunDir, step: int, command: str | None = None) -> str:
     Args:
         command: the command that goes on, if it is known.
     """
-    whole = next((path for path in reversed(checkpoints_of(run)) if problem_of(path) is None), None)
+    whole = last_whole_checkpoint(run)
     where = f"stopped after step {step}"
     if whole is None:
         where += "; there is no checkpoint, so the next training starts from the beginning"

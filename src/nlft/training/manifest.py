@@ -12,14 +12,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from nlft.digests import FORMAT_VERSION, MANIFEST, damage, write_manifest
+from nlft.digests import write_manifest
 from nlft.errors import UserError, display_path
 from nlft.files import sync_folder, sync_tree
-from nlft.runs.reading import SPOILT, check_version, read_json_object
+from nlft.runs.checkpoints import problem_of, step_of
 from nlft.runs.run_dir import RunDir
 
 WRITING = ".writing"
-_NAME = re.compile(r"checkpoint-(\d+)")
 # safetensors and tokenizers write in Rust. They turn the system's error into a text.
 _DISK = re.compile(r"os error \d+|no space left|quota exceeded|read-only file system|input/output error", re.I)
 
@@ -57,18 +56,6 @@ def _is_of_the_disk(error: Exception) -> bool:
     return by_text and bool(_DISK.search(str(error)))
 
 
-def step_of(checkpoint: Path) -> int | None:
-    """Return a checkpoint's optimizer step. Return None for a folder with another name, such as `checkpoint-best`."""
-    match = _NAME.fullmatch(checkpoint.name)
-    return int(match[1]) if match else None
-
-
-def checkpoints_of(run: RunDir) -> list[Path]:
-    """Return the run's checkpoints, whole or not, by step."""
-    steps = [(step, path) for path in run.checkpoints_path.glob("checkpoint-*") if (step := step_of(path)) is not None]
-    return [path for _, path in sorted(steps)]
-
-
 def finish_checkpoint(folder: Path, world_size: int) -> None:
     """Write the manifest of a checkpoint, with the size and the SHA-256 of each file. Then wait for the disk.
 
@@ -76,20 +63,6 @@ def finish_checkpoint(folder: Path, world_size: int) -> None:
     """
     write_manifest(folder, world_size=world_size)
     sync_tree(folder)
-
-
-def problem_of(checkpoint: Path) -> str | None:
-    """Return why a checkpoint is not whole. Return None if it is whole."""
-    path = checkpoint / MANIFEST
-    if not path.is_file():
-        return f"has no {MANIFEST}, so it is not a whole checkpoint"
-    try:
-        manifest = read_json_object(path)
-        check_version(path, manifest, FORMAT_VERSION)
-        int(manifest["world_size"])
-        return damage(checkpoint, manifest)
-    except (*SPOILT, UserError) as error:
-        return f"has a {MANIFEST} that cannot be read ({str(error).partition(chr(10))[0]})"
 
 
 def put_in_place(aside: Path, place: Path) -> None:

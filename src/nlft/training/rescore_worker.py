@@ -30,9 +30,9 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.saved_adapters import WEIGHTS
 from nlft.progress import quiet_libraries
+from nlft.runs.checkpoints import checkpoints_of
 from nlft.runs.controls import state_of
 from nlft.runs.run_dir import RunDir, TokenScores
-from nlft.training.manifest import checkpoints_of
 from nlft.training.pivots import choose_pivots, rules_of, with_pivots
 from nlft.training.watching import score_alone
 

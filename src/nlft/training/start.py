@@ -14,11 +14,12 @@ from nlft.errors import UserError, display_path
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.progress import note
+from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.reading import reading
 from nlft.runs.run_dir import RunDir
 from nlft.training.checkpoints import check_processes, checkpoint_to_resume
 from nlft.training.differences import differences
-from nlft.training.manifest import WRITING, checkpoints_of, problem_of, recover
+from nlft.training.manifest import WRITING, recover
 from nlft.training.run_record import add_command
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 

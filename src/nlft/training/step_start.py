@@ -6,6 +6,8 @@ take another way.
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,3 +79,16 @@ class StepStart:
 def _copied(metrics: dict[str, Any]) -> dict[str, Any]:
     """Copy the sums. TRL's are lists that grow; ours are tuples of tensors that are replaced."""
     return {name: list(some) if isinstance(some, list) else some for name, some in metrics.items()}
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Restore every random state of this process afterwards."""
+    python, numbers = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)

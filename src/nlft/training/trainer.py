@@ -27,7 +27,7 @@ from nlft.models.loading import ModelSettings, default_lora, load_model, load_to
 from nlft.runs.run_dir import RunDir
 from nlft.training.batching import KeepingBuilder
 from nlft.training.callbacks import RunDirCallback, show_own_progress
-from nlft.training.checkpoints import SafeCheckpoints, own_random_numbers
+from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.guards import Guards
 from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_unfit
@@ -38,6 +38,7 @@ from nlft.training.run_record import base_name, data_fingerprint, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.sharding import check_start
 from nlft.training.steering import Steering
+from nlft.training.step_start import own_random_numbers
 from nlft.training.striking import StrikeDose, StrikeShareSampler
 from nlft.training.token_log import LogsSums
 from nlft.training.tracking import follow_with_trackio

@@ -21,8 +21,8 @@ from nlft import cli
 from nlft.data.records import write_examples
 from nlft.experiments.demo import write_problems
 from nlft.runs import lock
+from nlft.runs.checkpoints import problem_of
 from nlft.runs.run_dir import RunDir
-from nlft.training.manifest import problem_of
 from nlft.training.trainer import NLFTTrainer
 
 SMALL = {**TRAINING, "watch": 0, "save_steps": 1, "save_total_limit": 9, "num_train_epochs": 2}
