@@ -1,7 +1,13 @@
 """A signal ends a training with a checkpoint from which it goes on as if nothing had happened."""
 
+import contextlib
+import fcntl
 import os
+import pty
 import signal
+import subprocess
+import sys
+import termios
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +17,11 @@ from transformers import TrainerCallback
 from helpers import tiny
 from helpers.kills import untimed
 from helpers.training import COMMON, REDIRECTED, adapter, examples, lora, nlft_trainer
+from helpers.waiting import until
 from nlft.baselines.kto import KTOBaseline, KTOSettings
 from nlft.baselines.reft import ReFTBaseline, ReFTSettings
 from nlft.baselines.sft import SFTSettings, sft_trainer
+from nlft.data.records import write_examples
 from nlft.processes import Terminated
 from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.run_dir import RunDir
@@ -61,20 +69,21 @@ def lines(folder):
     return [untimed(event) for event in RunDir(folder).events()]
 
 
-def terminated(trainer, at):
-    """Train, with SIGTERM inside micro-batch `at`, from 1. Return the number of micro-batches that were trained."""
+def terminated(trainer, at, number=signal.SIGTERM):
+    """Train, with a signal inside micro-batch `at`, from 1. Return the number of micro-batches that were trained."""
     done, step = [], trainer.training_step
 
     def training_step(*args, **kwargs):
         loss = step(*args, **kwargs)
         done.append(loss)
         if len(done) == at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return loss
 
     trainer.training_step = training_step
-    with pytest.raises(Terminated), interruptible(trainer, RunDir(trainer.args.output_dir)):
+    with pytest.raises(Terminated) as ended, interruptible(trainer, RunDir(trainer.args.output_dir)):
         trainer.train()
+    assert ended.value.exit_code == 128 + number
     return len(done)
 
 
@@ -145,6 +154,99 @@ def test_a_signal_in_the_first_step_ends_at_once(tmp_path, capsys):
     assert terminated(nlft_run(tmp_path), 2) == 2
     assert "no checkpoint" in capsys.readouterr().err
     assert checkpoints_of(RunDir(tmp_path)) == []
+
+
+def test_a_closed_terminal_leaves_a_checkpoint_however_often_it_is_told(tmp_path, capsys):
+    trainer = nlft_run(tmp_path / "ended")
+    step = trainer.training_step
+
+    def told_again(*args, **kwargs):
+        if trainer.termination.asked is None and trainer.state.global_step == 1:
+            for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+        return step(*args, **kwargs)
+
+    trainer.training_step = told_again
+    assert terminated(trainer, 99, signal.SIGHUP) < 99
+    assert "SIGHUP: writing a checkpoint" in capsys.readouterr().err
+    assert [path.name for path in checkpoints_of(RunDir(tmp_path / "ended"))] == ["checkpoint-1"]
+    assert_goes_on_as_unbroken(nlft_run, tmp_path)
+
+
+def test_nohup_keeps_a_training_from_a_closed_terminal(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = nlft_run(tmp_path, max_steps=2)
+        trainer.add_callback(AtEachStep(signal.SIGHUP))
+        with interruptible(trainer, RunDir(tmp_path)):
+            trainer.train()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert trainer.state.global_step == 2
+    assert trainer.termination.asked is None
+
+
+class AtEachStep(TrainerCallback):
+    def __init__(self, number):
+        self.number = number
+
+    def on_step_end(self, args, state, control, **_):
+        os.kill(os.getpid(), self.number)
+
+
+class AtTheEnd(TrainerCallback):
+    def on_train_end(self, args, state, control, **_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_lets_the_adapter_be_written(tmp_path, capsys):
+    trainer = nlft_run(tmp_path, max_steps=2)
+    with interruptible(trainer, RunDir(tmp_path)):
+        trainer.add_callback(AtTheEnd())
+        trainer.train()
+    assert "checkpoint" not in capsys.readouterr().err
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_training_outlives_its_terminal_until_it_has_saved(tmp_path, model_folder, command):
+    """What it prints then goes nowhere, instead of ending it with an error."""
+    write_examples(tmp_path / "e.jsonl", examples(8))
+    folder = tmp_path / "out"
+    words = [sys.executable, "-m", "nlft", command, tmp_path / "e.jsonl", "--model_name_or_path", model_folder]
+    words += ["--dtype", "float32", "--max_steps", 100_000, "--output_dir", folder]
+    if command == "tune":
+        words += ["--arms", "nlft", "--max_new_tokens", 4, "--keep_truncated", "true", "--test_share", 0.25]
+        words += ["--audit", "false"]
+    else:
+        words += ["--use_cpu", "--watch", 0]
+    run = RunDir(folder / "nlft" if command == "tune" else folder)
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    shown = []
+
+    def trains():
+        with contextlib.suppress(BlockingIOError):
+            shown.append(os.read(ours, 100_000))
+        assert process.poll() is None, shown[-3:]
+        return sum("loss" in event for event in run.events()) > 2
+
+    until(trains, seconds=180)
+    os.close(ours)  # as a window that is closed
+    assert process.wait(60) == 128 + signal.SIGHUP
+    (checkpoint,) = checkpoints_of(run)
+    assert problem_of(checkpoint) is None
+    assert run.events()[-1]["ended"] == "interrupted"
 
 
 class DuringEvaluation(TrainerCallback):

@@ -16,7 +16,7 @@ from nlft import __version__
 from nlft.errors import UserError, typed
 from nlft.launch import refuse_launch
 from nlft.library_errors import message_and_code
-from nlft.processes import TERMINATED, Terminated, terminable
+from nlft.processes import Terminated, terminable
 from nlft.progress import quiet, quiet_libraries
 
 
@@ -63,7 +63,7 @@ def _run(argv: list[str]) -> int:
         print("terminated" if isinstance(ended, Terminated) else "interrupted", file=sys.stderr)
         if argv[0] in _ANSWERING:
             print(f"The answers so far are kept.\nnext: {typed('nlft', *argv)}", file=sys.stderr)
-        return TERMINATED if isinstance(ended, Terminated) else 130
+        return ended.exit_code if isinstance(ended, Terminated) else 130
     except Exception as error:
         told = message_and_code(error)
         if told is None:

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, or in order when SIGTERM comes."""
+"""Processes that end with the one that started them, or in order when SIGTERM or SIGHUP comes."""
 
 import multiprocessing
 import os
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 
-TERMINATED = 128 + signal.SIGTERM  # exit code of a process that SIGTERM ended
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The signals that end the work in order. A cluster sends SIGTERM, and a terminal that is closed SIGHUP."""
 
 
 class Terminated(SystemExit):
-    """SIGTERM ended the work."""
+    """A signal ended the work. Its code is what a shell reports for that signal."""
 
-    def __init__(self) -> None:
-        super().__init__(TERMINATED)
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        self.number, self.exit_code = number, 128 + number
+        super().__init__(self.exit_code)
 
 
 def end_with_parent() -> None:
@@ -28,20 +30,36 @@ def end_with_parent() -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Work inside this context. SIGTERM ends it with `Terminated`, so locks are released and it is said what is kept.
+    """Work inside this context. A signal ends it with `Terminated`, so locks are released and it is said what is kept.
 
-    Without it, the system ends the process at once. A handler that someone else has set stays.
+    Without it, the system ends the process at once. A handler that someone else has set stays. `nohup` sets one: it
+    ignores SIGHUP.
     """
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not ours:  # only the main thread may set a handler
-        yield
-        return
-    signal.signal(signal.SIGTERM, _raise)
+    main = threading.current_thread() is threading.main_thread()  # only this thread may set a handler
+    ours = [one for one in ENDING if main and signal.getsignal(one) is signal.SIG_DFL]
+    for one in ours:
+        signal.signal(one, _raise)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
 
 
-def _raise(*_: object) -> None:
-    raise Terminated
+def _raise(number: int, *_: object) -> None:
+    mute_closed_terminal()
+    raise Terminated(number)
+
+
+def mute_closed_terminal(*_: object) -> None:
+    """If standard output or error is a terminal that was closed, let what is written there go nowhere.
+
+    Otherwise each line and each progress bar would be an error, and would end the work before it is saved.
+    """
+    for number in (1, 2):
+        try:
+            os.write(number, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)

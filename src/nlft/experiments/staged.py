@@ -25,7 +25,7 @@ from nlft.experiments.settings import TuneSettings
 from nlft.files import read_json, write_whole
 from nlft.library_errors import message_and_code
 from nlft.outputs import refuse_inputs
-from nlft.processes import end_with_parent, terminable
+from nlft.processes import end_with_parent, mute_closed_terminal, terminable
 from nlft.progress import hide_bars, quiet_libraries
 from nlft.runs.lock import owning
 
@@ -278,8 +278,11 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
     Thread(target=end_with_parent, daemon=True).start()
     quiet_libraries()
     _use(resources)
-    # Ctrl-C reaches every process of the terminal. The parent takes it, and ends this one with SIGTERM.
+    # Ctrl-C reaches every process of the terminal, and so does its end. The parent takes both, and ends this one with
+    # SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, mute_closed_terminal)
     try:
         with terminable():
             function(*args)

@@ -1,6 +1,7 @@
 """End a training that the system or the user interrupts: with a checkpoint where there is time, and with a word.
 
-Clusters and spot machines send SIGTERM some seconds before they kill a process. Ctrl-C sends SIGINT.
+Clusters and spot machines send SIGTERM some seconds before they kill a process. Ctrl-C sends SIGINT. A terminal that
+is closed sends SIGHUP.
 """
 
 import signal
@@ -15,7 +16,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.errors import NLFTError, display_path
-from nlft.processes import Terminated
+from nlft.processes import ENDING, Terminated, mute_closed_terminal
 from nlft.runs.checkpoints import last_whole_checkpoint
 from nlft.runs.run_dir import RunDir
 from nlft.training.divergence import Diverged
@@ -24,7 +25,7 @@ AGREE_SECONDS = 1.0  # how often several processes ask each other between micro-
 
 
 class TerminationCallback(TrainerCallback):  # type: ignore[misc]
-    """After SIGTERM or Ctrl-C, writes a checkpoint and ends the training without an adapter.
+    """After SIGTERM, SIGHUP or Ctrl-C, writes a checkpoint and ends the training without an adapter.
 
     It does so after the micro-batch. If the step is then half-made, it is thrown away, and the checkpoint is that of
     the last whole step. DeepSpeed's engine keeps the gradients to itself, so there it waits for the end of the step.
@@ -39,20 +40,32 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._steps = False  # whether the first step has begun
+        self._over = False  # whether the last one is whole
         self._left = self._span = 1  # micro-batches until the processes ask each other, and between two such times
         self._agreed_at = time.monotonic()
 
     def terminate(self, signal_number: int, *_: object) -> None:
-        """Take the signal. A second one ends the process at once."""
-        if self.asked is not None or not self._steps:
+        """Take the signal. A second one ends the process at once, but not if either came from a closed terminal.
+
+        The shell, torchrun and the system may each report the closed terminal, and none of them means "at once".
+        """
+        mute_closed_terminal()
+        if not self._steps:
+            raise _ending(signal_number)
+        if self.asked is not None:
+            if "SIGHUP" in (_name(self.asked), _name(signal_number)):
+                return
             raise _ending(signal_number)
         self.asked = signal_number
-        again = " Press it again to stop at once." if signal_number == signal.SIGINT else ""
-        name = "Ctrl-C" if signal_number == signal.SIGINT else "SIGTERM"
         if self.trainer.args.should_save:
-            when = "step" if self.trainer.is_deepspeed_enabled else "micro-batch"
-            kept = "writing a checkpoint" if self.trainer.state.global_step else "ending"
-            print(f"\n{name}: {kept} after this {when}.{again}", file=sys.stderr)
+            again = " Press it again to stop at once." if signal_number == signal.SIGINT else ""
+            print(f"\n{_name(signal_number)}: {self._what_comes()}.{again}", file=sys.stderr)
+
+    def _what_comes(self) -> str:
+        if self._over:
+            return "the training is done, its files are written"
+        when = "step" if self.trainer.is_deepspeed_enabled else "micro-batch"
+        return f"{'writing a checkpoint' if self.trainer.state.global_step else 'ending'} after this {when}"
 
     def check(self) -> None:
         """Between two steps, end the training with a checkpoint if a signal has come. All processes call this."""
@@ -77,6 +90,9 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_asked():
             control.should_save, control.should_evaluate = True, False  # an evaluation may take longer than is left
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._over = True
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -119,12 +135,18 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _ending(signal_number: int | None) -> BaseException:
-    return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated()
+    if signal_number is None or signal_number == signal.SIGINT:
+        return KeyboardInterrupt()
+    return Terminated(signal_number)
+
+
+def _name(signal_number: int) -> str:
+    return "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
 
 
 @contextmanager
 def interruptible(trainer: Any, run: RunDir, *, tell: bool = True) -> Iterator[None]:
-    """Train inside this context. It takes SIGTERM and Ctrl-C, and says how to go on after an interruption.
+    """Train inside this context. It takes these signals, and says how to go on after an interruption.
 
     Args:
         tell: whether the user has started this very training, and so is told how to go on.
@@ -134,9 +156,9 @@ def interruptible(trainer: Any, run: RunDir, *, tell: bool = True) -> Iterator[N
     trainer.termination = callback
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # only this thread may set a signal's handler
-        ignored = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is signal.SIG_IGN]
-        for one in (signal.SIGINT, signal.SIGTERM):
-            if one not in ignored:  # a shell ignores Ctrl-C for what it runs in the background
+        for one in (signal.SIGINT, *ENDING):
+            # A shell ignores Ctrl-C for what it runs in the background, and `nohup` SIGHUP.
+            if signal.getsignal(one) is not signal.SIG_IGN:
                 before[one] = signal.signal(one, callback.terminate)
     try:
         yield
@@ -157,9 +179,8 @@ def saying_how_it_ended(trainer: Any) -> Iterator[None]:
     except BaseException as error:
         if trainer.recorder is not None:
             first = str(error).partition("\n")[0] or None
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                signal_name = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "SIGTERM"
-                trainer.recorder.end("interrupted", signal_name)
+            if isinstance(error, KeyboardInterrupt | Terminated):
+                trainer.recorder.end("interrupted", _name(getattr(error, "number", signal.SIGINT)))
             else:
                 trainer.recorder.end("diverged" if isinstance(error, Diverged) else "failed", first)
         raise

@@ -253,7 +253,7 @@ def _(place: Place) -> str:
         seconds = interrupted(work, out / "events.jsonl", signals, out, later=0.1)
         slowest, told = max(slowest, seconds), out.with_suffix(".log").read_text()
         assert "Traceback" not in told, told[-2000:]
-        if name in ("int", "term"):
+        if name != "int-int":
             kept = [path for path in RunDir(out).checkpoints_path.glob("checkpoint-*") if problem_of(path) is None]
             assert len(kept) == 1
             assert kept[0].name in told
@@ -266,8 +266,8 @@ def _(place: Place) -> str:
     return f"{resumed} trainings ended within {slowest:.1f} s and go on to the same adapter; tune: {tune_ended(place)}"
 
 
-ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: -signal.SIGHUP}
-"""The exit code after a signal, negative where the system ends the process."""
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+"""The exit code after a signal."""
 
 
 def slow_training(place: Place, out: Path, **settings: object) -> int:
@@ -316,7 +316,7 @@ def tune_ended(place: Place) -> str:
     file = place.folder / "problems"
     write_problems(file, 8, 4)
     found = []
-    for name, one in (("int", signal.SIGINT), ("term", signal.SIGTERM)):
+    for name, one in (("int", signal.SIGINT), ("term", signal.SIGTERM), ("hup", signal.SIGHUP)):
         out = place.folder / f"tune-{name}"
         words = ["tune", file / "train.jsonl", "--model_name_or_path", place.model, "--output_dir", out]
         words += ["--max_new_tokens", 4, "--max_steps", 4, "--dtype", "float32", "--limit", 4, "--test_share", 0.25]
@@ -325,4 +325,4 @@ def tune_ended(place: Place) -> str:
         seconds = interrupted(lambda words=words: cli.main([str(word) for word in words]), log, [one], out)
         found.append(f"{seconds:.1f} s")
         assert "Traceback" not in (told := out.with_suffix(".log").read_text()), told[-2000:]
-    return f"{' and '.join(found)}, and no process is left"
+    return f"{', '.join(found)}, and no process is left"
