@@ -250,18 +250,44 @@ def test_once_there_is_a_result_a_grid_grows_and_says_so_and_nothing_is_taken_ou
     again()
     assert again(seeds=[1], once=["kto"])._grown() == {}, "nobody has seen a result yet"
     assert again(seeds=[1], once=["kto"], jobs=2)._grown() == {}
-    grown = {"seeds": [0], "arms": ["reft"], "arms with every seed": ["reft", "kto"]}
+    grown = {
+        "seeds": [0],
+        "arms": ["reft"],
+        "arms with every seed": ["reft", "kto"],
+        "comparisons": ["nlft:reft"],
+    }
     assert again(seeds=[1, 0], arms=["reft", "kto"])._grown() == grown
     more = {"seeds": [1, 0], "arms": ["reft", "kto"]}
     again(**more, sizes=[4, 9])  # it fails before there is a result of it: nothing is recorded
     assert again(**more)._grown() == grown
     for less, named in (
-        ({"seeds": [0], "arms": ["kto"]}, r"\(arms reft; arms with every seed reft; seeds 1\)"),
+        ({"seeds": [0], "arms": ["kto"]}, r"\(arms reft; arms with every seed reft; seeds 1; comparisons nlft:reft\)"),
         ({**more, "sizes": [2]}, r"\(sizes 4\)"),
         ({**more, "once": ["kto"]}, r"\(arms with every seed kto\)"),
+        ({**more, "comparisons": ["nlft:base"]}, r"\(comparisons nlft:.*nlft:kto"),
     ):
         with pytest.raises(UserError, match=named):
             again(**less)
+
+
+def test_a_comparison_that_comes_after_a_result_is_named_and_none_goes(place, tmp_path):
+    def again(*comparisons):
+        grid = claimed(place, tmp_path, test_file="x", comparisons=list(comparisons))
+        grid._refuse_less()
+        return grid._grown()
+
+    assert again("nlft:base") == {}
+    # A result of an older version has them in its report and its settings alone.
+    extent = json.loads((tmp_path / "extent.json").read_text())
+    del extent["of"]["comparisons"]
+    (tmp_path / "extent.json").write_text(json.dumps(extent))
+    (tmp_path / "compare.json").write_text(json.dumps({"contrasts": [{"ours": "nlft", "theirs": "base"}]}))
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    settings["settings"]["comparisons"] = ["nlft:base"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    assert again("nlft:base", "nlft:sft-answer") == {"comparisons": ["nlft:sft-answer"]}
+    with pytest.raises(UserError, match=r"\(comparisons nlft:base\)"):
+        again("nlft:sft-answer")
 
 
 def test_default_sizes_are_what_the_result_is_of(place, tmp_path):

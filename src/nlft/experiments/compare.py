@@ -35,9 +35,10 @@ class Compare(Comparison):
 
     settings: CompareSettings
     report_name = "compare.json"
-    # Not the comparisons: fixed before the run. `cluster` only says how the same answers are counted.
+    # `cluster` only says how the same answers are counted.
     may_change = (
         "arms",
+        "comparisons",
         "sizes",
         "seeds",
         "once",
@@ -179,17 +180,22 @@ class Compare(Comparison):
             )
 
     def _extent(self) -> dict[str, list[Any]]:
-        """Return the arms, sizes and seeds of the result, and the field that its intervals count."""
+        """Return the arms, sizes, seeds and comparisons of the result, and the field that its intervals count."""
         arms = self.settings.arms
-        full = [arm for arm in arms if arm not in self.settings.once]
-        by = [self.settings.cluster] if self.settings.cluster else []
-        return {"arms": arms, "arms with every seed": full, "sizes": self.sizes, "seeds": self.seeds, "cluster": by}
+        return {
+            "arms": arms,
+            "arms with every seed": [arm for arm in arms if arm not in self.settings.once],
+            "sizes": self.sizes,
+            "seeds": self.seeds,
+            "cluster": [self.settings.cluster] if self.settings.cluster else [],
+            "comparisons": [f"{ours}:{theirs}" for ours, theirs in self.pairs()],
+        }
 
     def _record(self) -> dict[str, Any]:
         """Return the recorded extent of the result.
 
-        `of` is the extent of the last result. `added` holds the arms, sizes and seeds that were added after the first
-        result. Both are empty before the first result.
+        `of` is the extent of the last result. `added` holds what was added to it after the first result. Both are empty
+        before the first result.
         """
         path = self.folder / "extent.json"
         record: dict[str, Any] = {"of": {}, "added": {}}
@@ -197,9 +203,16 @@ class Compare(Comparison):
             record = {**record, **read_json(path, "remove it if no arm, size or seed was taken away since the result")}
         if not all(isinstance(record[name], dict) for name in ("of", "added")):
             raise UserError(f"{display_path(path)}: is not as nlft wrote it.\n  Choose another --output_dir.")
-        if record["of"]:
-            record["of"].setdefault("cluster", [])  # older results do not have it
+        if record["of"]:  # older results lack these
+            record["of"].setdefault("cluster", [])
+            record["of"].setdefault("comparisons", self._compared())
         return record
+
+    def _compared(self) -> list[str]:
+        """Return the comparisons of the last result, from its report."""
+        path = self.folder / self.report_name
+        report = read_json(path, "remove it, and the comparison writes it again") if path.exists() else {}
+        return [f"{one['ours']}:{one['theirs']}" for one in report.get("contrasts", [])]
 
     def _grown(self) -> dict[str, list[Any]]:
         """Record the extent of the result. Return the additions since the first result."""

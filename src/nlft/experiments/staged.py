@@ -150,6 +150,7 @@ class Staged:
                 raise UserError(
                     f"{display_path(path)}: does not hold the settings of a run.\n  Choose another --output_dir."
                 )
+            theirs["settings"] = {k: v for k, v in theirs["settings"].items() if k not in self.may_change}
             # A version before may not know a setting: it did what the default does today.
             known = {name: value for name, value in _defaults(self.settings).items() if name in mine["settings"]}
             differing = _differing(mine, {**theirs, "settings": {**known, **theirs["settings"]}}) + [
