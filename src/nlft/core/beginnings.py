@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nlft.core.conditions import Row
 from nlft.core.heads import decoder_of
+from nlft.core.key_values import cache_keyword
 
 WORTH = 0.9
 """Rows are cut if what is left of them, padded, is at most this share of them."""
@@ -86,7 +87,7 @@ class Beginnings(Cache):  # type: ignore[misc]
         return states.detach()[:, :, : self.begun.seen.shape[1]].index_select(0, self.begun.kept)
 
     def inputs(self, attention_mask: Tensor) -> dict[str, Any]:
-        """Return the model's keywords for the tails.
+        """Return the scoring forward's keywords for the tails.
 
         Args:
             attention_mask: (R, length) of the tails.
@@ -98,7 +99,7 @@ class Beginnings(Cache):  # type: ignore[misc]
         return {
             "attention_mask": torch.cat([seen_by_all, before & own[:, None]], -1)[:, None],
             "position_ids": seen.sum(1, keepdim=True) + torch.arange(length, device=own.device),
-            "past_key_values": _GoneOn(self.kept, self.begun.source),
+            "score_cache": _GoneOn(self.kept, self.begun.source),
         }
 
 
@@ -124,7 +125,7 @@ class _GoneOn(Cache):  # type: ignore[misc]
 
 @contextmanager
 def keeping(model: nn.Module, begun: Beginnings | None) -> Iterator[dict[str, Any]]:
-    """Yield the keyword with which a model that reads the sources' rows keeps their beginnings.
+    """Yield the scoring forward's keyword with which it keeps the beginnings of the sources' rows.
 
     transformers takes the cache away from layers that compute their activations again in backward, because an ordinary
     one would be written to twice. `Beginnings` allows it, so these layers get it meanwhile.
@@ -133,7 +134,7 @@ def keeping(model: nn.Module, begun: Beginnings | None) -> Iterator[dict[str, An
     for one in layers:
         one._can_checkpoint_with_cache = True
     try:
-        yield {} if begun is None else {"past_key_values": begun}
+        yield {} if begun is None else {"score_cache": begun}
     finally:
         for one in layers:
             del one._can_checkpoint_with_cache
@@ -187,13 +188,14 @@ def _goes_on(net: PreTrainedModel) -> bool:
     def read(ids: list[list[int]], **given: Any) -> Tensor:
         rows = torch.tensor(ids, device=device) % most
         mask = given.pop("attention_mask", torch.ones_like(rows))
+        given[cache_keyword(decoder)] = given.pop("score_cache", None)
         states: Tensor = decoder(input_ids=rows, attention_mask=mask, use_cache=False, **given).last_hidden_state
         return states.float()
 
     seen = torch.tensor([[True] * 5, [True] * 3 + [False] * 2], device=device)
     source = torch.tensor([0, 0], device=device)
     begun = Beginnings(Begun(source[:1], source, seen))
-    read([[5, 6, 7, 8, 9, 10, 11]], past_key_values=begun)
+    read([[5, 6, 7, 8, 9, 10, 11]], score_cache=begun)
     if len(begun.kept) != net.config.get_text_config().num_hidden_layers:
         return False
     tails = read([[12, 13, 14], [15, 16, 17]], **begun.inputs(torch.ones(2, 3, device=device)))

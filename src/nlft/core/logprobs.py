@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from nlft.core.beginnings import Beginnings, keeping
@@ -32,6 +32,7 @@ from nlft.core.heads import (
     logit_finisher,
     logits_beside_base,
 )
+from nlft.core.key_values import cache_keyword
 from nlft.core.saliency import SparseTargets, TopTokens
 from nlft.errors import UserError
 
@@ -243,7 +244,7 @@ def enable_scoring(model: nn.Module, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> 
     @functools.wraps(type(net).forward)
     def forward(self: Any, *args: Any, score_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if score_labels is None:
-            for name in ("score_hidden", "score_states", "score_targets", "score_base", "score_logits"):
+            for name in ("score_hidden", "score_states", "score_targets", "score_base", "score_logits", "score_cache"):
                 kwargs.pop(name, None)
             return original_forward(*args, **kwargs)
         # PEFT also passes keywords that its caller left out. The decoder does not accept `labels`.
@@ -273,10 +274,14 @@ def _scoring_forward(
     score_targets: Callable[[Tensor, Tensor, TopOf], tuple[Tensor, Tensor, Tensor]] | None = None,
     score_base: HeldTargets | None = None,
     score_logits: Tensor | None = None,
+    score_cache: Cache | None = None,
     **kwargs: Any,
 ) -> ScoredTokens:
     # Look up decoder and head on each call, because PEFT and FSDP replace them after this forward is set.
-    states = decoder_of(model)(*args, **kwargs).last_hidden_state
+    decoder = decoder_of(model)
+    if score_cache is not None:
+        kwargs[cache_keyword(decoder)] = score_cache
+    states = decoder(*args, **kwargs).last_hidden_state
     labelled = score_labels[:, 1:] != IGNORE_INDEX
     selected = states[:, :-1][labelled]
     if score_states:

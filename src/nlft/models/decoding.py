@@ -11,6 +11,8 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from nlft.core.key_values import cache_keyword, cache_of
+
 Pick = Callable[[Tensor, list[int]], Tensor]
 """(logits, rows) -> the next token of each of these rows. The logits are (rows, vocabulary), float32."""
 
@@ -45,6 +47,7 @@ class Decoder:
         """
         self.model, self.prompts, self.size, self.pad = model, prompts, size, pad_token_id
         self.joins, self.pick, self.is_over = joins, pick, is_over
+        self._keyword = cache_keyword(model)
         self.device = next(model.parameters()).device
         self.alive: list[int] = []
         self.written: dict[int, list[int]] = {}
@@ -72,7 +75,7 @@ class Decoder:
                 last = torch.tensor([self.written[row][-1:] for row in self.alive], device=self.device)
                 self._mask = pad(self._mask, (0, 1), value=1)
                 out = self._read(last, self._mask, self._cache)
-                self._cache = out.past_key_values
+                self._cache = cache_of(out)
                 self._take(out, self.alive, finished)
         return finished
 
@@ -88,7 +91,7 @@ class Decoder:
         own = [[1] * start + [0] * less + [1] * (width - less) for less in short]
         self._mask = torch.tensor(own, device=self.device)
         out = self._read(torch.tensor(step, device=self.device), self._mask, self._cache)
-        self._cache = out.past_key_values
+        self._cache = cache_of(out)
         self.joins = self.joins and has_plain_cache(self._cache)
         self.written |= {row: [] for row in rows}
         self.alive = []
@@ -104,9 +107,9 @@ class Decoder:
             input_ids=step,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1)[:, -step.shape[1] :].clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._keyword: cache},
         )
 
     def _take(self, out: Any, rows: list[int], finished: list[int]) -> None:
@@ -135,7 +138,7 @@ class Decoder:
             return None
         if self._prefix_cache is None:
             step = torch.tensor([self._prefix], device=self.device)
-            found = self.model(input_ids=step, use_cache=True, logits_to_keep=1).past_key_values
+            found = cache_of(self.model(input_ids=step, use_cache=True, logits_to_keep=1))
             if not has_plain_cache(found):
                 self._prefix, self.joins = [], False
                 return None

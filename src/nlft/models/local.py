@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from nlft.core.base_below import refuse_leak
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.key_values import cache_keyword, cache_of
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
@@ -152,7 +153,7 @@ class LocalModel:
         """
         prompt, written = self._prompt_ids(request), list[int]()
         self._check([request], [prompt])
-        pick, cache = self._picker([request.key]), None
+        pick, cache, keyword = self._picker([request.key]), None, cache_keyword(self.model)
         device = next(self.model.parameters()).device
         step = torch.tensor([prompt], device=device)
         while len(written) < self.max_new_tokens:
@@ -164,11 +165,11 @@ class LocalModel:
                     input_ids=step,
                     attention_mask=mask,
                     position_ids=places,
-                    past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=1,
+                    **{keyword: cache},
                 )
-            cache = out.past_key_values
+            cache = cache_of(out)
             written.append(int(pick(out.logits[:, -1].float(), [0])))
             yield written[-1]
             if self._has_ended(written) or not self._limits.has_room(length + 1):
