@@ -26,7 +26,8 @@ test-long: setup-dev  ## simulations of minutes: how often intervals hold the tr
 # The lowest and the newest versions that pyproject.toml allows, each in a folder before .venv's own packages. torch stays.
 LOWEST := transformers==5.23.0 trl==1.16.0 peft==0.21.0
 NEWEST := 'transformers<6' 'trl<2' 'peft<1'
-TRIED  := test_trainer test_resume test_cli test_models test_feedback_baselines test_tracking test_merging
+TRIED  := test_trainer test_resume test_cli test_models test_feedback_baselines test_tracking test_merging test_sft test_strike \
+          test_beginnings test_chat test_interrupts test_two_processes test_same_trajectory
 versions: setup-dev  ## the tests of what uses transformers, TRL and PEFT, with their lowest and newest versions
 	rm -rf .versions
 	$(BIN)/python -m pip install --quiet --no-deps --target .versions/lowest $(LOWEST)
