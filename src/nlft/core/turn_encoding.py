@@ -84,7 +84,8 @@ class TurnEncoder:
     def offsets(self, completion: str, inputs: TemplateInputs = NO_INPUTS) -> list[tuple[int, int]]:
         """Return the characters of each token of a completion, (start, end); `end` exclusive.
 
-        The end of the turn has none. What the template adds stands at the completion's start or end, and is empty.
+        The end of the turn has none. What the template adds stands at the text's start or end, and is empty. The text
+        is the completion without the white space that the template removes around it.
         """
         return [place for _, place in self._written(completion, inputs)]
 
@@ -95,10 +96,12 @@ class TurnEncoder:
         hidden = self._control.hide(written.text, is_reply=True)
         found = self._tokens(f"{written.before}{hidden}{written.after}")
         first, last = written.start, written.start + len(written.text)
-        return [
+        placed = [
             (token, (min(max(start + shift, first), last), min(max(end + shift, first), last)))
             for token, (start, end) in found
         ]
+        # Some tokenizers leave the space before a word out of its place. At the start it belongs to the first token.
+        return [(token, (first if at == 0 else start, end)) for at, (token, (start, end)) in enumerate(placed)]
 
     def _tokens(self, text: str) -> list[tuple[int, tuple[int, int]]]:
         """Tokenise a text in which the names of control tokens are hidden.
