@@ -88,7 +88,7 @@ def _composed(text: str) -> tuple[str, list[int] | None, list[int] | None]:
     """
     if text.isascii() or unicodedata.is_normalized("NFC", text):
         return text.translate(_FOLDED), None, None
-    parts, starts, ends, at = [], [], [], 0
+    parts, starts, ends, at = list[str](), list[int](), list[int](), 0
     while at < len(text):
         end = at + 1
         while end < len(text) and end - at < _LONGEST_CHARACTER and _joins_before(text[end]):
