@@ -77,6 +77,16 @@ class TurnEncoder:
         """
         return [*(token for token, _ in self._written(completion, inputs)), self.form(inputs).end]
 
+    def check_reply(self, prompt: Prompt, completion: str, inputs: TemplateInputs = NO_INPUTS) -> None:
+        """Check that the chat template writes a reply to this prompt as `completion_ids` does.
+
+        Raises:
+            TemplateRefusal: it writes something else.
+        """
+        if self.chat is not None:
+            messages = as_messages(prompt, system_prompt=self.templates.system_prompt)
+            self.chat.check_reply(messages, completion, inputs)
+
     def generated_ids(self, text: str) -> list[int]:
         """Tokenise a reply as a model wrote it after a prompt of `prompt_ids`, without an end of the turn."""
         return [token for token, _ in self._tokens(self._control.hide(text, is_reply=True))]
