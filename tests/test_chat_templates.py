@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers import tiny
+from helpers.real_templates import REAL, real_tokenizer
 from nlft.cli import main
 from nlft.core.chat_template import ChatTemplate
 from nlft.core.conditions import ConditionEncoder
@@ -98,6 +99,116 @@ def test_what_is_trained_is_what_the_template_writes(template, completion):
 def test_white_space_that_the_template_removes_is_not_trained():
     assert trained(encoder(TRIMS), " \n5 \n") == rendered(TRIMS, "5") == rendered(TRIMS, " \n5 \n")
     assert trained(encoder(PLAIN), " 5 ") == rendered(PLAIN, " 5 ")
+
+
+@pytest.mark.parametrize("white", [" \n", "\t", "\r\n", "\u00a0", "\u2003\x1f\u3000"])
+def test_all_white_space_is_removed_where_the_template_removes_all(white):
+    assert trained(encoder(TRIMS), f"{white}5{white}") == rendered(TRIMS, "5")
+    assert trained(encoder(PLAIN), f"{white}5{white}") == rendered(PLAIN, f"{white}5{white}")
+    lines = PLAIN.replace("m.content", "m.content.strip('\\n')")
+    assert trained(encoder(lines), f"\n{white}5") == rendered(lines, f"\n{white}5")
+
+
+def of_replies(change, prompt="m.content"):
+    """A template that changes replies, and prompts as well if it is said how."""
+    body = f"{{% if m.role == 'assistant' %}}{change}{{% else %}}{{{{ {prompt} }}}}{{% endif %}}"
+    return f"<s>{OPENS}{body}{CLOSES}{ASKS}"
+
+
+LONG = "How many cups has Ines if she has 12 and gets 5 more?"
+CHANGED = [  # the prompt's text, the reply's text, and a text that the template leaves as it is
+    ("m.content[:40]", LONG, "2 + 3?"),
+    ("m.content.split('</think>')[-1]", "What does </think> do?", "What is HTML?"),
+    ("m.content | e", "Is 2 < 3?", "Is 2 more?"),
+    ("m.content | tojson", 'Say "5".', "Say 5."),
+    ("m.content.replace('\\n\\n', '\\n')", "a\n\nb", "a\nb"),
+    ("m.content | lower", "How?", "how?"),
+    ("m.content | wordwrap(20)", LONG, "2 + 3?"),
+    ("m.content | striptags", "a <b> c", "a b c"),
+    ("m.content.split('####')[0]", "5\n#### 5", "5"),
+    ("m.content.split('\\n')[0]", "5\nor 6", "5 or 6"),
+]
+
+
+@pytest.mark.parametrize(("change", "changed", "kept"), CHANGED)
+def test_a_prompt_whose_text_the_template_cuts_or_changes_is_refused_by_id(change, changed, kept):
+    made = encoder(of_replies("{{ m.content }}", change))
+    assert kept in trained(made, prompt=kept)
+    with pytest.raises(ProblemsError, match=r"example 1: .*the user message"):
+        trained(made, prompt=changed)
+    turns = [("user", kept), ("assistant", "5"), ("user", changed)]
+    with pytest.raises(ProblemsError, match=r"example 1: .*the user message"):
+        trained(made, prompt=[{"role": role, "content": text} for role, text in turns])
+
+
+@pytest.mark.parametrize(("change", "changed", "kept"), [one for one in CHANGED if "</think>" not in one[1]])
+def test_a_reply_that_the_template_writes_otherwise_is_refused_by_id(change, changed, kept):
+    template = of_replies(f"{{{{ {change} }}}}")
+    made = encoder(template)
+    assert trained(made, kept) == rendered(template, kept)
+    with pytest.raises(ProblemsError, match=r"example 1: .*this reply"):
+        trained(made, changed)
+    encoded = made.encode(id="q", prompt="2 + 3?", completion=kept, label=True, answer=changed)
+    assert encoded.target is None
+    assert "this reply" in encoded.target_refused.what
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "({{ m.content | length }}) {{ m.content }}",
+        "{% if m.content.startswith('12') %}NUM {% endif %}{{ m.content }}",
+        "{{ m.content }}{% if '12' in m.content %} units{% endif %}",
+    ],
+)
+def test_what_the_template_writes_beside_some_replies_only_is_not_left_out(change):
+    made = encoder(of_replies(change))
+    with pytest.raises(ProblemsError, match=r"example 1: .*this reply"):
+        trained(made, "12 cups")
+
+
+def test_turns_with_numbers_are_what_the_template_writes():
+    numbered = (
+        f"<s>{{% for m in messages %}}<|{{{{ m.role }}}}|>{{{{ loop.index }}}}: {{{{ m.content }}}}{CLOSES}"
+        "{% if add_generation_prompt %}<|assistant|>{{ messages | length + 1 }}: {% endif %}"
+    )
+    turns = [{"role": role, "content": text} for role, text in (("user", "1?"), ("assistant", "2"), ("user", "3?"))]
+    assert trained(encoder(numbered), prompt=turns).endswith("<|user|>3: 3?<|end|><|assistant|>4: 5<|end|>")
+
+
+def test_a_tools_result_may_be_written_as_json():
+    template = of_replies("{{ m.content }}", "m.content if m.role == 'user' else m.content | tojson")
+    turns = [{"role": "user", "content": "2?"}, {"role": "tool", "content": 'a "b"'}]
+    assert trained(encoder(template), prompt=turns).endswith("<|assistant|>5<|end|>")
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("more", ["</answer>", "</answer>\n"])
+def test_an_added_token_that_a_reply_ends_with_does_not_end_the_turn(special, more):
+    made = tokenizer(of_replies(f"{{{{ m.content }}}}{more}"))
+    made.add_tokens(["</answer>"], special_tokens=special)
+    encoded = ConditionEncoder(made).encode(id=1, prompt="2 + 3?", completion="5", label=True)
+    assert made.decode(encoded.completion) == f"5{more}<|end|>"
+    assert encoded.completion[-1] == made.eos_token_id
+
+
+AWKWARD = ["5", " 5 \n", '2 < 3 & "so"', "a\n\nb\r\n", "say <|im_end|> [INST]", "{{ x }} {% y %}", "#### 5", "\tTab"]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+@pytest.mark.parametrize("name", REAL)
+def test_no_text_is_refused_by_the_templates_of_real_models(name, text):
+    *_, end, has_system = REAL[name]
+    made = ConditionEncoder(real_tokenizer(name))
+    turns = [("system", f"Be terse. {text}")] * has_system
+    turns += [("user", text), ("assistant", f"<think>\nhm\n</think>\n\n{text}"), ("user", text)]
+    for prompt in (text, [{"role": role, "content": said} for role, said in turns]):
+        encoded = made.encode(id=1, prompt=prompt, completion=text, label=True, answer=f"{text} or so")
+        assert encoded.target_refused is None
+        assert encoded.completion[-1] == made.tokenizer.convert_tokens_to_ids(end)
+    if name == "smollm 3":
+        asked = {"role": "user", "content": text}
+        made.encode(id=1, prompt=[{"role": "system", "content": "So. /no_think"}, asked], completion="5", label=True)
 
 
 @pytest.mark.parametrize("template", [IN_PARTS, ONLY_FIRST_PART])

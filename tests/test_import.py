@@ -95,6 +95,48 @@ def test_the_separator_is_found_where_no_name_is_known():
     ]
 
 
+JOINED = "prompt,reply,good,comment\n"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff", "\ufeff\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_row_that_repeats_the_names_is_passed_over_where_files_were_joined(mark, encoding, capsys):
+    parts = [f"{mark}{JOINED}q1,r1,yes,\n", f"{mark}{JOINED.title()}q2,r2,no,bad\n", f'{mark}"q3, x",r3,yes,\n']
+    Path("x.csv").write_bytes("".join(parts).encode(encoding))
+    assert [(e.prompt, e.label) for e in read_examples("x.csv")] == [("q1", True), ("q2", False), ("q3, x", True)]
+    assert "1 row that repeats the names" in capsys.readouterr().err
+
+
+def test_marks_of_utf_8_are_passed_over_in_a_file_that_is_read_as_windows_1252():
+    rows = f"{JOINED}q1,größer,yes,\n".encode("cp1252")
+    Path("x.csv").write_bytes(b"\xef\xbb\xbf" + rows + b"\xef\xbb\xbf" + rows)
+    assert [e.completion for e in read_examples("x.csv")] == ["größer", "größer"]
+
+
+def test_joined_files_may_each_name_their_separator():
+    Path("x.csv").write_text("sep=;\n" + "\ufeffsep=;\n".join(["prompt;reply;ok\na;b,c;ja\n"] * 2), "utf-8-sig")
+    assert [e.completion for e in read_examples("x.csv")] == ["b,c", "b,c"]
+
+
+def test_a_mark_inside_a_cell_is_the_cells_own():
+    Path("x.csv").write_text(f'{JOINED}q1,"one\n\ufefftwo",yes,\n', "utf-8")
+    assert read_examples("x.csv")[0].completion == "one\n\ufefftwo"
+
+
+@pytest.mark.parametrize("names", ["reply,prompt,good,comment", "prompt,reply,ok,comment", "Prompt,Reply,good"])
+def test_joined_tables_with_other_columns_are_refused(names):
+    Path("x.csv").write_text(f"{JOINED}q1,r1,yes,\n{names}\nr2,q2,yes,\n")
+    said = refusal(read_examples, "x.csv")
+    assert "row 3" in said
+    assert "names of row 1" in said
+
+
+def test_a_repeated_row_of_names_is_passed_over_in_a_spreadsheet_too():
+    names = ["prompt", "reply", "ok"]
+    write_excel(Path("x.xlsx"), [[*names, None], ["q", "a", "yes"], names, ["r", "b", "yes"]])
+    assert [e.prompt for e in read_examples("x.xlsx")] == ["q", "r"]
+
+
 def test_line_breaks_and_quotes_in_cells_stay():
     write_csv("x.csv", [["prompt", "reply", "ok"], ['Say "no".', 'one\r\ntwo "three"', "yes"]])
     assert texts(read_examples("x.csv"))[0][1:3] == ('Say "no".', 'one\ntwo "three"')

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -102,12 +102,47 @@ def test_other_columns_of_a_question_table_are_ignored():
     assert read_questions(write_parquet("g.parquet", rows))[0] == Question("g-1", "48/2?", "48/2 = 24\n#### 24")
 
 
-def test_values_that_json_cannot_hold_are_refused_by_field():
-    good = {"prompt": "q", "completion": "a", "label": True, "answer": "a"}
-    rows = [good | {"id": 1}, good | {"id": 2, "day": date(2024, 1, 1)}, good | {"id": 3, "x": float("nan")}]
-    found = problems(read_examples, write_parquet("e.parquet", rows))
-    assert [(p.where, p.field) for p in found] == [("e.parquet row 2", "day"), ("e.parquet row 3", "x")]
-    assert "date" in found[0].what
+OTHERS = [  # a column's value, and what the example keeps of it
+    (date(2024, 1, 1), "2024-01-01"),
+    (datetime(2024, 1, 1), "2024-01-01"),
+    (datetime(2024, 1, 1, 12, 30), "2024-01-01 12:30:00"),
+    (datetime(2024, 1, 1, tzinfo=UTC), "2024-01-01 00:00:00+00:00"),
+    (pa.array([1704067201000000001], pa.timestamp("ns")), "2024-01-01 00:00:01.000000001"),
+    (pa.array([10**7], pa.date32()), "29349-01-26"),
+    (time(12, 30), "12:30:00"),
+    (timedelta(hours=1), "1:00:00"),
+    (float("nan"), None),
+    (float("inf"), "inf"),
+    ([1.5, float("nan")], [1.5, None]),
+    ({"when": date(2024, 1, 1)}, {"when": "2024-01-01"}),
+    (b"text", "text"),
+    (b"\xff\xd8", None),
+    ({"bytes": b"\xff", "path": "x"}, None),
+]
+
+
+@pytest.mark.parametrize(("value", "kept"), OTHERS, ids=range(len(OTHERS)))
+@pytest.mark.parametrize("names", [("prompt", "completion", "label"), ("Frage", "Antwort", "Gut?")])
+def test_no_value_of_an_unread_column_makes_a_table_unusable(value, kept, names, capsys, monkeypatch):
+    monkeypatch.setattr("nlft.progress._NOTED", set())
+    table = {
+        names[0]: ["q"],
+        names[1]: ["a"],
+        names[2]: [True],
+        "extra": value if isinstance(value, pa.Array) else [value],
+    }
+    parquet.write_table(pa.table(table), "e.parquet")
+    [example] = read_examples("e.parquet")
+    assert (example.prompt, example.extra.get("extra")) == ("q", kept)
+    assert ("left out: 1 x column 'extra'" in capsys.readouterr().err) == ("xff" in str(value))
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_field_of_ours():
+    rows = [{"id": 1, "prompt": b"q", "completion": "a", "label": True}]
+    assert read_examples(write_parquet("e.parquet", rows))[0].prompt == "q"
+    found = problems(read_examples, write_parquet("e.parquet", [{**rows[0], "prompt": b"\xff"}]))
+    assert {(p.where, p.field) for p in found} == {("e.parquet row 1", "prompt")}
+    assert "bytes" in found[0].what
 
 
 def test_a_row_that_is_not_utf_8_is_refused_and_the_others_are_checked():

@@ -115,7 +115,78 @@ def test_overlapping_quotes_unite_and_scripts_without_spaces_are_searched_inside
     assert found("「自転車」", "新しい自転車です") == ["自転車"]
 
 
-@pytest.mark.parametrize("mark", ['"', "‘", "`", "“a", '"a... '])
+@pytest.mark.parametrize(
+    ("text", "quote", "places"),
+    [
+        ("You can't use it; you can.", "can", [22]),
+        ("Don’t shop", "Don", []),
+        ("we're", "we", []),
+        ("we're", "re", []),
+        ("five o'clock", "clock", []),
+        ("the customer's bike", "customer", [4]),  # a genitive ends the word
+        ("d'une durée et l’eau", "eau", [17]),  # an elided article is a word of its own
+        ("कमाल का है, दाम कम है", "कम", [16]),  # vowel signs and accents are inside a word
+        ("தமிழ் தமி", "தமி", [6]),
+        ("கம்", "கம", []),
+        ("cafe\u0301s are cafe", "cafe", [11]),
+        ("naïve", "nai", []),
+        ("nai\u0308ve", "na", []),
+        ("می\u200cشود می", "می", [7]),
+        ("क्\u200dष", "क", []),
+        ("👨\u200d👩\u200d👧 👨", "👨", [6]),  # part of a character is no word
+        ("👨\u200d👩 👩", "👩", [4]),
+        ("👍🏽 👍", "👍", [3]),
+        ("❤\ufe0fyou", "you", [2]),
+        ("1 000 and 000", "000", [10]),
+        ("1 000", "1 000", [0]),
+        ("1\u202f000 kg", "1", []),
+        ("1’000 kg", "000 kg", []),
+        ("12 500 000", "500", []),
+        ("in 1990 500 came", "500", [8]),
+        ("12:30 and 30", "30", [10]),
+        ("ends: 5", "ends", [0]),
+    ],
+)
+def test_a_quote_never_marks_a_part_of_a_word_a_number_or_a_character(text, quote, places):
+    assert [span.start for span in quoted_spans(text, f'"{quote}" is odd').spans] == places
+
+
+@pytest.mark.parametrize("text", ["a cafe\u0301 here", "a café here"])
+@pytest.mark.parametrize("quote", ["cafe\u0301", "café", "CAFÉ"])
+def test_accents_may_be_characters_of_their_own_in_the_quote_or_in_the_reply(text, quote):
+    assert found(f'"{quote} here" is odd', text) == [text[2:]]
+    assert found(f'"{quote}" is odd', text) == [text[2:-5]]
+
+
+def test_korean_letters_may_be_written_one_by_one():
+    apart = "\u1112\u1161\u11ab"
+    assert found('"한국"', f"{apart}국어 x") == [f"{apart}국"]
+    assert found(f'"{apart}국"', "한국어 x") == ["한국"]
+
+
+@pytest.mark.parametrize(
+    "quote",
+    ["״%s״", "《%s》", "〈%s〉", "〝%s〞", "〝%s〟", "＂%s＂", "''%s''", "``%s''", "‘‘%s’’", ",,%s''", "｢%s｣", "❝%s❞"],
+)
+def test_quotation_marks_of_other_writings_are_known(quote):
+    assert found(quote % "durable" + " and " + quote % "bike" + " are dull") == ["durable", "bike"]
+
+
+@pytest.mark.parametrize("judgment", ["צה״ל וארה״ב", "it returns '' or ''", "5'' wide or 7'' wide", "rock ''"])
+def test_a_mark_inside_a_word_or_of_inches_or_of_nothing_is_no_quotation_mark(judgment):
+    assert quoted_spans(judgment, judgment).missing == ()
+    assert quoted_spans(judgment, judgment).spans == ()
+
+
+def test_a_mark_of_inches_inside_a_quote_belongs_to_the_quote_if_the_reply_has_it():
+    text = 'It is 5" wide, 5 cm high, and 5" x 7" big.'
+    assert found('"5" wide" is wrong, and so is "big"', text) == ['5" wide', "big"]
+    assert found('"5" x 7" big" is wrong', text) == ['5" x 7" big']
+    assert found('"5" and "7" are wrong', "5 or 7") == ["5", "7"]
+    assert quoted_spans("none", '"5" wide" is wrong').missing == ("5",)
+
+
+@pytest.mark.parametrize("mark", ['"', "‘", "`", "“a", '"a... ', "''a ", "״a", "``a", '"5" a" '])
 def test_many_open_marks_take_no_long_time(mark):
     start = time.perf_counter()
     quoted_spans("a " * 2000, mark * 5000)
@@ -256,6 +327,25 @@ def test_every_token_of_a_span_decodes_to_its_text():
     assert [s.text for s in spans] == ["not liable", "art", "durable", "art"]
     ids = encoder.completion_ids(TEXT)
     assert [encoder.tokenizer.decode(ids[s.start : s.end]) for s in spans] == [s.text for s in spans]
+
+
+def test_white_space_that_the_template_removes_is_no_token():
+    made = tiny.own_tokenizer()
+    made.chat_template = tiny.CHAT_TEMPLATE.replace("m.content", "m.content | trim")
+    encoder = ConditionEncoder(made)
+    for place in ((0, 1), (0, 2), (11, 13), (12, 13)):
+        with pytest.raises(ProblemsError, match=rf"{place[0]} to {place[1]} covers no token"):
+            encode(encoder, wrong(completion="  bad reply  ", spans=(Span(*place),)))
+    for place, text in (((0, 3), "b"), ((10, 13), "y"), ((0, 13), "bad reply"), ((5, 6), " ")):
+        encoded = encode(encoder, wrong(completion="  bad reply  ", spans=(Span(*place, "so"),)))
+        [span] = encoded.spans
+        assert made.decode(encoded.completion[span.start : span.end]) == text
+        assert made.decode(encoded.patched.ids) == "bad reply".replace(text, "so", 1) + "<|end|>"
+
+
+def test_a_token_that_the_template_adds_belongs_to_no_span():
+    offsets = [(2, 2), (2, 5), (5, 9), (9, 9)]
+    assert [touched(offsets, *place) for place in ((0, 5), (0, 2), (2, 9), (9, 11))] == [(1, 2), (0, 0), (1, 3), (4, 4)]
 
 
 def test_a_place_without_characters_is_at_the_token_that_ends_after_it():

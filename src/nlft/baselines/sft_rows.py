@@ -59,6 +59,7 @@ def _reply_ids(encoder: ConditionEncoder, example: Example, text: str) -> list[i
         UserError: the chat template cannot write it as a reply.
     """
     try:
+        encoder.check_reply(example.prompt, text, inputs_of(example.extra))
         return encoder.completion_ids(text, inputs_of(example.extra))
     except TemplateRefusal as error:
         raise UserError(f"example {example.id!r}: {error}") from error

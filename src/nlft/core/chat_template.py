@@ -4,13 +4,22 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs
-from nlft.core.reply_form import ControlTokens, ReplyForm, TemplateRefusal, form_of
+from nlft.core.reply_form import (
+    ControlTokens,
+    ReplyForm,
+    TemplateRefusal,
+    Turn,
+    changed_text,
+    first_difference,
+    form_of,
+)
+from nlft.core.thoughts import thought_tags
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +33,7 @@ ENDS_WITH_REPLY = (
     "End the prompt with another message, and put the assistant's text into the completion.",
 )
 _NO_SYSTEM = "Leave out --system_prompt and system messages, or put their text into the prompts."
+_WHITE = "".join(char for char in map(chr, range(0x3001)) if char.isspace())  # what `trim` removes
 
 
 class ChatTemplate:
@@ -53,6 +63,7 @@ class ChatTemplate:
         self._inputs = inputs
         self._in_parts = False
         self._forms: dict[str, ReplyForm] = {}
+        self._turns: dict[str, Turn] = {}
         self._lost: dict[str, str | None] = {}  # an order of roles -> the role whose text the template leaves out
         templates = tokenizer.chat_template
         sources = templates.values() if isinstance(templates, dict) else [templates]
@@ -90,10 +101,53 @@ class ChatTemplate:
         if messages[-1]["role"] == "assistant":
             raise TemplateRefusal(*ENDS_WITH_REPLY)
         self._check_none_lost(messages, inputs)
-        hidden = [
-            {**m, "content": self.control.hide(m["content"], is_reply=m["role"] == "assistant")} for m in messages
-        ]
-        return self._render(hidden, inputs, generation=True) + self.form(inputs).header
+        hidden = self._hidden(messages)
+        text = self._render(hidden, inputs, generation=True)
+        if changed := changed_text(hidden, text):
+            role, part = changed
+            raise TemplateRefusal(
+                f"the chat template of {self._name} cuts or changes the text of the {role} message {part!r}.", _CORRECT
+            )
+        return text + self.form(inputs).header
+
+    def check_reply(self, messages: Sequence[Message], reply: str, inputs: TemplateInputs = NO_INPUTS) -> None:
+        """Render a prompt with its reply, and check that the reply is written as `form` says.
+
+        A reply with thoughts is not checked: templates take thoughts out of earlier turns.
+
+        Args:
+            messages: the prompt.
+
+        Raises:
+            TemplateRefusal: the template changes the text, or writes something else around it.
+        """
+        form, turn = self.form(inputs), self._turns[_key(inputs)]
+        reply = reply.removesuffix(form.end_text)
+        if thought_tags(reply):
+            return
+        hidden, said = self._hidden(messages), self.control.hide(reply, is_reply=True)
+        try:
+            full = self._render([*hidden, {"role": "assistant", "content": said}], inputs, generation=False)
+        except TemplateRefusal:
+            return  # it takes the prompt, and only that is asked
+        written = self.control.hide(form.written(reply).text, is_reply=True) + turn.after
+        is_question = messages[-1]["role"] == "user"
+        expected = turn.between + written if is_question else written
+        if is_question and full.endswith(expected):
+            return
+        opened = self._render(hidden, inputs, generation=True)
+        if full.startswith(opened):  # a turn can be numbered, or can follow a tool's
+            full, expected = full[len(opened) :], turn.lead + written
+        if full != expected and (is_question or not full.endswith(expected)):
+            found, wanted = first_difference(full[-len(expected) :] if len(full) > len(expected) else full, expected)
+            raise TemplateRefusal(
+                f"the chat template of {self._name} writes this reply otherwise than it writes other replies: "
+                f"{found!r} and not {wanted!r}.",
+                _CORRECT,
+            )
+
+    def _hidden(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        return [{**m, "content": self.control.hide(m["content"], is_reply=m["role"] == "assistant")} for m in messages]
 
     def form(self, inputs: TemplateInputs = NO_INPUTS) -> ReplyForm:
         """Return how the template writes a reply.
@@ -101,7 +155,7 @@ class ChatTemplate:
         Raises:
             TemplateRefusal: it loses the text, writes no end, or a reply does not follow the generation prompt.
         """
-        key = json.dumps(inputs.as_json(), sort_keys=True)
+        key = _key(inputs)
         if key not in self._forms:
             self._forms[key] = self._learn(inputs)
         return self._forms[key]
@@ -116,15 +170,36 @@ class ChatTemplate:
                 f"the chat template of {self._name} ends a prompt with {opened[len(before) :]!r}, which it writes "
                 "before no reply. Replies are trained after it, as the model is asked."
             )
-        end, trail = self._end(after)
-        trims = (
-            "".join(c for c in " \n" if self._around(c + _SAID, inputs) == (before, after)),
-            "".join(c for c in " \n" if self._around(_SAID + c, inputs) == (before, after)),
-        )
+        between = before.rpartition(_ASKED)[2]
+        self._turns[_key(inputs)] = Turn(between, before[len(opened) :], after)
+        end, trail = self._end(after, between)
+        trims = self._trims(before, after, inputs)
         form = ReplyForm(end, str(self.tokenizer.convert_ids_to_tokens(end)), trail=trail, trims=trims, **found)
         if form.lead and not form.lead.strip() and self._adds_space(opened, form, before + _SAID + after):
             return ReplyForm(**{**vars(form), "lead": ""})
         return form
+
+    def _trims(self, before: str, after: str, inputs: TemplateInputs) -> tuple[str, str]:
+        """Return the white space that the template removes before a reply and after it."""
+
+        def around(said: str) -> tuple[str, str] | None:
+            try:
+                return self._around(said, inputs)
+            except TemplateRefusal:  # it cuts what is long
+                return None
+
+        def removed(text: Callable[[str], str], plain: tuple[str, str]) -> str:
+            whole = around(text(_WHITE))
+            if whole == (before, after):
+                return _WHITE
+            # Where the whole stays, its outer character can still hide an inner one that is removed.
+            tried = " \t\n\r" if whole == plain else _WHITE
+            return "".join(char for char in tried if around(text(char)) == (before, after))
+
+        return (
+            removed(lambda white: white + _SAID, (before + _WHITE, after)),
+            removed(lambda white: _SAID + white, (before, _WHITE + after)),
+        )
 
     def _name_unused(self, own: TemplateInputs, rendered: str) -> None:
         """Warn about tools and variables that do not change what the template writes."""
@@ -148,21 +223,31 @@ class ChatTemplate:
         joined = [*self._ids(opened), *reply]
         return self._ids(full)[: len(joined)] == joined
 
-    def _end(self, after: str) -> tuple[int, str]:
+    def _end(self, after: str, between: str) -> tuple[int, str]:
         """Return the token that ends a turn, and the text before it.
+
+        The template can write other added tokens before it, such as `</answer>`. So the first token counts that is EOS
+        or ends the question too, else the first special token, else the first added one.
 
         Args:
             after: what the template writes after a reply.
+            between: what it writes between the question and the reply.
 
         Raises:
             TemplateRefusal: there is none.
         """
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
-        names = sorted((str(name) for name in self.tokenizer.convert_ids_to_tokens(sorted(special))), key=len)
-        places = [(at, -len(name), name) for name in names if name.strip() and (at := after.find(name)) >= 0]
+        tokenizer = self.tokenizer
+        special = set(tokenizer.all_special_ids)
+        ids = sorted(special | set(tokenizer.added_tokens_decoder))
+        names = {str(name): id for id, name in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)}
+        places = []
+        for name, id in names.items():
+            if name.strip() and (at := after.find(name)) >= 0:
+                is_end = id == tokenizer.eos_token_id or name in between
+                places.append((not is_end, id not in special, at, -len(name), name))
         if places:
-            at, _, name = min(places)
-            return int(self.tokenizer.convert_tokens_to_ids(name)), after[:at]
+            *_, at, _, name = min(places)
+            return names[name], after[:at]
         if after.strip():
             raise TemplateRefusal(
                 f"the chat template of {self._name} writes {after!r} after a reply, and none of it is a special token. "
@@ -288,3 +373,7 @@ class ChatTemplate:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
+
+
+def _key(inputs: TemplateInputs) -> str:
+    return json.dumps(inputs.as_json(), sort_keys=True)

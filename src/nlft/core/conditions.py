@@ -154,7 +154,8 @@ class ConditionEncoder(TurnEncoder):
             marked = self._token_spans(id, completion, spans, inputs) if spans else ()
             shown, target = answer or feedback, revision or answer
             standard = fill_prompt(prompt, self.templates.standard, answer=shown) if shown else prompt
-            ids, refused = self._target(id, target, inputs) if target else (None, None)
+            self.check_reply(prompt, completion, inputs)
+            ids, refused = self._target(id, prompt, target, inputs) if target else (None, None)
             encoded = EncodedExample(
                 id=id,
                 label=label,
@@ -187,9 +188,12 @@ class ConditionEncoder(TurnEncoder):
             raise ProblemsError([_nothing_to_show(id)])
         return None
 
-    def _target(self, id: str | int, text: str, inputs: TemplateInputs) -> tuple[list[int] | None, Problem | None]:
+    def _target(
+        self, id: str | int, prompt: Prompt, text: str, inputs: TemplateInputs
+    ) -> tuple[list[int] | None, Problem | None]:
         """Tokenise the text that `answer_weight` trains. If the template cannot write it, say why."""
         try:
+            self.check_reply(prompt, text, inputs)
             return self.completion_ids(text, inputs), None
         except TemplateRefusal as error:
             return None, Problem(f"example {id!r}", f"its answer or revision: {error.what}", error.cure)

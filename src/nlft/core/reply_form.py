@@ -1,14 +1,18 @@
 """How a chat template writes a reply, and which tokens in a text are only text. Needs neither tokenizer nor torch."""
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nlft.core.thoughts import closes_thought, open_at_end, thought_tags
 from nlft.errors import UserError
 
 _HIDDEN = re.compile("\ue000(\\d+)\ue001")  # private characters, which no text has
+
+_SWITCHES = re.compile(r"/no_think|/think|/system_override")  # SmolLM3 reads them in a system message, and removes them
+_SHOWN = 30  # characters of a text that an error shows
 
 
 class TemplateRefusal(UserError):
@@ -46,6 +50,20 @@ class Written(NamedTuple):
     text: str
     after: str
     start: int
+
+
+class Turn(NamedTuple):
+    """What the template writes around a reply.
+
+    Attributes:
+        between: from the question to the reply.
+        lead: from the generation prompt to the reply; empty if the prompt has more than that.
+        after: after the reply.
+    """
+
+    between: str
+    lead: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -180,3 +198,28 @@ def form_of(bare: str, opened: str, before: str, question: str, name: str) -> di
         "was trained after one of them would not follow the other.",
         "Correct the template (chat_template.jinja beside the model), so that a reply follows the generation prompt.",
     )
+
+
+def changed_text(messages: Sequence[Mapping[str, Any]], prompt: str) -> tuple[str, str] | None:
+    """Return the role and the beginning of the first text that a rendered prompt does not have as it is.
+
+    White space around a text can be missing, and so can the thoughts of earlier replies. A tool's result can be written
+    as JSON.
+    """
+    for message in messages:
+        text, role = message["content"], message["role"]
+        if role == "assistant" and (tags := thought_tags(text)):
+            text = text[tags[-1][1] :]
+        for part in map(str.strip, _SWITCHES.split(text) if role == "system" else [text]):
+            is_result = role not in ("system", "user", "assistant")
+            if part in prompt or (is_result and json.dumps(part, ensure_ascii=False)[1:-1] in prompt):
+                continue
+            return role, part[:_SHOWN] + "…" * (len(part) > _SHOWN)
+    return None
+
+
+def first_difference(found: str, expected: str) -> tuple[str, str]:
+    """Return both texts from the first character in which they differ, shortened for an error."""
+    pairs = zip(found, expected, strict=False)
+    at = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(found), len(expected)))
+    return found[at : at + _SHOWN], expected[at : at + _SHOWN]

@@ -4,14 +4,12 @@ A span comes from a record, or from a quote in its judgment. `token_spans` says 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import cast
+from itertools import islice
 
 from nlft.core.prompts import without_corrections
-
-LONGEST_GAP = 200  # characters that an ellipsis in a quote may stand for
+from nlft.core.word_search import LONGEST_GAP, SearchedText, words_pattern
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,26 @@ _PAIRS = [
     ("『", "』"),
     ("‹", "›"),
     ("›", "‹"),
+    ("‟", "”"),
+    ("❝", "❞"),
+    ("《", "》"),
+    ("〈", "〉"),
+    ("〝", "〞〟"),
+    ("｢", "｣"),
+    ("﹁", "﹂"),
+    ("﹃", "﹄"),
+    ("＂", "＂"),
 ]
 _QUOTES = re.compile(
     "|".join(
         [
+            # As TeX writes it: ``so''. No ` may stand inside, because two of them can also be a fence.
+            r"(?:(?<![\w'])''|(?<!`)``|‘‘|(?<!\w),,)(?P<doubled>(?=\S)(?:(?!''|’’|‘‘|,,)[^`\n]|\n(?!\s*\n))+?(?<=\S))"
+            r"(?:''|’’)(?![\w'])",
             r"(?<!`)(?P<fence>`+)(?P<code>(?:(?!`)[\s\S])+?)(?P=fence)(?!`)",
             rf'(?<!\d)"(?P<straight>(?=\S){_INSIDE.format(chr(34))}(?<=\S))"',
+            # Between letters, the Hebrew mark stands in an abbreviation.
+            r"(?<!\w)״(?P<hebrew>(?=\S)(?:[^״\n]|(?<=\w)״(?=\w))+?(?<=\S))״(?!\w)",
             *(f"{opens}(?P<k{at}>{_INSIDE.format(opens + ends)})[{ends}]" for at, (opens, ends) in enumerate(_PAIRS)),
             # A mark before a digit or a shortened word is an apostrophe: the '90s, 'em.
             r"(?:‚|‘|(?<![\w'])'(?!\d|(?:em|tis|twas|cause|til|n|bout|round|cos)\b))(?=\S)"
@@ -91,29 +103,23 @@ _QUOTES = re.compile(
     re.IGNORECASE,
 )
 _PLURAL = re.compile(r"(?<=s)['’](?=\s)")
+_CLOSES = re.compile(r'(?<=[^\s"])"(?!\w)')
+_MOST_INCHES = 3  # marks of inches inside one quote
 _PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how the page writes down a mark "right"
-_ELLIPSIS = re.compile(r"(?<!\s)\s*+(?:\.\s?\.\s?\.|…|\[(?:\.\.\.|…)\])\s*")
-_TOKENS = re.compile(r"\.\.\.|…|\w+|\s+|[^\w\s]")
-_SIGNS = set("-+=*/×÷<>")
-_FOLDED = str.maketrans(
-    dict.fromkeys("“”„‟«»″", '"') | dict.fromkeys("‘’‚‛‹›′ʼ`´", "'") | dict.fromkeys("‐‑‒–—―−", "-")
-)
-# Scripts that write words without spaces, or join particles to them: no word boundary can be expected there.
-_JOINED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
 def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     """Find the quotes of a judgment in the completion it is about, each wherever it stands.
 
-    White space, and the forms of quotation marks, apostrophes and dashes, need not agree. Case must agree, unless the
-    quote is nowhere with its own case. A quote that begins or ends with a word or a number matches whole words and
-    numbers. An ellipsis in a quote stands for at most `LONGEST_GAP` characters. Corrections are no quotes.
+    White space, and the forms of accents, quotation marks, apostrophes and dashes, need not agree. Case must agree,
+    unless the quote is nowhere with its own case. A quote that begins or ends with a word or a number matches whole
+    words and numbers. An ellipsis in a quote stands for at most `LONGEST_GAP` characters. Corrections are no quotes.
     """
-    places: list[Span] = []
+    places: list[tuple[int, int]] = []
     missing: dict[str, None] = {}
-    folded = completion.translate(_FOLDED)
+    searched = SearchedText(completion)
     for readings in dict.fromkeys(map(tuple, _quotes(blame(judgment)))):  # a judge that loops repeats its quotes
-        found = next((spans for quote in readings if (spans := _find(folded, quote))), None)
+        found = next((spans for quote in readings if (spans := searched.quote(quote))), None)
         if found is None:
             missing[" ".join(readings[-1].split())] = None
         places += found or []
@@ -137,21 +143,20 @@ def quotes_replaced(text: str, instead: str) -> str:
 
 def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:
     """Find words in a completion as quotes of them would: whole words, in any case if none has their own case."""
-    folded = completion.translate(_FOLDED)
-    return _united([span for word in words for span in _find(folded, word)])
+    searched = SearchedText(completion)
+    return _united([place for word in words for place in searched.quote(word)])
 
 
 class WordFinder:
     """Finds words in many texts: whole words in any case, as a quote of them would be found."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._patterns = [_pattern(word, re.IGNORECASE) for word in words if word.strip()]
+        self._patterns = [words_pattern(word, re.IGNORECASE) for word in words if word.strip()]
 
     def first(self, text: str) -> Span | None:
         """Return the first place of any of the words; None if there is none."""
-        folded = text.translate(_FOLDED)
-        found = [match.span() for pattern in self._patterns if (match := _search(pattern, folded, 0))]
-        return Span(*min(found)) if found else None
+        found = SearchedText(text).first(self._patterns)
+        return Span(*found) if found else None
 
 
 def merged_spans(own: Sequence[Span], quoted: Sequence[Span]) -> tuple[Span, ...]:
@@ -201,10 +206,11 @@ def token_spans(completion: str, offsets: Sequence[tuple[int, int]], spans: Sequ
 def touched(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
     """Return the tokens that have a character from `start` to `end` (exclusive): first and last, the last exclusive.
 
-    If there is none, both are the first token that ends after `start`.
+    If there is none, both are the first token that ends after `start`. No span covers a token without characters,
+    because the template added it.
     """
     begins = _begins(offsets)
-    found = [at for at, (_, stop) in enumerate(offsets) if begins[at] < end and start < stop]
+    found = [at for at, (_, stop) in enumerate(offsets) if begins[at] < min(end, stop) and start < stop]
     if found:
         return found[0], found[-1] + 1
     after = next((at for at, (_, stop) in enumerate(offsets) if stop > start), len(offsets))
@@ -252,7 +258,7 @@ def replaced_text(completion: str, spans: Sequence[Span]) -> str:
 
 def _begins(offsets: Sequence[tuple[int, int]]) -> list[int]:
     """Return each token's first character, its leading space included: some tokenizers leave that out."""
-    begins, reached = [], 0
+    begins, reached = [], offsets[0][0] if offsets else 0
     for start, end in offsets:
         begins.append(min(start, reached))
         reached = max(reached, end)
@@ -265,11 +271,11 @@ def _replacement(text: str, start: int, spans: Sequence[Span]) -> str | None:
     Args:
         text: the text of the tokens, which begins at the completion's character `start`.
     """
-    parts, at = [], 0
+    parts, at = [], 0  # a span can begin before the tokens, in white space that the template removes
     for span in spans:
         if span.replace is None:
             return None
-        parts += [text[at : span.start - start], span.replace]
+        parts += [text[at : max(at, span.start - start)], span.replace]
         at = span.end - start
     made = "".join([*parts, text[at:]])
     # If nothing should stand there, the space before a word goes with the word.
@@ -283,113 +289,26 @@ def _quotes(judgment: str) -> Iterator[list[str]]:
         readings = [quote.strip()]
         if match["single"]:  # after an s, a mark can end the quote or be an apostrophe
             readings += [quote[: mark.start()].strip() for mark in reversed(list(_PLURAL.finditer(quote)))]
+        if match["straight"] and quote[-1].isdigit():  # the mark can stand for inches
+            readings = [*_with_inches(judgment, *match.span("straight")), *readings]
         if readings[-1]:
             yield readings
 
 
-def _find(folded: str, quote: str) -> list[Span]:
-    """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
-    if not quote.strip():
-        return []  # nothing stands everywhere
-    bare = quote.rstrip(" \t.,;:!?")
-    texts = [[quote], *([[bare]] if bare and bare != quote else [])]
-    parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
-    if _ELLIPSIS.search(quote) and parts:
-        texts += [parts, [*parts[:-1], parts[-1].rstrip(" \t.,;:!?")]]
-    letters = _letters(folded)
-    for one in texts:
-        # The search for a long quote of one word again and again would cost its length at each place.
-        if not all(_letters(part) in letters for part in one):
-            continue
-        for flags in (re.NOFLAG, re.IGNORECASE):
-            if found := list(_places(folded, [_pattern(part, flags) for part in one])):
-                return found
-    return []
+def _with_inches(judgment: str, start: int, end: int) -> list[str]:
+    """Return the longer readings of a quote that seems to end at a mark of inches, as in `"5" wide"`."""
+    line_end = judgment.find("\n", end)
+    limit = min(len(judgment) if line_end < 0 else line_end, end + LONGEST_GAP)
+    marks = islice(_CLOSES.finditer(judgment, end + 1, limit), _MOST_INCHES)
+    return [judgment[start : mark.start()] for mark in marks][::-1]
 
 
-@lru_cache(maxsize=4)
-def _letters(text: str) -> str:
-    """Return the text without white space and case, in one form: where this has no place, no quote has."""
-    return "".join(text.translate(_FOLDED).casefold().replace("…", "...").split())
-
-
-def _pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
-    """Make the pattern of a quote without gaps. White space is free beside signs of arithmetic, as in 64-35 = 29."""
-    text = ""
-    for token in _TOKENS.findall(quote.translate(_FOLDED)):
-        if token in ("...", "…"):
-            text += r"(?:\.\.\.|…)"
-        elif token.isspace():
-            text += r"\s+"
-        else:
-            text += rf"\s*{re.escape(token)}\s*" if token in _SIGNS else re.escape(token)
-    text = text.replace(r"\s*\s+", r"\s*").replace(r"\s+\s*", r"\s*").replace(r"\s*\s*", r"\s*")
-    text = text.removeprefix(r"\s*").removesuffix(r"\s*")
-    return re.compile(text, flags)
-
-
-def _search(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:
-    """Find the pattern's next place that neither begins nor ends inside a word or a number."""
-    while match := pattern.search(text, at):
-        if not (_is_inside(text, match.start()) or _is_inside(text, match.end())):
-            return match
-        at = match.start() + 1
-    return None
-
-
-class _Places:
-    """The places of one pattern in a text, for questions that go forward: each place is searched for once."""
-
-    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
-        self._pattern, self._text = pattern, text
-        self._asked, self._next = -1, cast("re.Match[str] | None", None)
-
-    def after(self, at: int) -> re.Match[str] | None:
-        """Return the first place that begins at `at` or later."""
-        known = 0 <= self._asked <= at and (self._next is None or self._next.start() >= at)
-        if not known:
-            self._asked, self._next = at, _search(self._pattern, self._text, at)
-        return self._next
-
-
-def _is_inside(text: str, at: int) -> bool:
-    """Return whether a place is inside a word or a number."""
-    before, after = text[at - 1 : at] if at else "", text[at : at + 1]
-    if _is_letter(before) and _is_letter(after):
-        return True
-    if before in (".", ","):
-        return after.isdigit() and text[max(0, at - 2) : at - 1].isdigit()
-    return after in (".", ",") and before.isdigit() and text[at + 1 : at + 2].isdigit()
-
-
-def _is_letter(char: str) -> bool:
-    return (char.isalnum() or char == "_") and not _JOINED.match(char)
-
-
-def _places(text: str, parts: Sequence[re.Pattern[str]]) -> Iterator[Span]:
-    """Yield the places where the parts follow each other, at most `LONGEST_GAP` characters apart."""
-    at, found = 0, [_Places(part, text) for part in parts]
-    while first := found[0].after(at):
-        at = end = first.end()
-        for part in found[1:]:
-            following = part.after(end)
-            if following is None or following.start() - end > LONGEST_GAP:
-                break
-            nearer = found[0].after(first.end())
-            if end == first.end() and nearer and nearer.end() <= following.start():
-                break  # the quote begins at the nearest of the places where it can begin
-            end = following.end()
-        else:
-            yield Span(first.start(), end)
-            at = end
-
-
-def _united(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Sort the spans and unite those that overlap."""
+def _united(places: Iterable[tuple[int, int]]) -> tuple[Span, ...]:
+    """Sort the places and unite those that overlap."""
     united: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.start, span.end)):
-        if united and span.start < united[-1].end:
-            united[-1] = Span(united[-1].start, max(united[-1].end, span.end))
+    for start, end in sorted(places):
+        if united and start < united[-1].end:
+            united[-1] = Span(united[-1].start, max(united[-1].end, end))
         else:
-            united.append(span)
+            united.append(Span(start, end))
     return tuple(united)

@@ -77,6 +77,16 @@ class TurnEncoder:
         """
         return [*(token for token, _ in self._written(completion, inputs)), self.form(inputs).end]
 
+    def check_reply(self, prompt: Prompt, completion: str, inputs: TemplateInputs = NO_INPUTS) -> None:
+        """Check that the chat template writes a reply to this prompt as `completion_ids` does.
+
+        Raises:
+            TemplateRefusal: it writes something else.
+        """
+        if self.chat is not None:
+            messages = as_messages(prompt, system_prompt=self.templates.system_prompt)
+            self.chat.check_reply(messages, completion, inputs)
+
     def generated_ids(self, text: str) -> list[int]:
         """Tokenise a reply as a model wrote it after a prompt of `prompt_ids`, without an end of the turn."""
         return [token for token, _ in self._tokens(self._control.hide(text, is_reply=True))]
@@ -84,7 +94,8 @@ class TurnEncoder:
     def offsets(self, completion: str, inputs: TemplateInputs = NO_INPUTS) -> list[tuple[int, int]]:
         """Return the characters of each token of a completion, (start, end); `end` exclusive.
 
-        The end of the turn has none. What the template adds stands at the completion's start or end, and is empty.
+        The end of the turn has none. What the template adds stands at the text's start or end, and is empty. The text
+        is the completion without the white space that the template removes around it.
         """
         return [place for _, place in self._written(completion, inputs)]
 
@@ -95,10 +106,12 @@ class TurnEncoder:
         hidden = self._control.hide(written.text, is_reply=True)
         found = self._tokens(f"{written.before}{hidden}{written.after}")
         first, last = written.start, written.start + len(written.text)
-        return [
+        placed = [
             (token, (min(max(start + shift, first), last), min(max(end + shift, first), last)))
             for token, (start, end) in found
         ]
+        # Some tokenizers leave the space before a word out of its place. At the start it belongs to the first token.
+        return [(token, (first if at == 0 else start, end)) for at, (token, (start, end)) in enumerate(placed)]
 
     def _tokens(self, text: str) -> list[tuple[int, tuple[int, int]]]:
         """Tokenise a text in which the names of control tokens are hidden.

@@ -1,13 +1,15 @@
 """Read parquet files, and datasets with a Hugging Face name, as rows of fields."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from nlft.errors import Problem, RecordsError, UserError
 from nlft.files import refuse_waiting_file
-from nlft.sources.raw_records import UNREADABLE_CURE, RawRecord, most_unpacked, unpacks_to_too_much
+from nlft.sources.raw_records import FIELDS, UNREADABLE_CURE, RawRecord, day_or_time, most_unpacked, unpacks_to_too_much
 
 _FEW_ROWS = 16  # rows in memory at once while their bytes are counted
 _HUB_CURE = "Write owner/name:config:split, for example openai/gsm8k:main:train, or give a file."
@@ -108,18 +110,60 @@ def _records(name: str, batches: Iterable[Any]) -> list[RawRecord]:
     for batch in batches:
         for at in range(batch.num_rows):
             record = RawRecord(f"{name} row {len(records) + 1}")
+            cells = zip(batch.schema.names, (column[at] for column in batch.columns), strict=True)
             try:
-                row = batch.slice(at, 1).to_pylist()[0]
-                record.set({name: _without_nulls(value) for name, value in row.items() if value is not None})
+                values = [(column, _value(cell)) for column, cell in cells]
+                record.set(
+                    {column: value for column, cell in values if (value := _cell(record, column, cell)) is not None}
+                )
             except UnicodeDecodeError:
                 record.refuse(None, "holds text that is not UTF-8.", "Correct the text, or drop the row.")
             records.append(record)
     return records
 
 
-def _without_nulls(value: object) -> object:
+def _value(cell: Any) -> object:
+    """Return an Arrow cell's value. A time that Python cannot hold, with nanoseconds or of the year 20000, is text."""
+    import pyarrow as pa
+
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, OverflowError):
+        try:
+            return cell.cast(pa.string()).as_py()
+        except pa.ArrowException:  # it is inside a list or a struct
+            return None
+
+
+def _cell(record: RawRecord, column: str, value: object) -> object:
+    """Return a value as JSON holds it. Leave out bytes that are no text, unless the column is one of our fields."""
+    try:
+        return _as_json(value)
+    except UnicodeDecodeError:
+        if column in FIELDS:
+            return value  # refused with the name of its kind
+        record.left_out.append(f"column {column!r}, which holds bytes that are no text")
+        return None
+
+
+def _as_json(value: object) -> object:
+    """Return a value as JSON holds it: days and times as text, as tables have them; None for a missing number.
+
+    Raises:
+        UnicodeDecodeError: it holds bytes that are no text in UTF-8.
+    """
     if isinstance(value, dict):
-        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
-    if isinstance(value, Decimal):  # databases export ratings and ids so
+        return {name: _as_json(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    if isinstance(value, Decimal) and value.is_finite():  # databases export ratings and ids so
         return int(value) if value == value.to_integral_value() else float(value)
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, float | Decimal) and not math.isfinite(value):  # pandas writes NaN for a missing number
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, date | time):
+        return day_or_time(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)

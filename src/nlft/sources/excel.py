@@ -4,14 +4,14 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import date, datetime, time
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from nlft.errors import Problem, RecordsError, UserError
 from nlft.files import refuse_waiting_file
 from nlft.sources.columns import Columns
-from nlft.sources.raw_records import UNREADABLE_CURE, most_unpacked, unpacks_to_too_much
+from nlft.sources.raw_records import UNREADABLE_CURE, day_or_time, most_unpacked, unpacks_to_too_much
 from nlft.sources.tables import Row, Table, find_header, read_table
 
 _FIRST_ROWS = 10
@@ -144,9 +144,7 @@ def _cell(value: object) -> object:
         return value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, datetime):
-        return value.date().isoformat() if value.time() == time() else value.isoformat(sep=" ")
     if isinstance(value, date | time):
-        return value.isoformat()
+        return day_or_time(value)
     text = str(value)
     return text.replace("_x000D_", "").replace("\r\n", "\n").replace("\r", "\n")

@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class RawRecord:
                 self.refuse(name, what, "Correct the text where it was cut in two, or remove it.")
             except ValueError:
                 self.refuse(name, "holds NaN or an infinity, which JSON does not allow.", "Write a number or null.")
-            except TypeError as error:  # a table's dates, decimals or bytes
+            except TypeError as error:  # a dataset's own objects
                 type_name = str(error).removeprefix("Object of type ").partition(" ")[0]
                 self.refuse(name, f"holds a {type_name}, which JSON does not allow.", "Write text or a number.")
 
@@ -315,6 +316,14 @@ class _Walk:
 def is_blank(value: object) -> bool:
     """Return whether a value is None, empty or white space."""
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def day_or_time(value: date | time) -> str:
+    """Write a table's day or time as text: 2026-03-01, or 2026-03-01 12:30:00."""
+    if isinstance(value, datetime):
+        is_day = value.time() == time() and value.tzinfo is None
+        return value.date().isoformat() if is_day else value.isoformat(sep=" ")
+    return value.isoformat()
 
 
 def kind(value: object) -> str:

@@ -183,6 +183,7 @@ def _renamed(source: Source, columns: Columns, needed: Collection[str] | None) -
     records = []
     for record in source.records:
         new = record_of(record.where, record.fields, chosen, columns) if record.fields else record
+        new.left_out = record.left_out
         new.problems = [*record.problems, *(p for p in new.problems if p not in record.problems)]
         records.append(new)
     return replace(source.telling(*chosen.told()), records=records)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal
 
 from nlft.errors import UserError
 from nlft.sources.columns import Chosen, Columns, choose_columns, plain_name, recognised
@@ -140,11 +140,15 @@ def _records(
     name: str, body: Iterable[Row], header: Header, chosen: Chosen, columns: Columns, table: Table
 ) -> Iterator[RawRecord]:
     """Yield a record per row that is not empty. Add to `table.told` what was passed over."""
-    empty, unnamed = 0, 0
+    empty, unnamed, repeated = 0, 0, 0
     listed = ", ".join(filter(None, header.names))
     for number, cells in body:
         if all(is_blank(cell) for cell in cells):
             empty += 1
+            continue
+        repeats = _repeats_names(cells, header, chosen)
+        if repeats == "all":
+            repeated += 1
             continue
         more = [cell for cell in cells[len(header.names) :] if not is_blank(cell)]
         named = {n: cell for n, cell in zip(header.names, cells, strict=False) if n}
@@ -154,11 +158,36 @@ def _records(
         if more:
             what = f"has {len(cells)} cells, but row {header.row} has {len(header.names)} names."
             record.refuse(None, what, "Put quotation marks around a text that holds the separator, or name the column.")
+        if repeats:
+            what = f"repeats names of row {header.row}, but not all of them, or in another order."
+            record.refuse(None, what, "Join only tables with the same columns in the same order.")
         yield record
+    if repeated:
+        table.told.append(
+            f"{repeated:,} row{'s' * (repeated > 1)} that repeat{'s' * (repeated == 1)} the names passed over"
+        )
     if empty:
         table.told.append(f"{empty:,} empty row{'s' * (empty > 1)} passed over")
     if unnamed:
         table.told.append(f"{unnamed:,} row{'s' * (unnamed > 1)} with text in a column without a name: not used")
+
+
+def _repeats_names(cells: Sequence[Any], header: Header, chosen: Chosen) -> Literal["all", "some"] | None:
+    """Return whether a row repeats the row of names, as in files that were joined: all of it, some of it, or None."""
+    found, names = [_name(cell).casefold() for cell in cells], [name.casefold() for name in header.names]
+    if _stripped(found) == _stripped(names):
+        return "all"
+    if len(_stripped(names)) > 1 and sorted(filter(None, found)) == sorted(filter(None, names)):
+        return "some"
+    both = {chosen.column.get("prompt"), chosen.column.get("completion")}
+    texts = [at for at, name in enumerate(header.names) if name in both]
+    return "some" if len(texts) == 2 and all(at < len(found) and found[at] == names[at] for at in texts) else None
+
+
+def _stripped(names: list[str]) -> list[str]:
+    """Return the names without empty ones at the end."""
+    filled = [at for at, name in enumerate(names) if name]
+    return names[: filled[-1] + 1] if filled else []
 
 
 def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Columns) -> RawRecord:

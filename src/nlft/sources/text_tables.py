@@ -2,10 +2,12 @@
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import mode
+from typing import TextIO
 
 from nlft.errors import Problem, RecordsError
 from nlft.files import refuse_waiting_file
@@ -17,6 +19,7 @@ from nlft.sources.tables import Row, Table, read_table
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _BLOCK = 1 << 20
 _SAMPLE = 20  # rows from which the separator is guessed
+_MARKS = re.compile("(?:\ufeff|ï»¿)+")  # byte order marks, and how Windows-1252 reads those of UTF-8
 _LONGEST_CELL = 1 << 30  # csv's own limit is 131,072 characters
 
 
@@ -24,7 +27,8 @@ def read_text_table(path: Path, name: str, columns: Columns) -> Table:
     """Read a .csv or .tsv file.
 
     The encoding is UTF-8, UTF-16 with a mark, or else Windows-1252, which Excel writes in Western Europe. The separator
-    is the one that gives even rows and known names, or the one of a first line `sep=;`.
+    is the one that gives even rows and known names, or the one of a first line `sep=;`. Files that were joined each
+    began with a byte order mark: one at the start of any row is passed over.
 
     Raises:
         RecordsError: the file cannot be read, or a quotation mark is never closed.
@@ -67,7 +71,7 @@ def _encoding(path: Path) -> str:
 def _separator(path: Path, encoding: str) -> tuple[str, int]:
     """Return the separator, and how many lines come before the table."""
     with path.open(encoding=encoding, newline="") as file:
-        first = file.readline().strip()
+        first = _MARKS.sub("", file.readline()).strip()
         if first.lower().startswith("sep=") and len(first) == 5:
             return first[4], 1
         if path.suffix.lower() == ".tsv":
@@ -79,7 +83,7 @@ def _fit(path: Path, encoding: str, separator: str) -> tuple[int, float, int]:
     """Return how well a separator fits: how many names are known, the share of rows of one width, and the width."""
     with path.open(encoding=encoding, newline="") as file:
         try:
-            rows = [row for row in islice(csv.reader(file, delimiter=separator), _SAMPLE) if any(row)]
+            rows = [row for row in islice(_cells(_Lines(file), separator), _SAMPLE) if any(row)]
         except csv.Error:
             return 0, 0, 0
     if not rows:
@@ -98,14 +102,45 @@ def _rows(path: Path, name: str, encoding: str, separator: str, skip: int) -> It
     with path.open(encoding=encoding, newline="") as file:
         for _ in range(skip):
             file.readline()
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        number = 0
+        lines, number = _Lines(file), 0
         try:
-            for number, cells in enumerate(reader, start=1):
+            for number, cells in enumerate(_cells(lines, separator, strict=True), start=1):
+                if skip and cells == ["sep=", ""]:  # a file that was joined to this one began with this line too
+                    cells = []
                 yield number, [cell.replace("\r\n", "\n").replace("\r", "\n") for cell in cells]
         except csv.Error as error:
-            what = f"cannot be read: {error} (line {reader.line_num + skip})."
+            what = f"cannot be read: {error} (line {lines.number + skip})."
             cure = (
                 'Write a quotation mark inside a quoted cell twice: "He said ""no"""; and close every quotation mark.'
             )
             raise RecordsError([Problem(f"{name} row {number + 1}", what, cure)]) from error
+
+
+class _Lines:
+    """A file's lines, without byte order marks at the start of a row.
+
+    Attributes:
+        number: how many lines have been read.
+        begins_row: whether the next line begins a row. A mark inside a cell is the cell's own.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.number, self.begins_row = 0, True
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._file)
+        if self.begins_row and (marks := _MARKS.match(line)):
+            line = line[marks.end() :]
+        self.number, self.begins_row = self.number + 1, False
+        return line
+
+
+def _cells(lines: _Lines, separator: str, *, strict: bool = False) -> Iterator[list[str]]:
+    """Yield the cells of each row. `csv` reads as many lines as the row has."""
+    for cells in csv.reader(lines, delimiter=separator, strict=strict):
+        yield cells
+        lines.begins_row = True

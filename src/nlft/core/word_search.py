@@ -1,0 +1,219 @@
+"""Find words in a text as a person would: whole words and numbers, however they are written. Needs no torch."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import cast
+
+LONGEST_GAP = 200  # characters that an ellipsis in a quote may stand for
+
+_LONGEST_CHARACTER = 32  # code points: longer runs of accents are no writing, and would be slow to order
+_ELLIPSIS = re.compile(r"(?<!\s)\s*+(?:\.\s?\.\s?\.|…|\[(?:\.\.\.|…)\])\s*")
+_TOKENS = re.compile(r"\.\.\.|…|\w+|\s+|[^\w\s]")
+_SIGNS = set("-+=*/×÷<>")
+_FOLDED = str.maketrans(
+    dict.fromkeys("“”„‟«»″״＂〝〞〟", '"') | dict.fromkeys("‘’‚‛‹›′ʼ`´׳＇", "'") | dict.fromkeys("‐‑‒–—―−", "-")
+)
+# Scripts that write words without spaces, or join particles to them: no word boundary can be expected there.
+_JOINED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_JOINER, _SKIN_TONES = "\u200d", "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+# The ends of can't, we're and o'clock are no words. The 's after a noun is not listed: the noun is a whole word.
+_ENGLISH_ENDS = re.compile(r"(?:[a-z]|re|ve|ll|em|clock)(?!\w)", re.IGNORECASE)
+_GENITIVE = re.compile(r"s(?!\w)", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[0-9]{3}(?![0-9])")
+_BETWEEN_THOUSANDS = " '\u00a0\u2009\u202f"
+
+
+class SearchedText:
+    """A text to search for quotes.
+
+    Accents, quotation marks, apostrophes and dashes are searched in one form each, which can be shorter than the text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.form, self._starts, self._ends = _composed(text)
+
+    def place(self, start: int, end: int) -> tuple[int, int]:
+        """Return where the characters of `form` from `start` to `end` (exclusive) stand in the text."""
+        if self._starts is None or self._ends is None:
+            return start, end
+        return self._starts[start], self._ends[end - 1]
+
+    def quote(self, quote: str) -> list[tuple[int, int]]:
+        """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
+        if not quote.strip():
+            return []  # nothing stands everywhere
+        bare = quote.rstrip(" \t.,;:!?")
+        texts = [[quote], *([[bare]] if bare and bare != quote else [])]
+        parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
+        if _ELLIPSIS.search(quote) and parts:
+            texts += [parts, [*parts[:-1], parts[-1].rstrip(" \t.,;:!?")]]
+        letters = _letters(self.form)
+        for one in texts:
+            # The search for a long quote of one word again and again would cost its length at each place.
+            if not all(_letters(part) in letters for part in one):
+                continue
+            for flags in (re.NOFLAG, re.IGNORECASE):
+                if found := list(_places(self.form, [words_pattern(part, flags) for part in one])):
+                    return [self.place(start, end) for start, end in found]
+        return []
+
+    def first(self, patterns: Sequence[re.Pattern[str]]) -> tuple[int, int] | None:
+        """Return the first place of any of the patterns; None if there is none."""
+        found = [match.span() for pattern in patterns if (match := _search(pattern, self.form, 0))]
+        return self.place(*min(found)) if found else None
+
+
+def words_pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
+    """Make the pattern of a quote without gaps. White space is free beside signs of arithmetic, as in 64-35 = 29."""
+    text = ""
+    for token in _TOKENS.findall(_composed(quote)[0]):
+        if token in ("...", "…"):
+            text += r"(?:\.\.\.|…)"
+        elif token.isspace():
+            text += r"\s+"
+        else:
+            text += rf"\s*{re.escape(token)}\s*" if token in _SIGNS else re.escape(token)
+    text = text.replace(r"\s*\s+", r"\s*").replace(r"\s+\s*", r"\s*").replace(r"\s*\s*", r"\s*")
+    text = text.removeprefix(r"\s*").removesuffix(r"\s*")
+    return re.compile(text, flags)
+
+
+def _composed(text: str) -> tuple[str, list[int] | None, list[int] | None]:
+    """Write each accented letter as one character (NFC), and each kind of mark in one form.
+
+    Returns:
+        The text; and where each of its characters begins and ends in the given text, or None if nothing has moved.
+    """
+    if text.isascii() or unicodedata.is_normalized("NFC", text):
+        return text.translate(_FOLDED), None, None
+    parts, starts, ends, at = list[str](), list[int](), list[int](), 0
+    while at < len(text):
+        end = at + 1
+        while end < len(text) and end - at < _LONGEST_CHARACTER and _joins_before(text[end]):
+            end += 1
+        composed = unicodedata.normalize("NFC", text[at:end])
+        is_same = len(composed) == end - at
+        parts.append(composed)
+        starts += range(at, end) if is_same else [at] * len(composed)
+        ends += range(at + 1, end + 1) if is_same else [end] * len(composed)
+        at = end
+    return "".join(parts).translate(_FOLDED), starts, ends
+
+
+def _joins_before(char: str) -> bool:
+    """Return whether a character is written into the one before it: an accent, or a later letter of a Korean block."""
+    return char >= "\u0300" and (unicodedata.category(char)[0] == "M" or "\u1160" <= char <= "\u11ff")
+
+
+@lru_cache(maxsize=4)
+def _letters(text: str) -> str:
+    """Return the text without white space and case, in one form: where this has no place, no quote has."""
+    return "".join(_composed(text)[0].casefold().replace("…", "...").split())
+
+
+def _search(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:
+    """Find the pattern's next place that neither begins nor ends inside a word or a number."""
+    while match := pattern.search(text, at):
+        if not (_is_inside(text, match.start()) or _is_inside(text, match.end())):
+            return match
+        at = match.start() + 1
+    return None
+
+
+class _Places:
+    """The places of one pattern in a text, for questions that go forward: each place is searched for once."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self._pattern, self._text = pattern, text
+        self._asked, self._next = -1, cast("re.Match[str] | None", None)
+
+    def after(self, at: int) -> re.Match[str] | None:
+        """Return the first place that begins at `at` or later."""
+        known = 0 <= self._asked <= at and (self._next is None or self._next.start() >= at)
+        if not known:
+            self._asked, self._next = at, _search(self._pattern, self._text, at)
+        return self._next
+
+
+def _is_inside(text: str, at: int) -> bool:
+    """Return whether a place is inside a word, a number or a character."""
+    if not 0 < at < len(text):
+        return False
+    if _is_in_number(text, at):  # white space may stand in a number: 1 000
+        return True
+    before, after = text[at - 1], text[at]
+    if before.isspace() or after.isspace():
+        return False
+    if _extends(after) or before == _JOINER:
+        return True
+    return (_is_letter(_base(text, at)) and _is_letter(after)) or _is_at_apostrophe(text, at)
+
+
+def _is_letter(char: str) -> bool:
+    return (char.isalnum() or char == "_") and not _JOINED.match(char)
+
+
+def _is_digit(char: str) -> bool:
+    return "0" <= char <= "9"
+
+
+def _extends(char: str) -> bool:
+    """Return whether a character belongs to the one before it: an accent, a vowel sign, a joiner, a skin tone."""
+    return char >= "\u0300" and (unicodedata.category(char)[0] == "M" or char in f"\u200c{_JOINER}{_SKIN_TONES}")
+
+
+def _base(text: str, end: int) -> str:
+    """Return the letter that the accents before a place stand on."""
+    for at in range(end - 1, max(-1, end - 1 - _LONGEST_CHARACTER), -1):
+        if not _extends(text[at]):
+            return text[at]
+    return ""
+
+
+def _is_in_number(text: str, at: int) -> bool:
+    """Return whether a place is inside a number, such as 34.5, 1,000, 12:30 or 1 000."""
+    before, after = text[at - 1], text[at]
+    if before in ".,:":
+        return after.isdigit() and text[max(0, at - 2) : at - 1].isdigit()
+    if after in ".,:" and before.isdigit() and text[at + 1 : at + 2].isdigit():
+        return True
+    if before in _BETWEEN_THOUSANDS:
+        return _parts_thousands(text, at - 1)
+    return after in _BETWEEN_THOUSANDS and _parts_thousands(text, at)
+
+
+def _parts_thousands(text: str, at: int) -> bool:
+    """Return whether the space or apostrophe at a place stands before three digits of a longer number."""
+    first = at
+    while first and at - first < 4 and _is_digit(text[first - 1]):
+        first -= 1
+    return 0 < at - first < 4 and _THOUSANDS.match(text, at + 1) is not None
+
+
+def _is_at_apostrophe(text: str, at: int) -> bool:
+    """Return whether a place is inside a word that has an apostrophe, as in can't. French l'homme is two words."""
+    if text[at - 1] == "'":
+        return at > 1 and _is_letter(_base(text, at - 1)) and _ENGLISH_ENDS.match(text, at) is not None
+    if text[at] != "'" or not _is_letter(_base(text, at)) or not _is_letter(text[at + 1 : at + 2] or " "):
+        return False
+    return _GENITIVE.match(text, at + 1) is None
+
+
+def _places(text: str, parts: Sequence[re.Pattern[str]]) -> Iterator[tuple[int, int]]:
+    """Yield the places where the parts follow each other, at most `LONGEST_GAP` characters apart."""
+    at, found = 0, [_Places(part, text) for part in parts]
+    while first := found[0].after(at):
+        at = end = first.end()
+        for part in found[1:]:
+            following = part.after(end)
+            if following is None or following.start() - end > LONGEST_GAP:
+                break
+            nearer = found[0].after(first.end())
+            if end == first.end() and nearer and nearer.end() <= following.start():
+                break  # the quote begins at the nearest of the places where it can begin
+            end = following.end()
+        else:
+            yield first.start(), end
+            at = end
