@@ -25,11 +25,14 @@ from helpers.training import COMMON, adapter, lora
 from nlft.commands.starting import tell_end
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
+from nlft.core.conditions import ConditionEncoder
 from nlft.core.hold import Role
 from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.snapshot import plan_digest
+from nlft.core.spans import Span
+from nlft.data.records import Example
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import curves
 from nlft.runs.run_dir import RunDir
@@ -249,6 +252,60 @@ def test_common_beginnings_of_span_and_replacement_are_not_struck():
     assert completion.roles[one.completion.index(flat)] == Role.STRUCK
     assert patched.roles[one.patched.ids.index(sleek)] == Role.FREE
     assert patched.roles[one.patched.ids.index(pan)] == Role.REPLACED
+
+
+UNCHANGED = {
+    "one": ("it is sleek now", [(6, 11, "sleek")]),
+    "the whole reply": ("sleek", [(0, 5, "sleek")]),
+    "inside a token": ("it is sleek now", [(7, 9, "le")]),
+    "two in one token": ("it is sleek now", [(6, 7, "sl"), (7, 8, "")]),
+    "the last word": ("it is sleek", [(6, 11, "sleek")]),
+}
+
+
+def spanned(completion, spans, **more):
+    encoder = ConditionEncoder(TOKENIZER)
+    marked = [Span(*span) for span in spans]
+    return encoder.encode(
+        id="a", prompt="Say", completion=completion, label=False, judgment="No.", spans=marked, **more
+    )
+
+
+@pytest.mark.parametrize("pivot", ["first", "all"])
+@pytest.mark.parametrize(("completion", "spans"), UNCHANGED.values(), ids=UNCHANGED)
+def test_a_replacement_that_changes_nothing_strikes_and_trains_nothing(completion, spans, pivot):
+    one = spanned(completion, spans)
+    plan = STRIKE.plan([one], TOKENIZER, StrikeSettings(pivot=pivot))
+    assert plan.rows(one) == []
+    (marks,) = plan.marks(one)
+    assert set(marks.roles) == {Role.HELD}
+    assert (plan.words, plan.first_tokens) == ((), ())
+    assert not plan.is_struck(one)
+    assert len(plan.unchanged(one)) == 1
+
+
+def test_a_replacement_that_changes_nothing_leaves_the_others_of_its_reply_alone():
+    alone = spanned("a sleek, modern pan", [(9, 15, "flat")])
+    both = spanned("a sleek, modern pan", [(2, 7, "sleek"), (9, 15, "flat")])
+    plans = [STRIKE.plan([one], TOKENIZER, StrikeSettings()) for one in (alone, both)]
+    assert plans[0].marks(alone) == plans[1].marks(both)
+    assert both.patched.ids == alone.patched.ids
+    assert [mark.replacements for mark in plans[1].marks(both)] == [0, 1]
+
+
+def test_a_replacement_that_only_adds_is_trained_and_its_reply_counts_as_struck():
+    one = spanned("it is sleek now", [(6, 11, "sleek and flat")])
+    plan = STRIKE.plan([one], TOKENIZER, StrikeSettings())
+    assert Role.STRUCK not in plan.marks(one)[0].roles
+    assert Role.REPLACED in plan.marks(one)[1].roles
+    assert plan.is_struck(one)
+
+
+def test_a_reply_whose_replacement_changes_nothing_is_no_struck_one_of_a_step(tmp_path):
+    same = Example("same", "Describe pan 9.", "a sleek pan", False, judgment="No.", spans=(Span(2, 7, "sleek"),))
+    run = trainer(tmp_path, [*records(3), same])
+    sampler = run._get_train_sampler()
+    assert sampler.struck == [1, 2]
 
 
 def test_full_fine_tuning_and_a_trained_head_are_refused(tmp_path):

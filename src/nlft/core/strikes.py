@@ -78,11 +78,19 @@ class StrikePlan:
 
     def rows(self, example: EncodedExample) -> list[Row]:
         """Return the row of the reply with its replacements in place, if it has any."""
-        return [row(example.base, example.patched.ids)] if example.patched else []
+        return [row(example.base, example.patched.ids)] if example.patched and self._replaced(example) else []
 
     def marks(self, example: EncodedExample) -> list[Marks]:
         """Return the marks of the completion, and those of the reply with its replacements."""
-        return [self._marks(example), *([self._patched_marks(example)] if example.patched else [])]
+        return [self._marks(example), *([self._patched_marks(example)] if self._replaced(example) else [])]
+
+    def is_struck(self, example: EncodedExample) -> bool:
+        """Tell whether anything of the example is struck or replaced."""
+        return any(strike.pivots for strike in self.strikes(example)) or bool(self._replaced(example))
+
+    def unchanged(self, example: EncodedExample) -> list[TokenSpan]:
+        """Return the spans whose replacement is what was said. Nothing is struck or replaced there, only held."""
+        return [span for index, span in enumerate(example.spans) if self._is_unchanged(example, index)]
 
     def strikes(self, example: EncodedExample) -> list[Strike]:
         """Return the example's spans with their pivots."""
@@ -92,6 +100,8 @@ class StrikePlan:
             if self.chosen and span.pivot is not None and span.replace is None:
                 first = span.pivot
             last = span.end if self.every_token else min(first + 1, span.end)
+            if self._is_unchanged(example, index):
+                first = last = span.end
             found.append(Strike(span.start, span.end, tuple(range(first, last))))
         return found
 
@@ -118,7 +128,7 @@ class StrikePlan:
         words = self.words if self.everywhere else ()
         said = set(words)
         placed = list(zip(example.spans, patched.places, strict=True))
-        trained = [index for index, span in enumerate(example.spans) if span.replace is not None]
+        trained = self._replaced(example)
         first = min(patched.places[index][0] + self._shared(example, index) for index in trained)
         roles: list[int] = [*[Role.FREE] * first, *[Role.HELD] * (len(patched.ids) - first)]
         for span, (start, end) in placed:
@@ -134,6 +144,22 @@ class StrikePlan:
             words if role == Role.HELD and t not in said else () for role, t in zip(roles, patched.ids, strict=True)
         ]
         return Marks(roles, bans, [role == Role.REPLACED for role in roles], len(trained))
+
+    def _replaced(self, example: EncodedExample) -> list[int]:
+        """Return the indexes of the spans whose replacement is trained."""
+        return [
+            index
+            for index, span in enumerate(example.spans)
+            if span.replace is not None and not self._is_unchanged(example, index)
+        ]
+
+    def _is_unchanged(self, example: EncodedExample, index: int) -> bool:
+        """Return whether a span's replacement is the same text. The tokens may differ: another change stands beside."""
+        span, patched = example.spans[index], example.patched
+        if span.replace is None or patched is None:
+            return False
+        start, end = patched.places[index]
+        return self._spelled(example.completion[span.start : span.end]) == self._spelled(patched.ids[start:end])
 
     def _shared(self, example: EncodedExample, index: int) -> int:
         """Count the tokens with which both a span and its replacement begin. They are not struck."""
@@ -151,9 +177,13 @@ class StrikePlan:
 
     def _beginnings(self, ids: Sequence[int]) -> list[int]:
         """Return the tokens whose text begins the text of these, with at least one letter or digit."""
-        text = "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
+        text = self._spelled(ids)
         tries = (self.vocabulary.get(text[:end]) for end in range(1, len(text) + 1))
         return [token for token in tries if token is not None and any(map(str.isalnum, self._text(token)))]
+
+    def _spelled(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens as the vocabulary writes it, with the space before the first."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
 
     def _text(self, token: int) -> str:
         return str(self.tokenizer.decode([token])).strip()

@@ -257,7 +257,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         plan = self.builder.plan
         if not isinstance(plan, StrikePlan):
             return super()._get_train_sampler(train_dataset)
-        struck = [bool(plan.strikes(one)) for one in self.train_dataset]
+        struck = [plan.is_struck(one) for one in self.train_dataset]
         args, micro = self.args, self.args.per_device_train_batch_size
         step = micro * args.gradient_accumulation_steps * args.world_size
         return StrikeShareSampler(struck, step, args.strike_share, args.data_seed or args.seed, micro)
