@@ -95,11 +95,14 @@ _PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how
 _ELLIPSIS = re.compile(r"(?<!\s)\s*+(?:\.\s?\.\s?\.|…|\[(?:\.\.\.|…)\])\s*")
 _TOKENS = re.compile(r"\.\.\.|…|\w+|\s+|[^\w\s]")
 _SIGNS = set("-+=*/×÷<>")
+_CASES = (re.NOFLAG, re.IGNORECASE)
 _FOLDED = str.maketrans(
     dict.fromkeys("“”„‟«»″", '"') | dict.fromkeys("‘’‚‛‹›′ʼ`´", "'") | dict.fromkeys("‐‑‒–—―−", "-")
 )
-# Scripts that write words without spaces, or join particles to them: no word boundary can be expected there.
-_JOINED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+JOINED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+"""Scripts that write words without spaces, or join particles to them: no word boundary can be expected there."""
+
+_JOINED = re.compile(f"[{JOINED}]")
 
 
 def quoted_spans(completion: str, judgment: str | None) -> Quoted:
@@ -135,10 +138,15 @@ def quotes_replaced(text: str, instead: str) -> str:
     return _QUOTES.sub(lambda _: instead, text)
 
 
-def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:
-    """Find words in a completion as quotes of them would: whole words, in any case if none has their own case."""
+def occurrences(completion: str, words: Sequence[str], *, any_case: bool = False) -> tuple[Span, ...]:
+    """Find words in a completion as quotes of them would: whole words, in any case if none has their own case.
+
+    Args:
+        any_case: find them in any case even so, as checks and bans find the words of a list.
+    """
     folded = completion.translate(_FOLDED)
-    return _united([span for word in words for span in _find(folded, word)])
+    cases = (re.IGNORECASE,) if any_case else _CASES
+    return _united([span for word in words for span in _find(folded, word, cases)])
 
 
 class WordFinder:
@@ -287,7 +295,7 @@ def _quotes(judgment: str) -> Iterator[list[str]]:
             yield readings
 
 
-def _find(folded: str, quote: str) -> list[Span]:
+def _find(folded: str, quote: str, cases: Sequence[re.RegexFlag] = _CASES) -> list[Span]:
     """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
     if not quote.strip():
         return []  # nothing stands everywhere
@@ -301,7 +309,7 @@ def _find(folded: str, quote: str) -> list[Span]:
         # The search for a long quote of one word again and again would cost its length at each place.
         if not all(_letters(part) in letters for part in one):
             continue
-        for flags in (re.NOFLAG, re.IGNORECASE):
+        for flags in cases:
             if found := list(_places(folded, [_pattern(part, flags) for part in one])):
                 return found
     return []
