@@ -9,6 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import TrainerCallback
 
 from helpers import tiny
+from helpers.pieces import piece_tokenizer
 from helpers.striking import (
     SETTINGS,
     STRIKE,
@@ -396,6 +397,35 @@ def test_words_are_looked_up_without_the_tokens_that_begin_a_text():
     assert len(tokenizer(" sleek")["input_ids"]) == 2
     plan = STRIKE.plan([example("c", "so sleek", "sleek")], tokenizer, StrikeSettings())
     assert {tokenizer.convert_ids_to_tokens(token) for token in plan.words} == {"Ġsleek"}
+
+
+PIECES = (" sleek", " durable", " Durable", " flat", " pan", " a")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "mistral", "bytes"])
+def test_listed_words_are_banned_by_the_token_in_which_they_begin(kind):
+    tokenizer = tiny.tokenizer(words=PIECES) if kind == "bytes" else piece_tokenizer(kind, PIECES)
+    encoder = ConditionEncoder(tokenizer, listed=("durable", "unlisted", "flat pan", "!"))
+    one = encoder.encode(id="a", prompt="Say", completion="so sleek", label=False, judgment="No.", spans=[Span(3, 8)])
+    plan = STRIKE.plan([one], tokenizer, StrikeSettings())
+
+    def text(token):
+        return tokenizer.convert_ids_to_tokens(token).replace("▁", " ").replace("Ġ", " ")
+
+    assert sorted(map(text, plan.first_tokens)) == sorted([" sleek", " durable", "u", " flat", "!"])
+    assert {text(token) for token in plan.words} == {" sleek", " durable", " Durable"}
+    banned = set(map(text, plan.marks(one)[0].bans[one.spans[0].start]))
+    assert {" durable", " flat"} < banned
+    assert " " not in banned
+
+
+@pytest.mark.parametrize("lead", [" ", "\n"])
+def test_a_slow_tokenizer_bans_the_first_token_that_is_no_space(lead, monkeypatch):
+    tokenizer = tiny.own_tokenizer(words=PIECES)
+    plan = STRIKE.plan([example("d", "-")], tokenizer, StrikeSettings())
+    expected = plan._ids("unlisted", lead)
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert plan._ids("unlisted", lead) == expected
 
 
 @pytest.mark.parametrize(("scheme", "copies"), [("strike", 8), ("uniform", 4)])

@@ -6,12 +6,12 @@ A span's pivot is its first token, the first one that its replacement does not s
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING
 
 from nlft.core.conditions import EncodedExample, Row, row
 from nlft.core.hold import Marks, Role
-from nlft.core.spans import TokenSpan
+from nlft.core.spans import TokenSpan, touched
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class StrikePlan:
     def _first_tokens(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
         """Return the first tokens of all spans, and of the listed words inside a sentence."""
         found = [e.completion[pivot] for e in examples for strike in self.strikes(e) for pivot in strike.pivots[:1]]
-        found += [self._ids(f" {word}")[0] for word in listed]
+        found += [token for word in listed for token in self._ids(word, " ")[:1]]
         return tuple(dict.fromkeys(found))
 
     def _whole_words(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
@@ -214,11 +214,23 @@ class StrikePlan:
         if sum(map(str.isalpha, word)) < SHORTEST_WORD or " " in word:
             return []
         cases = dict.fromkeys([word, word.lower(), word.capitalize(), word.upper()])
-        single = [ids[0] for case in cases for lead in (" ", "") if len(ids := self._ids(lead + case)) == 1]
+        single = [ids[0] for case in cases for lead in (" ", "\n") if len(ids := self._ids(case, lead)) == 1]
         return [token for token in single if self._text(token).lower() == word.lower()]
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _ids(self, word: str, lead: str) -> list[int]:
+        """Return the tokens of a word that follows `lead` inside a text.
+
+        Some tokenizers write a space before each text. So the text begins with a letter, and the space with it.
+        """
+        text, is_fast = f"x{lead}{word}", self.tokenizer.is_fast
+        if not is_fast:  # it does not say where its tokens stand
+            text = lead + word
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=is_fast)
+        ids = list(found["input_ids"])
+        if not is_fast:
+            return list(dropwhile(lambda token: not self._text(token), ids))
+        first, last = touched(found["offset_mapping"], len(text) - len(word), len(text))
+        return ids[first:last]
 
 
 def _check_chosen(examples: Sequence[EncodedExample]) -> None:
