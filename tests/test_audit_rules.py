@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from helpers import tiny
 from helpers.striking import TOKENIZER, Span, records
@@ -19,6 +20,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.data.encoding import encode
 from nlft.data.records import Example, Question, write_examples
 from nlft.data.rules_file import Rule, read_rules, write_rules
+from nlft.errors import NLFTError
 from nlft.experiments import stages
 from nlft.experiments.arm_data import as_prompted
 from nlft.experiments.arms import BUILT_IN
@@ -346,6 +348,23 @@ def test_audit_of_a_habit_ends_with_the_preflights_verdict(in_folder, capsys):
     assert (preflight["judged"], preflight["alone"]) == (12, 0)
     assert "verdict" in (in_folder / "a.html").read_text()
     assert json.loads(told.read_text())["rules"][0]["words"] == ["modern", "sleek"]
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_an_example_that_is_too_long_with_its_replacements_is_named_as_training_refuses_it(folder, room):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    example = wrong(1, "a sleek pan", "It praises.", spans=(Span(2, 7, "long " * 40),))
+    encoded = encode(ConditionEncoder(tokenizer), example)
+    limit = len(encoded.base) + len(encoded.patched.ids) + room
+    report = audit([example], None, tokenizer, AuditSettings(max_length=limit))
+    refused = [finding.what for finding in report.findings if finding.kind == "too-long"]
+    if room == 0:
+        assert refused == []
+        encode(ConditionEncoder(tokenizer, max_length=limit), example)
+        return
+    assert [f"{limit + 1} tokens under base" in text for text in refused] == [True]
+    with pytest.raises(NLFTError, match=f"takes {limit + 1} tokens under the base prompt"):
+        encode(ConditionEncoder(tokenizer, max_length=limit), example)
 
 
 def test_a_broken_rule_is_counted_in_the_models_own_replies(folder, monkeypatch):
