@@ -32,12 +32,12 @@ from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.snapshot import plan_digest
-from nlft.core.spans import Span
+from nlft.core.spans import Span, quoted_spans
 from nlft.data.records import Example
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import curves
 from nlft.runs.run_dir import RunDir
-from nlft.training.striking import StrikeShareSampler
+from nlft.training.striking import StrikeShareSampler, struck_lines
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
@@ -397,6 +397,54 @@ def test_words_are_looked_up_without_the_tokens_that_begin_a_text():
     assert len(tokenizer(" sleek")["input_ids"]) == 2
     plan = STRIKE.plan([example("c", "so sleek", "sleek")], tokenizer, StrikeSettings())
     assert {tokenizer.convert_ids_to_tokens(token) for token in plan.words} == {"Ġsleek"}
+
+
+BEGUN = {
+    "a function word begins a phrase": ('"with sleek pan"', "with sleek pan", {}, set(), ("with",)),
+    "whatever its case": ('"With sleek pan"', "With sleek pan", {}, set(), ("with",)),
+    "quoted alone": ('"with"', "pan with pan", {}, {"with"}, ()),
+    "quoted alone with a comma": ('"with,"', "pan with, pan", {}, {"with"}, ()),
+    "quoted alone elsewhere": ('"with sleek pan" "with"', "with sleek pan with", {}, {"with"}, ()),
+    "listed": ('"with sleek pan"', "with sleek pan", {"listed": ("with",)}, {"with"}, ()),
+    "another word begins a phrase": ('"sleek with pan"', "so sleek with pan", {}, {"sleek"}, ()),
+    "a phrase in another language": ('"diese pan"', "diese pan", {}, set(), ("diese",)),
+}
+
+
+@pytest.mark.parametrize(("judgment", "completion", "listed", "everywhere", "only_said"), BEGUN.values(), ids=BEGUN)
+def test_a_function_word_that_begins_a_quote_is_struck_only_there(judgment, completion, listed, everywhere, only_said):
+    pieces = (" with", "with", "With", " diese", "diese", " sleek")
+    tokenizer = tiny.tokenizer(words=pieces)
+    spans = quoted_spans(completion, judgment).spans
+    encoder = ConditionEncoder(tokenizer, **listed)
+    one = encoder.encode(id="a", prompt="Say", completion=completion, label=False, judgment=judgment, spans=spans)
+    plan = STRIKE.plan([one], tokenizer, StrikeSettings())
+    assert set(plan.whole_words) == everywhere
+    assert {tokenizer.decode([token]).strip().lower() for token in plan.words} == everywhere
+    assert plan.only_said == only_said
+    assert one.completion[one.spans[0].start] in plan.first_tokens, "it is struck where it was said"
+
+
+def test_a_run_says_and_records_what_it_strikes_everywhere(tmp_path, capsys):
+    same = Example("same", "Describe pan 9.", "a flat pan", False, judgment="No.", spans=(Span(2, 6, "flat"),))
+    run = trainer(tmp_path / "run", [*records(6), same])
+    told = capsys.readouterr().out
+    assert "struck at every token of reviewed replies: modern, sleek" in told
+    assert "1 replacements are what was said" in told
+    run.train()
+    struck = {"everywhere": ["modern", "sleek"], "only_said": [], "unchanged_replacements": 1}
+    assert RunDir(tmp_path / "run").settings()["struck"] == struck
+    trainer(tmp_path / "said", saliency=StrikeSettings(stop_below=0, strike_at="said"))
+    assert "struck" not in capsys.readouterr().out
+
+
+def test_what_is_struck_is_told_in_a_few_lines():
+    words = [f"word{n}" for n in range(15)]
+    record = {"everywhere": words, "only_said": ["with"], "unchanged_replacements": 0}
+    first, second = struck_lines(record)
+    assert "word11 and 3 more" in first
+    assert "word12" not in first
+    assert "--strike_words" in second
 
 
 PIECES = (" sleek", " durable", " Durable", " flat", " pan", " a")

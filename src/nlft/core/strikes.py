@@ -10,6 +10,7 @@ from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING
 
 from nlft.core.conditions import EncodedExample, Row, row
+from nlft.core.function_words import FUNCTION_WORDS
 from nlft.core.hold import Marks, Role
 from nlft.core.spans import TokenSpan, touched
 from nlft.errors import UserError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SHORTEST_WORD = 4
 """Letters of the shortest word that may be struck where nobody marked it. Shorter ones are parts of other words."""
 
-_FIRST_WORD = re.compile(r"\w[\w-]*")
+_WORDS = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Strike:
 
 
 class StrikePlan:
-    """The plan of `strike` for one training file."""
+    """The plan of `strike` for one training file.
+
+    Attributes:
+        words: the tokens that spell the struck words, W of docs/STRIKE.md.
+        whole_words: the same words as text, in small letters.
+        only_said: words that begin a longer span and are struck only where they were said.
+    """
 
     def __init__(
         self,
@@ -74,7 +81,10 @@ class StrikePlan:
         self.train_liked = train_liked
         listed = dict.fromkeys(word for example in examples for word in example.listed)
         self.first_tokens = self._first_tokens(examples, listed)
-        self.words = self._whole_words(examples, listed)
+        begun, self.only_said = self._begun_words(examples, listed)
+        spelled = {word: self._spellings(word) for word in [*listed, *begun]}
+        self.words = tuple(dict.fromkeys(token for tokens in spelled.values() for token in tokens))
+        self.whole_words = tuple(dict.fromkeys(word.lower() for word, tokens in spelled.items() if tokens))
 
     def rows(self, example: EncodedExample) -> list[Row]:
         """Return the row of the reply with its replacements in place, if it has any."""
@@ -194,23 +204,35 @@ class StrikePlan:
         found += [token for word in listed for token in self._ids(word, " ")[:1]]
         return tuple(dict.fromkeys(found))
 
-    def _whole_words(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
-        """Return the tokens that spell a word that was struck or listed: any case, with and without a space before."""
-        words = dict.fromkeys(listed)
+    def _begun_words(
+        self, examples: Sequence[EncodedExample], listed: Iterable[str]
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """Return the words that begin the struck spans; and, in small letters, those that are struck only there.
+
+        A function word that begins a longer span is rarely the matter, and every reply needs it.
+        """
+        words: dict[str, None] = {}
+        begins: dict[str, None] = {}
         for example in examples:
             for strike, span in zip(self.strikes(example), example.spans, strict=True):
                 if strike.pivots and (word := self._word(example, span, strike.pivots[0])):
-                    words[word] = None
-        return tuple(dict.fromkeys(token for word in words for token in self._spellings(word)))
+                    is_alone = len(_WORDS.findall(span.text)) == 1
+                    if is_alone or word.lower() not in FUNCTION_WORDS:
+                        words[word] = None
+                    else:
+                        begins[word.lower()] = None
+        known = {word.lower() for word in (*words, *listed)}
+        return list(words), tuple(word for word in begins if word not in known)
 
     def _word(self, example: EncodedExample, span: TokenSpan, pivot: int) -> str | None:
         """Return the first word of a span if the pivot alone spells it. A word that a contrast chose is a guess."""
-        word = _FIRST_WORD.match(span.text)
+        word = _WORDS.match(span.text)
         if not word or pivot != span.start or (self.chosen and word[0] != span.text):
             return None
         return word[0] if self._text(example.completion[pivot]) == word[0] else None
 
     def _spellings(self, word: str) -> list[int]:
+        """Return the tokens that spell a word that was struck or listed: any case, with and without a space before."""
         if sum(map(str.isalpha, word)) < SHORTEST_WORD or " " in word:
             return []
         cases = dict.fromkeys([word, word.lower(), word.capitalize(), word.upper()])
