@@ -81,6 +81,33 @@ def test_liked_replies_are_earlier_turns_and_the_rule_stands_in_the_last():
     assert other[:-1] == one[:-1]
 
 
+KEPT = [Example(f"k{n}", f"An advert for hat {n}?", f"A sleek, durable hat {n}!", True, keep=True) for n in range(6)]
+
+
+def test_kept_replies_are_no_liked_ones_that_are_shown():
+    arm = with_rules(BUILT_IN["rule-shots"], [PRAISE], ALL)
+    for seed in range(5):
+        chosen = chosen_examples(arm, [*KEPT, *ALL], seed, [PRAISE])
+        (asked,) = as_prompted(arm, [Question(1, "A box?")], chosen, SamplingSettings(seed=seed))
+        assert {message["content"] for message in asked.prompt[1:-1:2]} == {"It writes.", "It holds tea."}
+    for name, examples in (("rule-shots", [*KEPT, *WRONG, RIGHT[0]]), ("uniform-right", [*KEPT, *WRONG])):
+        with pytest.raises(UserError, match="keep"):
+            chosen_examples(with_rules(BUILT_IN[name], [PRAISE], ALL), examples, 0)
+
+
+def test_kept_replies_are_trained_as_they_are_beside_liked_ones():
+    assert chosen_examples(BUILT_IN["uniform-right"], [*ALL, *KEPT], 0) == [*RIGHT, *KEPT]
+    assert chosen_examples(BUILT_IN["sft-completion"], [*ALL, *KEPT], 0) == [*ALL, *KEPT]
+
+
+def test_standard_answers_are_shown_of_prompts_in_scope_alone():
+    answered = [replace(example, answer=f"#### {n}") for n, example in enumerate(RIGHT)]
+    arm = defined_arm("shown", {"method": "few-shot"})
+    chosen = chosen_examples(arm, [*KEPT, *answered], 0)
+    (asked,) = as_prompted(arm, [Question(1, "A box?")], chosen, SamplingSettings())
+    assert {message["content"] for message in asked.prompt[1:-1:2]} == {"#### 0", "#### 1"}
+
+
 def test_the_rules_words_are_banned_and_without_them_what_the_judgments_quote():
     assert with_rules(BUILT_IN["ban"], [PRAISE, SHORT], ALL).settings == {"words": ["sleek", "durable"], "tries": 50}
     assert with_rules(BUILT_IN["ban"], [SHORT], ALL).settings["words"] == ["sleek", "durable", "a tent"]

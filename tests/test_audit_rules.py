@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from helpers import tiny
 from helpers.striking import TOKENIZER, Span, records
@@ -14,11 +15,16 @@ from nlft.auditing.alternatives import alternatives_of, struck_places
 from nlft.auditing.preflight import Asked, Preflight, count_quotes, decide, prompt_forms, training_prompts
 from nlft.auditing.rules import find_rules, is_habit, may_be_proposed, objections, prompt_words, written_rules
 from nlft.auditing.run import AuditSettings, audit
+from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.data.encoding import encode
-from nlft.data.records import Example, write_examples
+from nlft.data.records import Example, Question, write_examples
 from nlft.data.rules_file import Rule, read_rules, write_rules
+from nlft.errors import NLFTError
 from nlft.experiments import stages
+from nlft.experiments.arm_data import as_prompted
+from nlft.experiments.arms import BUILT_IN
+from nlft.experiments.rule_arms import with_rules
 from nlft.experiments.settings import TuneSettings
 from nlft.runs.run_dir import RunDir
 
@@ -254,8 +260,9 @@ def test_a_prompt_has_the_rules_below_it_or_two_liked_replies_to_other_prompts_b
     liked = [right(n, f"a pan {n}") for n in range(3)]
     forms, skipped = prompt_forms(["Describe item 0."], RULES, liked)
     assert skipped == []
-    assert forms[flight.PROHIBITED] == ["Describe item 0.\n\nIt praises. It greets."]
-    assert forms[flight.REWORDED] == ["Describe item 0.\n\nState facts. It greets."]
+    prohibited = ["It praises. Never use these words: sleek.", "It greets. Never use these words: Hi."]
+    assert forms[flight.PROHIBITED] == ["\n".join(["Describe item 0.\n", *prohibited])]
+    assert forms[flight.REWORDED] == ["\n".join(["Describe item 0.\n", "State facts.", prohibited[1]])]
     assert [message["content"] for message in forms[flight.SHOWN][0]] == [
         "Describe item 1.", "a pan 1", "Describe item 2.", "a pan 2", "Describe item 0.",
     ]  # fmt: skip
@@ -263,6 +270,14 @@ def test_a_prompt_has_the_rules_below_it_or_two_liked_replies_to_other_prompts_b
     forms, skipped = prompt_forms(["Describe item 0."], RULES[1:], liked[:2])
     assert list(forms) == [flight.PLAIN, flight.PROHIBITED]
     assert len(skipped) == 2
+
+
+@pytest.mark.parametrize(("form", "arm"), [(flight.PROHIBITED, "rule"), (flight.REWORDED, "rule-reworded")])
+def test_the_preflight_shows_the_text_that_the_arm_of_a_comparison_shows(form, arm):
+    forms, _ = prompt_forms(["Describe item 0."], RULES, [])
+    shown = with_rules(BUILT_IN[arm], RULES, [])
+    (question,) = as_prompted(shown, [Question(1, "Describe item 0.")], [], SamplingSettings())
+    assert forms[form] == [question.prompt]
 
 
 def test_quotes_are_counted_with_those_that_mark_nothing():
@@ -333,6 +348,23 @@ def test_audit_of_a_habit_ends_with_the_preflights_verdict(in_folder, capsys):
     assert (preflight["judged"], preflight["alone"]) == (12, 0)
     assert "verdict" in (in_folder / "a.html").read_text()
     assert json.loads(told.read_text())["rules"][0]["words"] == ["modern", "sleek"]
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_an_example_that_is_too_long_with_its_replacements_is_named_as_training_refuses_it(folder, room):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    example = wrong(1, "a sleek pan", "It praises.", spans=(Span(2, 7, "long " * 40),))
+    encoded = encode(ConditionEncoder(tokenizer), example)
+    limit = len(encoded.base) + len(encoded.patched.ids) + room
+    report = audit([example], None, tokenizer, AuditSettings(max_length=limit))
+    refused = [finding.what for finding in report.findings if finding.kind == "too-long"]
+    if room == 0:
+        assert refused == []
+        encode(ConditionEncoder(tokenizer, max_length=limit), example)
+        return
+    assert [f"{limit + 1} tokens under base" in text for text in refused] == [True]
+    with pytest.raises(NLFTError, match=f"takes {limit + 1} tokens under the base prompt"):
+        encode(ConditionEncoder(tokenizer, max_length=limit), example)
 
 
 def test_a_broken_rule_is_counted_in_the_models_own_replies(folder, monkeypatch):

@@ -16,6 +16,7 @@ from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.spans import Span
 from nlft.data.records import Example, Question, write_examples
+from nlft.data.rules_file import Rule, write_rules
 from nlft.errors import RecordsError, UserError
 from nlft.experiments.arm_run import run_arm
 from nlft.experiments.arms import BUILT_IN
@@ -483,12 +484,15 @@ def test_a_training_measures_its_collateral_on_its_prompts_and_those_to_keep(pla
         "true",
     ]
     flags += ["--output_dir", str(place / "trained"), "--collateral", "--keep", str(place / "keep.jsonl")]
+    write_rules(place / "rules.yaml", [Rule("lamp", "No lamps.", None, ("lamp",), (), None)])
+    flags += ["--rules", str(place / "rules.yaml"), "--strike_words", "as"]
     assert cli.main(["train", str(place / "examples.jsonl"), *flags]) == 0
     written = json.loads((place / "trained" / "collateral.json").read_text())
     asked = [pair["prompt"] for pair in written["sets"]["task"]["pairs"]]
     assert asked == [row.prompt for row in rows]
     assert set(written["figures"]) == {"task", "near", "keep"}
-    assert seen[0].struck == {tiny.tokenizer()("sleek")["input_ids"][0]}
+    first = {tiny.tokenizer()(word)["input_ids"][0] for word in ("sleek", "lamp", "as")}
+    assert seen[0].struck == first, "the rules' words and the listed ones too"
     assert kept.completion in seen[0].trained_on
     assert "collateral.json" in capsys.readouterr().out
     code, told = nlft_evaluate(place, capsys, "--adapter", str(place / "trained"), "--collateral")

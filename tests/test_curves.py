@@ -31,6 +31,7 @@ def place(tmp_path_factory):
         Example(n, f"Describe item {n}.", "a fine cup" if n % 2 else "a cup", n % 2 == 0, None, _judgment(n))
         for n in range(6)
     ]
+    examples.append(Example("advert", "Write an advert.", "a fine cup", True, keep=True))
     write_examples(folder / "examples.jsonl", examples)
     checks = [{"name": "no-e", "must_not": {"contains": "e"}}, {"name": "short", "must": {"max_words": 2}}]
     (folder / "checks.yaml").write_text(yaml.safe_dump(checks))
@@ -133,7 +134,7 @@ def test_the_dose_is_chosen_on_the_training_prompts_alone(place, tmp_path, monke
     monkeypatch.setattr(curves, "evaluate", evaluated)
     monkeypatch.setattr(Exam, "on_training", told)
     result = run(place, tmp_path, curve=CurveSettings(curve=[1, 2], choose_dose=True))
-    training = {f"Describe item {n}." for n in range(6)}
+    training = {f"Describe item {n}." for n in range(6)}  # the kept reply is out of the rule's scope
     assert asked == [{f"Describe lamp {n}." for n in range(4)}, training] * 3, "one test and one choice for each step"
     assert result["chosen_step"] == 1
     assert all(one.prompts == 6 and one.kl > 0 for one in found)

@@ -5,8 +5,11 @@ import re
 
 import pytest
 
+from helpers import tiny
 from helpers.scripted_model import serving
 from nlft import cli
+from nlft.core.conditions import ConditionEncoder
+from nlft.core.spans import WordFinder, occurrences, quoted_spans
 from nlft.data.checks import check_reply
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import needs_of_questions
@@ -150,3 +153,40 @@ def test_an_evaluation_reports_each_rule_with_its_interval(capsys):
 def test_words_of_several_rules_are_listed_once():
     other = Rule("other", "x", None, ("Sleek", "big"), ("huge",), None)
     assert words_of([PRAISE, other]) == ["sleek", "durable", "no", "big"]
+
+
+WORDS = {
+    "Chinese": ("漂亮", "这个锅很漂亮。", 1),
+    "Japanese": ("美しい", "とても美しい鍋です。", 1),
+    "Thai": ("สวย", "หม้อสวยมาก", 1),
+    "Korean": ("예쁜", "예쁜냄비", 1),
+    "Chinese beside Latin letters": ("漂亮", "A很漂亮B", 1),
+    "Latin beside Chinese": ("sleek", "这个sleek锅", 1),
+    "a phrase in two scripts": ("很 sleek", "锅很 sleek锅", 1),
+    "both cases": ("durable", "Durable pan. It is durable.", 2),
+    "capitals only": ("durable", "DURABLE pan", 1),
+    "inside a word": ("no", "knows nothing, noon", 0),
+    "inside a name": ("no", "no_thing", 0),
+    "an umlaut is a letter": ("blau", "ungläubig hellblauäugig", 0),
+    "Cyrillic has spaces": ("мода", "модальный", 0),
+    "a sign": ("!", "great!", 1),
+}
+
+
+@pytest.mark.parametrize(("word", "text", "places"), WORDS.values(), ids=WORDS)
+def test_a_word_of_the_list_is_checked_struck_and_banned_at_the_same_places(word, text, places):
+    (check,) = checks_of([Rule("r", "No praise.", None, (word,), (), None)])
+    checked = check_reply(check, Reply("1", "p", None, text, {}))
+    assert checked.passed is (places == 0)
+    assert len(checked.hits) == places
+    assert tuple((span.start, span.end) for span in occurrences(text, [word], any_case=True)) == checked.hits
+    first = WordFinder([word]).first(text)
+    assert (first and (first.start, first.end)) == (checked.hits[0] if checked.hits else None)
+
+
+def test_training_strikes_the_words_of_a_list_in_every_case_and_a_quote_only_in_its_own():
+    text = "Durable pan. It is durable."
+    encoder = ConditionEncoder(tiny.tokenizer(), listed=["durable"])
+    one = encoder.encode(id=1, prompt="Say", completion=text, label=False, judgment="No.")
+    assert [span.text for span in one.spans] == ["Durable", "durable"]
+    assert [text[span.start : span.end] for span in quoted_spans(text, 'It says "durable".').spans] == ["durable"]

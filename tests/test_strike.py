@@ -9,6 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import TrainerCallback
 
 from helpers import tiny
+from helpers.pieces import piece_tokenizer
 from helpers.striking import (
     SETTINGS,
     STRIKE,
@@ -25,15 +26,18 @@ from helpers.training import COMMON, adapter, lora
 from nlft.commands.starting import tell_end
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
+from nlft.core.conditions import ConditionEncoder
 from nlft.core.hold import Role
 from nlft.core.logprobs import causal_lm, enable_scoring
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.snapshot import plan_digest
+from nlft.core.spans import Span, quoted_spans
+from nlft.data.records import Example
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import curves
 from nlft.runs.run_dir import RunDir
-from nlft.training.striking import StrikeShareSampler
+from nlft.training.striking import StrikeShareSampler, struck_lines
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
@@ -251,6 +255,60 @@ def test_common_beginnings_of_span_and_replacement_are_not_struck():
     assert patched.roles[one.patched.ids.index(pan)] == Role.REPLACED
 
 
+UNCHANGED = {
+    "one": ("it is sleek now", [(6, 11, "sleek")]),
+    "the whole reply": ("sleek", [(0, 5, "sleek")]),
+    "inside a token": ("it is sleek now", [(7, 9, "le")]),
+    "two in one token": ("it is sleek now", [(6, 7, "sl"), (7, 8, "")]),
+    "the last word": ("it is sleek", [(6, 11, "sleek")]),
+}
+
+
+def spanned(completion, spans, **more):
+    encoder = ConditionEncoder(TOKENIZER)
+    marked = [Span(*span) for span in spans]
+    return encoder.encode(
+        id="a", prompt="Say", completion=completion, label=False, judgment="No.", spans=marked, **more
+    )
+
+
+@pytest.mark.parametrize("pivot", ["first", "all"])
+@pytest.mark.parametrize(("completion", "spans"), UNCHANGED.values(), ids=UNCHANGED)
+def test_a_replacement_that_changes_nothing_strikes_and_trains_nothing(completion, spans, pivot):
+    one = spanned(completion, spans)
+    plan = STRIKE.plan([one], TOKENIZER, StrikeSettings(pivot=pivot))
+    assert plan.rows(one) == []
+    (marks,) = plan.marks(one)
+    assert set(marks.roles) == {Role.HELD}
+    assert (plan.words, plan.first_tokens) == ((), ())
+    assert not plan.is_struck(one)
+    assert len(plan.unchanged(one)) == 1
+
+
+def test_a_replacement_that_changes_nothing_leaves_the_others_of_its_reply_alone():
+    alone = spanned("a sleek, modern pan", [(9, 15, "flat")])
+    both = spanned("a sleek, modern pan", [(2, 7, "sleek"), (9, 15, "flat")])
+    plans = [STRIKE.plan([one], TOKENIZER, StrikeSettings()) for one in (alone, both)]
+    assert plans[0].marks(alone) == plans[1].marks(both)
+    assert both.patched.ids == alone.patched.ids
+    assert [mark.replacements for mark in plans[1].marks(both)] == [0, 1]
+
+
+def test_a_replacement_that_only_adds_is_trained_and_its_reply_counts_as_struck():
+    one = spanned("it is sleek now", [(6, 11, "sleek and flat")])
+    plan = STRIKE.plan([one], TOKENIZER, StrikeSettings())
+    assert Role.STRUCK not in plan.marks(one)[0].roles
+    assert Role.REPLACED in plan.marks(one)[1].roles
+    assert plan.is_struck(one)
+
+
+def test_a_reply_whose_replacement_changes_nothing_is_no_struck_one_of_a_step(tmp_path):
+    same = Example("same", "Describe pan 9.", "a sleek pan", False, judgment="No.", spans=(Span(2, 7, "sleek"),))
+    run = trainer(tmp_path, [*records(3), same])
+    sampler = run._get_train_sampler()
+    assert sampler.struck == [1, 2]
+
+
 def test_full_fine_tuning_and_a_trained_head_are_refused(tmp_path):
     args = NLFTConfig(output_dir=str(tmp_path), **COMMON)
     with pytest.raises(UserError, match="hold_weight"):
@@ -339,6 +397,83 @@ def test_words_are_looked_up_without_the_tokens_that_begin_a_text():
     assert len(tokenizer(" sleek")["input_ids"]) == 2
     plan = STRIKE.plan([example("c", "so sleek", "sleek")], tokenizer, StrikeSettings())
     assert {tokenizer.convert_ids_to_tokens(token) for token in plan.words} == {"Ġsleek"}
+
+
+BEGUN = {
+    "a function word begins a phrase": ('"with sleek pan"', "with sleek pan", {}, set(), ("with",)),
+    "whatever its case": ('"With sleek pan"', "With sleek pan", {}, set(), ("with",)),
+    "quoted alone": ('"with"', "pan with pan", {}, {"with"}, ()),
+    "quoted alone with a comma": ('"with,"', "pan with, pan", {}, {"with"}, ()),
+    "quoted alone elsewhere": ('"with sleek pan" "with"', "with sleek pan with", {}, {"with"}, ()),
+    "listed": ('"with sleek pan"', "with sleek pan", {"listed": ("with",)}, {"with"}, ()),
+    "another word begins a phrase": ('"sleek with pan"', "so sleek with pan", {}, {"sleek"}, ()),
+    "a phrase in another language": ('"diese pan"', "diese pan", {}, set(), ("diese",)),
+}
+
+
+@pytest.mark.parametrize(("judgment", "completion", "listed", "everywhere", "only_said"), BEGUN.values(), ids=BEGUN)
+def test_a_function_word_that_begins_a_quote_is_struck_only_there(judgment, completion, listed, everywhere, only_said):
+    pieces = (" with", "with", "With", " diese", "diese", " sleek")
+    tokenizer = tiny.tokenizer(words=pieces)
+    spans = quoted_spans(completion, judgment).spans
+    encoder = ConditionEncoder(tokenizer, **listed)
+    one = encoder.encode(id="a", prompt="Say", completion=completion, label=False, judgment=judgment, spans=spans)
+    plan = STRIKE.plan([one], tokenizer, StrikeSettings())
+    assert set(plan.whole_words) == everywhere
+    assert {tokenizer.decode([token]).strip().lower() for token in plan.words} == everywhere
+    assert plan.only_said == only_said
+    assert one.completion[one.spans[0].start] in plan.first_tokens, "it is struck where it was said"
+
+
+def test_a_run_says_and_records_what_it_strikes_everywhere(tmp_path, capsys):
+    same = Example("same", "Describe pan 9.", "a flat pan", False, judgment="No.", spans=(Span(2, 6, "flat"),))
+    run = trainer(tmp_path / "run", [*records(6), same])
+    told = capsys.readouterr().out
+    assert "struck at every token of reviewed replies: modern, sleek" in told
+    assert "1 replacements are what was said" in told
+    run.train()
+    struck = {"everywhere": ["modern", "sleek"], "only_said": [], "unchanged_replacements": 1}
+    assert RunDir(tmp_path / "run").settings()["struck"] == struck
+    trainer(tmp_path / "said", saliency=StrikeSettings(stop_below=0, strike_at="said"))
+    assert "struck" not in capsys.readouterr().out
+
+
+def test_what_is_struck_is_told_in_a_few_lines():
+    words = [f"word{n}" for n in range(15)]
+    record = {"everywhere": words, "only_said": ["with"], "unchanged_replacements": 0}
+    first, second = struck_lines(record)
+    assert "word11 and 3 more" in first
+    assert "word12" not in first
+    assert "--strike_words" in second
+
+
+PIECES = (" sleek", " durable", " Durable", " flat", " pan", " a")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "mistral", "bytes"])
+def test_listed_words_are_banned_by_the_token_in_which_they_begin(kind):
+    tokenizer = tiny.tokenizer(words=PIECES) if kind == "bytes" else piece_tokenizer(kind, PIECES)
+    encoder = ConditionEncoder(tokenizer, listed=("durable", "unlisted", "flat pan", "!"))
+    one = encoder.encode(id="a", prompt="Say", completion="so sleek", label=False, judgment="No.", spans=[Span(3, 8)])
+    plan = STRIKE.plan([one], tokenizer, StrikeSettings())
+
+    def text(token):
+        return tokenizer.convert_ids_to_tokens(token).replace("▁", " ").replace("Ġ", " ")
+
+    assert sorted(map(text, plan.first_tokens)) == sorted([" sleek", " durable", "u", " flat", "!"])
+    assert {text(token) for token in plan.words} == {" sleek", " durable", " Durable"}
+    banned = set(map(text, plan.marks(one)[0].bans[one.spans[0].start]))
+    assert {" durable", " flat"} < banned
+    assert " " not in banned
+
+
+@pytest.mark.parametrize("lead", [" ", "\n"])
+def test_a_slow_tokenizer_bans_the_first_token_that_is_no_space(lead, monkeypatch):
+    tokenizer = tiny.own_tokenizer(words=PIECES)
+    plan = STRIKE.plan([example("d", "-")], tokenizer, StrikeSettings())
+    expected = plan._ids("unlisted", lead)
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert plan._ids("unlisted", lead) == expected
 
 
 @pytest.mark.parametrize(("scheme", "copies"), [("strike", 8), ("uniform", 4)])

@@ -15,7 +15,7 @@ from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.spans import blame, quote_places, quoted_spans
 from nlft.data.checks import Check, check_reply, word_count
 from nlft.data.records import Example, completion_text, reply_to
-from nlft.data.rules_file import Rule, checks_of
+from nlft.data.rules_file import Rule, checks_of, guide_text, rule_text
 from nlft.data.template_columns import inputs_of
 from nlft.models.answerer import CompletionRequest, complete
 from nlft.progress import note, table
@@ -243,12 +243,10 @@ def prompt_forms(
 ) -> tuple[dict[str, list[Prompt]], list[str]]:
     """Return the prompts in each form, and the forms that cannot be made, each with the reason."""
     forms: dict[str, list[Prompt]] = {PLAIN: list(prompts)}
-    prohibition = " ".join(rule.rule for rule in rules)
-    forms[PROHIBITED] = [fill_prompt(prompt, PROMPT, rule=prohibition) for prompt in prompts]
+    forms[PROHIBITED] = [fill_prompt(prompt, PROMPT, rule=rule_text(rules)) for prompt in prompts]
     skipped = []
     if any(rule.reworded for rule in rules):
-        reworded = " ".join(rule.reworded or rule.rule for rule in rules)
-        forms[REWORDED] = [fill_prompt(prompt, PROMPT, rule=reworded) for prompt in prompts]
+        forms[REWORDED] = [fill_prompt(prompt, PROMPT, rule=guide_text(rules)) for prompt in prompts]
     else:
         skipped.append(f"{REWORDED} (no rule has `reworded`; --rules FILE reads it)")
     shown = [_shown_before(prompt, liked) for prompt in prompts]

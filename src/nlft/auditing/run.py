@@ -247,8 +247,10 @@ def _with_judge(
 
 def _too_long(encoded: EncodedExample, max_length: int | None) -> str:
     """List each condition whose length exceeds `max_length`, with the length. Return an empty text if there is none."""
+    patched = encoded.patched.ids if encoded.patched else []
+    replies = (encoded.completion, encoded.target or [], patched)
     lengths = {
-        "base": len(encoded.base) + max(len(encoded.completion), len(encoded.target or [])),
+        "base": len(encoded.base) + max(map(len, replies)),
         "standard": len(encoded.standard) + len(encoded.completion),
         "judge": len(encoded.judge) + len(encoded.completion) if encoded.judge else 0,
     }

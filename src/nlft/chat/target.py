@@ -8,9 +8,8 @@ from typing import Any
 
 from nlft.chat.settings import ChatSettings
 from nlft.core.prompts import ChatTemplateSettings, Templates
-from nlft.data.rules_file import read_rules
+from nlft.data.rules_file import guide_text, read_rules
 from nlft.errors import UserError, display_path, typed
-from nlft.experiments.rule_arms import guide_text
 from nlft.progress import note
 from nlft.runs.run_dir import RunDir
 from nlft.runs.unfinished import ways_to_go_on

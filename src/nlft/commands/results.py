@@ -156,6 +156,7 @@ def _note_after_evaluation(run: Path | None, questions: Path, model: str) -> Non
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
     """Return a reference with the texts and struck tokens of the run's training file, if the file is still there."""
+    from nlft.core.conditions import ConditionEncoder
     from nlft.core.schemes.registry import get_scheme, scheme_names
     from nlft.data.records import as_examples, training_texts
     from nlft.results.beside import Reference, struck_ids
@@ -170,9 +171,12 @@ def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
         )
         return Reference()
     examples = as_examples(rows)
-    scheme = run.settings().get("scheme")  # a baseline's run has none, and the scheme of another package may be gone
+    record = run.settings()
+    scheme = record.get("scheme")  # a baseline's run has none, and the scheme of another package may be gone
     strikes = scheme in scheme_names() and get_scheme(str(scheme)).strikes
-    struck = struck_ids(encoder, examples) if strikes else ()
+    words = (record.get("training") or {}).get("strike_words") or ()
+    listing = ConditionEncoder(encoder.tokenizer, encoder.templates, listed=words)
+    struck = struck_ids(listing, examples) if strikes else ()
     return Reference(trained_on=training_texts(examples), struck=struck)
 
 

@@ -105,6 +105,7 @@ def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
         settings,
         run.collateral_path,
         strikes=trainer.scheme.strikes,
+        words=trainer.args.strike_words or (),
         system_prompt=trainer.args.system_prompt,
         inputs=trainer.args.template_inputs(),
     )

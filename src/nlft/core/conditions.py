@@ -149,7 +149,7 @@ class ConditionEncoder(TurnEncoder):
             raise ProblemsError([Problem(f"example {id!r}", *ENDS_WITH_REPLY)])
         with _refusals_of(id):
             listed = () if label else self.listed
-            spans = merged_spans(spans, occurrences(completion, listed))
+            spans = merged_spans(spans, occurrences(completion, listed, any_case=True))
             judge = None if label else self._judge_ids(id, prompt, judgment or "", inputs, needed=not spans)
             marked = self._token_spans(id, completion, spans, inputs) if spans else ()
             shown, target = answer or feedback, revision or answer

@@ -141,10 +141,14 @@ def quotes_replaced(text: str, instead: str) -> str:
     return _QUOTES.sub(lambda _: instead, text)
 
 
-def occurrences(completion: str, words: Sequence[str]) -> tuple[Span, ...]:
-    """Find words in a completion as quotes of them would: whole words, in any case if none has their own case."""
+def occurrences(completion: str, words: Sequence[str], *, any_case: bool = False) -> tuple[Span, ...]:
+    """Find words in a completion as quotes of them would: whole words, in any case if none has their own case.
+
+    Args:
+        any_case: find them in any case even so, as checks and bans find the words of a list.
+    """
     searched = SearchedText(completion)
-    return _united([place for word in words for place in searched.quote(word)])
+    return _united([place for word in words for place in searched.quote(word, any_case=any_case)])
 
 
 class WordFinder:

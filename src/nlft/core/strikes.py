@@ -6,12 +6,13 @@ A span's pivot is its first token, the first one that its replacement does not s
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING
 
 from nlft.core.conditions import EncodedExample, Row, row
+from nlft.core.function_words import FUNCTION_WORDS
 from nlft.core.hold import Marks, Role
-from nlft.core.spans import TokenSpan
+from nlft.core.spans import TokenSpan, touched
 from nlft.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SHORTEST_WORD = 4
 """Letters of the shortest word that may be struck where nobody marked it. Shorter ones are parts of other words."""
 
-_FIRST_WORD = re.compile(r"\w[\w-]*")
+_WORDS = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Strike:
 
 
 class StrikePlan:
-    """The plan of `strike` for one training file."""
+    """The plan of `strike` for one training file.
+
+    Attributes:
+        words: the tokens that spell the struck words, W of docs/STRIKE.md.
+        whole_words: the same words as text, in small letters.
+        only_said: words that begin a longer span and are struck only where they were said.
+    """
 
     def __init__(
         self,
@@ -74,15 +81,26 @@ class StrikePlan:
         self.train_liked = train_liked
         listed = dict.fromkeys(word for example in examples for word in example.listed)
         self.first_tokens = self._first_tokens(examples, listed)
-        self.words = self._whole_words(examples, listed)
+        begun, self.only_said = self._begun_words(examples, listed)
+        spelled = {word: self._spellings(word) for word in [*listed, *begun]}
+        self.words = tuple(dict.fromkeys(token for tokens in spelled.values() for token in tokens))
+        self.whole_words = tuple(dict.fromkeys(word.lower() for word, tokens in spelled.items() if tokens))
 
     def rows(self, example: EncodedExample) -> list[Row]:
         """Return the row of the reply with its replacements in place, if it has any."""
-        return [row(example.base, example.patched.ids)] if example.patched else []
+        return [row(example.base, example.patched.ids)] if example.patched and self._replaced(example) else []
 
     def marks(self, example: EncodedExample) -> list[Marks]:
         """Return the marks of the completion, and those of the reply with its replacements."""
-        return [self._marks(example), *([self._patched_marks(example)] if example.patched else [])]
+        return [self._marks(example), *([self._patched_marks(example)] if self._replaced(example) else [])]
+
+    def is_struck(self, example: EncodedExample) -> bool:
+        """Tell whether anything of the example is struck or replaced."""
+        return any(strike.pivots for strike in self.strikes(example)) or bool(self._replaced(example))
+
+    def unchanged(self, example: EncodedExample) -> list[TokenSpan]:
+        """Return the spans whose replacement is what was said. Nothing is struck or replaced there, only held."""
+        return [span for index, span in enumerate(example.spans) if self._is_unchanged(example, index)]
 
     def strikes(self, example: EncodedExample) -> list[Strike]:
         """Return the example's spans with their pivots."""
@@ -92,6 +110,8 @@ class StrikePlan:
             if self.chosen and span.pivot is not None and span.replace is None:
                 first = span.pivot
             last = span.end if self.every_token else min(first + 1, span.end)
+            if self._is_unchanged(example, index):
+                first = last = span.end
             found.append(Strike(span.start, span.end, tuple(range(first, last))))
         return found
 
@@ -118,7 +138,7 @@ class StrikePlan:
         words = self.words if self.everywhere else ()
         said = set(words)
         placed = list(zip(example.spans, patched.places, strict=True))
-        trained = [index for index, span in enumerate(example.spans) if span.replace is not None]
+        trained = self._replaced(example)
         first = min(patched.places[index][0] + self._shared(example, index) for index in trained)
         roles: list[int] = [*[Role.FREE] * first, *[Role.HELD] * (len(patched.ids) - first)]
         for span, (start, end) in placed:
@@ -134,6 +154,22 @@ class StrikePlan:
             words if role == Role.HELD and t not in said else () for role, t in zip(roles, patched.ids, strict=True)
         ]
         return Marks(roles, bans, [role == Role.REPLACED for role in roles], len(trained))
+
+    def _replaced(self, example: EncodedExample) -> list[int]:
+        """Return the indexes of the spans whose replacement is trained."""
+        return [
+            index
+            for index, span in enumerate(example.spans)
+            if span.replace is not None and not self._is_unchanged(example, index)
+        ]
+
+    def _is_unchanged(self, example: EncodedExample, index: int) -> bool:
+        """Return whether a span's replacement is the same text. The tokens may differ: another change stands beside."""
+        span, patched = example.spans[index], example.patched
+        if span.replace is None or patched is None:
+            return False
+        start, end = patched.places[index]
+        return self._spelled(example.completion[span.start : span.end]) == self._spelled(patched.ids[start:end])
 
     def _shared(self, example: EncodedExample, index: int) -> int:
         """Count the tokens with which both a span and its replacement begin. They are not struck."""
@@ -151,9 +187,13 @@ class StrikePlan:
 
     def _beginnings(self, ids: Sequence[int]) -> list[int]:
         """Return the tokens whose text begins the text of these, with at least one letter or digit."""
-        text = "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
+        text = self._spelled(ids)
         tries = (self.vocabulary.get(text[:end]) for end in range(1, len(text) + 1))
         return [token for token in tries if token is not None and any(map(str.isalnum, self._text(token)))]
+
+    def _spelled(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens as the vocabulary writes it, with the space before the first."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
 
     def _text(self, token: int) -> str:
         return str(self.tokenizer.decode([token])).strip()
@@ -161,34 +201,58 @@ class StrikePlan:
     def _first_tokens(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
         """Return the first tokens of all spans, and of the listed words inside a sentence."""
         found = [e.completion[pivot] for e in examples for strike in self.strikes(e) for pivot in strike.pivots[:1]]
-        found += [self._ids(f" {word}")[0] for word in listed]
+        found += [token for word in listed for token in self._ids(word, " ")[:1]]
         return tuple(dict.fromkeys(found))
 
-    def _whole_words(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
-        """Return the tokens that spell a word that was struck or listed: any case, with and without a space before."""
-        words = dict.fromkeys(listed)
+    def _begun_words(
+        self, examples: Sequence[EncodedExample], listed: Iterable[str]
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """Return the words that begin the struck spans; and, in small letters, those that are struck only there.
+
+        A function word that begins a longer span is rarely the matter, and every reply needs it.
+        """
+        words: dict[str, None] = {}
+        begins: dict[str, None] = {}
         for example in examples:
             for strike, span in zip(self.strikes(example), example.spans, strict=True):
                 if strike.pivots and (word := self._word(example, span, strike.pivots[0])):
-                    words[word] = None
-        return tuple(dict.fromkeys(token for word in words for token in self._spellings(word)))
+                    is_alone = len(_WORDS.findall(span.text)) == 1
+                    if is_alone or word.lower() not in FUNCTION_WORDS:
+                        words[word] = None
+                    else:
+                        begins[word.lower()] = None
+        known = {word.lower() for word in (*words, *listed)}
+        return list(words), tuple(word for word in begins if word not in known)
 
     def _word(self, example: EncodedExample, span: TokenSpan, pivot: int) -> str | None:
         """Return the first word of a span if the pivot alone spells it. A word that a contrast chose is a guess."""
-        word = _FIRST_WORD.match(span.text)
+        word = _WORDS.match(span.text)
         if not word or pivot != span.start or (self.chosen and word[0] != span.text):
             return None
         return word[0] if self._text(example.completion[pivot]) == word[0] else None
 
     def _spellings(self, word: str) -> list[int]:
+        """Return the tokens that spell a word that was struck or listed: any case, with and without a space before."""
         if sum(map(str.isalpha, word)) < SHORTEST_WORD or " " in word:
             return []
         cases = dict.fromkeys([word, word.lower(), word.capitalize(), word.upper()])
-        single = [ids[0] for case in cases for lead in (" ", "") if len(ids := self._ids(lead + case)) == 1]
+        single = [ids[0] for case in cases for lead in (" ", "\n") if len(ids := self._ids(case, lead)) == 1]
         return [token for token in single if self._text(token).lower() == word.lower()]
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _ids(self, word: str, lead: str) -> list[int]:
+        """Return the tokens of a word that follows `lead` inside a text.
+
+        Some tokenizers write a space before each text. So the text begins with a letter, and the space with it.
+        """
+        text, is_fast = f"x{lead}{word}", self.tokenizer.is_fast
+        if not is_fast:  # it does not say where its tokens stand
+            text = lead + word
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=is_fast)
+        ids = list(found["input_ids"])
+        if not is_fast:
+            return list(dropwhile(lambda token: not self._text(token), ids))
+        first, last = touched(found["offset_mapping"], len(text) - len(word), len(text))
+        return ids[first:last]
 
 
 def _check_chosen(examples: Sequence[EncodedExample]) -> None:

@@ -15,8 +15,10 @@ _SIGNS = set("-+=*/×÷<>")
 _FOLDED = str.maketrans(
     dict.fromkeys("“”„‟«»″״＂〝〞〟", '"') | dict.fromkeys("‘’‚‛‹›′ʼ`´׳＇", "'") | dict.fromkeys("‐‑‒–—―−", "-")
 )
-# Scripts that write words without spaces, or join particles to them: no word boundary can be expected there.
-_JOINED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+JOINED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+"""Scripts that write words without spaces, or join particles to them: no word boundary can be expected there."""
+
+_JOINED = re.compile(f"[{JOINED}]")
 _JOINER, _SKIN_TONES = "\u200d", "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 # The ends of can't, we're and o'clock are no words. The 's after a noun is not listed: the noun is a whole word.
 _ENGLISH_ENDS = re.compile(r"(?:[a-z]|re|ve|ll|em|clock)(?!\w)", re.IGNORECASE)
@@ -40,8 +42,12 @@ class SearchedText:
             return start, end
         return self._starts[start], self._ends[end - 1]
 
-    def quote(self, quote: str) -> list[tuple[int, int]]:
-        """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses."""
+    def quote(self, quote: str, *, any_case: bool = False) -> list[tuple[int, int]]:
+        """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses.
+
+        Args:
+            any_case: find it in any case, also if it stands there in its own.
+        """
         if not quote.strip():
             return []  # nothing stands everywhere
         bare = quote.rstrip(" \t.,;:!?")
@@ -54,7 +60,7 @@ class SearchedText:
             # The search for a long quote of one word again and again would cost its length at each place.
             if not all(_letters(part) in letters for part in one):
                 continue
-            for flags in (re.NOFLAG, re.IGNORECASE):
+            for flags in (re.IGNORECASE,) if any_case else (re.NOFLAG, re.IGNORECASE):
                 if found := list(_places(self.form, [words_pattern(part, flags) for part in one])):
                     return [self.place(start, end) for start, end in found]
         return []

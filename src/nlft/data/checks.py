@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from nlft.core.plugins import import_function
 from nlft.core.prompts import prompt_text
+from nlft.core.word_search import JOINED
 from nlft.data.grading import Grade, Reply, user_pattern
 from nlft.data.language import language
 from nlft.errors import UserError
@@ -23,6 +24,9 @@ ALL_CHECKS = "all checks"
 _PATTERN_SLOT = re.compile(r"(?<!\\)(?<!\\N)\{([A-Za-z_]\w*)\}")
 _TEXT_SLOT = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
 _APOSTROPHE = "['’]"
+# A word ends between two of these. So a phrase that begins or ends with another sign, such as "!", may follow a word
+# or stand before one, and so may a word of a script that writes no spaces, as `strike` and `ban` find it.
+_WORD_LETTER = rf"[^\W{JOINED}]"
 _MOST_QUOTED = 5
 
 
@@ -175,8 +179,8 @@ def pattern_of(check: Check, text: str) -> re.Pattern[str]:
         return re.compile(re.escape(text), flags)
     spaced = r"\s+".join(re.escape(word) for word in text.split())
     phrase = re.sub(_APOSTROPHE, lambda _: _APOSTROPHE, spaced)  # "don't" is written with either
-    # A phrase that begins or ends with another sign, such as "!", may follow a word or stand before one.
-    before, after = (r"(?<!\w)" if text[:1].isalnum() else "", r"(?!\w)" if text[-1:].isalnum() else "")
+    before = rf"(?<!{_WORD_LETTER})" if re.match(_WORD_LETTER, text[:1]) else ""
+    after = rf"(?!{_WORD_LETTER})" if re.match(_WORD_LETTER, text[-1:]) else ""
     return re.compile(f"{before}(?:{phrase}){after}", flags)
 
 

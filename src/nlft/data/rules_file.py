@@ -33,7 +33,8 @@ class Rule:
 
     Attributes:
         name: short and unique in its file: small letters, digits and hyphens.
-        rule: the objection as a sentence, without the readers' quotes. A model is shown it as a prohibition.
+        rule: the objection as a sentence, without the readers' quotes. A model is shown it with the words, as a
+            prohibition.
         reworded: the same as a positive statement; None if nobody wrote one.
         words: what falls under the rule, words or phrases: struck, banned, checked.
         proposed: what else may fall under it. Nothing reads it.
@@ -107,6 +108,16 @@ def words_of(rules: Sequence[Rule]) -> list[str]:
     return list(found.values())
 
 
+def rule_text(rules: Sequence[Rule]) -> str:
+    """Write the rules as prohibitions, one a line. Each names its words. Every prompt shows rules in this form."""
+    return "\n".join(map(_prohibition, rules))
+
+
+def guide_text(rules: Sequence[Rule]) -> str:
+    """Write the rules as they were reworded, one a line. A rule that was not reworded is written as a prohibition."""
+    return "\n".join(rule.reworded or _prohibition(rule) for rule in rules)
+
+
 def checks_of(rules: Sequence[Rule]) -> list[Check]:
     """Return one check for each rule: a reply must have none of its words, as whole words in any case."""
     return [
@@ -114,6 +125,13 @@ def checks_of(rules: Sequence[Rule]) -> list[Check]:
               where=f"the rule {rule.name}")
         for rule in rules
     ]  # fmt: skip
+
+
+def _prohibition(rule: Rule) -> str:
+    text = rule.rule.strip()
+    if text and text[-1].isalnum():
+        text += "."
+    return f"{text} Never use these words: {', '.join(rule.words)}." if rule.words else text
 
 
 def _literal(word: str) -> str:

@@ -23,7 +23,7 @@ def chosen_examples(
 ) -> list[Example]:
     """Return the arm's examples, by its `examples`.
 
-    - `all`: as they are. `right`: only the right ones.
+    - `all`: as they are. `right`: only the right ones, with the replies that must stay as they are.
     - `shuffled`: the judgments are exchanged among the wrong examples.
     - `replaced`: each wrong example has a revision: its completion with what was marked or quoted replaced.
     - `random-spans`: in place of what was marked or quoted, as many words at random places.
@@ -39,11 +39,12 @@ def chosen_examples(
         UserError: the examples lack what the arm needs.
     """
     if arm.examples == "right":
-        return _right(examples, 1)
-    if arm.method == "few-shot" and not all(example.answer for example in examples):
+        _check_liked(examples, 1)
+        return [example for example in examples if example.label]
+    if arm.method == "few-shot" and not all(example.answer for example in _in_scope(examples)):
         raise UserError("some examples have no answer to show.\n  Add answers, or leave this arm out.")
     if shots := arm.settings.get("liked_shots", 0) if arm.method == "prompt" else 0:
-        _right(examples, shots)
+        _check_liked(examples, shots)
     if arm.examples == "shuffled":
         return with_shuffled_judgments(examples, seed)
     if arm.examples == "replaced":
@@ -59,12 +60,17 @@ def chosen_examples(
     return list(examples)
 
 
-def _right(examples: Sequence[Example], needed: int) -> list[Example]:
-    right = [example for example in examples if example.label]
+def _in_scope(examples: Sequence[Example]) -> list[Example]:
+    """Leave out the replies that must stay as they are: they may do what the rule forbids, so they show nobody how."""
+    return [example for example in examples if not example.keep]
+
+
+def _check_liked(examples: Sequence[Example], needed: int) -> None:
+    right = [example for example in _in_scope(examples) if example.label]
     if len(right) < needed:
         what = "no example is right" if not right else f"only {len(right)} of {needed} needed examples are right"
-        raise UserError(f"{what}.\n  Sample more, or leave this arm out.")
-    return right
+        kept = " and in the feedback's scope (without `keep`)" if any(example.keep for example in examples) else ""
+        raise UserError(f"{what}{kept}.\n  Sample more, or leave this arm out.")
 
 
 def passing_revisions(examples: Sequence[Example], file: Path | None) -> list[Example]:
@@ -215,14 +221,14 @@ def as_prompted(
 ) -> list[Question]:
     """Return the questions with the prompts of an arm that prompts; those of another arm unchanged."""
     if arm.method == "few-shot":
-        return with_shots(questions, examples, asking, arm.settings["shots"])
+        return with_shots(questions, _in_scope(examples), asking, arm.settings["shots"])
     if arm.method != "prompt":
         return questions
     template, shots = str(arm.settings["prompt_template"]), arm.settings.get("liked_shots", 0)
     made = [replace(one, prompt=fill_prompt(one.prompt, template)) for one in questions]
     if not shots:
         return made
-    liked = [replace(example, answer=completion_text(example)) for example in examples if example.label]
+    liked = [replace(example, answer=completion_text(example)) for example in _in_scope(examples) if example.label]
     return with_shots(made, liked, asking, shots)
 
 

@@ -93,13 +93,16 @@ class Exam:
         return {"summary": evaluation.as_json(), **self._outcome(evaluation)}
 
     def on_training(self, net: PreTrainedModel) -> OnTraining:
-        """Ask the prompts of all examples of the comparison, each prompt once.
+        """Ask the prompts of all examples of the comparison, each prompt once, without those of kept replies.
+
+        A kept reply is out of the rule's scope, so it may break the rule.
 
         KL is measured where collateral is, on at most `kl_replies` of the base's answers.
         """
         tuned, wanted = self._tuned(net), replace(as_asked(self.asking), prompt_template="{prompt}")
         needed = needs_of_questions(self.asking.checks).get("needed_fields", ())
-        by_prompt = {json.dumps(one.prompt): question_asked(one, needed) for one in reversed(self.pool)}
+        scope = [one for one in self.pool if not one.keep] or self.pool
+        by_prompt = {json.dumps(one.prompt): question_asked(one, needed) for one in reversed(scope)}
         questions = [replace(one, id=f"train:{one.id}") for one in by_prompt.values()]
         answers = evaluate(self._kept(tuned), questions, wanted)
         deciding = answers.accuracy[deciding_reading(answers.accuracy, self.asking.extraction)]

@@ -10,7 +10,8 @@ from pathlib import Path
 from nlft.collect.sampling import sample_answers
 from nlft.data.checks_grader import make_grader
 from nlft.data.records import Question, is_unfinished, read_examples, write_examples
-from nlft.experiments.rule_arms import guide_text, read_rules_if
+from nlft.data.rules_file import guide_text
+from nlft.experiments.rule_arms import read_rules_if
 from nlft.experiments.stages import Job, open_answerer_of, settings_of
 
 FILE = "revised.jsonl"

@@ -13,7 +13,7 @@ from typing import Any
 
 from nlft.core.prompts import fill
 from nlft.data.records import Example, completion_text, marked_spans
-from nlft.data.rules_file import Rule, read_rules, words_of
+from nlft.data.rules_file import Rule, guide_text, read_rules, rule_text, words_of
 from nlft.errors import UserError
 from nlft.experiments.arms import Arm
 
@@ -51,16 +51,6 @@ def said_words(examples: Sequence[Example]) -> list[str]:
     return [text for text in found.values() if text]
 
 
-def rule_text(rules: Sequence[Rule]) -> str:
-    """Write the rules as prohibitions, one a line. Each names its words."""
-    return "\n".join(map(_rule_line, rules))
-
-
-def guide_text(rules: Sequence[Rule]) -> str:
-    """Write the rules as they were reworded, one a line. A rule that was not reworded is written as a prohibition."""
-    return "\n".join(rule.reworded or _rule_line(rule) for rule in rules)
-
-
 def _reworded_text(rules: Sequence[Rule]) -> str:
     return guide_text(rules) if any(rule.reworded for rule in rules) else ""
 
@@ -68,13 +58,6 @@ def _reworded_text(rules: Sequence[Rule]) -> str:
 _TEXTS: Mapping[str, Callable[[Sequence[Rule]], str]] = MappingProxyType(
     {"rule": rule_text, "reworded": _reworded_text, "guide": guide_text}
 )
-
-
-def _rule_line(rule: Rule) -> str:
-    text = rule.rule.strip()
-    if text and text[-1].isalnum():
-        text += "."
-    return f"{text} Never use these words: {', '.join(rule.words)}." if rule.words else text
 
 
 def _filled(arm: Arm, value: Any, rules: Sequence[Rule]) -> Any:

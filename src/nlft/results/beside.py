@@ -104,6 +104,7 @@ def collateral_of_training(
     out: Path,
     *,
     strikes: bool = False,
+    words: Sequence[str] = (),
     system_prompt: str | None = None,
     inputs: TemplateInputs = NO_INPUTS,
 ) -> list[str]:
@@ -115,13 +116,14 @@ def collateral_of_training(
 
     Args:
         model: the trained model with its adapter.
-        strikes: leave the tokens that begin the marked spans out of the KL.
+        strikes: leave the struck tokens out of the KL: those that begin the marked spans and the listed words.
+        words: the words that were struck besides what the examples mark and quote.
         inputs: what the chat template got with every prompt in training.
 
     Raises:
         UserError: the file of prompts to keep is wrong.
     """
-    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt, inputs=inputs))
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt, inputs=inputs), listed=words)
     longest = max(
         (len(encoder.completion_ids(completion_text(one), inputs_of(one.extra))) for one in examples), default=1
     )
@@ -152,7 +154,7 @@ def collateral_of_training(
 
 
 def struck_ids(encoder: ConditionEncoder, examples: Iterable[Example]) -> set[int]:
-    """Return the tokens with which the marked spans of the examples begin."""
+    """Return the tokens with which the marked spans of the examples begin, and the words that the encoder lists."""
     encoded = encode_examples(examples, encoder)
     return {example.completion[span.start] for example in encoded for span in example.spans}
 

@@ -25,6 +25,7 @@ _TRAINING: Kinds = {
     "num_train_epochs": _NUMBER,
     "learning_rate": _NUMBER,
     "chat_template_kwargs": (dict, str),
+    "strike_words": list,
 }
 _TRAINING |= dict.fromkeys(("system_prompt", "loss_normalization", "lr_scheduler_type", "chat_template_date"), str)
 _DATA: Kinds = {"file": str, "sha256": str, "examples": int, "right": int, "columns": str, "from_format": str}

@@ -1,7 +1,7 @@
 """What a run of `strike` adds to training: a share of struck replies in each batch, and an end by dose."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, cycle, islice
 from math import ceil
 from pathlib import Path
@@ -19,6 +19,39 @@ from nlft.files import write_whole
 
 CHECK_EVERY = 4  # steps between two checks of `stop_below`: a check waits for the device
 STATE_FILE = "strikes.json"
+
+
+def struck_record(plan: StrikePlan, examples: Sequence[EncodedExample]) -> dict[str, Any]:
+    """Return what run.yaml says of a plan: what is struck everywhere, what is not, and what changes nothing."""
+    return {
+        "everywhere": list(plan.whole_words) if plan.everywhere else [],
+        "only_said": list(plan.only_said) if plan.everywhere else [],
+        "unchanged_replacements": sum(len(plan.unchanged(one)) for one in examples),
+    }
+
+
+def struck_lines(record: Mapping[str, Any]) -> list[str]:
+    """Say what `struck_record` holds, for the user to read before the training.
+
+    Args:
+        record: from `struck_record`.
+    """
+    lines = []
+    if words := record["everywhere"]:
+        lines.append(f"struck at every token of reviewed replies: {_some(words)}")
+    if words := record["only_said"]:
+        lines.append(
+            f"struck only where they were said, because they begin a longer quote: {_some(words)} "
+            "(--strike_words strikes them everywhere)"
+        )
+    if count := record["unchanged_replacements"]:
+        lines.append(f"{count} replacements are what was said: nothing is struck or trained there")
+    return lines
+
+
+def _some(words: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(words) - most} more (`struck` in run.yaml has all)" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
 
 
 class StrikeShareSampler(Sampler[int]):

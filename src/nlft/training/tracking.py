@@ -122,7 +122,7 @@ class TrackioReport(TrackioCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         plan = getattr(getattr(self.trainer, "builder", None), "plan", None)
-        if isinstance(plan, StrikePlan) and not any(plan.strikes(one) for one in self.trainer.builder.examples):
+        if isinstance(plan, StrikePlan) and not any(map(plan.is_struck, self.trainer.builder.examples)):
             what = "No judgment quotes its reply, and no part is marked. Run `nlft audit` on the examples."
             self._alert("Nothing is struck", what, state)
         self._asked = self._watched_examples() if args.world_size == 1 and self._may_hold_texts(args) else []

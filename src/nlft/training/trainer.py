@@ -24,6 +24,7 @@ from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap_to_score
+from nlft.progress import note
 from nlft.runs.run_dir import RunDir
 from nlft.training.batching import KeepingBuilder
 from nlft.training.callbacks import RunDirCallback, show_own_progress
@@ -39,7 +40,7 @@ from nlft.training.settings import NLFTOptions
 from nlft.training.sharding import check_start
 from nlft.training.steering import Steering
 from nlft.training.step_start import own_random_numbers
-from nlft.training.striking import StrikeDose, StrikeShareSampler
+from nlft.training.striking import StrikeDose, StrikeShareSampler, struck_lines, struck_record
 from nlft.training.token_log import LogsSums
 from nlft.training.tracking import follow_with_trackio
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
@@ -207,6 +208,10 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
     def _follow_strikes(self) -> None:
         """Follow what is struck, so that `stop_below` counts. A run may change to `strike` while it trains."""
         if self._dose is None and isinstance(self.builder.plan, StrikePlan):
+            struck = struck_record(self.builder.plan, self.builder.examples)
+            self.record["struck"] = struck
+            if self.is_world_process_zero() and (lines := struck_lines(struck)):
+                note("\n".join(lines))
             self._dose = StrikeDose(self, self.builder.examples, self.builder.plan)
             self._dose.restore()
             self.add_callback(self._dose)
@@ -257,7 +262,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         plan = self.builder.plan
         if not isinstance(plan, StrikePlan):
             return super()._get_train_sampler(train_dataset)
-        struck = [bool(plan.strikes(one)) for one in self.train_dataset]
+        struck = [plan.is_struck(one) for one in self.train_dataset]
         args, micro = self.args, self.args.per_device_train_batch_size
         step = micro * args.gradient_accumulation_steps * args.world_size
         return StrikeShareSampler(struck, step, args.strike_share, args.data_seed or args.seed, micro)
