@@ -249,6 +249,8 @@ def test_strike_what_if_tags_as_python_does_and_says_what_it_cannot_compute(lamp
     from nlft.core.strikes import StrikePlan
 
     class Plain:
+        is_fast = False
+
         def get_vocab(self) -> dict[str, int]:
             return {}
 
