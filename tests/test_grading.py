@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from helpers.harness import harness_reading, harness_verdict
 from helpers.readings import KEPT, readings
+from nlft.data.answers.choices import read_choice
 from nlft.data.answers.final_answers import read_standard
 from nlft.data.answers.number_words import SCALES
 from nlft.data.answers.plain_text import composed
 from nlft.data.answers.quantities import plain_value
-from nlft.data.answers.text_answers import read_choice
 from nlft.data.gradable import is_undecided, unclear_numbers, why_unclear
 from nlft.data.grading import (
     ExtractionSettings,

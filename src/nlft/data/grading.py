@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 from nlft.core.plugins import broken, function_parts, import_function, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.core.prompts import Prompt
 from nlft.core.thoughts import without_thoughts
+from nlft.data.answers.choices import read_choice, read_standard_choice
 from nlft.data.answers.final_answers import MARK as MARK
 from nlft.data.answers.final_answers import read_final, read_standard
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare, plain_value, why_ungraded
-from nlft.data.answers.text_answers import read_choice, read_words
+from nlft.data.answers.text_answers import read_words
 from nlft.errors import UserError
 
 GROUP = "nlft.graders"  # the entry points by which other packages add graders
@@ -303,7 +304,7 @@ def _exact(ignore_case: bool = False) -> Grader:
 
 
 def _choice() -> Grader:
-    return ComparingGrader("choice", read_choice, read_choice)
+    return ComparingGrader("choice", read_choice, read_standard_choice)
 
 
 def user_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
