@@ -41,6 +41,6 @@ def without_denied_letters(text: str) -> str:
             start = part.start()
             spans += [(start, denial.start()) for denial in _DENIED_BEFORE.finditer(text, start, part.end())][-1:]
     denied = bytearray(len(text) + _FARTHEST)
-    for begin, end in spans:
-        denied[begin:end] = b"\1" * (end - begin)
+    for begin, upto in spans:
+        denied[begin:upto] = b"\1" * (upto - begin)
     return _LETTER.sub(lambda match: _DENIED if denied[match.start()] else match[0], text)
