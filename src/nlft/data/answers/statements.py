@@ -190,7 +190,7 @@ def _is_bound(run: Run) -> bool:
         return True
     if before[-1:] and before[-1] in w.AS and not w.BOUND_BEFORE.isdisjoint(before[-5:-1]):  # twice as many as 5
         return True
-    if after[:1] and after[0] in w.BOUND_AFTER or not w.BOUND_AFTER_COUNT.isdisjoint(after[1:2]):
+    if (after[:1] and after[0] in w.BOUND_AFTER) or not w.BOUND_AFTER_COUNT.isdisjoint(after[1:2]):
         return True
     if _PART_AFTER.match("".join(run.after[:8])) or any(pair in w.OPEN_AFTER for pair in pairwise(after)):
         return True
