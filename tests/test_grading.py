@@ -260,6 +260,19 @@ def test_exact_reads_words_as_a_person_does(completion):
     assert get_grader("exact")(completion, "Rome").grade == "wrong"
 
 
+@pytest.mark.parametrize(
+    "words", ["St. Louis", "J. K. Rowling", "Yahoo! Inc.", "e.g. this", "What? No!", "Mr. T. of St. Ives", "Paris"]
+)
+def test_exact_reads_a_full_stop_within_an_answer(words):
+    for reply in (
+        f"The answer is {words}.",
+        f"The answer is {words}",
+        f"So the answer is {words.rstrip('.')}. It is big. Very big.",
+    ):
+        assert get_grader("exact")(reply, words).grade == "right"
+        assert get_grader("exact")(reply, "Rome").grade == "wrong"
+
+
 def test_exact_knows_one_form_of_each_letter():
     assert get_grader("exact")("cafe\u0301", "caf\u00e9").grade == "right"
     # Python sorts accents in quadratic time, so a text with more than 30 in a row stays as it is.

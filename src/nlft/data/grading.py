@@ -291,11 +291,11 @@ def _as_text(read: Callable[[str], str | None]) -> Callable[[str], Quantity | No
 def _exact(ignore_case: bool = False) -> Grader:
     def read(text: str) -> Quantity | None:
         words = read_words(text.casefold() if ignore_case else text)
-        return words and Quantity(words[1], frozenset(words))
+        return Quantity(words[1], frozenset(words)) if words else None
 
     def read_answer(answer: str) -> Quantity | None:
         words = read_words(answer.casefold() if ignore_case else answer)
-        return words and Quantity(words[0], frozenset(words[:1]))
+        return Quantity(words[0], frozenset(words[:1])) if words else None
 
     def same(given: Quantity, expected: Quantity) -> Verdict:
         return "right" if expected.readings <= given.readings else "wrong"

@@ -62,6 +62,7 @@ _LINES_AFTER = 3
 _LONGEST = 200
 _MOST_MARKS = 50  # read from the beginning, and as many from the end; a model that repeats itself writes thousands
 _MOST_LINES = 200
+_MOST_ENDS = 5
 
 
 def read_final(text: str) -> Quantity | None:
@@ -197,6 +198,12 @@ def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str]
 def first_sentence(region: str) -> str:
     """Return the text up to the end of its first sentence."""
     return _SENTENCE.split(region, maxsplit=1)[0]
+
+
+def beginnings(region: str) -> list[str]:
+    """Return the text up to the end of its first sentence, of its first two, and so on, and the whole text."""
+    ends = [match.start() for match, _ in zip(_SENTENCE.finditer(region), range(_MOST_ENDS), strict=False)]
+    return [region[:end] for end in ends] + [region]
 
 
 def boxed(text: str) -> list[str]:

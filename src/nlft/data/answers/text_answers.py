@@ -1,7 +1,7 @@
 """Read the words that a reply answers with."""
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.answers.final_answers import MARK, MARKS, SAYS, boxed, first_sentence, regions
+from nlft.data.answers.final_answers import MARK, MARKS, SAYS, beginnings, boxed, regions
 from nlft.data.answers.plain_text import plain_characters
 
 _PAIRS = (("**", "**"), ('"', '"'), ("'", "'"), ("`", "`"), ("*", "*"), ("$", "$"), ("\\text{", "}"), ("(", ")"))
@@ -26,15 +26,19 @@ def bare_text(text: str) -> str:
     return text
 
 
-def read_words(text: str) -> tuple[str, str] | None:
+def read_words(text: str) -> tuple[str, ...] | None:
     """Return a reply's whole words, and the words of its final answer: what follows `####`, `Answer:`, "the answer is",
-    or stands in `\\boxed{}`. None: it has no words."""
+    or stands in `\\boxed{}`. None: it has no words.
+
+    What follows "the answer is" may end at several places, because a full stop may end a sentence or an abbreviation:
+    "The answer is St. Louis." gives "St" and "St. Louis".
+    """
     text = without_thoughts(text)
-    stated = text.rpartition(MARK)[2]
-    whole = bare_text(stated)
+    after = text.rpartition(MARK)[2]
+    whole, stated = bare_text(after), [after]
     if MARK not in text:
         plain = plain_characters(text)
         found = boxed(plain) + [region for _, region, _ in regions(MARKS, plain)]
-        found = found or [first_sentence(region) for _, region, _ in regions(SAYS, plain)]
-        stated = found[-1] if found else stated
-    return (whole, bare_text(stated)) if whole else None
+        said = [region for _, region, _ in regions(SAYS, plain)]
+        stated = found[-1:] or (beginnings(said[-1]) if said else stated)
+    return (whole, *dict.fromkeys(map(bare_text, stated))) if whole else None
