@@ -265,7 +265,7 @@ def test_exact_reads_words_as_a_person_does(completion):
 )
 def test_exact_reads_a_full_stop_within_an_answer(words):
     for reply in (
-        f"The answer is {words}.",
+        f"The answer is {words.rstrip('.')}.",
         f"The answer is {words}",
         f"So the answer is {words.rstrip('.')}. It is big. Very big.",
     ):

@@ -33,14 +33,15 @@ _REMAINS = re.compile(
 )
 # The result goes on: 6 and 2/3, 6 ⅔, 6.(6), 6.\overline{6}.
 _GOES_ON = re.compile(
-    r"\s*(?:and|und|et|y|e|en|и|と)\s+(?:[0-9]+\s*/|(?:an?|one|eine?|une?|uma?)?\s*"
+    r"\s{0,3}(?:and|und|et|y|e|en|и|と)\s{1,3}(?:[0-9]{1,9}\s?/|(?:an?|one|eine?|une?|uma?)?\s{0,3}"
     r"(?:half|third|quarter|fourth|fifth|halb|demi|medi[oa]|mezz[oa]|mei[oa]|tiers|tercio|viertel|drittel)\b)"
-    r"|\s*[¼-¾⅐-⅞]|[.,]?\s?(?:\([0-9]+\)|\\(?:overline|bar|dot|ldots|dots|ddot)\b|…)|[.]{3}|[0-9]?[\u0304\u0305\u0307]",
+    r"|\s{0,3}[¼-¾⅐-⅞]|[.,]?\s?(?:\([0-9]{1,9}\)|\\(?:overline|bar|dot|ldots|dots|ddot)\b|…)|[.]{3}|[0-9]?[\u0304\u0305\u0307]",
     re.IGNORECASE,
 )
-_CLOCK = re.compile(r"\s*(?:[ap]\.?\s?m\b|o['’]clock)", re.IGNORECASE)
+_CLOCK = re.compile(r"\s{0,3}(?:[ap]\.?\s?m\b|o['’]clock)", re.IGNORECASE)
 _HOURS = re.compile(
-    r"\s*(?:uhr|h|hours?|heures?|horas?|ore|uur|час\w*|stunden?)\b|\s*(?:[点點時시]|°|\\circ|\^\\circ)", re.IGNORECASE
+    r"\s{0,3}(?:uhr|h|hours?|heures?|horas?|ore|uur|час\w*|stunden?)\b|\s{0,3}(?:[点點時시]|°|\\circ|\^\\circ)",
+    re.IGNORECASE,
 )
 _NEAR = 60  # characters between a calculation and a word that changes its meaning
 
