@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from helpers.harness import harness_reading, harness_verdict
 from helpers.readings import KEPT, readings
+from nlft.data.answers.choices import read_choice
 from nlft.data.answers.final_answers import read_standard
 from nlft.data.answers.number_words import SCALES
 from nlft.data.answers.plain_text import composed
 from nlft.data.answers.quantities import plain_value
-from nlft.data.answers.text_answers import read_choice
 from nlft.data.gradable import is_undecided, unclear_numbers, why_unclear
 from nlft.data.grading import (
     ExtractionSettings,
@@ -258,6 +258,19 @@ def test_exact_ignores_white_space_and_optionally_case():
 def test_exact_reads_words_as_a_person_does(completion):
     assert get_grader("exact")(completion, "Paris").grade == "right"
     assert get_grader("exact")(completion, "Rome").grade == "wrong"
+
+
+@pytest.mark.parametrize(
+    "words", ["St. Louis", "J. K. Rowling", "Yahoo! Inc.", "e.g. this", "What? No!", "Mr. T. of St. Ives", "Paris"]
+)
+def test_exact_reads_a_full_stop_within_an_answer(words):
+    for reply in (
+        f"The answer is {words.rstrip('.')}.",
+        f"The answer is {words}",
+        f"So the answer is {words.rstrip('.')}. It is big. Very big.",
+    ):
+        assert get_grader("exact")(reply, words).grade == "right"
+        assert get_grader("exact")(reply, "Rome").grade == "wrong"
 
 
 def test_exact_knows_one_form_of_each_letter():

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from nlft.data.answers.choices import read_choice
 from nlft.data.answers.final_answers import read_final, read_standard
 from nlft.data.answers.quantities import Quantity, compare, why_ungraded
-from nlft.data.answers.text_answers import read_choice, read_words
+from nlft.data.answers.text_answers import read_words
 
 KEPT = Path(__file__).parents[1] / "golden" / "readings.jsonl"
 FORMS = KEPT.with_name("number-forms.txt")

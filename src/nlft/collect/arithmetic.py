@@ -8,15 +8,18 @@ from functools import lru_cache
 from itertools import combinations, groupby, pairwise
 from typing import NamedTuple
 
+from nlft.collect.other_arithmetic import Place, is_unclear, means_otherwise
+
 _MOST_TOKENS = 60  # in one side of a calculation; longer calculations are ignored
 _MOST_DIGITS = 15
 _ZERO = Fraction(0)
 _MOST_AMBIGUOUS = 6  # numbers with two readings in one calculation
 # Use no possessive groups: before 3.11.5, Python lets them match too much (gh-106052).
 _TOKEN = re.compile(
-    r"""(?P<number>(?:\\?[$£€][ ]?)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?
+    r"""(?P<number>(?!0[xXbBoO][0-9A-Fa-f])(?:\\?[$£€][ ]?)?
+                   (?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]++|(?<!\.)(?=\.[0-9]))(?:\.[0-9]++)?
                    (?![.,:]?[0-9])(?:[ ]?\\?%)?)
-    |(?P<odd>[0-9][0-9.,:]*|\*\*+|[=!<>:]=+|=>|\\[()\[\]]|\\(?!times\b|cdot\b|div\b)[A-Za-z]+)
+    |(?P<odd>0[xXbBoO][0-9A-Fa-f]+|[0-9][0-9.,:]*|\*\*+|[=!<>:]=+|=>|\\[()\[\]]|\\(?!times\b|cdot\b|div\b)[A-Za-z]+)
     |(?P<sign>[-+*/×÷·⋅∗−–]|\\times\b|\\cdot\b|\\div\b)
     |(?P<equals>=)|(?P<open>\()|(?P<close>\))
     |(?P<word>[^\W\d_]+)|(?P<other>\S)""",
@@ -25,13 +28,6 @@ _TOKEN = re.compile(
 _SIGNS = dict.fromkeys("*×·⋅∗", "*") | dict.fromkeys("-−–", "-") | {"/": "/", "÷": "/", "+": "+"}
 _SIGNS |= {r"\times": "*", r"\cdot": "*", r"\div": "/", "x": "*", "X": "*", "of": "*"}
 _APPLY = {"+": Fraction.__add__, "-": Fraction.__sub__, "*": Fraction.__mul__, "/": Fraction.__truediv__}
-# Next to one of these words, a calculation's figures do not tell its meaning: "twice 5 + 3", "1.2 million".
-_UNCLEAR = re.compile(
-    r"of|times|plus|minus|by|twice|thrice|double|triple|half|quarter|third|over|per|percent|than|more|less|fewer"
-    r"|dozens?|hundred|thousand|[mb]illion|remainder|divided|multiplied|added|subtracted|squared|cubed|root|mod"
-    r"|sqrt|log|ln|sin|cos|tan|gcd|lcm|average|mean|median",
-    re.IGNORECASE,
-)
 _FRACTION = re.compile(r"[0-9.,/%)]+|half|double|percent|\w*(?:third|quarter|[a-z]th)s?|fraction|part", re.IGNORECASE)
 _HARMLESS_AFTER = ("more", "less", "fewer", "than", "of", "by", "over", "per")
 # Figures in two different measures of one set cannot be compared without conversion.
@@ -47,8 +43,6 @@ _OPENS = ("$", "{", "[", "<", "|", '"', "“", "'", "‘", "`", r"\(", r"\[")
 _GROUPING = r"(?:['’ʼ`´~]|\\[,;:!]|\{,\})"
 _GROUP_AFTER, _GROUP_BEFORE = re.compile(rf"{_GROUPING}[0-9]{{3}}"), re.compile(rf"[0-9]{_GROUPING}$")
 _AMBIGUOUS = re.compile(r"(?P<whole>[1-9][0-9]{0,2})(?P<mark>[.,])(?P<group>[0-9]{3})(?![0-9.,])")  # 12.000, 1,250
-_CLOCK = re.compile(r"\s*(?:[ap]\.?\s?m\b|o['’]clock)", re.IGNORECASE)
-_ROUNDED = re.compile(r".{0,30}?(?:round|approx|about|nearest)", re.IGNORECASE)
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks: 64-35=<<64-35=29>>29
 
 
@@ -129,8 +123,9 @@ def _calculation(line: str, left: list[_Token], right: list[_Token]) -> Calculat
     begins = start == 0 or _begins_cleanly(line, left, start)
     ends = result.at == len(right) or _ends_cleanly(line, right, result.at)
     agrees = _agrees(side, result) or _agrees_otherwise(left[start:], right[:_MOST_TOKENS])
-    on_clock = _CLOCK.match(line, right[result.at - 1].end) or _CLOCK.match(line, right[0].end)  # 11 + 2 = 1 pm
-    if on_clock or not (begins and ends and _units_agree(side, result, right)):
+    place = Place(line, left[start].start, right[0].end, right[result.at - 1].end)
+    otherwise = not agrees and means_otherwise(place, side.value, result.first, divides="/" in side.signs)
+    if otherwise or not (begins and ends and _units_agree(side, result, right)):
         return None
     upto = result.at
     if right[0].kind == "number" and (not result.signs or result.first == side.value):
@@ -249,7 +244,7 @@ def _value_of(text: str) -> tuple[Fraction, int]:
 
 
 def _is_unclear(token: _Token) -> bool:
-    return token.kind == "word" and _UNCLEAR.fullmatch(token.text) is not None
+    return token.kind == "word" and is_unclear(token.text)
 
 
 def _is_noun(token: _Token) -> bool:
@@ -271,8 +266,8 @@ def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
         is_mixed = before.text == "and" and earlier.kind == "number"  # 1 and 1/4
         # "half of 3 + 4" is unclear; "a total of 3 + 4" is clear.
         is_fraction = before.text == "of" and _FRACTION.fullmatch(earlier.text) is not None
-        is_unclear = _is_unclear(earlier if before.text == "of" else before)
-        return spaced and not (is_mixed or is_fraction or is_unclear or before.text in ("x", "X"))
+        unclear = _is_unclear(earlier if before.text == "of" else before)
+        return spaced and not (is_mixed or is_fraction or unclear or before.text in ("x", "X"))
     if before.kind == "sign":
         return start == 1 and spaced and not line[: before.start].strip()  # a list's bullet
     if before.text.startswith("**"):  # bold, unless it is a power
@@ -283,8 +278,8 @@ def _begins_cleanly(line: str, tokens: list[_Token], start: int) -> bool:
 def _ends_cleanly(line: str, tokens: list[_Token], at: int) -> bool:
     """Return whether the text after the result is certainly not part of it."""
     after, spaced = tokens[at], tokens[at].start > tokens[at - 1].end
-    is_unclear = _is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER
-    if is_unclear or after.text[0].isdigit() or _ROUNDED.match(line, after.start):
+    unclear = _is_unclear(after) and after.text.lower() not in _HARMLESS_AFTER
+    if unclear or after.text[0].isnumeric():  # 6 ⅔
         return False
     if _GROUP_AFTER.match(line, tokens[at - 1].end):
         return False

@@ -13,7 +13,10 @@ from nlft.data.records import Example, completion_text
 
 RightOrWrong = Literal["right", "wrong"]
 
-_UNSURE = re.compile(r"\b(?:part(?:ly|ially)|mostly|almost|half|or)\b", re.IGNORECASE)
+_UNSURE = re.compile(
+    r"\b(?:part(?:ly|ially)|mostly|almost|nearly|half|or|teilweise|fast|presque|casi|quase)\b|[?？]", re.I
+)
+_CLOSING_TAG = re.compile(r"</[\w ]{1,30}>")
 _QUOTED = re.compile(r'"([^"\n]{2,})"|“([^“”\n]{2,})”')
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 # Terminal escape sequences: CSI, those with a text that ends at a bell or ESC \ (such as OSC), and all others.
@@ -98,7 +101,7 @@ def _parts(text: str) -> tuple[str, str, RightOrWrong | None]:
     marks = corrections(text)
     stops = [start for start, _ in marks[1:]] + [len(text)]
     pieces = [text[end:stop] for (_, end), stop in zip(marks, stops, strict=False)]
-    correction = " ".join(" ".join(pieces).split())
+    correction = " ".join(_CLOSING_TAG.sub("", " ".join(pieces)).split())
     criticism = text[: marks[0][0]] if marks else text
     return criticism.strip(), correction if re.search(r"\w", correction) else "", says
 

@@ -4,22 +4,25 @@ Needs neither tokenizer nor torch.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # ：to :, and Ｖ to V
 _COLON = "[:﹕∶꞉ː︰]"
 _BOLD = "[*_`]{0,4}"
-_BEFORE = r" \t*_#>`(\[•·-"  # signs for lists and bold type
+_BEFORE = " \t*_#>`(\\[•·|<{\"'-"  # signs for lists, bold type, tables, tags and JSON
 _ANSWERS = "answer|result|value|number|step|solution|calculation|equation|version"
 # Words are found in any case. Scripts without spaces join the words of the second group to others.
 _CORRECTIONS = (
     rf"(?:the\s)?(?:corrections?|(?:correct(?:ed)?|right|expected)\s(?:{_ANSWERS})|corrected)"
+    r"|fix(?:e[sd])?|should\s(?:be|read|say)"
     r"|korrekturen|korrektur|korrigiert|berichtigung(?:en)?|richtigstellung|richtige\s(?:antwort|lösung|rechnung)"
     r"|corrigé|rectification|(?:bonne\sréponse|réponse\scorrecte)|correcci(?:ón|ones)|corregido|respuesta\scorrecta"
     r"|corre[cç]?[cç](?:ão|ões)|resposta\scorreta|correzion[ei]|risposta\scorretta|correctie|verbetering"
     r"|juiste\santwoord|исправлени[ея]|исправлено|правильный\sответ|виправлення|poprawka|korekta|oprava|rättelse"
     r"|düzeltme|koreksi|perbaikan|corectare|διόρθωση|sửa\slại|đính\schính",
-    "更正|纠正|糾正|修正|改正|订正|訂正|正确答案|正確答案|正しい答え|정정|수정|교정|올바른 답|تصحيح|सुधार|תיקון",
+    "更正|纠正|糾正|修正|改正|订正|訂正|正确答案|正確答案|正しい答え"
+    "|应为|應為|应该是|應該是|정정|수정|교정|올바른 답|تصحيح|सुधार|תיקון",
 )
 _VERDICTS = (
     r"(?:final\s)?verdicts?|urteil|veredi[ct]?to|verdetto|oordeel|вердикт|вирок|werdykt|verdikt|karar|putusan",
@@ -31,20 +34,36 @@ _WHICH = (
 )
 
 
-def _mark(words: tuple[str, str]) -> re.Pattern[str]:
-    """Make a pattern for a mark: its words and a colon; or, at a line's start, its words alone or with a dash."""
-    spaced, joined = words
-    first = "".join(sorted({word.lstrip("(?:")[0] for group in words for word in group.split("|")}))
+# How Chinese and Japanese go on after the word: 更正为, 修正後, 修正后的答案.
+_JOINED_ON = "[为為後后的のしたは如下结結果答案值値]{0,6}"
+
+
+def _either(pattern: str) -> str:
+    """Return a pattern that finds letters with accents as one character, and as a letter with an accent after it."""
+    apart = unicodedata.normalize("NFD", pattern)
+    return pattern if apart == pattern else f"{pattern}|{apart}"
+
+
+def _mark(words: tuple[str, str], goes_on: str) -> re.Pattern[str]:
+    """Make a pattern for a mark.
+
+    It is the words and a colon, or a tag; or, at a line's start, the words alone, or with a dash, an arrow, a table's
+    bar, or what `goes_on` allows.
+    """
+    spaced, joined = (_either(group) for group in words)
+    first = "".join(sorted({word.lstrip("(?:")[0] for group in (spaced, joined) for word in group.split("|")}))
     # The first letter decides quickly that most places hold no mark.
-    named = rf"(?=[{first}])(?:(?<![^\W_])(?:{spaced})|(?:{joined})){_BOLD}{_WHICH}{_BOLD}"
+    named = rf"(?=[{first}])(?:(?<![^\W_])(?:{spaced})|(?:{joined}){_JOINED_ON}){_BOLD}{_WHICH}{_BOLD}"
     at_start = rf"^[{_BEFORE}]*(?:\d{{1,2}}[.)][ \t*_]*)?"
     return re.compile(
-        rf"{at_start}{named}[ \t\r]*(?:$|[-–—=]+(?=\s))|(?:{at_start})?{named}{_SPACE}?{_COLON}{_BOLD}",
+        rf"{at_start}{named}[ \t\r]*(?:$|[-–—=]+>?(?=\s)|[→⇒➔➜⟶|]|{goes_on})"
+        rf"|(?:{at_start})?{named}[\"'”’»]?{_SPACE}?{_COLON}{_BOLD}|(?<=<){named}>",
         re.IGNORECASE | re.MULTILINE,
     )
 
 
-_CORRECTION, _VERDICT = _mark(_CORRECTIONS), _mark(_VERDICTS)
+_CORRECTION = _mark(_CORRECTIONS, r"is\b(?=[ \t]*[-−+$€£\"'“(\[\\]?\d)")
+_VERDICT = _mark(_VERDICTS, r"is\b")
 
 
 def corrections(text: str) -> list[tuple[int, int]]:
@@ -62,7 +81,7 @@ def _places(mark: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
     end = 0
     for match in mark.finditer(narrow(text)):
         start = match.start()
-        while start > end and text[start - 1] in " \t*_#>`([•·-":
+        while start > end and text[start - 1] in " \t*_#>`([•·|<{\"'-":
             start -= 1
         end = match.end()
         yield start, end
@@ -74,36 +93,77 @@ def without_heading(text: str) -> str:
     return text[match.end() :] if match else text
 
 
+_HEADINGS = (
+    "feedback|judge?ment|assessment|反馈|评价|評価|평가|bewertung|évaluation|evaluación|avaliação|valutazione|beoordeling"
+    "|оценка"
+)
 _HEADING = re.compile(
-    rf"^[\s*_#]*(?:feedback|judge?ment|assessment|反馈|评价|評価|평가|bewertung|évaluation|evaluación|avaliação|valutazione"
-    rf"|beoordeling|оценка){_BOLD}{_SPACE}?{_COLON}{_BOLD}\s*",
+    rf"^[\s*_#]*(?:{_either(_HEADINGS)}){_BOLD}{_SPACE}?{_COLON}{_BOLD}\s*",
     re.IGNORECASE,
 )
 
 _RIGHT = (
-    r"right|correct[aeo]?|richtig|korrekt|juste?|exacte?|ciert[ao]|corret[ao]|cert[ao]|corrett[ao]|giust[ao]|juist|goed"
-    r"|верно|правильно|верный|doğru|benar"
+    r"right|correct[aeo]?|true|accurate|valid|richtig|korrekt|juste?|exacte?|ciert[ao]|corret[ao]|cert[ao]|corrett[ao]"
+    r"|giust[ao]|juist|goed|верно|правильно|верный|doğru|benar"
 )
 _WRONG = (
-    r"wrong|incorrect[aeo]?|falsch|inkorrekt|unrichtig|fehlerhaft|fau(?:x|sse)|inexacte?|erronée?|err[oóô]ne[ao]"
-    r"|equivocad[ao]|fals[ao]|incorret[ao]|errad[ao]|scorrett[ao]|sbagliat[ao]|errat[ao]|fout|onjuist|verkeerd|неверно"
-    r"|неправильно|неверный|ошибочно|yanlış|salah"
+    r"wrong|incorrect[aeo]?|false|untrue|inaccurate|erroneous|mistaken|flawed|invalid|falsch|inkorrekt|unrichtig"
+    r"|fehlerhaft|fau(?:x|sse)|inexacte?|erronée?|err[oóô]ne[ao]|equivocad[ao]|fals[ao]|incorret[ao]|errad[ao]"
+    r"|scorrett[ao]|sbagliat[ao]|errat[ao]|fout|onjuist|verkeerd|неверно|неправильно|неверный|ошибочно|yanlış|salah"
 )
-_NOT = r"(?:not|isn['’]t|nicht|pas|no|no\ses|non|não|niet|не)"
-_JOINED_RIGHT = "正[确確解]|正しい|[对對]|合って|맞음|맞다|맞습니다|옳음|올바름"
-_JOINED_WRONG = "不正[确確解]|不[对對]|正しくない|[错錯][误誤]?|有误|誤り|間違|틀림|틀렸|틀린|오답|잘못|맞지 않"
-_SAYS_WRONG = re.compile(rf"\b(?:{_WRONG}|{_NOT}\s(?:{_RIGHT}))\b|{_JOINED_WRONG}", re.IGNORECASE)
+_ERRORS = r"errors?|mistakes?|fehler|erreurs?|errore[si]?|erros?|fouten|ошибок|ошибки"
+_NOT = (
+    r"(?:not|\w{1,6}n['’]t|never|hardly|scarcely|barely|cannot|nothing|neither|nor|far\sfrom|by\sno\smeans|anything\sbut"
+    r"|nowhere\snear|less\sthan|nicht|nichts|keineswegs|kaum|nie|pas|rien|jamais|no\ses|nada|nunca|non|niente|não|niet"
+    r"|niets|nooit|не|ничего)"
+)
+_NONE = (
+    r"(?:no|not\san[dy]?|without|free\sof|zero|ohne|keine?|sans|aucune?|sin|ning[uú]n|sem|nenhum|senza|nessun|geen"
+    r"|без|нет)"
+)
+# Words between a negation and what it negates: "not entirely correct".
+_BETWEEN = (
+    r"(?:\s(?:be|been|being|is|it|a|an|the|at\sall|so|that|all|any|in|entirely|quite|completely|fully|really|actually"
+    r"|strictly|totally|wholly|exactly|technically|altogether|necessarily|possibly|even|very|100%|ist|est|es|è|é|ser|ganz|völlig|wirklich"
+    r"|vollständig|komplett|unbedingt|so|tout\sà\sfait|entièrement|vraiment|complètement|del\stodo|completamente"
+    r"|totalmente|exactamente|del\stutto|totalmente|exatamente|helemaal|echt|совсем|вполне|полностью)){0,3}"
+)
+_SO = "[是太够夠很全完十分能算怎么麼甚並并]{0,4}"
+_JOINED_RIGHT = "正[确確解]|正しい|[对對]|合って|맞음|맞다|맞습니다|옳음|올바름|不[错錯]"
+_JOINED_WRONG = "[错錯][误誤]?|有误|誤り|間違い?|틀림|틀렸|틀린|오답|잘못|틀리"
+_JOINED_NOT_RIGHT = (
+    f"[不非没沒未]{_SO}(?:正[确確]|[对對])|不正解|(?:正し|正解|合って)[^。.\n]{{0,6}}?(?:ない|ません|ありま|無)"
+    "|(?:맞|옳|올바르)[^.\n]{0,2}지 ?(?:않|못)"
+)
+_JOINED_NOT_WRONG = (
+    f"[没沒无無未][有什么麼任何发發现現何]{{0,5}}(?:{_JOINED_WRONG})|不[错錯](?!误|誤)|不是[错錯]"
+    "|(?:誤り|間違い?)[^。.\n]{0,4}?(?:ない|なし|ません|無)|(?:틀리|잘못)[^.\n]{0,4}?(?:않|없)"
+)
+_NOT_WRONG = re.compile(
+    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_WRONG})|{_NONE}\s(?:\w{{1,12}}\s)?(?:{_ERRORS}|{_WRONG}))\b|{_JOINED_NOT_WRONG}",
+    re.IGNORECASE,
+)
+_SAYS_WRONG = re.compile(
+    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_RIGHT})|{_WRONG}|{_ERRORS})\b|{_JOINED_NOT_RIGHT}|{_JOINED_WRONG}", re.IGNORECASE
+)
 _SAYS_RIGHT = re.compile(rf"\b(?:{_RIGHT})\b|{_JOINED_RIGHT}", re.IGNORECASE)
+_MOST_WORDS = 2000  # characters of a verdict that are read
 
 
 def says_wrong(verdict: str) -> bool:
-    """Return whether a verdict has a word for wrong, such as "incorrect" or "not right"."""
-    return _SAYS_WRONG.search(verdict) is not None
+    """Return whether a verdict has a word for wrong, such as "incorrect" or "not quite right"."""
+    return _SAYS_WRONG.search(_NOT_WRONG.sub(" ", _one_form(verdict))) is not None
 
 
 def says_right(verdict: str) -> bool:
-    """Return whether a verdict has a word for right, besides its words for wrong."""
-    return _SAYS_RIGHT.search(_SAYS_WRONG.sub(" ", verdict)) is not None
+    """Return whether a verdict has a word for right, such as "not wrong", besides its words for wrong."""
+    verdict, denials = _NOT_WRONG.subn(" ", _one_form(verdict))
+    return denials > 0 or _SAYS_RIGHT.search(_SAYS_WRONG.sub(" ", verdict)) is not None
+
+
+def _one_form(verdict: str) -> str:
+    """Return the beginning of a verdict, with letters and accents in one character."""
+    return unicodedata.normalize("NFC", verdict[:_MOST_WORDS])
 
 
 def narrow(text: str) -> str:

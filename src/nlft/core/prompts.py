@@ -17,6 +17,10 @@ Prompt = str | list[Message]
 
 CORRECTION_MARK = "Correction:"  # as this package writes it; `nlft.core.marks` has the marks that it reads
 _WORD = re.compile(r"\w")
+# A correction that ends so has its value after it, perhaps behind a blank line.
+_ANNOUNCES = re.compile(
+    r"(?:[:：]|\b(?:below|follows|following|folgt|suivante?|siguiente|seguinte|seguente)\b)\W*$", re.I
+)
 _SENTENCE_ENDS = frozenset(".!?。！？")
 # How the judge by rules begins a finding. It writes no blank line between a correction and the next finding.
 _FINDING = re.compile(
@@ -238,8 +242,8 @@ def without_corrections(judgment: str) -> str:
     """Remove the judgment's corrections.
 
     A correction begins with a mark such as `Correction:`, in any case and with or without bold type. It reaches to the
-    next blank line, or to the next finding of the judge by rules. Within a line that has other words before the mark,
-    a correction that ends its sentence ends with its line.
+    next blank line after its value, or to the next finding of the judge by rules. Within a line that has other words
+    before the mark, a correction that ends its sentence ends with its line.
 
     >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
     'The step "64 - 35 = 34" is miscalculated.'
@@ -251,7 +255,7 @@ def without_corrections(judgment: str) -> str:
             start, end = marks[0]
             before, value = line[:start].rstrip(), line[end:]
             kept.append(before)
-            awaits_value = not _WORD.search(value)
+            awaits_value = _awaits_value(value)
             inside = awaits_value or not (_WORD.search(before) and _ends_sentence(value))
         elif inside:
             fenced ^= line.lstrip().startswith("```")
@@ -259,12 +263,17 @@ def without_corrections(judgment: str) -> str:
                 inside = False
                 kept.append(line.rstrip())
             elif line.strip():
-                awaits_value = False
+                awaits_value = _ANNOUNCES.search(line) is not None
             else:
                 inside = awaits_value or fenced
         else:
             kept.append(line.rstrip())
     return "\n".join(line for line in kept if line)
+
+
+def _awaits_value(correction: str) -> bool:
+    """Return whether the value of a correction stands on another line."""
+    return not _WORD.search(correction) or _ANNOUNCES.search(correction) is not None
 
 
 def _ends_sentence(text: str) -> bool:

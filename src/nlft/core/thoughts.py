@@ -2,12 +2,18 @@
 
 import re
 
-_NAMES = r"(?:seed:|ant:?)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|inner_monologue|analysis)"
+from nlft.core.marks import narrow
+
+_NAMES = (
+    r"(?:\w{1,20}[:_]|ant)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch_?pad|inner_monologue|analysis"
+    r"|rationale|cot|think_never_used_\w{1,40})"
+)
 # A tag beside a quotation mark is quoted: it is about a tag, and is none.
 _NOT_QUOTED = r"(?=[<\[◁])(?<![\"'“‘«`])(?:{})(?![\"'”’»`])"
 _OPENS = re.compile(
     _NOT_QUOTED.format(
         rf"<{_NAMES}(?:\s[^<>]*)?>|\[{_NAMES}\]|◁{_NAMES}▷|<\|?(?:begin_of_|start_)(?:thought|thinking|think)\|?>"
+        rf"|<\|{_NAMES}(?:_start|_begin)?\|>"
         r"|(?:<\|start\|>assistant)?<\|?channel\|?>(?:analysis|commentary|thought)\b[^<]*(?:<\|message\|>)?"
         r"|<unused94>(?:thought)?"
     ),
@@ -16,6 +22,7 @@ _OPENS = re.compile(
 _CLOSES = re.compile(
     _NOT_QUOTED.format(
         rf"</{_NAMES}\s*>|\[/{_NAMES}\]|◁/{_NAMES}▷|<\|?end_(?:of_)?(?:thought|thinking|think)\|?>"
+        rf"|<\|(?:/{_NAMES}|{_NAMES}_(?:end|stop))\|>"
         r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final(?:\s[^<]*)?<\|message\|>|<channel\|>|<unused95>"
     ),
     re.IGNORECASE,
@@ -31,25 +38,27 @@ def without_thoughts(text: str) -> str:
     >>> without_thoughts("<think>\nVerdict: right?\n</think>\n\nVerdict: wrong")
     'Verdict: wrong'
     """
-    *_, end = [0, *(match.end() for match in _CLOSES.finditer(text))]
-    after = _OPENS.split(text[end:], maxsplit=1)[0].strip()
+    tags = narrow(text)  # each character keeps its place
+    *_, end = [0, *(match.end() for match in _CLOSES.finditer(tags))]
+    opening = _OPENS.search(tags, end)
+    after = text[end : opening.start() if opening else None].strip()
     if after or not end:
         return after
-    opening = _OPENS.search(text)
+    opening = _OPENS.search(tags)
     return text[: opening.start()].strip() if opening else ""
 
 
 def thought_tags(text: str) -> list[tuple[int, int]]:
     """Return where the tags stand that open or close a thought: (start, end) of each, in order."""
-    return sorted(match.span() for pattern in (_OPENS, _CLOSES) for match in pattern.finditer(text))
+    return sorted(match.span() for pattern in (_OPENS, _CLOSES) for match in pattern.finditer(narrow(text)))
 
 
 def closes_thought(text: str) -> bool:
     """Return whether a text has a tag that ends a thought."""
-    return _CLOSES.search(text) is not None
+    return _CLOSES.search(narrow(text)) is not None
 
 
 def open_at_end(text: str) -> str:
     """Return the tag that opens a thought at the end of a text, with the white space after it; else an empty text."""
-    *_, last = [None, *_OPENS.finditer(text)]
+    *_, last = [None, *_OPENS.finditer(narrow(text))]
     return text[last.start() :] if last and not text[last.end() :].strip() else ""

@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 from nlft.core.plugins import broken, function_parts, import_function, load_plug_in, package_of, plug_ins, refuse_clash
 from nlft.core.prompts import Prompt
 from nlft.core.thoughts import without_thoughts
+from nlft.data.answers.choices import read_choice, read_standard_choice
 from nlft.data.answers.final_answers import MARK as MARK
 from nlft.data.answers.final_answers import read_final, read_standard
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare, plain_value, why_ungraded
-from nlft.data.answers.text_answers import read_choice, read_words
+from nlft.data.answers.text_answers import read_words
 from nlft.errors import UserError
 
 GROUP = "nlft.graders"  # the entry points by which other packages add graders
@@ -290,11 +291,11 @@ def _as_text(read: Callable[[str], str | None]) -> Callable[[str], Quantity | No
 def _exact(ignore_case: bool = False) -> Grader:
     def read(text: str) -> Quantity | None:
         words = read_words(text.casefold() if ignore_case else text)
-        return words and Quantity(words[1], frozenset(words))
+        return Quantity(words[1], frozenset(words)) if words else None
 
     def read_answer(answer: str) -> Quantity | None:
         words = read_words(answer.casefold() if ignore_case else answer)
-        return words and Quantity(words[0], frozenset(words[:1]))
+        return Quantity(words[0], frozenset(words[:1])) if words else None
 
     def same(given: Quantity, expected: Quantity) -> Verdict:
         return "right" if expected.readings <= given.readings else "wrong"
@@ -303,7 +304,7 @@ def _exact(ignore_case: bool = False) -> Grader:
 
 
 def _choice() -> Grader:
-    return ComparingGrader("choice", read_choice, read_choice)
+    return ComparingGrader("choice", read_choice, read_standard_choice)
 
 
 def user_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:

@@ -69,6 +69,9 @@ def _part_text(part: object) -> str:
     if not isinstance(part, Mapping):
         raise TypeError(part)
     kind = part.get("type")
+    kind = kind.lower() if isinstance(kind, str) else kind
+    if part.get("thought") is True:  # as Gemini marks its thoughts
+        return ""
     if kind == "refusal":
         return _content_text(part.get("refusal"))
     if kind not in _TEXT_PARTS:

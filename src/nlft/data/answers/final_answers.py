@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from nlft.core.thoughts import without_thoughts
+from nlft.data.answers.number_words import BEGINS, NO_NUMBER
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
 from nlft.data.answers.statements import begins_with_number, is_short, read_statement
@@ -32,14 +33,36 @@ NEXT_TURN = re.compile(
     r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
 )
-_SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
+# Some full stops end no sentence: `vs. 3`, `no. 5`.
+_SENTENCE = re.compile(
+    r"(?<=[.!?])(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?!(?<=\bno\.)[ \t][0-9])[ \t]+(?=\S)",
+    re.IGNORECASE,
+)
 _HEADING = re.compile(r"[ \t*_]*([0-9]{1,2})[.)][ \t]+(?=[^\s0-9])")
 _ITEM = re.compile(r"^[ \t]*(?:[-*×+][ \t]+)?[0-9]{1,2}[.)][ \t]+(?=[^\s0-9])")
 _STEP = re.compile(r"^[ \t#*]{0,12}(?:step|part)[ \t]?[0-9]{1,3}(?=\W|$)", re.IGNORECASE)
+# A line that is only a number, perhaps as the value of an unknown.
+_BARE = re.compile(
+    r"[\s*•-]{0,8}(?:(?P<unknown>[A-Za-z])[ \t]?[=:][ \t]?)?[-+$€£]{0,2}[0-9][0-9.,]{0,40}%?[\s*.,;]{0,8}"
+)
+# A sentence that checks, explains or vouches for an answer: its numbers are no answer.
+_BESIDE = re.compile(
+    r"^\W{0,4}(?:(?:let's|let us|let me|now|to|we|i|can|you|double|quick|and)[ -]){0,3}"
+    r"(?:check|verif|substituting back|plugging|confiden|source|notes?\b|reference|proof\b|time taken|probe\b|vérif"
+    r"|compr(?:uebo|obac)|hinweis|anmerkung|quelle)"
+    r"|\b(?:sure|certain|confident|positive|sicher|confian[çc]a|certeza|seguro|sûr|sicuro|zeker)\W{0,3}$"
+    r"|^\W{0,4}\([^()]*[^\W\d_]{2}[^()]*\)\W{0,4}$|^[^()]*\b(?:decimals|decimal places|significant)\b",
+    re.IGNORECASE,
+)
+_FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
+_CITES = re.compile(r"\W{0,4}\[[0-9 ,]{1,9}\]\W{0,4}")
+_ASKS = re.compile(r"[?？][\s*_)\"'$]{0,8}$")
+_MOST_WORDS, _FEW_WORDS = 6, 3
 _LINES_AFTER = 3
 _LONGEST = 200
 _MOST_MARKS = 50  # read from the beginning, and as many from the end; a model that repeats itself writes thousands
 _MOST_LINES = 200
+_MOST_ENDS = 5
 
 
 def read_final(text: str) -> Quantity | None:
@@ -82,7 +105,7 @@ def _agreed(found: list[Quantity]) -> Quantity:
 
 def _marked(text: str) -> list[Quantity]:
     """Read each marked answer. Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`) are none."""
-    found = []
+    found: list[Quantity | None] = []
     last_digit = _last_digit(text)
     headings = 0
     for mark, region, start in regions(MARKS, text):
@@ -93,13 +116,37 @@ def _marked(text: str) -> list[Quantity]:
             continue
         first = first_sentence(region)
         sentence, ends = plain_markup(first), last_digit < start + len(first)
-        if begins_with_number(sentence) and (mark["hash"] or mark["tag"] or ends or is_short(sentence)):
+        following = (
+            _next_line(text, start + len(region))
+            if first == region and not mark["tag"] and _BARE.fullmatch(sentence)
+            else ""
+        )
+        if _BARE.fullmatch(following):
+            found.append(_agreed([one for line in (sentence, following) if (one := read_statement(line))]))
+        elif begins_with_number(sentence) and (mark["hash"] or mark["tag"] or ends or is_short(sentence)):
             found.append(read_statement(sentence, marked=True))
         elif ends or mark["tag"]:
             found.append(read_statement(sentence) or _words(sentence))
-        elif last_digit < mark.end():
+        elif last_digit < mark.end() or _is_in_words(sentence, few=not mark["hash"]):
             found.append(_words(sentence))
     return [one for one in found if one]
+
+
+def _next_line(text: str, at: int) -> str:
+    """Return the first line with words after a place."""
+    return plain_markup(text[at : at + 2 * _LONGEST].lstrip().partition("\n")[0])
+
+
+def _is_in_words(sentence: str, *, few: bool) -> bool:
+    """Return whether a sentence without digits is an answer, such as `none`, and not the beginning of a solution.
+
+    Args:
+        few: any few words are an answer, unless solutions begin so.
+    """
+    words = re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*", sentence.lower())
+    if not words or len(words) > _MOST_WORDS or re.search("[0-9]", sentence) or sentence.rstrip(" *_").endswith(":"):
+        return False
+    return not NO_NUMBER.isdisjoint(words) or (few and len(words) <= _FEW_WORDS and BEGINS.isdisjoint(words))
 
 
 def _said(text: str) -> list[Quantity]:
@@ -108,9 +155,15 @@ def _said(text: str) -> list[Quantity]:
     found = []
     for mark, region, _ in regions(SAYS, text):
         sentence = plain_markup(first_sentence(region))
-        stated = read_statement(sentence, marked=True)
-        found.append(stated or (_words(sentence) if last_digit < mark.end() else None))
+        stated = _unless_asked(sentence, read_statement(sentence, marked=True))
+        in_words = last_digit < mark.end() or _is_in_words(sentence, few=True)
+        found.append(stated or (_words(sentence) if in_words else None))
     return [one for one in found if one]
+
+
+def _unless_asked(sentence: str, stated: Quantity | None) -> Quantity | None:
+    """Return what a sentence states; an unclear quantity if it asks."""
+    return _words(sentence) if stated and _ASKS.search(sentence) else stated
 
 
 def _words(text: str) -> Quantity | None:
@@ -147,6 +200,12 @@ def first_sentence(region: str) -> str:
     return _SENTENCE.split(region, maxsplit=1)[0]
 
 
+def beginnings(region: str) -> list[str]:
+    """Return the text up to the end of its first sentence, of its first two, and so on, and the whole text."""
+    ends = [match.start() for match, _ in zip(_SENTENCE.finditer(region), range(_MOST_ENDS), strict=False)]
+    return [region[:end] for end in ends] + [region]
+
+
 def boxed(text: str) -> list[str]:
     r"""Return what stands in each `\boxed{}`, except in a box within a box."""
     starts = [match.end() for match in _BOX.finditer(text)]
@@ -168,19 +227,25 @@ def boxed(text: str) -> list[str]:
 
 def _boxed(text: str) -> list[Quantity]:
     contents = [plain_markup(content) for content in boxed(text)[-2 * _MOST_MARKS :]]
-    found = [read_statement(content, marked=True) or _words(content) for content in contents]
+    found = [
+        _words(content) if _FACTORIAL.search(content) else read_statement(content, marked=True) or _words(content)
+        for content in contents
+    ]
     return [one for one in found if one]
 
 
 def _last_number(text: str) -> Quantity | None:
     """Read the last sentence that has a number."""
     lines = [line for line in text.split("\n") if re.search("[0-9]", line)]
+    if (last := [_BARE.fullmatch(plain_markup(line)) for line in lines[-2:]]) and all(last) and len(last) == 2:
+        return _agreed([one for line in lines[-2:] if (one := read_statement(plain_markup(line)))])
     for line in reversed(lines[-_MOST_LINES:]):
         words = plain_markup(_STEP.sub("", line))
         rest = _ITEM.sub("", words)
         for sentence in reversed(_SENTENCE.split(rest)):
-            if stated := read_statement(sentence):
-                return stated
+            if stated := _unless_asked(sentence, read_statement(sentence)):
+                beside = _BESIDE.search(sentence) or (_CITES.fullmatch(sentence) and sentence.strip() != text.strip())
+                return _words(sentence) if beside else stated
         if rest != words:  # is this the third item, or three?
             return Quantity(words, NOT_ONE_NUMBER)
     return None

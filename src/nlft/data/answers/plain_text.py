@@ -87,6 +87,7 @@ _EXPONENT = re.compile(r"\^ ?\{ ?([-+]?[0-9]{1,9}) ?\}")
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-z])_(?:\{[^{}\n]{0,20}\}|[0-9A-Za-z])")
 _COMMAND = re.compile(r"\^?\\(?:([A-Za-z]+)\*?|(.))", re.DOTALL)
 _MATH = re.compile(r"\$(?=[^\s$])([^$\n]*)(?<=[^\s$])\$(?![0-9])")
+_FACTORIAL = re.compile(r"(?<=[0-9a-z)])!")
 _POWER = re.compile(r"(?<=[0-9])(?:\*\*| \*\* )(?=[0-9])")
 _COMMANDS = {
     **dict.fromkeys(("times", "cdot", "ast"), "×"),
@@ -129,7 +130,7 @@ def plain_markup(text: str) -> str:
     if "\\" in text:
         text = _COMMAND.sub(_command, _FRAC.sub(_frac, text.replace("{,}", ",")))
     if "$" in text:
-        text = _MATH.sub(r"\1", text.replace("$$", " "))
+        text = _MATH.sub(lambda match: _FACTORIAL.sub(f" {UNKNOWN}", match[1]), text.replace("$$", " "))
     text = _SUBSCRIPT.sub("", _EXPONENT.sub(r"^\1", text)).replace("{", "").replace("}", "")
     return _POWER.sub("^", text).replace("**", "").replace("__", "").replace("`", "")
 

@@ -16,6 +16,7 @@ Value = Fraction | str
 NOT_ONE_NUMBER: frozenset[Value | None] = frozenset()
 _LONG = 1000
 _LARGEST_EXPONENT = 400
+_LONGEST_REPEATED = 6
 _LONGEST_FORM = len(["3", "×", "10", "^", "-", "2"])
 
 _PLAIN = re.compile(r"([0-9]*)(?:\.([0-9]+))?")
@@ -35,11 +36,13 @@ class Quantity:
         readings: the numbers that it can mean. None among them stands for something else that it can mean. Empty: it
             is more than one number, or none, such as a time, a ratio, a list or a root.
         unit: a measure, a currency or `%`; empty if there is none, or it is no known one.
+        otherwise: further numbers that it may mean: they make nothing right, but keep it from being wrong.
     """
 
     text: str
     readings: frozenset[Value | None]
     unit: str = ""
+    otherwise: frozenset[Value | None] = frozenset()
 
     @property
     def value(self) -> Value | None:
@@ -80,10 +83,13 @@ def why_ungraded(given: Quantity, expected: Quantity, thing: str) -> str:
 
 
 def _possible(quantity: Quantity, loose: bool) -> set[Value | None]:
-    """Return the readings. If `loose`, 20% may also mean 0.2."""
-    found = set(quantity.readings)
-    if loose and quantity.unit == "%":
-        found |= {value / 100 for value in found if isinstance(value, Fraction)}
+    """Return the readings, and what else it may mean. If `loose`, 20% may be 0.2, 50 cents 0.5, and 7 pm 19."""
+    found = set(quantity.readings | quantity.otherwise)
+    numbers = [value for value in found if isinstance(value, Fraction)]
+    if loose and quantity.unit in ("%", "cent"):
+        found |= {value / 100 for value in numbers}
+    if loose and quantity.unit in ("am", "pm"):
+        found |= {(value % 12) + (12 if quantity.unit == "pm" else 0) for value in numbers}
     return found
 
 
@@ -113,6 +119,22 @@ def readings_of(number: str) -> frozenset[Value | None]:
     if _COMMA.fullmatch(number):
         return frozenset([_exact(number.replace(",", ".")), None])
     return NOT_ONE_NUMBER
+
+
+def continued(number: str) -> frozenset[Value | None]:
+    """Return what a decimal number with dots after it may mean: its last digits repeat without end.
+
+    >>> sorted(map(str, continued("0.1666")))
+    ['1/6', '1666/9999']
+    """
+    whole, _, decimals = number.partition(".")
+    if not (whole + decimals).isdigit() or not decimals or len(whole + decimals) > _LONG:
+        return NOT_ONE_NUMBER
+    found = set()
+    for length in range(1, min(len(decimals), _LONGEST_REPEATED) + 1):
+        before = Fraction(f"{whole or 0}.{decimals[:-length] or 0}")
+        found.add(before + Fraction(int(decimals[-length:]), (10**length - 1) * 10 ** (len(decimals) - length)))
+    return frozenset(found)
 
 
 def single(number: str) -> Value | None:

@@ -2,69 +2,21 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import NamedTuple
 
 from nlft.data.answers import number_words as w
-from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, Value, compare, negated, readings_of_parts
+from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, Value, compare, continued, negated, readings_of_parts
+from nlft.data.answers.runs import MOST_WORDS, Run, Token, runs_of
 
-_LETTER = "A-Za-zÀ-ÖØ-öø-ɏͰ-ϿЀ-ӿ"
-_TOKEN = re.compile(
-    rf"""(?P<number>(?:[0-9]{{1,3}}(?:[ ][0-9]{{3}})+(?![0-9])|[0-9]|(?<![0-9.])\.(?=[0-9]))
-                    (?:[0-9]|[.,'_](?=[0-9]))*(?:[eE][-+]?[0-9]+(?![0-9{_LETTER}]))?)
-    |(?P<word>[{_LETTER}](?:[{_LETTER}0-9]|['.-](?=[{_LETTER}]))*|[^\W\d_])
-    |(?P<dots>\.\.+)
-    |(?P<equals>=+|≈)
-    |(?P<other>[<>!]=|\S)""",
-    re.VERBOSE,
-)
 _ASIDE = re.compile(r"\([^()\n]*\)")
+# 5ではありません, 5가 아닙니다: these scripts put no space between words.
+_DENIED_AFTER = re.compile(r".{0,3}?(?:では?あり?ま|では?ない|じゃな|でな[いく]|아니|아닙|아닌|아님|नह)")
+_PART_AFTER = re.compile(r".?(?:の半分|の倍|的一半|의절반|を超え|より)")
 _EXPLAINS = re.compile(r"[^\W\d_]{2}|[%=]")
-_OPERATORS = frozenset("+-–*×÷/^<>")
 _EDGES = frozenset(".,;:!?\"'()[]{}_#~@&|—")
 _DIGITS = frozenset("0123456789")
-_MOST_WORDS = 3
 _LONGEST = 2000  # characters of a statement; longer ones are read from their end
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-@dataclass
-class _Run:
-    """Numbers and signs without a word between them.
-
-    Attributes:
-        before: the words before it, up to the run before. Signs between words are among them.
-        after: the words after it, up to the next run, without its unit.
-        unit: as in `Quantity`.
-        scale: a factor that a word after the number may mean, such as a million.
-        hyphened: its first token follows a word directly.
-    """
-
-    tokens: list[_Token]
-    before: list[str]
-    after: list[str] = field(default_factory=list)
-    unit: str = ""
-    scale: Fraction | None = None
-    hyphened: bool = False
-
-    @property
-    def is_result(self) -> bool:
-        """Whether it has an equals sign, or follows one."""
-        return any(token.kind == "equals" for token in self.tokens) or "=" in self.before[-2:]
-
-    @property
-    def continues(self) -> bool:
-        """Whether it goes on with the expression that the run before has begun: `3 bags x 6 eggs = 18 eggs`."""
-        first = self.tokens[0]
-        return len(self.before) <= _MOST_WORDS and (first.kind == "equals" or first.text in _OPERATORS)
 
 
 def read_statement(text: str, *, marked: bool = False) -> Quantity | None:
@@ -80,14 +32,14 @@ def read_statement(text: str, *, marked: bool = False) -> Quantity | None:
         number.
     """
     short = _without_asides(_shortened(text))
-    all_runs = _runs(short)
+    all_runs = runs_of(short)
     if not all_runs:
         return None
     unclear = Quantity(" ".join(short.split()), NOT_ONE_NUMBER)
     if marked and len(text) - max(len(token.text) for token in all_runs[0].tokens) > 2 * _LONGEST:
         return unclear
     runs = [run for run in all_runs if not _is_negated(run)]
-    if not runs or _several_unknowns(runs):
+    if not runs or _several_unknowns(runs) or _is_supposed(runs[-1]):
         return unclear
     found = [_quantity(run) for run in runs]
     start = max((at for at, run in enumerate(runs) if run.is_result), default=0)
@@ -95,19 +47,23 @@ def read_statement(text: str, *, marked: bool = False) -> Quantity | None:
         if all(run.continues for run in runs[1 : start + 1]):
             found = found[start:]
         return found[0] if _agree(found) or len(all_runs) == 1 else unclear
+    explains = start > 0 and not w.REASONS.isdisjoint(runs[start].before)  # 5 are left, because 3 + 2 = 5
+    numbers = {token.text for run in runs[:start] for token in run.tokens}
+    if explains and found[start].text.strip("$€£%") not in numbers:
+        return unclear
     return _last_stated(runs[start:], found[start:]) or unclear
 
 
 def begins_with_number(text: str) -> bool:
     """Return whether no word stands before the text's first number."""
-    runs = _runs(_without_asides(text[:_LONGEST]))
+    runs = runs_of(_without_asides(text[:_LONGEST]))
     return bool(runs) and not runs[0].before
 
 
 def is_short(text: str) -> bool:
     """Return whether a text that begins with a number has at most three words after it, and no calculation."""
-    runs = _runs(_without_asides(text[: 2 * _LONGEST]))
-    return len(runs) == 1 and len(runs[0].after) <= _MOST_WORDS and not runs[0].is_result
+    runs = runs_of(_without_asides(text[: 2 * _LONGEST]))
+    return len(runs) == 1 and len(runs[0].after) <= MOST_WORDS and not runs[0].is_result
 
 
 def _shortened(text: str) -> str:
@@ -118,7 +74,7 @@ def _shortened(text: str) -> str:
     return text[start:]
 
 
-def _last_stated(runs: list[_Run], found: list[Quantity]) -> Quantity | None:
+def _last_stated(runs: list[Run], found: list[Quantity]) -> Quantity | None:
     """Return the last number; None if it is unclear, or if a word may join it to an earlier one."""
     named = [at for at, run in enumerate(runs) if not _is_label(run)]
     if not named:
@@ -130,7 +86,8 @@ def _last_stated(runs: list[_Run], found: list[Quantity]) -> Quantity | None:
         return None
     if _agree(found):
         return found[-1]
-    return None if not found[-1].readings or _is_joined(runs[-1]) else found[-1]
+    joined = _is_joined(runs[-1]) or (len(runs) > 1 and _is_parallel(*runs[-2:]))
+    return None if not found[-1].readings or joined else found[-1]
 
 
 def _agree(found: Sequence[Quantity]) -> bool:
@@ -146,17 +103,29 @@ def _without_asides(text: str) -> str:
 # What words and signs around a number make of it.
 
 
-def _is_negated(run: _Run) -> bool:
-    """Return whether the words before say that it is not this number."""
+def _is_negated(run: Run) -> bool:
+    """Return whether the words around say that it is not this number."""
     words = list(run.before)
-    if tuple(words[-2:]) in w.INSTEAD:
+    if any(tuple(words[-2 - back : len(words) - back]) in w.INSTEAD for back in (0, 1)):
+        return True
+    if any(one in w.NOT or one.endswith("n't") for one in words[-5:] if {"think", "believe"} & set(words[-5:])):
         return True
     while words and words[-1] in w.AFTER_NOT:
         words.pop()
-    return bool(words) and (words[-1] in w.NOT or words[-1].endswith("n't"))
+    if words and (words[-1] in w.NOT or words[-1].endswith("n't")):
+        return True
+    after = run.after[:MOST_WORDS]
+    if not w.DENIED_AFTER.isdisjoint(after[:2]) or tuple(after[:2]) in w.IS_NOT:
+        return True
+    return _DENIED_AFTER.match("".join(run.after[:8])) is not None
 
 
-def _several_unknowns(runs: Sequence[_Run]) -> bool:
+def _is_supposed(run: Run) -> bool:
+    """Return whether words before make an assumption or a doubt of it: `if it were 5`."""
+    return not run.is_result and not w.DOUBT.isdisjoint(run.before)
+
+
+def _several_unknowns(runs: Sequence[Run]) -> bool:
     """Return whether several unknowns have a value: `x = 5 or x = -5`."""
     unknowns = 0
     for run in runs:
@@ -167,15 +136,17 @@ def _several_unknowns(runs: Sequence[_Run]) -> bool:
     return unknowns > 1
 
 
-def _is_label(run: _Run) -> bool:
+def _is_label(run: Run) -> bool:
     return run.unit == w.ORDINAL or (bool(run.before) and run.before[-1] in w.LABELS)
 
 
-def _is_joined(run: _Run) -> bool:
+def _is_joined(run: Run) -> bool:
     """Return whether the words before may join a run to the run before it: `18 eggs in 2 days`, `4 and 9`."""
     words = list(run.before)
     if run.is_result:
         return False
+    if not w.ASIDES.isdisjoint(words):
+        return True
     while len(words) > 1 and words[-1] in w.DETERMINERS:
         words.pop()
     if len(words) <= 1:
@@ -187,7 +158,16 @@ def _is_joined(run: _Run) -> bool:
     return words[-1] in w.JOINS
 
 
-def _is_joined_to_words(run: _Run) -> bool:
+def _is_parallel(earlier: Run, run: Run) -> bool:
+    """Return whether two numbers are said of two things, in one way: `Tom has 5 and Ann has 7`."""
+    before, words = earlier.before, run.before
+    if run.is_result or len(words) < 2 or len(before) < 2 or not w.CONCLUDES.isdisjoint(words):
+        return False
+    same = words[-1] == before[-1] and words[-1] in w.LINKS
+    return same and words[-2] != before[-2] and words[-2] not in w.TOTALS
+
+
+def _is_joined_to_words(run: Run) -> bool:
     """Return whether a word may join a run to a number in words: `twelve eggs in 3 boxes`, `in 3 days twelve eggs`."""
     if run.is_result:
         return False
@@ -195,22 +175,30 @@ def _is_joined_to_words(run: _Run) -> bool:
     return (before and _is_joined(run)) or (after and not w.JOINS.isdisjoint(run.before[-1:]))
 
 
-def _is_bound(run: _Run) -> bool:
+def _is_bound(run: Run) -> bool:
     """Return whether words make something else of a number: `more than 5`, `5 or more`, `5 squared`, `half of 5`."""
-    before, after = run.before[-2:], run.after[: _MOST_WORDS + 1]
+    before, after = run.before, run.after[: MOST_WORDS + 1]
     if before[-1:] and before[-1] in w.BOUND_BEFORE:
         return True
-    if len(before) == 2 and before[0] in w.BOUND_BEFORE and before[1] in ("of", "to", "by"):
+    if len(before) > 1 and before[-2] in w.BOUND_BEFORE and before[-1] in w.OF:
         return True
-    if after[:1] and after[0] in w.BOUND_AFTER:
+    if (
+        tuple(before[-2:]) == ("up", "to")
+        and not run.is_result
+        and (len(before) < 3 or before[-3] not in w.TO_A_RESULT)
+    ):
         return True
-    if any(pair in w.OPEN_AFTER for pair in pairwise(after)):
+    if before[-1:] and before[-1] in w.AS and not w.BOUND_BEFORE.isdisjoint(before[-5:-1]):  # twice as many as 5
+        return True
+    if (after[:1] and after[0] in w.BOUND_AFTER) or not w.BOUND_AFTER_COUNT.isdisjoint(after[1:2]):
+        return True
+    if _PART_AFTER.match("".join(run.after[:8])) or any(pair in w.OPEN_AFTER for pair in pairwise(after)):
         return True
     return any(one == "and" and other in ("a", "one") and third in w.PARTS
                for one, other, third in zip(after, after[1:], run.after[2:], strict=False))  # fmt: skip
 
 
-def _quantity(run: _Run) -> Quantity:
+def _quantity(run: Run) -> Quantity:
     """Read the number of a run: what stands after its last equals sign."""
     tokens = _stripped(_sides(run.tokens)[-1], run)
     text = "".join(" " * bool(at and tokens[at - 1].end < t.start) + t.text for at, t in enumerate(tokens))
@@ -225,19 +213,44 @@ def _quantity(run: _Run) -> Quantity:
             parts += [" ", token.text]
         else:
             parts.append("×" if token.text == "*" else token.text)
+    enclosed = _is_enclosed(run)
+    is_function = enclosed and run.hyphened and len(_sides(run.tokens)) == 1  # f(5)
     follows_point = run.hyphened and run.tokens[0].text == "." and run.tokens[0].end == run.tokens[1].start  # v1.2.3
-    if follows_point or _is_bound(run) or not parts:
-        return Quantity(" ".join([*run.before[-2:], text, *run.after[:_MOST_WORDS]]), NOT_ONE_NUMBER)
+    if follows_point or is_function or _is_bound(run) or not parts:
+        return Quantity(" ".join([*run.before[-2:], text, *run.after[:MOST_WORDS]]), NOT_ONE_NUMBER)
     readings = _signed(parts, tokens, run)
     if run.scale:
         readings |= {value * run.scale if isinstance(value, Fraction) else None for value in readings}
-    if run.before[-1:] and run.before[-1] in w.NEGATIVE:
+    is_below = any(pair in w.BELOW_ZERO for pair in pairwise(run.after[:3]))
+    if is_below or (run.before[-1:] and run.before[-1] in w.NEGATIVE):
         readings = frozenset(None if value is None else negated(value) for value in readings)
         text = f"-{text}"
-    return Quantity(text, readings, unit)
+    return Quantity(text, readings, unit, _otherwise(tokens, run, enclosed, readings))
 
 
-def _signed(parts: list[str], tokens: Sequence[_Token], run: _Run) -> frozenset[Value | None]:
+def _is_enclosed(run: Run) -> bool:
+    """Return whether parentheses surround the number, with its currency: `(5)`, `($5)`."""
+    marks = [token.text for token in run.tokens if token.kind != "number" and token.text not in w.CURRENCIES]
+    return marks[:2] == ["(", ")"] and run.tokens[0].text == "("
+
+
+def _otherwise(
+    tokens: Sequence[Token], run: Run, enclosed: bool, readings: frozenset[Value | None]
+) -> frozenset[Value | None]:
+    """Return what else a number may mean, if it is not the expected one.
+
+    Accounts write `(5)` for -5, and `0.333...` may be a third.
+    """
+    found: set[Value | None] = set()
+    if enclosed:
+        found |= {None if value is None else negated(value) for value in readings}
+    last = tokens[-1]
+    if last.kind == "number" and any(t.kind == "dots" and t.start == last.end for t in run.tokens):
+        found |= continued(last.text)
+    return frozenset(found)
+
+
+def _signed(parts: list[str], tokens: Sequence[Token], run: Run) -> frozenset[Value | None]:
     """Read a number with its sign. A dash that a space sets apart from the number may be no sign."""
     if parts[0] not in ("-", "–", "+"):
         return readings_of_parts(parts)
@@ -255,9 +268,9 @@ def _signed(parts: list[str], tokens: Sequence[_Token], run: _Run) -> frozenset[
     return negative | readings if apart and not run.is_result else negative
 
 
-def _sides(tokens: Sequence[_Token]) -> list[list[_Token]]:
+def _sides(tokens: Sequence[Token]) -> list[list[Token]]:
     """Split tokens at the equals signs."""
-    sides: list[list[_Token]] = [[]]
+    sides: list[list[Token]] = [[]]
     for token in tokens:
         if token.kind == "equals":
             sides.append([])
@@ -266,7 +279,7 @@ def _sides(tokens: Sequence[_Token]) -> list[list[_Token]]:
     return sides
 
 
-def _stripped(side: list[_Token], run: _Run) -> list[_Token]:
+def _stripped(side: list[Token], run: Run) -> list[Token]:
     """Leave out punctuation, brackets and emphasis around a number."""
     first, last = 0, len(side)
     bullet = {"*", "×"} if side and (not run.before or side[0].end == side[-1].start) else {"*"}
@@ -280,118 +293,3 @@ def _stripped(side: list[_Token], run: _Run) -> list[_Token]:
     while last > first and (side[last - 1].text in _EDGES | {"*", "-", "–"} or side[last - 1].kind == "dots"):
         last -= 1
     return side[first:last]
-
-
-# From text to runs.
-
-
-def _runs(text: str) -> list[_Run]:
-    """Split a text into its runs."""
-    return _Reader([_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(text)]).runs
-
-
-class _Reader:
-    """Reads tokens from left to right.
-
-    Attributes:
-        runs: the runs so far.
-    """
-
-    def __init__(self, tokens: list[_Token]) -> None:
-        self.runs: list[_Run] = []
-        self._all, self._at = tokens, 0
-        self._tokens: list[_Token] = []
-        self._words: list[str] = []
-        self._hyphened = False
-        self._last_word_end = -1
-        while self._at < len(tokens):
-            token = tokens[self._at]
-            self._at += 1
-            if token.kind == "word":
-                self._word(token)
-            elif token.text == "/" and self._peek().kind == "word" and len(self._peek().text) > 1:
-                self._close()
-                self._at += 1
-            else:
-                if not self._tokens:
-                    self._hyphened = self._last_word_end == token.start
-                self._tokens.append(token)
-        self._close()
-
-    def _peek(self) -> _Token:
-        return self._all[self._at] if self._at < len(self._all) else _Token("end", "", -1, -1)
-
-    def _word(self, token: _Token) -> None:
-        before, after = self._tokens[-1] if self._tokens else None, self._peek()
-        name = token.text.lower()
-        glued = before is not None and before.end == token.start
-        latin = re.match(f"[{_LETTER}]", token.text) is not None
-        counted = before is not None and (before.kind == "number" or before.text in "%°)")
-        if (name == "x" or (name == "times" and counted)) and (after.kind == "number" or after.text in ("(", "√")):
-            self._tokens.append(_Token("other", "×", token.start, token.end))
-        elif counted and self._is_unit(token, after, glued):
-            self._take_unit(token)
-        elif counted and name in w.SCALES:
-            scale = w.SCALES[name]
-            self._close(scale=Fraction(*scale))
-        elif latin and ((glued and counted) or self._is_unknown(before, after, token)):  # 2x, 3D, x + 3
-            self._tokens.append(token._replace(kind="unknown"))
-        else:
-            self._close()
-            self._last_word_end = token.end
-            if name not in w.FILLERS:
-                (self.runs[-1].after if self.runs else []).append(name)
-                self._words.append(name)
-
-    def _is_unknown(self, before: _Token | None, after: _Token, token: _Token) -> bool:
-        if len(token.text) > 1:
-            return False
-        signs = _OPERATORS | {"√"}
-        joined_after = after.kind == "equals" or after.text in signs
-        return joined_after or (before is not None and before.text in signs and before is not self._tokens[0])
-
-    def _is_unit(self, token: _Token, after: _Token, glued: bool) -> bool:
-        name = token.text if len(token.text) == 1 else token.text.lower()
-        name = {"C": "celsius", "F": "fahrenheit"}.get(name, name) if self._tokens[-1].text == "°" else name
-        squared = w.UNITS.get(name.rstrip("23"))
-        area = name in w.AREAS and after.text.lower() in w.UNITS
-        if not (name in w.UNITS or squared or area):
-            return False
-        calculates = after.text in _OPERATORS and after.text not in "^/" and after.start == token.end
-        return not (glued and len(name) == 1 and calculates)
-
-    def _take_unit(self, token: _Token) -> None:
-        """Take a unit with its exponent and its divisor: `m^2`, `km/h`, `square feet`."""
-        name = token.text if len(token.text) == 1 else token.text.lower()
-        name = {"C": "celsius", "F": "fahrenheit"}.get(name, name)
-        power = ""
-        if name in w.AREAS:
-            power, name = w.AREAS[name], self._peek().text.lower()
-            self._at += 1
-        elif name not in w.UNITS:
-            power, name = f"^{name[-1]}", name.rstrip("23")
-        unit = w.UNITS[name] + power + self._exponent()
-        if self._peek().text == "/" and self._at + 1 < len(self._all) and self._all[self._at + 1].kind == "word":
-            divisor = self._all[self._at + 1].text
-            self._at += 2
-            unit += f"/{w.UNITS.get(divisor.lower(), divisor)}{self._exponent()}"
-        self._close(unit=unit)
-
-    def _exponent(self) -> str:
-        if self._peek().text != "^":
-            return ""
-        self._at += 1
-        sign = "-" * (self._peek().text == "-")
-        self._at += len(sign)
-        number = self._peek().text if self._peek().kind == "number" else ""
-        self._at += bool(number)
-        return f"^{sign}{number}"
-
-    def _close(self, unit: str = "", scale: Fraction | None = None) -> None:
-        """End the run, if there is one. Without a number, its signs are only words."""
-        if any(token.kind == "number" for token in self._tokens):
-            self.runs.append(_Run(self._tokens, self._words, [], unit, scale, self._hyphened))
-            self._words = []
-        else:
-            self._words += ["=" for token in self._tokens if token.kind == "equals"]
-        self._tokens = []

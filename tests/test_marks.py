@@ -1,0 +1,118 @@
+"""Verdicts, corrections and thoughts, in the ways in which judges write them."""
+
+import time
+import unicodedata
+
+import pytest
+
+from nlft.collect.opinions import read_opinion
+from nlft.core.marks import corrections, says_right, says_wrong, verdict
+from nlft.core.prompts import without_corrections
+from nlft.core.thoughts import without_thoughts
+from nlft.data.records import Example
+from nlft.models.reply_reading import read_text
+
+WRONG = (
+    "not entirely correct|not quite right|never right|hardly right|far from right|It cannot be right|can't be correct"
+    "|nicht ganz richtig|不完全正确|不正确|正しいとは言えない|false|inaccurate|erroneous|mistaken|it is invalid|untrue"
+    "|pas tout à fait correct|no es del todo correcto|contains an error|anything but right|wasn’t right|맞지 않음"
+    "|by no means correct|不太对|正しくない|non è corretto, è sbagliato|isn't really accurate|nowhere near correct"
+)
+RIGHT = (
+    "not wrong|not incorrect|nothing wrong|没有错误|間違いはない|nicht falsch|no errors|no mistakes|isn't wrong"
+    "|誤りなし|free of errors|true|没错|不错|틀리지 않음|não é falso"
+    "|pas faux|keine Fehler|sin errores|not at all wrong|There is nothing wrong."
+)
+UNSURE = "correct?|right?|almost right|right or wrong|mostly correct|not wrong, but not right|incorrect?"
+
+
+def says(text):
+    example = Example("a", "How many?", "6 + 4 = 11", False, "10")
+    return read_opinion(f'The step "6 + 4 = 11" is off.\n{text}', "stop", "p", example).says
+
+
+@pytest.mark.parametrize(("words", "found"), [(WRONG, "wrong"), (RIGHT, "right"), (UNSURE, None)])
+def test_a_negation_turns_a_verdict_and_a_question_is_none(words, found):
+    assert {words: says(f"Verdict: {words}") for words in words.split("|")} == dict.fromkeys(words.split("|"), found)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        '{"verdict": "@"}',
+        '"Verdict": "@"',
+        "<verdict>@</verdict>",
+        "| Verdict | @ |",
+        "Verdict -> @",
+        "Verdict → @",
+        "Verdict is @",
+        "'verdict': '@'",
+        "<b>Verdict:</b> @",
+    ],
+)
+def test_a_verdict_is_found_in_every_form(mark):
+    assert says(mark.replace("@", "wrong")) == "wrong"
+    assert says(mark.replace("@", "right")) == "right"
+
+
+CORRECTIONS = (
+    '{"correction": "17"}|"Correction": "17"|<correction>17</correction>|[ Correction [ 17 [|Correction -> 17'
+    "|Correction → 17|Correction => 17|Correction is 17|更正为：17|修正後：17|修正后的答案：17|Should be: 17"
+    "|Correction: do it again:~~12 + 5 = 17|Correction: see below~~12 + 5 = 17|Fix: 17|'correction': 17|应为：17"
+    "|Correction:~First:~~12 + 5 = 17|Suggested fix: 17|It should be: 17"
+)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS.split("|"))
+def test_no_form_of_a_correction_stays_in_the_judgment(correction):
+    judgment = "The sum is off.\n" + correction.replace("~", "\n").replace("[", "|")
+    assert "17" not in without_corrections(judgment)
+    assert "The sum is off." in without_corrections(judgment)
+
+
+@pytest.mark.parametrize("mark", ["Corrección: 17", "Réponse correcte: 17", "Correção: 17", "정정: 17", "Διόρθωση: 17"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_accent_may_be_a_character_of_its_own(mark, form):
+    assert "17" not in without_corrections("It is off.\n" + unicodedata.normalize(form, mark))
+    assert says("Urteil: " + unicodedata.normalize(form, "erronée")) == "wrong"
+
+
+def test_words_that_only_name_a_correction_are_kept():
+    for judgment in ("Correction is needed in step 2.", "No fix was tried.", "It should be shorter."):
+        assert without_corrections(judgment) == judgment
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "<|think|>@<|/think|>",
+        "<mm:think>@</mm:think>",
+        "<longcat_think>@</longcat_think>",
+        "<rationale>@</rationale>",
+        "<cot>@</cot>",
+        "<chain_of_thought>@</chain_of_thought>",
+        "<inner_thoughts>@</inner_thoughts>",
+        "＜think＞@＜/think＞",
+        "<|thinking_start|>@<|thinking_end|>",
+        "<think_never_used_51bce0c7>@</think_never_used_51bce0c7>",
+    ],
+)
+def test_every_models_thoughts_are_left_out(thought):
+    assert without_thoughts(thought.replace("@", "Perhaps 12?") + "It is 5.") == "It is 5."
+    assert without_thoughts(thought.split("@")[0] + "Perhaps 12?") == ""
+
+
+def test_a_part_that_is_a_thought_is_no_text_and_types_have_any_case():
+    assert read_text({"content": [{"text": "Perhaps 12?", "thought": True}, {"type": "TEXT", "text": "5"}]}) == "5"
+    assert read_text({"content": [{"text": "5", "thought": False}]}) == "5"
+
+
+@pytest.mark.parametrize(
+    "piece", ["not ", "not be ", "no error ", "correction ", '"correction"', "<think ", "<a_", "没有", "|"]
+)
+def test_the_time_grows_no_faster_than_the_text(piece):
+    text = piece * (100_000 // len(piece))
+    for read in (corrections, verdict, says_right, says_wrong, without_corrections, without_thoughts):
+        began = time.process_time()
+        read(text)
+        assert time.process_time() - began < 1, read
