@@ -301,13 +301,13 @@ def test_after_a_resume_from_an_earlier_checkpoint_later_ones_are_not_the_last(t
 
 def test_a_checkpoint_without_a_number_follows_its_lower_step(tmp_path):
     run = RunDir(tmp_path)
-    for step, text in {2: "{}", 4: "{}", 3: '{"saved": 1}', 5: None, 6: "[", 7: '{"saved": 2}'}.items():
+    for step, text in {9: "{}", 10: "{}", 3: '{"saved": 1}', 11: None, 12: "[", 13: '{"saved": 2}'}.items():
         folder = run.checkpoints_path / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         if text is not None:
             (folder / "manifest.json").write_text(text)
-    # 2, 4: an older version's. 5, 6: torn, after 4.
-    assert [step_of(path) for path in checkpoints_of(run)] == [2, 4, 5, 6, 3, 7]
+    # 9, 10: an older version's. 11, 12: torn, after 10.
+    assert [step_of(path) for path in checkpoints_of(run)] == [9, 10, 11, 12, 3, 13]
     assert next_number(run) == 3
 
 
