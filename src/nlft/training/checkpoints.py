@@ -28,6 +28,7 @@ from nlft.models.ends import name_trained_end
 from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.lock import owning
 from nlft.runs.run_dir import RunDir
+from nlft.streams import outliving_readers
 from nlft.training.interrupts import saying_how_it_ended
 from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_sums
 from nlft.training.manifest import WRITING, finish_checkpoint, make_last, put_in_place, recover, rotate, saving
@@ -86,7 +87,7 @@ class SafeCheckpoints(ShardsModel):
                 engine=self.is_deepspeed_enabled,
                 tell=self.is_world_process_zero(),
             )
-        with saying_how_it_ended(self):
+        with outliving_readers(), saying_how_it_ended(self):
             self.before_first_step(resumes=bool(resume_from_checkpoint))
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
 

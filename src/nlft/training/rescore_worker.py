@@ -33,6 +33,7 @@ from nlft.progress import quiet_libraries
 from nlft.runs.checkpoints import newest_weights
 from nlft.runs.controls import state_of
 from nlft.runs.run_dir import RunDir, TokenScores
+from nlft.streams import outliving_readers
 from nlft.training.pivots import choose_pivots, rules_of, with_pivots
 from nlft.training.watching import score_alone
 
@@ -194,6 +195,7 @@ def answers(rescorer: Answering, lines: Iterator[str]) -> Iterator[dict[str, Any
             yield {"error": str(error)}
 
 
+@outliving_readers("stderr")
 def serve(load: Callable[[], tuple[Answering, dict[str, Any]]]) -> None:
     """Answer the lines of the input until the input ends. It ends when the server ends.
 
