@@ -9,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from helpers import tiny
+from helpers.training import examples
 from nlft.baselines.dpo import DPOBaseline, DPOSettings
 from nlft.baselines.kto import KTOBaseline, KTOSettings, balance
 from nlft.baselines.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
@@ -242,3 +243,27 @@ def test_kto_weighs_the_rarer_kind_up_unless_told_otherwise(tmp_path, right, wro
     told = KTOSettings(output_dir=str(tmp_path), desirable_weight=2.0)
     balance(told, labels)
     assert (told.desirable_weight, told.undesirable_weight) == (2.0, 1.0)
+    equal = KTOSettings(output_dir=str(tmp_path), desirable_weight=1.0, undesirable_weight=1.0)
+    balance(equal, labels)
+    assert (equal.desirable_weight, equal.undesirable_weight) == (1.0, 1.0)
+    one = KTOSettings(output_dir=str(tmp_path), undesirable_weight=0.5)
+    balance(one, labels)
+    assert (one.desirable_weight, one.undesirable_weight) == (1.0, 0.5)
+
+
+def test_kto_tells_the_weights_that_it_has_chosen(tmp_path, capsys):
+    balance(KTOSettings(output_dir=str(tmp_path)), [True] * 10 + [False] * 25)
+    assert "--desirable_weight 2.5 --undesirable_weight 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_no_row_of_kto_is_its_own_partner(tmp_path, size):
+    made = examples(7)  # 7 % 2 = 7 % 3 = 1
+    made = [replace(one, completion=f"{one.completion}, says {at}") for at, one in enumerate(made)]
+    net = tiny.model()
+    args = KTOSettings(output_dir=str(tmp_path), **{**COMMON, "per_device_train_batch_size": size})
+    rows = KTOBaseline(net, args, made, tiny.tokenizer(), default_lora(net)).train_dataset
+    pairs = list(zip(rows["completion_ids"], rows["KL_completion_ids"], strict=True))
+    assert len(pairs) == 7
+    assert all(own != other for own, other in pairs)
+    assert pairs[-1][1] == pairs[-2][0]

@@ -34,7 +34,7 @@ from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_s
 from nlft.training.manifest import WRITING, finish_checkpoint, make_last, put_in_place, recover, rotate, saving
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
-from nlft.training.sharding import ShardsModel, sharded_like, whole
+from nlft.training.sharding import ShardsModel, refuse_no_batch, sharded_like, whole
 from nlft.training.step_start import StepStart, own_random_numbers
 
 OPTIMIZER = "optimizer.safetensors"
@@ -75,6 +75,7 @@ class SafeCheckpoints(ShardsModel):
         """Train in a folder that no other process writes."""
         anyway = bool(kwargs.pop("anyway", False))
         self.resumed = self._saved_step = self._start = None
+        refuse_no_batch(self.args, self.train_dataset)
         if resume_from_checkpoint:
             run = RunDir(self.args.output_dir)
             if resume_from_checkpoint is True:
