@@ -162,7 +162,7 @@ def _warmed_up(
         output_dir=str(run.path),
         target="answer",
         engine="trl",
-        num_train_epochs=args.sft_epochs,
+        num_train_epochs=args.sft_epochs or 1.0,  # without a warm-up, nothing reads it
         max_steps=args.sft_steps,
         per_device_train_batch_size=args.per_device_train_batch_size,
         learning_rate=args.warmup_learning_rate,

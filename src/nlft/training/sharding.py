@@ -66,7 +66,7 @@ def refuse_no_batch(args: Any, rows: Any) -> None:
     needed = args.per_device_train_batch_size * args.world_size
     if args.dataloader_drop_last and hasattr(rows, "__len__") and len(rows) < needed:
         raise UserError(
-            f"the only batch has {len(rows)} of {needed} rows, and --dataloader_drop_last drops it, so nothing would be "
+            f"the only batch has {len(rows)} of {needed} rows, and --dataloader_drop_last drops it. Nothing would be "
             "trained.\n  Leave out --dataloader_drop_last, or lower --per_device_train_batch_size."
         )
 
