@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from helpers import tiny
 from helpers.training import examples
+from nlft.baselines import reft
 from nlft.baselines.dpo import DPOBaseline, DPOSettings
 from nlft.baselines.kto import KTOBaseline, KTOSettings, balance
 from nlft.baselines.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
@@ -267,3 +268,22 @@ def test_no_row_of_kto_is_its_own_partner(tmp_path, size):
     assert len(pairs) == 7
     assert all(own != other for own, other in pairs)
     assert pairs[-1][1] == pairs[-2][0]
+
+
+def test_the_warm_up_of_reinforcement_has_the_runs_optimizer_and_device(tmp_path, monkeypatch):
+    seen = []
+
+    class Seen(SFTBaseline):
+        def __init__(self, model, args, *more):
+            seen.append(args)
+            super().__init__(model, args, *more)
+
+    monkeypatch.setattr(reft, "SFTBaseline", Seen)
+    chosen = {"optim": "sgd", "optim_args": "momentum=0.5", "weight_decay": 0.1, "max_grad_norm": 0.3, "use_cpu": True}
+    shared = {"num_generations": 2, "per_device_train_batch_size": 2, "sft_epochs": 0.0, "grader": "number"}
+    args = ReFTSettings(output_dir=str(tmp_path), **{**COMMON, **shared, **chosen})
+    net = tiny.model()
+    ReFTBaseline(net, args, EXAMPLES, tiny.tokenizer(), default_lora(net))
+    (warm,) = seen
+    assert {name: getattr(warm, name) for name in chosen} == {name: getattr(args, name) for name in chosen}
+    assert warm.weight_decay == 0.1
