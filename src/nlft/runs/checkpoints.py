@@ -41,18 +41,21 @@ def next_number(run: RunDir) -> int:
 def newest_weights(run: RunDir, names: Iterable[str]) -> Path | None:
     """Return the folder of the run's weights that was saved last. None if there are none yet.
 
-    If a run was resumed, its finished adapter may be older than its checkpoints.
+    If a run was resumed, its finished adapter may be older than its checkpoints. The clock decides between two saves of
+    an older version, and if a manifest is missing: a user who changes an adapter removes it.
 
     Args:
         names: the files of weights to look for.
     """
     found = [
-        (saved_number(folder) or 0, file.stat().st_mtime_ns, folder)  # older versions wrote no number
+        (saved_number(folder), file.stat().st_mtime_ns, folder)
         for folder in [*checkpoints_of(run), run.adapter_path]
         for file in (folder / name for name in names)
         if file.is_file()
     ]
-    return max(found)[2] if found else None
+    numbered = all(number is not None for number, _, _ in found)
+    ordered = sorted(found, key=lambda one: (one[0] or 0 if numbered else 0, one[1]))
+    return ordered[-1][2] if ordered else None
 
 
 def problem_of(checkpoint: Path) -> str | None:
