@@ -29,6 +29,7 @@ TOP = {
     "outputs.py",
     "processes.py",
     "progress.py",
+    "streams.py",
 }
 
 

@@ -9,6 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from helpers import tiny
+from helpers.training import examples
+from nlft.baselines import reft
 from nlft.baselines.dpo import DPOBaseline, DPOSettings
 from nlft.baselines.kto import KTOBaseline, KTOSettings, balance
 from nlft.baselines.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
@@ -242,3 +244,46 @@ def test_kto_weighs_the_rarer_kind_up_unless_told_otherwise(tmp_path, right, wro
     told = KTOSettings(output_dir=str(tmp_path), desirable_weight=2.0)
     balance(told, labels)
     assert (told.desirable_weight, told.undesirable_weight) == (2.0, 1.0)
+    equal = KTOSettings(output_dir=str(tmp_path), desirable_weight=1.0, undesirable_weight=1.0)
+    balance(equal, labels)
+    assert (equal.desirable_weight, equal.undesirable_weight) == (1.0, 1.0)
+    one = KTOSettings(output_dir=str(tmp_path), undesirable_weight=0.5)
+    balance(one, labels)
+    assert (one.desirable_weight, one.undesirable_weight) == (1.0, 0.5)
+
+
+def test_kto_tells_the_weights_that_it_has_chosen(tmp_path, capsys):
+    balance(KTOSettings(output_dir=str(tmp_path)), [True] * 10 + [False] * 25)
+    assert "--desirable_weight 2.5 --undesirable_weight 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_no_row_of_kto_is_its_own_partner(tmp_path, size):
+    made = examples(7)  # 7 % 2 = 7 % 3 = 1
+    made = [replace(one, completion=f"{one.completion}, says {at}") for at, one in enumerate(made)]
+    net = tiny.model()
+    args = KTOSettings(output_dir=str(tmp_path), **{**COMMON, "per_device_train_batch_size": size})
+    rows = KTOBaseline(net, args, made, tiny.tokenizer(), default_lora(net)).train_dataset
+    pairs = list(zip(rows["completion_ids"], rows["KL_completion_ids"], strict=True))
+    assert len(pairs) == 7
+    assert all(own != other for own, other in pairs)
+    assert pairs[-1][1] == pairs[-2][0]
+
+
+def test_the_warm_up_of_reinforcement_has_the_runs_optimizer_and_device(tmp_path, monkeypatch):
+    seen = []
+
+    class Seen(SFTBaseline):
+        def __init__(self, model, args, *more):
+            seen.append(args)
+            super().__init__(model, args, *more)
+
+    monkeypatch.setattr(reft, "SFTBaseline", Seen)
+    chosen = {"optim": "sgd", "optim_args": "momentum=0.5", "weight_decay": 0.1, "max_grad_norm": 0.3, "use_cpu": True}
+    shared = {"num_generations": 2, "per_device_train_batch_size": 2, "sft_epochs": 0.0, "grader": "number"}
+    args = ReFTSettings(output_dir=str(tmp_path), **{**COMMON, **shared, **chosen})
+    net = tiny.model()
+    ReFTBaseline(net, args, EXAMPLES, tiny.tokenizer(), default_lora(net))
+    (warm,) = seen
+    assert {name: getattr(warm, name) for name in chosen} == {name: getattr(args, name) for name in chosen}
+    assert warm.weight_decay == 0.1

@@ -1,10 +1,11 @@
 """Settings of transformers, TRL and ours: one that would have no effect is refused by its name."""
 
+import inspect
 from dataclasses import MISSING, fields, replace
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, trainer_optimizer
 
 from helpers import striking, tiny
 from helpers.training import examples, lora, nlft_trainer
@@ -16,8 +17,12 @@ from nlft.commands.parsing import Command
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.errors import ConfigError, UserError
+from nlft.models.idle import refuse_idle_server
 from nlft.models.loading import ModelSettings
+from nlft.models.opening import open_model
+from nlft.models.settings import BackendSettings
 from nlft.training import honoured
+from nlft.training.optim_args import keys_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 CLASSES = {"nlft": NLFTConfig, "sft": SFTSettings, "kto": KTOSettings, "dpo": DPOSettings, "reft": ReFTSettings}
@@ -25,6 +30,8 @@ ALL = {f.name for f in fields(TrainingArguments)}
 
 # For each setting that some method refuses: a value, and what else makes it idle.
 IDLE = {
+    "max_steps": 0, "num_train_epochs": 0.0, "sft_steps": 0, "lr_scheduler_kwargs": {"x": 1},
+    "gradient_checkpointing": True,
     "label_names": ["x"], "remove_unused_columns": None, "prediction_loss_only": True, "eval_do_concat_batches": False,
     "eval_use_gather_object": True, "eval_accumulation_steps": 2, "include_for_metrics": ["loss"],
     "batch_eval_metrics": True, "bf16_full_eval": True, "fp16_full_eval": True, "include_num_input_tokens_seen": "all",
@@ -55,6 +62,8 @@ IDLE = {
     "condition_cache": "x", "hold_mass": 0.5, "hold_tokens": 3,
 }  # fmt: skip
 BESIDE = {
+    "lr_scheduler_kwargs": {"lr_scheduler_type": "constant"},
+    "gradient_checkpointing": {"activation_checkpointing": False},
     "adam_beta1": {"optim": "sgd"}, "adam_beta2": {"optim": "adafactor"}, "adam_epsilon": {"optim": "rmsprop"},
     "warmup_steps": {"lr_scheduler_type": "constant"}, "watch_every": {"watch": 0}, "watch_batches": {"watch": 0},
     "watch_share": {"watch": 0},
@@ -223,3 +232,113 @@ def test_float16_is_refused_where_the_weights_break_it():
     with pytest.raises(ConfigError, match="trained in float16"):
         honoured.refuse_float16(args, tiny.model(dtype=torch.float16))
     honoured.refuse_float16(args, lora(tiny.model(dtype=torch.float16)))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "names"),
+    [
+        ("nlft", {"max_steps": 0}, {"max_steps"}),
+        ("kto", {"num_train_epochs": 0.0}, {"num_train_epochs"}),
+        ("kto", {"num_train_epochs": 0.0, "max_steps": 3}, set()),
+        ("reft", {"sft_steps": 0}, {"sft_steps"}),
+        ("reft", {"sft_epochs": 0.0}, set()),
+        ("nlft", {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"x": 1}}, {"lr_scheduler_kwargs"}),
+        (
+            "sft",
+            {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {"x": 1}},
+            {"lr_scheduler_kwargs"},
+        ),
+        ("nlft", {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}}, set()),
+        ("nlft", {"gradient_checkpointing": True, "activation_checkpointing": False}, {"gradient_checkpointing"}),
+        ("sft", {"gradient_checkpointing": False, "activation_checkpointing": True}, {"gradient_checkpointing"}),
+        ("sft", {"gradient_checkpointing": False}, set()),
+        ("nlft", {"gradient_checkpointing": True}, set()),
+    ],
+)
+def test_what_would_train_nothing_or_contradicts_is_refused(tmp_path, method, settings, names):
+    assert refused(given(CLASSES[method], {"output_dir": str(tmp_path), **settings}), method) >= names
+    if names:
+        with pytest.raises(ConfigError, match=f"--{min(names)}"):
+            CLASSES[method](output_dir=str(tmp_path), report_to="none", **settings)
+    else:
+        CLASSES[method](output_dir=str(tmp_path), report_to="none", **settings)
+
+
+@pytest.mark.parametrize(
+    ("optim", "text", "cure"),
+    [
+        ("sgd", "momentm=0.9", "momentum"),
+        ("sgd", "momentum=0.9, nesterov=true", None),
+        ("sgd", "weight_decay=0.1", "--weight_decay"),
+        ("rmsprop", "centred=true", "centered"),
+        ("rmsprop_bnb", "anything=1", None),
+        ("adagrad", "zzz=1", "lr_decay, eps"),
+        ("stable_adamw", "max_lrs=1", "max_lr"),
+    ],
+)
+def test_a_key_that_the_optimizer_does_not_read_is_refused(tmp_path, optim, text, cure):
+    if cure is None:
+        NLFTConfig(output_dir=str(tmp_path), optim=optim, optim_args=text)
+        return
+    with pytest.raises(ConfigError, match=text.partition("=")[0]) as caught:
+        NLFTConfig(output_dir=str(tmp_path), optim=optim, optim_args=text)
+    assert cure in str(caught.value)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "lion_8bit", "paged_adamw_8bit", "adamw_bnb_8bit"])
+def test_keys_are_refused_for_optimizers_that_read_none(tmp_path, optim):
+    with pytest.raises(ConfigError, match="--optim_args"):
+        NLFTConfig(output_dir=str(tmp_path), optim=optim, optim_args="x=1")
+
+
+def test_the_keys_of_optimizers_are_those_that_transformers_reads():
+    assert len(trainer_optimizer._OPTIMIZER_HANDLERS) > 30
+    for name, handler in trainer_optimizer._OPTIMIZER_HANDLERS.items():
+        source = inspect.getsource(handler)
+        reads = "optim_args" in source
+        for key in keys_of(str(name.value)) or ():
+            assert f'"{key}"' in source, (name, key)
+        if not reads:
+            assert keys_of(str(name.value)) == (), name
+
+
+def test_all_dropout_is_refused():
+    with pytest.raises(ConfigError, match="--lora_dropout"):
+        Command("test", "", [ModelSettings]).parse(["--model_name_or_path", "x", "--lora_dropout", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--bnb_4bit_quant_type", "fp4"], {"bnb_4bit_quant_type"}),
+        (["--use_bnb_nested_quant", "false", "--model_revision", "a"], {"use_bnb_nested_quant", "model_revision"}),
+        (["--bnb_4bit_quant_storage", "bfloat16", "--load_in_8bit", "true"], {"bnb_4bit_quant_storage"}),
+        (["--bnb_4bit_quant_type", "fp4", "--load_in_4bit", "true"], set()),
+        (["--model_revision", "abc"], {"model_revision"}),
+        ([], set()),
+    ],
+)  # fmt: skip
+def test_settings_of_a_model_without_effect_are_refused(tmp_path, words, names):
+    command = Command("test", "", [ModelSettings])
+    words = ["--model_name_or_path", str(tmp_path), *words]
+    (tmp_path / "config.json").write_text("{}")
+    if not names:
+        command.parse(words)
+        return
+    with pytest.raises(ConfigError) as caught:
+        command.parse(words)
+    assert {problem.where for problem in caught.value.problems} == {f"--{name}" for name in names}
+
+
+def test_settings_of_a_server_are_refused_for_a_local_model():
+    refuse_idle_server(BackendSettings())
+    refuse_idle_server(BackendSettings(base_url="http://localhost/v1", requests_per_minute=5))
+    with pytest.raises(ConfigError) as caught:
+        open_model(
+            ModelSettings(model_name_or_path="x"),
+            BackendSettings(requests_per_minute=5, max_retries=0, api_key_env="X"),
+            max_new_tokens=1,
+            batch_size=1,
+        )
+    names = {"--requests_per_minute", "--max_retries", "--api_key_env"}
+    assert {problem.where for problem in caught.value.problems} == names

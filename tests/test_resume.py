@@ -27,7 +27,7 @@ from nlft.baselines.sft import SFTSettings, sft_trainer
 from nlft.data.records import write_examples
 from nlft.errors import UserError
 from nlft.files import append_whole
-from nlft.runs.checkpoints import problem_of, step_of
+from nlft.runs.checkpoints import checkpoints_of, last_whole_checkpoint, next_number, problem_of, step_of
 from nlft.runs.run_dir import RunDir
 from nlft.training import checkpoints, manifest
 from nlft.training.checkpoints import checkpoint_to_resume
@@ -234,6 +234,81 @@ def test_the_last_checkpoint_is_the_one_with_the_highest_number(tmp_path):
     assert checkpoint_to_resume(run, "true", 1).name == "checkpoint-10"
     with pytest.raises(UserError, match=r"1 processes, but this run has 2"):
         checkpoint_to_resume(run, "true", 2)
+
+
+# Which checkpoint is the last one
+
+
+class WithAnotherClock(TrainerCallback):
+    """Gives each checkpoint that is there a time to come, as if the clock were then set back."""
+
+    def on_save(self, args, state, control, **_):
+        for path in RunDir(args.output_dir).checkpoints_path.glob("checkpoint-*"):
+            for place in (path, *path.iterdir()):
+                os.utime(place, (time.time() + 3600,) * 2)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_clock_that_is_set_back_deletes_no_new_checkpoint(tmp_path, limit):
+    left = tmp_path / "checkpoints" / manifest.WRITING / "checkpoint-9"  # from a process that was killed
+    left.mkdir(parents=True)
+    os.utime(left, (time.time() + 7200,) * 2)
+    options = {**EACH_STEP, "save_total_limit": limit, "callbacks": [WithAnotherClock()], "watch": 0}
+    nlft_trainer(tmp_path, **options).train()
+    run = RunDir(tmp_path)
+    assert [path.name for path in checkpoints_of(run)] == [f"checkpoint-{step}" for step in range(5 - limit, 5)]
+    assert {path.name for path in run.checkpoints_path.iterdir()} == {path.name for path in checkpoints_of(run)}
+    assert newest_adapter(run) == run.adapter_path
+
+
+def test_a_limit_keeps_the_best_checkpoint_and_folders_that_are_no_checkpoints(tmp_path):
+    run = RunDir(tmp_path)
+    for number, step in enumerate((4, 2, 3), start=1):
+        (run.checkpoints_path / f"checkpoint-{step}").mkdir(parents=True)
+        (run.checkpoints_path / f"checkpoint-{step}" / "manifest.json").write_text(json.dumps({"saved": number}))
+    (run.checkpoints_path / "checkpoint-2-old").mkdir()
+    named = {step: run.checkpoints_path / f"checkpoint-{step}" for step in (2, 3, 4)}
+    for limit in (None, 0, 3):
+        manifest.rotate(run, limit, named[3])
+        assert len(checkpoints_of(run)) == 3
+    manifest.rotate(run, 2, named[3], tmp_path / "elsewhere" / "checkpoint-1")
+    assert checkpoints_of(run) == [named[2], named[3]]
+    manifest.rotate(run, 1, named[3], named[2])
+    assert checkpoints_of(run) == [named[2], named[3]]
+    assert (run.checkpoints_path / "checkpoint-2-old").is_dir()
+
+
+@pytest.mark.parametrize("stop", ["at once", "after a step"])
+def test_after_a_resume_from_an_earlier_checkpoint_later_ones_are_not_the_last(tmp_path, stop):
+    nlft_trainer(tmp_path, watch=0, **EACH_STEP).train()
+    run = RunDir(tmp_path)
+    again = nlft_trainer(tmp_path, watch=0, **{**EACH_STEP, "save_steps": 1 if stop == "after a step" else 99})
+
+    class Breaks(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == (1 if stop == "at once" else 2):
+                raise RuntimeError("killed")
+
+    again.add_callback(Breaks())
+    with pytest.raises(RuntimeError, match="killed"):
+        again.train(resume_from_checkpoint=str(run.checkpoints_path / "checkpoint-1"), anyway=True)
+    expected = "checkpoint-1" if stop == "at once" else "checkpoint-2"
+    assert checkpoint_to_resume(run, "true", 1).name == where_to_start(run, "auto", overwrite=False, world_size=1).name
+    assert checkpoint_to_resume(run, "true", 1).name == last_whole_checkpoint(run).name == expected
+    assert newest_adapter(run).name == expected
+    assert [problem_of(path) for path in checkpoints_of(run)] == [None] * 4
+
+
+def test_a_checkpoint_without_a_number_follows_its_lower_step(tmp_path):
+    run = RunDir(tmp_path)
+    for step, text in {9: "{}", 10: "{}", 3: '{"saved": 1}', 11: None, 12: "[", 13: '{"saved": 2}'}.items():
+        folder = run.checkpoints_path / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if text is not None:
+            (folder / "manifest.json").write_text(text)
+    # 9, 10: an older version's. 11, 12: torn, after 10.
+    assert [step_of(path) for path in checkpoints_of(run)] == [9, 10, 11, 12, 3, 13]
+    assert next_number(run) == 3
 
 
 # Other settings

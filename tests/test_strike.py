@@ -498,3 +498,9 @@ def test_another_replacement_is_another_plan_for_kept_rows():
     assert marks[0] == marks[1], "only the rows' ids differ"
     assert plan_digest(plan, [first]) == plan_digest(plan, [replace(first, id="b")])
     assert plan_digest(plan, [first]) != plan_digest(plan, [second])
+
+
+def test_a_data_seed_of_0_orders_the_examples(tmp_path):
+    for settings, seed in (({"data_seed": 0}, 0), ({"data_seed": 7}, 7), ({}, 5)):
+        made = trainer(tmp_path, seed=5, **settings)
+        assert made._get_train_sampler().seed == seed

@@ -479,3 +479,15 @@ def test_only_an_adapters_weights_have_other_names_in_their_file():
     names = _saved_names(lora(tiny.model()))
     assert names
     assert all("default" in name and "default" not in saved for name, saved in names.items())
+
+
+@pytest.mark.parametrize("kind", ["nlft", "sft"])
+def test_to_drop_the_only_batch_is_refused(tmp_path, kind):
+    settings = {"per_device_train_batch_size": 16, "dataloader_drop_last": True}
+    if kind == "nlft":
+        made = nlft_trainer(tmp_path, **settings)
+    else:
+        args = SFTSettings(output_dir=str(tmp_path), target="answer", engine="trl", **{**COMMON, **settings})
+        made = SFTBaseline(lora(tiny.model()), args, examples(), tiny.tokenizer(), None)
+    with pytest.raises(UserError, match=r"12 of 16 rows.*--dataloader_drop_last"):
+        made.train()

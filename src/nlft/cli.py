@@ -1,11 +1,10 @@
 """The `nlft` command: finds the command, turns errors into a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 130 interrupted, 141 the reader of the output has left.
+Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 130 interrupted, 141 a command that only prints has lost the
+reader of its output.
 A command's module is imported only when the command is called, so that `nlft --help` is quick.
 """
 
-import os
-import select
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -18,30 +17,39 @@ from nlft.launch import refuse_launch
 from nlft.library_errors import message_and_code
 from nlft.processes import Terminated, terminable
 from nlft.progress import quiet, quiet_libraries
+from nlft.streams import has_no_reader, mute_stream, open_closed_streams, outliving_readers, write_any_character
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit code."""
-    try:
+    words = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
+    write_any_character()
+    with outliving_readers(*(["stderr"] if _only_prints(words) else ["stdout", "stderr"])):
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        if not _stdout_is_closed():
-            raise
-        # `nlft COMMAND --help | head` ends here. What is still in the buffer must not fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+            try:
+                code = _run(words)
+            finally:
+                sys.stdout.flush()
+            if code == 0 and (refused := getattr(sys.stdout, "refused", None)):
+                raise refused
+            return code
+        except BrokenPipeError:
+            if not has_no_reader(sys.stdout.fileno(), unknown=True):
+                raise
+            mute_stream(sys.stdout)  # what is still in the buffer must not fail once more at exit
+            return 141
+        except OSError as error:
+            if (told := message_and_code(error)) is None:
+                raise
+            mute_stream(sys.stdout)
+            print(told[0], file=sys.stderr)
+            return 1
 
 
-def _stdout_is_closed() -> bool:
-    """Return whether the reader of the output is gone. Without `poll` (Windows), assume that it is."""
-    if not hasattr(select, "poll"):
-        return True
-    stdout = select.poll()
-    stdout.register(sys.stdout.fileno(), 0)  # errors are always reported
-    return any(event & select.POLLERR for _, event in stdout.poll(0))
+def _only_prints(words: Sequence[str]) -> bool:
+    """Return whether a command only prints, so that it ends if nobody reads it. All other commands work on."""
+    return words[:1] in ([], *([name] for name in _PRINTING)) or any(word in _HELP for word in words)
 
 
 def _run(argv: list[str]) -> int:
@@ -132,6 +140,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("print versions, devices, and what works here or why not", "commands.env:env"),
 }
 
+_HELP = ("-h", "--help", "--help-all", "--version")
+_PRINTING = ("audit", "plan", "env")
 # These keep each answer in a ledger as it comes.
 _ANSWERING = ("sample", "judge", "revise", "evaluate")
 # Other tools' names for our commands.

@@ -55,6 +55,17 @@ def write_manifest(folder: Path, *leave_out: str, **more: Any) -> None:
     write_whole(folder / MANIFEST, json.dumps(content).encode())
 
 
+def saved_number(folder: Path) -> int | None:
+    """Return which save of its run a folder is, by its manifest: 1 for the first one. The clock may be set back.
+
+    Return 0 if an older version wrote the manifest, and None if there is none, or none that can be read.
+    """
+    try:
+        return int(json.loads((folder / MANIFEST).read_bytes()).get("saved", 0))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None
+
+
 def check_manifest(folder: Path) -> str | None:
     """Return what is wrong with a folder that may have a manifest. None if nothing is, or if it has none."""
     path = folder / MANIFEST

@@ -47,19 +47,4 @@ def terminable() -> Iterator[None]:
 
 
 def _raise(number: int, *_: object) -> None:
-    mute_closed_terminal()
     raise Terminated(number)
-
-
-def mute_closed_terminal(*_: object) -> None:
-    """If standard output or error is a terminal that was closed, let what is written there go nowhere.
-
-    Otherwise each line and each progress bar would be an error, and would end the work before it is saved.
-    """
-    for number in (1, 2):
-        try:
-            os.write(number, b"")
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, number)
-            os.close(nowhere)

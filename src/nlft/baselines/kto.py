@@ -18,6 +18,7 @@ from nlft.data.export import form_for, prompted, rows_for
 from nlft.data.records import Example
 from nlft.data.template_columns import with_columns
 from nlft.errors import UserError
+from nlft.progress import note_once
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
@@ -25,12 +26,16 @@ from nlft.training.honoured import refuse_float16
 from nlft.training.prompting import check_for_trl
 from nlft.training.settings import KTOOptions
 
+_BALANCED = " If neither weight is set, both labels count equally."
+
 
 @dataclass
 class KTOSettings(KTOOptions, KTOConfig):  # type: ignore[misc]
     """TRL's KTO settings. Fields with the same meaning have NLFTConfig's defaults."""
 
     logging_nan_inf_filter: bool = override(KTOConfig, "logging_nan_inf_filter", False)
+    desirable_weight: float | None = override(KTOConfig, "desirable_weight", None, _BALANCED)
+    undesirable_weight: float | None = override(KTOConfig, "undesirable_weight", None, _BALANCED)
 
 
 class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: ignore[misc]
@@ -80,18 +85,44 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
         weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
         add_run_directory(self, "kto", examples, {"beta": args.beta, **weights})
 
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: Any, args: KTOSettings, *more: Any, **options: Any
+    ) -> Dataset:
+        rows = super()._prepare_dataset(dataset, processing_class, args, *more, **options)
+        return pair_last_row(rows, args.per_device_train_batch_size)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""
 
 
 def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
-    """Raise the weight of the rarer label until both labels count equally (arXiv 2402.01306).
+    """Raise the weight of the rarer label until both labels count equally (arXiv 2402.01306). Say so.
 
-    Keep weights that the user has set.
+    Keep weights that the user has set. If only one is set, the other is 1.
     """
-    if (args.desirable_weight, args.undesirable_weight) != (1.0, 1.0):
+    if args.desirable_weight is not None or args.undesirable_weight is not None:
+        args.desirable_weight = 1.0 if args.desirable_weight is None else args.desirable_weight
+        args.undesirable_weight = 1.0 if args.undesirable_weight is None else args.undesirable_weight
         return
     right = sum(labels)
     wrong = len(labels) - right
     args.desirable_weight = max(1.0, wrong / right)
     args.undesirable_weight = max(1.0, right / wrong)
+    if right != wrong and args.process_index == 0:
+        chosen = f"--desirable_weight {args.desirable_weight:g} --undesirable_weight {args.undesirable_weight:g}"
+        note_once(f"note: {right} right and {wrong} wrong completions, so {chosen}")
+
+
+def pair_last_row(rows: Dataset, batch_size: int) -> Dataset:
+    """Pair a last row that is alone in its batch with the completion of the row before it.
+
+    TRL pairs each prompt with another completion of its batch, for the KL term. It would pair the only row of a batch
+    with its own completion, and the KL term would be the row's own reward.
+    """
+    last = len(rows) - 1
+    if last < 1 or last % batch_size or "KL_completion_ids" not in rows.column_names:
+        return rows
+    other = rows[last - 1]["completion_ids"]
+    return rows.map(
+        lambda row, at: {"KL_completion_ids": other if at == last else row["KL_completion_ids"]}, with_indices=True
+    )

@@ -149,6 +149,15 @@ def question_rows(examples: Sequence[Example], form: Form) -> list[dict[str, Any
     ]
 
 
+# Batches to add up are no part: they make room for the answers to one question.
+_OF_BOTH = (
+    *("save_strategy", "save_steps", "save_total_limit", "use_cpu", "bf16", "fp16", "tf32", "full_determinism"),
+    *("optim", "optim_args", "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    "max_grad_norm",
+)
+"""Settings of reinforcement that its supervised warm-up has too."""
+
+
 def _warmed_up(
     model: PreTrainedModel | PeftModel,
     args: ReFTSettings,
@@ -162,12 +171,12 @@ def _warmed_up(
         output_dir=str(run.path),
         target="answer",
         engine="trl",
-        num_train_epochs=args.sft_epochs,
+        num_train_epochs=args.sft_epochs or 1.0,  # without a warm-up, nothing reads it
         max_steps=args.sft_steps,
         per_device_train_batch_size=args.per_device_train_batch_size,
         learning_rate=args.warmup_learning_rate,
         activation_checkpointing=args.activation_checkpointing,
-        **{name: getattr(args, name) for name in ("save_strategy", "save_steps", "save_total_limit")},
+        **{name: getattr(args, name) for name in _OF_BOTH},
         lr_scheduler_type="constant" if args.sft_seconds else "linear",
         seed=args.seed,
         system_prompt=args.system_prompt,

@@ -11,6 +11,7 @@ from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.data.rules_file import guide_text, read_rules
 from nlft.errors import UserError, display_path, typed
 from nlft.progress import note
+from nlft.runs.checkpoints import newest_weights
 from nlft.runs.run_dir import RunDir
 from nlft.runs.unfinished import ways_to_go_on
 
@@ -132,15 +133,7 @@ def _home(path: Path) -> Path:
 
 
 def _newest(run: RunDir) -> Path | None:
-    """Return the folder of the run's weights that were written last. None if there are none yet."""
-    folders = [*run.checkpoints_path.glob("checkpoint-*"), run.adapter_path]
-    found = [
-        (file.stat().st_mtime_ns, folder)
-        for folder in folders
-        for file in (folder / name for name in (ADAPTER_WEIGHTS, *_MODEL_FILES))
-        if file.is_file()
-    ]
-    return max(found)[1] if found else None
+    return newest_weights(run, [ADAPTER_WEIGHTS, *_MODEL_FILES])
 
 
 def recorded_base(record: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from nlft.core.spans import Span
 from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
 from nlft.progress import quiet_libraries
+from nlft.streams import outliving_readers
 
 MOST_TALKS = 64  # conversations in memory; the one that was used longest ago goes first
 LONGEST_TITLE = 200  # characters of a held-out prompt in the page's list
@@ -192,6 +193,7 @@ def _is_span(one: object) -> bool:
     return all(isinstance(one.get(name), int) and not isinstance(one[name], bool) for name in ("start", "end"))
 
 
+@outliving_readers("stderr")
 def main(argv: list[str]) -> None:
     """Answer the lines of the input until it ends. It ends when the server ends."""
     out, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers

@@ -17,6 +17,7 @@ from nlft.commands.results import feedback_dataset
 from nlft.errors import UserError, display_path
 from nlft.outputs import begins_with, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 from nlft.page.ports import USUAL_PORTS
+from nlft.streams import outliving_readers
 
 if TYPE_CHECKING:
     from nlft.page.server import PageServer
@@ -179,6 +180,7 @@ def _write(args: Namespace, runs: "list[RunDir]") -> None:
     note_next("python", "-m", "webbrowser", args.html) if args.html else note_next("head", "-n", "3", args.csv)
 
 
+@outliving_readers()
 def serve_beside(path: Path) -> None:
     """Serve a run's page from a process of its own, beside the training that started it, and open it in a browser.
 

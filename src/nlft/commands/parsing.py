@@ -12,6 +12,7 @@ from nlft.commands.help import Section, command_help
 from nlft.commands.next_steps import SMALL_MODEL
 from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text
 from nlft.errors import ConfigError, Problem, UserError
+from nlft.models.idle import refuse_idle_model
 from nlft.yaml_files import yaml_entries
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class _Reading:
         classes = self.classes
         values = checked(entries, self._known(classes))
         *instances, other = self._instances(classes, values)
+        for one in instances:
+            refuse_idle_model(one)
         return (*instances, *weighing, other)
 
     @cached_property

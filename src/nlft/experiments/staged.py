@@ -25,9 +25,10 @@ from nlft.experiments.settings import TuneSettings
 from nlft.files import read_json, write_whole
 from nlft.library_errors import message_and_code
 from nlft.outputs import refuse_inputs
-from nlft.processes import end_with_parent, mute_closed_terminal, terminable
+from nlft.processes import end_with_parent, terminable
 from nlft.progress import hide_bars, quiet_libraries
 from nlft.runs.lock import owning
+from nlft.streams import mute_lost, outliving_readers
 
 if TYPE_CHECKING:
     from nlft.models.loading import ModelSettings
@@ -188,6 +189,7 @@ class Staged:
             target=_quietly, args=(resources, function, self.folder, self.job(), *args)
         )
         process.name = function.__name__.removesuffix("_stage")
+        mute_lost()  # a process prints before `_quietly` begins: what it imports may warn
         process.start()
         return process
 
@@ -271,6 +273,7 @@ def _processes() -> Any:
     return context
 
 
+@outliving_readers()
 def _quietly(resources: Resources, function: Callable[..., None], *args: object) -> None:
     """Run the function in a child process as a command does: with quiet libraries, error messages and exit codes."""
     # What the server process imported lives until the end. A full collection, with which each training ends, would walk
@@ -283,7 +286,7 @@ def _quietly(resources: Resources, function: Callable[..., None], *args: object)
     # SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, mute_closed_terminal)
+        signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         with terminable():
             function(*args)

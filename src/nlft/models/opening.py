@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
 from nlft.errors import UserError
+from nlft.models.idle import refuse_idle_server
 
 if TYPE_CHECKING:
     from nlft.models.answerer import Answerer
@@ -70,6 +71,7 @@ def open_model(
     Raises:
         UserError: the model cannot be loaded, or the server's address or key is wrong.
     """
+    refuse_idle_server(backend)
     shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     templates = Templates(system_prompt=system_prompt, inputs=inputs)
     if backend.executor == "ray":

@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from nlft.digests import MANIFEST, check_manifest
+from nlft.digests import MANIFEST, check_manifest, saved_number
 from nlft.errors import UserError, display_path
 from nlft.models.weights_check import check_files, check_finite, loaded, weights_fingerprint
 from nlft.progress import note
@@ -119,9 +119,9 @@ def check_undamaged(path: Path, flag: str) -> None:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """Return a run's checkpoints that have an adapter. checkpoint-9 comes before checkpoint-10."""
+    """Return a run's checkpoints that have an adapter, as saved. checkpoint-9 comes before checkpoint-10."""
     found = [config.parent for config in (run / "checkpoints").glob(f"checkpoint-*/{_CONFIG}")]
-    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+    return sorted(found, key=lambda folder: (saved_number(folder) or 0, len(folder.name), folder.name))
 
 
 def _without_config(path: Path, flag: str) -> UserError:

@@ -38,7 +38,7 @@ class ModelOptions:
     lora_alpha: int = field(
         default=16, metadata={"help": "LoRA scale: the adapter's output is multiplied by alpha / r."}
     )
-    lora_dropout: Annotated[float, Range(0, 1)] = field(
+    lora_dropout: Annotated[float, Range(0, 0.99)] = field(  # with 1, nothing would be trained
         default=0.0, metadata={"help": "Dropout in the adapter, a probability."}
     )
     lora_target_modules: list[str] | None = field(

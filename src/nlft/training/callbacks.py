@@ -18,6 +18,7 @@ from nlft.errors import display_path
 from nlft.files import give_usual_modes, sync_tree, write_whole
 from nlft.progress import progress
 from nlft.runs.card_facts import known_of
+from nlft.runs.checkpoints import next_number
 from nlft.runs.heartbeat import Heartbeat
 from nlft.runs.model_card import CARD, card_text
 from nlft.runs.run_dir import RunDir
@@ -146,7 +147,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             known = replace(known_of(self.run), **new)
             # PEFT has written a card of its own into the folder. Ours takes its place.
             write_whole(aside / CARD, card_text(known, aside, self.run.path.resolve().name).encode())
-            write_manifest(aside, CARD)
+            write_manifest(aside, CARD, saved=next_number(self.run))
             give_usual_modes(aside)
             sync_tree(aside)
             put_in_place(aside, self.run.adapter_path)

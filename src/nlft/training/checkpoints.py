@@ -20,7 +20,6 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer import SCALER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from nlft.digests import MANIFEST
 from nlft.errors import UserError, display_path
@@ -29,12 +28,13 @@ from nlft.models.ends import name_trained_end
 from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.lock import owning
 from nlft.runs.run_dir import RunDir
+from nlft.streams import outliving_readers
 from nlft.training.interrupts import saying_how_it_ended
 from nlft.training.log_state import restore_log, store_log, take_trl_sums, trl_sums
-from nlft.training.manifest import WRITING, finish_checkpoint, put_in_place, recover, saving
+from nlft.training.manifest import WRITING, finish_checkpoint, make_last, put_in_place, recover, rotate, saving
 from nlft.training.overrides import check_overrides
 from nlft.training.resuming import Resumed, check_resume, use_new_settings
-from nlft.training.sharding import ShardsModel, sharded_like, whole
+from nlft.training.sharding import ShardsModel, refuse_no_batch, sharded_like, whole
 from nlft.training.step_start import StepStart, own_random_numbers
 
 OPTIMIZER = "optimizer.safetensors"
@@ -75,6 +75,7 @@ class SafeCheckpoints(ShardsModel):
         """Train in a folder that no other process writes."""
         anyway = bool(kwargs.pop("anyway", False))
         self.resumed = self._saved_step = self._start = None
+        refuse_no_batch(self.args, self.train_dataset)
         if resume_from_checkpoint:
             run = RunDir(self.args.output_dir)
             if resume_from_checkpoint is True:
@@ -87,7 +88,7 @@ class SafeCheckpoints(ShardsModel):
                 engine=self.is_deepspeed_enabled,
                 tell=self.is_world_process_zero(),
             )
-        with saying_how_it_ended(self):
+        with outliving_readers(), saying_how_it_ended(self):
             self.before_first_step(resumes=bool(resume_from_checkpoint))
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
@@ -98,6 +99,14 @@ class SafeCheckpoints(ShardsModel):
         """Begin the sums of the log. `RunDirCallback` calls this when training begins."""
         self.state.compute_steps(self.args, self.state.max_steps)  # a checkpoint's state has the old intervals
         restore_log(self, self.resumed_from)
+        self._go_on_after(self.resumed_from)
+
+    def _go_on_after(self, checkpoint: str | None) -> None:
+        """Leave later checkpoints of this run behind: a resume of this training must not take one of them."""
+        run = RunDir(self.args.output_dir)
+        found = [path.resolve() for path in checkpoints_of(run)]
+        if self.args.should_save and checkpoint and Path(checkpoint).resolve() in found[:-1]:
+            make_last(Path(checkpoint), run)
 
     def own_log_sums(self) -> dict[str, Any]:
         """Return what this trainer's lines of the log sum up, as JSON."""
@@ -177,17 +186,19 @@ class SafeCheckpoints(ShardsModel):
         if self.args.should_save and not place.exists():
             with saving(display_path(place)):
                 shutil.copytree(self.resumed_from, home / WRITING / place.name)
+                make_last(home / WRITING / place.name, RunDir(self.args.output_dir))
                 sync_tree(home / WRITING / place.name)
                 put_in_place(home / WRITING / place.name, place)
         return True
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: object, writing: Path, place: Path) -> None:
         """Write a checkpoint in the folder `writing`. When it is whole, rename it to `place`."""
-        best, self._writing = self.state.best_model_checkpoint, writing
+        run, best, limit = RunDir(self.args.output_dir), self.state.best_model_checkpoint, self.args.save_total_limit
+        self._writing, self.args.save_total_limit = writing, None  # Trainer would delete by the clock
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self._writing, self.state.best_model_checkpoint = None, best
+            self._writing, self.state.best_model_checkpoint, self.args.save_total_limit = None, best, limit
         aside = writing / place.name
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(place)  # Trainer took its place for the one where it was written
@@ -197,15 +208,11 @@ class SafeCheckpoints(ShardsModel):
             RunDir(aside).write_settings(self.record)
             self._add_to_checkpoint(aside)
             give_usual_modes(aside)
-            finish_checkpoint(aside, self.args.world_size)
+            finish_checkpoint(aside, run, self.args.world_size)
             put_in_place(aside, place)
             shutil.rmtree(writing)  # also remove half-written files that a killed process left there
-            rotate_checkpoints(
-                output_dir=str(place.parent),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            best = self.state.best_model_checkpoint
+            rotate(run, limit, place, *([Path(best)] if best else []))
         self.accelerator.wait_for_everyone()
 
     def _finalize_training(self, trial: object, num_train_samples: int, start_time: float) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from nlft.config import is_secret
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import ConfigError, Problem
+from nlft.training.optim_args import keys_of, wrong_keys
 
 BASELINES = frozenset({"sft", "kto", "dpo", "reft"})
 NLFT = frozenset({"nlft"})
@@ -129,6 +130,16 @@ def _fp16_without_gpu(args: Any) -> bool:
 
 
 REFUSALS = (
+    Refusal("max_steps", "no step would be trained", "Give 1 or more, or leave it out for --num_train_epochs.",
+            when=lambda a: a.max_steps == 0),
+    Refusal("num_train_epochs", "nothing would be trained", "Give more than 0, or add --max_steps.",
+            when=lambda a: a.num_train_epochs <= 0 and a.max_steps <= 0),
+    Refusal("sft_steps", "no step would be trained", "Use --sft_epochs 0 for no warm-up.", frozenset({"reft"}),
+            lambda a: a.sft_steps == 0),
+    Refusal("lr_scheduler_kwargs", "the schedule of --lr_scheduler_type reads none",
+            when=lambda a: _text(a.lr_scheduler_type) in ("constant", "constant_with_warmup")),
+    Refusal("gradient_checkpointing", "--activation_checkpointing, its newer name, says otherwise", "Leave one out.",
+            when=lambda a: a.activation_checkpointing not in (None, a.gradient_checkpointing)),
     *(Refusal(name, why, _CURES.get(name, _LEAVE_OUT)) for name, why in NEVER.items() if name != "do_eval"),
     Refusal("do_eval", NEVER["do_eval"], when=_without_eval),  # transformers sets it for --eval_strategy
     *(Refusal(name, "this method evaluates nothing while it trains", "Use `nlft evaluate` afterwards.", BASELINES)
@@ -179,9 +190,7 @@ REFUSALS = (
             when=lambda a: _text(a.lr_scheduler_type) in ("constant", "reduce_lr_on_plateau", "greedy")),
     *(Refusal(name, "the optimizer of --optim does not read it", when=lambda a: _text(a.optim).startswith(_NO_ADAM))
       for name in ("adam_beta1", "adam_beta2", "adam_epsilon")),
-    Refusal("optim_args", "the optimizer of --optim does not read it",
-            when=lambda a: _text(a.optim).startswith(("adamw_torch", "adafactor"))
-            and not _text(a.optim).endswith("bit")),
+    Refusal("optim_args", "the optimizer of --optim does not read it", when=lambda a: keys_of(_text(a.optim)) == ()),
     Refusal("optim_target_modules", "only GaLore and APOLLO read it",
             when=lambda a: not _text(a.optim).startswith(_LAYERWISE)),
     Refusal("run_name", "--report_to is none, and only trackers read it", "Add --report_to, or change --output_dir.",
@@ -247,6 +256,7 @@ def refuse_idle(args: Any, method: str) -> None:
         for one in REFUSALS
         if method in one.methods and one.setting in known and _is_set(args, known[one.setting]) and one.when(args)
     ]
+    problems += wrong_keys(_text(args.optim), args.optim_args) if "optim_args" in known else []
     problems += _vllm(args, known)
     if problems:
         raise ConfigError(problems)

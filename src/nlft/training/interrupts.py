@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nlft.errors import NLFTError, display_path
-from nlft.processes import ENDING, Terminated, mute_closed_terminal
+from nlft.processes import ENDING, Terminated
 from nlft.runs.checkpoints import last_whole_checkpoint
 from nlft.runs.run_dir import RunDir
 from nlft.training.divergence import Diverged
@@ -49,7 +49,6 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
 
         The shell, torchrun and the system may each report the closed terminal, and none of them means "at once".
         """
-        mute_closed_terminal()
         if not self._steps:
             raise _ending(signal_number)
         if self.asked is not None:

@@ -3,6 +3,7 @@
 Until the manifest is written, the checkpoint stands in `checkpoints/.writing`. Nothing there counts as a checkpoint.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,10 +13,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from nlft.digests import write_manifest
+from nlft.digests import MANIFEST, write_manifest
 from nlft.errors import UserError, display_path
-from nlft.files import sync_folder, sync_tree
-from nlft.runs.checkpoints import problem_of, step_of
+from nlft.files import sync_folder, sync_tree, write_whole
+from nlft.runs.checkpoints import checkpoints_of, next_number, problem_of, step_of
 from nlft.runs.run_dir import RunDir
 
 WRITING = ".writing"
@@ -56,13 +57,38 @@ def _is_of_the_disk(error: Exception) -> bool:
     return by_text and bool(_DISK.search(str(error)))
 
 
-def finish_checkpoint(folder: Path, world_size: int) -> None:
-    """Write the manifest of a checkpoint, with the size and the SHA-256 of each file. Then wait for the disk.
+def finish_checkpoint(folder: Path, run: RunDir, world_size: int) -> None:
+    """Write the manifest of a run's checkpoint, with the size and the SHA-256 of each file. Then wait for the disk.
 
     Without the wait, a power cut after the rename could leave a whole-looking checkpoint of empty files.
     """
-    write_manifest(folder, world_size=world_size)
+    write_manifest(folder, world_size=world_size, saved=next_number(run))
     sync_tree(folder)
+
+
+def make_last(folder: Path, run: RunDir) -> None:
+    """Let a whole checkpoint be the last one of a run that goes on from it."""
+    with saving(display_path(folder)):
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        write_whole(folder / MANIFEST, json.dumps({**manifest, "saved": next_number(run)}).encode())
+
+
+def rotate(run: RunDir, limit: int | None, *kept: Path) -> None:
+    """Delete the checkpoints that the run wrote first, until `limit` are left.
+
+    transformers orders them by the clock. A clock that was set back would let it delete the newest one.
+
+    Args:
+        limit: number of checkpoints; None or 0 deletes none.
+        kept: checkpoints to keep in any case.
+    """
+    if not limit or limit < 0:
+        return
+    found, safe = checkpoints_of(run), {path.resolve() for path in kept}
+    others = [path for path in found if path.resolve() not in safe]
+    room = max(limit - (len(found) - len(others)), 0)
+    for path in others[: max(len(others) - room, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def put_in_place(aside: Path, place: Path) -> None:

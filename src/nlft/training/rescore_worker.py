@@ -30,9 +30,10 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.saved_adapters import WEIGHTS
 from nlft.progress import quiet_libraries
-from nlft.runs.checkpoints import checkpoints_of
+from nlft.runs.checkpoints import newest_weights
 from nlft.runs.controls import state_of
 from nlft.runs.run_dir import RunDir, TokenScores
+from nlft.streams import outliving_readers
 from nlft.training.pivots import choose_pivots, rules_of, with_pivots
 from nlft.training.watching import score_alone
 
@@ -130,12 +131,8 @@ class RescoreModel:
 
 
 def newest_adapter(run: RunDir) -> Path | None:
-    """Return the folder of the run's adapter that was written last, or None if there is no adapter yet.
-
-    If a run was resumed, its finished adapter may be older than its checkpoints.
-    """
-    found = sorted((p for p in [*checkpoints_of(run), run.adapter_path] if (p / WEIGHTS).is_file()), key=_written)
-    return found[-1] if found else None
+    """Return the folder of the run's adapter that was saved last, or None if there is no adapter yet."""
+    return newest_weights(run, [WEIGHTS])
 
 
 def _written(folder: Path) -> int:
@@ -198,6 +195,7 @@ def answers(rescorer: Answering, lines: Iterator[str]) -> Iterator[dict[str, Any
             yield {"error": str(error)}
 
 
+@outliving_readers("stderr")
 def serve(load: Callable[[], tuple[Answering, dict[str, Any]]]) -> None:
     """Answer the lines of the input until the input ends. It ends when the server ends.
 

@@ -53,6 +53,24 @@ def check_start(args: Any) -> None:
         )
 
 
+def refuse_no_batch(args: Any, rows: Any) -> None:
+    """Refuse to drop the only batch.
+
+    Args:
+        args: the settings of a training.
+        rows: the rows to train on.
+
+    Raises:
+        UserError: says how many rows the batch has and needs.
+    """
+    needed = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and hasattr(rows, "__len__") and len(rows) < needed:
+        raise UserError(
+            f"the only batch has {len(rows)} of {needed} rows, and --dataloader_drop_last drops it. Nothing would be "
+            "trained.\n  Leave out --dataloader_drop_last, or lower --per_device_train_batch_size."
+        )
+
+
 def refuse_collateral(trainer: Any) -> None:
     """Refuse to measure collateral after the training if the first process will not have the whole model.
 

@@ -265,7 +265,8 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         struck = [plan.is_struck(one) for one in self.train_dataset]
         args, micro = self.args, self.args.per_device_train_batch_size
         step = micro * args.gradient_accumulation_steps * args.world_size
-        return StrikeShareSampler(struck, step, args.strike_share, args.data_seed or args.seed, micro)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return StrikeShareSampler(struck, step, args.strike_share, seed, micro)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

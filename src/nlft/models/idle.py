@@ -1,0 +1,60 @@
+"""Refuse settings of a model or a server that would have no effect. Imports no torch."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from nlft.errors import ConfigError, Problem
+
+_OF_4_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
+_OF_SERVER = (
+    *("api_key_env", "concurrency", "max_retries", "request_timeout"),
+    *("requests_per_minute", "tokens_per_minute"),
+)
+
+
+def refuse_idle_model(model: Any) -> None:
+    """Refuse settings of 4 bits without 4 bits, and a revision of a folder.
+
+    Args:
+        model: the settings of a model, as a command reads them.
+
+    Raises:
+        ConfigError: every such setting.
+    """
+    problems = []
+    if not getattr(model, "load_in_4bit", True):
+        problems += _set(model, _OF_4_BITS, "--load_in_4bit is false", "Add --load_in_4bit true, or leave it out.")
+    name = getattr(model, "model_name_or_path", None)
+    if name and Path(name).is_dir():
+        problems += _set(model, ("model_revision",), f"{name} is a folder, which has no revisions", "Leave it out.")
+    if problems:
+        raise ConfigError(problems)
+
+
+def refuse_idle_server(backend: Any) -> None:
+    """Refuse settings of a server where a local model answers.
+
+    Args:
+        backend: a `BackendSettings`.
+
+    Raises:
+        ConfigError: every such setting.
+    """
+    if backend.backend == "openai":
+        return
+    cure = "Add --base_url ADDRESS or --backend openai, or leave it out."
+    if problems := _set(backend, _OF_SERVER, "a local model answers, and only a server reads it", cure):
+        raise ConfigError(problems)
+
+
+def _set(settings: Any, names: tuple[str, ...], why: str, cure: str) -> list[Problem]:
+    """Report the settings of these names that differ from their defaults."""
+    found = [(f.name, getattr(settings, f.name)) for f in fields(settings) if f.name in names]
+    defaults = {f.name: f.default for f in fields(settings)}
+    return [Problem(f"--{name}", f"is {_shown(value)}, but {why}", cure) for name, value in found
+            if value is not None and value != defaults[name]]  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
