@@ -17,15 +17,17 @@ from nlft.auditing.rules import find_rules, is_habit, may_be_proposed, objection
 from nlft.auditing.run import AuditSettings, audit
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.prompts import as_messages
 from nlft.data.encoding import encode
 from nlft.data.records import Example, Question, write_examples
-from nlft.data.rules_file import Rule, read_rules, write_rules
+from nlft.data.rules_file import Rule, checks_of, read_rules, write_rules
 from nlft.errors import NLFTError
 from nlft.experiments import stages
 from nlft.experiments.arm_data import as_prompted
 from nlft.experiments.arms import BUILT_IN
 from nlft.experiments.rule_arms import with_rules
 from nlft.experiments.settings import TuneSettings
+from nlft.models.answerer import Generated
 from nlft.runs.run_dir import RunDir
 
 
@@ -208,8 +210,8 @@ RULES = [
 ]
 
 
-def asked(name, praise, hi=0, replies=20, words=20.0):
-    return Asked(name, replies, {"praise": praise, "hi": hi}, words)
+def asked(name, praise, hi=0, replies=20, words=20.0, copies=0):
+    return Asked(name, replies, {"praise": praise, "hi": hi}, words, copies)
 
 
 def figures(*asked_forms, **changes):
@@ -228,6 +230,8 @@ PLAIN, PROMPTED = asked("as it is", 12), asked("the rule in the prompt", 9)
         (figures(PLAIN, asked("p", 1, 1)), "use the prompt", ["5% (1 of 20)", "60% (12 of 20)"]),
         (figures(PLAIN, asked("p", 1, 2)), "strike", ["10% (2 of 20)"]),
         (figures(PLAIN, asked("p", 0, words=9.0)), "strike", []),
+        (figures(PLAIN, asked("p", 0, copies=5)), "strike", ["25% (5 of 20) copy"]),
+        (figures(PLAIN, asked("p", 0, copies=4)), "use the prompt", ["20% (4 of 20) copy"]),
         (figures(asked("as it is", 1, 1), PROMPTED), "use the prompt", ["5% (1 of 20)", "nothing to strike"]),
         (figures(asked("as it is", 0, replies=9), PROMPTED), "strike", ["9 prompts"]),
         (figures(PLAIN, PROMPTED, alone=16), "these judgments are about one example each and will not transfer",
@@ -278,6 +282,26 @@ def test_the_preflight_shows_the_text_that_the_arm_of_a_comparison_shows(form, a
     shown = with_rules(BUILT_IN[arm], RULES, [])
     (question,) = as_prompted(shown, [Question(1, "Describe item 0.")], [], SamplingSettings())
     assert forms[form] == [question.prompt]
+
+
+def test_replies_that_copy_what_the_prompt_shows_are_counted():
+    shown, other = "A kettle of steel with a lid and a long spout.", "A grey rug of wool, two metres wide, for halls."
+    liked = [right(1, shown), right(2, other)]
+    prompts = [wrong(n, "a sleek pan", "It praises.") for n in range(10, 13)]
+    answers = {"Describe item 10.": shown, "Describe item 11.": "A pan of steel with two handles and a lid of glass."}
+
+    class Model:
+        def answer(self, requests):
+            last = [as_messages(request.prompt)[-1]["content"] for request in requests]
+            yield {at: Generated(answers.get(text, "A pan."), 3, "stop") for at, text in enumerate(last)}.items()
+
+    asked_forms, _ = prompt_forms([e.prompt for e in prompts], RULES[:1], liked)
+    found = {one.name: one.copies for one in flight._ask(prompts, asked_forms, checks_of(RULES[:1]), Model())}
+    assert found == {flight.PLAIN: 0, flight.PROHIBITED: 0, flight.REWORDED: 0, flight.SHOWN: 1}
+    answers["Describe item 11."] = "Here: a kettle of steel with a lid and a long spout."
+    (last,) = flight._ask(prompts, {flight.SHOWN: asked_forms[flight.SHOWN]}, checks_of(RULES[:1]), Model())
+    assert last.copies == 2
+    assert "67% (2 of 3)" in "\n".join(figures(last).lines())
 
 
 def test_quotes_are_counted_with_those_that_mark_nothing():

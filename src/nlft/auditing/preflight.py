@@ -14,6 +14,7 @@ from nlft.core.prompts import Prompt, as_messages, fill_prompt, prompt_text
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.spans import blame, quote_places, quoted_spans
 from nlft.data.checks import Check, check_reply, word_count
+from nlft.data.phrases import copied, runs_of
 from nlft.data.records import Example, completion_text, reply_to
 from nlft.data.rules_file import Rule, checks_of, guide_text, rule_text
 from nlft.data.template_columns import inputs_of
@@ -45,6 +46,9 @@ LEAST_REPLIES = 10
 LEAST_LENGTH = 0.5
 """A prompt counts only if its replies have at least this proportion of the words that replies without it have."""
 
+MOST_COPIES = 0.25
+"""A prompt counts only if fewer than this proportion of its replies copy a reply that it shows."""
+
 ALONE = 0.8
 """The judgments do not transfer if this proportion of the judged examples carries no rule of several prompts."""
 
@@ -72,17 +76,27 @@ class Asked:
         broken: for each check, how many replies fail it. Without a file of checks, each rule is one: a reply fails it
             that has any of its words.
         words: mean length of a reply in words.
+        copies: how many replies copy one that the prompt shows: at least a half of their runs of six words.
     """
 
     name: str
     replies: int
     broken: Mapping[str, int]
     words: float
+    copies: int = 0
 
     @property
     def worst(self) -> float:
         """Return the proportion of replies that break the rule that is broken most often."""
         return max(self.broken.values(), default=0) / self.replies
+
+    def is_enough(self, plain: "Asked") -> bool:
+        """Return whether the prompt keeps the rules, and its replies are neither far shorter nor copies."""
+        return (
+            self.worst < SELDOM
+            and self.words >= LEAST_LENGTH * plain.words
+            and self.copies < MOST_COPIES * self.replies
+        )
 
 
 @dataclass(frozen=True)
@@ -121,10 +135,16 @@ class Preflight:
         if self.asked:
             names = list(self.asked[0].broken)
             rows = [
-                (one.name, one.replies, *(_share(one.broken[name], one.replies) for name in names), f"{one.words:.1f}")
+                (
+                    one.name,
+                    one.replies,
+                    *(_share(one.broken[name], one.replies) for name in names),
+                    f"{one.words:.1f}",
+                    _share(one.copies, one.replies) if one.name == SHOWN else "",
+                )
                 for one in self.asked
             ]
-            lines += ["", *table(rows, ("prompt", "replies", *names, "words")).split("\n"), ""]
+            lines += ["", *table(rows, ("prompt", "replies", *names, "words", "copy what is shown")).split("\n"), ""]
             lines.append(
                 "Under each name: replies that fail this check, or have a word of this rule. The replies are greedy; "
                 "sampled ones may differ."
@@ -209,7 +229,7 @@ def decide(figures: Preflight) -> tuple[Verdict, str]:
         enough = plain.replies >= LEAST_REPLIES
         if enough and plain.worst < SELDOM:
             return "use the prompt", f"nothing to strike: as it is, {_worst(plain)}"
-        kept = [one for one in prompted if one.worst < SELDOM and one.words >= LEAST_LENGTH * plain.words]
+        kept = [one for one in prompted if one.is_enough(plain)]
         if enough and kept:
             return "use the prompt", f"{_best(kept)}; as it is, {_worst(plain)}"
         few = "" if enough else f"{plain.replies} prompts are too few to judge a prompt by; "
@@ -307,8 +327,16 @@ def _ask(
         texts = [answer.text for answer in complete(requests, model, f"preflight: {name}")]
         replies = [reply_to(example, text) for example, text in zip(asked, texts, strict=True)]
         broken = {check.name: sum(check_reply(check, reply).passed is False for reply in replies) for check in checks}
-        found.append(Asked(name, len(texts), broken, sum(map(word_count, texts)) / len(texts)))
+        copies = sum(map(_copies, prompts, texts)) if name == SHOWN else 0
+        found.append(Asked(name, len(texts), broken, sum(map(word_count, texts)) / len(texts), copies))
     return found
+
+
+def _copies(prompt: Prompt, reply: str) -> bool:
+    """Return whether a reply copies one that stands in its prompt."""
+    shown = [turn["content"] for turn in as_messages(prompt) if turn["role"] == "assistant"]
+    known, runs = copied([reply], runs_of(shown))
+    return reply in shown or 2 * known >= runs > 0
 
 
 def _shown_before(prompt: Prompt, liked: Sequence[Example]) -> Prompt | None:
@@ -341,7 +369,8 @@ def _worst(asked: Asked) -> str:
 
 def _best(prompted: Sequence[Asked]) -> str:
     best = min(prompted, key=lambda one: one.worst)
-    return f"with {best.name}, {_worst(best)}"
+    but = f" and {_share(best.copies, best.replies)} copy what is shown" if best.copies else ""
+    return f"with {best.name}, {_worst(best)}{but}"
 
 
 def _share(count: int, total: int) -> str:

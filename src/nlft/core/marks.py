@@ -62,7 +62,8 @@ def _mark(words: tuple[str, str], goes_on: str) -> re.Pattern[str]:
     )
 
 
-_CORRECTION = _mark(_CORRECTIONS, r"is\b(?=[ \t]*[-−+$€£\"'“(\[\\]?\d)")
+# "The correct answer is 29." is criticism too, if poor: the audit says so.
+_CORRECTION = _mark(_CORRECTIONS, r"(?:(?<=correction )|(?<=corrections ))is\b(?=[ \t]*[-−+$€£\"'“(\[\\]?\d)")
 _VERDICT = _mark(_VERDICTS, r"is\b")
 
 

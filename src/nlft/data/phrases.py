@@ -2,8 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+COPIED_WORDS = 6
+"""A run of so many words that also stands in another text counts as copied from it."""
 
 LONGEST_PHRASE = 4  # words
 TIMES_COMMONER = 5
@@ -55,6 +58,17 @@ def commoner_phrases(replies: Sequence[tuple[str, str, str]]) -> tuple[Phrase, .
             kept.append(phrase)
     kept.sort(key=lambda p: (-counts[p], p))
     return tuple(Phrase(" ".join(phrase), before[phrase], counts[phrase]) for phrase in kept)
+
+
+def runs_of(texts: Iterable[str]) -> set[tuple[str, ...]]:
+    """Return all runs of `COPIED_WORDS` words of the texts."""
+    return {gram for text in texts for gram in grams_of(words_of(text), COPIED_WORDS)}
+
+
+def copied(texts: Iterable[str], known: Collection[tuple[str, ...]]) -> tuple[int, int]:
+    """Return how many runs of the texts are known, and how many runs they have."""
+    grams = [gram for text in texts for gram in grams_of(words_of(text), COPIED_WORDS)]
+    return sum(gram in known for gram in grams), len(grams)
 
 
 def words_of(text: str) -> list[str]:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nlft.core.prompts import Prompt, prompt_text
-from nlft.data.phrases import Phrase, commoner_phrases, grams_of, words_of
+from nlft.data.phrases import Phrase, commoner_phrases, copied, grams_of, runs_of, words_of
 from nlft.results.settings import CollateralSettings
 
-_COPIED_WORDS = 6
 _REPEATED_WORDS = 3
 GATED = ("task", "keep")  # sets whose bounds decide; the near-scope prompts are too few
 
@@ -188,8 +187,8 @@ def prompt_set(
     each = None if kl is None else tuple((one.nats, one.tokens) for one in kl)
     if trained_on is None:
         return PromptSet(pairs, total, None, each)
-    known = {gram for text in trained_on for gram in grams_of(words_of(text), _COPIED_WORDS)}
-    before, after = (_copied([words_of(reply.text) for reply in side], known) for side in _sides(pairs))
+    known = runs_of(trained_on)
+    before, after = (copied([reply.text for reply in side], known) for side in _sides(pairs))
     return PromptSet(pairs, total, (before, after), each)
 
 
@@ -272,8 +271,3 @@ def _sides(pairs: Sequence[Pair]) -> tuple[list[Reply], list[Reply]]:
 def _repetition(words: Sequence[str]) -> float:
     grams = grams_of(words, _REPEATED_WORDS)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _copied(replies: Sequence[Sequence[str]], known: Collection[tuple[str, ...]]) -> tuple[int, int]:
-    grams = [gram for words in replies for gram in grams_of(words, _COPIED_WORDS)]
-    return sum(gram in known for gram in grams), len(grams)
