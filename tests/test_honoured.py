@@ -36,6 +36,7 @@ IDLE = {
     "eval_use_gather_object": True, "eval_accumulation_steps": 2, "include_for_metrics": ["loss"],
     "batch_eval_metrics": True, "bf16_full_eval": True, "fp16_full_eval": True, "include_num_input_tokens_seen": "all",
     "logging_nan_inf_filter": True, "auto_find_batch_size": True, "save_only_model": True, "do_train": True,
+    "enable_jit_checkpoint": True,
     "do_eval": True, "do_predict": True, "push_to_hub": True, "hub_token": "x", "hub_private_repo": True,
     "hub_model_id": "x/y", "hub_strategy": "end", "hub_always_push": True, "hub_revision": "x",
     "eval_strategy": "epoch", "eval_steps": 5, "eval_delay": 3, "per_device_eval_batch_size": 3, "eval_on_start": True,
@@ -300,6 +301,15 @@ def test_the_keys_of_optimizers_are_those_that_transformers_reads():
             assert f'"{key}"' in source, (name, key)
         if not reads:
             assert keys_of(str(name.value)) == (), name
+
+
+@pytest.mark.parametrize("text", [{"use_seedable_sampler": False}, '{"use_seedable_sampler": false}'])
+@pytest.mark.parametrize("method", ["nlft", "sft"])
+def test_a_sampler_without_a_seed_is_refused_because_no_resume_could_repeat_it(tmp_path, method, text):
+    settings = {"output_dir": str(tmp_path), "report_to": "none"}
+    with pytest.raises(ConfigError, match="use_seedable_sampler"):
+        CLASSES[method](**settings, accelerator_config=text)
+    CLASSES[method](**settings, accelerator_config={"even_batches": False})
 
 
 def test_all_dropout_is_refused():

@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import termios
 from types import SimpleNamespace
 
@@ -16,12 +15,11 @@ from transformers import TrainerCallback
 
 from helpers import tiny
 from helpers.kills import untimed
-from helpers.training import COMMON, REDIRECTED, adapter, examples, lora, nlft_trainer
+from helpers.training import COMMON, REDIRECTED, adapter, examples, in_a_process, lora, nlft_trainer
 from helpers.waiting import until
 from nlft.baselines.kto import KTOBaseline, KTOSettings
 from nlft.baselines.reft import ReFTBaseline, ReFTSettings
 from nlft.baselines.sft import SFTSettings, sft_trainer
-from nlft.data.records import write_examples
 from nlft.processes import Terminated
 from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.run_dir import RunDir
@@ -212,20 +210,11 @@ def test_a_signal_after_the_last_step_lets_the_adapter_be_written(tmp_path, caps
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_a_training_outlives_its_terminal_until_it_has_saved(tmp_path, model_folder, command):
     """What it prints then goes nowhere, instead of ending it with an error."""
-    write_examples(tmp_path / "e.jsonl", examples(8))
-    folder = tmp_path / "out"
-    words = [sys.executable, "-m", "nlft", command, tmp_path / "e.jsonl", "--model_name_or_path", model_folder]
-    words += ["--dtype", "float32", "--max_steps", 100_000, "--output_dir", folder]
-    if command == "tune":
-        words += ["--arms", "nlft", "--max_new_tokens", 4, "--keep_truncated", "true", "--test_share", 0.25]
-        words += ["--audit", "false"]
-    else:
-        words += ["--use_cpu", "--watch", 0]
-    run = RunDir(folder / "nlft" if command == "tune" else folder)
+    words, run = in_a_process(command, tmp_path, model_folder, 100_000)
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     process = subprocess.Popen(
-        [str(word) for word in words],
+        words,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

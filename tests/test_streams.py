@@ -9,11 +9,10 @@ import sys
 
 import pytest
 
-from helpers.training import examples
+from helpers.training import examples, in_a_process
 from helpers.waiting import until
 from nlft.data.records import write_examples
 from nlft.runs.checkpoints import checkpoints_of, problem_of
-from nlft.runs.run_dir import RunDir
 from nlft.streams import Lasting, outliving_readers
 
 NLFT = f"{shlex.quote(sys.executable)} -m nlft"
@@ -94,18 +93,9 @@ def test_an_encoding_that_lacks_a_character_ends_no_command(folder, encoding):
 
 @pytest.mark.parametrize(("command", "leaves"), [("train", "at once"), ("train", "later"), ("tune", "at once")])
 def test_a_training_outlives_the_reader_of_its_log(tmp_path, model_folder, command, leaves):
-    write_examples(tmp_path / "e.jsonl", examples(8))
-    folder = tmp_path / "out"
-    words = [sys.executable, "-m", "nlft", command, tmp_path / "e.jsonl", "--model_name_or_path", model_folder]
-    words += ["--dtype", "float32", "--max_steps", 8, "--output_dir", folder]
-    if command == "tune":
-        words += ["--arms", "nlft", "--max_new_tokens", 4, "--keep_truncated", "true", "--test_share", 0.25]
-        words += ["--audit", "false"]
-    else:
-        words += ["--use_cpu", "--watch", 0]
-    run = RunDir(folder / "nlft" if command == "tune" else folder)
+    words, run = in_a_process(command, tmp_path, model_folder, 8)
     ours, theirs = os.pipe()
-    process = subprocess.Popen([str(word) for word in words], stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(words, stdout=theirs, stderr=theirs)
     os.close(theirs)
     if leaves == "later":
         until(lambda: any("loss" in event for event in run.events()), seconds=180)

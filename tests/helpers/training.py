@@ -1,12 +1,14 @@
 """Trainers on tiny models: their examples, their settings, and requests to them while they train."""
 
+import sys
+
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from helpers import tiny
 from nlft.core.schemes.nlft import NLFTSettings
-from nlft.data.records import Example
+from nlft.data.records import Example, write_examples
 from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -88,3 +90,17 @@ class Ask(TrainerCallback):
         for name, value in self.asked.get(state.global_step + 1, []):
             value = self.ids[value] if name == "undo" and value in self.ids else value
             self.ids[name] = self.run.write_request(name, value, "page")
+
+
+def in_a_process(command, folder, model, steps):
+    """Return the words that start `train` or `tune` in a process of its own, and the training's run."""
+    write_examples(folder / "e.jsonl", examples(8))
+    out = folder / "out"
+    words = [sys.executable, "-m", "nlft", command, folder / "e.jsonl", "--model_name_or_path", model]
+    words += ["--dtype", "float32", "--max_steps", steps, "--output_dir", out]
+    if command == "tune":
+        words += ["--arms", "nlft", "--max_new_tokens", 4, "--keep_truncated", "true", "--test_share", 0.25]
+        words += ["--audit", "false"]
+    else:
+        words += ["--use_cpu", "--watch", 0]
+    return [str(word) for word in words], RunDir(out / "nlft" if command == "tune" else out)

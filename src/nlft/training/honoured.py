@@ -50,7 +50,7 @@ ONLY_TRL = frozenset({
 
 AROUND = frozenset({
     "output_dir", "resume_from_checkpoint", "ignore_data_skip", "restore_callback_states_from_checkpoint",
-    "save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint",
+    "save_strategy", "save_steps", "save_total_limit", "save_on_each_node",
     "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica",
     "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
     "trackio_static_space_id", "skip_memory_metrics", "debug",
@@ -76,6 +76,7 @@ NEVER = {
     "logging_nan_inf_filter": "the training stops at the first loss that is not finite",
     "auto_find_batch_size": "the batch would depend on free memory, and no record would say which one was used",
     "save_only_model": "a checkpoint without the optimizer cannot be resumed, and adapter/ has the model",
+    "enable_jit_checkpoint": "SIGTERM writes a checkpoint in any case, and this would take the signal away from nlft",
     "do_train": "the command or the call decides what is done",
     "do_eval": "the command or the call decides what is done",
     "do_predict": "the command or the call decides what is done",

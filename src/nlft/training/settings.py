@@ -6,12 +6,13 @@ so our defaults win. A comparison of methods then differs in the method alone.
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from nlft.config import Range, with_defaults
 from nlft.core.prompts import PromptSettings, SystemPromptSettings
 from nlft.data.export import TargetSettings
 from nlft.data.grading import ExtractionSettings
+from nlft.errors import ConfigError, Problem
 from nlft.models.settings import MaxLengthSettings, SeedSettings
 
 GuardAction = Literal["warn", "pause", "stop"]
@@ -98,6 +99,7 @@ class CommonSettings(ActivationSettings):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # nothing to pin for, and torch says so at each start
         super().__post_init__()  # type: ignore[misc]
+        _refuse_unseeded(self)
         without_missing_trackers(self)
 
 
@@ -370,3 +372,14 @@ class ReFTOptions(WarmUpSettings, ExtractionSettings, BaselineOptions):
     beta: Annotated[float, Range(0, inf)] = field(
         default=0.05, metadata={"help": "Weight of the KL penalty towards the warmed-up model."}
     )
+
+
+def _refuse_unseeded(args: Any) -> None:
+    """Refuse a sampler without a seed, in settings that transformers has completed.
+
+    Raises:
+        ConfigError: `use_seedable_sampler` is false.
+    """
+    if args.accelerator_config.use_seedable_sampler is False:
+        why = "has use_seedable_sampler false, but a resumed run would then read the examples in another order"
+        raise ConfigError([Problem("--accelerator_config", why, "Leave it true.")])
