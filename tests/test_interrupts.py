@@ -207,7 +207,7 @@ def test_a_signal_after_the_last_step_lets_the_adapter_be_written(tmp_path, caps
     assert (tmp_path / "adapter/adapter_model.safetensors").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize("command", ["train", pytest.param("tune", marks=pytest.mark.long)])
 def test_a_training_outlives_its_terminal_until_it_has_saved(tmp_path, model_folder, command):
     """What it prints then goes nowhere, instead of ending it with an error."""
     words, run = in_a_process(command, tmp_path, model_folder, 100_000)

@@ -83,7 +83,7 @@ def test_an_output_on_a_full_disk_ends_in_a_sentence(folder, command):
     assert "Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.long)])
 def test_an_encoding_that_lacks_a_character_ends_no_command(folder, encoding):
     (folder / "größe.jsonl").rename(folder / "größe-五.jsonl")
     done = shell(f"{NLFT} audit größe-五.jsonl", folder, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
@@ -91,7 +91,14 @@ def test_an_encoding_that_lacks_a_character_ends_no_command(folder, encoding):
     assert "\\u4e94" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("command", "leaves"), [("train", "at once"), ("train", "later"), ("tune", "at once")])
+@pytest.mark.parametrize(
+    ("command", "leaves"),
+    [
+        ("train", "later"),
+        pytest.param("train", "at once", marks=pytest.mark.long),
+        pytest.param("tune", "at once", marks=pytest.mark.long),
+    ],
+)
 def test_a_training_outlives_the_reader_of_its_log(tmp_path, model_folder, command, leaves):
     words, run = in_a_process(command, tmp_path, model_folder, 8)
     ours, theirs = os.pipe()
