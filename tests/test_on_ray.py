@@ -85,6 +85,7 @@ def kill_a_worker(ledger, killed):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_a_model_that_answers_in_two_workers_one_of_them_killed_gives_the_answers_of_this_machine(
     tmp_path, model_folder, capsys
 ):

@@ -54,6 +54,7 @@ def digests(folder):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_the_demo_survives_an_interruption_and_does_not_repeat_what_is_done(tmp_path, model_folder, capfd):
     folder = tmp_path / "demo"
     first = start(folder, model_folder, tmp_path)
