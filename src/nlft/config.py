@@ -6,7 +6,7 @@ Flags are read in `commands/parsing.py`.
 import difflib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from math import inf
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -299,6 +299,24 @@ def range_of(hint: object) -> Range | None:
 def is_secret(name: str) -> bool:
     """Return whether a setting's value is secret, so that no message, log or file may have it."""
     return name.endswith(("token", "key", "password"))
+
+
+def is_set(settings: Any, field_: "Field[Any]") -> bool:
+    """Return whether a setting differs from its default."""
+    default = field_.default_factory() if field_.default_factory is not MISSING else field_.default
+    value = getattr(settings, field_.name, None)
+    record = f"<{field_.name.upper()}>"  # what a record has in place of a token, also of none
+    if value is False and default == "no":  # as the parser of a command reads it
+        return False
+    return value is not None and value not in (default, record)
+
+
+def shown_of(settings: Any, name: str) -> str:
+    """Return a setting's value for a message, unless it is a secret: messages end up in the logs of jobs."""
+    if is_secret(name):
+        return "given"
+    value = getattr(settings, name)
+    return str(value).lower() if isinstance(value, bool) else str(getattr(value, "value", value))
 
 
 def unknown(where: str, name: str, known: Iterable[str]) -> Problem:

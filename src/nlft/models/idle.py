@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from nlft.config import is_set, shown_of
 from nlft.errors import ConfigError, Problem
 
 _OF_4_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
@@ -50,11 +51,8 @@ def refuse_idle_server(backend: Any) -> None:
 
 def _set(settings: Any, names: tuple[str, ...], why: str, cure: str) -> list[Problem]:
     """Report the settings of these names that differ from their defaults."""
-    found = [(f.name, getattr(settings, f.name)) for f in fields(settings) if f.name in names]
-    defaults = {f.name: f.default for f in fields(settings)}
-    return [Problem(f"--{name}", f"is {_shown(value)}, but {why}", cure) for name, value in found
-            if value is not None and value != defaults[name]]  # fmt: skip
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return [
+        Problem(f"--{one.name}", f"is {shown_of(settings, one.name)}, but {why}", cure)
+        for one in fields(settings)
+        if one.name in names and is_set(settings, one)
+    ]

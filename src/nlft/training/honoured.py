@@ -4,11 +4,11 @@ Every field of TrainingArguments is in one of three tables. A test compares them
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
-from nlft.config import is_secret
+from nlft.config import is_set, shown_of
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import ConfigError, Problem
 from nlft.training.optim_args import keys_of, wrong_keys
@@ -253,9 +253,9 @@ def refuse_idle(args: Any, method: str) -> None:
         if isinstance(value := getattr(args, name, None), float) and not isfinite(value)
     ]
     problems += [
-        Problem(f"--{one.setting}", f"is {_shown_of(args, one.setting)}, but {one.why}", one.cure)
+        Problem(f"--{one.setting}", f"is {shown_of(args, one.setting)}, but {one.why}", one.cure)
         for one in REFUSALS
-        if method in one.methods and one.setting in known and _is_set(args, known[one.setting]) and one.when(args)
+        if method in one.methods and one.setting in known and is_set(args, known[one.setting]) and one.when(args)
     ]
     problems += wrong_keys(_text(args.optim), args.optim_args) if "optim_args" in known else []
     problems += _vllm(args, known)
@@ -276,9 +276,9 @@ def refuse_idle_adapter(model: Any) -> None:
         return
     why = "the adapter of --adapter keeps its shape" if model.use_peft else "--use_peft is false"
     problems = [
-        Problem(f"--{one.name}", f"is {_shown_of(model, one.name)}, but {why}", _LEAVE_OUT)
+        Problem(f"--{one.name}", f"is {shown_of(model, one.name)}, but {why}", _LEAVE_OUT)
         for one in fields(model)
-        if one.name.startswith(("lora_", "use_dora", "use_rslora")) and _is_set(model, one)
+        if one.name.startswith(("lora_", "use_dora", "use_rslora")) and is_set(model, one)
     ]
     if problems:
         raise ConfigError(problems)
@@ -311,9 +311,9 @@ def refuse_unfit(args: Any, *, held_out: bool, strikes: bool) -> None:
         reason = ("the scheme puts struck replies into each batch itself", "Choose random.")
         without_effect["train_sampling_strategy"] = reason
     problems = [
-        Problem(f"--{one.name}", f"is {_shown_of(args, one.name)}, but {why}", cure)
+        Problem(f"--{one.name}", f"is {shown_of(args, one.name)}, but {why}", cure)
         for one in fields(args)
-        if _is_set(args, one)
+        if is_set(args, one)
         for why, cure in [without_effect.get(one.name, ("", ""))]
         if why
     ]
@@ -329,9 +329,9 @@ def refuse_idle_scheme(scheme: Scheme, settings: Any) -> None:
     """
     by_name = {f.name: f for f in fields(settings)}
     problems = [
-        Problem(f"--saliency.{name}", f"is {_shown_of(settings, name)}, but {why}", _LEAVE_OUT)
+        Problem(f"--saliency.{name}", f"is {shown_of(settings, name)}, but {why}", _LEAVE_OUT)
         for name, why in scheme.idle(settings).items()
-        if _is_set(settings, by_name[name])
+        if is_set(settings, by_name[name])
     ]
     if problems:
         raise ConfigError(problems)
@@ -374,27 +374,8 @@ def _vllm(args: Any, known: Iterable[str]) -> list[Problem]:
     """Report settings of vLLM where no vLLM generates."""
     if "use_vllm" not in known or args.use_vllm:
         return []
-    given = [f.name for f in fields(args) if f.name.startswith("vllm_") and _is_set(args, f)]
+    given = [f.name for f in fields(args) if f.name.startswith("vllm_") and is_set(args, f)]
     return [Problem(f"--{name}", "is set, but --use_vllm is false", "Add --use_vllm true.") for name in given]
-
-
-def _is_set(args: Any, field: "Field[Any]") -> bool:
-    """Whether a value differs from its default."""
-    default = field.default_factory() if field.default_factory is not MISSING else field.default
-    value = getattr(args, field.name, None)
-    record = f"<{field.name.upper()}>"  # what a record has in place of a token, also of none
-    if value is False and default == "no":  # as the parser of a command reads it
-        return False
-    return value is not None and value not in (default, record)
-
-
-def _shown_of(args: Any, name: str) -> str:
-    """Return a setting's value for a message, unless it is a secret: messages end up in the logs of jobs."""
-    return "given" if is_secret(name) else _shown(getattr(args, name))
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(getattr(value, "value", value))
 
 
 def _text(value: Any) -> str:

@@ -134,9 +134,8 @@ class TerminationCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _ending(signal_number: int | None) -> BaseException:
-    if signal_number is None or signal_number == signal.SIGINT:
-        return KeyboardInterrupt()
-    return Terminated(signal_number)
+    assert signal_number is not None, "only a signal that came ends a training"
+    return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated(signal_number)
 
 
 def _name(signal_number: int) -> str:
@@ -145,7 +144,7 @@ def _name(signal_number: int) -> str:
 
 @contextmanager
 def interruptible(trainer: Any, run: RunDir, *, tell: bool = True) -> Iterator[None]:
-    """Train inside this context. It takes these signals, and says how to go on after an interruption.
+    """Train inside this context. It takes SIGTERM, SIGHUP and Ctrl-C, and says how to go on after an interruption.
 
     Args:
         tell: whether the user has started this very training, and so is told how to go on.

@@ -1,7 +1,6 @@
 """What each optimizer reads in `--optim_args`. transformers drops every other key without a word. Imports no torch."""
 
-from difflib import get_close_matches
-
+from nlft.config import closest
 from nlft.errors import Problem
 
 _LOW_RANK = ("rank", "update_proj_gap", "scale", "proj_type")
@@ -45,7 +44,7 @@ def wrong_keys(optim: str, text: str | None) -> list[Problem]:
     for given in (part.partition("=")[0].strip() for part in (text or "").split(",")):
         if not keys or not given or given in keys:  # an optimizer without keys is refused as a whole
             continue
-        near = next(iter(get_close_matches(given, keys, n=1)), None)
+        near = closest(given, keys)
         cure = f"Did you mean {near}?" if near else f"It reads {', '.join(keys)}."
         if given == "weight_decay":
             cure = "Use --weight_decay."
