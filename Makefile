@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Not compiled: that takes most of an installation's time, and Python compiles what it imports.
+PIP    := $(BIN)/python -m pip install --quiet --no-compile
 # Two files of tests at a time: together, since a file's tests share what is slow to start, and two, since each process
 # holds models. In the order of tests/conftest.py: the longest first.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -30,8 +32,8 @@ TRIED  := test_trainer test_resume test_cli test_models test_feedback_baselines 
           test_beginnings test_chat test_interrupts test_two_processes test_same_trajectory
 versions: setup-dev  ## the tests of what uses transformers, TRL and PEFT, with their lowest and newest versions
 	rm -rf .versions
-	$(BIN)/python -m pip install --quiet --no-deps --target .versions/lowest $(LOWEST)
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .versions/newest $(NEWEST)
+	$(PIP) --no-deps --target .versions/lowest $(LOWEST)
+	$(PIP) --no-deps --upgrade --target .versions/newest $(NEWEST)
 	PYTHONPATH=.versions/lowest $(PYTEST) $(TRIED:%=tests/%.py)
 	PYTHONPATH=.versions/newest $(PYTEST) $(TRIED:%=tests/%.py)
 
@@ -68,15 +70,15 @@ setup-dev: $(VENV)/.installed-dev
 # torch first and on its own, from the pin: see constraints.txt.
 $(VENV)/.torch: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt torch
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(PIP) --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.installed
 
 clean:

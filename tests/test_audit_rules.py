@@ -337,6 +337,9 @@ def test_audit_writes_the_rules_and_does_not_write_over_a_users_file(in_folder, 
     printed = capsys.readouterr().out
     assert "praises" in printed
     assert "modern, sleek" in printed
+    *_, following = printed.splitlines()
+    assert following.startswith("next: nlft train examples.jsonl ")
+    assert f"--scheme strike --rules {out} " in following
     assert read_rules(out) == [Rule("praises", "It praises.", None, ("modern", "sleek"), (), 12)]
     assert cli.main(["audit", "examples.jsonl", "--rules-out", str(out)]) == 2
     assert "--rules_out" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_train_evaluate_and_map_work_together(tmp_path, data, model_folder, caps
     assert nlft("train", data, *model, *TRAIN, "--output_dir", run, "--answer_weight", "1", "--watch", "4") == 0
     told = capsys.readouterr().out
     assert "adapter: " in told
-    assert "scoring the watched examples took" in told
+    assert "scoring the watched examples for the map took" in told
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": f"{i}?", "answer": f"#### {i}"}) + "\n" for i in range(5)))
     short = ["--max_new_tokens", "5", "--dtype", "float32"]

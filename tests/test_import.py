@@ -578,7 +578,7 @@ def test_a_spreadsheet_is_imported_and_audited(kind, capsys):
     assert main(["import", f"feedback.{kind}", "--out", "examples.jsonl"]) == 0
     told = capsys.readouterr().out
     assert "24 examples, 16 right, 8 wrong" in told
-    assert "in 8 words are marked or quoted" in told
+    assert "8 have quoted or marked words" in told
     assert "nlft audit examples.jsonl" in told
     assert main(["audit", "examples.jsonl", "--grader", "label", "--json", "a.json"]) == 0
     assert main(["audit", f"feedback.{kind}", "--grader", "label", "--json", "b.json"]) == 0

@@ -227,8 +227,13 @@ def test_the_command_prints_parts_tokens_and_cards_and_the_same_as_json(tmp_path
     monkeypatch.setattr(sizes, "fast_dtype", lambda: "float32")
     assert main(given) == 0
     told = capsys.readouterr().out
-    for word in ("base weights", "peak", "counted", "141 GB", "SCALE.md", "nlft train"):
+    for word in ("base weights", "peak", "counted", "141 GB", "SCALE.md"):
         assert word in told, word
+    *_, following = told.splitlines()
+    assert following.startswith(
+        f"next: nlft train {tmp_path / 'e.jsonl'} --model_name_or_path {name} --scheme uniform "
+    )
+    assert not {"--card_gb", "--length"} & set(following.split())
 
 
 def test_the_tables_in_the_docs_are_those_of_the_code():

@@ -94,7 +94,8 @@ def _group(alike: list[Problem]) -> str:
     if not others:
         return str(alike[0])
     more = f" and {len(others) - LINES_SHOWN:,} more" if len(others) > LINES_SHOWN else ""
-    return f"{alike[0]}\n  The same on line{'s' * (len(others) > 1)} {', '.join(others[:LINES_SHOWN])}{more}."
+    lines = f"on line{'s' * (len(others) > 1)} " if all(other.isdecimal() for other in others) else "in "
+    return f"{alike[0]}\n  The same {lines}{', '.join(others[:LINES_SHOWN])}{more}."
 
 
 def printable(text: str) -> str:

@@ -164,6 +164,11 @@ class Preflight:
         return self.verdict in ("strike", "train on what is liked")
 
     @property
+    def has_enough_liked(self) -> bool:
+        """Whether there are enough liked replies to train on."""
+        return self.liked >= LIKED
+
+    @property
     def verdict_line(self) -> str:
         """Return what to do, and the figures that decided it."""
         return f"verdict: {self.verdict}: {self.reason}"
@@ -356,7 +361,7 @@ def _shown_before(prompt: Prompt, liked: Sequence[Example]) -> Prompt | None:
 
 
 def _liked(figures: Preflight) -> str:
-    few = f", fewer than {LIKED}: collect more first" if figures.liked < LIKED else ""
+    few = f", fewer than {LIKED}: collect more first" if not figures.has_enough_liked else ""
     return f"{figures.liked} replies are liked{few}"
 
 

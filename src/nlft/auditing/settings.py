@@ -47,8 +47,8 @@ class AuditSettings(
     preflight: bool = field(
         default=True,
         metadata={
-            "help": "With a model and a habit: ask up to 128 prompts, and say whether to prompt, strike, or train on "
-            "what is liked."
+            "help": "With a model and quoted judgments: ask up to 32 prompts in up to four forms, and say whether to "
+            "prompt, strike, or train on what is liked."
         },
     )
     most_listed: Annotated[int, Range(1, 1_000_000)] = field(

@@ -79,7 +79,7 @@ class NextRound:
                 read_examples(path, require_judgment=False)
             except RecordsError as error:
                 raise UserError(
-                    f"--out {display_path(path)}: holds records that are no examples, so none is added.\n{error}"
+                    f"--out {display_path(path)}: has lines that are not examples, so nothing is added.\n{error}"
                 ) from error
         self.path = path
         self.ours: set[str] = set()  # ids of the examples that this process has kept

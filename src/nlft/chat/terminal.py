@@ -66,7 +66,7 @@ class Terminal:
         """Read lines until /quit or the end of the input."""
         say("\n".join(self.session.sides.lines()))
         if self.session.sides.rule is None:
-            say("There is no side `rule`: no rule is known. Give one with /rule TEXT, or start with --rules FILE.")
+            say("No rule was given, so there is no side `rule`. Give one with /rule TEXT, or start with --rules FILE.")
         if self.session.next_round.examples():
             say(f"{self.session.kept_line()}. What you say about replies is added.")
         if self.session.questions:

@@ -234,9 +234,11 @@ def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsErro
         flags = {"--columns": (reading or AS_IT_SAYS)["columns"], "--from": (reading or AS_IT_SAYS)["from_format"]}
         words = [word for flag, value in flags.items() if value for word in (flag, value)]
         raise UserError(
-            f"{display_path(file)}: no reply has a rating, of {len(replies):,}: nothing says which are good.\n"
+            f"{display_path(file)}: none of the {len(replies):,} replies has a rating: nothing says which are good.\n"
+            '  Give each row a rating, yes (good) or no (bad), in a column "rating".\n'
             f"  To rate them in the browser: {typed('nlft', 'label', Path(file), *words)}\n"
-            "  If a column holds ratings, name it: --columns label=COLUMN."
+            "  If a column holds ratings, name it: --columns label=COLUMN. Of stars, also give the least that is good: "
+            "--columns label=COLUMN:4."
         ) from error
 
 

@@ -246,8 +246,22 @@ def audit(argv: Sequence[str]) -> None:
                     write_output(path, text().encode())
         if other.rules_out:
             write_new_rules(other.rules_out, examples, report.rules)
-        if report.preflight is None or report.preflight.says_train:
-            note_train(other.file, model_settings.model_name_or_path, *reading_words(other))
+        _note_after(report, other, model_settings.model_name_or_path)
+
+
+def _note_after(report: "AuditReport", other: Namespace, model: str | None) -> None:
+    """Print the command that the report recommends, if it recommends one for these examples."""
+    ready, more = report.preflight, reading_words(other)
+    if ready is not None and not ready.says_train:
+        return
+    if ready is not None and ready.verdict == "train on what is liked":
+        if ready.has_enough_liked:
+            note_train(other.file, model, "--target", "completion", *more, command="sft")
+    elif (file := other.rules_out or other.rules) or any(not rule.remark for rule in report.rules):
+        rules = ["--rules", str(file)] if file else []
+        note_train(other.file, model, "--scheme", "strike", *rules, *more)
+    else:
+        note_train(other.file, model, *more)
 
 
 def _audited(examples: "list[Example]", model_settings: Any, settings: "AuditSettings", **more: Any) -> "AuditReport":

@@ -84,7 +84,7 @@ def summary(name: str, examples: "Sequence[Example]") -> list[str]:
         said = sum(bool(example.judgment) for example in wrong)
         marked = sum(bool(marked_spans(example)) for example in wrong)
         lines.append(
-            f"  of the wrong ones {said:,} say in words what is wrong; in {marked:,} words are marked or quoted"
+            f"  {said:,} of the wrong ones have a note; {marked:,} have quoted or marked words, for --scheme strike"
         )
     lost = sum(bool(quotes_of(example).missing) for example in wrong)
     if lost:

@@ -39,7 +39,7 @@ def map(argv: Sequence[str]) -> None:
         "--model",
         "--model_name_or_path",
         metavar="NAME",
-        help="model that scores edited feedback immediately, or the --examples: folder or hub name",
+        help="model that scores edited feedback, or the file of --examples: a folder or hub name",
     )
     _preview_flags(parser)
     parser.add_argument(

@@ -48,4 +48,4 @@ def write_new_rules(path: Path, examples: "list[Example]", found: "Sequence[Foun
     write_rules(path, rules, left_out)
     count = f"{len(rules)} rule{'' if len(rules) == 1 else 's'}"
     print(f"\n{display_path(path)}: {count}" + (f"; {len(left_out)} left out, named at its end" if left_out else ""))
-    note(f"next: move what falls under a rule from proposed to words, then nlft train --rules {display_path(path)}")
+    note("before you train, move the words that belong to a rule from its `proposed` to its `words`")

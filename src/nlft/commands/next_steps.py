@@ -19,13 +19,18 @@ def note_next(*words: str | Path) -> None:
     note(f"next: {typed(*words)}")
 
 
-def note_train(file: Path | str, model: str | None, *more: str) -> None:
-    """Print the command that trains on a file, into a folder that does not exist yet."""
+def note_train(file: Path | str, model: str | None, *more: str, command: str = "train") -> None:
+    """Print the command that trains on a file, into a folder that does not exist yet.
+
+    Args:
+        model: the base model; None: one that is small enough to try.
+        more: further flags and values.
+    """
     name = Path(file).stem or "run"
     tries = (Path("runs") / (name if at == 1 else f"{name}-{at}") for at in range(1, 1000))
     out = next(path for path in tries if not path.exists())
     note_next(
-        "nlft", "train", file, "--model_name_or_path", model or SMALL_MODEL, *more, "--output_dir", str(out)
+        "nlft", command, file, "--model_name_or_path", model or SMALL_MODEL, *more, "--output_dir", str(out)
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Read a command's flags and YAML file into settings. Show its help without torch."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -318,7 +318,8 @@ def plain_parser(prog: str, description: str) -> ArgumentParser:
     Like other commands, it has `--help-all` and both spellings of flags.
     """
     parser = _NoSettings(prog=prog, description=description, allow_abbrev=False, add_help=False)
-    parser.add_argument("-h", "--help", "--help_all", action="help", help="show this help message and exit")
+    parser.add_argument("-h", "--help", action="help", help="show this help message and exit")
+    parser.add_argument("--help_all", action="help", help=SUPPRESS)
     return parser
 
 

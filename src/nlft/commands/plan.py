@@ -2,12 +2,12 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from nlft.commands.checks import examples_to_train
-from nlft.commands.importing import reading_words
 from nlft.commands.json_output import json_flag, printing_json
-from nlft.commands.next_steps import note_train
+from nlft.commands.next_steps import note_train, with_flags
 from nlft.commands.parsing import Command
 from nlft.errors import UserError
 from nlft.sources.settings import ReadingSettings
@@ -48,7 +48,15 @@ def plan(argv: Sequence[str]) -> None:
         print("\n".join(made.lines()))
         document.update(made.json())
         if other.file:
-            note_train(other.file, model_settings.model_name_or_path, *reading_words(read))
+            note_train(other.file, model_settings.model_name_or_path, *_training_words(argv, other.file))
+
+
+def _training_words(argv: Sequence[str], file: Path) -> list[str]:
+    """Return the words of a plan that are flags of the training, without those that only the plan has."""
+    from nlft.planning.settings import PlanSettings
+
+    flags = [word for word in argv[1:] if word != "--json" and Path(word) != file]
+    return with_flags(flags, **dict.fromkeys([*(field.name for field in fields(PlanSettings)), "output_dir"]))
 
 
 def _with_model(argv: Sequence[str]) -> list[str]:

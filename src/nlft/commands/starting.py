@@ -155,9 +155,9 @@ def tell_end(run: "RunDir", trainer: Any) -> None:
     watched = getattr(trainer, "watch_seconds", 0.0)
     if watched:
         share, most = watched / max(trainer.training_seconds, watched), trainer.args.watch_share
-        over = f", {share - most:.1%} over --watch_share {most:g}: the training is too short" if share > most else ""
+        over = f", above --watch_share {most:g}, because the training was short" if share > most else ""
         print(
-            f"scoring the watched examples took {watched:.1f} s, {share:.1%} of the training{over} "
+            f"scoring the watched examples for the map took {watched:.1f} s, {share:.1%} of the training{over} "
             "(--watch, --watch_every, --watch_share)"
         )
     note_next("nlft", "map", run.path)

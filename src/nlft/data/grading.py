@@ -151,8 +151,8 @@ def get_grader(name: str, **options: Any) -> Grader:
         return partial(_call, _plug_in_function(offered[0]), name, options)
     if name == CHECKS and not offered:
         raise UserError(
-            "--grader checks needs a file of checks, as sample, judge, evaluate, rounds, tune and compare take it.\n"
-            "  Give it with --checks FILE, or choose another --grader."
+            "--grader checks needs a file of checks: --checks FILE, with sample, judge, evaluate, rounds, tune and "
+            "compare.\n  For other commands, choose number, exact, choice, regex or a function."
         )
     if name not in _GRADERS:
         return partial(_call, _function(name), name, options)

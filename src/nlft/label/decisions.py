@@ -145,5 +145,5 @@ def _span(item: object, length: int) -> Span:
     if not numbers or isinstance(end, bool) or not 0 <= start < end <= length:  # type: ignore[operator]
         raise UserError(f"a span from {start} to {end} is not in the reply's {length} characters.\n  Reload the page.")
     if any(not isinstance(text, str | None) or len(text or "") > LONGEST for text in texts):
-        raise UserError(f"a span's text is not text of at most {LONGEST:,} characters.\n  Shorten it.")
+        raise UserError(f"the text of a span is longer than {LONGEST:,} characters, or is not text.\n  Shorten it.")
     return Span(start, end, *texts)  # type: ignore[arg-type]

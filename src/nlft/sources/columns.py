@@ -22,7 +22,9 @@ _NAMES = {
     "|domanda|richiesta|istruzione|compito|messaggio"
     "|pergunta|questão|instrução|pedido|tarefa|mensagem",
     "completion": "completion|reply|response|output|generation|model output|model reply|model response|model answer"
-    "|assistant|assistant message|bot|bot reply|prediction|text generated|antwort|ausgabe|modellantwort|ans"
+    "|assistant|assistant message|assistant reply|assistant answer|assistant response|bot|bot reply|bot answer"
+    "|bot response|ai reply|ai answer|ai response|ai output|llm output|llm response|prediction|text generated"
+    "|antwort|ausgabe|modellantwort|ans"
     "|réponse|réponse du modèle|sortie|respuesta|respuesta del modelo|salida"
     "|risposta|risposta del modello|resposta|resposta do modelo|saída",
     "label": "label|correct|is correct|good|liked|like|thumb|thumbs|thumbs up|rating|verdict|grade|passed|pass|approved"

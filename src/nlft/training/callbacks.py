@@ -192,8 +192,8 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         logs = logs or {}
-        struck = "nlft/struck_probability" in logs  # a scheme that strikes finds no salient tokens
-        looked_for = {"nlft/struck_probability": "struck"} if struck else {"nlft/salient_fraction": "salient"}
+        struck = "nlft/struck_probability" in logs  # a scheme that strikes tags no tokens
+        looked_for = {"nlft/struck_probability": "struck"} if struck else {"nlft/salient_fraction": "tagged"}
         shown = {"loss": "loss", **looked_for, "eval_loss": "eval_loss"}
         postfix = {name: f"{logs[key]:.3g}" for key, name in shown.items() if key in logs}
         if postfix:

@@ -45,12 +45,12 @@ def recorded_settings(run: RunDir, output_dir: Path) -> tuple[ModelSettings, NLF
     if record["training"].get("load_best_model_at_end"):
         raise UserError(
             f"{where}: the run used load_best_model_at_end, so an evaluation chose its checkpoint.\n"
-            "  A replay does not evaluate, so it cannot reproduce that choice."
+            "  A replay does not evaluate. Repeat the `nlft train` command with another --output_dir instead."
         )
     if record["training"].get("lr_scheduler_type") == "reduce_lr_on_plateau":
         raise UserError(
             f"{where}: the run used lr_scheduler_type reduce_lr_on_plateau, so evaluations set its learning rates.\n"
-            "  A replay does not evaluate, so it cannot reproduce them."
+            "  A replay does not evaluate. Repeat the `nlft train` command with another --output_dir instead."
         )
     unchanged = {
         "output_dir": str(output_dir),

@@ -153,7 +153,7 @@ class WatchEverySettings:
 
     watch_every: Annotated[int, Range(0, inf)] = field(
         default=10,
-        metadata={"help": "Least steps between two scorings of the watched examples. 0: at start and end only."},
+        metadata={"help": "Least steps between two scorings for the map. 0: only at start and end."},
     )
 
 

@@ -80,7 +80,8 @@ def refuse_collateral(trainer: Any) -> None:
     if is_sharded(trainer) or trainer.is_deepspeed_enabled:
         raise UserError(
             "--collateral measures in the first process, but the model is spread over all of them.\n"
-            "  Leave it out, and run `nlft evaluate RUN --collateral` in one process afterwards."
+            "  Leave it out. Afterwards, in one process:\n"
+            "  nlft evaluate QUESTIONS --model_name_or_path BASE --adapter RUN --collateral"
         )
 
 

@@ -51,7 +51,8 @@ def nlft_trainer(
     add_command(trainer.record, model_settings, file)
     note_adapter(trainer.model)
     long = limits_of(model).beyond_training(_lengths(trainer))
-    for line in [*summary_lines(trainer.examples, args.answer_weight), long]:
+    shown = "standard" in trainer.needs
+    for line in [*summary_lines(trainer.examples, args.answer_weight, standard=shown), long]:
         if line:
             note(line)
     return trainer
@@ -193,15 +194,19 @@ def _lines_left(path: Path, read: Callable[[], list[Any]]) -> str:
     return f"{count} line{'s' * (count > 1)} in {path.name}" if count else ""
 
 
-def summary_lines(examples: Sequence[Example], answer_weight: float) -> list[str]:
-    """Return what a user should know about the examples before they are trained on, one line for each thing."""
-    plain = sum(e.answer is None and e.feedback is None for e in examples)
+def summary_lines(examples: Sequence[Example], answer_weight: float, *, standard: bool = True) -> list[str]:
+    """Return what a user should know about the examples before they are trained on, one line for each thing.
+
+    Args:
+        standard: whether the scheme reads the standard condition.
+    """
+    plain = sum(e.answer is None and e.feedback is None for e in examples) if standard else 0
     silent = sum(e.answer is None and e.revision is None for e in examples)
     remarks = [
         spans_line(examples),
         plain
-        and f"{plain} of {len(examples)} examples have neither answer nor feedback: the standard condition shows "
-        "them the plain prompt",
+        and f"{plain} of {len(examples)} examples have neither answer nor feedback: they are scored under the plain "
+        "prompt alone",
         answer_weight > 0
         and silent
         and f"{silent} of {len(examples)} examples have no answer or revision for --answer_weight to train",

@@ -16,9 +16,9 @@ from nlft.core.schemes.scheme import ExtraLoss, HoldSettings, Scheme, hold_needs
 
 @dataclass(frozen=True)
 class NLFTSettings(HoldSettings):
-    """Settings of `nlft`. The defaults are the paper's.
+    """Settings of `nlft`. The defaults give the paper's scheme.
 
-    Only `nll_weight` is not in the paper; it comes from the paper's code.
+    Settings that the paper lacks have no effect at their defaults, except `nll_weight`, which is from the paper's code.
     """
 
     mistake_ratio: Annotated[float, Range(1, inf)] = setting(
