@@ -146,6 +146,7 @@ def test_tests_that_fail_without_a_mutant_notice_nothing_and_are_reported(projec
         copy.notices(place_of(FILE, THING, "* 3", "* 4", "named"), ["tests/test_gone.py"])
 
 
+@pytest.mark.long
 def test_survivors_are_printed_and_the_exit_code_says_so(project, capsys):
     list_named(project, ("thrice", "* 3", "* 4"), ("five is where it ends", "== 5", "== 6"))
     assert command.main(["--drawn", "0"], project) == 1
@@ -155,6 +156,7 @@ def test_survivors_are_printed_and_the_exit_code_says_so(project, capsys):
     assert command.main(["--drawn", "0", "--named", "thrice"], project) == 0
 
 
+@pytest.mark.long
 def test_drawn_mutants_are_counted_and_more_than_one_in_twenty_is_too_many(project, capsys):
     assert command.main(["--drawn", "8", "--seed", "1"], project) == 1
     printed = capsys.readouterr().out

@@ -313,13 +313,14 @@ def compare_random_examples(twin, batches):
     return examples, tags, seen
 
 
-def test_10_000_random_examples_get_pythons_tags_weights_and_losses(twin):
-    examples, tags, seen = compare_random_examples(twin, 250)
-    assert examples == 10_000
+@pytest.mark.parametrize("number", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_random_examples_get_pythons_tags_weights_and_losses(twin, number):
+    examples, tags, seen = compare_random_examples(twin, number // 40)
+    assert examples == number
     drawn = [Tag.PLAIN, Tag.SALIENT, Tag.NEIGHBOUR, Tag.GATED]  # all that the twin computes: `strike` has no twin
-    assert (tags[drawn] > 3_000).all(), "a comparison without mistakes or neighbours compares little"
+    assert (tags[drawn] > 0.3 * number).all(), "a comparison without mistakes or neighbours compares little"
     assert PAPER in seen
-    assert sum(settings.branch_weight == 0 for settings in seen) >= 5
+    assert any(settings.branch_weight == 0 for settings in seen)
 
 
 MUTATIONS = [

@@ -47,6 +47,12 @@ def agree(one, other):
     assert (other[1] - gradient).norm() <= 1e-5 * gradient.norm()
 
 
-@pytest.mark.parametrize("scheme", scheme_names())
+# Those that the others are variants of. The long mode has all.
+OFTEN = {"nlft", "strike", "uniform", "cut"}
+
+
+@pytest.mark.parametrize(
+    "scheme", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.long) for name in scheme_names()]
+)
 def test_micro_batches_checkpointing_and_the_map_change_no_step(trained, scheme):
     agree(trained(scheme, *WHOLE, *PLAIN, *ALONE), trained(scheme, *PARTS, *AGAIN, *WATCHED))

@@ -180,7 +180,7 @@ def fuzz(run, seed, tries):
 
 
 def test_no_spoilt_file_of_a_run_is_a_traceback(copied, capsys):
-    fuzz(copied[0], seed=0, tries=150)
+    fuzz(copied[0], seed=0, tries=50)
 
 
 COMMANDS = {
