@@ -185,7 +185,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]
 def _warn_of_warm_up(args: TrainingArguments, steps: int) -> None:
     """Warn about a warm-up that is as long as the training. Its first step has the rate 0, and each next one more."""
     warm_up = args.get_warmup_steps(steps)
-    if warm_up >= steps:
+    if warm_up and warm_up >= steps:
         highest = args.learning_rate * (steps - 1) / warm_up
         print(
             f"warning: the warm-up has {warm_up:,} steps, and the training {steps:,}: the learning rate never reaches "
