@@ -73,12 +73,10 @@ def make_trainer(arm: Arm, options: Options, folder: Path) -> Trainer:
         net.resize_token_embeddings(options.vocabulary, mean_resizing=False)
     examples = make_examples(tokenizer, options, arm.data)
     adapter = default_lora(net) if options.weights == "lora" else None
-    # At a rate of 0 every arm sees the same weights in every round. The optimizer does its work all the same.
     common: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": options.batch,
         "num_train_epochs": options.warm_up + options.rounds,
-        "learning_rate": 0.0,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -88,13 +86,22 @@ def make_trainer(arm: Arm, options: Options, folder: Path) -> Trainer:
         **arm.settings,
     }
     if arm.trainer == "sft":
-        return sft_trainer(net, SFTSettings(target="all-completions", **common), examples, tokenizer, adapter)
+        return sft_trainer(net, _still(SFTSettings(target="all-completions", **common)), examples, tokenizer, adapter)
     scheme = get_scheme(common.pop("scheme", "nlft-original"))
     saliency = scheme.settings(**common.pop("saliency", {}))
     if arm.trainer == "peer":
-        return OriginalStep(wrap(net, adapter), NLFTConfig(**common), examples, tokenizer)
-    args = NLFTConfig(watch=0, answer_weight=options.answer_weight, **common)
+        return OriginalStep(wrap(net, adapter), _still(NLFTConfig(**common)), examples, tokenizer)
+    args = _still(NLFTConfig(watch=0, answer_weight=options.answer_weight, **common))
     return NLFTTrainer(net, args, examples, processing_class=tokenizer, saliency=saliency, peft_config=adapter)
+
+
+def _still(args: Any) -> Any:
+    """Set the learning rate to 0: every arm sees the same weights in every round. The optimizer still does its work.
+
+    The settings refuse a rate of 0 when they are made, because a user's training would change nothing.
+    """
+    args.learning_rate = 0.0
+    return args
 
 
 class OriginalStep(Trainer):

@@ -27,6 +27,7 @@ TOP = {
     "locks.py",
     "yaml_files.py",
     "outputs.py",
+    "path_settings.py",
     "processes.py",
     "progress.py",
     "streams.py",

@@ -229,6 +229,7 @@ WRONG_INPUT = [
     (["train", "DATA", "MODEL", "--rounds", "3"], "nlft rounds FILE"),
     (["train", "DATA", "MODEL", "--patience", "2"], "--patience"),
     (["train", "DATA", "MODEL", "--learning_rat", "2"], "Did you mean --learning_rate?"),
+    (["train", "DATA", "MODEL", "--foo", "2"], "`nlft train --help` lists the arguments"),
     (["train", "DATA", "MODEL", "--lr", "2"], "Did you mean --learning_rate?"),
     (["train", "DATA", "MODEL", "--epochs=2"], "Did you mean --num_train_epochs?"),
     (["train", "DATA", "MODEL", "--batch_size", "2"], "Did you mean --per_device_train_batch_size?"),

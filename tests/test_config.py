@@ -1,15 +1,18 @@
 """YAML and flags to dataclasses: precedence, types, ranges, and every problem at once."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
 
 from helpers import settings_list
-from nlft.commands.parsing import Command
-from nlft.config import Range, settle
+from nlft.commands.parsing import Command, early_setting, plain_parser
+from nlft.config import Range, closest, settle
 from nlft.errors import ConfigError, UserError
+from nlft.path_settings import PATHS
 
 
 @dataclass
@@ -22,6 +25,8 @@ class Settings:
     mode: Literal["a", "b"] = "a"
     flag: bool = False
     words: list[str] | None = None
+    more: dict[str, Any] | None = None
+    output_dir: str | None = None
 
 
 def parse(argv):
@@ -53,8 +58,84 @@ def test_every_kind_of_value_is_read(tmp_path):
     assert (found.flag, found.words, found.mode, found.count) == (True, ["a", "b"], "b", None)
 
 
+@pytest.mark.parametrize("text", ["no", "true", "Yes", "2024", "007", "1:2", "2024-07-26", "1e5", "0x1f", ".5"])
+def test_a_text_is_what_the_file_says_whatever_yaml_takes_it_for(tmp_path, text):
+    found = read(tmp_path, f"name: {text}\nwords: [{text}, a]\n")
+    assert (found.name, found.words) == (text, [text, "a"])
+
+
+def test_null_is_no_text(tmp_path):
+    assert read(tmp_path, "words: null\n").words is None
+    for text in ("name: null\n", "words: [a, ~]\n", "name: {a: 1}\n", "words: {a: 1}\n"):
+        with pytest.raises(ConfigError):
+            read(tmp_path, text)
+
+
+def test_numbers_without_a_point_are_numbers_inside_a_mapping(tmp_path):
+    assert read(tmp_path, 'more: {a: 1e-5, b: [2E3, "1e-5"], c: no}\n').more == {
+        "a": 1e-5, "b": [2000.0, "1e-5"], "c": False,
+    }  # fmt: skip
+
+
+def test_the_saliency_of_a_file_may_be_empty_and_nothing_is_merged_into_it(tmp_path):
+    assert read(tmp_path, "saliency:\nname: y\n").name == "y"
+    for text, line in [("<<: {rate: 0.3}\n", 1), ("name: y\nsaliency:\n  <<: {a: 1}\n", 3)]:
+        with pytest.raises(UserError, match=rf"c\.yaml:{line}: <<"):
+            read(tmp_path, text)
+
+
+def test_a_name_is_guessed_by_its_own_letters_and_not_by_its_prefix():
+    known = ["learning_rate", "eval_file", "saliency.mistake_floor", "saliency.redirect", "saliency.pivot"]
+    for name in ("foo", "x", "saliency", "--foo", "saliency.foo"):
+        assert closest(name, known) is None, name
+    assert closest("redirct", known) == closest("saliency.redirct", known) == "saliency.redirect"
+    assert closest("saliency.learning_rat", known) == "learning_rate"
+
+
+def test_two_files_are_refused_and_none_is_dropped(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("rate: 0.1\n")
+    words = [f"--config={tmp_path / 'a.yaml'}", "--config", str(tmp_path / "b.yaml")]
+    for reads in (parse, lambda argv: early_setting("test", argv, "rate")):
+        with pytest.raises(UserError, match=r"(?s)--config.*2 times.*a\.yaml.*b\.yaml"):
+            reads(words)
+
+
+def test_a_path_may_begin_with_the_home_folder_wherever_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read(tmp_path, "output_dir: ~/x\nname: ~/x\n").output_dir == "/home/me/x"
+    found = read(tmp_path, "", "--output-dir=~/x", "--name", "~/x")
+    assert (found.output_dir, found.name) == ("/home/me/x", "~/x")
+    assert read(tmp_path, "", "--output_dir", "~").output_dir == "/home/me"
+    assert read(tmp_path, "", "--output_dir", "~other/x").output_dir == "~other/x"
+    (tmp_path / "c.yaml").write_text("checks: ~/c.yaml\n")
+    assert early_setting("test", ["--config", str(tmp_path / "c.yaml")], "checks") == "/home/me/c.yaml"
+    assert settle(Settings, {}, {"output_dir": "~/x"}, "mine").output_dir == "/home/me/x"
+    parser = plain_parser("test", "")
+    parser.add_argument("--out", type=Path)
+    assert parser.parse_args(["--out=~/x"]).out == Path("/home/me/x")
+
+
+def test_a_path_with_a_variable_is_refused(tmp_path):
+    for text, argv in [("output_dir: $HOME/y\n", []), ("", ["--output_dir", "${HOME}/y"]), ("", ["--output_dir=$A"])]:
+        with pytest.raises(ConfigError, match=r"(?s)output_dir.*\./\$"):
+            read(tmp_path, text, *argv)
+    assert read(tmp_path, "output_dir: ./$HOME/y\nname: $HOME\n").output_dir == "./$HOME/y"
+
+
+def test_every_setting_that_names_a_file_or_folder_is_known_as_one():
+    found = set()
+    for cls in settings_list.settings_classes():
+        for one in fields(cls):
+            said = str(one.metadata.get("help", "")).lower()
+            if re.match(r"(held-out|folder|file of)\b", said) or re.search(r"(a|its) folder\b|path to a json", said):
+                found |= {one.name} if "str" in str(get_type_hints(cls)[one.name]) else set()
+    assert found <= PATHS
+    assert {"adapter", "checks", "deepspeed", "eval_file", "output_dir", "resume_from_checkpoint"} <= found
+
+
 def test_all_problems_of_a_file_are_told_with_their_lines(tmp_path):
-    text = "rate: [1]\nnmae: x\ncount: true\nflag: 1\nmode: c\nrate: 2\nwords: 5\nname: 3\n"
+    text = "rate: [1]\nnmae: x\ncount: true\nflag: 1\nmode: c\nrate: 2\nwords: 5\nname: [3]\n"
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, text)
     told = [str(p) for p in caught.value.problems]

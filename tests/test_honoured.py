@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields, replace
 
 import pytest
 import torch
-from transformers import TrainingArguments, trainer_optimizer
+from transformers import TrainerControl, TrainerState, TrainingArguments, trainer_optimizer
 
 from helpers import striking, tiny
 from helpers.training import examples, lora, nlft_trainer
@@ -14,6 +14,7 @@ from nlft.baselines.kto import KTOSettings
 from nlft.baselines.reft import ReFTSettings
 from nlft.baselines.sft import SFTSettings
 from nlft.commands.parsing import Command
+from nlft.config import checked, declared
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.errors import ConfigError, UserError
@@ -22,15 +23,17 @@ from nlft.models.loading import ModelSettings
 from nlft.models.opening import open_model
 from nlft.models.settings import BackendSettings
 from nlft.training import honoured
+from nlft.training.guards import Guards
 from nlft.training.optim_args import keys_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
+from nlft.yaml_files import yaml_entries
 
 CLASSES = {"nlft": NLFTConfig, "sft": SFTSettings, "kto": KTOSettings, "dpo": DPOSettings, "reft": ReFTSettings}
 ALL = {f.name for f in fields(TrainingArguments)}
 
 # For each setting that some method refuses: a value, and what else makes it idle.
 IDLE = {
-    "max_steps": 0, "num_train_epochs": 0.0, "sft_steps": 0, "lr_scheduler_kwargs": {"x": 1},
+    "learning_rate": 0.0, "max_steps": 0, "num_train_epochs": 0.0, "sft_steps": 0, "lr_scheduler_kwargs": {"x": 1},
     "gradient_checkpointing": True,
     "label_names": ["x"], "remove_unused_columns": None, "prediction_loss_only": True, "eval_do_concat_batches": False,
     "eval_use_gather_object": True, "eval_accumulation_steps": 2, "include_for_metrics": ["loss"],
@@ -239,6 +242,8 @@ def test_float16_is_refused_where_the_weights_break_it():
     ("method", "settings", "names"),
     [
         ("nlft", {"max_steps": 0}, {"max_steps"}),
+        ("nlft", {"learning_rate": 0.0}, {"learning_rate"}),
+        ("reft", {"warmup_learning_rate": 0.0}, {"warmup_learning_rate"}),
         ("kto", {"num_train_epochs": 0.0}, {"num_train_epochs"}),
         ("kto", {"num_train_epochs": 0.0, "max_steps": 3}, set()),
         ("reft", {"sft_steps": 0}, {"sft_steps"}),
@@ -312,9 +317,45 @@ def test_a_sampler_without_a_seed_is_refused_because_no_resume_could_repeat_it(t
     CLASSES[method](**settings, accelerator_config={"even_batches": False})
 
 
-def test_all_dropout_is_refused():
-    with pytest.raises(ConfigError, match="--lora_dropout"):
-        Command("test", "", [ModelSettings]).parse(["--model_name_or_path", "x", "--lora_dropout", "1"])
+@pytest.mark.parametrize(("name", "value"), [("lora_dropout", "1"), ("lora_alpha", "0"), ("lora_alpha", "-16")])
+def test_an_adapter_that_changes_nothing_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"--{name}"):
+        Command("test", "", [ModelSettings]).parse(["--model_name_or_path", "x", f"--{name}", value])
+
+
+@pytest.mark.parametrize("text", ["{min_lr_rate: 0.1}", "min_lr_rate=0.1", "[1]", "0.1"])
+@pytest.mark.parametrize("method", ["nlft", "sft"])
+def test_a_text_that_is_no_json_object_is_refused_by_its_setting(tmp_path, method, text):
+    with pytest.raises(ConfigError, match="--lr_scheduler_kwargs") as caught:
+        CLASSES[method](output_dir=str(tmp_path), report_to="none", lr_scheduler_kwargs=text)
+    assert text in str(caught.value)
+    given = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr_rate": 0.1}'}
+    assert CLASSES[method](output_dir=str(tmp_path), **given).lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+
+
+def test_yamls_words_for_texts_of_a_training_are_read(tmp_path):
+    text = "eval_strategy: no\nsave_strategy: no\nreport_to: no\nresume_from_checkpoint: true\nwatch_ids: [1, 2]\n"
+    (tmp_path / "c.yaml").write_text(text + "chat_template_date: 2024-07-26\nlr_scheduler_kwargs: {min_lr: 1e-5}\n")
+    values = checked(yaml_entries(tmp_path / "c.yaml"), declared(NLFTConfig))
+    assert values == {
+        "eval_strategy": "no", "save_strategy": "no", "report_to": "no", "resume_from_checkpoint": "true",
+        "watch_ids": ["1", "2"], "chat_template_date": "2024-07-26", "lr_scheduler_kwargs": {"min_lr": 1e-5},
+    }  # fmt: skip
+    args = NLFTConfig(output_dir=str(tmp_path), **values | {"lr_scheduler_type": "cosine_with_min_lr"})
+    assert (args.eval_strategy, args.report_to) == ("no", [])
+    for none in (None, "none", ["no"]):
+        assert NLFTConfig(output_dir=str(tmp_path), report_to=none).report_to == []
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "steps", "highest"), [(100, 2, "2e-06"), (0.9, 5, "0.00016"), (1, 1, "0"), (4, 5, None), (0, 5, None)]
+)
+def test_a_warm_up_as_long_as_the_training_is_told_with_the_highest_rate(tmp_path, capsys, warm_up, steps, highest):
+    args = NLFTConfig(output_dir=str(tmp_path), warmup_steps=warm_up)
+    state = TrainerState(max_steps=steps)
+    Guards(None, None).on_train_begin(args, state, TrainerControl())
+    told = capsys.readouterr().err
+    assert (f"highest value is {highest}." in told and "--warmup_steps" in told) if highest else not told
 
 
 @pytest.mark.parametrize(

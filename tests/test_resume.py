@@ -511,6 +511,15 @@ def unfinished(trained, tmp_path):
     return run
 
 
+@pytest.mark.parametrize("choice", ["no", "false", "none", None, "yes", "true", True])
+def test_yamls_words_for_true_and_false_say_whether_to_resume(unfinished, choice):
+    if choice in ("yes", "true", True):
+        assert asked(unfinished.path, choice).name == "checkpoint-3"
+    else:
+        with pytest.raises(UserError, match="--resume"):
+            asked(unfinished.path, choice)
+
+
 def test_a_folder_with_any_work_in_it_is_refused_without_a_flag(unfinished, trained, tmp_path):
     for left in ("checkpoints/checkpoint-3", "adapter", "controls.jsonl", "events.jsonl"):
         folder = tmp_path / "only" / left

@@ -7,10 +7,12 @@ import difflib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from enum import Enum
 from math import inf
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from nlft.errors import ConfigError, NLFTError, Problem, UserError
+from nlft.path_settings import whole_path
 
 QUESTIONS = "questions with standard answers: .jsonl, .csv, .xlsx, .parquet, or a dataset as owner/name:config:split"
 
@@ -76,6 +78,7 @@ ALIASES = {
     "num_examples": ["size", "limit"],
     "methods": ["arms"],
 }
+SALIENCY = "saliency."  # before the name of a scheme's setting
 _Class = TypeVar("_Class")
 
 
@@ -134,11 +137,19 @@ class GivenSetting(NamedTuple):
     Attributes:
         where: file and line.
         key: the setting's name; `saliency.NAME` for a setting of the scheme.
+        written: the text of the value, or the texts of a list, as in the file: YAML reads `no` as false and
+            `2024-07-26` as a day. None for null and for a mapping.
     """
 
     where: str
     key: str
     value: object
+    written: "str | list[Any] | None" = None
+
+    @property
+    def text(self) -> object:
+        """The value as its text is written, if it is one text."""
+        return self.written if isinstance(self.written, str) else self.value
 
 
 class Declared(NamedTuple):
@@ -165,23 +176,23 @@ def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> d
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
-    for where, key, value in entries:
+    for where, key, value, written in entries:
         if key in values:
             problems.append(Problem(where, f'"{key}" is set a second time', "Keep one of the two lines."))
         elif key not in known:
             problems.append(unknown(where, key, known))
         else:
             try:
-                values[key] = _chosen(value, known[key])
+                values[key] = whole_path(key, _chosen(value, known[key], written))
             except ValueError as error:
-                problems.append(Problem(where, f'"{key}" is {_in_short(value)}', f"{error}."))
+                problems.append(Problem(where, f'"{key}" is {in_short(value)}', f"{error}."))
                 values[key] = None
     if problems:
         raise ConfigError(problems)
     return values
 
 
-def _in_short(value: object) -> str:
+def in_short(value: object) -> str:
     """Show a value in at most 60 characters. Python refuses to write out whole numbers of over 4,300 digits."""
     try:
         text = repr(value)
@@ -213,17 +224,20 @@ def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any],
     return instance
 
 
-def _chosen(value: object, setting: Declared) -> object:
+def _chosen(value: object, setting: Declared, written: object = None) -> object:
     if value is False and "no" in (setting.choices or ()):
         value = "no"  # YAML 1.1 reads a bare `no` as false
-    value = coerce(value, setting.hint)
+    value = coerce(value, setting.hint, written)
     if setting.choices and value is not None and value not in setting.choices:
         raise ValueError(f"Choose one of {', '.join(setting.choices)}")
     return value
 
 
-def coerce(value: object, hint: object) -> Any:
+def coerce(value: object, hint: object, written: object = None) -> Any:
     """Convert a YAML value to the hint's type. For a float, text such as `1e-4` is a number; true is not.
+
+    Args:
+        written: the value's text as it is written, which a setting that is text gets.
 
     Raises:
         ValueError: the value is of another type. The message names the right type.
@@ -233,7 +247,7 @@ def coerce(value: object, hint: object) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return value
     adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, hint), config=ConfigDict(arbitrary_types_allowed=True))
-    for candidate in (value, _with_floats(value)):
+    for candidate in (value, _with_floats(value), *([] if written is None else [written])):
         try:
             return adapter.validate_python(candidate, strict=True)
         except (ValidationError, OverflowError, RecursionError):  # a whole number of hundreds of digits is no float
@@ -320,10 +334,11 @@ def shown_of(settings: Any, name: str) -> str:
 
 
 def unknown(where: str, name: str, known: Iterable[str]) -> Problem:
-    """Make the problem for a setting that does not exist, with the name that was probably meant."""
-    names = list(known)
-    close = closest(name, names)
-    cure = f"Did you mean {close}?" if close else "--help lists the settings."
+    """Make the problem for a setting of a file that does not exist, with the name that was probably meant."""
+    close = closest(name, list(known))
+    cure = f"Did you mean {close.replace(' ', ': ')}?" if close else "--help lists the settings."
+    if name == SALIENCY.rstrip("."):
+        cure = f"Write the scheme's settings under it, one `NAME: value` per line, or each as {SALIENCY}NAME."
     return Problem(where, f'"{name}" is not a setting', cure)
 
 
@@ -332,10 +347,9 @@ def closest(name: str, known: Sequence[str]) -> str | None:
     for ours in ALIASES.get(name, ()):
         if ours.split()[0] in known:
             return ours
-    if f"saliency.{name}" in known:
-        return f"saliency.{name}"
-    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(f"saliency.{name}", known, n=1)
-    return close[0] if close else None
+    bare = {one.removeprefix(SALIENCY): one for one in reversed(known)}  # the prefix alone makes no name similar
+    close = difflib.get_close_matches(name.removeprefix(SALIENCY), bare, n=1)
+    return bare[close[0]] if close else None
 
 
 def _wanted(hint: object) -> str:
@@ -358,9 +372,12 @@ def _in_words(hint: object) -> str:
     if origin is Annotated:
         return _in_words(get_args(hint)[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(_in_words(option) for option in get_args(hint))
+        return " or ".join(dict.fromkeys(_in_words(option) for option in get_args(hint)))
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if origin in (list, Sequence):
-        return "a list"
+        items = {str: " of texts (yes, no and numbers in quotes)", int: " of whole numbers", float: " of numbers"}
+        return "a list" + items.get(get_args(hint)[0], "")
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "text"
     return words.get(hint, "a mapping" if dict in (origin, hint) else str(hint))

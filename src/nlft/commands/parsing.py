@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nlft.commands.checks import CHECKED, check_names
 from nlft.commands.help import Section, command_help
 from nlft.commands.next_steps import SMALL_MODEL
-from nlft.config import Declared, GivenSetting, check_ranges, checked, closest, declared, from_text
+from nlft.config import SALIENCY, Declared, GivenSetting, check_ranges, checked, closest, declared, from_text
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.models.idle import refuse_idle_model
+from nlft.path_settings import PATHS, whole_path
 from nlft.yaml_files import yaml_entries
 
 if TYPE_CHECKING:
     from nlft.core.schemes.scheme import Scheme
 
-SALIENCY = "saliency."
 NEEDED = {
     "model_name_or_path": f"Give a folder or a hub name, such as {SMALL_MODEL}.",
     "adapter": "Name what to merge: nlft merge RUN, or --adapter with an adapter's folder or a hub name.",
@@ -57,10 +57,37 @@ def early_setting(prog: str, argv: Sequence[str], name: str) -> object:
     Raises:
         UserError: the flag has no value, or the file cannot be read.
     """
-    text, config = _flag_text(prog, argv, name), _flag_text(prog, argv, "config")
-    if text is not None or config is None:
+    words = _words(argv)
+    text = _flag_text(prog, words, name)
+    if text is not None:
         return text
-    return next((entry.value for entry in yaml_entries(Path(config)) if entry.key == name), None)
+    given = next((entry for entry in _config_entries(prog, words) if entry.key == name), None)
+    return given and _early_value(given)
+
+
+def _early_value(entry: GivenSetting) -> object:
+    """Return a setting's value before the full reading, which tells what is wrong with a path."""
+    try:
+        return whole_path(entry.key, entry.text)
+    except ValueError:
+        return None
+
+
+def _config_entries(prog: str, words: Sequence[str]) -> list[GivenSetting]:
+    """Return the settings of the --config file, if there is one.
+
+    Raises:
+        UserError: there are two, or the file cannot be read.
+    """
+    before = PlainParser(prog=prog, add_help=False, allow_abbrev=False)
+    before.add_argument("--config", action="append", default=[])
+    files = before.parse_known_args(words)[0].config
+    if len(files) > 1:
+        raise UserError(
+            f"{prog}: --config is given {len(files)} times: {', '.join(files)}.\n"
+            "  Write all settings into one file. Flags override it."
+        )
+    return yaml_entries(Path(files[0])) if files else []
 
 
 def _flag_text(prog: str, argv: Sequence[str], name: str) -> str | None:
@@ -104,7 +131,7 @@ class Command:
         Raises:
             ConfigError: all unknown keys and flags, wrong types, and values out of range.
         """
-        return _Reading(self, [_underscored(word) for word in argv]).result()
+        return _Reading(self, _words(argv)).result()
 
     def help(self, *, everything: bool) -> str:
         """Return the text that `--help` prints, or `--help-all` with `everything`."""
@@ -127,8 +154,7 @@ class _Reading:
 
     def result(self) -> tuple[Any, ...]:
         """Return the result of `Command.parse`."""
-        config = self._early("config")
-        entries = yaml_entries(Path(config)) if config else []
+        entries = _config_entries(self.command.prog, self.argv)
         self._check_early(entries)
         weighing = []
         if self.command.scheme:
@@ -153,12 +179,14 @@ class _Reading:
 
     def _check_early(self, entries: Sequence[GivenSetting]) -> None:
         """Check what can be checked before torch is imported."""
-        given = {entry.key: entry.value for entry in entries if isinstance(entry.value, str)}
+        read = {entry.key: _early_value(entry) for entry in entries}
+        given = {name: value for name, value in read.items() if isinstance(value, str)}
         for name in dict.fromkeys([*CHECKED, *self.command.needs]):
             text = self._early(name)
             if text is not None:
                 given[name] = text
-        missing = [name for name in self.command.needs if not given.get(name)]
+        there = {entry.key for entry in entries if entry.value}  # the full reading tells what is wrong with it
+        missing = [name for name in self.command.needs if not given.get(name) and name not in there]
         if missing and not self._wrong_flags():
             raise UserError("\n".join(f"--{name} is missing.\n  {NEEDED[name]}" for name in missing))
         check_names(given)
@@ -263,7 +291,7 @@ def _flag_problem(prog: str, flag: str, known: Sequence[str]) -> Problem:
 
 
 def _not_of_scheme(where: str, key: str, scheme: "Scheme", known: Mapping[str, Declared]) -> Problem:
-    close = closest(key, list(known)) or closest(key.removeprefix(SALIENCY), list(known))
+    close = closest(key, list(known))
     has = ", ".join(name.removeprefix(SALIENCY) for name in known) or "none"
     cure = f"Did you mean --{close}?" if close else f"Its settings: {has}. Or choose another --scheme."
     return Problem(where, f'"{key}" is not a setting of scheme {scheme.name}', cure)
@@ -275,6 +303,30 @@ def _underscored(word: str) -> str:
         return word
     name, equals, value = word[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _words(argv: Sequence[str]) -> list[str]:
+    """Return a command line with underscores in the flags' names, and with whole paths.
+
+    Raises:
+        ConfigError: a path begins with a variable.
+    """
+    words = [_underscored(word) for word in argv]
+    problems = []
+    for at, word in enumerate(words):
+        flag, equals, text = word.partition("=")
+        if not flag.startswith("--") or flag[2:] not in PATHS or not (equals or words[at + 1 :]):
+            continue
+        text = text if equals else words[at + 1]
+        try:
+            whole = whole_path(flag[2:], text)
+        except ValueError as error:
+            problems.append(Problem(flag, f"is {text}", f"{error}."))
+            continue
+        words[at if equals else at + 1] = f"{flag}={whole}" if equals else whole
+    if problems:
+        raise ConfigError(problems)
+    return words
 
 
 def _split_saliency(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -302,7 +354,7 @@ class _NoSettings(PlainParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the arguments. For a flag that does not exist, the error suggests the right spelling."""
-        chosen, words = super().parse_known_args([_underscored(word) for word in args], namespace)
+        chosen, words = super().parse_known_args(_words(args), namespace)
         known = [option[2:] for action in self._actions for option in action.option_strings]
         for word in words:
             flag = word.partition("=")[0]

@@ -31,7 +31,7 @@ class SizeSettings:
     ratio: str | None = field(
         default=None,
         metadata={
-            "help": "Exact ratio of right to wrong examples, such as 1:2. 1:0: right ones only. Needs quotes in YAML "
+            "help": "Exact ratio of right to wrong examples, such as 1:2. 1:0: right ones only "
             "(default: as in the file)."
         },
     )

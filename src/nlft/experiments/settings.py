@@ -178,6 +178,8 @@ class TuneSettings(
         self.check_curve(grades=self.grader != "label")
         if self.max_seconds and self.max_steps > 0:
             raise UserError("--max_seconds and --max_steps: only one of them can end the training.\n  Remove one.")
+        if not self.learning_rate:
+            raise UserError("--learning_rate 0: nothing would be trained.\n  Give more than 0.")
         known = self.known_arms()
         self.arms = list(dict.fromkeys(ALIASES.get(name, name) for name in [*self.arms, *self.extra_arms]))
         unknown = [name for name in self.arms if name not in known]

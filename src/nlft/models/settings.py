@@ -35,7 +35,7 @@ class ModelOptions:
     )
     use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter. If false, train all weights."})
     lora_r: Annotated[int, Range(1, inf)] = field(default=16, metadata={"help": "Rank of the LoRA adapter."})
-    lora_alpha: int = field(
+    lora_alpha: Annotated[int, Range(1, inf)] = field(
         default=16, metadata={"help": "LoRA scale: the adapter's output is multiplied by alpha / r."}
     )
     lora_dropout: Annotated[float, Range(0, 0.99)] = field(  # with 1, nothing would be trained

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from nlft.config import range_of
+from nlft.config import SALIENCY, range_of
 from nlft.errors import UserError
 from nlft.runs.reading import SPOILT
 
 Kind = Literal["number", "integer", "choice", "flag", "action", "request"]
-SALIENCY = "saliency."
 _KINDS: dict[type[Any], Kind] = {bool: "flag", int: "integer", float: "number"}
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from nlft.runs.controls import SALIENCY, Control
+from nlft.config import SALIENCY
+from nlft.runs.controls import Control
 from nlft.runs.reading import check_kinds
 
 Kinds = dict[str, type | tuple[type, ...]]

@@ -93,6 +93,8 @@ class Guards(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._first, self._spoken, self._epoch = {}, set(), _Epoch()
+        if args.should_save:
+            _warn_of_warm_up(args, state.max_steps)
         for event in RunDir(args.output_dir).events() if state.global_step else []:
             for name, key in (("loss", "loss"), ("entropy", "entropy"), ("length", "completions/mean_length")):
                 if (value := _number(event, key)) is not None:  # a resumed run began where the whole run began
@@ -178,6 +180,19 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             print(f"{head} {step}: {what}.\n  Examples in that step: {ids}. {_CURES[name]}", file=sys.stderr)
             if action == "pause":
                 RunDir(trainer.args.output_dir).write_request("pause", None, f"guard {name}")
+
+
+def _warn_of_warm_up(args: TrainingArguments, steps: int) -> None:
+    """Warn about a warm-up that is as long as the training. Its first step has the rate 0, and each next one more."""
+    warm_up = args.get_warmup_steps(steps)
+    if warm_up and warm_up >= steps:
+        highest = args.learning_rate * (steps - 1) / warm_up
+        print(
+            f"warning: the warm-up has {warm_up:,} steps, and the training {steps:,}: the learning rate never reaches "
+            f"{args.learning_rate:g}. Its highest value is {highest:.3g}.\n"
+            "  Lower --warmup_steps, or train more steps.",
+            file=sys.stderr,
+        )
 
 
 def _number(logs: Mapping[str, Any], name: str) -> float | None:

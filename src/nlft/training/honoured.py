@@ -11,6 +11,7 @@ from typing import Any
 from nlft.config import is_set, shown_of
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import ConfigError, Problem
+from nlft.training.json_settings import broken_json
 from nlft.training.optim_args import keys_of, wrong_keys
 
 BASELINES = frozenset({"sft", "kto", "dpo", "reft"})
@@ -135,6 +136,9 @@ REFUSALS = (
             when=lambda a: a.max_steps == 0),
     Refusal("num_train_epochs", "nothing would be trained", "Give more than 0, or add --max_steps.",
             when=lambda a: a.num_train_epochs <= 0 and a.max_steps <= 0),
+    Refusal("learning_rate", "nothing would be trained", "Give more than 0.", when=lambda a: a.learning_rate == 0),
+    Refusal("warmup_learning_rate", "the warm-up would train nothing", "Give more than 0, or --sft_epochs 0.",
+            frozenset({"reft"}), lambda a: a.warmup_learning_rate == 0),
     Refusal("sft_steps", "no step would be trained", "Use --sft_epochs 0 for no warm-up.", frozenset({"reft"}),
             lambda a: a.sft_steps == 0),
     Refusal("lr_scheduler_kwargs", "the schedule of --lr_scheduler_type reads none",
@@ -259,6 +263,7 @@ def refuse_idle(args: Any, method: str) -> None:
     ]
     problems += wrong_keys(_text(args.optim), args.optim_args) if "optim_args" in known else []
     problems += _vllm(args, known)
+    problems += broken_json(args)
     if problems:
         raise ConfigError(problems)
 

@@ -90,6 +90,9 @@ class CommonSettings(ActivationSettings):
         from nlft.training.honoured import refuse_idle
         from nlft.training.trackers import without_missing_trackers
 
+        args: Any = self
+        if args.report_to in (None, "no", ["no"]):  # transformers knows only the word `none`
+            args.report_to = "none"
         refuse_idle(self, self.method)
 
         # TRL's name for it; `gradient_checkpointing` is the older one.

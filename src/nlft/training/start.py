@@ -84,7 +84,7 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
     Raises:
         UserError: the folder has another run's work, or the checkpoint cannot be used.
     """
-    wish = {"": False, "none": False, "false": False, "true": True, "auto": "auto"}.get(
+    wish = {"": False, "none": False, "false": False, "no": False, "true": True, "yes": True, "auto": "auto"}.get(
         str(choice if choice is not None else "").lower(), choice
     )
     if wish and overwrite:

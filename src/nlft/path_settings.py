@@ -1,0 +1,27 @@
+"""Which settings name a file or a folder, and the home folder in their values."""
+
+from pathlib import Path
+from typing import Any
+
+# Settings and flags that name a file or a folder, or may do so. A test compares them with all settings.
+PATHS = frozenset({
+    "accelerator_config", "adapter", "checks", "condition_cache", "config", "converter", "csv", "data", "deepspeed",
+    "dir", "eval_file", "examples", "examples_out", "fsdp_config", "html", "json", "judge_model", "keep", "ledger",
+    "model", "model_name_or_path", "out", "output_dir", "prompts", "read_token", "resume_from_checkpoint", "rules",
+    "rules_out", "score", "second_checks", "test_file", "token", "train_file", "verify_file",
+})  # fmt: skip
+
+
+def whole_path(name: str, value: Any) -> Any:
+    """Return a setting's value; if it names a file or folder, with the home folder in place of `~`.
+
+    Raises:
+        ValueError: a path begins with a variable, which only a shell replaces.
+    """
+    if name not in PATHS or not isinstance(value, str):
+        return value
+    if value.startswith("$"):
+        raise ValueError(f"Write the path without a variable. For a folder of that name, write ./{value}")
+    if value == "~" or value.startswith("~/"):  # a server may have a model whose name begins with ~
+        return str(Path(value).expanduser())
+    return value
