@@ -333,7 +333,7 @@ def test_reasons_and_usage_become_generated(upstream):
 
     def parsed(content="x", reason="stop", **rest):
         message = content if isinstance(content, dict) else {"content": content}
-        return served.parse(json.dumps({"choices": [{"message": message, "finish_reason": reason}], **rest}))
+        return served.parse(json.dumps({"choices": [{"message": message, "finish_reason": reason}], **rest}).encode())
 
     usage = {"prompt_tokens": 11, "completion_tokens": 3}
     assert parsed(" a \n", "stop", usage=usage) == Generated("a", 3, "stop", 11)
@@ -344,6 +344,62 @@ def test_reasons_and_usage_become_generated(upstream):
     assert parsed([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]).text == "ab"
     assert parsed({"content": None, "refusal": "No."}).text == "No."
     assert parsed("a\ud800b").text == "a?b"
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "prompt_tokens"),
+    [
+        ('{"completion_tokens": "n/a", "prompt_tokens": 11}', 0, 11),
+        ('{"completion_tokens": 3, "prompt_tokens": "1.5"}', 3, 0),
+        ('{"completion_tokens": 1e999, "prompt_tokens": NaN}', 0, 0),
+        ('{"completion_tokens": -1, "prompt_tokens": [4]}', 0, 0),
+        ("[1]", 0, 0),
+        ('"none"', 0, 0),
+    ],
+)
+def test_an_odd_count_of_tokens_costs_no_answer(usage, tokens, prompt_tokens, upstream):
+    body = f'{{"choices": [{{"message": {{"content": "12"}}, "finish_reason": "stop"}}], "usage": {usage}}}'
+    assert model(upstream.url).parse(body.encode()) == Generated("12", tokens, "stop", prompt_tokens)
+
+
+TEXT = json.dumps({"choices": [{"message": {"content": "Größe 数学 €"}, "finish_reason": "stop"}]}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=ISO-8859-1", "text/json; charset=us-ascii", "text/plain"])
+def test_an_answer_is_read_as_utf_8_whatever_its_header_says(kind, upstream):
+    with FaultProxy(upstream.url, lambda a: Fault("status", 200, {"content-type": kind}, TEXT)) as proxy:
+        assert texts(answers(model(proxy.url), REQUESTS[:1])) == {0: "Größe 数学 €"}
+
+
+def test_a_byte_order_mark_is_passed_over_and_bytes_that_are_not_utf_8_are_no_answer(upstream):
+    served = model(upstream.url)
+    assert served.parse(b"\xef\xbb\xbf" + TEXT.encode()).text == "Größe 数学 €"
+    with pytest.raises(exchange.AttemptFailed, match="not a chat completion") as told:
+        served.parse(TEXT.encode().replace("ö".encode(), b"\xf6"))
+    assert told.value.again
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"error": {"code": 502, "message": "GPU fell over"}, "finish_reason": "error", "message": {"content": ""}},
+        {"error": {"message": "GPU fell over"}, "finish_reason": "stop", "message": {"content": "The sum"}},
+        {"finish_reason": "error", "message": None},
+        {"finish_reason": "cancelled", "message": {"content": ""}},
+    ],
+)
+def test_an_error_inside_an_answer_is_asked_again_and_is_not_kept(choice, upstream):
+    body = json.dumps({"choices": [choice]})
+    with FaultProxy(upstream.url, on_question(3, Fault("status", 200, body=body))) as proxy:
+        assert texts(answers(model(proxy.url))) == right()
+    with pytest.raises(exchange.AttemptFailed, match="GPU fell over" if "error" in choice else "finish_reason"):
+        model(upstream.url).parse(body.encode())
+
+
+def test_an_error_in_place_of_the_choices_is_named(upstream):
+    with pytest.raises(exchange.AttemptFailed, match="User not found") as told:
+        model(upstream.url).parse(b'{"error": {"code": 401, "message": "User not found."}}')
+    assert told.value.again
 
 
 PARTS = {
@@ -397,7 +453,7 @@ def test_content_of_a_form_that_nobody_knows_is_named_and_no_traceback(content):
 def test_each_server_s_word_for_the_end_of_an_answer_is_understood(words, reason, upstream):
     served = model(upstream.url)
     for word in words.split():
-        body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": word}]})
+        body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": word}]}).encode()
         assert served.parse(body).finish_reason == reason, word
 
 

@@ -21,7 +21,7 @@ from nlft.core.prompts import NO_INPUTS, TemplateInputs, as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
-from nlft.models.reply_reading import read_reason, read_text
+from nlft.models.reply_reading import read_error, read_reason, read_text, read_usage, said
 from nlft.models.settings import BackendSettings
 
 if TYPE_CHECKING:
@@ -168,10 +168,10 @@ class ServerModel:
                 why = self.redact(f"no connection: {error.__cause__ or error}")
                 raise AttemptFailed(why, f"Check that a server runs at {self.server}.", again=True) from None
             except APIStatusError as error:
-                if error.status_code in (400, 422) and self.do_without(body, _said(error), _parameter(error)):
+                if error.status_code in (400, 422) and self.do_without(body, said(error.body), _parameter(error)):
                     continue
                 raise self._failed(error) from None
-            return self.parse(response.http_response.text)
+            return self.parse(response.http_response.content)
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Make the request's JSON body."""
@@ -214,23 +214,28 @@ class ServerModel:
         self._refused.add(name)
         return True
 
-    def parse(self, body: str) -> Generated:
+    def parse(self, body: bytes) -> Generated:
         """Read the answer from a response's body.
 
+        JSON is in UTF-8, whatever character set the response's headers name.
+
         Raises:
-            AttemptFailed: the body is not a chat completion, or is cut off.
+            AttemptFailed: the body is not a chat completion, is cut off, or carries an error instead of an answer.
         """
         try:
             data = json.loads(body)
-            choice = data["choices"][0]
-            message = choice["message"]
-            text, ended = read_text(message), choice.get("finish_reason")
-            usage = data.get("usage") or {}
-            tokens, prompt_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("completion", "prompt"))
+            error = read_error(data)
+            if error is None:
+                choice = data["choices"][0]
+                text, ended = read_text(choice["message"]), choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            start = _short(self.redact(body), 120) or "nothing"
+            start = _short(self.redact(body.decode(errors="replace")), 120) or "nothing"
             cure = f"Check that {self.server} is an OpenAI-compatible server. Its address usually ends in /v1."
             raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
+        if error is not None:
+            why = f"an error instead of an answer: {_short(self.redact(error))}"
+            raise AttemptFailed(why, self._cure(500), again=True)
+        tokens, prompt_tokens = read_usage(data)
         # If a server echoes its headers, the key must not reach a file. A file cannot hold a lone surrogate either.
         text = (text.replace(self._key, "[key]") if self._key else text).encode("utf-8", "replace").decode()
         reason = read_reason(ended)
@@ -249,8 +254,8 @@ class ServerModel:
     def _failed(self, error: "APIStatusError") -> AttemptFailed:
         """Turn a status of 400 or more into a failed attempt."""
         status = error.status_code
-        said = _short(self.redact(_said(error)))
-        why = f"{status} {_phrase(status)}{': ' if said else ''}{said}"
+        message = _short(self.redact(said(error.body)))
+        why = f"{status} {_phrase(status)}{': ' if message else ''}{message}"
         exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
         blame: Blame = "account" if status in (401, 403, 404) else "server" if again or exhausted else "request"
@@ -302,14 +307,6 @@ def _timestamp(date: str) -> float | None:
         return parsedate_to_datetime(date).timestamp()
     except ValueError:
         return None
-
-
-def _said(error: "APIStatusError") -> str:
-    """Return the server's own message."""
-    body = error.body
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body.get("error") or body
-    return body if isinstance(body, str) else json.dumps(body) if body else ""
 
 
 def _parameter(error: "APIStatusError") -> str:
