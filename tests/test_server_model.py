@@ -32,8 +32,9 @@ REQUESTS = [CompletionRequest(f"q{i}", f"What is {i} + {i}?") for i in range(12)
 @pytest.fixture(autouse=True)
 def _quick_and_no_key(monkeypatch):
     monkeypatch.setattr(exchange, "FIRST_WAIT", 0.02)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -565,13 +566,75 @@ def test_identity_has_what_shapes_an_answer_and_nothing_else(upstream):
 @pytest.mark.parametrize(
     "url",
     ["http://me:geheim@host/v1", "http://host/v1?key=geheim", "https://host/v1#geheim", "localhost:8000/v1", "ftp://x/v1",
-     "http://host:port/v1", "http://", ""],
+     "http://host:port/v1", "http://", "", "http://[::1:8000/v1", "http://a℀b/v1", "http://me:ge/heim@geheim:1:2/v1",
+     "http://local host:1/v1", "http://127.0.0.1:1/v1 x", "http://127.0.0.1:1/\x07v1", "http://me:geheim@[::1/v1"],
 )  # fmt: skip
 def test_an_unusable_address_is_refused_and_secrets_in_it_are_not_repeated(url):
     with pytest.raises(UserError) as told:
         model(url)
     assert "--base_url" in str(told.value)
     assert "geheim" not in str(told.value)
+
+
+def test_white_space_around_an_address_is_passed_over(upstream):
+    served = model(f" {upstream.url}\n")
+    assert texts(answers(served, REQUESTS[:1])) == right(REQUESTS[:1])
+    assert served.identity == model(upstream.url).identity
+
+
+def test_an_address_in_the_environment_is_refused_by_its_variable(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8000/v1")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL localhost:8000/v1") as told:
+        ServerModel("m", BackendSettings(backend="openai"), max_new_tokens=1)
+    assert "--base_url" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "http://u:geheim@127.0.0.1:port"),
+        ("https_proxy", "ftp://u:geheim@127.0.0.1:9"),
+        ("ALL_PROXY", "http://[::1"),
+        ("HTTP_PROXY", " "),
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),  # a package for it may be missing
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
+    ],
+)
+def test_what_the_environment_sets_and_nobody_can_use_is_named(name, value, upstream, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(NLFTError) as told:
+        answers(model(upstream.url, max_retries=0), REQUESTS[:1])
+    assert name in str(told.value)
+    assert "geheim" not in str(told.value)
+    assert value in str(told.value) or name != "SSL_CERT_FILE"
+
+
+def test_a_proxy_that_is_gone_is_named_and_no_server_is_blamed_alone(upstream, monkeypatch):
+    with FaultProxy(upstream.url) as proxy:
+        gone = proxy.url.removeprefix("http://").removesuffix("/v1")
+    monkeypatch.setenv("HTTP_PROXY", f"http://u:geheim@{gone}")
+    with pytest.raises(NLFTError, match=rf"{gone} \(HTTP_PROXY\)") as told:
+        answers(model(upstream.url, max_retries=0), REQUESTS[:1])
+    assert "geheim" not in str(told.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == right(REQUESTS[:1])
+
+
+def test_no_variable_for_the_client_replaces_the_key_or_reaches_another_server(upstream, monkeypatch):
+    custom = "Authorization: Bearer geheim\nX-Gateway: gateway-Zq3x9wVt7Lk2mN5p"
+    for name, value in {"CUSTOM_HEADERS": custom, "ORG_ID": "org-7", "PROJECT_ID": "proj-7", "API_KEY": KEY}.items():
+        monkeypatch.setenv(f"OPENAI_{name}", value)
+    mine = ("x-gateway", "openai-organization", "openai-project")
+    answers(model(upstream.url), REQUESTS[:1])
+    assert upstream.headers[-1]["authorization"] == f"Bearer {KEY}"
+    assert not [name for name in mine if name in upstream.headers[-1]]
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
+    upstream.text = lambda body, headers: f"You sent {headers['x-gateway']}."
+    for url in (upstream.url, None):
+        served = ServerModel("m", BackendSettings(backend="openai", base_url=url), max_new_tokens=9)
+        assert texts(answers(served, REQUESTS[:1])) == {0: "You sent [key]."}
+        assert upstream.headers[-1]["authorization"] == f"Bearer {KEY}"
+        assert [upstream.headers[-1][name][:7] for name in mine] == ["gateway", "org-7", "proj-7"]
 
 
 def test_a_key_given_in_place_of_its_variables_name_is_refused_and_not_repeated():
@@ -620,6 +683,39 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, capsys, caplog
     for text in [*map(repr, everything), caplog.text]:
         assert KEY not in text
         assert KEY[:12] not in text
+
+
+SAID = "There are none left: 10 - 10 = 0. The box is EMPTY, extra ollama, lm-studio. sk-no-key-required #### 0"
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "0", "x", "ollama", "lm-studio", "sk-no-key-required", "token-abc1"])
+def test_a_placeholder_or_short_key_changes_no_answer(key, upstream, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    upstream.text = lambda body, headers: SAID
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: SAID}
+    assert upstream.headers[-1]["authorization"] == f"Bearer {key}"
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "told"),
+    [
+        ("0", "no room: 10 of 10 seats, again in 0 s", "no room: 10 of 10 seats, again in 0 s"),
+        ("x", "extra x", "extra x"),
+        ("token-abc123", "token-abc123 is unknown, token-abc1234 is not", "[key] is unknown, token-abc1234 is not"),
+    ],
+)
+def test_a_message_loses_a_short_key_only_as_a_word_and_a_placeholder_never(key, message, told, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with AnsweringServer(lambda body, headers: (400, message)) as server, pytest.raises(NLFTError) as error:
+        answers(model(server.url), REQUESTS[:1])
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("key", [KEY, "3f9c1e5b7a2d4068", "AbCdEfGhIjKlMnOpQrStUvWx"])
+def test_a_secret_is_removed_from_an_answer_wherever_it_stands(key, upstream, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    upstream.text = lambda body, headers: f"a{key}b"
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "a[key]b"}
 
 
 def test_a_caller_that_wants_no_more_ends_the_requests(upstream):

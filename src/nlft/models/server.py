@@ -6,7 +6,6 @@ The client's own retries are off, because they ignore broken bodies and empty an
 import hashlib
 import json
 import math
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -15,20 +14,17 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
 from nlft.core.prompts import NO_INPUTS, TemplateInputs, as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
 from nlft.models.reply_reading import read_error, read_reason, read_text, read_usage, said
+from nlft.models.server_access import read_access
 from nlft.models.settings import BackendSettings
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
-
-HOSTED = "https://api.openai.com/v1"
-NO_KEY = "none"  # the client requires a key
 
 # How a server says that it does not take a parameter at all, or only with its own value. A value out of range is a
 # mistake of the user, and stays an error.
@@ -80,11 +76,8 @@ class ServerModel:
         self.temperature = temperature
         self.seed = seed
         self.system_prompt = system_prompt
-        usual = os.environ.get("OPENAI_BASE_URL") or HOSTED
-        self.base_url = usual if settings.base_url is None else settings.base_url
-        address = _address(self.base_url)
-        self.server = address.netloc + address.path.rstrip("/")
-        self._key = _key(settings.api_key_env, needed=address.hostname == urlsplit(HOSTED).hostname)
+        self._access = read_access(settings)
+        self.server = self._access.server
         self._refused: set[str] = set()  # parameters that this server has refused
         self._strange: set[str] = set()  # reasons for the end of an answer that nobody knows
 
@@ -144,11 +137,7 @@ class ServerModel:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Attempt]:
-        from openai import AsyncOpenAI
-
-        timeout = self.settings.request_timeout
-        options: dict[str, Any] = {"base_url": self.base_url, "max_retries": 0, "timeout": timeout}
-        async with AsyncOpenAI(api_key=self._key or NO_KEY, **options) as client:
+        async with self._access.client(self.settings.request_timeout) as client:
 
             async def attempt(request: CompletionRequest) -> Generated:
                 return await self._attempt(client, request)
@@ -165,8 +154,8 @@ class ServerModel:
             except APITimeoutError:
                 raise TimeoutError from None
             except APIConnectionError as error:
-                why = self.redact(f"no connection: {error.__cause__ or error}")
-                raise AttemptFailed(why, f"Check that a server runs at {self.server}.", again=True) from None
+                why = self._access.redact(f"no connection: {error.__cause__ or error}")
+                raise AttemptFailed(why, self._access.unreachable_cure, again=True) from None
             except APIStatusError as error:
                 if error.status_code in (400, 422) and self.do_without(body, said(error.body), _parameter(error)):
                     continue
@@ -229,32 +218,26 @@ class ServerModel:
                 choice = data["choices"][0]
                 text, ended = read_text(choice["message"]), choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            start = _short(self.redact(body.decode(errors="replace")), 120) or "nothing"
+            start = _short(self._access.redact(body.decode(errors="replace")), 120) or "nothing"
             cure = f"Check that {self.server} is an OpenAI-compatible server. Its address usually ends in /v1."
             raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
         if error is not None:
-            why = f"an error instead of an answer: {_short(self.redact(error))}"
+            why = f"an error instead of an answer: {_short(self._access.redact(error))}"
             raise AttemptFailed(why, self._cure(500), again=True)
         tokens, prompt_tokens = read_usage(data)
-        # If a server echoes its headers, the key must not reach a file. A file cannot hold a lone surrogate either.
-        text = (text.replace(self._key, "[key]") if self._key else text).encode("utf-8", "replace").decode()
+        # A file cannot hold a lone surrogate.
+        text = self._access.redact_reply(text).encode("utf-8", "replace").decode()
         reason = read_reason(ended)
         if reason == "unknown" and str(ended) not in self._strange:
             self._strange.add(str(ended))
-            why = _short(self.redact(str(ended)), 40)
+            why = _short(self._access.redact(str(ended)), 40)
             tell(f"{self.server} ends answers for a reason that is not known: {why}. They count as unfinished.")
         return Generated(text.strip(), tokens, reason, prompt_tokens)
-
-    def redact(self, text: str) -> str:
-        """Remove the key, and anything that looks like a key, from a text."""
-        if self._key:
-            text = text.replace(self._key, "[key]")
-        return re.sub(r"\bsk-[\w*.-]{4,}|(?<=Bearer )\S+", "[key]", text)
 
     def _failed(self, error: "APIStatusError") -> AttemptFailed:
         """Turn a status of 400 or more into a failed attempt."""
         status = error.status_code
-        message = _short(self.redact(said(error.body)))
+        message = _short(self._access.redact(said(error.body)))
         why = f"{status} {_phrase(status)}{': ' if message else ''}{message}"
         exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
@@ -265,7 +248,7 @@ class ServerModel:
     def _cure(self, status: int) -> str:
         variable = self.settings.api_key_env
         if status in (401, 403):
-            if self._key:
+            if self._access.key:
                 return f"Check the key in the environment variable {variable}, and its permissions."
             return f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
         if status == 404:
@@ -326,37 +309,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "status"
-
-
-def _address(url: str) -> SplitResult:
-    """Parse the server's address.
-
-    Raises:
-        UserError: it is not an address, or it may hold a secret. The message does not repeat a possible secret.
-    """
-    cure = "\n  Give the server's address, such as http://localhost:8000/v1"
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"--base_url holds more than an address: a name and password, or a query.{cure}, and put its "
-                        "key into an environment variable (--api_key_env).")  # fmt: skip
-    try:
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UserError(f"--base_url {url} is not an address.{cure}.")
-    return parts
-
-
-def _key(variable: str, *, needed: bool) -> str | None:
-    """Read the key from an environment variable. No message repeats the key or a wrong name, which may be the key."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        raise UserError("--api_key_env is not the name of an environment variable.\n  Give its name, not the key.")
-    key = os.environ.get(variable, "").strip()
-    if not key and needed:
-        raise UserError(
-            f"{urlsplit(HOSTED).hostname} requires a key.\n  Put it into the environment variable {variable}."
-        )
-    if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"the value of the environment variable {variable} is not a key.\n  Put the key into it.")
-    return key or None
