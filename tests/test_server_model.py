@@ -22,7 +22,8 @@ from nlft.models import exchange
 from nlft.models.answerer import CompletionRequest, Generated, estimated_tokens
 from nlft.models.ledger import Ledgered, request_hash
 from nlft.models.ledger_file import Ledger
-from nlft.models.server import BackendSettings, ServerModel, retry_after
+from nlft.models.refusals import refused_parameter, retry_after
+from nlft.models.server import BackendSettings, ServerModel
 from nlft.models.settings import CallSettings
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
@@ -503,6 +504,80 @@ def test_a_temperature_out_of_range_is_an_error_and_is_not_left_out(message):
         answers(model(server.url, temperature=9.0), REQUESTS[:1])
 
 
+QUESTION = "At what temperature does water boil?"
+NOT_TAKEN = [
+    "temperature: Extra inputs are not permitted",
+    "This model does not support `temperature`.",
+    "temperature is fixed at 1 for this model",
+    "temperature must be 1 for reasoning models",
+    "temperature: must be 1.0",
+    "parameter temperature is invalid: expected 1",
+    "`temperature` may only be set to 1 when thinking is enabled.",
+    "`temperature` may only be set to 1",
+    "The temperature parameter is disabled for this model",
+    "Property temperature is not valid",
+    "Additional properties are not allowed ('temperature' was unexpected)",
+    "Setting temperature is disallowed",
+    "This model has no temperature parameter",
+    "temperature cannot be set for o-series",
+    '"temperature" has been removed',
+    "参数 temperature 不支持",
+    "temperature nicht unterstützt",
+    "invalid temperature. Only 1 is allowed for this model.",
+    "gpt-4o-2024-08-06 does not support temperature",
+    "Unsupported parameter: 'temperature'. Known: max_tokens between 1 and 4096.",
+    "[{'type': 'extra_forbidden', 'loc': ('body', 'temperature'), 'msg': 'Extra inputs are not permitted'}]",
+    "Error code: 400 - {'error': {'message': \"'temperature' is not supported with this model.\", 'code': 'x'}}",
+    {"message": "Unsupported parameter.", "param": "temperature"},
+    {
+        "detail": [
+            {"loc": ["body", "n"], "msg": "too low"},
+            {"loc": ["temperature"], "msg": "Extra inputs not permitted"},
+        ]
+    },
+]
+NOT_ZERO = [
+    "Temperature parameter must be in (0, 1]",
+    "temperature must be in the range (0.0, 1.0]",
+    "temperature must be >= 0.01",
+    "invalid temperature: must be positive",
+    "Input validation error: `temperature` must be strictly positive",
+    {"detail": [{"loc": ["body", "temperature"], "msg": "Input should be greater than 0"}]},
+]
+A_MISTAKE = [
+    "temperature 9.0 is not allowed; it must be at most 2",
+    "temperature=9 is not supported. Supported range: 0-2",
+    "Unsupported value: temperature must be <= 2.0",
+    "temperature: 9 is not an accepted value, only values from 0 to 2 are accepted",
+    "unexpected value; permitted: 0 <= temperature <= 2",
+    "temperature 9 is not supported: it must be 2 or less",
+    "max_tokens 9000 is not supported: at most 4096",
+    "max_tokens=9000 cannot be used with this model, whose context is 4096; unsupported",
+]
+NOT_ABOUT_IT = [
+    f'Unsupported content in message: "{QUESTION}"',
+    f"Unsupported content in message: {QUESTION}",
+    "messages with role 'system' are not supported by this model. (temperature=0.0, max_tokens=50)",
+    "System role not supported; request: {'model': 'm', 'temperature': 0.0, 'max_tokens': 50, 'seed': 3}",
+    "System role not supported: {'model': 'm', 'messages': [{'role': 'system', 'content': 'x'}], 'temperature': 0.0}",
+    "Model does not support chat; params: temperature, max_tokens",
+    {"message": "Unsupported: a temperature in the question", "param": "messages"},
+    {"detail": [{"loc": ["body", "messages", "role"], "msg": "Unsupported role (temperature 0.0)"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_refusal_names_the_parameter_that_is_left_out(temperature):
+    sent = {"temperature": temperature, "max_tokens": 50, "messages": [{"role": "user", "content": QUESTION}]}
+    as_json = lambda said: {"message": said} if isinstance(said, str) else said  # noqa: E731
+    assert [said for said in NOT_TAKEN if refused_parameter(as_json(said), sent) != "temperature"] == []
+    zero = [said for said in NOT_ZERO if refused_parameter(as_json(said), sent) == "temperature"]
+    assert zero == ([] if temperature else NOT_ZERO)
+    assert [said for said in NOT_ABOUT_IT if refused_parameter(as_json(said), sent)] == []
+    sent |= {"temperature": 9.0, "max_tokens": 9000, "seed": 3}
+    assert [said for said in [*A_MISTAKE, *NOT_ABOUT_IT] if refused_parameter(as_json(said), sent)] == []
+
+
 def test_a_server_that_refuses_one_parameter_after_another_gets_none_of_them(capsys):
     def refuse(body, headers):
         for name in ("temperature", "seed", "max_tokens"):
@@ -515,7 +590,9 @@ def test_a_server_that_refuses_one_parameter_after_another_gets_none_of_them(cap
         assert texts(answers(served)) == right()
         assert set(server.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
     assert served.identity["left_out"] == ["seed", "temperature"]
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert sorted(re.findall("temperature|seed|max_tokens", " ".join(told))) == ["max_tokens", "seed", "temperature"]
+    assert len(told) == 3
 
 
 def test_a_server_that_refuses_both_limits_is_an_error_since_answers_need_one():

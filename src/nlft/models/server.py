@@ -5,12 +5,9 @@ The client's own retries are off, because they ignore broken bodies and empty an
 
 import hashlib
 import json
-import math
-import re
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -19,6 +16,7 @@ from nlft.core.prompts import NO_INPUTS, TemplateInputs, as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
+from nlft.models.refusals import refused_parameter, retry_after
 from nlft.models.reply_reading import read_error, read_reason, read_text, read_usage, said
 from nlft.models.server_access import read_access
 from nlft.models.settings import BackendSettings
@@ -26,15 +24,6 @@ from nlft.models.settings import BackendSettings
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-# How a server says that it does not take a parameter at all, or only with its own value. A value out of range is a
-# mistake of the user, and stays an error.
-_REFUSED = re.compile(
-    r"unsupported|not supported|(?:does not|doesn['’]t|cannot|can['’]t) (?:support|accept|take|use)|unrecogni[sz]ed"
-    r"|unknown|unexpected|not (?:permitted|allowed|available|compatible)|incompatible|deprecated|only the default"
-    r"|\bonly\b(?!.*\b(?:between|range|up to|at most)\b).*\b(?:allowed|accepted|supported|valid)",
-    re.IGNORECASE,
-)
-_ZERO_REFUSED = re.compile(r"strictly positive|(?:greater|larger|higher) than (?:0|zero)\b|> ?0\b", re.IGNORECASE)
 _LIMITS = ("max_tokens", "max_completion_tokens")  # the second is sent to servers that refuse the first
 
 
@@ -157,7 +146,7 @@ class ServerModel:
                 why = self._access.redact(f"no connection: {error.__cause__ or error}")
                 raise AttemptFailed(why, self._access.unreachable_cure, again=True) from None
             except APIStatusError as error:
-                if error.status_code in (400, 422) and self.do_without(body, said(error.body), _parameter(error)):
+                if error.status_code in (400, 422) and self.do_without(body, error.body):
                     continue
                 raise self._failed(error) from None
             return self.parse(response.http_response.content)
@@ -177,29 +166,23 @@ class ServerModel:
             body["seed"] = int.from_bytes(digest[:4], "little") >> 1
         return {name: value for name, value in body.items() if name == limit or name not in self._refused}
 
-    def do_without(self, body: Mapping[str, Any], refusal: str, parameter: str = "") -> bool:
+    def do_without(self, body: Mapping[str, Any], error: object) -> bool:
         """If the server refused an optional parameter, stop sending it. Return whether it did.
 
-        Local servers accept `max_tokens`, and some ignore unknown parameters. OpenAI's newer models refuse it and name
-        `max_completion_tokens` in their message. Models that always reason refuse a `temperature`.
-
         Args:
-            refusal: the server's message.
-            parameter: the parameter's name, if the server gives it apart from the message.
+            body: the request's body.
+            error: the server's error, as JSON.
         """
-        no_zero = body.get("temperature") == 0 and _ZERO_REFUSED.search(refusal)
-        if not (no_zero or _REFUSED.search(refusal)):
+        name = refused_parameter(error, body)
+        if name is None:
             return False
-        names = ["temperature"] if no_zero else [n for n in ("max_tokens", "seed", "temperature") if n in body]
-        places = {name: re.search(rf"\b{name}\b", f"{parameter} {refusal}", re.IGNORECASE) for name in names}
-        found = {name: match.start() for name, match in places.items() if match}
-        if not found:
-            return False
-        name = min(found, key=found.__getitem__)  # a message may go on to name the parameters that it knows
-        if name in self._may_be_left_out and name not in self._refused:
-            effect = "asking again will give a different answer" if name == "seed" else "the server uses its own"
-            value = "a seed" if name == "seed" else f"temperature {self.temperature:g}"
-            tell(f"{self.server} does not accept {value}. It is left out: {effect}.")
+        if name not in self._refused:
+            lost = {
+                "seed": "a seed. It is left out: asking again will give a different answer",
+                "temperature": f"temperature {self.temperature:g}. It is left out: the server uses its own",
+                "max_tokens": "max_tokens. It gets max_completion_tokens instead",
+            }
+            tell(f"{self.server} does not accept {lost[name]}.")
         self._refused.add(name)
         return True
 
@@ -264,38 +247,6 @@ def _for_client(body: Mapping[str, Any]) -> dict[str, Any]:
     """Put what OpenAI's own API does not know where its client expects it. The body that is sent stays the same."""
     more = {name: value for name, value in body.items() if name == "chat_template_kwargs"}
     return {name: value for name, value in body.items() if name not in more} | ({"extra_body": more} if more else {})
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds, or a date).
-
-    Args:
-        headers: the response's headers, names in lower case.
-        now: Unix time. It is used if there is no Date header; otherwise the server's own clock counts.
-    """
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        return max(seconds, 0.0) if math.isfinite(seconds) else None
-    until, clock = _timestamp(headers.get("retry-after", "")), _timestamp(headers.get("date", ""))
-    if until is None:
-        return None
-    return max(until - (now if clock is None else clock), 0.0)
-
-
-def _timestamp(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return None
-
-
-def _parameter(error: "APIStatusError") -> str:
-    """Return the parameter that the server's error is about, or an empty text."""
-    name = error.body.get("param") if isinstance(error.body, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _short(text: str, most: int = 300) -> str:
