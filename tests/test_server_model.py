@@ -222,6 +222,90 @@ def test_a_refused_key_or_model_ends_it_at_once_as_the_users_error(status, cure,
     assert "[key]" in message
 
 
+MANY = [CompletionRequest(f"q{i}", f"{i}?") for i in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "cures", "most"),
+    [
+        (402, "Insufficient credits", ["credit"], 3),
+        (405, "nginx", ["--base_url"], 3),
+        (407, "proxy authentication", ["NO_PROXY"], 3),
+        (410, "model retired", ["--base_url", "--model_name_or_path"], 3),
+        (400, "Incorrect API key provided: xai***", ["OPENAI_API_KEY"], 12),
+        (400, "invalid model: stub", ["--model_name_or_path"], 12),
+        (400, "prompt is too long", ["--max_new_tokens"], 12),
+        (422, "some field is odd", ["setting"], 12),
+    ],
+)
+def test_what_is_refused_alike_from_the_first_question_on_is_not_sent_again_and_again(status, said, cures, most):
+    with AnsweringServer(lambda body, headers: (status, said)) as server:
+        with pytest.raises(NLFTError) as told:
+            answers(model(server.url, concurrency=3), MANY)
+        assert len(server.bodies) <= most
+    message = str(told.value)
+    assert f"{200 - len(server.bodies)} more" in message
+    assert all(cure in message.splitlines()[-1] for cure in cures)
+    assert ("--model_name_or_path" in message) == ("--model_name_or_path" in cures or "--base_url" in cures)
+
+
+def test_questions_that_are_refused_each_for_its_own_reason_are_all_asked(upstream):
+    def script(arrival):
+        number = int(arrival.question.removesuffix("?"))
+        return Fault("status", 400, body=f'{{"error": {{"message": "{number} tokens"}}}}') if number < 30 else None
+
+    with FaultProxy(upstream.url, script) as proxy, pytest.raises(NLFTError, match="30 of 40"):
+        answers(model(proxy.url), MANY[:40])
+    assert len(proxy.arrivals) == 40
+
+
+def test_a_question_that_a_content_filter_refuses_is_an_answer_that_was_filtered(upstream):
+    refusal = {"error": {"message": "filtered", "code": "content_filter", "param": "prompt", "status": 400}}
+    with FaultProxy(upstream.url, on_question(7, Fault("status", 400, body=json.dumps(refusal)), times=99)) as proxy:
+        found = answers(model(proxy.url))
+    assert found[7] == Generated("", 0, "content_filter", 0)
+    assert texts(found) == right() | {7: ""}
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "shown", "base"),
+    [
+        (301, "/other/v1/chat/completions", "http://127.0.0.1:PORT/other/v1/chat/completions", "http://127.0.0.1:PORT/other/v1"),
+        (302, "https://user:geheim@new.example/v1/chat/completions?k=geheim", "https://new.example/v1/chat/completions",
+         "https://new.example/v1"),
+        (303, "http://[::1/geheim", "cannot be read", None),
+        (308, "http://new.example/v1/chat/completions", "http://new.example/v1/chat/completions", "http://new.example/v1"),
+        (307, "/v1/chat/completions/", None, None),
+    ],
+)  # fmt: skip
+def test_a_redirect_is_named_and_followed_only_if_the_request_stays_the_same(status, location, shown, base, upstream):
+    moved = Fault("status", status, {"location": location})
+    with FaultProxy(upstream.url, lambda a: moved if a.number == 1 else None) as proxy:
+        if shown is None:
+            assert texts(answers(model(proxy.url), REQUESTS[:1])) == right(REQUESTS[:1])
+            assert [arrival.question for arrival in proxy.arrivals] == [REQUESTS[0].prompt] * 2
+            return
+        with pytest.raises(UserError) as told:
+            answers(model(proxy.url, concurrency=1), REQUESTS)
+        assert len(proxy.arrivals) == 1
+    message, port = str(told.value), proxy.url.split(":")[2].removesuffix("/v1")
+    assert f"{status}" in message
+    assert shown.replace("PORT", port) in message
+    assert "--base_url" + (f" {base.replace('PORT', port)}" if base else "") in message.splitlines()[-1]
+    assert "geheim" not in message
+
+
+def test_the_first_failure_is_told_at_once_and_the_others_at_the_end(upstream, capsys):
+    with FaultProxy(upstream.url) as proxy:
+        gone = proxy.url
+    with pytest.raises(NLFTError):
+        answers(model(gone, max_retries=2), REQUESTS[:2])
+    told = capsys.readouterr().err
+    assert told.count("no connection") == 1
+    assert "up to 2 times" in told
+    assert gone.removeprefix("http://") in told
+
+
 def test_a_server_that_has_died_is_not_asked_a_thousand_times(upstream):
     many = [CompletionRequest(f"q{i}", f"{i}?") for i in range(1000)]
     with FaultProxy(upstream.url, lambda a: Fault("reset") if a.number > 30 else None) as proxy:

@@ -16,7 +16,7 @@ from nlft.core.prompts import NO_INPUTS, TemplateInputs, as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
-from nlft.models.refusals import refused_parameter, retry_after
+from nlft.models.refusals import Subject, refused_parameter, retry_after, subject
 from nlft.models.reply_reading import read_error, read_reason, read_text, read_usage, said
 from nlft.models.server_access import read_access
 from nlft.models.settings import BackendSettings
@@ -24,6 +24,7 @@ from nlft.models.settings import BackendSettings
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
+_OF_ACCOUNT = (401, 402, 403, 404, 405, 407, 410)  # they refuse the key, the address or the model, not a question
 _LIMITS = ("max_tokens", "max_completion_tokens")  # the second is sent to servers that refuse the first
 
 
@@ -146,8 +147,11 @@ class ServerModel:
                 why = self._access.redact(f"no connection: {error.__cause__ or error}")
                 raise AttemptFailed(why, self._access.unreachable_cure, again=True) from None
             except APIStatusError as error:
-                if error.status_code in (400, 422) and self.do_without(body, error.body):
-                    continue
+                if error.status_code in (400, 422):
+                    if read_reason(error.code) == "content_filter":  # as Azure refuses one question
+                        return Generated("", 0, "content_filter")
+                    if self.do_without(body, error.body):
+                        continue
                 raise self._failed(error) from None
             return self.parse(response.http_response.content)
 
@@ -206,7 +210,7 @@ class ServerModel:
             raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
         if error is not None:
             why = f"an error instead of an answer: {_short(self._access.redact(error))}"
-            raise AttemptFailed(why, self._cure(500), again=True)
+            raise AttemptFailed(why, self._cure("server"), again=True)
         tokens, prompt_tokens = read_usage(data)
         # A file cannot hold a lone surrogate.
         text = self._access.redact_reply(text).encode("utf-8", "replace").decode()
@@ -218,29 +222,36 @@ class ServerModel:
         return Generated(text.strip(), tokens, reason, prompt_tokens)
 
     def _failed(self, error: "APIStatusError") -> AttemptFailed:
-        """Turn a status of 400 or more into a failed attempt."""
+        """Turn a status of 300 or more into a failed attempt."""
         status = error.status_code
         message = _short(self._access.redact(said(error.body)))
         why = f"{status} {_phrase(status)}{': ' if message else ''}{message}"
         exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
-        blame: Blame = "account" if status in (401, 403, 404) else "server" if again or exhausted else "request"
+        blame: Blame = "server" if again or exhausted else "request"
+        if status in _OF_ACCOUNT or status < 400:
+            blame = "account"
         wait = retry_after(error.response.headers, time.time())
-        return AttemptFailed(why, self._cure(status), again=again, wait=wait, blame=blame)
+        return AttemptFailed(why, self._cure(subject(status, message)), again=again, wait=wait, blame=blame)
 
-    def _cure(self, status: int) -> str:
-        variable = self.settings.api_key_env
-        if status in (401, 403):
-            if self._access.key:
-                return f"Check the key in the environment variable {variable}, and its permissions."
-            return f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
-        if status == 404:
-            return "Check --base_url (it usually ends in /v1) and --model_name_or_path (the model's name there)."
-        if status == 429:
-            return "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute, or check your quota."
-        if status in (408, 409, 425) or status >= 500:
-            return "Read the server's log, or try again later."
-        return "Change the setting that the server's message names. --model_name_or_path is the model's name there."
+    def _cure(self, about: Subject) -> str:
+        variable, setting = self.settings.api_key_env, self._access.setting
+        proxy = f"the proxy ({self._access.proxy})" if self._access.proxy else "the proxy"
+        key = f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
+        if self._access.key:
+            key = f"Check the key in the environment variable {variable}, and its permissions."
+        cures: dict[Subject, str] = {
+            "key": key,
+            "address": f"Check {setting} (it usually ends in /v1) and --model_name_or_path (the model's name there).",
+            "model": "Check --model_name_or_path: it is the model's name on the server.",
+            "credit": "Check the credit and the plan of the account at the server.",
+            "proxy": f"Give {proxy} its name and password, or add the server to NO_PROXY.",
+            "pace": "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute, or check your quota.",
+            "server": "Read the server's log, or try again later.",
+            "length": "Shorten the question or the system prompt, or lower --max_new_tokens.",
+            "request": "Change the question or the setting that the server's message names.",
+        }
+        return cures[about]
 
 
 def _for_client(body: Mapping[str, Any]) -> dict[str, Any]:
