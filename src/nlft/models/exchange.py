@@ -222,9 +222,8 @@ class Exchange:
     def _tell_first(self, failure: AttemptFailed) -> None:
         """Tell of the first failure at once: with all retries, the report at the end may be minutes away."""
         if not self._told:
-            tell(
-                f"{self._server}: {failure.why}. Trying again, up to {self._pace.max_retries} times.\n  {failure.cure}"
-            )
+            why = failure.why.rstrip(".")
+            tell(f"{self._server}: {why}. Trying again (--max_retries {self._pace.max_retries}).\n  {failure.cure}")
             self._told = True
 
     def _report(self) -> str:

@@ -10,7 +10,7 @@ from nlft.models.reply_reading import said
 
 Subject = Literal["key", "proxy", "address", "model", "credit", "pace", "server", "length", "request"]
 
-_READ = 4000  # characters of a message; a whole web page is no refusal of a parameter
+_READ = 4000  # characters of a message; a refusal of a parameter is shorter
 _NUMBER = r"-?\d+(?:\.\d+)?(?![\d.]*\d)(?!\s*(?:or|to|and|through|-|–|<|>|≤|≥|\.\.))"
 # How a server says that it does not take a parameter at all, or only with its own value.
 _REFUSED = re.compile(

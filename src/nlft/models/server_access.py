@@ -62,6 +62,7 @@ class Access:
             return AsyncOpenAI(api_key=bearer, max_retries=0, http_client=http, **options)
         except Exception as error:  # the HTTP client has errors of its own
             given = [name for name in _CERTIFICATES if os.environ.get(name)]
+            given = [name for name in given if not os.path.exists(os.environ[name])] or given
             if isinstance(error, OSError) and not given:
                 raise
             where = [f"{name} ({printable(os.environ[name])})" for name in given]
@@ -89,7 +90,7 @@ class Access:
             return
         base = shown.rstrip("/").removesuffix("/chat/completions")
         cure = f"If it is the right server, give its address: {self.setting} {base}"
-        if "://" not in shown or base == self.base_url.rstrip("/"):
+        if not shown.startswith(("http://", "https://")) or base == self.base_url.rstrip("/"):
             cure = f"Check {self.setting}."
         why = f"{response.status_code}: the server sends requests on to {shown}"
         raise AttemptFailed(why, cure, again=False, blame="account")
@@ -101,6 +102,8 @@ class Access:
         """
         for secret in filter(_can_be_secret, self._secrets()):
             text = text.replace(secret, "[key]")
+        for secret in filter(_mixed, self._secrets()):  # as it stands in a header, a short key is known too
+            text = re.sub(rf"(?<=Bearer ){re.escape(secret)}(?!\w)", "[key]", text)
         return text
 
     def redact(self, text: str) -> str:
@@ -194,7 +197,9 @@ def _key(variable: str, *, needed: bool) -> str | None:
 
 
 def _can_be_secret(key: str) -> bool:
-    return len(key) >= 16 and (_mixed(key) or (len(key) >= 24 and key.lower() != key != key.upper()))
+    if len(key) >= 24 and key.lower() != key != key.upper():
+        return True
+    return _mixed(key) and len(key) >= (12 if key.startswith("sk-") else 16)
 
 
 def _mixed(key: str) -> bool:
