@@ -22,7 +22,8 @@ from nlft.models import exchange
 from nlft.models.answerer import CompletionRequest, Generated, estimated_tokens
 from nlft.models.ledger import Ledgered, request_hash
 from nlft.models.ledger_file import Ledger
-from nlft.models.server import BackendSettings, ServerModel, retry_after
+from nlft.models.refusals import refused_parameter, retry_after
+from nlft.models.server import BackendSettings, ServerModel
 from nlft.models.settings import CallSettings
 
 KEY = "sk-proj-Zq3x9wVt7Lk2mN5p"
@@ -32,8 +33,9 @@ REQUESTS = [CompletionRequest(f"q{i}", f"What is {i} + {i}?") for i in range(12)
 @pytest.fixture(autouse=True)
 def _quick_and_no_key(monkeypatch):
     monkeypatch.setattr(exchange, "FIRST_WAIT", 0.02)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -220,6 +222,91 @@ def test_a_refused_key_or_model_ends_it_at_once_as_the_users_error(status, cure,
     assert "[key]" in message
 
 
+MANY = [CompletionRequest(f"q{i}", f"{i}?") for i in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "cures", "most"),
+    [
+        (402, "Insufficient credits", ["credit"], 3),
+        (405, "nginx", ["--base_url"], 3),
+        (407, "proxy authentication", ["NO_PROXY"], 3),
+        (410, "model retired", ["--base_url", "--model_name_or_path"], 3),
+        (400, "Incorrect API key provided: xai***", ["OPENAI_API_KEY"], 12),
+        (400, "invalid model: stub", ["--model_name_or_path"], 12),
+        (400, "prompt is too long", ["--max_new_tokens"], 12),
+        (422, "some field is odd", ["setting"], 12),
+    ],
+)
+def test_what_is_refused_alike_from_the_first_question_on_is_not_sent_again_and_again(status, said, cures, most):
+    with AnsweringServer(lambda body, headers: (status, said)) as server:
+        with pytest.raises(NLFTError) as told:
+            answers(model(server.url, concurrency=3), MANY)
+        assert len(server.bodies) <= most
+    message = str(told.value)
+    assert f"{200 - len(server.bodies)} more" in message
+    assert all(cure in message.splitlines()[-1] for cure in cures)
+    assert ("--model_name_or_path" in message) == ("--model_name_or_path" in cures or "--base_url" in cures)
+
+
+def test_questions_that_are_refused_each_for_its_own_reason_are_all_asked(upstream):
+    def script(arrival):
+        number = int(arrival.question.removesuffix("?"))
+        return Fault("status", 400, body=f'{{"error": {{"message": "{number} tokens"}}}}') if number < 30 else None
+
+    with FaultProxy(upstream.url, script) as proxy, pytest.raises(NLFTError, match="30 of 40"):
+        answers(model(proxy.url), MANY[:40])
+    assert len(proxy.arrivals) == 40
+
+
+def test_a_question_that_a_content_filter_refuses_is_an_answer_that_was_filtered(upstream):
+    refusal = {"error": {"message": "filtered", "code": "content_filter", "param": "prompt", "status": 400}}
+    with FaultProxy(upstream.url, on_question(7, Fault("status", 400, body=json.dumps(refusal)), times=99)) as proxy:
+        found = answers(model(proxy.url))
+    assert found[7] == Generated("", 0, "content_filter", 0)
+    assert texts(found) == right() | {7: ""}
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "shown", "base"),
+    [
+        (301, "/other/v1/chat/completions", "http://127.0.0.1:PORT/other/v1/chat/completions", "http://127.0.0.1:PORT/other/v1"),
+        (302, "https://user:geheim@new.example/v1/chat/completions?k=geheim", "https://new.example/v1/chat/completions",
+         "https://new.example/v1"),
+        (303, "http://[::1/geheim", "cannot be read", None),
+        (307, "file:///v1", "file:///v1", None),
+        (308, "http://new.example/v1/chat/completions", "http://new.example/v1/chat/completions", "http://new.example/v1"),
+        (307, "/v1/chat/completions/", None, None),
+    ],
+)  # fmt: skip
+def test_a_redirect_is_named_and_followed_only_if_the_request_stays_the_same(status, location, shown, base, upstream):
+    moved = Fault("status", status, {"location": location})
+    with FaultProxy(upstream.url, lambda a: moved if a.number == 1 else None) as proxy:
+        if shown is None:
+            assert texts(answers(model(proxy.url), REQUESTS[:1])) == right(REQUESTS[:1])
+            assert [arrival.question for arrival in proxy.arrivals] == [REQUESTS[0].prompt] * 2
+            return
+        with pytest.raises(UserError) as told:
+            answers(model(proxy.url, concurrency=1), REQUESTS)
+        assert len(proxy.arrivals) == 1
+    message, port = str(told.value), proxy.url.split(":")[2].removesuffix("/v1")
+    assert f"{status}" in message
+    assert shown.replace("PORT", port) in message
+    assert "--base_url" + (f" {base.replace('PORT', port)}" if base else "") in message.splitlines()[-1]
+    assert "geheim" not in message
+
+
+def test_the_first_failure_is_told_at_once_and_the_others_at_the_end(upstream, capsys):
+    with FaultProxy(upstream.url) as proxy:
+        gone = proxy.url
+    with pytest.raises(NLFTError):
+        answers(model(gone, max_retries=2), REQUESTS[:2])
+    told = capsys.readouterr().err
+    assert told.count("no connection") == 1
+    assert "--max_retries 2" in told
+    assert gone.removeprefix("http://") in told
+
+
 def test_a_server_that_has_died_is_not_asked_a_thousand_times(upstream):
     many = [CompletionRequest(f"q{i}", f"{i}?") for i in range(1000)]
     with FaultProxy(upstream.url, lambda a: Fault("reset") if a.number > 30 else None) as proxy:
@@ -333,7 +420,7 @@ def test_reasons_and_usage_become_generated(upstream):
 
     def parsed(content="x", reason="stop", **rest):
         message = content if isinstance(content, dict) else {"content": content}
-        return served.parse(json.dumps({"choices": [{"message": message, "finish_reason": reason}], **rest}))
+        return served.parse(json.dumps({"choices": [{"message": message, "finish_reason": reason}], **rest}).encode())
 
     usage = {"prompt_tokens": 11, "completion_tokens": 3}
     assert parsed(" a \n", "stop", usage=usage) == Generated("a", 3, "stop", 11)
@@ -344,6 +431,62 @@ def test_reasons_and_usage_become_generated(upstream):
     assert parsed([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]).text == "ab"
     assert parsed({"content": None, "refusal": "No."}).text == "No."
     assert parsed("a\ud800b").text == "a?b"
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "prompt_tokens"),
+    [
+        ('{"completion_tokens": "n/a", "prompt_tokens": 11}', 0, 11),
+        ('{"completion_tokens": 3, "prompt_tokens": "1.5"}', 3, 0),
+        ('{"completion_tokens": 1e999, "prompt_tokens": NaN}', 0, 0),
+        ('{"completion_tokens": -1, "prompt_tokens": [4]}', 0, 0),
+        ("[1]", 0, 0),
+        ('"none"', 0, 0),
+    ],
+)
+def test_an_odd_count_of_tokens_costs_no_answer(usage, tokens, prompt_tokens, upstream):
+    body = f'{{"choices": [{{"message": {{"content": "12"}}, "finish_reason": "stop"}}], "usage": {usage}}}'
+    assert model(upstream.url).parse(body.encode()) == Generated("12", tokens, "stop", prompt_tokens)
+
+
+TEXT = json.dumps({"choices": [{"message": {"content": "Größe 数学 €"}, "finish_reason": "stop"}]}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=ISO-8859-1", "text/json; charset=us-ascii", "text/plain"])
+def test_an_answer_is_read_as_utf_8_whatever_its_header_says(kind, upstream):
+    with FaultProxy(upstream.url, lambda a: Fault("status", 200, {"content-type": kind}, TEXT)) as proxy:
+        assert texts(answers(model(proxy.url), REQUESTS[:1])) == {0: "Größe 数学 €"}
+
+
+def test_a_byte_order_mark_is_passed_over_and_bytes_that_are_not_utf_8_are_no_answer(upstream):
+    served = model(upstream.url)
+    assert served.parse(b"\xef\xbb\xbf" + TEXT.encode()).text == "Größe 数学 €"
+    with pytest.raises(exchange.AttemptFailed, match="not a chat completion") as told:
+        served.parse(TEXT.encode().replace("ö".encode(), b"\xf6"))
+    assert told.value.again
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"error": {"code": 502, "message": "GPU fell over"}, "finish_reason": "error", "message": {"content": ""}},
+        {"error": {"message": "GPU fell over"}, "finish_reason": "stop", "message": {"content": "The sum"}},
+        {"finish_reason": "error", "message": None},
+        {"finish_reason": "cancelled", "message": {"content": ""}},
+    ],
+)
+def test_an_error_inside_an_answer_is_asked_again_and_is_not_kept(choice, upstream):
+    body = json.dumps({"choices": [choice]})
+    with FaultProxy(upstream.url, on_question(3, Fault("status", 200, body=body))) as proxy:
+        assert texts(answers(model(proxy.url))) == right()
+    with pytest.raises(exchange.AttemptFailed, match="GPU fell over" if "error" in choice else "finish_reason"):
+        model(upstream.url).parse(body.encode())
+
+
+def test_an_error_in_place_of_the_choices_is_named(upstream):
+    with pytest.raises(exchange.AttemptFailed, match="User not found") as told:
+        model(upstream.url).parse(b'{"error": {"code": 401, "message": "User not found."}}')
+    assert told.value.again
 
 
 PARTS = {
@@ -397,7 +540,7 @@ def test_content_of_a_form_that_nobody_knows_is_named_and_no_traceback(content):
 def test_each_server_s_word_for_the_end_of_an_answer_is_understood(words, reason, upstream):
     served = model(upstream.url)
     for word in words.split():
-        body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": word}]})
+        body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": word}]}).encode()
         assert served.parse(body).finish_reason == reason, word
 
 
@@ -446,6 +589,80 @@ def test_a_temperature_out_of_range_is_an_error_and_is_not_left_out(message):
         answers(model(server.url, temperature=9.0), REQUESTS[:1])
 
 
+QUESTION = "At what temperature does water boil?"
+NOT_TAKEN = [
+    "temperature: Extra inputs are not permitted",
+    "This model does not support `temperature`.",
+    "temperature is fixed at 1 for this model",
+    "temperature must be 1 for reasoning models",
+    "temperature: must be 1.0",
+    "parameter temperature is invalid: expected 1",
+    "`temperature` may only be set to 1 when thinking is enabled.",
+    "`temperature` may only be set to 1",
+    "The temperature parameter is disabled for this model",
+    "Property temperature is not valid",
+    "Additional properties are not allowed ('temperature' was unexpected)",
+    "Setting temperature is disallowed",
+    "This model has no temperature parameter",
+    "temperature cannot be set for o-series",
+    '"temperature" has been removed',
+    "参数 temperature 不支持",
+    "temperature nicht unterstützt",
+    "invalid temperature. Only 1 is allowed for this model.",
+    "gpt-4o-2024-08-06 does not support temperature",
+    "Unsupported parameter: 'temperature'. Known: max_tokens between 1 and 4096.",
+    "[{'type': 'extra_forbidden', 'loc': ('body', 'temperature'), 'msg': 'Extra inputs are not permitted'}]",
+    "Error code: 400 - {'error': {'message': \"'temperature' is not supported with this model.\", 'code': 'x'}}",
+    {"message": "Unsupported parameter.", "param": "temperature"},
+    {
+        "detail": [
+            {"loc": ["body", "n"], "msg": "too low"},
+            {"loc": ["temperature"], "msg": "Extra inputs not permitted"},
+        ]
+    },
+]
+NOT_ZERO = [
+    "Temperature parameter must be in (0, 1]",
+    "temperature must be in the range (0.0, 1.0]",
+    "temperature must be >= 0.01",
+    "invalid temperature: must be positive",
+    "Input validation error: `temperature` must be strictly positive",
+    {"detail": [{"loc": ["body", "temperature"], "msg": "Input should be greater than 0"}]},
+]
+A_MISTAKE = [
+    "temperature 9.0 is not allowed; it must be at most 2",
+    "temperature=9 is not supported. Supported range: 0-2",
+    "Unsupported value: temperature must be <= 2.0",
+    "temperature: 9 is not an accepted value, only values from 0 to 2 are accepted",
+    "unexpected value; permitted: 0 <= temperature <= 2",
+    "temperature 9 is not supported: it must be 2 or less",
+    "max_tokens 9000 is not supported: at most 4096",
+    "max_tokens=9000 cannot be used with this model, whose context is 4096; unsupported",
+]
+NOT_ABOUT_IT = [
+    f'Unsupported content in message: "{QUESTION}"',
+    f"Unsupported content in message: {QUESTION}",
+    "messages with role 'system' are not supported by this model. (temperature=0.0, max_tokens=50)",
+    "System role not supported; request: {'model': 'm', 'temperature': 0.0, 'max_tokens': 50, 'seed': 3}",
+    "System role not supported: {'model': 'm', 'messages': [{'role': 'system', 'content': 'x'}], 'temperature': 0.0}",
+    "Model does not support chat; params: temperature, max_tokens",
+    {"message": "Unsupported: a temperature in the question", "param": "messages"},
+    {"detail": [{"loc": ["body", "messages", "role"], "msg": "Unsupported role (temperature 0.0)"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_refusal_names_the_parameter_that_is_left_out(temperature):
+    sent = {"temperature": temperature, "max_tokens": 50, "messages": [{"role": "user", "content": QUESTION}]}
+    as_json = lambda said: {"message": said} if isinstance(said, str) else said  # noqa: E731
+    assert [said for said in NOT_TAKEN if refused_parameter(as_json(said), sent) != "temperature"] == []
+    zero = [said for said in NOT_ZERO if refused_parameter(as_json(said), sent) == "temperature"]
+    assert zero == ([] if temperature else NOT_ZERO)
+    assert [said for said in NOT_ABOUT_IT if refused_parameter(as_json(said), sent)] == []
+    sent |= {"temperature": 9.0, "max_tokens": 9000, "seed": 3}
+    assert [said for said in [*A_MISTAKE, *NOT_ABOUT_IT] if refused_parameter(as_json(said), sent)] == []
+
+
 def test_a_server_that_refuses_one_parameter_after_another_gets_none_of_them(capsys):
     def refuse(body, headers):
         for name in ("temperature", "seed", "max_tokens"):
@@ -458,7 +675,9 @@ def test_a_server_that_refuses_one_parameter_after_another_gets_none_of_them(cap
         assert texts(answers(served)) == right()
         assert set(server.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
     assert served.identity["left_out"] == ["seed", "temperature"]
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert sorted(re.findall("temperature|seed|max_tokens", " ".join(told))) == ["max_tokens", "seed", "temperature"]
+    assert len(told) == 3
 
 
 def test_a_server_that_refuses_both_limits_is_an_error_since_answers_need_one():
@@ -509,13 +728,75 @@ def test_identity_has_what_shapes_an_answer_and_nothing_else(upstream):
 @pytest.mark.parametrize(
     "url",
     ["http://me:geheim@host/v1", "http://host/v1?key=geheim", "https://host/v1#geheim", "localhost:8000/v1", "ftp://x/v1",
-     "http://host:port/v1", "http://", ""],
+     "http://host:port/v1", "http://", "", "http://[::1:8000/v1", "http://a℀b/v1", "http://me:ge/heim@geheim:1:2/v1",
+     "http://local host:1/v1", "http://127.0.0.1:1/v1 x", "http://127.0.0.1:1/\x07v1", "http://me:geheim@[::1/v1"],
 )  # fmt: skip
 def test_an_unusable_address_is_refused_and_secrets_in_it_are_not_repeated(url):
     with pytest.raises(UserError) as told:
         model(url)
     assert "--base_url" in str(told.value)
     assert "geheim" not in str(told.value)
+
+
+def test_white_space_around_an_address_is_passed_over(upstream):
+    served = model(f" {upstream.url}\n")
+    assert texts(answers(served, REQUESTS[:1])) == right(REQUESTS[:1])
+    assert served.identity == model(upstream.url).identity
+
+
+def test_an_address_in_the_environment_is_refused_by_its_variable(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8000/v1")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL localhost:8000/v1") as told:
+        ServerModel("m", BackendSettings(backend="openai"), max_new_tokens=1)
+    assert "--base_url" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "http://u:geheim@127.0.0.1:port"),
+        ("https_proxy", "ftp://u:geheim@127.0.0.1:9"),
+        ("ALL_PROXY", "http://[::1"),
+        ("HTTP_PROXY", " "),
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),  # a package for it may be missing
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
+    ],
+)
+def test_what_the_environment_sets_and_nobody_can_use_is_named(name, value, upstream, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(NLFTError) as told:
+        answers(model(upstream.url, max_retries=0), REQUESTS[:1])
+    assert name in str(told.value)
+    assert "geheim" not in str(told.value)
+    assert value in str(told.value) or name != "SSL_CERT_FILE"
+
+
+def test_a_proxy_that_is_gone_is_named_and_no_server_is_blamed_alone(upstream, monkeypatch):
+    with FaultProxy(upstream.url) as proxy:
+        gone = proxy.url.removeprefix("http://").removesuffix("/v1")
+    monkeypatch.setenv("HTTP_PROXY", f"http://u:geheim@{gone}")
+    with pytest.raises(NLFTError, match=rf"{gone} \(HTTP_PROXY\)") as told:
+        answers(model(upstream.url, max_retries=0), REQUESTS[:1])
+    assert "geheim" not in str(told.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == right(REQUESTS[:1])
+
+
+def test_no_variable_for_the_client_replaces_the_key_or_reaches_another_server(upstream, monkeypatch):
+    custom = "Authorization: Bearer geheim\nX-Gateway: gateway-Zq3x9wVt7Lk2mN5p"
+    for name, value in {"CUSTOM_HEADERS": custom, "ORG_ID": "org-7", "PROJECT_ID": "proj-7", "API_KEY": KEY}.items():
+        monkeypatch.setenv(f"OPENAI_{name}", value)
+    mine = ("x-gateway", "openai-organization", "openai-project")
+    answers(model(upstream.url), REQUESTS[:1])
+    assert upstream.headers[-1]["authorization"] == f"Bearer {KEY}"
+    assert not [name for name in mine if name in upstream.headers[-1]]
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
+    upstream.text = lambda body, headers: f"You sent {headers['x-gateway']}."
+    for url in (upstream.url, None):
+        served = ServerModel("m", BackendSettings(backend="openai", base_url=url), max_new_tokens=9)
+        assert texts(answers(served, REQUESTS[:1])) == {0: "You sent [key]."}
+        assert upstream.headers[-1]["authorization"] == f"Bearer {KEY}"
+        assert [upstream.headers[-1][name][:7] for name in mine] == ["gateway", "org-7", "proj-7"]
 
 
 def test_a_key_given_in_place_of_its_variables_name_is_refused_and_not_repeated():
@@ -564,6 +845,45 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, capsys, caplog
     for text in [*map(repr, everything), caplog.text]:
         assert KEY not in text
         assert KEY[:12] not in text
+
+
+SAID = "There are none left: 10 - 10 = 0. The box is EMPTY, extra ollama, lm-studio. sk-no-key-required #### 0"
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "0", "x", "ollama", "lm-studio", "sk-no-key-required", "token-abc1"])
+def test_a_placeholder_or_short_key_changes_no_answer(key, upstream, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    upstream.text = lambda body, headers: SAID
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: SAID}
+    assert upstream.headers[-1]["authorization"] == f"Bearer {key}"
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "told"),
+    [
+        ("0", "no room: 10 of 10 seats, again in 0 s", "no room: 10 of 10 seats, again in 0 s"),
+        ("x", "extra x", "extra x"),
+        ("token-abc123", "token-abc123 is unknown, token-abc1234 is not", "[key] is unknown, token-abc1234 is not"),
+    ],
+)
+def test_a_message_loses_a_short_key_only_as_a_word_and_a_placeholder_never(key, message, told, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with AnsweringServer(lambda body, headers: (400, message)) as server, pytest.raises(NLFTError) as error:
+        answers(model(server.url), REQUESTS[:1])
+    assert told in str(error.value)
+
+
+def test_a_short_key_is_removed_from_an_answer_that_repeats_the_header(upstream, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "token-abc1")
+    upstream.text = lambda body, headers: f"{headers['authorization']}, token-abc1, Bearer token-abc12"
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "Bearer [key], token-abc1, Bearer token-abc12"}
+
+
+@pytest.mark.parametrize("key", [KEY, "3f9c1e5b7a2d4068", "AbCdEfGhIjKlMnOpQrStUvWx", "sk-mine-123456"])
+def test_a_secret_is_removed_from_an_answer_wherever_it_stands(key, upstream, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    upstream.text = lambda body, headers: f"a{key}b"
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "a[key]b"}
 
 
 def test_a_caller_that_wants_no_more_ends_the_requests(upstream):

@@ -22,7 +22,8 @@ from nlft.models.answerer import CompletionRequest, Generated
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts, if the server asks for no wait
 LONGEST_PAUSE = 600.0  # seconds; if the server asks for a longer wait, treat it as closed
 EMPTY_REPEATS = 2
-GIVE_UP_AFTER = 10  # failures in a row for which the server or the account is to blame
+# Failures in a row for which the server or the account is to blame, or refusals in the same words before any answer.
+GIVE_UP_AFTER = 10
 
 Attempt = Callable[[CompletionRequest], Awaitable[Generated]]
 Blame = Literal["request", "server", "account"]
@@ -85,7 +86,8 @@ class Exchange:
         self._finished: SimpleQueue[tuple[int, Generated] | None] = SimpleQueue()
         self._failed: dict[int, AttemptFailed] = {}
         self._answered = self._in_a_row = self._not_asked = 0
-        self._closed = self._cancelled = False
+        self._reasons: set[str] = set()  # of the failures
+        self._closed = self._cancelled = self._told = False
         self._paused_until = 0.0
         self._request_turns = _Turns(pace.requests_per_minute)
         self._token_turns = _Turns(pace.tokens_per_minute)
@@ -157,10 +159,13 @@ class Exchange:
 
     def _note(self, index: int, failure: AttemptFailed) -> None:
         self._failed[index] = failure
+        self._reasons.add(failure.why)
+        most = max(GIVE_UP_AFTER, self._pace.concurrency)
         if failure.blame == "request":
+            # What the server says alike of every question is not about the questions.
+            self._closed |= not self._answered and len(self._reasons) == 1 and len(self._failed) >= most
             return
         self._in_a_row += 1
-        most = max(GIVE_UP_AFTER, self._pace.concurrency)
         self._closed |= self._in_a_row >= most or (failure.blame == "account" and not self._answered)
 
     async def _ask(self, attempt: Attempt, request: CompletionRequest) -> Generated:
@@ -178,6 +183,7 @@ class Exchange:
                     raise _after(failure, number + 1) from None
                 if wait:
                     self._pause(wait, failure.why)
+                self._tell_first(failure)
             else:
                 empty += 1
                 if answer.text or answer.finish_reason in ("length", "content_filter") or empty > EMPTY_REPEATS or last:
@@ -210,7 +216,15 @@ class Exchange:
         until = asyncio.get_running_loop().time() + seconds
         if seconds >= 5 and until > self._paused_until + 1:
             tell(f"{self._server}: {why}. The server asks to wait: waiting {seconds:.0f} s.")
+            self._told = True
         self._paused_until = max(self._paused_until, until)
+
+    def _tell_first(self, failure: AttemptFailed) -> None:
+        """Tell of the first failure at once: with all retries, the report at the end may be minutes away."""
+        if not self._told:
+            why = failure.why.rstrip(".")
+            tell(f"{self._server}: {why}. Trying again (--max_retries {self._pace.max_retries}).\n  {failure.cure}")
+            self._told = True
 
     def _report(self) -> str:
         """Report which requests failed, the reasons, and what the user can do."""

@@ -1,5 +1,6 @@
-"""Read a chat completion's message: its text, and why it ended. Servers differ in both."""
+"""Read a chat completion: its text, why it ended, its tokens, or an error. Servers differ in all of them."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,8 @@ _REASONS: dict[Reason, tuple[str, ...]] = {
         *("prohibited_content", "spii", "refusal", "guardrail_intervened", "sensitive", "moderation"),
     ),
 }
+# Without a text, these say that the provider behind the server failed.
+_FAILED = {"error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure"}
 _REASON_OF = {word: reason for reason, words in _REASONS.items() for word in words}
 
 
@@ -36,8 +39,48 @@ def read_reason(finish_reason: object) -> Reason:
     """
     if not finish_reason:
         return "stop"
+    return _REASON_OF.get(_word(finish_reason), "unknown")
+
+
+def _word(finish_reason: object) -> str:
     word = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s.-]+", "_", str(finish_reason).strip()).lower()
-    return _REASON_OF.get(word.removeprefix("finish_reason_"), "unknown")
+    return word.removeprefix("finish_reason_")
+
+
+def read_error(completion: Mapping[str, Any]) -> str | None:
+    """Return the error that a completion carries instead of an answer. Return None if it carries none.
+
+    A server that passes requests on answers with status 200 and reports its provider's failure inside: in place of the
+    choices, in a choice, or only as the reason for the end of an empty message.
+    """
+    choices = completion.get("choices")
+    choice = choices[0] if choices else completion
+    if error := choice.get("error"):
+        return said(error)
+    if _word(choice.get("finish_reason")) in _FAILED and not read_text(choice.get("message") or {}):
+        return f"finish_reason {choice['finish_reason']} without a text"
+    return None
+
+
+def said(body: object) -> str:
+    """Return the message in a server's error."""
+    if isinstance(body, Mapping):
+        body = body.get("message") or body.get("detail") or body.get("error") or body
+    return body if isinstance(body, str) else json.dumps(body) if body else ""
+
+
+def read_usage(completion: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the tokens of the reply and of the prompt. A number that is missing or cannot be read is 0."""
+    usage = completion.get("usage")
+    counts = usage if isinstance(usage, Mapping) else {}
+    return _count(counts.get("completion_tokens")), _count(counts.get("prompt_tokens"))
+
+
+def _count(value: object) -> int:
+    try:
+        return max(int(value), 0) if isinstance(value, str | int | float) else 0
+    except (ValueError, OverflowError):  # a word, or a number that is not finite
+        return 0
 
 
 def read_text(message: Mapping[str, Any]) -> str:

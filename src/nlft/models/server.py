@@ -5,40 +5,26 @@ The client's own retries are off, because they ignore broken bodies and empty an
 
 import hashlib
 import json
-import math
-import os
-import re
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
 from nlft.core.prompts import NO_INPUTS, TemplateInputs, as_messages
 from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest, Generated, estimated_prompt_tokens
 from nlft.models.exchange import Attempt, AttemptFailed, Blame, Exchange, Pace, tell
-from nlft.models.reply_reading import read_reason, read_text
+from nlft.models.refusals import Subject, refused_parameter, retry_after, subject
+from nlft.models.reply_reading import read_error, read_reason, read_text, read_usage, said
+from nlft.models.server_access import read_access
 from nlft.models.settings import BackendSettings
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-HOSTED = "https://api.openai.com/v1"
-NO_KEY = "none"  # the client requires a key
-
-# How a server says that it does not take a parameter at all, or only with its own value. A value out of range is a
-# mistake of the user, and stays an error.
-_REFUSED = re.compile(
-    r"unsupported|not supported|(?:does not|doesn['’]t|cannot|can['’]t) (?:support|accept|take|use)|unrecogni[sz]ed"
-    r"|unknown|unexpected|not (?:permitted|allowed|available|compatible)|incompatible|deprecated|only the default"
-    r"|\bonly\b(?!.*\b(?:between|range|up to|at most)\b).*\b(?:allowed|accepted|supported|valid)",
-    re.IGNORECASE,
-)
-_ZERO_REFUSED = re.compile(r"strictly positive|(?:greater|larger|higher) than (?:0|zero)\b|> ?0\b", re.IGNORECASE)
+_OF_ACCOUNT = (401, 402, 403, 404, 405, 407, 410)  # they refuse the key, the address or the model, not a question
 _LIMITS = ("max_tokens", "max_completion_tokens")  # the second is sent to servers that refuse the first
 
 
@@ -80,11 +66,8 @@ class ServerModel:
         self.temperature = temperature
         self.seed = seed
         self.system_prompt = system_prompt
-        usual = os.environ.get("OPENAI_BASE_URL") or HOSTED
-        self.base_url = usual if settings.base_url is None else settings.base_url
-        address = _address(self.base_url)
-        self.server = address.netloc + address.path.rstrip("/")
-        self._key = _key(settings.api_key_env, needed=address.hostname == urlsplit(HOSTED).hostname)
+        self._access = read_access(settings)
+        self.server = self._access.server
         self._refused: set[str] = set()  # parameters that this server has refused
         self._strange: set[str] = set()  # reasons for the end of an answer that nobody knows
 
@@ -144,11 +127,7 @@ class ServerModel:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Attempt]:
-        from openai import AsyncOpenAI
-
-        timeout = self.settings.request_timeout
-        options: dict[str, Any] = {"base_url": self.base_url, "max_retries": 0, "timeout": timeout}
-        async with AsyncOpenAI(api_key=self._key or NO_KEY, **options) as client:
+        async with self._access.client(self.settings.request_timeout) as client:
 
             async def attempt(request: CompletionRequest) -> Generated:
                 return await self._attempt(client, request)
@@ -165,13 +144,16 @@ class ServerModel:
             except APITimeoutError:
                 raise TimeoutError from None
             except APIConnectionError as error:
-                why = self.redact(f"no connection: {error.__cause__ or error}")
-                raise AttemptFailed(why, f"Check that a server runs at {self.server}.", again=True) from None
+                why = self._access.redact(f"no connection: {error.__cause__ or error}")
+                raise AttemptFailed(why, self._access.unreachable_cure, again=True) from None
             except APIStatusError as error:
-                if error.status_code in (400, 422) and self.do_without(body, _said(error), _parameter(error)):
-                    continue
+                if error.status_code in (400, 422):
+                    if read_reason(error.code) == "content_filter":  # as Azure refuses one question
+                        return Generated("", 0, "content_filter")
+                    if self.do_without(body, error.body):
+                        continue
                 raise self._failed(error) from None
-            return self.parse(response.http_response.text)
+            return self.parse(response.http_response.content)
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Make the request's JSON body."""
@@ -188,134 +170,94 @@ class ServerModel:
             body["seed"] = int.from_bytes(digest[:4], "little") >> 1
         return {name: value for name, value in body.items() if name == limit or name not in self._refused}
 
-    def do_without(self, body: Mapping[str, Any], refusal: str, parameter: str = "") -> bool:
+    def do_without(self, body: Mapping[str, Any], error: object) -> bool:
         """If the server refused an optional parameter, stop sending it. Return whether it did.
 
-        Local servers accept `max_tokens`, and some ignore unknown parameters. OpenAI's newer models refuse it and name
-        `max_completion_tokens` in their message. Models that always reason refuse a `temperature`.
-
         Args:
-            refusal: the server's message.
-            parameter: the parameter's name, if the server gives it apart from the message.
+            body: the request's body.
+            error: the server's error, as JSON.
         """
-        no_zero = body.get("temperature") == 0 and _ZERO_REFUSED.search(refusal)
-        if not (no_zero or _REFUSED.search(refusal)):
+        name = refused_parameter(error, body)
+        if name is None:
             return False
-        names = ["temperature"] if no_zero else [n for n in ("max_tokens", "seed", "temperature") if n in body]
-        places = {name: re.search(rf"\b{name}\b", f"{parameter} {refusal}", re.IGNORECASE) for name in names}
-        found = {name: match.start() for name, match in places.items() if match}
-        if not found:
-            return False
-        name = min(found, key=found.__getitem__)  # a message may go on to name the parameters that it knows
-        if name in self._may_be_left_out and name not in self._refused:
-            effect = "asking again will give a different answer" if name == "seed" else "the server uses its own"
-            value = "a seed" if name == "seed" else f"temperature {self.temperature:g}"
-            tell(f"{self.server} does not accept {value}. It is left out: {effect}.")
+        if name not in self._refused:
+            lost = {
+                "seed": "a seed. It is left out: asking again will give a different answer",
+                "temperature": f"temperature {self.temperature:g}. It is left out: the server uses its own",
+                "max_tokens": "max_tokens. It gets max_completion_tokens instead",
+            }
+            tell(f"{self.server} does not accept {lost[name]}.")
         self._refused.add(name)
         return True
 
-    def parse(self, body: str) -> Generated:
+    def parse(self, body: bytes) -> Generated:
         """Read the answer from a response's body.
 
+        JSON is in UTF-8, whatever character set the response's headers name.
+
         Raises:
-            AttemptFailed: the body is not a chat completion, or is cut off.
+            AttemptFailed: the body is not a chat completion, is cut off, or carries an error instead of an answer.
         """
         try:
             data = json.loads(body)
-            choice = data["choices"][0]
-            message = choice["message"]
-            text, ended = read_text(message), choice.get("finish_reason")
-            usage = data.get("usage") or {}
-            tokens, prompt_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("completion", "prompt"))
+            error = read_error(data)
+            if error is None:
+                choice = data["choices"][0]
+                text, ended = read_text(choice["message"]), choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            start = _short(self.redact(body), 120) or "nothing"
+            start = _short(self._access.redact(body.decode(errors="replace")), 120) or "nothing"
             cure = f"Check that {self.server} is an OpenAI-compatible server. Its address usually ends in /v1."
             raise AttemptFailed(f"its answer is not a chat completion: {start}", cure, again=True) from None
-        # If a server echoes its headers, the key must not reach a file. A file cannot hold a lone surrogate either.
-        text = (text.replace(self._key, "[key]") if self._key else text).encode("utf-8", "replace").decode()
+        if error is not None:
+            why = f"an error instead of an answer: {_short(self._access.redact(error))}"
+            raise AttemptFailed(why, self._cure("server"), again=True)
+        tokens, prompt_tokens = read_usage(data)
+        # A file cannot hold a lone surrogate.
+        text = self._access.redact_reply(text).encode("utf-8", "replace").decode()
         reason = read_reason(ended)
         if reason == "unknown" and str(ended) not in self._strange:
             self._strange.add(str(ended))
-            why = _short(self.redact(str(ended)), 40)
+            why = _short(self._access.redact(str(ended)), 40)
             tell(f"{self.server} ends answers for a reason that is not known: {why}. They count as unfinished.")
         return Generated(text.strip(), tokens, reason, prompt_tokens)
 
-    def redact(self, text: str) -> str:
-        """Remove the key, and anything that looks like a key, from a text."""
-        if self._key:
-            text = text.replace(self._key, "[key]")
-        return re.sub(r"\bsk-[\w*.-]{4,}|(?<=Bearer )\S+", "[key]", text)
-
     def _failed(self, error: "APIStatusError") -> AttemptFailed:
-        """Turn a status of 400 or more into a failed attempt."""
+        """Turn a status of 300 or more into a failed attempt."""
         status = error.status_code
-        said = _short(self.redact(_said(error)))
-        why = f"{status} {_phrase(status)}{': ' if said else ''}{said}"
+        message = _short(self._access.redact(said(error.body)))
+        why = f"{status} {_phrase(status)}{': ' if message else ''}{message}"
         exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
-        blame: Blame = "account" if status in (401, 403, 404) else "server" if again or exhausted else "request"
+        blame: Blame = "server" if again or exhausted else "request"
+        if status in _OF_ACCOUNT or status < 400:
+            blame = "account"
         wait = retry_after(error.response.headers, time.time())
-        return AttemptFailed(why, self._cure(status), again=again, wait=wait, blame=blame)
+        return AttemptFailed(why, self._cure(subject(status, message)), again=again, wait=wait, blame=blame)
 
-    def _cure(self, status: int) -> str:
-        variable = self.settings.api_key_env
-        if status in (401, 403):
-            if self._key:
-                return f"Check the key in the environment variable {variable}, and its permissions."
-            return f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
-        if status == 404:
-            return "Check --base_url (it usually ends in /v1) and --model_name_or_path (the model's name there)."
-        if status == 429:
-            return "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute, or check your quota."
-        if status in (408, 409, 425) or status >= 500:
-            return "Read the server's log, or try again later."
-        return "Change the setting that the server's message names. --model_name_or_path is the model's name there."
+    def _cure(self, about: Subject) -> str:
+        variable, setting = self.settings.api_key_env, self._access.setting
+        proxy = f"the proxy ({self._access.proxy})" if self._access.proxy else "the proxy"
+        key = f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
+        if self._access.key:
+            key = f"Check the key in the environment variable {variable}, and its permissions."
+        cures: dict[Subject, str] = {
+            "key": key,
+            "address": f"Check {setting} (it usually ends in /v1) and --model_name_or_path (the model's name there).",
+            "model": "Check --model_name_or_path: it is the model's name on the server.",
+            "credit": "Check the credit and the plan of the account at the server.",
+            "proxy": f"Give {proxy} its name and password, or add the server to NO_PROXY.",
+            "pace": "Lower --concurrency, or set --requests_per_minute or --tokens_per_minute, or check your quota.",
+            "server": "Read the server's log, or try again later.",
+            "length": "Shorten the question or the system prompt, or lower --max_new_tokens.",
+            "request": "Change the question or the setting that the server's message names.",
+        }
+        return cures[about]
 
 
 def _for_client(body: Mapping[str, Any]) -> dict[str, Any]:
     """Put what OpenAI's own API does not know where its client expects it. The body that is sent stays the same."""
     more = {name: value for name, value in body.items() if name == "chat_template_kwargs"}
     return {name: value for name, value in body.items() if name not in more} | ({"extra_body": more} if more else {})
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds, or a date).
-
-    Args:
-        headers: the response's headers, names in lower case.
-        now: Unix time. It is used if there is no Date header; otherwise the server's own clock counts.
-    """
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        return max(seconds, 0.0) if math.isfinite(seconds) else None
-    until, clock = _timestamp(headers.get("retry-after", "")), _timestamp(headers.get("date", ""))
-    if until is None:
-        return None
-    return max(until - (now if clock is None else clock), 0.0)
-
-
-def _timestamp(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return None
-
-
-def _said(error: "APIStatusError") -> str:
-    """Return the server's own message."""
-    body = error.body
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body.get("error") or body
-    return body if isinstance(body, str) else json.dumps(body) if body else ""
-
-
-def _parameter(error: "APIStatusError") -> str:
-    """Return the parameter that the server's error is about, or an empty text."""
-    name = error.body.get("param") if isinstance(error.body, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _short(text: str, most: int = 300) -> str:
@@ -329,37 +271,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "status"
-
-
-def _address(url: str) -> SplitResult:
-    """Parse the server's address.
-
-    Raises:
-        UserError: it is not an address, or it may hold a secret. The message does not repeat a possible secret.
-    """
-    cure = "\n  Give the server's address, such as http://localhost:8000/v1"
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"--base_url holds more than an address: a name and password, or a query.{cure}, and put its "
-                        "key into an environment variable (--api_key_env).")  # fmt: skip
-    try:
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UserError(f"--base_url {url} is not an address.{cure}.")
-    return parts
-
-
-def _key(variable: str, *, needed: bool) -> str | None:
-    """Read the key from an environment variable. No message repeats the key or a wrong name, which may be the key."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        raise UserError("--api_key_env is not the name of an environment variable.\n  Give its name, not the key.")
-    key = os.environ.get(variable, "").strip()
-    if not key and needed:
-        raise UserError(
-            f"{urlsplit(HOSTED).hostname} requires a key.\n  Put it into the environment variable {variable}."
-        )
-    if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"the value of the environment variable {variable} is not a key.\n  Put the key into it.")
-    return key or None
