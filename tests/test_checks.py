@@ -401,6 +401,17 @@ def test_sample_labels_by_checks_and_keeps_the_questions_fields(capsys):
     assert "answer" not in json.loads(Path("s.jsonl").read_text().splitlines()[0])
 
 
+def test_sample_leaves_out_and_counts_the_replies_that_no_check_decides(capsys):
+    checks = write("- name: german\n  must: {language: German}\n- name: no-adjectives\n  must_not: {words: [sleek]}\n")
+    with serving(describe) as (url, _):
+        run("sample", questions("cup", "desk lamp"), "--checks", checks, *server(url), "--out", "s.jsonl")
+    assert [(e.id, e.extra["verdict"]) for e in read_examples("s.jsonl", require_judgment=False)] == [("q1", "wrong")]
+    shown = capsys.readouterr().out
+    assert "1 more answers left out" in shown
+    assert "docs/CHECKS.md" in shown
+    assert "docs/GRADING.md" not in shown
+
+
 def test_judgments_from_checks_quote_every_hit_and_mark_it(capsys):
     file = questions("steel bottle", "desk lamp")
     with serving(describe) as (url, _):
