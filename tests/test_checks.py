@@ -201,6 +201,34 @@ def test_a_function_says_true_false_or_what_it_found(monkeypatch):
     monkeypatch.delitem(sys.modules, "own_checks_module")
 
 
+THOUGHT = '<think>The user may want "sleek" words, but I should not praise at all.</think>\n\n'
+
+
+def test_what_a_reply_only_thinks_is_not_checked_and_places_are_those_in_the_whole_reply():
+    text = THOUGHT + "A sturdy steel cup."
+    assert result("words: [sleek]", text).passed
+    assert result("contains: praise", text, "must").passed is False
+    assert result("regex: '^A sturdy'", text, "must").passed
+    assert result("max_words: 4", text, "must").passed
+    given = result("words: [sturdy, steel]", text)
+    assert (given.passed, found(given, text)) == (False, ["sturdy", "steel"])
+    german = THOUGHT + "Die Flasche ist aus Stahl und wird nicht warm, auch wenn die Sonne auf sie scheint."
+    assert result("language: german", german, "must").passed
+
+
+def test_a_check_that_names_the_tag_of_a_thought_reads_the_thoughts():
+    text = THOUGHT + "A cup."
+    assert found(result("regex: '<think>'", text), text) == ["<think>"]
+    assert result("contains: </think>", text, "must").passed
+    assert result("regex: 'I think'", THOUGHT.replace("I should", "I think I should") + "A cup.").passed
+
+
+@pytest.mark.parametrize("rule", ["words: [sleek]", "contains: cup", "max_words: 99", "regex: cup", "language: en"])
+def test_a_thought_without_words_beside_it_decides_nothing(rule):
+    for text in ("<think>A sleek cup, is", THOUGHT):
+        assert (result(rule, text).passed, result(rule, text, "must").passed) == (None, None)
+
+
 # The judge
 
 
@@ -259,6 +287,22 @@ def test_a_thought_of_the_judge_decides_nothing_and_quotes_nothing():
     thought = '<think>\nYes, "fine" may be praise. Answer: yes\n</think>\n\nNo. It states "red" as a fact.'
     [[result]] = ChecksGrader(checks, ScriptedModel(lambda text, before: thought)).check([reply("A fine red cup.")])
     assert (result.passed, result.hits, result.judge["says"]) == (True, (), "no")
+
+
+def test_a_judge_sees_no_thought_of_the_reply_and_its_quotes_are_found_after_it():
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    model = ScriptedModel(lambda text, before: 'Yes. It says "steel cup".')
+    texts = [THOUGHT + "A steel cup.", "<think>A steel cup", "A steel cup."]
+    results = [row[0] for row in ChecksGrader(checks, model).check([reply(text) for text in texts])]
+    assert [(r.passed, found(r, text)) for r, text in zip(results, texts, strict=True)] == [
+        (False, ["steel cup"]),
+        (None, []),
+        (False, ["steel cup"]),
+    ]
+    assert [("sleek" in request.prompt, "A steel cup." in request.prompt) for request in model.requests] == [
+        (False, True),
+        (False, True),
+    ]
 
 
 def test_a_judge_that_nobody_names_is_refused_before_any_work():

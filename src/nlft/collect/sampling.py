@@ -70,8 +70,9 @@ def sample_answers(
     """Let the model answer each question, and label the answers with the grader. Wrong answers get no judgment yet.
 
     An answer that states something which could not be compared with the standard answer is left out: it is neither
-    right nor wrong. So is an answer that fails no check while a check is undecided. An answer that states nothing, or did not end by itself, is labelled wrong; its record has
-    `verdict` "ungraded". Each record also holds the answer's `finish_reason`, and the question's other fields.
+    right nor wrong. So is an answer that fails no check while one is undecided. An answer that states nothing, or did
+    not end by itself, is labelled wrong; its record has `verdict` "ungraded". Each record also holds the answer's
+    `finish_reason`, and the question's other fields.
 
     Args:
         template: the text to send to the model, with `{prompt}` for the question.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from nlft.core.marks import narrow
 from nlft.core.prompts import fill, prompt_text
 from nlft.core.thoughts import without_thoughts
-from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, spans_of
+from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, only_thoughts, said_part, spans_of
 from nlft.data.checks_file import read_checks
 from nlft.data.grading import CHECKS, ExtractionSettings, Grade, Grader, GraderSettings, Reply, ReplyGrader
 from nlft.errors import UserError
@@ -111,18 +111,24 @@ class ChecksGrader:
             return {check.name: [] for check in checks}
         if self._judge is not None and not hasattr(self._judge, "answer"):
             self._judge = self._judge()
-        pairs = [(check, reply, check.filled(reply)[0]) for check in checks for reply in replies]
+        said = [said_part(reply) for reply in replies]
+        asked = [
+            (check, at, part, start, check.filled(part)[0])
+            for check in checks
+            for at, (part, start) in enumerate(said)
+            if part is not None
+        ]
         requests = [
             CompletionRequest(
-                f"{reply.key}#check-{check.name}",
-                fill(JUDGE_PROMPT, prompt=prompt_text(reply.prompt), reply=reply.text, check=question),
+                f"{part.key}#check-{check.name}",
+                fill(JUDGE_PROMPT, prompt=prompt_text(part.prompt), reply=part.text, check=question),
             )
-            for check, reply, question in pairs
+            for check, _, part, _, question in asked
         ]
         answers = complete(requests, self._judge, "checking")  # type: ignore[arg-type]
-        results: dict[str, list[CheckResult]] = {check.name: [] for check in checks}
-        for (check, reply, question), answer in zip(pairs, answers, strict=True):
-            results[check.name].append(_judged(check, reply, question, answer.text))
+        results = {check.name: [only_thoughts(check)] * len(replies) for check in checks}
+        for (check, at, part, start, question), answer in zip(asked, answers, strict=True):
+            results[check.name][at] = _judged(check, part, question, answer.text).moved(start)
         return results
 
 
