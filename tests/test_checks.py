@@ -246,6 +246,35 @@ def test_a_thought_without_words_beside_it_decides_nothing(rule):
         ("", None),
         ("Nothing is praised.", None),
         ("Answer: yes. Verdict: no.", None),
+        ("No doubt, it praises.", None),
+        ("No question: it praises the product.", None),
+        ("No one could miss it", None),
+        ("No problem! Yes, it does.", True),
+        ('No praise? It has "superb", so the answer is yes.', True),
+        ("No.\nWait, actually yes.", None),
+        ("No. Wait, it does say superb.", None),
+        ("Yes.\n\nAnswer: no", None),
+        ("Yes? No.", None),
+        ("Yes, no praise is found", None),
+        ('No, it says "yes" only.', False),
+        ("Yes. It is praise, no doubt.", True),
+        ("No it does not.", False),
+        ("No. 1 praise word is found.", None),
+        ("Yes-men praise.", None),
+        ("Yes or no? No.", False),
+        ("If the answer is yes, quote it. It is neutral.", None),
+        ("<answer>yes</answer>", True),
+        ("<reason>It says fine.</reason>\n<answer>no</answer>", False),
+        ("| Answer | yes |", True),
+        ("| Check | Answer |\n|---|---|\n| praise | yes |", True),
+        ("\\boxed{\\text{Yes}}", True),
+        ('```json\n{"reason": "It says \\"no\\".", "answer": "yes"}\n```', True),
+        ('{"answer": false}', False),
+        ("1. Yes", True),
+        ("Sure! Yes, it does.", True),
+        *((word, True) for word in ("Ja, das tut sie.", "Oui.", "Sí.", "是的，它说", "是。", "はい", "네", "Да")),
+        *((word, False) for word in ("Nein.", "Non.", "Não", "不是", "否", "いいえ", "아니요", "Нет", "Nee.")),
+        ("Não há elogio.", None),
     ],
 )
 def test_an_answer_that_is_not_yes_or_no_decides_nothing(text, says):
@@ -305,6 +334,27 @@ def test_a_judge_sees_no_thought_of_the_reply_and_its_quotes_are_found_after_it(
     ]
 
 
+@pytest.mark.parametrize(("reason", "named"), [("length", "--judge_max_new_tokens"), ("content_filter", "filter"),
+                                               ("unknown", "unknown")])  # fmt: skip
+def test_an_answer_of_the_judge_that_did_not_end_decides_nothing_and_says_why(reason, named, capsys):
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    model = ScriptedModel(lambda text, before: ("No, wait. The user", reason) if "odd" in text else "No.")
+    [[cut], [whole]] = ChecksGrader(checks, model).check([reply("An odd cup."), reply("A cup.")])
+    assert (cut.passed, cut.judge["says"], whole.passed) == (None, None, True)
+    assert named in cut.evidence
+    assert "1 of 2" in (told := capsys.readouterr().err)
+    assert named in told
+
+
+@pytest.mark.parametrize("quote", ["„superb cup“", "«superb cup»", "「superb cup」", '"superb cup"', "`superb cup`"])
+def test_the_quotes_of_a_judge_are_found_in_every_form(quote):
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    [[result]] = ChecksGrader(checks, ScriptedModel(lambda text, before: f"Yes: {quote}.")).check(
+        [reply("A superb cup.")]
+    )
+    assert found(result, "A superb cup.") == ["superb cup"]
+
+
 def test_a_judge_that_nobody_names_is_refused_before_any_work():
     with pytest.raises(UserError, match=r"checks\.yaml:1.*no-praise(?s:.*)--judge_model"):
         ChecksGrader(read_checks(write(JUDGED)))
@@ -327,7 +377,12 @@ def test_a_reply_is_right_if_it_passes_all_and_the_grade_lists_what_failed():
 
 def test_checks_choose_the_grader_and_stand_beside_no_other():
     assert EvaluationSettings(checks="c.yaml").grader == "checks"
-    for settings in ({"checks": "c.yaml", "grader": "exact"}, {"grader": "checks"}, {"judge_model": "m"}):
+    for settings in (
+        {"checks": "c.yaml", "grader": "exact"},
+        {"grader": "checks"},
+        {"judge_model": "m"},
+        {"judge_max_new_tokens": 9},
+    ):
         with pytest.raises(UserError, match="--checks"):
             EvaluationSettings(**settings)
     with pytest.raises(UserError, match="--checks"):
@@ -393,12 +448,12 @@ def test_evaluate_asks_a_judge_through_the_ledger_and_never_twice(capsys):
             "--out",
             "e.json",
         ]
-        command += ["--judge_model", "j", "--judge_base_url", judge_url]
+        command += ["--judge_model", "j", "--judge_base_url", judge_url, "--judge_max_new_tokens", 77]
         run(*command)
         first = json.loads(Path("e.json").read_text())
         run(*command)
         assert len(asked) == 2
-        assert asked[0]["model"] == "j"
+        assert (asked[0]["model"], asked[0]["max_tokens"]) == ("j", 77)
     assert [q["checks"][0]["passed"] for q in first["questions"]] == [None, False]
     assert [q["checks"][0]["judge"]["says"] for q in first["questions"]] == [None, "yes"]
     assert first["questions"][0]["checks"][0]["judge"]["answer"] == "I would rather not say."

@@ -1,21 +1,23 @@
 """Grade replies by checks. Checks of kind `judge` ask a model, whose answers are kept."""
 
-import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
-from nlft.core.marks import narrow
+from nlft.config import Range
 from nlft.core.prompts import fill, prompt_text
+from nlft.core.spans import quoted_spans
 from nlft.core.thoughts import without_thoughts
-from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, only_thoughts, said_part, spans_of
+from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, only_thoughts, said_part
 from nlft.data.checks_file import read_checks
 from nlft.data.grading import CHECKS, ExtractionSettings, Grade, Grader, GraderSettings, Reply, ReplyGrader
+from nlft.data.yes_or_no import says_yes
 from nlft.errors import UserError
 
 if TYPE_CHECKING:  # importing it loads torch, which most checks do not need
-    from nlft.models.answerer import Answerer
+    from nlft.models.answerer import Answerer, Generated, Reason
     from nlft.models.ledger_file import Ledger
     from nlft.models.settings import CallSettings
 
@@ -32,12 +34,13 @@ Reply:
 Begin your answer with yes or no. Then say why in one sentence, and quote in double quotes the words of the reply that \
 show it."""
 JUDGE_TOKENS = 128
-"""Maximum length of the judge's answer, in tokens. Its first word decides."""
+"""Usual maximum length of the judge's answer, in tokens."""
 
-_YES_OR_NO = r"\W*(yes|no)\b(?!\W+(?:and|or)\W+(?:yes|no)\b|/|\s+(?:idea|opinion|clue|way to))"
-_DECIDED = re.compile(_YES_OR_NO, re.IGNORECASE)
-_STATED = re.compile(rf"\b(?:answer|verdict)(?:\s+is|\W*:){_YES_OR_NO}", re.IGNORECASE)
-_QUOTED = re.compile(r'"([^"\n]{2,})"|“([^“”\n]{2,})”')
+_UNFINISHED: "dict[Reason, str]" = {
+    "length": "cut off by --judge_max_new_tokens",
+    "content_filter": "stopped by the server's content filter",
+    "unknown": "ended by the server for an unknown reason",
+}
 
 
 class QuestionNeeds(TypedDict, total=False):
@@ -128,30 +131,32 @@ class ChecksGrader:
         answers = complete(requests, self._judge, "checking")  # type: ignore[arg-type]
         results = {check.name: [only_thoughts(check)] * len(replies) for check in checks}
         for (check, at, part, start, question), answer in zip(asked, answers, strict=True):
-            results[check.name][at] = _judged(check, part, question, answer.text).moved(start)
+            results[check.name][at] = _judged(check, part, question, answer).moved(start)
+        _tell_unfinished(answers)
         return results
 
 
-def says_yes(text: str) -> bool | None:
-    """Read a judge's answer: whether it says yes. Return None if it says neither yes nor no, or both."""
-    text = narrow(text)
-    if match := _DECIDED.match(text):
-        return match[1].lower() == "yes"
-    stated = {found.lower() for found in _STATED.findall(text)}
-    return stated.pop() == "yes" if len(stated) == 1 else None
-
-
-def _judged(check: Check, reply: Reply, question: str, answer: str) -> CheckResult:
-    answer = without_thoughts(answer)
-    yes = says_yes(answer)
+def _judged(check: Check, reply: Reply, question: str, given: "Generated") -> CheckResult:
+    answer = without_thoughts(given.text)
+    ended = _UNFINISHED.get(given.finish_reason)
+    yes = None if ended else says_yes(answer)  # what was still to come could take back its first word
     kept = {"question": question, "answer": answer, "says": None if yes is None else "yes" if yes else "no"}
     if yes is None:
-        return CheckResult(check.name, None, (), "the judge's answer says neither yes nor no", kept)
-    hits: set[tuple[int, int]] = set()
-    if yes:  # the words that show a no are not in the reply
-        hits = {span for a, b in _QUOTED.findall(answer) for span in spans_of(a or b, reply.text)}
-    evidence = f"the judge says {'yes' if yes else 'no'}"
-    return CheckResult(check.name, yes == check.must, tuple(sorted(hits)), evidence, kept)
+        why = f"the judge's answer was {ended}" if ended else "the judge's answer says neither yes nor no"
+        return CheckResult(check.name, None, (), why, kept)
+    # The words that show a no are not in the reply.
+    hits = tuple((span.start, span.end) for span in quoted_spans(reply.text, answer).spans) if yes else ()
+    return CheckResult(check.name, yes == check.must, hits, f"the judge says {'yes' if yes else 'no'}", kept)
+
+
+def _tell_unfinished(answers: "Sequence[Generated]") -> None:
+    """Print how many of the judge's answers did not end by themselves."""
+    from nlft.models.exchange import tell
+
+    for reason, count in Counter(answer.finish_reason for answer in answers).items():
+        if reason in _UNFINISHED:
+            cure = " Raise it if the judge thinks before it answers." if reason == "length" else ""
+            tell(f"{count} of {len(answers)} answers of the judge were {_UNFINISHED[reason]}: undecided.{cure}")
 
 
 @dataclass
@@ -172,6 +177,11 @@ class CheckSettings(GraderSettings):
         default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key of that server."}
     )
 
+    judge_max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
+        default=JUDGE_TOKENS,
+        metadata={"help": "Maximum length of that judge's answer, in tokens. One that is cut off decides nothing."},
+    )
+
     def settle_checks(self, also: Sequence[str] = ()) -> None:
         """Let `checks` choose the grader.
 
@@ -188,8 +198,8 @@ class CheckSettings(GraderSettings):
                 f"--grader {self.grader} and --checks: only one of them can grade.\n  Leave one of them out."
             )
         if not self.checks:
-            for name in ("judge_model", "judge_base_url"):
-                if getattr(self, name):
+            for name in ("judge_model", "judge_base_url", "judge_max_new_tokens"):
+                if getattr(self, name) not in (None, "", JUDGE_TOKENS):
                     raise UserError(f"--{name} is for checks, but there are none.\n  Add --checks FILE, or remove it.")
             if self.grader == CHECKS:
                 raise UserError("--grader checks needs a file of checks.\n  Give it with --checks FILE.")
@@ -216,7 +226,7 @@ class CheckSettings(GraderSettings):
         judge = open_model(
             ModelSettings(model_name_or_path=self.judge_model),
             BackendSettings(base_url=self.judge_base_url, api_key_env=self.judge_api_key_env),
-            max_new_tokens=JUDGE_TOKENS,
+            max_new_tokens=self.judge_max_new_tokens,
             batch_size=8,
         )
         if ledger is None:
