@@ -14,9 +14,10 @@ from nlft.collect.checks_judge import judgment_of
 from nlft.core.spans import quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
-from nlft.data.checks_grader import ChecksGrader, says_yes
+from nlft.data.checks_grader import CheckSettings, ChecksGrader
 from nlft.data.grading import Reply, get_grader
 from nlft.data.records import marked_spans, read_examples
+from nlft.data.yes_or_no import says_yes
 from nlft.errors import ConfigError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arm_run import run_arm
@@ -24,6 +25,9 @@ from nlft.experiments.arms import defined_arm
 from nlft.experiments.cells import cell_result
 from nlft.experiments.settings import CompareSettings, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Staged
+from nlft.models.ledger import Ledgered
+from nlft.models.ledger_file import Ledger
+from nlft.models.settings import BackendSettings, CallSettings
 from nlft.results.settings import EvaluationSettings
 
 BOTTLE = {"item": "Steel Bottle"}
@@ -520,6 +524,53 @@ def test_judgments_from_checks_quote_every_hit_and_mark_it(capsys):
     assert right.judgment is None
     assert wrong.judgment == 'The reply says "durable" and "sleek": These words say nothing about this item.'
     assert [wrong.completion[span.start : span.end] for span in marked_spans(wrong)] == ["durable", "sleek"]
+
+
+JUDGE_ONLY = '- name: no-praise\n  must_not: {judge: "Does the reply praise?"}\n'
+SUPERB = [{"id": n, "prompt": "p", "completion": f"A superb cup {n}.", "label": False} for n in range(3)]
+
+
+@pytest.mark.parametrize("judge", ["openai", "checks", "rules", "human"])
+def test_a_dry_run_and_the_limits_hold_for_a_judge_of_the_checks_that_label(judge, capsys):
+    write("".join(json.dumps(row) + "\n" for row in SUPERB), "e.jsonl")
+    before = Path("e.jsonl").read_bytes()
+    with serving(lambda *_: "The reply is too fond.") as (url, told), serving(lambda *_: "Yes.") as (judge_url, asked):
+        argv = ["judge", "e.jsonl", "--judge", judge, "--checks", write(JUDGE_ONLY), "--grader", "checks"]
+        argv += ["--judge_model", "j", "--judge_base_url", judge_url, *(server(url) if judge == "openai" else [])]
+        run(*argv, "--dry_run", "true")
+        assert (asked, told, Path("e.jsonl").read_bytes()) == ([], [], before)
+        shown = capsys.readouterr().out
+        assert shown.count("3 requests") == 1 + (judge in ("openai", "checks"))
+        assert cli.main([*argv, "--max_requests", "2", "--ledger", "mine.calls.jsonl"]) == 1
+        assert "--max_requests 2" in capsys.readouterr().err
+        assert (len(asked), told) == (2, [])
+        assert len(Path("mine.calls.jsonl").read_text().splitlines()) >= 2
+        assert not Path("e.calls.jsonl").exists()
+
+
+def test_the_limits_of_a_server_hold_for_the_judge_of_the_checks():
+    checks = CheckSettings(checks=write(JUDGE_ONLY), judge_model="j", judge_base_url="http://127.0.0.1:9/v1")
+    limits = {"concurrency": 2, "max_retries": 0, "request_timeout": 5.0, "requests_per_minute": 7.0}
+    limits["tokens_per_minute"] = 900.0
+    for backend in (BackendSettings(base_url="http://127.0.0.1:8/v1", **limits), BackendSettings(**limits)):
+        beside = Ledgered(ScriptedModel(describe), Ledger(Path("a.calls.jsonl")), CallSettings(max_requests=3), backend)
+        judge = checks._open_judge(beside)
+        assert {name: getattr(judge.inner.settings, name) for name in limits} == limits
+        assert (judge.inner.base_url, judge.ledger, judge.calls) == (
+            checks.judge_base_url,
+            beside.ledger,
+            beside.calls,
+        )
+
+
+def test_a_local_model_takes_the_limits_of_a_judges_server(model_folder, capsys):
+    with serving(lambda *_: "No.") as (judge_url, asked):
+        argv = ["sample", questions("cup"), "--checks", write(JUDGE_ONLY), "--model_name_or_path", model_folder]
+        argv += ["--judge_model", "j", "--judge_base_url", judge_url, "--max_new_tokens", 2, "--out", "s.jsonl"]
+        run(*argv, "--concurrency", 2)
+        assert len(asked) == 1
+        assert cli.main([str(word) for word in [*argv, "--api_key_env", "OTHER"]]) == 2
+    assert "--api_key_env" in capsys.readouterr().err
 
 
 def test_a_judgment_has_a_sentence_for_each_failed_check_and_quotes_nothing_that_was_not_said():

@@ -123,8 +123,9 @@ def sample(argv: Sequence[str]) -> None:
         system_prompt=settings.system_prompt,
         inputs=settings.template_inputs(),
         ledger=other.out.with_suffix(".calls.jsonl"),
+        judge_on_server=settings.judge_base_url is not None,
     )
-    grader = make_grader(settings, model.ledger, calls)
+    grader = make_grader(settings, model)
     with owning_file(other.out):
         examples = sample_answers(
             questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question

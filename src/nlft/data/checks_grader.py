@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -18,8 +18,8 @@ from nlft.errors import UserError
 
 if TYPE_CHECKING:  # importing it loads torch, which most checks do not need
     from nlft.models.answerer import Answerer, Generated, Reason
-    from nlft.models.ledger_file import Ledger
-    from nlft.models.settings import CallSettings
+    from nlft.models.ledger import Ledgered
+    from nlft.models.settings import BackendSettings, CallSettings
 
 JUDGE_PROMPT = """\
 Below are a question and a reply to it.
@@ -204,45 +204,58 @@ class CheckSettings(GraderSettings):
             if self.grader == CHECKS:
                 raise UserError("--grader checks needs a file of checks.\n  Give it with --checks FILE.")
 
-    def make_checks(self, ledger: "Path | Ledger | None", calls: "CallSettings | None" = None) -> ChecksGrader:
+    def make_checks(self, beside: "Path | Ledgered | CheckLimits | None") -> ChecksGrader:
         """Return the grader that the file of checks describes.
 
         Args:
-            ledger: file of the judge's answers, or the open file of the answers that it checks; None keeps no answers.
-            calls: limits on the judge's answers.
+            beside: where the judge's answers are kept, and under which limits. A file; or the model whose replies are
+                checked: they share a ledger and its limits; None keeps no answers and has no limits.
 
         Raises:
             UserError: the checks cannot be used, or need a model that is not named.
         """
         assert self.checks is not None
-        opens = (lambda: self._open_judge(ledger, calls)) if self.judge_model else None
+        opens = (lambda: self._open_judge(beside)) if self.judge_model else None
         return ChecksGrader(read_checks(self.checks), opens)
 
-    def _open_judge(self, ledger: "Path | Ledger | None", calls: "CallSettings | None") -> "Answerer":
+    def _open_judge(self, beside: "Path | Ledgered | CheckLimits | None") -> "Answerer":
+        from nlft.models.ledger import Ledgered
+        from nlft.models.ledger_file import Ledger
         from nlft.models.loading import ModelSettings
         from nlft.models.opening import open_model
-        from nlft.models.settings import BackendSettings, CallSettings
+        from nlft.models.settings import SERVER_LIMITS, BackendSettings, CallSettings
 
+        backend = BackendSettings(base_url=self.judge_base_url, api_key_env=self.judge_api_key_env)
+        limits = None if isinstance(beside, Path | None) else beside.backend
+        if limits and self.judge_base_url:
+            backend = replace(backend, **{name: getattr(limits, name) for name in SERVER_LIMITS})
         judge = open_model(
             ModelSettings(model_name_or_path=self.judge_model),
-            BackendSettings(base_url=self.judge_base_url, api_key_env=self.judge_api_key_env),
+            backend,
             max_new_tokens=self.judge_max_new_tokens,
             batch_size=8,
         )
-        if ledger is None:
+        if beside is None:
             return judge
-        from nlft.models.ledger import Ledgered
-        from nlft.models.ledger_file import Ledger
+        if isinstance(beside, Path):
+            return Ledgered(judge, Ledger(beside), CallSettings())
+        ledger = Ledger(beside.ledger) if isinstance(beside.ledger, Path) else beside.ledger
+        return Ledgered(judge, ledger, beside.calls)
 
-        return Ledgered(judge, Ledger(ledger) if isinstance(ledger, Path) else ledger, calls or CallSettings())
+
+@dataclass(frozen=True)
+class CheckLimits:
+    """Where a judge's answers are kept if no other model answers, and under which limits."""
+
+    ledger: Path
+    calls: "CallSettings"
+    backend: "BackendSettings"
 
 
-def make_grader(
-    settings: ExtractionSettings, ledger: "Path | Ledger | None", calls: "CallSettings | None" = None
-) -> Grader | ReplyGrader:
-    """Return the grader that the settings name: their checks, or another one. For the arguments, see `make_checks`."""
+def make_grader(settings: ExtractionSettings, beside: "Path | Ledgered | None") -> Grader | ReplyGrader:
+    """Return the grader that the settings name: their checks, or another one. For `beside`, see `make_checks`."""
     if settings.grader == CHECKS and isinstance(settings, CheckSettings):
-        return settings.make_checks(ledger, calls)
+        return settings.make_checks(beside)
     return settings.make_grader()
 
 
