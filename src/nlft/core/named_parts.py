@@ -26,8 +26,10 @@ class NamedParts:
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*\w*[ \t]*$", re.MULTILINE)
 _OBJECT = re.compile(r"^[ \t]*(?=\{|\[\s*\{)", re.MULTILINE)
+_LIKE_JSON = re.compile(r"(?:```[ \t]*\w*\s*)?\{\s*\"[^\"\n]*\"\s*:")
 _LAST_COMMA = re.compile(r",(?=\s*[}\]])")
-_TAG = re.compile(r"\s*<([^\W\d][\w -]{0,30})>(.*?)</\1\s*>", re.DOTALL)
+_TAG = re.compile(r"<([^\W\d][\w -]{0,30})>")
+_WORDS = re.compile(r"\S")
 _ROW = re.compile(r"^[ \t]*\|(.+)\|[ \t]*$")
 _RULE = re.compile(r"^[ \t]*\|(?:[ \t]*:?-+:?[ \t]*\|)+[ \t]*$")
 _WRAPPERS = 3  # objects or tags that hold nothing but one other
@@ -44,7 +46,7 @@ def read_parts(text: str) -> NamedParts | None:
 
 def looks_like_json(text: str) -> bool:
     """Return whether a reply begins as a JSON object does, in a fence or without one."""
-    return re.match(r"\s*(?:```[ \t]*\w*\s*)?\{\s*\"[^\"\n]*\"\s*:", text) is not None
+    return _LIKE_JSON.match(text.lstrip()) is not None
 
 
 def _from_json(text: str) -> NamedParts | None:
@@ -95,16 +97,34 @@ def _words(value: Any) -> str | None:
 def _from_tags(text: str) -> NamedParts | None:
     """Return the parts of a reply that is made of tags alone."""
     for _ in range(_WRAPPERS):
-        record, at = [], 0
-        while match := _TAG.match(text, at):
-            record.append((_name(match[1]), match[2].strip()))
-            at = match.end()
-        if not record or text[at:].strip():
+        record = _siblings(text)
+        if not record:
             return None
-        if len(record) > 1 or not _TAG.match(record[0][1]):
+        if len(record) > 1 or not _siblings(record[0][1]):
             return NamedParts([record], "")
         text = record[0][1]
     return None
+
+
+def _siblings(text: str) -> Record:
+    """Return the tags that a text is made of, each with what it holds. Return an empty list if it has other text."""
+    record: Record = []
+    at = _after_space(text, 0)
+    while at < len(text):
+        opening = _TAG.match(text, at)
+        closing = f"</{opening[1]}>" if opening else ""
+        end = text.find(closing, opening.end()) if opening else -1
+        if opening is None or end < 0:
+            return []
+        record.append((_name(opening[1]), text[opening.end() : end].strip()))
+        at = _after_space(text, end + len(closing))
+    return record
+
+
+def _after_space(text: str, at: int) -> int:
+    """Return where the next sign stands that is no white space, or the text's end."""
+    match = _WORDS.search(text, at)
+    return match.start() if match else len(text)
 
 
 def _from_table(text: str) -> NamedParts | None:
@@ -129,4 +149,4 @@ def _cells(line: str) -> list[str]:
 def _name(written: str) -> str:
     """Return a name in small letters, with spaces between its words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", narrow(written))
-    return " ".join(re.split(r"[\s_*`:-]+", apart)).strip().casefold()
+    return " ".join(re.split(r"[\s_*`:?!.-]+", apart)).strip().casefold()

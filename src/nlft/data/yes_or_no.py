@@ -25,7 +25,7 @@ _NAMES = (
     r"(?:answer|verdict|decision|judge?ment|conclusion|antwort|urteil|réponse|respuesta|risposta|ответ|答案|回答|答え)"
 )
 _ECHO = re.compile(r"\byes\s?(?:or|/)\s?no\b[\"'”’)*_]*\s*[?:]", re.IGNORECASE)
-_FIRST = re.compile(rf"{_POLITE}{_OPENING}{_WORD.format('word')}{_ENDS}", re.IGNORECASE)
+_FIRST = re.compile(rf"\A{_POLITE}{_OPENING}{_WORD.format('word')}{_ENDS}", re.IGNORECASE)
 _STATED = re.compile(
     rf"(?P<if>\b(?:if|whether|when|unless)\s+(?:(?:the|your|my|this)\s+)?)?\b{_NAMES}"
     rf"(?:\s(?:is|would\sbe|ist|est|es)\b|\W{{0,4}}[:=：|>])\s*{_OPENING}{_WORD.format('word')}{_ENDS}"
