@@ -14,9 +14,10 @@ from nlft.collect.checks_judge import judgment_of
 from nlft.core.spans import quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
-from nlft.data.checks_grader import ChecksGrader, says_yes
+from nlft.data.checks_grader import CheckSettings, ChecksGrader
 from nlft.data.grading import Reply, get_grader
 from nlft.data.records import marked_spans, read_examples
+from nlft.data.yes_or_no import says_yes
 from nlft.errors import ConfigError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arm_run import run_arm
@@ -24,6 +25,9 @@ from nlft.experiments.arms import defined_arm
 from nlft.experiments.cells import cell_result
 from nlft.experiments.settings import CompareSettings, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Staged
+from nlft.models.ledger import Ledgered
+from nlft.models.ledger_file import Ledger
+from nlft.models.settings import BackendSettings, CallSettings
 from nlft.results.settings import EvaluationSettings
 
 BOTTLE = {"item": "Steel Bottle"}
@@ -201,6 +205,34 @@ def test_a_function_says_true_false_or_what_it_found(monkeypatch):
     monkeypatch.delitem(sys.modules, "own_checks_module")
 
 
+THOUGHT = '<think>The user may want "sleek" words, but I should not praise at all.</think>\n\n'
+
+
+def test_what_a_reply_only_thinks_is_not_checked_and_places_are_those_in_the_whole_reply():
+    text = THOUGHT + "A sturdy steel cup."
+    assert result("words: [sleek]", text).passed
+    assert result("contains: praise", text, "must").passed is False
+    assert result("regex: '^A sturdy'", text, "must").passed
+    assert result("max_words: 4", text, "must").passed
+    given = result("words: [sturdy, steel]", text)
+    assert (given.passed, found(given, text)) == (False, ["sturdy", "steel"])
+    german = THOUGHT + "Die Flasche ist aus Stahl und wird nicht warm, auch wenn die Sonne auf sie scheint."
+    assert result("language: german", german, "must").passed
+
+
+def test_a_check_that_names_the_tag_of_a_thought_reads_the_thoughts():
+    text = THOUGHT + "A cup."
+    assert found(result("regex: '<think>'", text), text) == ["<think>"]
+    assert result("contains: </think>", text, "must").passed
+    assert result("regex: 'I think'", THOUGHT.replace("I should", "I think I should") + "A cup.").passed
+
+
+@pytest.mark.parametrize("rule", ["words: [sleek]", "contains: cup", "max_words: 99", "regex: cup", "language: en"])
+def test_a_thought_without_words_beside_it_decides_nothing(rule):
+    for text in ("<think>A sleek cup, is", THOUGHT):
+        assert (result(rule, text).passed, result(rule, text, "must").passed) == (None, None)
+
+
 # The judge
 
 
@@ -218,6 +250,35 @@ def test_a_function_says_true_false_or_what_it_found(monkeypatch):
         ("", None),
         ("Nothing is praised.", None),
         ("Answer: yes. Verdict: no.", None),
+        ("No doubt, it praises.", None),
+        ("No question: it praises the product.", None),
+        ("No one could miss it", None),
+        ("No problem! Yes, it does.", True),
+        ('No praise? It has "superb", so the answer is yes.', True),
+        ("No.\nWait, actually yes.", None),
+        ("No. Wait, it does say superb.", None),
+        ("Yes.\n\nAnswer: no", None),
+        ("Yes? No.", None),
+        ("Yes, no praise is found", None),
+        ('No, it says "yes" only.', False),
+        ("Yes. It is praise, no doubt.", True),
+        ("No it does not.", False),
+        ("No. 1 praise word is found.", None),
+        ("Yes-men praise.", None),
+        ("Yes or no? No.", False),
+        ("If the answer is yes, quote it. It is neutral.", None),
+        ("<answer>yes</answer>", True),
+        ("<reason>It says fine.</reason>\n<answer>no</answer>", False),
+        ("| Answer | yes |", True),
+        ("| Check | Answer |\n|---|---|\n| praise | yes |", True),
+        ("\\boxed{\\text{Yes}}", True),
+        ('```json\n{"reason": "It says \\"no\\".", "answer": "yes"}\n```', True),
+        ('{"answer": false}', False),
+        ("1. Yes", True),
+        ("Sure! Yes, it does.", True),
+        *((word, True) for word in ("Ja, das tut sie.", "Oui.", "Sí.", "是的，它说", "是。", "はい", "네", "Да")),
+        *((word, False) for word in ("Nein.", "Non.", "Não", "不是", "否", "いいえ", "아니요", "Нет", "Nee.")),
+        ("Não há elogio.", None),
     ],
 )
 def test_an_answer_that_is_not_yes_or_no_decides_nothing(text, says):
@@ -261,6 +322,43 @@ def test_a_thought_of_the_judge_decides_nothing_and_quotes_nothing():
     assert (result.passed, result.hits, result.judge["says"]) == (True, (), "no")
 
 
+def test_a_judge_sees_no_thought_of_the_reply_and_its_quotes_are_found_after_it():
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    model = ScriptedModel(lambda text, before: 'Yes. It says "steel cup".')
+    texts = [THOUGHT + "A steel cup.", "<think>A steel cup", "A steel cup."]
+    results = [row[0] for row in ChecksGrader(checks, model).check([reply(text) for text in texts])]
+    assert [(r.passed, found(r, text)) for r, text in zip(results, texts, strict=True)] == [
+        (False, ["steel cup"]),
+        (None, []),
+        (False, ["steel cup"]),
+    ]
+    assert [("sleek" in request.prompt, "A steel cup." in request.prompt) for request in model.requests] == [
+        (False, True),
+        (False, True),
+    ]
+
+
+@pytest.mark.parametrize(("reason", "named"), [("length", "--judge_max_new_tokens"), ("content_filter", "filter"),
+                                               ("unknown", "unknown")])  # fmt: skip
+def test_an_answer_of_the_judge_that_did_not_end_decides_nothing_and_says_why(reason, named, capsys):
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    model = ScriptedModel(lambda text, before: ("No, wait. The user", reason) if "odd" in text else "No.")
+    [[cut], [whole]] = ChecksGrader(checks, model).check([reply("An odd cup."), reply("A cup.")])
+    assert (cut.passed, cut.judge["says"], whole.passed) == (None, None, True)
+    assert named in cut.evidence
+    assert "1 of 2" in (told := capsys.readouterr().err)
+    assert named in told
+
+
+@pytest.mark.parametrize("quote", ["„superb cup“", "«superb cup»", "「superb cup」", '"superb cup"', "`superb cup`"])
+def test_the_quotes_of_a_judge_are_found_in_every_form(quote):
+    checks = read_checks(write('- name: no-praise\n  must_not: {judge: "Does it praise?"}\n'))
+    [[result]] = ChecksGrader(checks, ScriptedModel(lambda text, before: f"Yes: {quote}.")).check(
+        [reply("A superb cup.")]
+    )
+    assert found(result, "A superb cup.") == ["superb cup"]
+
+
 def test_a_judge_that_nobody_names_is_refused_before_any_work():
     with pytest.raises(UserError, match=r"checks\.yaml:1.*no-praise(?s:.*)--judge_model"):
         ChecksGrader(read_checks(write(JUDGED)))
@@ -283,7 +381,12 @@ def test_a_reply_is_right_if_it_passes_all_and_the_grade_lists_what_failed():
 
 def test_checks_choose_the_grader_and_stand_beside_no_other():
     assert EvaluationSettings(checks="c.yaml").grader == "checks"
-    for settings in ({"checks": "c.yaml", "grader": "exact"}, {"grader": "checks"}, {"judge_model": "m"}):
+    for settings in (
+        {"checks": "c.yaml", "grader": "exact"},
+        {"grader": "checks"},
+        {"judge_model": "m"},
+        {"judge_max_new_tokens": 9},
+    ):
         with pytest.raises(UserError, match="--checks"):
             EvaluationSettings(**settings)
     with pytest.raises(UserError, match="--checks"):
@@ -349,12 +452,12 @@ def test_evaluate_asks_a_judge_through_the_ledger_and_never_twice(capsys):
             "--out",
             "e.json",
         ]
-        command += ["--judge_model", "j", "--judge_base_url", judge_url]
+        command += ["--judge_model", "j", "--judge_base_url", judge_url, "--judge_max_new_tokens", 77]
         run(*command)
         first = json.loads(Path("e.json").read_text())
         run(*command)
         assert len(asked) == 2
-        assert asked[0]["model"] == "j"
+        assert (asked[0]["model"], asked[0]["max_tokens"]) == ("j", 77)
     assert [q["checks"][0]["passed"] for q in first["questions"]] == [None, False]
     assert [q["checks"][0]["judge"]["says"] for q in first["questions"]] == [None, "yes"]
     assert first["questions"][0]["checks"][0]["judge"]["answer"] == "I would rather not say."
@@ -401,6 +504,17 @@ def test_sample_labels_by_checks_and_keeps_the_questions_fields(capsys):
     assert "answer" not in json.loads(Path("s.jsonl").read_text().splitlines()[0])
 
 
+def test_sample_leaves_out_and_counts_the_replies_that_no_check_decides(capsys):
+    checks = write("- name: german\n  must: {language: German}\n- name: no-adjectives\n  must_not: {words: [sleek]}\n")
+    with serving(describe) as (url, _):
+        run("sample", questions("cup", "desk lamp"), "--checks", checks, *server(url), "--out", "s.jsonl")
+    assert [(e.id, e.extra["verdict"]) for e in read_examples("s.jsonl", require_judgment=False)] == [("q1", "wrong")]
+    shown = capsys.readouterr().out
+    assert "1 more answers left out" in shown
+    assert "docs/CHECKS.md" in shown
+    assert "docs/GRADING.md" not in shown
+
+
 def test_judgments_from_checks_quote_every_hit_and_mark_it(capsys):
     file = questions("steel bottle", "desk lamp")
     with serving(describe) as (url, _):
@@ -410,6 +524,53 @@ def test_judgments_from_checks_quote_every_hit_and_mark_it(capsys):
     assert right.judgment is None
     assert wrong.judgment == 'The reply says "durable" and "sleek": These words say nothing about this item.'
     assert [wrong.completion[span.start : span.end] for span in marked_spans(wrong)] == ["durable", "sleek"]
+
+
+JUDGE_ONLY = '- name: no-praise\n  must_not: {judge: "Does the reply praise?"}\n'
+SUPERB = [{"id": n, "prompt": "p", "completion": f"A superb cup {n}.", "label": False} for n in range(3)]
+
+
+@pytest.mark.parametrize("judge", ["openai", "checks", "rules", "human"])
+def test_a_dry_run_and_the_limits_hold_for_a_judge_of_the_checks_that_label(judge, capsys):
+    write("".join(json.dumps(row) + "\n" for row in SUPERB), "e.jsonl")
+    before = Path("e.jsonl").read_bytes()
+    with serving(lambda *_: "The reply is too fond.") as (url, told), serving(lambda *_: "Yes.") as (judge_url, asked):
+        argv = ["judge", "e.jsonl", "--judge", judge, "--checks", write(JUDGE_ONLY), "--grader", "checks"]
+        argv += ["--judge_model", "j", "--judge_base_url", judge_url, *(server(url) if judge == "openai" else [])]
+        run(*argv, "--dry_run", "true")
+        assert (asked, told, Path("e.jsonl").read_bytes()) == ([], [], before)
+        shown = capsys.readouterr().out
+        assert shown.count("3 requests") == 1 + (judge in ("openai", "checks"))
+        assert cli.main([*argv, "--max_requests", "2", "--ledger", "mine.calls.jsonl"]) == 1
+        assert "--max_requests 2" in capsys.readouterr().err
+        assert (len(asked), told) == (2, [])
+        assert len(Path("mine.calls.jsonl").read_text().splitlines()) >= 2
+        assert not Path("e.calls.jsonl").exists()
+
+
+def test_the_limits_of_a_server_hold_for_the_judge_of_the_checks():
+    checks = CheckSettings(checks=write(JUDGE_ONLY), judge_model="j", judge_base_url="http://127.0.0.1:9/v1")
+    limits = {"concurrency": 2, "max_retries": 0, "request_timeout": 5.0, "requests_per_minute": 7.0}
+    limits["tokens_per_minute"] = 900.0
+    for backend in (BackendSettings(base_url="http://127.0.0.1:8/v1", **limits), BackendSettings(**limits)):
+        beside = Ledgered(ScriptedModel(describe), Ledger(Path("a.calls.jsonl")), CallSettings(max_requests=3), backend)
+        judge = checks._open_judge(beside)
+        assert {name: getattr(judge.inner.settings, name) for name in limits} == limits
+        assert (judge.inner.base_url, judge.ledger, judge.calls) == (
+            checks.judge_base_url,
+            beside.ledger,
+            beside.calls,
+        )
+
+
+def test_a_local_model_takes_the_limits_of_a_judges_server(model_folder, capsys):
+    with serving(lambda *_: "No.") as (judge_url, asked):
+        argv = ["sample", questions("cup"), "--checks", write(JUDGE_ONLY), "--model_name_or_path", model_folder]
+        argv += ["--judge_model", "j", "--judge_base_url", judge_url, "--max_new_tokens", 2, "--out", "s.jsonl"]
+        run(*argv, "--concurrency", 2)
+        assert len(asked) == 1
+        assert cli.main([str(word) for word in [*argv, "--api_key_env", "OTHER"]]) == 2
+    assert "--api_key_env" in capsys.readouterr().err
 
 
 def test_a_judgment_has_a_sentence_for_each_failed_check_and_quotes_nothing_that_was_not_said():

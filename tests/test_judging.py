@@ -11,6 +11,7 @@ import sys
 import time
 import unicodedata
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,83 @@ READ = {
     "French": (f"{FEEDBACK}\nCorrection : 64 - 35 = 29.\nVerdict : faux", JUDGMENT, "wrong"),
     "Spanish": (f"{FEEDBACK}\nCorrección: 64 - 35 = 29.\nVeredicto: incorrecto", JUDGMENT, "wrong"),
     "Russian": (f"{FEEDBACK}\nИсправление: 64 - 35 = 29.\nВердикт: неверно", JUDGMENT, "wrong"),
+    "German quotes": ("The step „64 - 35 = 34“ errs.", "The step „64 - 35 = 34“ errs.", None),
+    "talk before tags": (
+        f"<analysis>Is it 30?</analysis>\n{FEEDBACK}\n<correction>64 - 35 = 29.</correction><verdict>wrong</verdict>",
+        JUDGMENT,
+        "wrong",
+    ),
+    "prose before JSON": (
+        f'{FEEDBACK}\n```json\n{{"correction": "64 - 35 = 29.", "verdict": "wrong"}}\n```',
+        JUDGMENT,
+        "wrong",
+    ),
+    "a step and a reason in JSON": (
+        '{"step": "64 - 35 = 34", "why": "It is miscalculated.", "isCorrect": false, "answer": "29"}',
+        '"64 - 35 = 34": It is miscalculated.',
+        "wrong",
+    ),
+    "a list of steps in JSON": (
+        '[{"step": "64 - 35 = 34", "why": "off", "verdict": "wrong"}, '
+        '{"step": "#### 34", "why": "follows", "verdict": "right"}]',
+        '"64 - 35 = 34": off',
+        "wrong",
+    ),
+    "a column of signs": (
+        "| Step | Reason | Correct? |\n|:--|:-:|--:|\n"
+        "| 64 - 35 = 34 | It is off. | ❌ |\n| #### 34 | It follows. | ✅ |",
+        '"64 - 35 = 34": It is off.',
+        "wrong",
+    ),
+    "a trailing comma in JSON": (
+        '{"reason": "It is off.", "correction": "64 - 35 = 29.", "verdict": "wrong",}',
+        "It is off.\nCorrection: 64 - 35 = 29.",
+        "wrong",
+    ),
     "curly quotes": ("The step “64 - 35 = 34” errs.", "The step “64 - 35 = 34” errs.", None),
 }
+
+
+_NAMED = {"reason": FEEDBACK, "correction": "64 - 35 = 29.", "verdict": "wrong"}
+FORMS = {
+    "compact JSON": lambda parts: json.dumps(parts),
+    "JSON over lines": lambda parts: json.dumps(parts, indent=2),
+    "fenced JSON": lambda parts: f"Here it is:\n```json\n{json.dumps(parts, indent=2)}\n```",
+    "JSON in an object": lambda parts: json.dumps({"review": parts}),
+    "tags": lambda parts: "\n".join(f"<{name}>{value}</{name}>" for name, value in parts.items()),
+    "tags in a tag": lambda parts: (
+        f"<review>{''.join(f'<{name}>{value}</{name}>' for name, value in parts.items())}</review>"
+    ),
+    "a table": lambda parts: (
+        f"Review\n\n| {' | '.join(name.title() for name in parts)} |\n{'|---' * len(parts)}|\n"
+        f"| {' | '.join(parts.values())} |"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reason", ["reason", "analysis", "feedback", "problem"])
+def test_an_opinion_in_json_tags_or_a_table_is_read_whatever_comes_first(form, reason):
+    for names in permutations(_NAMED):
+        parts = {reason if name == "reason" else name: _NAMED[name] for name in names}
+        for correction in ("correction", "correct_answer", "correctedStep", "should_be"):
+            named = {correction if name == "correction" else name: value for name, value in parts.items()}
+            found = opinion(FORMS[form](named))
+            assert (found.judgment, found.says, found.refused) == (JUDGMENT, "wrong", ""), named
+        assert opinion(FORMS[form]({**parts, "verdict": "right"})).refused == "calls it right"
+
+
+HEADINGS = (
+    "Correct|Instead|Actual answer|It should have been|The correct step is|Revised step|Corrected response"
+    "|Proper calculation|<correct_answer>|The right answer is"
+)
+
+
+@pytest.mark.parametrize("heading", HEADINGS.split("|"))
+def test_no_heading_of_a_correction_leaves_its_value_in_the_judge_prompt(heading):
+    line = f"{heading}29</correct_answer>" if heading.startswith("<") else f"{heading}: 29"
+    found = opinion(f"{FEEDBACK}\n{line}\nVerdict: wrong")
+    assert (without_corrections(found.judgment), found.says) == (FEEDBACK, "wrong")
 
 
 @pytest.mark.parametrize("name", READ)
@@ -127,14 +203,25 @@ REFUSED = {
         'The step "..." is wrong because ...\nCorrection: ...\nVerdict: ...',
         "Below are a question, its standard answer, and a response to be reviewed.",
     ],
-    "quotes text that is not in the response": ['The step "12 * 3 = 30" is wrong.', 'In "64 - 35 = 29" it errs.'],
+    "quotes text that is not in the response": [
+        "Der Schritt „12 * 3 = 30“ ist falsch.",
+        'The step "12 * 3 = 30" is wrong.',
+        'In "64 - 35 = 29" it errs.',
+    ],
     "answers the question instead": ["Tom has 64 - 35 = 29 marbles left.\n#### 29"],
+    "its verdict is not understood: hopeless": [
+        f"{FEEDBACK}\nVerdict: hopeless",
+        '{"why": "x", "verdict": "hopeless"}',
+    ],
+    "its verdict is not understood: yes": [f"{FEEDBACK}\nVerdict: yes"],
+    "its JSON cannot be read": ['{"reason": "The step "64 - 35 = 34" is off", "verdict": "wrong"}'],
     "calls it right": [
         f"<think>{GOOD}</think>\nVerdict: right",
         f"{FEEDBACK}\n结论：正确",
         f"{FEEDBACK}\nUrteil: richtig",
         "Well done, all of it holds.\nVerdict: right",
         f"{FEEDBACK}\nVerdict: correct",
+        json.dumps({"reason": FEEDBACK, "is_correct": True}),
     ],
 }
 

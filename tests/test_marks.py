@@ -36,6 +36,24 @@ def test_a_negation_turns_a_verdict_and_a_question_is_none(words, found):
     assert {words: says(f"Verdict: {words}") for words in words.split("|")} == dict.fromkeys(words.split("|"), found)
 
 
+IN_LANGUAGES = (
+    "الحكم صحيح خطأ|الحكم صحيحة خاطئة|الحكم صواب غير~صحيح|Werdykt poprawne błędne|Werdykt prawidłowa nie~jest~poprawna"
+    "|Werdykt bez~błędów niepoprawnie|Verdikt správně špatně|Verdikt správné není~správně|Verdikt rätt fel"
+    "|Verdikt inte~fel inte~rätt|Вирок вірно хибно|Вирок правильно невірно|निर्णय सही गलत|निर्णय गलत~नहीं सही~नहीं"
+    "|판정 정답 오답|Verdict corect greșit|Verdict corect incorect|Karar doğru doğru~değil|Putusan benar tidak~benar"
+    "|判定 ○ ×|Verdict ✅ ❌|Verdict ✓ ✗|Verdict pass fail|Verdict passed failed|Verdict ok not~ok|Verdict good bad"
+    "|Verdict acceptable unacceptable|My~verdict~is right wrong"
+)
+
+
+@pytest.mark.parametrize("case", IN_LANGUAGES.split("|"))
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_verdict_is_understood_in_each_language_of_its_mark(case, form):
+    mark, right, wrong = (unicodedata.normalize(form, word.replace("~", " ")) for word in case.split(" "))
+    assert (says(f"{mark}: {right}"), says(f"{mark}: {wrong}")) == ("right", "wrong")
+    assert (says(f"### {mark}\n{right}"), says(f"### {mark}\n**{wrong}**")) == ("right", "wrong")
+
+
 @pytest.mark.parametrize(
     "mark",
     [
@@ -78,7 +96,13 @@ def test_an_accent_may_be_a_character_of_its_own(mark, form):
 
 
 def test_words_that_only_name_a_correction_are_kept():
-    for judgment in ("Correction is needed in step 2.", "No fix was tried.", "It should be shorter."):
+    for judgment in (
+        "Correct: no",
+        "It is not correct: a step is off.",
+        "Correction is needed in step 2.",
+        "No fix was tried.",
+        "It should be shorter.",
+    ):
         assert without_corrections(judgment) == judgment
 
 

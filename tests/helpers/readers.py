@@ -17,12 +17,12 @@ from nlft.core.prompts import fill, without_corrections
 from nlft.core.spans import WordFinder, occurrences, quoted_spans
 from nlft.core.thoughts import without_thoughts
 from nlft.data.checks import Check, check_reply
-from nlft.data.checks_grader import says_yes
 from nlft.data.grading import Reply as GradedReply
 from nlft.data.grading import extract_flexible, extract_original, extract_strict, get_grader
 from nlft.data.language import language
 from nlft.data.old_feedback import feedback_note
 from nlft.data.records import Example
+from nlft.data.yes_or_no import says_yes
 from nlft.errors import Problem, ProblemsError, printable
 from nlft.models.banning import ban_outcome
 from nlft.results.collateral import Pair, commoner, style

@@ -8,7 +8,7 @@ from nlft.config import Range
 from nlft.core.prompts import SystemPromptSettings, fill_prompt
 from nlft.data.checks_grader import CheckSettings
 from nlft.data.gradable import check_gradable, is_undecided
-from nlft.data.grading import ExtractionSettings, Grader, ReplyGrader, grade_replies
+from nlft.data.grading import CHECKS, ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, Question, reply_to
 from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
@@ -70,8 +70,9 @@ def sample_answers(
     """Let the model answer each question, and label the answers with the grader. Wrong answers get no judgment yet.
 
     An answer that states something which could not be compared with the standard answer is left out: it is neither
-    right nor wrong. An answer that states nothing, or did not end by itself, is labelled wrong; its record has
-    `verdict` "ungraded". Each record also holds the answer's `finish_reason`, and the question's other fields.
+    right nor wrong. So is an answer that fails no check while one is undecided. An answer that states nothing, or did
+    not end by itself, is labelled wrong; its record has `verdict` "ungraded". Each record also holds the answer's
+    `finish_reason`, and the question's other fields.
 
     Args:
         template: the text to send to the model, with `{prompt}` for the question.
@@ -103,3 +104,15 @@ def sample_answers(
         for (question, key), reply, answer, grade in zip(keyed, replies, answers, grades, strict=True)
         if answer.finish_reason != "stop" or not is_undecided(grade, grader)
     ]
+
+
+def left_out_line(left_out: int, grader: str) -> str:
+    """Say how many answers sampling left out, and why.
+
+    Args:
+        grader: the grader's name.
+    """
+    why = "they cannot be compared with their standard answers (docs/GRADING.md)"
+    if grader == CHECKS:
+        why = "no check failed, but some are undecided (docs/CHECKS.md)"
+    return f"{left_out} more answers left out: {why}"

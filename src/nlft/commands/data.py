@@ -83,7 +83,7 @@ def early_needs(prog: str, argv: Sequence[str]) -> "QuestionNeeds":
 @dry_run_told()
 def sample(argv: Sequence[str]) -> None:
     """Run `nlft sample`."""
-    from nlft.collect.sampling import SamplingSettings, sample_answers
+    from nlft.collect.sampling import SamplingSettings, left_out_line, sample_answers
     from nlft.data.checks_grader import make_grader
     from nlft.data.gradable import UNCLEAR_SHOWN, unclear_numbers
     from nlft.data.records import write_examples
@@ -123,8 +123,9 @@ def sample(argv: Sequence[str]) -> None:
         system_prompt=settings.system_prompt,
         inputs=settings.template_inputs(),
         ledger=other.out.with_suffix(".calls.jsonl"),
+        judge_on_server=settings.judge_base_url is not None,
     )
-    grader = make_grader(settings, model.ledger, calls)
+    grader = make_grader(settings, model)
     with owning_file(other.out):
         examples = sample_answers(
             questions, model, settings.prompt_template, grader, per_question=settings.samples_per_question
@@ -138,13 +139,12 @@ def sample(argv: Sequence[str]) -> None:
     if unknown := sum(e.extra["finish_reason"] == "unknown" for e in examples):
         print(f"{unknown} answers ended for a reason that is not known. `nlft build` leaves them out.")
     if left_out := len(questions) * settings.samples_per_question - len(examples):
-        print(
-            f"{left_out} more answers left out: they cannot be compared with their standard answers (docs/GRADING.md)"
-        )
+        print(left_out_line(left_out, settings.grader))
     for what in unclear_numbers(questions)[:UNCLEAR_SHOWN] if settings.grader == "number" else ():
         print(f"  question {what}")
     print_room("nlft sample", argv, settings.max_new_tokens, cut, len(examples))
-    note_next("nlft", "judge", other.out)
+    if examples:
+        note_next("nlft", "judge", other.out)
 
 
 def model_paths(settings: Any) -> dict[str, Any]:

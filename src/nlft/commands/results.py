@@ -125,6 +125,7 @@ def _evaluated(
         system_prompt=settings.system_prompt,
         inputs=settings.template_inputs(),
         ledger=out.with_suffix(".calls.jsonl"),
+        judge_on_server=settings.judge_base_url is not None,
     )
     about = {"model": model_settings.model_name_or_path, "adapter": None, "file": str(file)}
     if adapter:

@@ -11,11 +11,15 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # ：to :
 _COLON = "[:﹕∶꞉ː︰]"
 _BOLD = "[*_`]{0,4}"
 _BEFORE = " \t*_#>`(\\[•·|<{\"'-"  # signs for lists, bold type, tables, tags and JSON
-_ANSWERS = "answer|result|value|number|step|solution|calculation|equation|version"
+_ANSWERS = (
+    "answer|result|value|number|step|solution|calculation|equation|version|response|reply|reasoning|approach|statement"
+    "|sentence|text"
+)
 # Words are found in any case. Scripts without spaces join the words of the second group to others.
 _CORRECTIONS = (
-    rf"(?:the\s)?(?:corrections?|(?:correct(?:ed)?|right|expected)\s(?:{_ANSWERS})|corrected)"
-    r"|fix(?:e[sd])?|should\s(?:be|read|say)"
+    rf"(?:the\s)?(?:corrections?|(?:correct(?:ed)?|right|expected|actual|true|proper|revised|fixed)\s(?:{_ANSWERS})"
+    r"(?:\s(?:is|was|would\sbe|should\sbe))?|corrected)|fix(?:e[sd])?"
+    r"|(?:(?:it|this|that)\s)?should\s(?:be|read|say|have\s(?:been|read|said))"
     r"|korrekturen|korrektur|korrigiert|berichtigung(?:en)?|richtigstellung|richtige\s(?:antwort|lösung|rechnung)"
     r"|corrigé|rectification|(?:bonne\sréponse|réponse\scorrecte)|correcci(?:ón|ones)|corregido|respuesta\scorrecta"
     r"|corre[cç]?[cç](?:ão|ões)|resposta\scorreta|correzion[ei]|risposta\scorretta|correctie|verbetering"
@@ -25,7 +29,8 @@ _CORRECTIONS = (
     "|应为|應為|应该是|應該是|정정|수정|교정|올바른 답|تصحيح|सुधार|תיקון",
 )
 _VERDICTS = (
-    r"(?:final\s)?verdicts?|urteil|veredi[ct]?to|verdetto|oordeel|вердикт|вирок|werdykt|verdikt|karar|putusan",
+    r"(?:(?:my|the|our)\s)?(?:final\s)?verdicts?|urteil|veredi[ct]?to|verdetto|oordeel|вердикт|вирок|werdykt|verdikt|karar"
+    r"|putusan",
     "结论|結論|判定|裁定|裁决|裁決|判断|判斷|判决|判決|评判|評判|판정|평결|결론|الحكم|निर्णय",
 )
 _SPACE = r"[ \t\xa0\u202f]"  # French puts a narrow one before a colon
@@ -33,6 +38,11 @@ _WHICH = (
     rf"(?:{_SPACE}?\([^()\n]{{0,40}}\)|{_SPACE}(?:#|no\.?{_SPACE}?)?\d{{1,3}}|{_SPACE}(?:of|for|to|in) [^\n:]{{1,40}})?"
 )
 
+
+# Words that are marks only where a line begins with them and a colon follows. "Correct: no" is a verdict.
+_ONLY_FIRST = (
+    rf"(?:correct|instead){_BOLD}{_SPACE}?{_COLON}{_BOLD}(?!\W{{0,4}}(?:yes|no|not|true|false|partly|partially)\b)"
+)
 
 # How Chinese and Japanese go on after the word: 更正为, 修正後, 修正后的答案.
 _JOINED_ON = "[为為後后的のしたは如下结結果答案值値]{0,6}"
@@ -44,26 +54,27 @@ def _either(pattern: str) -> str:
     return pattern if apart == pattern else f"{pattern}|{apart}"
 
 
-def _mark(words: tuple[str, str], goes_on: str) -> re.Pattern[str]:
+def _mark(words: tuple[str, str], goes_on: str, only_first: str = r"(?!)") -> re.Pattern[str]:
     """Make a pattern for a mark.
 
     It is the words and a colon, or a tag; or, at a line's start, the words alone, or with a dash, an arrow, a table's
     bar, or what `goes_on` allows.
     """
-    spaced, joined = (_either(group) for group in words)
+    spaced, joined = (_either(group).replace(r"\s", r"[\s_]?") for group in words)  # correct_answer, correctAnswer
     first = "".join(sorted({word.lstrip("(?:")[0] for group in (spaced, joined) for word in group.split("|")}))
     # The first letter decides quickly that most places hold no mark.
     named = rf"(?=[{first}])(?:(?<![^\W_])(?:{spaced})|(?:{joined}){_JOINED_ON}){_BOLD}{_WHICH}{_BOLD}"
     at_start = rf"^[{_BEFORE}]*(?:\d{{1,2}}[.)][ \t*_]*)?"
     return re.compile(
         rf"{at_start}{named}[ \t\r]*(?:$|[-–—=]+>?(?=\s)|[→⇒➔➜⟶|]|{goes_on})"
-        rf"|(?:{at_start})?{named}[\"'”’»]?{_SPACE}?{_COLON}{_BOLD}|(?<=<){named}>",
+        rf"|(?:{at_start})?{named}[\"'”’»]?{_SPACE}?{_COLON}{_BOLD}|(?<=<){named}>|{at_start}(?:{only_first})",
         re.IGNORECASE | re.MULTILINE,
     )
 
 
 # "The correct answer is 29." is criticism too, if poor: the audit says so.
-_CORRECTION = _mark(_CORRECTIONS, r"(?:(?<=correction )|(?<=corrections ))is\b(?=[ \t]*[-−+$€£\"'“(\[\\]?\d)")
+_FIGURE = r"(?=[ \t]*[-−+$€£\"'“(\[\\]?\d)"
+_CORRECTION = _mark(_CORRECTIONS, r"(?:(?<=correction )|(?<=corrections ))is\b" + _FIGURE, _ONLY_FIRST)
 _VERDICT = _mark(_VERDICTS, r"is\b")
 
 
@@ -75,6 +86,16 @@ def corrections(text: str) -> list[tuple[int, int]]:
 def verdict(text: str) -> tuple[int, int] | None:
     """Return where the first mark of a verdict stands, such as `Verdict:`. Return None if there is none."""
     return next(_places(_VERDICT, text), None)
+
+
+def names_correction(name: str) -> bool:
+    """Return whether a name, as in JSON or a table, ends in words for a correction."""
+    return any(end == len(name) + 1 for _, end in corrections(f"{name}:"))
+
+
+def names_verdict(name: str) -> bool:
+    """Return whether a name, as in JSON or a table, ends in words for a verdict."""
+    return any(end == len(name) + 1 for _, end in _places(_VERDICT, f"{name}:"))
 
 
 def _places(mark: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
@@ -104,41 +125,50 @@ _HEADING = re.compile(
 )
 
 _RIGHT = (
-    r"right|correct[aeo]?|true|accurate|valid|richtig|korrekt|juste?|exacte?|ciert[ao]|corret[ao]|cert[ao]|corrett[ao]"
-    r"|giust[ao]|juist|goed|верно|правильно|верный|doğru|benar"
+    r"right|correct[aeoă]?|true|accurate|valid|richtig|korrekt|juste?|exacte?|ciert[ao]|corret[ao]|cert[ao]|corrett[ao]"
+    r"|giust[ao]|juist|goed|верно|верн(?:ый|ая|ое)|правильн(?:о|ый|ая|ое)|вірн(?:о|ий|а|е)|doğru|benar|corect[ăe]?"
+    r"|poprawn(?:[eyai]|ie)|prawidłow(?:[eyao])|správn[ěáéý]|rätt|riktigt?|rigtigt?|صحيحة?|صحيح[اهً]{1,2}|سليمة?|صواب"
 )
 _WRONG = (
     r"wrong|incorrect[aeo]?|false|untrue|inaccurate|erroneous|mistaken|flawed|invalid|falsch|inkorrekt|unrichtig"
     r"|fehlerhaft|fau(?:x|sse)|inexacte?|erronée?|err[oóô]ne[ao]|equivocad[ao]|fals[ao]|incorret[ao]|errad[ao]"
-    r"|scorrett[ao]|sbagliat[ao]|errat[ao]|fout|onjuist|verkeerd|неверно|неправильно|неверный|ошибочно|yanlış|salah"
+    r"|scorrett[ao]|sbagliat[ao]|errat[ao]|fout|onjuist|verkeerd|неверн\w{1,3}|неправильн\w{1,3}|ошибочн\w{1,3}"
+    r"|невірн\w{1,3}|хибн\w{1,3}|помилков\w{1,3}|yanlış|hatalı|salah|błędn(?:[eya]|ie)|niepoprawn\w{1,2}"
+    r"|nieprawidłow\w{1,2}|nesprávn[ěáéý]|špatn[ěáéý]|chybn[ěáéý]|fel|felaktigt?|oriktigt?|feil|forkert|greșit[ăe]?|incorect[ăe]?"
+    r"|eronat[ăe]?|خطأ|خاطئة?|خاطىء|غلط|مغلوطة?|miscalculated|unacceptable"
 )
-_ERRORS = r"errors?|mistakes?|fehler|erreurs?|errore[si]?|erros?|fouten|ошибок|ошибки"
+_ERRORS = (
+    r"errors?|mistakes?|fehler|erreurs?|errore[si]?|erros?|fouten|ошибок|ошибки"
+    r"|помилок|błęd(?:u|ów|y)|błąd|chyb[ay]?|greșeli|أخطاء"
+)
 _NOT = (
     r"(?:not|\w{1,6}n['’]t|never|hardly|scarcely|barely|cannot|nothing|neither|nor|far\sfrom|by\sno\smeans|anything\sbut"
     r"|nowhere\snear|less\sthan|nicht|nichts|keineswegs|kaum|nie|pas|rien|jamais|no\ses|nada|nunca|non|niente|não|niet"
-    r"|niets|nooit|не|ничего)"
+    r"|niets|nooit|не|ничего|inte|ikke|nie|není|ne|nu|tidak|bukan|غير|ليس|ليست|لا)"
 )
 _NONE = (
     r"(?:no|not\san[dy]?|without|free\sof|zero|ohne|keine?|sans|aucune?|sin|ning[uú]n|sem|nenhum|senza|nessun|geen"
-    r"|без|нет)"
+    r"|без|нет|bez|utan|inga|inget|ingen|uden|uten|fără|nicio?|لا\sيوجد|لا\sتوجد|بدون|بلا)"
 )
 # Words between a negation and what it negates: "not entirely correct".
 _BETWEEN = (
     r"(?:\s(?:be|been|being|is|it|a|an|the|at\sall|so|that|all|any|in|entirely|quite|completely|fully|really|actually"
     r"|strictly|totally|wholly|exactly|technically|altogether|necessarily|possibly|even|very|100%|ist|est|es|è|é|ser|ganz|völlig|wirklich"
     r"|vollständig|komplett|unbedingt|so|tout\sà\sfait|entièrement|vraiment|complètement|del\stodo|completamente"
-    r"|totalmente|exactamente|del\stutto|totalmente|exatamente|helemaal|echt|совсем|вполне|полностью)){0,3}"
+    r"|totalmente|exactamente|del\stutto|totalmente|exatamente|helemaal|echt|совсем|вполне|полностью|jest|są|całkiem|je|to|úplně|zcela"
+    r"|är|er|helt|este|tocmai|в|цілком)){0,3}"
 )
 _SO = "[是太够夠很全完十分能算怎么麼甚並并]{0,4}"
-_JOINED_RIGHT = "正[确確解]|正しい|[对對]|合って|맞음|맞다|맞습니다|옳음|올바름|不[错錯]"
-_JOINED_WRONG = "[错錯][误誤]?|有误|誤り|間違い?|틀림|틀렸|틀린|오답|잘못|틀리"
+_JOINED_RIGHT = "正[确確解]|正しい|[对對]|合って|맞음|맞다|맞습니다|옳음|올바름|不[错錯]|정답|सही"
+_JOINED_WRONG = "[错錯][误誤]?|有误|誤り|間違い?|틀림|틀렸|틀린|오답|잘못|틀리|गलत|ग\u093cलत"
 _JOINED_NOT_RIGHT = (
     f"[不非没沒未]{_SO}(?:正[确確]|[对對])|不正解|(?:正し|正解|合って)[^。.\n]{{0,6}}?(?:ない|ません|ありま|無)"
-    "|(?:맞|옳|올바르)[^.\n]{0,2}지 ?(?:않|못)"
+    "|(?:맞|옳|올바르)[^.\n]{0,2}지 ?(?:않|못)|정답[이은]? ?아[님니]|सही (?:\\S{1,4} )?नहीं|doğru değil"
 )
 _JOINED_NOT_WRONG = (
     f"[没沒无無未][有什么麼任何发發现現何]{{0,5}}(?:{_JOINED_WRONG})|不[错錯](?!误|誤)|不是[错錯]"
     "|(?:誤り|間違い?)[^。.\n]{0,4}?(?:ない|なし|ません|無)|(?:틀리|잘못)[^.\n]{0,4}?(?:않|없)"
+    "|(?:गलत|ग\u093cलत) (?:\\S{1,4} )?नहीं|(?:yanlış|hatalı) değil"
 )
 _NOT_WRONG = re.compile(
     rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_WRONG})|{_NONE}\s(?:\w{{1,12}}\s)?(?:{_ERRORS}|{_WRONG}))\b|{_JOINED_NOT_WRONG}",
@@ -148,18 +178,34 @@ _SAYS_WRONG = re.compile(
     rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_RIGHT})|{_WRONG}|{_ERRORS})\b|{_JOINED_NOT_RIGHT}|{_JOINED_WRONG}", re.IGNORECASE
 )
 _SAYS_RIGHT = re.compile(rf"\b(?:{_RIGHT})\b|{_JOINED_RIGHT}", re.IGNORECASE)
+# Signs, and words that are a verdict only if they are all of it.
+TICK, CROSS = "✓✔✅☑", "✗✘❌✖"
+_WHOLE = re.compile(
+    r"\A\W*(?:(?P<right>pass(?:e[ds])?|ok(?:ay)?|good|fine|acceptable|[○◯〇⭕])"
+    r"|(?P<wrong>fail(?:s|ed|ure)?|bad|not\s(?:ok(?:ay)?|good|fine|acceptable)|[×✕]))(?:\W*|\W*</.*)\Z",
+    re.IGNORECASE,
+)
 _MOST_WORDS = 2000  # characters of a verdict that are read
 
 
 def says_wrong(verdict: str) -> bool:
     """Return whether a verdict has a word for wrong, such as "incorrect" or "not quite right"."""
+    if (whole := _WHOLE.match(verdict[:_MOST_WORDS])) or any(sign in verdict for sign in CROSS):
+        return whole is None or bool(whole["wrong"])
     return _SAYS_WRONG.search(_NOT_WRONG.sub(" ", _one_form(verdict))) is not None
 
 
 def says_right(verdict: str) -> bool:
     """Return whether a verdict has a word for right, such as "not wrong", besides its words for wrong."""
+    if (whole := _WHOLE.match(verdict[:_MOST_WORDS])) or any(sign in verdict for sign in TICK):
+        return whole is None or bool(whole["right"])
     verdict, denials = _NOT_WRONG.subn(" ", _one_form(verdict))
     return denials > 0 or _SAYS_RIGHT.search(_SAYS_WRONG.sub(" ", verdict)) is not None
+
+
+def says_something(verdict: str) -> bool:
+    """Return whether a verdict has a word or a sign that could decide."""
+    return re.search(rf"[\w{TICK}{CROSS}○◯〇⭕×✕]", verdict) is not None
 
 
 def _one_form(verdict: str) -> str:

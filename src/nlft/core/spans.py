@@ -136,6 +136,17 @@ def quote_places(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _QUOTES.finditer(text)]
 
 
+def quoted_texts(text: str, *, doubtful: bool = True) -> list[str]:
+    """Return the quotes of a text, without their marks.
+
+    Args:
+        doubtful: also those in single marks and in backticks, which people use for other things too.
+    """
+    found = [match.groupdict() for match in _QUOTES.finditer(text)]
+    names = {"fence"} if doubtful else {"fence", "code", "single"}
+    return [part.strip() for groups in found for name, part in groups.items() if part and name not in names]
+
+
 def quotes_replaced(text: str, instead: str) -> str:
     """Put `instead` in the place of each of a text's quotes."""
     return _QUOTES.sub(lambda _: instead, text)

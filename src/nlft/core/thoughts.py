@@ -38,14 +38,30 @@ def without_thoughts(text: str) -> str:
     >>> without_thoughts("<think>\nVerdict: right?\n</think>\n\nVerdict: wrong")
     'Verdict: wrong'
     """
+    start, end = words_place(text)
+    return text[start:end]
+
+
+def words_place(text: str) -> tuple[int, int]:
+    """Return where the words of a reply stand that are no thoughts: (start, end), without white space around them.
+
+    Both are equal if there are none. See `without_thoughts`.
+    """
     tags = narrow(text)  # each character keeps its place
-    *_, end = [0, *(match.end() for match in _CLOSES.finditer(tags))]
-    opening = _OPENS.search(tags, end)
-    after = text[end : opening.start() if opening else None].strip()
-    if after or not end:
-        return after
+    *_, closed = [0, *(match.end() for match in _CLOSES.finditer(tags))]
+    opening = _OPENS.search(tags, closed)
+    start, end = _stripped(text, closed, opening.start() if opening else len(text))
+    if start < end or not closed:
+        return start, end
     opening = _OPENS.search(tags)
-    return text[: opening.start()].strip() if opening else ""
+    return _stripped(text, 0, opening.start() if opening else 0)
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """Leave out the white space at both ends of a part of the text."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
 
 
 def thought_tags(text: str) -> list[tuple[int, int]]:

@@ -5,11 +5,12 @@ A check of kind `judge` needs a model; `data/checks_grader.py` asks it. All othe
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from nlft.core.plugins import import_function
 from nlft.core.prompts import prompt_text
+from nlft.core.thoughts import thought_tags, words_place
 from nlft.core.word_search import JOINED
 from nlft.data.grading import Grade, Reply, user_pattern
 from nlft.data.language import language
@@ -27,6 +28,7 @@ _APOSTROPHE = "['’]"
 # A word ends between two of these. So a phrase that begins or ends with another sign, such as "!", may follow a word
 # or stand before one, and so may a word of a script that writes no spaces, as `strike` and `ban` find it.
 _WORD_LETTER = rf"[^\W{JOINED}]"
+_NAMES_TAG = re.compile(r"[<\[◁|]\W{0,4}think", re.IGNORECASE)  # such a text is about the thoughts themselves
 _MOST_QUOTED = 5
 
 
@@ -109,6 +111,10 @@ class CheckResult:
         shown = {"name": self.name, "passed": self.passed, "hits": [list(hit) for hit in self.hits]}
         return {**shown, "evidence": self.evidence, **({"judge": dict(self.judge)} if self.judge else {})}
 
+    def moved(self, by: int) -> "CheckResult":
+        """Return the result for a text that has `by` more characters before the part that was checked."""
+        return replace(self, hits=tuple((start + by, end + by) for start, end in self.hits))
+
     def grade(self, text: str) -> Grade:
         """Return the result as a grade: right if the reply passes.
 
@@ -122,11 +128,39 @@ class CheckResult:
 
 
 def check_reply(check: Check, reply: Reply) -> CheckResult:
-    """Apply a check of any kind except `judge`.
+    """Apply a check of any kind except `judge` to what a reply says besides its thoughts.
+
+    A `regex` or `contains` that names the tag of a thought reads the thoughts too.
 
     Raises:
         UserError: the question lacks a field that the check names, or the user's function failed.
     """
+    if check.kind in ("regex", "contains") and any(_NAMES_TAG.search(text) for text in check.texts):
+        return _checked(check, reply)
+    said, start = said_part(reply)
+    if said is None:
+        return only_thoughts(check)
+    return _checked(check, said).moved(start)
+
+
+def said_part(reply: Reply) -> tuple[Reply | None, int]:
+    """Return a reply without its thoughts, and the character at which that begins.
+
+    Return None if the reply has thoughts and nothing else.
+    """
+    if not thought_tags(reply.text):
+        return reply, 0
+    start, end = words_place(reply.text)
+    return reply._replace(text=reply.text[start:end]) if start < end else None, start
+
+
+def only_thoughts(check: Check) -> CheckResult:
+    """Return the result for a reply that has thoughts only: its words never came, so nothing is decided."""
+    return CheckResult(check.name, None, (), "the reply has a thought, and no words beside it")
+
+
+def _checked(check: Check, reply: Reply) -> CheckResult:
+    """Apply a check to the whole text of a reply."""
     if check.kind == "max_words":
         count = word_count(reply.text)
         return _result(check, count <= int(str(check.value)), (), f"{count} words; {check.value} are the limit")

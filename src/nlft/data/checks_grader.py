@@ -1,23 +1,25 @@
 """Grade replies by checks. Checks of kind `judge` ask a model, whose answers are kept."""
 
-import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
-from nlft.core.marks import narrow
+from nlft.config import Range
 from nlft.core.prompts import fill, prompt_text
+from nlft.core.spans import quoted_spans
 from nlft.core.thoughts import without_thoughts
-from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, spans_of
+from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, only_thoughts, said_part
 from nlft.data.checks_file import read_checks
 from nlft.data.grading import CHECKS, ExtractionSettings, Grade, Grader, GraderSettings, Reply, ReplyGrader
+from nlft.data.yes_or_no import says_yes
 from nlft.errors import UserError
 
 if TYPE_CHECKING:  # importing it loads torch, which most checks do not need
-    from nlft.models.answerer import Answerer
-    from nlft.models.ledger_file import Ledger
-    from nlft.models.settings import CallSettings
+    from nlft.models.answerer import Answerer, Generated, Reason
+    from nlft.models.ledger import Ledgered
+    from nlft.models.settings import BackendSettings, CallSettings
 
 JUDGE_PROMPT = """\
 Below are a question and a reply to it.
@@ -32,12 +34,13 @@ Reply:
 Begin your answer with yes or no. Then say why in one sentence, and quote in double quotes the words of the reply that \
 show it."""
 JUDGE_TOKENS = 128
-"""Maximum length of the judge's answer, in tokens. Its first word decides."""
+"""Usual maximum length of the judge's answer, in tokens."""
 
-_YES_OR_NO = r"\W*(yes|no)\b(?!\W+(?:and|or)\W+(?:yes|no)\b|/|\s+(?:idea|opinion|clue|way to))"
-_DECIDED = re.compile(_YES_OR_NO, re.IGNORECASE)
-_STATED = re.compile(rf"\b(?:answer|verdict)(?:\s+is|\W*:){_YES_OR_NO}", re.IGNORECASE)
-_QUOTED = re.compile(r'"([^"\n]{2,})"|“([^“”\n]{2,})”')
+_UNFINISHED: "dict[Reason, str]" = {
+    "length": "cut off by --judge_max_new_tokens",
+    "content_filter": "stopped by the server's content filter",
+    "unknown": "ended by the server for an unknown reason",
+}
 
 
 class QuestionNeeds(TypedDict, total=False):
@@ -111,41 +114,49 @@ class ChecksGrader:
             return {check.name: [] for check in checks}
         if self._judge is not None and not hasattr(self._judge, "answer"):
             self._judge = self._judge()
-        pairs = [(check, reply, check.filled(reply)[0]) for check in checks for reply in replies]
+        said = [said_part(reply) for reply in replies]
+        asked = [
+            (check, at, part, start, check.filled(part)[0])
+            for check in checks
+            for at, (part, start) in enumerate(said)
+            if part is not None
+        ]
         requests = [
             CompletionRequest(
-                f"{reply.key}#check-{check.name}",
-                fill(JUDGE_PROMPT, prompt=prompt_text(reply.prompt), reply=reply.text, check=question),
+                f"{part.key}#check-{check.name}",
+                fill(JUDGE_PROMPT, prompt=prompt_text(part.prompt), reply=part.text, check=question),
             )
-            for check, reply, question in pairs
+            for check, _, part, _, question in asked
         ]
         answers = complete(requests, self._judge, "checking")  # type: ignore[arg-type]
-        results: dict[str, list[CheckResult]] = {check.name: [] for check in checks}
-        for (check, reply, question), answer in zip(pairs, answers, strict=True):
-            results[check.name].append(_judged(check, reply, question, answer.text))
+        results = {check.name: [only_thoughts(check)] * len(replies) for check in checks}
+        for (check, at, part, start, question), answer in zip(asked, answers, strict=True):
+            results[check.name][at] = _judged(check, part, question, answer).moved(start)
+        _tell_unfinished(answers)
         return results
 
 
-def says_yes(text: str) -> bool | None:
-    """Read a judge's answer: whether it says yes. Return None if it says neither yes nor no, or both."""
-    text = narrow(text)
-    if match := _DECIDED.match(text):
-        return match[1].lower() == "yes"
-    stated = {found.lower() for found in _STATED.findall(text)}
-    return stated.pop() == "yes" if len(stated) == 1 else None
-
-
-def _judged(check: Check, reply: Reply, question: str, answer: str) -> CheckResult:
-    answer = without_thoughts(answer)
-    yes = says_yes(answer)
+def _judged(check: Check, reply: Reply, question: str, given: "Generated") -> CheckResult:
+    answer = without_thoughts(given.text)
+    ended = _UNFINISHED.get(given.finish_reason)
+    yes = None if ended else says_yes(answer)  # what was still to come could take back its first word
     kept = {"question": question, "answer": answer, "says": None if yes is None else "yes" if yes else "no"}
     if yes is None:
-        return CheckResult(check.name, None, (), "the judge's answer says neither yes nor no", kept)
-    hits: set[tuple[int, int]] = set()
-    if yes:  # the words that show a no are not in the reply
-        hits = {span for a, b in _QUOTED.findall(answer) for span in spans_of(a or b, reply.text)}
-    evidence = f"the judge says {'yes' if yes else 'no'}"
-    return CheckResult(check.name, yes == check.must, tuple(sorted(hits)), evidence, kept)
+        why = f"the judge's answer was {ended}" if ended else "the judge's answer says neither yes nor no"
+        return CheckResult(check.name, None, (), why, kept)
+    # The words that show a no are not in the reply.
+    hits = tuple((span.start, span.end) for span in quoted_spans(reply.text, answer).spans) if yes else ()
+    return CheckResult(check.name, yes == check.must, hits, f"the judge says {'yes' if yes else 'no'}", kept)
+
+
+def _tell_unfinished(answers: "Sequence[Generated]") -> None:
+    """Print how many of the judge's answers did not end by themselves."""
+    from nlft.models.exchange import tell
+
+    for reason, count in Counter(answer.finish_reason for answer in answers).items():
+        if reason in _UNFINISHED:
+            cure = " Raise it if the judge thinks before it answers." if reason == "length" else ""
+            tell(f"{count} of {len(answers)} answers of the judge were {_UNFINISHED[reason]}: undecided.{cure}")
 
 
 @dataclass
@@ -166,6 +177,11 @@ class CheckSettings(GraderSettings):
         default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key of that server."}
     )
 
+    judge_max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
+        default=JUDGE_TOKENS,
+        metadata={"help": "Maximum length of that judge's answer, in tokens. One that is cut off decides nothing."},
+    )
+
     def settle_checks(self, also: Sequence[str] = ()) -> None:
         """Let `checks` choose the grader.
 
@@ -182,51 +198,64 @@ class CheckSettings(GraderSettings):
                 f"--grader {self.grader} and --checks: only one of them can grade.\n  Leave one of them out."
             )
         if not self.checks:
-            for name in ("judge_model", "judge_base_url"):
-                if getattr(self, name):
+            for name in ("judge_model", "judge_base_url", "judge_max_new_tokens"):
+                if getattr(self, name) not in (None, "", JUDGE_TOKENS):
                     raise UserError(f"--{name} is for checks, but there are none.\n  Add --checks FILE, or remove it.")
             if self.grader == CHECKS:
                 raise UserError("--grader checks needs a file of checks.\n  Give it with --checks FILE.")
 
-    def make_checks(self, ledger: "Path | Ledger | None", calls: "CallSettings | None" = None) -> ChecksGrader:
+    def make_checks(self, beside: "Path | Ledgered | CheckLimits | None") -> ChecksGrader:
         """Return the grader that the file of checks describes.
 
         Args:
-            ledger: file of the judge's answers, or the open file of the answers that it checks; None keeps no answers.
-            calls: limits on the judge's answers.
+            beside: where the judge's answers are kept, and under which limits. A file; or the model whose replies are
+                checked: they share a ledger and its limits; None keeps no answers and has no limits.
 
         Raises:
             UserError: the checks cannot be used, or need a model that is not named.
         """
         assert self.checks is not None
-        opens = (lambda: self._open_judge(ledger, calls)) if self.judge_model else None
+        opens = (lambda: self._open_judge(beside)) if self.judge_model else None
         return ChecksGrader(read_checks(self.checks), opens)
 
-    def _open_judge(self, ledger: "Path | Ledger | None", calls: "CallSettings | None") -> "Answerer":
-        from nlft.models.loading import ModelSettings
-        from nlft.models.opening import open_model
-        from nlft.models.settings import BackendSettings, CallSettings
-
-        judge = open_model(
-            ModelSettings(model_name_or_path=self.judge_model),
-            BackendSettings(base_url=self.judge_base_url, api_key_env=self.judge_api_key_env),
-            max_new_tokens=JUDGE_TOKENS,
-            batch_size=8,
-        )
-        if ledger is None:
-            return judge
+    def _open_judge(self, beside: "Path | Ledgered | CheckLimits | None") -> "Answerer":
         from nlft.models.ledger import Ledgered
         from nlft.models.ledger_file import Ledger
+        from nlft.models.loading import ModelSettings
+        from nlft.models.opening import open_model
+        from nlft.models.settings import SERVER_LIMITS, BackendSettings, CallSettings
 
-        return Ledgered(judge, Ledger(ledger) if isinstance(ledger, Path) else ledger, calls or CallSettings())
+        backend = BackendSettings(base_url=self.judge_base_url, api_key_env=self.judge_api_key_env)
+        limits = None if isinstance(beside, Path | None) else beside.backend
+        if limits and self.judge_base_url:
+            backend = replace(backend, **{name: getattr(limits, name) for name in SERVER_LIMITS})
+        judge = open_model(
+            ModelSettings(model_name_or_path=self.judge_model),
+            backend,
+            max_new_tokens=self.judge_max_new_tokens,
+            batch_size=8,
+        )
+        if beside is None:
+            return judge
+        if isinstance(beside, Path):
+            return Ledgered(judge, Ledger(beside), CallSettings())
+        ledger = Ledger(beside.ledger) if isinstance(beside.ledger, Path) else beside.ledger
+        return Ledgered(judge, ledger, beside.calls)
 
 
-def make_grader(
-    settings: ExtractionSettings, ledger: "Path | Ledger | None", calls: "CallSettings | None" = None
-) -> Grader | ReplyGrader:
-    """Return the grader that the settings name: their checks, or another one. For the arguments, see `make_checks`."""
+@dataclass(frozen=True)
+class CheckLimits:
+    """Where a judge's answers are kept if no other model answers, and under which limits."""
+
+    ledger: Path
+    calls: "CallSettings"
+    backend: "BackendSettings"
+
+
+def make_grader(settings: ExtractionSettings, beside: "Path | Ledgered | None") -> Grader | ReplyGrader:
+    """Return the grader that the settings name: their checks, or another one. For `beside`, see `make_checks`."""
     if settings.grader == CHECKS and isinstance(settings, CheckSettings):
-        return settings.make_checks(ledger, calls)
+        return settings.make_checks(beside)
     return settings.make_grader()
 
 

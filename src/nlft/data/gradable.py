@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+from nlft.data.checks_grader import ChecksGrader
 from nlft.data.grading import ComparingGrader, Grade, Grader, ReplyGrader, get_grader, needs_answers
 from nlft.errors import Problem, RecordsError
 
@@ -52,10 +53,12 @@ def check_gradable(items: Iterable[_Item], grader: Grader | ReplyGrader, name: s
 
 
 def is_undecided(grade: Grade, grader: Grader | ReplyGrader) -> bool:
-    """Return whether a grade says nothing about a reply, because reply or standard answer cannot be compared.
+    """Return whether a grade says nothing about a reply: it cannot be compared, or a check could not be decided.
 
-    A reply without any answer is not undecided. Of functions and checks, this does not know what they compare.
+    A reply without any answer is not undecided. Nor is one that a function leaves ungraded: nobody knows why it does.
     """
+    if isinstance(grader, ChecksGrader):
+        return grade.grade == "ungraded"
     nothing_stated = grade.extracted is None and grade.expected is not None
     return grade.grade == "ungraded" and needs_answers(grader) and not nothing_stated
 

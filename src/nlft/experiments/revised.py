@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from nlft.collect.sampling import sample_answers
+from nlft.collect.sampling import left_out_line, sample_answers
 from nlft.data.checks_grader import make_grader
 from nlft.data.records import Question, is_unfinished, read_examples, write_examples
 from nlft.data.rules_file import guide_text
@@ -36,4 +36,6 @@ def revised_stage(folder: Path, job: Job) -> None:
     prompts = {example.id: example.prompt for example in examples}
     rows = [replace(e, prompt=prompts[e.id], label=e.label and kept) for e, kept in zip(made, whole, strict=True)]
     print(f"      {sum(e.label for e in rows)} of {len(rows)} revised replies pass", file=sys.stderr)
+    if left_out := len(examples) - len(made):
+        print(f"      {left_out_line(left_out, settings.grader)}", file=sys.stderr)
     write_examples(folder / FILE, rows)

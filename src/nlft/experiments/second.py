@@ -55,6 +55,7 @@ def second_stage(folder: Path, job: Job, runs: Sequence[str]) -> None:
         judge_model=settings.judge_model,
         judge_base_url=settings.judge_base_url,
         judge_api_key_env=settings.judge_api_key_env,
+        judge_max_new_tokens=settings.judge_max_new_tokens,
     )
     grader = wanted.make_checks(folder / "second_checks.calls.jsonl")
     found = {run: _graded(folder / run, grader, settings.extraction) for run in runs}

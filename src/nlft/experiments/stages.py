@@ -125,7 +125,7 @@ def sample_stage(folder: Path, job: Job) -> None:
     )
     asked = len(read_questions(folder / "train.jsonl", require_answer=False)) * settings.samples_per_question
     if left_out := asked - len(examples):
-        print(f"{left_out} of {asked} answers left out: they cannot be compared with their standard answers")
+        print(f"      {collect.left_out_line(left_out, settings.grader)}")
     write_examples(folder / "sampled.jsonl", examples)
 
 

@@ -6,12 +6,9 @@ from typing import Any
 
 from nlft.config import is_set, shown_of
 from nlft.errors import ConfigError, Problem
+from nlft.models.settings import SERVER_LIMITS
 
 _OF_4_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
-_OF_SERVER = (
-    *("api_key_env", "concurrency", "max_retries", "request_timeout"),
-    *("requests_per_minute", "tokens_per_minute"),
-)
 
 
 def refuse_idle_model(model: Any) -> None:
@@ -33,19 +30,21 @@ def refuse_idle_model(model: Any) -> None:
         raise ConfigError(problems)
 
 
-def refuse_idle_server(backend: Any) -> None:
+def refuse_idle_server(backend: Any, *, judge_on_server: bool = False) -> None:
     """Refuse settings of a server where a local model answers.
 
     Args:
         backend: a `BackendSettings`.
+        judge_on_server: whether a judge of the checks is on a server, which has the same limits.
 
     Raises:
         ConfigError: every such setting.
     """
     if backend.backend == "openai":
         return
+    names = ("api_key_env", *(() if judge_on_server else SERVER_LIMITS))
     cure = "Add --base_url ADDRESS or --backend openai, or leave it out."
-    if problems := _set(backend, _OF_SERVER, "a local model answers, and only a server reads it", cure):
+    if problems := _set(backend, names, "a local model answers, and only a server reads it", cure):
         raise ConfigError(problems)
 
 

@@ -19,7 +19,7 @@ from nlft.errors import NLFTError, UserError
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, estimated_prompt_tokens, estimated_tokens
 from nlft.models.exchange import tell
 from nlft.models.ledger_file import Entry, Ledger, NotKept
-from nlft.models.settings import CallSettings
+from nlft.models.settings import BackendSettings, CallSettings
 
 _POLL = 0.2  # seconds between two reads of another process's answers
 _LIMITS = hashlib.sha256(b"limits").hexdigest()  # a process that asks under a limit claims this hash
@@ -71,10 +71,17 @@ def request_hash(identity: dict[str, Any], request: CompletionRequest) -> str:
 class Ledgered:
     """An answerer that asks another answerer only for answers that the ledger lacks."""
 
-    def __init__(self, inner: Answerer, ledger: Ledger, calls: CallSettings) -> None:
+    def __init__(
+        self, inner: Answerer, ledger: Ledger, calls: CallSettings, backend: BackendSettings | None = None
+    ) -> None:
+        """
+        Args:
+            backend: the server's limits, for a judge that answers beside this model.
+        """
         self.inner = inner
         self.ledger = ledger
         self.calls = calls
+        self.backend = backend
 
     @property
     def identity(self) -> dict[str, Any]:

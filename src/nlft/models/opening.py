@@ -28,6 +28,7 @@ def open_answerer(
     system_prompt: str | None = None,
     inputs: TemplateInputs = NO_INPUTS,
     ledger: Path,
+    judge_on_server: bool = False,
 ) -> "Ledgered":
     """Open the model that the settings name, local or on a server, with a ledger of its answers.
 
@@ -35,6 +36,8 @@ def open_answerer(
         batch_size: number of completions that a local model generates at a time.
         inputs: what the chat template gets with every prompt, here or on the server.
         ledger: file of the ledger, unless `calls.ledger` names one.
+        judge_on_server: whether a judge of the checks is on a server. It then keeps the limits of `backend`, which have
+            no effect on a local model.
 
     Raises:
         UserError: the model cannot be loaded, the server's address or key is wrong, or the ledger is damaged.
@@ -51,8 +54,9 @@ def open_answerer(
         seed=seed,
         system_prompt=system_prompt,
         inputs=inputs,
+        judge_on_server=judge_on_server,
     )
-    return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls)
+    return Ledgered(model, Ledger(Path(calls.ledger) if calls.ledger else ledger), calls, backend)
 
 
 def open_model(
@@ -65,13 +69,14 @@ def open_model(
     seed: int = 0,
     system_prompt: str | None = None,
     inputs: TemplateInputs = NO_INPUTS,
+    judge_on_server: bool = False,
 ) -> "Answerer":
     """Open the model that the settings name, without a ledger. For the arguments, see `open_answerer`.
 
     Raises:
         UserError: the model cannot be loaded, or the server's address or key is wrong.
     """
-    refuse_idle_server(backend)
+    refuse_idle_server(backend, judge_on_server=judge_on_server)
     shape: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     templates = Templates(system_prompt=system_prompt, inputs=inputs)
     if backend.executor == "ray":
@@ -79,6 +84,7 @@ def open_model(
 
         here = replace(backend, executor="local", ray_cpus=1.0, ray_gpus=None)  # in each worker
         more: dict[str, Any] = {"batch_size": batch_size, "system_prompt": system_prompt, "inputs": inputs, **shape}
+        more |= {"judge_on_server": judge_on_server}
         opened = partial(open_model, model_settings, here, **more)
         size = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
         return RayModel(opened, backend, system_prompt=system_prompt, **size)

@@ -8,6 +8,8 @@ from nlft.config import Range, with_defaults
 from nlft.errors import UserError
 
 MOST_SEED = 2**32 - 1  # of NumPy
+SERVER_LIMITS = ("concurrency", "max_retries", "request_timeout", "requests_per_minute", "tokens_per_minute")
+"""The settings of `BackendSettings` that keep a server's limits."""
 
 
 @dataclass

@@ -321,9 +321,7 @@ def _readings(settings: EvaluationSettings, answerer: Answerer) -> "Mapping[str,
     """Return the graders that the settings name. A judge's answers go into the answerer's ledger, under its limits."""
     if settings.grader != CHECKS:
         return graders(settings.grader, settings.extraction)
-    if isinstance(answerer, Ledgered):
-        return settings.make_checks(answerer.ledger, answerer.calls)
-    return settings.make_checks(None)
+    return settings.make_checks(answerer if isinstance(answerer, Ledgered) else None)
 
 
 def _graded(
