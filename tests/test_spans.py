@@ -14,7 +14,17 @@ from nlft.collect.human_judge import judge_by_hand
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.schemes.nlft_original import misread_rows
-from nlft.core.spans import Span, TokenSpan, merged_spans, patched_text, quoted_spans, token_spans, touched
+from nlft.core.spans import (
+    Span,
+    TokenSpan,
+    WordFinder,
+    merged_spans,
+    occurrences,
+    patched_text,
+    quoted_spans,
+    token_spans,
+    touched,
+)
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
 from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
@@ -156,6 +166,35 @@ def test_a_quote_never_marks_a_part_of_a_word_a_number_or_a_character(text, quot
 def test_accents_may_be_characters_of_their_own_in_the_quote_or_in_the_reply(text, quote):
     assert found(f'"{quote} here" is odd', text) == [text[2:]]
     assert found(f'"{quote}" is odd', text) == [text[2:-5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "places"),
+    [
+        ("A well-known pan — it lasts 5–10 years.", "—", [17]),
+        ("A well-known pan - it lasts 5–10 years.", "—", []),
+        ("A — b – c - d-e.", "-", [10, 13]),
+        ("wait... and… so", "…", [11]),
+        ("wait... so", "…", []),
+        ('“a” and "b"', '"', [8, 10]),
+        ("pan — it, pan - it", "pan — it", [0]),
+        ("pan - it, pan–it", "pan — it", [0, 10]),  # if it is nowhere as written
+        ("don't, don’t", "don’t", [0, 7]),  # the same word
+        ("state‑of‑the-art, state-of-the-art", "state-of-the-art", [0, 18]),
+    ],
+)
+def test_dashes_and_marks_have_their_own_form_if_they_are_there_in_it(text, quote, places):
+    quoted = quoted_spans(text, f"Too many: “{quote}”")
+    assert [span.start for span in quoted.spans] == places
+    assert quoted.missing == (() if places else (quote,))
+
+
+def test_a_list_has_its_own_dashes_and_any_form_of_its_words():
+    assert WordFinder(["—"]).first("a-b – c — d") == Span(8, 9)
+    assert WordFinder(["—"]).first("a-b – c") is None
+    assert WordFinder(["don't", "well-known"]).first("Well‑known") == Span(0, 10)
+    assert [span.start for span in occurrences("a-b – c — d", ["—"], any_case=True)] == [8]
+    assert len(occurrences("Don't, don’t", ["don't"], any_case=True)) == 2
 
 
 def test_korean_letters_may_be_written_one_by_one():

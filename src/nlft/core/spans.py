@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from nlft.core.prompts import without_corrections
-from nlft.core.word_search import LONGEST_GAP, SearchedText, words_pattern
+from nlft.core.word_search import LONGEST_GAP, SearchedText, SoughtWord
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ _PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how
 def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     """Find the quotes of a judgment in the completion it is about, each wherever it stands.
 
-    White space, and the forms of accents, quotation marks, apostrophes and dashes, need not agree. Case must agree,
-    unless the quote is nowhere with its own case. A quote that begins or ends with a word or a number matches whole
+    White space, and the forms of accents and of apostrophes and hyphens inside words, need not agree. Case, and the
+    forms of other quotation marks and dashes, must agree, unless the quote is nowhere with its own; the latter always
+    must in a quote without a letter or digit. A quote that begins or ends with a word or a number matches whole
     words and numbers. An ellipsis in a quote stands for at most `LONGEST_GAP` characters. Corrections are no quotes.
     """
     places: list[tuple[int, int]] = []
@@ -155,11 +156,11 @@ class WordFinder:
     """Finds words in many texts: whole words in any case, as a quote of them would be found."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._patterns = [words_pattern(word, re.IGNORECASE) for word in words if word.strip()]
+        self._words = [SoughtWord.of(word) for word in words if word.strip()]
 
     def first(self, text: str) -> Span | None:
         """Return the first place of any of the words; None if there is none."""
-        found = SearchedText(text).first(self._patterns)
+        found = SearchedText(text).first(self._words)
         return Span(*found) if found else None
 
 
