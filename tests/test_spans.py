@@ -15,6 +15,7 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.schemes.nlft_original import misread_rows
 from nlft.core.spans import (
+    Quoted,
     Span,
     TokenSpan,
     WordFinder,
@@ -120,6 +121,11 @@ def test_corrections_and_marks_of_right_words_are_no_quotes():
     assert found('"durable" is right.\n"liable" is wrong.') == ["liable"]
 
 
+def test_a_quote_beside_a_correction_or_with_the_mark_of_one_is_found():
+    assert quoted_spans("The pan is durable", '"durable" should be: "strong"') == Quoted((Span(11, 18),), ())
+    assert found('It says "correct answer": Do not announce.', "The correct answer: 5") == ["correct answer"]
+
+
 def test_overlapping_quotes_unite_and_scripts_without_spaces_are_searched_inside():
     assert found('"a durable" and "durable bike"', "It is a durable bike.") == ["a durable bike"]
     assert found("「自転車」", "新しい自転車です") == ["自転車"]
@@ -211,6 +217,59 @@ def test_quotation_marks_of_other_writings_are_known(quote):
     assert found(quote % "durable" + " and " + quote % "bike" + " are dull") == ["durable", "bike"]
 
 
+@pytest.mark.parametrize(
+    "quote",
+    [
+        '„%s"', "“%s“", '"%s”', '“%s"', "”%s“", "”%s”", "»%s»", '«%s"', '＂%s"', "’%s’", "`%s'", "´%s´", "❛%s❜",
+        '\\"%s\\"',
+    ],
+)  # fmt: skip
+def test_marks_that_writers_mix_or_mistake_are_a_pair(quote):
+    assert found(quote % "durable" + " and " + quote % "bike" + " are dull") == ["durable", "bike"]
+    assert found(quote % "not 34.5") == ["not 34.5"]
+
+
+@pytest.mark.parametrize(
+    ("judgment", "places"),
+    [
+        ('„34" und “bike”', ["bike", "34"]),
+        ('“He said "not" to me” and "bike"', ["bike"]),
+        ('"He said “not” to me" and “bike”', ["bike"]),
+        ('„Er sagte "not" dazu“ und „bike“', ["bike"]),
+        ("a” is wrong, and so is “bike”", ["bike"]),
+        ('"not a ”big problem, but “bike”', ["bike"]),
+        ("“bike”’s and the art’ is’ a", ["bike"]),
+        ("the ’60s’ and ’em’, the riders’ bike and the dogs’ art", []),
+        ("»not » customer » bike", []),
+    ],
+)
+def test_marks_of_two_quotes_are_no_pair(judgment, places):
+    assert found(judgment) == places
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "marked"),
+    [
+        ("很耐用的", "很耐用。", "很耐用"),
+        ("とても耐用です", "耐用！", "耐用"),
+        ("यह टिकाऊ है और", "टिकाऊ है।", "टिकाऊ है"),
+        ("C'est durable et beau", " durable\u00a0! ", "durable"),
+        ("Er ist durable und", "durable –", "durable"),
+        ("34 or", "34%", ""),
+        ("a C or", "C#", ""),
+    ],
+)
+def test_the_last_punctuation_of_any_writing_may_be_missing(text, quote, marked):
+    assert found(f"«{quote}»", text) == [marked] * bool(marked)
+
+
+def test_quotation_marks_without_a_quote_that_can_be_read_are_a_lost_quote():
+    assert quoted_spans(TEXT, 'It says "durable, which is dull.').missing == ('"durable, which is dull.',)
+    assert quoted_spans(TEXT, 'It says "durable, and “bike”.').missing == ()
+    for judgment in ('5" or 7" wide', 'It says " and "".', "don't say it"):
+        assert quoted_spans(TEXT, judgment).missing == ()
+
+
 @pytest.mark.parametrize("judgment", ["צה״ל וארה״ב", "it returns '' or ''", "5'' wide or 7'' wide", "rock ''"])
 def test_a_mark_inside_a_word_or_of_inches_or_of_nothing_is_no_quotation_mark(judgment):
     assert quoted_spans(judgment, judgment).missing == ()
@@ -225,7 +284,9 @@ def test_a_mark_of_inches_inside_a_quote_belongs_to_the_quote_if_the_reply_has_i
     assert quoted_spans("none", '"5" wide" is wrong').missing == ("5",)
 
 
-@pytest.mark.parametrize("mark", ['"', "‘", "`", "“a", '"a... ', "''a ", "״a", "``a", '"5" a" '])
+@pytest.mark.parametrize(
+    "mark", ['"', "‘", "`", "“a", '"a... ', "''a ", "״a", "``a", '"5" a" ', "„", "”a ", "“a“b ", "`a' ", "´a ", "’a "]
+)
 def test_many_open_marks_take_no_long_time(mark):
     start = time.perf_counter()
     quoted_spans("a " * 2000, mark * 5000)

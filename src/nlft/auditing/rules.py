@@ -11,7 +11,8 @@ from typing import Any
 
 from nlft.auditing.words import content
 from nlft.core.prompts import prompt_text
-from nlft.core.spans import Span, blame, quote_places, quoted_spans, quotes_replaced
+from nlft.core.quotes import quote_places, quotes_replaced
+from nlft.core.spans import Span, blame, quoted_spans
 from nlft.data.language import is_common, words
 from nlft.data.records import Example, completion_text
 from nlft.data.rules_file import Rule

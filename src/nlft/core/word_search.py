@@ -24,10 +24,11 @@ _JOINER, _SKIN_TONES = "\u200d", "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001
 # The ends of can't, we're and o'clock are no words. The 's after a noun is not listed: the noun is a whole word.
 _ENGLISH_ENDS = re.compile(r"(?:[a-z]|re|ve|ll|em|clock)(?!\w)", re.IGNORECASE)
 _GENITIVE = re.compile(r"s(?!\w)", re.IGNORECASE)
+_NO_STOPS = "%‰‱٪#&@*/\\_)]}"  # punctuation to Unicode, but part of what they stand behind
 _THOUSANDS = re.compile(r"[0-9]{3}(?![0-9])")
 _BETWEEN_THOUSANDS = " '\u00a0\u2009\u202f"
 # Keyboards and typesetters differ in these: a word is the same with any of them. An em dash is never part of a word.
-_IN_WORD = re.compile("(?<=[^\\W_])(?:[‘’‚‛‹›′ʼ`´׳＇]|[‐‑])(?=[^\\W_])")
+_IN_WORD = re.compile("(?<=[^\\W_])[‘’‚‛‹›′ʼ`´׳＇‐‑](?=[^\\W_])")
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ class SearchedText:
         """
         if not quote.strip():
             return []  # nothing stands everywhere
-        bare = quote.rstrip(" \t.,;:!?")
+        bare = without_last_marks(quote)
         texts = [[quote], *([[bare]] if bare and bare != quote else [])]
         parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
         if _ELLIPSIS.search(quote) and parts:
-            texts += [parts, [*parts[:-1], parts[-1].rstrip(" \t.,;:!?")]]
+            texts += [parts, [*parts[:-1], without_last_marks(parts[-1])]]
         letters = _letters(self.form)
         for one in texts:
             # The search for a long quote of one word again and again would cost its length at each place.
@@ -111,6 +112,22 @@ class SearchedText:
     def _is_written(self, exact: str, start: int, end: int) -> bool:
         """Return whether a place in the text's form has the marks of a quote as the quote has them."""
         return _as_written(self._written[start:end]) == exact
+
+
+def without_last_marks(quote: str) -> str:
+    """Remove the punctuation and white space that a quote ends with, in any writing. % and the like stay.
+
+    >>> without_last_marks("很耐用。")
+    '很耐用'
+    """
+    end = len(quote)
+    while end and (quote[end - 1].isspace() or _is_stop(quote[end - 1])):
+        end -= 1
+    return quote[:end]
+
+
+def _is_stop(char: str) -> bool:
+    return unicodedata.category(char)[0] in "PZ" and char not in _NO_STOPS
 
 
 def words_pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:

@@ -25,7 +25,8 @@ from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
 from nlft.core.hold import adapter_off, find_peft
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.prompts import fill_prompt
-from nlft.core.spans import TokenSpan, blame, quotes_replaced
+from nlft.core.quotes import quotes_replaced
+from nlft.core.spans import TokenSpan, blame
 from nlft.core.strikes import StrikePlan
 from nlft.data.records import Example
 from nlft.data.template_columns import inputs_of
