@@ -2,9 +2,11 @@
 
 import json
 import time
+import unicodedata
 from dataclasses import replace
 
 import pytest
+from tokenizers import normalizers
 
 import nlft
 from helpers import spans_kept, tiny
@@ -418,6 +420,23 @@ def test_a_character_of_several_tokens_is_covered_by_all_of_them():
     encoded = encode(encoder, example)
     assert encoded.spans == (TokenSpan(3, 5, "é", "e"),)
     assert encoder.tokenizer.decode(encoded.completion[3:5]) == "é"
+
+
+def test_a_tokenizer_that_composes_accents_keeps_each_word_apart():
+    made = tiny.own_tokenizer()
+    made.backend_tokenizer.normalizer = normalizers.NFC()
+    encoder = ConditionEncoder(made)
+    text = unicodedata.normalize("NFD", "le café durable là")
+    for words in (["café", "durable"], ["là"]):
+        judgment = " ".join(f'"{word}"' for word in words)
+        encoded = encode(encoder, wrong(completion=text, judgment=judgment))
+        assert [unicodedata.normalize("NFC", span.text) for span in encoded.spans] == words
+        decoded = [made.decode(encoded.completion[span.start : span.end]).strip() for span in encoded.spans]
+        assert decoded == words
+    for at, instead in ((3, "le bar durable là"), (17, "le café durable bar")):
+        end = text.find(" ", at) if " " in text[at:] else len(text)
+        encoded = encode(encoder, wrong(completion=text, spans=(Span(at, end, "bar"),)))
+        assert made.decode(encoded.patched.ids) == f"{instead}<|end|>"
 
 
 def test_every_token_of_a_span_decodes_to_its_text():
