@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nlft.core.prompts import without_corrections
 from nlft.core.quotes import quote_readings, unread_quote
-from nlft.core.word_search import SearchedText, SoughtWord
+from nlft.core.word_search import SearchedText, SoughtWord, listed_word
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class WordFinder:
     """Finds words in many texts: whole words in any case, as a quote of them would be found."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._words = [SoughtWord.of(word) for word in words if word.strip()]
+        self._words = [SoughtWord.of(listed_word(word)) for word in words if word.strip()]
 
     def first(self, text: str) -> Span | None:
         """Return the first place of any of the words; None if there is none."""

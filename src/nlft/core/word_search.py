@@ -24,6 +24,7 @@ _JOINER, _SKIN_TONES = "\u200d", "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001
 # The ends of can't, we're and o'clock are no words. The 's after a noun is not listed: the noun is a whole word.
 _ENGLISH_ENDS = re.compile(r"(?:[a-z]|re|ve|ll|em|clock)(?!\w)", re.IGNORECASE)
 _GENITIVE = re.compile(r"s(?!\w)", re.IGNORECASE)
+_STOPS = " .,;。．，、；।"
 _NO_STOPS = "%‰‱٪#&@*/\\_)]}"  # punctuation to Unicode, but part of what they stand behind
 _THOUSANDS = re.compile(r"[0-9]{3}(?![0-9])")
 _BETWEEN_THOUSANDS = " '\u00a0\u2009\u202f"
@@ -128,6 +129,19 @@ def without_last_marks(quote: str) -> str:
 
 def _is_stop(char: str) -> bool:
     return unicodedata.category(char)[0] in "PZ" and char not in _NO_STOPS
+
+
+def listed_word(quote: str) -> str:
+    """Return a quote as an entry of a list of words: without a full stop or comma at its end.
+
+    American English writes "durable." where the word is meant. In a list, the word counts wherever it stands.
+
+    >>> listed_word("durable,")
+    'durable'
+    """
+    word = " ".join(quote.split())
+    bare = word.rstrip(_STOPS)
+    return word if word.endswith(("..", "…")) or not _has_word(bare) else bare
 
 
 def words_pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
