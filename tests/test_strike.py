@@ -484,11 +484,14 @@ def test_the_space_that_a_tokenizer_writes_apart_is_not_struck_in_place_of_the_w
     assert candidates(tokenizer, one.completion, one.spans[0]) == list(strike.pivots)
 
 
-def test_white_space_is_struck_if_nothing_else_is_marked():
+@pytest.mark.parametrize("end", [3, 4])
+def test_white_space_is_struck_if_a_marked_text_begins_with_it(end):
     tokenizer = piece_tokenizer("gemma", PIECES)
-    one = ConditionEncoder(tokenizer).encode(id="a", prompt="Say", completion="a  ✨", label=False, spans=[Span(1, 3)])
+    spans = [Span(1, end)]
+    one = ConditionEncoder(tokenizer).encode(id="a", prompt="Say", completion="a  ✨", label=False, spans=spans)
     plan = STRIKE.plan([one], tokenizer, StrikeSettings())
-    assert [strike.pivots for strike in plan.strikes(one)] == [(one.spans[0].start,)]
+    assert [strike.pivots for strike in plan.strikes(one)] == [(1,)]
+    assert one.spans[0].start == 1
 
 
 @pytest.mark.parametrize("lead", [" ", "\n"])

@@ -1,7 +1,7 @@
 """Which tokens `strike` takes out of the frozen base's distribution, and where. See docs/STRIKE.md.
 
-A span's pivot is its first token that is more than white space, the first such one that its replacement does not share,
-or one that was chosen before.
+A span's pivot is its first token, the first one that its replacement does not share, or one that was chosen before.
+White space that stands before the marked text is none.
 """
 
 import re
@@ -107,7 +107,8 @@ class StrikePlan:
         """Return the example's spans with their pivots."""
         found = []
         for index, span in enumerate(example.spans):
-            first = first_word(self.tokenizer, example.completion, span.start + self._shared(example, index), span.end)
+            begin = first_word(self.tokenizer, example.completion, span.start, span.end, span.text)
+            first = max(begin, span.start + self._shared(example, index))
             if self.chosen and span.pivot is not None and span.replace is None:
                 first = span.pivot
             last = span.end if self.every_token else min(first + 1, span.end)
@@ -204,7 +205,7 @@ class StrikePlan:
         found = [e.completion[pivot] for e in examples for strike in self.strikes(e) for pivot in strike.pivots[:1]]
         for word in listed:
             ids = self._ids(word, " ")
-            at = first_word(self.tokenizer, ids, 0, len(ids))
+            at = first_word(self.tokenizer, ids, 0, len(ids), word)
             found += ids[at : at + 1]
         return tuple(dict.fromkeys(found))
 
@@ -259,12 +260,14 @@ class StrikePlan:
         return ids[first:last]
 
 
-def first_word(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], start: int, end: int) -> int:
-    """Return the first token from `start` to `end` (exclusive) that is more than white space.
+def first_word(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], start: int, end: int, text: str) -> int:
+    """Return the first token from `start` to `end` (exclusive) that belongs to a marked text.
 
-    Some tokenizers write the space before a rare word apart. Struck, it would be improbable before every word. A span
-    of white space alone begins with its first token.
+    Some tokenizers write the space before a rare word as a token. Struck, it would be improbable before every word. A
+    text that begins with white space, such as the line break before a list, begins with its first token.
     """
+    if text[:1].isspace():
+        return start
     return next((at for at in range(start, end) if str(tokenizer.decode([ids[at]])).strip()), start)
 
 

@@ -97,11 +97,11 @@ def rules_of(examples: Iterable[Example]) -> list[str]:
 def candidates(tokenizer: "PreTrainedTokenizerBase", completion: Sequence[int], span: TokenSpan) -> list[int]:
     """Return the tokens of a span that may be its pivot: those that spell a whole word.
 
-    If there are none, return the tokens that begin a word, and else the span's first token. White space is none, unless
-    the span has nothing else.
+    If there are none, return the tokens that begin a word, and else the span's first token. White space before the
+    marked text is none.
     """
     texts = token_texts(tokenizer, list(completion))
-    first = first_word(tokenizer, completion, span.start, span.end)
+    first = first_word(tokenizer, completion, span.start, span.end, span.text)
     begins = [at for at in range(first, span.end) if _begins_word(texts, at, first)]
     whole = [at for at in begins if re.fullmatch(r"\s*\w+", texts[at]) and not _goes_on(texts, at)]
     return whole or begins or [first]
