@@ -107,6 +107,15 @@ def test_judgments_that_differ_in_case_numbers_punctuation_and_the_prompts_words
     assert find_rules(examples) == found, "the same on each call"
 
 
+def test_words_are_listed_without_the_stop_or_comma_of_american_quotes():
+    examples = [
+        wrong("pan", "a durable pan. It is durable.", 'No praise: "durable."'),
+        wrong("lamp", "a sleek, durable lamp", 'No praise: "sleek," or "durable".'),
+    ]
+    [one] = find_rules(examples)
+    assert sorted(one.rule.words) == ["durable", "sleek"]
+
+
 def test_what_is_about_one_example_or_has_no_words_is_marked_and_not_written():
     examples = [wrong(n, f"pan {n}", "It is too short.") for n in range(3)]
     examples += [wrong(9, "a sleek pan", 'It praises: "sleek".')]

@@ -556,7 +556,7 @@ def test_the_limits_of_a_server_hold_for_the_judge_of_the_checks():
         beside = Ledgered(ScriptedModel(describe), Ledger(Path("a.calls.jsonl")), CallSettings(max_requests=3), backend)
         judge = checks._open_judge(beside)
         assert {name: getattr(judge.inner.settings, name) for name in limits} == limits
-        assert (judge.inner.base_url, judge.ledger, judge.calls) == (
+        assert (judge.inner.settings.base_url, judge.ledger, judge.calls) == (
             checks.judge_base_url,
             beside.ledger,
             beside.calls,

@@ -142,6 +142,19 @@ def test_line_breaks_and_quotes_in_cells_stay():
     assert texts(read_examples("x.csv"))[0][1:3] == ('Say "no".', 'one\ntwo "three"')
 
 
+def test_spans_of_a_table_count_the_characters_of_its_cells():
+    reply, spans = "one\r\ntwo\r\nA durable pan", '[{"start": 0, "end": 3}, {"start": 12, "end": 19}]'
+    table = [["prompt", "completion", "label", "judgment", "spans"], ["q", reply, "no", "Dull.", spans]]
+    write_csv("x.csv", table)
+    write_csv("x.tsv", table, separator="\t")
+    write_excel(Path("x.xlsx"), table)
+    for name in ("x.csv", "x.tsv", "x.xlsx"):
+        [example] = read_examples(name)
+        assert [example.completion[span.start : span.end] for span in example.spans] == ["one", "durable"], name
+    write_csv("long.csv", [table[0], [*table[1][:4], '[{"start": 12, "end": 24}]']])
+    assert "21 characters" in refusal(read_examples, "long.csv")
+
+
 def test_a_cell_may_be_longer_than_csv_s_own_limit():
     write_csv("x.csv", [["prompt", "reply", "ok"], ["q", "a" * 200_000, "yes"]])
     assert len(read_examples("x.csv")[0].completion) == 200_000

@@ -107,6 +107,52 @@ def test_words_that_only_name_a_correction_are_kept():
 
 
 @pytest.mark.parametrize(
+    ("judgment", "kept"),
+    [
+        ('"durable" should be: "strong"', '"durable"'),
+        ("'durable' should be: strong", "'durable'"),
+        ('"durable" - correction: strong', '"durable"'),
+        ("`durable` fix: strong", "`durable`"),
+        ("“durable” Korrektur: strong", "“durable”"),
+        ('The step "64 - 35 = 34" correction: 64 - 35 = 29', 'The step "64 - 35 = 34"'),
+        ('He says "Correct answer: 5". Correction: 6', 'He says "Correct answer: 5".'),
+    ],
+)
+def test_a_correction_leaves_the_quote_beside_it_whole(judgment, kept):
+    assert without_corrections(judgment) == kept
+
+
+@pytest.mark.parametrize(
+    "judgment",
+    [
+        'The reply says "correct answer": Do not announce.',
+        'The reply says "Correct answer: 5" and “Fix: 6”: Do not announce.',
+        '"Correct answer: 5" announces.',
+        'It is chatty. "Sure! Correct answer: 5" announces.',
+    ],
+)
+def test_a_mark_in_a_quote_of_the_reply_is_no_correction(judgment):
+    assert without_corrections(judgment) == judgment
+    assert corrections(judgment) == []
+
+
+@pytest.mark.parametrize(
+    "judgment",
+    [
+        '"It is off. Correction: 17"',
+        '{"judgment": "It is off. Correction: 17"}',
+        '{\n  "judgment": "It is off. Correction: 17"\n}',
+        'It is off. "Correction": 17',
+        "It is off. `Correction:` 17",
+        'It is "off. Correction: say "17".',
+        'It is 5" off. Correction: 17" off.',
+    ],
+)
+def test_a_judge_may_put_its_own_correction_in_quotation_marks(judgment):
+    assert "17" not in without_corrections(judgment)
+
+
+@pytest.mark.parametrize(
     "thought",
     [
         "<|think|>@<|/think|>",

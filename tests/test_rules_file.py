@@ -9,7 +9,7 @@ from helpers import tiny
 from helpers.scripted_model import serving
 from nlft import cli
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.spans import WordFinder, occurrences, quoted_spans
+from nlft.core.spans import Span, WordFinder, occurrences, quoted_spans
 from nlft.data.checks import check_reply
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import needs_of_questions
@@ -153,6 +153,22 @@ def test_an_evaluation_reports_each_rule_with_its_interval(capsys):
 def test_words_of_several_rules_are_listed_once():
     other = Rule("other", "x", None, ("Sleek", "big"), ("huge",), None)
     assert words_of([PRAISE, other]) == ["sleek", "durable", "no", "big"]
+
+
+def test_a_word_stands_without_the_stop_or_comma_of_american_quotes(tmp_path):
+    (tmp_path / "rules.yaml").write_text(
+        "rules:\n- {name: r, rule: No., words: ['durable.', 'sleek,', '耐用。', 'wait...', '...', 'U.S.', 'Sure!']}\n"
+    )
+    [rule] = read_rules(tmp_path / "rules.yaml")
+    assert rule.words == ("durable", "sleek", "耐用", "wait...", "...", "U.S", "Sure!")
+    text = "A durable pan. It is durable."
+    encoder = ConditionEncoder(tiny.tokenizer(), listed=["durable."])
+    one = encoder.encode(id=1, prompt="Say", completion=text, label=False, judgment="No.")
+    assert (one.listed, [span.text for span in one.spans]) == (("durable",), ["durable", "durable"])
+    assert WordFinder(["durable."]).first(text) == Span(2, 9)
+    (tmp_path / "rules.yaml").write_text("rules:\n- {name: r, rule: No., words: ['durable.', Durable]}\n")
+    with pytest.raises(ConfigError, match="'Durable' twice"):
+        read_rules(tmp_path / "rules.yaml")
 
 
 WORDS = {

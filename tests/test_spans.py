@@ -2,9 +2,11 @@
 
 import json
 import time
+import unicodedata
 from dataclasses import replace
 
 import pytest
+from tokenizers import normalizers
 
 import nlft
 from helpers import spans_kept, tiny
@@ -14,7 +16,18 @@ from nlft.collect.human_judge import judge_by_hand
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.schemes.nlft_original import misread_rows
-from nlft.core.spans import Span, TokenSpan, merged_spans, patched_text, quoted_spans, token_spans, touched
+from nlft.core.spans import (
+    Quoted,
+    Span,
+    TokenSpan,
+    WordFinder,
+    merged_spans,
+    occurrences,
+    patched_text,
+    quoted_spans,
+    token_spans,
+    touched,
+)
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
 from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
@@ -110,6 +123,11 @@ def test_corrections_and_marks_of_right_words_are_no_quotes():
     assert found('"durable" is right.\n"liable" is wrong.') == ["liable"]
 
 
+def test_a_quote_beside_a_correction_or_with_the_mark_of_one_is_found():
+    assert quoted_spans("The pan is durable", '"durable" should be: "strong"') == Quoted((Span(11, 18),), ())
+    assert found('It says "correct answer": Do not announce.', "The correct answer: 5") == ["correct answer"]
+
+
 def test_overlapping_quotes_unite_and_scripts_without_spaces_are_searched_inside():
     assert found('"a durable" and "durable bike"', "It is a durable bike.") == ["a durable bike"]
     assert found("「自転車」", "新しい自転車です") == ["自転車"]
@@ -158,6 +176,35 @@ def test_accents_may_be_characters_of_their_own_in_the_quote_or_in_the_reply(tex
     assert found(f'"{quote}" is odd', text) == [text[2:-5]]
 
 
+@pytest.mark.parametrize(
+    ("text", "quote", "places"),
+    [
+        ("A well-known pan — it lasts 5–10 years.", "—", [17]),
+        ("A well-known pan - it lasts 5–10 years.", "—", []),
+        ("A — b – c - d-e.", "-", [10, 13]),
+        ("wait... and… so", "…", [11]),
+        ("wait... so", "…", []),
+        ('“a” and "b"', '"', [8, 10]),
+        ("pan — it, pan - it", "pan — it", [0]),
+        ("pan - it, pan–it", "pan — it", [0, 10]),  # if it is nowhere as written
+        ("don't, don’t", "don’t", [0, 7]),  # the same word
+        ("state‑of‑the-art, state-of-the-art", "state-of-the-art", [0, 18]),
+    ],
+)
+def test_dashes_and_marks_have_their_own_form_if_they_are_there_in_it(text, quote, places):
+    quoted = quoted_spans(text, f"Too many: “{quote}”")
+    assert [span.start for span in quoted.spans] == places
+    assert quoted.missing == (() if places else (quote,))
+
+
+def test_a_list_has_its_own_dashes_and_any_form_of_its_words():
+    assert WordFinder(["—"]).first("a-b – c — d") == Span(8, 9)
+    assert WordFinder(["—"]).first("a-b – c") is None
+    assert WordFinder(["don't", "well-known"]).first("Well‑known") == Span(0, 10)
+    assert [span.start for span in occurrences("a-b – c — d", ["—"], any_case=True)] == [8]
+    assert len(occurrences("Don't, don’t", ["don't"], any_case=True)) == 2
+
+
 def test_korean_letters_may_be_written_one_by_one():
     apart = "\u1112\u1161\u11ab"
     assert found('"한국"', f"{apart}국어 x") == [f"{apart}국"]
@@ -170,6 +217,59 @@ def test_korean_letters_may_be_written_one_by_one():
 )
 def test_quotation_marks_of_other_writings_are_known(quote):
     assert found(quote % "durable" + " and " + quote % "bike" + " are dull") == ["durable", "bike"]
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        '„%s"', "“%s“", '"%s”', '“%s"', "”%s“", "”%s”", "»%s»", '«%s"', '＂%s"', "’%s’", "`%s'", "´%s´", "❛%s❜",
+        '\\"%s\\"',
+    ],
+)  # fmt: skip
+def test_marks_that_writers_mix_or_mistake_are_a_pair(quote):
+    assert found(quote % "durable" + " and " + quote % "bike" + " are dull") == ["durable", "bike"]
+    assert found(quote % "not 34.5") == ["not 34.5"]
+
+
+@pytest.mark.parametrize(
+    ("judgment", "places"),
+    [
+        ('„34" und “bike”', ["bike", "34"]),
+        ('“He said "not" to me” and "bike"', ["bike"]),
+        ('"He said “not” to me" and “bike”', ["bike"]),
+        ('„Er sagte "not" dazu“ und „bike“', ["bike"]),
+        ("a” is wrong, and so is “bike”", ["bike"]),
+        ('"not a ”big problem, but “bike”', ["bike"]),
+        ("“bike”’s and the art’ is’ a", ["bike"]),
+        ("the ’60s’ and ’em’, the riders’ bike and the dogs’ art", []),
+        ("»not » customer » bike", []),
+    ],
+)
+def test_marks_of_two_quotes_are_no_pair(judgment, places):
+    assert found(judgment) == places
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "marked"),
+    [
+        ("很耐用的", "很耐用。", "很耐用"),
+        ("とても耐用です", "耐用！", "耐用"),
+        ("यह टिकाऊ है और", "टिकाऊ है।", "टिकाऊ है"),
+        ("C'est durable et beau", " durable\u00a0! ", "durable"),
+        ("Er ist durable und", "durable –", "durable"),
+        ("34 or", "34%", ""),
+        ("a C or", "C#", ""),
+    ],
+)
+def test_the_last_punctuation_of_any_writing_may_be_missing(text, quote, marked):
+    assert found(f"«{quote}»", text) == [marked] * bool(marked)
+
+
+def test_quotation_marks_without_a_quote_that_can_be_read_are_a_lost_quote():
+    assert quoted_spans(TEXT, 'It says "durable, which is dull.').missing == ('"durable, which is dull.',)
+    assert quoted_spans(TEXT, 'It says "durable, and “bike”.').missing == ()
+    for judgment in ('5" or 7" wide', 'It says " and "".', "don't say it"):
+        assert quoted_spans(TEXT, judgment).missing == ()
 
 
 @pytest.mark.parametrize("judgment", ["צה״ל וארה״ב", "it returns '' or ''", "5'' wide or 7'' wide", "rock ''"])
@@ -186,7 +286,9 @@ def test_a_mark_of_inches_inside_a_quote_belongs_to_the_quote_if_the_reply_has_i
     assert quoted_spans("none", '"5" wide" is wrong').missing == ("5",)
 
 
-@pytest.mark.parametrize("mark", ['"', "‘", "`", "“a", '"a... ', "''a ", "״a", "``a", '"5" a" '])
+@pytest.mark.parametrize(
+    "mark", ['"', "‘", "`", "“a", '"a... ', "''a ", "״a", "``a", '"5" a" ', "„", "”a ", "“a“b ", "`a' ", "´a ", "’a "]
+)
 def test_many_open_marks_take_no_long_time(mark):
     start = time.perf_counter()
     quoted_spans("a " * 2000, mark * 5000)
@@ -318,6 +420,23 @@ def test_a_character_of_several_tokens_is_covered_by_all_of_them():
     encoded = encode(encoder, example)
     assert encoded.spans == (TokenSpan(3, 5, "é", "e"),)
     assert encoder.tokenizer.decode(encoded.completion[3:5]) == "é"
+
+
+def test_a_tokenizer_that_composes_accents_keeps_each_word_apart():
+    made = tiny.own_tokenizer()
+    made.backend_tokenizer.normalizer = normalizers.NFC()
+    encoder = ConditionEncoder(made)
+    text = unicodedata.normalize("NFD", "le café durable là")
+    for words in (["café", "durable"], ["là"]):
+        judgment = " ".join(f'"{word}"' for word in words)
+        encoded = encode(encoder, wrong(completion=text, judgment=judgment))
+        assert [unicodedata.normalize("NFC", span.text) for span in encoded.spans] == words
+        decoded = [made.decode(encoded.completion[span.start : span.end]).strip() for span in encoded.spans]
+        assert decoded == words
+    for at, instead in ((3, "le bar durable là"), (17, "le café durable bar")):
+        end = text.find(" ", at) if " " in text[at:] else len(text)
+        encoded = encode(encoder, wrong(completion=text, spans=(Span(at, end, "bar"),)))
+        assert made.decode(encoded.patched.ids) == f"{instead}<|end|>"
 
 
 def test_every_token_of_a_span_decodes_to_its_text():

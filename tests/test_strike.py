@@ -37,6 +37,7 @@ from nlft.data.records import Example
 from nlft.errors import NLFTError, UserError
 from nlft.experiments import curves
 from nlft.runs.run_dir import RunDir
+from nlft.training.pivots import candidates
 from nlft.training.striking import StrikeShareSampler, struck_lines
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
@@ -465,6 +466,32 @@ def test_listed_words_are_banned_by_the_token_in_which_they_begin(kind):
     banned = set(map(text, plan.marks(one)[0].bans[one.spans[0].start]))
     assert {" durable", " flat"} < banned
     assert " " not in banned
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "mistral"])
+@pytest.mark.parametrize("completion", ["✨ sleek pan", "a ✨ pan", "✨"])
+def test_the_space_that_a_tokenizer_writes_apart_is_not_struck_in_place_of_the_word(kind, completion):
+    tokenizer = piece_tokenizer(kind, PIECES)
+    encoder = ConditionEncoder(tokenizer, listed=("漂亮",))
+    at = completion.index("✨")
+    one = encoder.encode(id="a", prompt="Say", completion=completion, label=False, spans=[Span(at, at + 1)])
+    plan = STRIKE.plan([one], tokenizer, StrikeSettings())
+    [strike] = plan.strikes(one)
+    space = tokenizer.convert_tokens_to_ids("▁")
+    assert tokenizer.convert_ids_to_tokens([one.completion[pivot] for pivot in strike.pivots]) == ["<0xE2>"]
+    assert space not in plan.first_tokens
+    assert space not in {token for bans in plan.marks(one)[0].bans for token in bans}
+    assert candidates(tokenizer, one.completion, one.spans[0]) == list(strike.pivots)
+
+
+@pytest.mark.parametrize("end", [3, 4])
+def test_white_space_is_struck_if_a_marked_text_begins_with_it(end):
+    tokenizer = piece_tokenizer("gemma", PIECES)
+    spans = [Span(1, end)]
+    one = ConditionEncoder(tokenizer).encode(id="a", prompt="Say", completion="a  ✨", label=False, spans=spans)
+    plan = STRIKE.plan([one], tokenizer, StrikeSettings())
+    assert [strike.pivots for strike in plan.strikes(one)] == [(1,)]
+    assert one.spans[0].start == 1
 
 
 @pytest.mark.parametrize("lead", [" ", "\n"])

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers.kept import write
+from nlft.core.quotes import quote_places, quotes_replaced
 from nlft.core.spans import (
     Span,
     blame,
     merged_spans,
     occurrences,
     patched_text,
-    quote_places,
     quoted_spans,
-    quotes_replaced,
     replaced_text,
     token_spans,
 )

@@ -11,8 +11,9 @@ from nlft.auditing.alternatives import StruckPlace
 from nlft.auditing.rules import FoundRule
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.prompts import Prompt, as_messages, fill_prompt, prompt_text
+from nlft.core.quotes import quote_places
 from nlft.core.schemes.strike import StrikeSettings
-from nlft.core.spans import blame, quote_places, quoted_spans
+from nlft.core.spans import blame, quoted_spans
 from nlft.data.checks import Check, check_reply, word_count
 from nlft.data.phrases import copied, runs_of
 from nlft.data.records import Example, completion_text, reply_to

@@ -11,7 +11,9 @@ from typing import Any
 
 from nlft.auditing.words import content
 from nlft.core.prompts import prompt_text
-from nlft.core.spans import Span, blame, quote_places, quoted_spans, quotes_replaced
+from nlft.core.quotes import quote_places, quotes_replaced
+from nlft.core.spans import Span, blame, quoted_spans
+from nlft.core.word_search import listed_word
 from nlft.data.language import is_common, words
 from nlft.data.records import Example, completion_text
 from nlft.data.rules_file import Rule
@@ -269,7 +271,7 @@ def _rule(group: Sequence[Objection], examples: Sequence[Example], names: "_Name
     members = tuple(dict.fromkeys(sorted(one.example for one in group)))
     wording = Counter(one.text for one in group).most_common(1)[0][0]
     said: dict[str, Counter[str]] = defaultdict(Counter)
-    for quote in (" ".join(quote.split()) for one in group for quote in one.quotes):
+    for quote in (listed_word(quote) for one in group for quote in one.quotes):
         said[quote.casefold()][quote] += 1
     # In any case, as most replies have it.
     listed = tuple(max(forms, key=lambda form: (forms[form], form.islower())) for forms in said.values())

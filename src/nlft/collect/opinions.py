@@ -8,7 +8,7 @@ from nlft.collect.opinion_parts import RightOrWrong as RightOrWrong
 from nlft.collect.opinion_parts import opinion_parts
 from nlft.core.named_parts import looks_like_json
 from nlft.core.prompts import prompt_text
-from nlft.core.spans import quoted_texts
+from nlft.core.quotes import quoted_texts
 from nlft.data.grading import MARK
 from nlft.data.records import Example, completion_text
 

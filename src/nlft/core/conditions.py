@@ -26,6 +26,7 @@ from nlft.core.prompts import (
 from nlft.core.reply_form import TemplateRefusal
 from nlft.core.spans import Span, TokenSpan, merged_spans, occurrences, patched_text, token_spans, touched
 from nlft.core.turn_encoding import TurnEncoder
+from nlft.core.word_search import listed_word
 from nlft.errors import Problem, ProblemsError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class ConditionEncoder(TurnEncoder):
         """
         super().__init__(tokenizer, templates or Templates())
         self.max_length = max_length
-        self.listed = tuple(listed)
+        self.listed = tuple(dict.fromkeys(map(listed_word, listed)))
         self.limits = limits
         if limits is not None:
             limits.check_padding(tokenizer)

@@ -5,12 +5,19 @@ Needs neither tokenizer nor torch.
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator
+
+from nlft.core.quotes import quote_places
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # ：to :, and Ｖ to V
 _COLON = "[:﹕∶꞉ː︰]"
 _BOLD = "[*_`]{0,4}"
-_BEFORE = " \t*_#>`(\\[•·|<{\"'-"  # signs for lists, bold type, tables, tags and JSON
+_SIGNS = " \t*_#>`([•·|<{\"'-"  # for lists, bold type, tables, tags and JSON
+_BEFORE = " \t*_#>`(\\[•·|<{\"'-"  # the same in a pattern
+_JSON = re.compile(r"""\W*(?:\{\W*["']|["']\w[\w ]*["']\s*:\s*["'\[{\d])""")
+_SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
+_NEAR = 80  # characters before a quote that are read for a sentence's end
 _ANSWERS = (
     "answer|result|value|number|step|solution|calculation|equation|version|response|reply|reasoning|approach|statement"
     "|sentence|text"
@@ -99,14 +106,58 @@ def names_verdict(name: str) -> bool:
 
 
 def _places(mark: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
-    """Yield the places of a mark, with the signs for lists and bold type before it."""
-    end = 0
-    for match in mark.finditer(narrow(text)):
+    """Yield the places of a mark that are not in a quote, with the signs for lists and bold type before each."""
+    narrowed, end, line = narrow(text), 0, None
+    for match in mark.finditer(narrowed):
+        signs = len(match[0]) - len(match[0].lstrip(_SIGNS + "0123456789.)"))
+        word = match.start() + signs
+        if line is None or word > line.end:
+            line = _Line(narrowed, word)
+        if line.quotes_mark(word, match.end()):
+            continue
         start = match.start()
-        while start > end and text[start - 1] in " \t*_#>`([•·|<{\"'-":
+        while start > end and text[start - 1] in _SIGNS and start not in line.quote_ends:
             start -= 1
         end = match.end()
         yield start, end
+
+
+class _Line:
+    """A line of a text that has a mark, and its quotes.
+
+    Attributes:
+        end: where the line ends.
+        quote_ends: where its quotes end. Their marks do not belong to a correction beside them.
+    """
+
+    def __init__(self, text: str, at: int) -> None:
+        self._text, self._start = text, text.rfind("\n", 0, at) + 1
+        self.end = end if (end := text.find("\n", at)) >= 0 else len(text)
+        line = text[self._start : self.end]
+        self._quotes = [(self._start + start, self._start + stop) for start, stop in quote_places(line)]
+        self.quote_ends = {stop for _, stop in self._quotes}
+        first = re.search(r"\w", line)
+        self._first_word = self._start + first.start() if first else self.end
+        self._last_word = self._start + len(re.sub(r"\W+$", "", line))
+        self._is_json = _JSON.match(line) is not None
+
+    def quotes_mark(self, word: int, end: int) -> bool:
+        """Return whether a mark is part of a quote of the reply: `The reply says "Correct answer: 5".`
+
+        A judge can also put its own words in quotation marks: the mark alone, a whole line, or a value of JSON.
+
+        Args:
+            word: where the mark's first word begins.
+            end: where the mark ends.
+        """
+        at = bisect_right(self._quotes, (word, word)) - 1
+        if at < 0 or word >= self._quotes[at][1] or self._is_json:
+            return False
+        first, last = self._quotes[at]
+        before = self._text[max(self._start, first - _NEAR) : first].rstrip(" \t*_")
+        if first <= self._first_word or before.endswith(_SENTENCE_ENDS):
+            return end < last and last < self._last_word
+        return True
 
 
 def without_heading(text: str) -> str:

@@ -4,12 +4,12 @@ A span comes from a record, or from a quote in its judgment. `token_spans` says 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from nlft.core.prompts import without_corrections
-from nlft.core.word_search import LONGEST_GAP, SearchedText, words_pattern
+from nlft.core.quotes import quote_readings, unread_quote
+from nlft.core.word_search import SearchedText, SoughtWord, listed_word
 
 
 @dataclass(frozen=True)
@@ -55,101 +55,41 @@ class Quoted:
 
     Attributes:
         spans: all places of the quotes in the completion, in order, without overlaps.
-        missing: the quotes that are nowhere in the completion, as the judgment writes them.
+        missing: the quotes that are nowhere in the completion, as the judgment writes them; the beginning of the text
+            after an open mark if the judgment has quotation marks and no quote that can be read.
     """
 
     spans: tuple[Span, ...]
     missing: tuple[str, ...]
 
 
-# A quote may go over a line's end, but not over an empty line. The mark in 5" is no quotation mark.
-_INSIDE = r"(?:[^{0}\n]|\n(?!\s*\n))+?"
-_PAIRS = [
-    ("“", "”"),
-    ("„", "“”"),
-    ("”", "”"),
-    ("«", "»"),
-    ("»", "«"),
-    ("「", "」"),
-    ("『", "』"),
-    ("‹", "›"),
-    ("›", "‹"),
-    ("‟", "”"),
-    ("❝", "❞"),
-    ("《", "》"),
-    ("〈", "〉"),
-    ("〝", "〞〟"),
-    ("｢", "｣"),
-    ("﹁", "﹂"),
-    ("﹃", "﹄"),
-    ("＂", "＂"),
-]
-_QUOTES = re.compile(
-    "|".join(
-        [
-            # As TeX writes it: ``so''. No ` may stand inside, because two of them can also be a fence.
-            r"(?:(?<![\w'])''|(?<!`)``|‘‘|(?<!\w),,)(?P<doubled>(?=\S)(?:(?!''|’’|‘‘|,,)[^`\n]|\n(?!\s*\n))+?(?<=\S))"
-            r"(?:''|’’)(?![\w'])",
-            r"(?<!`)(?P<fence>`+)(?P<code>(?:(?!`)[\s\S])+?)(?P=fence)(?!`)",
-            rf'(?<!\d)"(?P<straight>(?=\S){_INSIDE.format(chr(34))}(?<=\S))"',
-            # Between letters, the Hebrew mark stands in an abbreviation.
-            r"(?<!\w)״(?P<hebrew>(?=\S)(?:[^״\n]|(?<=\w)״(?=\w))+?(?<=\S))״(?!\w)",
-            *(f"{opens}(?P<k{at}>{_INSIDE.format(opens + ends)})[{ends}]" for at, (opens, ends) in enumerate(_PAIRS)),
-            # A mark before a digit or a shortened word is an apostrophe: the '90s, 'em.
-            r"(?:‚|‘|(?<![\w'])'(?!\d|(?:em|tis|twas|cause|til|n|bout|round|cos)\b))(?=\S)"
-            r"(?P<single>(?:[^'‘’\n]|(?<=\w)['’](?=\w)|(?<=s)['’](?=\s+\w))+)(?<=\S)['’‘](?!\w)",
-        ]
-    ),
-    re.IGNORECASE,
-)
-_PLURAL = re.compile(r"(?<=s)['’](?=\s)")
-_CLOSES = re.compile(r'(?<=[^\s"])"(?!\w)')
-_MOST_INCHES = 3  # marks of inches inside one quote
 _PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how the page writes down a mark "right"
 
 
 def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     """Find the quotes of a judgment in the completion it is about, each wherever it stands.
 
-    White space, and the forms of accents, quotation marks, apostrophes and dashes, need not agree. Case must agree,
-    unless the quote is nowhere with its own case. A quote that begins or ends with a word or a number matches whole
+    White space, and the forms of accents and of apostrophes and hyphens inside words, need not agree. Case, and the
+    forms of other quotation marks and dashes, must agree, unless the quote is nowhere with its own; the latter always
+    must in a quote without a letter or digit. A quote that begins or ends with a word or a number matches whole
     words and numbers. An ellipsis in a quote stands for at most `LONGEST_GAP` characters. Corrections are no quotes.
     """
     places: list[tuple[int, int]] = []
     missing: dict[str, None] = {}
     searched = SearchedText(completion)
-    for readings in dict.fromkeys(map(tuple, _quotes(blame(judgment)))):  # a judge that loops repeats its quotes
+    for readings in dict.fromkeys(map(tuple, quote_readings(blame(judgment)))):  # a judge that loops repeats its quotes
         found = next((spans for quote in readings if (spans := searched.quote(quote))), None)
         if found is None:
             missing[" ".join(readings[-1].split())] = None
         places += found or []
+    if not places and not missing and (unread := unread_quote(blame(judgment))):
+        missing[unread] = None
     return Quoted(_united(places), tuple(missing))
 
 
 def blame(judgment: str | None) -> str:
     """Return the part of a judgment that objects to something: without corrections, and without marks "right"."""
     return _PRAISE.sub("", without_corrections(judgment or ""))
-
-
-def quote_places(text: str) -> list[tuple[int, int]]:
-    """Return where a text has quotes, with their marks: (start, end) in characters, `end` exclusive."""
-    return [match.span() for match in _QUOTES.finditer(text)]
-
-
-def quoted_texts(text: str, *, doubtful: bool = True) -> list[str]:
-    """Return the quotes of a text, without their marks.
-
-    Args:
-        doubtful: also those in single marks and in backticks, which people use for other things too.
-    """
-    found = [match.groupdict() for match in _QUOTES.finditer(text)]
-    names = {"fence"} if doubtful else {"fence", "code", "single"}
-    return [part.strip() for groups in found for name, part in groups.items() if part and name not in names]
-
-
-def quotes_replaced(text: str, instead: str) -> str:
-    """Put `instead` in the place of each of a text's quotes."""
-    return _QUOTES.sub(lambda _: instead, text)
 
 
 def occurrences(completion: str, words: Sequence[str], *, any_case: bool = False) -> tuple[Span, ...]:
@@ -166,11 +106,11 @@ class WordFinder:
     """Finds words in many texts: whole words in any case, as a quote of them would be found."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._patterns = [words_pattern(word, re.IGNORECASE) for word in words if word.strip()]
+        self._words = [SoughtWord.of(listed_word(word)) for word in words if word.strip()]
 
     def first(self, text: str) -> Span | None:
         """Return the first place of any of the words; None if there is none."""
-        found = SearchedText(text).first(self._patterns)
+        found = SearchedText(text).first(self._words)
         return Span(*found) if found else None
 
 
@@ -295,27 +235,6 @@ def _replacement(text: str, start: int, spans: Sequence[Span]) -> str | None:
     made = "".join([*parts, text[at:]])
     # If nothing should stand there, the space before a word goes with the word.
     return "" if made.isspace() and not any(span.replace for span in spans) else made
-
-
-def _quotes(judgment: str) -> Iterator[list[str]]:
-    """Yield each quote of the text, as the readings that its marks allow, the longest first."""
-    for match in _QUOTES.finditer(judgment):
-        quote = next(text for name, text in match.groupdict().items() if text is not None and name != "fence")
-        readings = [quote.strip()]
-        if match["single"]:  # after an s, a mark can end the quote or be an apostrophe
-            readings += [quote[: mark.start()].strip() for mark in reversed(list(_PLURAL.finditer(quote)))]
-        if match["straight"] and quote[-1].isdigit():  # the mark can stand for inches
-            readings = [*_with_inches(judgment, *match.span("straight")), *readings]
-        if readings[-1]:
-            yield readings
-
-
-def _with_inches(judgment: str, start: int, end: int) -> list[str]:
-    """Return the longer readings of a quote that seems to end at a mark of inches, as in `"5" wide"`."""
-    line_end = judgment.find("\n", end)
-    limit = min(len(judgment) if line_end < 0 else line_end, end + LONGEST_GAP)
-    marks = islice(_CLOSES.finditer(judgment, end + 1, limit), _MOST_INCHES)
-    return [judgment[start : mark.start()] for mark in marks][::-1]
 
 
 def _united(places: Iterable[tuple[int, int]]) -> tuple[Span, ...]:

@@ -1,6 +1,7 @@
 """Which tokens `strike` takes out of the frozen base's distribution, and where. See docs/STRIKE.md.
 
 A span's pivot is its first token, the first one that its replacement does not share, or one that was chosen before.
+White space that stands before the marked text is none.
 """
 
 import re
@@ -106,7 +107,8 @@ class StrikePlan:
         """Return the example's spans with their pivots."""
         found = []
         for index, span in enumerate(example.spans):
-            first = span.start + self._shared(example, index)
+            begin = first_word(self.tokenizer, example.completion, span.start, span.end, span.text)
+            first = max(begin, span.start + self._shared(example, index))
             if self.chosen and span.pivot is not None and span.replace is None:
                 first = span.pivot
             last = span.end if self.every_token else min(first + 1, span.end)
@@ -201,7 +203,10 @@ class StrikePlan:
     def _first_tokens(self, examples: Sequence[EncodedExample], listed: Iterable[str]) -> tuple[int, ...]:
         """Return the first tokens of all spans, and of the listed words inside a sentence."""
         found = [e.completion[pivot] for e in examples for strike in self.strikes(e) for pivot in strike.pivots[:1]]
-        found += [token for word in listed for token in self._ids(word, " ")[:1]]
+        for word in listed:
+            ids = self._ids(word, " ")
+            at = first_word(self.tokenizer, ids, 0, len(ids), word)
+            found += ids[at : at + 1]
         return tuple(dict.fromkeys(found))
 
     def _begun_words(
@@ -253,6 +258,17 @@ class StrikePlan:
             return list(dropwhile(lambda token: not self._text(token), ids))
         first, last = touched(found["offset_mapping"], len(text) - len(word), len(text))
         return ids[first:last]
+
+
+def first_word(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], start: int, end: int, text: str) -> int:
+    """Return the first token from `start` to `end` (exclusive) that belongs to a marked text.
+
+    Some tokenizers write the space before a rare word as a token. Struck, it would be improbable before every word. A
+    text that begins with white space, such as the line break before a list, begins with its first token.
+    """
+    if text[:1].isspace():
+        return start
+    return next((at for at in range(start, end) if str(tokenizer.decode([ids[at]])).strip()), start)
 
 
 def _check_chosen(examples: Sequence[EncodedExample]) -> None:

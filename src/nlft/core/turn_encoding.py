@@ -1,5 +1,6 @@
 """Prompts and replies as token ids: through the tokenizer's chat template, or as plain text if it has none."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nlft.core.chat_template import ChatTemplate
@@ -97,7 +98,7 @@ class TurnEncoder:
         The end of the turn has none. What the template adds stands at the text's start or end, and is empty. The text
         is the completion without the white space that the template removes around it.
         """
-        return [place for _, place in self._written(completion, inputs)]
+        return _with_left_out(completion, [place for _, place in self._written(completion, inputs)])
 
     def _written(self, completion: str, inputs: TemplateInputs) -> list[tuple[int, tuple[int, int]]]:
         """Return a completion's tokens without the end of the turn, each with its characters in the completion."""
@@ -132,6 +133,19 @@ class TurnEncoder:
             found += [(token, (start + done, end + done)) for token, (start, end) in zip(ids, places, strict=True)]
             done += len(piece)
         return found
+
+
+def _with_left_out(text: str, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Give each token the characters after it that belong to no token, up to white space.
+
+    A tokenizer that composes accents (NFC) does not count an accent that is a character of its own. White space that
+    is left out belongs to the token after it.
+    """
+    following = [*(start for start, _ in places[1:]), len(text)]
+    return [
+        (start, end + len(text[end:after].rstrip()) if end > start else end)
+        for (start, end), after in zip(places, following, strict=False)
+    ]
 
 
 def _plain_form(tokenizer: "PreTrainedTokenizerBase") -> ReplyForm:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
@@ -23,8 +24,30 @@ _JOINER, _SKIN_TONES = "\u200d", "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001
 # The ends of can't, we're and o'clock are no words. The 's after a noun is not listed: the noun is a whole word.
 _ENGLISH_ENDS = re.compile(r"(?:[a-z]|re|ve|ll|em|clock)(?!\w)", re.IGNORECASE)
 _GENITIVE = re.compile(r"s(?!\w)", re.IGNORECASE)
+_STOPS = " .,;。．，、；।"
+_NO_STOPS = "%‰‱٪#&@*/\\_)]}"  # punctuation to Unicode, but part of what they stand behind
 _THOUSANDS = re.compile(r"[0-9]{3}(?![0-9])")
 _BETWEEN_THOUSANDS = " '\u00a0\u2009\u202f"
+# Keyboards and typesetters differ in these: a word is the same with any of them. An em dash is never part of a word.
+_IN_WORD = re.compile("(?<=[^\\W_])[‘’‚‛‹›′ʼ`´׳＇‐‑](?=[^\\W_])")
+
+
+@dataclass(frozen=True)
+class SoughtWord:
+    """A word or phrase to search for in many texts, in any case.
+
+    Attributes:
+        pattern: finds it in a text's form.
+        exact: what a place must have as it is written; empty if marks may have other forms.
+    """
+
+    pattern: re.Pattern[str]
+    exact: str
+
+    @classmethod
+    def of(cls, word: str) -> "SoughtWord":
+        """Return how to search for a word."""
+        return cls(words_pattern(word, re.IGNORECASE), "" if _has_word(word) else _as_written(_composed(word)[0]))
 
 
 class SearchedText:
@@ -34,7 +57,8 @@ class SearchedText:
     """
 
     def __init__(self, text: str) -> None:
-        self.form, self._starts, self._ends = _composed(text)
+        self._written, self._starts, self._ends = _composed(text)
+        self.form = self._written.translate(_FOLDED)
 
     def place(self, start: int, end: int) -> tuple[int, int]:
         """Return where the characters of `form` from `start` to `end` (exclusive) stand in the text."""
@@ -45,36 +69,85 @@ class SearchedText:
     def quote(self, quote: str, *, any_case: bool = False) -> list[tuple[int, int]]:
         """Find a quote: as written, else without its last punctuation, else with gaps for its ellipses.
 
+        If some places have its dashes and quotation marks as it has them, only these count. A quote without a letter
+        or digit has no others: an objection to "—" is none to hyphens.
+
         Args:
             any_case: find it in any case, also if it stands there in its own.
         """
         if not quote.strip():
             return []  # nothing stands everywhere
-        bare = quote.rstrip(" \t.,;:!?")
+        bare = without_last_marks(quote)
         texts = [[quote], *([[bare]] if bare and bare != quote else [])]
         parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
         if _ELLIPSIS.search(quote) and parts:
-            texts += [parts, [*parts[:-1], parts[-1].rstrip(" \t.,;:!?")]]
+            texts += [parts, [*parts[:-1], without_last_marks(parts[-1])]]
         letters = _letters(self.form)
         for one in texts:
             # The search for a long quote of one word again and again would cost its length at each place.
             if not all(_letters(part) in letters for part in one):
                 continue
             for flags in (re.IGNORECASE,) if any_case else (re.NOFLAG, re.IGNORECASE):
-                if found := list(_places(self.form, [words_pattern(part, flags) for part in one])):
+                found = list(_places(self.form, [words_pattern(part, flags) for part in one]))
+                if len(one) == 1 and not (any_case and _has_word(quote)):
+                    exact = _as_written(_composed(one[0])[0])
+                    same = [place for place in found if self._is_written(exact, *place)]
+                    found = same if same or not _has_word(quote) else found
+                if found:
                     return [self.place(start, end) for start, end in found]
         return []
 
-    def first(self, patterns: Sequence[re.Pattern[str]]) -> tuple[int, int] | None:
-        """Return the first place of any of the patterns; None if there is none."""
-        found = [match.span() for pattern in patterns if (match := _search(pattern, self.form, 0))]
+    def first(self, words: Sequence[SoughtWord]) -> tuple[int, int] | None:
+        """Return the first place of any of the words; None if there is none."""
+        found = [place for word in words if (place := self._first(word))]
         return self.place(*min(found)) if found else None
+
+    def _first(self, word: SoughtWord) -> tuple[int, int] | None:
+        at = 0
+        while match := _search(word.pattern, self.form, at):
+            if not word.exact or self._is_written(word.exact, *match.span()):
+                return match.span()
+            at = match.start() + 1
+        return None
+
+    def _is_written(self, exact: str, start: int, end: int) -> bool:
+        """Return whether a place in the text's form has the marks of a quote as the quote has them."""
+        return _as_written(self._written[start:end]) == exact
+
+
+def without_last_marks(quote: str) -> str:
+    """Remove the punctuation and white space that a quote ends with, in any writing. % and the like stay.
+
+    >>> without_last_marks("很耐用。")
+    '很耐用'
+    """
+    end = len(quote)
+    while end and (quote[end - 1].isspace() or _is_stop(quote[end - 1])):
+        end -= 1
+    return quote[:end]
+
+
+def _is_stop(char: str) -> bool:
+    return unicodedata.category(char)[0] in "PZ" and char not in _NO_STOPS
+
+
+def listed_word(quote: str) -> str:
+    """Return a quote as an entry of a list of words: without a full stop or comma at its end.
+
+    American English writes "durable." where the word is meant. In a list, the word counts wherever it stands.
+
+    >>> listed_word("durable,")
+    'durable'
+    """
+    word = " ".join(quote.split())
+    bare = word.rstrip(_STOPS)
+    return word if word.endswith(("..", "…")) or not _has_word(bare) else bare
 
 
 def words_pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
     """Make the pattern of a quote without gaps. White space is free beside signs of arithmetic, as in 64-35 = 29."""
     text = ""
-    for token in _TOKENS.findall(_composed(quote)[0]):
+    for token in _TOKENS.findall(_composed(quote)[0].translate(_FOLDED)):
         if token in ("...", "…"):
             text += r"(?:\.\.\.|…)"
         elif token.isspace():
@@ -87,13 +160,13 @@ def words_pattern(quote: str, flags: re.RegexFlag) -> re.Pattern[str]:
 
 
 def _composed(text: str) -> tuple[str, list[int] | None, list[int] | None]:
-    """Write each accented letter as one character (NFC), and each kind of mark in one form.
+    """Write each accented letter as one character (NFC).
 
     Returns:
         The text; and where each of its characters begins and ends in the given text, or None if nothing has moved.
     """
     if text.isascii() or unicodedata.is_normalized("NFC", text):
-        return text.translate(_FOLDED), None, None
+        return text, None, None
     parts, starts, ends, at = list[str](), list[int](), list[int](), 0
     while at < len(text):
         end = at + 1
@@ -105,7 +178,16 @@ def _composed(text: str) -> tuple[str, list[int] | None, list[int] | None]:
         starts += range(at, end) if is_same else [at] * len(composed)
         ends += range(at + 1, end + 1) if is_same else [end] * len(composed)
         at = end
-    return "".join(parts).translate(_FOLDED), starts, ends
+    return "".join(parts), starts, ends
+
+
+def _has_word(quote: str) -> bool:
+    return any(map(str.isalnum, quote))
+
+
+def _as_written(text: str) -> str:
+    """Return a text without white space and case. Marks inside its words have one form, and all others their own."""
+    return "".join(_IN_WORD.sub(lambda mark: mark[0].translate(_FOLDED), text).casefold().split())
 
 
 def _joins_before(char: str) -> bool:
@@ -116,7 +198,7 @@ def _joins_before(char: str) -> bool:
 @lru_cache(maxsize=4)
 def _letters(text: str) -> str:
     """Return the text without white space and case, in one form: where this has no place, no quote has."""
-    return "".join(_composed(text)[0].casefold().replace("…", "...").split())
+    return "".join(_composed(text)[0].translate(_FOLDED).casefold().replace("…", "...").split())
 
 
 def _search(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:

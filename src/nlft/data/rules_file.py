@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from nlft.core.word_search import listed_word
 from nlft.data.checks import Check
 from nlft.data.yaml_reading import YamlReading
 from nlft.errors import ConfigError, UserError, display_path
@@ -201,7 +202,7 @@ class _Reading(YamlReading):
             self.refuse_field(node, field, "is an empty list", _NEEDED[field])
         read: dict[str, str] = {}
         for item in node.value:
-            word = " ".join(_scalar(item).split())
+            word = listed_word(_scalar(item))
             if not word:
                 self.refuse_field(item, field, "has an entry that is not a word", "Write a word or a phrase.")
             elif word.casefold() in read:

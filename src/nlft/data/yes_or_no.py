@@ -4,7 +4,7 @@ import re
 
 from nlft.core.marks import narrow
 from nlft.core.named_parts import NamedParts, read_parts
-from nlft.core.spans import quotes_replaced
+from nlft.core.quotes import quotes_replaced
 
 _YES = "yes|ja|oui|sí|sì|sim|да|evet|ναι|是的?|はい|네|예|نعم|हाँ|हां"
 _NO = "no|nein|nee|nej|non|não|нет|hayır|όχι|否|不是?|いいえ|아니[요오]|لا|नहीं"

@@ -146,5 +146,4 @@ def _cell(value: object) -> object:
         return str(int(value))
     if isinstance(value, date | time):
         return day_or_time(value)
-    text = str(value)
-    return text.replace("_x000D_", "").replace("\r\n", "\n").replace("\r", "\n")
+    return str(value).replace("_x000D_\n", "\r\n").replace("_x000D_", "")

@@ -67,7 +67,7 @@ def read_table(name: str, rows: Iterable[Row], columns: Columns, told: Sequence[
     _check_names(name, header)
     body = ((number, cells) for number, cells in chain(first, rows) if number > header.row)
     looked_at = list(islice(body, ROWS_LOOKED_AT))
-    sample = [dict(zip(header.names, cells, strict=False)) for _, cells in looked_at]
+    sample = [dict(zip(header.names, map(_with_one_break, cells), strict=False)) for _, cells in looked_at]
     chosen = choose_columns(filter(None, header.names), columns, name, sample)
     known = {"prompt", "completion"} & chosen.column.keys()
     if not known:
@@ -153,7 +153,9 @@ def _records(
         more = [cell for cell in cells[len(header.names) :] if not is_blank(cell)]
         named = {n: cell for n, cell in zip(header.names, cells, strict=False) if n}
         unnamed += any(not n and not is_blank(cell) for n, cell in zip(header.names, cells, strict=False))
-        record = record_of(f"{name} row {number}", named, chosen, columns)
+        breaks = {n: _with_one_break(cell) for n, cell in named.items()}
+        record = record_of(f"{name} row {number}", breaks, chosen, columns)
+        _move_spans(record.fields, named.get(chosen.column.get("completion", "")))
         record.if_missing = f"Fill the cell, or name its column with --columns FIELD=COLUMN. Columns: {listed}."
         if more:
             what = f"has {len(cells)} cells, but row {header.row} has {len(header.names)} names."
@@ -221,6 +223,26 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
     record.set(fields)
     record.problems = problems + [p for p in record.problems if p not in problems]
     return record
+
+
+def _with_one_break(cell: Any) -> Any:
+    """Return a cell with `\\n` for each line break of its text, however a program wrote it."""
+    return cell.replace("\r\n", "\n").replace("\r", "\n") if isinstance(cell, str) else cell
+
+
+def _move_spans(fields: dict[str, Any], completion: object) -> None:
+    """Count a record's spans in the reply with one character for each line break.
+
+    Args:
+        completion: the reply's cell as it is in the file, in whose characters its spans are given.
+    """
+    if not isinstance(completion, str) or "\r\n" not in completion or not isinstance(fields.get("spans"), list):
+        return
+    for span in fields["spans"]:
+        for name in ("start", "end") if isinstance(span, dict) else ():
+            place = span.get(name)
+            if isinstance(place, int) and not isinstance(place, bool) and place > 0:
+                span[name] = place - completion.count("\r\n", 0, place)
 
 
 def put_comment(fields: dict[str, Any], comment: object) -> None:

@@ -107,7 +107,7 @@ def _rows(path: Path, name: str, encoding: str, separator: str, skip: int) -> It
             for number, cells in enumerate(_cells(lines, separator, strict=True), start=1):
                 if skip and cells == ["sep=", ""]:  # a file that was joined to this one began with this line too
                     cells = []
-                yield number, [cell.replace("\r\n", "\n").replace("\r", "\n") for cell in cells]
+                yield number, cells
         except csv.Error as error:
             what = f"cannot be read: {error} (line {lines.number + skip})."
             cure = (

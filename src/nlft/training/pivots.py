@@ -25,8 +25,9 @@ from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
 from nlft.core.hold import adapter_off, find_peft
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.prompts import fill_prompt
-from nlft.core.spans import TokenSpan, blame, quotes_replaced
-from nlft.core.strikes import StrikePlan
+from nlft.core.quotes import quotes_replaced
+from nlft.core.spans import TokenSpan, blame
+from nlft.core.strikes import StrikePlan, first_word
 from nlft.data.records import Example
 from nlft.data.template_columns import inputs_of
 from nlft.errors import NLFTError, UserError
@@ -96,12 +97,14 @@ def rules_of(examples: Iterable[Example]) -> list[str]:
 def candidates(tokenizer: "PreTrainedTokenizerBase", completion: Sequence[int], span: TokenSpan) -> list[int]:
     """Return the tokens of a span that may be its pivot: those that spell a whole word.
 
-    If there are none, return the tokens that begin a word, and else the span's first token.
+    If there are none, return the tokens that begin a word, and else the span's first token. White space before the
+    marked text is none.
     """
     texts = token_texts(tokenizer, list(completion))
-    begins = [at for at in range(span.start, span.end) if _begins_word(texts, at, span)]
+    first = first_word(tokenizer, completion, span.start, span.end, span.text)
+    begins = [at for at in range(first, span.end) if _begins_word(texts, at, first)]
     whole = [at for at in begins if re.fullmatch(r"\s*\w+", texts[at]) and not _goes_on(texts, at)]
-    return whole or begins or [span.start]
+    return whole or begins or [first]
 
 
 @dataclass(frozen=True)
@@ -357,11 +360,11 @@ def _likeness(one: str, other: str) -> float:
     return len(ours & theirs) / max(1, len(ours | theirs))
 
 
-def _begins_word(texts: Sequence[str], at: int, span: TokenSpan) -> bool:
-    """Return whether a token is the first of a word, or the first of the span with a letter or digit."""
+def _begins_word(texts: Sequence[str], at: int, first: int) -> bool:
+    """Return whether a token is the first of a word, or the span's first one with a letter or digit."""
     if not re.search(r"\w", texts[at]):
         return False
-    return at == span.start or not re.search(r"[\w'’-]$", texts[at - 1]) or not _GOES_ON.match(texts[at])
+    return at == first or not re.search(r"[\w'’-]$", texts[at - 1]) or not _GOES_ON.match(texts[at])
 
 
 def _goes_on(texts: Sequence[str], at: int) -> bool:
