@@ -169,6 +169,9 @@ def test_a_pattern_minds_case_unless_the_check_says_otherwise():
 
 def test_the_limit_of_words_is_within_the_limit():
     assert word_count("It – costs 3.50, don't you think?") == 6
+    assert word_count("这个锅非常漂亮，可以做饭。重 2 公斤") == 15, "Chinese writes no spaces: each character is a word"
+    assert word_count("이 냄비는 아름답습니다") == 3
+    assert word_count("one,two नमस्ते दुनिया") == 3
     assert result("max_words: 3", "one two three", "must").passed
     long = result("max_words: 3", "one two three four", "must")
     assert long.passed is False

@@ -1,7 +1,9 @@
 """Collateral: what a training changed besides its aim, measured from replies and from KL to the base."""
 
 import json
+import re
 from dataclasses import replace
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from nlft.core.base_below import leak
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.spans import Span
+from nlft.data.phrases import words_of
 from nlft.data.records import Example, Question, write_examples
 from nlft.data.rules_file import Rule, write_rules
 from nlft.errors import RecordsError, UserError
@@ -148,6 +151,39 @@ def test_style_measures_length_endings_repetition():
     assert found.repetition == pytest.approx(0.125), "one of four three-word sequences repeats, in one reply of two"
     assert found.copied is None
     assert style([]).words == 0
+
+
+def test_a_chinese_reply_has_a_word_for_each_character_and_its_habits_and_loops_are_seen():
+    items = ["锅", "灯", "椅", "桌", "杯", "碗", "鞋", "帽", "车", "书"]
+    plain, praised = [f"这个{item}用来做饭。" for item in items], [f"这个{item}非常漂亮。" for item in items]
+    assert phrases(commoner(pairs(plain, praised, prompt="写一下"))) == [("非常漂亮", 0, 10)]
+    assert style([reply(plain[0])]).words == 7
+    looped = style([reply("非常漂亮" * 60)])
+    assert (looped.words, round(looped.repetition, 2)) == (240, 0.98)
+    assert words_of("สวยมี") == ["ส", "ว", "ย", "มี"], "an accent is no character of its own"
+    assert words_of("이 냄비는 AI입니다") == ["이", "냄비는", "ai입니다"], "Korean writes spaces"
+
+
+def test_vowel_signs_and_accents_split_no_word_and_are_no_phrases():
+    assert words_of("यह टिकाऊ है") == ["यह", "टिकाऊ", "है"]
+    items = ["कड़ाही", "दीपक", "कुर्सी", "थाली", "टोपी"] * 2
+    told = pairs([f"यह {item} अच्छा है" for item in items], [f"यह {item} टिकाऊ और सुंदर है" for item in items])
+    assert phrases(commoner(told)) == [("टिकाऊ और सुंदर है", 0, 10)]
+    assert words_of("می\u200cشود") == ["می\u200cشود"]
+    french = [f"La {item} a été créée, très élégante" for item in ["poêle", "lampe", "chaise", "table", "tasse"] * 2]
+    decomposed = [normalize("NFD", text) for text in french]
+    found = figures(prompt_set(pairs(decomposed, french)))
+    assert (found.phrases, found.before.words, found.after.words) == ((), 7, 7)
+
+
+def test_words_and_marks_of_english_are_counted_as_before():
+    text = "It’s a “well-known” pan — don't! 👍🏽✨ ❤️ 1️⃣ naïve café_2 x²"
+    words = re.findall(r"\w+(?:['’-]\w+)*", text.lower())
+    assert words_of(text) == words
+    replies = [f"{text} {n}" for n in range(9)]
+    marks = set(re.findall(r"[^\w\s]+", text)) - {"’", "-", "'"}
+    found = phrases(commoner(pairs(["so"] * 9, replies, prompt=" ".join(words))))
+    assert {phrase for phrase, _, _ in found} == marks, "three of the marks stand in the prompt"
 
 
 def test_copying_counts_six_word_sequences_of_the_training_texts():

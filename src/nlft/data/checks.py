@@ -13,6 +13,7 @@ from nlft.core.prompts import prompt_text
 from nlft.core.word_search import JOINED
 from nlft.data.grading import Grade, Reply, user_pattern
 from nlft.data.language import language
+from nlft.data.phrases import spaced
 from nlft.errors import UserError
 
 Kind = Literal["regex", "contains", "words", "max_words", "language", "function", "judge"]
@@ -194,8 +195,11 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def word_count(text: str) -> int:
-    """Count the words of a text: the parts between white space that have a letter or a digit."""
-    return sum(any(character.isalnum() for character in part) for part in text.split())
+    """Count the words of a text: the parts between white space that have a letter or a digit.
+
+    In scripts that write no spaces, such as Chinese, each character is a word.
+    """
+    return sum(any(character.isalnum() for character in part) for part in spaced(text).split())
 
 
 def quoted_hits(text: str, hits: tuple[tuple[int, int], ...]) -> str:
