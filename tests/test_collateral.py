@@ -17,6 +17,8 @@ from nlft.core.base_below import leak
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.spans import Span
+from nlft.core.strikes import StrikePlan
+from nlft.data.encoding import encode_examples
 from nlft.data.phrases import words_of
 from nlft.data.records import Example, Question, write_examples
 from nlft.data.rules_file import Rule, write_rules
@@ -309,11 +311,30 @@ def test_struck_tokens_are_left_out_of_kl_and_counted_apart():
     assert apart.outside != pytest.approx(whole.outside)
 
 
-def test_the_first_tokens_of_marked_spans_are_struck():
-    spans = (Span(0, 2), Span(4, 6))
+@pytest.mark.parametrize(
+    ("spans", "settings", "struck"),
+    [
+        ((Span(0, 2), Span(4, 6)), {}, "ad"),
+        ((Span(0, 2), Span(4, 6)), {"every_token": True}, "abd"),
+        ((Span(0, 3, "abx"),), {}, "c"),  # what the replacement keeps is not struck
+        ((Span(0, 3, "abc"),), {}, ""),
+    ],
+)
+def test_the_struck_tokens_are_those_that_the_training_strikes(spans, settings, struck):
+    tokenizer = tiny.tokenizer()
     example = Example(0, "Say it.", "abc dbc", False, "x", spans=spans)
-    ids = tiny.tokenizer()("ad", add_special_tokens=False)["input_ids"]
-    assert struck_ids(ConditionEncoder(tiny.tokenizer()), [example]) == set(ids)
+    encoded = encode_examples([example], ConditionEncoder(tokenizer))
+    ids = tokenizer(struck, add_special_tokens=False)["input_ids"]
+    assert struck_ids(StrikePlan(encoded, tokenizer, **settings), encoded) == set(ids)
+
+
+def test_words_that_are_banned_everywhere_are_struck_though_no_reply_says_them():
+    tokenizer = tiny.tokenizer(words=(" durable", " stylish"))
+    encoder = ConditionEncoder(tokenizer, listed=["stylish"])
+    encoded = encode_examples([Example(0, "Say", "A durable pan", False, judgment='No "durable".')], encoder)
+    durable, stylish = tokenizer.convert_tokens_to_ids(["Ġdurable", "Ġstylish"])
+    assert struck_ids(StrikePlan(encoded, tokenizer), encoded) == {durable, stylish}
+    assert struck_ids(StrikePlan(encoded, tokenizer, everywhere=False), encoded) == {durable}
 
 
 def test_an_evaluation_writes_figures_replies_and_broken_bounds(tmp_path):
