@@ -11,7 +11,7 @@ import pytest
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.checks_judge import judgment_of
-from nlft.core.spans import quoted_spans
+from nlft.core.spans import occurrences, quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import ChecksGrader, says_yes
@@ -153,6 +153,41 @@ def test_a_slot_holds_a_field_of_the_questions_record_and_matches_it_literally()
     assert result('contains: "{{item}}"', "Dear {item}", "must").passed, "doubled braces are braces"
     with pytest.raises(UserError, match=r"checks\.yaml:1.*'item'.*'q1'"):
         result('contains: "{item}"', "a steel bottle", "must")
+    for item in ("", " ", None):
+        with pytest.raises(UserError, match=r"checks\.yaml:1.*'item'.*empty.*'q1'"):
+            result('contains: "{item}"', "a steel bottle", "must", item=item)
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "said"),
+    [
+        ("state-of-the-art", "a state\u2011of\u2011the\u2011art pan", ["state\u2011of\u2011the\u2011art"]),
+        ("café", "a cafe\u0301 here", ["cafe\u0301"]),
+        ("cafe\u0301", "a café here", ["café"]),
+        ("cafe", "a cafe\u0301 here", []),
+        ("can", "you can't", []),
+        ("we", "we\u2019re here", []),
+        ("34", "34.5, 34", ["34"]),
+        ("000", "1 000", []),
+        ("कम", "कमाल, कम", ["कम"]),
+        ("\U0001f44d", "\U0001f44d\U0001f3fd \U0001f44d", ["\U0001f44d"]),
+        ("5 + 3", "5+3", ["5+3"]),
+        ("we ... you", "So we love you", ["we love you"]),
+        ("' art'", "start an art", ["art"]),
+        ("Sure!", "I am sure. SURE!", ["SURE!"]),
+        ("Sure!", "I am sure.", []),
+    ],
+)
+def test_a_check_finds_a_word_where_strike_and_ban_do(word, text, said):
+    given = result(f"words: [{word if word[0] in chr(39) else json.dumps(word, ensure_ascii=False)}]", text)
+    assert found(given, text) == said
+    quoted = occurrences(text, [word.strip("' ")], any_case=True)
+    assert [text[span.start : span.end] for span in quoted] == said or word == "Sure!"
+
+
+def test_a_check_that_minds_case_finds_no_word_of_another_case():
+    for word, text, passed in (("Durable", "durable", True), ("Durable", "Durable", False), ("É", "e\u0301", True)):
+        assert result(f"words: {word}", text, more="  ignore_case: false\n").passed is passed
 
 
 def test_a_patterns_own_braces_are_no_slots():
