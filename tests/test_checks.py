@@ -10,13 +10,14 @@ import pytest
 
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
-from nlft.collect.checks_judge import judgment_of
-from nlft.core.spans import occurrences, quoted_spans
+from nlft.collect.checks_judge import checks_judge, judgment_of
+from nlft.collect.judging import judge_examples
+from nlft.core.spans import Span, occurrences, quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import ChecksGrader, says_yes
 from nlft.data.grading import Reply, get_grader
-from nlft.data.records import marked_spans, read_examples
+from nlft.data.records import Example, marked_spans, quotes_of, read_examples
 from nlft.errors import ConfigError, UserError
 from nlft.experiments import stages
 from nlft.experiments.arm_run import run_arm
@@ -470,6 +471,35 @@ def test_a_quote_has_the_whole_word_so_that_it_marks_it():
     words = judgment_of(checks, [check_reply(checks[0], reply(text))], text)
     assert words == 'The reply says "durability" and "瓶": it.'
     assert len(quoted_spans(text, words).spans) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "marked"),
+    [
+        ("34", "It is 34.5 kg", ["34"]),
+        ("12", "at 12:30", ["12"]),
+        ("can", "you can't", ["can"]),
+        ("\U0001f468", "a \U0001f468\u200d\U0001f469\u200d\U0001f467 here", ["\U0001f468"]),
+        ("(?<!very )flat", "very flat, flat", ["flat"]),
+        ("“a.*c”", 'It has “a” and "b" and “c”', ['“a” and "b" and “c”']),
+        ("flat|12", "flat at 12:30", ["flat", "12"]),
+        (" +$", "flat  ", []),
+    ],
+)
+def test_a_judge_by_checks_marks_by_spans_what_no_quote_marks(pattern, text, marked):
+    rows = [Example(1, "p", text, False, judgment="earlier", spans=(Span(0, 1, note="earlier"),))]
+    judge = checks_judge(ChecksGrader([only(f"regex: '{pattern}'")]))
+    for overwritten in range(2):  # a second judgment replaces the first one's spans
+        [judged] = rows = judge_examples(rows, judge, overwrite=True).examples
+        assert [text[span.start : span.end] for span in marked_spans(judged)] == marked, overwritten
+    assert quotes_of(judged).missing == (), "no quote is lost"
+    assert {span.note for span in judged.spans} <= {judged.judgment}
+
+
+def test_a_judge_by_checks_leaves_a_readers_marks():
+    row = Example(1, "p", "at 12:30", False, spans=(Span(3, 8, "noon", "mine"),))
+    judge = checks_judge(ChecksGrader([only("regex: 12")]))
+    assert judge_examples([row], judge).examples[0].spans == row.spans
 
 
 def test_a_judge_by_checks_disagrees_with_a_label_and_does_not_change_it(capsys):

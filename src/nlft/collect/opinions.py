@@ -7,6 +7,7 @@ from typing import Literal
 
 from nlft.core.marks import corrections, says_right, says_wrong, verdict, without_heading
 from nlft.core.prompts import prompt_text
+from nlft.core.spans import Span
 from nlft.core.thoughts import without_thoughts
 from nlft.data.grading import MARK
 from nlft.data.records import Example, completion_text
@@ -33,12 +34,14 @@ class Opinion:
         says: "right" or "wrong"; None if the judge says neither.
         feedback: the feedback and correction, even if they cannot be used.
         refused: the reason why there is no judgment, for a person.
+        spans: what the judgment is about but cannot quote, each with the judgment's sentence as its note.
     """
 
     judgment: str | None
     says: RightOrWrong | None = None
     feedback: str = ""
     refused: str = ""
+    spans: tuple[Span, ...] = ()
 
 
 def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -> Opinion:
