@@ -395,9 +395,7 @@ def _question(
     for name in needed_fields:
         if name not in FIELDS and (is_blank(value := extra.get(name)) or not isinstance(value, str | int | float)):
             state = "missing" if name not in extra else "empty" if is_blank(value) else f"{kind(value)}, not text"
-            record.refuse(
-                name, f"is {state}, but a check names it.", "Add the text to the record, or change the check."
-            )
+            record.refuse(name, f"is {state}, but a check names it.", "Write a text there, or change the check.")
     return None if record.problems else Question(identity, prompt, answer, extra)
 
 
