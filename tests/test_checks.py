@@ -10,13 +10,14 @@ import pytest
 
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
-from nlft.collect.checks_judge import judgment_of
-from nlft.core.spans import quoted_spans
+from nlft.collect.checks_judge import checks_judge, judgment_of
+from nlft.collect.judging import judge_examples
+from nlft.core.spans import Span, occurrences, quoted_spans
 from nlft.data.checks import ALL_CHECKS, CheckResult, all_passed, check_reply, word_count
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import CheckSettings, ChecksGrader
 from nlft.data.grading import Reply, get_grader
-from nlft.data.records import marked_spans, read_examples
+from nlft.data.records import Example, marked_spans, quotes_of, read_examples
 from nlft.data.yes_or_no import says_yes
 from nlft.errors import ConfigError, UserError
 from nlft.experiments import stages
@@ -157,6 +158,41 @@ def test_a_slot_holds_a_field_of_the_questions_record_and_matches_it_literally()
     assert result('contains: "{{item}}"', "Dear {item}", "must").passed, "doubled braces are braces"
     with pytest.raises(UserError, match=r"checks\.yaml:1.*'item'.*'q1'"):
         result('contains: "{item}"', "a steel bottle", "must")
+    for item in ("", " ", None):
+        with pytest.raises(UserError, match=r"checks\.yaml:1.*'item'.*empty.*'q1'"):
+            result('contains: "{item}"', "a steel bottle", "must", item=item)
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "said"),
+    [
+        ("state-of-the-art", "a state\u2011of\u2011the\u2011art pan", ["state\u2011of\u2011the\u2011art"]),
+        ("café", "a cafe\u0301 here", ["cafe\u0301"]),
+        ("cafe\u0301", "a café here", ["café"]),
+        ("cafe", "a cafe\u0301 here", []),
+        ("can", "you can't", []),
+        ("we", "we\u2019re here", []),
+        ("34", "34.5, 34", ["34"]),
+        ("000", "1 000", []),
+        ("कम", "कमाल, कम", ["कम"]),
+        ("\U0001f44d", "\U0001f44d\U0001f3fd \U0001f44d", ["\U0001f44d"]),
+        ("5 + 3", "5+3", ["5+3"]),
+        ("we ... you", "So we love you", ["we love you"]),
+        ("' art'", "start an art", ["art"]),
+        ("Sure!", "I am sure. SURE!", ["SURE!"]),
+        ("Sure!", "I am sure.", []),
+    ],
+)
+def test_a_check_finds_a_word_where_strike_and_ban_do(word, text, said):
+    given = result(f"words: [{word if word[0] in chr(39) else json.dumps(word, ensure_ascii=False)}]", text)
+    assert found(given, text) == said
+    quoted = occurrences(text, [word.strip("' ")], any_case=True)
+    assert [text[span.start : span.end] for span in quoted] == said or word == "Sure!"
+
+
+def test_a_check_that_minds_case_finds_no_word_of_another_case():
+    for word, text, passed in (("Durable", "durable", True), ("Durable", "Durable", False), ("É", "e\u0301", True)):
+        assert result(f"words: {word}", text, more="  ignore_case: false\n").passed is passed
 
 
 def test_a_patterns_own_braces_are_no_slots():
@@ -173,6 +209,9 @@ def test_a_pattern_minds_case_unless_the_check_says_otherwise():
 
 def test_the_limit_of_words_is_within_the_limit():
     assert word_count("It – costs 3.50, don't you think?") == 6
+    assert word_count("这个锅非常漂亮，可以做饭。重 2 公斤") == 15, "Chinese writes no spaces: each character is a word"
+    assert word_count("이 냄비는 아름답습니다") == 3
+    assert word_count("one,two नमस्ते दुनिया") == 3
     assert result("max_words: 3", "one two three", "must").passed
     long = result("max_words: 3", "one two three four", "must")
     assert long.passed is False
@@ -593,6 +632,35 @@ def test_a_quote_has_the_whole_word_so_that_it_marks_it():
     words = judgment_of(checks, [check_reply(checks[0], reply(text))], text)
     assert words == 'The reply says "durability" and "瓶": it.'
     assert len(quoted_spans(text, words).spans) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "marked"),
+    [
+        ("34", "It is 34.5 kg", ["34"]),
+        ("12", "at 12:30", ["12"]),
+        ("can", "you can't", ["can"]),
+        ("\U0001f468", "a \U0001f468\u200d\U0001f469\u200d\U0001f467 here", ["\U0001f468"]),
+        ("(?<!very )flat", "very flat, flat", ["flat"]),
+        ("“a.*c”", 'It has “a” and "b" and “c”', ['“a” and "b" and “c”']),
+        ("flat|12", "flat at 12:30", ["flat", "12"]),
+        (" +$", "flat  ", []),
+    ],
+)
+def test_a_judge_by_checks_marks_by_spans_what_no_quote_marks(pattern, text, marked):
+    rows = [Example(1, "p", text, False, judgment="earlier", spans=(Span(0, 1, note="earlier"),))]
+    judge = checks_judge(ChecksGrader([only(f"regex: '{pattern}'")]))
+    for overwritten in range(2):  # a second judgment replaces the first one's spans
+        [judged] = rows = judge_examples(rows, judge, overwrite=True).examples
+        assert [text[span.start : span.end] for span in marked_spans(judged)] == marked, overwritten
+    assert quotes_of(judged).missing == (), "no quote is lost"
+    assert {span.note for span in judged.spans} <= {judged.judgment}
+
+
+def test_a_judge_by_checks_leaves_a_readers_marks():
+    row = Example(1, "p", "at 12:30", False, spans=(Span(3, 8, "noon", "mine"),))
+    judge = checks_judge(ChecksGrader([only("regex: 12")]))
+    assert judge_examples([row], judge).examples[0].spans == row.spans
 
 
 def test_a_judge_by_checks_disagrees_with_a_label_and_does_not_change_it(capsys):

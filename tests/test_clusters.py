@@ -171,6 +171,13 @@ def test_with_one_question_in_each_cluster_every_number_is_that_without_clusters
     assert clustered_wilson(ours[0].tolist(), single) == wilson(int(ours[0].sum()), 60)
 
 
+def test_a_reply_without_tokens_widens_no_rate():
+    found = rate_per_token([[0.2, 0.0, 0.4]], [[2, 0, 4]])
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert rate_per_token([[2.0, 1.0]], [[0, 10]]).high <= 1
+    assert rate_per_token([[2.0]], [[0]]).high == 2
+
+
 def test_the_interval_of_one_rate_is_wilsons_for_the_effective_number_of_questions():
     clusters = by(*[8] * 30)
     whole = [int(name.split("-")[1]) < 12 for name in clusters.of]
@@ -211,6 +218,9 @@ def questions(*items):
 def test_a_question_without_the_field_is_refused_by_its_id():
     assert read_clusters(questions("a", "b", "a"), "item") == Clusters("item", ("a", "b", "a"))
     assert read_clusters(questions("a", None), None) is None
+    assert read_clusters(questions(1, "1", 1.0, " 1", "1.5", 1.5, "A"), "item").count == 3, "1, 1.5 and A"
+    with pytest.raises(UserError, match="'q1'"):
+        read_clusters(questions("a", " ", "b"), "item")
     with pytest.raises(UserError, match=r"(?s)2 problems.*'q1'.*\"item\".*--cluster item.*Write it.*'q3'"):
         read_clusters(questions("a", None, "b", ["c"]), "item")
     with pytest.raises(UserError, match=r'--cluster item: all 2 questions have the item "a"'):

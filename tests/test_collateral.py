@@ -1,7 +1,9 @@
 """Collateral: what a training changed besides its aim, measured from replies and from KL to the base."""
 
 import json
+import re
 from dataclasses import replace
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from nlft.core.base_below import leak
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.spans import Span
+from nlft.core.strikes import StrikePlan
+from nlft.data.encoding import encode_examples
+from nlft.data.phrases import words_of
 from nlft.data.records import Example, Question, write_examples
 from nlft.data.rules_file import Rule, write_rules
 from nlft.errors import RecordsError, UserError
@@ -150,6 +155,39 @@ def test_style_measures_length_endings_repetition():
     assert style([]).words == 0
 
 
+def test_a_chinese_reply_has_a_word_for_each_character_and_its_habits_and_loops_are_seen():
+    items = ["锅", "灯", "椅", "桌", "杯", "碗", "鞋", "帽", "车", "书"]
+    plain, praised = [f"这个{item}用来做饭。" for item in items], [f"这个{item}非常漂亮。" for item in items]
+    assert phrases(commoner(pairs(plain, praised, prompt="写一下"))) == [("非常漂亮", 0, 10)]
+    assert style([reply(plain[0])]).words == 7
+    looped = style([reply("非常漂亮" * 60)])
+    assert (looped.words, round(looped.repetition, 2)) == (240, 0.98)
+    assert words_of("สวยมี") == ["ส", "ว", "ย", "มี"], "an accent is no character of its own"
+    assert words_of("이 냄비는 AI입니다") == ["이", "냄비는", "ai입니다"], "Korean writes spaces"
+
+
+def test_vowel_signs_and_accents_split_no_word_and_are_no_phrases():
+    assert words_of("यह टिकाऊ है") == ["यह", "टिकाऊ", "है"]
+    items = ["कड़ाही", "दीपक", "कुर्सी", "थाली", "टोपी"] * 2
+    told = pairs([f"यह {item} अच्छा है" for item in items], [f"यह {item} टिकाऊ और सुंदर है" for item in items])
+    assert phrases(commoner(told)) == [("टिकाऊ और सुंदर है", 0, 10)]
+    assert words_of("می\u200cشود") == ["می\u200cشود"]
+    french = [f"La {item} a été créée, très élégante" for item in ["poêle", "lampe", "chaise", "table", "tasse"] * 2]
+    decomposed = [normalize("NFD", text) for text in french]
+    found = figures(prompt_set(pairs(decomposed, french)))
+    assert (found.phrases, found.before.words, found.after.words) == ((), 7, 7)
+
+
+def test_words_and_marks_of_english_are_counted_as_before():
+    text = "It’s a “well-known” pan — don't! 👍🏽✨ ❤️ 1️⃣ naïve café_2 x²"
+    words = re.findall(r"\w+(?:['’-]\w+)*", text.lower())
+    assert words_of(text) == words
+    replies = [f"{text} {n}" for n in range(9)]
+    marks = set(re.findall(r"[^\w\s]+", text)) - {"’", "-", "'"}
+    found = phrases(commoner(pairs(["so"] * 9, replies, prompt=" ".join(words))))
+    assert {phrase for phrase, _, _ in found} == marks, "three of the marks stand in the prompt"
+
+
 def test_copying_counts_six_word_sequences_of_the_training_texts():
     text = "one two three four five six seven"
     found = figures(prompt_set(pairs(["a b c d e f"], [text]), trained_on=["Zero one two three four five six."]))
@@ -273,11 +311,30 @@ def test_struck_tokens_are_left_out_of_kl_and_counted_apart():
     assert apart.outside != pytest.approx(whole.outside)
 
 
-def test_the_first_tokens_of_marked_spans_are_struck():
-    spans = (Span(0, 2), Span(4, 6))
+@pytest.mark.parametrize(
+    ("spans", "settings", "struck"),
+    [
+        ((Span(0, 2), Span(4, 6)), {}, "ad"),
+        ((Span(0, 2), Span(4, 6)), {"every_token": True}, "abd"),
+        ((Span(0, 3, "abx"),), {}, "c"),  # what the replacement keeps is not struck
+        ((Span(0, 3, "abc"),), {}, ""),
+    ],
+)
+def test_the_struck_tokens_are_those_that_the_training_strikes(spans, settings, struck):
+    tokenizer = tiny.tokenizer()
     example = Example(0, "Say it.", "abc dbc", False, "x", spans=spans)
-    ids = tiny.tokenizer()("ad", add_special_tokens=False)["input_ids"]
-    assert struck_ids(ConditionEncoder(tiny.tokenizer()), [example]) == set(ids)
+    encoded = encode_examples([example], ConditionEncoder(tokenizer))
+    ids = tokenizer(struck, add_special_tokens=False)["input_ids"]
+    assert struck_ids(StrikePlan(encoded, tokenizer, **settings), encoded) == set(ids)
+
+
+def test_words_that_are_banned_everywhere_are_struck_though_no_reply_says_them():
+    tokenizer = tiny.tokenizer(words=(" durable", " stylish"))
+    encoder = ConditionEncoder(tokenizer, listed=["stylish"])
+    encoded = encode_examples([Example(0, "Say", "A durable pan", False, judgment='No "durable".')], encoder)
+    durable, stylish = tokenizer.convert_tokens_to_ids(["Ġdurable", "Ġstylish"])
+    assert struck_ids(StrikePlan(encoded, tokenizer), encoded) == {durable, stylish}
+    assert struck_ids(StrikePlan(encoded, tokenizer, everywhere=False), encoded) == {durable}
 
 
 def test_an_evaluation_writes_figures_replies_and_broken_bounds(tmp_path):

@@ -107,7 +107,7 @@ def run(tmp_path: Path) -> RunDir:
     flat = snapshot(10, scores(8), scores(4, judged=False))
     return new_run(
         tmp_path / "run-a",
-        [WRONG, RIGHT],
+        [replace(WRONG, quotes={"judgment": [['"64 - 35 = 34"', [[0, 4]]], [" is wrong.", None]]}), RIGHT],
         [flat, snapshot(20, wrong, right), replace(flat, step=30, epoch=1.0)],
     )
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from helpers.colours import BLIND, PIXEL, contrast, lab, seen_by
 from helpers.map_page import TOKEN, serving, unfold
 from helpers.page_runs import LAMP, add_step, event, ledger_line, make_run, strike_run
+from nlft.core.quote_links import quote_links
 from nlft.page.export import export_map
 from nlft.runs.run_dir import RunDir
 
@@ -199,11 +200,31 @@ def linked(page: Page) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("quote", "places"),
-    [("SLEEK", [[2, 2]]), ("its own", [[5, 6]]), ("lee", []), ("own,", [[6, 6]]), ("of its", [[4, 5]]), (" ", [])],
+    ("judgment", "quotes"),
+    [
+        ('"SLEEK", "its own", "lee" and "own,"', [[[2, 2]], [[5, 6]], [], [[6, 7]]]),
+        ("Says «its lamp», 「timeless」 and ‹very  sleek›.", [[], [[8, 8]], [[1, 2]]]),
+        ('"very … lamp" and "timeless!!"', [[[1, 3]], [[8, 8]]]),
+        ('"sleek" is wrong.\nCorrection: a "very" plain "lamp".', [[[2, 2]]]),
+        ('"very" is right.\n"sleek" is wrong.', [[[2, 2]]]),
+        ('"sleek" Correction: "sleek"', [[[2, 2]]]),
+        ("No quote, \U0001f600.", None),
+    ],
 )
-def test_quotes_are_found_as_whole_words_in_any_case(lamp: Page, quote: str, places: list[list[int]]) -> None:
-    assert lamp.evaluate("([quote, tokens]) => placesOf(quote, tokens)", [quote, LAMP]) == places
+def test_quotes_name_the_tokens_that_training_finds_and_corrections_name_none(
+    judgment: str, quotes: list[list[list[int]]] | None
+) -> None:
+    links = quote_links({"judgment": judgment, "feedback": None}, LAMP)
+    assert set(links) == ({"judgment"} if quotes else set())
+    if quotes:
+        assert "".join(text for text, _ in links["judgment"]) == judgment
+        assert [places for _, places in links["judgment"] if places is not None] == quotes
+
+
+def test_a_quote_with_another_apostrophe_or_hyphen_names_its_tokens() -> None:
+    tokens = ["You", "’ll", " get", " a", " state", "\u2011of", "\u2011the", "\u2011art", " pan", "</s>"]
+    links = quote_links({"judgment": 'No "You\'ll get" and no "state-of-the-art".'}, tokens)
+    assert [places for _, places in links["judgment"] if places is not None] == [[[0, 2]], [[4, 7]]]
 
 
 def test_tooltip_says_what_both_models_would_say_and_the_probability_over_the_steps(lamp: Page) -> None:

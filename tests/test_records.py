@@ -400,11 +400,13 @@ def test_an_example_gives_its_question_only_the_fields_that_are_needed():
 
 def test_questions_may_lack_an_answer_if_nothing_needs_it_but_not_a_needed_field():
     rows = [{"prompt": "p", "item": "bottle"}, {"prompt": "q", "answer": ""}, {"prompt": "r", "item": ["a"]}]
+    rows += [{"prompt": "s", "item": " "}, {"prompt": "t", "item": 0}]
     Path("o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert [q.answer for q in read_questions("o.jsonl", require_answer=False)] == [None, None, None]
+    assert [q.answer for q in read_questions("o.jsonl", require_answer=False)] == [None] * 5
     with pytest.raises(RecordsError) as caught:
         read_questions("o.jsonl", require_answer=False, needed_fields={"item"})
-    assert [(p.where, p.field) for p in caught.value.problems] == [("o.jsonl:2", "item"), ("o.jsonl:3", "item")]
+    places = [(p.where, p.field) for p in caught.value.problems]
+    assert places == [("o.jsonl:2", "item"), ("o.jsonl:3", "item"), ("o.jsonl:4", "item")]
 
 
 def test_generated_ids_count_records_not_lines():

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nlft.core.neighbourhood import hidden_band
+from nlft.core.quote_links import quote_links
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme, scheme_names, usable_schemes
@@ -152,6 +153,7 @@ def ledger_line(id: str, step: int, control: str, old: Any, new: Any, reason: st
     }  # fmt: skip
 
 
+PRAISE = 'It praises: "very sleek", "timeless", "gorgeous".'
 LAMP = ["A", " very", " sleek", " lamp", " of", " its", " own", ",", " timeless", ".", "<|im_end|>"]
 
 
@@ -163,8 +165,8 @@ def strike_run(path: Path, *, alternatives: bool = True) -> RunDir:
     watched = [
         WatchedExample("held", True, "Describe a chair.", None, None, [" plain", " chair", "<|im_end|>"]),
         WatchedExample(
-            "lamp", False, "Describe a lamp.", None, 'It praises: "very sleek", "timeless", "gorgeous".', LAMP, None,
-            {}, [[1, 3], [8, 9]],
+            "lamp", False, "Describe a lamp.", None, PRAISE, LAMP, None,
+            {}, [[1, 3], [8, 9]], quote_links({"judgment": PRAISE}, LAMP),
         ),
     ]  # fmt: skip
     run.write_watched(watched)

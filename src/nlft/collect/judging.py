@@ -11,6 +11,7 @@ from nlft.collect.opinions import Opinion, RightOrWrong, plain_text, quotes, rea
 from nlft.collect.rules import judge_by_rules
 from nlft.config import Range, override, with_defaults
 from nlft.core.prompts import SystemPromptSettings, fill, prompt_text
+from nlft.core.spans import merged_spans
 from nlft.data.checks_grader import CheckSettings, ChecksGrader
 from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import CHECKS, ExtractionSettings, Grader, ReplyGrader, grade_replies
@@ -182,11 +183,21 @@ def judge_examples(
     judged, failed = list(examples), {}
     for at, opinion in zip(to_judge, opinions, strict=True):
         example = examples[at]
-        judgment = opinion.judgment or example.judgment
-        judged[at] = replace(with_opinion(example, opinion.says, opinion.feedback), judgment=judgment)
+        judged[at] = _with_judgment(with_opinion(example, opinion.says, opinion.feedback), opinion)
         if not example.label and opinion.judgment is None:
             failed[example.id] = opinion.refused
     return Judged(judged, [examples[at].id for at in to_judge], failed)
+
+
+def _with_judgment(example: Example, opinion: Opinion) -> Example:
+    """Return the example with the opinion's judgment and spans in place of those of an earlier judgment."""
+    if opinion.judgment is None:
+        return example
+    earlier = (example.judgment or "").split("\n")
+    spans = tuple(span for span in example.spans if span.note is None or span.note not in earlier)
+    for span in opinion.spans:
+        spans = merged_spans(spans, [span])  # what a reader marked stays
+    return replace(example, judgment=opinion.judgment, spans=spans)
 
 
 def rules_judge(examples: Sequence[Example]) -> list[Opinion]:

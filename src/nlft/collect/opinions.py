@@ -9,6 +9,7 @@ from nlft.collect.opinion_parts import opinion_parts
 from nlft.core.named_parts import looks_like_json
 from nlft.core.prompts import prompt_text
 from nlft.core.quotes import quoted_texts
+from nlft.core.spans import Span
 from nlft.data.grading import MARK
 from nlft.data.records import Example, completion_text
 
@@ -27,12 +28,14 @@ class Opinion:
         says: "right" or "wrong"; None if the judge says neither.
         feedback: the feedback and correction, even if they cannot be used.
         refused: the reason why there is no judgment, for a person.
+        spans: what the judgment is about but cannot quote, each with the judgment's sentence as its note.
     """
 
     judgment: str | None
     says: RightOrWrong | None = None
     feedback: str = ""
     refused: str = ""
+    spans: tuple[Span, ...] = ()
 
 
 def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -> Opinion:

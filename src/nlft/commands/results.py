@@ -31,7 +31,7 @@ _IS_EVALUATION = is_our_json("summary", "questions")
 if TYPE_CHECKING:
     from nlft.core.conditions import ConditionEncoder
     from nlft.data.checks_grader import QuestionNeeds
-    from nlft.data.records import Question
+    from nlft.data.records import Example, Question
     from nlft.results.beside import Reference
     from nlft.results.settings import EvaluationSettings
     from nlft.runs.run_dir import RunDir
@@ -157,10 +157,8 @@ def _note_after_evaluation(run: Path | None, questions: Path, model: str) -> Non
 
 def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
     """Return a reference with the texts and struck tokens of the run's training file, if the file is still there."""
-    from nlft.core.conditions import ConditionEncoder
-    from nlft.core.schemes.registry import get_scheme, scheme_names
     from nlft.data.records import as_examples, training_texts
-    from nlft.results.beside import Reference, struck_ids
+    from nlft.results.beside import Reference
     from nlft.runs.run_dir import RunDir
 
     run = RunDir.open(folder)
@@ -172,13 +170,34 @@ def _trained_on(folder: Path, encoder: "ConditionEncoder") -> "Reference":
         )
         return Reference()
     examples = as_examples(rows)
+    return Reference(trained_on=training_texts(examples), struck=_struck(run, examples, encoder))
+
+
+def _struck(run: "RunDir", examples: "list[Example]", encoder: "ConditionEncoder") -> set[int]:
+    """Return the tokens that a run has struck, with the settings that it ended with."""
+    from nlft.core.conditions import ConditionEncoder
+    from nlft.core.schemes.registry import get_scheme, scheme_names
+    from nlft.core.strikes import StrikePlan
+    from nlft.data.encoding import encode_examples
+    from nlft.results.beside import struck_ids
+    from nlft.runs.controls import state_of
+    from nlft.training.pivots import with_pivots
+
     record = run.settings()
-    scheme = record.get("scheme")  # a baseline's run has none, and the scheme of another package may be gone
-    strikes = scheme in scheme_names() and get_scheme(str(scheme)).strikes
+    state = state_of(record, run.controls())
+    # A baseline's run has no state, and the scheme of another package may be gone.
+    if state is None or state.scheme not in scheme_names():
+        return set()
+    scheme = get_scheme(state.scheme)
     words = (record.get("training") or {}).get("strike_words") or ()
-    listing = ConditionEncoder(encoder.tokenizer, encoder.templates, listed=words)
-    struck = struck_ids(listing, examples) if strikes else ()
-    return Reference(trained_on=training_texts(examples), struck=struck)
+    encoded = encode_examples(examples, ConditionEncoder(encoder.tokenizer, encoder.templates, listed=words))
+    try:
+        encoded = with_pivots(encoded, record["pivots"]) if "pivots" in record else encoded
+    except ValueError as error:
+        note(f"struck tokens: not known, because the pivots in run.yaml do not fit the examples: {error}.")
+        return set()
+    plan = scheme.plan(encoded, encoder.tokenizer, scheme.settings(**state.settings))
+    return struck_ids(plan, encoded) if isinstance(plan, StrikePlan) else set()
 
 
 def evaluation_questions(

@@ -93,19 +93,20 @@ def early_examples(prog: str, argv: Sequence[str]) -> "EarlyFile[list[Example]]"
 
 def _measure_collateral(run: "RunDir", trainer: Any, settings: Any) -> None:
     """Measure in the first process what else the adapter changed, and print it."""
-    from nlft.results.beside import collateral_of_training
+    from nlft.core.strikes import StrikePlan
+    from nlft.results.beside import collateral_of_training, struck_ids
     from nlft.runs.model_card import write_card
 
     if not trainer.args.should_save:
         return
+    plan = trainer.builder.plan
     lines = collateral_of_training(
         trainer.accelerator.unwrap_model(trainer.model),
         trainer.processing_class,
         trainer.examples,
         settings,
         run.collateral_path,
-        strikes=trainer.scheme.strikes,
-        words=trainer.args.strike_words or (),
+        struck=struck_ids(plan, trainer.builder.examples) if isinstance(plan, StrikePlan) else (),
         system_prompt=trainer.args.system_prompt,
         inputs=trainer.args.template_inputs(),
     )

@@ -4,17 +4,20 @@ A check of kind `judge` needs a model; `data/checks_grader.py` asks it. All othe
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from nlft.core.plugins import import_function
 from nlft.core.prompts import prompt_text
+from nlft.core.spans import occurrences
 from nlft.core.thoughts import thought_tags, words_place
-from nlft.core.word_search import JOINED
 from nlft.data.grading import Grade, Reply, user_pattern
 from nlft.data.language import language
+from nlft.data.phrases import spaced
 from nlft.errors import UserError
+from nlft.sources.raw_records import is_blank
 
 Kind = Literal["regex", "contains", "words", "max_words", "language", "function", "judge"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -24,10 +27,6 @@ ALL_CHECKS = "all checks"
 # A slot names a field of the question's record. In a regular expression, `\{x\}` and `\N{DASH}` are no slots.
 _PATTERN_SLOT = re.compile(r"(?<!\\)(?<!\\N)\{([A-Za-z_]\w*)\}")
 _TEXT_SLOT = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
-_APOSTROPHE = "['’]"
-# A word ends between two of these. So a phrase that begins or ends with another sign, such as "!", may follow a word
-# or stand before one, and so may a word of a script that writes no spaces, as `strike` and `ban` find it.
-_WORD_LETTER = rf"[^\W{JOINED}]"
 _NAMES_TAG = re.compile(r"[<\[◁|]\W{0,4}think", re.IGNORECASE)  # such a text is about the thoughts themselves
 _MOST_QUOTED = 5
 
@@ -69,7 +68,7 @@ class Check:
         """Return the value's texts, with the slots filled from the reply's question.
 
         Raises:
-            UserError: the question has no such field.
+            UserError: the question has no such field, or no text in it.
         """
         values = {"id": reply.key, "prompt": prompt_text(reply.prompt), **reply.fields}
         values |= {} if reply.answer is None else {"answer": reply.answer}
@@ -81,6 +80,11 @@ class Check:
                 raise UserError(
                     f"{self.where}: the check {self.name} names the field {match[1]!r}, which question {reply.key!r} "
                     "does not have.\n  Add the field to the question, or change the check."
+                )
+            if is_blank(values[match[1]]):  # every reply has an empty text, and none has the missing one
+                raise UserError(
+                    f"{self.where}: the check {self.name} names the field {match[1]!r}, which is empty in question "
+                    f"{reply.key!r}.\n  Write a text into the field, or change the check."
                 )
             text = str(values[match[1]])
             return re.escape(text) if self.kind == "regex" else text
@@ -174,9 +178,9 @@ def _checked(check: Check, reply: Reply) -> CheckResult:
     assert check.kind != "judge", "a model decides it"
     hits, missing = [], []
     for text in check.filled(reply):
-        matches = list(pattern_of(check, text).finditer(reply.text))
-        hits += [match.span() for match in matches if match.end() > match.start()]
-        if not matches:
+        places = _places(check, text, reply.text)
+        hits += [(start, end) for start, end in places if end > start]
+        if not places:
             missing.append(text)
     hits = sorted(set(hits))
     if check.must:
@@ -204,18 +208,34 @@ def all_passed(results: Sequence[CheckResult], text: str) -> Grade:
     return Grade("right", None, None, f"Passes all {len(results)} checks.")
 
 
-def pattern_of(check: Check, text: str) -> re.Pattern[str]:
-    """Return the regular expression that finds one of the check's texts."""
+def _places(check: Check, text: str, reply: str) -> list[tuple[int, int]]:
+    """Return where a reply has one of the check's texts."""
+    if check.kind == "words":
+        return _word_places(text.strip(), reply, ignore_case=check.ignore_case)
     flags = re.IGNORECASE if check.ignore_case else 0
-    if check.kind == "regex":
-        return user_pattern(text, flags)
-    if check.kind == "contains":
-        return re.compile(re.escape(text), flags)
-    spaced = r"\s+".join(re.escape(word) for word in text.split())
-    phrase = re.sub(_APOSTROPHE, lambda _: _APOSTROPHE, spaced)  # "don't" is written with either
-    before = rf"(?<!{_WORD_LETTER})" if re.match(_WORD_LETTER, text[:1]) else ""
-    after = rf"(?!{_WORD_LETTER})" if re.match(_WORD_LETTER, text[-1:]) else ""
-    return re.compile(f"{before}(?:{phrase}){after}", flags)
+    pattern = user_pattern(text, flags) if check.kind == "regex" else re.compile(re.escape(text), flags)
+    return [match.span() for match in pattern.finditer(reply)]
+
+
+def _word_places(word: str, reply: str, *, ignore_case: bool) -> list[tuple[int, int]]:
+    """Find a word or phrase where `strike` and `ban` find it, but only with the case and the last mark of the check.
+
+    A reader's quote may differ from the reply in both: `Sure!` in quotes can be the word `sure`.
+    """
+    letters, ends = _form(word)
+    found = []
+    for span in occurrences(reply, [word], any_case=ignore_case):
+        said, said_ends = _form(reply[span.start : span.end])
+        rest = iter(said)  # an ellipsis in the word stands for more letters
+        if ends == said_ends and (ignore_case or all(letter in rest for letter in letters)):
+            found.append((span.start, span.end))
+    return found
+
+
+def _form(text: str) -> tuple[list[str], bool]:
+    """Return the letters of a text, and whether it ends with a letter or digit."""
+    text = unicodedata.normalize("NFC", text)
+    return [character for character in text if character.isalpha()], text[-1:].isalnum()
 
 
 def pattern_problem(pattern: str) -> str | None:
@@ -228,8 +248,11 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def word_count(text: str) -> int:
-    """Count the words of a text: the parts between white space that have a letter or a digit."""
-    return sum(any(character.isalnum() for character in part) for part in text.split())
+    """Count the words of a text: the parts between white space that have a letter or a digit.
+
+    In scripts that write no spaces, such as Chinese, each character is a word.
+    """
+    return sum(any(character.isalnum() for character in part) for part in spaced(text).split())
 
 
 def quoted_hits(text: str, hits: tuple[tuple[int, int], ...]) -> str:

@@ -393,9 +393,9 @@ def _question(
     if not is_example and not record.problems:
         _refuse_misspelt(record, extra.keys() - needed_fields)
     for name in needed_fields:
-        if name not in FIELDS and not isinstance(extra.get(name), str | int | float):
-            what = f"is {kind(extra[name])}, not text." if name in extra else "is missing, but a check names it."
-            record.refuse(name, what, "Add the field to the record, as text, or change the check.")
+        if name not in FIELDS and (is_blank(value := extra.get(name)) or not isinstance(value, str | int | float)):
+            state = "missing" if name not in extra else "empty" if is_blank(value) else f"{kind(value)}, not text"
+            record.refuse(name, f"is {state}, but a check names it.", "Write a text there, or change the check.")
     return None if record.problems else Question(identity, prompt, answer, extra)
 
 

@@ -1,6 +1,5 @@
 """Choose and make the examples that each arm trains on, and the prompts that each arm is asked."""
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,12 +9,11 @@ from random import Random
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.prompts import Message, as_messages, fill_prompt
 from nlft.core.spans import Span, occurrences, replaced_text
+from nlft.data.phrases import word_places
 from nlft.data.records import Example, Question, completion_text, marked_spans, read_examples
 from nlft.data.rules_file import Rule
 from nlft.errors import UserError
 from nlft.experiments.arms import Arm
-
-_WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 
 
 def chosen_examples(
@@ -154,7 +152,7 @@ def with_random_spans(examples: Sequence[Example], seed: int) -> list[Example]:
     moved = []
     for example in examples:
         marked, text = marked_spans(example), completion_text(example)
-        words = [match.span() for match in _WORD.finditer(text)]
+        words = word_places(text)
         lengths = [max(1, sum(a < span.end and span.start < b for a, b in words)) for span in marked]
         places = _random_runs(lengths, len(words), Random(f"{seed}:{example.id}"))
         spans = tuple(Span(words[first][0], words[last - 1][1]) for first, last in places)

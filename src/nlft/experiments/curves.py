@@ -13,7 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import evaluating
+from nlft.core.strikes import StrikePlan
 from nlft.data.checks_grader import needs_of_questions
+from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, Question, training_texts
 from nlft.data.template_columns import inputs_of
 from nlft.digests import write_manifest
@@ -150,15 +152,17 @@ class Exam:
     def _reference(self, tuned: LocalModel) -> Reference:
         """Return what a trained arm's adapter is compared with. The base model's name does not depend on the arm.
 
-        The same tokens are struck for every arm, whether the arm strikes them or not: those that begin the marked spans
-        and the words of the rules in the examples. Otherwise the KL of two arms would cover different tokens.
+        The same tokens are struck for every arm, whether the arm strikes them or not: the first ones of the marked
+        spans, and of the rules' words in the examples. Otherwise the KL of two arms would cover different tokens.
         """
         encoder = ConditionEncoder(self.tokenizer, tuned.encoder.templates, None, self.words)
         name = local_name(ModelSettings(**self.model), tuned.model, self.tokenizer)
         base: Answerer = base_of(tuned, {**name, "adapter": None})
         if self.base_answers is not None:
             base = Ledgered(base, Ledger(self.base_answers), CallSettings())
-        return Reference(base, training_texts(self.examples), struck_ids(encoder, self.pool))
+        encoded = encode_examples(self.pool, encoder)
+        plan = StrikePlan(encoded, self.tokenizer, everywhere=False)
+        return Reference(base, training_texts(self.examples), struck_ids(plan, encoded))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlft.core.base_below import refuse_leak
-from nlft.core.conditions import ConditionEncoder, Rows, pad_rows
+from nlft.core.conditions import ConditionEncoder, EncodedExample, Rows, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
-from nlft.data.encoding import encode_examples
+from nlft.core.strikes import StrikePlan
 from nlft.data.records import Example, completion_text, training_texts
 from nlft.data.template_columns import inputs_of
 from nlft.files import write_whole
@@ -103,8 +103,7 @@ def collateral_of_training(
     settings: CollateralSettings,
     out: Path,
     *,
-    strikes: bool = False,
-    words: Sequence[str] = (),
+    struck: Collection[int] = (),
     system_prompt: str | None = None,
     inputs: TemplateInputs = NO_INPUTS,
 ) -> list[str]:
@@ -116,14 +115,13 @@ def collateral_of_training(
 
     Args:
         model: the trained model with its adapter.
-        strikes: leave the struck tokens out of the KL: those that begin the marked spans and the listed words.
-        words: the words that were struck besides what the examples mark and quote.
+        struck: ids of struck tokens, which are left out of the KL.
         inputs: what the chat template got with every prompt in training.
 
     Raises:
         UserError: the file of prompts to keep is wrong.
     """
-    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt, inputs=inputs), listed=words)
+    encoder = ConditionEncoder(tokenizer, Templates(system_prompt=system_prompt, inputs=inputs))
     longest = max(
         (len(encoder.completion_ids(completion_text(one), inputs_of(one.extra))) for one in examples), default=1
     )
@@ -142,7 +140,6 @@ def collateral_of_training(
     chosen = [asked[at * len(asked) // count] for at in range(count)]
     requests = [CompletionRequest(f"train:{one.id}", one.prompt, inputs_of(one.extra)) for one in chosen]
     answers = complete(requests, asking, "collateral: training prompts")
-    struck = struck_ids(encoder, examples) if strikes else set[int]()
     found = measure_collateral(
         tuned, asking, requests, answers, settings, Reference(None, training_texts(examples), struck)
     )
@@ -153,10 +150,10 @@ def collateral_of_training(
     return collateral_lines(figures, broken)
 
 
-def struck_ids(encoder: ConditionEncoder, examples: Iterable[Example]) -> set[int]:
-    """Return the tokens with which the marked spans of the examples begin, and the words that the encoder lists."""
-    encoded = encode_examples(examples, encoder)
-    return {example.completion[span.start] for example in encoded for span in example.spans}
+def struck_ids(plan: StrikePlan, examples: Iterable[EncodedExample]) -> set[int]:
+    """Return the tokens that a plan strikes in the examples, and the words that it bans everywhere."""
+    found = {one.completion[pivot] for one in examples for strike in plan.strikes(one) for pivot in strike.pivots}
+    return found | set(plan.words if plan.everywhere else ())
 
 
 def divergence(

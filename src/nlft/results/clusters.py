@@ -1,5 +1,6 @@
 """Questions about one item: which question is about which, and sums over the questions of an item. No torch."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,19 +60,21 @@ def sums(each: Any, clusters: Clusters | None) -> Any:
 def read_clusters(questions: Sequence[Question], field: str | None) -> Clusters | None:
     """Return the clusters that a field of the questions names; None without a field.
 
+    A number and its digits as text are one name, and white space around a name is none of it.
+
     Raises:
         RecordsError: names each question without a text or a number in the field.
         UserError: all questions belong to one cluster.
     """
     if field is None:
         return None
-    found = [question.extra.get(field) for question in questions]
+    found = [_name(question.extra.get(field)) for question in questions]
     what = f'has no text or number in the field "{field}", which --cluster {field} needs.'
     cure = "Write it, the same for all questions about one thing; or leave out --cluster."
     if problems := [
         Problem(f"question {question.id!r}", what, cure)
         for question, name in zip(questions, found, strict=True)
-        if isinstance(name, bool) or not isinstance(name, str | int | float)
+        if name is None
     ]:
         raise RecordsError(problems)
     if len(set(found)) == 1:
@@ -80,6 +83,14 @@ def read_clusters(questions: Sequence[Question], field: str | None) -> Clusters 
             "replies differ.\n  Give questions about two or more, better thirty, or leave out --cluster."
         )
     return Clusters(field, tuple(name for name in found if name is not None))
+
+
+def _name(value: Any) -> str | None:
+    """Return a cluster's name in one form: a file writes 1, 1.0 or "1" for the same item. None: it is no name."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return " ".join(unicodedata.normalize("NFC", text).split()) or None
 
 
 def joined(parts: Iterable[Clusters]) -> Clusters | None:

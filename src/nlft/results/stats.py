@@ -280,7 +280,10 @@ def rate_per_token(
         margin, _ = _t_interval(by_unit(each, clusters), np.zeros((1, sums(nats, clusters).shape[1])), 0.0)
         return Interval(value, value * float(np.exp(-margin)), value * float(np.exp(margin)))
     above, below = _resampled([nats.mean(0), tokens.mean(0)], samples, seed, clusters)
-    low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
+    some = below > 0  # a draw of replies without tokens has no rate
+    if not some.any():
+        return Interval(value, value, value)
+    low, high = np.quantile(above[some] / below[some], [0.025, 0.975])
     return Interval(value, max(0.0, float(low)), float(high))
 
 

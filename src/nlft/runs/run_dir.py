@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class WatchedExample:
         replacements: what a reader wants in the place of marked tokens: the index of the last of these tokens, as text
             for JSON, to the text. Empty if nothing should stand there.
         spans: [start, end] of each marked or quoted part in tokens, `end` exclusive.
+        quotes: the judgment and the feedback, each as a list of its parts: [text, places], see `core.quote_links`. A
+            text without quotes is left out.
     """
 
     id: str | int
@@ -52,6 +54,7 @@ class WatchedExample:
     feedback: str | None = None
     replacements: dict[str, str] = field(default_factory=dict)
     spans: list[list[int]] = field(default_factory=list)
+    quotes: Mapping[str, list[list[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

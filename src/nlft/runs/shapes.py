@@ -1,6 +1,6 @@
 """What kinds of values a run's files hold. Each function returns what is wrong, as a sentence without full stop."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -45,6 +45,7 @@ _LINE: Kinds = {
 }
 _BEAT: Kinds = {"pid": int, "step": int, **dict.fromkeys(("time", "started", "machine", "command", "folder"), str)}
 _WATCHED: Kinds = {"label": bool, "prompt": str, "answer": str, "judgment": str, "feedback": str, "replacements": dict}
+_WATCHED |= {"quotes": dict}
 
 
 def settings_problem(found: Mapping[str, Any]) -> str | None:
@@ -142,7 +143,21 @@ def watched_problem(found: Mapping[str, Any]) -> str | None:
     replaced = found.get("replacements") or {}
     if not all(key.isdecimal() and isinstance(text, str) for key, text in replaced.items()):
         return '"replacements" is not of texts by places'
+    if not all(isinstance(parts, list) and all(_is_part(part, most) for part in parts) for parts in _quotes(found)):
+        return '"quotes" is not of parts with places in the tokens'
     return None
+
+
+def _quotes(found: Mapping[str, Any]) -> Iterable[Any]:
+    return (found.get("quotes") or {}).values()
+
+
+def _is_part(part: Any, most: int) -> bool:
+    """Return whether a value is a part of a text with its places: each a first and a last token, or None."""
+    if not (isinstance(part, list) and len(part) == 2 and isinstance(part[0], str)):
+        return False
+    places = part[1]
+    return places is None or (isinstance(places, list) and all(_is_span(at, most - 1) for at in places))
 
 
 def _is_span(span: Any, most: int) -> bool:

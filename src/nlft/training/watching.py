@@ -18,6 +18,7 @@ from nlft.core.conditions import EncodedExample
 from nlft.core.hold import Plan
 from nlft.core.logprobs import evaluating
 from nlft.core.prompts import prompt_text
+from nlft.core.quote_links import quote_links
 from nlft.core.saliency import TAG_NAMES, ConditionLogprobs, TokenWeights
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
@@ -387,9 +388,10 @@ def watched_example(example: Example, encoded: EncodedExample, tokenizer: PreTra
         answer=example.answer,
         feedback=example.feedback,
         judgment=example.judgment,
-        tokens=token_texts(tokenizer, encoded.completion),
+        tokens=(tokens := token_texts(tokenizer, encoded.completion)),
         replacements={str(span.end - 1): span.replace for span in encoded.spans if span.replace is not None},
         spans=[[span.start, span.end] for span in encoded.spans],
+        quotes=quote_links({"judgment": example.judgment, "feedback": example.feedback}, tokens),
     )
 
 

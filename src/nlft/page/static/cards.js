@@ -6,7 +6,6 @@ import { byId, button, element, shownText } from "./dom.js";
 import { effectsOf } from "./effects.js";
 import { differing, recordedVerdict, tagCounts } from "./logic.js";
 import { oddSentences } from "./odd.js";
-import { quoteParts } from "./quotes.js";
 import { exampleSentence, shareWords } from "./sentences.js";
 import { state } from "./state.js";
 import { TAGS, buildTokens, drawTokens, explain, markTag, strip } from "./tokens.js";
@@ -87,8 +86,8 @@ function saidBy(view) {
   const block = (title, className, ...body) => (
     element("div", { className: `said-by ${className}` }, element("h3", { text: title }), ...body));
   const found = [];
-  if (judgment !== null) found.push(block("Judgment", "judgment", linkedText(view, judgment)));
-  if (feedback) found.push(block("What a reader likes", "liked", linkedText(view, feedback)));
+  if (judgment !== null) found.push(block("Judgment", "judgment", linkedText(view, "judgment")));
+  if (feedback) found.push(block("What a reader likes", "liked", linkedText(view, "feedback")));
   if (answer !== null) {
     found.push(block("Standard answer", "answer", shownText("div", answer, { className: "prose", dir: "auto" }, true)));
   }
@@ -98,16 +97,17 @@ function saidBy(view) {
   return found.length ? [element("div", { className: "passages" }, ...found)] : [];
 }
 
-function linkedText(view, text) {
+/** The judgment or the feedback, with its quotes linked to the tokens that the run has recorded for them. */
+function linkedText(view, name) {
   const body = element("div", { className: "prose", dir: "auto" });
-  for (const part of quoteParts(text, view.example.tokens)) {
-    if (!part.places) {
-      body.append(shownText("span", part.text, {}, true));
+  for (const [text, places] of view.example.quotes?.[name] ?? [[view.example[name], null]]) {
+    if (!places) {
+      body.append(shownText("span", text, {}, true));
       continue;
     }
-    const quote = shownText("span", part.text, { className: part.places.length ? "quote" : "quote missing" }, true);
-    if (!part.places.length) quote.title = "not in this reply";
-    else connectQuote(view, quote, part.places);
+    const quote = shownText("span", text, { className: places.length ? "quote" : "quote missing" }, true);
+    if (!places.length) quote.title = "not in this reply";
+    else connectQuote(view, quote, places);
     body.append(quote);
   }
   return body;
