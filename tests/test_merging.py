@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 
+import huggingface_hub
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
@@ -13,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from helpers import tiny
+from nlft.chat.target import find_target
 from nlft.cli import main
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings
+from nlft.runs.run_dir import RunDir
 from nlft.training import merging
 
+HUB, MAIN, V1 = {"model_name_or_path": "org/tiny"}, "1" * 40, "2" * 40
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 
@@ -82,6 +87,45 @@ def test_a_merged_model_says_what_model_and_adapter_say(adapter, tmp_path, capsy
     torch.testing.assert_close(merged, both, atol=1e-5, rtol=1e-5)
     assert AutoTokenizer.from_pretrained(out).chat_template == tiny.tokenizer().chat_template
     assert not [path for path in out.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.fixture
+def on_hub(adapter, tmp_path, monkeypatch):
+    """The run's base on the hub under the tag v1; main has other weights."""
+    hub = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(tmp_path / "base", hub / "snapshots" / V1)
+    shutil.copytree(tmp_path / "base", hub / "snapshots" / MAIN)
+    tiny.model(seed=1).save_pretrained(hub / "snapshots" / MAIN)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(MAIN)
+    (hub / "refs" / "v1").write_text(V1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    RunDir(adapter).write_settings({"method": "nlft", "weights": V1, "model": {**HUB, "model_revision": "v1"}})
+    return adapter
+
+
+def gate(folder):
+    return load_file(folder / "model.safetensors")["model.layers.0.mlp.gate_proj.weight"]
+
+
+def test_a_run_is_merged_into_the_revision_that_it_was_trained_on(on_hub, tmp_path):
+    assert main(["merge", *named(on_hub), "--out", str(tmp_path / "right")]) == 0
+    assert main(["merge", str(on_hub), "--out", str(tmp_path / "merge")]) == 0
+    assert main(["export", str(on_hub / "adapter"), "--to", "merged", "--out", str(tmp_path / "export")]) == 0
+    (tmp_path / "hub" / "models--org--tiny" / "refs" / "v1").unlink()
+    RunDir(on_hub).write_settings({"method": "nlft", "weights": V1, **HUB})  # as from Python: only the commit is known
+    assert main(["merge", str(on_hub), "--out", str(tmp_path / "python")]) == 0
+    assert find_target(str(on_hub), None).revision == V1
+    for out in ("merge", "export", "python"):
+        torch.testing.assert_close(gate(tmp_path / out), gate(tmp_path / "right"), rtol=0, atol=0)
+
+
+def test_a_revision_that_the_user_gives_is_taken(on_hub, tmp_path):
+    assert main(["merge", str(on_hub), "--model_revision", "main", "--out", str(tmp_path / "main")]) == 0
+    told = ["--model_name_or_path", "org/tiny", "--adapter", str(on_hub)]
+    assert main(["merge", *told, "--out", str(tmp_path / "both")]) == 0
+    torch.testing.assert_close(gate(tmp_path / "main"), gate(tmp_path / "both"), rtol=0, atol=0)
+    assert find_target(str(on_hub), str(tmp_path / "base")).revision is None
 
 
 def test_it_is_written_in_the_wanted_type_rounded_once(adapter, tmp_path):

@@ -188,8 +188,8 @@ def _model_settings(target: Target, tuned: str | None) -> ModelSettings:
     kept = {name: value for name, value in recorded.items() if name in names and value is not None}
     if "dtype" not in kept and target.record.get("dtype"):
         kept["dtype"] = target.record["dtype"]
-    if tuned is None and recorded.get("model_name_or_path") == target.base and recorded.get("model_revision"):
-        kept["model_revision"] = recorded["model_revision"]
+    if tuned is None and target.revision:
+        kept["model_revision"] = target.revision
     return ModelSettings(model_name_or_path=tuned or target.base, **kept)
 
 

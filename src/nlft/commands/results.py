@@ -244,6 +244,8 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
             f"  Its model folder is {display_path(target.tuned)}. To take it away: nlft export {display_path(name)}"
         )
     named = [] if base else ["--model_name_or_path", target.base]
+    if target.revision and early_setting("nlft merge", rest, "model_revision") is None:
+        named += ["--model_revision", target.revision]
     return [*rest, "--adapter", name, *named], beside_run(name, "merged")
 
 
