@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,50 @@ def with_tokens(folder, words, **special):
     tokenizer.add_tokens(words)
     tokenizer.add_special_tokens(special)
     tokenizer.save_pretrained(folder)
+
+
+def beside(adapter, **parts):
+    """Save a tokenizer into the adapter's folder: the base's, with some parts changed."""
+    tokenizer = deepcopy(tiny.tokenizer())
+    tokenizer.add_tokens(parts.pop("tokens", []))
+    for name, value in parts.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(adapter)
+
+
+def test_the_same_tokenizer_beside_an_adapter_changes_nothing_and_is_not_mentioned(model, adapter, capsys):
+    settings = ModelSettings(model_name_or_path=str(model), adapter=str(adapter))
+    template = tiny.CHAT_TEMPLATE + "{#\r\n#}"  # a saved line break is read as another one
+    for at_base, at_adapter in (({}, {}), ({}, {"pad_token": "[PAD]"}), *([{"chat_template": template}] * 2,)):
+        beside(model, **at_base)
+        beside(adapter, **at_adapter)
+        assert load_tokenizer(settings).name_or_path == str(model)
+    (adapter / "tokenizer_config.json").unlink()
+    assert load_tokenizer(settings).name_or_path == str(model)
+    (adapter / "tokenizer_config.json").write_text("{")
+    assert load_tokenizer(settings).name_or_path == str(model)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1, "only the tokenizer that cannot be loaded"
+    assert str(adapter) in told[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"chat_template": "{{ messages[0]['content'] }}<|user|>"}, "chat template"),
+        ({"tokens": ["<calc>"]}, "tokens"),
+        ({"eos_token": "<|user|>"}, "<|user|>"),
+    ],
+)
+def test_an_adapters_tokenizer_is_used_if_it_is_another_one_than_the_bases(model, adapter, capsys, change, named):
+    beside(adapter, **change)
+    found = load_tokenizer(ModelSettings(model_name_or_path=str(model), adapter=str(adapter)))
+    assert found.name_or_path == str(adapter)
+    assert found.pad_token is not None
+    told = capsys.readouterr().out
+    assert named in told
+    assert str(adapter) in told
+    assert str(model) in told
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "kto"])

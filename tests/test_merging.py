@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 
 import huggingface_hub
 import pytest
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from helpers import tiny
+from nlft.chat.settings import ChatSettings
+from nlft.chat.sides import Sides
 from nlft.chat.target import find_target
 from nlft.cli import main
 from nlft.errors import UserError
@@ -126,6 +129,17 @@ def test_a_revision_that_the_user_gives_is_taken(on_hub, tmp_path):
     assert main(["merge", *told, "--out", str(tmp_path / "both")]) == 0
     torch.testing.assert_close(gate(tmp_path / "main"), gate(tmp_path / "both"), rtol=0, atol=0)
     assert find_target(str(on_hub), str(tmp_path / "base")).revision is None
+
+
+def test_a_merged_model_has_the_chat_template_that_the_adapter_was_trained_with(adapter, tmp_path):
+    tokenizer = deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|user|>", "<|user|>Please: ")
+    tokenizer.save_pretrained(adapter / "adapter")
+    assert main(["merge", *named(adapter), "--out", str(tmp_path / "out")]) == 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
+    RunDir(adapter).write_settings({"method": "nlft", "model_name_or_path": str(tmp_path / "base")})
+    sides = Sides(find_target(str(adapter), None), ChatSettings())
+    assert sides.encoder.tokenizer.chat_template == tokenizer.chat_template
 
 
 def test_it_is_written_in_the_wanted_type_rounded_once(adapter, tmp_path):

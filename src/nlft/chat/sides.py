@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nlft.chat.proof import TOLERANCE, Probe, Proof
@@ -52,7 +52,9 @@ class Sides:
         """
         self.target, self.rule = target, target.rule(settings)
         loading = _model_settings(target, None)
-        self.encoder = ConditionEncoder(load_tokenizer(loading), target.templates(settings))
+        self.encoder = ConditionEncoder(
+            load_tokenizer(replace(loading, adapter=target.tuned)), target.templates(settings)
+        )
         base = load_model(loading, trainable=False)
         base.eval()
         self.trained_on_other_files = _differs(target, getattr(base.config, "_commit_hash", None))

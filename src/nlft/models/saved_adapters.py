@@ -17,6 +17,14 @@ from nlft.progress import note
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
+_TOKENIZER = (
+    "tokenizer*",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
 _CURE = (
     "Give a folder with adapter_config.json and adapter_model.safetensors, a run directory, or a hub name, and the "
     "adapter's own base model as --model_name_or_path."
@@ -40,7 +48,10 @@ def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pef
         UserError: a file is missing or damaged, the adapter does not fit the model, or its weights are not finite.
     """
     flag = f"--adapter {adapter}"
-    place = _local(adapter, flag)
+    place = adapter_files(adapter)
+    check_undamaged(place, flag)
+    if not (place / _CONFIG).is_file():
+        raise _without_config(place, flag)
     config = loaded(lambda: PeftConfig.from_pretrained(str(place)), flag, place, _CURE)
     if config.is_prompt_learning:
         raise UserError(
@@ -80,24 +91,22 @@ def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> 
     return whole
 
 
-def _local(adapter: str, flag: str) -> Path:
-    """Return the adapter's folder on this machine. Fetch its two files if it is on the hub."""
-    path = Path(adapter_folder(adapter))
+def adapter_files(adapter: str) -> Path:
+    """Return the adapter's folder on this machine. Fetch it with its tokenizer if it is on the hub.
+
+    Raises:
+        UserError: there is no such adapter, or a file in its folder is only a pointer.
+    """
+    path, flag = Path(adapter_folder(adapter)), f"--adapter {adapter}"
     if path.is_dir():
         check_files(path, flag)
-        check_undamaged(path, flag)
-        if not (path / _CONFIG).is_file():
-            raise _without_config(path, flag)
         return path
     from huggingface_hub import snapshot_download
 
     def fetch() -> str:
-        return str(snapshot_download(adapter, allow_patterns=[_CONFIG, WEIGHTS]))
+        return str(snapshot_download(adapter, allow_patterns=[_CONFIG, WEIGHTS, *_TOKENIZER]))
 
-    place = Path(loaded(fetch, flag, path, _CURE))
-    if not (place / _CONFIG).is_file():
-        raise _without_config(place, flag)
-    return place
+    return Path(loaded(fetch, flag, path, _CURE))
 
 
 def check_undamaged(path: Path, flag: str) -> None:
