@@ -22,6 +22,7 @@ from nlft.chat.target import find_target
 from nlft.cli import main
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings
+from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.run_dir import RunDir
 from nlft.training import merging
 
@@ -129,6 +130,20 @@ def test_a_revision_that_the_user_gives_is_taken(on_hub, tmp_path):
     assert main(["merge", *told, "--out", str(tmp_path / "both")]) == 0
     torch.testing.assert_close(gate(tmp_path / "main"), gate(tmp_path / "both"), rtol=0, atol=0)
     assert find_target(str(on_hub), str(tmp_path / "base")).revision is None
+
+
+def test_a_base_that_has_changed_in_its_place_is_not_merged_into_unless_the_user_names_it(adapter, tmp_path, capsys):
+    base, out = str(tmp_path / "base"), str(tmp_path / "out")
+    known = {"model_name_or_path": base, "weights": weights_fingerprint(base, None)}
+    RunDir(adapter).write_settings({"method": "nlft", **known})
+    tiny.model(seed=1).save_pretrained(base)
+    for command in (["merge", str(adapter)], ["export", str(adapter), "--to", "merged"]):
+        assert main([*command, "--out", out]) == 2
+        told = capsys.readouterr().err
+        assert f"--model_name_or_path {base}" in told
+        assert str(adapter) in told
+    assert main(["merge", str(adapter), "--model_name_or_path", base, "--out", out]) == 0
+    assert "warning" in capsys.readouterr().out
 
 
 def test_a_merged_model_has_the_chat_template_that_the_adapter_was_trained_with(adapter, tmp_path):

@@ -203,7 +203,7 @@ def merge(argv: Sequence[str]) -> None:
         out = "folder to write. It must be empty or new (default: RUN-merged beside the run)"
         parser.add_argument("--out", type=Path, help=out)
 
-    argv, beside = _merge_words(argv)
+    given, (argv, beside) = argv, _merge_words(argv)
     what = "Merge an adapter into its model and save an ordinary model folder, for servers that cannot load adapters."
     needs = ["adapter", "model_name_or_path"]
     command = Command("nlft merge", what, [MergeOptions], [("Model", ASKED)], _merged_class, add, needs=needs)
@@ -216,8 +216,11 @@ def merge(argv: Sequence[str]) -> None:
     read = {"--model_name_or_path": model_settings.model_name_or_path, "--adapter": model_settings.adapter}
     refuse_inputs("--out", out, read)
     from nlft.exporting.run import serve_line
+    from nlft.models.trained_on import refuse_changed_base
     from nlft.training.merging import merge_adapter
 
+    if beside is not None and early_setting("nlft merge", given[1:], "model_name_or_path") is None:
+        refuse_changed_base(str(model_settings.adapter), str(model_settings.model_name_or_path))
     merge_adapter(model_settings, out)
     print(f"model: {display_path(out)}\nnext: {serve_line(out, out.resolve().name)}")
 

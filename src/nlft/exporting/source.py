@@ -11,6 +11,7 @@ from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.errors import UserError, display_path, typed
 from nlft.models.loading import ModelSettings
 from nlft.models.saved_adapters import adapter_folder, check_undamaged
+from nlft.models.trained_on import refuse_changed_base
 from nlft.models.weights_check import loaded
 from nlft.runs.base import Base, as_revision, chosen_base, home_of, recorded_base
 from nlft.runs.run_dir import RunDir
@@ -57,7 +58,7 @@ def open_trained(name: str, base: str | None) -> Trained:
         base: the base model, if it is not where the adapter says.
 
     Raises:
-        UserError: there is no such run or adapter, or its base model is unknown.
+        UserError: there is no such run or adapter, or its base model is unknown or has other weights now.
     """
     home = home_of(Path(name))
     run = RunDir(home) if home is not None else None
@@ -80,6 +81,8 @@ def open_trained(name: str, base: str | None) -> Trained:
     if found is None:
         raise UserError(f"{name}: does not name its base model.\n  Give it with --model_name_or_path.")
     plain = json.loads(json.dumps(config.to_dict(), default=lambda x: sorted(x) if isinstance(x, set) else str(x)))
+    if not base:
+        refuse_changed_base(name, found.name)
     return Trained(_settings(found.name, name, found.exact), str(place), plain, run, short)
 
 
