@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from copy import deepcopy
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -272,6 +273,40 @@ def test_an_adapter_that_is_not_finite_or_makes_the_sum_so_is_not_merged(adapter
     assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 2
     assert "learning" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*lora_bias")
+@pytest.mark.parametrize("options", [{"lora_bias": True}, {"alora_invocation_tokens": [5]}])
+def test_an_adapter_of_a_kind_that_cannot_be_merged_is_refused_without_talk_of_the_rate(tmp_path, capsys, options):
+    tiny.model().save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    run = put_on(
+        tmp_path / "base", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **options), tmp_path / "run"
+    )
+    assert main(["merge", *named(run), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 2
+    told = capsys.readouterr().err
+    assert str(run) in told
+    assert "rate" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_adapter():
+    for error in (torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        whole = tiny.model()
+        whole.merge_and_unload = Mock(side_effect=error)
+        with pytest.raises(type(error), match=str(error)):
+            merging.merged_model(whole, "a")
+
+
+@pytest.mark.parametrize("way", ["flag", "file"])
+def test_a_run_and_another_adapter_are_not_both_merged(adapter, tmp_path, capsys, way):
+    other = str(tmp_path / "other")
+    (tmp_path / "c.yaml").write_text(f"adapter: {other}\n")
+    more = ["--adapter", other] if way == "flag" else ["--config", str(tmp_path / "c.yaml")]
+    assert main(["merge", str(adapter), *more, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert f"--adapter {other}" in told
+    assert str(adapter) in told
 
 
 def test_the_function_itself_refuses_what_cannot_be_merged_before_it_loads_a_model(adapter, tmp_path, monkeypatch):

@@ -229,7 +229,7 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     """Return the words of `nlft merge` with a run's adapter and base as flags, and the folder that it writes then.
 
     Raises:
-        UserError: the run has no adapter.
+        UserError: the run has no adapter, or another adapter is named too.
     """
     words = list(argv)
     if not words or words[0].startswith("-") or asks_for_help(words):
@@ -238,6 +238,11 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     from nlft.commands.checks import refuse_unfinished
 
     name, *rest = words
+    if other := early_setting("nlft merge", rest, "adapter"):
+        raise UserError(
+            f"nlft merge {display_path(name)}: --adapter {other} names an adapter too.\n"
+            "  Leave out the run, or --adapter (also `adapter` in the file of --config)."
+        )
     refuse_unfinished(name, lambda checkpoint: typed("nlft", "merge", checkpoint, *rest))
     base = early_setting("nlft merge", rest, "model_name_or_path")
     target = find_target(name, str(base) if base else None, "merge")
