@@ -149,7 +149,7 @@ def test_a_base_that_has_changed_in_its_place_is_not_merged_into_unless_the_user
 
 def test_a_merged_model_has_the_chat_template_that_the_adapter_was_trained_with(adapter, tmp_path):
     tokenizer = deepcopy(tiny.tokenizer())
-    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|user|>", "<|user|>Please: ")
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<s>", "<s><s>")
     tokenizer.save_pretrained(adapter / "adapter")
     assert main(["merge", *named(adapter), "--out", str(tmp_path / "out")]) == 0
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
