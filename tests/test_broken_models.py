@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from helpers import tiny
+from nlft.chat.settings import ChatSettings
+from nlft.chat.sides import Sides
+from nlft.chat.target import find_target
 from nlft.cli import main
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -18,7 +22,9 @@ from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.models.local import LocalModel
-from nlft.models.saved_adapters import same_model
+from nlft.models.trained_on import same_model
+from nlft.models.weights_check import weights_fingerprint
+from nlft.runs.run_dir import RunDir
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n"
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -239,6 +245,28 @@ def test_an_adapter_of_another_base_is_used_with_a_warning_that_names_both(model
     assert str(model) in told
 
 
+def test_a_runs_base_is_known_by_its_weights_wherever_it_lies(model, adapter, tmp_path, capsys):
+    run = RunDir(tmp_path / "run")
+    shutil.move(adapter, run.adapter_path)
+    known = {"model_name_or_path": str(model), "weights": weights_fingerprint(str(model), None)}
+    run.write_settings({"method": "nlft", **known})
+    moved = shutil.move(model, tmp_path / "moved")
+    for named in (run.path, run.adapter_path):
+        load(moved, adapter=str(named))
+    assert "warning" not in capsys.readouterr().out
+    shutil.copytree(moved, model)
+    rewrite(model / WEIGHTS, lambda old: {name: t * 1.01 for name, t in old.items()})
+    load(model, adapter=str(run.path))
+    told = capsys.readouterr().out
+    assert "warning" in told
+    assert str(model) in told
+    sides = Sides(find_target(str(run.path), None), ChatSettings())
+    assert any("warning" in line and str(model) in line for line in sides.lines())
+    run.settings_path.write_text("[")  # a spoilt record says nothing, and the names are compared
+    load(model, adapter=str(run.path))
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_base_model_is_the_same_under_each_of_its_names(model, tmp_path, monkeypatch):
     copied = shutil.copytree(model, tmp_path / "elsewhere" / "copied")
     other = shutil.copytree(model, tmp_path / "other")
@@ -264,6 +292,50 @@ def with_tokens(folder, words, **special):
     tokenizer.add_tokens(words)
     tokenizer.add_special_tokens(special)
     tokenizer.save_pretrained(folder)
+
+
+def beside(adapter, **parts):
+    """Save a tokenizer into the adapter's folder: the base's, with some parts changed."""
+    tokenizer = deepcopy(tiny.tokenizer())
+    tokenizer.add_tokens(parts.pop("tokens", []))
+    for name, value in parts.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(adapter)
+
+
+def test_the_same_tokenizer_beside_an_adapter_changes_nothing_and_is_not_mentioned(model, adapter, capsys):
+    settings = ModelSettings(model_name_or_path=str(model), adapter=str(adapter))
+    template = tiny.CHAT_TEMPLATE + "{#\r\n#}"  # a saved line break is read as another one
+    for at_base, at_adapter in (({}, {}), ({}, {"pad_token": "[PAD]"}), *([{"chat_template": template}] * 2,)):
+        beside(model, **at_base)
+        beside(adapter, **at_adapter)
+        assert load_tokenizer(settings).name_or_path == str(model)
+    (adapter / "tokenizer_config.json").unlink()
+    assert load_tokenizer(settings).name_or_path == str(model)
+    (adapter / "tokenizer_config.json").write_text("{")
+    assert load_tokenizer(settings).name_or_path == str(model)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1, "only the tokenizer that cannot be loaded"
+    assert str(adapter) in told[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"chat_template": "{{ messages[0]['content'] }}<|user|>"}, "chat template"),
+        ({"tokens": ["<calc>"]}, "tokens"),
+        ({"eos_token": "<|user|>"}, "<|user|>"),
+    ],
+)
+def test_an_adapters_tokenizer_is_used_if_it_is_another_one_than_the_bases(model, adapter, capsys, change, named):
+    beside(adapter, **change)
+    found = load_tokenizer(ModelSettings(model_name_or_path=str(model), adapter=str(adapter)))
+    assert found.name_or_path == str(adapter)
+    assert found.pad_token is not None
+    told = capsys.readouterr().out
+    assert named in told
+    assert str(adapter) in told
+    assert str(model) in told
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "kto"])

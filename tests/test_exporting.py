@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -364,6 +366,39 @@ def test_vllms_line_serves_the_adapter_where_it_is(trained, capsys):
     assert words[:3] == ["vllm", "serve", str(trained / "base")]
     assert f"run={trained / 'run' / 'adapter'}" in words
     assert words[words.index("--max-lora-rank") + 1] == "8"
+    assert "--tokenizer" not in words
+
+
+@pytest.mark.parametrize("to", ["vllm", "mlx-adapter"])
+def test_an_end_that_the_base_does_not_name_is_told_with_what_to_do(trained, tmp_path, capsys, to):
+    base = Path(shutil.copytree(trained / "base", tmp_path / "base"))
+    for name in ("config.json", "generation_config.json"):
+        given = json.loads((base / name).read_text()) if (base / name).is_file() else {}
+        (base / name).write_text(json.dumps(given | {"eos_token_id": [3]}))
+    other = deepcopy(tokenizer())
+    other.eos_token = other.convert_ids_to_tokens(3)
+    other.save_pretrained(base)
+    out = None if to == "vllm" else tmp_path / "out"
+    assert export(trained, out, "--model_name_or_path", base, to=to) == 0
+    told = capsys.readouterr().out
+    end = tokenizer().convert_tokens_to_ids("<|end|>")
+    assert f"<|end|> (id {end})" in told
+    assert "--to merged" in told
+    assert {"vllm": f'"stop_token_ids": [{end}]', "mlx-adapter": "--extra-eos-token '<|end|>'"}[to] in told
+
+
+def test_vllms_line_names_the_adapters_own_tokenizer_and_no_base_that_is_gone(trained, tmp_path, capsys):
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    other = deepcopy(tokenizer())
+    other.chat_template = tiny.CHAT_TEMPLATE.replace("<s>", "<s><s>")
+    other.save_pretrained(run / "adapter")
+    assert main(["export", str(run), "--to", "vllm"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[words.index("--tokenizer") + 1] == str(run / "adapter")
+    assert export(trained, None, "--model_name_or_path", tmp_path / "gone", to="vllm") == 2
+    assert str(tmp_path / "gone") in capsys.readouterr().err
+    assert export(trained, None, "--model_name_or_path", "org/gone", to="vllm") == 0
+    assert "NOT checked" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

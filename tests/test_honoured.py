@@ -70,7 +70,7 @@ BESIDE = {
     "gradient_checkpointing": {"activation_checkpointing": False},
     "adam_beta1": {"optim": "sgd"}, "adam_beta2": {"optim": "adafactor"}, "adam_epsilon": {"optim": "rmsprop"},
     "warmup_steps": {"lr_scheduler_type": "constant"}, "watch_every": {"watch": 0}, "watch_batches": {"watch": 0},
-    "watch_share": {"watch": 0},
+    "watch_share": {"watch": 0}, "load_best_model_at_end": {"save_strategy": "no"},
     "activation_checkpointing_kwargs": {"activation_checkpointing": False}, "fp16": {"use_cpu": True},
     "gradient_checkpointing_kwargs": {"activation_checkpointing": False}, "extraction": {"grader": "exact"},
     "label_smoothing_factor": {"loss_type": "dft"},
@@ -169,6 +169,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path, name, value):
         ({"eval_on_start": True}, "eval_on_start"),
         ({"per_device_eval_batch_size": 2}, "per_device_eval_batch_size"),
         ({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy"),
+        ({"save_strategy": "best", "metric_for_best_model": "loss", "load_best_model_at_end": True}, "load_best"),
         ({"strike_words": ["sleek"]}, "strike_words"),
         ({"strike_share": 0.2}, "strike_share"),
     ],
@@ -183,12 +184,14 @@ def test_a_best_checkpoint_needs_a_metric_that_evaluations_measure(tmp_path):
     shared = {"per_device_train_batch_size": 3, "max_steps": 1, "use_cpu": True, "disable_tqdm": True}
 
     def trainer(**more):
-        args = NLFTConfig(output_dir=str(tmp_path), eval_strategy="epoch", **{**shared, **more})
+        args = NLFTConfig(output_dir=str(tmp_path), **{"eval_strategy": "epoch", **shared, **more})
         data, held_out = examples(3), examples(6)[3:]
         return NLFTTrainer(lora(tiny.model()), args, data, held_out, processing_class=tiny.tokenizer())
 
     with pytest.raises(UserError, match="eval_accuracy"):
         trainer(**best)
+    with pytest.raises(UserError, match="--eval_strategy"):
+        trainer(**{**best, "save_strategy": "best", "metric_for_best_model": "loss"}, eval_strategy="no")
     measuring = trainer(save_strategy="no")
     measuring.train()
     found = next(line for line in measuring.state.log_history if "eval_loss" in line)

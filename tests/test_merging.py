@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
+from unittest.mock import Mock
 
+import huggingface_hub
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
@@ -13,11 +17,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from helpers import tiny
+from nlft.chat.settings import ChatSettings
+from nlft.chat.sides import Sides
+from nlft.chat.target import find_target
 from nlft.cli import main
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings
+from nlft.models.weights_check import weights_fingerprint
+from nlft.runs.run_dir import RunDir
 from nlft.training import merging
 
+HUB, MAIN, V1 = {"model_name_or_path": "org/tiny"}, "1" * 40, "2" * 40
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 
@@ -82,6 +92,70 @@ def test_a_merged_model_says_what_model_and_adapter_say(adapter, tmp_path, capsy
     torch.testing.assert_close(merged, both, atol=1e-5, rtol=1e-5)
     assert AutoTokenizer.from_pretrained(out).chat_template == tiny.tokenizer().chat_template
     assert not [path for path in out.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.fixture
+def on_hub(adapter, tmp_path, monkeypatch):
+    """The run's base on the hub under the tag v1; main has other weights."""
+    hub = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(tmp_path / "base", hub / "snapshots" / V1)
+    shutil.copytree(tmp_path / "base", hub / "snapshots" / MAIN)
+    tiny.model(seed=1).save_pretrained(hub / "snapshots" / MAIN)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(MAIN)
+    (hub / "refs" / "v1").write_text(V1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    RunDir(adapter).write_settings({"method": "nlft", "weights": V1, "model": {**HUB, "model_revision": "v1"}})
+    return adapter
+
+
+def gate(folder):
+    return load_file(folder / "model.safetensors")["model.layers.0.mlp.gate_proj.weight"]
+
+
+def test_a_run_is_merged_into_the_revision_that_it_was_trained_on(on_hub, tmp_path):
+    assert main(["merge", *named(on_hub), "--out", str(tmp_path / "right")]) == 0
+    assert main(["merge", str(on_hub), "--out", str(tmp_path / "merge")]) == 0
+    assert main(["export", str(on_hub / "adapter"), "--to", "merged", "--out", str(tmp_path / "export")]) == 0
+    (tmp_path / "hub" / "models--org--tiny" / "refs" / "v1").unlink()
+    RunDir(on_hub).write_settings({"method": "nlft", "weights": V1, **HUB})  # as from Python: only the commit is known
+    assert main(["merge", str(on_hub), "--out", str(tmp_path / "python")]) == 0
+    assert find_target(str(on_hub), None).revision == V1
+    for out in ("merge", "export", "python"):
+        torch.testing.assert_close(gate(tmp_path / out), gate(tmp_path / "right"), rtol=0, atol=0)
+
+
+def test_a_revision_that_the_user_gives_is_taken(on_hub, tmp_path):
+    assert main(["merge", str(on_hub), "--model_revision", "main", "--out", str(tmp_path / "main")]) == 0
+    told = ["--model_name_or_path", "org/tiny", "--adapter", str(on_hub)]
+    assert main(["merge", *told, "--out", str(tmp_path / "both")]) == 0
+    torch.testing.assert_close(gate(tmp_path / "main"), gate(tmp_path / "both"), rtol=0, atol=0)
+    assert find_target(str(on_hub), str(tmp_path / "base")).revision is None
+
+
+def test_a_base_that_has_changed_in_its_place_is_not_merged_into_unless_the_user_names_it(adapter, tmp_path, capsys):
+    base, out = str(tmp_path / "base"), str(tmp_path / "out")
+    known = {"model_name_or_path": base, "weights": weights_fingerprint(base, None)}
+    RunDir(adapter).write_settings({"method": "nlft", **known})
+    tiny.model(seed=1).save_pretrained(base)
+    for command in (["merge", str(adapter)], ["export", str(adapter), "--to", "merged"]):
+        assert main([*command, "--out", out]) == 2
+        told = capsys.readouterr().err
+        assert f"--model_name_or_path {base}" in told
+        assert str(adapter) in told
+    assert main(["merge", str(adapter), "--model_name_or_path", base, "--out", out]) == 0
+    assert "warning" in capsys.readouterr().out
+
+
+def test_a_merged_model_has_the_chat_template_that_the_adapter_was_trained_with(adapter, tmp_path):
+    tokenizer = deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<s>", "<s><s>")
+    tokenizer.save_pretrained(adapter / "adapter")
+    assert main(["merge", *named(adapter), "--out", str(tmp_path / "out")]) == 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
+    RunDir(adapter).write_settings({"method": "nlft", "model_name_or_path": str(tmp_path / "base")})
+    sides = Sides(find_target(str(adapter), None), ChatSettings())
+    assert sides.encoder.tokenizer.chat_template == tokenizer.chat_template
 
 
 def test_it_is_written_in_the_wanted_type_rounded_once(adapter, tmp_path):
@@ -199,6 +273,40 @@ def test_an_adapter_that_is_not_finite_or_makes_the_sum_so_is_not_merged(adapter
     assert main(["merge", *named(adapter), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 2
     assert "learning" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*lora_bias")
+@pytest.mark.parametrize("options", [{"lora_bias": True}, {"alora_invocation_tokens": [5]}])
+def test_an_adapter_of_a_kind_that_cannot_be_merged_is_refused_without_talk_of_the_rate(tmp_path, capsys, options):
+    tiny.model().save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    run = put_on(
+        tmp_path / "base", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **options), tmp_path / "run"
+    )
+    assert main(["merge", *named(run), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 2
+    told = capsys.readouterr().err
+    assert str(run) in told
+    assert "rate" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_adapter():
+    for error in (torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        whole = tiny.model()
+        whole.merge_and_unload = Mock(side_effect=error)
+        with pytest.raises(type(error), match=str(error)):
+            merging.merged_model(whole, "a")
+
+
+@pytest.mark.parametrize("way", ["flag", "file"])
+def test_a_run_and_another_adapter_are_not_both_merged(adapter, tmp_path, capsys, way):
+    other = str(tmp_path / "other")
+    (tmp_path / "c.yaml").write_text(f"adapter: {other}\n")
+    more = ["--adapter", other] if way == "flag" else ["--config", str(tmp_path / "c.yaml")]
+    assert main(["merge", str(adapter), *more, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert f"--adapter {other}" in told
+    assert str(adapter) in told
 
 
 def test_the_function_itself_refuses_what_cannot_be_merged_before_it_loads_a_model(adapter, tmp_path, monkeypatch):

@@ -234,6 +234,15 @@ def test_held_out_examples_are_scored_after_each_epoch_and_change_nothing(tmp_pa
     assert nlft("replay", run.path) == 0
 
 
+def test_held_out_examples_alone_are_enough_to_choose_the_best_checkpoint(tmp_path, model_folder, capsys):
+    write_examples(tmp_path / "data.jsonl", examples(4))
+    best = ["--eval_file", tmp_path / "data.jsonl", "--load_best_model_at_end", "true"]
+    assert train(tmp_path / "data.jsonl", model_folder, tmp_path / "no", *best, "--save_strategy", "no") == 2
+    assert "--save_strategy" in capsys.readouterr().err
+    assert train(tmp_path / "data.jsonl", model_folder, tmp_path / "run", *best, steps=2) == 0
+    assert RunDir(tmp_path / "run").settings()["best"]["step"] in (1, 2)
+
+
 def test_evaluating_on_nothing_is_refused(tmp_path, model_folder, capsys):
     write_examples(tmp_path / "data.jsonl", examples(4))
     assert train(tmp_path / "data.jsonl", model_folder, tmp_path / "run", "--eval_strategy", "epoch") == 2

@@ -201,6 +201,21 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(tmp_path, strategy, great
     assert problem_of(run.checkpoints_path / f"checkpoint-{best}") is None
 
 
+def test_the_best_step_is_saved_between_the_intervals_of_saving(tmp_path, monkeypatch, capsys):
+    losses = {1: 3.0, 2: 2.0, 3: 1.0, 4: 1.5, 5: float("nan")}
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 4, "max_steps": 5}
+    for name, measured, best in (("a", losses, 3), ("b", dict.fromkeys(losses, float("nan")), None)):
+        trainer, run = evaluated(tmp_path / name, **steps), RunDir(tmp_path / name)
+        monkeypatch.setattr(
+            trainer, "_evaluate", lambda *_, m=measured, t=trainer: {"eval_loss": m[t.state.global_step]}
+        )
+        trainer.train()
+        assert run.settings().get("best", {}).get("step") == best
+        kept = {path.name for path in run.checkpoints_path.glob("checkpoint-*")}
+        assert kept == ({"checkpoint-3", "checkpoint-5"} if best else {"checkpoint-5"})
+        assert ("load_best_model_at_end" in capsys.readouterr().err) == (best is None)
+
+
 def test_the_best_checkpoint_is_found_after_a_move_and_a_resume(tmp_path):
     evaluated(tmp_path / "run", greater_is_better=True, save_total_limit=9).train()
     first = RunDir(tmp_path / "run")

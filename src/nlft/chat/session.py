@@ -16,6 +16,7 @@ from nlft.data.records import Example, Question, read_questions
 from nlft.errors import UserError, typed
 from nlft.models.answerer import Generated
 from nlft.outputs import refuse_inputs
+from nlft.runs.base import recorded_base
 
 CHOICES, EXAMPLES = "chat-choices.jsonl", "examples-next.jsonl"
 
@@ -130,6 +131,7 @@ class Session:
             self.next_round.path,
             "--model_name_or_path",
             Path(self.base_to_train),
+            *self._revision(),
             *adapter,
         ]
         return typed(*words, "--output_dir", _free(target.home), *self._scheme(examples), *self._prompting())
@@ -138,6 +140,12 @@ class Session:
     def base_to_train(self) -> str:
         """The model that the next round trains: the base under the adapter, or the trained model itself."""
         return self.target.base if self.target.is_adapter else self.target.tuned
+
+    def _revision(self) -> list[str]:
+        """Return the base's revision as a flag, if the run was trained on another one than the default."""
+        base = recorded_base(self.target.record)
+        same = base is not None and base.revision and base.name == self.base_to_train
+        return ["--model_revision", str(base.revision)] if base and same else []
 
     def _scheme(self, examples: Sequence[Example]) -> list[str]:
         """Return the run's scheme as a flag, if the kept examples can train with it."""

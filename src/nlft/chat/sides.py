@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nlft.chat.proof import TOLERANCE, Probe, Proof
@@ -16,6 +16,7 @@ from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
 from nlft.models.local import LocalModel
 from nlft.models.saved_adapters import add_adapter
+from nlft.models.trained_on import other_base
 from nlft.models.weights_check import weights_fingerprint
 
 PROMPT = "{prompt}\n\n{rule}"  # as the audit's preflight shows a rule
@@ -52,10 +53,12 @@ class Sides:
         """
         self.target, self.rule = target, target.rule(settings)
         loading = _model_settings(target, None)
-        self.encoder = ConditionEncoder(load_tokenizer(loading), target.templates(settings))
+        self.encoder = ConditionEncoder(
+            load_tokenizer(replace(loading, adapter=target.tuned)), target.templates(settings)
+        )
         base = load_model(loading, trainable=False)
         base.eval()
-        self.trained_on_other_files = _differs(target, getattr(base.config, "_commit_hash", None))
+        self.other_base = other_base(target.tuned, target.base, getattr(base.config, "_commit_hash", None))
         probe = Probe(base, self.encoder)
         self.shared = target.is_adapter
         if target.is_adapter:
@@ -117,10 +120,9 @@ class Sides:
             lines.append("The trained model gives the same log-probabilities as the base on the probe.")
         else:
             lines.append(f"The trained model differs from the base on the probe by up to {proof.tuned:.2g} nats.")
-        if self.trained_on_other_files:
-            lines.append(
-                f"warning: {display_path(self.target.base)} does not have the weights that the run started from."
-            )
+        if self.other_base:
+            it = "adapter" if self.target.is_adapter else "model"
+            lines.append(f"warning: the {it} {self.other_base}, but the base here is {display_path(self.target.base)}.")
         return lines
 
     def write(self, asks: Mapping[str, Ask], burst: int | None = BURST) -> Iterator[tuple[str, str | Generated]]:
@@ -188,12 +190,6 @@ def _model_settings(target: Target, tuned: str | None) -> ModelSettings:
     kept = {name: value for name, value in recorded.items() if name in names and value is not None}
     if "dtype" not in kept and target.record.get("dtype"):
         kept["dtype"] = target.record["dtype"]
-    if tuned is None and recorded.get("model_name_or_path") == target.base and recorded.get("model_revision"):
-        kept["model_revision"] = recorded["model_revision"]
+    if tuned is None and target.revision:
+        kept["model_revision"] = target.revision
     return ModelSettings(model_name_or_path=tuned or target.base, **kept)
-
-
-def _differs(target: Target, commit: str | None) -> bool:
-    """Whether the base's files are known not to be those that the run started from."""
-    trained, found = target.record.get("weights"), weights_fingerprint(target.base, commit)
-    return bool(trained and found and trained != found)

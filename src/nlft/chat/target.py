@@ -11,6 +11,7 @@ from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.data.rules_file import guide_text, read_rules
 from nlft.errors import UserError, display_path, typed
 from nlft.progress import note
+from nlft.runs.base import Base, as_revision, chosen_base, home_of, recorded_base
 from nlft.runs.checkpoints import newest_weights
 from nlft.runs.run_dir import RunDir
 from nlft.runs.unfinished import ways_to_go_on
@@ -28,6 +29,7 @@ class Target:
         tuned: folder or hub name of the adapter, or of the whole model if there is no adapter.
         is_adapter: whether `tuned` is an adapter on the base.
         base: folder or hub name of the base model.
+        revision: the base's revision to load; None for the default.
         record: the run's record; empty without a run.
         unfinished: the run has not written its adapter yet, so `tuned` is a checkpoint.
     """
@@ -38,6 +40,7 @@ class Target:
     base: str
     record: Mapping[str, Any] = field(default_factory=dict)
     unfinished: bool = False
+    revision: str | None = None
 
     @property
     def from_hub(self) -> bool:
@@ -99,7 +102,7 @@ def find_target(name: str, base: str | None, command: str = "chat") -> Target:
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
             raise UserError(f"{name}: does not exist.\n  Give a run directory, an adapter's folder or a hub name.")
         return _on_hub(name, base)
-    home = _home(path)
+    home = home_of(path) or path
     run = RunDir(home)
     record = run.settings() if run.settings_path.is_file() else {}
     weights = _newest(run) if home == path and record else path
@@ -113,40 +116,28 @@ def find_target(name: str, base: str | None, command: str = "chat") -> Target:
             f"{display_path(name)}: holds neither a run (run.yaml), nor an adapter ({ADAPTER_CONFIG}), nor a model.\n"
             "  Give the --output_dir of a training, or an adapter's folder."
         )
-    known = base or recorded_base(record) or (_base_of(weights / ADAPTER_CONFIG) if is_adapter else None)
-    if not known:
+    known = chosen_base(base, recorded_base(record) or (_base_of(weights / ADAPTER_CONFIG) if is_adapter else None))
+    if known is None:
         raise UserError(
             f"{display_path(name)}: nothing here says which base model it was trained from.\n"
             f"  Give it: {typed('nlft', command, path, '--model_name_or_path', 'BASE')}"
         )
-    _refuse_same(weights, known)
+    _refuse_same(weights, known.name)
     unfinished = weights.parent == run.checkpoints_path and not run.adapter_path.is_dir()
-    return Target(home, str(weights), is_adapter, known, record, unfinished)
-
-
-def _home(path: Path) -> Path:
-    """Return the run directory that a path is in, or the path itself."""
-    for folder, inside in ((path.parent, "adapter"), (path.parent.parent, "checkpoints")):
-        if (folder / "run.yaml").is_file() and path.relative_to(folder).parts[:1] == (inside,):
-            return folder
-    return path
+    return Target(home, str(weights), is_adapter, known.name, record, unfinished, known.exact)
 
 
 def _newest(run: RunDir) -> Path | None:
     return newest_weights(run, [ADAPTER_WEIGHTS, *_MODEL_FILES])
 
 
-def recorded_base(record: Mapping[str, Any]) -> str | None:
-    found = (record.get("model") or {}).get("model_name_or_path") or record.get("model_name_or_path")
-    return str(found) if found else None
-
-
-def _base_of(config: Path) -> str | None:
+def _base_of(config: Path) -> Base | None:
     try:
-        found = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        found = json.loads(config.read_text(encoding="utf-8"))
+        name, revision = found.get("base_model_name_or_path"), found.get("revision")
     except (OSError, ValueError, AttributeError):
         return None  # loading the adapter says what is wrong with the file
-    return str(found) if found else None
+    return Base(str(name), as_revision(revision)) if name else None
 
 
 def _refuse_same(weights: Path, base: str) -> None:
@@ -159,17 +150,18 @@ def _refuse_same(weights: Path, base: str) -> None:
 
 def _on_hub(name: str, base: str | None) -> Target:
     """Return an adapter on the hub. Its configuration is fetched to learn its base."""
-    if base is None:
+    found = Base(base) if base else None
+    if found is None:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            base = _base_of(Path(hf_hub_download(name, ADAPTER_CONFIG)))
+            found = _base_of(Path(hf_hub_download(name, ADAPTER_CONFIG)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             raise UserError(
                 f"{name}: there is no such folder, and no adapter of this name can be fetched from the hub: {error}\n"
                 "  Check the name. `nlft chat` takes a run directory, an adapter's folder or a hub name."
             ) from error
-    if base is None:
+    if found is None:
         raise UserError(f"{name}: does not say which base model it needs.\n  Give it with --model_name_or_path.")
-    return Target(Path(), name, True, base)
+    return Target(Path(), name, True, found.name, revision=found.exact)

@@ -163,10 +163,11 @@ def _file_in(folder: Path) -> Path | None:
 
 
 def _adapted(path: Path, run: Path | None) -> list[str | Path]:
-    from nlft.chat.target import recorded_base
+    from nlft.runs.base import recorded_base
 
     base = None
     if run is not None:
         with suppress(NLFTError, OSError, AttributeError):
             base = recorded_base(RunDir(run).settings())
-    return ["--model_name_or_path", str(base or "BASE"), "--adapter", path]
+    revision = ["--model_revision", base.revision] if base and base.revision else []
+    return ["--model_name_or_path", base.name if base else "BASE", *revision, "--adapter", path]

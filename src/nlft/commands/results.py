@@ -223,7 +223,7 @@ def merge(argv: Sequence[str]) -> None:
         out = "folder to write. It must be empty or new (default: RUN-merged beside the run)"
         parser.add_argument("--out", type=Path, help=out)
 
-    argv, beside = _merge_words(argv)
+    given, (argv, beside) = argv, _merge_words(argv)
     what = "Merge an adapter into its model and save an ordinary model folder, for servers that cannot load adapters."
     needs = ["adapter", "model_name_or_path"]
     command = Command("nlft merge", what, [MergeOptions], [("Model", ASKED)], _merged_class, add, needs=needs)
@@ -236,8 +236,11 @@ def merge(argv: Sequence[str]) -> None:
     read = {"--model_name_or_path": model_settings.model_name_or_path, "--adapter": model_settings.adapter}
     refuse_inputs("--out", out, read)
     from nlft.exporting.run import serve_line
+    from nlft.models.trained_on import refuse_changed_base
     from nlft.training.merging import merge_adapter
 
+    if beside is not None and early_setting("nlft merge", given[1:], "model_name_or_path") is None:
+        refuse_changed_base(str(model_settings.adapter), str(model_settings.model_name_or_path))
     merge_adapter(model_settings, out)
     print(f"model: {display_path(out)}\nnext: {serve_line(out, out.resolve().name)}")
 
@@ -246,7 +249,7 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     """Return the words of `nlft merge` with a run's adapter and base as flags, and the folder that it writes then.
 
     Raises:
-        UserError: the run has no adapter.
+        UserError: the run has no adapter, or another adapter is named too.
     """
     words = list(argv)
     if not words or words[0].startswith("-") or asks_for_help(words):
@@ -255,6 +258,11 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     from nlft.commands.checks import refuse_unfinished
 
     name, *rest = words
+    if other := early_setting("nlft merge", rest, "adapter"):
+        raise UserError(
+            f"nlft merge {display_path(name)}: --adapter {other} names an adapter too.\n"
+            "  Leave out the run, or --adapter (also `adapter` in the file of --config)."
+        )
     refuse_unfinished(name, lambda checkpoint: typed("nlft", "merge", checkpoint, *rest))
     base = early_setting("nlft merge", rest, "model_name_or_path")
     target = find_target(name, str(base) if base else None, "merge")
@@ -264,6 +272,8 @@ def _merge_words(argv: Sequence[str]) -> tuple[list[str], Path | None]:
             f"  Its model folder is {display_path(target.tuned)}. To take it away: nlft export {display_path(name)}"
         )
     named = [] if base else ["--model_name_or_path", target.base]
+    if target.revision and early_setting("nlft merge", rest, "model_revision") is None:
+        named += ["--model_revision", target.revision]
     return [*rest, "--adapter", name, *named], beside_run(name, "merged")
 
 

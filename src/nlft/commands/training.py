@@ -12,7 +12,7 @@ from nlft.commands.checks import EarlyFile, examples_to_train
 from nlft.commands.help import Section, rare_names
 from nlft.commands.importing import early_reading
 from nlft.commands.next_steps import note_next
-from nlft.commands.parsing import Command, plain_parser
+from nlft.commands.parsing import Command, early_setting, plain_parser
 from nlft.commands.stages import STARTS_WITH, claims_nothing, telling_kept
 from nlft.commands.starting import (
     examples_and_run,
@@ -56,7 +56,8 @@ def train(argv: Sequence[str]) -> None:
         scheme="nlft",
     )
     early = early_examples("nlft train", argv)
-    model_settings, args, chosen, held_out_settings, ruled, beside, read, saliency, other = command.parse(argv)
+    found = command.parse(_evaluating(argv))
+    model_settings, args, chosen, held_out_settings, ruled, beside, read, saliency, other = found
     refuse_idle_adapter(model_settings)
     if beside.collateral and not model_settings.use_peft:
         raise UserError(
@@ -131,6 +132,15 @@ def _struck_words(file: str, also: Sequence[str] | None, scheme: str) -> list[st
     listed = words_of(read_rules(file))
     known = {word.casefold() for word in listed}
     return [*listed, *(word for word in also or () if word.casefold() not in known)]
+
+
+def _evaluating(argv: Sequence[str]) -> list[str]:
+    """Return the command's words with an evaluation after each epoch, if only the held-out examples are given.
+
+    It is set before the settings are read, because transformers then compares it with those of the checkpoints.
+    """
+    file, strategy = (early_setting("nlft train", argv, name) for name in ("eval_file", "eval_strategy"))
+    return [*argv, "--eval_strategy", "epoch"] if file is not None and strategy is None else list(argv)
 
 
 def _held_out(file: str | None, args: Any, reading: ReadAs) -> list[Any] | None:

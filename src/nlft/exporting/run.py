@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder
 from nlft.errors import NLFTError, UserError, display_path, typed
+from nlft.exporting.served import Served, read_base, told_end
 from nlft.exporting.settings import ExportSettings
 from nlft.exporting.source import Trained
 from nlft.models.ends import answer_ends, name_trained_end
@@ -60,8 +61,9 @@ def serve_line(folder: Path, name: str) -> str:
 def _vllm(trained: Trained) -> list[str]:
     from nlft.exporting.vllm import vllm_command
 
-    line = vllm_command(trained)
-    told = [] if find_spec("vllm") else ["NOT verified: vLLM is not installed here. The adapter is served as it is."]
+    line, told = vllm_command(trained)
+    if not find_spec("vllm"):
+        told = ["NOT verified: vLLM is not installed here. The adapter is served as it is.", *told]
     return [*told, *_told_system(trained), f"next: {line}"]
 
 
@@ -76,16 +78,31 @@ def _mlx(trained: Trained, out: Path) -> list[str]:
 
     if trained.adapter is None:
         raise UserError("the run trained all weights, so there is no adapter.\n  Use --to merged or --to gguf.")
+    served = read_base(trained)
+    told, more = ([], []) if isinstance(served, str) else _mlx_ends(trained, served)
     model = load_model(trained.settings, trainable=False)
     with whole_folder(out) as place:
         count, largest = write_mlx(trained, model, place)
     return [
         f"{count} layers, read again: each changes the weights as the trained adapter does; they differ by at most "
         f"{largest:.2g} of a layer's largest change (tolerance {TOLERANCE:g}). mlx-lm itself was not run.",
+        *told,
         *_told_system(trained),
         f"adapter: {display_path(out)}",
-        f"next: {typed('mlx_lm.generate', '--model', trained.base, '--adapter-path', out, '--prompt', 'Hi')}",
+        f"next: {typed('mlx_lm.generate', '--model', trained.base, '--adapter-path', out, *more, '--prompt', 'Hi')}",
     ]
+
+
+def _mlx_ends(trained: Trained, served: Served) -> tuple[list[str], list[str]]:
+    """Return what mlx-lm, which reads the base's own files, would do otherwise; and the words that help."""
+    more = ["--extra-eos-token", served.trained_end[0]] if served.ends_too_late else []
+    told = told_end(served, "mlx-lm", f"Add {' '.join(more)}, as below", trained)
+    if served.own is not None:
+        told.append(
+            "warning: mlx-lm uses the base's tokenizer and chat template, and the adapter was trained with another "
+            "one. Export the whole model: --to merged"
+        )
+    return told, more
 
 
 def _config(trained: Trained) -> Any:

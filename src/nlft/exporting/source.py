@@ -11,7 +11,9 @@ from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.errors import UserError, display_path, typed
 from nlft.models.loading import ModelSettings
 from nlft.models.saved_adapters import adapter_folder, check_undamaged
+from nlft.models.trained_on import refuse_changed_base
 from nlft.models.weights_check import loaded
+from nlft.runs.base import Base, as_revision, chosen_base, home_of, recorded_base
 from nlft.runs.run_dir import RunDir
 from nlft.runs.unfinished import ways_to_go_on
 
@@ -56,9 +58,10 @@ def open_trained(name: str, base: str | None) -> Trained:
         base: the base model, if it is not where the adapter says.
 
     Raises:
-        UserError: there is no such run or adapter, or its base model is unknown.
+        UserError: there is no such run or adapter, or its base model is unknown or has other weights now.
     """
-    run = RunDir(name) if (Path(name) / "run.yaml").is_file() else None
+    home = home_of(Path(name))
+    run = RunDir(home) if home is not None else None
     place = Path(adapter_folder(name))
     short = Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2]
     if (place / "config.json").is_file() and not (place / "adapter_config.json").is_file():
@@ -71,13 +74,16 @@ def open_trained(name: str, base: str | None) -> Trained:
     check_undamaged(place, f"nlft export {name}")
     cure = "Give a run directory, a folder with adapter_config.json, or a hub name."
     config = loaded(lambda: PeftConfig.from_pretrained(str(place)), f"nlft export {name}", place, cure)
-    recorded = run.settings() if run is not None else {}
-    found = base or recorded.get("model", {}).get("model_name_or_path") or config.base_model_name_or_path
-    if not found:
+    found = recorded_base(run.settings()) if run is not None else None
+    if found is None and config.base_model_name_or_path:
+        found = Base(str(config.base_model_name_or_path), as_revision(config.revision))
+    found = chosen_base(base, found)
+    if found is None:
         raise UserError(f"{name}: does not name its base model.\n  Give it with --model_name_or_path.")
-    revision = recorded.get("model", {}).get("model_revision") or config.revision
     plain = json.loads(json.dumps(config.to_dict(), default=lambda x: sorted(x) if isinstance(x, set) else str(x)))
-    return Trained(_settings(str(found), name, revision), str(place), plain, run, short)
+    if not base:
+        refuse_changed_base(name, found.name)
+    return Trained(_settings(found.name, name, found.exact), str(place), plain, run, short)
 
 
 def _settings(model: str, adapter: str | None, revision: str | None = None) -> ModelSettings:

@@ -19,8 +19,10 @@ from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
 from nlft.models.machine import fast_dtype
 from nlft.models.named import NamedModel
+from nlft.models.own_tokenizer import own_tokenizer
 from nlft.models.quantising import check_quantization, freeze_quantised, quantization_config
 from nlft.models.saved_adapters import WEIGHTS, adapter_folder, add_adapter, check_layer_names
+from nlft.models.trained_on import note_other_base
 from nlft.models.weights_check import check_loaded, loaded
 
 
@@ -34,8 +36,10 @@ class ModelSettings(NamedModel):
 
 
 def load_tokenizer(settings: NamedModel) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer, with a padding token."""
-    tokenizer = _from_pretrained(AutoTokenizer, settings)
+    """Load the model's tokenizer, or the one of `settings.adapter` if it differs, with a padding token."""
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, settings)
+    if settings.adapter:
+        tokenizer = own_tokenizer(settings.adapter, tokenizer, str(settings.model_name_or_path)) or tokenizer
     if tokenizer.pad_token_id is None:
         end = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(end_of_turn_id(tokenizer))
         tokenizer.pad_token = end
@@ -69,7 +73,11 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     check_loaded(model, info, f"--model_name_or_path {settings.model_name_or_path}")
     if quantization and trainable:
         freeze_quantised(model)
-    return add_adapter(model, settings.adapter, trainable=trainable) if settings.adapter else model
+    if not settings.adapter:
+        return model
+    adapted = add_adapter(model, settings.adapter, trainable=trainable)
+    note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
+    return adapted
 
 
 def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:

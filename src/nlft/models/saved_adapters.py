@@ -1,6 +1,5 @@
 """Put a saved adapter on a model, and refuse one that is damaged or does not belong to it."""
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,18 @@ from transformers import PreTrainedModel
 
 from nlft.digests import MANIFEST, check_manifest, saved_number
 from nlft.errors import UserError, display_path
-from nlft.models.weights_check import check_files, check_finite, loaded, weights_fingerprint
-from nlft.progress import note
+from nlft.models.weights_check import check_files, check_finite, loaded
 
 WEIGHTS = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
+CONFIG = "adapter_config.json"
+_TOKENIZER = (
+    "tokenizer*",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
 _CURE = (
     "Give a folder with adapter_config.json and adapter_model.safetensors, a run directory, or a hub name, and the "
     "adapter's own base model as --model_name_or_path."
@@ -40,7 +46,10 @@ def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pef
         UserError: a file is missing or damaged, the adapter does not fit the model, or its weights are not finite.
     """
     flag = f"--adapter {adapter}"
-    place = _local(adapter, flag)
+    place = adapter_files(adapter)
+    check_undamaged(place, flag)
+    if not (place / CONFIG).is_file():
+        raise _without_config(place, flag)
     config = loaded(lambda: PeftConfig.from_pretrained(str(place)), flag, place, _CURE)
     if config.is_prompt_learning:
         raise UserError(
@@ -50,7 +59,6 @@ def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pef
     if not (place / WEIGHTS).is_file():
         raise _without_weights(place, flag)
     loaded(lambda: _check_values(place / WEIGHTS, flag), flag, place, _CURE)
-    _note_other_base(model, config, flag)
     return _fitted(model, place, flag, trainable)
 
 
@@ -80,24 +88,22 @@ def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> 
     return whole
 
 
-def _local(adapter: str, flag: str) -> Path:
-    """Return the adapter's folder on this machine. Fetch its two files if it is on the hub."""
-    path = Path(adapter_folder(adapter))
+def adapter_files(adapter: str) -> Path:
+    """Return the adapter's folder on this machine. Fetch it with its tokenizer if it is on the hub.
+
+    Raises:
+        UserError: there is no such adapter, or a file in its folder is only a pointer.
+    """
+    path, flag = Path(adapter_folder(adapter)), f"--adapter {adapter}"
     if path.is_dir():
         check_files(path, flag)
-        check_undamaged(path, flag)
-        if not (path / _CONFIG).is_file():
-            raise _without_config(path, flag)
         return path
     from huggingface_hub import snapshot_download
 
     def fetch() -> str:
-        return str(snapshot_download(adapter, allow_patterns=[_CONFIG, WEIGHTS]))
+        return str(snapshot_download(adapter, allow_patterns=[CONFIG, WEIGHTS, *_TOKENIZER]))
 
-    place = Path(loaded(fetch, flag, path, _CURE))
-    if not (place / _CONFIG).is_file():
-        raise _without_config(place, flag)
-    return place
+    return Path(loaded(fetch, flag, path, _CURE))
 
 
 def check_undamaged(path: Path, flag: str) -> None:
@@ -120,7 +126,7 @@ def check_undamaged(path: Path, flag: str) -> None:
 
 def _checkpoints(run: Path) -> list[Path]:
     """Return a run's checkpoints that have an adapter, as saved. checkpoint-9 comes before checkpoint-10."""
-    found = [config.parent for config in (run / "checkpoints").glob(f"checkpoint-*/{_CONFIG}")]
+    found = [config.parent for config in (run / "checkpoints").glob(f"checkpoint-*/{CONFIG}")]
     return sorted(found, key=lambda folder: (saved_number(folder) or 0, len(folder.name), folder.name))
 
 
@@ -130,7 +136,7 @@ def _without_config(path: Path, flag: str) -> UserError:
         cure = "Let the run finish (--resume_from_checkpoint true)"
         cure += f", or give a checkpoint: {checkpoints[-1]}." if checkpoints else "."
         return UserError(f"{flag}: the run has not written its adapter/.\n  {cure}")
-    return UserError(f"{flag}: there is no {_CONFIG}.\n  {_CURE}")
+    return UserError(f"{flag}: there is no {CONFIG}.\n  {_CURE}")
 
 
 def _without_weights(place: Path, flag: str) -> UserError:
@@ -150,45 +156,8 @@ def _check_values(path: Path, flag: str) -> None:
         raise UserError(f"{flag}: {path.name} holds no weights.\n  Train the adapter again.")
 
 
-def _note_other_base(model: PreTrainedModel, config: Any, flag: str) -> None:
-    """Say that an adapter was trained on another base model. The sizes can fit all the same."""
-    trained_on, here = config.base_model_name_or_path, _name(model)
-    if trained_on and here and not same_model(str(trained_on), here):
-        note(
-            f"warning: {flag} was trained on {trained_on}, but --model_name_or_path is {here}. On another model than "
-            "its own, an adapter does not do what it was trained for."
-        )
-
-
 def _name(model: torch.nn.Module) -> str:
     return str(getattr(model.config, "_name_or_path", "") or "")
-
-
-def same_model(one: str, other: str) -> bool:
-    """Whether two names can stand for the same base model.
-
-    A folder is the same under a relative and an absolute path, copied (by its weights), and in the hub's cache. A hub
-    name can stand for a folder of that name.
-    """
-    one, other = _hub_name(one), _hub_name(other)
-    here, there = Path(one), Path(other)
-    if one == other or here.resolve() == there.resolve():
-        return True
-    if here.is_dir() and there.is_dir():
-        found = weights_fingerprint(one, None)
-        return found is not None and found == weights_fingerprint(other, None)
-    if here.is_absolute() and there.is_absolute():
-        return False
-    # A relative path from another working folder, or a hub name with the folder that it was downloaded to.
-    shorter, longer = sorted((here.parts, there.parts), key=len)
-    is_hub_name = len(shorter) == 2
-    return longer[-len(shorter) :] == shorter or (is_hub_name and longer[-1] == shorter[-1])
-
-
-def _hub_name(name: str) -> str:
-    """Return the hub name of a folder in the hub's cache; other names as they are."""
-    cached = re.search(r"models--([^/\\]+)[/\\]snapshots[/\\]", name)
-    return cached[1].replace("--", "/") if cached else name
 
 
 def check_layer_names(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -154,6 +155,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
             if best:
                 self.settings |= more
                 self.run.write_settings(self.settings)
+            elif args.load_best_model_at_end:
+                print(_without_best(args, state), file=sys.stderr)
 
 
 def _now() -> str:
@@ -166,6 +169,16 @@ def _best_of(args: TrainingArguments, state: TrainerState) -> dict[str, Any] | N
         return None
     metric = str(args.metric_for_best_model).removeprefix("eval_")
     return {"step": state.best_global_step, f"eval_{metric}": float(state.best_metric)}
+
+
+def _without_best(args: TrainingArguments, state: TrainerState) -> str:
+    metric = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+    why = f"no evaluation measured a finite {metric}"
+    if state.best_global_step:
+        why = f"checkpoint-{state.best_global_step} is gone"
+    elif not any(metric in line for line in state.log_history):
+        why = f"no evaluation took place in {state.global_step} steps"
+    return f"--load_best_model_at_end: no checkpoint is the best, because {why}. adapter/ has the last step's weights."
 
 
 class ProgressLine(TrainerCallback):  # type: ignore[misc]

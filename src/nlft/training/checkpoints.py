@@ -173,6 +173,12 @@ class SafeCheckpoints(ShardsModel):
         with own_random_numbers():
             return super()._evaluate(*args, **kwargs)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.load_best_model_at_end:
+            self.control.should_save = True  # Trainer saves at its intervals alone, so the best step could be lost
+        return is_best
+
     def keep_resumed(self) -> bool:
         """Return whether a checkpoint of this step is there, because training was resumed from it and is still there.
 

@@ -154,6 +154,8 @@ REFUSALS = (
     Refusal("eval_steps", "only --eval_strategy steps reads it", "Add --eval_strategy steps.", NLFT,
             lambda a: _text(a.eval_strategy) != "steps"),
     Refusal("eval_delay", "--eval_strategy is no", "Add --eval_strategy epoch.", NLFT, _without_eval),
+    Refusal("load_best_model_at_end", "--save_strategy no writes no checkpoint to choose from",
+            "Add --save_strategy epoch.", NLFT, lambda a: _text(a.save_strategy) == "no"),
     Refusal("metric_for_best_model", "no checkpoint is chosen by it", "Add --load_best_model_at_end true.",
             NLFT, lambda a: not _chooses_best(a)),
     Refusal("greater_is_better", "no checkpoint is chosen by a metric", "Add --load_best_model_at_end true.",
@@ -306,6 +308,8 @@ def refuse_unfit(args: Any, *, held_out: bool, strikes: bool) -> None:
         without_effect |= dict.fromkeys(names, ("there are no held-out examples to evaluate on", cure))
         if _text(args.save_strategy) == "best":
             without_effect["save_strategy"] = ("there are no held-out examples to find the best checkpoint with", cure)
+    elif _text(args.eval_strategy) == "no":
+        without_effect["load_best_model_at_end"] = ("--eval_strategy is no", "Add --eval_strategy epoch.")
     elif _text(args.metric_for_best_model or "loss").removeprefix("eval_") not in EVALUATED:
         named = ", ".join(f"eval_{name}" for name in EVALUATED)
         without_effect["metric_for_best_model"] = ("no evaluation measures it", f"Choose one of {named}.")

@@ -115,11 +115,15 @@ def merged_model(whole: Any, adapter: str | None) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(no longer tied|tie_word_embeddings)")  # settled below
             merged: Any = whole.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, AttributeError) as error:  # PEFT's ValueError: NaN or infinity in the sum
-        raise UserError(
-            f"--adapter {adapter} cannot be merged: {error}\n"
-            "  Train a LoRA adapter; if the weights are not finite, with a lower learning rate."
-        ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
+        if "allocate memory" in str(error):
+            raise
+        cure = "Serve the adapter itself, or train one of a kind that can be merged, such as plain LoRA."
+        if "NaN" in str(error):  # PEFT's words for NaN or infinity in the sum
+            cure = "Train it again with a lower learning rate."
+        raise UserError(f"--adapter {adapter} cannot be merged: {error}\n  {cure}") from error
     if tied:
         head, embedding = merged.get_output_embeddings(), merged.get_input_embeddings()
         alike = torch.equal(head.weight, embedding.weight)

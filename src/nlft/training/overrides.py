@@ -13,6 +13,7 @@ SUPPORTED = "transformers>=5.23,<6"
 
 # Method -> its parameters after `self`.
 OVERRIDDEN = {
+    "_determine_best_metric": ["metrics", "trial"],
     "_evaluate": ["trial", "ignore_keys_for_eval", "skip_scheduler"],
     "_finalize_training": ["trial", "num_train_samples", "start_time"],
     "_get_learning_rate": [],

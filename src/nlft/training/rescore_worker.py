@@ -56,7 +56,7 @@ class RescoreModel:
         self.examples = watched_records(run, self.file, self.data)
         self._loaded: tuple[Path | None, int] | None = None
         self._load()
-        tokenizer = load_tokenizer(self._settings())
+        tokenizer = load_tokenizer(self._settings(self.adapter))
         training = record["training"]
         listed = training.get("strike_words") or ()
         self.encoder = ConditionEncoder(tokenizer, recorded_templates(record), training.get("max_length"), listed)
