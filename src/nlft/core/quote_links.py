@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from nlft.core.spans import blame, quote_places, quoted_spans, touched
+from nlft.core.quotes import quote_places
+from nlft.core.spans import blame, quoted_spans, touched
 
 Part = list[str | list[list[int]] | None]
 """A part of a text; and [first, last] tokens of each place that it names. None if it is no quote."""
