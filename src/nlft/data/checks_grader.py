@@ -179,7 +179,7 @@ class CheckSettings(GraderSettings):
 
     judge_max_new_tokens: Annotated[int, Range(1, 1_000_000)] = field(
         default=JUDGE_TOKENS,
-        metadata={"help": "Maximum length of that judge's answer, in tokens. One that is cut off decides nothing."},
+        metadata={"help": "Maximum length of its answer, in tokens."},
     )
 
     def settle_checks(self, also: Sequence[str] = ()) -> None:
