@@ -15,7 +15,8 @@ _COLON = "[:﹕∶꞉ː︰]"
 _BOLD = "[*_`]{0,4}"
 _SIGNS = " \t*_#>`([•·|<{\"'-"  # for lists, bold type, tables, tags and JSON
 _BEFORE = " \t*_#>`(\\[•·|<{\"'-"  # the same in a pattern
-_JSON = re.compile(r"""\W*(?:\{\W*["']|["']\w[\w ]*["']\s*:\s*["'\[{\d])""")
+_WORD = re.compile(r"\w")
+_KEY = re.compile(r"""\w[\w ]{0,40}["']\s{0,9}:\s{0,9}["'\[{\d]""")  # of JSON, on a line of its own
 _SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 _NEAR = 80  # characters before a quote that are read for a sentence's end
 _ANSWERS = (
@@ -136,10 +137,11 @@ class _Line:
         line = text[self._start : self.end]
         self._quotes = [(self._start + start, self._start + stop) for start, stop in quote_places(line)]
         self.quote_ends = {stop for _, stop in self._quotes}
-        first = re.search(r"\w", line)
-        self._first_word = self._start + first.start() if first else self.end
-        self._last_word = self._start + len(re.sub(r"\W+$", "", line))
-        self._is_json = _JSON.match(line) is not None
+        first = found.start() if (found := _WORD.search(line)) else len(line)
+        last = len(line) - (found.start() if (found := _WORD.search(line[::-1])) else len(line))
+        self._first_word, self._last_word = self._start + first, self._start + last
+        opening = line[max(0, first - _NEAR) : first]
+        self._is_json = opening.endswith(("'", '"')) and ("{" in opening or _KEY.match(line, first) is not None)
 
     def quotes_mark(self, word: int, end: int) -> bool:
         """Return whether a mark is part of a quote of the reply: `The reply says "Correct answer: 5".`

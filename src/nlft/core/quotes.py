@@ -31,7 +31,8 @@ _PAIRS = [
 # Writers mix these: „so", “so“, »so», "so”. Such a pair stands close around its words, with no other mark inside.
 _DOUBLE = '"“”„‟«»＂'
 _LETTER = rf"[^\W{JOINED}]"
-_BEGINS, _ENDS = rf"(?<!{_LETTER})", rf"(?!{_LETTER})"
+# Behind a mark, and before one: no letter stands outside. Mark first: an alternative is passed over by its first sign.
+_BEGINS, _ENDS = rf"(?<!{_LETTER}[{_DOUBLE}])", rf"(?!{_LETTER})"
 
 
 def _mixed(opens: str, name: str) -> str:
@@ -39,7 +40,7 @@ def _mixed(opens: str, name: str) -> str:
     own = {'"': '"'} | dict(_PAIRS)
     ends = "".join(mark for mark in "“”«»＂" if mark not in own.get(opens, ""))
     straight = "" if opens == '"' else r'|(?<!\d)"'
-    return rf"{_BEGINS}{opens}(?=[^\s{_DOUBLE}])(?P<{name}>[^{_DOUBLE}\n]+)(?<=\S)(?:[{ends}]{straight}){_ENDS}"
+    return rf"{opens}{_BEGINS}(?=[^\s{_DOUBLE}])(?P<{name}>[^{_DOUBLE}\n]+)(?<=\S)(?:[{ends}]{straight}){_ENDS}"
 
 
 def _pair(opens: str, ends: str, name: str) -> str:
@@ -49,30 +50,28 @@ def _pair(opens: str, ends: str, name: str) -> str:
 
 # A mark before a digit or a shortened word is an apostrophe: the '90s, 'em, “it”’s.
 _SHORTENED = r"(?!\d|(?:em|tis|twas|cause|til|n|bout|round|cos|s|t|d|m|ll|re|ve)\b)"
-_QUOTES = re.compile(
-    "|".join(
-        [
-            # As TeX writes it: ``so''. No ` may stand inside, because two of them can also be a fence.
-            r"(?:(?<![\w'])''|(?<!`)``|‘‘|(?<!\w),,)(?P<doubled>(?=\S)(?:(?!''|’’|‘‘|,,)[^`\n]|\n(?!\s*\n))+?(?<=\S))"
-            r"(?:''|’’)(?![\w'])",
-            # `so', but not `the riders' gear`.
-            r"(?<![\w`])`(?=[^\s`])(?![^`\n]*[^\s`]`(?!\w))(?P<grave>(?:[^`'’\n]|(?<=\w)['’](?=\w))+)(?<=\S)['’´](?!\w)",
-            r"(?<!`)(?P<fence>`+)(?P<code>(?:(?!`)[\s\S])+?)(?P=fence)(?!`)",
-            r"(?<!\w)´(?P<acute>(?=\S)[^´`\n]+(?<=\S))´(?!\w)",
-            r'\\"(?P<escaped>(?=\S)[^"\n]+?(?<=\S))\\"',
-            *(_mixed(opens, f"mixed{at}") for at, opens in enumerate(_DOUBLE)),
-            rf'(?<!\d)"(?P<straight>(?=\S){_INSIDE.format(chr(34))}(?<=\S))"',
-            # Between letters, the Hebrew mark stands in an abbreviation.
-            r"(?<!\w)״(?P<hebrew>(?=\S)(?:[^״\n]|(?<=\w)״(?=\w))+?(?<=\S))״(?!\w)",
-            *(_pair(opens, ends, f"pair{at}") for at, (opens, ends) in enumerate(_PAIRS)),
-            rf"{_BEGINS}”(?P<swedish>(?=\S){_INSIDE.format(_DOUBLE)}(?<=\S))”{_ENDS}",
-            rf'{_BEGINS}[“”„‟«»＂](?P<number>(?=\S)[^{_DOUBLE}\n]*\d)"{_ENDS}',
-            rf"(?:‚|‘|(?<![\w'])['’]{_SHORTENED})(?=\S)"
-            r"(?P<single>(?:[^'‘’\n]|(?<=\w)['’](?=\w)|(?<=s)['’](?=\s+\w))+)(?<=\S)['’‘](?!\w)",
-        ]
-    ),
-    re.IGNORECASE,
-)
+_FORMS = [
+    # As TeX writes it: ``so''. No ` may stand inside, because two of them can also be a fence.
+    r"(?:(?<![\w'])''|(?<!`)``|‘‘|(?<!\w),,)(?P<doubled>(?=\S)(?:(?!''|’’|‘‘|,,)[^`\n]|\n(?!\s*\n))+?(?<=\S))"
+    r"(?:''|’’)(?![\w'])",
+    # `so', but not `the riders' gear`.
+    r"`(?<![\w`]`)(?=[^\s`])(?![^`\n]*[^\s`]`(?!\w))(?P<grave>(?:[^`'’\n]|(?<=\w)['’](?=\w))+)(?<=\S)['’´](?!\w)",
+    r"(?<!`)(?P<fence>`+)(?P<code>(?:(?!`)[\s\S])+?)(?P=fence)(?!`)",
+    r"´(?<!\w´)(?P<acute>(?=\S)[^´`\n]+(?<=\S))´(?!\w)",
+    r'\\"(?P<escaped>(?=\S)[^"\n]+?(?<=\S))\\"',
+    *(_mixed(opens, f"mixed{at}") for at, opens in enumerate(_DOUBLE)),
+    rf'"(?<!\d")(?P<straight>(?=\S){_INSIDE.format(chr(34))}(?<=\S))"',
+    # Between letters, the Hebrew mark stands in an abbreviation.
+    r"״(?<!\w״)(?P<hebrew>(?=\S)(?:[^״\n]|(?<=\w)״(?=\w))+?(?<=\S))״(?!\w)",
+    *(_pair(opens, ends, f"pair{at}") for at, (opens, ends) in enumerate(_PAIRS)),
+    rf"”{_BEGINS}(?P<swedish>(?=\S){_INSIDE.format(_DOUBLE)}(?<=\S))”{_ENDS}",
+    rf'[“”„‟«»＂]{_BEGINS}(?P<number>(?=\S)[^{_DOUBLE}\n]*\d)"{_ENDS}',
+    rf"(?:‚|‘|(?<![\w'])['’]{_SHORTENED})(?=\S)"
+    r"(?P<single>(?:[^'‘’\n]|(?<=\w)['’](?=\w)|(?<=s)['’](?=\s+\w))+)(?<=\S)['’‘](?!\w)",
+]
+# The first character decides quickly that most places begin no quote.
+_FIRST = _DOUBLE + "".join(opens for opens, _ in _PAIRS) + "'‘’‚`´״,\\\\"
+_QUOTES = re.compile(f"(?=[{_FIRST}])(?:{'|'.join(_FORMS)})", re.IGNORECASE)
 _UNREAD = re.compile(r'(?<!\w)["“„‟«»](?=\w)[^\n]{1,60}')
 _PLURAL = re.compile(r"(?<=s)['’](?=\s)")
 _CLOSES = re.compile(r'(?<=[^\s"])"(?!\w)')
