@@ -144,7 +144,7 @@ def test_an_arm_that_the_rules_cannot_fill_says_what_is_missing(name, rules, nam
     [
         ("rule-shots", [*WRONG, RIGHT[0]], "only 1 of 2 needed examples are right"),
         ("sft-replaced", RIGHT, "no wrong example has spans"),
-        ("strike-random", RIGHT, "no example has spans"),
+        ("strike-random", RIGHT, "no example has both"),
         ("strike-shuffled", [WRONG[0], *RIGHT], "fewer than two wrong examples"),
     ],
 )

@@ -58,10 +58,18 @@ def test_every_kind_of_value_is_read(tmp_path):
     assert (found.flag, found.words, found.mode, found.count) == (True, ["a", "b"], "b", None)
 
 
-@pytest.mark.parametrize("text", ["no", "true", "Yes", "2024", "007", "1:2", "2024-07-26", "1e5", "0x1f", ".5"])
+@pytest.mark.parametrize("text", ["2024", "007", "1:2", "2024-07-26", "1e5", "0x1f", ".5"])
 def test_a_text_is_what_the_file_says_whatever_yaml_takes_it_for(tmp_path, text):
     found = read(tmp_path, f"name: {text}\nwords: [{text}, a]\n")
     assert (found.name, found.words) == (text, [text, "a"])
+
+
+@pytest.mark.parametrize("text", ["no", "true", "Yes"])
+def test_a_bare_yes_or_no_is_a_word_in_a_list_and_no_text_alone(tmp_path, text):
+    assert read(tmp_path, f"words: [{text}, a]\n").words == [text, "a"]
+    with pytest.raises(ConfigError, match='"name" is (True|False)\n.*in quotes'):
+        read(tmp_path, f"name: {text}\n")
+    assert read(tmp_path, f'name: "{text}"\n').name == text
 
 
 def test_null_is_no_text(tmp_path):

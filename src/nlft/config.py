@@ -183,7 +183,7 @@ def checked(entries: Iterable[GivenSetting], known: Mapping[str, Declared]) -> d
             problems.append(unknown(where, key, known))
         else:
             try:
-                values[key] = whole_path(key, _chosen(value, known[key], written))
+                values[key] = whole_path(key, _chosen(key, value, known[key], written))
             except ValueError as error:
                 problems.append(Problem(where, f'"{key}" is {in_short(value)}', f"{error}."))
                 values[key] = None
@@ -224,9 +224,20 @@ def settle(cls: type[_Class], common: Mapping[str, Any], own: Mapping[str, Any],
     return instance
 
 
-def _chosen(value: object, setting: Declared, written: object = None) -> object:
+# Settings that are text, for which a bare yes, no, true or false in YAML has a meaning.
+_TAKE_YES_OR_NO = frozenset(
+    {"resume_from_checkpoint", "report_to", "eval_strategy", "save_strategy", "logging_strategy"}
+)
+
+
+def _chosen(name: str, value: object, setting: Declared, written: object = None) -> object:
     if value is False and "no" in (setting.choices or ()):
         value = "no"  # YAML 1.1 reads a bare `no` as false
+    if isinstance(value, bool) and not (setting.choices or name in _TAKE_YES_OR_NO):
+        try:
+            return coerce(value, setting.hint)
+        except ValueError as error:  # `system_prompt: no` is more likely none than the word
+            raise ValueError(f"{error}, or the word in quotes") from error
     value = coerce(value, setting.hint, written)
     if setting.choices and value is not None and value not in setting.choices:
         raise ValueError(f"Choose one of {', '.join(setting.choices)}")
@@ -376,7 +387,7 @@ def _in_words(hint: object) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if origin in (list, Sequence):
-        items = {str: " of texts (yes, no and numbers in quotes)", int: " of whole numbers", float: " of numbers"}
+        items = {str: " of texts", int: " of whole numbers", float: " of numbers"}
         return "a list" + items.get(get_args(hint)[0], "")
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "text"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 
 from nlft.core.word_search import JOINED, LONGEST_GAP
@@ -71,16 +72,21 @@ _FORMS = [
 ]
 # The first character decides quickly that most places begin no quote.
 _FIRST = _DOUBLE + "".join(opens for opens, _ in _PAIRS) + "'‘’‚`´״,\\\\"
-_QUOTES = re.compile(f"(?=[{_FIRST}])(?:{'|'.join(_FORMS)})", re.IGNORECASE)
 _UNREAD = re.compile(r'(?<!\w)["“„‟«»](?=\w)[^\n]{1,60}')
 _PLURAL = re.compile(r"(?<=s)['’](?=\s)")
 _CLOSES = re.compile(r'(?<=[^\s"])"(?!\w)')
 _MOST_INCHES = 3  # marks of inches inside one quote
 
 
+@cache
+def _quotes() -> re.Pattern[str]:
+    """Return the pattern of all quotes. It takes a fifth of a second to compile, and most commands need none."""
+    return re.compile(f"(?=[{_FIRST}])(?:{'|'.join(_FORMS)})", re.IGNORECASE)
+
+
 def quote_places(text: str) -> list[tuple[int, int]]:
     """Return where a text has quotes, with their marks: (start, end) in characters, `end` exclusive."""
-    return [match.span() for match in _QUOTES.finditer(text)]
+    return [match.span() for match in _quotes().finditer(text)]
 
 
 def quoted_texts(text: str, *, doubtful: bool = True) -> list[str]:
@@ -89,19 +95,19 @@ def quoted_texts(text: str, *, doubtful: bool = True) -> list[str]:
     Args:
         doubtful: also those in single marks and in backticks, which people use for other things too.
     """
-    found = [match.groupdict() for match in _QUOTES.finditer(text)]
+    found = [match.groupdict() for match in _quotes().finditer(text)]
     names = {"fence"} if doubtful else {"fence", "code", "grave", "acute", "single"}
     return [part.strip() for groups in found for name, part in groups.items() if part and name not in names]
 
 
 def quotes_replaced(text: str, instead: str) -> str:
     """Put `instead` in the place of each of a text's quotes."""
-    return _QUOTES.sub(lambda _: instead, text)
+    return _quotes().sub(lambda _: instead, text)
 
 
 def quote_readings(judgment: str) -> Iterator[list[str]]:
     """Yield each quote of the text, as the readings that its marks allow, the longest first."""
-    for match in _QUOTES.finditer(judgment):
+    for match in _quotes().finditer(judgment):
         quote = next(text for name, text in match.groupdict().items() if text is not None and name != "fence")
         readings = [quote.strip()]
         if match["single"]:  # after an s, a mark can end the quote or be an apostrophe
@@ -114,7 +120,7 @@ def quote_readings(judgment: str) -> Iterator[list[str]]:
 
 def unread_quote(judgment: str) -> str | None:
     """Return the beginning of what seems to be a quote, if a text has quotation marks and no quote that can be read."""
-    unread = None if _QUOTES.search(judgment) else _UNREAD.search(judgment)
+    unread = None if _quotes().search(judgment) else _UNREAD.search(judgment)
     return unread and unread[0].strip()
 
 

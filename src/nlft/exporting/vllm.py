@@ -33,7 +33,7 @@ def vllm_command(trained: Trained) -> tuple[str, list[str]]:
         line += ["--revision", str(trained.settings.model_revision)]
     served, told = read_base(trained), []
     if isinstance(served, str):
-        told = [f"NOT checked, whether vLLM ends a reply where the training does: {served}"]
+        told = [f"NOT checked: does vLLM end a reply where the training does? {served}"]
     else:
         note_other_base(adapter, trained.base)
         stop = f'Send "stop_token_ids": [{served.trained_end[1]}] with every request'

@@ -75,9 +75,9 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
         freeze_quantised(model)
     if not settings.adapter:
         return model
-    adapted = add_adapter(model, settings.adapter, trainable=trainable)
+    # First, since the adapter of another base may not fit.
     note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
-    return adapted
+    return add_adapter(model, settings.adapter, trainable=trainable)
 
 
 def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:

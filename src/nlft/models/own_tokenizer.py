@@ -12,7 +12,7 @@ _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
 
 
 def own_tokenizer(adapter: str, base: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase | None:
-    """Return the adapter's own tokenizer if it encodes prompts otherwise than the base's, and say so.
+    """Return the adapter's own tokenizer if its chat template, tokens or EOS differ from the base's, and say so.
 
     Trainers save the tokenizer that they trained with. Its chat template, tokens or EOS may have been given in Python,
     and the base model's folder knows nothing of them.
@@ -32,7 +32,7 @@ def own_tokenizer(adapter: str, base: PreTrainedTokenizerBase, name: str) -> Pre
     if not (place / "tokenizer_config.json").is_file() or not any((place / file).is_file() for file in _VOCABULARIES):
         return None
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is wrong with this tokenizer and not with the base's is said below
+    logging.set_verbosity_error()  # the note below says what differs
     try:
         own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
     except Exception as error:  # tokenizers raises a bare Exception, and others what they like
@@ -41,10 +41,12 @@ def own_tokenizer(adapter: str, base: PreTrainedTokenizerBase, name: str) -> Pre
         return None
     finally:
         logging.set_verbosity(before)
+    if own.chat_template is None:  # its file was not copied along
+        own.chat_template = base.chat_template
     found = _other_parts(own, base)
     if not found:
         return None
-    note(f"{adapter}: its own tokenizer is used. From that of {name} it differs in its {', '.join(found)}.")
+    note(f"{adapter}: its own tokenizer is used. It differs from that of {name} in: {', '.join(found)}.")
     return own
 
 
@@ -65,7 +67,7 @@ def _tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> dic
 
 
 def _plain(template: Any) -> Any:
-    """Return chat templates with the line breaks that they have after they were saved and loaded."""
+    """Return chat templates with the line breaks and the end that they have after they were saved and loaded."""
     if isinstance(template, dict):
         return {name: _plain(text) for name, text in template.items()}
-    return template.replace("\r\n", "\n").replace("\r", "\n") if isinstance(template, str) else template
+    return template.replace("\r\n", "\n").replace("\r", "\n").rstrip() if isinstance(template, str) else template

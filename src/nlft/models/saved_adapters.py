@@ -18,6 +18,7 @@ CONFIG = "adapter_config.json"
 _TOKENIZER = (
     "tokenizer*",
     "chat_template.jinja",
+    "additional_chat_templates/*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",

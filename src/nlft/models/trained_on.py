@@ -69,7 +69,7 @@ def _trained_on(adapter: str) -> Base | None:
     """Return the base that an adapter's run recorded, or the one that the adapter names."""
     home = home_of(Path(adapter))
     if home is not None:
-        with suppress(NLFTError, OSError, *SPOILT):  # what is wrong with a run's file says who reads it
+        with suppress(NLFTError, OSError, *SPOILT):  # whoever reads the run's file says what is wrong with it
             if found := recorded_base(RunDir(home).settings()):
                 return found
     with suppress(OSError, ValueError, AttributeError):
