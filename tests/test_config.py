@@ -67,7 +67,7 @@ def test_a_text_is_what_the_file_says_whatever_yaml_takes_it_for(tmp_path, text)
 @pytest.mark.parametrize("text", ["no", "true", "Yes"])
 def test_a_bare_yes_or_no_is_a_word_in_a_list_and_no_text_alone(tmp_path, text):
     assert read(tmp_path, f"words: [{text}, a]\n").words == [text, "a"]
-    with pytest.raises(ConfigError, match='"name" is (True|False)\n.*in quotes'):
+    with pytest.raises(ConfigError, match=r'"name" is (True|False)\n.*in quotes'):
         read(tmp_path, f"name: {text}\n")
     assert read(tmp_path, f'name: "{text}"\n').name == text
 

@@ -23,6 +23,7 @@ from nlft.chat.target import find_target
 from nlft.cli import main
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings
+from nlft.models.own_tokenizer import own_tokenizer
 from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.run_dir import RunDir
 from nlft.training import merging
@@ -357,3 +358,21 @@ def test_two_merges_into_one_folder_do_not_take_each_others_files(adapter, tmp_p
         assert str(other.pid) in capsys.readouterr().err
         other.kill()
     assert main(["merge", *named(adapter), "--out", str(out), "--dtype", "float32"]) == 0
+
+
+def test_an_adapter_whose_template_was_not_copied_keeps_that_of_its_base(tmp_path, capsys):
+    base = tiny.tokenizer()
+    folder = tmp_path / "adapter"
+    base.save_pretrained(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    assert own_tokenizer(str(folder), base, "base") is None
+    (folder / "chat_template.jinja").write_text(base.chat_template + "\n")  # an editor's last line break
+    assert own_tokenizer(str(folder), base, "base") is None
+    (folder / "chat_template.jinja").unlink()
+    assert own_tokenizer(str(folder), base, "base") is None
+    assert not capsys.readouterr().out
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    own = own_tokenizer(str(folder), base, "base")
+    assert own is not None
+    assert own.chat_template.endswith("!")
+    assert "chat template" in capsys.readouterr().out
