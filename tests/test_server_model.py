@@ -847,10 +847,11 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, capsys, caplog
         assert KEY[:12] not in text
 
 
+REAL_KEYS = ["hunter-secret", "gpustack_key", "Passw0rd!", "correct-horse-battery-staple", "mysecretpassword"]
 SAID = "There are none left: 10 - 10 = 0. The box is EMPTY, extra ollama, lm-studio. sk-no-key-required #### 0"
 
 
-@pytest.mark.parametrize("key", ["none", "EMPTY", "0", "x", "ollama", "lm-studio", "sk-no-key-required", "token-abc1"])
+@pytest.mark.parametrize("key", ["none", "EMPTY", "0", "x", "ollama", "lm-studio", "sk-no-key-required", "extra"])
 def test_a_placeholder_or_short_key_changes_no_answer(key, upstream, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     upstream.text = lambda body, headers: SAID
@@ -863,6 +864,11 @@ def test_a_placeholder_or_short_key_changes_no_answer(key, upstream, monkeypatch
     [
         ("0", "no room: 10 of 10 seats, again in 0 s", "no room: 10 of 10 seats, again in 0 s"),
         ("x", "extra x", "extra x"),
+        ("not-needed", "a key is not-needed", "a key is not-needed"),
+        *(
+            (key, f"Incorrect API key: {key}. {key}s", f"Incorrect API key: [key]. {key}s")
+            for key in [*REAL_KEYS, "letmein"]
+        ),
         ("token-abc123", "token-abc123 is unknown, token-abc1234 is not", "[key] is unknown, token-abc1234 is not"),
     ],
 )
@@ -873,10 +879,31 @@ def test_a_message_loses_a_short_key_only_as_a_word_and_a_placeholder_never(key,
     assert told in str(error.value)
 
 
-def test_a_short_key_is_removed_from_an_answer_that_repeats_the_header(upstream, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "token-abc1")
-    upstream.text = lambda body, headers: f"{headers['authorization']}, token-abc1, Bearer token-abc12"
-    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "Bearer [key], token-abc1, Bearer token-abc12"}
+@pytest.mark.parametrize(
+    ("key", "elsewhere"),
+    [
+        *(
+            (key, "[key]")
+            for key in (*REAL_KEYS, "My_Long_Secret_Pass", "12345678901234567890", "token-abc1", "sk-abc123")
+        ),
+        *((key, key) for key in ("marigold", "letmein", "abc-12", "A1b2c3")),  # may be words of the answer
+    ],
+)
+def test_an_answer_loses_a_key_after_bearer_and_a_long_one_as_a_word(key, elsewhere, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    said = f"Bearer {key}, x={key}, Bearer {key}2 and a{key}"
+    body = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
+    served = model("http://127.0.0.1:1/v1")
+    found = served.parse(json.dumps(body).encode()).text
+    assert found == f"Bearer [key], x={elsewhere}, Bearer {key}2 and a{key}"
+
+
+def test_of_the_custom_headers_only_a_secret_one_is_removed_from_answers(upstream, monkeypatch):
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "Accept: application/json\nX-Api-Token: hunter-secret\nX-Title: Reasoning"
+    )
+    upstream.text = lambda body, headers: "Reasoning: application/json, hunter-secret"
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "Reasoning: application/json, [key]"}
 
 
 @pytest.mark.parametrize("key", [KEY, "3f9c1e5b7a2d4068", "AbCdEfGhIjKlMnOpQrStUvWx", "sk-mine-123456"])

@@ -24,7 +24,7 @@ from nlft.models.settings import BackendSettings
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-_OF_ACCOUNT = (401, 402, 403, 404, 405, 407, 410)  # they refuse the key, the address or the model, not a question
+_ACCOUNT_STATUSES = (401, 402, 403, 404, 405, 407, 410)  # they refuse the key, the address or the model, not a question
 _LIMITS = ("max_tokens", "max_completion_tokens")  # the second is sent to servers that refuse the first
 
 
@@ -229,7 +229,7 @@ class ServerModel:
         exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
         blame: Blame = "server" if again or exhausted else "request"
-        if status in _OF_ACCOUNT or status < 400:
+        if status in _ACCOUNT_STATUSES or status < 400:
             blame = "account"
         wait = retry_after(error.response.headers, time.time())
         return AttemptFailed(why, self._cure(subject(status, message)), again=again, wait=wait, blame=blame)
