@@ -610,6 +610,10 @@ NOT_TAKEN = [
     "temperature nicht unterstützt",
     "invalid temperature. Only 1 is allowed for this model.",
     "gpt-4o-2024-08-06 does not support temperature",
+    "temperature is not supported by this model. The maximum context length is 4096.",
+    "'temperature' is not supported, use 'top_p' instead (at most 1).",
+    "This model does not support the temperature parameter. Supported values for other models are between 0 and 2.",
+    {"message": "'temperature' is not supported here. See max_tokens (at most 128000).", "param": "temperature"},
     "Unsupported parameter: 'temperature'. Known: max_tokens between 1 and 4096.",
     "[{'type': 'extra_forbidden', 'loc': ('body', 'temperature'), 'msg': 'Extra inputs are not permitted'}]",
     "Error code: 400 - {'error': {'message': \"'temperature' is not supported with this model.\", 'code': 'x'}}",
@@ -632,6 +636,13 @@ NOT_ZERO = [
 A_MISTAKE = [
     "temperature 9.0 is not allowed; it must be at most 2",
     "temperature=9 is not supported. Supported range: 0-2",
+    "The value of temperature is not supported. Supported range: 0-2",
+    "temperature is not supported. Supported values are between 0 and 2",
+    "This model does not support temperature 9. The range is 0-2",
+    "This model does not support temperature=9. The range is 0-2",
+    "temperature is not supported: it must be at most 2",
+    "max_tokens is not supported, at most 4096",
+    {"message": "max_tokens 9000 is not supported. At most 4096 are.", "param": "max_tokens"},
     "Unsupported value: temperature must be <= 2.0",
     "temperature: 9 is not an accepted value, only values from 0 to 2 are accepted",
     "unexpected value; permitted: 0 <= temperature <= 2",
@@ -659,6 +670,8 @@ def test_a_refusal_names_the_parameter_that_is_left_out(temperature):
     zero = [said for said in NOT_ZERO if refused_parameter(as_json(said), sent) == "temperature"]
     assert zero == ([] if temperature else NOT_ZERO)
     assert [said for said in NOT_ABOUT_IT if refused_parameter(as_json(said), sent)] == []
+    instead = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead (at most 128000)."
+    assert refused_parameter({"message": instead, "param": "max_tokens"}, sent) == "max_tokens"
     sent |= {"temperature": 9.0, "max_tokens": 9000, "seed": 3}
     assert [said for said in [*A_MISTAKE, *NOT_ABOUT_IT] if refused_parameter(as_json(said), sent)] == []
 
