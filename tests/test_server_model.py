@@ -466,6 +466,24 @@ def test_a_byte_order_mark_is_passed_over_and_bytes_that_are_not_utf_8_are_no_an
     assert told.value.again
 
 
+def test_what_is_not_utf_8_is_read_in_the_character_set_that_its_header_names(upstream):
+    served = model(upstream.url)
+    assert served.parse(TEXT.encode("gbk", "replace"), "gbk").text == "Gr??e 数学 ?"
+    broken = TEXT.encode().replace("ö".encode(), b"\xf6")
+    for charset in ("utf-8", "ascii", "no-such-set", "hex", "a\0b", None):
+        with pytest.raises(exchange.AttemptFailed, match="not a chat completion"):
+            served.parse(broken, charset)
+
+
+def test_the_character_set_of_a_response_is_used(upstream, monkeypatch):
+    kind, seen = {"content-type": "application/json; charset=ISO-8859-1"}, []
+    parse = ServerModel.parse
+    monkeypatch.setattr(ServerModel, "parse", lambda self, *given: seen.append(given[1]) or parse(self, *given))
+    with FaultProxy(upstream.url, lambda a: Fault("status", 200, kind, TEXT)) as proxy:
+        answers(model(proxy.url), REQUESTS[:1])
+    assert [charset.lower() for charset in seen] == ["iso-8859-1"]
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -810,6 +828,29 @@ def test_no_variable_for_the_client_replaces_the_key_or_reaches_another_server(u
         assert texts(answers(served, REQUESTS[:1])) == {0: "You sent [key]."}
         assert upstream.headers[-1]["authorization"] == f"Bearer {KEY}"
         assert [upstream.headers[-1][name][:7] for name in mine] == ["gateway", "org-7", "proj-7"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_names_the_variables_that_the_server_does_not_get(status, monkeypatch):
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: geheim")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-7")
+    with AnsweringServer(lambda body, headers: (status, "no")) as server:
+        with pytest.raises(UserError) as told:
+            answers(model(server.url), REQUESTS[:1])
+        cure = str(told.value).splitlines()[-1]
+        names = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS", "OPENAI_ORG_ID"]
+        assert sorted(set(re.findall("OPENAI_[A-Z_]+", cure))) == names
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(UserError) as told:
+            answers(model(server.url), REQUESTS[:1])
+    assert set(re.findall("OPENAI_[A-Z_]+", str(told.value).splitlines()[-1])) == {"OPENAI_API_KEY"}
+
+
+@pytest.mark.parametrize("hosts", ["*", "example.org, *"])
+def test_an_unusable_proxy_that_no_request_uses_is_passed_over(hosts, upstream, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:port")
+    monkeypatch.setenv("NO_PROXY", hosts)
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == right(REQUESTS[:1])
 
 
 def test_a_key_given_in_place_of_its_variables_name_is_refused_and_not_repeated():

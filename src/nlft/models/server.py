@@ -153,7 +153,7 @@ class ServerModel:
                     if self.do_without(body, error.body):
                         continue
                 raise self._failed(error) from None
-            return self.parse(response.http_response.content)
+            return self.parse(response.http_response.content, response.http_response.charset_encoding)
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Make the request's JSON body."""
@@ -190,16 +190,19 @@ class ServerModel:
         self._refused.add(name)
         return True
 
-    def parse(self, body: bytes) -> Generated:
+    def parse(self, body: bytes, charset: str | None = None) -> Generated:
         """Read the answer from a response's body.
 
-        JSON is in UTF-8, whatever character set the response's headers name.
+        JSON is in UTF-8, whatever the response's headers say. Only what is not UTF-8 is read in their character set.
+
+        Args:
+            charset: the character set that the response's headers name.
 
         Raises:
             AttemptFailed: the body is not a chat completion, is cut off, or carries an error instead of an answer.
         """
         try:
-            data = json.loads(body)
+            data = _json(body, charset)
             error = read_error(data)
             if error is None:
                 choice = data["choices"][0]
@@ -240,6 +243,8 @@ class ServerModel:
         key = f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
         if self._access.key:
             key = f"Check the key in the environment variable {variable}, and its permissions."
+        if withheld := self._access.withheld:
+            key += f" This server does not get {', '.join(withheld)}: only the server of OPENAI_BASE_URL does."
         cures: dict[Subject, str] = {
             "key": key,
             "address": f"Check {setting} (it usually ends in /v1) and --model_name_or_path (the model's name there).",
@@ -258,6 +263,15 @@ def _for_client(body: Mapping[str, Any]) -> dict[str, Any]:
     """Put what OpenAI's own API does not know where its client expects it. The body that is sent stays the same."""
     more = {name: value for name, value in body.items() if name == "chat_template_kwargs"}
     return {name: value for name, value in body.items() if name not in more} | ({"extra_body": more} if more else {})
+
+
+def _json(body: bytes, charset: str | None) -> Any:
+    try:
+        return json.loads(body)
+    except UnicodeDecodeError:
+        if charset is None:
+            raise
+        return json.loads(body.decode(charset))
 
 
 def _short(text: str, most: int = 300) -> str:

@@ -32,7 +32,7 @@ _PLACEHOLDER = re.compile(
 _SHORTEST_KEY = 6  # what is shorter is a placeholder too
 _SECRET_HEADER = re.compile(r"auth|cookie|credential|key|pass|secret|token", re.IGNORECASE)
 _CUSTOM_HEADERS = "OPENAI_CUSTOM_HEADERS"  # one `Name: value` a line
-_ACCOUNT_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # from OPENAI_ORG_ID and OPENAI_PROJECT_ID
+_ACCOUNT_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}  # by variable
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Access:
 
         _check_proxies()
         bearer = self.key or NO_KEY
-        left_out = [] if self.own else [*_ACCOUNT_HEADERS, *_custom_headers()]
+        left_out = [] if self.own else [*_ACCOUNT_HEADERS.values(), *_custom_headers()]
         headers: dict[str, Any] = {**dict.fromkeys(left_out, Omit()), "Authorization": f"Bearer {bearer}"}
         options: dict[str, Any] = {"base_url": self.base_url, "timeout": timeout, "default_headers": headers}
         try:
@@ -130,6 +130,11 @@ class Access:
         """Return the key, and what the custom headers hold whose names match. The longest comes first."""
         custom = [value.rpartition(" ")[2] for name, value in _custom_headers().items() if headers.search(name)]
         return sorted(filter(_can_be_secret, {self.key or "", *custom}), key=len, reverse=True)
+
+    @property
+    def withheld(self) -> list[str]:
+        """The environment variables of the client that are set, and that this server does not get."""
+        return [] if self.own else [name for name in (*_ACCOUNT_HEADERS, _CUSTOM_HEADERS) if os.environ.get(name)]
 
     @property
     def proxy(self) -> str | None:
@@ -233,8 +238,14 @@ def _custom_headers() -> dict[str, str]:
 
 
 def _proxies() -> dict[str, tuple[str, str]]:
-    """Return for `http`, `https` and `all` the environment variable that names the proxy, and its value."""
-    used = {scheme: value for scheme, value in getproxies_environment().items() if scheme in (*_PORTS, "all")}
+    """Return for `http`, `https` and `all` the environment variable that names the proxy, and its value.
+
+    With `*` in NO_PROXY the client uses none.
+    """
+    given = getproxies_environment()
+    if "*" in [host.strip() for host in given.get("no", "").split(",")]:
+        return {}
+    used = {scheme: value for scheme, value in given.items() if scheme in (*_PORTS, "all")}
     names = {(name.lower(), value): name for name, value in os.environ.items()}
     return {scheme: (names[f"{scheme}_proxy", value], value) for scheme, value in used.items()}
 
