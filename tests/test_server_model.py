@@ -466,6 +466,24 @@ def test_a_byte_order_mark_is_passed_over_and_bytes_that_are_not_utf_8_are_no_an
     assert told.value.again
 
 
+def test_what_is_not_utf_8_is_read_in_the_character_set_that_its_header_names(upstream):
+    served = model(upstream.url)
+    assert served.parse(TEXT.encode("gbk", "replace"), "gbk").text == "Gr??e 数学 ?"
+    broken = TEXT.encode().replace("ö".encode(), b"\xf6")
+    for charset in ("utf-8", "ascii", "no-such-set", "hex", "a\0b", None):
+        with pytest.raises(exchange.AttemptFailed, match="not a chat completion"):
+            served.parse(broken, charset)
+
+
+def test_the_character_set_of_a_response_is_used(upstream, monkeypatch):
+    kind, seen = {"content-type": "application/json; charset=ISO-8859-1"}, []
+    parse = ServerModel.parse
+    monkeypatch.setattr(ServerModel, "parse", lambda self, *given: seen.append(given[1]) or parse(self, *given))
+    with FaultProxy(upstream.url, lambda a: Fault("status", 200, kind, TEXT)) as proxy:
+        answers(model(proxy.url), REQUESTS[:1])
+    assert [charset.lower() for charset in seen] == ["iso-8859-1"]
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -610,6 +628,10 @@ NOT_TAKEN = [
     "temperature nicht unterstützt",
     "invalid temperature. Only 1 is allowed for this model.",
     "gpt-4o-2024-08-06 does not support temperature",
+    "temperature is not supported by this model. The maximum context length is 4096.",
+    "'temperature' is not supported, use 'top_p' instead (at most 1).",
+    "This model does not support the temperature parameter. Supported values for other models are between 0 and 2.",
+    {"message": "'temperature' is not supported here. See max_tokens (at most 128000).", "param": "temperature"},
     "Unsupported parameter: 'temperature'. Known: max_tokens between 1 and 4096.",
     "[{'type': 'extra_forbidden', 'loc': ('body', 'temperature'), 'msg': 'Extra inputs are not permitted'}]",
     "Error code: 400 - {'error': {'message': \"'temperature' is not supported with this model.\", 'code': 'x'}}",
@@ -632,6 +654,13 @@ NOT_ZERO = [
 A_MISTAKE = [
     "temperature 9.0 is not allowed; it must be at most 2",
     "temperature=9 is not supported. Supported range: 0-2",
+    "The value of temperature is not supported. Supported range: 0-2",
+    "temperature is not supported. Supported values are between 0 and 2",
+    "This model does not support temperature 9. The range is 0-2",
+    "This model does not support temperature=9. The range is 0-2",
+    "temperature is not supported: it must be at most 2",
+    "max_tokens is not supported, at most 4096",
+    {"message": "max_tokens 9000 is not supported. At most 4096 are.", "param": "max_tokens"},
     "Unsupported value: temperature must be <= 2.0",
     "temperature: 9 is not an accepted value, only values from 0 to 2 are accepted",
     "unexpected value; permitted: 0 <= temperature <= 2",
@@ -659,6 +688,8 @@ def test_a_refusal_names_the_parameter_that_is_left_out(temperature):
     zero = [said for said in NOT_ZERO if refused_parameter(as_json(said), sent) == "temperature"]
     assert zero == ([] if temperature else NOT_ZERO)
     assert [said for said in NOT_ABOUT_IT if refused_parameter(as_json(said), sent)] == []
+    instead = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead (at most 128000)."
+    assert refused_parameter({"message": instead, "param": "max_tokens"}, sent) == "max_tokens"
     sent |= {"temperature": 9.0, "max_tokens": 9000, "seed": 3}
     assert [said for said in [*A_MISTAKE, *NOT_ABOUT_IT] if refused_parameter(as_json(said), sent)] == []
 
@@ -799,6 +830,29 @@ def test_no_variable_for_the_client_replaces_the_key_or_reaches_another_server(u
         assert [upstream.headers[-1][name][:7] for name in mine] == ["gateway", "org-7", "proj-7"]
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_names_the_variables_that_the_server_does_not_get(status, monkeypatch):
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: geheim")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-7")
+    with AnsweringServer(lambda body, headers: (status, "no")) as server:
+        with pytest.raises(UserError) as told:
+            answers(model(server.url), REQUESTS[:1])
+        cure = str(told.value).splitlines()[-1]
+        names = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS", "OPENAI_ORG_ID"]
+        assert sorted(set(re.findall("OPENAI_[A-Z_]+", cure))) == names
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(UserError) as told:
+            answers(model(server.url), REQUESTS[:1])
+    assert set(re.findall("OPENAI_[A-Z_]+", str(told.value).splitlines()[-1])) == {"OPENAI_API_KEY"}
+
+
+@pytest.mark.parametrize("hosts", ["*", "example.org, *"])
+def test_an_unusable_proxy_that_no_request_uses_is_passed_over(hosts, upstream, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:port")
+    monkeypatch.setenv("NO_PROXY", hosts)
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == right(REQUESTS[:1])
+
+
 def test_a_key_given_in_place_of_its_variables_name_is_refused_and_not_repeated():
     with pytest.raises(UserError) as told:
         model("http://localhost/v1", api_key_env=KEY)
@@ -847,10 +901,11 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, capsys, caplog
         assert KEY[:12] not in text
 
 
+REAL_KEYS = ["hunter-secret", "gpustack_key", "Passw0rd!", "correct-horse-battery-staple", "mysecretpassword"]
 SAID = "There are none left: 10 - 10 = 0. The box is EMPTY, extra ollama, lm-studio. sk-no-key-required #### 0"
 
 
-@pytest.mark.parametrize("key", ["none", "EMPTY", "0", "x", "ollama", "lm-studio", "sk-no-key-required", "token-abc1"])
+@pytest.mark.parametrize("key", ["none", "EMPTY", "0", "x", "ollama", "lm-studio", "sk-no-key-required", "extra"])
 def test_a_placeholder_or_short_key_changes_no_answer(key, upstream, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     upstream.text = lambda body, headers: SAID
@@ -863,6 +918,11 @@ def test_a_placeholder_or_short_key_changes_no_answer(key, upstream, monkeypatch
     [
         ("0", "no room: 10 of 10 seats, again in 0 s", "no room: 10 of 10 seats, again in 0 s"),
         ("x", "extra x", "extra x"),
+        ("not-needed", "a key is not-needed", "a key is not-needed"),
+        *(
+            (key, f"Incorrect API key: {key}. {key}s", f"Incorrect API key: [key]. {key}s")
+            for key in [*REAL_KEYS, "letmein"]
+        ),
         ("token-abc123", "token-abc123 is unknown, token-abc1234 is not", "[key] is unknown, token-abc1234 is not"),
     ],
 )
@@ -873,10 +933,31 @@ def test_a_message_loses_a_short_key_only_as_a_word_and_a_placeholder_never(key,
     assert told in str(error.value)
 
 
-def test_a_short_key_is_removed_from_an_answer_that_repeats_the_header(upstream, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "token-abc1")
-    upstream.text = lambda body, headers: f"{headers['authorization']}, token-abc1, Bearer token-abc12"
-    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "Bearer [key], token-abc1, Bearer token-abc12"}
+@pytest.mark.parametrize(
+    ("key", "elsewhere"),
+    [
+        *(
+            (key, "[key]")
+            for key in (*REAL_KEYS, "My_Long_Secret_Pass", "12345678901234567890", "token-abc1", "sk-abc123")
+        ),
+        *((key, key) for key in ("marigold", "letmein", "abc-12", "A1b2c3")),  # may be words of the answer
+    ],
+)
+def test_an_answer_loses_a_key_after_bearer_and_a_long_one_as_a_word(key, elsewhere, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    said = f"Bearer {key}, x={key}, Bearer {key}2 and a{key}"
+    body = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
+    served = model("http://127.0.0.1:1/v1")
+    found = served.parse(json.dumps(body).encode()).text
+    assert found == f"Bearer [key], x={elsewhere}, Bearer {key}2 and a{key}"
+
+
+def test_of_the_custom_headers_only_a_secret_one_is_removed_from_answers(upstream, monkeypatch):
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "Accept: application/json\nX-Api-Token: hunter-secret\nX-Title: Reasoning"
+    )
+    upstream.text = lambda body, headers: "Reasoning: application/json, hunter-secret"
+    assert texts(answers(model(upstream.url), REQUESTS[:1])) == {0: "Reasoning: application/json, [key]"}
 
 
 @pytest.mark.parametrize("key", [KEY, "3f9c1e5b7a2d4068", "AbCdEfGhIjKlMnOpQrStUvWx", "sk-mine-123456"])

@@ -41,9 +41,22 @@ _RANGE = re.compile(
     r"|[\[(]\s*-?\d[\d.]*\s*,\s*-?\d[\d.]*\s*[\])]",
     re.IGNORECASE,
 )
+# NAME stands for the parameter, without a value. A range in the sentences around it is about something else.
+_NAMED = "(?:parameter|argument|setting|option|field)"
+_PLAIN = (
+    rf"(?<!value of )(?<!value for )(?<!\w)NAME[\"'`”’]?(?: {_NAMED})? "
+    r"(?:is|are) (?:unsupported|not (?:supported|permitted|allowed|available|accepted))\b"
+    r"|(?:does not|doesn['’]t|do not|don['’]t|cannot|can['’]t) (?:support|accept|take|use) (?:the |a )?"
+    rf"(?:{_NAMED} )?[\"'`“‘]?NAME[\"'`”’]?(?: {_NAMED})?"
+    r"(?=\s*(?:$|[.,;)]|(?:with|for|on|in|by|when|while|here)\b))"
+)
+_OTHERWISE = re.compile(r"[,:(]?\s+(?:please )?use\b", re.IGNORECASE)  # what follows is about another parameter
 _NOT_ZERO = re.compile(r"\bpositive\b|non-?zero|\b(?:not|cannot|can['’]t) be (?:0|zero)\b", re.IGNORECASE)
 # A sentence that begins like this goes on about what the one before names.
-_GOES_ON = r"(?:only|it|its|this (?:parameter|value|setting|field|option)|must|please|remove)\b"
+_GOES_ON = (
+    r"(?:only|it|its|this (?:parameter|value|setting|field|option)|must|please|remove"
+    r"|(?:the )?(?:supported|allowed|accepted|valid|permitted) (?:range|values?)(?! (?:for|of|in) other))\b"
+)
 _SENTENCE_END = re.compile(rf"(?<=[.!?;])\s+(?!{_GOES_ON})|\n+", re.IGNORECASE)
 _QUOTE = re.compile(r'(?<!\w)["“«]([^"“”«»\s]+\s[^"“”«»]*)["”»]')
 _ECHO = re.compile(r"\{[^{}]*['\"]?\b(?:model|messages|role|content)\b['\"]?\s*:[^{}]*\}")
@@ -75,17 +88,24 @@ def refused_parameter(body: object, sent: Mapping[str, Any]) -> str | None:
         text = _without_echo(text, sent)[:_READ]
         for sentence in [text] if about else _sentences(text):
             name = about or _first_named(sentence, names)
-            if name and _refuses(sentence, text, at_zero=name == "temperature" and sent[name] == 0):
+            if name and _refuses(sentence, text, name, at_zero=name == "temperature" and sent[name] == 0):
                 return name
     return None
 
 
-def _refuses(sentence: str, text: str, *, at_zero: bool) -> bool:
+def _refuses(sentence: str, text: str, name: str, *, at_zero: bool) -> bool:
     if at_zero and (_RANGE.search(sentence) or _NOT_ZERO.search(sentence)):
         return True  # it would take another value, but greedy decoding has only this one
     if not _REFUSED.search(sentence):
         return False
-    return bool(_NO_SUCH.search(sentence)) or not _RANGE.search(text)
+    return bool(_NO_SUCH.search(sentence)) or not _RANGE.search(text) or _says_plainly(sentence, name)
+
+
+def _says_plainly(text: str, name: str) -> bool:
+    """Return whether a sentence says that a parameter is not supported, and has no range of values for it."""
+    plain = re.compile(_PLAIN.replace("NAME", name), re.IGNORECASE)
+    clauses = [_OTHERWISE.split(sentence)[0] for sentence in _sentences(text) if not re.search(r"\bvalue:", sentence)]
+    return any(plain.search(clause) and not _RANGE.search(clause) for clause in clauses)
 
 
 def _complaints(body: object) -> Iterator[tuple[str, str]]:

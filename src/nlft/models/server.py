@@ -24,7 +24,7 @@ from nlft.models.settings import BackendSettings
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-_OF_ACCOUNT = (401, 402, 403, 404, 405, 407, 410)  # they refuse the key, the address or the model, not a question
+_ACCOUNT_STATUSES = (401, 402, 403, 404, 405, 407, 410)  # they refuse the key, the address or the model, not a question
 _LIMITS = ("max_tokens", "max_completion_tokens")  # the second is sent to servers that refuse the first
 
 
@@ -153,7 +153,7 @@ class ServerModel:
                     if self.do_without(body, error.body):
                         continue
                 raise self._failed(error) from None
-            return self.parse(response.http_response.content)
+            return self.parse(response.http_response.content, response.http_response.charset_encoding)
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Make the request's JSON body."""
@@ -190,16 +190,19 @@ class ServerModel:
         self._refused.add(name)
         return True
 
-    def parse(self, body: bytes) -> Generated:
+    def parse(self, body: bytes, charset: str | None = None) -> Generated:
         """Read the answer from a response's body.
 
-        JSON is in UTF-8, whatever character set the response's headers name.
+        JSON is in UTF-8, whatever the response's headers say. Only what is not UTF-8 is read in their character set.
+
+        Args:
+            charset: the character set that the response's headers name.
 
         Raises:
             AttemptFailed: the body is not a chat completion, is cut off, or carries an error instead of an answer.
         """
         try:
-            data = json.loads(body)
+            data = _json(body, charset)
             error = read_error(data)
             if error is None:
                 choice = data["choices"][0]
@@ -229,7 +232,7 @@ class ServerModel:
         exhausted = error.code == "insufficient_quota"  # OpenAI's 429 for a spent quota: waiting does not help
         again = (status in (408, 409, 425, 429) or status >= 500) and not exhausted
         blame: Blame = "server" if again or exhausted else "request"
-        if status in _OF_ACCOUNT or status < 400:
+        if status in _ACCOUNT_STATUSES or status < 400:
             blame = "account"
         wait = retry_after(error.response.headers, time.time())
         return AttemptFailed(why, self._cure(subject(status, message)), again=again, wait=wait, blame=blame)
@@ -240,6 +243,8 @@ class ServerModel:
         key = f"Put the key into the environment variable {variable}, or name another one with --api_key_env."
         if self._access.key:
             key = f"Check the key in the environment variable {variable}, and its permissions."
+        if withheld := self._access.withheld:
+            key += f" This server does not get {', '.join(withheld)}: only the server of OPENAI_BASE_URL does."
         cures: dict[Subject, str] = {
             "key": key,
             "address": f"Check {setting} (it usually ends in /v1) and --model_name_or_path (the model's name there).",
@@ -258,6 +263,15 @@ def _for_client(body: Mapping[str, Any]) -> dict[str, Any]:
     """Put what OpenAI's own API does not know where its client expects it. The body that is sent stays the same."""
     more = {name: value for name, value in body.items() if name == "chat_template_kwargs"}
     return {name: value for name, value in body.items() if name not in more} | ({"extra_body": more} if more else {})
+
+
+def _json(body: bytes, charset: str | None) -> Any:
+    try:
+        return json.loads(body)
+    except UnicodeDecodeError:
+        if charset is None:
+            raise
+        return json.loads(body.decode(charset))
 
 
 def _short(text: str, most: int = 300) -> str:

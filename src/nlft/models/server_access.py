@@ -22,8 +22,17 @@ NO_KEY = "none"  # the client requires a key
 _PORTS = {"http": 80, "https": 443}
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
+# What people write where the client requires a key and the server none. To remove it would change answers.
+_PLACEHOLDER = re.compile(
+    r"((your|local|test|dummy|fake)[-_]?)?(api[-_]?)?key|(no|sk[-_]no)([-_]?api)?[-_]?key([-_]?(needed|required))?"
+    r"|not[-_]?(needed|required|used)|(sk[-_])?(none|dummy|fake|test)|anything|default|lm[-_]?studio|localhost|nothing"
+    r"|ollama|placeholder|sglang|unused",
+    re.IGNORECASE,
+)
+_SHORTEST_KEY = 6  # what is shorter is a placeholder too
+_SECRET_HEADER = re.compile(r"auth|cookie|credential|key|pass|secret|token", re.IGNORECASE)
 _CUSTOM_HEADERS = "OPENAI_CUSTOM_HEADERS"  # one `Name: value` a line
-_OF_ACCOUNT = ("OpenAI-Organization", "OpenAI-Project")  # from OPENAI_ORG_ID and OPENAI_PROJECT_ID
+_ACCOUNT_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}  # by variable
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Access:
 
         _check_proxies()
         bearer = self.key or NO_KEY
-        left_out = [] if self.own else [*_OF_ACCOUNT, *_custom_headers()]
+        left_out = [] if self.own else [*_ACCOUNT_HEADERS.values(), *_custom_headers()]
         headers: dict[str, Any] = {**dict.fromkeys(left_out, Omit()), "Authorization": f"Bearer {bearer}"}
         options: dict[str, Any] = {"base_url": self.base_url, "timeout": timeout, "default_headers": headers}
         try:
@@ -98,25 +107,34 @@ class Access:
     def redact_reply(self, text: str) -> str:
         """Remove the key from a reply, in case a server echoes its headers.
 
-        A placeholder such as `none`, `0` or `EMPTY` is not a secret. To remove it would change the answer.
+        A placeholder such as `none`, `0` or `EMPTY` stays, and so does a short key that may be a word of the answer. To
+        remove it would change the answer. After `Bearer ` every key is removed.
         """
-        for secret in filter(_can_be_secret, self._secrets()):
-            text = text.replace(secret, "[key]")
-        for secret in filter(_mixed, self._secrets()):  # as it stands in a header, a short key is known too
-            text = re.sub(rf"(?<=Bearer ){re.escape(secret)}(?!\w)", "[key]", text)
+        for secret in self._secrets():
+            if _is_random(secret):
+                text = text.replace(secret, "[key]")
+            text = re.sub(rf"(?<=[Bb]earer ){re.escape(secret)}(?!\w)", "[key]", text)
+        for secret in self._secrets(headers=_SECRET_HEADER):
+            if len(secret) >= 8 and not re.fullmatch("[a-z]{,11}", secret):
+                text = _without_word(text, secret)
         return text
 
     def redact(self, text: str) -> str:
         """Remove the key, and anything that looks like a key, from a message. A short key is removed as a word."""
         text = self.redact_reply(text)
         for secret in self._secrets():
-            if len(secret) >= 16 or (len(secret) >= 6 and _mixed(secret)):
-                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "[key]", text)
+            text = _without_word(text, secret)
         return re.sub(r"\bsk-[\w*.-]{4,}|(?<=Bearer )\S+", "[key]", text)
 
-    def _secrets(self) -> list[str]:
-        custom = [value.rpartition(" ")[2] for value in _custom_headers().values()]
-        return [secret for secret in [self.key, *custom] if secret]
+    def _secrets(self, headers: re.Pattern[str] = re.compile("")) -> list[str]:
+        """Return the key, and what the custom headers hold whose names match. The longest comes first."""
+        custom = [value.rpartition(" ")[2] for name, value in _custom_headers().items() if headers.search(name)]
+        return sorted(filter(_can_be_secret, {self.key or "", *custom}), key=len, reverse=True)
+
+    @property
+    def withheld(self) -> list[str]:
+        """The environment variables of the client that are set, and that this server does not get."""
+        return [] if self.own else [name for name in (*_ACCOUNT_HEADERS, _CUSTOM_HEADERS) if os.environ.get(name)]
 
     @property
     def proxy(self) -> str | None:
@@ -197,13 +215,19 @@ def _key(variable: str, *, needed: bool) -> str | None:
 
 
 def _can_be_secret(key: str) -> bool:
+    return len(key) >= _SHORTEST_KEY and not _PLACEHOLDER.fullmatch(key)
+
+
+def _is_random(key: str) -> bool:
+    """Return whether a key is so long and mixed that no word of an answer can hold it."""
     if len(key) >= 24 and key.lower() != key != key.upper():
         return True
-    return _mixed(key) and len(key) >= (12 if key.startswith("sk-") else 16)
+    mixed = re.search(r"\d", key) and re.search(r"[A-Za-z]", key)
+    return bool(mixed) and len(key) >= (12 if key.startswith("sk-") else 16)
 
 
-def _mixed(key: str) -> bool:
-    return bool(re.search(r"\d", key) and re.search(r"[A-Za-z]", key))
+def _without_word(text: str, secret: str) -> str:
+    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "[key]", text)
 
 
 def _custom_headers() -> dict[str, str]:
@@ -214,8 +238,14 @@ def _custom_headers() -> dict[str, str]:
 
 
 def _proxies() -> dict[str, tuple[str, str]]:
-    """Return for `http`, `https` and `all` the environment variable that names the proxy, and its value."""
-    used = {scheme: value for scheme, value in getproxies_environment().items() if scheme in (*_PORTS, "all")}
+    """Return for `http`, `https` and `all` the environment variable that names the proxy, and its value.
+
+    With `*` in NO_PROXY the client uses none.
+    """
+    given = getproxies_environment()
+    if "*" in [host.strip() for host in given.get("no", "").split(",")]:
+        return {}
+    used = {scheme: value for scheme, value in given.items() if scheme in (*_PORTS, "all")}
     names = {(name.lower(), value): name for name, value in os.environ.items()}
     return {scheme: (names[f"{scheme}_proxy", value], value) for scheme, value in used.items()}
 
