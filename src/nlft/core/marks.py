@@ -19,14 +19,12 @@ _WORD = re.compile(r"\w")
 _KEY = re.compile(r"""\w[\w ]{0,40}["']\s{0,9}:\s{0,9}["'\[{\d]""")  # of JSON, on a line of its own
 _SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 _NEAR = 80  # characters before a quote that are read for a sentence's end
-_ANSWERS = (
-    "answer|result|value|number|step|solution|calculation|equation|version|response|reply|reasoning|approach|statement"
-    "|sentence|text"
-)
+_ANSWER = "answer|result|value|number|step|solution|calculation|equation|version|approach"
+_ANSWERS = f"{_ANSWER}|response|reply|reasoning|statement|sentence|text"  # the actual ones of these are the reply's
 # Words are found in any case. Scripts without spaces join the words of the second group to others.
 _CORRECTIONS = (
-    rf"(?:the\s)?(?:corrections?|(?:correct(?:ed)?|right|expected|actual|true|proper|revised|fixed)\s(?:{_ANSWERS})"
-    r"(?:\s(?:is|was|would\sbe|should\sbe))?|corrected)|fix(?:e[sd])?"
+    rf"(?:the\s)?(?:corrections?|(?:(?:correct(?:ed)?|right|expected|true|proper|revised|fixed)\s(?:{_ANSWERS})"
+    rf"|actual\s(?:{_ANSWER}))(?:\s(?:is|was|would\sbe|should\sbe))?|corrected)|fix(?:e[sd])?"
     r"|(?:(?:it|this|that)\s)?should\s(?:be|read|say|have\s(?:been|read|said))"
     r"|korrekturen|korrektur|korrigiert|berichtigung(?:en)?|richtigstellung|richtige\s(?:antwort|lösung|rechnung)"
     r"|corrigé|rectification|(?:bonne\sréponse|réponse\scorrecte)|correcci(?:ón|ones)|corregido|respuesta\scorrecta"
@@ -47,10 +45,22 @@ _WHICH = (
 )
 
 
+# `Correct:` can also praise a part, and a list of errors can follow.
+_LINE = rf"^[{_BEFORE}]*(?:the\s)?"
+_LABEL_ENDS = rf"{_BOLD}{_SPACE}?{_COLON}"
+_WRONG_LABEL = rf"(?:wrong|incorrect|errors?|mistakes?){_LABEL_ENDS}"
+_GOES_ON = (
+    r"[^\d\n]*(?:[.;,!—–][\s\"”’*]*(?:but(?!\snot\b)|however|yet)\b|\b(?:is|are)\s(?:wrong|incorrect|mistaken)\b)"
+    rf"|[^\n]*\n[{_BEFORE}]*{_WRONG_LABEL}"
+)
 # Words that are marks only where a line begins with them and a colon follows. "Correct: no" is a verdict.
 _ONLY_FIRST = (
-    rf"(?:correct|instead){_BOLD}{_SPACE}?{_COLON}{_BOLD}(?!\W{{0,4}}(?:yes|no|not|true|false|partly|partially)\b)"
+    rf"(?:correct|instead){_LABEL_ENDS}{_BOLD}(?!\W{{0,4}}(?:yes|no|not|true|false|partly|partially)\b)(?!{_GOES_ON})"
 )
+_PRAISE = re.compile(r"\W*correct\W*", re.IGNORECASE)
+_BLAMES = re.compile(rf"{_LINE}{_WRONG_LABEL}", re.IGNORECASE)
+_EXPECTED = re.compile(rf"{_LINE}expected\s(?:{_ANSWERS}){_LABEL_ENDS}", re.IGNORECASE | re.MULTILINE)
+_ACTUAL = re.compile(rf"{_LINE}actual\s(?:{_ANSWERS}){_LABEL_ENDS}", re.IGNORECASE | re.MULTILINE)
 
 # How Chinese and Japanese go on after the word: 更正为, 修正後, 修正后的答案.
 _JOINED_ON = "[为為後后的のしたは如下结結果答案值値]{0,6}"
@@ -86,9 +96,33 @@ _CORRECTION = _mark(_CORRECTIONS, r"(?:(?<=correction )|(?<=corrections ))is\b" 
 _VERDICT = _mark(_VERDICTS, r"is\b")
 
 
-def corrections(text: str) -> list[tuple[int, int]]:
-    """Return where the marks of corrections stand, such as `**Correction:**`: (start, end), `end` exclusive."""
-    return list(_places(_CORRECTION, text))
+def corrections(text: str, *, expected: bool | None = None) -> list[tuple[int, int]]:
+    """Return where the marks of corrections stand, such as `**Correction:**`: (start, end), `end` exclusive.
+
+    Args:
+        expected: whether an expected answer is named beside this text, so that an "actual" one is the reply's.
+            None: look in the text itself.
+    """
+    places = list(_places(_CORRECTION, text))
+    if not places or not (names_expected(text) if expected is None else expected):
+        return places
+    return [(start, end) for start, end in places if not _ACTUAL.match(narrow(text[start:end]))]
+
+
+def names_expected(text: str) -> bool:
+    """Return whether a line of a text begins with a mark such as `Expected answer:`."""
+    return _EXPECTED.search(narrow(text)) is not None
+
+
+def criticizes_again(mark: str, line: str, *, expected: bool) -> bool:
+    """Return whether a line after a correction is criticism: `Wrong:` after `Correct:`, or `Actual answer:`.
+
+    Args:
+        mark: the correction's mark.
+        expected: whether the text names an expected answer.
+    """
+    line = narrow(line)
+    return bool((_PRAISE.fullmatch(mark) and _BLAMES.match(line)) or (expected and _ACTUAL.match(line)))
 
 
 def verdict(text: str) -> tuple[int, int] | None:
