@@ -57,7 +57,7 @@ _GOES_ON = (
 _ONLY_FIRST = (
     rf"(?:correct|instead){_LABEL_ENDS}{_BOLD}(?!\W{{0,4}}(?:yes|no|not|true|false|partly|partially)\b)(?!{_GOES_ON})"
 )
-_PRAISE = re.compile(r"\W*correct\W*", re.IGNORECASE)
+_PRAISE = re.compile(r"\A\W*correct\W*\Z", re.IGNORECASE)
 _BLAMES = re.compile(rf"{_LINE}{_WRONG_LABEL}", re.IGNORECASE)
 _EXPECTED = re.compile(rf"{_LINE}expected\s(?:{_ANSWERS}){_LABEL_ENDS}", re.IGNORECASE | re.MULTILINE)
 _ACTUAL = re.compile(rf"{_LINE}actual\s(?:{_ANSWERS}){_LABEL_ENDS}", re.IGNORECASE | re.MULTILINE)
