@@ -54,6 +54,38 @@ def test_a_verdict_is_understood_in_each_language_of_its_mark(case, form):
     assert (says(f"### {mark}\n{right}"), says(f"### {mark}\n**{wrong}**")) == ("right", "wrong")
 
 
+NEGATED = {
+    "right": (
+        "Brak błędów|nie ma błędów|nie ma błędu|nie jest błędna|Немає помилок|Помилок немає|нема помилок|ошибок нет"
+        "|žádné chyby|není chyba|bez chyby|det er ikke noe feil|inga fel|Svaret är rätt"
+        "|कोई गलती नहीं है|لا أخطاء|ليس فيه خطأ"
+        "|nu correct|Nu goed|nu are greșeli|오답이 아닙니다|틀린 곳이 없습니다|정답입니다|정답."
+        "|tidak ada yang salah|yanlış yok|الحل صحيح"
+    ),
+    "wrong": (
+        "정답이 아닙니다|정답과 다릅니다|정답과 다름|오답 (답이 29가 아님)|nu este corect|nu e corect|nie jest poprawna"
+        "|Svaret er feil|inte helt rätt|Je to špatně|Krok 2 jest błędny|فيه خطأ|الحل خطأ|गलत है"
+    ),
+    None: (
+        "정답이라고 할 수 없다|오답이라고 할 수 없다|정답과 다르지 않다|거의 정답입니다"
+        "|nie widać tu błędów|není v tom chyba"
+        "|لا هذا خطأ|ما في خطأ|bukan jawaban yang benar|nästan rätt|fel saknas|सही उत्तर नहीं|Nu corect|chyba dobrze"
+    ),
+}
+
+
+@pytest.mark.parametrize("found", NEGATED)
+def test_a_negation_turns_a_verdict_in_each_language_or_leaves_it_open(found):
+    assert {words: says(f"Verdict: {words}") for words in NEGATED[found].split("|")} == dict.fromkeys(
+        NEGATED[found].split("|"), found
+    )
+
+
+@pytest.mark.parametrize("words", ["❌ OK", "✗ pass", "✅ fail", "× pass", "○ fail", "× correct", "✅ wrong", "✅ ❌"])
+def test_a_sign_against_a_word_is_no_verdict(words):
+    assert says(f"Verdict: {words}") is None
+
+
 @pytest.mark.parametrize(
     "mark",
     [

@@ -546,3 +546,22 @@ def test_the_training_summary_counts_spans_and_lost_quotes():
 
 def test_no_span_has_changed_unseen():
     assert not changed(spans_kept.found(), spans_kept.KEPT)
+
+
+@pytest.mark.parametrize(
+    ("judgment", "marked"),
+    [
+        ('- Correct: "one"\n- Wrong: "two"', ["two"]),
+        ('**Correct:** the idea.\n**Incorrect:** "two" is off.', ["two"]),
+        ('Correct: the units. But "two" is not.', ["two"]),
+        ('Expected response: x\nActual response: "two"', ["two"]),
+        ('Expected answer: "one"\nActual answer: "two". Correction: "three"', ["two"]),
+        ('The actual text: "two" is bad.', ["two"]),
+        ('Wrong: "two"\nCorrect: "one"\nWrong: "three"\nCorrect: "one"', ["two", "three"]),
+        ('Actual answer: "two"', []),
+        ('It is off.\nCorrect: 3, but "two" is wrong.', []),
+    ],
+)
+def test_criticism_after_praise_or_an_expected_answer_marks_its_quotes(judgment, marked):
+    text = "one two three"
+    assert [text[span.start : span.end] for span in quoted_spans(text, judgment).spans] == marked

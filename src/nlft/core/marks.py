@@ -19,14 +19,12 @@ _WORD = re.compile(r"\w")
 _KEY = re.compile(r"""\w[\w ]{0,40}["']\s{0,9}:\s{0,9}["'\[{\d]""")  # of JSON, on a line of its own
 _SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 _NEAR = 80  # characters before a quote that are read for a sentence's end
-_ANSWERS = (
-    "answer|result|value|number|step|solution|calculation|equation|version|response|reply|reasoning|approach|statement"
-    "|sentence|text"
-)
+_ANSWER = "answer|result|value|number|step|solution|calculation|equation|version|approach"
+_ANSWERS = f"{_ANSWER}|response|reply|reasoning|statement|sentence|text"  # the actual ones of these are the reply's
 # Words are found in any case. Scripts without spaces join the words of the second group to others.
 _CORRECTIONS = (
-    rf"(?:the\s)?(?:corrections?|(?:correct(?:ed)?|right|expected|actual|true|proper|revised|fixed)\s(?:{_ANSWERS})"
-    r"(?:\s(?:is|was|would\sbe|should\sbe))?|corrected)|fix(?:e[sd])?"
+    rf"(?:the\s)?(?:corrections?|(?:(?:correct(?:ed)?|right|expected|true|proper|revised|fixed)\s(?:{_ANSWERS})"
+    rf"|actual\s(?:{_ANSWER}))(?:\s(?:is|was|would\sbe|should\sbe))?|corrected)|fix(?:e[sd])?"
     r"|(?:(?:it|this|that)\s)?should\s(?:be|read|say|have\s(?:been|read|said))"
     r"|korrekturen|korrektur|korrigiert|berichtigung(?:en)?|richtigstellung|richtige\s(?:antwort|lösung|rechnung)"
     r"|corrigé|rectification|(?:bonne\sréponse|réponse\scorrecte)|correcci(?:ón|ones)|corregido|respuesta\scorrecta"
@@ -47,10 +45,22 @@ _WHICH = (
 )
 
 
+# `Correct:` can also praise a part, and a list of errors can follow.
+_LINE = rf"^[{_BEFORE}]*(?:the\s)?"
+_LABEL_ENDS = rf"{_BOLD}{_SPACE}?{_COLON}"
+_WRONG_LABEL = rf"(?:wrong|incorrect|errors?|mistakes?){_LABEL_ENDS}"
+_GOES_ON = (
+    r"[^\d\n]*(?:[.;,!—–][\s\"”’*]*(?:but(?!\snot\b)|however|yet)\b|\b(?:is|are)\s(?:wrong|incorrect|mistaken)\b)"
+    rf"|[^\n]*\n[{_BEFORE}]*{_WRONG_LABEL}"
+)
 # Words that are marks only where a line begins with them and a colon follows. "Correct: no" is a verdict.
 _ONLY_FIRST = (
-    rf"(?:correct|instead){_BOLD}{_SPACE}?{_COLON}{_BOLD}(?!\W{{0,4}}(?:yes|no|not|true|false|partly|partially)\b)"
+    rf"(?:correct|instead){_LABEL_ENDS}{_BOLD}(?!\W{{0,4}}(?:yes|no|not|true|false|partly|partially)\b)(?!{_GOES_ON})"
 )
+_PRAISE = re.compile(r"\A\W*correct\W*\Z", re.IGNORECASE)
+_BLAMES = re.compile(rf"{_LINE}{_WRONG_LABEL}", re.IGNORECASE)
+_EXPECTED = re.compile(rf"{_LINE}expected\s(?:{_ANSWERS}){_LABEL_ENDS}", re.IGNORECASE | re.MULTILINE)
+_ACTUAL = re.compile(rf"{_LINE}actual\s(?:{_ANSWERS}){_LABEL_ENDS}", re.IGNORECASE | re.MULTILINE)
 
 # How Chinese and Japanese go on after the word: 更正为, 修正後, 修正后的答案.
 _JOINED_ON = "[为為後后的のしたは如下结結果答案值値]{0,6}"
@@ -86,9 +96,33 @@ _CORRECTION = _mark(_CORRECTIONS, r"(?:(?<=correction )|(?<=corrections ))is\b" 
 _VERDICT = _mark(_VERDICTS, r"is\b")
 
 
-def corrections(text: str) -> list[tuple[int, int]]:
-    """Return where the marks of corrections stand, such as `**Correction:**`: (start, end), `end` exclusive."""
-    return list(_places(_CORRECTION, text))
+def corrections(text: str, *, expected: bool | None = None) -> list[tuple[int, int]]:
+    """Return where the marks of corrections stand, such as `**Correction:**`: (start, end), `end` exclusive.
+
+    Args:
+        expected: whether an expected answer is named beside this text, so that an "actual" one is the reply's.
+            None: look in the text itself.
+    """
+    places = list(_places(_CORRECTION, text))
+    if not places or not (names_expected(text) if expected is None else expected):
+        return places
+    return [(start, end) for start, end in places if not _ACTUAL.match(narrow(text[start:end]))]
+
+
+def names_expected(text: str) -> bool:
+    """Return whether a line of a text begins with a mark such as `Expected answer:`."""
+    return _EXPECTED.search(narrow(text)) is not None
+
+
+def criticizes_again(mark: str, line: str, *, expected: bool) -> bool:
+    """Return whether a line after a correction is criticism: `Wrong:` after `Correct:`, or `Actual answer:`.
+
+    Args:
+        mark: the correction's mark.
+        expected: whether the text names an expected answer.
+    """
+    line = narrow(line)
+    return bool((_PRAISE.fullmatch(mark) and _BLAMES.match(line)) or (expected and _ACTUAL.match(line)))
 
 
 def verdict(text: str) -> tuple[int, int] | None:
@@ -177,31 +211,43 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 
+# In these languages, words beside a verdict can turn it in more ways than are known here: `_DOUBTFUL`.
+_GUARDED_RIGHT = (
+    r"вірн(?:о|ий|а|е)|corect[ăe]?|poprawn(?:[eyai]|ie)|prawidłow(?:[eyao])|správn[ěáéý]|rätt|riktigt?|rigtigt?|صحيحة?"
+    r"|صحيح[اهً]{1,2}|سليمة?|صواب"
+)
+_GUARDED_WRONG = (
+    r"невірн\w{1,3}|хибн\w{1,3}|помилков\w{1,3}|błędn(?:[eya]|ie)|niepoprawn\w{1,2}|nieprawidłow\w{1,2}|nesprávn[ěáéý]"
+    r"|špatn[ěáéý]|chybn[ěáéý]|fel|felaktigt?|oriktigt?|feil|forkert|greșit[ăe]?|incorect[ăe]?|eronat[ăe]?|خطأ|خاطئة?"
+    r"|خاطىء|غلط|مغلوطة?"
+)
+_GUARDED_ERRORS = r"помилок|błęd(?:u|ów|y)|błąd|chyb[ay]?|greșeli|أخطاء"
+_INVERTED_RIGHT, _INVERTED_WRONG = "doğru|benar", "yanlış|hatalı|salah"  # a word behind or far before can turn these
 _RIGHT = (
     r"right|correct[aeoă]?|true|accurate|valid|richtig|korrekt|juste?|exacte?|ciert[ao]|corret[ao]|cert[ao]|corrett[ao]"
-    r"|giust[ao]|juist|goed|верно|верн(?:ый|ая|ое)|правильн(?:о|ый|ая|ое)|вірн(?:о|ий|а|е)|doğru|benar|corect[ăe]?"
-    r"|poprawn(?:[eyai]|ie)|prawidłow(?:[eyao])|správn[ěáéý]|rätt|riktigt?|rigtigt?|صحيحة?|صحيح[اهً]{1,2}|سليمة?|صواب"
+    r"|giust[ao]|juist|goed|верно|верн(?:ый|ая|ое)|правильн(?:о|ый|ая|ое)"
+    rf"|{_GUARDED_RIGHT}|{_INVERTED_RIGHT}"
 )
 _WRONG = (
     r"wrong|incorrect[aeo]?|false|untrue|inaccurate|erroneous|mistaken|flawed|invalid|falsch|inkorrekt|unrichtig"
     r"|fehlerhaft|fau(?:x|sse)|inexacte?|erronée?|err[oóô]ne[ao]|equivocad[ao]|fals[ao]|incorret[ao]|errad[ao]"
     r"|scorrett[ao]|sbagliat[ao]|errat[ao]|fout|onjuist|verkeerd|неверн\w{1,3}|неправильн\w{1,3}|ошибочн\w{1,3}"
-    r"|невірн\w{1,3}|хибн\w{1,3}|помилков\w{1,3}|yanlış|hatalı|salah|błędn(?:[eya]|ie)|niepoprawn\w{1,2}"
-    r"|nieprawidłow\w{1,2}|nesprávn[ěáéý]|špatn[ěáéý]|chybn[ěáéý]|fel|felaktigt?|oriktigt?|feil|forkert|greșit[ăe]?|incorect[ăe]?"
-    r"|eronat[ăe]?|خطأ|خاطئة?|خاطىء|غلط|مغلوطة?|miscalculated|unacceptable"
+    rf"|miscalculated|unacceptable|{_GUARDED_WRONG}|{_INVERTED_WRONG}"
 )
 _ERRORS = (
     r"errors?|mistakes?|fehler|erreurs?|errore[si]?|erros?|fouten|ошибок|ошибки"
-    r"|помилок|błęd(?:u|ów|y)|błąd|chyb[ay]?|greșeli|أخطاء"
+    rf"|{_GUARDED_ERRORS}"
 )
 _NOT = (
     r"(?:not|\w{1,6}n['’]t|never|hardly|scarcely|barely|cannot|nothing|neither|nor|far\sfrom|by\sno\smeans|anything\sbut"
     r"|nowhere\snear|less\sthan|nicht|nichts|keineswegs|kaum|nie|pas|rien|jamais|no\ses|nada|nunca|non|niente|não|niet"
-    r"|niets|nooit|не|ничего|inte|ikke|nie|není|ne|nu|tidak|bukan|غير|ليس|ليست|لا)"
+    r"|niets|nooit|не|ничего|inte|ikke|není|ne|nu\s(?:este|e)|tidak|bukan|غير|ليس|ليست|لا)"
 )
 _NONE = (
     r"(?:no|not\san[dy]?|without|free\sof|zero|ohne|keine?|sans|aucune?|sin|ning[uú]n|sem|nenhum|senza|nessun|geen"
-    r"|без|нет|bez|utan|inga|inget|ingen|uden|uten|fără|nicio?|لا\sيوجد|لا\sتوجد|بدون|بلا)"
+    r"|без|нет|bez|utan|inga|inget|ingen|uden|uten|fără|nicio?|nu\s(?:are|au|există|sunt)|لا\sيوجد|لا\sتوجد|بدون|بلا"
+    r"|ليس\s(?:فيه|فيها|هناك)|brak|nie\s(?:ma|zawiera|było)|немає|нема|жодн\w{2,4}|žádn\w{1,2}|není|nejsou|nemá|neobsahuje"
+    r"|tidak\sada(?:\syang)?)"
 )
 # Words between a negation and what it negates: "not entirely correct".
 _BETWEEN = (
@@ -209,56 +255,108 @@ _BETWEEN = (
     r"|strictly|totally|wholly|exactly|technically|altogether|necessarily|possibly|even|very|100%|ist|est|es|è|é|ser|ganz|völlig|wirklich"
     r"|vollständig|komplett|unbedingt|so|tout\sà\sfait|entièrement|vraiment|complètement|del\stodo|completamente"
     r"|totalmente|exactamente|del\stutto|totalmente|exatamente|helemaal|echt|совсем|вполне|полностью|jest|są|całkiem|je|to|úplně|zcela"
-    r"|är|er|helt|este|tocmai|в|цілком)){0,3}"
+    r"|är|er|helt|noe|noen|noget|nogen|något|några|este|tocmai|в|цілком)){0,3}"
 )
 _SO = "[是太够夠很全完十分能算怎么麼甚並并]{0,4}"
-_JOINED_RIGHT = "正[确確解]|正しい|[对對]|合って|맞음|맞다|맞습니다|옳음|올바름|不[错錯]|정답|सही"
-_JOINED_WRONG = "[错錯][误誤]?|有误|誤り|間違い?|틀림|틀렸|틀린|오답|잘못|틀리|गलत|ग\u093cलत"
+_JOINED_RIGHT = (
+    "正[确確解]|正しい|[对對]|合って|맞음|맞다|맞습니다|옳음|올바름|不[错錯]|सही"
+    # The word is also a noun: "differs from the right answer".
+    "|정답[*_\"'”’`)\\]]*\\s*(?:입니|이다|임|이에요|예요|이야|,?\\s*$|[.!(<|}])"
+)
+_JOINED_WRONG = "[错錯][误誤]?|有误|誤り|間違い?|틀림|틀렸|틀린|오답|잘못|틀리|ग\u093c?लत(?![ािीुूेैोौ])"
 _JOINED_NOT_RIGHT = (
     f"[不非没沒未]{_SO}(?:正[确確]|[对對])|不正解|(?:正し|正解|合って)[^。.\n]{{0,6}}?(?:ない|ません|ありま|無)"
-    "|(?:맞|옳|올바르)[^.\n]{0,2}지 ?(?:않|못)|정답[이은]? ?아[님니]|सही (?:\\S{1,4} )?नहीं|doğru değil"
+    "|(?:맞|옳|올바르)[^.\n]{0,2}지 ?(?:않|못)|정답[이은]? ?아[님닙니닌]|정답[과와] ?(?:다름|다르다|다릅니다|달라)"
+    "|सही (?:\\S{1,4} )?नहीं|doğru değil"
 )
 _JOINED_NOT_WRONG = (
     f"[没沒无無未][有什么麼任何发發现現何]{{0,5}}(?:{_JOINED_WRONG})|不[错錯](?!误|誤)|不是[错錯]"
     "|(?:誤り|間違い?)[^。.\n]{0,4}?(?:ない|なし|ません|無)|(?:틀리|잘못)[^.\n]{0,4}?(?:않|없)"
-    "|(?:गलत|ग\u093cलत) (?:\\S{1,4} )?नहीं|(?:yanlış|hatalı) değil"
+    "|오답[이은]? ?아[님닙니닌]|(?:틀린|잘못된?) ?(?:곳|부분|점|것|데)[이은는도]? ?(?:전혀 )?없"
+    "|ग\u093c?लत (?:\\S{1,4} )?नहीं|कोई (?:ग\u093c?लती|त्रुटि) नहीं|(?:yanlış|hatalı) (?:değil|yok)"
 )
 _NOT_WRONG = re.compile(
-    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_WRONG})|{_NONE}\s(?:\w{{1,12}}\s)?(?:{_ERRORS}|{_WRONG}))\b|{_JOINED_NOT_WRONG}",
+    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_WRONG})|{_NONE}\s(?:(?!(?:{_RIGHT})\b)\w{{1,12}}\s)?(?:{_ERRORS}|{_WRONG})"
+    rf"|لا\s(?:{_ERRORS})|(?:{_ERRORS}|{_WRONG})\s(?:нет|немає|нема|brak|nie\sma))\b|{_JOINED_NOT_WRONG}",
     re.IGNORECASE,
 )
+_UNDERSTOOD = re.compile(rf"\b{_NOT}{_BETWEEN}\s(?:{_RIGHT})\b|{_JOINED_NOT_RIGHT}", re.IGNORECASE)
 _SAYS_WRONG = re.compile(
     rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_RIGHT})|{_WRONG}|{_ERRORS})\b|{_JOINED_NOT_RIGHT}|{_JOINED_WRONG}", re.IGNORECASE
 )
 _SAYS_RIGHT = re.compile(rf"\b(?:{_RIGHT})\b|{_JOINED_RIGHT}", re.IGNORECASE)
+# Words that can turn a verdict of these languages, or weaken it, from a distance.
+_TURNS = (
+    r"(?:nie|ne|není|nejsou|nemá|neobsahuje|žádn\w{1,2}|brak|bez|nu|nicio?|niciun\w?|fără|inte|ikke|ikkje|ej|ingen|inget"
+    r"|inga|intet|utan|uden|uten|saknas|mangler|не|ні|без|нет|немає|нема|жодн\w{2,4}|tidak|bukan|tak|tiada|tanpa|yok|değil"
+    r"|غير|ليست?|لا|لم|لن|ما|دون|بدون|بلا|nästan|nesten|næsten|delvis|delvist|prawie|częściowo|skoro|téměř|částečně|майже"
+    r"|частково|aproape|parțial|hampir|sebagian|neredeyse|kısmen|تقريبا|جزئيا)"
+)
+_HARMLESS = (
+    r"jest|są|to|i|w|na|bo|że|ale|krok|wynik|je|jsou|a|v|že|krok|är|er|det|den|de|och|og|i|på|men|for|för|steg|trin|svar"
+    r"|helt|це|є|і|й|у|в|бо|але|крок|este|e|sunt|și|în|la|dar|pasul|الحل|هذا|هذه|هو|هي|إنه|إنها|فيه|فيها|يوجد|هناك|الرد|جواب|إجابة|خطوة"
+    r"|في|لأن|no|right|wrong|true|false"
+)
+_SHORT = rf"(?!(?:{_HARMLESS})\b)[^\W\d]{{1,5}}"
+_GUARDED = rf"(?:{_GUARDED_RIGHT}|{_GUARDED_WRONG}|{_GUARDED_ERRORS})"
+_TURNED = rf"(?:{_GUARDED}|{_INVERTED_RIGHT}|{_INVERTED_WRONG})"
+# A known word for right or wrong beside a word that could turn it, where nothing more is understood.
+_DOUBTFUL = re.compile(
+    rf"\b(?:{_TURNS}(?:\s\w{{1,20}}){{0,3}}\s{_TURNED}|{_TURNED}(?:\s\w{{1,20}}){{0,3}}\s{_TURNS}"
+    rf"|chyba\s(?!(?:je|v)\b)\w{{1,20}}|{_SHORT}\s{_GUARDED}|{_GUARDED}\s(?!(?:{_RIGHT}|{_WRONG})\b){_SHORT})\b"
+    r"|(?:정답|맞[음다습]|옳음|올바름|오답|틀[림렸린리]|잘못)[^.,!:;(\n]{0,12}(?:아[님닙니닌]|않|없|(?<!잘)못|다[르릅름른])"
+    r"|(?:거의|부분적으로) ?(?:정답|맞|옳|올바|오답|틀)"
+    "|(?:सही|ग\u093c?लत)[^।.,\n]{0,20}नहीं|(?:लगभग|आंशिक) ?\\S{0,6} ?(?:सही|ग\u093c?लत)",
+    re.IGNORECASE,
+)
 # Signs, and words that are a verdict only if they are all of it.
 TICK, CROSS = "✓✔✅☑", "✗✘❌✖"
+_RING, _TIMES = "○◯〇⭕", "×✕"  # verdicts only where they come first: they are also a zero and a product
+_FIRST_SIGN = re.compile(rf"\A[^\w{_RING}{_TIMES}]*(?:(?P<right>[{_RING}])|(?P<wrong>[{_TIMES}]))")
 _WHOLE = re.compile(
-    r"\A\W*(?:(?P<right>pass(?:e[ds])?|ok(?:ay)?|good|fine|acceptable|[○◯〇⭕])"
-    r"|(?P<wrong>fail(?:s|ed|ure)?|bad|not\s(?:ok(?:ay)?|good|fine|acceptable)|[×✕]))(?:\W*|\W*</.*)\Z",
+    rf"\A[\W{_RING}]*(?:(?P<right>pass(?:e[ds])?|ok(?:ay)?|good|fine|acceptable)"
+    r"|(?P<wrong>fail(?:s|ed|ure)?|bad|not\s(?:ok(?:ay)?|good|fine|acceptable)))(?:\W*|\W*</.*)\Z",
     re.IGNORECASE,
 )
 _MOST_WORDS = 2000  # characters of a verdict that are read
 
 
 def says_wrong(verdict: str) -> bool:
-    """Return whether a verdict has a word for wrong, such as "incorrect" or "not quite right"."""
-    if (whole := _WHOLE.match(verdict[:_MOST_WORDS])) or any(sign in verdict for sign in CROSS):
-        return whole is None or bool(whole["wrong"])
-    return _SAYS_WRONG.search(_NOT_WRONG.sub(" ", _one_form(verdict))) is not None
+    """Return whether a verdict has a word or a sign for wrong, such as "incorrect" or "not quite right"."""
+    if _has_sign(verdict, CROSS, "wrong"):
+        return True
+    if whole := _WHOLE.match(verdict[:_MOST_WORDS]):
+        return bool(whole["wrong"])
+    rest = _NOT_WRONG.sub(" . ", _one_form(verdict))
+    return _SAYS_WRONG.search(rest) is not None and not _is_doubtful(rest)
 
 
 def says_right(verdict: str) -> bool:
-    """Return whether a verdict has a word for right, such as "not wrong", besides its words for wrong."""
-    if (whole := _WHOLE.match(verdict[:_MOST_WORDS])) or any(sign in verdict for sign in TICK):
-        return whole is None or bool(whole["right"])
-    verdict, denials = _NOT_WRONG.subn(" ", _one_form(verdict))
-    return denials > 0 or _SAYS_RIGHT.search(_SAYS_WRONG.sub(" ", verdict)) is not None
+    """Return whether a verdict has a word or a sign for right, such as "not wrong", besides its words for wrong."""
+    if _has_sign(verdict, TICK, "right"):
+        return True
+    if whole := _WHOLE.match(verdict[:_MOST_WORDS]):
+        return bool(whole["right"])
+    rest, denials = _NOT_WRONG.subn(" . ", _one_form(verdict))
+    if _is_doubtful(rest):
+        return False
+    return denials > 0 or _SAYS_RIGHT.search(_SAYS_WRONG.sub(" ", rest)) is not None
+
+
+def _has_sign(verdict: str, signs: str, side: str) -> bool:
+    """Return whether one of the signs stands anywhere, or a ring or cross of that side comes first."""
+    first = _FIRST_SIGN.match(verdict[:_MOST_WORDS])
+    return any(sign in verdict for sign in signs) or bool(first and first[side])
+
+
+def _is_doubtful(verdict: str) -> bool:
+    """Return whether a word could turn the verdict in a way that is not understood."""
+    return _DOUBTFUL.search(_UNDERSTOOD.sub(" . ", verdict)) is not None
 
 
 def says_something(verdict: str) -> bool:
     """Return whether a verdict has a word or a sign that could decide."""
-    return re.search(rf"[\w{TICK}{CROSS}○◯〇⭕×✕]", verdict) is not None
+    return re.search(rf"[\w{TICK}{CROSS}{_RING}{_TIMES}]", verdict) is not None
 
 
 def _one_form(verdict: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, ClassVar
 
-from nlft.core.marks import corrections
+from nlft.core.marks import corrections, criticizes_again, names_expected
 from nlft.errors import Problem, ProblemsError, UserError
 
 Message = dict[str, str]
@@ -243,16 +243,21 @@ def without_corrections(judgment: str) -> str:
 
     A correction begins with a mark such as `Correction:`, in any case and with or without bold type. It reaches to the
     next blank line after its value, or to the next finding of the judge by rules. Within a line that has other words
-    before the mark, a correction that ends its sentence ends with its line.
+    before the mark, a correction that ends its sentence ends with its line. `Correct:` ends before `Wrong:`, and an
+    expected answer before the actual one.
 
     >>> without_corrections('The step "64 - 35 = 34" is miscalculated.\\nCorrection: 64 - 35 = 29.')
     'The step "64 - 35 = 34" is miscalculated.'
     """
     kept: list[str] = []
     inside = awaits_value = fenced = False
+    mark, expected = "", names_expected(judgment)
     for line in judgment.split("\n"):
-        if marks := corrections(line):
+        if inside and criticizes_again(mark, line, expected=expected):
+            inside = False
+        if marks := corrections(line, expected=expected):
             start, end = marks[0]
+            mark = line[start:end]
             before, value = line[:start].rstrip(), line[end:]
             kept.append(before)
             awaits_value = _awaits_value(value)
