@@ -8,8 +8,11 @@ from nlft.core.quotes import quotes_replaced
 
 _YES = "yes|ja|oui|sí|sì|sim|да|evet|ναι|是的?|はい|네|예|نعم|हाँ|हां"
 _NO = "no|nein|nee|nej|non|não|нет|hayır|όχι|否|不是?|いいえ|아니[요오]|لا|नहीं"
-_SIGNS = r"[\s#>*_`\"'“”‘’«»„|(\[{$\\]"  # of headings, lists, bold type, quotes, tables and LaTeX
-_OPENING = rf"(?:{_SIGNS}|(?:boxed|text(?:bf|rm)?|mathrm)(?=\{{)|<\w{{1,20}}>|[-•–](?=\s)|\d{{1,2}}[.)](?=\s))*"
+_SIGNS = r"[#>*_`\"'“”‘’«»„|(\[{$\\]"  # of headings, lists, bold type, quotes, tables and LaTeX
+# Possessive and with a limit: a judge that loops writes signs by the thousand.
+_OPENING = (
+    rf"(?:\s+|{_SIGNS}|(?:boxed|text(?:bf|rm)?|mathrm)(?=\{{)|<\w{{1,20}}>|[-•–](?=\s)|\d{{1,2}}[.)](?=\s)){{0,99}}+"
+)
 _WORD = rf"(?P<{{}}>(?:{_YES}|{_NO})(?![^\W_]))"
 # After a yes or no that stands for itself, a sentence, a clause or a line ends, or a subject begins.
 _ENDS = (
@@ -19,7 +22,7 @@ _ENDS = (
 )
 _POLITE = (
     r"(?:(?:sure(?:\sthing)?|certainly|of\scourse|ok(?:ay)?|alright|all\sright|no\sproblem|absolutely|definitely|well"
-    r"|h+mm*|understood|got\sit|(?:good|great)\squestion)[!.,:]+\s+)?"
+    r"|h+mm*|understood|got\sit|(?:good|great)\squestion)[!.,:]+\s)?"
 )
 _NAMES = (
     r"(?:answer|verdict|decision|judge?ment|conclusion|antwort|urteil|réponse|respuesta|risposta|ответ|答案|回答|答え)"
@@ -28,7 +31,7 @@ _ECHO = re.compile(r"\byes\s?(?:or|/)\s?no\b[\"'”’)*_]*\s*[?:]", re.IGNORECA
 _FIRST = re.compile(rf"\A{_POLITE}{_OPENING}{_WORD.format('word')}{_ENDS}", re.IGNORECASE)
 _STATED = re.compile(
     rf"(?P<if>\b(?:if|whether|when|unless)\s+(?:(?:the|your|my|this)\s+)?)?\b{_NAMES}"
-    rf"(?:\s(?:is|would\sbe|ist|est|es)\b|\W{{0,4}}[:=：|>])\s*{_OPENING}{_WORD.format('word')}{_ENDS}"
+    rf"(?:\s(?:is|would\sbe|ist|est|es)\b|\W{{0,4}}[:=：|>]){_OPENING}{_WORD.format('word')}{_ENDS}"
     rf"|boxed\{{{_OPENING}{_WORD.format('boxed')}{_ENDS}",
     re.IGNORECASE,
 )
