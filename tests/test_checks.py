@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -423,6 +424,27 @@ def test_the_quotes_of_a_judge_are_found_in_every_form(quote):
     assert found(result, "A superb cup.") == ["superb cup"]
 
 
+ANSWERED = 'Sorry, the answer is yes. For that reason, I quote: "quote" it.'
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked"),
+    [
+        ('{"answer": "yes", "quote": "Sorry"}', ["Sorry"]),
+        ('```json\n{"answer": "yes", "quotes": ["Sorry", "that reason"]}\n```', ["Sorry", "that reason"]),
+        ('{"answer": "yes", "reason": "It says \\"Sorry\\"."}', ["Sorry"]),
+        ("<answer>yes</answer><quote>Sorry</quote>", ["Sorry"]),
+        ('Answer: "yes". It says "Sorry".', ["Sorry"]),
+        ('"Yes". It says "Sorry".', ["Sorry"]),
+        ('Yes. It says "yes".', ["yes"]),
+    ],
+)
+def test_the_names_and_the_yes_of_a_judges_answer_are_no_quotes(answer, marked):
+    checks = read_checks(write(JUDGE_ONLY))
+    [[result]] = ChecksGrader(checks, ScriptedModel(lambda text, before: answer)).check([reply(ANSWERED)])
+    assert found(result, ANSWERED) == marked
+
+
 def test_a_judge_that_nobody_names_is_refused_before_any_work():
     with pytest.raises(UserError, match=r"checks\.yaml:1.*no-praise(?s:.*)--judge_model"):
         ChecksGrader(read_checks(write(JUDGED)))
@@ -681,6 +703,14 @@ def test_a_judge_by_checks_marks_by_spans_what_no_quote_marks(pattern, text, mar
         assert [text[span.start : span.end] for span in marked_spans(judged)] == marked, overwritten
     assert quotes_of(judged).missing == (), "no quote is lost"
     assert {span.note for span in judged.spans} <= {judged.judgment}
+
+
+def test_a_judge_by_checks_searches_many_hits_in_a_moment():
+    text = " ".join(f"word{number} is" for number in range(1000))
+    rows, start = [Example(1, "p", text, False)], time.process_time()
+    [judged] = judge_examples(rows, checks_judge(ChecksGrader([only(r"regex: 'word\d+'")]))).examples
+    assert time.process_time() - start < 1.5  # 0.3 when nothing else runs
+    assert (judged.judgment.count('"'), judged.spans) == (2000, ())
 
 
 def test_a_judge_by_checks_leaves_a_readers_marks():

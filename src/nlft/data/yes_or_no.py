@@ -4,7 +4,7 @@ import re
 
 from nlft.core.marks import narrow
 from nlft.core.named_parts import NamedParts, read_parts
-from nlft.core.quotes import quotes_replaced
+from nlft.core.quotes import quote_places, quoted_texts, quotes_replaced
 
 _YES = "yes|ja|oui|sí|sì|sim|да|evet|ναι|是的?|はい|네|예|نعم|हाँ|हां"
 _NO = "no|nein|nee|nej|non|não|нет|hayır|όχι|否|不是?|いいえ|아니[요오]|لا|नहीं"
@@ -46,6 +46,8 @@ _SECOND_THOUGHT = re.compile(
 _SHORT = {"y": True, "true": True, "n": False, "false": False}
 _ANSWERS = re.compile(rf"(?:(?:final|my|the|your)\s)?{_NAMES}|result|response|says?|yes\sor\sno|yes\sno|yes/no")
 
+_QUOTES = re.compile(r".*\b(?:quot(?:es?|ed|ation|ations)|evidence|excerpts?|words?|phrases?|passages?)\b.*")
+
 
 def says_yes(text: str) -> bool | None:
     """Read a judge's answer: whether it says yes. Return None if it says neither yes nor no, or both.
@@ -59,6 +61,38 @@ def says_yes(text: str) -> bool | None:
     if parts and (found := _from_parts(parts)):
         return found.pop() if len(found) == 1 else None
     return _from_words(text)
+
+
+def quoting_part(text: str) -> str:
+    """Return the part of a judge's answer whose quotes are the reply's words.
+
+    Names of JSON, tags and tables are left out, and so is the yes or no, which can stand in quotation marks.
+    """
+    parts = read_parts(text)
+    if parts is None:
+        return _without_quoted_answer(text)
+    named = [pair for record in parts.records for pair in record if not _ANSWERS.fullmatch(pair[0])]
+    return "\n".join(
+        [*(_as_quotes(value) if _QUOTES.fullmatch(name) else value for name, value in named), parts.around]
+    )
+
+
+def _without_quoted_answer(text: str) -> str:
+    said = narrow(text)
+    answers = [match for match in [_FIRST.match(said), *_STATED.finditer(said)] if match]
+    places = {match.start("word") for match in answers}
+    for start, end in reversed(quote_places(text)):
+        bare = said[start:end].strip("\"'“”‘’«»„`.!, ")
+        if any(start < place < end for place in places) and re.fullmatch(f"{_YES}|{_NO}", bare, re.IGNORECASE):
+            text = text[:start] + text[end:]
+    return text
+
+
+def _as_quotes(value: str) -> str:
+    """Put each line of a value in quotation marks, unless it has some itself."""
+    if quoted_texts(value):
+        return value
+    return "\n".join(f'"{line}"' if '"' not in line else f"“{line}”" for line in value.split("\n"))
 
 
 def _from_parts(parts: NamedParts) -> set[bool | None]:
