@@ -46,7 +46,7 @@ _SECOND_THOUGHT = re.compile(
 _SHORT = {"y": True, "true": True, "n": False, "false": False}
 _ANSWERS = re.compile(rf"(?:(?:final|my|the|your)\s)?{_NAMES}|result|response|says?|yes\sor\sno|yes\sno|yes/no")
 
-_QUOTES = re.compile(r".*\b(?:quot(?:es?|ed|ation|ations)|evidence|excerpts?|words?|phrases?|passages?)\b.*")
+_QUOTES = re.compile(r"\b(?:quot(?:es?|ed|ation|ations)|evidence|excerpts?|words?|phrases?|passages?)\b")
 
 
 def says_yes(text: str) -> bool | None:
@@ -72,9 +72,7 @@ def quoting_part(text: str) -> str:
     if parts is None:
         return _without_quoted_answer(text)
     named = [pair for record in parts.records for pair in record if not _ANSWERS.fullmatch(pair[0])]
-    return "\n".join(
-        [*(_as_quotes(value) if _QUOTES.fullmatch(name) else value for name, value in named), parts.around]
-    )
+    return "\n".join([*(_as_quotes(value) if _QUOTES.search(name) else value for name, value in named), parts.around])
 
 
 def _without_quoted_answer(text: str) -> str:
