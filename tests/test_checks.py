@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,28 @@ def test_a_check_that_names_the_tag_of_a_thought_reads_the_thoughts():
     assert result("regex: 'I think'", THOUGHT.replace("I should", "I think I should") + "A cup.").passed
 
 
+@pytest.mark.parametrize(
+    ("rule", "reads"),
+    [
+        (r"regex: '\b(guess|think)\b'", False),
+        ("regex: '[^<]think'", False),
+        ("regex: '[ ,]think'", False),
+        ("regex: '(?<! )think'", False),
+        (r"regex: '(?<!\.)think'", False),
+        ("regex: '(?P<thinks>I think)'", False),
+        (r"regex: '<\|think'", True),
+        (r"regex: '(<|\[)/?think'", True),
+        (r"regex: '\|think'", True),
+        ("regex: '[[]think'", True),
+        ("contains: '|think'", True),
+        ("contains: '[think'", True),
+        ("contains: 'I think'", False),
+    ],
+)
+def test_signs_of_a_pattern_are_no_tag_of_a_thought(rule, reads):
+    assert (result(rule, "<think>I think so.").passed is not None) == reads
+
+
 @pytest.mark.parametrize("rule", ["words: [sleek]", "contains: cup", "max_words: 99", "regex: cup", "language: en"])
 def test_a_thought_without_words_beside_it_decides_nothing(rule):
     for text in ("<think>A sleek cup, is", THOUGHT):
@@ -318,6 +341,9 @@ def test_a_thought_without_words_beside_it_decides_nothing(rule):
         *((word, True) for word in ("Ja, das tut sie.", "Oui.", "Sí.", "是的，它说", "是。", "はい", "네", "Да")),
         *((word, False) for word in ("Nein.", "Non.", "Não", "不是", "否", "いいえ", "아니요", "Нет", "Nee.")),
         ("Não há elogio.", None),
+        (f"Answer:{' ' * 300}yes", True),
+        (f"| Answer |{' ' * 150}**yes** |", True),
+        ('{"answer":' + "[" * 900 + "]" * 900 + "}", None),
     ],
 )
 def test_an_answer_that_is_not_yes_or_no_decides_nothing(text, says):
@@ -396,6 +422,27 @@ def test_the_quotes_of_a_judge_are_found_in_every_form(quote):
         [reply("A superb cup.")]
     )
     assert found(result, "A superb cup.") == ["superb cup"]
+
+
+ANSWERED = 'Sorry, the answer is yes. For that reason, I quote: "quote" it.'
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked"),
+    [
+        ('{"answer": "yes", "quote": "Sorry"}', ["Sorry"]),
+        ('```json\n{"answer": "yes", "quotes": ["Sorry", "that reason"]}\n```', ["Sorry", "that reason"]),
+        ('{"answer": "yes", "reason": "It says \\"Sorry\\"."}', ["Sorry"]),
+        ("<answer>yes</answer><quote>Sorry</quote>", ["Sorry"]),
+        ('Answer: "yes". It says "Sorry".', ["Sorry"]),
+        ('"Yes". It says "Sorry".', ["Sorry"]),
+        ('Yes. It says "yes".', ["yes"]),
+    ],
+)
+def test_the_names_and_the_yes_of_a_judges_answer_are_no_quotes(answer, marked):
+    checks = read_checks(write(JUDGE_ONLY))
+    [[result]] = ChecksGrader(checks, ScriptedModel(lambda text, before: answer)).check([reply(ANSWERED)])
+    assert found(result, ANSWERED) == marked
 
 
 def test_a_judge_that_nobody_names_is_refused_before_any_work():
@@ -648,7 +695,8 @@ def test_a_quote_has_the_whole_word_so_that_it_marks_it():
     ],
 )
 def test_a_judge_by_checks_marks_by_spans_what_no_quote_marks(pattern, text, marked):
-    rows = [Example(1, "p", text, False, judgment="earlier", spans=(Span(0, 1, note="earlier"),))]
+    extra = {"judge_verdict": "wrong"}
+    rows = [Example(1, "p", text, False, judgment="earlier", spans=(Span(0, 1, note="earlier"),), extra=extra)]
     judge = checks_judge(ChecksGrader([only(f"regex: '{pattern}'")]))
     for overwritten in range(2):  # a second judgment replaces the first one's spans
         [judged] = rows = judge_examples(rows, judge, overwrite=True).examples
@@ -657,10 +705,24 @@ def test_a_judge_by_checks_marks_by_spans_what_no_quote_marks(pattern, text, mar
     assert {span.note for span in judged.spans} <= {judged.judgment}
 
 
+def test_a_judge_by_checks_searches_many_hits_in_a_moment():
+    text = " ".join(f"word{number} is" for number in range(1000))
+    rows, start = [Example(1, "p", text, False)], time.process_time()
+    [judged] = judge_examples(rows, checks_judge(ChecksGrader([only(r"regex: 'word\d+'")]))).examples
+    assert time.process_time() - start < 1.5  # 0.3 when nothing else runs
+    assert (judged.judgment.count('"'), judged.spans) == (2000, ())
+
+
 def test_a_judge_by_checks_leaves_a_readers_marks():
     row = Example(1, "p", "at 12:30", False, spans=(Span(3, 8, "noon", "mine"),))
     judge = checks_judge(ChecksGrader([only("regex: 12")]))
     assert judge_examples([row], judge).examples[0].spans == row.spans
+    by_hand = replace(row, judgment="Vague.", spans=(Span(0, 2, note="Vague."),))
+    by_judge = replace(row, judgment="mine", extra={"judge_verdict": "wrong"})
+    for again in (by_hand, by_judge):
+        [judged] = judge_examples([again], judge, overwrite=True).examples
+        assert judged.judgment != again.judgment
+        assert again.spans[0] in judged.spans, "a reader's span can have a line of the judgment as its note"
 
 
 def test_a_judge_by_checks_disagrees_with_a_label_and_does_not_change_it(capsys):

@@ -142,6 +142,31 @@ READ = {
         "It is off.\nCorrection: 64 - 35 = 29.",
         "wrong",
     ),
+    "criticism alone in JSON": (json.dumps({"feedback": FEEDBACK}), FEEDBACK, None),
+    "criticism alone in a tag": (f"<feedback>{FEEDBACK}</feedback>", FEEDBACK, None),
+    "a judgment that is a verdict": (
+        json.dumps({"judgment": "incorrect", "explanation": FEEDBACK}),
+        FEEDBACK,
+        "wrong",
+    ),
+    "the response's own JSON first": (
+        '{"name": "X"} lacks a field: "64 - 35 = 34".\nVerdict: wrong',
+        '{"name": "X"} lacks a field: "64 - 35 = 34".',
+        "wrong",
+    ),
+    "correct: No.": (json.dumps({"correct": "No.", "feedback": FEEDBACK}), FEEDBACK, "wrong"),
+    "correct: partially": (json.dumps({"correct": "partially", "feedback": FEEDBACK}), FEEDBACK, None),
+    "correct: a figure": (json.dumps({"correct": "64 - 35 = 29.", "feedback": FEEDBACK}), JUDGMENT, None),
+    "a verdict that contradicts": (
+        json.dumps({"feedback": f"{FEEDBACK} Verdict: wrong", "verdict": "right"}),
+        FEEDBACK,
+        None,
+    ),
+    "a verdict and a correction twice": (
+        json.dumps({"feedback": f"{JUDGMENT}\nVerdict: wrong", "correction": "64 - 35 = 29.", "verdict": "wrong"}),
+        JUDGMENT,
+        "wrong",
+    ),
     "curly quotes": ("The step “64 - 35 = 34” errs.", "The step “64 - 35 = 34” errs.", None),
 }
 

@@ -75,6 +75,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "tone": tone,
     "language": language,
     "yes or no": says_yes,
+    "yes or no, answer": lambda t: (says_yes(f"answer:{t}"), says_yes(f"sure!{t}"), says_yes(f"yes{t}")),
     "words check": lambda t: check_reply(
         Check("c", "words", ("not good", "a a b"), must=False), GradedReply("1", "How many?", None, t, {})
     ),

@@ -4,10 +4,12 @@ Quotes are verbatim, so that they mark the words in the completion. A span marks
 a number, or one of several places with the same words.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 
 from nlft.collect.opinions import Opinion
 from nlft.core.spans import Span, quoted_spans
+from nlft.core.word_search import SearchedText
 from nlft.data.checks import Check, CheckResult
 from nlft.data.checks_grader import ChecksGrader
 from nlft.data.records import Example, completion_text, reply_to
@@ -35,29 +37,41 @@ def judgment_of(checks: Sequence[Check], results: Sequence[CheckResult], text: s
     Args:
         text: the completion.
     """
-    pairs = zip(checks, results, strict=True)
-    return "\n".join(_sentence(check, result, text) for check, result in pairs if result.passed is False)
+    return "\n".join(sentence for _, sentence in _sentences(checks, results, text, SearchedText(text)))
 
 
 def _opinion(label: bool, checks: Sequence[Check], results: Sequence[CheckResult], text: str) -> Opinion:
-    words = judgment_of(checks, results, text)
+    searched = SearchedText(text)
+    failed = _sentences(checks, results, text, searched)
+    words = "\n".join(sentence for _, sentence in failed)
     if label and words:
         return Opinion(None, "wrong", words)
     if words:
-        return Opinion(words, "wrong", words, spans=_unquoted(checks, results, text))
+        return Opinion(words, "wrong", words, spans=_unquoted(failed, text, searched))
     undecided = [result.name for result in results if result.passed is None]
     if undecided:
         return Opinion(None, None, "", "" if label else f"no check failed; not decided: {', '.join(undecided)}")
     return Opinion(None, "right", "passes all checks", "" if label else "passes all checks")
 
 
-def _sentence(check: Check, result: CheckResult, text: str) -> str:
+def _sentences(
+    checks: Sequence[Check], results: Sequence[CheckResult], text: str, searched: SearchedText
+) -> list[tuple[CheckResult, str]]:
+    """Return the results of the failed checks, each with its sentence."""
+    pairs = zip(checks, results, strict=True)
+    return [(result, _sentence(check, result, text, searched)) for check, result in pairs if result.passed is False]
+
+
+def _sentence(check: Check, result: CheckResult, text: str, searched: SearchedText) -> str:
     """Say which check failed, with every found part in quotes."""
     says = check.say.rstrip(" .") or check.name
     parts = dict.fromkeys(_whole_words(text, *hit) for hit in result.hits)
-    quotes = [quote for part in parts for quote in _quotes(part) if _marks(quote, result, text)]
+    hits = _Places(result.hits)
+    quotes = [
+        quote for quote in dict.fromkeys(q for part in parts for q in _quotes(part)) if _marks(quote, hits, searched)
+    ]
     if quotes:
-        *others, last = dict.fromkeys(quotes)
+        *others, last = quotes
         named = f"{', '.join(others)} and {last}" if others else last
         return f"The reply says {named}: {says}."
     if check.say:
@@ -65,27 +79,38 @@ def _sentence(check: Check, result: CheckResult, text: str) -> str:
     return f"The reply fails the check {check.name}: {result.evidence}."
 
 
-def _marks(quote: str, result: CheckResult, text: str) -> bool:
+class _Places:
+    """Places in a text, for many questions whether one of them has a part of another place."""
+
+    def __init__(self, places: Iterable[tuple[int, int]]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []  # the last end of all places up to this one
+        for start, end in sorted(places):
+            self._starts.append(start)
+            self._ends.append(max(end, self._ends[-1]) if self._ends else end)
+
+    def overlap(self, start: int, end: int) -> bool:
+        """Return whether a place has a character from `start` to `end` (exclusive)."""
+        before = bisect_left(self._starts, end)
+        return before > 0 and start < self._ends[before - 1]
+
+
+def _marks(quote: str, hits: _Places, searched: SearchedText) -> bool:
     """Return whether a quote marks what the check found, whole and nothing else."""
-    places = quoted_spans(text, quote).spans
+    places = quoted_spans(searched, quote).spans
     whole = all(span.end - span.start >= len(quote) - 2 for span in places)  # quotes can stand in a quote
-    return (
-        bool(places) and whole and all(any(a < span.end and span.start < b for a, b in result.hits) for span in places)
-    )
+    return bool(places) and whole and all(hits.overlap(span.start, span.end) for span in places)
 
 
-def _unquoted(checks: Sequence[Check], results: Sequence[CheckResult], text: str) -> tuple[Span, ...]:
+def _unquoted(failed: Sequence[tuple[CheckResult, str]], text: str, searched: SearchedText) -> tuple[Span, ...]:
     """Return the found parts that the sentences about them do not mark by a quote, each with its sentence as note."""
     spans = []
-    for check, result in zip(checks, results, strict=True):
-        if result.passed is not False:
-            continue
-        sentence = _sentence(check, result, text)
-        marked = quoted_spans(text, sentence).spans
+    for result, sentence in failed:
+        marked = _Places((span.start, span.end) for span in quoted_spans(searched, sentence).spans)
         for start, end in result.hits:
             part = text[start:end]
             start, end = start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())
-            if start < end and not any(start < span.end and span.start < end for span in marked):
+            if start < end and not marked.overlap(start, end):
                 spans.append(Span(start, end, note=sentence))
     return tuple(spans)
 

@@ -183,18 +183,22 @@ def judge_examples(
     judged, failed = list(examples), {}
     for at, opinion in zip(to_judge, opinions, strict=True):
         example = examples[at]
-        judged[at] = _with_judgment(with_opinion(example, opinion.says, opinion.feedback), opinion)
+        judged[at] = with_opinion(_with_judgment(example, opinion), opinion.says, opinion.feedback)
         if not example.label and opinion.judgment is None:
             failed[example.id] = opinion.refused
     return Judged(judged, [examples[at].id for at in to_judge], failed)
 
 
 def _with_judgment(example: Example, opinion: Opinion) -> Example:
-    """Return the example with the opinion's judgment and spans in place of those of an earlier judgment."""
+    """Return the example with the opinion's judgment and spans in place of those of an earlier judgment.
+
+    Args:
+        example: with its earlier `judge_verdict`, which says whether a judge wrote the earlier judgment.
+    """
     if opinion.judgment is None:
         return example
-    earlier = (example.judgment or "").split("\n")
-    spans = tuple(span for span in example.spans if span.note is None or span.note not in earlier)
+    earlier = (example.judgment or "").split("\n") if "judge_verdict" in example.extra else []
+    spans = tuple(span for span in example.spans if span.replace is not None or span.note not in earlier)
     for span in opinion.spans:
         spans = merged_spans(spans, [span])  # what a reader marked stays
     return replace(example, judgment=opinion.judgment, spans=spans)

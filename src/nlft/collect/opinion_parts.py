@@ -39,6 +39,8 @@ _QUOTE = re.compile(
 )
 _IS_RIGHT = re.compile(r"(?:is |the response is |response is )?(?:correct|right|correctness)")
 _IS_WRONG = re.compile(r"(?:is |the response is |response is )?(?:wrong|incorrect)|has (?:errors?|mistakes?|an error)")
+_IS_VERDICT = re.compile(r"(?:(?:final|overall) )?(?:judge?ment|assessment|evaluation|conclusion)")
+_VERDICT_WORDS = 2
 _TRUTH = {**dict.fromkeys(["true", "yes", *TICK], True), **dict.fromkeys(["false", "no", *CROSS], False)}
 
 
@@ -71,9 +73,9 @@ def opinion_parts(text: str) -> OpinionParts:
 
 
 def _by_name(named: NamedParts) -> OpinionParts | None:
-    """Split by the names of the parts. Return None if no part is a verdict or a correction."""
+    """Split by the names of the parts. Return None if no part is a verdict, a correction or criticism."""
     rows = [_row(record) for record in named.records]
-    if not any(row.ended or row.correction for row in rows):
+    if not any(row.ended or row.correction or row.criticism for row in rows):
         return None
     parts = rows[0]
     if len(rows) > 1:
@@ -86,14 +88,22 @@ def _by_name(named: NamedParts) -> OpinionParts | None:
                                  ([row.criticism for row in kept], [row.correction for row in kept]))  # fmt: skip
         parts = OpinionParts(criticism, correction, says, unread, any(row.ended for row in rows))
     around = _by_marks(named.around)
-    if around.ended and around.says != parts.says:
-        says = None if parts.says and around.says else parts.says or around.says
-        parts = replace(parts, says=says, unread=parts.unread or around.unread, ended=True)
     inner = _by_marks(parts.criticism or around.criticism)
-    if not inner.ended:
-        parts = replace(parts, criticism=inner.criticism)
+    for other in (around, inner):
+        parts = _with_verdict(parts, other)
+    parts = replace(parts, criticism=inner.criticism)
     joined = [parts.correction, inner.correction, around.correction if parts.criticism else ""]
-    return replace(parts, correction=" ".join(" ".join(filter(None, joined)).split()))
+    said = dict.fromkeys(" ".join(words.split()) for words in joined if words)  # a judge can say it twice
+    return replace(parts, correction=" ".join(said))
+
+
+def _with_verdict(parts: OpinionParts, other: OpinionParts) -> OpinionParts:
+    """Add the verdict of another part. Two that contradict each other say neither right nor wrong."""
+    if not other.ended or (parts.ended and parts.says == other.says):
+        return parts
+    undecided = parts.ended and not parts.unread and parts.says is None
+    says = None if undecided or (parts.says and other.says) else parts.says or other.says
+    return replace(parts, says=says, unread=parts.unread or other.unread, ended=True)
 
 
 def _row(record: Record) -> OpinionParts:
@@ -103,11 +113,13 @@ def _row(record: Record) -> OpinionParts:
     for name, value in record:
         if not value:
             continue
-        truth = _TRUTH.get(value.lower())
+        truth = _TRUTH.get(value.lower().strip(" .!"))
         if truth is not None and (_IS_RIGHT.fullmatch(name) or _IS_WRONG.fullmatch(name)):
             verdicts.append(("right" if truth == bool(_IS_RIGHT.fullmatch(name)) else "wrong", ""))
-        elif names_verdict(name):
+        elif names_verdict(name) or (_IS_VERDICT.fullmatch(name) and _is_only_verdict(value)):
             verdicts.append(_read_verdict(value))
+        elif _IS_RIGHT.fullmatch(name) and not re.search(r"\d", value):
+            verdicts.append((_read_verdict(value)[0], ""))
         elif names_correction(name) or name == "expected":
             correction.append(value)
         elif _CRITICISM.fullmatch(name):
@@ -124,6 +136,11 @@ def _row(record: Record) -> OpinionParts:
         next((unread for _, unread in verdicts if unread), ""),
         bool(verdicts),
     )
+
+
+def _is_only_verdict(value: str) -> bool:
+    """Return whether a value is no more than a word or two that say right or wrong."""
+    return len(value.split()) <= _VERDICT_WORDS and _read_verdict(value)[0] is not None
 
 
 def _by_marks(text: str) -> OpinionParts:

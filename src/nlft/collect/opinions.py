@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nlft.collect.opinion_parts import RightOrWrong as RightOrWrong
 from nlft.collect.opinion_parts import opinion_parts
-from nlft.core.named_parts import looks_like_json
+from nlft.core.named_parts import looks_like_json, read_parts
 from nlft.core.prompts import prompt_text
 from nlft.core.quotes import quoted_texts
 from nlft.core.spans import Span
@@ -64,7 +64,7 @@ def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -
         refused = "calls it right"
     elif parts.unread:
         refused = f"its verdict is not understood: {parts.unread[:60]}"
-    elif looks_like_json(criticism):
+    elif looks_like_json(criticism) and _is_only_json(criticism):
         refused = "its JSON cannot be read"
     elif not _WORDS.search(criticism):
         refused = "only a correction" if correction else "says nothing"
@@ -88,6 +88,12 @@ def plain_text(text: str) -> str:
     """Remove escape sequences and control characters, so that a model's words cannot control the terminal."""
     text = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def _is_only_json(criticism: str) -> bool:
+    """Return whether nothing but JSON is said. Criticism can begin with JSON of the response."""
+    parts = read_parts(criticism)
+    return parts is None or not _WORDS.search(parts.around)
 
 
 def _repeats(feedback: str, prompt: str) -> bool:

@@ -57,9 +57,9 @@ def _from_json(text: str) -> NamedParts | None:
     for written in (source, _LAST_COMMA.sub("", source)):
         try:
             value, end = json.JSONDecoder(strict=False, object_pairs_hook=_Object).raw_decode(written)
+            records = _records(value)
         except (ValueError, RecursionError):
             continue
-        records = _records(value)
         around = _FENCE.sub("", f"{before}\n{written[end:]}").strip()
         return NamedParts(records, around) if records else None
     return None

@@ -66,7 +66,7 @@ class Quoted:
 _PRAISE = re.compile(r'^[ \t]*"[^"\n]*" is right\.[ \t]*$', re.MULTILINE)  # how the page writes down a mark "right"
 
 
-def quoted_spans(completion: str, judgment: str | None) -> Quoted:
+def quoted_spans(completion: str | SearchedText, judgment: str | None) -> Quoted:
     """Find the quotes of a judgment in the completion it is about, each wherever it stands.
 
     White space, and the forms of accents and of apostrophes and hyphens inside words, need not agree. Case, and the
@@ -76,7 +76,7 @@ def quoted_spans(completion: str, judgment: str | None) -> Quoted:
     """
     places: list[tuple[int, int]] = []
     missing: dict[str, None] = {}
-    searched = SearchedText(completion)
+    searched = SearchedText(completion) if isinstance(completion, str) else completion
     for readings in dict.fromkeys(map(tuple, quote_readings(blame(judgment)))):  # a judge that loops repeats its quotes
         found = next((spans for quote in readings if (spans := searched.quote(quote))), None)
         if found is None:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import cast
 
 LONGEST_GAP = 200  # characters that an ellipsis in a quote may stand for
@@ -60,6 +60,10 @@ class SearchedText:
         self._written, self._starts, self._ends = _composed(text)
         self.form = self._written.translate(_FOLDED)
 
+    @cached_property
+    def _letters(self) -> str:
+        return _letters(self.form)
+
     def place(self, start: int, end: int) -> tuple[int, int]:
         """Return where the characters of `form` from `start` to `end` (exclusive) stand in the text."""
         if self._starts is None or self._ends is None:
@@ -82,10 +86,9 @@ class SearchedText:
         parts = [part for part in _ELLIPSIS.split(quote) if re.search(r"\w", part)]
         if _ELLIPSIS.search(quote) and parts:
             texts += [parts, [*parts[:-1], without_last_marks(parts[-1])]]
-        letters = _letters(self.form)
         for one in texts:
             # The search for a long quote of one word again and again would cost its length at each place.
-            if not all(_letters(part) in letters for part in one):
+            if not all(_letters(part) in self._letters for part in one):
                 continue
             for flags in (re.IGNORECASE,) if any_case else (re.NOFLAG, re.IGNORECASE):
                 found = list(_places(self.form, [words_pattern(part, flags) for part in one]))

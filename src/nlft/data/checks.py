@@ -27,7 +27,13 @@ ALL_CHECKS = "all checks"
 # A slot names a field of the question's record. In a regular expression, `\{x\}` and `\N{DASH}` are no slots.
 _PATTERN_SLOT = re.compile(r"(?<!\\)(?<!\\N)\{([A-Za-z_]\w*)\}")
 _TEXT_SLOT = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*)\}")
-_NAMES_TAG = re.compile(r"[<\[◁|]\W{0,4}think", re.IGNORECASE)  # such a text is about the thoughts themselves
+# A text with the tag of a thought is about the thoughts themselves. In a regular expression, `|` and `[` are signs of
+# the tag only after a backslash, and `<` is none in `[^<]` or in `(?<!`.
+_NAMES_TAG = {
+    "contains": re.compile(r"[<\[◁|]\W{0,4}think", re.IGNORECASE),
+    "regex": re.compile(r"(?:[<◁]|\\[\[|]|\[\[\])\W{0,4}think", re.IGNORECASE),
+}
+_NO_TAG = re.compile(r"(?<!\\)(?:\[\^\]?[^\]\n]{0,40}\]|\(\?<![^()]{0,40}\)|\(\?P?<=?)")
 _MOST_QUOTED = 5
 
 
@@ -139,12 +145,20 @@ def check_reply(check: Check, reply: Reply) -> CheckResult:
     Raises:
         UserError: the question lacks a field that the check names, or the user's function failed.
     """
-    if check.kind in ("regex", "contains") and any(_NAMES_TAG.search(text) for text in check.texts):
+    if _names_tag(check):
         return _checked(check, reply)
     said, start = said_part(reply)
     if said is None:
         return only_thoughts(check)
     return _checked(check, said).moved(start)
+
+
+def _names_tag(check: Check) -> bool:
+    """Return whether a check's text has the tag of a thought."""
+    if check.kind not in _NAMES_TAG:
+        return False
+    texts = [_NO_TAG.sub("", text) for text in check.texts] if check.kind == "regex" else check.texts
+    return any(_NAMES_TAG[check.kind].search(text) for text in texts)
 
 
 def said_part(reply: Reply) -> tuple[Reply | None, int]:

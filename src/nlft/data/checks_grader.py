@@ -13,7 +13,7 @@ from nlft.core.thoughts import without_thoughts
 from nlft.data.checks import ALL_CHECKS, Check, CheckResult, all_passed, check_reply, only_thoughts, said_part
 from nlft.data.checks_file import read_checks
 from nlft.data.grading import CHECKS, ExtractionSettings, Grade, Grader, GraderSettings, Reply, ReplyGrader
-from nlft.data.yes_or_no import says_yes
+from nlft.data.yes_or_no import quoting_part, says_yes
 from nlft.errors import UserError
 
 if TYPE_CHECKING:  # importing it loads torch, which most checks do not need
@@ -145,7 +145,7 @@ def _judged(check: Check, reply: Reply, question: str, given: "Generated") -> Ch
         why = f"the judge's answer was {ended}" if ended else "the judge's answer says neither yes nor no"
         return CheckResult(check.name, None, (), why, kept)
     # The words that show a no are not in the reply.
-    hits = tuple((span.start, span.end) for span in quoted_spans(reply.text, answer).spans) if yes else ()
+    hits = tuple((span.start, span.end) for span in quoted_spans(reply.text, quoting_part(answer)).spans) if yes else ()
     return CheckResult(check.name, yes == check.must, hits, f"the judge says {'yes' if yes else 'no'}", kept)
 
 

@@ -4,12 +4,15 @@ import re
 
 from nlft.core.marks import narrow
 from nlft.core.named_parts import NamedParts, read_parts
-from nlft.core.quotes import quotes_replaced
+from nlft.core.quotes import quote_places, quoted_texts, quotes_replaced
 
 _YES = "yes|ja|oui|sí|sì|sim|да|evet|ναι|是的?|はい|네|예|نعم|हाँ|हां"
 _NO = "no|nein|nee|nej|non|não|нет|hayır|όχι|否|不是?|いいえ|아니[요오]|لا|नहीं"
-_SIGNS = r"[\s#>*_`\"'“”‘’«»„|(\[{$\\]"  # of headings, lists, bold type, quotes, tables and LaTeX
-_OPENING = rf"(?:{_SIGNS}|(?:boxed|text(?:bf|rm)?|mathrm)(?=\{{)|<\w{{1,20}}>|[-•–](?=\s)|\d{{1,2}}[.)](?=\s))*"
+_SIGNS = r"[#>*_`\"'“”‘’«»„|(\[{$\\]"  # of headings, lists, bold type, quotes, tables and LaTeX
+# Possessive and with a limit: a judge that loops writes signs by the thousand.
+_OPENING = (
+    rf"(?:\s+|{_SIGNS}|(?:boxed|text(?:bf|rm)?|mathrm)(?=\{{)|<\w{{1,20}}>|[-•–](?=\s)|\d{{1,2}}[.)](?=\s)){{0,99}}+"
+)
 _WORD = rf"(?P<{{}}>(?:{_YES}|{_NO})(?![^\W_]))"
 # After a yes or no that stands for itself, a sentence, a clause or a line ends, or a subject begins.
 _ENDS = (
@@ -19,7 +22,7 @@ _ENDS = (
 )
 _POLITE = (
     r"(?:(?:sure(?:\sthing)?|certainly|of\scourse|ok(?:ay)?|alright|all\sright|no\sproblem|absolutely|definitely|well"
-    r"|h+mm*|understood|got\sit|(?:good|great)\squestion)[!.,:]+\s+)?"
+    r"|h+mm*|understood|got\sit|(?:good|great)\squestion)[!.,:]+\s)?"
 )
 _NAMES = (
     r"(?:answer|verdict|decision|judge?ment|conclusion|antwort|urteil|réponse|respuesta|risposta|ответ|答案|回答|答え)"
@@ -28,7 +31,7 @@ _ECHO = re.compile(r"\byes\s?(?:or|/)\s?no\b[\"'”’)*_]*\s*[?:]", re.IGNORECA
 _FIRST = re.compile(rf"\A{_POLITE}{_OPENING}{_WORD.format('word')}{_ENDS}", re.IGNORECASE)
 _STATED = re.compile(
     rf"(?P<if>\b(?:if|whether|when|unless)\s+(?:(?:the|your|my|this)\s+)?)?\b{_NAMES}"
-    rf"(?:\s(?:is|would\sbe|ist|est|es)\b|\W{{0,4}}[:=：|>])\s*{_OPENING}{_WORD.format('word')}{_ENDS}"
+    rf"(?:\s(?:is|would\sbe|ist|est|es)\b|\W{{0,4}}[:=：|>]){_OPENING}{_WORD.format('word')}{_ENDS}"
     rf"|boxed\{{{_OPENING}{_WORD.format('boxed')}{_ENDS}",
     re.IGNORECASE,
 )
@@ -43,6 +46,8 @@ _SECOND_THOUGHT = re.compile(
 _SHORT = {"y": True, "true": True, "n": False, "false": False}
 _ANSWERS = re.compile(rf"(?:(?:final|my|the|your)\s)?{_NAMES}|result|response|says?|yes\sor\sno|yes\sno|yes/no")
 
+_QUOTES = re.compile(r"\b(?:quot(?:es?|ed|ation|ations)|evidence|excerpts?|words?|phrases?|passages?)\b")
+
 
 def says_yes(text: str) -> bool | None:
     """Read a judge's answer: whether it says yes. Return None if it says neither yes nor no, or both.
@@ -56,6 +61,36 @@ def says_yes(text: str) -> bool | None:
     if parts and (found := _from_parts(parts)):
         return found.pop() if len(found) == 1 else None
     return _from_words(text)
+
+
+def quoting_part(text: str) -> str:
+    """Return the part of a judge's answer whose quotes are the reply's words.
+
+    Names of JSON, tags and tables are left out, and so is the yes or no, which can stand in quotation marks.
+    """
+    parts = read_parts(text)
+    if parts is None:
+        return _without_quoted_answer(text)
+    named = [pair for record in parts.records for pair in record if not _ANSWERS.fullmatch(pair[0])]
+    return "\n".join([*(_as_quotes(value) if _QUOTES.search(name) else value for name, value in named), parts.around])
+
+
+def _without_quoted_answer(text: str) -> str:
+    said = narrow(text)
+    answers = [match for match in [_FIRST.match(said), *_STATED.finditer(said)] if match]
+    places = {match.start("word") for match in answers}
+    for start, end in reversed(quote_places(text)):
+        bare = said[start:end].strip("\"'“”‘’«»„`.!, ")
+        if any(start < place < end for place in places) and re.fullmatch(f"{_YES}|{_NO}", bare, re.IGNORECASE):
+            text = text[:start] + text[end:]
+    return text
+
+
+def _as_quotes(value: str) -> str:
+    """Put each line of a value in quotation marks, unless it has some itself."""
+    if quoted_texts(value):
+        return value
+    return "\n".join(f'"{line}"' if '"' not in line else f"“{line}”" for line in value.split("\n"))
 
 
 def _from_parts(parts: NamedParts) -> set[bool | None]:
