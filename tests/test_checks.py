@@ -709,7 +709,7 @@ def test_a_judge_by_checks_searches_many_hits_in_a_moment():
     text = " ".join(f"word{number} is" for number in range(1000))
     rows, start = [Example(1, "p", text, False)], time.process_time()
     [judged] = judge_examples(rows, checks_judge(ChecksGrader([only(r"regex: 'word\d+'")]))).examples
-    assert time.process_time() - start < 1.5  # 0.3 when nothing else runs
+    assert time.process_time() - start < 6
     assert (judged.judgment.count('"'), judged.spans) == (2000, ())
 
 

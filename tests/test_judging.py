@@ -142,6 +142,11 @@ READ = {
         "It is off.\nCorrection: 64 - 35 = 29.",
         "wrong",
     ),
+    "expected and actual in JSON": (
+        json.dumps({"feedback": FEEDBACK, "expected_answer": "29", "actual_answer": "28"}),
+        f"{FEEDBACK}\nCorrection: 29",
+        None,
+    ),
     "criticism alone in JSON": (json.dumps({"feedback": FEEDBACK}), FEEDBACK, None),
     "criticism alone in a tag": (f"<feedback>{FEEDBACK}</feedback>", FEEDBACK, None),
     "a judgment that is a verdict": (

@@ -110,8 +110,9 @@ def _row(record: Record) -> OpinionParts:
     """Read one record. Parts with other names are left out: they may hold the right answer."""
     quotes, criticism, correction = [], [], []
     verdicts: list[tuple[RightOrWrong | None, str]] = []
+    expects = any(name.startswith("expected") for name, _ in record)
     for name, value in record:
-        if not value:
+        if not value or (expects and name.startswith("actual")):  # beside what was expected: what the reply said
             continue
         truth = _TRUTH.get(value.lower().strip(" .!"))
         if truth is not None and (_IS_RIGHT.fullmatch(name) or _IS_WRONG.fullmatch(name)):
