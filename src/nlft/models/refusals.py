@@ -50,7 +50,7 @@ _PLAIN = (
     rf"(?:{_NAMED} )?[\"'`“‘]?NAME[\"'`”’]?(?: {_NAMED})?"
     r"(?=\s*(?:$|[.,;)]|(?:with|for|on|in|by|when|while|here)\b))"
 )
-_OTHERWISE = re.compile(r"[,:(]?\s+(?:please )?use\b", re.IGNORECASE)  # what follows is about another parameter
+_OTHERWISE = re.compile(r"[,:(]?(?<!\s)\s++(?:please )?use\b", re.IGNORECASE)  # what follows is about another parameter
 _NOT_ZERO = re.compile(r"\bpositive\b|non-?zero|\b(?:not|cannot|can['’]t) be (?:0|zero)\b", re.IGNORECASE)
 # A sentence that begins like this goes on about what the one before names.
 _GOES_ON = (
