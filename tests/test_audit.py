@@ -687,6 +687,7 @@ def test_every_defect_that_is_measured_has_a_finding_of_its_name():
 
 
 @pytest.mark.skipif(not (model_cache() / "config.json").exists(), reason="SmolLM2 has not been brought here")
+@pytest.mark.long
 def test_a_real_model_tells_judgments_from_shuffled_ones():
     from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 

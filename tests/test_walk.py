@@ -174,6 +174,7 @@ def ask_the_served(exported: Path, run: Path, model: Path) -> None:
     assert answer.choices[0].message.content == tokenizer.decode(written, skip_special_tokens=True)
 
 
+@pytest.mark.long
 def test_a_researcher_edits_a_strike_while_it_trains(small: Path, chromium: Browser) -> None:
     """The page waits for the run, shows it live, saves another strike for the next run, and steers this one."""
     said = [("A sleek lamp.", False, 'It praises: "sleek".'), ("A lamp of steel.", True, None)]
