@@ -1,6 +1,5 @@
 """Find what a user wants to talk to: a run, a checkpoint, an adapter's folder or a model. No torch."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from nlft.core.prompts import ChatTemplateSettings, Templates
 from nlft.data.rules_file import guide_text, read_rules
 from nlft.errors import UserError, display_path, typed
 from nlft.progress import note
-from nlft.runs.base import Base, as_revision, chosen_base, home_of, recorded_base
+from nlft.runs.base import Base, adapters_base, chosen_base, home_of, recorded_base
 from nlft.runs.checkpoints import newest_weights
 from nlft.runs.run_dir import RunDir
 from nlft.runs.unfinished import ways_to_go_on
@@ -116,7 +115,9 @@ def find_target(name: str, base: str | None, command: str = "chat") -> Target:
             f"{display_path(name)}: holds neither a run (run.yaml), nor an adapter ({ADAPTER_CONFIG}), nor a model.\n"
             "  Give the --output_dir of a training, or an adapter's folder."
         )
-    known = chosen_base(base, recorded_base(record) or (_base_of(weights / ADAPTER_CONFIG) if is_adapter else None))
+    known = chosen_base(
+        base, recorded_base(record) or (adapters_base(weights / ADAPTER_CONFIG) if is_adapter else None)
+    )
     if known is None:
         raise UserError(
             f"{display_path(name)}: nothing here says which base model it was trained from.\n"
@@ -129,15 +130,6 @@ def find_target(name: str, base: str | None, command: str = "chat") -> Target:
 
 def _newest(run: RunDir) -> Path | None:
     return newest_weights(run, [ADAPTER_WEIGHTS, *_MODEL_FILES])
-
-
-def _base_of(config: Path) -> Base | None:
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-        name, revision = found.get("base_model_name_or_path"), found.get("revision")
-    except (OSError, ValueError, AttributeError):
-        return None  # loading the adapter says what is wrong with the file
-    return Base(str(name), as_revision(revision)) if name else None
 
 
 def _refuse_same(weights: Path, base: str) -> None:
@@ -156,7 +148,7 @@ def _on_hub(name: str, base: str | None) -> Target:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            found = _base_of(Path(hf_hub_download(name, ADAPTER_CONFIG)))
+            found = adapters_base(Path(hf_hub_download(name, ADAPTER_CONFIG)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             raise UserError(
                 f"{name}: there is no such folder, and no adapter of this name can be fetched from the hub: {error}\n"

@@ -1,6 +1,5 @@
 """Whether a base is the one that an adapter was trained on: by the weights that its run recorded, else by name."""
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.saved_adapters import CONFIG, adapter_files
 from nlft.models.weights_check import weights_fingerprint
 from nlft.progress import note
-from nlft.runs.base import Base, home_of, recorded_base
+from nlft.runs.base import Base, adapters_base, home_of, recorded_base
 from nlft.runs.reading import SPOILT
 from nlft.runs.run_dir import RunDir
 
@@ -72,9 +71,8 @@ def _trained_on(adapter: str) -> Base | None:
         with suppress(NLFTError, OSError, *SPOILT):  # whoever reads the run's file says what is wrong with it
             if found := recorded_base(RunDir(home).settings()):
                 return found
-    with suppress(OSError, ValueError, AttributeError):
-        named = json.loads((adapter_files(adapter) / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
-        return Base(str(named)) if named else None
+    with suppress(OSError, ValueError):
+        return adapters_base(adapter_files(adapter) / CONFIG)
     return None
 
 

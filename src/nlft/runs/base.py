@@ -1,5 +1,6 @@
 """The base model that a run was trained on: its name, its revision, and what its weights were."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,16 @@ def recorded_base(record: Mapping[str, Any]) -> Base | None:
     given = record.get("model") or {}
     name = given.get("model_name_or_path") or record.get("model_name_or_path")
     return Base(str(name), as_revision(given.get("model_revision")), record.get("weights")) if name else None
+
+
+def adapters_base(config: Path) -> Base | None:
+    """Return the base model that an adapter's configuration file names. None if it names none or cannot be read."""
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+        name, revision = found.get("base_model_name_or_path"), found.get("revision")
+    except (OSError, ValueError, AttributeError):
+        return None  # loading the adapter says what is wrong with the file
+    return Base(str(name), as_revision(revision)) if name else None
 
 
 def chosen_base(named: str | None, recorded: Base | None) -> Base | None:
