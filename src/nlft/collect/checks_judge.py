@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from nlft.collect.opinions import Opinion
 from nlft.core.spans import Span, quoted_spans
+from nlft.core.thoughts import stripped_place
 from nlft.core.word_search import SearchedText
 from nlft.data.checks import Check, CheckResult
 from nlft.data.checks_grader import ChecksGrader
@@ -108,8 +109,7 @@ def _unquoted(failed: Sequence[tuple[CheckResult, str]], text: str, searched: Se
     for result, sentence in failed:
         marked = _Places((span.start, span.end) for span in quoted_spans(searched, sentence).spans)
         for start, end in result.hits:
-            part = text[start:end]
-            start, end = start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())
+            start, end = stripped_place(text, start, end)
             if start < end and not marked.overlap(start, end):
                 spans.append(Span(start, end, note=sentence))
     return tuple(spans)

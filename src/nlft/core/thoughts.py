@@ -50,15 +50,15 @@ def words_place(text: str) -> tuple[int, int]:
     tags = narrow(text)  # each character keeps its place
     *_, closed = [0, *(match.end() for match in _CLOSES.finditer(tags))]
     opening = _OPENS.search(tags, closed)
-    start, end = _stripped(text, closed, opening.start() if opening else len(text))
+    start, end = stripped_place(text, closed, opening.start() if opening else len(text))
     if start < end or not closed:
         return start, end
     opening = _OPENS.search(tags)
-    return _stripped(text, 0, opening.start() if opening else 0)
+    return stripped_place(text, 0, opening.start() if opening else 0)
 
 
-def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
-    """Leave out the white space at both ends of a part of the text."""
+def stripped_place(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a part of the text, (start, end), without the white space at both ends."""
     part = text[start:end]
     start += len(part) - len(part.lstrip())
     return start, start + len(part.strip())
