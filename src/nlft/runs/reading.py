@@ -82,8 +82,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     refuse_waiting_file(path)
     data = path.read_bytes()
     try:
-        _check_depth(data)
-        found = yaml.load(data, Loader=_Loader)
+        # libyaml refuses half of a surrogate pair, which stands for a byte in a name that is not UTF-8.
+        loader = yaml.SafeLoader if b"\\uD" in data else _Loader
+        _check_depth(data, loader)
+        found = yaml.load(data, Loader=loader)
         _count(found, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -97,10 +99,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_depth(data: bytes) -> None:
-    """Refuse what would overflow the stack of libyaml's composer. Its parser needs no stack."""
+def _check_depth(data: bytes, loader: Any) -> None:
+    """Refuse what would overflow the stack of a composer. The parsers need no stack."""
     depth = 0
-    for event in yaml.parse(data, Loader=_Loader):
+    for event in yaml.parse(data, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it has more than {DEEPEST} levels")
