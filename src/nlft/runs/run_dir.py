@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
 from nlft.files import append_whole, write_whole
 from nlft.runs.json_lines import jsonl_line, read_jsonl, supersede
-from nlft.runs.reading import SPOILT, check_version, read_json_object, read_yaml, reading, spoilt
+from nlft.runs.reading import SPOILT, check_version, read_json_object, read_yaml, reading, spoilt, yaml_bytes
 from nlft.runs.request_file import ControlRequest, new_request, read_request
 from nlft.runs.shapes import beat_problem, event_problem, line_problem, settings_problem, watched_problem
 
 FORMAT_VERSION = 1
 MOST_EXAMPLES = 1_000_000  # of a snapshot; a larger number is no number that was counted
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 LIVE_KEPT = 1000  # number of batch snapshots to keep on disk, so that a long run does not fill the folder
 _STEP_FILE = re.compile(r"(step|batch)-(\d+)\.safetensors")
 
@@ -146,12 +144,7 @@ class RunDir:
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write run.yaml: resolved settings, versions, seeds, data fingerprint."""
         self.path.mkdir(parents=True, exist_ok=True)
-        known = {"format_version": FORMAT_VERSION, **settings}
-        try:  # libyaml takes a sixth of the time, but no name of a file that is not UTF-8
-            text = yaml.dump(known, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        except UnicodeEncodeError:
-            text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True)
-        write_whole(self.settings_path, text.encode())
+        write_whole(self.settings_path, yaml_bytes({"format_version": FORMAT_VERSION, **settings}))
 
     def settings(self) -> dict[str, Any]:
         """Return run.yaml. A `UserError` names a file that is not as nlft wrote it, or of a newer version."""
