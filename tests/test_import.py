@@ -10,13 +10,15 @@ from datetime import datetime
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from helpers import import_fixtures
 from helpers.import_fixtures import FOLDER, by_id, unused
 from helpers.spreadsheets import HEAD, rows, write_excel
 from nlft.cli import main
-from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
+from nlft.data.records import as_examples, completion_text, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import RecordsError, UserError
 from nlft.label.replies import read_replies
 from nlft.progress import _NOTED
@@ -729,6 +731,96 @@ def test_a_system_prompt_beside_a_reply_or_a_pair_goes_before_the_prompt():
             assert [turn["role"] for turn in example.prompt] == ["system", "user"]
             assert example.prompt[0]["content"] == "Be brief"
     assert read_examples("own.jsonl")[0].extra["note"] == "kept"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("instruction", "output", "rating"), ("question", "ans", "thumbs"), ("prompt", "completion", "rating")],
+)
+def test_a_rating_beside_our_names_or_the_original_project_s_is_the_label(names, capsys):
+    rows = [["a?", "good", "good", "short"], ["b?", "bad", "👎", 'too "bad"'], ["c?", "odd", "", ""]]
+    table = [dict(zip((*names, "comment"), row, strict=True)) for row in rows]
+    write_csv("t.csv", [[*names, "comment"], *rows])
+    write_lines("t.jsonl", *table)
+    read = [texts(read_examples(name)) for name in ("t.jsonl", "t.csv")]
+    assert read[0] == read[1]
+    assert [(row[3], row[4], row[5]) for row in read[0]] == [(True, None, "short"), (False, 'too "bad"', None)]
+    told = capsys.readouterr().err
+    assert f"prompt={names[0]},completion={names[1]},label={names[2]}" in told
+    assert "no label" in told
+    assert [question.prompt for question in read_questions("t.jsonl")] == ["a?", "b?", "c?"]
+    if "prompt" not in names:
+        rows = [{**row, "input": "in full", "judgment": ""} for row in table[:2]]
+        examples = read_examples(write_lines("i.jsonl", *rows))
+        assert [(e.prompt, e.label) for e in examples] == [("a?\nin full", True), ("b?\nin full", False)]
+        assert [e.label for e in as_examples(rows)] == [True, False]
+
+
+def test_stars_beside_our_names_are_no_rating_until_the_user_says_from_which_on(capsys):
+    row = {"output": "a", "rating": 4, "comment": "c"}
+    assert "label=rating:4" in refusal(read_examples, write_lines("o.jsonl", {"instruction": "q", **row}))
+    (example,) = read_examples("o.jsonl", columns="label=rating:4")
+    assert (example.label, example.feedback) == (True, "c")
+    write_lines("own.jsonl", {"prompt": "q", "completion": "a", "rating": 4})
+    assert main(["audit", "own.jsonl"]) == 2
+    assert "label=rating:4" in capsys.readouterr().err
+    (reply,) = read_replies("own.jsonl")
+    assert not reply.has_label, "a number that nobody called a rating does not keep a person from rating"
+
+
+def test_the_original_project_s_own_fields_decide_before_a_rating_by_another_name(capsys):
+    row = {"instruction": "q", "output": "a", "judgment": None, "verdict": "wrong"}
+    assert read_examples(write_lines("o.jsonl", row))[0].label is True
+    assert read_examples(write_lines("o.jsonl", {**row, "score": 8, "rating": "bad"}))[0].label is True
+    both = [{"instruction": "q", "output": "a", "score": 8}, {"instruction": "q", "output": "a", "rating": "bad"}]
+    assert "label" in refusal(read_examples, write_lines("o.jsonl", *both))
+    read_examples(write_lines("o.jsonl", {"instruction": "q", "output": "a", "comment": "too long"}))
+    assert "not read: comment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize("name", ["system", "System prompt"])
+def test_a_system_prompt_goes_before_a_question_in_every_file(form, name):
+    rows = [{"id": "a", "prompt": "a?", name: "Be brief.", "answer": "1"}]
+    if form == "csv":
+        write_csv("q.csv", [list(rows[0]), list(rows[0].values())])
+    elif form == "jsonl":
+        write_lines("q.jsonl", *rows)
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), "q.parquet")
+    (question,) = read_questions(f"q.{form}")
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a?"}]
+    assert (question.prompt, question.answer, question.extra) == (turns, "1", {})
+    write_lines("again.jsonl", question.as_record())
+    assert read_questions("again.jsonl") == [question]
+
+
+def test_a_system_prompt_of_rows_and_one_that_a_check_names_are_used():
+    (example,) = as_examples([{"prompt": "q", "completion": "a", "label": True, "system": "Be brief."}])
+    assert [turn["content"] for turn in example.prompt] == ["Be brief.", "q"]
+    write_lines("q.jsonl", {"question": "q", "system": "Be brief."})
+    (question,) = read_questions("q.jsonl", needed_fields=["system"])
+    assert [turn["content"] for turn in question.prompt] == ["Be brief.", "q"]
+    assert question.extra == {"system": "Be brief."}
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "q"}]
+    (question,) = read_questions(write_lines("q.jsonl", {"prompt": own, "system": "Be brief."}))
+    assert (question.prompt, question.extra) == (own, {"system": "Be brief."})
+
+
+def test_alpaca_s_system_prompt_and_history_go_before_the_prompt(capsys):
+    row = {"instruction": "q", "input": "in full", "output": "a", "system": "Be brief.", "history": [["x", "y"]]}
+    (example,) = read_examples(write_lines("a.jsonl", row))
+    assert [(turn["role"], turn["content"]) for turn in example.prompt] == [
+        ("system", "Be brief."), ("user", "x"), ("assistant", "y"), ("user", "q\nin full")
+    ]  # fmt: skip
+    assert (example.completion, example.extra) == ([{"role": "assistant", "content": "a"}], {})
+    (question,) = read_questions("a.jsonl")
+    assert question.prompt == example.prompt
+    parquet.write_table(pa.Table.from_pylist([row]), "a.parquet")
+    assert read_questions("a.parquet")[0].prompt == example.prompt
+    (example,) = read_examples(write_lines("b.jsonl", {**row, "history": [["x"]]}))
+    assert [turn["role"] for turn in example.prompt] == ["system", "user"]
+    assert "left out: 1 x a history" in capsys.readouterr().err
 
 
 def test_more_words_and_names_are_ratings(capsys):

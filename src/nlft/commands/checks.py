@@ -225,6 +225,7 @@ def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsErro
     if not missing and not nothing:
         return
     from nlft.label.replies import read_replies
+    from nlft.sources.columns import field_named
 
     try:
         replies = read_replies(file, reading or AS_IT_SAYS)
@@ -233,12 +234,13 @@ def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsErro
     if replies and not any(one.has_label for one in replies):
         flags = {"--columns": (reading or AS_IT_SAYS)["columns"], "--from": (reading or AS_IT_SAYS)["from_format"]}
         words = [word for flag, value in flags.items() if value for word in (flag, value)]
+        named = next((n for one in replies for n in one.example.extra if field_named(n) == "label"), "COLUMN")
         raise UserError(
             f"{display_path(file)}: none of the {len(replies):,} replies has a rating: nothing says which are good.\n"
             '  Give each row a rating, yes (good) or no (bad), in a column "rating".\n'
             f"  To rate them in the browser: {typed('nlft', 'label', Path(file), *words)}\n"
-            "  If a column holds ratings, name it: --columns label=COLUMN. Of stars, also give the least that is good: "
-            "--columns label=COLUMN:4."
+            f"  If a column holds ratings, name it: --columns label={named}. Of stars, also give the least that is "
+            f"good: --columns label={named}:4."
         ) from error
 
 

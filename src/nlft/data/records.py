@@ -15,21 +15,14 @@ from typing import Any, TypeVar
 from nlft.core.prompts import Message, Prompt, as_messages
 from nlft.core.spans import Quoted, Span, merged_spans, quoted_spans
 from nlft.data.grading import Reply
-from nlft.data.original_records import ORIGINAL_COLUMNS, convert_original
 from nlft.data.span_records import read_spans, span_rows
 from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 from nlft.progress import note_once
-from nlft.sources.raw_records import (
-    FIELDS,
-    SEE_FORMAT,
-    RawRecord,
-    is_blank,
-    kind,
-    shown,
-)
-from nlft.sources.reading import Source, read_source_as
+from nlft.sources.original_records import ORIGINAL_COLUMNS
+from nlft.sources.raw_records import FIELDS, SEE_FORMAT, RawRecord, is_blank, kind, shown
+from nlft.sources.reading import Source, read_source_as, renamed
 from nlft.sources.settings import ReadAs
 
 _Item = TypeVar("_Item", "Example", "Question")
@@ -177,8 +170,7 @@ def examples_of(source: Source, judge_cure: str | None = None) -> list[Example]:
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    for line in (*source.told, *source.passed_over()):
-        note_once(f"{source.name}: {line}")
+    _note((*source.told, *source.passed_over()), source)
     usable = source.usable()
     if source.records and not usable:
         what = f"holds no record that can be an example; {'; '.join(source.passed_over())}."
@@ -212,8 +204,14 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
         record = RawRecord(f"row {number}")
         record.set(as_record(row) if isinstance(row, Example) else dict(row))
         records.append(record)
-    source = Source("the dataset", "row", records)
-    return _convert(source, lambda record, index: _example(record, "Judge it, or drop the row.", f"row-{index}"))
+    source = renamed(Source("the dataset", "row", records))
+    _note(source.told, source)
+    return _convert(source, lambda record, at: _example(record, "Judge it, or drop the row.", f"row-{at}"))
+
+
+def _note(lines: Iterable[str], source: Source) -> None:
+    for line in lines:
+        note_once(f"{source.name}: {line}")
 
 
 def read_questions(
@@ -242,8 +240,7 @@ def read_questions(
     """
     needed = {*_QUESTION_COLUMNS, *needed_fields}
     source = read_source_as(path, {"columns": columns, "from_format": from_format, "if_there": if_there}, needed)
-    for line in source.told:
-        note_once(f"{source.name}: {line}")
+    _note(source.told, source)
     without = [record for record in source.records if record.unused and "prompt" not in record.fields]
     if without:
         note_once(f"{source.name}: {len(without):,} of {len(source.records):,} records have no prompt: not used")
@@ -337,7 +334,6 @@ def _example(record: RawRecord, judge_cure: str | None, default_id: str) -> Exam
         judge_cure: what to do about a missing judgment; None allows it to be missing.
         default_id: the id of a record that has none.
     """
-    convert_original(record)
     fields = record.fields
     fields.setdefault("id", default_id)
     label = fields.get("label")
@@ -376,7 +372,6 @@ def _question(
 ) -> Question | None:
     """Convert the record to a question. If it cannot be used, report the problem and return None."""
     fields = record.fields
-    convert_original(record)
     if "question" in fields and "prompt" not in fields:  # GSM8K's name
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from nlft.errors import UserError
 from nlft.sources.columns import Chosen, Columns, choose_columns, plain_name, recognised
-from nlft.sources.conversation import with_system
 from nlft.sources.label_words import label_problem, read_label
 from nlft.sources.raw_records import RawRecord, is_blank, kind
 
@@ -202,7 +201,7 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
     given = {target: cells[name] for target, name in chosen.column.items() if not is_blank(cells.get(name))}
     used = set(chosen.column.values())
     fields = {name: cell for name, cell in cells.items() if name not in used and not is_blank(cell)}
-    label, comment, system = given.pop("label", None), given.pop("comment", None), given.pop("system", None)
+    label, comment = given.pop("label", None), given.pop("comment", None)
     fields |= given
     if label is None and "label" in chosen.column:
         record.unused = "no label"
@@ -213,8 +212,6 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
     for name in ("spans", "keep"):
         if isinstance(fields.get(name), str):
             fields[name] = _parsed(record, name, fields[name])
-    if system is not None and isinstance(fields.get("prompt"), str | list):
-        fields["prompt"] = with_system(system, fields["prompt"])
     if comment is not None:
         put_comment(fields, comment)
     if any(isinstance(value, str) and len(value) == EXCEL_LIMIT for value in given.values()):
