@@ -204,7 +204,7 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
     except RecordsError as error:
         _refuse_unrated(file, reading, error)
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
-        if missing != {p.where for p in error.problems}:
+        if not missing or missing != {p.where for p in error.problems}:
             raise
         try:
             questions = read_questions(file, **(reading or AS_IT_SAYS))
@@ -259,7 +259,8 @@ def questions_to_answer(
     reading = reading or AS_IT_SAYS
     questions = read_questions(file, **(needs or {}), **reading)
     source = read_source_as(file, reading)
-    if Path(file).is_file() and all("completion" in record.fields for record in source.usable()):
+    usable = source.usable()
+    if Path(file).is_file() and usable and all("completion" in record.fields for record in usable):
         where = display_path(file)
         note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")
     return questions

@@ -300,7 +300,7 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
     Raises:
         RecordsError: names the problems of all records.
     """
-    first_seen: dict[str, str] = {}
+    first_seen: dict[str, RawRecord] = {}
     items: list[_Item | None] = []
     for index, record in enumerate(source.records, start=1):
         if record.problems and not record.fields:
@@ -308,20 +308,22 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
         items.append(convert(record, index))
         # Compare ids as text: a page or a file name cannot tell 7 from "7".
         identity = record.fields.get("id")
-        earlier = first_seen.setdefault(str(identity), record.where)
-        if isinstance(identity, str | int) and earlier != record.where:
-            record.refuse("id", f"is {shown(identity)}, the same as at {earlier}.", "Give each record its own id.")
-    problems = [problem for record in source.records for problem in record.problems]
+        earlier = first_seen.setdefault(str(identity), record)
+        if isinstance(identity, str | int) and earlier is not record:
+            record.refuse(
+                "id", f"is {shown(identity)}, the same as at {earlier.where}.", "Give each record its own id."
+            )
     if not source.records:
-        problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
-    if problems:
-        raise RecordsError(_once(problems, source))
+        raise RecordsError([Problem(source.name, "holds no records.", SEE_FORMAT)])
+    if problems := _problems(source):
+        raise RecordsError(problems)
     return [item for item in items if item is not None]
 
 
-def _once(problems: list[Problem], source: Source) -> list[Problem]:
-    """Report a problem once for the whole file if every record has it: most likely a field has another name."""
+def _problems(source: Source) -> list[Problem]:
+    """Return the problems of all records. One that every record has is most likely another name, and is told once."""
     rows, name = len(source.records), "rows" if source.is_table else "records"
+    problems = [problem for record in source.records for problem in dict.fromkeys(record.problems)]
     times = Counter(replace(problem, where=source.name) for problem in problems)
     common = [replace(p, what=f"{p.what[:-1]}, in all {rows} {name}.") for p, n in times.items() if n == rows > 1]
     return common + [p for p in problems if times[replace(p, where=source.name)] < max(rows, 2)]
