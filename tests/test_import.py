@@ -795,6 +795,44 @@ def test_a_system_prompt_goes_before_a_question_in_every_file(form, name):
     assert read_questions("again.jsonl") == [question]
 
 
+USER, REPLY = {"role": "user", "content": "hi"}, {"role": "assistant", "content": 'It\'s "so"'}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_messages_that_a_table_holds_as_text_are_messages(write, form):
+    own = {"prompt": [{"role": "system", "content": "S"}, USER], "completion": [REPLY], "answer": [REPLY]}
+    own |= {"revision": [REPLY]}
+    pair = {"chosen": [USER, REPLY], "rejected": [USER, {**REPLY, "content": "no"}]}
+    for name, row in (("own", {key: write(value) for key, value in own.items()} | {"label": "true"}), ("pair", pair)):
+        cells = {key: value if isinstance(value, str) else write(value) for key, value in row.items()}
+        if form == "csv":
+            write_csv(f"{name}.csv", [["id", *cells], ["a", *cells.values()]])
+        else:
+            typed = {**cells, "label": True} if name == "own" else cells
+            parquet.write_table(pa.Table.from_pylist([{"id": "a", **typed}]), f"{name}.parquet")
+    (example,) = read_examples(f"own.{form}")
+    assert (example.prompt, example.completion, example.revision) == (own["prompt"], [REPLY], [REPLY])
+    assert (example.answer, example.label) == (REPLY["content"], True)
+    if form == "parquet":  # a .csv needs a column that is known
+        both = read_examples("pair.parquet", require_judgment=False)
+        assert [(e.prompt, e.completion) for e in both] == [("hi", REPLY["content"]), ("hi", "no")]
+
+
+def test_text_in_a_table_that_only_looks_like_messages_is_text_or_refused():
+    for text in ('[{"type": "button"}]', "[1, 2]", '[{"role": "king"}]', "[so it is", '[{"value": 3, "x": 1}]'):
+        write_csv("x.csv", [["prompt", "completion", "label"], ["q", text, "yes"]])
+        assert read_examples("x.csv")[0].completion == text
+    for text in ("[{'role': 'user', 'content': 'hi'}\n {'role': 'user', 'content': 'w'}]", '[{"role": "us'):
+        write_csv("x.csv", [["prompt", "completion", "label"], [text, "a", "yes"]])
+        assert "JSON" in refusal(read_examples, "x.csv")
+    chat = json.dumps([USER, REPLY])
+    write_csv("x.csv", [["prompt", "completion", "label"], ["q", chat, "yes"]])
+    assert "user, assistant" in refusal(read_examples, "x.csv")
+    own = write_lines("own.jsonl", {"id": 1, "prompt": "q", "completion": chat, "label": True})
+    assert read_examples(own)[0].completion == chat, "JSON has lists, so a text is a text"
+
+
 def test_a_system_prompt_of_rows_and_one_that_a_check_names_are_used():
     (example,) = as_examples([{"prompt": "q", "completion": "a", "label": True, "system": "Be brief."}])
     assert [turn["content"] for turn in example.prompt] == ["Be brief.", "q"]

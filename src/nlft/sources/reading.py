@@ -13,7 +13,7 @@ from nlft.sources.formats.registry import TELLING, convert, find_format, has_for
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
 from nlft.sources.renaming import as_ours, put_before_prompts
 from nlft.sources.settings import ReadAs
-from nlft.sources.tables import Table
+from nlft.sources.tables import Table, read_messages
 from nlft.sources.text_tables import read_text_table
 
 _HUB_NAME = re.compile(
@@ -159,7 +159,7 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
 
 
 def renamed(source: Source, columns: Columns = AS_NAMED, needed: Collection[str] | None = None) -> Source:
-    """Return the source with our names for its fields, and with its system prompts before the prompts.
+    """Return the source with our names for its fields, its messages as lists and its system prompts before the prompts.
 
     Args:
         needed: as `read_source` takes it; None: whole examples are asked for.
@@ -170,6 +170,8 @@ def renamed(source: Source, columns: Columns = AS_NAMED, needed: Collection[str]
     if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):  # the rows of these have our names already
         records, told = as_ours(source.name, source.records, columns, asked=needed is not None)
         source = replace(source.telling(*told), records=records)
+    for record in source.records if source.is_table else ():
+        read_messages(record)
     put_before_prompts(source.records, needed or ())
     return source
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nlft.errors import UserError
 from nlft.sources.columns import Chosen, Columns, choose_columns, plain_name, recognised
+from nlft.sources.conversation import Unusable, as_prompt, messages_in_text
 from nlft.sources.label_words import label_problem, read_label
 from nlft.sources.raw_records import RawRecord, is_blank, kind
 
@@ -248,6 +249,20 @@ def put_comment(fields: dict[str, Any], comment: object) -> None:
     name = "feedback" if label is True else "judgment" if label is False else "comment"
     before = fields.get(name)
     fields[name] = f"{before}\n{comment}" if isinstance(before, str) else comment
+
+
+def read_messages(record: RawRecord) -> None:
+    """Read the chat messages of a row whose cells hold them as text. Cells of other text stay as they are."""
+    for name in ("prompt", "completion", "revision", "answer"):
+        text = record.fields.get(name)
+        try:
+            turns = messages_in_text(text) if isinstance(text, str) else None
+        except Unusable as error:
+            record.refuse(name, f"holds {error}.", 'Write messages as JSON: [{"role": "user", "content": "..."}].')
+            continue
+        if turns is not None:
+            as_text = [turn["role"] for turn in turns] == ["assistant"] and name == "answer"
+            record.fields[name] = turns[0]["content"] if as_text else as_prompt(turns) if name == "prompt" else turns
 
 
 def _parsed(record: RawRecord, name: str, text: str) -> object:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, split, split_whole, with_system
+from nlft.sources.conversation import Unusable, as_conversation, messages_in_text, split, split_whole, with_system
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example, extras, pick
 from nlft.sources.raw_records import RawRecord
@@ -38,7 +38,7 @@ def sides_of(fields: Mapping[str, Any], prompt: object) -> tuple[str | list[Mess
     chosen, rejected = (_messages(fields[name]) for name in ("chosen", "rejected"))
     before = as_conversation(prompt)
     if before is None and isinstance(prompt, str) and prompt.strip():
-        before = [{"role": "user", "content": prompt}]
+        before = messages_in_text(prompt) or [{"role": "user", "content": prompt}]
     if isinstance(chosen, list) and isinstance(rejected, list):
         if chosen[0]["role"] == "assistant" and len(chosen) == 1:
             chosen, rejected = [*(before or []), *chosen], [*(before or []), *rejected]
@@ -56,7 +56,7 @@ def sides_of(fields: Mapping[str, Any], prompt: object) -> tuple[str | list[Mess
 
 def _messages(side: object) -> list[Message] | str:
     if isinstance(side, str):
-        return side
+        return messages_in_text(side) or side
     turns = as_conversation([side] if isinstance(side, dict) else side)
     if turns is None:
         raise Unusable("a pair without text or messages")
