@@ -278,7 +278,7 @@ def test_100_000_rows_are_read_row_by_row():
         *((word, False) for word in ("Non", "faux", "Mauvaise", "não", "NAO", "falso", "sbagliato", "no me gusta")),
         *((word, False) for word in ("no", "Nein", "FALSCH", "0", "-1", "👎", "✗", "wrong", "bad answer")),
         *((word, bool(word)) for word in (1, True, 0, False)),
-        *((word, None) for word in ("", "maybe", "4", 0.5, None, "n/a", [], "x")),
+        *((word, None) for word in ("", "maybe", "-", "+", " - ", "4", 0.5, None, "n/a", [], "x")),
         (-1, False),
     ],
 )
@@ -287,6 +287,10 @@ def test_a_rating_is_read_as_people_write_it(value, label):
 
 
 def test_from_which_number_on_a_reply_is_right_is_the_user_s_choice():
+    said = [("1,000", 500), ("-1,000", -500), ("1.000", 0.5), ("0,812", 0.5), ("2.500", 3000), ("4.500", 4)]
+    assert [read_label(value, least) for value, least in said] == [None, None, True, True, False, True]
+    write_csv("x.csv", [["q", "reply", "views"], ["a?", "b", "1,000"]])
+    assert "1000" in refusal(read_examples, "x.csv", columns="prompt=q,label=views:500")
     assert [Columns.parse("label=stars:4").label(stars) for stars in (5, "4", 3.9, "ja")] == [True, True, False, True]
 
 
@@ -899,6 +903,22 @@ def test_label_studios_flat_records_are_read(capsys):
     assert [one.label for one in read_examples("own.json")] == [False, True], "the task's fields may have our names"
     stars = read_examples(str(FOLDER / "label-studio-min.json"), columns="label=stars:4", require_judgment=False)
     assert [one.label for one in stars if str(one.id).startswith("3-")] == [True]
+
+
+def test_a_word_in_a_field_of_a_flat_task_is_a_rating_only_if_all_of_its_words_are(capsys):
+    task = {"annotator": 1, "prompt": "q", "reply": "a"}
+
+    def labels(*fields: dict) -> list:
+        rows = [{**task, "id": at, "annotation_id": at, **more} for at, more in enumerate(fields)]
+        Path("k.json").write_text(json.dumps(rows), encoding="utf-8")
+        return [record.fields.get("label") for record in read_source("k.json").records]
+
+    assert labels({"sex": "male"}, {"sex": "female"}) == [None, None]
+    assert labels({"sex": "male"}, {"sex": "male"}) == [None, None]
+    assert labels({"quality": "good", "sex": "male"}, {"quality": "bad", "sex": "female"}) == [True, False]
+    assert labels({"sex": "male", "tone": {"choices": ["good"]}}) == [True], "a result is a rating under any name"
+    assert labels({"sex": "male", "approved by mail": True}) == [None]
+    assert "label=sex" in refusal(read_examples, "k.json")
 
 
 def test_what_may_be_a_remark_and_is_not_read_is_said(capsys):

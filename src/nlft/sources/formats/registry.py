@@ -20,6 +20,7 @@ from nlft.sources.formats import (
     sharegpt,
 )
 from nlft.sources.formats.format import Format, Place
+from nlft.sources.label_words import is_number
 from nlft.sources.opinions import unusable
 from nlft.sources.raw_records import RawRecord
 
@@ -115,6 +116,7 @@ def find_format(
 
 def convert(known: Format, records: Sequence[RawRecord], stem: str, columns: Columns) -> Iterator[RawRecord]:
     """Yield our records of a format's records. One that cannot be used comes along, with the reason."""
+    rating_words = _rating_words(records, columns) if known.flat else frozenset[str]()
     for number, record in enumerate(records, start=1):
         if record.problems or not record.fields:
             yield record
@@ -124,10 +126,23 @@ def convert(known: Format, records: Sequence[RawRecord], stem: str, columns: Col
             continue
         some = False
         try:
-            for made in known.read(Place(record.where, f"{stem}-{number}", record.fields), columns):
+            for made in known.read(Place(record.where, f"{stem}-{number}", record.fields, rating_words), columns):
                 some = True
                 yield made
         except Unusable as error:
             rest = unusable(record.where, str(error))
             rest.repeats = some
             yield rest
+
+
+def _rating_words(records: Sequence[RawRecord], columns: Columns) -> frozenset[str]:
+    """Return the fields whose every text is a word for right or wrong, of which both occur.
+
+    One such word alone may be anything: "male" is "badly" in Italian, and "up" a direction.
+    """
+    said: dict[str, set[bool | None]] = {}
+    for record in records:
+        for name, value in record.fields.items():
+            if isinstance(value, str) and value.strip():
+                said.setdefault(name, set()).add(None if is_number(value) else columns.label(value))
+    return frozenset(name for name, labels in said.items() if labels == {True, False})
