@@ -442,6 +442,76 @@ def test_the_prompt_that_both_sides_share_is_found():
     assert "Describe a broom." in found["pairs-4-chosen"].prompt
 
 
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "so sleek"}]
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_what_a_conversation_s_record_says_about_its_reply_is_kept(key, capsys):
+    spans = [{"start": 3, "end": 8, "note": "praise"}]
+    rows = [
+        {"label": False, "judgment": "bad", "feedback": "short", "spans": spans},
+        {"label": True, "keep": True, "feedback": "short", "comment": "clear"},
+        {"spans": spans},
+        {"judgment": "It is wrong."},
+        {"feedback": "dislike"},
+        {"system prompt": "S"},
+    ]
+    write_lines("m.jsonl", *({key: TURNS, **row} for row in rows))
+    found = read_examples("m.jsonl", require_judgment=False)
+    assert [(e.label, e.judgment, e.feedback, e.keep) for e in found] == [
+        (False, "bad", "short", False),
+        (True, None, "short\nclear", True),
+        (False, None, None, False),
+        (False, "It is wrong.", None, False),
+        (False, None, None, False),
+        (True, None, None, False),
+    ]
+    assert [[(s.start, s.end, s.note) for s in e.spans] for e in found[:3]] == [
+        [(3, 8, "praise")],
+        [],
+        [(3, 8, "praise")],
+    ]
+    assert [turn["role"] for turn in found[5].prompt] == ["system", "user"]
+    assert "spans" in refusal(
+        read_examples, write_lines("m.jsonl", {key: TURNS, "label": False, "spans": [{"start": 99}]})
+    )
+
+
+@pytest.mark.parametrize("key", ["prompt", "conversations"])
+def test_a_pair_keeps_what_is_about_its_prompt_and_counts_what_is_about_one_reply(key, capsys):
+    asked = "q" if key == "prompt" else [{"from": "human", "value": "q"}]
+    sides = {"chosen": "a", "rejected": "b"} if key == "prompt" else {
+        name: {"from": "gpt", "value": text} for name, text in (("chosen", "a"), ("rejected", "b"))
+    }  # fmt: skip
+    more = {
+        "system": "S",
+        "answer": "#### 3",
+        "judgment": "bad",
+        "keep": True,
+        "topic": "sums",
+        "tools": [{"name": "f"}],
+    }
+    both = read_examples(write_lines("p.jsonl", {key: asked, **sides, **more}), require_judgment=False)
+    for example in both:
+        assert [turn["role"] for turn in example.prompt] == ["system", "user"]
+        assert (example.answer, example.judgment, example.extra["topic"]) == ("#### 3", None, "sums")
+        assert ("tools" in example.extra) is (key == "prompt")
+    told = capsys.readouterr().err
+    assert "1 x a judgment" in told
+    assert "1 x a keep" in told
+    assert ("the list of tools" in told) is (key == "conversations")
+
+
+def test_a_conversation_without_a_reply_is_a_question(capsys):
+    asked = [{"role": "system", "content": "S"}, {"role": "user", "content": "q"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    write_lines("q.jsonl", {"messages": asked, "id": "a", "answer": "3", "tools": tools}, {"messages": asked[1:]})
+    first, second = read_questions("q.jsonl")
+    assert (first.id, first.prompt, first.answer, first.extra) == ("a", asked, "3", {"tools": tools})
+    assert (second.id, second.prompt) == ("q-2", "q")
+    assert "no reply" in refusal(read_examples, "q.jsonl")
+
+
 def test_sharegpt_s_conversations_pairs_and_ratings_are_read():
     found = by_id("sharegpt.json")
     assert [m["role"] for m in found["s1"].prompt] == ["system", "user", "assistant", "user"]
@@ -543,6 +613,13 @@ def test_a_file_that_may_be_of_two_formats_names_both_and_the_flag_decides():
     assert len(read_examples("x.jsonl", from_format="pairs", require_judgment=False)) == 2
     assert "--from" in refusal(read_examples, "x.jsonl", from_format="argilla")
     assert "argilla" in refusal(read_examples, "x.jsonl", from_format="argila")
+
+
+def test_the_command_for_a_dataset_of_two_formats_names_it_as_it_was_typed(monkeypatch):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    record = RawRecord("own/both[train] row 1", {"messages": turns, "chosen": turns, "rejected": turns})
+    monkeypatch.setattr(reading, "read_hub", lambda *told: ("own/both[train]", "train", [record]))
+    assert "nlft import own/both::train --out" in refusal(read_examples, "own/both::train")
 
 
 def test_our_own_records_are_never_taken_for_another_tool_s():

@@ -16,12 +16,12 @@ from nlft.core.prompts import Message, Prompt, as_messages
 from nlft.core.spans import Quoted, Span, merged_spans, quoted_spans
 from nlft.data.grading import Reply
 from nlft.data.span_records import read_spans, span_rows
-from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
+from nlft.data.template_columns import check_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 from nlft.progress import note_once
 from nlft.sources.original_records import ORIGINAL_COLUMNS
-from nlft.sources.raw_records import FIELDS, SEE_FORMAT, RawRecord, is_blank, kind, shown
+from nlft.sources.raw_records import FIELDS, SEE_FORMAT, TEMPLATE_COLUMNS, RawRecord, is_blank, kind, shown
 from nlft.sources.reading import Source, read_source_as, renamed
 from nlft.sources.settings import ReadAs
 

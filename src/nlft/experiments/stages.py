@@ -11,10 +11,10 @@ from typing import Any
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import make_grader, needs_of_questions
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
-from nlft.data.template_columns import TEMPLATE_COLUMNS
 from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
 from nlft.files import write_whole
+from nlft.sources.raw_records import TEMPLATE_COLUMNS
 from nlft.sources.settings import AS_IT_SAYS, ReadAs, if_there
 
 Job = dict[str, Any]

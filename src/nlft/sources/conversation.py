@@ -14,6 +14,7 @@ _ROLES = {
     **dict.fromkeys(("system", "developer", "systemmessage"), "system"),
 }
 _TOOL_ROLES = ("tool", "function", "observation", "function_call", "toolmessage", "functionmessage")
+NO_REPLY = "no reply by the assistant"
 _AS_TEXT = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|content|from|value)\1\s*:""")
 _PROMPT_KEYS = ("question", "input", "prompt", "query", "message", "text", "instruction", "user_input", "content")
 _REPLY_KEYS = ("output", "answer", "response", "reply", "completion", "text", "content", "result", "generation")
@@ -127,7 +128,7 @@ def split(messages: Sequence[Message]) -> tuple[str | list[Message], str, int]:
     """
     last = max((at for at, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None:
-        raise Unusable("no reply by the assistant")
+        raise Unusable(NO_REPLY)
     prompt, reply = list(messages[:last]), messages[last]["content"]
     if not any(message["role"] == "user" for message in prompt):
         raise Unusable("no message by a user before the reply")

@@ -38,6 +38,7 @@ class Source:
         is_table: whether all records have the same columns. Then every row may have the same problem.
         told: what the user must know about how it was read.
         format: the name of another tool's format, as `--from` takes it; None: a table, or our own records.
+        typed: its name as a command takes it; empty: the same as `name`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source:
     is_table: bool = False
     told: Sequence[str] = field(default=())
     format: str | None = None
+    typed: str = ""
 
     def telling(self, *lines: str) -> "Source":
         """Return the source with more lines that the user must know."""
@@ -107,13 +109,14 @@ def read_source(
         return {*needed, *before} if ours and needed is not None and not columns.given else None
 
     if hub and not path.exists() and not path.name.lower().endswith(_FILE_ENDINGS):
-        name, split, records = read_hub(named, hub["path"], hub["config"] or None, hub["split"], wanted)
+        typed, (name, split, records) = named, read_hub(named, hub["path"], hub["config"] or None, hub["split"], wanted)
         stem, table, is_table = f"{hub['path'].rpartition('/')[2]}-{split}", Table(records, []), True
     else:
-        name = display_path(path)
+        typed = name = display_path(path)
         stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
         table, is_table = _read_file(path, name, wanted, columns)
-    return _understood(Source(name, stem, table.records, is_table, table.told), needed, columns, from_format)
+    found = Source(name, stem, table.records, is_table, table.told, typed=typed)
+    return _understood(found, needed, columns, from_format)
 
 
 def _read_file(path: Path, name: str, wanted: Wanted, columns: Columns) -> tuple[Table, bool]:
@@ -137,7 +140,8 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
     if from_format and columns.if_there and not has_format(source.name, source.records, from_format):
         source, from_format = source.telling(f"--from {from_format}: not this file's format"), None
     source = replace(source, records=unwrapped(source.name, source.records, from_format))
-    found = find_format(source.name, source.records, from_format, is_table=source.is_table)
+    words = source.typed or source.name
+    found = find_format(source.name, source.records, from_format, is_table=source.is_table, typed=words)
     if found:
         converted = list(convert(found, source.records, source.stem, columns))
         rating = columns.given.get("label")

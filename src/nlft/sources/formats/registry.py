@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nlft.errors import UserError
+from nlft.errors import typed as as_typed
 from nlft.sources.columns import Columns, field_named
 from nlft.sources.conversation import Unusable
 from nlft.sources.formats import (
@@ -83,12 +84,18 @@ def has_format(name: str, records: list[RawRecord], from_format: str) -> bool:
 
 
 def find_format(
-    name: str, records: Sequence[RawRecord], from_format: str | None, *, is_table: bool = False
+    name: str,
+    records: Sequence[RawRecord],
+    from_format: str | None,
+    *,
+    is_table: bool = False,
+    typed: str | None = None,
 ) -> Format | None:
     """Return the format of a file's records; None if they are ours, or a table.
 
     Args:
         is_table: the records are rows of a table, whose columns were recognised by their names.
+        typed: the file's or dataset's name as a command takes it; None: the same as `name`.
 
     Raises:
         UserError: several formats fit, or the given one fits no record.
@@ -110,7 +117,8 @@ def find_format(
     if len(fitting) > 1:
         titles = " or ".join(known.title for known in fitting)
         flags = " or ".join(f"--from {known.name}" for known in fitting)
-        raise UserError(f"{name}: may be {titles}.\n  Say which: nlft import {name} --out examples.jsonl {flags}.")
+        command = as_typed("nlft", "import", typed or name, "--out", "examples.jsonl")
+        raise UserError(f"{name}: may be {titles}.\n  Say which: {command} {flags}.")
     return fitting[0] if fitting else None
 
 
