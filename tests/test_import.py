@@ -10,13 +10,15 @@ from datetime import datetime
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from helpers import import_fixtures
 from helpers.import_fixtures import FOLDER, by_id, unused
 from helpers.spreadsheets import HEAD, rows, write_excel
 from nlft.cli import main
-from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
+from nlft.data.records import as_examples, completion_text, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import RecordsError, UserError
 from nlft.label.replies import read_replies
 from nlft.progress import _NOTED
@@ -276,7 +278,7 @@ def test_100_000_rows_are_read_row_by_row():
         *((word, False) for word in ("Non", "faux", "Mauvaise", "não", "NAO", "falso", "sbagliato", "no me gusta")),
         *((word, False) for word in ("no", "Nein", "FALSCH", "0", "-1", "👎", "✗", "wrong", "bad answer")),
         *((word, bool(word)) for word in (1, True, 0, False)),
-        *((word, None) for word in ("", "maybe", "4", 0.5, None, "n/a", [], "x")),
+        *((word, None) for word in ("", "maybe", "-", "+", " - ", "4", 0.5, None, "n/a", [], "x")),
         (-1, False),
     ],
 )
@@ -285,6 +287,10 @@ def test_a_rating_is_read_as_people_write_it(value, label):
 
 
 def test_from_which_number_on_a_reply_is_right_is_the_user_s_choice():
+    said = [("1,000", 500), ("-1,000", -500), ("1.000", 0.5), ("0,812", 0.5), ("2.500", 3000), ("4.500", 4)]
+    assert [read_label(value, least) for value, least in said] == [None, None, True, True, False, True]
+    write_csv("x.csv", [["q", "reply", "views"], ["a?", "b", "1,000"]])
+    assert "1000" in refusal(read_examples, "x.csv", columns="prompt=q,label=views:500")
     assert [Columns.parse("label=stars:4").label(stars) for stars in (5, "4", 3.9, "ja")] == [True, True, False, True]
 
 
@@ -436,6 +442,76 @@ def test_the_prompt_that_both_sides_share_is_found():
     assert "Describe a broom." in found["pairs-4-chosen"].prompt
 
 
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "so sleek"}]
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_what_a_conversation_s_record_says_about_its_reply_is_kept(key, capsys):
+    spans = [{"start": 3, "end": 8, "note": "praise"}]
+    rows = [
+        {"label": False, "judgment": "bad", "feedback": "short", "spans": spans},
+        {"label": True, "keep": True, "feedback": "short", "comment": "clear"},
+        {"spans": spans},
+        {"judgment": "It is wrong."},
+        {"feedback": "dislike"},
+        {"system prompt": "S"},
+    ]
+    write_lines("m.jsonl", *({key: TURNS, **row} for row in rows))
+    found = read_examples("m.jsonl", require_judgment=False)
+    assert [(e.label, e.judgment, e.feedback, e.keep) for e in found] == [
+        (False, "bad", "short", False),
+        (True, None, "short\nclear", True),
+        (False, None, None, False),
+        (False, "It is wrong.", None, False),
+        (False, None, None, False),
+        (True, None, None, False),
+    ]
+    assert [[(s.start, s.end, s.note) for s in e.spans] for e in found[:3]] == [
+        [(3, 8, "praise")],
+        [],
+        [(3, 8, "praise")],
+    ]
+    assert [turn["role"] for turn in found[5].prompt] == ["system", "user"]
+    assert "spans" in refusal(
+        read_examples, write_lines("m.jsonl", {key: TURNS, "label": False, "spans": [{"start": 99}]})
+    )
+
+
+@pytest.mark.parametrize("key", ["prompt", "conversations"])
+def test_a_pair_keeps_what_is_about_its_prompt_and_counts_what_is_about_one_reply(key, capsys):
+    asked = "q" if key == "prompt" else [{"from": "human", "value": "q"}]
+    sides = {"chosen": "a", "rejected": "b"} if key == "prompt" else {
+        name: {"from": "gpt", "value": text} for name, text in (("chosen", "a"), ("rejected", "b"))
+    }  # fmt: skip
+    more = {
+        "system": "S",
+        "answer": "#### 3",
+        "judgment": "bad",
+        "keep": True,
+        "topic": "sums",
+        "tools": [{"name": "f"}],
+    }
+    both = read_examples(write_lines("p.jsonl", {key: asked, **sides, **more}), require_judgment=False)
+    for example in both:
+        assert [turn["role"] for turn in example.prompt] == ["system", "user"]
+        assert (example.answer, example.judgment, example.extra["topic"]) == ("#### 3", None, "sums")
+        assert ("tools" in example.extra) is (key == "prompt")
+    told = capsys.readouterr().err
+    assert "1 x a judgment" in told
+    assert "1 x a keep" in told
+    assert ("the list of tools" in told) is (key == "conversations")
+
+
+def test_a_conversation_without_a_reply_is_a_question(capsys):
+    asked = [{"role": "system", "content": "S"}, {"role": "user", "content": "q"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    write_lines("q.jsonl", {"messages": asked, "id": "a", "answer": "3", "tools": tools}, {"messages": asked[1:]})
+    first, second = read_questions("q.jsonl")
+    assert (first.id, first.prompt, first.answer, first.extra) == ("a", asked, "3", {"tools": tools})
+    assert (second.id, second.prompt) == ("q-2", "q")
+    assert "no reply" in refusal(read_examples, "q.jsonl")
+
+
 def test_sharegpt_s_conversations_pairs_and_ratings_are_read():
     found = by_id("sharegpt.json")
     assert [m["role"] for m in found["s1"].prompt] == ["system", "user", "assistant", "user"]
@@ -537,6 +613,13 @@ def test_a_file_that_may_be_of_two_formats_names_both_and_the_flag_decides():
     assert len(read_examples("x.jsonl", from_format="pairs", require_judgment=False)) == 2
     assert "--from" in refusal(read_examples, "x.jsonl", from_format="argilla")
     assert "argilla" in refusal(read_examples, "x.jsonl", from_format="argila")
+
+
+def test_the_command_for_a_dataset_of_two_formats_names_it_as_it_was_typed(monkeypatch):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    record = RawRecord("own/both[train] row 1", {"messages": turns, "chosen": turns, "rejected": turns})
+    monkeypatch.setattr(reading, "read_hub", lambda *told: ("own/both[train]", "train", [record]))
+    assert "nlft import own/both::train --out" in refusal(read_examples, "own/both::train")
 
 
 def test_our_own_records_are_never_taken_for_another_tool_s():
@@ -731,6 +814,134 @@ def test_a_system_prompt_beside_a_reply_or_a_pair_goes_before_the_prompt():
     assert read_examples("own.jsonl")[0].extra["note"] == "kept"
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("instruction", "output", "rating"), ("question", "ans", "thumbs"), ("prompt", "completion", "rating")],
+)
+def test_a_rating_beside_our_names_or_the_original_project_s_is_the_label(names, capsys):
+    rows = [["a?", "good", "good", "short"], ["b?", "bad", "👎", 'too "bad"'], ["c?", "odd", "", ""]]
+    table = [dict(zip((*names, "comment"), row, strict=True)) for row in rows]
+    write_csv("t.csv", [[*names, "comment"], *rows])
+    write_lines("t.jsonl", *table)
+    read = [texts(read_examples(name)) for name in ("t.jsonl", "t.csv")]
+    assert read[0] == read[1]
+    assert [(row[3], row[4], row[5]) for row in read[0]] == [(True, None, "short"), (False, 'too "bad"', None)]
+    told = capsys.readouterr().err
+    assert f"prompt={names[0]},completion={names[1]},label={names[2]}" in told
+    assert "no label" in told
+    assert [question.prompt for question in read_questions("t.jsonl")] == ["a?", "b?", "c?"]
+    if "prompt" not in names:
+        rows = [{**row, "input": "in full", "judgment": ""} for row in table[:2]]
+        examples = read_examples(write_lines("i.jsonl", *rows))
+        assert [(e.prompt, e.label) for e in examples] == [("a?\nin full", True), ("b?\nin full", False)]
+        assert [e.label for e in as_examples(rows)] == [True, False]
+
+
+def test_stars_beside_our_names_are_no_rating_until_the_user_says_from_which_on(capsys):
+    row = {"output": "a", "rating": 4, "comment": "c"}
+    assert "label=rating:4" in refusal(read_examples, write_lines("o.jsonl", {"instruction": "q", **row}))
+    (example,) = read_examples("o.jsonl", columns="label=rating:4")
+    assert (example.label, example.feedback) == (True, "c")
+    write_lines("own.jsonl", {"prompt": "q", "completion": "a", "rating": 4})
+    assert main(["audit", "own.jsonl"]) == 2
+    assert "label=rating:4" in capsys.readouterr().err
+    (reply,) = read_replies("own.jsonl")
+    assert not reply.has_label, "a number that nobody called a rating does not keep a person from rating"
+
+
+def test_the_original_project_s_own_fields_decide_before_a_rating_by_another_name(capsys):
+    row = {"instruction": "q", "output": "a", "judgment": None, "verdict": "wrong"}
+    assert read_examples(write_lines("o.jsonl", row))[0].label is True
+    assert read_examples(write_lines("o.jsonl", {**row, "score": 8, "rating": "bad"}))[0].label is True
+    both = [{"instruction": "q", "output": "a", "score": 8}, {"instruction": "q", "output": "a", "rating": "bad"}]
+    assert "label" in refusal(read_examples, write_lines("o.jsonl", *both))
+    read_examples(write_lines("o.jsonl", {"instruction": "q", "output": "a", "comment": "too long"}))
+    assert "not read: comment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize("name", ["system", "System prompt"])
+def test_a_system_prompt_goes_before_a_question_in_every_file(form, name):
+    rows = [{"id": "a", "prompt": "a?", name: "Be brief.", "answer": "1"}]
+    if form == "csv":
+        write_csv("q.csv", [list(rows[0]), list(rows[0].values())])
+    elif form == "jsonl":
+        write_lines("q.jsonl", *rows)
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), "q.parquet")
+    (question,) = read_questions(f"q.{form}")
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a?"}]
+    assert (question.prompt, question.answer, question.extra) == (turns, "1", {})
+    write_lines("again.jsonl", question.as_record())
+    assert read_questions("again.jsonl") == [question]
+
+
+USER, REPLY = {"role": "user", "content": "hi"}, {"role": "assistant", "content": 'It\'s "so"'}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_messages_that_a_table_holds_as_text_are_messages(write, form):
+    own = {"prompt": [{"role": "system", "content": "S"}, USER], "completion": [REPLY], "answer": [REPLY]}
+    own |= {"revision": [REPLY]}
+    pair = {"chosen": [USER, REPLY], "rejected": [USER, {**REPLY, "content": "no"}]}
+    for name, row in (("own", {key: write(value) for key, value in own.items()} | {"label": "true"}), ("pair", pair)):
+        cells = {key: value if isinstance(value, str) else write(value) for key, value in row.items()}
+        if form == "csv":
+            write_csv(f"{name}.csv", [["id", *cells], ["a", *cells.values()]])
+        else:
+            typed = {**cells, "label": True} if name == "own" else cells
+            parquet.write_table(pa.Table.from_pylist([{"id": "a", **typed}]), f"{name}.parquet")
+    (example,) = read_examples(f"own.{form}")
+    assert (example.prompt, example.completion, example.revision) == (own["prompt"], [REPLY], [REPLY])
+    assert (example.answer, example.label) == (REPLY["content"], True)
+    if form == "parquet":  # a .csv needs a column that is known
+        both = read_examples("pair.parquet", require_judgment=False)
+        assert [(e.prompt, e.completion) for e in both] == [("hi", REPLY["content"]), ("hi", "no")]
+
+
+def test_text_in_a_table_that_only_looks_like_messages_is_text_or_refused():
+    for text in ('[{"type": "button"}]', "[1, 2]", '[{"role": "king"}]', "[so it is", '[{"value": 3, "x": 1}]'):
+        write_csv("x.csv", [["prompt", "completion", "label"], ["q", text, "yes"]])
+        assert read_examples("x.csv")[0].completion == text
+    for text in ("[{'role': 'user', 'content': 'hi'}\n {'role': 'user', 'content': 'w'}]", '[{"role": "us'):
+        write_csv("x.csv", [["prompt", "completion", "label"], [text, "a", "yes"]])
+        assert "JSON" in refusal(read_examples, "x.csv")
+    chat = json.dumps([USER, REPLY])
+    write_csv("x.csv", [["prompt", "completion", "label"], ["q", chat, "yes"]])
+    assert "user, assistant" in refusal(read_examples, "x.csv")
+    own = write_lines("own.jsonl", {"id": 1, "prompt": "q", "completion": chat, "label": True})
+    assert read_examples(own)[0].completion == chat, "JSON has lists, so a text is a text"
+
+
+def test_a_system_prompt_of_rows_and_one_that_a_check_names_are_used():
+    (example,) = as_examples([{"prompt": "q", "completion": "a", "label": True, "system": "Be brief."}])
+    assert [turn["content"] for turn in example.prompt] == ["Be brief.", "q"]
+    write_lines("q.jsonl", {"question": "q", "system": "Be brief."})
+    (question,) = read_questions("q.jsonl", needed_fields=["system"])
+    assert [turn["content"] for turn in question.prompt] == ["Be brief.", "q"]
+    assert question.extra == {"system": "Be brief."}
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "q"}]
+    (question,) = read_questions(write_lines("q.jsonl", {"prompt": own, "system": "Be brief."}))
+    assert (question.prompt, question.extra) == (own, {"system": "Be brief."})
+
+
+def test_alpaca_s_system_prompt_and_history_go_before_the_prompt(capsys):
+    row = {"instruction": "q", "input": "in full", "output": "a", "system": "Be brief.", "history": [["x", "y"]]}
+    (example,) = read_examples(write_lines("a.jsonl", row))
+    assert [(turn["role"], turn["content"]) for turn in example.prompt] == [
+        ("system", "Be brief."), ("user", "x"), ("assistant", "y"), ("user", "q\nin full")
+    ]  # fmt: skip
+    assert (example.completion, example.extra) == ([{"role": "assistant", "content": "a"}], {})
+    (question,) = read_questions("a.jsonl")
+    assert question.prompt == example.prompt
+    parquet.write_table(pa.Table.from_pylist([row]), "a.parquet")
+    assert read_questions("a.parquet")[0].prompt == example.prompt
+    (example,) = read_examples(write_lines("b.jsonl", {**row, "history": [["x"]]}))
+    assert [turn["role"] for turn in example.prompt] == ["system", "user"]
+    assert "left out: 1 x a history" in capsys.readouterr().err
+
+
 def test_more_words_and_names_are_ratings(capsys):
     write_lines("v.jsonl", *({"question": "a?", "reply": "b", "vote": word} for word in ("thumbs_up", "thumbs-down")))
     assert [e.label for e in read_examples("v.jsonl", require_judgment=False)] == [True, False]
@@ -769,6 +980,22 @@ def test_label_studios_flat_records_are_read(capsys):
     assert [one.label for one in read_examples("own.json")] == [False, True], "the task's fields may have our names"
     stars = read_examples(str(FOLDER / "label-studio-min.json"), columns="label=stars:4", require_judgment=False)
     assert [one.label for one in stars if str(one.id).startswith("3-")] == [True]
+
+
+def test_a_word_in_a_field_of_a_flat_task_is_a_rating_only_if_all_of_its_words_are(capsys):
+    task = {"annotator": 1, "prompt": "q", "reply": "a"}
+
+    def labels(*fields: dict) -> list:
+        rows = [{**task, "id": at, "annotation_id": at, **more} for at, more in enumerate(fields)]
+        Path("k.json").write_text(json.dumps(rows), encoding="utf-8")
+        return [record.fields.get("label") for record in read_source("k.json").records]
+
+    assert labels({"sex": "male"}, {"sex": "female"}) == [None, None]
+    assert labels({"sex": "male"}, {"sex": "male"}) == [None, None]
+    assert labels({"quality": "good", "sex": "male"}, {"quality": "bad", "sex": "female"}) == [True, False]
+    assert labels({"sex": "male", "tone": {"choices": ["good"]}}) == [True], "a result is a rating under any name"
+    assert labels({"sex": "male", "approved by mail": True}) == [None]
+    assert "label=sex" in refusal(read_examples, "k.json")
 
 
 def test_what_may_be_a_remark_and_is_not_read_is_said(capsys):

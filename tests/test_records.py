@@ -91,9 +91,34 @@ def test_records_of_a_list_know_their_true_lines():
     problems = refusal("train.json", content + b"\n]\n").problems
     assert [(p.where, p.field) for p in problems] == [
         ("train.json:2", "prompt"),
-        ("train.json:5", "label"),
-        ("train.json:5", "prompt"),
+        ("train.json:5 record 2", "label"),
+        ("train.json:5 record 3", "prompt"),
     ]
+
+
+@pytest.mark.parametrize("reading", [read_examples, read_questions])
+def test_an_id_used_before_is_refused_in_a_list_on_one_line(reading):
+    Path("one.json").write_text(json.dumps([{**GOOD, "prompt": text} for text in "abc"]), encoding="utf-8")
+    with pytest.raises(RecordsError) as told:
+        reading("one.json")
+    places = [(p.where, p.field, p.what.partition("same as at ")[2]) for p in told.value.problems]
+    assert places == [(f"one.json:1 record {at}", "id", "one.json:1 record 1.") for at in (2, 3)]
+    numbers = b", ".join(record(id=at, label=3) for at in range(7)) + b", " + record(id=7)
+    assert "one.json:1 record 2, one.json:1 record 3" in str(refusal("one.json", b"[" + numbers + b"]"))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_a_problem_that_a_record_has_several_times_is_one_problem_of_that_record(name):
+    spans = [{"start": 0, "end": 1, "note": note} for note in "abc"]
+    assert [p.field for p in refusal(name, record(spans=spans)).problems] == ["spans"]
+    twice = b'{"role": "user", "role": "user", "content": "q"}'
+    content = record(prompt=0).replace(b'"prompt": 0', b'"prompt": [' + twice + b", " + twice + b"]")
+    assert content.count(twice) == 2
+    assert [p.field for p in refusal(name, content).problems] == ["role"]
+    both = [{**GOOD, "id": 1, "spans": spans}, {**GOOD, "id": 2}]
+    text = json.dumps(both) if name == "x.json" else "\n".join(map(json.dumps, both))
+    (problem,) = refusal(name, text.encode()).problems
+    assert (problem.where, problem.field) == ("x.json:1 record 1" if name == "x.json" else "x.jsonl:1", "spans")
 
 
 def test_line_separators_inside_strings_do_not_end_a_line():

@@ -25,7 +25,8 @@ from nlft.experiments.rounds import (
     questions_of,
     round_examples,
 )
-from nlft.experiments.settings import RoundsSettings
+from nlft.experiments.settings import RoundsSettings, TuneSettings
+from nlft.experiments.stages import read_test, split_stage
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig
@@ -57,6 +58,19 @@ def test_the_questions_of_examples_are_told_apart_by_prompt_and_answer(tmp_path)
     write_examples(tmp_path / "e.jsonl", [*data, replace(data[1], id="again", completion="something else"), other])
     found = questions_of(tmp_path / "e.jsonl")
     assert [q.id for q in found] == ["e0", "e1", "e2", "other"]
+
+
+def test_what_an_example_gives_to_the_chat_template_reaches_its_question(tmp_path):
+    (one,), tools = examples(1), [{"type": "function", "function": {"name": "weather"}}]
+    more = {"tools": tools, "chat_template_kwargs": {"enable_thinking": False}}
+    data = [replace(one, extra={**more, "note": "x"}), replace(one, id="plain", extra={"note": "x"})]
+    write_examples(tmp_path / "e.jsonl", data)
+    assert [(q.id, q.extra) for q in questions_of(tmp_path / "e.jsonl")] == [("e0", more), ("plain", {})]
+    settings = {**asdict(TuneSettings(test_share=0.5)), "grader": "label"}
+    two = [*data, replace(one, id="b", prompt="another", extra={**more, "note": "x"})]
+    write_examples(tmp_path / "e.jsonl", [replace(e, extra={**more, "note": "x"}) for e in two])
+    split_stage(tmp_path, {"file": str(tmp_path / "e.jsonl"), "settings": settings, "model": {}})
+    assert [question.extra for question in read_test(tmp_path)] == [more]
 
 
 def test_what_rounds_cannot_do_is_refused_all_at_once(tmp_path):

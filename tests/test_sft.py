@@ -13,12 +13,15 @@ from helpers.training import COMMON, adapter, examples, lora
 from nlft import cli
 from nlft.baselines.sft import SFTBaseline, SFTSettings, sft_trainer
 from nlft.baselines.sft_own import OwnSFT
+from nlft.baselines.sft_rows import sft_rows
+from nlft.core.conditions import ConditionEncoder
 from nlft.data.records import write_examples
 from nlft.errors import ConfigError, UserError
 from nlft.experiments.arm_run import baseline_trainer
 from nlft.experiments.arms import BUILT_IN, defined_arm
 from nlft.runs.run_dir import RunDir
 from nlft.training import honoured
+from nlft.training.divergence import EXAMPLE
 from nlft.training.settings import SFTOptions
 
 ENGINES = ("nlft", "trl")
@@ -37,6 +40,16 @@ def trainer(engine, folder, model=None, data=None, **changed):
 
 def ragged():
     return [replace(one, completion=one.completion + " so" * at) for at, one in enumerate(examples(9))]
+
+
+def test_each_reply_is_trained_with_its_own_prompt_whatever_the_ids():
+    some = [replace(one, id="same", prompt=f"{one.prompt} {at}") for at, one in enumerate(examples(3))]
+    encoder = ConditionEncoder(tiny.tokenizer())
+    rows = sft_rows(some, encoder, "all-completions")
+    assert [row[EXAMPLE] for row in rows] == [0, 1, 2]
+    for one, row in zip(some, rows, strict=True):
+        (alone,) = sft_rows([one], encoder, "all-completions")
+        assert row["input_ids"] == alone["input_ids"]
 
 
 def window(made, places):

@@ -94,7 +94,9 @@ def _group(alike: list[Problem]) -> str:
     if not others:
         return str(alike[0])
     more = f" and {len(others) - LINES_SHOWN:,} more" if len(others) > LINES_SHOWN else ""
-    lines = f"on line{'s' * (len(others) > 1)} " if all(other.isdecimal() for other in others) else "in "
+    are_lines = all(other.isdecimal() for other in others)
+    lines = f"on line{'s' * (len(others) > 1)} " if are_lines else "in "
+    others = others if are_lines else [problem.where for problem in alike[1:]]
     return f"{alike[0]}\n  The same {lines}{', '.join(others[:LINES_SHOWN])}{more}."
 
 

@@ -24,7 +24,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
     if target not in get_args(SFTTarget):
         raise UserError(f"--target {target} does not exist.\n  Choose one of {', '.join(get_args(SFTTarget))}.")
     check_trainable(examples, target)
-    texts = [(example, text) for example in examples for text in sft_texts(example, target)]
+    texts = [(at, text) for at, example in enumerate(examples) for text in sft_texts(example, target)]
     if not texts:
         raise UserError(
             f"none of the {len(examples)} examples has a right completion or a revision.\n"
@@ -32,10 +32,9 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
         )
     rows = []
     encoded = encode_examples(examples, encoder.limited_to(None))
-    prompts = {example.id: e.base for example, e in zip(examples, encoded, strict=True)}
-    places = {example.id: at for at, example in enumerate(examples)}
-    for example, text in texts:
-        prompt, completion = prompts[example.id], _reply_ids(encoder, example, text)
+    for at, text in texts:
+        example, prompt = examples[at], encoded[at].base
+        completion = _reply_ids(encoder, example, text)
         if encoder.max_length is not None and len(prompt) + len(completion) > encoder.max_length:
             raise UserError(
                 f"example {example.id!r} has {len(prompt) + len(completion)} tokens, more than max_length "
@@ -46,7 +45,7 @@ def sft_rows(examples: Sequence[Example], encoder: ConditionEncoder, target: SFT
             {
                 "input_ids": [*prompt, *completion],
                 "labels": [IGNORE_INDEX] * len(prompt) + completion,
-                EXAMPLE: places[example.id],
+                EXAMPLE: at,
             }
         )
     return rows

@@ -212,7 +212,7 @@ def _examples(file: str | Path, reading: ReadAs | None, *, require_judgment: boo
     except RecordsError as error:
         _refuse_unrated(file, reading, error)
         missing = {p.where for p in error.problems if p.field == "completion" and "missing" in p.what}
-        if missing != {p.where for p in error.problems}:
+        if not missing or missing != {p.where for p in error.problems}:
             raise
         try:
             questions = read_questions(file, **(reading or AS_IT_SAYS))
@@ -233,6 +233,7 @@ def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsErro
     if not missing and not nothing:
         return
     from nlft.label.replies import read_replies
+    from nlft.sources.columns import field_named
 
     try:
         replies = read_replies(file, reading or AS_IT_SAYS)
@@ -241,12 +242,13 @@ def _refuse_unrated(file: str | Path, reading: ReadAs | None, error: RecordsErro
     if replies and not any(one.has_label for one in replies):
         flags = {"--columns": (reading or AS_IT_SAYS)["columns"], "--from": (reading or AS_IT_SAYS)["from_format"]}
         words = [word for flag, value in flags.items() if value for word in (flag, value)]
+        named = next((n for one in replies for n in one.example.extra if field_named(n) == "label"), "COLUMN")
         raise UserError(
             f"{display_path(file)}: none of the {len(replies):,} replies has a rating: nothing says which are good.\n"
             '  Give each row a rating, yes (good) or no (bad), in a column "rating".\n'
             f"  To rate them in the browser: {typed('nlft', 'label', Path(file), *words)}\n"
-            "  If a column holds ratings, name it: --columns label=COLUMN. Of stars, also give the least that is good: "
-            "--columns label=COLUMN:4."
+            f"  If a column holds ratings, name it: --columns label={named}. Of stars, also give the least that is "
+            f"good: --columns label={named}:4."
         ) from error
 
 
@@ -265,7 +267,8 @@ def questions_to_answer(
     reading = reading or AS_IT_SAYS
     questions = read_questions(file, **(needs or {}), **reading)
     source = read_source_as(file, reading)
-    if Path(file).is_file() and all("completion" in record.fields for record in source.usable()):
+    usable = source.usable()
+    if Path(file).is_file() and usable and all("completion" in record.fields for record in usable):
         where = display_path(file)
         note(f"{where} holds examples: only their questions are used. To train on them: nlft train {where}")
     return questions

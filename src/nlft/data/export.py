@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs, as_messages
 from nlft.data.gradable import check_answers
-from nlft.data.original_records import RIGHT_FROM_SCORE
 from nlft.data.records import (
     Example,
     completion_text,
@@ -21,6 +20,7 @@ from nlft.data.records import (
 from nlft.data.span_records import span_rows
 from nlft.data.template_columns import columns_of, with_kwargs
 from nlft.errors import Problem, RecordsError, UserError, display_path
+from nlft.sources.original_records import RIGHT_FROM_SCORE
 from nlft.sources.raw_records import FIELDS, shown
 
 if TYPE_CHECKING:

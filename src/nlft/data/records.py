@@ -15,21 +15,14 @@ from typing import Any, TypeVar
 from nlft.core.prompts import Message, Prompt, as_messages
 from nlft.core.spans import Quoted, Span, merged_spans, quoted_spans
 from nlft.data.grading import Reply
-from nlft.data.original_records import ORIGINAL_COLUMNS, convert_original
 from nlft.data.span_records import read_spans, span_rows
-from nlft.data.template_columns import TEMPLATE_COLUMNS, check_columns
+from nlft.data.template_columns import check_columns
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.files import write_output
 from nlft.progress import note_once
-from nlft.sources.raw_records import (
-    FIELDS,
-    SEE_FORMAT,
-    RawRecord,
-    is_blank,
-    kind,
-    shown,
-)
-from nlft.sources.reading import Source, read_source_as
+from nlft.sources.original_records import ORIGINAL_COLUMNS
+from nlft.sources.raw_records import FIELDS, SEE_FORMAT, TEMPLATE_COLUMNS, RawRecord, is_blank, kind, shown
+from nlft.sources.reading import Source, read_source_as, renamed
 from nlft.sources.settings import ReadAs
 
 _Item = TypeVar("_Item", "Example", "Question")
@@ -177,8 +170,7 @@ def examples_of(source: Source, judge_cure: str | None = None) -> list[Example]:
     Raises:
         RecordsError: names every record that cannot be used.
     """
-    for line in (*source.told, *source.passed_over()):
-        note_once(f"{source.name}: {line}")
+    _note((*source.told, *source.passed_over()), source)
     usable = source.usable()
     if source.records and not usable:
         what = f"holds no record that can be an example; {'; '.join(source.passed_over())}."
@@ -212,8 +204,14 @@ def as_examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
         record = RawRecord(f"row {number}")
         record.set(as_record(row) if isinstance(row, Example) else dict(row))
         records.append(record)
-    source = Source("the dataset", "row", records)
-    return _convert(source, lambda record, index: _example(record, "Judge it, or drop the row.", f"row-{index}"))
+    source = renamed(Source("the dataset", "row", records))
+    _note(source.told, source)
+    return _convert(source, lambda record, at: _example(record, "Judge it, or drop the row.", f"row-{at}"))
+
+
+def _note(lines: Iterable[str], source: Source) -> None:
+    for line in lines:
+        note_once(f"{source.name}: {line}")
 
 
 def read_questions(
@@ -242,8 +240,7 @@ def read_questions(
     """
     needed = {*_QUESTION_COLUMNS, *needed_fields}
     source = read_source_as(path, {"columns": columns, "from_format": from_format, "if_there": if_there}, needed)
-    for line in source.told:
-        note_once(f"{source.name}: {line}")
+    _note(source.told, source)
     without = [record for record in source.records if record.unused and "prompt" not in record.fields]
     if without:
         note_once(f"{source.name}: {len(without):,} of {len(source.records):,} records have no prompt: not used")
@@ -303,7 +300,7 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
     Raises:
         RecordsError: names the problems of all records.
     """
-    first_seen: dict[str, str] = {}
+    first_seen: dict[str, RawRecord] = {}
     items: list[_Item | None] = []
     for index, record in enumerate(source.records, start=1):
         if record.problems and not record.fields:
@@ -311,20 +308,22 @@ def _convert(source: Source, convert: Callable[[RawRecord, int], _Item | None]) 
         items.append(convert(record, index))
         # Compare ids as text: a page or a file name cannot tell 7 from "7".
         identity = record.fields.get("id")
-        earlier = first_seen.setdefault(str(identity), record.where)
-        if isinstance(identity, str | int) and earlier != record.where:
-            record.refuse("id", f"is {shown(identity)}, the same as at {earlier}.", "Give each record its own id.")
-    problems = [problem for record in source.records for problem in record.problems]
+        earlier = first_seen.setdefault(str(identity), record)
+        if isinstance(identity, str | int) and earlier is not record:
+            record.refuse(
+                "id", f"is {shown(identity)}, the same as at {earlier.where}.", "Give each record its own id."
+            )
     if not source.records:
-        problems = [Problem(source.name, "holds no records.", SEE_FORMAT)]
-    if problems:
-        raise RecordsError(_once(problems, source))
+        raise RecordsError([Problem(source.name, "holds no records.", SEE_FORMAT)])
+    if problems := _problems(source):
+        raise RecordsError(problems)
     return [item for item in items if item is not None]
 
 
-def _once(problems: list[Problem], source: Source) -> list[Problem]:
-    """Report a problem once for the whole file if every record has it: most likely a field has another name."""
+def _problems(source: Source) -> list[Problem]:
+    """Return the problems of all records. One that every record has is most likely another name, and is told once."""
     rows, name = len(source.records), "rows" if source.is_table else "records"
+    problems = [problem for record in source.records for problem in dict.fromkeys(record.problems)]
     times = Counter(replace(problem, where=source.name) for problem in problems)
     common = [replace(p, what=f"{p.what[:-1]}, in all {rows} {name}.") for p, n in times.items() if n == rows > 1]
     return common + [p for p in problems if times[replace(p, where=source.name)] < max(rows, 2)]
@@ -337,7 +336,6 @@ def _example(record: RawRecord, judge_cure: str | None, default_id: str) -> Exam
         judge_cure: what to do about a missing judgment; None allows it to be missing.
         default_id: the id of a record that has none.
     """
-    convert_original(record)
     fields = record.fields
     fields.setdefault("id", default_id)
     label = fields.get("label")
@@ -376,7 +374,6 @@ def _question(
 ) -> Question | None:
     """Convert the record to a question. If it cannot be used, report the problem and return None."""
     fields = record.fields
-    convert_original(record)
     if "question" in fields and "prompt" not in fields:  # GSM8K's name
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nlft.core.prompts import NO_INPUTS, TemplateInputs
-from nlft.sources.raw_records import RawRecord, kind
-
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+from nlft.sources.raw_records import TEMPLATE_COLUMNS, RawRecord, kind
 
 
 def check_columns(record: RawRecord) -> None:

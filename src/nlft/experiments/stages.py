@@ -14,6 +14,7 @@ from nlft.data.records import Example, Question, read_examples, read_questions, 
 from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
 from nlft.files import json_bytes, write_whole
+from nlft.sources.raw_records import TEMPLATE_COLUMNS
 from nlft.sources.settings import AS_IT_SAYS, ReadAs, if_there
 
 Job = dict[str, Any]
@@ -69,10 +70,10 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
 
 
 def question_asked(item: Example | Question, needed_fields: Collection[str]) -> Question:
-    """Return the item's question. Of an example's other fields, keep only those that are needed."""
+    """Return the item's question. Of an example's other fields, keep those that are needed or reach the template."""
     if isinstance(item, Question):
         return item
-    kept = {name: value for name, value in item.extra.items() if name in needed_fields}
+    kept = {name: value for name, value in item.extra.items() if name in {*needed_fields, *TEMPLATE_COLUMNS}}
     return Question(item.id, item.prompt, item.answer, kept)
 
 

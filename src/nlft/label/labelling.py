@@ -15,12 +15,12 @@ from typing import Any
 
 from nlft.core.prompts import prompt_text
 from nlft.data.records import as_record, completion_text, json_line
-from nlft.data.template_columns import TEMPLATE_COLUMNS
 from nlft.errors import UserError, display_path
 from nlft.files import write_output
 from nlft.label.decisions import STATES, Decision, State, decided, decision_of, fingerprint, read_decision
 from nlft.label.journal import Journal, digests
 from nlft.label.replies import Reply
+from nlft.sources.raw_records import TEMPLATE_COLUMNS
 
 ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet", ".gz")  # which an output's name drops
 

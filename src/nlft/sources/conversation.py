@@ -1,6 +1,8 @@
 """Conversations as other tools write them, as a prompt and the reply to it."""
 
+import ast
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ _ROLES = {
     **dict.fromkeys(("system", "developer", "systemmessage"), "system"),
 }
 _TOOL_ROLES = ("tool", "function", "observation", "function_call", "toolmessage", "functionmessage")
+NO_REPLY = "no reply by the assistant"
+_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|content|from|value)\1\s*:""")
 _PROMPT_KEYS = ("question", "input", "prompt", "query", "message", "text", "instruction", "user_input", "content")
 _REPLY_KEYS = ("output", "answer", "response", "reply", "completion", "text", "content", "result", "generation")
 
@@ -39,6 +43,35 @@ def as_conversation(value: object) -> list[Message] | None:
     if not isinstance(value, list) or not value or not all(_role_of(message) for message in value):
         return None
     return [_message(message) for message in value]
+
+
+def messages_in_text(text: str) -> list[Message] | None:
+    """Return the chat messages that a text is a list of, in JSON or as Python writes it. None: it is other text.
+
+    Tables hold lists as text: pandas writes Python's form into .csv. A list of other objects is a text.
+
+    Raises:
+        Unusable: as `as_conversation`; or it begins like a list of messages, and has neither form.
+    """
+    if not _AS_TEXT.match(text):
+        return None
+    value = _list_in(text)
+    if value is None:
+        raise Unusable("text that begins like a list of messages, but is not JSON")
+    whole = ({"role", "content"}, {"from", "value"})
+    if not all(isinstance(message, dict) and any(keys <= message.keys() for keys in whole) for message in value):
+        return None
+    return as_conversation(value)
+
+
+def _list_in(text: str) -> list[Any] | None:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        return value if isinstance(value, list) else None
+    return None
 
 
 def _role_of(message: object) -> str | None:
@@ -95,7 +128,7 @@ def split(messages: Sequence[Message]) -> tuple[str | list[Message], str, int]:
     """
     last = max((at for at, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None:
-        raise Unusable("no reply by the assistant")
+        raise Unusable(NO_REPLY)
     prompt, reply = list(messages[:last]), messages[last]["content"]
     if not any(message["role"] == "user" for message in prompt):
         raise Unusable("no message by a user before the reply")

@@ -6,8 +6,8 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from nlft.errors import Problem, RecordsError, display_path, printable
 from nlft.files import refuse_waiting_file
 
 FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback", "keep")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # TRL's names for what a record gives to the chat template
 _NEEDED = {
     "id": "Give each record its own id: a string or an integer.",
     "prompt": "Write the question: text, or a list of chat messages.",
@@ -45,7 +46,7 @@ class RawRecord:
     finds every problem.
 
     Attributes:
-        where: file and place: `train.jsonl:41`, `train.xlsx row 17`.
+        where: file and place: `train.jsonl:41`, `train.json:1 record 17`, `train.xlsx row 17`.
         names: our field name -> the file's, where the two differ.
         unused: why the record cannot be an example although nothing is wrong with it, such as `no rating`. It may still
             be a question.
@@ -237,12 +238,13 @@ def _records_of_document(name: str, data: bytes, first_line: int | None = None) 
         first_line: the line's number, if the document is one line of a file. Such a line holds one object. A whole file
             may hold a list of objects.
     """
+    records: list[RawRecord] = []
     try:
         walk = _Walk(name, data, first_line or 1)
         in_list = not first_line and walk.take(r"\[")
         more = not walk.take(r"\]" if in_list else r"\Z")
         while more:
-            yield walk.record()
+            records.append(walk.record())
             # Allow a comma before the closing bracket: the original project's judged chunks have one.
             more = in_list and not walk.take(r"(,[ \t\r\n]*)?\]")
             if more and not walk.take(","):
@@ -250,7 +252,20 @@ def _records_of_document(name: str, data: bytes, first_line: int | None = None) 
         if not walk.take(r"\Z"):
             raise walk.broken("is not JSON: Extra data", walk.position)
     except RecordsError as error:  # the rest is not JSON, so it holds no further record
-        yield RawRecord(name, problems=error.problems)
+        rest = [RawRecord(name, problems=error.problems)]
+    else:
+        rest = []
+    _number_shared_lines(records)
+    yield from (*records, *rest)
+
+
+def _number_shared_lines(records: Sequence[RawRecord]) -> None:
+    """Add its number in the list to the place of each record that begins on a line with others."""
+    times = Counter(record.where for record in records)
+    for number, record in enumerate(records, start=1):
+        if times[record.where] > 1:
+            record.where += f" record {number}"
+            record.problems = [replace(problem, where=record.where) for problem in record.problems]
 
 
 class _Walk:

@@ -7,12 +7,13 @@ from pathlib import Path, PurePath
 
 from nlft.errors import UserError, display_path
 from nlft.sources.arrow import Wanted, read_hub, read_parquet
-from nlft.sources.columns import AS_NAMED, Chosen, Columns, choose_columns, field_named, rating_among
+from nlft.sources.columns import AS_NAMED, Columns, field_named
 from nlft.sources.excel import read_excel
-from nlft.sources.formats.registry import TELLING, convert, find_format, has_format, is_ours, unwrapped
+from nlft.sources.formats.registry import TELLING, convert, find_format, has_format, unwrapped
 from nlft.sources.raw_records import FIELDS, RawRecord, read_raw
+from nlft.sources.renaming import as_ours, put_before_prompts
 from nlft.sources.settings import ReadAs
-from nlft.sources.tables import ROWS_LOOKED_AT, Table, record_of
+from nlft.sources.tables import Table, read_messages
 from nlft.sources.text_tables import read_text_table
 
 _HUB_NAME = re.compile(
@@ -37,6 +38,7 @@ class Source:
         is_table: whether all records have the same columns. Then every row may have the same problem.
         told: what the user must know about how it was read.
         format: the name of another tool's format, as `--from` takes it; None: a table, or our own records.
+        typed: its name as a command takes it; empty: the same as `name`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Source:
     is_table: bool = False
     told: Sequence[str] = field(default=())
     format: str | None = None
+    typed: str = ""
 
     def telling(self, *lines: str) -> "Source":
         """Return the source with more lines that the user must know."""
@@ -102,16 +105,18 @@ def read_source(
 
     def wanted(names: list[str]) -> Collection[str] | None:
         ours = {"prompt", "question", "instruction"} & set(names) and not TELLING & set(names)
-        return needed if ours and not columns.given else None
+        before = {name for name in names if name == "history" or field_named(name) == "system"}
+        return {*needed, *before} if ours and needed is not None and not columns.given else None
 
     if hub and not path.exists() and not path.name.lower().endswith(_FILE_ENDINGS):
-        name, split, records = read_hub(named, hub["path"], hub["config"] or None, hub["split"], wanted)
+        typed, (name, split, records) = named, read_hub(named, hub["path"], hub["config"] or None, hub["split"], wanted)
         stem, table, is_table = f"{hub['path'].rpartition('/')[2]}-{split}", Table(records, []), True
     else:
-        name = display_path(path)
+        typed = name = display_path(path)
         stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
         table, is_table = _read_file(path, name, wanted, columns)
-    return _understood(Source(name, stem, table.records, is_table, table.told), needed, columns, from_format)
+    found = Source(name, stem, table.records, is_table, table.told, typed=typed)
+    return _understood(found, needed, columns, from_format)
 
 
 def _read_file(path: Path, name: str, wanted: Wanted, columns: Columns) -> tuple[Table, bool]:
@@ -135,7 +140,8 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
     if from_format and columns.if_there and not has_format(source.name, source.records, from_format):
         source, from_format = source.telling(f"--from {from_format}: not this file's format"), None
     source = replace(source, records=unwrapped(source.name, source.records, from_format))
-    found = find_format(source.name, source.records, from_format, is_table=source.is_table)
+    words = source.typed or source.name
+    found = find_format(source.name, source.records, from_format, is_table=source.is_table, typed=words)
     if found:
         converted = list(convert(found, source.records, source.stem, columns))
         rating = columns.given.get("label")
@@ -149,44 +155,29 @@ def _understood(source: Source, needed: Collection[str] | None, columns: Columns
             )
         source = source.telling(f"read as {found.title} (--from {found.name})")
         return replace(source, records=converted, format=found.name)
-    if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):
-        source = _renamed(source, columns, needed)
+    source = renamed(source, columns, needed)
     if source.is_table and needed is not None:  # a table of questions has columns that no one asked for
         for record in source.records:
             record.fields = {k: v for k, v in record.fields.items() if k in needed or k in FIELDS}
     return source
 
 
-def _renamed(source: Source, columns: Columns, needed: Collection[str] | None) -> Source:
-    """Rename the fields of JSON records and of datasets if their names are not ours but tell what they are.
+def renamed(source: Source, columns: Columns = AS_NAMED, needed: Collection[str] | None = None) -> Source:
+    """Return the source with our names for its fields, its messages as lists and its system prompts before the prompts.
 
-    Without `--columns`, records with a prompt and a reply are renamed, and where questions are asked for, only those
-    with a rating too. Our own keep their names, and a system prompt beside them goes before the prompt.
+    Args:
+        needed: as `read_source` takes it; None: whole examples are asked for.
+
+    Raises:
+        UserError: a given column does not exist, or several columns may hold one field.
     """
-    first = [record.fields for record in source.records[:ROWS_LOOKED_AT] if record.fields]
-    names = list(dict.fromkeys(name for fields in first for name in fields))
-    if not first:
-        return source
-    fields = {field_named(name) for name in names}
-    rating = {"label"} if "label" not in fields and rating_among(names, first) else set[str]()
-    if is_ours(first[0]) and not columns.given and not (rating and {"prompt", "completion"} <= set(names)):
-        if not {"prompt", "system"} <= set(names):
-            return source
-        chosen = Chosen({name: name for name in names if name in FIELDS or name == "system"})
-    else:
-        wanted = {"prompt", "completion"} | ({"label"} if needed is not None else set())
-        if not columns.given and not wanted <= fields | rating:
-            return source
-        chosen = choose_columns(names, columns, source.name, first)
-    if all(name == target and name != "system" for target, name in chosen.column.items()):
-        return source.telling(*chosen.told())
-    records = []
-    for record in source.records:
-        new = record_of(record.where, record.fields, chosen, columns) if record.fields else record
-        new.left_out = record.left_out
-        new.problems = [*record.problems, *(p for p in new.problems if p not in record.problems)]
-        records.append(new)
-    return replace(source.telling(*chosen.told()), records=records)
+    if not source.name.lower().endswith((".csv", ".tsv", ".xlsx")):  # the rows of these have our names already
+        records, told = as_ours(source.name, source.records, columns, asked=needed is not None)
+        source = replace(source.telling(*told), records=records)
+    for record in source.records if source.is_table else ():
+        read_messages(record)
+    put_before_prompts(source.records, needed or ())
+    return source
 
 
 def _counted(what: str, reasons: Sequence[tuple[str | None, RawRecord]]) -> list[str]:

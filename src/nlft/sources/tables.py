@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nlft.errors import UserError
 from nlft.sources.columns import Chosen, Columns, choose_columns, plain_name, recognised
-from nlft.sources.conversation import with_system
+from nlft.sources.conversation import Unusable, as_prompt, messages_in_text
 from nlft.sources.label_words import label_problem, read_label
 from nlft.sources.raw_records import RawRecord, is_blank, kind
 
@@ -202,7 +202,7 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
     given = {target: cells[name] for target, name in chosen.column.items() if not is_blank(cells.get(name))}
     used = set(chosen.column.values())
     fields = {name: cell for name, cell in cells.items() if name not in used and not is_blank(cell)}
-    label, comment, system = given.pop("label", None), given.pop("comment", None), given.pop("system", None)
+    label, comment = given.pop("label", None), given.pop("comment", None)
     fields |= given
     if label is None and "label" in chosen.column:
         record.unused = "no label"
@@ -213,8 +213,6 @@ def record_of(where: str, cells: dict[str, Any], chosen: Chosen, columns: Column
     for name in ("spans", "keep"):
         if isinstance(fields.get(name), str):
             fields[name] = _parsed(record, name, fields[name])
-    if system is not None and isinstance(fields.get("prompt"), str | list):
-        fields["prompt"] = with_system(system, fields["prompt"])
     if comment is not None:
         put_comment(fields, comment)
     if any(isinstance(value, str) and len(value) == EXCEL_LIMIT for value in given.values()):
@@ -251,6 +249,20 @@ def put_comment(fields: dict[str, Any], comment: object) -> None:
     name = "feedback" if label is True else "judgment" if label is False else "comment"
     before = fields.get(name)
     fields[name] = f"{before}\n{comment}" if isinstance(before, str) else comment
+
+
+def read_messages(record: RawRecord) -> None:
+    """Read the chat messages of a row whose cells hold them as text. Cells of other text stay as they are."""
+    for name in ("prompt", "completion", "revision", "answer"):
+        text = record.fields.get(name)
+        try:
+            turns = messages_in_text(text) if isinstance(text, str) else None
+        except Unusable as error:
+            record.refuse(name, f"holds {error}.", 'Write messages as JSON: [{"role": "user", "content": "..."}].')
+            continue
+        if turns is not None:
+            as_text = [turn["role"] for turn in turns] == ["assistant"] and name == "answer"
+            record.fields[name] = turns[0]["content"] if as_text else as_prompt(turns) if name == "prompt" else turns
 
 
 def _parsed(record: RawRecord, name: str, text: str) -> object:

@@ -16,11 +16,14 @@ class Place:
         where: file and place, for messages.
         id: the id for a record that has none: the file's name and the record's number.
         fields: the record as the tool wrote it.
+        rating_words: the fields that hold words of ratings in every record that has them, good and bad ones. They are
+            looked for only if the format is `flat`.
     """
 
     where: str
     id: str
     fields: dict[str, Any]
+    rating_words: frozenset[str] = frozenset()
 
     def own_id(self, *names: str) -> str | int:
         """Return the first of the fields that is an id; or else the id of the place."""
@@ -56,6 +59,7 @@ class Format:
         keys: fields that each record has, or at least one of which it has if `any_key`.
         matches: whether a record that has the keys has the format's structure.
         read: yields a record's examples.
+        flat: whether a task's own fields stand beside what people said, so that a word alone tells nothing.
         beside_ours: whether its records may have `prompt` and `completion`, as our own have.
         inside: returns the records of a file that is one object; None if the object is no such file.
     """
@@ -67,6 +71,7 @@ class Format:
     read: Reader
     inside: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None] = lambda fields: None
     any_key: bool = False
+    flat: bool = False
     beside_ours: bool = False
 
     def fits(self, fields: Mapping[str, Any]) -> bool:

@@ -23,11 +23,17 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
         results = value if isinstance(value, list) else [value]
         if any(isinstance(result, dict) for result in results):
             _take_results(opinion, name, [one for one in results if isinstance(one, dict)], reply, columns)
-        elif columns.field_of(name) is not None or columns.label(value) is not None or isinstance(value, list):
+        elif columns.field_of(name) is not None or name in place.rating_words:
             for said in results:
                 opinion.take(name, said, columns, "field")
+        elif isinstance(value, list):
+            for said in results:
+                opinion.comment(said)
         else:
             kept[name] = value  # a field of the task, such as its topic
+    if opinion.label is None:
+        words = [name for name, value in kept.items() if columns.label(value) is not None]
+        opinion.left_out += [f"field {name!r}: to rate by it, add --columns label={name}" for name in words]
     # Several people may annotate one task, so its number alone is no id.
     identity = f"{place.own_id('id')}-{place.fields['annotation_id']}"
     yield example(place.where, identity, prompt, reply, opinion, **extras(kept))
@@ -69,5 +75,6 @@ FORMAT = Format(
     frozenset({"annotation_id", "annotator"}),
     _matches,
     _read,
+    flat=True,
     beside_ours=True,
 )

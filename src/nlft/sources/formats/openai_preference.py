@@ -6,6 +6,7 @@ from typing import Any
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, split
 from nlft.sources.formats.format import Format, Place
+from nlft.sources.formats.pairs import about_one
 from nlft.sources.opinions import Opinion, example
 from nlft.sources.raw_records import RawRecord
 
@@ -25,6 +26,7 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
         prompt, reply, after = split([*turns, *output])
         opinion = Opinion(label, left_out=["messages after the last reply"] * bool(after))
         record = example(place.where, f"{place.own_id('id')}-{name}", prompt, reply, opinion, **tools)
+        record.left_out += about_one(place.fields, columns) if label else []
         record.repeats = not label
         yield record
 

@@ -5,28 +5,49 @@ from typing import Any
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
-from nlft.sources.conversation import Unusable, as_conversation, split, split_whole, with_system
+from nlft.sources.conversation import Unusable, as_conversation, messages_in_text, split, split_whole, with_system
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.opinions import Opinion, example, extras, pick
-from nlft.sources.raw_records import RawRecord
+from nlft.sources.raw_records import TEMPLATE_COLUMNS, RawRecord
 
+_ABOUT_ONE = ("label", "judgment", "revision", "spans", "feedback", "keep")
 _TURN = "\n\nAssistant:"  # ends the prompt in dialogues written as one text
 
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
-    prompt, chosen, rejected = sides_of(place.fields, pick(place.fields, "prompt", columns))
+    yield from pair_records(place, pick(place.fields, "prompt", columns), columns)
+
+
+def pair_records(place: Place, prompt: object, columns: Columns) -> Iterator[RawRecord]:
+    """Yield the two examples of a pair. What the record says about one reply is left out: it does not say which.
+
+    Raises:
+        Unusable: as `sides_of`; or the two replies are equal.
+    """
+    fields = place.fields
+    prompt, chosen, rejected = sides_of(fields, prompt)
     if chosen == rejected:
         raise Unusable("a pair of two equal replies")
-    system = pick(place.fields, "system", columns)
+    system, answer = pick(fields, "system", columns), pick(fields, "answer", columns)
     if isinstance(system, str) and system.strip():
         prompt = with_system(system, prompt)
+    texts = {"answer": answer} if isinstance(answer, str) and answer.strip() else {}
+    more = {name: fields[name] for name in TEMPLATE_COLUMNS if fields.get(name)} | extras(fields)
     identity = place.own_id("id", "prompt_id", "uuid")
     for name, reply, label in (("chosen", chosen, True), ("rejected", rejected, False)):
-        record = example(place.where, f"{identity}-{name}", prompt, reply, Opinion(label), **extras(place.fields))
-        if label and pick(place.fields, "comment", columns):
-            record.left_out.append("a comment, because it does not say on which of the two replies")
+        record = example(place.where, f"{identity}-{name}", prompt, reply, Opinion(label, texts=dict(texts)), **more)
+        record.left_out += about_one(fields, columns) if label else []
         record.repeats = not label
         yield record
+
+
+def about_one(fields: dict[str, Any], columns: Columns) -> list[str]:
+    """Name what a pair's record says about one of its replies."""
+    said = {name: fields.get(name) for name in _ABOUT_ONE}
+    if said["feedback"] is None:
+        said["comment"] = pick(fields, "comment", columns)
+    filled = [name for name, value in said.items() if value not in (None, "", [])]
+    return [f"a {name}, because it does not say on which of the two replies" for name in filled]
 
 
 def sides_of(fields: Mapping[str, Any], prompt: object) -> tuple[str | list[Message], str, str]:
@@ -38,7 +59,7 @@ def sides_of(fields: Mapping[str, Any], prompt: object) -> tuple[str | list[Mess
     chosen, rejected = (_messages(fields[name]) for name in ("chosen", "rejected"))
     before = as_conversation(prompt)
     if before is None and isinstance(prompt, str) and prompt.strip():
-        before = [{"role": "user", "content": prompt}]
+        before = messages_in_text(prompt) or [{"role": "user", "content": prompt}]
     if isinstance(chosen, list) and isinstance(rejected, list):
         if chosen[0]["role"] == "assistant" and len(chosen) == 1:
             chosen, rejected = [*(before or []), *chosen], [*(before or []), *rejected]
@@ -56,7 +77,7 @@ def sides_of(fields: Mapping[str, Any], prompt: object) -> tuple[str | list[Mess
 
 def _messages(side: object) -> list[Message] | str:
     if isinstance(side, str):
-        return side
+        return messages_in_text(side) or side
     turns = as_conversation([side] if isinstance(side, dict) else side)
     if turns is None:
         raise Unusable("a pair without text or messages")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nlft.errors import UserError
+from nlft.errors import typed as as_typed
 from nlft.sources.columns import Columns, field_named
 from nlft.sources.conversation import Unusable
 from nlft.sources.formats import (
@@ -20,6 +21,7 @@ from nlft.sources.formats import (
     sharegpt,
 )
 from nlft.sources.formats.format import Format, Place
+from nlft.sources.label_words import is_number
 from nlft.sources.opinions import unusable
 from nlft.sources.raw_records import RawRecord
 
@@ -82,12 +84,18 @@ def has_format(name: str, records: list[RawRecord], from_format: str) -> bool:
 
 
 def find_format(
-    name: str, records: Sequence[RawRecord], from_format: str | None, *, is_table: bool = False
+    name: str,
+    records: Sequence[RawRecord],
+    from_format: str | None,
+    *,
+    is_table: bool = False,
+    typed: str | None = None,
 ) -> Format | None:
     """Return the format of a file's records; None if they are ours, or a table.
 
     Args:
         is_table: the records are rows of a table, whose columns were recognised by their names.
+        typed: the file's or dataset's name as a command takes it; None: the same as `name`.
 
     Raises:
         UserError: several formats fit, or the given one fits no record.
@@ -109,12 +117,14 @@ def find_format(
     if len(fitting) > 1:
         titles = " or ".join(known.title for known in fitting)
         flags = " or ".join(f"--from {known.name}" for known in fitting)
-        raise UserError(f"{name}: may be {titles}.\n  Say which: nlft import {name} --out examples.jsonl {flags}.")
+        command = as_typed("nlft", "import", typed or name, "--out", "examples.jsonl")
+        raise UserError(f"{name}: may be {titles}.\n  Say which: {command} {flags}.")
     return fitting[0] if fitting else None
 
 
 def convert(known: Format, records: Sequence[RawRecord], stem: str, columns: Columns) -> Iterator[RawRecord]:
     """Yield our records of a format's records. One that cannot be used comes along, with the reason."""
+    rating_words = _rating_words(records, columns) if known.flat else frozenset[str]()
     for number, record in enumerate(records, start=1):
         if record.problems or not record.fields:
             yield record
@@ -124,10 +134,23 @@ def convert(known: Format, records: Sequence[RawRecord], stem: str, columns: Col
             continue
         some = False
         try:
-            for made in known.read(Place(record.where, f"{stem}-{number}", record.fields), columns):
+            for made in known.read(Place(record.where, f"{stem}-{number}", record.fields, rating_words), columns):
                 some = True
                 yield made
         except Unusable as error:
             rest = unusable(record.where, str(error))
             rest.repeats = some
             yield rest
+
+
+def _rating_words(records: Sequence[RawRecord], columns: Columns) -> frozenset[str]:
+    """Return the fields whose every text is a word for right or wrong, of which both occur.
+
+    One such word alone may be anything: "male" is "badly" in Italian, and "up" a direction.
+    """
+    said: dict[str, set[bool | None]] = {}
+    for record in records:
+        for name, value in record.fields.items():
+            if isinstance(value, str) and value.strip():
+                said.setdefault(name, set()).add(None if is_number(value) else columns.label(value))
+    return frozenset(name for name, labels in said.items() if labels == {True, False})

@@ -7,26 +7,20 @@ from typing import Any
 from nlft.sources.columns import Columns
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.formats.messages import conversation_record
-from nlft.sources.formats.pairs import sides_of
-from nlft.sources.opinions import Opinion, example
+from nlft.sources.formats.pairs import pair_records
 from nlft.sources.raw_records import RawRecord
 
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
-    fields = place.fields
-    if {"chosen", "rejected"} <= fields.keys():
-        prompt, chosen, rejected = sides_of(fields, fields["conversations"])
-        for name, reply, label in (("chosen", chosen, True), ("rejected", rejected, False)):
-            record = example(place.where, f"{place.own_id('id')}-{name}", prompt, reply, Opinion(label))
-            record.repeats = not label
-            yield record
-        return
+    turns = place.fields["conversations"]
     # The tools of this format are text, which no chat template takes.
-    plain = {name: value for name, value in fields.items() if name not in ("conversations", "tools")}
-    record = conversation_record(replace(place, fields=plain), fields["conversations"], columns)
-    if fields.get("tools"):
-        record.left_out.append("the list of tools")
-    yield record
+    plain = {name: value for name, value in place.fields.items() if name not in ("conversations", "tools")}
+    inside = replace(place, fields=plain)
+    is_pair = {"chosen", "rejected"} <= plain.keys()
+    for record in pair_records(inside, turns, columns) if is_pair else [conversation_record(inside, turns, columns)]:
+        if place.fields.get("tools"):
+            record.left_out.append("the list of tools")
+        yield record
 
 
 def _matches(fields: Mapping[str, Any]) -> bool:
