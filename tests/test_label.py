@@ -189,6 +189,22 @@ def test_labels_and_fields_that_a_file_has_are_kept_and_a_changed_label_drops_th
     labelling.close()
 
 
+def test_words_about_a_liked_reply_are_no_feedback_once_it_is_disliked(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    examples = [Example("a", "q?", "1", True, feedback="Nice."), Example("b", "q?", "2", False, None, "Off.", "3")]
+    write_examples(file, [*examples, Example("c", "q?", "3", False, None, "Off.", feedback="Short.")])
+    labelling = opened(file)
+    decide(labelling, 0, label=None, feedback="Short and friendly.")
+    decide(labelling, 0, label=False, judgment="Too long.")  # the feedback is still in the decision
+    decide(labelling, 1, feedback="Short and friendly.")
+    decide(labelling, 2, judgment="Off by two.")
+    found = [(e.judgment, e.feedback) for e in read_examples(labelling.out)]
+    assert found == [("Too long.", None), ("Off.", None), ("Off by two.", "Short.")], "the file's own feedback stays"
+    decide(labelling, 0, label=True)
+    assert read_examples(labelling.out)[0].feedback == "Short and friendly.", "a way back keeps the words"
+    labelling.close()
+
+
 def test_ids_are_made_where_they_are_missing_and_none_is_given_twice(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
     rows: list[dict[str, Any]] = [{"id": "r-2"}, {}, {"id": None}, {"label": True}]

@@ -231,6 +231,24 @@ def test_two_tabs_on_one_reply_never_replace_each_other_in_silence(tmp_path: Pat
         assert states(labelling) == ["liked", "unlabelled"], "what was replaced by choice can be undone"
 
 
+def test_words_stay_in_sight_and_follow_the_label_when_a_label_is_taken_back(tmp_path: Path, open_at: Open) -> None:
+    labelling = opened(write_replies(tmp_path / "r.jsonl", ["One.", "Two."]))
+    with served(labelling) as url:
+        page = open_at(url)
+        why = page.locator("#why")
+        press(page, "1", "e")
+        page.keyboard.type("Short and friendly.")
+        press(page, "Escape", "1")
+        expect(page.locator("#badge")).to_have_text("not labelled")
+        expect(why).to_have_value("Short and friendly.")
+        press(page, "e", "End")
+        page.keyboard.type(" Nice.")
+        press(page, "Escape", "2")
+        expect(why).to_have_value("Short and friendly. Nice.")
+        until(lambda: labelling.now[0].label is False)
+        assert (labelling.now[0].judgment, labelling.now[0].feedback) == ("Short and friendly. Nice.", "")
+
+
 class Here(LabelProcess):
     """The model's worker in this process: another one would take seconds to import torch."""
 

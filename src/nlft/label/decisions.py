@@ -72,8 +72,9 @@ def decision_of(reply: Reply) -> Decision:
 def decided(reply: Reply, decision: Decision) -> Example | None:
     """Return the example that a training can read; None if the reply has no label, is skipped or is unfinished.
 
-    A liked reply loses its struck spans, and a judgment that the file did not give to a liked reply. A changed label
-    removes what graders said about the old one.
+    A liked reply loses its struck spans, and a judgment that the file did not give to a liked reply. A disliked one
+    loses its feedback, except for feedback of the file that was not about a liked reply. A changed label removes what
+    graders said about the old one.
     """
     if decision.state not in ("liked", "disliked"):
         return None
@@ -84,11 +85,12 @@ def decided(reply: Reply, decision: Decision) -> Example | None:
     if own.label is not None and own.label != decision.label:
         example = without_verdicts(example)
     given = own if own.label is True else Decision()  # what the file itself gave to a liked reply
+    keeps_feedback = liked or (own.label is not True and decision.feedback == own.feedback)
     return replace(
         example,
         label=liked,
         judgment=(given.judgment if liked else decision.judgment).strip() or None,
-        feedback=decision.feedback.strip() or None,
+        feedback=(decision.feedback if keeps_feedback else "").strip() or None,
         spans=tuple(span for span in decision.spans if not liked or span in given.spans),
         answer=decision.answer,
         keep=example.keep and liked,

@@ -54,11 +54,10 @@ function like(label) {
 }
 
 /** Words follow the label, unless there are words of the other kind already. */
-function moved({ label, judgment, feedback }, to) {
-  if (label === to) return {};
-  const from = label === true ? feedback : judgment, into = to ? feedback : judgment;
-  if (to === (label === true) || !from.trim() || into.trim()) return {};
-  return to ? { feedback: judgment, judgment: "" } : { judgment: feedback, feedback: "" };
+function moved(decision, to) {
+  const from = kindOf(decision), into = to ? "feedback" : "judgment";
+  if (from === into || !decision[from].trim() || decision[into].trim()) return {};
+  return { [into]: decision[from], [from]: "" };
 }
 
 /** Save typed words now. */
@@ -284,7 +283,12 @@ function drawState() {
   drawProgress();
 }
 
-const wordsIn = (decision) => (decision.label ? decision.feedback : decision.judgment);
+/** The kind of the words that are shown. Words that were written before the label was taken back stay in sight. */
+function kindOf({ label, judgment, feedback }) {
+  return label || (label === null && !judgment && feedback) ? "feedback" : "judgment";
+}
+
+const wordsIn = (decision) => decision[kindOf(decision)];
 
 function drawProgress() {
   const { about } = page;
@@ -411,7 +415,7 @@ function watchFields() {
   why.addEventListener("focus", () => { step = act(); });
   why.addEventListener("input", () => {
     const words = why.value; // now: a moment later the field may show another reply's words
-    typed((decision) => (decision.label ? { feedback: words } : { judgment: words }), step);
+    typed((decision) => ({ [kindOf(decision)]: words }), step);
   });
   why.addEventListener("blur", flush);
   why.addEventListener("keydown", (event) => {
