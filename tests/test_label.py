@@ -119,6 +119,41 @@ def test_what_was_undone_is_done_again_after_a_restart_too_until_something_new_i
     last.close()
 
 
+def test_a_reader_takes_back_only_own_steps_also_after_a_restart(file: Path) -> None:
+    labelling = opened(file)
+    decide(labelling, 0, "ann-1", label=True)
+    decide(labelling, 1, "bob-1", label=True)
+    decide(labelling, 2, "ann-2", feedback="Sh")
+    decide(labelling, 3, "bob-2", label=True)
+    decide(labelling, 2, "ann-2", feedback="Short.")  # one step, though somebody else wrote meanwhile
+    assert labelling.undo("ann") == 2
+    assert labelling.now[2].feedback == ""
+    assert labelling.undo("eve") is None
+    decide(labelling, 0, "bob-3", label=False)
+    with pytest.raises(Outdated, match="reply 1 "):
+        labelling.undo("ann")
+    assert labelling.redo("bob") is None
+    assert labelling.redo("ann") == 2, "the other's decision ends nothing that is about another reply"
+    assert labelling.undo("ann") == 2
+    decide(labelling, 2, "bob-4", skipped=True)
+    assert labelling.redo("ann") is None, "but it does so about the same reply"
+    labelling.close()
+
+    again = opened(file)
+    assert [again.undo("bob"), again.undo("bob"), again.undo("ann"), again.undo("ann")] == [2, 0, 0, None]
+    assert again.redo("ann") == 0
+    assert again.redo("bob") == 0
+    assert again.undo("bob") == 0
+    again.close()
+
+    last = opened(file)
+    assert states(last) == ["liked", "liked", "unlabelled", "liked"]
+    assert last.redo("eve") == 0, "a page at another port has another name, and takes all of the earlier steps"
+    assert [last.undo("eve") for _ in range(5)] == [0, 0, 3, 1, None]
+    assert last.redo("eve") == 1
+    last.close()
+
+
 def test_a_second_server_on_the_same_output_is_refused_and_one_on_another_is_not(file: Path, tmp_path: Path) -> None:
     first = opened(file)
     with pytest.raises(UserError, match=r"replies\.labelled\.decisions\.jsonl: .*\n.*--out"):
@@ -276,7 +311,14 @@ def test_only_the_page_itself_may_read_or_change_anything(file: Path) -> None:
         assert ask(url, "/api/undo", {})[1]["row"]["decision"]["label"] is None
         assert ask(url, "/api/redo", {})[1]["row"]["decision"]["label"] is not None
         assert ask(url, "/api/redo", {})[1]["row"] is None
+        assert ask(url, "/api/undo", {"who": "eve"})[1]["row"] is None
+        assert ask(url, "/api/undo", {"who": 1})[0] == 400
         assert ask(url, "/api/undo", {})[1]["row"]["decision"]["label"] is None
+        for seen, reader in enumerate(("ann", "bob"), labelling.revisions[0]):
+            decision = {**labelling.now[0].as_json(), "feedback": reader, "label": True}
+            change = {"place": 0, "seen": seen, "decision": decision, "step": f"{reader}-1"}
+            assert ask(url, "/api/decide", change)[0] == 200
+        assert ask(url, "/api/undo", {"who": "ann"})[0] == 409
 
 
 def test_the_command_says_where_it_writes_and_ends_with_the_command_that_trains(file: Path) -> None:

@@ -32,6 +32,7 @@ from nlft.page.ports import USUAL_PORTS
 from nlft.page.serving import say_address, web_server
 
 LONGEST_SEARCH = 1000  # characters
+LONGEST_NAME = 100  # characters of a step's or a reader's name
 STYLES = ("base.css", "map.css", "label.css")
 
 
@@ -112,7 +113,7 @@ class LabelServer:
     async def decide(self, request: Request) -> Response:
         body = await json_body(request)
         place, seen, step = self._place(body), body.get("seen"), body.get("step", "")
-        if not isinstance(seen, int) or not isinstance(step, str) or len(step) > 100:
+        if not isinstance(seen, int) or not isinstance(step, str) or len(step) > LONGEST_NAME:
             raise HTTPException(400, "Send the revision that was seen, and the step.")
         try:
             await run_in_threadpool(self.labelling.decide, place, body.get("decision"), seen, step)
@@ -126,9 +127,14 @@ class LabelServer:
     async def redo(self, request: Request) -> Response:
         return await self._turned(request, self.labelling.redo)
 
-    async def _turned(self, request: Request, turn: Callable[[], int | None]) -> Response:
-        await json_body(request)
-        place = await run_in_threadpool(turn)
+    async def _turned(self, request: Request, turn: Callable[[str | None], int | None]) -> Response:
+        who = (await json_body(request)).get("who")
+        if not isinstance(who, str | None) or len(who or "") > LONGEST_NAME:
+            raise HTTPException(400, "Send the reader's name.")
+        try:
+            place = await run_in_threadpool(turn, who)
+        except Outdated as error:
+            return JSONResponse({"error": str(error)}, status_code=409)
         row = None if place is None else self.labelling.row(place)
         return JSONResponse({"row": row, **self._progress()})
 
