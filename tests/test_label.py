@@ -21,7 +21,7 @@ from nlft import cli
 from nlft.core.spans import Span
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import UserError
-from nlft.label.decisions import LONGEST, read_decision
+from nlft.label.decisions import LONGEST, MOST_SPANS, Decision, read_decision, refuse_too_long
 from nlft.label.labelling import Outdated, decisions_path, default_out
 from nlft.label.replies import read_replies
 
@@ -169,9 +169,16 @@ def test_what_somebody_else_wrote_into_the_output_is_not_replaced(file: Path) ->
     decide(labelling, 0, label=True)
     with labelling.out.open("a") as out:
         out.write("mine\n")
-    with pytest.raises(UserError, match="changed or removed by something else"):
+    with pytest.raises(UserError, match=r"replies\.labelled\.jsonl"):
         decide(labelling, 1, label=True)
     assert states(labelling)[1] == "unlabelled"
+    labelling.out.rename(file.with_name("away.jsonl"))  # as the message says
+    decide(labelling, 1, label=True)
+    assert len(read_examples(labelling.out)) == 2
+    os.utime(labelling.out, (1, 1))  # a copy or a backup changes no more than the time
+    decide(labelling, 2, label=True)
+    assert len(read_examples(labelling.out)) == 3
+    file.with_name("away.jsonl").replace(labelling.out)
     labelling.close()
     with pytest.raises(UserError, match=r"replies\.labelled\.jsonl.*did not write"):
         opened(file)
@@ -199,6 +206,19 @@ def test_decisions_about_replies_that_have_changed_stay_in_their_file_and_out_of
     assert [e.completion for e in read_examples(again.out)] == [TEXTS[1]]
     assert len(again.journal.lines()) == 3
     again.close()
+
+
+def test_another_file_of_the_same_name_never_empties_the_output(file: Path) -> None:
+    labelling = opened(file)
+    decide(labelling, 0, label=True)
+    labelling.close()
+    other = file.with_suffix(".csv")
+    other.write_text("prompt,completion\nDescribe product 9.,An iron board.\n")
+    assert default_out(other) == labelling.out
+    with pytest.raises(UserError, match=r"replies\.labelled\.jsonl[^\n]* 1 [^\n]*\n.*--out"):
+        opened(other)
+    assert len(read_examples(labelling.out)) == 1
+    opened(file).close()
 
 
 def test_labels_and_fields_that_a_file_has_are_kept_and_a_changed_label_drops_the_old_verdict(tmp_path: Path) -> None:
@@ -261,6 +281,7 @@ def test_ids_are_made_where_they_are_missing_and_none_is_given_twice(tmp_path: P
         ({"spans": None}, "spans"),
         ({"label": 1}, "label"),
         ({"judgment": "x" * (LONGEST + 1)}, "20,001"),
+        ({"spans": [{"start": 0, "end": 1, "note": "x" * (LONGEST + 1)}]}, "20,001"),
         ({"feedback": None}, "feedback"),
         ({"answer": " "}, "answer"),
     ],
@@ -268,7 +289,27 @@ def test_ids_are_made_where_they_are_missing_and_none_is_given_twice(tmp_path: P
 def test_a_decision_that_no_file_could_hold_is_refused(change: dict[str, Any], told: str) -> None:
     whole = {"label": None, "skipped": False, "judgment": "", "feedback": "", "spans": [], "answer": None}
     with pytest.raises(UserError, match=told):
-        read_decision({**whole, **change}, "nine char")
+        refuse_too_long(read_decision({**whole, **change}, "nine char"), Decision())
+
+
+def test_what_the_file_itself_holds_may_be_of_any_length(tmp_path: Path) -> None:
+    file, long = tmp_path / "r.jsonl", "x" * (LONGEST + 1)
+    spans = tuple(Span(at, at + 1) for at in range(MOST_SPANS + 1))
+    write_examples(file, [Example("a", "q?", "y" * 3000, False, None, long, spans=(*spans, Span(2000, 2001, long)))])
+    labelling = opened(file)
+    decide(labelling, 0, spans=labelling.now[0].as_json()["spans"][1:])
+    decide(labelling, 0, label=True, judgment="", feedback=long)
+    for change in (
+        {"feedback": long + "x"},
+        {"spans": [*labelling.now[0].as_json()["spans"], *([{"start": 0, "end": 1}] * 2)]},
+    ):
+        with pytest.raises(UserError):
+            decide(labelling, 0, **change)
+    labelling.close()
+    write_examples(file, [Example("a", "q?", "y" * 3000, False, None, "Short.")])
+    again = opened(file)
+    assert again.now[0].feedback == long, "what was decided before stays, too"
+    again.close()
 
 
 def ask(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -710,6 +710,14 @@ def test_crooked_feedback_is_refused_with_its_reason_and_writes_nothing(
     assert not (run.path / "feedback").exists()
 
 
+def test_a_long_judgment_of_the_run_itself_does_not_block_an_edit(client: TestClient, run: RunDir) -> None:
+    long = "x" * 20_001
+    run.write_watched([replace(example, judgment=long) for example in run.watched()])
+    client.get("/api/runs/0/changes", headers=BEARER)
+    assert save(client, {**edit(0, long), "marks": [[0, 1, "wrong"]]}).status_code == 200
+    assert save(client, edit(0, long + "x")).status_code == 422
+
+
 def test_nothing_is_rescored_without_a_model(client: TestClient, run: RunDir) -> None:
     body = {"example": 0, "id": "farm-0", "label": False, "judgment": "No."}
     assert client.get("/api/runs", headers=BEARER).json()["rescores"] is False

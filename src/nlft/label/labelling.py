@@ -18,7 +18,16 @@ from nlft.data.records import as_record, completion_text, json_line
 from nlft.data.template_columns import TEMPLATE_COLUMNS
 from nlft.errors import UserError, display_path
 from nlft.files import write_output
-from nlft.label.decisions import STATES, Decision, State, decided, decision_of, fingerprint, read_decision
+from nlft.label.decisions import (
+    STATES,
+    Decision,
+    State,
+    decided,
+    decision_of,
+    fingerprint,
+    read_decision,
+    refuse_too_long,
+)
 from nlft.label.journal import Journal, digests
 from nlft.label.replies import Reply
 
@@ -71,7 +80,8 @@ class Labelling:
         self._names = [f"{reply.example.id}\0{fingerprint(reply.example)}" for reply in replies]
         self._lines = [self._line(place) for place in range(len(replies))]
         self._searched = [_searched(reply) for reply in replies]
-        self._stamp: object = None  # of the output as this process wrote it
+        self._stamp: object = None  # of the output when it was last known to be ours
+        self._own: set[str] = set()  # digests of all outputs that `nlft label` has written
         self._is_behind = False  # whether the output could not be written and lacks a decision
         self.journal = Journal(decisions_path(out))
         try:
@@ -124,7 +134,7 @@ class Labelling:
             Outdated: another page has changed the reply meanwhile.
         """
         with self._lock:
-            decision = read_decision(body, completion_text(self.replies[place].example))
+            decision = self._read(place, body)
             again = self._is_behind and decision == self.now[place]  # it was taken, but the output was not written
             if seen != self.revisions[place] and not again:
                 raise Outdated("another page has changed this reply meanwhile.\n  Look at its decision, or keep yours.")
@@ -179,7 +189,7 @@ class Labelling:
     def example_with(self, place: int, body: object) -> dict[str, Any] | None:
         """Return the record that a decision would make; None if no training could read it. Nothing changes."""
         reply = self.replies[place]
-        example = decided(reply, read_decision(body, completion_text(reply.example)))
+        example = decided(reply, self._read(place, body))
         return None if example is None else as_record(example)
 
     def prompt_record(self, place: int) -> dict[str, Any]:
@@ -201,9 +211,8 @@ class Labelling:
             elif line.get("undo"):
                 self._undo(place, _by(line))
             else:
-                completion = completion_text(self.replies[place].example)
                 try:
-                    decision = read_decision(line.get("decision"), completion)
+                    decision = read_decision(line.get("decision"), completion_text(self.replies[place].example))
                 except UserError as error:
                     raise UserError(f"{display_path(self.journal.path)}:{number}: {error}") from error
                 if line.get("redo"):
@@ -213,13 +222,18 @@ class Labelling:
         self._earlier = {step.who for step in [*self._steps, *self._undone]}
         self._steps, self._undone = _earlier(self._steps), _earlier(self._undone)
         self._lines = [self._line(place) for place in range(len(self.replies))]
-        if self.out.exists() and self.out.stat().st_size:
-            if _sha256(self.out.read_bytes()) not in digests(lines):
-                raise UserError(
-                    f"--out {display_path(self.out)}: has something that `nlft label` did not write.\n"
-                    "  Label that file itself, move it away, or give another --out."
-                )
-            self._stamp = _stamp(self.out)
+        self._own = digests(lines)
+        if self._is_foreign():
+            raise UserError(
+                f"--out {display_path(self.out)}: has something that `nlft label` did not write.\n"
+                "  Label that file itself, move it away, or give another --out."
+            )
+        if lines and self.elsewhere == len(lines) and self._has_content():
+            raise UserError(
+                f"--out {display_path(self.out)}: holds labelled replies of another file. All {len(lines)} decisions "
+                f"in {display_path(self.journal.path)} are about replies that this file does not have.\n"
+                "  Give another --out, or move both files away."
+            )
         if lines:
             self._write(b"".join(self._lines))
 
@@ -237,6 +251,11 @@ class Labelling:
             raise
         apply()
         self._write(data)
+
+    def _read(self, place: int, body: object) -> Decision:
+        decision = read_decision(body, completion_text(self.replies[place].example))
+        refuse_too_long(decision, decision_of(self.replies[place]))
+        return decision
 
     def _may_turn(self, step: _Step, who: str) -> bool:
         return step.who == who or (step.is_earlier and who not in self._earlier)
@@ -295,16 +314,27 @@ class Labelling:
         return b"" if example is None else json_line(as_record(example)).encode()
 
     def _refuse_changed_output(self) -> None:
-        if self._stamp is not None and _stamp(self.out) != self._stamp:
+        if self._is_foreign():
             raise UserError(
-                f"{display_path(self.out)} was changed or removed by something else, so it is not replaced.\n"
+                f"{display_path(self.out)} was changed by something else, so it is not replaced.\n"
                 "  Move it away, or stop `nlft label` and start it with another --out."
             )
 
+    def _has_content(self) -> bool:
+        return self.out.is_file() and self.out.stat().st_size > 0
+
+    def _is_foreign(self) -> bool:
+        """Whether the output has content that `nlft label` did not write. Another time of the file does not matter."""
+        if not self._has_content() or (stamp := _stamp(self.out)) == self._stamp:
+            return False
+        if _sha256(self.out.read_bytes()) not in self._own:
+            return True
+        self._stamp = stamp
+        return False
+
     def _write(self, data: bytes) -> None:
         self._is_behind = True
-        if self._stamp is None and self.out.exists() and self.out.stat().st_size:
-            raise UserError(f"{display_path(self.out)} appeared meanwhile.\n  Move it away.")
+        self._own.add(_sha256(data))
         write_output(self.out, data)
         self._is_behind = False
         self._stamp = _stamp(self.out)

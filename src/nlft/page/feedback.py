@@ -246,7 +246,7 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     judgment, label = item.get("judgment"), item.get("label")
     if not isinstance(label, bool) or not (judgment is None or isinstance(judgment, str)):
         return Problem(where, "needs a label, and a judgment that is text or null", "Reload the page.")
-    if judgment is not None and len(judgment) > LONGEST:
+    if judgment is not None and len(judgment) > LONGEST and judgment != examples[index].judgment:
         return Problem(where, f"has a judgment of {len(judgment)} characters", f"Shorten it to {LONGEST}.")
     if not label and not (judgment or "").strip():
         return Problem(where, 'has the label "wrong", but no judgment', "Write a sentence or mark tokens.")
