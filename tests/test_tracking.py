@@ -16,6 +16,7 @@ from helpers.training import examples, nlft_trainer
 from helpers.waiting import until
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
+from nlft.training.trackers import cure_of, warn_failed, without_missing_trackers
 from nlft.training.tracking import TrackioReport
 
 SHORT = {"max_steps": 2, "watch": 2, "watch_every": 0, "report_to": ["trackio"]}
@@ -194,6 +195,25 @@ def test_texts_go_only_to_places_that_the_hub_calls_private(tmp_path, monkeypatc
     with pytest.warns(UserWarning, match="private"):
         assert not report._may_hold_texts(args)
     assert not report._may_hold_texts(args), "said once"
+
+
+def test_each_tracker_has_a_cure_that_helps_and_no_message_has_a_password(monkeypatch):
+    found = {name: cure_of(name) for name in INTEGRATION_TO_CALLBACK}
+    packages = {"flyte": "flytekit", "azure_ml": "azureml-sdk", "dagshub": "dagshub mlflow", "mlflow": "mlflow"}
+    assert {name: found[name].removeprefix("pip install ") for name in packages} == packages
+    assert "KUBEFLOW_TRAINER_SERVER_URL" in found["kubeflow"]
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")
+    monkeypatch.delenv("KUBEFLOW_TRAINER_SERVER_URL", raising=False)
+    args = SimpleNamespace(report_to=["mlflow", "kubeflow"])
+    with pytest.warns(UserWarning, match="--report_to") as said:
+        without_missing_trackers(args)
+    assert args.report_to == []
+    first, second = (str(one.message) for one in said)
+    assert "DISABLE_MLFLOW_INTEGRATION" in first
+    assert "KUBEFLOW_TRAINER_SERVER_URL" in second
+    with pytest.warns(UserWarning, match="http://log.example") as said:
+        warn_failed("kubeflow", ConnectionError("no answer of http://ann:secret@log.example"))
+    assert "--upgrade" not in str(said[0].message)
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
