@@ -103,7 +103,7 @@ class Feedback:
         for index, example in enumerate(examples):
             record = by_id.get(example.id)
             if record and (record["label"], record.get("judgment")) != (example.label, example.judgment):
-                about = {"example": index, "id": example.id}
+                about = {"example": index, "id": str(example.id)}
                 edited.append({**about, "label": record["label"], "judgment": record.get("judgment")})
         return edited
 
@@ -236,7 +236,7 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
             "Reload the page; the run may have been restarted.",
         )
     id = examples[index].id
-    if item.get("id") != id:
+    if str(item.get("id")) != str(id):  # the page has every id as text
         return Problem(
             "feedback",
             f"is for example {item.get('id')!r}, but place {index} has {id!r}",
