@@ -30,6 +30,15 @@ def application(routes: list[Route]) -> ASGIApp:
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
+class JSONAnswer(JSONResponse):
+    """An answer as JSON. A file name that is not UTF-8 has half surrogate pairs, which JSON can only spell out."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+            "utf-8", "backslashreplace"
+        )
+
+
 async def json_body(request: Request) -> dict[str, Any]:
     """Read the request's JSON object. Refuse a body that is too long or is not a JSON object."""
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
@@ -50,7 +59,7 @@ async def json_body(request: Request) -> dict[str, Any]:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=422)
+    return JSONAnswer({"error": str(error)}, status_code=422)
 
 
 async def _left(request: Request, error: Exception) -> Response:
@@ -69,4 +78,4 @@ async def _received(request: Request) -> bytes:
 
 async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+    return JSONAnswer({"error": error.detail}, status_code=error.status_code, headers=error.headers)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, printable
 from nlft.files import write_output
 from nlft.page.bundle import file_page
 from nlft.page.live import LiveRun
@@ -64,7 +64,7 @@ def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_ste
 
 def map_page(runs: list[dict[str, Any]], *, view: dict[str, Any] | None = None) -> str:
     """Build the page that shows the data of `map_data`."""
-    title = " and ".join(run["run"] for run in runs)
+    title = printable(" and ".join(run["run"] for run in runs))
     return file_page(f"{title}: saliency map", {"runs": runs, "view": view or {}})
 
 
