@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import pytest
 
@@ -43,6 +44,9 @@ SECONDS = {
 
 # No test cuts the power. Waiting for the disk at each file would take a third of a small training.
 os.fsync = lambda _: None
+
+# Under `nohup` this signal is ignored, and so it would be in the trainings whose terminal the tests close.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

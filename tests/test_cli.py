@@ -245,6 +245,7 @@ WRONG_INPUT = [
     (["train", "DATA", "--model_name_or_path", "no/such"], "no/such"),
     (["train", "DATA", "--model_name_or_path", "./no-such"], "no-such"),
     (["train", "DATA", "--model_name_or_path", "DATA"], "is a file"),
+    (["kto", "DATA", "MODEL", "--output_dir", os.fsdecode(b"caf\xe9")], "caf\\udce9: is not UTF-8"),
     (["train", "DATA", "MODEL", "--adapter", "no/such"], "--adapter no/such"),
     (["train", "DATA", "MODEL", "--adapter", "FOLDER"], "holds a model"),
     (["train", "DATA", "MODEL", "--eval_file", "none.jsonl"], "--eval_file none.jsonl"),

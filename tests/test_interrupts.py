@@ -208,7 +208,7 @@ def test_a_signal_after_the_last_step_lets_the_adapter_be_written(tmp_path, caps
 
 
 @pytest.mark.parametrize("command", ["train", pytest.param("tune", marks=pytest.mark.long)])
-def test_a_training_outlives_its_terminal_until_it_has_saved(tmp_path, model_folder, command):
+def test_a_training_outlives_its_terminal_until_it_has_saved(tmp_path, model_folder, command, request):
     """What it prints then goes nowhere, instead of ending it with an error."""
     words, run = in_a_process(command, tmp_path, model_folder, 100_000)
     ours, theirs = pty.openpty()
@@ -222,6 +222,7 @@ def test_a_training_outlives_its_terminal_until_it_has_saved(tmp_path, model_fol
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
+    request.addfinalizer(process.kill)
     shown = []
 
     def trains():

@@ -12,7 +12,8 @@ from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuni
 from helpers import tiny
 from nlft.core import logprobs
 from nlft.core.conditions import IGNORE_INDEX, pad_rows
-from nlft.core.heads import LogOdds, logit_finisher
+from nlft.core.heads import logit_finisher
+from nlft.core.logit_slopes import LogOdds
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.errors import NLFTError, UserError
 from nlft.models.adapters import lora

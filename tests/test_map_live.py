@@ -84,7 +84,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     write_examples(folder / "examples.jsonl", problems())
     run = RunDir(folder / "run")
     options = {
-        "model_name_or_path": model, "output_dir": run.path, "max_steps": STEPS, "per_device_train_batch_size": 2,
+        "model_name_or_path": model, "output_dir": run.path, "max_steps": STEPS, "per_device_train_batch_size": 1,
         "learning_rate": RATE, "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no",
         "dtype": "float32", "activation_checkpointing": "false", "watch": 4, "watch_every": 0, "disable_tqdm": "true",
     }  # fmt: skip

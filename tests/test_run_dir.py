@@ -8,6 +8,7 @@ import pytest
 
 from helpers.snapshots import scores, snapshot
 from nlft.errors import UserError
+from nlft.runs.json_lines import jsonl_line
 from nlft.runs.run_dir import RunDir, WatchedExample
 
 
@@ -93,3 +94,10 @@ def test_clearing_a_run_leaves_everything_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     run.clear()
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_name_that_is_not_utf_8_is_kept_and_read_again(tmp_path):
+    run, name = RunDir(tmp_path), os.fsdecode(b"caf\xe9.jsonl")
+    run.write_settings({"data": {"file": name}})
+    assert run.settings()["data"]["file"] == name
+    assert json.loads(jsonl_line({"command": [name]})) == {"command": [name]}

@@ -12,6 +12,7 @@ from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
 from nlft.core.heads import BaseTargets, Head
 from nlft.core.hold import Role
+from nlft.core.logit_slopes import LogOdds, WithSlope
 from nlft.core.logprobs import causal_lm, enable_scoring, scored_mask
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
@@ -75,6 +76,14 @@ def targets_of(parts, base):
     return TopTargets(top.ids, top.log_q, top.tail, top.mass, base.ban, base.bans, base.graded)
 
 
+def distance(targets, logits, head=None, said=None):
+    """KL with gradient through the logits, and the words' mass."""
+    slope = logits.detach().clone()
+    said = torch.zeros(len(logits)).long() if said is None else said
+    found = targets.measure_(slope, said, targets.own_logits(head), slope=True)
+    return WithSlope.apply(logits, found.kl, slope), found.mass
+
+
 @pytest.mark.parametrize("mass", [0.5, 0.9, 0.999, 1.0])
 def test_value_and_gradient_are_those_of_the_formula(mass):
     _, head, base, now = places()
@@ -82,7 +91,7 @@ def test_value_and_gradient_are_those_of_the_formula(mass):
     parts = top_parts(base, wanted, head, mass=mass, most=60)
     logits = head.logits(base.states).detach()
     ours = head.logits(now).detach().requires_grad_(True)
-    kl, words = targets_of(parts, base).distance(ours, head)
+    kl, words = distance(targets_of(parts, base), ours, head)
     theirs = ours.detach().double().requires_grad_(True)
     log_p = theirs.log_softmax(1)
     expected = []
@@ -115,7 +124,7 @@ def test_it_is_too_small_by_no_more_than_the_bound(mass):
     everywhere = torch.ones(len(now), dtype=torch.bool)
     parts = top_parts(base, everywhere, head, mass=mass, most=10_000)
     logits, log_p = head.logits(base.states).detach(), head.logits(now).detach().log_softmax(1)
-    kl, _ = targets_of(parts, base).distance(head.logits(now).detach(), head)
+    kl, _ = distance(targets_of(parts, base), head.logits(now).detach(), head)
     gaps = []
     for at in range(len(now)):
         q, banned = plain_target(base, logits, at)
@@ -135,13 +144,37 @@ def test_with_the_whole_vocabulary_it_is_the_exact_divergence():
     _, head, base, now = places()
     parts = top_parts(base, torch.ones(len(now), dtype=torch.bool), head, mass=1.0, most=10_000)
     logits = head.logits(now).detach().requires_grad_(True)
-    exact, mass = base.distance(logits, head)
+    exact, mass = distance(base, logits, head)
     (wanted,) = torch.autograd.grad(exact.sum(), logits)
-    kl, words = targets_of(parts, base).distance(logits, head)
+    kl, words = distance(targets_of(parts, base), logits, head)
     (found,) = torch.autograd.grad(kl.sum(), logits)
     torch.testing.assert_close(kl, exact, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(words, mass)
+
+
+@pytest.mark.parametrize("cached", [1, 2**22])
+@pytest.mark.parametrize("mass", [0.5, 1.0])
+def test_one_pass_measures_the_log_odds_too_whichever_part_the_said_token_is_in(monkeypatch, mass, cached):
+    """Said tokens that are kept, banned, and in the tail; in one part of the logits, and in one part for each place."""
+    monkeypatch.setattr("nlft.core.logit_slopes._CACHED", cached)
+    _, head, base, now = places()
+    wanted = torch.arange(len(now)) % 5 != 4
+    parts = top_parts(base, wanted, head, mass=mass, most=60)
+    logits = head.logits(now).detach()
+    likeliest = logits.argsort(1, descending=True)
+    for said in (likeliest[:, 0], likeliest[:, 1], likeliest[:, -1], BANS[base.ban][:, 1], parts.padded().ids[:, 0]):
+        expected, top1 = LogOdds.apply(logits, said)
+        for targets in (base, targets_of(parts, base)):
+            slope = logits.clone()
+            found = targets.measure_(slope, said, targets.own_logits(head), slope=True)
+            torch.testing.assert_close(found.log_odds, expected, atol=1e-5, rtol=1e-5)
+            assert torch.equal(found.top1, top1)
+            without = targets.measure_(logits.clone(), said, targets.own_logits(head), slope=False)
+            assert torch.equal(found.kl, without.kl)
+            ours = logits.clone().requires_grad_(True)
+            distance(targets, ours, head)[0].sum().backward()
+            torch.testing.assert_close(slope, ours.grad, atol=2e-6, rtol=1e-5)
 
 
 def test_a_tail_that_the_model_forgot_gives_no_nan():
@@ -151,7 +184,7 @@ def test_a_tail_that_the_model_forgot_gives_no_nan():
     top = TopTargets(torch.tensor([[0]]), torch.tensor([[-0.7]]), torch.tensor([-0.7]), torch.zeros(1), base.ban, BANS,
                      base.graded)  # fmt: skip
     logits = torch.tensor([[500.0, 0.0, 1.0]], requires_grad=True)
-    kl, _ = top.distance(logits, None)
+    kl, _ = distance(top, logits)
     kl.sum().backward()
     assert kl.item() == pytest.approx(0.5 * 499, rel=0.02)
     assert logits.grad.isfinite().all()

@@ -73,6 +73,19 @@ def test_start_and_end_keep_within_the_share_in_short_runs(tmp_path, scheme, ste
         assert any(run.snapshot(step).scores[index] is not None for step in recorded)
 
 
+def test_the_examples_that_are_named_are_scored_at_both_ends(tmp_path):
+    """Others are left out, in a training as short as this: those that no step has scored took their place."""
+    named = training.examples()[9].id
+    for folder, watch_ids in (("named", [named]), ("free", None)):
+        _, _, run = train(tmp_path / folder, 3, watch_ids=watch_ids, watch_share=0.01)
+        first, last = (run.snapshot(step).scores for step in (0, 3))
+        assert any(scores is None for scores in last)
+        if watch_ids:
+            at = [one.id for one in run.watched()].index(named)
+            assert first[at] is not None
+            assert last[at] is not None
+
+
 def test_a_longer_run_scores_all_at_both_ends_and_then_between(tmp_path):
     _, passes, run = train(tmp_path, 56, watch_every=1, watch_batches=False)
     assert run.snapshot_steps(whole=True)[0] == 0

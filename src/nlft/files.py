@@ -38,6 +38,11 @@ def write_whole(path: Path, data: bytes | Iterable[bytes], *, durable: bool = Tr
         sync_folder(path.parent)
 
 
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Return JSON in UTF-8. Half a surrogate pair is escaped: it stands for a byte in a name that is not UTF-8."""
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the names in a folder. Some systems cannot: there the names come when they come."""
     with suppress(OSError):

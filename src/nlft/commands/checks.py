@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nlft.errors import RecordsError, UserError, display_path, typed
+from nlft.errors import RecordsError, UserError, display_path, printable, typed
 from nlft.launch import asks_for_help
 from nlft.sources.raw_records import UNLABELLED
 from nlft.sources.settings import AS_IT_SAYS, ReadAs
@@ -133,6 +133,14 @@ def _check_writable(path: Path, flag: str) -> None:
     """Refuse a path where nothing can be written."""
     if flag == "--output_dir" and path.is_file():
         raise UserError(f"{flag} {display_path(path)}: is a file.\n  Give a folder.")
+    if flag == "--output_dir":
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{flag} {printable(str(path))}: is not UTF-8, and safetensors writes no weights under such a name.\n"
+                "  Give the folder another name."
+            ) from None
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from nlft.core.logit_slopes import LogOdds, Measured, WithSlope, odds_, parts_of
 from nlft.core.saliency import TopTokens
 from nlft.errors import NLFTError
 
@@ -70,19 +71,50 @@ class BaseTargets:
                 "--condition_logprobs frozen."
             )
 
-    def distance(self, logits: Tensor, head: "Head") -> tuple[Tensor, Tensor]:
-        """Return KL(q ‖ p) at each place, with gradient through the logits of p, and b's mass on the words."""
-        target, mass = head.base_target(self)
-        return _BannedKL.apply(logits, target), mass
+    def own_logits(self, head: "Head") -> Tensor:
+        """Return the base's logits, (n, vocabulary)."""
+        return head.logits(self.states)
 
-    def with_distance(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor, Tensor]:
-        """Return the logits of the model's states, and `distance`.
+    def both_logits(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor]:
+        """Return the logits of the model's states, and the base's own, from one call of the head.
 
         Under FSDP2 a second call of the head, without gradient, makes the process crash in backward (torch 2.13).
         """
-        logits, of_base = head.logits(torch.cat([states, self.states])).tensor_split(2)
-        target, mass = head.base_target(self, of_base.detach().clone())
-        return logits, _BannedKL.apply(logits, target), mass
+        logits, own = head.logits(torch.cat([states, self.states])).tensor_split(2)
+        return logits, own.detach().clone()
+
+    @torch.no_grad()
+    def target_(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute log q, (n, vocabulary), −inf where banned; and b's mass on `words`, (n,).
+
+        Args:
+            own: the base's logits, overwritten.
+        """
+        mass = (own[:, self.words].logsumexp(1) - own.logsumexp(1)).exp() if len(self.words) else 0 * own[:, 0]
+        own /= self.temperature[:, None]
+        banned = self.ban.nonzero()
+        own[banned, self.bans[self.ban[banned[:, 0]]]] = -torch.inf
+        return own.log_softmax(1), mass
+
+    @torch.no_grad()
+    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool) -> Measured:
+        """Measure KL(q ‖ p). See `HeldTargets`.
+
+        If both models have the same logits and nothing is banned, divergence and slope are exactly 0.
+        """
+        assert own is not None
+        found = Measured.of(logits)
+        for part in parts_of(logits):
+            z = logits[part]
+            found.log_odds[part], found.top1[part] = odds_(z.clone(), said[part], slope=False)
+            log_q, found.mass[part] = self.part(part).target_(own[part])
+            q = log_q.exp()
+            # Not softmax: it rounds otherwise than the target, and Adam makes whole steps of such differences.
+            log_p = z.log_softmax(1)
+            found.kl[part] = log_q.sub_(log_p).masked_fill_(q == 0, 0).mul_(q).sum(1)
+            if slope:
+                z.copy_(log_p.exp_().sub_(q))
+        return found
 
 
 class HeldTargets(Protocol):
@@ -99,9 +131,19 @@ class HeldTargets(Protocol):
 
     def check(self, head: "Head") -> None: ...
 
-    def distance(self, logits: Tensor, head: "Head") -> tuple[Tensor, Tensor]: ...
+    def own_logits(self, head: "Head") -> Tensor | None: ...
 
-    def with_distance(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor, Tensor]: ...
+    def both_logits(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor | None]: ...
+
+    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool) -> Measured:
+        """Measure n places.
+
+        Args:
+            logits: (n, vocabulary) of p, float32, overwritten: with dKL/dlogits = p − q if `slope`.
+            said: (n,) ids of the tokens whose log-odds are measured.
+            own: the base's logits, which `own_logits` or `both_logits` returned; overwritten.
+        """
+        ...
 
 
 class Head:
@@ -154,21 +196,6 @@ class Head:
             self.module.train(was_training)
         return TopTokens(torch.cat([ids for _, ids in parts]), torch.cat([logits for logits, _ in parts]))
 
-    @torch.no_grad()
-    def base_target(self, base: BaseTargets, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Compute log q of the base's places, (n, vocabulary), −inf where banned; and b's mass on `words`, (n,).
-
-        Args:
-            logits: the base's own, if they are known already; this overwrites them.
-        """
-        logits = self.logits(base.states) if logits is None else logits
-        mass = (logits[:, base.words].logsumexp(1) - logits.logsumexp(1)).exp() if len(base.words) else 0 * logits[:, 0]
-        logits /= base.temperature[:, None]
-        banned = base.ban.nonzero()[:, 0]
-        if len(banned):
-            logits[banned] = logits[banned].scatter(1, base.bans[base.ban[banned]], -torch.inf)
-        return logits.log_softmax(1), mass
-
 
 def log_odds_in_chunks(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
     """Return log p − log(1−p) of each target, (scored,) float32, and whether the target is the first choice."""
@@ -195,8 +222,11 @@ def held_in_chunks(
     if torch.is_grad_enabled() and head.recomputes:
 
         def scored(h: Tensor, t: Tensor, part: slice) -> tuple[Tensor, ...]:
-            logits, kl, mass = base.part(part).with_distance(h, head)
-            return (*LogOdds.apply(logits, t), kl, mass)
+            some = base.part(part)
+            logits, own = some.both_logits(h, head)
+            slope = logits.detach().clone()
+            found = some.measure_(slope, t, own, slope=True)
+            return (*LogOdds.apply(logits, t), WithSlope.apply(logits, found.kl, slope), found.mass)
 
         chunks = head.chunks(hidden)
         parts = [checkpoint(scored, hidden[part], targets[part], part, use_reentrant=False) for part in chunks]
@@ -223,54 +253,6 @@ def cross_entropy_in_chunks(states: Tensor, ids: Tensor, probabilities: Tensor, 
     places = (states, ids, probabilities)
     chunks = head.chunks(states)
     return torch.cat([checkpoint(cross_entropy, *(x[part] for x in places), use_reentrant=False) for part in chunks])
-
-
-class LogOdds(torch.autograd.Function):
-    """Computes the target's log-odds u from float32 logits z: z_target − logsumexp of the others.
-
-    Equals `log_softmax(z)[target] - log(1 - softmax(z)[target])`, but never computes 1−p from a rounded p.
-    du/dz is 1 on the target and −softmax over the others. So only the logits are kept, and one buffer is written.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        index = targets[:, None]
-        others = logits.scatter(1, index, -torch.inf)
-        best = others.amax(1, keepdim=True)
-        target_logit = logits.gather(1, index)
-        lse = best + others.sub_(best).exp_().sum(1, keepdim=True).log_()
-        ctx.save_for_backward(logits, index, lse)
-        top1 = (target_logit >= best).squeeze(1)
-        ctx.mark_non_differentiable(top1)
-        return (target_logit - lse).squeeze(1), top1
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
-        logits, index, lse = ctx.saved_tensors
-        grad = grad[:, None]
-        out = (logits - lse).exp_().scatter_(1, index, 0).mul_(-grad)
-        return out.scatter_(1, index, grad), None
-
-
-class _BannedKL(torch.autograd.Function):
-    """Computes KL(q ‖ p) from float32 logits z of p and log q, which may have −inf. dKL/dz is p − q.
-
-    If both have the same logits and nothing is banned, the result is exactly 0.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, log_target: Tensor) -> Tensor:
-        target = log_target.exp()
-        gap = logits.log_softmax(1).neg_().add_(log_target)
-        kl = gap.masked_fill_(target == 0, 0).mul_(target).sum(1)
-        ctx.save_for_backward(logits, target)
-        return kl
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, target = ctx.saved_tensors
-        # Not softmax: it rounds otherwise than the target, and Adam makes whole steps of such differences.
-        return logits.log_softmax(1).exp_().sub_(target).mul_(grad[:, None]), None
 
 
 class _FrozenHeadLogOdds(torch.autograd.Function):
@@ -302,11 +284,17 @@ class _FrozenHeadLogOdds(torch.autograd.Function):
 
 def _odds_and_slope(hidden: Tensor, targets: Tensor, head: Head, grad: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return log-odds u, first choices, and du/dstate if `grad`."""
+    states, logits = _fresh_logits(hidden, head, grad)
+    values = logits.detach()
+    u, first = odds_(values, targets, slope=grad)
+    return u, first, torch.autograd.grad(logits, states, values)[0] if grad else None
+
+
+def _fresh_logits(hidden: Tensor, head: Head, grad: bool) -> tuple[Tensor, Tensor]:
+    """Return states whose gradient ends here, and their logits, whose values may be overwritten."""
     with torch.set_grad_enabled(grad):
         states = hidden.detach().requires_grad_(grad)
-        u, first = LogOdds.apply(head.logits(states), targets)
-    slope = torch.autograd.grad(u, states, torch.ones_like(u))[0] if grad else None
-    return u.detach(), first, slope
+        return states, head.logits(states)
 
 
 class _FrozenHeadHeld(torch.autograd.Function):
@@ -325,14 +313,13 @@ class _FrozenHeadHeld(torch.autograd.Function):
         kl_slope = torch.empty_like(hidden) if wants_grad else None
         graded = base.graded.nonzero()[:, 0] if wants_grad else base.graded.new_empty(0, dtype=torch.long)
         for part in head.chunks(hidden):
-            with torch.set_grad_enabled(wants_grad):
-                states = hidden[part].detach().requires_grad_(wants_grad)
-                logits = head.logits(states)
-                some_kl, mass[part] = base.part(part).distance(logits, head)
-            kl[part] = some_kl.detach()
-            log_odds[part], top1[part] = LogOdds.apply(logits.detach(), targets[part])
+            some = base.part(part)
+            states, logits = _fresh_logits(hidden[part], head, wants_grad)
+            values = logits.detach()
+            found = some.measure_(values, targets[part], some.own_logits(head), slope=wants_grad)
+            kl[part], mass[part], log_odds[part], top1[part] = found.kl, found.mass, found.log_odds, found.top1
             if kl_slope is not None:
-                (kl_slope[part],) = torch.autograd.grad(some_kl, states, torch.ones_like(some_kl))
+                (kl_slope[part],) = torch.autograd.grad(logits, states, values)
         slopes = [_odds_and_slope(hidden[rows], targets[rows], head, True)[2] for rows in graded.split(head.rows)]
         odds_slope = torch.cat([hidden.new_empty(0, hidden.shape[1]), *(s for s in slopes if s is not None)])
         ctx.save_for_backward(*([kl_slope, odds_slope, graded] if kl_slope is not None else []))

@@ -5,12 +5,12 @@ Such a base takes a few hundred bytes per token on disk, where the whole distrib
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nlft.core.heads import BaseTargets, Head
+from nlft.core.logit_slopes import Measured, parts_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def top_parts(base: BaseTargets, wanted: Tensor, head: Head, *, mass: float, mos
     tail.fill_(-torch.inf)
     ids, log_q = [], []
     for some in places.split(head.rows):
-        target, of_words = head.base_target(base.at(some))
+        at_some = base.at(some)
+        target, of_words = at_some.target_(at_some.own_logits(head))
         parts = _likeliest(target, mass, most)
         at = some.cpu()
         counts[at], tail[at], words[at] = parts[0].int().cpu(), parts[3].cpu(), of_words.float().cpu()
@@ -139,49 +140,98 @@ class TopTargets:
     def check(self, head: Head) -> None:
         """Accept any head, trained or not: the targets do not depend on it."""
 
-    def distance(self, logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        """Return KL(q ‖ p) at each place, with gradient through the logits (n, vocabulary) of p; and the mass."""
-        # A place without bans reads row 0, whose ids mean nothing: its own first token stands for them.
-        banned = torch.where(self.ban[:, None] > 0, self.bans[self.ban], self.ids[:, :1])
-        kl: Tensor = _TopKL.apply(logits, self.ids, self.log_q, self.tail, banned)
-        return kl * (self.log_q[:, 0] > -torch.inf), self.mass
+    def own_logits(self, head: Head) -> None:
+        """Return None: the base's logits are not needed."""
 
-    def with_distance(self, states: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the logits of states, and `distance`."""
-        logits = head.logits(states)
-        return (logits, *self.distance(logits, head))
+    def both_logits(self, states: Tensor, head: Head) -> tuple[Tensor, None]:
+        """Return the logits of the model's states."""
+        return head.logits(states), None
+
+    @torch.no_grad()
+    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool) -> Measured:
+        """Measure Σ_k q_k log(q_k / p_k) over the kept tokens k, plus q_tail log(q_tail / p_tail). See `HeldTargets`.
+
+        The tail is one bucket: all tokens that are neither kept nor banned. p_tail is the sum of p over them. Banned
+        tokens are in no bucket, because q is 0 there.
+
+        The result is a lower bound of KL(q ‖ p). It is too small by q_tail · KL(q|tail ‖ p|tail), which is between 0
+        and q_tail · min(δ, δ²/8), where δ is the difference between the largest and the smallest log(p_j / q_j) in the
+        tail (Hoeffding's lemma). If p keeps the tail's proportions, it is exact. So q_tail, at most 1 − mass where the
+        cap was not reached, bounds the error: with mass 0.999 and δ = 2, by 0.0005 nats. With k = vocabulary it is
+        exact.
+
+        The slope at token j is p_j − q_j if j is kept, p_j − q_tail · p_j / p_tail in the tail, and p_j if j is banned.
+        """
+        found = Measured.of(logits)
+        found.mass.copy_(self.mass)
+        first = _first_of_each(self.bans)
+        for part in parts_of(logits):
+            some = self.part(part)
+            banned = _Few(some.bans[some.ban], first[some.ban] & (some.ban > 0)[:, None])
+            found.kl[part], found.log_odds[part], found.top1[part] = some._measure_(
+                logits[part], said[part, None], banned, slope=slope
+            )
+        return found
+
+    def _measure_(self, z: Tensor, said: Tensor, banned: "_Few", *, slope: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Measure a part. Return KL, log-odds and first choices.
+
+        The said, kept and banned tokens are taken out of the logits; one pass sums the others. Sums are only added to,
+        never subtracted from, so that a probability that rounds to 0 or 1 keeps its logarithm.
+        """
+        kept = _Few(self.ids, self.log_q > -torch.inf)
+        z_said, z_kept, z_banned = z.gather(1, said), kept.values(z), banned.values(z)
+        z.scatter_(1, torch.cat([said, kept.at(said), banned.at(said)], 1), -torch.inf)
+        best = z.amax(1, keepdim=True)
+        floor = best.clamp(min=torch.finfo(best.dtype).min)  # if nothing else is left
+        others = floor + z.sub_(floor).exp_().sum(1, keepdim=True).log_()
+
+        few = torch.cat([z_kept, z_banned], 1)
+        own = torch.cat([kept.ids == said, banned.ids == said], 1) & (few > -torch.inf)
+        in_tail = ~own.any(1, keepdim=True)
+        log_tail = torch.logaddexp(others, z_said.masked_fill(~in_tail, -torch.inf))
+        lse = torch.cat([few, log_tail], 1).logsumexp(1, keepdim=True)
+        rivals = torch.cat([few.masked_fill(own, -torch.inf), others], 1).logsumexp(1, keepdim=True)
+        top1 = z_said >= torch.cat([few, best], 1).amax(1, keepdim=True)
+
+        q, q_tail = self.log_q.exp(), self.tail.exp()[:, None]
+        some_tail = q_tail > 0
+        gaps = (self.log_q - (z_kept - lse)).masked_fill(q == 0, 0)
+        lead = (self.tail[:, None] - (log_tail - lse)).masked_fill(~some_tail, 0)
+        kl = (q * gaps).sum(1) + (q_tail * lead).squeeze(1)
+        target = kept.real[:, :1]
+        if slope:
+            # log of what is subtracted from p in the tail, relative to p's own logits
+            minus = (self.tail[:, None] - log_tail).masked_fill(~some_tail, -torch.inf)
+            z.mul_(((floor - lse).exp() - (floor + minus).exp()) * target)
+            q_said = (q * (kept.ids == said)).sum(1, keepdim=True)
+            of_said = (z_said - lse).exp() - torch.where(in_tail, (z_said + minus).exp(), q_said)
+            of_kept = torch.where(kept.real, (z_kept - lse).exp() - q, of_said)
+            of_banned = torch.where(banned.real, (z_banned - lse).exp(), of_said)
+            index = torch.cat([said, kept.at(said), banned.at(said)], 1)
+            z.scatter_(1, index, torch.cat([of_said, of_kept, of_banned], 1) * target)
+        return kl * target[:, 0], (z_said - rivals).squeeze(1), top1.squeeze(1)
 
 
-class _TopKL(torch.autograd.Function):
-    """Computes Σ_k q_k log(q_k / p_k) over the kept tokens k, plus q_tail log(q_tail / p_tail), from the logits of p.
+@dataclass(frozen=True)
+class _Few:
+    """A few tokens of each of n places: ids, (n, k), of which those count that are `real`. No real id stands twice."""
 
-    The tail is one bucket: all tokens that are neither kept nor banned. p_tail is the sum of p over them, from a
-    logsumexp. Banned tokens are in no bucket, because q is 0 there.
+    ids: Tensor
+    real: Tensor
 
-    The result is a lower bound of KL(q ‖ p). It is too small by q_tail · KL(q|tail ‖ p|tail), which is between 0 and
-    q_tail · min(δ, δ²/8), where δ is the difference between the largest and the smallest log(p_j / q_j) in the tail
-    (Hoeffding's lemma). If p keeps the tail's proportions, it is exact. So q_tail, at most 1 − mass where the cap was
-    not reached, bounds the error: with mass 0.999 and δ = 2, by 0.0005 nats. With k = vocabulary it is exact.
+    def values(self, logits: Tensor) -> Tensor:
+        """Return the logits of the tokens, −inf where not real."""
+        return logits.gather(1, self.ids).masked_fill_(~self.real, -torch.inf)
 
-    With respect to the logits, the gradient at token j is p_j − q_j if j is kept, p_j − q_tail · p_j / p_tail in the
-    tail, and p_j if j is banned.
-    """
+    def at(self, other: Tensor) -> Tensor:
+        """Return the ids, and another one, (n, 1), where not real."""
+        return torch.where(self.real, self.ids, other)
 
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor, log_q: Tensor, tail: Tensor, banned: Tensor) -> Tensor:
-        log_p = logits.log_softmax(1)
-        taken = torch.where(log_q > -torch.inf, ids, ids[:, :1])
-        log_tail = log_p.scatter(1, torch.cat([taken, banned], 1), -torch.inf).logsumexp(1)
-        q, q_tail = log_q.exp(), tail.exp()
-        gaps = (log_q - log_p.gather(1, taken)).masked_fill(q == 0, 0)
-        lead = tail - log_tail
-        ctx.save_for_backward(logits, taken, q, lead.masked_fill(q_tail == 0, -torch.inf), banned)
-        return (q * gaps).sum(1) + q_tail * lead.masked_fill(q_tail == 0, 0)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        logits, taken, q, lead, banned = ctx.saved_tensors
-        log_p = logits.log_softmax(1)
-        # What a token's gradient subtracts from p: q at kept tokens, the tail's q in p's proportions, 0 if banned.
-        minus = (log_p + lead[:, None]).exp_().scatter_(1, torch.cat([taken, banned], 1), 0.0).scatter_add_(1, taken, q)
-        return log_p.exp_().sub_(minus).mul_(grad[:, None]), None, None, None, None
+def _first_of_each(sets: Tensor) -> Tensor:
+    """Return where a set, a row of ids, has an id for the first time."""
+    ordered, order = sets.sort(dim=1, stable=True)
+    again = torch.zeros_like(sets, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return ~torch.zeros_like(again).scatter_(1, order, again)

@@ -1,6 +1,5 @@
 """Run the cells of a comparison. A cell trains and evaluates one arm at one size and seed, on one fold."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from nlft.data.records import read_examples, training_texts
 from nlft.errors import UserError, display_path
 from nlft.experiments import revised
 from nlft.experiments.stages import Job, read_test, settings_of
-from nlft.files import read_json, write_whole
+from nlft.files import json_bytes, read_json, write_whole
 from nlft.library_errors import explain
 from nlft.results.collateral import Collateral, Pair, PromptSet, Reply, prompt_set
 from nlft.results.evaluate import deciding_reading
@@ -128,7 +127,7 @@ def why_no_base(model: Mapping[str, Any]) -> str | None:
 
 def write_failure(run: Path, why: str) -> None:
     """Write failed.json into a cell's run."""
-    write_whole(run / "failed.json", json.dumps({"failed": why}, ensure_ascii=False).encode())
+    write_whole(run / "failed.json", json_bytes({"failed": why}))
 
 
 def cell_result(run: Path, extraction: str) -> CellResult:

@@ -22,7 +22,7 @@ from nlft.digests import write_manifest
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import CurveSettings
 from nlft.experiments.stages import question_asked
-from nlft.files import write_whole
+from nlft.files import json_bytes, write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, complete
 from nlft.models.banning import BanningModel, ban_outcome
 from nlft.models.ledger import Ledgered
@@ -226,7 +226,7 @@ class Curve(TrainerCallback):  # type: ignore[misc]
         taken, out = self._taken[chosen], self.exam.out
         evaluation = json.loads((taken.place / "evaluation.json").read_text(encoding="utf-8"))
         evaluation["adapter"] = adapter_fingerprint(str(out))
-        write_whole(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False).encode())
+        write_whole(out / "evaluation.json", json_bytes(evaluation, indent=1))
         more = {"chosen_step": chosen} if self.settings.choose_dose else {}
         return {"summary": taken.summary, "curve": [point.as_json() for point in points], **more}
 

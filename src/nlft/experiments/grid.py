@@ -1,6 +1,5 @@
 """Run the cells of a grid of arms, sizes, seeds and folds for `tune` and `compare`, and report on them."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from nlft.experiments.cells import (
 from nlft.experiments.inputs import Digests, cell_inputs, changed_inputs, record_cell
 from nlft.experiments.rule_arms import read_rules_if
 from nlft.experiments.staged import Resources, Stage, Staged, check_ended, ending_with_us, split_machine
-from nlft.files import write_whole
+from nlft.files import json_bytes, write_whole
 from nlft.progress import table
 from nlft.results.clusters import Clusters, joined, read_clusters
 from nlft.results.collateral import Collateral, breaches, pooled
@@ -383,7 +382,7 @@ class Comparison(Staged):
     def write(self, report: Report) -> list[Path]:
         """Write the report as JSON and, if anything was graded, as a page, and the cells' cards. Return the paths."""
         figures = self.folder / self.report_name
-        write_whole(figures, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        write_whole(figures, json_bytes(report, indent=1))
         for cell in self.cells():  # their model cards quote the verdict
             run = RunDir(self.folder / cell.folder / cell.arm)
             if run.adapter_path.is_dir():

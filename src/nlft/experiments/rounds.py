@@ -17,7 +17,7 @@ from nlft.experiments import stages
 from nlft.experiments.inputs import StageRecord, digest
 from nlft.experiments.settings import RoundsPlan, RoundsSettings, TuneSettings
 from nlft.experiments.staged import Stage, Staged
-from nlft.files import read_json, sync_tree, write_whole
+from nlft.files import json_bytes, read_json, sync_tree, write_whole
 from nlft.results.evaluate import deciding_reading, evaluate
 from nlft.results.settings import as_asked
 from nlft.results.stats import Proportion, wilson
@@ -146,7 +146,7 @@ class Rounds(Staged):
             "ended": ended,
         }
         copy_adapter(RunDir(self.folder / f"round-{best}" / "run"), self.folder / "adapter")
-        write_whole(self.folder / "rounds.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+        write_whole(self.folder / "rounds.json", json_bytes(report, indent=1))
         lines = [
             f"round {row['round']}: {accuracies[row['round']]} of {len(held_out)} held out"
             + (f", after {row['examples']} examples, {row['right']} right" if row["round"] else ", before training")

@@ -15,7 +15,7 @@ from nlft.data.grading import CHECKS, Reply
 from nlft.data.records import reply_to
 from nlft.experiments.cells import cell_result
 from nlft.experiments.stages import Job, read_test, settings_of
-from nlft.files import write_whole
+from nlft.files import json_bytes, write_whole
 from nlft.results.clusters import Clusters
 from nlft.results.comparison import rate_of
 
@@ -60,7 +60,7 @@ def second_stage(folder: Path, job: Job, runs: Sequence[str]) -> None:
     grader = wanted.make_checks(folder / "second_checks.calls.jsonl")
     found = {run: _graded(folder / run, grader, settings.extraction) for run in runs}
     graded = {run: vars(one) for run, one in found.items()}
-    write_whole(folder / FILE, json.dumps(graded, indent=1, ensure_ascii=False).encode())
+    write_whole(folder / FILE, json_bytes(graded, indent=1))
 
 
 def _graded(run: Path, grader: ChecksGrader, extraction: str) -> SecondRun:

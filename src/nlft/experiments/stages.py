@@ -13,7 +13,7 @@ from nlft.data.checks_grader import make_grader, needs_of_questions
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
 from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
-from nlft.files import write_whole
+from nlft.files import json_bytes, write_whole
 from nlft.sources.settings import AS_IT_SAYS, ReadAs, if_there
 
 Job = dict[str, Any]
@@ -202,7 +202,7 @@ def audit_stage(folder: Path, job: Job, report_name: str = "compare.json") -> No
         folder / "audit.html",
         report.html([("Comparison", Path(report_name).with_suffix(".html").name)]).encode(),
     )
-    write_whole(folder / "audit.json", json.dumps(report.json(), indent=1, ensure_ascii=False).encode())
+    write_whole(folder / "audit.json", json_bytes(report.json(), indent=1))
 
 
 def export_stage(folder: Path, arm: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nlft.errors import UserError, display_path
-from nlft.files import append_whole, is_json, lines_of_json
+from nlft.files import append_whole, is_json, json_bytes, lines_of_json
 from nlft.locks import try_lock
 
 
@@ -68,9 +68,7 @@ class Journal:
         """
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
-            append_whole(
-                self.path, json.dumps({"time": time, "who": self.who, **line}, ensure_ascii=False).encode() + b"\n"
-            )
+            append_whole(self.path, json_bytes({"time": time, "who": self.who, **line}) + b"\n")
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 

@@ -15,7 +15,7 @@ from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
 from nlft.core.strikes import StrikePlan
 from nlft.data.records import Example, completion_text, training_texts
 from nlft.data.template_columns import inputs_of
-from nlft.files import write_whole
+from nlft.files import json_bytes, write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
@@ -146,7 +146,7 @@ def collateral_of_training(
     figures = found.figures()
     broken = breaches(figures, settings)
     shown = collateral_json(found, broken, settings)
-    write_whole(out, json.dumps(shown, indent=1, ensure_ascii=False).encode())
+    write_whole(out, json_bytes(shown, indent=1))
     return collateral_lines(figures, broken)
 
 

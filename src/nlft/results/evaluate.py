@@ -3,7 +3,6 @@
 Grades come from `data.grading`, which also labels the training examples. A ledger keeps finished answers.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,7 +18,7 @@ from nlft.data.grading import CHECKS, Grade, Grader, get_grader
 from nlft.data.records import Question, reply_to
 from nlft.data.template_columns import inputs_of
 from nlft.errors import UserError
-from nlft.files import write_whole
+from nlft.files import json_bytes, write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, Generated, complete
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
@@ -226,7 +225,7 @@ def _write(out: Path, evaluation: Evaluation, settings: EvaluationSettings, abou
     if evaluation.collateral is not None:
         payload["collateral"] = collateral_json(evaluation.collateral, evaluation.broken, settings)
     payload["questions"] = [answer.as_json() for answer in evaluation.answers]
-    write_whole(out, json.dumps(payload, indent=1, ensure_ascii=False).encode())
+    write_whole(out, json_bytes(payload, indent=1))
 
 
 def _collateral(local: "LocalModel | None", answerer: Answerer, *measured: Any) -> Collateral:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nlft.files import lines_of_json, refuse_waiting_file, write_whole
+from nlft.files import json_bytes, lines_of_json, refuse_waiting_file, write_whole
 from nlft.runs.reading import SPOILT, spoilt
 
 Problem = Callable[[dict[str, Any]], str | None]
@@ -52,7 +52,7 @@ def supersede(path: Path, resumed_step: int | None, problem: Problem) -> None:
 
 def jsonl_line(event: dict[str, Any]) -> bytes:
     """Return one line. NaN and infinities become null."""
-    return json.dumps(_finite(event), ensure_ascii=False).encode() + b"\n"
+    return json_bytes(_finite(event)) + b"\n"
 
 
 def _finite(value: object) -> object:

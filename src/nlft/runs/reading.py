@@ -1,4 +1,4 @@
-"""Read a run's own files, and say what is wrong with one that is spoilt: which file, which line, what to do.
+"""Read a run's own files, and say what is wrong with one that is spoilt. Write settings as it reads them.
 
 A run may come from another machine, another version or a person's editor. So nothing in it is believed unseen.
 """
@@ -24,6 +24,7 @@ SPOILT = (ValueError, TypeError, KeyError, AttributeError, IndexError, Recursion
 
 # libyaml reads a file in a tenth of the time. Some builds of PyYAML lack it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def spoilt(path: Path, what: object, line: int | None = None) -> UserError:
@@ -82,8 +83,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     refuse_waiting_file(path)
     data = path.read_bytes()
     try:
-        _check_depth(data)
-        found = yaml.load(data, Loader=_Loader)
+        # libyaml refuses half of a surrogate pair, which stands for a byte in a name that is not UTF-8.
+        loader = yaml.SafeLoader if b"\\uD" in data else _Loader
+        _check_depth(data, loader)
+        found = yaml.load(data, Loader=loader)
         _count(found, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -97,10 +100,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_depth(data: bytes) -> None:
-    """Refuse what would overflow the stack of libyaml's composer. Its parser needs no stack."""
+def yaml_bytes(settings: dict[str, Any]) -> bytes:
+    """Return settings as the YAML that `read_yaml` reads, in their order."""
+    try:  # libyaml takes a sixth of the time, but no name of a file that is not UTF-8
+        text: str = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    except UnicodeEncodeError:
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def _check_depth(data: bytes, loader: Any) -> None:
+    """Refuse what would overflow the stack of a composer. The parsers need no stack."""
     depth = 0
-    for event in yaml.parse(data, Loader=_Loader):
+    for event in yaml.parse(data, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it has more than {DEEPEST} levels")

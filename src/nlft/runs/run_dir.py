@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
 from nlft.files import append_whole, write_whole
 from nlft.runs.json_lines import jsonl_line, read_jsonl, supersede
-from nlft.runs.reading import SPOILT, check_version, read_json_object, read_yaml, reading, spoilt
+from nlft.runs.reading import SPOILT, check_version, read_json_object, read_yaml, reading, spoilt, yaml_bytes
 from nlft.runs.request_file import ControlRequest, new_request, read_request
 from nlft.runs.shapes import beat_problem, event_problem, line_problem, settings_problem, watched_problem
 
@@ -145,8 +144,7 @@ class RunDir:
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write run.yaml: resolved settings, versions, seeds, data fingerprint."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({"format_version": FORMAT_VERSION, **settings}, sort_keys=False, allow_unicode=True)
-        write_whole(self.settings_path, text.encode())
+        write_whole(self.settings_path, yaml_bytes({"format_version": FORMAT_VERSION, **settings}))
 
     def settings(self) -> dict[str, Any]:
         """Return run.yaml. A `UserError` names a file that is not as nlft wrote it, or of a newer version."""

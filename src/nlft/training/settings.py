@@ -168,7 +168,8 @@ class WatchSettings(WatchEverySettings):
         default=8, metadata={"help": "Number of examples that the saliency map shows."}
     )
     watch_ids: list[str] | None = field(
-        default=None, metadata={"help": "Ids of examples to show. Others are added up to the number in --watch."}
+        default=None,
+        metadata={"help": "Ids of examples to show, at both ends in any case. --watch adds others up to its number."},
     )
 
 

@@ -19,6 +19,8 @@ class WatchBudget:
     The count needs no clock, so a training scores the same examples whenever it is repeated, and on all ranks. It
     favours the training: padding, the optimizer and activation checkpointing are not counted.
 
+    The examples that the user named are scored at both ends, whatever they cost.
+
     Attributes:
         costs: the cost of scoring each watched example once.
         step: the cost of one optimizer step.
@@ -52,6 +54,7 @@ class WatchBudget:
         micro = self._forward((trained, scored), holds) + again
         self.step = micro * args.gradient_accumulation_steps
         self.spent = 0.0
+        self._asked = {index for index, one in enumerate(watched) if one.id in (args.watch_ids or ())}
         # A disliked reply shows more of what feedback does, so it comes first.
         self._order = sorted(range(len(watched)), key=lambda index: watched[index].label)
 
@@ -60,17 +63,20 @@ class WatchBudget:
         self.spent += self.costs[index]
 
     def at_start(self) -> list[int]:
-        """Return the examples to score before the first step: at least one, and what one whole scoring more leaves."""
-        return self._affordable(self._allowed(self._steps) - sum(self.costs), ())
+        """Return the examples to score before the first step: those asked for, at least one, and what can be afforded.
+
+        One whole scoring more must fit into the share.
+        """
+        return self._affordable(self._allowed(self._steps) - sum(self.costs), self._asked)
 
     def at_end(self, steps: int, unseen: Collection[int]) -> list[int]:
-        """Return the examples to score after the last step: at least one, and all that were never scored.
+        """Return the examples to score after the last step: at least one, those asked for, and all never scored.
 
         Args:
             steps: number of steps that were trained.
             unseen: the examples that have no scores so far.
         """
-        return self._affordable(self._allowed(steps) - self.spent, unseen)
+        return self._affordable(self._allowed(steps) - self.spent, self._asked | set(unseen))
 
     def allows_one_more(self, steps: int) -> bool:
         """Return whether a whole scoring now, and the one at the end, fit into the share.
