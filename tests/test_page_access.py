@@ -26,13 +26,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from helpers.labelling import opened, write_replies
-from helpers.page_runs import make_run
+from helpers.page_runs import add_step, make_run
 from nlft.errors import UserError
 from nlft.label.server import LabelServer
 from nlft.page import connections
 from nlft.page.access import READ_TOKEN, TOKEN, Access, access_flags, host_name, port_number, read_access
 from nlft.page.connections import listen
-from nlft.page.export import export_map
+from nlft.page.export import export_map, live_export
 from nlft.page.feedback import Feedback
 from nlft.page.live import LiveRun
 from nlft.page.runs_server import RunsServer
@@ -114,6 +114,23 @@ def test_the_list_of_runs_knows_the_token_for_reading_too(run: RunDir) -> None:
         assert len(client.get("/nlft/api/list", headers=headers(LOOK)).json()["runs"]) == 1
         assert client.get("/nlft/run/0/api/runs", headers=headers(LOOK)).json()["read_only"] is True
         assert client.post("/nlft/run/0/api/requests", json=STOP, headers=headers(LOOK)).status_code == 403
+
+
+def test_an_exported_map_names_no_folder_of_this_machine_also_if_a_snapshot_is_damaged(run: RunDir) -> None:
+    add_step(run, 30)
+    damaged = run.saliency_path / "step-00000030.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    live = LiveRun(run)
+    run.events_path.write_text('{"step": []}\n')
+    with pytest.warns(UserWarning, match="step"):
+        pages = [live_export([live], None, {})]
+    run.events_path.write_text("")
+    with pytest.warns(UserWarning, match="step"):
+        pages.append(export_map(run, run.path.with_name("m.html")).read_text(encoding="utf-8"))
+    for page in pages:
+        assert "30 (damaged" in page
+        assert "step-00000030.safetensors" in page
+        assert str(run.path.parent) not in page
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

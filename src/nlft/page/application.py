@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.errors import NLFTError
+from nlft.files import json_bytes
 from nlft.page.access import Access
 from nlft.page.guard import Guard
 
@@ -31,12 +32,10 @@ def application(routes: list[Route]) -> ASGIApp:
 
 
 class JSONAnswer(JSONResponse):
-    """An answer as JSON. A file name that is not UTF-8 has half surrogate pairs, which JSON can only spell out."""
+    """An answer as JSON, which may hold a file name that is not UTF-8."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
-            "utf-8", "backslashreplace"
-        )
+        return json_bytes(content, allow_nan=False)
 
 
 async def json_body(request: Request) -> dict[str, Any]:
