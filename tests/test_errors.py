@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import logging
 import os
 import pickle
 import pkgutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from nlft.cli import main
 from nlft.data.records import write_examples
 from nlft.errors import ConfigError, NLFTError, Problem, ProblemsError, RecordsError, UserError
 from nlft.library_errors import explain, message_and_code
+from nlft.progress import quiet_libraries
 
 
 def subclasses(cls):
@@ -104,6 +107,34 @@ def test_what_another_package_refuses_is_one_message(package, code, told):
     assert isinstance(error, UserError)
     assert told in str(error)
     assert len(str(error).splitlines()) == 2
+
+
+def test_passwords_of_addresses_are_cut_out_of_messages_logs_and_warnings(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # undone at the end
+    made = logging.getLogRecordFactory()
+    quiet_libraries()
+    quiet_libraries()
+    logger = logging.getLogger("some.library")
+    logger.addHandler(handler := logging.StreamHandler())
+    try:
+        logger.warning("retrying %s in %d s", "http://bob:secret@hub.example/api", 2)
+        text = warnings.formatwarning("no answer of http://tok-secret@h.example:9 ", UserWarning, "f.py", 1, "")
+        error = raised_in("transformers", "raise ValueError('http://bob:p:secret@h.example/x?a=b@c, http://h/a@b')")
+    finally:
+        logger.removeHandler(handler)
+        logging.setLogRecordFactory(made)
+    told, _ = message_and_code(error)
+    shown = capsys.readouterr().err
+    for printed in (
+        told,
+        str(explain(error)),
+        text,
+        shown,
+        message_and_code(UserError("http://a:secret@h.example"))[0],
+    ):
+        assert "secret" not in printed
+        assert "://h.example" in printed or "http://hub.example/api in 2 s" in printed
+    assert "/x?a=b@c, http://h/a@b" in told, "other words with @ stay"
 
 
 @pytest.mark.parametrize(

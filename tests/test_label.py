@@ -21,7 +21,7 @@ from nlft import cli
 from nlft.core.spans import Span
 from nlft.data.records import Example, read_examples, write_examples
 from nlft.errors import UserError
-from nlft.label.decisions import LONGEST, read_decision
+from nlft.label.decisions import LONGEST, MOST_SPANS, Decision, read_decision, refuse_too_long
 from nlft.label.labelling import Outdated, decisions_path, default_out
 from nlft.label.replies import read_replies
 
@@ -119,6 +119,41 @@ def test_what_was_undone_is_done_again_after_a_restart_too_until_something_new_i
     last.close()
 
 
+def test_a_reader_takes_back_only_own_steps_also_after_a_restart(file: Path) -> None:
+    labelling = opened(file)
+    decide(labelling, 0, "ann-1", label=True)
+    decide(labelling, 1, "bob-1", label=True)
+    decide(labelling, 2, "ann-2", feedback="Sh")
+    decide(labelling, 3, "bob-2", label=True)
+    decide(labelling, 2, "ann-2", feedback="Short.")  # one step, though somebody else wrote meanwhile
+    assert labelling.undo("ann") == 2
+    assert labelling.now[2].feedback == ""
+    assert labelling.undo("eve") is None
+    decide(labelling, 0, "bob-3", label=False)
+    with pytest.raises(Outdated, match="reply 1 "):
+        labelling.undo("ann")
+    assert labelling.redo("bob") is None
+    assert labelling.redo("ann") == 2, "the other's decision ends nothing that is about another reply"
+    assert labelling.undo("ann") == 2
+    decide(labelling, 2, "bob-4", skipped=True)
+    assert labelling.redo("ann") is None, "but it does so about the same reply"
+    labelling.close()
+
+    again = opened(file)
+    assert [again.undo("bob"), again.undo("bob"), again.undo("ann"), again.undo("ann")] == [2, 0, 0, None]
+    assert again.redo("ann") == 0
+    assert again.redo("bob") == 0
+    assert again.undo("bob") == 0
+    again.close()
+
+    last = opened(file)
+    assert states(last) == ["liked", "liked", "unlabelled", "liked"]
+    assert last.redo("eve") == 0, "a page at another port has another name, and takes all of the earlier steps"
+    assert [last.undo("eve") for _ in range(5)] == [0, 0, 3, 1, None]
+    assert last.redo("eve") == 1
+    last.close()
+
+
 def test_a_second_server_on_the_same_output_is_refused_and_one_on_another_is_not(file: Path, tmp_path: Path) -> None:
     first = opened(file)
     with pytest.raises(UserError, match=r"replies\.labelled\.decisions\.jsonl: .*\n.*--out"):
@@ -134,9 +169,16 @@ def test_what_somebody_else_wrote_into_the_output_is_not_replaced(file: Path) ->
     decide(labelling, 0, label=True)
     with labelling.out.open("a") as out:
         out.write("mine\n")
-    with pytest.raises(UserError, match="changed or removed by something else"):
+    with pytest.raises(UserError, match=r"replies\.labelled\.jsonl"):
         decide(labelling, 1, label=True)
     assert states(labelling)[1] == "unlabelled"
+    labelling.out.rename(file.with_name("away.jsonl"))  # as the message says
+    decide(labelling, 1, label=True)
+    assert len(read_examples(labelling.out)) == 2
+    os.utime(labelling.out, (1, 1))  # a copy or a backup changes no more than the time
+    decide(labelling, 2, label=True)
+    assert len(read_examples(labelling.out)) == 3
+    file.with_name("away.jsonl").replace(labelling.out)
     labelling.close()
     with pytest.raises(UserError, match=r"replies\.labelled\.jsonl.*did not write"):
         opened(file)
@@ -166,6 +208,19 @@ def test_decisions_about_replies_that_have_changed_stay_in_their_file_and_out_of
     again.close()
 
 
+def test_another_file_of_the_same_name_never_empties_the_output(file: Path) -> None:
+    labelling = opened(file)
+    decide(labelling, 0, label=True)
+    labelling.close()
+    other = file.with_suffix(".csv")
+    other.write_text("prompt,completion\nDescribe product 9.,An iron board.\n")
+    assert default_out(other) == labelling.out
+    with pytest.raises(UserError, match=r"replies\.labelled\.jsonl[^\n]* 1 [^\n]*\n.*--out"):
+        opened(other)
+    assert len(read_examples(labelling.out)) == 1
+    opened(file).close()
+
+
 def test_labels_and_fields_that_a_file_has_are_kept_and_a_changed_label_drops_the_old_verdict(tmp_path: Path) -> None:
     file = tmp_path / "answered.jsonl"
     graded = {"verdict": "right", "item": "7"}
@@ -186,6 +241,22 @@ def test_labels_and_fields_that_a_file_has_are_kept_and_a_changed_label_drops_th
     assert found["b"].completion == [{"role": "assistant", "content": "2"}]
     assert (found["c"].judgment, found["c"].feedback) == ("Off by two.", "Short.")
     assert found["a"].answer == "1"
+    labelling.close()
+
+
+def test_words_about_a_liked_reply_are_no_feedback_once_it_is_disliked(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    examples = [Example("a", "q?", "1", True, feedback="Nice."), Example("b", "q?", "2", False, None, "Off.", "3")]
+    write_examples(file, [*examples, Example("c", "q?", "3", False, None, "Off.", feedback="Short.")])
+    labelling = opened(file)
+    decide(labelling, 0, label=None, feedback="Short and friendly.")
+    decide(labelling, 0, label=False, judgment="Too long.")  # the feedback is still in the decision
+    decide(labelling, 1, feedback="Short and friendly.")
+    decide(labelling, 2, judgment="Off by two.")
+    found = [(e.judgment, e.feedback) for e in read_examples(labelling.out)]
+    assert found == [("Too long.", None), ("Off.", None), ("Off by two.", "Short.")], "the file's own feedback stays"
+    decide(labelling, 0, label=True)
+    assert read_examples(labelling.out)[0].feedback == "Short and friendly.", "a way back keeps the words"
     labelling.close()
 
 
@@ -210,6 +281,7 @@ def test_ids_are_made_where_they_are_missing_and_none_is_given_twice(tmp_path: P
         ({"spans": None}, "spans"),
         ({"label": 1}, "label"),
         ({"judgment": "x" * (LONGEST + 1)}, "20,001"),
+        ({"spans": [{"start": 0, "end": 1, "note": "x" * (LONGEST + 1)}]}, "20,001"),
         ({"feedback": None}, "feedback"),
         ({"answer": " "}, "answer"),
     ],
@@ -217,7 +289,27 @@ def test_ids_are_made_where_they_are_missing_and_none_is_given_twice(tmp_path: P
 def test_a_decision_that_no_file_could_hold_is_refused(change: dict[str, Any], told: str) -> None:
     whole = {"label": None, "skipped": False, "judgment": "", "feedback": "", "spans": [], "answer": None}
     with pytest.raises(UserError, match=told):
-        read_decision({**whole, **change}, "nine char")
+        refuse_too_long(read_decision({**whole, **change}, "nine char"), Decision())
+
+
+def test_what_the_file_itself_holds_may_be_of_any_length(tmp_path: Path) -> None:
+    file, long = tmp_path / "r.jsonl", "x" * (LONGEST + 1)
+    spans = tuple(Span(at, at + 1) for at in range(MOST_SPANS + 1))
+    write_examples(file, [Example("a", "q?", "y" * 3000, False, None, long, spans=(*spans, Span(2000, 2001, long)))])
+    labelling = opened(file)
+    decide(labelling, 0, spans=labelling.now[0].as_json()["spans"][1:])
+    decide(labelling, 0, label=True, judgment="", feedback=long)
+    for change in (
+        {"feedback": long + "x"},
+        {"spans": [*labelling.now[0].as_json()["spans"], *([{"start": 0, "end": 1}] * 2)]},
+    ):
+        with pytest.raises(UserError):
+            decide(labelling, 0, **change)
+    labelling.close()
+    write_examples(file, [Example("a", "q?", "y" * 3000, False, None, "Short.")])
+    again = opened(file)
+    assert again.now[0].feedback == long, "what was decided before stays, too"
+    again.close()
 
 
 def ask(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -260,7 +352,14 @@ def test_only_the_page_itself_may_read_or_change_anything(file: Path) -> None:
         assert ask(url, "/api/undo", {})[1]["row"]["decision"]["label"] is None
         assert ask(url, "/api/redo", {})[1]["row"]["decision"]["label"] is not None
         assert ask(url, "/api/redo", {})[1]["row"] is None
+        assert ask(url, "/api/undo", {"who": "eve"})[1]["row"] is None
+        assert ask(url, "/api/undo", {"who": 1})[0] == 400
         assert ask(url, "/api/undo", {})[1]["row"]["decision"]["label"] is None
+        for seen, reader in enumerate(("ann", "bob"), labelling.revisions[0]):
+            decision = {**labelling.now[0].as_json(), "feedback": reader, "label": True}
+            change = {"place": 0, "seen": seen, "decision": decision, "step": f"{reader}-1"}
+            assert ask(url, "/api/decide", change)[0] == 200
+        assert ask(url, "/api/undo", {"who": "ann"})[0] == 409
 
 
 def test_the_command_says_where_it_writes_and_ends_with_the_command_that_trains(file: Path) -> None:

@@ -231,6 +231,50 @@ def test_two_tabs_on_one_reply_never_replace_each_other_in_silence(tmp_path: Pat
         assert states(labelling) == ["liked", "unlabelled"], "what was replaced by choice can be undone"
 
 
+def test_each_reader_takes_back_own_steps_also_over_plain_http(
+    tmp_path: Path, open_at: Open, chromium: Browser
+) -> None:
+    labelling = opened(write_replies(tmp_path / "r.jsonl", ["One.", "Two."]))
+    other = chromium.new_context()
+    other.add_init_script("delete Crypto.prototype.randomUUID")  # which a page of another machine has only over HTTPS
+    with served(labelling) as url:
+        ann, bob = open_at(url), other.new_page()
+        press(ann, "1")
+        until(lambda: labelling.now[0].label)
+        bob.goto(f"{url}#2")
+        at(bob, 2)
+        press(bob, "2")
+        until(lambda: labelling.now[1].label is False)
+        ann.reload()
+        at(ann, 1)
+        press(ann, "u")
+        until(lambda: labelling.now[0].label is None)
+        press(ann, "u")
+        expect(ann.locator("#said")).to_contain_text("nothing to undo")
+        assert labelling.now[1].label is False
+        press(bob, "u")
+        until(lambda: labelling.now[1].label is None)
+        other.close()
+
+
+def test_words_stay_in_sight_and_follow_the_label_when_a_label_is_taken_back(tmp_path: Path, open_at: Open) -> None:
+    labelling = opened(write_replies(tmp_path / "r.jsonl", ["One.", "Two."]))
+    with served(labelling) as url:
+        page = open_at(url)
+        why = page.locator("#why")
+        press(page, "1", "e")
+        page.keyboard.type("Short and friendly.")
+        press(page, "Escape", "1")
+        expect(page.locator("#badge")).to_have_text("not labelled")
+        expect(why).to_have_value("Short and friendly.")
+        press(page, "e", "End")
+        page.keyboard.type(" Nice.")
+        press(page, "Escape", "2")
+        expect(why).to_have_value("Short and friendly. Nice.")
+        until(lambda: labelling.now[0].label is False)
+        assert (labelling.now[0].judgment, labelling.now[0].feedback) == ("Short and friendly. Nice.", "")
+
+
 class Here(LabelProcess):
     """The model's worker in this process: another one would take seconds to import torch."""
 

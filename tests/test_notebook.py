@@ -1,6 +1,7 @@
 """A run, an audit, a comparison and an evaluation show themselves in a notebook, and a training has one bar there."""
 
 import re
+import shutil
 import sys
 from html import unescape
 from pathlib import Path
@@ -63,6 +64,34 @@ def test_a_map_has_all_examples_and_can_be_saved_and_compared(run, tmp_path):
     assert shown.save(tmp_path / "map.html").stat().st_size > 100_000
     assert "map" in repr(shown)
     assert "training" in repr(Run(run))
+    shown.save(tmp_path / "map.html")  # nlft wrote it
+    notes = tmp_path / "notes.html"
+    notes.write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.html[^\n]*\n.*overwrite=True"):
+        shown.save(notes)
+    assert notes.read_text() == "mine"
+    assert shown.save(notes, overwrite=True).stat().st_size > 100_000
+
+
+def test_a_home_folder_is_found_and_a_spoilt_or_removed_run_still_shows_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    made = make_run(tmp_path / "runs" / "farm", steps=1)
+    found = Run("~/runs/farm")
+    assert found.path == made.path
+    assert found.map("~/runs/farm").save("~/map.html") == tmp_path / "map.html"
+    assert "srcdoc" in nlft_map("~/runs/farm")._repr_html_()
+    events = made.events_path.read_bytes()
+    made.events_path.write_text('{"step": []}\n{"loss": "x"}\n')
+    assert "events.jsonl" in found._repr_html_()
+    made.events_path.write_bytes(events)
+    made.settings_path.write_text("saliency: [")
+    assert "run.yaml" in found._repr_html_()
+    assert "iframe" not in found._repr_html_()
+    assert "farm" in repr(found)
+    shutil.rmtree(made.path)
+    assert "run.yaml" in found._repr_html_()
+    assert "farm" in repr(found)
 
 
 def test_a_run_without_a_map_says_why_and_a_folder_without_a_run_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from helpers.labelling import opened, write_replies
-from helpers.page_runs import make_run
+from helpers.page_runs import add_step, make_run
 from nlft.errors import UserError
 from nlft.label.server import LabelServer
 from nlft.page import connections
-from nlft.page.access import READ_TOKEN, TOKEN, Access, access_flags, read_access
+from nlft.page.access import READ_TOKEN, TOKEN, Access, access_flags, host_name, port_number, read_access
 from nlft.page.connections import listen
-from nlft.page.export import export_map
+from nlft.page.export import export_map, live_export
 from nlft.page.feedback import Feedback
 from nlft.page.live import LiveRun
 from nlft.page.runs_server import RunsServer
@@ -114,6 +114,52 @@ def test_the_list_of_runs_knows_the_token_for_reading_too(run: RunDir) -> None:
         assert len(client.get("/nlft/api/list", headers=headers(LOOK)).json()["runs"]) == 1
         assert client.get("/nlft/run/0/api/runs", headers=headers(LOOK)).json()["read_only"] is True
         assert client.post("/nlft/run/0/api/requests", json=STOP, headers=headers(LOOK)).status_code == 403
+
+
+def test_an_exported_map_names_no_folder_of_this_machine_also_if_a_snapshot_is_damaged(run: RunDir) -> None:
+    add_step(run, 30)
+    damaged = run.saliency_path / "step-00000030.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    live = LiveRun(run)
+    run.events_path.write_text('{"step": []}\n')
+    with pytest.warns(UserWarning, match="step"):
+        pages = [live_export([live], None, {})]
+    run.events_path.write_text("")
+    with pytest.warns(UserWarning, match="step"):
+        pages.append(export_map(run, run.path.with_name("m.html")).read_text(encoding="utf-8"))
+    for page in pages:
+        assert "30 (damaged" in page
+        assert "step-00000030.safetensors" in page
+        assert str(run.path.parent) not in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_utf_8_break_no_page_and_no_export(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    run = make_run(tmp_path / name, steps=2)
+    listed = RunsServer(RunList(tmp_path), page_of)
+    labelling = opened(write_replies(tmp_path / f"{name}.jsonl", ["One."]))
+    label_page = LabelServer(labelling, f"{name}.jsonl")
+    asked = {"/api/list": listed, "/run/0/api/runs": listed, "/api/about": label_page}
+    for path, server in asked.items():
+        with TestClient(server.app(Access(ALL), set()), base_url=HERE) as client:
+            answer = client.get(path, headers=headers(ALL))
+            assert answer.status_code == 200, path
+            assert "caf\\udce9" in answer.text, path
+    labelling.close()
+    assert "<title>caf\\udce9" in "".join(export_map(run, tmp_path / "m.html").read_text(encoding="utf-8").split("\n"))
+
+
+def test_ports_and_host_names_are_checked_before_anything_is_served() -> None:
+    for text in ("70000", "-1", "x", "", "٣", "9" * 5000):
+        with pytest.raises((ArgumentTypeError, ValueError)):
+            port_number(text)
+    assert [port_number(text) for text in ("0", "65535")] == [0, 65535]
+    named = ("team.example:8443", "https://Team.example:8443/nlft", "team.example", "::1", "[::1]:80", "10.0.0.1:9")
+    assert [host_name(text) for text in named] == [*["team.example"] * 3, "::1", "::1", "10.0.0.1"]
+    for text in ("", ":80", "https://", "[::1"):
+        with pytest.raises(ArgumentTypeError):
+            host_name(text)
 
 
 def parsed(*argv: str) -> Namespace:

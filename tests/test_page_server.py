@@ -710,6 +710,25 @@ def test_crooked_feedback_is_refused_with_its_reason_and_writes_nothing(
     assert not (run.path / "feedback").exists()
 
 
+def test_ids_that_a_browser_would_round_reach_the_file_as_they_are(client: TestClient, run: RunDir) -> None:
+    ids = [2**53 + 1 + at for at in range(len(run.watched()))]
+    run.write_watched([replace(example, id=id) for example, id in zip(run.watched(), ids, strict=True)])
+    client.get("/api/runs/0/changes", headers=BEARER)
+    shown = client.get("/api/runs", headers=BEARER).json()["runs"][0]["examples"]
+    assert [one["id"] for one in shown] == [str(id) for id in ids], "as text"
+    assert save(client, {**edit(0, "Too short."), "id": shown[0]["id"]}).status_code == 200
+    assert json.loads((run.path / "feedback" / "examples-v2.jsonl").read_text().splitlines()[0])["id"] == ids[0]
+    assert client.get("/api/runs", headers=BEARER).json()["saved"][0]["id"] == shown[0]["id"]
+
+
+def test_a_long_judgment_of_the_run_itself_does_not_block_an_edit(client: TestClient, run: RunDir) -> None:
+    long = "x" * 20_001
+    run.write_watched([replace(example, judgment=long) for example in run.watched()])
+    client.get("/api/runs/0/changes", headers=BEARER)
+    assert save(client, edit(0, long, marks=[[0, 1, "wrong"]])).status_code == 200
+    assert save(client, edit(0, long + "x")).status_code == 422
+
+
 def test_nothing_is_rescored_without_a_model(client: TestClient, run: RunDir) -> None:
     body = {"example": 0, "id": "farm-0", "label": False, "judgment": "No."}
     assert client.get("/api/runs", headers=BEARER).json()["rescores"] is False

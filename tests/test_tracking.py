@@ -5,15 +5,18 @@ import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
+from huggingface_hub import errors
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TrackioCallback
 
 from helpers.training import examples, nlft_trainer
 from helpers.waiting import until
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
-from nlft.training.settings import NLFTOptions
+from nlft.training.trackers import cure_of, warn_failed, without_missing_trackers
 from nlft.training.tracking import TrackioReport
 
 SHORT = {"max_steps": 2, "watch": 2, "watch_every": 0, "report_to": ["trackio"]}
@@ -77,6 +80,8 @@ def test_trackio_has_metrics_the_map_replies_before_and_after_and_alerts(trackio
 
 class Fake:
     """trackio as the reports call it."""
+
+    context_vars = SimpleNamespace(current_run=SimpleNamespace(get=lambda: None))
 
     class AlertLevel:
         WARN = "warn"
@@ -146,20 +151,69 @@ def test_a_trackio_that_fails_is_one_warning_and_the_run_goes_on(trackio, tmp_pa
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_texts_do_not_go_to_a_space_that_may_be_public(tmp_path):
+def hub(**places):
+    """What stands for the hub: each place's `private`. Other places do not exist."""
+
+    def info(name, repo_type="bucket"):
+        kind = errors.BucketNotFoundError if repo_type == "bucket" else errors.RepositoryNotFoundError
+        if isinstance(private := places.get(name.replace("/", "_"), kind), type):
+            raise private("no", response=SimpleNamespace(headers={}, request=None))
+        return SimpleNamespace(private=private)
+
+    return info
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "places", "may"),
+    [
+        (None, {}, {}, True),
+        (None, {"push_to_hub": True}, {}, False),
+        (None, {"push_to_hub": True, "hub_private_repo": True}, {}, True),
+        (None, {"push_to_hub": True, "trackio_static_space_id": False}, {}, True),
+        ("ann/s", {}, {"ann_s": True}, False),  # its copy after the training would be public
+        ("ann/s", {"hub_private_repo": True}, {"ann_s": True}, True),
+        ("ann/s", {"hub_private_repo": True}, {"ann_s": False}, False),  # it exists, so the flag changes nothing
+        ("ann/s", {"hub_private_repo": True}, {"ann_s": errors.HfHubHTTPError}, False),
+        ("ann/s", {"trackio_static_space_id": False}, {"ann_s": True}, True),
+        ("ann/s", {"trackio_static_space_id": "c", "hub_private_repo": True}, {"ann_s": True, "ann_c": False}, False),
+        ("ann/s", {"trackio_static_space_id": "c"}, {"ann_s": True, "ann_c": True}, True),
+        ("ann/s", {"trackio_bucket_id": "ann/b", "hub_private_repo": True}, {"ann_s": True, "ann_b": False}, False),
+        ("ann/s", {"trackio_bucket_id": "ann/b", "hub_private_repo": True}, {"ann_s": True, "ann_b": True}, True),
+    ],
+)
+def test_texts_go_only_to_places_that_the_hub_calls_private(tmp_path, monkeypatch, space, settings, places, may):
+    monkeypatch.setattr(huggingface_hub, "repo_info", hub(**places))
+    monkeypatch.setattr(huggingface_hub, "bucket_info", hub(**places))
+    monkeypatch.setattr(huggingface_hub, "whoami", lambda: {"name": "ann"})
     report = reporting(None, tmp_path)
-    report._space_id = "someone/space"
-    args = NLFTOptions.__new__(NLFTOptions)
-    args.hub_private_repo, args.push_to_hub = None, False
-    with pytest.warns(UserWarning, match="hub_private_repo"):
+    report._space_id, report._static_space_id = space, None
+    unset = {"push_to_hub": False, "hub_private_repo": None, "trackio_bucket_id": None, "trackio_static_space_id": None}
+    args = SimpleNamespace(**{**unset, **settings})
+    if may:
+        assert report._may_hold_texts(args)
+        return
+    with pytest.warns(UserWarning, match="private"):
         assert not report._may_hold_texts(args)
-    assert not report._may_hold_texts(args)  # said once
-    args.hub_private_repo = True
-    assert report._may_hold_texts(args)
-    args.hub_private_repo, args.push_to_hub, report._space_id = None, True, None
-    assert not report._may_hold_texts(args), "a push copies the local records to a Space"
-    args.push_to_hub = False
-    assert report._may_hold_texts(args)
+    assert not report._may_hold_texts(args), "said once"
+
+
+def test_each_tracker_has_a_cure_that_helps_and_no_message_has_a_password(monkeypatch):
+    found = {name: cure_of(name) for name in INTEGRATION_TO_CALLBACK}
+    packages = {"flyte": "flytekit", "azure_ml": "azureml-sdk", "dagshub": "dagshub mlflow", "mlflow": "mlflow"}
+    assert {name: found[name].removeprefix("pip install ") for name in packages} == packages
+    assert "KUBEFLOW_TRAINER_SERVER_URL" in found["kubeflow"]
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")
+    monkeypatch.delenv("KUBEFLOW_TRAINER_SERVER_URL", raising=False)
+    args = SimpleNamespace(report_to=["mlflow", "kubeflow"])
+    with pytest.warns(UserWarning, match="--report_to") as said:
+        without_missing_trackers(args)
+    assert args.report_to == []
+    first, second = (str(one.message) for one in said)
+    assert "DISABLE_MLFLOW_INTEGRATION" in first
+    assert "KUBEFLOW_TRAINER_SERVER_URL" in second
+    with pytest.warns(UserWarning, match="http://log.example") as said:
+        warn_failed("kubeflow", ConnectionError("no answer of http://ann:secret@log.example"))
+    assert "--upgrade" not in str(said[0].message)
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])

@@ -108,6 +108,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def without_passwords(text: str) -> str:
+    """Cut user names, passwords and tokens out of the addresses in a text, such as `https://user:password@host`."""
+    return re.sub(r"""://[^\s/?#"'<>]+@""", "://", text)
+
+
 def display_path(path: Path | str) -> str:
     """Return the path as a user would type it in the current folder: relative if that is shorter."""
     path = Path(path)

@@ -38,9 +38,10 @@ def write_whole(path: Path, data: bytes | Iterable[bytes], *, durable: bool = Tr
         sync_folder(path.parent)
 
 
-def json_bytes(value: Any, indent: int | None = None) -> bytes:
+def json_bytes(value: Any, indent: int | None = None, *, allow_nan: bool = True) -> bytes:
     """Return JSON in UTF-8. Half a surrogate pair is escaped: it stands for a byte in a name that is not UTF-8."""
-    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=allow_nan)
+    return text.encode(errors="backslashreplace")
 
 
 def sync_folder(folder: Path) -> None:

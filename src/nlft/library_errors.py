@@ -10,12 +10,12 @@ import re
 import traceback
 from collections.abc import Iterator
 
-from nlft.errors import NLFTError, UserError, display_path, printable
+from nlft.errors import NLFTError, UserError, display_path, printable, without_passwords
 
 TRACEBACK = "NLFT_TRACEBACK"
 _TRACKERS = {
     *("wandb", "trackio", "comet_ml", "mlflow", "clearml", "neptune", "dvclive", "swanlab", "azureml", "codecarbon"),
-    *("flytekit", "tensorboard", "tensorboardX"),
+    *("flytekit", "dagshub", "tensorboard", "tensorboardX"),
 }
 _CHECKS_SETTINGS = {"transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "huggingface_hub"}
 _MISSING = re.compile(
@@ -79,14 +79,15 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     if told is None:
         return None
     wrong_input = isinstance(told, UserError)
-    return printable(f"{'error' if wrong_input else 'failed'}: {told}"), 2 if wrong_input else 1
+    text = without_passwords(f"{'error' if wrong_input else 'failed'}: {told}")
+    return printable(text), 2 if wrong_input else 1
 
 
 def out_of_memory(error: BaseException) -> str | None:
     """Return what a package or the machine says if an error is about memory that ran out; else None."""
     if os.environ.get(TRACEBACK):
         return None
-    return next((_said(link) for link in _causes(error) if _is_of_memory(link)), None)
+    return next((said_by(link) for link in _causes(error) if _is_of_memory(link)), None)
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -94,7 +95,7 @@ def _is_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
         return True
     plain = isinstance(error, RuntimeError | OSError) or type(error) is Exception
-    return plain and bool(getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(_said(error)))
+    return plain and bool(getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(said_by(error)))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -109,7 +110,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _of_machine(error: BaseException) -> NLFTError | None:
     """Return what the memory, the disk, the file system or the GPU refuses."""
-    said = _said(error)
+    said = said_by(error)
     names = {cls.__name__ for cls in type(error).__mro__}
     plain = isinstance(error, RuntimeError | OSError) or type(error) is Exception or "SafetensorError" in names
     if _is_of_memory(error):
@@ -169,7 +170,7 @@ def _of_file(error: OSError, said: str) -> NLFTError:
 
 def _of_package(error: BaseException) -> UserError | None:
     """Return what another package refuses."""
-    packages, said = _packages(error), _said(error)
+    packages, said = _packages(error), said_by(error)
     if tracker := next((name for name in reversed(packages) if name in _TRACKERS), None):
         cure = f"Log in to {tracker}, or choose another --report_to. `--report_to none` uses no tracker."
         return UserError(f"the tracker {tracker} failed: {said}\n  {cure}")
@@ -202,9 +203,12 @@ def _missing(error: ImportError, said: str) -> UserError | None:
     return UserError(f"a package is missing or cannot be loaded: {said}\n  {cure}, or leave out what needs it.")
 
 
-def _said(error: BaseException) -> str:
-    """Return the error's text on one line, printable, without an end mark, of at most 600 characters."""
-    said = printable(" ".join(str(error).split())).rstrip(".") or type(error).__name__
+def said_by(error: BaseException) -> str:
+    """Return the error's text on one line, printable, without passwords, without an end mark.
+
+    It has at most 600 characters.
+    """
+    said = printable(without_passwords(" ".join(str(error).split()))).rstrip(".") or type(error).__name__
     return said if len(said) <= 600 else said[:597] + "..."
 
 

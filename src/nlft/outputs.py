@@ -64,12 +64,20 @@ def _same(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve()
 
 
-def refuse_foreign(flag: str, out: Path | None, is_ours: Callable[[Path], bool], *, overwrite: bool = False) -> None:
+def refuse_foreign(
+    flag: str,
+    out: Path | None,
+    is_ours: Callable[[Path], bool],
+    *,
+    overwrite: bool = False,
+    consent: str = "--overwrite",
+) -> None:
     """Refuse to replace a file that is not an earlier output of the same kind.
 
     Args:
         is_ours: whether an existing file may be replaced. An error of reading means that it may not.
         overwrite: whether the user allows it.
+        consent: what the user adds to allow it.
 
     Raises:
         UserError: the file exists and may not be replaced.
@@ -78,7 +86,7 @@ def refuse_foreign(flag: str, out: Path | None, is_ours: Callable[[Path], bool],
         return
     raise UserError(
         f"{flag} {display_path(out)}: exists already, and nlft did not write it, or it was edited since.\n"
-        "  Give another name, move it away, or add --overwrite."
+        f"  Give another name, move it away, or add {consent}."
     )
 
 

@@ -12,6 +12,11 @@ PATHS = frozenset({
 })  # fmt: skip
 
 
+def home_path(path: Path | str) -> Path:
+    """Return a path with the home folder in place of `~`, as a shell and every setting take it."""
+    return Path(path).expanduser() if str(path) == "~" or str(path).startswith("~/") else Path(path)
+
+
 def whole_path(name: str, value: Any) -> Any:
     """Return a setting's value; if it names a file or folder, with the home folder in place of `~`.
 
@@ -22,6 +27,5 @@ def whole_path(name: str, value: Any) -> Any:
         return value
     if value.startswith("$"):
         raise ValueError(f"Write the path without a variable. For a folder of that name, write ./{value}")
-    if value == "~" or value.startswith("~/"):  # a server may have a model whose name begins with ~
-        return str(Path(value).expanduser())
-    return value
+    whole = home_path(value)  # a server may have a model whose name begins with ~
+    return value if whole == Path(value) else str(whole)

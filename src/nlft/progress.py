@@ -1,18 +1,21 @@
 """Show progress: a bar in a terminal or notebook, an occasional line in a log file. Silence other libraries' notes."""
 
+import logging
 import os
 import re
 import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from nlft.errors import without_passwords
 
 QUIET = "NLFT_QUIET"  # environment variable: any value except the empty one hides bars and notes
 _NOTED: set[str] = set()  # a command may read a file more than once
@@ -146,8 +149,31 @@ def quiet() -> Iterator[None]:
         os.environ[QUIET] = before
 
 
+def _hide_passwords() -> None:
+    """Cut passwords out of the addresses in warnings and in log records: HF_ENDPOINT and a proxy may hold one."""
+    make_record, form_warning = logging.getLogRecordFactory(), warnings.formatwarning
+    if getattr(make_record, "hides_passwords", False):
+        return
+
+    def safe_record(*args: Any, **more: Any) -> logging.LogRecord:
+        record = make_record(*args, **more)
+        with suppress(Exception):  # a record whose text cannot be made is reported where it is written
+            text = record.getMessage()
+            if (safe := without_passwords(text)) != text:
+                record.msg, record.args = safe, ()
+        return record
+
+    def safe_warning(*args: Any, **more: Any) -> str:
+        return without_passwords(form_warning(*args, **more))
+
+    safe_record.hides_passwords = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(safe_record)
+    warnings.formatwarning = safe_warning
+
+
 def quiet_libraries() -> None:
-    """Hide notes that other packages print for developers."""
+    """Hide notes that other packages print for developers, and passwords of addresses in their warnings and logs."""
+    _hide_passwords()
     # PEFT 0.21 and TRL 1.16 use the older name of gradient checkpointing in transformers 5.23.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     # TRL's preparation shows a bar per step, each for a few milliseconds of work.

@@ -380,15 +380,16 @@ LOCAL = "127.0.0.1"
 
 def address_flags(parser: ArgumentParser, port: int) -> None:
     """Add the flags of a command that serves a page. `port` is the usual one."""
+    from nlft.page.access import access_flags, host_name, port_number
+
     parser.add_argument("--host", default=LOCAL, help="address to listen on (default: localhost only)")
-    parser.add_argument("--port", type=int, help=f"port to listen on (default: {port}, or a free one)")
+    parser.add_argument("--port", type=port_number, help=f"port to listen on (default: {port}, or a free one)")
     parser.add_argument(
         "--allow_host",
         action="append",
         default=[],
+        type=host_name,
         metavar="NAME",
         help="another host name that browsers may use for this server",
     )
-    from nlft.page.access import access_flags
-
     access_flags(parser)

@@ -72,8 +72,9 @@ def decision_of(reply: Reply) -> Decision:
 def decided(reply: Reply, decision: Decision) -> Example | None:
     """Return the example that a training can read; None if the reply has no label, is skipped or is unfinished.
 
-    A liked reply loses its struck spans, and a judgment that the file did not give to a liked reply. A changed label
-    removes what graders said about the old one.
+    A liked reply loses its struck spans, and a judgment that the file did not give to a liked reply. A disliked one
+    loses its feedback, except for feedback of the file that was not about a liked reply. A changed label removes what
+    graders said about the old one.
     """
     if decision.state not in ("liked", "disliked"):
         return None
@@ -84,11 +85,12 @@ def decided(reply: Reply, decision: Decision) -> Example | None:
     if own.label is not None and own.label != decision.label:
         example = without_verdicts(example)
     given = own if own.label is True else Decision()  # what the file itself gave to a liked reply
+    keeps_feedback = liked or (own.label is not True and decision.feedback == own.feedback)
     return replace(
         example,
         label=liked,
         judgment=(given.judgment if liked else decision.judgment).strip() or None,
-        feedback=decision.feedback.strip() or None,
+        feedback=(decision.feedback if keeps_feedback else "").strip() or None,
         spans=tuple(span for span in decision.spans if not liked or span in given.spans),
         answer=decision.answer,
         keep=example.keep and liked,
@@ -118,17 +120,38 @@ def read_decision(body: object, completion: str) -> Decision:
     for text in words:
         if not isinstance(text, str):
             raise UserError("a decision needs judgment and feedback as text.\n  Reload the page.")
-        if len(text) > LONGEST:
-            raise UserError(f"the text has {len(text):,} characters.\n  Shorten it to {LONGEST:,}.")
     if answer is not None and not answer.strip():
         raise UserError("the answer is empty.\n  Drop it instead.")
     spans = _spans(fields.get("spans"), len(completion))
     return Decision(label, skipped, str(words[0]), str(words[1]), spans, answer)
 
 
+def refuse_too_long(decision: Decision, own: Decision) -> None:
+    """Refuse texts that are too long, and too many spans, except for those that the file itself holds.
+
+    Args:
+        own: what the file itself says about the reply.
+
+    Raises:
+        UserError: a text or the list of spans is too long.
+    """
+    known = _texts(own)
+    for text in _texts(decision):
+        if len(text) > LONGEST and text not in known:
+            raise UserError(f"a text has {len(text):,} characters.\n  Shorten it to {LONGEST:,}.")
+    most = max(MOST_SPANS, len(own.spans))
+    if len(decision.spans) > most:
+        raise UserError(f"the reply has {len(decision.spans):,} spans.\n  Remove some: at most {most:,} are possible.")
+
+
+def _texts(decision: Decision) -> set[str]:
+    spans = {text for span in decision.spans for text in (span.replace, span.note) if text}
+    return {decision.judgment, decision.feedback, *spans}
+
+
 def _spans(given: object, length: int) -> tuple[Span, ...]:
-    if not isinstance(given, list) or len(given) > MOST_SPANS:
-        raise UserError(f"a decision needs a list of at most {MOST_SPANS} spans.\n  Remove some spans.")
+    if not isinstance(given, list):
+        raise UserError("a decision needs a list of spans.\n  Reload the page.")
     spans = tuple(sorted((_span(item, length) for item in given), key=lambda span: span.start))
     for one, other in pairwise(spans):
         if other.start < one.end:
@@ -144,6 +167,6 @@ def _span(item: object, length: int) -> Span:
     numbers = isinstance(start, int) and isinstance(end, int) and not isinstance(start, bool | None)
     if not numbers or isinstance(end, bool) or not 0 <= start < end <= length:  # type: ignore[operator]
         raise UserError(f"a span from {start} to {end} is not in the reply's {length} characters.\n  Reload the page.")
-    if any(not isinstance(text, str | None) or len(text or "") > LONGEST for text in texts):
-        raise UserError(f"the text of a span is longer than {LONGEST:,} characters, or is not text.\n  Shorten it.")
+    if any(not isinstance(text, str | None) for text in texts):
+        raise UserError("a span's text is not text.\n  Reload the page.")
     return Span(start, end, *texts)  # type: ignore[arg-type]

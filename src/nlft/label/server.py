@@ -16,7 +16,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -25,13 +25,14 @@ from nlft.files import render_page
 from nlft.label.labelling import Labelling, Outdated
 from nlft.label.model import LabelProcess
 from nlft.page.access import Access
-from nlft.page.application import guarded, json_body
+from nlft.page.application import JSONAnswer, guarded, json_body
 from nlft.page.bundle import static_files
 from nlft.page.connections import listen
 from nlft.page.ports import USUAL_PORTS
 from nlft.page.serving import say_address, web_server
 
 LONGEST_SEARCH = 1000  # characters
+LONGEST_NAME = 100  # characters of a step's or a reader's name
 STYLES = ("base.css", "map.css", "label.css")
 
 
@@ -82,7 +83,7 @@ class LabelServer:
     async def about(self, request: Request) -> Response:
         labelling, model = self.labelling, self.model
         name = model.name if model else None
-        return JSONResponse(
+        return JSONAnswer(
             {
                 "file": self.file,
                 "out": display_path(labelling.out),
@@ -101,24 +102,24 @@ class LabelServer:
         place = request.path_params["place"]
         if not (place.isascii() and place.isdigit() and len(place) < 10) or int(place) >= len(self.labelling.replies):
             raise HTTPException(404, "no such reply")
-        return JSONResponse(self.labelling.row(int(place)))
+        return JSONAnswer(self.labelling.row(int(place)))
 
     async def search(self, request: Request) -> Response:
         text = (await json_body(request)).get("text")
         if not isinstance(text, str) or len(text) > LONGEST_SEARCH:
             raise HTTPException(400, f"Search for at most {LONGEST_SEARCH} characters.")
-        return JSONResponse({"places": await run_in_threadpool(self.labelling.search, text)})
+        return JSONAnswer({"places": await run_in_threadpool(self.labelling.search, text)})
 
     async def decide(self, request: Request) -> Response:
         body = await json_body(request)
         place, seen, step = self._place(body), body.get("seen"), body.get("step", "")
-        if not isinstance(seen, int) or not isinstance(step, str) or len(step) > 100:
+        if not isinstance(seen, int) or not isinstance(step, str) or len(step) > LONGEST_NAME:
             raise HTTPException(400, "Send the revision that was seen, and the step.")
         try:
             await run_in_threadpool(self.labelling.decide, place, body.get("decision"), seen, step)
         except Outdated as error:
-            return JSONResponse({"error": str(error), "row": self.labelling.row(place)}, status_code=409)
-        return JSONResponse({"revision": self.labelling.revisions[place], **self._progress()})
+            return JSONAnswer({"error": str(error), "row": self.labelling.row(place)}, status_code=409)
+        return JSONAnswer({"revision": self.labelling.revisions[place], **self._progress()})
 
     async def undo(self, request: Request) -> Response:
         return await self._turned(request, self.labelling.undo)
@@ -126,11 +127,16 @@ class LabelServer:
     async def redo(self, request: Request) -> Response:
         return await self._turned(request, self.labelling.redo)
 
-    async def _turned(self, request: Request, turn: Callable[[], int | None]) -> Response:
-        await json_body(request)
-        place = await run_in_threadpool(turn)
+    async def _turned(self, request: Request, turn: Callable[[str | None], int | None]) -> Response:
+        who = (await json_body(request)).get("who")
+        if not isinstance(who, str | None) or len(who or "") > LONGEST_NAME:
+            raise HTTPException(400, "Send the reader's name.")
+        try:
+            place = await run_in_threadpool(turn, who)
+        except Outdated as error:
+            return JSONAnswer({"error": str(error)}, status_code=409)
         row = None if place is None else self.labelling.row(place)
-        return JSONResponse({"row": row, **self._progress()})
+        return JSONAnswer({"row": row, **self._progress()})
 
     async def score(self, request: Request) -> Response:
         body = await json_body(request)
@@ -141,7 +147,7 @@ class LabelServer:
         found = await self._ask(request, lambda: model.score(record))
         if found is None:
             return Response(status_code=204)
-        return JSONResponse({"tokens": found[0], "step": base64.b64encode(found[1]).decode()})
+        return JSONAnswer({"tokens": found[0], "step": base64.b64encode(found[1]).decode()})
 
     async def resume(self, request: Request) -> Response:
         body = await json_body(request)
@@ -151,7 +157,7 @@ class LabelServer:
             raise HTTPException(422, "Write first what should stand there.")
         record = self.labelling.prompt_record(place)
         found = await self._ask(request, lambda: model.resume(record, begun))
-        return Response(status_code=204) if found is None else JSONResponse(found)
+        return Response(status_code=204) if found is None else JSONAnswer(found)
 
     async def _ask(self, request: Request, question: Callable[[], Any]) -> Any:
         """Ask the model. A waiting question holds no thread. Return None if the browser has given up meanwhile."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from nlft.errors import UserError, display_path
 from nlft.files import framed, render_fragment
+from nlft.path_settings import home_path
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import read_report
 
@@ -28,7 +29,7 @@ class ComparisonResult:
         Raises:
             UserError: there is no such file, or it is not a comparison's.
         """
-        given = Path(path)
+        given = home_path(path)
         places = [given / name for name in REPORTS] if given.is_dir() else [given]
         found = next((place for place in places if place.is_file()), None)
         if found is None:

@@ -7,12 +7,16 @@ from typing import Any
 
 from nlft.errors import UserError, display_path
 from nlft.files import framed, render_fragment
+from nlft.outputs import is_our_page, refuse_foreign
 from nlft.page.export import export_map, map_data, map_page
 from nlft.page.live import LiveRun
+from nlft.path_settings import home_path
+from nlft.runs.reading import SPOILT
 from nlft.runs.run_dir import RunDir, Snapshot, WatchedExample, short_model_name
 
 SHOWN_EXAMPLES = 2  # examples in the map of a run that shows itself: a notebook's file keeps each output
 MAP_STEPS = 20
+_UNREADABLE = (OSError, UserError, *SPOILT)  # of a run that is spoilt, removed, or being written at this moment
 _FIGURES = {
     "loss": "loss",
     "eval_loss": "held-out loss",
@@ -30,12 +34,12 @@ class Run(RunDir):
     def __init__(self, path: Path | str) -> None:
         """
         Args:
-            path: the `output_dir` of a training.
+            path: the `output_dir` of a training. `~` at its start is the home folder, as in all paths of a notebook.
 
         Raises:
             UserError: the folder is missing, or is not a run directory.
         """
-        super().__init__(RunDir.open(path).path)
+        super().__init__(RunDir.open(home_path(path)).path)
 
     def map(
         self,
@@ -56,7 +60,7 @@ class Run(RunDir):
         Raises:
             UserError: a run watched no examples, or none of its snapshots can be read.
         """
-        other = against if isinstance(against, RunDir | None) else RunDir.open(against)
+        other = against if isinstance(against, RunDir | None) else RunDir.open(home_path(against))
         runs = [self, *([] if other is None else [other])]
         return RunMap([_part(run, examples) for run in runs], steps=steps, height=height)
 
@@ -83,22 +87,21 @@ class Run(RunDir):
     def __repr__(self) -> str:
         try:
             rows = dict(_rows(self.summary()))
-        except (OSError, ValueError, TypeError):  # a run that is being written at this moment
+        except _UNREADABLE:
             return f"Run({display_path(self.path)!r})"
         told = ", ".join(f"{name} {value}" for name, value in rows.items() if name != "state")
         return f"Run({display_path(self.path)!r}): {rows['state']}; {told}"
 
     def _repr_html_(self) -> str:
+        shown, rows, more, problem = "", [], 0, ""
         try:
-            shown, problem = self.map(examples=SHOWN_EXAMPLES, steps=2, height=480)._repr_html_(), ""
-        except UserError as error:  # such as a baseline, which watches no examples
-            shown, problem = "", str(error)
+            rows = _rows(self.summary())
+            shown = self.map(examples=SHOWN_EXAMPLES, steps=2, height=480)._repr_html_()
+            more = max(0, len(self.watched()) - SHOWN_EXAMPLES)
+        except _UNREADABLE as error:  # also of a baseline, which watches no examples
+            problem = str(error)
         name = display_path(self.path)
-        more = max(0, len(self.watched()) - SHOWN_EXAMPLES) if shown else 0
-        card = render_fragment(
-            "nlft.notebook", "run.html", name=name, rows=_rows(self.summary()), problem=problem, more=more
-        )
-        return card + shown
+        return render_fragment("nlft.notebook", "run.html", name=name, rows=rows, problem=problem, more=more) + shown
 
 
 class RunMap:
@@ -108,14 +111,19 @@ class RunMap:
         self._runs, self._steps, self._height = runs, steps, height
         self._page = map_page([map_data(run, max_steps=steps) for run in runs])
 
-    def save(self, out: Path | str) -> Path:
+    def save(self, out: Path | str, *, overwrite: bool = False) -> Path:
         """Write the map as one HTML file that opens without a server. Return its path.
 
+        Args:
+            overwrite: whether to replace a file that nlft did not write.
+
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or nlft did not write it.
         """
+        path = home_path(out)
+        refuse_foreign("save:", path, is_our_page, overwrite=overwrite, consent="overwrite=True")
         against = self._runs[1] if len(self._runs) > 1 else None
-        return export_map(self._runs[0], Path(out), against=against, max_steps=self._steps)
+        return export_map(self._runs[0], path, against=against, max_steps=self._steps)
 
     def __repr__(self) -> str:
         names = " and ".join(display_path(run.path) for run in self._runs)

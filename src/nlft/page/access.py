@@ -4,12 +4,15 @@ A token never stands on the command line, where other users of the machine would
 environment. Without one, each start draws its own.
 """
 
+import ipaddress
 import os
 import re
 import secrets
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nlft.errors import UserError, display_path
 from nlft.files import refuse_waiting_file
@@ -43,6 +46,34 @@ class Access:
     def only_reads(self, word: str) -> bool:
         """Return whether the word is the token of those who may only look."""
         return self.read_token is not None and _same(word, self.read_token)
+
+
+def port_number(text: str) -> int:
+    """Read a port of the command line.
+
+    Raises:
+        ArgumentTypeError: it is no number from 0 to 65535. 0 means any free port.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
+        raise ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def host_name(text: str) -> str:
+    """Read a host name of the command line. A scheme, a port and a path are cut off: a page accepts any port.
+
+    Raises:
+        ArgumentTypeError: it has no host name.
+    """
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(text))
+    try:
+        name = urlsplit(text if "//" in text else f"//{text}").hostname
+    except ValueError:
+        name = None
+    if not name:
+        raise ArgumentTypeError(f"write a host name such as team.example, not {text!r}")
+    return name
 
 
 def access_flags(parser: ArgumentParser) -> None:

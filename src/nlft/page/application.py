@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.errors import NLFTError
+from nlft.files import json_bytes
 from nlft.page.access import Access
 from nlft.page.guard import Guard
 
@@ -28,6 +29,13 @@ def application(routes: list[Route]) -> ASGIApp:
     """Return an application of these routes. Errors are answered as JSON with `error`."""
     handlers: dict[Any, Any] = {NLFTError: _refused, HTTPException: _failed, ClientDisconnect: _left}
     return Starlette(routes=routes, exception_handlers=handlers)
+
+
+class JSONAnswer(JSONResponse):
+    """An answer as JSON, which may hold a file name that is not UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json_bytes(content, allow_nan=False)
 
 
 async def json_body(request: Request) -> dict[str, Any]:
@@ -50,7 +58,7 @@ async def json_body(request: Request) -> dict[str, Any]:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=422)
+    return JSONAnswer({"error": str(error)}, status_code=422)
 
 
 async def _left(request: Request, error: Exception) -> Response:
@@ -69,4 +77,4 @@ async def _received(request: Request) -> bytes:
 
 async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+    return JSONAnswer({"error": error.detail}, status_code=error.status_code, headers=error.headers)

@@ -8,9 +8,10 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from nlft.page.application import JSONAnswer
 from nlft.page.replies import Replies
 
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
@@ -69,7 +70,7 @@ class Conversation:
             async def answer(request: Request) -> Response:
                 given = await body(request)
                 asked = {"do": do, **{name: given.get(name) for name in names}}
-                return JSONResponse(await self._loaded().answer(asked))
+                return JSONAnswer(await self._loaded().answer(asked))
 
             return answer
 
@@ -83,7 +84,7 @@ class Conversation:
 
     async def about(self, request: Request) -> Response:
         """Say whether the models are started and loaded, and what they are."""
-        return JSONResponse({"stopped": True} if self._replies is None else await self._replies.about())
+        return JSONAnswer({"stopped": True} if self._replies is None else await self._replies.about())
 
     def _loaded(self) -> Replies:
         if self._replies is None:

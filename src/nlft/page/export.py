@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nlft.errors import UserError, display_path
+from nlft.errors import UserError, display_path, printable
 from nlft.files import write_output
 from nlft.page.bundle import file_page
 from nlft.page.live import LiveRun
@@ -64,7 +64,7 @@ def export_map(run: RunDir, out: Path, *, against: RunDir | None = None, max_ste
 
 def map_page(runs: list[dict[str, Any]], *, view: dict[str, Any] | None = None) -> str:
     """Build the page that shows the data of `map_data`."""
-    title = " and ".join(run["run"] for run in runs)
+    title = printable(" and ".join(run["run"] for run in runs))
     return file_page(f"{title}: saliency map", {"runs": runs, "view": view or {}})
 
 
@@ -112,12 +112,22 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
         notes.append(f"Left out unreadable steps: {', '.join(unreadable)}.")
         warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
     live = LiveRun(run)
+    changes = {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": [], **_OF_THIS_MACHINE}
     return {
         **live.about(),
-        "notes": notes,
-        "changes": {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": [], **_OF_THIS_MACHINE},
+        "notes": [_without_folder(note, live) for note in notes],
+        "changes": {**changes, "problem": live.problem and _without_folder(live.problem, live)},
         "packed": {str(step): base64.b64encode(data).decode() for step, data in steps.items()},
     }
+
+
+def _without_folder(text: str, run: LiveRun) -> str:
+    """Return a message that names the run instead of its folder, for other people."""
+    path = run.run.path
+    places = {str(place) for place in (path.resolve(), path, display_path(path))} - {".", run.name}
+    for place in sorted(places, key=len, reverse=True):
+        text = text.replace(place, run.name)
+    return text
 
 
 def export_csv(run: RunDir, out: Path) -> Path:

@@ -103,7 +103,7 @@ class Feedback:
         for index, example in enumerate(examples):
             record = by_id.get(example.id)
             if record and (record["label"], record.get("judgment")) != (example.label, example.judgment):
-                about = {"example": index, "id": example.id}
+                about = {"example": index, "id": str(example.id)}
                 edited.append({**about, "label": record["label"], "judgment": record.get("judgment")})
         return edited
 
@@ -236,7 +236,7 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
             "Reload the page; the run may have been restarted.",
         )
     id = examples[index].id
-    if item.get("id") != id:
+    if str(item.get("id")) != str(id):  # the page has every id as text
         return Problem(
             "feedback",
             f"is for example {item.get('id')!r}, but place {index} has {id!r}",
@@ -246,7 +246,7 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     judgment, label = item.get("judgment"), item.get("label")
     if not isinstance(label, bool) or not (judgment is None or isinstance(judgment, str)):
         return Problem(where, "needs a label, and a judgment that is text or null", "Reload the page.")
-    if judgment is not None and len(judgment) > LONGEST:
+    if judgment is not None and len(judgment) > LONGEST and judgment != examples[index].judgment:
         return Problem(where, f"has a judgment of {len(judgment)} characters", f"Shorten it to {LONGEST}.")
     if not label and not (judgment or "").strip():
         return Problem(where, 'has the label "wrong", but no judgment', "Write a sentence or mark tokens.")

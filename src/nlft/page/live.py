@@ -81,7 +81,8 @@ class LiveRun:
             "run": self.name,
             "begun": bool(settings),
             "generation": self.generation,
-            "examples": [vars(example) for example in self.examples],
+            # Ids are text for the browser, whose numbers are exact only up to 2^53.
+            "examples": [{**vars(example), "id": str(example.id)} for example in self.examples],
             "scheme": settings.get("scheme"),
             "saliency": settings.get("saliency") or {},
             "schemes": settings.get("schemes") or {},

@@ -13,12 +13,13 @@ import yaml
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nlft.errors import NLFTError, display_path
 from nlft.page.access import Access
+from nlft.page.application import JSONAnswer
 from nlft.page.as_json import object_as_json
 from nlft.page.bundle import list_page
 from nlft.page.guard import Guard
@@ -67,7 +68,7 @@ class RunsServer:
     async def listed(self, request: Request) -> Response:
         rows = await run_in_threadpool(self.runs.rows)
         runs = [{"number": number, **asdict(row)} for number, row in rows]
-        return JSONResponse(object_as_json({"folder": display_path(self.runs.folder), "runs": runs}))
+        return JSONAnswer(object_as_json({"folder": display_path(self.runs.folder), "runs": runs}))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = _RUN.fullmatch(scope["path"]) if scope["type"] == "http" else None
@@ -77,10 +78,10 @@ class RunsServer:
         try:
             app = await run_in_threadpool(self._app_of, int(found[1]))
         except (NLFTError, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            await JSONResponse({"error": f"this run cannot be read: {error}"}, status_code=422)(scope, receive, send)
+            await JSONAnswer({"error": f"this run cannot be read: {error}"}, status_code=422)(scope, receive, send)
             return
         if app is None:
-            await JSONResponse({"error": "no such run"}, status_code=404)(scope, receive, send)
+            await JSONAnswer({"error": "no such run"}, status_code=404)(scope, receive, send)
             return
         inner: dict[str, Any] = {**scope, "path": found[2], "raw_path": found[2].encode()}
         await app(inner, receive, send)

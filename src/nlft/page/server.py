@@ -15,12 +15,12 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.page.access import Access
-from nlft.page.application import application, json_body
+from nlft.page.application import JSONAnswer, application, json_body
 from nlft.page.bundle import live_page, static_files
 from nlft.page.conversation import Conversation
 from nlft.page.export import csv_parts, live_export
@@ -114,7 +114,7 @@ class PageServer:
         """Return one of the page's own files. Files of other names do not exist."""
         files = _own_files()
         if name not in files:
-            return JSONResponse({"error": "no such file"}, status_code=404)
+            return JSONAnswer({"error": "no such file"}, status_code=404)
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(files[name], media_type=kind)
 
@@ -122,7 +122,7 @@ class PageServer:
         await self._look()
         feedback, examples = self.feedback, self.runs[0].examples
         looks = bool(request.scope.get("nlft_only_reads"))
-        return JSONResponse(
+        return JSONAnswer(
             {
                 "runs": [run.about() for run in self.runs],
                 "saved": await run_in_threadpool(feedback.saved, examples) if feedback is not None else [],
@@ -137,7 +137,7 @@ class PageServer:
         await self._look()
         run = self._run(request)
         have = [_number(request, name) for name in ("generation", "steps", "events", "controls")]
-        return JSONResponse(await run_in_threadpool(run.changes, *have))
+        return JSONAnswer(await run_in_threadpool(run.changes, *have))
 
     async def step(self, request: Request) -> Response:
         run = self._run(request)
@@ -170,8 +170,8 @@ class PageServer:
         ids, refused = await run_in_threadpool(self.runs[0].send_requests, pairs, self.who)
         if refused:
             reasons = [{"control": name, "reason": reason} for name, reason in refused]
-            return JSONResponse({"refused": reasons}, status_code=422)
-        return JSONResponse({"ids": ids}, status_code=202)
+            return JSONAnswer({"refused": reasons}, status_code=422)
+        return JSONAnswer({"ids": ids}, status_code=202)
 
     async def save_feedback(self, request: Request) -> Response:
         body = await json_body(request)
@@ -179,7 +179,7 @@ class PageServer:
             raise HTTPException(403, "This page was started with --read-only.")
         examples = self.runs[0].examples
         edits = parse_edits(body.get("edits"), examples)
-        return JSONResponse(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+        return JSONAnswer(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
 
     async def rescore(self, request: Request) -> Response:
         body = await json_body(request)

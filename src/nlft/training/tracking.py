@@ -21,6 +21,7 @@ from nlft.models.answerer import CompletionRequest, complete
 from nlft.models.loaded import loaded_answerer
 from nlft.page.export import map_data, map_page
 from nlft.runs.run_dir import RunDir
+from nlft.training.hub_places import HubPlace, first_not_private
 from nlft.training.trackers import guard_trackers, warn_failed
 
 NAME = "trackio"
@@ -171,21 +172,38 @@ class TrackioReport(TrackioCallback):  # type: ignore[misc]
             self._guarded(lambda: self._trackio.alert(title=title, text=text, level=level))
 
     def _may_hold_texts(self, args: TrainingArguments) -> bool:
-        """Whether the user's texts may go to the tracker: not to a Space, which is public unless it is made private.
-
-        A push to the hub copies the local records to a Space too.
-        """
-        if (self._space_id is None and not args.push_to_hub) or args.hub_private_repo:
+        """Whether the user's texts may go to the tracker: only if every place of its records on the hub is private."""
+        open_to_all = first_not_private(self._places(args), made_private=bool(args.hub_private_repo))
+        if open_to_all is None:
             return True
         if "public" not in self._alerted:
             self._alerted.add("public")
-            flag = "--push_to_hub" if self._space_id is None else f"--trackio_space_id {self._space_id}"
+            name, private = open_to_all.name, "--hub_private_repo true makes a new one private"
+            cure = f"Make it private in its settings on the hub; {private}." if name else f"{private}."
             warnings.warn(
-                f"{flag}: {NAME}'s Space may be public, so the map and the replies, which hold texts of your examples, "
-                "are not logged. To log them: --hub_private_repo true",
+                f"{open_to_all.flag}: {NAME}'s {open_to_all.kind} {name or 'for the records'} may be public, so the "
+                f"map and the replies, which hold texts of your examples, are not logged. {cure}",
                 stacklevel=2,
             )
         return False
+
+    def _places(self, args: TrainingArguments) -> list[HubPlace]:
+        """Return the places on the hub that get the records: of a Space, its copy after the training, and a bucket.
+
+        A push to the hub copies local records to such a Space too.
+        """
+        places = []
+        if self._space_id is not None:
+            places.append(HubPlace(self._space_id, "space", f"--trackio_space_id {self._space_id}"))
+        elif not args.push_to_hub:
+            return []
+        bucket = args.trackio_bucket_id or getattr(self._trackio.context_vars.current_run.get(), "_bucket_id", None)
+        if bucket:
+            places.append(HubPlace(bucket, "bucket", "--trackio_bucket_id"))
+        if args.trackio_static_space_id is not False:
+            flag = "--push_to_hub" if self._space_id is None else "--trackio_static_space_id"
+            places.append(HubPlace(self._static_space_id or args.trackio_static_space_id or None, "space", flag))
+        return places
 
     def _watched_examples(self) -> list[Example]:
         watch = getattr(self.trainer, "_watch", None)

@@ -1,10 +1,10 @@
 // The page on which a person labels replies: one at a time, by keyboard, each decision saved at once.
 
-import { byId, element, shownText } from "./dom.js";
+import { byId, element, shownText, uniqueName } from "./dom.js";
 import { Lights, drawContinuation } from "./lights.js";
 import { pointsBefore, withSpan } from "./offsets.js";
 import { ReplyView } from "./reply.js";
-import { Saver, ask } from "./saving.js";
+import { Saver, ask, readerName } from "./saving.js";
 import { buildSpans } from "./spans.js";
 import { visibleText } from "./text.js";
 
@@ -18,7 +18,8 @@ const page = {
   /** @type {Lights | null} */
   lights: null,
 };
-const me = crypto.randomUUID();
+const me = readerName();
+const opened = uniqueName().slice(0, 8); // the reader may have the page open twice
 const why = /** @type {HTMLTextAreaElement} */ (byId("why"));
 const filter = /** @type {HTMLSelectElement} */ (byId("filter"));
 const number = /** @type {HTMLInputElement} */ (byId("number"));
@@ -27,7 +28,7 @@ const reply = new ReplyView(byId("reply"));
 const saver = new Saver({ saved, clash, failed });
 
 /** A name for one act, so that the server undoes it at once. Typed words share the name of their typing. */
-const act = () => `${me}-${++page.acts}`;
+const act = () => `${me}-${opened}-${++page.acts}`;
 
 function stateOf({ skipped, label, judgment, spans }) {
   if (skipped) return "s";
@@ -54,11 +55,10 @@ function like(label) {
 }
 
 /** Words follow the label, unless there are words of the other kind already. */
-function moved({ label, judgment, feedback }, to) {
-  if (label === to) return {};
-  const from = label === true ? feedback : judgment, into = to ? feedback : judgment;
-  if (to === (label === true) || !from.trim() || into.trim()) return {};
-  return to ? { feedback: judgment, judgment: "" } : { judgment: feedback, feedback: "" };
+function moved(decision, to) {
+  const from = kindOf(decision), into = to ? "feedback" : "judgment";
+  if (from === into || !decision[from].trim() || decision[into].trim()) return {};
+  return { [into]: decision[from], [from]: "" };
 }
 
 /** Save typed words now. */
@@ -165,7 +165,7 @@ async function turn(way) {
 }
 
 async function turned(way) {
-  const answer = await ask(way, {});
+  const answer = await ask(way, { who: me });
   if (!answer.row) return say(`There is nothing to ${way}.`);
   page.rows.set(answer.row.place, answer.row);
   page.about.states = answer.states;
@@ -284,7 +284,12 @@ function drawState() {
   drawProgress();
 }
 
-const wordsIn = (decision) => (decision.label ? decision.feedback : decision.judgment);
+/** The kind of the words that are shown. Words that were written before the label was taken back stay in sight. */
+function kindOf({ label, judgment, feedback }) {
+  return label || (label === null && !judgment && feedback) ? "feedback" : "judgment";
+}
+
+const wordsIn = (decision) => decision[kindOf(decision)];
 
 function drawProgress() {
   const { about } = page;
@@ -411,7 +416,7 @@ function watchFields() {
   why.addEventListener("focus", () => { step = act(); });
   why.addEventListener("input", () => {
     const words = why.value; // now: a moment later the field may show another reply's words
-    typed((decision) => (decision.label ? { feedback: words } : { judgment: words }), step);
+    typed((decision) => ({ [kindOf(decision)]: words }), step);
   });
   why.addEventListener("blur", flush);
   why.addEventListener("keydown", (event) => {

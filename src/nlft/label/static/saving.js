@@ -1,6 +1,20 @@
 // Talk to the server, and save decisions in order. A decision that cannot be saved is kept and sent again.
 
+import { uniqueName } from "./dom.js";
+
 const KEPT_ALIVE = 15_000; // characters of a request that a closing page may still send; browsers allow 64 KB in all
+
+/** The name of whoever labels in this browser, so that an undo takes back no other reader's step. */
+export function readerName() {
+  const made = uniqueName();
+  try {
+    const known = localStorage.getItem("nlft-label-reader");
+    if (known === null) localStorage.setItem("nlft-label-reader", made);
+    return known ?? made;
+  } catch { // without storage, a reload makes another reader
+    return made;
+  }
+}
 
 export async function ask(path, body, signal) {
   const text = JSON.stringify(body);

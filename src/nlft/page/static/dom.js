@@ -79,3 +79,8 @@ export function onceAFrame(call) {
     waiting = args;
   };
 }
+
+/** A name that nobody else has. Over plain HTTP, on another machine, a browser has no `randomUUID`. */
+export function uniqueName() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -2,7 +2,7 @@
 //
 // A model's text goes in through text nodes alone. Offsets that the server gets count code points, as Python does.
 
-import { button, element } from "./dom.js";
+import { button, element, uniqueName } from "./dom.js";
 import { pointsBefore, withSpan } from "./offsets.js";
 
 const LOOK_MS = 1000;
@@ -31,7 +31,7 @@ export function placesOfWords(text, words) {
 class Replies {
   constructor(root, source) {
     this.source = source;
-    this.talk = crypto.randomUUID?.() ?? String(Math.random());
+    this.talk = uniqueName();
     this.turn = 0; // the number of the last turn
     this.asking = null; // cancels the running request
     this.selection = null; // {reply, start, end, text}: what the reader has selected in a reply
@@ -126,7 +126,7 @@ class Replies {
 
   startOver() {
     this.asking?.abort();
-    this.talk = crypto.randomUUID?.() ?? String(Math.random());
+    this.talk = uniqueName();
     this.turn = 0;
     this.log.replaceChildren();
     this.selection = null;
