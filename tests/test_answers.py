@@ -29,7 +29,7 @@ from nlft.experiments.settings import TuneSettings
 from nlft.experiments.stages import split_stage
 from nlft.results.evaluate import evaluate
 from nlft.results.settings import EvaluationSettings
-from nlft.training.run_record import data_fingerprint
+from nlft.data.training_file import data_fingerprint
 from nlft.training.start import summary_lines
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,30 @@ def test_versions_hold_the_runs_whole_file_while_it_is_there_as_it_was(run: RunD
     assert feedback_dataset(changed, None) is None
     changed.write_settings({**settings, "data": {**settings["data"], "file": str(tmp_path / "gone.jsonl")}})
     assert feedback_dataset(changed, None) is None
+
+
+def test_feedback_is_not_saved_with_other_replies_that_have_the_same_ids(run: RunDir, tmp_path: Path) -> None:
+    """The file was sampled again after the training: same ids, same number, another reply."""
+    watched = run.watched()[0]
+    other = tmp_path / "again.jsonl"
+    again = [replace(e, completion="Another reply.") if e.id == watched.id else e for e in examples()]
+    write_examples(other, again)
+    settings, started = run.settings(), RunDir(tmp_path / "run")
+    started.write_settings(settings)
+    started.write_watched(run.watched())
+    feedback = Feedback(started, partial(feedback_dataset, started, None))
+    assert len(feedback.dataset or []) == len(again)
+    # The run is started again on the other file, then its file changes once more.
+    started.write_settings({**settings, "data": {**settings["data"], "file": str(other)}})
+    assert feedback_dataset(started, None) is feedback.dataset is None
+    said = feedback.save([Edit(0, watched.id, False, "No.")], started.watched(), "ann")
+    assert (said["whole"], said["examples"]) == (False, len(run.watched()))
+    for refused in (feedback_dataset, lambda run, file: rescoring.watched_records(run, file, settings["data"])):
+        with pytest.raises(UserError, match=rf"again.jsonl.*{watched.id!r}"):
+            refused(started, other)
+    remarked = tmp_path / "remarked.jsonl"  # other judgments about the same replies are welcome
+    write_examples(remarked, [e if e.label else replace(e, judgment="Quite wrong.") for e in examples()])
+    assert len(feedback_dataset(started, remarked) or []) == len(again)
 
 
 def test_the_newest_adapter_that_is_whole_is_taken(tmp_path: Path) -> None:

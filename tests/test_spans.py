@@ -34,7 +34,7 @@ from nlft.data.records import Example, as_examples, as_record, marked_spans, rea
 from nlft.errors import ProblemsError, RecordsError
 from nlft.page.feedback import Edit, Feedback, Mark
 from nlft.runs.run_dir import RunDir, WatchedExample
-from nlft.training.run_record import data_fingerprint
+from nlft.data.training_file import data_fingerprint
 from nlft.training.start import spans_line
 
 TEXT = (

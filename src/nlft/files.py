@@ -63,6 +63,15 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written: inode, time in ns, size. None for a missing file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 def append_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Append whole lines of JSON: all of them or none. Half a line would also corrupt the next line.
 

@@ -126,7 +126,9 @@ def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]
         yield _page_of(run, read_only=args.read_only)
         return
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
-    dataset = feedback_dataset(runs[0], args.data)
+    dataset = partial(feedback_dataset, runs[0], args.data)
+    if args.data:
+        dataset()  # a wrong file is an error before the page is served
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
     named = {"model_name_or_path": args.model} if args.model else {}
     conversation = Conversation(runs[0].path, named if chat is None else chat, at_once=chat is not None)

@@ -258,7 +258,7 @@ def _replay(options: Namespace, source: "RunDir", model_settings: Any, args: Any
     from nlft.runs.reading import reading
     from nlft.training.pivots import use_pivots
     from nlft.training.replay import replay_differences
-    from nlft.training.run_record import data_fingerprint
+    from nlft.data.training_file import data_fingerprint
     from nlft.training.start import nlft_trainer
 
     read = examples_to_train(file, recorded_reading(source.settings()["data"]))

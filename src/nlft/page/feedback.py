@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlft.errors import Problem, ProblemsError, UserError, display_path
-from nlft.files import append_whole, sync_folder
+from nlft.files import append_whole, stamp, sync_folder
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir, WatchedExample
 
@@ -64,20 +64,27 @@ class Feedback:
         """
         Args:
             dataset: the examples that the run was trained on, as a file's records. Without them, a version holds only
-                the watched examples. What reads them is called again until it finds some.
+                the watched examples. What reads them is called again until it finds some, and when run.yaml has
+                changed: a run that was started again may have other examples with the same ids.
         """
         self.run = run
         self.folder = run.path / "feedback"
-        self._read = dataset if callable(dataset) else None
-        self._dataset = None if dataset is None or callable(dataset) else [dict(record) for record in dataset]
+        self._read = dataset if callable(dataset) else lambda: dataset
+        self._found: tuple[object, list[dict[str, Any]] | None] = (None, None)  # of run.yaml as it was then
         self._lock = threading.Lock()  # one save at a time, so that each version contains all earlier edits
 
     @property
     def dataset(self) -> list[dict[str, Any]] | None:
-        """The examples that the run was trained on; None if they are not known."""
-        if self._dataset is None and self._read is not None and (found := self._read()) is not None:
-            self._dataset = [dict(record) for record in found]
-        return self._dataset
+        """The examples that the run was trained on; None if they are not known.
+
+        Raises:
+            UserError: their file cannot be read, or is not that of the run.
+        """
+        now = stamp(self.run.settings_path)
+        if self._found[1] is None or self._found[0] != now:
+            found = self._read()
+            self._found = (now, None if found is None else [dict(record) for record in found])
+        return self._found[1]
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         """Write the next version.

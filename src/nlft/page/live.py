@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError, display_path
+from nlft.files import stamp
 from nlft.page.as_json import object_as_json
 from nlft.page.events import Events, JsonlTail
 from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, send_requests
@@ -217,14 +218,9 @@ class LiveRun:
             folder: the path is a folder. Two changes in one tick of the clock give a folder the same time, so a folder
                 with a recent time counts as changed.
         """
-        stamp: Any = None
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            pass
-        else:
-            recent = folder and time.time() - status.st_mtime < SETTLED
-            stamp = object() if recent else (status.st_ino, status.st_mtime_ns)
+        now: Any = stamp(path)
+        if folder and now is not None and time.time() - now[1] / 1e9 < SETTLED:
+            now = object()
         before = self._stamps.get(name, self)  # after an error a file counts as changed, even if it is gone by now
-        self._stamps[name] = stamp
-        return bool(stamp != before)
+        self._stamps[name] = now
+        return bool(now != before)

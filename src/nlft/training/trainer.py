@@ -35,7 +35,7 @@ from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_un
 from nlft.training.kept_conditions import KeptConditions, refuse_unkept
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
-from nlft.training.run_record import base_name, data_fingerprint, run_record
+from nlft.training.run_record import base_name, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.sharding import check_start
 from nlft.training.steering import Steering
