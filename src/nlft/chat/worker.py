@@ -106,6 +106,7 @@ class Worker:
             self.session.choose(turn, [turn.order[at] for at in request["at"]], talk.seed)
             return {"headings": headings(turn), "score": self.session.score_lines()}
         reply = turn.replies[turn.order[request["at"]]]
+        reply.cut(request.get("shown"))
         self.session.mark(talk, turn, reply, read_mark(request, reply.text))
         return self.kept()
 
@@ -115,6 +116,9 @@ class Worker:
         if number in self.cancelled:
             return
         talk = self.talk(request)
+        last = next((one for one in talk.turns if one.number == request.get("turn")), None)
+        for side, shown in zip(last.order, request.get("shown") or (), strict=False) if last else ():
+            last.replies[side].cut(shown)
         talk.blind = bool(request.get("blind"))
         if isinstance(request.get("rule"), str):
             self.session.set_rule(request["rule"])

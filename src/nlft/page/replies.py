@@ -66,7 +66,7 @@ class Replies(ModelProcess):
 
     async def ask(self, request: Request, body: dict[str, Any]) -> Response:
         """Stream the replies to a prompt, one JSON object a line."""
-        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind", "rule", "turn")}
+        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind", "rule", "turn", "shown")}
         question = asked["question"]
         if not isinstance(asked["talk"], str) or not (isinstance(asked["text"], str) or isinstance(question, int)):
             raise HTTPException(400, "Send the conversation's name, and a text or the number of a held-out prompt.")
