@@ -582,7 +582,7 @@ def test_the_file_a_run_was_trained_on_is_not_the_next_round_of_it(run: RunDir, 
 
 STUB = """
 import json, sys
-print("a library says hello")
+print("a library says hello\\n{and a set}")
 ready = {"ready": {"lines": [], "questions": [], "blind": False, "score": []}}
 ready["ready"].update({"rule": None, "kept": "0 examples in next.jsonl", "next": "nlft map a"})
 print(json.dumps(ready), flush=True)
@@ -595,6 +595,7 @@ for line in sys.stdin:
     if asked.get("do") == "ask":
         print(json.dumps({"n": asked["n"], "turn": 1, "headings": ["base", "tuned"], "hidden": False}), flush=True)
     elif "do" in asked:
+        print('{"n": 1, "pie', end="", flush=True)
         sys.exit()
 """
 
@@ -635,7 +636,10 @@ def stubbed(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     conversation.close()
 
 
-def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(stubbed: tuple[int, Path]) -> None:
+def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(
+    stubbed: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlft.page.replies.BEAT_EVERY", 0)
     port, log = stubbed
     body = {"talk": "t", "text": "hello"}
     bearer = {"Authorization": "Bearer token"}
@@ -659,9 +663,10 @@ def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(stubbed: t
         until(lambda: log.read_text().count("cancel") == 2)
         response = all.enter_context(client.stream("POST", "/chat/ask", json=body))
         assert json.loads(next(response.iter_lines()))["turn"] == 1, "there is room again"
+        assert next(reading[2]) == "", "a stream without news has heartbeats"
         gone = client.post("/chat/mark", json={"talk": "t", "turn": 1, "at": 0, "good": True})
         assert (gone.status_code, "has ended" in gone.json()["error"]) == (422, True)
-        assert "has ended" in json.loads(next(reading[2]))["error"], "whoever waits is told"
+        assert "has ended" in json.loads(next(filter(None, reading[2])))["error"], "whoever waits is told"
         assert client.post("/chat/ask", json=body).status_code == 422
 
 

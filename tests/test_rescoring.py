@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from nlft.errors import NLFTError, UserError
 from nlft.page.connections import listen
 from nlft.page.feedback import Edit, Feedback
 from nlft.page.live import LiveRun
+from nlft.page.model_process import AskedProcess
 from nlft.page.rescorer import Rescorer
 from nlft.page.server import PageServer, page_of
 from nlft.page.serving import serve_map, web_server
@@ -138,6 +141,12 @@ def test_a_missing_file_and_a_dead_process_are_told_in_a_sentence(run: RunDir, m
     with pytest.raises(NLFTError, match="has ended"):
         killed.score(Edit(0, run.watched()[0].id, True, None), 3)
     killed.close()
+
+
+def test_half_a_line_of_a_killed_process_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO('{a set}\n{"ready": true}\n{"scor')
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(stdin=io.StringIO(), stdout=said))
+    assert "`nlft map`" in AskedProcess("module", command="nlft map").ask({"example": 0})["error"]
 
 
 def test_a_missing_model_is_told_in_a_sentence_and_what_lies_in_the_working_folder_is_not_run(

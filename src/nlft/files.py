@@ -126,6 +126,15 @@ def is_json(data: bytes) -> bool:
     return True
 
 
+def json_object(line: str | bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a line. None for another line, such as half a line of a process that was killed."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def tell_torn(path: Path, line: bytes) -> None:
     """Say that a file's last line is cut off, once for each process."""
     note_once(f"{display_path(path)}: the last line ({len(line)} bytes) was cut off, and is left out.")

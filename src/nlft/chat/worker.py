@@ -25,6 +25,7 @@ from nlft.core.prompts import prompt_text
 from nlft.core.spans import Span
 from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
+from nlft.files import json_object
 from nlft.progress import quiet_libraries
 from nlft.streams import outliving_readers
 
@@ -69,7 +70,8 @@ class Worker:
     def read(self, lines: Iterable[str]) -> None:
         """Take requests until the input ends. Queue those for replies, and answer the others at once."""
         for line in lines:
-            request = json.loads(line)
+            if (request := json_object(line)) is None:
+                continue
             if "cancel" in request:
                 self.cancelled.add(request["cancel"])
             elif request["do"] == "ask":

@@ -1,6 +1,5 @@
 """Read a run's logged numbers while the file grows. Keep them as columns, so that a long run takes a few megabytes."""
 
-import json
 import math
 import os
 from array import array
@@ -9,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nlft.files import refuse_waiting_file
+from nlft.files import json_object, refuse_waiting_file
 
 MOST_ROWS = 2000  # a chart has fewer pixels than this
 DIGITS = 7
@@ -46,7 +45,7 @@ class JsonlTail:
             return replaced, []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return replaced, [value for line in whole.splitlines() if (value := _object(line)) is not None]
+        return replaced, [value for line in whole.splitlines() if (value := json_object(line)) is not None]
 
 
 class Events:
@@ -111,11 +110,3 @@ def _seconds(time: object) -> float:
         return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else math.nan
     except ValueError:
         return math.nan
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.page.access import Access
-from nlft.page.application import application, json_body
+from nlft.page.application import BEAT_EVERY, application, json_body
 from nlft.page.bundle import live_page, static_files
 from nlft.page.conversation import Conversation
 from nlft.page.export import csv_parts, live_export
@@ -34,7 +34,6 @@ from nlft.runs.run_dir import RunDir
 
 MOST_STEPS = 10**12  # a larger number is not a step
 LOOK_EVERY = 0.3  # seconds between polls of the run directories while a page is open
-BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat
 
 Handler = Callable[[Request], Awaitable[Response]]
 
