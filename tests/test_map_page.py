@@ -401,6 +401,22 @@ def test_apply_asks_for_what_differs_and_each_answer_stands_in_ledger_and_timeli
     expect(page.locator("#where")).to_contain_text("step 40")
 
 
+def test_apply_leaves_alone_what_the_reader_did_not_turn_though_an_earlier_step_had_it_otherwise(
+    run: RunDir, show: Show
+) -> None:
+    run.append_control(ledger_line("1", 45, "saliency.mistake_ratio", 1.5, 4))
+    add_step(run, 60, settings=defaults("nlft") | {"mistake_ratio": 4})
+    page = show(run)
+    knob(page, "gate_fraction").fill("0.25")
+    expect(knob(page, "mistake_ratio")).to_have_value("4")
+    page.locator("#step").fill("0")
+    expect(page.locator("#where")).to_contain_text("step 0")
+    expect(knob(page, "mistake_ratio")).to_have_value("1.5")
+    expect(page.locator(".knob.turned")).to_have_count(1)
+    page.get_by_role("button", name="Apply to the run").click()
+    assert asked(run, page) == [("saliency.gate_fraction", 0.25)]
+
+
 def test_news_take_no_focus_from_ledger_and_timeline(run: RunDir, show: Show) -> None:
     page = show(run)
     run.append_control(ledger_line("a", 30, "learning_rate", 1.0, 0.5))

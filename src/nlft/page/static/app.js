@@ -67,7 +67,8 @@ function restore(view) {
   const [run] = state.runs;
   state.pins = new Set(view.pins ?? []);
   const hasTried = view.tried && run.about.schemes[view.tried.scheme];
-  state.tried = hasTried ? { scheme: view.tried.scheme, settings: { ...view.tried.settings } } : null;
+  const { scheme, settings, turned } = hasTried ? view.tried : {};
+  state.tried = hasTried ? { scheme, settings: { ...settings }, turned: { ...(turned ?? settings) } } : null;
   state.following = view.step == null || !run.steps.includes(view.step);
   state.at = state.following ? Math.max(run.steps.length - 1, 0) : run.steps.indexOf(view.step);
   const other = state.runs[view.beside?.run];
@@ -243,6 +244,7 @@ function paint() {
   const [run] = state.runs;
   const { there, first } = page.steps;
   const here = withRescored(page.steps.here);
+  page.whatIf?.follow(here);
   const other = state.beside && state.runs[state.beside.run];
   const tried = triedVerdicts(here, run.examples);
   const triedThere = other ? triedVerdicts(there, other.examples) : null;

@@ -5,7 +5,7 @@ export const state = {
   at: 0, // the shown step, as an index into the first run's steps
   following: true, // follow new steps
   beside: null, // {run, at}: the step to compare with
-  tried: null, // {scheme, settings}: the what-if
+  tried: null, // {scheme, settings, turned}: the what-if, and those of its settings that the reader has turned
   pins: new Set(), // ids of examples that stay on top
   readOnly: true,
   feedback: false,
