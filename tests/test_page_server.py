@@ -370,6 +370,20 @@ def test_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
     assert tail.read() == (True, [])
 
 
+def test_a_log_that_was_begun_again_in_a_file_of_the_same_number_is_read_from_its_start(tmp_path: Path) -> None:
+    """A file system gives the number of a removed file to the next one; this writes into the same file."""
+    path = tmp_path / "events.jsonl"
+    first = b"".join(b'{"step": %d, "time": "a%d"}\n' % (step, step) for step in range(100))
+    path.write_bytes(first)
+    tail = JsonlTail(path)
+    assert len(tail.read()[1]) == 100
+    path.write_bytes(first + b'{"step": 100}\n')
+    assert tail.read() == (False, [{"step": 100}])
+    path.write_bytes(first.replace(b'"a', b'"b') + first)
+    replaced, lines = tail.read()
+    assert (replaced, len(lines), lines[0]["time"]) == (True, 200, "b0")
+
+
 def test_events_with_gaps_keep_their_rows_apart() -> None:
     events = Events()
     for one in [{"step": 1, "loss": 2.0}, {"step": 2, "eval_loss": 1.5, "flag": True}, {"no": "step"}]:
