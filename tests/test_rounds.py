@@ -14,7 +14,7 @@ from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.data.records import Example, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
-from nlft.experiments import rounds
+from nlft.experiments import rounds, stages
 from nlft.experiments.demo import write_problems
 from nlft.experiments.rounds import (
     ON_TRAINING,
@@ -25,7 +25,7 @@ from nlft.experiments.rounds import (
     questions_of,
     round_examples,
 )
-from nlft.experiments.settings import RoundsSettings
+from nlft.experiments.settings import RoundsSettings, TuneSettings
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig
@@ -57,6 +57,21 @@ def test_the_questions_of_examples_are_told_apart_by_prompt_and_answer(tmp_path)
     write_examples(tmp_path / "e.jsonl", [*data, replace(data[1], id="again", completion="something else"), other])
     found = questions_of(tmp_path / "e.jsonl")
     assert [q.id for q in found] == ["e0", "e1", "e2", "other"]
+
+
+def test_the_questions_of_examples_keep_what_the_chat_template_takes(tmp_path):
+    tool = {"type": "function", "function": {"name": "add"}}
+    more = {"tools": [tool], "chat_template_kwargs": {"enable_thinking": False}}
+    plain = examples(4)
+    write_examples(tmp_path / "e.jsonl", [replace(e, extra={**more, "item": "x"}) for e in plain])
+    job = {"file": str(tmp_path / "e.jsonl"), "settings": asdict(TuneSettings())}
+    stages.split_stage(tmp_path, job)
+    assert [q.extra for q in stages.read_test(tmp_path)] == [more]
+    assert [q.extra for q in questions_of(tmp_path / "train.jsonl")] == [more] * 3
+    write_examples(tmp_path / "both.jsonl", [plain[0], replace(plain[0], id="with-tools", extra=more)])
+    assert [q.id for q in questions_of(tmp_path / "both.jsonl")] == ["e0", "with-tools"], (
+        "the model is asked two things"
+    )
 
 
 def test_what_rounds_cannot_do_is_refused_all_at_once(tmp_path):

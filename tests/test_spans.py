@@ -380,6 +380,22 @@ def test_marks_of_the_page_become_spans_that_later_marks_replace(tmp_path):
     assert read_examples(other.folder / "examples-v2.jsonl")[0].spans == (Span(0, 1),)
 
 
+def test_a_label_that_the_page_changes_takes_along_what_belonged_to_the_old_one(tmp_path):
+    said = {"verdict": "wrong", "judge_verdict": "wrong", "item": "x"}
+    judged = wrong(completion="a durable bike", judgment="It fails.", spans=(Span(2, 9, note="It fails."),), extra=said)
+    kept = wrong(id="k", completion="a bike", label=True, judgment=None, keep=True)
+    watched = [
+        WatchedExample(e.id, e.label, "q?", e.completion, None, [e.completion, "<|end|>"]) for e in (judged, kept)
+    ]
+    feedback = Feedback(RunDir(tmp_path), [as_record(judged), as_record(kept)])
+    feedback.save([Edit(0, "w", True, None), Edit(1, "k", False, "Dull.")], watched, "ann")
+    right, dull = read_examples(feedback.folder / "examples-v2.jsonl")
+    assert (right.label, right.judgment, right.spans, right.extra) == (True, None, (), {"item": "x"})
+    assert (dull.label, dull.judgment, dull.keep) == (False, "Dull.", False)
+    assert feedback.save([Edit(1, "k", False, "Flat.")], watched, "ann")["changed"] == 1
+    assert read_examples(feedback.folder / "examples-v3.jsonl")[0] == right, "the next version has the earlier edits"
+
+
 def test_the_terminal_marks_text_wherever_it_stands(monkeypatch, tmp_path, capsys):
     typed = iter(["/mark zebra", "/mark durable => solid", "/mark a", "", "/unmark", "", "/mark bike", "/quit"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)

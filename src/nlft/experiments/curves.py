@@ -21,7 +21,7 @@ from nlft.data.template_columns import inputs_of
 from nlft.digests import write_manifest
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import CurveSettings
-from nlft.experiments.stages import question_asked
+from nlft.experiments.stages import asked_text, question_asked
 from nlft.files import write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, complete
 from nlft.models.banning import BanningModel, ban_outcome
@@ -104,7 +104,7 @@ class Exam:
         tuned, wanted = self._tuned(net), replace(as_asked(self.asking), prompt_template="{prompt}")
         needed = needs_of_questions(self.asking.checks).get("needed_fields", ())
         scope = [one for one in self.pool if not one.keep] or self.pool
-        by_prompt = {json.dumps(one.prompt): question_asked(one, needed) for one in reversed(scope)}
+        by_prompt = {asked_text(one): question_asked(one, needed) for one in reversed(scope)}
         questions = [replace(one, id=f"train:{one.id}") for one in by_prompt.values()]
         answers = evaluate(self._kept(tuned), questions, wanted)
         deciding = answers.accuracy[deciding_reading(answers.accuracy, self.asking.extraction)]

@@ -318,11 +318,11 @@ def best_round(accuracies: Sequence[Proportion]) -> int:
 def questions_of(file: Path, needed_fields: Collection[str] = ()) -> list[Question]:
     """Return the distinct questions of a file of examples.
 
-    Each question has the id, the answer and the needed fields of its first example.
+    Each question has the id, the answer, the needed fields and the columns of the chat template of its first example.
     """
     questions: dict[tuple[str, str | None], Question] = {}
     for example in read_examples(file, require_judgment=False):
-        key = (json.dumps(example.prompt, sort_keys=True), example.answer)
+        key = (stages.asked_text(example), example.answer)
         questions.setdefault(key, stages.question_asked(example, needed_fields))
     return list(questions.values())
 

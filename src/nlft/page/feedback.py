@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from nlft.errors import Problem, ProblemsError, UserError, display_path
 from nlft.files import append_whole, stamp, sync_folder
+from nlft.labels import VERDICTS, relabelled
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir, WatchedExample
 
@@ -126,7 +127,8 @@ class Feedback:
                     "  Start `nlft map` with the file that this run was trained on."
                 )
             before = _edited_fields(record)
-            record["label"], record["judgment"] = edit.label, edit.judgment
+            changed_label = relabelled(record, edit.label)
+            record.update({name: changed_label.get(name) for name in _EDITABLE}, judgment=edit.judgment)
             record["spans"] = _with_marks(record, edit.marks, examples[edit.example].tokens)
             changed += before != _edited_fields(record)
         try:
@@ -303,15 +305,15 @@ def _with_marks(record: dict[str, Any], marks: Sequence[Mark], tokens: Sequence[
     return sorted(spans, key=lambda span: span["start"]) or None
 
 
-_EDITABLE = ("label", "judgment", "spans")
+_EDITABLE = ("label", "judgment", "spans", "keep", *VERDICTS)
 
 
 def _edited_fields(record: dict[str, Any]) -> tuple[Any, ...]:
-    return (record["label"], record.get("judgment"), record.get("spans") or None)
+    return (record["label"], *(record.get(name) or None for name in _EDITABLE[1:]))
 
 
 def _not_editable(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that a reader cannot edit."""
+    """Return the fields that no edit changes."""
     return {name: value for name, value in record.items() if value is not None and name not in _EDITABLE}
 
 

@@ -25,6 +25,7 @@ from nlft.core.saliency import TAG_NAMES
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.encoding import condition_readers, encode_examples
 from nlft.data.records import Example
+from nlft.data.relabelling import with_label
 from nlft.data.training_file import read_training_file, refuse_other_replies
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
@@ -76,7 +77,7 @@ class RescoreModel:
         known = self.examples[request["example"]]
         if known.id != request["id"] or self.run.settings().get("data", {}) != self.data:
             raise NLFTError("the run was started again with other examples.\n  Start `nlft map` again, too.")
-        example = replace(known, label=request["label"], judgment=request["judgment"])
+        example = replace(with_label(known, request["label"]), judgment=request["judgment"])
         state = state_of(self.run.settings(), self.run.controls())
         assert state is not None
         scheme = get_scheme(state.scheme)
