@@ -26,6 +26,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
+from nlft.commands.results import check_feedback
 from nlft.data.records import as_record, read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page import connections
@@ -741,6 +742,41 @@ def test_version_that_exists_is_never_written_over(run: RunDir) -> None:
     feedback.versions = list  # type: ignore[method-assign]  # as another server sees it a moment too early
     assert feedback._write([]).name == "examples-v3.jsonl"
     assert sorted(p.name for p in (run.path / "feedback").iterdir()) == ["examples-v2.jsonl", "examples-v3.jsonl"]
+
+
+def test_a_disk_without_hard_links_takes_versions_too_and_replaces_none(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    feedback = Feedback(run)
+    for version in (2, 3):
+        assert feedback.save([_edit(version)], run.watched(), "ann")["file"] == f"feedback/examples-v{version}.jsonl"
+    (feedback.folder / "examples-v4.jsonl").touch()  # another server has taken the name, and not written yet
+    assert feedback.save([_edit(0)], run.watched(), "ann")["file"] == "feedback/examples-v5.jsonl"
+    assert [e.judgment for e in read_examples(feedback.folder / "examples-v5.jsonl")][2:] == ["wrong", "wrong"]
+    assert (feedback.folder / "examples-v4.jsonl").read_bytes() == b""
+    assert not list(feedback.folder.glob(".*"))
+
+
+def test_an_edit_that_no_training_could_read_is_refused_with_its_example(run: RunDir) -> None:
+    example, *others = run.watched()
+    run.write_watched([replace(example, tokens=["<|im_end|>"]), *others])  # a reply without text
+    feedback = Feedback(run, check=check_feedback)
+    with pytest.raises(UserError, match="farm-0"):
+        feedback.save([_edit(0)], run.watched(), "ann")
+    assert feedback.versions() == []
+    assert feedback.save([_edit(1)], run.watched(), "ann")["changed"] == 1
+
+
+def test_a_judgment_that_is_longer_than_a_reader_may_write_stays_as_it_is(run: RunDir) -> None:
+    long = "x" * 30_000
+    run.write_watched([replace(run.watched()[0], judgment=long), *run.watched()[1:]])
+    with client_of(run) as client:
+        assert save(client, edit(0, long, marks=[[2, 4, "wrong"]])).json()["changed"] == 1
+        assert save(client, edit(0, long + "y")).status_code == 422
 
 
 # ---- sharing ----

@@ -304,6 +304,17 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
     return [as_record(e) for e in found] if is_trained_on(found, recorded) else None
 
 
+def check_feedback(record: "dict[str, Any]") -> None:
+    """Refuse an edited record that no training could read.
+
+    Raises:
+        NLFTError: the record is wrong.
+    """
+    from nlft.data.records import as_examples
+
+    as_examples([record])
+
+
 def tune(argv: Sequence[str]) -> None:
     """Run `nlft tune`."""
     from nlft.experiments.settings import TuneSettings

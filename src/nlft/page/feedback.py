@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from nlft.errors import Problem, ProblemsError, UserError, display_path
+from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.files import append_whole, stamp, sync_folder
 from nlft.labels import VERDICTS, relabelled
 from nlft.runs.json_lines import read_jsonl
@@ -58,18 +58,23 @@ Dataset = Sequence[dict[str, Any]] | Callable[[], Sequence[dict[str, Any]] | Non
 """The examples that a run was trained on, as records; or what reads them, for a run that has not begun."""
 
 
+Check = Callable[[dict[str, Any]], object]
+
+
 class Feedback:
     """Stores edits of a run's examples as new versions of its dataset."""
 
-    def __init__(self, run: RunDir, dataset: Dataset = None) -> None:
+    def __init__(self, run: RunDir, dataset: Dataset = None, check: Check | None = None) -> None:
         """
         Args:
             dataset: the examples that the run was trained on, as a file's records. Without them, a version holds only
                 the watched examples. What reads them is called again until it finds some, and when run.yaml has
                 changed: a run that was started again may have other examples with the same ids.
+            check: raises an error for a record that no training could read.
         """
         self.run = run
         self.folder = run.path / "feedback"
+        self._check = check
         self._read = dataset if callable(dataset) else lambda: dataset
         self._found: tuple[object, list[dict[str, Any]] | None] = (None, None)  # of run.yaml as it was then
         self._lock = threading.Lock()  # one save at a time, so that each version contains all earlier edits
@@ -94,7 +99,7 @@ class Feedback:
             The file's name, the number of its examples, and the number that differ from the last version.
 
         Raises:
-            UserError: there are no edits, or the file cannot be written.
+            UserError: there are no edits, a training could not read one, or the file cannot be written.
         """
         if not edits:
             raise UserError("there are no edits to save.\n  Edit a judgment or mark tokens first.")
@@ -131,6 +136,7 @@ class Feedback:
             record.update({name: changed_label.get(name) for name in _EDITABLE}, judgment=edit.judgment)
             record["spans"] = _with_marks(record, edit.marks, examples[edit.example].tokens)
             changed += before != _edited_fields(record)
+            self._require_readable(record)
         try:
             path = self._write(records)
             self._log(edits, who, path.name)
@@ -142,9 +148,17 @@ class Feedback:
         whole = self.dataset is not None
         return {"file": f"feedback/{path.name}", "examples": len(records), "changed": changed, "whole": whole}
 
+    def _require_readable(self, record: dict[str, Any]) -> None:
+        try:
+            if self._check is not None:
+                self._check(record)
+        except NLFTError as error:
+            raise UserError(f"example {record['id']!r} is not saved, because no training could read it: {error}") from error
+
     def versions(self) -> list[int]:
         """Return the numbers of the saved versions, ascending. Version 1 is the run's own file and is not included."""
-        names = [path.stem.removeprefix("examples-v") for path in self.folder.glob("examples-v*.jsonl")]
+        files = [path for path in self.folder.glob("examples-v*.jsonl") if path.stat().st_size]
+        names = [path.stem.removeprefix("examples-v") for path in files]
         return sorted(int(name) for name in names if name.isdigit())
 
     def _latest(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
@@ -184,7 +198,7 @@ class Feedback:
                 os.fsync(file.fileno())
             while True:
                 try:
-                    os.link(aside, self._path(version))  # unlike a rename, a link never replaces a file
+                    _name_once(aside, self._path(version))
                     sync_folder(self.folder)
                     return self._path(version)
                 except FileExistsError:
@@ -196,6 +210,21 @@ class Feedback:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = [_line({"file": file, "time": time, "who": who, **asdict(edit)}) for edit in edits]
         append_whole(self.folder / "edits.jsonl", b"".join(lines))
+
+
+def _name_once(file: Path, name: Path) -> None:
+    """Give a file a name that no file has. Unlike a rename, this never replaces a file.
+
+    Raises:
+        FileExistsError: a file has the name.
+    """
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        raise
+    except OSError:  # some disks have no hard links: take the name with an empty file, and replace only that
+        name.open("xb").close()
+        os.replace(file, name)
 
 
 def parse_edits(body: object, examples: list[WatchedExample]) -> list[Edit]:
@@ -255,7 +284,7 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     judgment, label = item.get("judgment"), item.get("label")
     if not isinstance(label, bool) or not (judgment is None or isinstance(judgment, str)):
         return Problem(where, "needs a label, and a judgment that is text or null", "Reload the page.")
-    if judgment is not None and len(judgment) > LONGEST:
+    if judgment is not None and len(judgment) > LONGEST and judgment != examples[index].judgment:
         return Problem(where, f"has a judgment of {len(judgment)} characters", f"Shorten it to {LONGEST}.")
     if not label and not (judgment or "").strip():
         return Problem(where, 'has the label "wrong", but no judgment', "Write a sentence or mark tokens.")

@@ -24,7 +24,7 @@ from nlft.page.application import BEAT_EVERY, application, json_body
 from nlft.page.bundle import live_page, static_files
 from nlft.page.conversation import Conversation
 from nlft.page.export import csv_parts, live_export
-from nlft.page.feedback import Dataset, Feedback, parse_edits
+from nlft.page.feedback import Check, Dataset, Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.requests import MOST_AT_ONCE
@@ -241,6 +241,7 @@ def page_of(
     *,
     read_only: bool,
     dataset: Dataset,
+    check: Check | None = None,
     rescorer: Rescorer | None = None,
     conversation: Conversation | None = None,
 ) -> PageServer:
@@ -248,9 +249,9 @@ def page_of(
 
     Args:
         runs: one run, or two to compare.
-        dataset, rescorer, conversation: of the first run, see `Feedback` and `PageServer`.
+        dataset, check, rescorer, conversation: of the first run, see `Feedback` and `PageServer`.
     """
-    feedback, followed = Feedback(runs[0], dataset), [LiveRun(run) for run in runs]
+    feedback, followed = Feedback(runs[0], dataset, check), [LiveRun(run) for run in runs]
     options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "conversation": conversation}
     return PageServer(followed, who=_user(), read_only=read_only, **options)
 
