@@ -114,6 +114,7 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
     live = LiveRun(run)
     return {
         **live.about(),
+        "key": None,
         "notes": notes,
         "changes": {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": [], **_OF_THIS_MACHINE},
         "packed": {str(step): base64.b64encode(data).decode() for step, data in steps.items()},

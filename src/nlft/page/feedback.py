@@ -5,11 +5,12 @@ in the same folder logs every edit with its author, its time and the marked toke
 never changes.
 """
 
+import hashlib
 import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -45,6 +46,7 @@ class Edit:
         label: true for a right completion.
         judgment: the new judgment, or None.
         marks: the tokens that the reader marked. Those marked wrong become spans of the example.
+        seen: the label and judgment that the reader changed; None if nobody knows.
     """
 
     example: int
@@ -52,6 +54,19 @@ class Edit:
     label: bool
     judgment: str | None
     marks: list[Mark] = field(default_factory=list)
+    seen: tuple[bool, str | None] | None = None
+
+
+class ChangedMeanwhile(UserError):
+    """Somebody else has saved feedback on the same examples since they were shown.
+
+    Attributes:
+        examples: the indices of these examples.
+    """
+
+    def __init__(self, examples: list[int]) -> None:
+        self.examples = examples
+        super().__init__("another page has changed these examples meanwhile.\n  Look at its feedback, or keep yours.")
 
 
 Dataset = Sequence[dict[str, Any]] | Callable[[], Sequence[dict[str, Any]] | None] | None
@@ -100,6 +115,7 @@ class Feedback:
 
         Raises:
             UserError: there are no edits, a training could not read one, or the file cannot be written.
+            ChangedMeanwhile: the newest version has other feedback than an edit began with.
         """
         if not edits:
             raise UserError("there are no edits to save.\n  Edit a judgment or mark tokens first.")
@@ -116,13 +132,15 @@ class Feedback:
         for index, example in enumerate(examples):
             record = by_id.get(example.id)
             if record and (record["label"], record.get("judgment")) != (example.label, example.judgment):
-                about = {"example": index, "id": example.id}
+                about = {"example": index, "id": str(example.id)}
                 edited.append({**about, "label": record["label"], "judgment": record.get("judgment")})
         return edited
 
     def _save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         records = self._latest(examples)
         by_id = {record["id"]: record for record in records}
+        if others := [edit.example for edit in edits if _is_outdated(edit, by_id.get(edit.id))]:
+            raise ChangedMeanwhile(others)
         changed = 0
         for edit in edits:
             record = by_id.get(edit.id)
@@ -208,7 +226,7 @@ class Feedback:
 
     def _log(self, edits: list[Edit], who: str, file: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [_line({"file": file, "time": time, "who": who, **asdict(edit)}) for edit in edits]
+        lines = [_line({"file": file, "time": time, "who": who, **_logged(edit)}) for edit in edits]
         append_whole(self.folder / "edits.jsonl", b"".join(lines))
 
 
@@ -246,6 +264,11 @@ def parse_edits(body: object, examples: list[WatchedExample]) -> list[Edit]:
     return edits
 
 
+def fingerprint(example: WatchedExample) -> str:
+    """Identify an example by its texts: a run that was started again may have another one with the same id."""
+    return hashlib.sha256("\0".join([example.prompt, *example.tokens]).encode("utf-8", "replace")).hexdigest()[:16]
+
+
 def as_record(example: WatchedExample) -> dict[str, Any]:
     """Convert a watched example to the example format. Drop its last token, which is the end of turn."""
     return {
@@ -274,7 +297,13 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
             "Reload the page; the run may have been restarted.",
         )
     id = examples[index].id
-    if item.get("id") != id:
+    if item.get("fingerprint") not in (None, fingerprint(examples[index])):
+        return Problem(
+            "feedback",
+            f"is for another reply than example {id!r} has now",
+            "Reload the page; the run may have been restarted.",
+        )
+    if str(item.get("id")) != str(id):  # a browser rounds whole numbers above 2^53, so the page has ids as text
         return Problem(
             "feedback",
             f"is for example {item.get('id')!r}, but place {index} has {id!r}",
@@ -296,7 +325,24 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")
-    return Edit(index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark])
+    return Edit(index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark], _seen(item.get("seen")))
+
+
+def _logged(edit: Edit) -> dict[str, Any]:
+    return {name: value for name, value in asdict(edit).items() if name != "seen"}
+
+
+def _seen(item: object) -> tuple[bool, str | None] | None:
+    """Read the label and judgment that a page began with; an older page does not send them."""
+    label, judgment = (item.get("label"), item.get("judgment")) if isinstance(item, dict) else (None, None)
+    return (label, judgment) if isinstance(label, bool) and isinstance(judgment, str | None) else None
+
+
+def _is_outdated(edit: Edit, record: Mapping[str, Any] | None) -> bool:
+    if edit.seen is None or record is None:
+        return False
+    now = (record["label"], (record.get("judgment") or "").strip())
+    return now not in [(label, (judgment or "").strip()) for label, judgment in (edit.seen, (edit.label, edit.judgment))]
 
 
 def _mark(item: object, length: int) -> Mark | None:

@@ -1,5 +1,7 @@
 """Follow a run for the page: its state, what is new since the last poll, and each step's bytes."""
 
+import hashlib
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -10,6 +12,7 @@ from nlft.errors import UserError, display_path
 from nlft.files import stamp
 from nlft.page.as_json import object_as_json
 from nlft.page.events import Events, JsonlTail
+from nlft.page.feedback import fingerprint
 from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, send_requests
 from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.runs.controls import ControlState, state_of
@@ -31,6 +34,7 @@ class LiveRun:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.name = run.path.resolve().name
+        self._key = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]  # under which a browser keeps drafts
         self.generation = 0  # increases when the data that a page has fetched is no longer valid
         self.steps_seen = 0  # increases when the list of steps changes
         self.settings: dict[str, Any] = {}
@@ -82,7 +86,8 @@ class LiveRun:
             "run": self.name,
             "begun": bool(settings),
             "generation": self.generation,
-            "examples": [vars(example) for example in self.examples],
+            "key": self._key,
+            "examples": [{**vars(e), "id": str(e.id), "fingerprint": fingerprint(e)} for e in self.examples],
             "scheme": settings.get("scheme"),
             "saliency": settings.get("saliency") or {},
             "schemes": settings.get("schemes") or {},

@@ -24,7 +24,7 @@ from nlft.page.application import BEAT_EVERY, application, json_body
 from nlft.page.bundle import live_page, static_files
 from nlft.page.conversation import Conversation
 from nlft.page.export import csv_parts, live_export
-from nlft.page.feedback import Check, Dataset, Feedback, parse_edits
+from nlft.page.feedback import ChangedMeanwhile, Check, Dataset, Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.requests import MOST_AT_ONCE
@@ -178,7 +178,11 @@ class PageServer:
             raise HTTPException(403, "This page was started with --read-only.")
         examples = self.runs[0].examples
         edits = parse_edits(body.get("edits"), examples)
-        return JSONResponse(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+        try:
+            return JSONResponse(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+        except ChangedMeanwhile as error:
+            now = await run_in_threadpool(self.feedback.saved, examples)
+            return JSONResponse({"error": str(error), "changed": error.examples, "saved": now}, status_code=409)
 
     async def rescore(self, request: Request) -> Response:
         body = await json_body(request)

@@ -51,7 +51,7 @@ export async function begin(source, live = {}) {
   state.chat = Boolean(about.chat);
   state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
-  restore(kept(state.runs[0].about.run, about.view));
+  restore(kept(state.runs[0].about, about.view));
   buildPage((state.chat && live.replies) || ((root) => noReplies(root, Boolean(live.replies))));
   buildViews();
   watchPage();
@@ -143,7 +143,7 @@ function foldable(panel, id, title, wanted = true) {
 function buildViews() {
   const [run] = state.runs;
   if (page.source.post && state.feedback) {
-    page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about.run, () => paint());
+    page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about, () => paint());
   }
   page.list.build();
   // A draft that a reload kept must have its editor.
@@ -172,6 +172,7 @@ function watchPage() {
     setTheme(THEMES[(THEMES.indexOf(choices().theme) + 1) % THEMES.length]);
   });
   window.addEventListener("pagehide", () => keep(choices()));
+  window.addEventListener("beforeunload", (event) => { if (page.feedback?.drafts.size) event.preventDefault(); });
   document.addEventListener("visibilitychange", () => { if (page.unseen && !document.hidden) news(); });
   window.addEventListener("beforeprint", () => {
     for (const view of page.list.visible) page.list.open(view.index);
