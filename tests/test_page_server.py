@@ -33,7 +33,7 @@ from nlft.page import connections
 from nlft.page.application import LONGEST_BODY
 from nlft.page.connections import listen
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
-from nlft.page.export import csv_parts, export_csv
+from nlft.page.export import csv_parts, export_csv, live_export
 from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY, Guard
 from nlft.page.live import LiveRun
@@ -809,6 +809,23 @@ def test_csv_has_a_line_a_token_and_no_formula(tmp_path: Path) -> None:
     scores = run.snapshot(3).scores[0]
     assert scores
     assert np.allclose([float(row[8]) for row in rows[1:]], scores.base, rtol=1e-6)
+
+
+def test_a_step_that_cannot_be_read_is_named_in_the_csv_and_refused_alone(client: TestClient, run: RunDir) -> None:
+    torn = run.saliency_path / "step-00000010.safetensors"
+    torn.write_bytes(torn.read_bytes()[:100])
+    one = client.get("/api/runs/0/tokens.csv?step=10", headers=BEARER)
+    assert (one.status_code, "step 10" in one.json()["error"]) == (422, True)
+    with pytest.warns(UserWarning, match="step 10"):
+        text = client.get("/api/runs/0/tokens.csv", headers=BEARER).text
+    (left,) = [row for row in csv.DictReader(text.splitlines()) if row["step"] == "10"]
+    assert "left out" in json.loads(left["tag"])
+    assert (left["token"], left["base"]) == ("", "")
+    with pytest.warns(UserWarning, match="10"):
+        page = live_export([LiveRun(run)], None, {})
+    assert "Left out unreadable steps: 10" in page
+    for private in (str(run.path), run.path.parent.name):
+        assert private not in text + page
 
 
 def test_csv_of_a_missing_step_is_refused(client: TestClient) -> None:
