@@ -702,7 +702,9 @@ def test_the_worker_stops_what_nobody_waits_for_and_answers_marks_meanwhile(run:
     (short,) = read_examples(run.path.parent / "examples-next.jsonl")
     assert (completion_text(short), short.judgment) == (seen, "Short.")
     reply.text = f"{seen} and what nobody saw"
-    answer({"n": 12, **ask, "turn": 2, "shown": [len(seen), 0]}, {"n": 13, "do": "mark", "talk": "t", "turn": 2, "at": 0})
+    answer(
+        {"n": 12, **ask, "turn": 2, "shown": [len(seen), 0]}, {"n": 13, "do": "mark", "talk": "t", "turn": 2, "at": 0}
+    )
     assert reply.text == seen
     assert worker.talks["t"].turns[0].replies["tuned"].text == complete
     mark = {"do": "mark", "talk": "t", "turn": 1, "at": 1}

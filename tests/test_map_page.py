@@ -580,9 +580,7 @@ def test_a_failed_save_is_told_until_the_next_edit(run: RunDir, show: Show) -> N
     assert {e.id: e.judgment for e in read_examples(run.path / "feedback" / "examples-v2.jsonl")}[ids[0]] == "Wrong."
 
 
-def test_a_judgment_that_another_page_has_saved_is_replaced_only_if_the_reader_says_so(
-    run: RunDir, show: Show
-) -> None:
+def test_a_judgment_that_another_page_has_saved_is_replaced_only_if_the_reader_says_so(run: RunDir, show: Show) -> None:
     page = show(run)
     for index in (0, 2):
         write_feedback(page, index, f"Mine of {index}.")

@@ -31,10 +31,10 @@ from nlft.core.spans import (
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
 from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
+from nlft.data.training_file import data_fingerprint
 from nlft.errors import ProblemsError, RecordsError
 from nlft.page.feedback import Edit, Feedback, Mark
 from nlft.runs.run_dir import RunDir, WatchedExample
-from nlft.data.training_file import data_fingerprint
 from nlft.training.start import spans_line
 
 TEXT = (

@@ -118,9 +118,10 @@ class Worker:
         if number in self.cancelled:
             return
         talk = self.talk(request)
-        last = next((one for one in talk.turns if one.number == request.get("turn")), None)
-        for side, shown in zip(last.order, request.get("shown") or (), strict=False) if last else ():
-            last.replies[side].cut(shown)
+        last = [one for one in talk.turns if one.number == request.get("turn")]
+        replies = [turn.replies[side] for turn in last for side in turn.order]
+        for reply, shown in zip(replies, request.get("shown") or (), strict=False):
+            reply.cut(shown)
         talk.blind = bool(request.get("blind"))
         if isinstance(request.get("rule"), str):
             self.session.set_rule(request["rule"])

@@ -171,7 +171,9 @@ class Feedback:
             if self._check is not None:
                 self._check(record)
         except NLFTError as error:
-            raise UserError(f"example {record['id']!r} is not saved, because no training could read it: {error}") from error
+            raise UserError(
+                f"example {record['id']!r} is not saved, because no training could read it: {error}"
+            ) from error
 
     def versions(self) -> list[int]:
         """Return the numbers of the saved versions, ascending. Version 1 is the run's own file and is not included."""
@@ -325,7 +327,9 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")
-    return Edit(index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark], _seen(item.get("seen")))
+    return Edit(
+        index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark], _seen(item.get("seen"))
+    )
 
 
 def _logged(edit: Edit) -> dict[str, Any]:
@@ -342,7 +346,9 @@ def _is_outdated(edit: Edit, record: Mapping[str, Any] | None) -> bool:
     if edit.seen is None or record is None:
         return False
     now = (record["label"], (record.get("judgment") or "").strip())
-    return now not in [(label, (judgment or "").strip()) for label, judgment in (edit.seen, (edit.label, edit.judgment))]
+    return now not in [
+        (label, (judgment or "").strip()) for label, judgment in (edit.seen, (edit.label, edit.judgment))
+    ]
 
 
 def _mark(item: object, length: int) -> Mark | None:

@@ -153,7 +153,7 @@ class Replies(ModelProcess):
                         continue
                     if self._first is None:
                         self._first = line
-                    elif listener := self._listeners.get(line.get("n")):
+                    elif listener := self._listeners.get(line.get("n", 0)):
                         listener.tell(line)
         finally:  # whatever ended the reading, nobody waits for ever
             if self._first is None or "error" not in self._first:

@@ -14,6 +14,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
+from nlft.data.training_file import data_fingerprint
 from nlft.digests import write_manifest
 from nlft.errors import display_path
 from nlft.files import give_usual_modes, sync_tree, write_whole

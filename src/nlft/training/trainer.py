@@ -22,6 +22,7 @@ from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
+from nlft.data.training_file import data_fingerprint
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap_to_score
 from nlft.progress import note
