@@ -327,9 +327,8 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")
-    return Edit(
-        index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark], _seen(item.get("seen"))
-    )
+    words, seen = (judgment or "").strip() or None, _seen(item.get("seen"))
+    return Edit(index, id, label, words, [mark for mark in marks if mark], seen)
 
 
 def _logged(edit: Edit) -> dict[str, Any]:
@@ -345,10 +344,9 @@ def _seen(item: object) -> tuple[bool, str | None] | None:
 def _is_outdated(edit: Edit, record: Mapping[str, Any] | None) -> bool:
     if edit.seen is None or record is None:
         return False
+    known = [edit.seen, (edit.label, edit.judgment)]
     now = (record["label"], (record.get("judgment") or "").strip())
-    return now not in [
-        (label, (judgment or "").strip()) for label, judgment in (edit.seen, (edit.label, edit.judgment))
-    ]
+    return now not in [(label, (judgment or "").strip()) for label, judgment in known]
 
 
 def _mark(item: object, length: int) -> Mark | None:

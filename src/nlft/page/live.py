@@ -34,9 +34,8 @@ class LiveRun:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.name = run.path.resolve().name
-        self._key = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[
-            :16
-        ]  # under which a browser keeps drafts
+        # Under which a browser keeps the drafts of this run.
+        self._key = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]
         self.generation = 0  # increases when the data that a page has fetched is no longer valid
         self.steps_seen = 0  # increases when the list of steps changes
         self.settings: dict[str, Any] = {}
