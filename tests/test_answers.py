@@ -24,12 +24,12 @@ from nlft.data.export import rows_for, sft_texts
 from nlft.data.grading import get_grader
 from nlft.data.old_feedback import holds_feedback
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
+from nlft.data.training_file import data_fingerprint
 from nlft.errors import RecordsError, UserError
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.stages import split_stage
 from nlft.results.evaluate import evaluate
 from nlft.results.settings import EvaluationSettings
-from nlft.training.run_record import data_fingerprint
 from nlft.training.start import summary_lines
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

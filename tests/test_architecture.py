@@ -22,6 +22,7 @@ TOP = {
     "digests.py",
     "errors.py",
     "files.py",
+    "labels.py",
     "launch.py",
     "library_errors.py",
     "locks.py",

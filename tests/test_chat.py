@@ -582,7 +582,7 @@ def test_the_file_a_run_was_trained_on_is_not_the_next_round_of_it(run: RunDir, 
 
 STUB = """
 import json, sys
-print("a library says hello")
+print("a library says hello\\n{and a set}")
 ready = {"ready": {"lines": [], "questions": [], "blind": False, "score": []}}
 ready["ready"].update({"rule": None, "kept": "0 examples in next.jsonl", "next": "nlft map a"})
 print(json.dumps(ready), flush=True)
@@ -595,6 +595,7 @@ for line in sys.stdin:
     if asked.get("do") == "ask":
         print(json.dumps({"n": asked["n"], "turn": 1, "headings": ["base", "tuned"], "hidden": False}), flush=True)
     elif "do" in asked:
+        print('{"n": 1, "pie', end="", flush=True)
         sys.exit()
 """
 
@@ -635,7 +636,10 @@ def stubbed(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     conversation.close()
 
 
-def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(stubbed: tuple[int, Path]) -> None:
+def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(
+    stubbed: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlft.page.replies.BEAT_EVERY", 0)
     port, log = stubbed
     body = {"talk": "t", "text": "hello"}
     bearer = {"Authorization": "Bearer token"}
@@ -659,9 +663,10 @@ def test_a_reader_who_leaves_stops_the_replies_and_a_crowd_is_refused(stubbed: t
         until(lambda: log.read_text().count("cancel") == 2)
         response = all.enter_context(client.stream("POST", "/chat/ask", json=body))
         assert json.loads(next(response.iter_lines()))["turn"] == 1, "there is room again"
+        assert next(reading[2]) == "", "a stream without news has heartbeats"
         gone = client.post("/chat/mark", json={"talk": "t", "turn": 1, "at": 0, "good": True})
         assert (gone.status_code, "has ended" in gone.json()["error"]) == (422, True)
-        assert "has ended" in json.loads(next(reading[2]))["error"], "whoever waits is told"
+        assert "has ended" in json.loads(next(filter(None, reading[2])))["error"], "whoever waits is told"
         assert client.post("/chat/ask", json=body).status_code == 422
 
 
@@ -688,6 +693,20 @@ def test_the_worker_stops_what_nobody_waits_for_and_answers_marks_meanwhile(run:
     assert stopped[-1] == {"n": 3, "done": True, "stopped": True}
     assert sum("piece" in line for line in stopped) == 1
     worker.say = said.append
+    turn = worker.talks["t"].turns[-1]
+    (seen,) = (line["piece"] for line in stopped if "piece" in line)
+    reply, complete = turn.replies[turn.order[0]], worker.talks["t"].turns[0].replies["tuned"].text
+    reply.text = f"{seen} and what nobody saw"  # the model writes on until it hears of the stop
+    answer({"n": 11, "do": "mark", "talk": "t", "turn": 2, "at": 0, "shown": len(seen), "good": False, "why": "Short."})
+    assert reply.text == seen
+    (short,) = read_examples(run.path.parent / "examples-next.jsonl")
+    assert (completion_text(short), short.judgment) == (seen, "Short.")
+    reply.text = f"{seen} and what nobody saw"
+    answer(
+        {"n": 12, **ask, "turn": 2, "shown": [len(seen), 0]}, {"n": 13, "do": "mark", "talk": "t", "turn": 2, "at": 0}
+    )
+    assert reply.text == seen
+    assert worker.talks["t"].turns[0].replies["tuned"].text == complete
     mark = {"do": "mark", "talk": "t", "turn": 1, "at": 1}
     spans = [{"start": 0, "end": 2, "replace": "x"}]
     kept, wrong, unknown = answer(
@@ -812,6 +831,50 @@ def test_one_talks_on_the_page_while_its_server_holds_no_torch(run: RunDir, chro
         page.close()
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=60)
+
+
+def test_the_page_says_what_it_shows_of_a_stopped_reply_and_keeps_its_log_if_a_prompt_is_refused(
+    run: RunDir, chromium: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    questions = [{"id": "q1", "text": "What is red?"}]
+    ready = {"lines": [], "questions": questions, "blind": False, "score": [], "rule": None, "kept": "", "next": ""}
+    begun = {"turn": 1, "headings": ["base", "tuned"], "hidden": False}
+    streams = [
+        [begun, {"at": 0, "piece": "😀 so"}, {"at": 1, "piece": "No"}, {"at": 1, "end": "stop", "text": "No."}],
+        [{"error": "4 prompts are waiting for the model."}],
+        [{**begun, "turn": 2}, *({"at": at, "end": "stop", "text": "Yes."} for at in (0, 1))],
+    ]
+    sent: list[dict[str, Any]] = []
+
+    def answer(route: Any) -> None:
+        sent.append(json.loads(route.request.post_data))
+        if route.request.url.endswith("/mark"):
+            return route.fulfill(json={"kept": "1 example", "next": ""})
+        # An empty line says that the server is still there.
+        return route.fulfill(body="\n" + "".join(json.dumps(line) + "\n" for line in streams.pop(0)))
+
+    page = chromium.new_page()
+    page.route("**/api/chat", lambda route: route.fulfill(json={"ready": ready}))
+    page.route(re.compile("/api/chat/(ask|mark)$"), answer)
+    with served(PageServer([LiveRun(run)], who="ann", conversation=Conversation(run.path, {}, at_once=False))) as port:
+        page.goto(f"http://127.0.0.1:{port}/?token=token#replies")
+        page.get_by_label("Prompt", exact=True).fill("hello")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator(".reply-end").first).to_have_text("stopped")
+        page.get_by_role("button", name="Like").first.click()
+        expect(page.locator(".reply-kept")).to_have_text("1 example")
+        ask = page.get_by_role("button", name="Ask this prompt")
+        ask.click()
+        expect(page.locator(".reply-status")).to_contain_text("4 prompts are waiting")
+        expect(page.locator(".reply-turn")).to_have_count(1)
+        expect(page.locator(".reply-text").first).to_have_text("😀 so")
+        ask.click()
+        expect(page.locator(".reply-text").first).to_have_text("Yes.")
+        expect(page.locator(".reply-turn")).to_have_count(1)
+    page.close()
+    assert [one.get("shown") for one in sent] == [[], 4, [4, 3], [4, 3]]
 
 
 def test_models_that_were_not_started_are_started_from_the_page_and_failures_are_shown(

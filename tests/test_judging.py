@@ -26,6 +26,7 @@ from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_
 from nlft.collect.opinions import plain_text, read_opinion
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import without_corrections
+from nlft.core.spans import Span
 from nlft.data.encoding import encode
 from nlft.data.grading import get_grader
 from nlft.data.records import Example, read_examples, write_examples
@@ -385,6 +386,31 @@ def test_the_grader_relabels_and_keeps_examples_that_it_cannot_compare():
     found = relabel([*mislabelled, nothing_said, no_number], get_grader("number"))
     assert [e.label for e in found] == [False, True, False, True]
     assert [e.extra.get("verdict") for e in found] == ["wrong", "right", "ungraded", None]
+
+
+def test_another_label_drops_what_belonged_to_the_old_one_and_nothing_hand_written(monkeypatch):
+    by_judge, by_hand = Span(0, 2, note="It fails."), Span(3, 4, note="Not this.")
+    seen = {"judge_verdict": "wrong", "conflict": "?", "item": "x"}
+    judged = replace(WRONG, completion="64 - 35 = 29", judgment="It fails.", spans=(by_judge, by_hand), extra=seen)
+    written = replace(judged, extra={"item": "x"})
+    # A grader calls them right.
+    found = relabel([judged, written], get_grader("number"))
+    assert [(e.label, e.judgment, e.spans) for e in found] == [
+        (True, None, (by_hand,)),
+        (True, "It fails.", written.spans),
+    ]
+    assert [e.extra for e in found] == [{"item": "x", "verdict": "right"}] * 2
+    assert relabel(found, get_grader("number")) == found
+    # A reply to keep is out of the scope of what the grader checks.
+    kept = replace(WRONG, label=True, keep=True)
+    assert relabel([kept], get_grader("number")) == [kept]
+    # A person calls it right, and calls the reply to keep wrong.
+    typed = iter(["/right", "/wrong", "Vague.", "", ""])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    right, wrong = judge_by_hand([judged, kept], lambda saved: None, check_right=True, overwrite=True).examples
+    assert (right.label, right.judgment, right.spans, right.extra) == (True, None, (by_hand,), {"item": "x"})
+    assert (wrong.label, wrong.judgment, wrong.keep) == (False, "Vague.", False)
 
 
 def test_rules_note_a_wrong_step_in_a_completion_labelled_right():

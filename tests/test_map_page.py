@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from helpers.map_page import TOKEN, explain_all, open_all, serving, unfold
 from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
 from nlft.data.records import read_examples
+from nlft.page.feedback import Edit, Feedback
 from nlft.runs.run_dir import RunDir, Snapshot, TokenScores, WatchedExample
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def show(chromium: Browser) -> Iterator[Show]:
             return page
 
         yield opened
-    assert [one for one in watch.complaints if "422" not in one] == []
+    assert [one for one in watch.complaints if "422" not in one and "409" not in one] == []
     assert all(url.startswith((*addresses, "blob:")) for url in watch.requests)
 
 
@@ -401,6 +402,22 @@ def test_apply_asks_for_what_differs_and_each_answer_stands_in_ledger_and_timeli
     expect(page.locator("#where")).to_contain_text("step 40")
 
 
+def test_apply_leaves_alone_what_the_reader_did_not_turn_though_an_earlier_step_had_it_otherwise(
+    run: RunDir, show: Show
+) -> None:
+    run.append_control(ledger_line("1", 45, "saliency.mistake_ratio", 1.5, 4))
+    add_step(run, 60, settings=defaults("nlft") | {"mistake_ratio": 4})
+    page = show(run)
+    knob(page, "gate_fraction").fill("0.25")
+    expect(knob(page, "mistake_ratio")).to_have_value("4")
+    page.locator("#step").fill("0")
+    expect(page.locator("#where")).to_contain_text("step 0")
+    expect(knob(page, "mistake_ratio")).to_have_value("1.5")
+    expect(page.locator(".knob.turned")).to_have_count(1)
+    page.get_by_role("button", name="Apply to the run").click()
+    assert asked(run, page) == [("saliency.gate_fraction", 0.25)]
+
+
 def test_news_take_no_focus_from_ledger_and_timeline(run: RunDir, show: Show) -> None:
     page = show(run)
     run.append_control(ledger_line("a", 30, "learning_rate", 1.0, 0.5))
@@ -506,6 +523,81 @@ def test_saved_feedback_is_edited_on_and_can_be_changed_back(run: RunDir, show: 
     card.get_by_role("button", name="Edit feedback").click()
     assert saved("FIRST SECOND", 3) == "FIRST SECOND"
     assert saved(original, 4) == original
+
+
+def write_feedback(page: Page, index: int, judgment: str) -> None:
+    expect(page.locator(".token[data-tag]").first).to_be_visible()
+    open_all(page)
+    card = page.locator(f"#example-{index}")
+    if card.locator("textarea").is_hidden():
+        card.get_by_role("button", name="Edit feedback").click()
+    card.locator("textarea").fill(judgment)
+
+
+def test_drafts_belong_to_their_run_alone_and_are_not_left_without_a_question(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    """Two runs whose folders have the same name are shown one after the other at one address, in one tab."""
+    first, second = (make_run(tmp_path / name / "nlft", steps=1, seed=seed) for seed, name in enumerate("ab"))
+    second.write_watched([replace(e, tokens=[" other", *e.tokens[1:]]) for e in second.watched()])
+    left: list[str] = []
+    page = chromium.new_page()
+    page.on("dialog", lambda dialog: (left.append(dialog.type), dialog.accept()))
+    bar = page.locator("#drafts")
+    with serving([first]) as address:
+        page.goto(f"{address}?token={TOKEN}")
+        write_feedback(page, 0, "An hour of work on a.")
+        expect(bar).to_contain_text("1 example edited")
+    for run, judgment in ((second, second.watched()[0].judgment), (first, "An hour of work on a.")):
+        with serving([run], int(address.rstrip("/").rpartition(":")[2])):
+            page.goto(f"{address}?token={TOKEN}")
+            expect(page.locator(".token[data-tag]").first).to_be_visible()
+            open_all(page)
+            expect(page.locator("#example-0 textarea")).to_have_value(str(judgment))
+            expect(bar).to_be_visible(visible=run is first)
+            if run is second:
+                write_feedback(page, 1, "Something on b.")
+                expect(bar).to_contain_text("1 example edited")
+    page.close()
+    assert left == ["beforeunload"] * 2
+
+
+def test_a_failed_save_is_told_until_the_next_edit(run: RunDir, show: Show) -> None:
+    ids = [2**53 + 1 + at for at in range(4)]  # a browser rounds such numbers
+    run.write_watched([replace(e, id=id) for e, id in zip(run.watched(), ids, strict=True)])
+    page = show(run)
+    failed, save = page.locator("#drafts [role=alert]"), page.get_by_role("button", name="Save as a new version")
+    write_feedback(page, 0, "Quite wrong.")
+    (run.path / "feedback").write_text("in the way")
+    save.click()
+    expect(failed).to_contain_text("feedback")
+    expect(page.locator("#drafts")).to_contain_text("1 example edited")
+    (run.path / "feedback").unlink()
+    page.locator("#example-0 textarea").fill("Wrong.")
+    expect(failed).to_be_empty()
+    save.click()
+    expect(page.locator("#drafts")).to_contain_text("examples-v2.jsonl")
+    assert {e.id: e.judgment for e in read_examples(run.path / "feedback" / "examples-v2.jsonl")}[ids[0]] == "Wrong."
+
+
+def test_a_judgment_that_another_page_has_saved_is_replaced_only_if_the_reader_says_so(run: RunDir, show: Show) -> None:
+    page = show(run)
+    for index in (0, 2):
+        write_feedback(page, index, f"Mine of {index}.")
+    edits = [Edit(index, f"farm-{index}", False, f"Theirs of {index}.") for index in (0, 2)]
+    Feedback(run).save(edits, run.watched(), "bob")
+    save, failed = page.get_by_role("button", name="Save as a new version"), page.locator("#drafts [role=alert]")
+    with page.expect_response(lambda answer: answer.url.endswith("/feedback") and answer.status == 409):
+        save.click()
+    expect(failed.locator("p")).to_have_count(2)
+    expect(failed).to_contain_text("Theirs of 0.")
+    failed.locator("p", has_text="farm-0").get_by_role("button", name="Keep mine").click()
+    failed.get_by_role("button", name="Take theirs").click()
+    expect(page.locator("#example-2 textarea")).to_have_value("Theirs of 2.")
+    save.click()
+    expect(page.locator("#drafts")).to_contain_text("examples-v3.jsonl")
+    newest = {e.id: e.judgment for e in read_examples(run.path / "feedback" / "examples-v3.jsonl")}
+    assert (newest["farm-0"], newest["farm-2"]) == ("Mine of 0.", "Theirs of 2.")
 
 
 def test_drafts_of_a_run_that_is_started_again_with_other_examples_are_dropped(run: RunDir, show: Show) -> None:

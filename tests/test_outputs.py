@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 
 from helpers import tiny
 from nlft.cli import main
+from nlft.commands.earlier import kept_notes
+from nlft.core.spans import Span
+from nlft.data.records import Example, write_examples
 from nlft.errors import UserError
 from nlft.outputs import is_our_json, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 
@@ -156,6 +160,24 @@ def test_sample_again_keeps_what_was_written_to_the_same_answers(
     kept = next(path for path in home.glob("s.jsonl.bak*") if path.read_bytes() == by_hand)
     assert kept.name in told
     assert "--max_new_tokens 10" in told
+
+
+def test_answers_that_are_graded_anew_keep_what_people_said_and_lose_what_belonged_to_the_old_label(home: Path) -> None:
+    """`nlft sample` gets the same answers with other labels from another grader."""
+    answer = Example(1, "q?", "10 apples", False, extra={"verdict": "wrong", "finish_reason": "stop"})
+    new = replace(answer, label=True, extra=answer.extra | {"verdict": "right"})
+    mark, by_judge = Span(0, 2, note="Not this."), Span(3, 4, note="It fails.")
+    judged = {"judgment": "It fails.", "spans": (by_judge, mark)}
+
+    def noted(now: Example, before: Example) -> Example:
+        write_examples(home / "s.jsonl", [before])
+        return kept_notes([now], home / "s.jsonl", overwrite=False)[0]
+
+    now = noted(new, replace(answer, **judged, extra=answer.extra | {"judge_verdict": "wrong"}))
+    assert (now.label, now.judgment, now.spans, now.extra) == (True, None, (mark,), new.extra)
+    assert noted(answer, replace(new, keep=True)) == replace(new, keep=True)
+    labelled = replace(answer, label=True, extra={"finish_reason": "stop"})  # a changed label drops the verdict
+    assert noted(answer, labelled) == labelled
 
 
 def test_build_again_keeps_what_was_added_to_its_output_or_refuses(home: Path) -> None:

@@ -26,13 +26,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from helpers.page_runs import add_step, event, example, ledger_line, make_run, record
+from nlft.commands.results import check_feedback
 from nlft.data.records import as_record, read_examples, write_examples
 from nlft.errors import UserError
 from nlft.page import connections
 from nlft.page.application import LONGEST_BODY
 from nlft.page.connections import listen
 from nlft.page.events import MOST_ROWS, Events, JsonlTail, thin
-from nlft.page.export import csv_parts, export_csv
+from nlft.page.export import csv_parts, export_csv, live_export
 from nlft.page.feedback import Feedback
 from nlft.page.guard import HEADERS, POLICY, Guard
 from nlft.page.live import LiveRun
@@ -368,6 +369,20 @@ def test_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
     assert tail.read() == (True, [{"step": 7}])
     path.unlink()
     assert tail.read() == (True, [])
+
+
+def test_a_log_that_was_begun_again_in_a_file_of_the_same_number_is_read_from_its_start(tmp_path: Path) -> None:
+    """A file system gives the number of a removed file to the next one; this writes into the same file."""
+    path = tmp_path / "events.jsonl"
+    first = b"".join(b'{"step": %d, "time": "a%d"}\n' % (step, step) for step in range(100))
+    path.write_bytes(first)
+    tail = JsonlTail(path)
+    assert len(tail.read()[1]) == 100
+    path.write_bytes(first + b'{"step": 100}\n')
+    assert tail.read() == (False, [{"step": 100}])
+    path.write_bytes(first.replace(b'"a', b'"b') + first)
+    replaced, lines = tail.read()
+    assert (replaced, len(lines), lines[0]["time"]) == (True, 200, "b0")
 
 
 def test_events_with_gaps_keep_their_rows_apart() -> None:
@@ -748,6 +763,41 @@ def test_version_that_exists_is_never_written_over(run: RunDir) -> None:
     assert sorted(p.name for p in (run.path / "feedback").iterdir()) == ["examples-v2.jsonl", "examples-v3.jsonl"]
 
 
+def test_a_disk_without_hard_links_takes_versions_too_and_replaces_none(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    feedback = Feedback(run)
+    for version in (2, 3):
+        assert feedback.save([_edit(version)], run.watched(), "ann")["file"] == f"feedback/examples-v{version}.jsonl"
+    (feedback.folder / "examples-v4.jsonl").touch()  # another server has taken the name, and not written yet
+    assert feedback.save([_edit(0)], run.watched(), "ann")["file"] == "feedback/examples-v5.jsonl"
+    assert [e.judgment for e in read_examples(feedback.folder / "examples-v5.jsonl")][2:] == ["wrong", "wrong"]
+    assert (feedback.folder / "examples-v4.jsonl").read_bytes() == b""
+    assert not list(feedback.folder.glob(".*"))
+
+
+def test_an_edit_that_no_training_could_read_is_refused_with_its_example(run: RunDir) -> None:
+    example, *others = run.watched()
+    run.write_watched([replace(example, tokens=["<|im_end|>"]), *others])  # a reply without text
+    feedback = Feedback(run, check=check_feedback)
+    with pytest.raises(UserError, match="farm-0"):
+        feedback.save([_edit(0)], run.watched(), "ann")
+    assert feedback.versions() == []
+    assert feedback.save([_edit(1)], run.watched(), "ann")["changed"] == 1
+
+
+def test_a_judgment_that_is_longer_than_a_reader_may_write_stays_as_it_is(run: RunDir) -> None:
+    long = "x" * 30_000
+    run.write_watched([replace(run.watched()[0], judgment=long), *run.watched()[1:]])
+    with client_of(run) as client:
+        assert save(client, edit(0, long, marks=[[2, 4, "wrong"]])).json()["changed"] == 1
+        assert save(client, edit(0, long + "y")).status_code == 422
+
+
 # ---- sharing ----
 
 
@@ -778,6 +828,23 @@ def test_csv_has_a_line_a_token_and_no_formula(tmp_path: Path) -> None:
     scores = run.snapshot(3).scores[0]
     assert scores
     assert np.allclose([float(row[8]) for row in rows[1:]], scores.base, rtol=1e-6)
+
+
+def test_a_step_that_cannot_be_read_is_named_in_the_csv_and_refused_alone(client: TestClient, run: RunDir) -> None:
+    torn = run.saliency_path / "step-00000010.safetensors"
+    torn.write_bytes(torn.read_bytes()[:100])
+    one = client.get("/api/runs/0/tokens.csv?step=10", headers=BEARER)
+    assert (one.status_code, "step 10" in one.json()["error"]) == (422, True)
+    with pytest.warns(UserWarning, match="step 10"):
+        text = client.get("/api/runs/0/tokens.csv", headers=BEARER).text
+    (left,) = [row for row in csv.DictReader(text.splitlines()) if row["step"] == "10"]
+    assert "left out" in json.loads(left["tag"])
+    assert (left["token"], left["base"]) == ("", "")
+    with pytest.warns(UserWarning, match="10"):
+        page = live_export([LiveRun(run)], None, {})
+    assert "Left out unreadable steps: 10" in page
+    for private in (str(run.path), run.path.parent.name):
+        assert private not in text + page
 
 
 def test_csv_of_a_missing_step_is_refused(client: TestClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
@@ -11,7 +12,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,7 @@ from nlft.errors import NLFTError, UserError
 from nlft.page.connections import listen
 from nlft.page.feedback import Edit, Feedback
 from nlft.page.live import LiveRun
+from nlft.page.model_process import AskedProcess
 from nlft.page.rescorer import Rescorer
 from nlft.page.server import PageServer, page_of
 from nlft.page.serving import serve_map, web_server
@@ -138,6 +143,12 @@ def test_a_missing_file_and_a_dead_process_are_told_in_a_sentence(run: RunDir, m
     killed.close()
 
 
+def test_half_a_line_of_a_killed_process_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO('{a set}\n{"ready": true}\n{"scor')
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(stdin=io.StringIO(), stdout=said))
+    assert "`nlft map`" in AskedProcess("module", command="nlft map").ask({"example": 0})["error"]
+
+
 def test_a_missing_model_is_told_in_a_sentence_and_what_lies_in_the_working_folder_is_not_run(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +170,30 @@ def test_versions_hold_the_runs_whole_file_while_it_is_there_as_it_was(run: RunD
     assert feedback_dataset(changed, None) is None
     changed.write_settings({**settings, "data": {**settings["data"], "file": str(tmp_path / "gone.jsonl")}})
     assert feedback_dataset(changed, None) is None
+
+
+def test_feedback_is_not_saved_with_other_replies_that_have_the_same_ids(run: RunDir, tmp_path: Path) -> None:
+    """The file was sampled again after the training: same ids, same number, another reply."""
+    watched = run.watched()[0]
+    other = tmp_path / "again.jsonl"
+    again = [replace(e, completion="Another reply.") if e.id == watched.id else e for e in examples()]
+    write_examples(other, again)
+    settings, started = run.settings(), RunDir(tmp_path / "run")
+    started.write_settings(settings)
+    started.write_watched(run.watched())
+    feedback = Feedback(started, partial(feedback_dataset, started, None))
+    assert len(feedback.dataset or []) == len(again)
+    # The run is started again on the other file, then its file changes once more.
+    started.write_settings({**settings, "data": {**settings["data"], "file": str(other)}})
+    assert feedback_dataset(started, None) is feedback.dataset is None
+    said = feedback.save([Edit(0, watched.id, False, "No.")], started.watched(), "ann")
+    assert (said["whole"], said["examples"]) == (False, len(run.watched()))
+    for refused in (feedback_dataset, lambda run, file: rescoring.watched_records(run, file, settings["data"])):
+        with pytest.raises(UserError, match=rf"again.jsonl.*{watched.id!r}"):
+            refused(started, other)
+    remarked = tmp_path / "remarked.jsonl"  # other judgments about the same replies are welcome
+    write_examples(remarked, [e if e.label else replace(e, judgment="Quite wrong.") for e in examples()])
+    assert len(feedback_dataset(started, remarked) or []) == len(again)
 
 
 def test_the_newest_adapter_that_is_whole_is_taken(tmp_path: Path) -> None:

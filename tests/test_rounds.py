@@ -14,7 +14,7 @@ from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.data.records import Example, read_examples, read_questions, write_examples
 from nlft.errors import NLFTError, ProblemsError, UserError
-from nlft.experiments import rounds
+from nlft.experiments import rounds, stages
 from nlft.experiments.demo import write_problems
 from nlft.experiments.rounds import (
     ON_TRAINING,
@@ -26,7 +26,6 @@ from nlft.experiments.rounds import (
     round_examples,
 )
 from nlft.experiments.settings import RoundsSettings, TuneSettings
-from nlft.experiments.stages import read_test, split_stage
 from nlft.results.stats import wilson
 from nlft.runs.run_dir import RunDir
 from nlft.training.trainer import NLFTConfig
@@ -60,17 +59,19 @@ def test_the_questions_of_examples_are_told_apart_by_prompt_and_answer(tmp_path)
     assert [q.id for q in found] == ["e0", "e1", "e2", "other"]
 
 
-def test_what_an_example_gives_to_the_chat_template_reaches_its_question(tmp_path):
-    (one,), tools = examples(1), [{"type": "function", "function": {"name": "weather"}}]
-    more = {"tools": tools, "chat_template_kwargs": {"enable_thinking": False}}
-    data = [replace(one, extra={**more, "note": "x"}), replace(one, id="plain", extra={"note": "x"})]
-    write_examples(tmp_path / "e.jsonl", data)
-    assert [(q.id, q.extra) for q in questions_of(tmp_path / "e.jsonl")] == [("e0", more), ("plain", {})]
-    settings = {**asdict(TuneSettings(test_share=0.5)), "grader": "label"}
-    two = [*data, replace(one, id="b", prompt="another", extra={**more, "note": "x"})]
-    write_examples(tmp_path / "e.jsonl", [replace(e, extra={**more, "note": "x"}) for e in two])
-    split_stage(tmp_path, {"file": str(tmp_path / "e.jsonl"), "settings": settings, "model": {}})
-    assert [question.extra for question in read_test(tmp_path)] == [more]
+def test_the_questions_of_examples_keep_what_the_chat_template_takes(tmp_path):
+    tool = {"type": "function", "function": {"name": "add"}}
+    more = {"tools": [tool], "chat_template_kwargs": {"enable_thinking": False}}
+    plain = examples(4)
+    write_examples(tmp_path / "e.jsonl", [replace(e, extra={**more, "item": "x"}) for e in plain])
+    job = {"file": str(tmp_path / "e.jsonl"), "settings": asdict(TuneSettings())}
+    stages.split_stage(tmp_path, job)
+    assert [q.extra for q in stages.read_test(tmp_path)] == [more]
+    assert [q.extra for q in questions_of(tmp_path / "train.jsonl")] == [more] * 3
+    write_examples(tmp_path / "both.jsonl", [plain[0], replace(plain[0], id="with-tools", extra=more)])
+    assert [q.id for q in questions_of(tmp_path / "both.jsonl")] == ["e0", "with-tools"], (
+        "the model is asked two things"
+    )
 
 
 def test_what_rounds_cannot_do_is_refused_all_at_once(tmp_path):

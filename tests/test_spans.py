@@ -31,10 +31,10 @@ from nlft.core.spans import (
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
 from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
+from nlft.data.training_file import data_fingerprint
 from nlft.errors import ProblemsError, RecordsError
 from nlft.page.feedback import Edit, Feedback, Mark
 from nlft.runs.run_dir import RunDir, WatchedExample
-from nlft.training.run_record import data_fingerprint
 from nlft.training.start import spans_line
 
 TEXT = (
@@ -378,6 +378,22 @@ def test_marks_of_the_page_become_spans_that_later_marks_replace(tmp_path):
     other.save([Edit(0, "w", False, "Dull.", [Mark(1, 2, "wrong")])], watched, "ann")
     # The tokens do not spell the completion, so only the judgment's quote can say where the mark is.
     assert read_examples(other.folder / "examples-v2.jsonl")[0].spans == (Span(0, 1),)
+
+
+def test_a_label_that_the_page_changes_takes_along_what_belonged_to_the_old_one(tmp_path):
+    said = {"verdict": "wrong", "judge_verdict": "wrong", "item": "x"}
+    judged = wrong(completion="a durable bike", judgment="It fails.", spans=(Span(2, 9, note="It fails."),), extra=said)
+    kept = wrong(id="k", completion="a bike", label=True, judgment=None, keep=True)
+    watched = [
+        WatchedExample(e.id, e.label, "q?", e.completion, None, [e.completion, "<|end|>"]) for e in (judged, kept)
+    ]
+    feedback = Feedback(RunDir(tmp_path), [as_record(judged), as_record(kept)])
+    feedback.save([Edit(0, "w", True, None), Edit(1, "k", False, "Dull.")], watched, "ann")
+    right, dull = read_examples(feedback.folder / "examples-v2.jsonl")
+    assert (right.label, right.judgment, right.spans, right.extra) == (True, None, (), {"item": "x"})
+    assert (dull.label, dull.judgment, dull.keep) == (False, "Dull.", False)
+    assert feedback.save([Edit(1, "k", False, "Flat.")], watched, "ann")["changed"] == 1
+    assert read_examples(feedback.folder / "examples-v3.jsonl")[0] == right, "the next version has the earlier edits"
 
 
 def test_the_terminal_marks_text_wherever_it_stands(monkeypatch, tmp_path, capsys):

@@ -69,6 +69,15 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written: inode, time in ns, size. None for a missing file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 def append_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Append whole lines of JSON: all of them or none. Half a line would also corrupt the next line.
 
@@ -121,6 +130,15 @@ def is_json(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def json_object(line: str | bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a line. None for another line, such as half a line of a process that was killed."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def tell_torn(path: Path, line: bytes) -> None:

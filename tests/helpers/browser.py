@@ -39,8 +39,10 @@ class Watch:
         page.on("request", lambda request: self.requests.append(request.url))
 
     def _refuse(self, dialog: Dialog) -> None:
+        if dialog.type == "beforeunload":  # a page with an unsaved edit asks whether to leave it
+            return dialog.accept()
         self.complaints.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
+        return dialog.dismiss()
 
 
 OpenPage = Callable[..., Page]

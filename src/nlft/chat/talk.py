@@ -57,6 +57,15 @@ class Reply:
         """Take the whole reply."""
         self.text, self.reason = answer.text, answer.finish_reason
 
+    def cut(self, shown: object) -> None:
+        """Drop what the model wrote on after the reader stopped the reply.
+
+        Args:
+            shown: the number of characters (code points) that the reader saw. Anything else drops nothing.
+        """
+        if self.reason == "unknown" and isinstance(shown, int) and not isinstance(shown, bool):
+            self.text = self.text[: max(shown, 0)]
+
 
 @dataclass
 class Turn:

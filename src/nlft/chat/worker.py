@@ -25,6 +25,7 @@ from nlft.core.prompts import prompt_text
 from nlft.core.spans import Span
 from nlft.data.records import Question
 from nlft.errors import NLFTError, UserError
+from nlft.files import json_object
 from nlft.progress import quiet_libraries
 from nlft.streams import outliving_readers
 
@@ -69,7 +70,8 @@ class Worker:
     def read(self, lines: Iterable[str]) -> None:
         """Take requests until the input ends. Queue those for replies, and answer the others at once."""
         for line in lines:
-            request = json.loads(line)
+            if (request := json_object(line)) is None:
+                continue
             if "cancel" in request:
                 self.cancelled.add(request["cancel"])
             elif request["do"] == "ask":
@@ -106,6 +108,7 @@ class Worker:
             self.session.choose(turn, [turn.order[at] for at in request["at"]], talk.seed)
             return {"headings": headings(turn), "score": self.session.score_lines()}
         reply = turn.replies[turn.order[request["at"]]]
+        reply.cut(request.get("shown"))
         self.session.mark(talk, turn, reply, read_mark(request, reply.text))
         return self.kept()
 
@@ -115,6 +118,10 @@ class Worker:
         if number in self.cancelled:
             return
         talk = self.talk(request)
+        last = [one for one in talk.turns if one.number == request.get("turn")]
+        replies = [turn.replies[side] for turn in last for side in turn.order]
+        for reply, shown in zip(replies, request.get("shown") or (), strict=False):
+            reply.cut(shown)
         talk.blind = bool(request.get("blind"))
         if isinstance(request.get("rule"), str):
             self.session.set_rule(request["rule"])

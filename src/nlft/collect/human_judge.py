@@ -13,6 +13,7 @@ from nlft.collect.opinions import RightOrWrong, plain_text
 from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
 from nlft.core.spans import Span, merged_spans, occurrences
 from nlft.data.records import Example, completion_text
+from nlft.data.relabelling import with_label
 from nlft.errors import UserError
 
 Save = Callable[[list[Example]], None]
@@ -201,7 +202,9 @@ def _with_label(example: Example, right: bool, graded: bool) -> tuple[Example, _
         if right != example.label:
             _say("The grader set this label, so it stays. Your opinion is stored as a conflict.")
     else:
-        changed = replace(with_opinion(example, None, ""), label=right)
+        changed = with_opinion(with_label(example, right), None, "")
+        if dropped := len(example.spans) - len(changed.spans):
+            _say(f"{dropped} marks by a judge are removed, with its judgment.")
     if is_open(changed):
         _say("Now say what is wrong, or /skip.")
         return changed, "stay"

@@ -16,6 +16,7 @@ from nlft.data.checks_grader import CheckSettings, ChecksGrader
 from nlft.data.gradable import check_gradable, is_undecided
 from nlft.data.grading import CHECKS, ExtractionSettings, Grader, ReplyGrader, grade_replies
 from nlft.data.records import Example, completion_text, reply_to
+from nlft.data.relabelling import hand_spans, with_label
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError
 from nlft.models.settings import GenerationSettings
 
@@ -137,10 +138,10 @@ def judge_with_rules(examples: Sequence[Example]) -> list[Example]:
 
 
 def relabel(examples: Sequence[Example], grader: Grader | ReplyGrader) -> list[Example]:
-    """Set each example's label and its `verdict` by the grader.
+    """Set each example's label and its `verdict` by the grader; a changed label drops what `with_label` says.
 
     A completion without an answer is labelled wrong, as in sampling. If completion or standard answer cannot be
-    compared, the example stays as it is.
+    compared, the example stays as it is. So does a reply that must be kept: it is out of the feedback's scope.
 
     Raises:
         RecordsError: the grader needs standard answers, and some examples have none.
@@ -149,11 +150,12 @@ def relabel(examples: Sequence[Example], grader: Grader | ReplyGrader) -> list[E
     relabelled = []
     grades = grade_replies(grader, [reply_to(example, completion_text(example)) for example in examples])
     for example, grade in zip(examples, grades, strict=True):
-        if (grade.grade == "ungraded" and grade.expected is None) or is_undecided(grade, grader):
+        not_compared = (grade.grade == "ungraded" and grade.expected is None) or is_undecided(grade, grader)
+        if example.keep or not_compared:
             relabelled.append(example)
         else:
-            extra = example.extra | {"verdict": grade.grade}
-            relabelled.append(replace(example, label=grade.grade == "right", extra=extra))
+            changed = with_label(example, grade.grade == "right")
+            relabelled.append(replace(changed, extra=changed.extra | {"verdict": grade.grade}))
     return relabelled
 
 
@@ -197,8 +199,7 @@ def _with_judgment(example: Example, opinion: Opinion) -> Example:
     """
     if opinion.judgment is None:
         return example
-    earlier = (example.judgment or "").split("\n") if "judge_verdict" in example.extra else []
-    spans = tuple(span for span in example.spans if span.replace is not None or span.note not in earlier)
+    spans = hand_spans(example)
     for span in opinion.spans:
         spans = merged_spans(spans, [span])  # what a reader marked stays
     return replace(example, judgment=opinion.judgment, spans=spans)

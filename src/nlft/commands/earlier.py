@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlft.errors import RecordsError, UserError, display_path
+from nlft.labels import VERDICTS
 
 if TYPE_CHECKING:
     from nlft.data.records import Example
 
 _ADDED = ("judgment", "revision", "spans", "feedback", "keep")  # what people and judges add to an answer
-_BY_JUDGES = ("verdict", "judge_verdict", "conflict")  # the fields that a grader or a judge sets
 
 
 def overwrite_flag(parser: ArgumentParser) -> None:
@@ -112,23 +112,27 @@ def _added(example: "Example") -> bool:
 
 
 def _labelled(example: "Example") -> bool:
-    """Return whether somebody changed the label: it is not what the recorded verdict says."""
-    return "verdict" in example.extra and example.label != (example.extra["verdict"] == "right")
+    """Return whether somebody set the label: it is not what the recorded verdict says, or the verdict is gone."""
+    return example.label != (example.extra.get("verdict") == "right") or "verdict" not in example.extra
 
 
 def _noted(one: "Example", before: "Example") -> "Example":
     """Return a new answer with the additions to the same answer before.
 
-    A grader's new verdict replaces its earlier one. A label that a person set stays.
+    A grader's new verdict replaces its earlier one. A label that a person set stays, and that of a reply to keep.
     """
-    extra = {**before.extra, **one.extra}
-    by_hand = _labelled(before) or (
-        one.extra.get("verdict") == "ungraded" and before.extra.get("verdict") in ("right", "wrong")
-    )
+    from nlft.data.relabelling import with_label
+
+    verdict, earlier_verdict = (e.extra.get("verdict") for e in (one, before))
+    ungraded_now = verdict == "ungraded" and earlier_verdict in ("right", "wrong")
+    by_hand = _labelled(before) or before.keep or ungraded_now
+    kept = before if by_hand else with_label(before, one.label)
+    extra = {**kept.extra, **one.extra}
     if by_hand:
-        extra["verdict"] = before.extra["verdict"]
-    added = {name: getattr(before, name) for name in _ADDED if not getattr(one, name)}
-    return replace(one, **added, label=before.label if by_hand else one.label, extra=extra)
+        extra = {name: value for name, value in extra.items() if name != "verdict"}
+        extra |= {"verdict": earlier_verdict} if earlier_verdict is not None else {}
+    added = {name: getattr(kept, name) for name in _ADDED if not getattr(one, name)}
+    return replace(one, **added, label=kept.label, extra=extra)
 
 
 def _text(example: "Example") -> str:
@@ -181,8 +185,11 @@ def taken_up(examples: "list[Example]", out: Path, file: Path, *, labels: bool =
 
 def _goes_on(given: "Example", earlier: "Example", labels: bool) -> bool:
     """Return whether the earlier example is the given one, or has only more."""
+    from nlft.data.relabelling import with_label
+
+    if not labels or "verdict" in earlier.extra:
+        given = with_label(given, earlier.label)
     texts = {name: getattr(earlier, name) for name in _ADDED if not getattr(given, name)}
-    graded = not labels or "verdict" in earlier.extra
-    same = replace(given, **texts, extra={}, label=earlier.label if graded else given.label)
-    kept = {name: value for name, value in given.extra.items() if name not in _BY_JUDGES}
+    same = replace(given, **texts, extra={})
+    kept = {name: value for name, value in given.extra.items() if name not in VERDICTS}
     return same == replace(earlier, extra={}) and kept.items() <= earlier.extra.items()

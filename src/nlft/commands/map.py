@@ -13,7 +13,7 @@ from nlft.commands.earlier import overwrite_flag
 from nlft.commands.importing import reading_flags
 from nlft.commands.next_steps import note_next
 from nlft.commands.parsing import LOCAL, address_flags, plain_parser
-from nlft.commands.results import feedback_dataset
+from nlft.commands.results import check_feedback, feedback_dataset
 from nlft.errors import UserError, display_path
 from nlft.outputs import begins_with, is_our_page, keeping_before, refuse_foreign, refuse_inputs
 from nlft.page.ports import USUAL_PORTS
@@ -126,11 +126,13 @@ def _served(args: Namespace, chat: "dict[str, Any] | None") -> "Iterator[Served]
         yield _page_of(run, read_only=args.read_only)
         return
     runs = [RunDir.open(path) for path in (args.run, args.against) if path is not None]
-    dataset = feedback_dataset(runs[0], args.data)
+    dataset = partial(feedback_dataset, runs[0], args.data)
+    if args.data:
+        dataset()  # a wrong file is an error before the page is served
     rescorer = Rescorer(runs[0], args.model, args.data) if args.model else None
     named = {"model_name_or_path": args.model} if args.model else {}
     conversation = Conversation(runs[0].path, named if chat is None else chat, at_once=chat is not None)
-    options: dict[str, Any] = {"rescorer": rescorer, "conversation": conversation}
+    options: dict[str, Any] = {"check": check_feedback, "rescorer": rescorer, "conversation": conversation}
     try:
         yield page_of(runs, read_only=args.read_only, dataset=dataset, **options)
     finally:
@@ -153,8 +155,8 @@ def _page_of(run: "RunDir", *, read_only: bool = False) -> "PageServer":
     from nlft.page.conversation import Conversation
     from nlft.page.server import page_of
 
-    dataset = partial(feedback_dataset, run, None)
-    return page_of([run], read_only=read_only, dataset=dataset, conversation=Conversation(run.path, {}, at_once=False))
+    options: dict[str, Any] = {"dataset": partial(feedback_dataset, run, None), "check": check_feedback}
+    return page_of([run], read_only=read_only, conversation=Conversation(run.path, {}, at_once=False), **options)
 
 
 def _beside(path: Path) -> str:

@@ -282,13 +282,18 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
 
     They come from the named file, else from the run's training file. Return None if the training file is missing or has
     changed.
+
+    Raises:
+        UserError: the named file has other replies than the run.
     """
     from nlft.data.records import as_record
-    from nlft.data.training_file import read_training_file
+    from nlft.data.training_file import is_trained_on, read_training_file, refuse_other_replies
 
     recorded = run.settings().get("data", {}) if run.settings_path.is_file() else {}
     if data is not None:
-        return [as_record(e) for e in read_training_file(data, recorded)]
+        found = read_training_file(data, recorded)
+        refuse_other_replies(data, found, recorded, run.watched())
+        return [as_record(e) for e in found]
     file = Path(recorded.get("file") or "")
     if not file.is_file():
         return None
@@ -296,7 +301,18 @@ def feedback_dataset(run: "RunDir", data: Path | None) -> list[dict[str, Any]] |
         found = read_training_file(file, recorded)
     except NLFTError:
         return None
-    return [as_record(e) for e in found] if len(found) == recorded.get("examples") else None
+    return [as_record(e) for e in found] if is_trained_on(found, recorded) else None
+
+
+def check_feedback(record: "dict[str, Any]") -> None:
+    """Refuse an edited record that no training could read.
+
+    Raises:
+        NLFTError: the record is wrong.
+    """
+    from nlft.data.records import as_examples
+
+    as_examples([record])
 
 
 def tune(argv: Sequence[str]) -> None:

@@ -17,11 +17,11 @@ from nlft.core.strikes import StrikePlan
 from nlft.data.checks_grader import needs_of_questions
 from nlft.data.encoding import encode_examples
 from nlft.data.records import Example, Question, training_texts
-from nlft.data.template_columns import columns_of, inputs_of
+from nlft.data.template_columns import inputs_of
 from nlft.digests import write_manifest
 from nlft.experiments.arms import Arm
 from nlft.experiments.settings import CurveSettings
-from nlft.experiments.stages import question_asked
+from nlft.experiments.stages import asked_text, question_asked
 from nlft.files import json_bytes, write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, complete
 from nlft.models.banning import BanningModel, ban_outcome
@@ -104,8 +104,7 @@ class Exam:
         tuned, wanted = self._tuned(net), replace(as_asked(self.asking), prompt_template="{prompt}")
         needed = needs_of_questions(self.asking.checks).get("needed_fields", ())
         scope = [one for one in self.pool if not one.keep] or self.pool
-        asked = [(json.dumps([one.prompt, columns_of(one.extra)]), one) for one in reversed(scope)]
-        by_prompt = {key: question_asked(one, needed) for key, one in asked}
+        by_prompt = {asked_text(one): question_asked(one, needed) for one in reversed(scope)}
         questions = [replace(one, id=f"train:{one.id}") for one in by_prompt.values()]
         answers = evaluate(self._kept(tuned), questions, wanted)
         deciding = answers.accuracy[deciding_reading(answers.accuracy, self.asking.extraction)]

@@ -12,7 +12,6 @@ from nlft import __version__
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.checks_grader import needs_of_questions
 from nlft.data.records import Question, marked_spans, read_examples, read_questions, write_examples
-from nlft.data.template_columns import columns_of
 from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
 from nlft.experiments import stages
 from nlft.experiments.inputs import StageRecord, digest
@@ -319,12 +318,11 @@ def best_round(accuracies: Sequence[Proportion]) -> int:
 def questions_of(file: Path, needed_fields: Collection[str] = ()) -> list[Question]:
     """Return the distinct questions of a file of examples.
 
-    Each question has the id, the answer, the needed fields and what reaches the chat template of its first example.
+    Each question has the id, the answer, the needed fields and the columns of the chat template of its first example.
     """
     questions: dict[tuple[str, str | None], Question] = {}
     for example in read_examples(file, require_judgment=False):
-        asked = json.dumps([example.prompt, columns_of(example.extra)], sort_keys=True)
-        key = (asked, example.answer)
+        key = (stages.asked_text(example), example.answer)
         questions.setdefault(key, stages.question_asked(example, needed_fields))
     return list(questions.values())
 

@@ -11,6 +11,7 @@ from typing import Any
 from nlft.data.checks_file import read_checks
 from nlft.data.checks_grader import make_grader, needs_of_questions
 from nlft.data.records import Example, Question, read_examples, read_questions, write_examples
+from nlft.data.template_columns import columns_of
 from nlft.errors import UserError, display_path
 from nlft.experiments.settings import TuneSettings
 from nlft.files import json_bytes, write_whole
@@ -70,11 +71,20 @@ def split_stage(folder: Path, job: Job, *, hold_out: bool = True) -> None:
 
 
 def question_asked(item: Example | Question, needed_fields: Collection[str]) -> Question:
-    """Return the item's question. Of an example's other fields, keep those that are needed or reach the template."""
+    """Return the item's question.
+
+    Of an example's other fields, keep those that are needed and the columns of the chat template: without them the
+    model would be asked another prompt than in training.
+    """
     if isinstance(item, Question):
         return item
     kept = {name: value for name, value in item.extra.items() if name in {*needed_fields, *TEMPLATE_COLUMNS}}
     return Question(item.id, item.prompt, item.answer, kept)
+
+
+def asked_text(item: Example | Question) -> str:
+    """Return the item's prompt and what it gives to the chat template, as a key. Equal keys ask the model the same."""
+    return json.dumps([item.prompt, columns_of(item.extra)], sort_keys=True)
 
 
 def read_test(folder: Path) -> list[Question]:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from nlft.core.prompts import prompt_text
 from nlft.core.spans import Span
 from nlft.data.records import Example, completion_text
+from nlft.data.relabelling import with_label
 from nlft.data.span_records import span_rows
 from nlft.errors import UserError
-from nlft.label.replies import Reply, without_verdicts
+from nlft.label.replies import Reply
 
 LONGEST = 20_000  # characters of what a person writes about a reply, or in the place of a span
 MOST_SPANS = 1000
@@ -83,7 +84,7 @@ def decided(reply: Reply, decision: Decision) -> Example | None:
     if decision == own:
         return example
     if own.label is not None and own.label != decision.label:
-        example = without_verdicts(example)
+        example = with_label(example, liked)
     given = own if own.label is True else Decision()  # what the file itself gave to a liked reply
     keeps_feedback = liked or (own.label is not True and decision.feedback == own.feedback)
     return replace(

@@ -1,6 +1,6 @@
 """Read the replies to label. A reply needs no label and no id."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nlft.data.records import Example, examples_of
@@ -59,9 +59,3 @@ def _free_id(wanted: str, taken: set[str]) -> str:
         found, number = f"{wanted}#{number}", number + 1
     taken.add(found)
     return found
-
-
-def without_verdicts(example: Example) -> Example:
-    """Return the example without what graders and judges said of its label, for a label that a person changed."""
-    extra = {k: v for k, v in example.extra.items() if k not in ("verdict", "judge_verdict", "conflict")}
-    return replace(example, extra=extra)

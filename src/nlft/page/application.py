@@ -17,6 +17,7 @@ from nlft.page.access import Access
 from nlft.page.guard import Guard
 
 LONGEST_BODY = 1_000_000  # bytes; the largest body is feedback on many examples
+BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat; some proxies cut it after 60
 BODY_WITHIN = 30.0  # seconds in which a request's body must arrive
 
 

@@ -15,6 +15,7 @@ from nlft.page.application import JSONAnswer
 from nlft.page.replies import Replies
 
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
+_OF_MARK = ("talk", "turn", "at", "shown", "good", "why", "spans")
 
 
 class Conversation:
@@ -78,7 +79,7 @@ class Conversation:
             Route("/api/chat", self.about),
             Route("/api/chat/start", start, methods=["POST"]),
             Route("/api/chat/ask", ask, methods=["POST"]),
-            Route("/api/chat/mark", quick("mark", "talk", "turn", "at", "good", "why", "spans"), methods=["POST"]),
+            Route("/api/chat/mark", quick("mark", *_OF_MARK), methods=["POST"]),
             Route("/api/chat/choose", quick("choose", "talk", "turn", "at"), methods=["POST"]),
         ]
 

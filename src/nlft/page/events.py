@@ -1,6 +1,5 @@
 """Read a run's logged numbers while the file grows. Keep them as columns, so that a long run takes a few megabytes."""
 
-import json
 import math
 import os
 from array import array
@@ -9,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nlft.files import refuse_waiting_file
+from nlft.files import json_object, refuse_waiting_file
 
 MOST_ROWS = 2000  # a chart has fewer pixels than this
 DIGITS = 7
+REMEMBERED = 500  # bytes; a line of a log has its time in it
 
 
 class JsonlTail:
@@ -22,6 +22,7 @@ class JsonlTail:
         self.path = path
         self._file: int | None = None
         self._offset = 0
+        self._end = b""  # the last bytes before the offset
 
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
         """Read the lines since the last call.
@@ -35,18 +36,22 @@ class JsonlTail:
             refuse_waiting_file(self.path)
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())  # of the open file: by now its name may belong to another file
-                replaced = self._file not in (None, status.st_ino) or status.st_size < self._offset
-                if replaced or self._file is None:
-                    self._offset = 0
+                file.seek(self._offset - len(self._end))
+                # A new file may have the number and more than the size of one that was removed, but not its lines.
+                same = file.read(len(self._end)) == self._end
+                replaced = self._file not in (None, status.st_ino) or not same
+                if replaced:
+                    self._offset, self._end = 0, b""
+                    file.seek(0)
                 self._file = status.st_ino
-                file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
-            replaced, self._file, self._offset = self._file is not None, None, 0
+            replaced, self._file, self._offset, self._end = self._file is not None, None, 0, b""
             return replaced, []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return replaced, [value for line in whole.splitlines() if (value := _object(line)) is not None]
+        self._end = (self._end + whole)[-REMEMBERED:]
+        return replaced, [value for line in whole.splitlines() if (value := json_object(line)) is not None]
 
 
 class Events:
@@ -111,11 +116,3 @@ def _seconds(time: object) -> float:
         return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else math.nan
     except ValueError:
         return math.nan
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

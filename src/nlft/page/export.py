@@ -9,6 +9,7 @@ import base64
 import csv
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -112,22 +113,15 @@ def map_data(run: RunDir, *, max_steps: int = MAX_STEPS, only: int | None = None
         notes.append(f"Left out unreadable steps: {', '.join(unreadable)}.")
         warnings.warn(f"{name}: {notes[-1]}", stacklevel=2)
     live = LiveRun(run)
-    changes = {**live.changes(-1, -1, 0, 0), "steps": sorted(steps), "waiting": [], **_OF_THIS_MACHINE}
+    problem = live.problem and _for_others(run, live.problem)
+    of_steps = {"steps": sorted(steps), "waiting": [], "problem": problem}
     return {
         **live.about(),
-        "notes": [_without_folder(note, live) for note in notes],
-        "changes": {**changes, "problem": live.problem and _without_folder(live.problem, live)},
+        "key": None,
+        "notes": notes,
+        "changes": {**live.changes(-1, -1, 0, 0), **of_steps, **_OF_THIS_MACHINE},
         "packed": {str(step): base64.b64encode(data).decode() for step, data in steps.items()},
     }
-
-
-def _without_folder(text: str, run: LiveRun) -> str:
-    """Return a message that names the run instead of its folder, for other people."""
-    path = run.run.path
-    places = {str(place) for place in (path.resolve(), path, display_path(path))} - {".", run.name}
-    for place in sorted(places, key=len, reverse=True):
-        text = text.replace(place, run.name)
-    return text
 
 
 def export_csv(run: RunDir, out: Path) -> Path:
@@ -147,30 +141,46 @@ def csv_parts(run: RunDir, step: int | None = None) -> Iterator[str]:
     A token is written as a JSON string in ASCII. So spaces and control characters are visible, and a spreadsheet does
     not take a token that starts with "=" for a formula.
 
+    A step that cannot be read has one line, whose `tag` says so.
+
     Args:
         step: one step; None for all steps.
 
     Raises:
-        UserError: the run watched no examples, or has no such step.
+        UserError: the run watched no examples, has no such step, or cannot read it.
     """
     examples = _watched(run, display_path(run.path))
     recorded = run.snapshot_steps()
     if not examples or not recorded or (step is not None and step not in recorded):
         raise UserError(f"{display_path(run.path)} has no such step.\n  Its steps: {recorded or 'none yet'}.")
-    # If all steps are written, an example without scores at one step is in the lines of an earlier step.
-    before = recorded if step is not None else []
-    return _csv_steps(run, recorded if step is None else [step], before, examples)
+    if step is None:  # an example without scores at one step is in the lines of an earlier step
+        return _csv_steps(run, recorded, examples)
+    try:
+        found = shown_at(run, recorded, step, examples)
+    except Unreadable as error:
+        raise UserError(f"step {step} cannot be read: {error}") from error
+    return iter([_csv_text([CSV_COLUMNS]), _csv_text(_csv_rows(*found, examples))])
 
 
-def _csv_steps(run: RunDir, steps: list[int], before: list[int], examples: list[WatchedExample]) -> Iterator[str]:
+def _csv_steps(run: RunDir, steps: list[int], examples: list[WatchedExample]) -> Iterator[str]:
     yield _csv_text([CSV_COLUMNS])
     for step in steps:
         try:
-            snapshot, shown = shown_at(run, before, step, examples)
+            snapshot, shown = shown_at(run, [], step, examples)
         except Unreadable as error:
             warnings.warn(f"{display_path(run.path)}: step {step} is left out: {error}", stacklevel=2)
+            left_out = {"step": step, "tag": json.dumps(f"left out: {_for_others(run, error)}")}
+            yield _csv_text([[left_out.get(name, "") for name in CSV_COLUMNS]])
             continue
         yield _csv_text(_csv_rows(snapshot, shown, examples))
+
+
+def _for_others(run: RunDir, error: object) -> str:
+    """Return an error as a file for other people has it: in one line, without the run's folder."""
+    text = " ".join(str(error).split())
+    for folder in {display_path(run.path), str(run.path), str(run.path.resolve())}:
+        text = text.replace(f"{folder}{os.sep}", "").replace(folder, run.path.resolve().name)
+    return text
 
 
 def _csv_text(rows: Iterable[list[Any]]) -> str:
@@ -231,7 +241,7 @@ def _packed_steps(run: RunDir, chosen: list[int], examples: list[WatchedExample]
         try:
             packed[step] = pack_step(*shown_at(run, recorded, step, examples))
         except Unreadable as error:
-            unreadable.append(f"{step} ({error})")
+            unreadable.append(f"{step} ({_for_others(run, error)})")
     return packed, unreadable
 
 

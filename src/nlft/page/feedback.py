@@ -5,19 +5,21 @@ in the same folder logs every edit with its author, its time and the marked toke
 never changes.
 """
 
+import hashlib
 import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from nlft.errors import Problem, ProblemsError, UserError, display_path
-from nlft.files import append_whole, sync_folder
+from nlft.errors import NLFTError, Problem, ProblemsError, UserError, display_path
+from nlft.files import append_whole, stamp, sync_folder
+from nlft.labels import VERDICTS, relabelled
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir, WatchedExample
 
@@ -44,6 +46,7 @@ class Edit:
         label: true for a right completion.
         judgment: the new judgment, or None.
         marks: the tokens that the reader marked. Those marked wrong become spans of the example.
+        seen: the label and judgment that the reader changed; None if nobody knows.
     """
 
     example: int
@@ -51,33 +54,58 @@ class Edit:
     label: bool
     judgment: str | None
     marks: list[Mark] = field(default_factory=list)
+    seen: tuple[bool, str | None] | None = None
+
+
+class ChangedMeanwhile(UserError):
+    """Somebody else has saved feedback on the same examples since they were shown.
+
+    Attributes:
+        examples: the indices of these examples.
+    """
+
+    def __init__(self, examples: list[int]) -> None:
+        self.examples = examples
+        super().__init__("another page has changed these examples meanwhile.\n  Look at its feedback, or keep yours.")
 
 
 Dataset = Sequence[dict[str, Any]] | Callable[[], Sequence[dict[str, Any]] | None] | None
 """The examples that a run was trained on, as records; or what reads them, for a run that has not begun."""
 
 
+Check = Callable[[dict[str, Any]], object]
+
+
 class Feedback:
     """Stores edits of a run's examples as new versions of its dataset."""
 
-    def __init__(self, run: RunDir, dataset: Dataset = None) -> None:
+    def __init__(self, run: RunDir, dataset: Dataset = None, check: Check | None = None) -> None:
         """
         Args:
             dataset: the examples that the run was trained on, as a file's records. Without them, a version holds only
-                the watched examples. What reads them is called again until it finds some.
+                the watched examples. What reads them is called again until it finds some, and when run.yaml has
+                changed: a run that was started again may have other examples with the same ids.
+            check: raises an error for a record that no training could read.
         """
         self.run = run
         self.folder = run.path / "feedback"
-        self._read = dataset if callable(dataset) else None
-        self._dataset = None if dataset is None or callable(dataset) else [dict(record) for record in dataset]
+        self._check = check
+        self._read = dataset if callable(dataset) else lambda: dataset
+        self._found: tuple[object, list[dict[str, Any]] | None] = (None, None)  # of run.yaml as it was then
         self._lock = threading.Lock()  # one save at a time, so that each version contains all earlier edits
 
     @property
     def dataset(self) -> list[dict[str, Any]] | None:
-        """The examples that the run was trained on; None if they are not known."""
-        if self._dataset is None and self._read is not None and (found := self._read()) is not None:
-            self._dataset = [dict(record) for record in found]
-        return self._dataset
+        """The examples that the run was trained on; None if they are not known.
+
+        Raises:
+            UserError: their file cannot be read, or is not that of the run.
+        """
+        now = stamp(self.run.settings_path)
+        if self._found[1] is None or self._found[0] != now:
+            found = self._read()
+            self._found = (now, None if found is None else [dict(record) for record in found])
+        return self._found[1]
 
     def save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         """Write the next version.
@@ -86,7 +114,8 @@ class Feedback:
             The file's name, the number of its examples, and the number that differ from the last version.
 
         Raises:
-            UserError: there are no edits, or the file cannot be written.
+            UserError: there are no edits, a training could not read one, or the file cannot be written.
+            ChangedMeanwhile: the newest version has other feedback than an edit began with.
         """
         if not edits:
             raise UserError("there are no edits to save.\n  Edit a judgment or mark tokens first.")
@@ -110,6 +139,8 @@ class Feedback:
     def _save(self, edits: list[Edit], examples: list[WatchedExample], who: str) -> dict[str, Any]:
         records = self._latest(examples)
         by_id = {record["id"]: record for record in records}
+        if others := [edit.example for edit in edits if _is_outdated(edit, by_id.get(edit.id))]:
+            raise ChangedMeanwhile(others)
         changed = 0
         for edit in edits:
             record = by_id.get(edit.id)
@@ -119,9 +150,11 @@ class Feedback:
                     "  Start `nlft map` with the file that this run was trained on."
                 )
             before = _edited_fields(record)
-            record["label"], record["judgment"] = edit.label, edit.judgment
+            changed_label = relabelled(record, edit.label)
+            record.update({name: changed_label.get(name) for name in _EDITABLE}, judgment=edit.judgment)
             record["spans"] = _with_marks(record, edit.marks, examples[edit.example].tokens)
             changed += before != _edited_fields(record)
+            self._require_readable(record)
         try:
             path = self._write(records)
             self._log(edits, who, path.name)
@@ -133,9 +166,19 @@ class Feedback:
         whole = self.dataset is not None
         return {"file": f"feedback/{path.name}", "examples": len(records), "changed": changed, "whole": whole}
 
+    def _require_readable(self, record: dict[str, Any]) -> None:
+        try:
+            if self._check is not None:
+                self._check(record)
+        except NLFTError as error:
+            raise UserError(
+                f"example {record['id']!r} is not saved, because no training could read it: {error}"
+            ) from error
+
     def versions(self) -> list[int]:
         """Return the numbers of the saved versions, ascending. Version 1 is the run's own file and is not included."""
-        names = [path.stem.removeprefix("examples-v") for path in self.folder.glob("examples-v*.jsonl")]
+        files = [path for path in self.folder.glob("examples-v*.jsonl") if path.stat().st_size]
+        names = [path.stem.removeprefix("examples-v") for path in files]
         return sorted(int(name) for name in names if name.isdigit())
 
     def _latest(self, examples: list[WatchedExample]) -> list[dict[str, Any]]:
@@ -175,7 +218,7 @@ class Feedback:
                 os.fsync(file.fileno())
             while True:
                 try:
-                    os.link(aside, self._path(version))  # unlike a rename, a link never replaces a file
+                    _name_once(aside, self._path(version))
                     sync_folder(self.folder)
                     return self._path(version)
                 except FileExistsError:
@@ -185,8 +228,23 @@ class Feedback:
 
     def _log(self, edits: list[Edit], who: str, file: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [_line({"file": file, "time": time, "who": who, **asdict(edit)}) for edit in edits]
+        lines = [_line({"file": file, "time": time, "who": who, **_logged(edit)}) for edit in edits]
         append_whole(self.folder / "edits.jsonl", b"".join(lines))
+
+
+def _name_once(file: Path, name: Path) -> None:
+    """Give a file a name that no file has. Unlike a rename, this never replaces a file.
+
+    Raises:
+        FileExistsError: a file has the name.
+    """
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        raise
+    except OSError:  # some disks have no hard links: take the name with an empty file, and replace only that
+        name.open("xb").close()
+        os.replace(file, name)
 
 
 def parse_edits(body: object, examples: list[WatchedExample]) -> list[Edit]:
@@ -206,6 +264,11 @@ def parse_edits(body: object, examples: list[WatchedExample]) -> list[Edit]:
     if problems:
         raise ProblemsError(problems)
     return edits
+
+
+def fingerprint(example: WatchedExample) -> str:
+    """Identify an example by its texts: a run that was started again may have another one with the same id."""
+    return hashlib.sha256("\0".join([example.prompt, *example.tokens]).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def as_record(example: WatchedExample) -> dict[str, Any]:
@@ -236,7 +299,13 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
             "Reload the page; the run may have been restarted.",
         )
     id = examples[index].id
-    if str(item.get("id")) != str(id):  # the page has every id as text
+    if item.get("fingerprint") not in (None, fingerprint(examples[index])):
+        return Problem(
+            "feedback",
+            f"is for another reply than example {id!r} has now",
+            "Reload the page; the run may have been restarted.",
+        )
+    if str(item.get("id")) != str(id):  # a browser rounds whole numbers above 2^53, so the page has ids as text
         return Problem(
             "feedback",
             f"is for example {item.get('id')!r}, but place {index} has {id!r}",
@@ -258,7 +327,26 @@ def _edit(item: object, examples: list[WatchedExample]) -> Edit | Problem:
     marks = [_mark(mark, len(examples[index].tokens)) for mark in given]
     if None in marks:
         return Problem(where, "has a mark outside its tokens", "Reload the page.")
-    return Edit(index, id, label, (judgment or "").strip() or None, [mark for mark in marks if mark])
+    words, seen = (judgment or "").strip() or None, _seen(item.get("seen"))
+    return Edit(index, id, label, words, [mark for mark in marks if mark], seen)
+
+
+def _logged(edit: Edit) -> dict[str, Any]:
+    return {name: value for name, value in asdict(edit).items() if name != "seen"}
+
+
+def _seen(item: object) -> tuple[bool, str | None] | None:
+    """Read the label and judgment that a page began with; an older page does not send them."""
+    label, judgment = (item.get("label"), item.get("judgment")) if isinstance(item, dict) else (None, None)
+    return (label, judgment) if isinstance(label, bool) and isinstance(judgment, str | None) else None
+
+
+def _is_outdated(edit: Edit, record: Mapping[str, Any] | None) -> bool:
+    if edit.seen is None or record is None:
+        return False
+    known = [edit.seen, (edit.label, edit.judgment)]
+    now = (record["label"], (record.get("judgment") or "").strip())
+    return now not in [(label, (judgment or "").strip()) for label, judgment in known]
 
 
 def _mark(item: object, length: int) -> Mark | None:
@@ -296,15 +384,15 @@ def _with_marks(record: dict[str, Any], marks: Sequence[Mark], tokens: Sequence[
     return sorted(spans, key=lambda span: span["start"]) or None
 
 
-_EDITABLE = ("label", "judgment", "spans")
+_EDITABLE = ("label", "judgment", "spans", "keep", *VERDICTS)
 
 
 def _edited_fields(record: dict[str, Any]) -> tuple[Any, ...]:
-    return (record["label"], record.get("judgment"), record.get("spans") or None)
+    return (record["label"], *(record.get(name) or None for name in _EDITABLE[1:]))
 
 
 def _not_editable(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that a reader cannot edit."""
+    """Return the fields that no edit changes."""
     return {name: value for name, value in record.items() if value is not None and name not in _EDITABLE}
 
 

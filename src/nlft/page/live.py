@@ -1,5 +1,7 @@
 """Follow a run for the page: its state, what is new since the last poll, and each step's bytes."""
 
+import hashlib
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -7,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError, display_path
+from nlft.files import stamp
 from nlft.page.as_json import object_as_json
 from nlft.page.events import Events, JsonlTail
+from nlft.page.feedback import fingerprint
 from nlft.page.requests import NOT_STEERABLE, control_panel, expected_state, send_requests
 from nlft.page.steps import Unreadable, pack_step, shown_at
 from nlft.runs.controls import ControlState, state_of
@@ -30,6 +34,8 @@ class LiveRun:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.name = run.path.resolve().name
+        # Under which a browser keeps the drafts of this run.
+        self._key = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]
         self.generation = 0  # increases when the data that a page has fetched is no longer valid
         self.steps_seen = 0  # increases when the list of steps changes
         self.settings: dict[str, Any] = {}
@@ -81,8 +87,8 @@ class LiveRun:
             "run": self.name,
             "begun": bool(settings),
             "generation": self.generation,
-            # Ids are text for the browser, whose numbers are exact only up to 2^53.
-            "examples": [{**vars(example), "id": str(example.id)} for example in self.examples],
+            "key": self._key,
+            "examples": [{**vars(e), "id": str(e.id), "fingerprint": fingerprint(e)} for e in self.examples],
             "scheme": settings.get("scheme"),
             "saliency": settings.get("saliency") or {},
             "schemes": settings.get("schemes") or {},
@@ -218,14 +224,9 @@ class LiveRun:
             folder: the path is a folder. Two changes in one tick of the clock give a folder the same time, so a folder
                 with a recent time counts as changed.
         """
-        stamp: Any = None
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            pass
-        else:
-            recent = folder and time.time() - status.st_mtime < SETTLED
-            stamp = object() if recent else (status.st_ino, status.st_mtime_ns)
+        now: Any = stamp(path)
+        if folder and now is not None and time.time() - now[1] / 1e9 < SETTLED:
+            now = object()
         before = self._stamps.get(name, self)  # after an error a file counts as changed, even if it is gone by now
-        self._stamps[name] = stamp
-        return bool(stamp != before)
+        self._stamps[name] = now
+        return bool(now != before)

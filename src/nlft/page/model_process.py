@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from nlft.files import json_object
 from nlft.launch import without_launcher
 
 LAST_WAIT_SECONDS = 2.0
@@ -34,6 +35,7 @@ class ModelProcess:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            errors="replace",
             env=without_launcher(),
             start_new_session=True,
         )
@@ -94,12 +96,7 @@ class AskedProcess(ModelProcess):
 
     def _line(self) -> dict[str, Any]:
         assert self._process.stdout
-        line = self._process.stdout.readline()
-        while line and not is_json(line):
-            line = self._process.stdout.readline()
-        return dict(json.loads(line)) if line else self._gone
-
-
-def is_json(line: str) -> bool:
-    """Return whether a line is an answer, and not one that a library prints when it is imported."""
-    return line.startswith("{")
+        for text in self._process.stdout:
+            if (line := json_object(text)) is not None:
+                return line
+        return self._gone

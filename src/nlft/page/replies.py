@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from nlft.errors import NLFTError
-from nlft.page.model_process import ModelProcess, is_json
+from nlft.files import json_object
+from nlft.page.application import BEAT_EVERY
+from nlft.page.model_process import ModelProcess
 
 MODULE = "nlft.chat.worker"  # started by name, because importing it would import torch
 MOST_WAITING = 4  # prompts at a time; the model answers one after the other
@@ -65,8 +68,8 @@ class Replies(ModelProcess):
             return {"error": str(error)}
 
     async def ask(self, request: Request, body: dict[str, Any]) -> Response:
-        """Stream the replies to a prompt, one JSON object a line."""
-        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind", "rule", "turn")}
+        """Stream the replies to a prompt, one JSON object a line. An empty line is a heartbeat."""
+        asked = {name: body.get(name) for name in ("talk", "text", "question", "blind", "rule", "turn", "shown")}
         question = asked["question"]
         if not isinstance(asked["talk"], str) or not (isinstance(asked["text"], str) or isinstance(question, int)):
             raise HTTPException(400, "Send the conversation's name, and a text or the number of a held-out prompt.")
@@ -100,6 +103,7 @@ class Replies(ModelProcess):
             if self._first is self._gone:  # it ended since `ask` looked, and has told all listeners
                 listener.tell(self._gone)
             self._send({"n": number, **asked})
+            spoke = time.monotonic()
             while not over:
                 try:
                     async with asyncio.timeout(LOOK_EVERY):
@@ -107,7 +111,11 @@ class Replies(ModelProcess):
                 except TimeoutError:
                     if await request.is_disconnected():
                         return
+                    if time.monotonic() - spoke > BEAT_EVERY:
+                        spoke = time.monotonic()
+                        yield "\n"
                     continue
+                spoke = time.monotonic()
                 over = "done" in line or "error" in line
                 yield json.dumps({name: value for name, value in line.items() if name != "n"}) + "\n"
         finally:  # also if the reader has left or pressed Stop
@@ -138,18 +146,19 @@ class Replies(ModelProcess):
     def _read(self) -> None:
         """Pass each line of the process to whoever waits for it, until the process ends."""
         assert self._process.stdout
-        with self._process.stdout as lines:
-            for text in lines:
-                if not is_json(text):
-                    continue
-                line = json.loads(text)
-                if self._first is None:
-                    self._first = line
-                elif listener := self._listeners.get(line.get("n")):
-                    listener.tell(line)
-        if self._first is None or "error" not in self._first:
-            self._first = self._gone
-        with self._lock:
-            waiting = list(self._listeners.values())
-        for listener in waiting:
-            listener.tell(self._gone)
+        try:
+            with self._process.stdout as lines:
+                for text in lines:
+                    if (line := json_object(text)) is None:
+                        continue
+                    if self._first is None:
+                        self._first = line
+                    elif listener := self._listeners.get(line.get("n", 0)):
+                        listener.tell(line)
+        finally:  # whatever ended the reading, nobody waits for ever
+            if self._first is None or "error" not in self._first:
+                self._first = self._gone
+            with self._lock:
+                waiting = list(self._listeners.values())
+            for listener in waiting:
+                listener.tell(self._gone)

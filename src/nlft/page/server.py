@@ -20,11 +20,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nlft.page.access import Access
-from nlft.page.application import JSONAnswer, application, json_body
+from nlft.page.application import BEAT_EVERY, JSONAnswer, application, json_body
 from nlft.page.bundle import live_page, static_files
 from nlft.page.conversation import Conversation
 from nlft.page.export import csv_parts, live_export
-from nlft.page.feedback import Dataset, Feedback, parse_edits
+from nlft.page.feedback import ChangedMeanwhile, Check, Dataset, Feedback, parse_edits
 from nlft.page.guard import Guard
 from nlft.page.live import LiveRun
 from nlft.page.requests import MOST_AT_ONCE
@@ -34,7 +34,6 @@ from nlft.runs.run_dir import RunDir
 
 MOST_STEPS = 10**12  # a larger number is not a step
 LOOK_EVERY = 0.3  # seconds between polls of the run directories while a page is open
-BEAT_EVERY = 10.0  # seconds without data after which a stream sends a heartbeat
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -179,7 +178,11 @@ class PageServer:
             raise HTTPException(403, "This page was started with --read-only.")
         examples = self.runs[0].examples
         edits = parse_edits(body.get("edits"), examples)
-        return JSONAnswer(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+        try:
+            return JSONAnswer(await run_in_threadpool(self.feedback.save, edits, examples, self.who))
+        except ChangedMeanwhile as error:
+            now = await run_in_threadpool(self.feedback.saved, examples)
+            return JSONAnswer({"error": str(error), "changed": error.examples, "saved": now}, status_code=409)
 
     async def rescore(self, request: Request) -> Response:
         body = await json_body(request)
@@ -242,6 +245,7 @@ def page_of(
     *,
     read_only: bool,
     dataset: Dataset,
+    check: Check | None = None,
     rescorer: Rescorer | None = None,
     conversation: Conversation | None = None,
 ) -> PageServer:
@@ -249,9 +253,9 @@ def page_of(
 
     Args:
         runs: one run, or two to compare.
-        dataset, rescorer, conversation: of the first run, see `Feedback` and `PageServer`.
+        dataset, check, rescorer, conversation: of the first run, see `Feedback` and `PageServer`.
     """
-    feedback, followed = Feedback(runs[0], dataset), [LiveRun(run) for run in runs]
+    feedback, followed = Feedback(runs[0], dataset, check), [LiveRun(run) for run in runs]
     options: dict[str, Any] = {"feedback": feedback, "rescorer": rescorer, "conversation": conversation}
     return PageServer(followed, who=_user(), read_only=read_only, **options)
 

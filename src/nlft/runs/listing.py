@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlft.errors import UserError
-from nlft.files import is_json
+from nlft.files import is_json, stamp
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.reading import SPOILT, read_yaml, spoilt
 from nlft.runs.run_dir import RunDir, short_model_name
@@ -121,10 +121,9 @@ class RunList:
     def _read(self, path: Path, read: Any) -> Any:
         """Return what a file holds, read again only if the file changed. A file that cannot be read holds nothing."""
         try:
-            status = path.stat()
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if self._kept.get(path, (None,))[0] != stamp:
-                self._kept[path] = (stamp, read(path))
+            now = stamp(path)
+            if now is None or self._kept.get(path, (None,))[0] != now:
+                self._kept[path] = (now, read(path))
             return self._kept[path][1]
         except (OSError, UserError, *SPOILT):
             return {} if read is _settings else None

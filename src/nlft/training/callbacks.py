@@ -14,6 +14,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nlft.data.records import Example
+from nlft.data.training_file import data_fingerprint
 from nlft.digests import write_manifest
 from nlft.errors import display_path
 from nlft.files import give_usual_modes, sync_tree, write_whole
@@ -26,7 +27,7 @@ from nlft.runs.run_dir import RunDir
 from nlft.training.guards import Guards
 from nlft.training.manifest import put_in_place, saving
 from nlft.training.resuming import Resumed, begin_epoch
-from nlft.training.run_record import data_fingerprint, environment, model_record
+from nlft.training.run_record import environment, model_record
 from nlft.training.tracking import follow_with_trackio
 
 UNTIL_TIME_IS_UP = 10**9  # number of optimizer steps to set if `TimeBudget` ends the training

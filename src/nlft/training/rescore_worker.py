@@ -25,7 +25,8 @@ from nlft.core.saliency import TAG_NAMES
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.encoding import condition_readers, encode_examples
 from nlft.data.records import Example
-from nlft.data.training_file import read_training_file
+from nlft.data.relabelling import with_label
+from nlft.data.training_file import read_training_file, refuse_other_replies
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.saved_adapters import WEIGHTS
@@ -74,9 +75,9 @@ class RescoreModel:
         """
         self._load()
         known = self.examples[request["example"]]
-        if known.id != request["id"]:
+        if known.id != request["id"] or self.run.settings().get("data", {}) != self.data:
             raise NLFTError("the run was started again with other examples.\n  Start `nlft map` again, too.")
-        example = replace(known, label=request["label"], judgment=request["judgment"])
+        example = replace(with_label(known, request["label"]), judgment=request["judgment"])
         state = state_of(self.run.settings(), self.run.controls())
         assert state is not None
         scheme = get_scheme(state.scheme)
@@ -146,16 +147,18 @@ def watched_records(run: RunDir, file: Path, data: Mapping[str, Any]) -> list[Ex
         data: what the run recorded about the file.
 
     Raises:
-        UserError: the file cannot be read, or lacks a watched example.
+        UserError: the file cannot be read, lacks a watched example, or has another one with its id.
     """
     if not file.is_file():
         raise UserError(f"{display_path(file)}: the run's training file is missing.\n  Give its new place with --data.")
-    found = {example.id: example for example in read_training_file(file, data)}
-    missing = [str(one.id) for one in run.watched() if one.id not in found]
+    examples, watched = read_training_file(file, data), run.watched()
+    refuse_other_replies(file, examples, data, watched)
+    found = {example.id: example for example in examples}
+    missing = [str(one.id) for one in watched if one.id not in found]
     if missing:
         names = ", ".join(missing)
         raise UserError(f"{display_path(file)}: has no example {names}.\n  Name the run's file with --data.")
-    return [found[one.id] for one in run.watched()]
+    return [found[one.id] for one in watched]
 
 
 def recorded_templates(record: dict[str, Any]) -> Templates:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from nlft.core.conditions import EncodedExample
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
+from nlft.data.training_file import data_fingerprint
 from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, adapter_fingerprint
 from nlft.models.quantising import quantization_record
@@ -120,18 +121,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
     }
-
-
-def data_fingerprint(examples: list[Example]) -> str:
-    """Return a SHA-256 over the examples as JSON lines."""
-    digest = hashlib.sha256()
-    for example in examples:
-        fields = asdict(example)
-        for name in ("spans", "feedback", "keep"):  # an example without them keeps the fingerprint of older versions
-            if not fields[name]:
-                del fields[name]
-        digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def tokens_fingerprint(encoded: Sequence[EncodedExample]) -> str:

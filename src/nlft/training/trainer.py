@@ -22,6 +22,7 @@ from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, as_examples
+from nlft.data.training_file import data_fingerprint
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, default_lora, load_model, load_tokenizer, wrap_to_score
 from nlft.progress import note
@@ -35,7 +36,7 @@ from nlft.training.honoured import refuse_float16, refuse_idle_scheme, refuse_un
 from nlft.training.kept_conditions import KeptConditions, refuse_unkept
 from nlft.training.pivots import NOT_CHOSEN, restore_pivots, settle_pivots, store_pivots
 from nlft.training.prompting import training_encoder
-from nlft.training.run_record import base_name, data_fingerprint, run_record
+from nlft.training.run_record import base_name, run_record
 from nlft.training.settings import NLFTOptions
 from nlft.training.sharding import check_start
 from nlft.training.steering import Steering

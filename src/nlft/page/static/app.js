@@ -51,7 +51,7 @@ export async function begin(source, live = {}) {
   state.chat = Boolean(about.chat);
   state.saved = about.saved ?? [];
   await Promise.all(state.runs.map((run) => run.update()));
-  restore(kept(state.runs[0].about.run, about.view));
+  restore(kept(state.runs[0].about, about.view));
   buildPage((state.chat && live.replies) || ((root) => noReplies(root, Boolean(live.replies))));
   buildViews();
   watchPage();
@@ -67,7 +67,8 @@ function restore(view) {
   const [run] = state.runs;
   state.pins = new Set(view.pins ?? []);
   const hasTried = view.tried && run.about.schemes[view.tried.scheme];
-  state.tried = hasTried ? { scheme: view.tried.scheme, settings: { ...view.tried.settings } } : null;
+  const { scheme, settings, turned } = hasTried ? view.tried : {};
+  state.tried = hasTried ? { scheme, settings: { ...settings }, turned: { ...(turned ?? settings) } } : null;
   state.following = view.step == null || !run.steps.includes(view.step);
   state.at = state.following ? Math.max(run.steps.length - 1, 0) : run.steps.indexOf(view.step);
   const other = state.runs[view.beside?.run];
@@ -142,7 +143,7 @@ function foldable(panel, id, title, wanted = true) {
 function buildViews() {
   const [run] = state.runs;
   if (page.source.post && state.feedback) {
-    page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about.run, () => paint());
+    page.feedback ??= new Feedback((...sent) => page.source.post(...sent), run.about, () => paint());
   }
   page.list.build();
   // A draft that a reload kept must have its editor.
@@ -171,6 +172,7 @@ function watchPage() {
     setTheme(THEMES[(THEMES.indexOf(choices().theme) + 1) % THEMES.length]);
   });
   window.addEventListener("pagehide", () => keep(choices()));
+  window.addEventListener("beforeunload", (event) => { if (page.feedback?.drafts.size) event.preventDefault(); });
   document.addEventListener("visibilitychange", () => { if (page.unseen && !document.hidden) news(); });
   window.addEventListener("beforeprint", () => {
     for (const view of page.list.visible) page.list.open(view.index);
@@ -243,6 +245,7 @@ function paint() {
   const [run] = state.runs;
   const { there, first } = page.steps;
   const here = withRescored(page.steps.here);
+  page.whatIf?.follow(here);
   const other = state.beside && state.runs[state.beside.run];
   const tried = triedVerdicts(here, run.examples);
   const triedThere = other ? triedVerdicts(there, other.examples) : null;

@@ -1,8 +1,9 @@
 // A reader's edit of an example before it is saved: pure functions.
-// A draft is {label, judgment, marks}; marks are [start, end, "right" | "wrong"], end exclusive, in order.
+// A draft is {label, judgment, marks, seen}; seen is the label and judgment that it began with. Marks are [start, end, "right" | "wrong"], end exclusive, in order.
 
 export function newDraft(example) {
-  return { label: example.label, judgment: example.judgment ?? "", marks: [] };
+  const now = { label: example.label, judgment: example.judgment ?? "" };
+  return { ...now, marks: [], seen: now };
 }
 
 export function sameAsBefore(draft, example) {
@@ -24,7 +25,7 @@ export function marked(draft, tokens, start, end, verdict) {
   for (const old of ["wrong", "right"]) judgment = withoutLine(judgment, sentence(quote, old));
   if (verdict && quote) judgment = [judgment.trimEnd(), sentence(quote, verdict)].filter(Boolean).join("\n");
   if (verdict === "wrong") label = false;
-  return { label, judgment, marks };
+  return { ...draft, label, judgment, marks };
 }
 
 /** A judgment quotes the wrong step as written: see docs/SALIENCY.md. */

@@ -3,24 +3,24 @@
 import { button, byId, element } from "./dom.js";
 import { decodeStep } from "./decode.js";
 import { markOf, marked, newDraft, problemOf, sameAsBefore } from "./drafts.js";
-import { state } from "./state.js";
+import { state, storageName } from "./state.js";
+import { visibleText } from "./text.js";
 import { placeOf } from "./tokens.js";
 
-const DRAFTS_KEY = "nlft-map-drafts";
 const TYPING_MS = 500; // time without a keystroke before the model is asked
 
 export class Feedback {
   /**
-   * `post` sends a path and a body to the server; `name` is the run's, so drafts survive a reload; `rescored` is
-   * called when the model has scored an edit.
+   * `post` sends a path and a body to the server; `about` is the run's, so that its drafts survive a reload; `rescored`
+   * is called when the model has scored an edit.
    */
-  constructor(post, name, rescored) {
+  constructor(post, about, rescored) {
     this.post = post;
     this.changed = rescored;
     this.scores = new Map(); // example index -> {draft, scores}: the model's scores of a draft
     this.timers = new Map();
     this.asked = new Map(); // example index -> controller that cancels the request to the model
-    this.name = name;
+    this.storage = storageName("nlft-map-drafts", about);
     this.drafts = new Map(); // example index -> draft
     this.held = new Map(); // drafts of a run that has no examples now
     this.editors = new Map(); // example index -> {view, root, ...}
@@ -29,7 +29,8 @@ export class Feedback {
     this.said = element("span", { role: "status" });
     this.save = button("Save as a new version", () => this.send(), { className: "main" });
     this.drop = button("Discard all", () => this.discard());
-    this.bar.append(this.said, this.save, this.drop);
+    this.failed = element("div", { className: "reason", role: "alert" }); // why a save failed, until the next edit
+    this.bar.append(this.said, this.failed, this.save, this.drop);
     this.restore();
     // The tokens' own handler has already moved the focus when a key event arrives here.
     document.addEventListener("keydown", (event) => this.onKey(event));
@@ -66,12 +67,12 @@ export class Feedback {
 
   async askModel(index, draft) {
     const { model } = this.editors.get(index);
-    const { id, label } = draft, judgment = draft.judgment || null;
+    const { id, fingerprint, label } = draft, judgment = draft.judgment || null;
     const asked = new AbortController();
     this.asked.set(index, asked);
     model.textContent = "Scoring with the model …";
     try {
-      const answer = await this.post("rescore", { example: index, id, label, judgment }, asked.signal);
+      const answer = await this.post("rescore", { example: index, id, fingerprint, label, judgment }, asked.signal);
       const { scores: [scores] } = decodeStep(await answer.arrayBuffer());
       this.scores.set(index, { draft, scores: { ...scores, rescored: { label } } });
       model.textContent = "";
@@ -103,7 +104,7 @@ export class Feedback {
     return { view, root, text, verdict, problem, model, open };
   }
 
-  draft(view) { return this.drafts.get(view.index) ?? newDraft(saved(view.example)); }
+  draft(view) { return this.drafts.get(view.index) ?? newDraft(saved(view.index)); }
 
   toggle(view) {
     const { root, open, text } = this.editors.get(view.index);
@@ -114,15 +115,16 @@ export class Feedback {
   }
 
   set(index, draft) {
-    const { view } = this.editors.get(index);
-    if (sameAsBefore(draft, saved(view.example))) this.drafts.delete(index);
-    else this.drafts.set(index, { ...draft, id: view.example.id });
+    const { id, fingerprint } = state.runs[0].examples[index];
+    this.failed.replaceChildren();
+    if (sameAsBefore(draft, saved(index))) this.drafts.delete(index);
+    else this.drafts.set(index, { ...draft, id, fingerprint });
     this.store();
     this.draw(index);
     this.score(index);
   }
 
-  forget(view) { this.set(view.index, newDraft(saved(view.example))); }
+  forget(view) { this.set(view.index, newDraft(saved(view.index))); }
 
   /** The run has new examples. Remove the old editors, and the drafts of examples that are gone. */
   forgetOthers() {
@@ -203,7 +205,7 @@ export class Feedback {
     const edited = this.drafts.size;
     const problems = [...this.drafts.values()].filter(problemOf).length;
     if (edited) this.said.textContent = `${edited} example${edited > 1 ? "s" : ""} edited, not saved yet.`;
-    this.bar.hidden = !edited && !this.said.textContent.startsWith("Saved");
+    this.bar.hidden = !edited && !this.said.textContent.startsWith("Saved") && !this.failed.hasChildNodes();
     this.save.hidden = this.drop.hidden = !edited;
     this.save.disabled = problems > 0;
   }
@@ -211,26 +213,54 @@ export class Feedback {
   async send() {
     const sent = new Map(this.drafts);
     const edits = [...sent].map(([example, draft]) => ({ example, ...draft }));
+    this.failed.replaceChildren();
     try {
       const found = await (await this.post("feedback", { edits })).json();
-      const ids = edits.map((edit) => edit.id);
-      state.saved = [...state.saved.filter((one) => !ids.includes(one.id)), ...edits];
-      // Keep drafts that changed while the others were saved.
-      for (const [index, draft] of sent) if (this.drafts.get(index) === draft) this.drafts.delete(index);
+      state.saved = [...state.saved.filter((one) => !sent.has(one.example)), ...edits];
+      for (const [index, draft] of sent) {
+        const now = this.drafts.get(index);
+        if (now === draft) this.drafts.delete(index);
+        // A draft that changed while the others were saved stays.
+        else if (now) now.seen = { label: draft.label, judgment: draft.judgment };
+      }
       this.store();
       this.said.textContent = `Saved as ${found.file} of the run: ${found.examples} examples, ${found.changed} changed`
         + `${found.whole ? "" : " (watched examples only; start nlft map with --data FILE to include all)"}.`;
       for (const index of sent.keys()) if (this.editors.has(index)) this.draw(index);
       this.changed();
     } catch (error) {
-      this.said.textContent = error.message;
+      if (error.status === 409) this.clash(error.body);
+      else this.failed.append(`Not saved: ${error.message}`);
     }
     this.drawBar();
+  }
+
+  /** Others have saved feedback on the same examples. The reader chooses; nothing is replaced in silence. */
+  clash(found) {
+    state.saved = found.saved;
+    for (const index of found.changed) {
+      const theirs = newDraft(saved(index)), { id } = state.runs[0].examples[index];
+      const mine = words(this.drafts.get(index) ?? theirs);
+      const row = element("p", {
+        text: `Another page has changed example ${id}. There it is: ${words(theirs)}. Here it is: ${mine}. `,
+      });
+      const choose = (text, draft) => button(text, () => {
+        row.remove();
+        const left = [...this.failed.childNodes];
+        this.set(index, draft());
+        this.failed.replaceChildren(...left);
+        this.drawBar();
+      });
+      row.append(choose("Take theirs", () => theirs), " ",
+        choose("Keep mine", () => ({ ...(this.drafts.get(index) ?? theirs), seen: theirs.seen })));
+      this.failed.append(row);
+    }
   }
 
   discard() {
     const indices = [...this.drafts.keys()];
     this.drafts.clear();
+    this.failed.replaceChildren();
     this.store();
     for (const index of indices) this.draw(index);
     this.changed();
@@ -240,25 +270,31 @@ export class Feedback {
 
   store() {
     try {
-      sessionStorage.setItem(DRAFTS_KEY, JSON.stringify({ run: this.name, drafts: [...this.drafts] }));
+      sessionStorage.setItem(this.storage, JSON.stringify([...this.drafts]));
     } catch { /* without storage, a reload loses the drafts */ }
   }
 
   restore() {
     try {
-      const found = JSON.parse(sessionStorage.getItem(DRAFTS_KEY) ?? "null");
-      if (found?.run === this.name) this.drafts = ofThisRun(found.drafts);
+      this.drafts = ofThisRun(JSON.parse(sessionStorage.getItem(this.storage) ?? "[]"));
     } catch { /* continue without stored drafts */ }
   }
 }
 
-/** The example with the label and judgment of the newest saved version. */
-function saved(example) {
-  const found = state.saved.find((one) => one.id === example.id);
+/** The example at an index with the label and judgment of the newest saved version. */
+function saved(index) {
+  const example = state.runs[0].examples[index];
+  const found = state.saved.find((one) => one.example === index && one.id === example.id);
   return found ? { ...example, label: found.label, judgment: found.judgment } : example;
 }
 
-/** The drafts whose example still has the same index. */
+/** A draft in words, for one who has to choose. */
+function words({ label, judgment }) {
+  return `${label ? "right" : "wrong"}${judgment ? `, “${visibleText(judgment)}”` : ""}`;
+}
+
+/** The drafts whose example still has the same index, prompt and reply. */
 function ofThisRun(drafts) {
-  return new Map([...drafts].filter(([index, draft]) => draft.id === state.runs[0].examples[index]?.id));
+  const { examples } = state.runs[0];
+  return new Map([...drafts].filter(([at, draft]) => examples[at] && draft.fingerprint === examples[at].fingerprint));
 }

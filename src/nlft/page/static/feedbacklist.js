@@ -11,11 +11,11 @@ export function mountFeedback(root, open) {
   root.append(element("h2", { text: "Feedback" }), said, list);
   const draw = () => {
     const { examples } = state.runs[0];
-    const saved = new Map(state.saved.map((one) => [one.id, one]));
+    const saved = new Map(state.saved.map((one) => [one.example, one]));
     said.textContent = saved.size
       ? `${saved.size} of ${examples.length} examples were changed here, for the next run.`
       : `What readers said about the ${examples.length} watched examples.`;
-    list.replaceChildren(...examples.map((example, index) => feedbackLine(example, saved.get(example.id), () => open(index))));
+    list.replaceChildren(...examples.map((example, index) => feedbackLine(example, saved.get(index), () => open(index))));
   };
   draw();
   return draw;

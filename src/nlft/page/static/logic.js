@@ -183,10 +183,14 @@ export function readValue(control, text) {
   return { reason: `give ${low} to ${high}` };
 }
 
-/** The requests that change the run's values to the tried scheme and settings. */
+/**
+ * The requests that change the run's values to the tried scheme, with all its settings, or to the turned settings. The
+ * shown step may have other settings than the run has now: those that the reader did not turn stay as they are.
+ */
 export function requestsFor(tried, values) {
-  const found = tried.scheme === values.scheme ? [] : [{ control: "scheme", value: tried.scheme }];
-  for (const [name, value] of Object.entries(tried.settings)) {
+  const same = tried.scheme === values.scheme;
+  const found = same ? [] : [{ control: "scheme", value: tried.scheme }];
+  for (const [name, value] of Object.entries(same ? tried.turned : tried.settings)) {
     if (values[`saliency.${name}`] !== value) found.push({ control: `saliency.${name}`, value });
   }
   return found;

@@ -33,6 +33,7 @@ class Replies {
     this.source = source;
     this.talk = uniqueName();
     this.turn = 0; // the number of the last turn
+    this.last = null; // the last turn, see Turn
     this.asking = null; // cancels the running request
     this.selection = null; // {reply, start, end, text}: what the reader has selected in a reply
     this.said = element("p", { role: "status", className: "reply-status" });
@@ -128,6 +129,7 @@ class Replies {
     this.asking?.abort();
     this.talk = uniqueName();
     this.turn = 0;
+    this.last = null;
     this.log.replaceChildren();
     this.selection = null;
     this.said.textContent = "A new conversation.";
@@ -140,10 +142,11 @@ class Replies {
     const { signal } = this.asking;
     this.busy(true);
     const view = new Turn(this, asked.text ?? this.questions.selectedOptions[0].textContent);
-    if (asked.question !== undefined) this.log.replaceChildren(); // a held-out prompt begins a new conversation
+    view.begins = asked.question !== undefined; // a held-out prompt begins a new conversation
     this.log.append(view.root);
     try {
-      const how = { talk: this.talk, turn: this.turn, blind: this.blind.checked, rule: this.rule.value };
+      const shown = this.last?.replies.map((one) => one.shown) ?? [];
+      const how = { talk: this.talk, turn: this.turn, shown, blind: this.blind.checked, rule: this.rule.value };
       const response = await this.source.post("chat/ask", { ...how, ...asked }, signal);
       await eachLine(response, (line) => view.take(line));
       if (asked.text !== undefined) this.text.value = "";
@@ -197,6 +200,7 @@ class Turn {
     this.number = 0;
     this.replies = [];
     this.hidden = false;
+    this.begins = false; // whether the earlier turns go once the models have taken the prompt
     this.columns = element("div", { className: "reply-columns" });
     this.choice = element("div", { className: "reply-choice", hidden: true });
     this.root = element("section", { className: "reply-turn" },
@@ -208,6 +212,8 @@ class Turn {
     if (line.error) throw new Error(line.error);
     if (line.headings) {
       this.number = this.page.turn = line.turn;
+      this.page.last = this;
+      if (this.begins) this.page.log.replaceChildren(this.root);
       this.hidden = line.hidden;
       this.replies = line.headings.map((heading, at) => new Reply(this, at, heading));
       this.columns.append(...this.replies.map((one) => one.root));
@@ -281,6 +287,9 @@ class Reply {
     return this.actions;
   }
 
+  /** The number of code points that the reader sees. The models may have written on after Stop. */
+  get shown() { return [...this.whole].length; }
+
   add(piece) { this.text.append(piece); }
 
   end(reason, text, cut = "") {
@@ -325,7 +334,7 @@ class Reply {
     }
     this.saving = this.saving.then(async () => {
       try {
-        await this.turn.page.keep({ talk: this.turn.talk, turn: this.turn.number, at: this.at, ...mark });
+        await this.turn.page.keep({ talk: this.turn.talk, turn: this.turn.number, at: this.at, shown: this.shown, ...mark });
         this.root.classList.toggle("kept", mark.good !== null || mark.spans.length > 0);
       } catch (error) {
         if (this.mark === mark) this.mark = before;
@@ -353,7 +362,7 @@ class Reply {
   }
 }
 
-/** Call with each JSON object of a streamed response, as it comes. */
+/** Call with each JSON object of a streamed response, as it comes. An empty line says that the server is still there. */
 async function eachLine(response, call) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -362,6 +371,6 @@ async function eachLine(response, call) {
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    for (const line of lines) call(JSON.parse(line));
+    for (const line of lines) if (line) call(JSON.parse(line));
   }
 }

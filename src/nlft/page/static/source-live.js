@@ -5,7 +5,7 @@ async function answer(response) {
   const body = await response.json().catch(() => ({}));
   const refused = body.refused?.map(({ control, reason }) => `${control.replace(/^saliency\./, "")}: ${reason}.`);
   const said = refused?.join(" ") ?? body.error ?? `The server answered ${response.status}.`;
-  throw Object.assign(new Error(said), { status: response.status });
+  throw Object.assign(new Error(said), { status: response.status, body });
 }
 
 export const liveSource = {

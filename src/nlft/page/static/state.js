@@ -5,7 +5,7 @@ export const state = {
   at: 0, // the shown step, as an index into the first run's steps
   following: true, // follow new steps
   beside: null, // {run, at}: the step to compare with
-  tried: null, // {scheme, settings}: the what-if
+  tried: null, // {scheme, settings, turned}: the what-if, and those of its settings that the reader has turned
   pins: new Set(), // ids of examples that stay on top
   readOnly: true,
   feedback: false,
@@ -14,7 +14,10 @@ export const state = {
   chat: false, // whether one can talk to the run's models
 };
 
-const VIEW_KEY = "nlft-map";
+/** The name under which this tab keeps something of a run: of the run's folder, or of an exported file. */
+export function storageName(what, about) { return `${what} ${about?.key ?? location.pathname}`; }
+
+const VIEW = "nlft-map";
 
 /** The choices as JSON values, for storage and for an exported file. */
 export function view(choices) {
@@ -31,15 +34,15 @@ export function view(choices) {
 
 export function keep(choices) {
   try {
-    sessionStorage.setItem(VIEW_KEY, JSON.stringify({ run: state.runs[0]?.about.run, view: view(choices) }));
+    sessionStorage.setItem(storageName(VIEW, state.runs[0]?.about), JSON.stringify(view(choices)));
   } catch { /* without storage, the browser forgets the choices */ }
 }
 
 /** The choices before a reload of the same run's page, or those of an exported file. */
-export function kept(run, carried) {
+export function kept(about, carried) {
   try {
-    const found = JSON.parse(sessionStorage.getItem(VIEW_KEY) ?? "null");
-    if (found?.run === run) return found.view ?? {};
+    const found = JSON.parse(sessionStorage.getItem(storageName(VIEW, about)) ?? "null");
+    if (found) return found;
   } catch { /* continue without stored choices */ }
   return carried ?? {};
 }

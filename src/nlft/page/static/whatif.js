@@ -91,30 +91,42 @@ export class WhatIf {
 
   get now() { return state.tried ?? this.recorded; }
 
-  choose(name) {
-    const defaults = Object.fromEntries(this.schemes[name].map((control) => [control.name, control.default]));
-    const settings = name === this.recorded.scheme ? { ...defaults, ...this.recorded.settings } : defaults;
-    this.set({ scheme: name, settings });
+  choose(name) { this.set(name, {}); }
+
+  /** A scheme's settings before a reader turns any: those of the step, else the scheme's own. */
+  untouched(name) {
+    const defaults = Object.fromEntries((this.schemes[name] ?? []).map((control) => [control.name, control.default]));
+    return name === this.recorded.scheme ? { ...defaults, ...this.recorded.settings } : defaults;
   }
 
-  set(tried) {
-    const same = tried && tried.scheme === this.recorded.scheme
-      && Object.entries(tried.settings).every(([name, value]) => this.recorded.settings[name] === value);
-    state.tried = same ? null : tried;
+  set(scheme, turned) {
+    const settings = { ...this.untouched(scheme), ...turned };
+    const same = scheme === this.recorded.scheme
+      && Object.entries(settings).every(([name, value]) => this.untouched(scheme)[name] === value);
+    state.tried = same ? null : { scheme, settings, turned };
     this.drawKnobs();
     this.changed();
   }
 
-  reset() { this.set(null); }
+  reset() { if (this.recorded) this.set(this.recorded.scheme, {}); }
 
   turn(name, value) {
-    this.set({ scheme: this.now.scheme, settings: { ...this.now.settings, [name]: value } });
+    const { scheme } = this.now;
+    const { [name]: _, ...others } = state.tried?.turned ?? {};
+    this.set(scheme, value === this.untouched(scheme)[name] ? others : { ...others, [name]: value });
+  }
+
+  /** Take over the settings of another step, except those that the reader has turned. */
+  follow(step) {
+    if (!step) return;
+    this.recorded = { scheme: step.scheme, settings: step.settings };
+    const { tried } = state;
+    if (tried) tried.settings = { ...this.untouched(tried.scheme), ...tried.turned };
   }
 
   /** Draw the panel for a step: recorded settings, tried settings, and the changes that they would make. */
   draw(step, verdicts) {
     const examples = this.about.examples;
-    if (step) this.recorded = { scheme: step.scheme, settings: step.settings };
     if (!this.recorded) return;
     this.drawKnobs();
     const scored = step ? step.scores.map((scores, i) => scores && forTwin(scores, examples[i].label)) : [];
