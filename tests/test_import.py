@@ -16,6 +16,7 @@ from helpers import import_fixtures
 from helpers.import_fixtures import FOLDER, by_id, unused
 from helpers.spreadsheets import HEAD, rows, write_excel
 from nlft.cli import main
+from nlft.core.spans import Span
 from nlft.data.records import completion_text, marked_spans, read_examples, read_questions, write_examples
 from nlft.errors import RecordsError, UserError
 from nlft.label.replies import read_replies
@@ -443,6 +444,36 @@ def test_sharegpt_s_conversations_pairs_and_ratings_are_read():
     assert (found["s3-chosen"].label, found["s3-rejected"].label) == (True, False)
 
 
+def test_our_own_fields_beside_a_conversation_are_kept_and_of_a_pair_those_of_one_reply_are_counted(capsys):
+    ask, reply = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a sleek pot"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    chat, marked = [ask, reply], {"spans": [{"start": 2, "end": 7}]}
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a sleek pot"}]
+    for number, conversation in enumerate(({"messages": chat}, {"conversations": turns})):
+        rows = [{"label": False, **marked}, {"keep": True}, marked, {"label": True, **marked}]
+        write_lines(f"c{number}.jsonl", *({**conversation, **row} for row in rows))
+        found = read_examples(f"c{number}.jsonl")
+        assert [(e.label, e.keep, e.spans) for e in found] == [
+            (False, False, (Span(2, 7),)),
+            (True, True, ()),
+            (False, False, (Span(2, 7),)),  # a marked part without a rating is an objection
+            (True, False, (Span(2, 7),)),
+        ]
+    pairs = [
+        {"prompt": "q", "chosen": "a", "rejected": "b", "tools": tools},
+        {"conversations": turns[:1], "chosen": turns[1], "rejected": {"from": "gpt", "value": "b"}},
+        {"input": {"messages": [ask], "tools": tools}, "preferred_output": [reply], "non_preferred_output": [reply]},
+    ]
+    said = {"judgment": "j", "revision": "r", "feedback": "f", "keep": True, **marked}
+    for number, pair in enumerate(pairs):
+        write_lines(f"p{number}.jsonl", {**pair, "answer": "42", **said})
+        found = read_examples(f"p{number}.jsonl", require_judgment=False)
+        assert [(e.answer, e.judgment, e.spans) for e in found] == [("42", None, ())] * 2
+        assert [e.extra.get("tools") for e in found] == [None if number == 1 else tools] * 2
+        told = capsys.readouterr().err
+        assert all(f"1 x {name}" in told for name in ("comment", "judgment", "keep", "revision", "spans"))
+
+
 def test_argilla_s_marked_parts_choices_and_remarks_are_read():
     found = by_id("argilla.json")
     assert (found["a1"].label, found["a1"].judgment) == (False, "A clock is not timeless.")
@@ -777,7 +808,7 @@ def test_what_may_be_a_remark_and_is_not_read_is_said(capsys):
     assert "not read: why liked" in capsys.readouterr().err
     write_csv("p.csv", [["prompt", "chosen", "rejected", "comment"], ["a?", "good", "bad", 'too "bad"']])
     read_examples("p.csv", require_judgment=False)
-    assert "a comment" in capsys.readouterr().err
+    assert "1 x comment" in capsys.readouterr().err
 
 
 def test_open_webuis_draws_are_not_used_and_thoughts_are_no_part_of_a_reply(capsys):

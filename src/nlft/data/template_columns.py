@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nlft.core.prompts import NO_INPUTS, TemplateInputs
+from nlft.sources.raw_records import TEMPLATE_COLUMNS as TEMPLATE_COLUMNS
 from nlft.sources.raw_records import RawRecord, kind
-
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 
 def check_columns(record: RawRecord) -> None:

@@ -174,6 +174,11 @@ def extras(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def kept_fields(fields: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the named fields of a record as they are; those without a value are omitted."""
+    return {name: fields[name] for name in names if fields.get(name)}
+
+
 def pick(fields: dict[str, Any], target: str, columns: Columns) -> Any:
     """Return the value of the field that has the meaning of ours; None if there is none."""
     given = columns.given.get(target)

@@ -17,6 +17,7 @@ from nlft.errors import Problem, RecordsError, display_path, printable
 from nlft.files import refuse_waiting_file
 
 FIELDS = ("id", "prompt", "completion", "label", "answer", "judgment", "revision", "spans", "feedback", "keep")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what a record gives to the chat template, as TRL names it
 _NEEDED = {
     "id": "Give each record its own id: a string or an integer.",
     "prompt": "Write the question: text, or a list of chat messages.",

@@ -7,8 +7,8 @@ from nlft.sources.columns import Columns, field_named
 from nlft.sources.conversation import Unusable, as_conversation, split, with_system
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.label_words import label_problem
-from nlft.sources.opinions import Opinion, example, extras, pick
-from nlft.sources.raw_records import RawRecord
+from nlft.sources.opinions import Opinion, example, extras, kept_fields, pick
+from nlft.sources.raw_records import TEMPLATE_COLUMNS, RawRecord
 
 _TEXTS = ("judgment", "revision", "answer")
 
@@ -46,7 +46,9 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
         if isinstance(text := pick(fields, name, columns), str) and text.strip():
             opinion.texts[name] = text
     opinion.comment(pick(fields, "comment", columns))
-    more = {name: fields[name] for name in ("tools", "chat_template_kwargs") if fields.get(name)} | extras(fields)
+    more = kept_fields(fields, ("spans", "keep", *TEMPLATE_COLUMNS)) | extras(fields)
+    if "spans" in more and rating is None and not more.get("keep"):
+        opinion.label = False  # as in every format: a marked part is what somebody objects to
     record = example(place.where, place.own_id("id", "uuid", "prompt_id"), prompt, reply, opinion, **more)
     if rating is not None and opinion.label is None:
         record.unused = None

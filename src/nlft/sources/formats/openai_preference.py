@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, split
 from nlft.sources.formats.format import Format, Place
-from nlft.sources.opinions import Opinion, example
+from nlft.sources.formats.pairs import Side, pair_examples
 from nlft.sources.raw_records import RawRecord
 
-_SIDES = (("preferred_output", True), ("non_preferred_output", False))
+_SIDES = ("preferred_output", "non_preferred_output")
 
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
@@ -18,15 +19,15 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     if turns is None:
         raise Unusable("an input without messages")
     tools = {"tools": given["tools"]} if given.get("tools") else {}
-    for name, label in _SIDES:
+    yield from pair_examples(place, place.own_id("id"), _sides(place, turns), columns, tools)
+
+
+def _sides(place: Place, turns: list[Message]) -> Iterator[Side]:
+    for name in _SIDES:
         output = as_conversation(place.fields[name])
         if output is None:
             raise Unusable("an output without messages")
-        prompt, reply, after = split([*turns, *output])
-        opinion = Opinion(label, left_out=["messages after the last reply"] * bool(after))
-        record = example(place.where, f"{place.own_id('id')}-{name}", prompt, reply, opinion, **tools)
-        record.repeats = not label
-        yield record
+        yield Side(name, *split([*turns, *output]))
 
 
 def _matches(fields: Mapping[str, Any]) -> bool:

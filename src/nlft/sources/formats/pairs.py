@@ -1,15 +1,16 @@
 """Pairs of a chosen and a rejected reply, as TRL takes them: with a prompt of their own, or with it in both sides."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from nlft.core.prompts import Message
 from nlft.sources.columns import Columns
 from nlft.sources.conversation import Unusable, as_conversation, split, split_whole, with_system
 from nlft.sources.formats.format import Format, Place
-from nlft.sources.opinions import Opinion, example, extras, pick
-from nlft.sources.raw_records import RawRecord
+from nlft.sources.opinions import Opinion, example, extras, kept_fields, pick
+from nlft.sources.raw_records import TEMPLATE_COLUMNS, RawRecord, is_blank
 
+_OF_ONE = ("comment", "feedback", "judgment", "revision", "spans", "keep")  # what is said of one reply
 _TURN = "\n\nAssistant:"  # ends the prompt in dialogues written as one text
 
 
@@ -20,11 +21,43 @@ def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     system = pick(place.fields, "system", columns)
     if isinstance(system, str) and system.strip():
         prompt = with_system(system, prompt)
-    identity = place.own_id("id", "prompt_id", "uuid")
-    for name, reply, label in (("chosen", chosen, True), ("rejected", rejected, False)):
-        record = example(place.where, f"{identity}-{name}", prompt, reply, Opinion(label), **extras(place.fields))
-        if label and pick(place.fields, "comment", columns):
-            record.left_out.append("a comment, because it does not say on which of the two replies")
+    sides = [Side("chosen", prompt, chosen), Side("rejected", prompt, rejected)]
+    yield from pair_examples(place, place.own_id("id", "prompt_id", "uuid"), sides, columns, extras(place.fields))
+
+
+class Side(NamedTuple):
+    """One side of a pair; `after` counts the messages after its reply."""
+
+    name: str
+    prompt: str | list[Message]
+    reply: str
+    after: int = 0
+
+
+def pair_examples(
+    place: Place,
+    identity: str | int,
+    sides: Iterable[Side],
+    columns: Columns,
+    extra: dict[str, Any],
+) -> Iterator[RawRecord]:
+    """Yield the examples of a pair: the liked reply, then the other one.
+
+    What the record says of one reply, such as a comment or spans, is left out: it does not say of which.
+
+    Args:
+        sides: the liked one, then the other one.
+        extra: further fields of both.
+    """
+    shared = kept_fields(place.fields, ("answer", *TEMPLATE_COLUMNS)) | extra
+    said = {columns.field_of(name) for name, value in place.fields.items() if not is_blank(value)}
+    for label, side in zip((True, False), sides, strict=True):
+        record = example(place.where, f"{identity}-{side.name}", side.prompt, side.reply, Opinion(label), **shared)
+        record.left_out += ["messages after the last reply"] * bool(side.after)
+        if label:
+            record.left_out += [
+                f"{name}: it does not say on which of the two replies" for name in _OF_ONE if name in said
+            ]
         record.repeats = not label
         yield record
 

@@ -7,26 +7,24 @@ from typing import Any
 from nlft.sources.columns import Columns
 from nlft.sources.formats.format import Format, Place
 from nlft.sources.formats.messages import conversation_record
-from nlft.sources.formats.pairs import sides_of
-from nlft.sources.opinions import Opinion, example
+from nlft.sources.formats.pairs import Side, pair_examples, sides_of
 from nlft.sources.raw_records import RawRecord
 
 
 def _read(place: Place, columns: Columns) -> Iterator[RawRecord]:
     fields = place.fields
+    # The tools of this format are text, which no chat template takes.
+    others = {name: value for name, value in fields.items() if name not in ("conversations", "tools")}
+    plain = replace(place, fields=others)
     if {"chosen", "rejected"} <= fields.keys():
         prompt, chosen, rejected = sides_of(fields, fields["conversations"])
-        for name, reply, label in (("chosen", chosen, True), ("rejected", rejected, False)):
-            record = example(place.where, f"{place.own_id('id')}-{name}", prompt, reply, Opinion(label))
-            record.repeats = not label
-            yield record
-        return
-    # The tools of this format are text, which no chat template takes.
-    plain = {name: value for name, value in fields.items() if name not in ("conversations", "tools")}
-    record = conversation_record(replace(place, fields=plain), fields["conversations"], columns)
+        sides = [Side("chosen", prompt, chosen), Side("rejected", prompt, rejected)]
+        made = list(pair_examples(plain, place.own_id("id"), sides, columns, {}))
+    else:
+        made = [conversation_record(plain, fields["conversations"], columns)]
     if fields.get("tools"):
-        record.left_out.append("the list of tools")
-    yield record
+        made[0].left_out.append("the list of tools")
+    yield from made
 
 
 def _matches(fields: Mapping[str, Any]) -> bool:
