@@ -413,6 +413,28 @@ def test_the_original_s_layout_keeps_every_label_for_its_script_and_for_us(name)
     assert read[3].prompt == "Be brief.\n9 - 4?"
 
 
+def test_what_a_format_cannot_hold_is_counted_and_the_original_s_holds_all_that_we_read_back():
+    more = {"tools": [{"type": "function", "function": {"name": "f"}}], "chat_template_kwargs": {"x": 1}}
+    kept = example(1, feedback="Short.", keep=True, extra=more)
+    marked = example(2, label=False, revision="42", spans=(Span(0, 1, "4", "dull"),))
+    path, made = write("original", [kept, marked])
+    assert read_examples(path) == [kept, marked]
+    assert made.notes == []
+    lost = {
+        ("sft", "messages", "answer"): [],
+        ("sft", "text", "answer"): ["tools", "chat_template_kwargs"],
+        ("sft", "messages", "completion"): ["keep"],
+        ("sft", "messages", "all-completions"): ["spans", "keep"],
+        ("kto", "messages", "answer"): ["revision", "spans", "keep"],
+        ("kto", "text", "answer"): ["revision", "spans", "keep", "tools", "chat_template_kwargs"],
+        ("reft", "text", "answer"): ["tools", "chat_template_kwargs"],
+    }
+    for (to, form, target), names in lost.items():
+        notes = write(to, [kept, replace(marked, prompt="7 * 6?")], form=form, target=target)[1].notes
+        assert len(notes) == len(names), (to, form, target, notes)
+        assert all(name in note for name, note in zip(names, notes, strict=True))
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
