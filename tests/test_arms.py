@@ -13,6 +13,9 @@ from helpers.training import examples as tiny_examples
 from helpers.training import nlft_trainer
 from nlft.collect.sampling import SamplingSettings
 from nlft.config import checked, declared
+from nlft.core.schemes.nlft import NLFTSettings
+from nlft.core.schemes.registry import get_scheme
+from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.spans import Span, replaced_text
 from nlft.data.records import (
     Example,
@@ -25,13 +28,14 @@ from nlft.data.records import (
 )
 from nlft.data.rules_file import Rule, read_rules
 from nlft.errors import NLFTError, UserError
-from nlft.experiments.arm_data import as_prompted, chosen_examples
+from nlft.experiments.arm_data import as_prompted, chosen_examples, with_what_is_read
 from nlft.experiments.arm_run import peak_memory_bytes, run_arm
 from nlft.experiments.arms import BUILT_IN, defined_arm
 from nlft.experiments.cells import cell_result, write_failure
 from nlft.experiments.revised import revised_stage
 from nlft.experiments.rule_arms import with_rules
 from nlft.experiments.settings import Budget, CompareSettings, TuneSettings
+from nlft.experiments.stages import judge_stage
 from nlft.models.answerer import CompletionRequest, complete
 from nlft.models.loaded import loaded_answerer
 from nlft.models.loading import ModelSettings
@@ -62,6 +66,26 @@ def prompts(name, rules, questions=("A box?",)):
     chosen = chosen_examples(arm, ALL, 0, rules)
     asked = as_prompted(arm, [Question(n, one) for n, one in enumerate(questions)], chosen, SamplingSettings())
     return [question.prompt for question in asked]
+
+
+def test_replies_with_spans_alone_reach_every_arm_that_reads_no_judgment(tmp_path, capsys):
+    marked = replace(WRONG[0], judgment=None, spans=(Span(2, 7),))
+    bare = replace(marked, id="bare", spans=())
+    given = [marked, bare, WRONG[1], *RIGHT]
+    write_examples(tmp_path / "sampled.jsonl", given)
+    job = {"settings": asdict(TuneSettings(judge="rules"))}
+    judge_stage(tmp_path, job)
+    judged = read_examples(tmp_path / "judged.jsonl")
+    assert judged == [marked, WRONG[1], *RIGHT]
+    assert "bare" in capsys.readouterr().out
+    assert with_what_is_read(judged, get_scheme("strike"), StrikeSettings()) == judged
+    assert with_what_is_read(judged, get_scheme("nlft"), NLFTSettings()) == judged[1:]
+    assert "nlft reads: 1 " in capsys.readouterr().err
+    job["settings"] |= {"scheme": "nlft", "saliency": {}}  # rounds
+    judge_stage(tmp_path, job)
+    assert read_examples(tmp_path / "judged.jsonl") == judged[1:]
+    shuffled = chosen_examples(BUILT_IN["shuffled"], [marked, *WRONG, *RIGHT], 0)
+    assert [e.judgment is None for e in shuffled[:4]] == [True, False, False, False]
 
 
 def test_a_rule_is_shown_with_its_words_and_reworded_without_them():

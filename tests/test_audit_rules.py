@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from random import Random
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from helpers import tiny
 from helpers.striking import TOKENIZER, Span, records
 from nlft import cli
 from nlft.auditing import preflight as flight
+from nlft.auditing import rules
 from nlft.auditing.alternatives import alternatives_of, struck_places
 from nlft.auditing.preflight import Asked, Preflight, count_quotes, decide, prompt_forms, training_prompts
 from nlft.auditing.rules import find_rules, is_habit, may_be_proposed, objections, prompt_words, written_rules
@@ -105,6 +107,33 @@ def test_judgments_that_differ_in_case_numbers_punctuation_and_the_prompts_words
     ]
     assert len({one.rule.name for one in found}) == 3
     assert find_rules(examples) == found, "the same on each call"
+
+
+def test_a_judgment_joins_the_first_similar_rule_without_being_compared_with_every_one(monkeypatch):
+    random, known = Random(3), [f"word{letter}" for letter in "abcdefgh"]
+
+    def judged(texts):
+        return [wrong(n, "c", text, prompt="p") for n, text in enumerate(dict.fromkeys(texts))]
+
+    def compared_with_all(examples):
+        groups: list[tuple[set[str], list[int]]] = []
+        for at, example in enumerate(examples):
+            words = set(example.judgment.split())
+            near = (at for one, at in groups if 5 * len(one & words) >= 3 * len(one | words))
+            if (joined := next(near, None)) is None:
+                groups.append((words, joined := []))
+            joined.append(at)
+        return sorted(tuple(members) for _, members in groups)
+
+    for _ in range(20):
+        examples = judged(" ".join(sorted(random.sample(known, random.randrange(1, 8)))) for _ in range(40))
+        assert sorted(one.members for one in find_rules(examples)) == compared_with_all(examples)
+    compared = []
+    similarity = rules._similarity
+    monkeypatch.setattr(rules, "_similarity", lambda one, other: compared.append(1) or similarity(one, other))
+    many = ["".join(random.choices("abcdefghijklmnop", k=7)) for _ in range(600)]
+    assert len(find_rules(judged(" ".join(random.sample(many, 10)) for _ in range(600)))) == 600
+    assert 0 < len(compared) < 40_000, "all pairs would be 359,400"
 
 
 def test_words_are_listed_without_the_stop_or_comma_of_american_quotes():

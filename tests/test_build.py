@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from helpers import tiny
 from nlft import cli
 from nlft.core.conditions import ConditionEncoder
+from nlft.core.spans import Span
 from nlft.data.build import BuildSettings, Pool, build_summary, choose, question_of, read_pool
 from nlft.data.export import export_examples, original_rows, sft_texts
 from nlft.data.records import Example, completion_text, read_examples, write_examples
@@ -276,6 +278,38 @@ def test_a_completion_labelled_right_here_and_wrong_there_is_refused():
         read_pool(["a.jsonl", "b.jsonl"], BuildSettings())
 
 
+def test_records_of_one_reply_are_joined_and_different_texts_are_refused():
+    chat, span = {"role": "assistant", "content": "6"}, Span(0, 1)
+    asked = [{"role": "user", "content": "9 - 4?"}]
+    bare = example("x", asked, False, completion=[chat], judgment=None, extra={"finish_reason": "stop"})
+    more = {"judgment": "No.", "revision": [{**chat, "content": "5"}], "spans": (span,), "feedback": "Short."}
+    judged = replace(bare, **more, extra={"judge_verdict": "wrong", "item": "pot"})
+    whole = replace(judged, extra=bare.extra | judged.extra)
+    for first, second in ((bare, judged), (judged, bare)):
+        write_examples("a.jsonl", [first, example("y")])
+        write_examples("b.jsonl", [second])
+        assert read_pool(["a.jsonl", "b.jsonl"], BuildSettings()).examples[0] == whole
+    write_examples("a.jsonl", [bare])
+    write_examples("b.jsonl", [replace(bare, completion="6", prompt="9 - 4?", judgment="No.", revision="5")])
+    assert read_pool(["a.jsonl", "b.jsonl"], BuildSettings()).examples[0].revision == more["revision"]
+    write_examples("a.jsonl", [whole])
+    others = {
+        "answer": "#### 5",
+        "judgment": "Off.",
+        "revision": [chat],
+        "spans": (Span(0, 1, "5"),),
+        "feedback": "Dry.",
+    }
+    write_examples("b.jsonl", [replace(whole, **others, extra={"item": "pan"})])
+    with pytest.raises(RecordsError) as error:
+        read_pool(["a.jsonl", "b.jsonl"], BuildSettings())
+    assert [p.what.split()[2] for p in error.value.problems] == ["answer", "judgment", "revision", "feedback", "spans"]
+    write_examples("b.jsonl", [replace(whole, extra={"item": "pan"})])
+    pool = read_pool(["a.jsonl", "b.jsonl"], BuildSettings())
+    assert pool.examples == [whole]
+    assert any('"item"' in note for note in pool.notes)
+
+
 # The files, each with the tool it is for.
 
 
@@ -377,6 +411,28 @@ def test_the_original_s_layout_keeps_every_label_for_its_script_and_for_us(name)
     assert [(e.id, e.label, e.answer) for e in read] == [(e.id, e.label, e.answer) for e in mixed()]
     assert read[1] == mixed()[1]
     assert read[3].prompt == "Be brief.\n9 - 4?"
+
+
+def test_what_a_format_cannot_hold_is_counted_and_the_original_s_holds_all_that_we_read_back():
+    more = {"tools": [{"type": "function", "function": {"name": "f"}}], "chat_template_kwargs": {"x": 1}}
+    kept = example(1, feedback="Short.", keep=True, extra=more)
+    marked = example(2, label=False, revision="42", spans=(Span(0, 1, "4", "dull"),))
+    path, made = write("original", [kept, marked])
+    assert read_examples(path) == [kept, marked]
+    assert made.notes == []
+    lost = {
+        ("sft", "messages", "answer"): [],
+        ("sft", "text", "answer"): ["tools", "chat_template_kwargs"],
+        ("sft", "messages", "completion"): ["keep"],
+        ("sft", "messages", "all-completions"): ["spans", "keep"],
+        ("kto", "messages", "answer"): ["revision", "spans", "keep"],
+        ("kto", "text", "answer"): ["revision", "spans", "keep", "tools", "chat_template_kwargs"],
+        ("reft", "text", "answer"): ["tools", "chat_template_kwargs"],
+    }
+    for (to, form, target), names in lost.items():
+        notes = write(to, [kept, replace(marked, prompt="7 * 6?")], form=form, target=target)[1].notes
+        assert len(notes) == len(names), (to, form, target, notes)
+        assert all(name in note for name, note in zip(names, notes, strict=True))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -22,7 +22,16 @@ from helpers import tiny
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
 from nlft.collect.human_judge import judge_by_hand
-from nlft.collect.judging import JUDGE_PROMPT, JudgeSettings, ModelJudge, judge_examples, relabel, rules_judge
+from nlft.collect.judging import (
+    JUDGE_PROMPT,
+    JudgeSettings,
+    ModelJudge,
+    judge_examples,
+    relabel,
+    require_judgments,
+    rules_judge,
+    summary_lines,
+)
 from nlft.collect.opinions import plain_text, read_opinion
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import without_corrections
@@ -386,6 +395,14 @@ def test_the_grader_relabels_and_keeps_examples_that_it_cannot_compare():
     found = relabel([*mislabelled, nothing_said, no_number], get_grader("number"))
     assert [e.label for e in found] == [False, True, False, True]
     assert [e.extra.get("verdict") for e in found] == ["wrong", "right", "ungraded", None]
+
+
+def test_a_wrong_reply_with_spans_needs_no_judgment():
+    marked = replace(WRONG, id="marked", answer=None, spans=(Span(0, 2),))
+    judged = judge_examples([marked, WRONG], rules_judge)
+    require_judgments(judged, "")
+    [told] = [line for line in summary_lines([marked, WRONG], judged, JudgeSettings()) if "spans" in line]
+    assert "'marked'" in told
 
 
 def test_another_label_drops_what_belonged_to_the_old_one_and_nothing_hand_written(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import tiny
 from nlft.cli import main
-from nlft.commands.earlier import kept_notes
+from nlft.commands.earlier import kept_notes, taken_up
 from nlft.core.spans import Span
 from nlft.data.records import Example, write_examples
 from nlft.errors import UserError
@@ -95,6 +95,35 @@ def test_a_second_judge_keeps_what_was_written_by_hand_since(home: Path) -> None
     (home / "j.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged))
     assert main(["judge", "s.jsonl", "--out", "j.jsonl"]) in (0, 1)
     assert json.loads(Path("j.jsonl").read_text().splitlines()[1])["judgment"] == "By hand."
+
+
+def test_a_second_call_with_overwrite_goes_on_from_what_the_first_one_wrote(home: Path) -> None:
+    spans = (Span(0, 2, note="Not this."),)
+    given = Example(1, "q?", "It is 9.", False, judgment="No.", revision="It is 8.", spans=spans, feedback="Short.")
+
+    def goes_on(earlier: Example, *redone: str, labels: bool = True) -> bool:
+        write_examples(home / "o.jsonl", [earlier])
+        with suppress(UserError):
+            return taken_up([given], home / "o.jsonl", home / "e.jsonl", labels=labels, redone=redone) == [earlier]
+        return False
+
+    more = (*spans, Span(3, 5, note="It fails."))
+    judged = replace(given, judgment="It fails.", spans=more, extra={"judge_verdict": "wrong"})
+    assert goes_on(replace(given, spans=more)), "a judge marks more"
+    assert goes_on(judged, "judgment")
+    assert not goes_on(judged)
+    assert not goes_on(replace(judged, spans=()), "judgment")
+    assert goes_on(replace(judged, spans=(), feedback="Dry."), "judgment", "spans", "feedback")
+    assert goes_on(replace(given, revision="It is 7."), "revision")
+    assert not goes_on(replace(given, revision="It is 7."), "judgment")
+    assert not goes_on(replace(given, completion="It is 7."), "judgment", "revision")
+
+
+def test_judge_and_overwrite_run_twice(home: Path) -> None:
+    command = ["judge", "e.jsonl", "--out", "o.jsonl", "--overwrite"]
+    assert main(command) == 0
+    assert "No." not in (home / "o.jsonl").read_text()
+    assert main(command) == 0
 
 
 def test_a_folder_beside_or_below_an_input_is_no_input(home: Path) -> None:

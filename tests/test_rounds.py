@@ -69,9 +69,7 @@ def test_the_questions_of_examples_keep_what_the_chat_template_takes(tmp_path):
     assert [q.extra for q in stages.read_test(tmp_path)] == [more]
     assert [q.extra for q in questions_of(tmp_path / "train.jsonl")] == [more] * 3
     write_examples(tmp_path / "both.jsonl", [plain[0], replace(plain[0], id="with-tools", extra=more)])
-    assert [q.id for q in questions_of(tmp_path / "both.jsonl")] == ["e0", "with-tools"], (
-        "the model is asked two things"
-    )
+    assert [q.id for q in questions_of(tmp_path / "both.jsonl")] == ["e0", "with-tools"], "two things are asked"
 
 
 def test_what_rounds_cannot_do_is_refused_all_at_once(tmp_path):

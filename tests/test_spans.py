@@ -384,10 +384,9 @@ def test_a_label_that_the_page_changes_takes_along_what_belonged_to_the_old_one(
     said = {"verdict": "wrong", "judge_verdict": "wrong", "item": "x"}
     judged = wrong(completion="a durable bike", judgment="It fails.", spans=(Span(2, 9, note="It fails."),), extra=said)
     kept = wrong(id="k", completion="a bike", label=True, judgment=None, keep=True)
-    watched = [
-        WatchedExample(e.id, e.label, "q?", e.completion, None, [e.completion, "<|end|>"]) for e in (judged, kept)
-    ]
-    feedback = Feedback(RunDir(tmp_path), [as_record(judged), as_record(kept)])
+    both = (judged, kept)
+    watched = [WatchedExample(e.id, e.label, "q?", e.completion, None, [e.completion, "<|end|>"]) for e in both]
+    feedback = Feedback(RunDir(tmp_path), list(map(as_record, both)))
     feedback.save([Edit(0, "w", True, None), Edit(1, "k", False, "Dull.")], watched, "ann")
     right, dull = read_examples(feedback.folder / "examples-v2.jsonl")
     assert (right.label, right.judgment, right.spans, right.extra) == (True, None, (), {"item": "x"})

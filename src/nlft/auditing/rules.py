@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import count
@@ -231,6 +231,9 @@ def _without_quotes(sentence: str) -> str:
 
 # From objections to rules.
 
+_Forms = tuple[frozenset[str], frozenset[str]]  # the words of a text: all of them, and those that its prompt lacks
+_WORDLESS_FORM = frozenset({""})
+
 
 @lru_cache(maxsize=4096)
 def _folded(text: str) -> frozenset[str]:
@@ -248,23 +251,52 @@ def _grouped(found: Sequence[Objection], examples: Sequence[Example]) -> list[li
 
     Words of the example's own prompt may differ: they name what the reply is about.
     """
-    wordings: dict[tuple[frozenset[str], frozenset[str]], list[Objection]] = defaultdict(list)
+    wordings: dict[_Forms, list[Objection]] = defaultdict(list)
     prompts = {index: prompt_words(examples[index]) for index in {one.example for one in found}}
     for one in found:
         full = _folded(one.text)
         bare = full - prompts[one.example]
         wordings[full, bare or full].append(one)
-    groups: list[tuple[tuple[frozenset[str], frozenset[str]], list[Objection]]] = []
+    leaders, groups = _Leaders(), list[list[Objection]]()
     for forms, members in sorted(wordings.items(), key=lambda item: (-len(item[1]), item[1][0].example)):
-        for leader, joined in groups:
-            if max(map(_similarity, forms, leader)) >= SIMILAR:
-                joined += members
-                break
-        else:
-            groups.append((forms, list(members)))
-    return sorted(
-        (group for _, group in groups), key=lambda group: (-len({o.example for o in group}), group[0].example)
-    )
+        place = leaders.place_of(forms)
+        if place == len(groups):
+            groups.append([])
+        groups[place] += members
+    return sorted(groups, key=lambda group: (-len({o.example for o in group}), group[0].example))
+
+
+class _Leaders:
+    """The commonest wording of each group, found by its words and not by comparing it with every wording."""
+
+    def __init__(self) -> None:
+        self._leaders: list[_Forms] = []
+        # For the whole form and the one without the prompt's words: word -> places of the leaders that have it.
+        self._having: tuple[dict[str, list[int]], dict[str, list[int]]] = (defaultdict(list), defaultdict(list))
+
+    def place_of(self, forms: _Forms) -> int:
+        """Return the place of the first leader that is similar. Without one, the wording becomes the last leader."""
+        near = sorted(
+            {place for form, having in zip(forms, self._having, strict=True) for place in _near(form, having)}
+        )
+        for place in near:
+            if max(map(_similarity, forms, self._leaders[place])) >= SIMILAR:
+                return place
+        for form, having in zip(forms, self._having, strict=True):
+            for word in form or _WORDLESS_FORM:
+                having[word].append(len(self._leaders))
+        self._leaders.append(forms)
+        return len(self._leaders) - 1
+
+
+def _near(form: frozenset[str], having: Mapping[str, list[int]]) -> Iterator[int]:
+    """Yield the places of all leaders that can be similar, and of some others.
+
+    A similar one lacks at most `1 - SIMILAR` of the words, so it has one of any larger part of them.
+    """
+    rarest = sorted(form or _WORDLESS_FORM, key=lambda word: len(having.get(word, ())))
+    for word in rarest[: int((1 - SIMILAR) * len(rarest)) + 1]:
+        yield from having.get(word, ())
 
 
 def _rule(group: Sequence[Objection], examples: Sequence[Example], names: "_Names") -> FoundRule:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from nlft.collect.arithmetic import find_calculations
-from nlft.collect.judging import Judged, with_opinion
+from nlft.collect.judging import Judged, is_open, with_opinion
 from nlft.collect.opinions import RightOrWrong, plain_text
 from nlft.core.prompts import CORRECTION_MARK, prompt_text, without_corrections
 from nlft.core.spans import Span, merged_spans, occurrences
@@ -88,11 +88,6 @@ def judge_by_hand(
     open_ids = {e.id: "not judged yet" for e in examples if is_open(e)}
     changed = [new.id for old, new in zip(before, examples, strict=True) if new != old]
     return Judged(examples, [*changed, *open_ids], open_ids)
-
-
-def is_open(example: Example) -> bool:
-    """Return whether the example still needs a judgment or marks."""
-    return not (example.label or example.judgment or example.spans)
 
 
 def _lacks_reason(example: Example, graded: bool) -> bool:

@@ -294,28 +294,35 @@ def summary_lines(before: Sequence[Example], judged: Judged, settings: JudgeSett
     if changed:
         by = "hand" if settings.grader == LABELS_STAY else f"the grader {settings.grader}"
         lines.append(f"{len(changed)} labels changed by {by}: {shortened(changed)}")
-    if kept := _failed(judged, with_judgment=True):
+    if kept := _failed(judged, lambda example: bool(example.judgment)):
         lines.append(f"{len(kept)} keep their earlier judgment: {shortened(kept)}")
+    if marked := _failed(judged, lambda example: bool(example.spans) and not example.judgment):
+        lines.append(f"{len(marked)} have spans but no judgment, which only some schemes need: {shortened(marked)}")
     return lines
 
 
+def is_open(example: Example) -> bool:
+    """Return whether the example still needs a judgment or marks."""
+    return not (example.label or example.judgment or example.spans)
+
+
 def require_judgments(judged: Judged, cure: str) -> None:
-    """Check that every wrong example has a judgment.
+    """Check that every wrong example has a judgment or spans.
 
     Args:
         cure: what the user can do about missing judgments.
 
     Raises:
-        NLFTError: names the wrong examples without a judgment, each with the reason.
+        NLFTError: names the wrong examples without either, each with the reason.
     """
-    if left := _failed(judged, with_judgment=False):
+    if left := _failed(judged, is_open):
         wrong = sum(not e.label for e in judged.examples)
         raise NLFTError(f"{len(left)} of {wrong} wrong examples have no judgment: {shortened(left)}.\n  {cure}")
 
 
-def _failed(judged: Judged, *, with_judgment: bool) -> list[str]:
-    """Return the ids and reasons of the failed examples that have, or do not have, an earlier judgment."""
-    ids = [e.id for e in judged.examples if e.id in judged.failed and bool(e.judgment) == with_judgment]
+def _failed(judged: Judged, which: Callable[[Example], bool]) -> list[str]:
+    """Return the ids and reasons of those of the failed examples."""
+    ids = [e.id for e in judged.examples if e.id in judged.failed and which(e)]
     return [f"{id!r} ({judged.failed[id]})" for id in ids]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,13 +155,16 @@ def _content(example: "Example") -> str:
     return json.dumps(record, sort_keys=True)
 
 
-def taken_up(examples: "list[Example]", out: Path, file: Path, *, labels: bool = True) -> "list[Example]":
+def taken_up(
+    examples: "list[Example]", out: Path, file: Path, *, labels: bool = True, redone: Collection[str] = ()
+) -> "list[Example]":
     """Return the examples with what an earlier call of the same command, or a user, added to them in `out`.
 
     Args:
         examples: the examples of `file`.
         out: the file to write.
         labels: whether the labels must agree. Those that a grader set need not.
+        redone: the fields that the command writes anew, so that they need not agree.
 
     Raises:
         UserError: `out` holds other examples, or other texts than `file`. Writing would lose them.
@@ -175,7 +178,7 @@ def taken_up(examples: "list[Example]", out: Path, file: Path, *, labels: bool =
     except RecordsError:  # a file of another kind
         earlier = []
     same = len(earlier) == len(examples)
-    if not same or not all(_goes_on(one, more, labels) for one, more in zip(examples, earlier, strict=True)):
+    if not same or not all(_goes_on(one, more, labels, redone) for one, more in zip(examples, earlier, strict=True)):
         raise UserError(
             f"--out {display_path(out)}: holds other examples than {display_path(file)}, or other judgments.\n"
             "  Give another --out, or move the file away."
@@ -183,13 +186,22 @@ def taken_up(examples: "list[Example]", out: Path, file: Path, *, labels: bool =
     return earlier
 
 
-def _goes_on(given: "Example", earlier: "Example", labels: bool) -> bool:
-    """Return whether the earlier example is the given one, or has only more."""
-    from nlft.data.relabelling import with_label
+def _goes_on(given: "Example", earlier: "Example", labels: bool, redone: Collection[str] = ()) -> bool:
+    """Return whether the earlier example is the given one, or has only more.
+
+    Args:
+        labels, redone: as `taken_up` takes them. With a new judgment, a judge's spans need not agree either.
+    """
+    from nlft.data.relabelling import hand_spans, with_label
 
     if not labels or "verdict" in earlier.extra:
         given = with_label(given, earlier.label)
-    texts = {name: getattr(earlier, name) for name in _ADDED if not getattr(given, name)}
+    if "judgment" in redone:
+        given = replace(given, spans=hand_spans(given))
+    free = {name for name in _ADDED if name in redone or not getattr(given, name)}
+    if set(given.spans) <= set(earlier.spans):  # a judge marks more
+        free.add("spans")
+    texts = {name: getattr(earlier, name) for name in free}
     same = replace(given, **texts, extra={})
     kept = {name: value for name, value in given.extra.items() if name not in VERDICTS}
     return same == replace(earlier, extra={}) and kept.items() <= earlier.extra.items()

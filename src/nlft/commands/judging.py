@@ -57,8 +57,10 @@ def judge(argv: Sequence[str]) -> None:
     settings, *kinds, other = command.parse(argv)
     out = _examples_out(other, settings, kinds)
     with owning_file(out), dry_run_told() if kinds else nullcontext(), keeping_before(out):
-        labels = settings.judge != "human"  # a person may have changed some
-        _judge(taken_up(early.get(other.file), out, other.file, labels=labels), out, settings, kinds)
+        by_hand = settings.judge == "human"  # a person may have changed labels, too
+        redone = {"judgment", *(("spans", "feedback") if by_hand else ())} if settings.overwrite else ()
+        examples = taken_up(early.get(other.file), out, other.file, labels=not by_hand, redone=redone)
+        _judge(examples, out, settings, kinds)
 
 
 def _judge(examples: "list[Example]", out: Path, settings: "JudgeSettings", kinds: list[Any]) -> None:
@@ -183,7 +185,8 @@ def revise(argv: Sequence[str]) -> None:
     settings, *model_settings, other = command.parse(argv)
     out = _examples_out(other, settings, model_settings)
     with owning_file(out):
-        examples = taken_up(early.get(other.file), out, other.file)
+        redone = ("revision",) if settings.overwrite else ()
+        examples = taken_up(early.get(other.file), out, other.file, redone=redone)
         revised = revise_examples(examples, _open(model_settings, settings, out), settings)
         with keeping_before(out):
             write_examples(out, revised.examples)

@@ -15,6 +15,7 @@ from typing import Annotated
 from nlft.config import Range
 from nlft.core.prompts import SystemPromptSettings, as_messages
 from nlft.data.export import NEEDS_JUDGMENTS, Form, TargetSettings, Tool
+from nlft.data.joining import differing, joined
 from nlft.data.records import Example, Question, completion_text, is_unfinished, judge_command, read_examples
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.models.settings import SeedSettings
@@ -101,15 +102,16 @@ def read_pool(
 ) -> Pool:
     """Read the files, in the way that `read_examples` describes, and join their examples.
 
-    If two files hold the same example, the pool holds it once. If a different example has the id of an earlier one,
-    it gets a new id: `gsm8k-7#2`.
+    If two files hold the same reply under one id, the pool holds it once, with what any of them says about it. If a
+    different example has the id of an earlier one, it gets a new id: `gsm8k-7#2`.
 
     Raises:
-        RecordsError: names every record that cannot be used, every example with two different labels, and every
-            wrong example that lacks a judgment although the tool needs one.
+        RecordsError: names every record that cannot be used, every example with two different labels, judgments or
+            other texts, and every wrong example that lacks a judgment although the tool needs one.
     """
     pool: dict[str, Example] = {}
-    seen: dict[tuple[str, str, str], Example] = {}
+    seen: dict[tuple[str, str, str], str] = {}
+    read_from: dict[str, str | Path] = {}
     problems: list[Problem] = []
     remarks = Counter[str]()
     for source in sources:
@@ -121,23 +123,49 @@ def read_pool(
                     why = "ended for a reason that is not known"
                 remarks[f"left out: {why} (--keep_truncated keeps them)"] += 1
                 continue
-            first = seen.setdefault((str(example.id), question_of(example), completion_text(example)), example)
-            if first is not example:
-                remarks["left out: copies of an earlier example"] += 1
-                if first.label != example.label:
-                    what = "is labelled right in one place and wrong in another."
-                    problems.append(Problem(where, what, "Keep only the record with the correct label."))
-                continue
-            marked = settings.to == "nlft" and example.spans
-            if settings.to in NEEDS_JUDGMENTS and not (example.label or example.judgment or marked):
-                cure = f"Run `{judge_command(source)}`, or drop it. sft, kto and reft need no judgments."
-                problems.append(Problem(where, "is wrong and has no judgment.", cure))
             new = _new_id(example.id, pool)
+            key = str(example.id), question_of(example), completion_text(example)
+            if (at := seen.setdefault(key, str(new))) in pool:
+                pool[at] = _with_copy(pool[at], example, where, problems, remarks)
+                continue
             remarks["given a new id, because an earlier example has the same id"] += new != example.id
-            pool[str(new)] = replace(example, id=new)
+            pool[at], read_from[at] = replace(example, id=new), source
+    if settings.to in NEEDS_JUDGMENTS:
+        problems += [
+            Problem(
+                f"{display_path(read_from[at])}: example {shown(example.id)}",
+                "is wrong and has no judgment.",
+                f"Run `{judge_command(read_from[at])}`, or drop it. sft, kto and reft need no judgments.",
+            )
+            for at, example in pool.items()
+            if not (example.label or example.judgment or (settings.to == "nlft" and example.spans))
+        ]
     if problems:
         raise RecordsError(problems)
     return Pool(list(pool.values()), [f"{n} {what}" for what, n in remarks.items() if n])
+
+
+def _with_copy(first: Example, example: Example, where: str, problems: list[Problem], remarks: Counter[str]) -> Example:
+    """Return an example of the pool with what a later record of the same reply adds.
+
+    Args:
+        where: the later record's file and id.
+        problems, remarks: what cannot be joined, and what was done, is added here.
+    """
+    written, others = differing(first, example)
+    if first.label != example.label:
+        what = "is labelled right in one place and wrong in another."
+        problems.append(Problem(where, what, "Keep only the record with the correct label."))
+        return first
+    for name in written:
+        what = f"has another {name} than an earlier record of the same reply."
+        problems.append(Problem(where, what, f"Keep only the record with the correct {name}."))
+    for name in others:
+        remarks[f'have another "{name}" than an earlier record of the same reply: the earlier one stays'] += 1
+    whole = joined(first, example)
+    added = "joined with an earlier record of the same reply, which said less"
+    remarks[added if whole != first else "left out: copies of an earlier example"] += 1
+    return whole
 
 
 def _new_id(id: str | int, taken: Container[str]) -> str | int:

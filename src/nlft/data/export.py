@@ -11,17 +11,17 @@ from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs, as_messages
 from nlft.data.gradable import check_answers
 from nlft.data.records import (
     Example,
+    as_record,
     completion_text,
     json_line,
     revision_text,
     write_examples,
     write_text,
 )
-from nlft.data.span_records import span_rows
 from nlft.data.template_columns import columns_of, with_kwargs
 from nlft.errors import Problem, RecordsError, UserError, display_path
 from nlft.sources.original_records import RIGHT_FROM_SCORE
-from nlft.sources.raw_records import FIELDS, shown
+from nlft.sources.raw_records import FIELDS, TEMPLATE_COLUMNS, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +45,8 @@ class TargetSettings:
 
 
 NEEDS_JUDGMENTS = ("nlft", "original")  # the original project treats a record without a judgment as right
+# What the original project's records hold under the same name as ours.
+_AS_OURS = frozenset(FIELDS) - {"id", "prompt", "completion", "label", "judgment", "answer", "revision"}
 _ROLES: tuple[list[str], ...] = ([], ["user"], ["system"], ["system", "user"])
 
 
@@ -87,16 +89,19 @@ def rows_for(examples: Sequence[Example], to: Tool, *, target: SFTTarget = "answ
         check_trainable(examples, target)
         silent = [e for e in examples if not sft_texts(e, target)]
         rows = [_said(e, text, form) for e in examples for text in sft_texts(e, target)]
-        made = Export(rows, _counted(len(silent), "without a right completion or a revision"))
+        trained = [] if target == "answer" else [e for e in examples if e.label or target == "all-completions"]
+        made = Export(rows, _counted(len(silent), "without a right completion or a revision") + _lost(trained))
     elif to == "kto":
-        revised, marked = ([e for e in examples if e.revision is not None], [e for e in examples if e.spans])
+        revised = [e for e in examples if e.revision is not None]
         rows = [_said(e, completion_text(e), form) | {"label": e.label} for e in examples]
-        notes = [*_counted(len(revised), "lose their revision"), *_counted(len(marked), "lose their spans")]
-        made = Export(rows, notes)
+        made = Export(rows, _counted(len(revised), "lose their revision") + _lost(examples))
     else:
         check_answers(examples, "ReFT")
         rows = _reft_rows(examples, form)
         made = Export(rows, _counted(len(examples) - len(rows), "repeat another one's question and answer"))
+    if form == "text" and to != "original":
+        for name in TEMPLATE_COLUMNS:
+            made.notes += _counted(sum(name in columns_of(e.extra) for e in examples), f"lose their {name}")
     if not made.rows:
         raise UserError(
             "none of the chosen examples has a right completion or a revision.\n"
@@ -177,9 +182,8 @@ def original_rows(examples: Sequence[Example]) -> Export:
                 # The project treats every completion with a judgment as wrong.
                 "judgment": None if example.label else example.judgment,
                 "answer": example.answer,
+                **{name: value for name, value in as_record(example).items() if name in _AS_OURS},
                 **({} if example.revision is None else {"revision": revision_text(example)}),
-                **({} if example.feedback is None else {"feedback": example.feedback}),
-                **({"spans": span_rows(example.spans)} if example.spans else {}),
                 **extra,
             }
         )
@@ -208,6 +212,12 @@ def _extra_of_original(example: Example) -> tuple[dict[str, Any], list[str]]:
     if example.label and example.judgment is not None:
         lost.append("their judgment, because they are right")
     return extra, lost
+
+
+def _lost(examples: Sequence[Example]) -> list[str]:
+    """Count what says how a completion may be trained, and what no row for TRL holds."""
+    marked, kept = sum(bool(e.spans) for e in examples), sum(e.keep for e in examples)
+    return _counted(marked, "lose their spans") + _counted(kept, "lose `keep`, and are trained like the others")
 
 
 def _counted(number: int, what: str) -> list[str]:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.prompts import Message, as_messages, fill_prompt
+from nlft.core.schemes.scheme import Scheme
 from nlft.core.spans import Span, occurrences, replaced_text
 from nlft.data.phrases import word_places
 from nlft.data.records import Example, Question, completion_text, marked_spans, read_examples
@@ -99,18 +101,35 @@ def with_shuffled_judgments(examples: Sequence[Example], seed: int) -> list[Exam
     """Move the judgments of the wrong examples along a random cycle, so that each example gets another one's judgment.
 
     Raises:
-        UserError: fewer than two examples are wrong.
+        UserError: fewer than two wrong examples have a judgment.
     """
-    wrong = [at for at, example in enumerate(examples) if not example.label]
+    wrong = [at for at, example in enumerate(examples) if not example.label and example.judgment]
     if len(wrong) < 2:
         raise UserError(
-            "there are fewer than two wrong examples, so judgments cannot be exchanged.\n  Leave this arm out."
+            "there are fewer than two wrong examples with a judgment, so judgments cannot be exchanged.\n"
+            "  Leave this arm out."
         )
     Random(seed).shuffle(wrong)
     moved = list(examples)
     for here, there in zip(wrong, wrong[1:] + wrong[:1], strict=True):
         moved[here] = replace(examples[here], judgment=examples[there].judgment)
     return moved
+
+
+def with_what_is_read(examples: Sequence[Example], scheme: Scheme, saliency: Any) -> list[Example]:
+    """Leave out the wrong examples that have spans but no judgment, if the scheme reads judgments. Print their number.
+
+    Args:
+        saliency: the scheme's settings.
+    """
+    kept = [example for example in examples if example.label or example.judgment]
+    if len(kept) == len(examples) or "judge" not in scheme.needs(saliency):
+        return list(examples)
+    print(
+        f"      left out, with spans but no judgment, which {scheme.name} reads: {len(examples) - len(kept)} examples",
+        file=sys.stderr,
+    )
+    return kept
 
 
 def with_replacements(examples: Sequence[Example]) -> list[Example]:

@@ -22,7 +22,7 @@ from nlft.core.prompts import SystemPromptSettings
 from nlft.data.records import Example, read_examples, read_questions
 from nlft.data.rules_file import words_of
 from nlft.errors import ConfigError, Problem, UserError
-from nlft.experiments.arm_data import as_prompted, chosen_examples
+from nlft.experiments.arm_data import as_prompted, chosen_examples, with_what_is_read
 from nlft.experiments.arms import Arm
 from nlft.experiments.curves import Curve, Exam
 from nlft.experiments.rule_arms import read_rules_if, with_rules
@@ -193,7 +193,7 @@ class ArmTraining:
         return NLFTTrainer(
             self.net,
             settle(NLFTConfig, common, own, name),
-            self.examples,
+            with_what_is_read(self.examples, get_scheme(scheme), saliency),
             processing_class=self.tokenizer,
             saliency=saliency,
             peft_config=self.lora,

@@ -143,10 +143,12 @@ def sample_stage(folder: Path, job: Job) -> None:
 def judge_stage(folder: Path, job: Job) -> None:
     """Write judged.jsonl: the examples, with judgments of the wrong ones.
 
-    Print which wrong examples are left out because they have no judgment.
+    Print which wrong examples are left out because they have neither a judgment nor spans.
     """
     from nlft.collect import judging
     from nlft.collect.checks_judge import checks_judge
+    from nlft.core.schemes.registry import get_scheme
+    from nlft.experiments.arm_data import with_what_is_read
 
     settings = settings_of(job)
     examples = read_examples(folder / "sampled.jsonl", require_judgment=False)
@@ -158,9 +160,14 @@ def judge_stage(folder: Path, job: Job) -> None:
         more = judging.JudgeSettings(judge="self", seed=settings.seed)
         model = open_answerer_of(job, folder / "judged.calls.jsonl", more.max_new_tokens, more.temperature)
         judged = judging.judge_examples(examples, judging.ModelJudge(model, more.judge_prompt, more.tries))
-    if judged.failed:
-        print(f"      left out, without a usable judgment: {judging.shortened(list(map(str, judged.failed)))}")
-    kept = [e for e in judged.examples if e.label or e.judgment]
+    if open_ids := [str(e.id) for e in judged.examples if judging.is_open(e)]:
+        print(f"      left out, without a usable judgment: {judging.shortened(open_ids)}")
+    kept = [e for e in judged.examples if not judging.is_open(e)]
+    if name := job["settings"].get(
+        "scheme"
+    ):  # rounds train with one scheme; each arm of a comparison leaves out its own
+        scheme = get_scheme(name)
+        kept = with_what_is_read(kept, scheme, scheme.settings(**job["settings"]["saliency"]))
     if not kept:
         raise UserError("no example is right or has a judgment.\n  Judge by hand: nlft judge --judge human.")
     write_examples(folder / "judged.jsonl", kept)
