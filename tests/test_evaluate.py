@@ -82,6 +82,12 @@ def test_draws_follow_the_tempered_distribution():
     np.testing.assert_allclose(counts, (logits[0] / 0.7).softmax(0), atol=0.03)
 
 
+@pytest.mark.parametrize("temperature", [1e-310, 5e-324, 1e-30])
+def test_a_tiny_temperature_draws_the_likeliest_token(temperature):
+    logits = torch.tensor([[1.0, 0.0, -float("inf"), 2.0], [3.0, 1.0, 2.0, -90.0]])
+    assert _Draw(["a", "b"], 0, temperature)(logits, [0, 1]).tolist() == [3, 0]
+
+
 SHOTS = [
     {"role": "user", "content": "What is 1?"},
     {"role": "assistant", "content": "It is 1, as it says."},

@@ -313,9 +313,12 @@ class _Draw:
         digests = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
         bits = [np.random.Philox(key=int.from_bytes(d[:16], "little")) for d in digests]
         self._numbers = [np.random.Generator(b) for b in bits]
-        self._temperature = temperature
+        # CUDA multiplies by the inverse, which must be finite.
+        self._temperature = max(temperature, torch.finfo(torch.double).tiny)
 
     def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
         draws = torch.tensor([self._numbers[row].random() for row in rows], device=logits.device)
-        cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
+        # Divided by a tiny temperature, the highest logit must not be infinite.
+        below = logits.double() - logits.max(-1, keepdim=True).values
+        cumulative = (below / self._temperature).softmax(-1).cumsum(-1)
         return (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1)
