@@ -183,12 +183,14 @@ def may_share(net: PreTrainedModel) -> bool:
 def _goes_on(net: PreTrainedModel) -> bool:
     """Compare the states of two rows that go on from a third with those of the whole rows."""
     decoder, weight = decoder_of(net), next(net.get_input_embeddings().parameters())
-    device, most = weight.device, weight.shape[0]
+    device, most, keyword = weight.device, weight.shape[0], cache_keyword(decoder)
+    if keyword is None:
+        return False
 
     def read(ids: list[list[int]], **given: Any) -> Tensor:
         rows = torch.tensor(ids, device=device) % most
         mask = given.pop("attention_mask", torch.ones_like(rows))
-        given[cache_keyword(decoder)] = given.pop("score_cache", None)
+        given[keyword] = given.pop("score_cache", None)
         states: Tensor = decoder(input_ids=rows, attention_mask=mask, use_cache=False, **given).last_hidden_state
         return states.float()
 
@@ -200,8 +202,18 @@ def _goes_on(net: PreTrainedModel) -> bool:
         return False
     tails = read([[12, 13, 14], [15, 16, 17]], **begun.inputs(torch.ones(2, 3, device=device)))
     whole = [read([[5, 6, 7, 8, 9, 12, 13, 14]])[0, 5:], read([[5, 6, 7, 15, 16, 17]])[0, 3:]]
-    close = 1e-4 if weight.dtype == torch.float32 else 3e-2
-    size = max(float(one.abs().max()) for one in whole)
+    return nearly(list(tails), whole, weight.dtype)
+
+
+def nearly(ones: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Return whether two readings of the same tokens differ by no more than rounding does.
+
+    Args:
+        ones, others: pairs of tensors of one shape.
+        dtype: of the model's weights.
+    """
+    close = 1e-4 if dtype == torch.float32 else 3e-2
+    size = max(float(one.abs().max()) for one in others)
     return all(
-        torch.allclose(one, other, rtol=close, atol=close * size) for one, other in zip(tails, whole, strict=True)
+        torch.allclose(one, other, rtol=close, atol=close * size) for one, other in zip(ones, others, strict=True)
     )
