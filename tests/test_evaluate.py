@@ -22,6 +22,7 @@ from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
 from nlft.errors import UserError
+from nlft.models import decoding
 from nlft.models.answerer import CompletionRequest
 from nlft.models.decoding import Decoder
 from nlft.models.local import LocalModel, _Draw, greedy
@@ -153,6 +154,20 @@ def test_waiting_prompts_take_the_places_of_finished_ones_and_change_no_answer(f
         reads = len(alone) - 3  # each prompt that joins later is read in a call of its own
         assert len(decoded(family, 4)[1]) < in_turns + reads
         assert sum(decoded(family, 4)[1]) == sum(map(len, alone.values()))
+
+
+def test_a_finished_row_is_returned_while_a_slower_one_of_the_last_batch_goes_on(monkeypatch):
+    model, prompts, returned = local(batch_size=8), [[5, 6, 7, 8]] * 4, []
+    monkeypatch.setattr(decoding, "PAUSE", 0)
+    decoder, waiting = (
+        model._decoder(prompts, greedy, lambda row, ids: len(ids) == (9, 2, 4, 2)[row], 0),
+        deque([0, 1, 2, 3]),
+    )
+    with model._answering():
+        while waiting or decoder.alive:
+            done = decoder.run(waiting)
+            returned.append((done, len(decoder.written[0])))
+    assert returned == [([1, 3], 2), ([2], 4), ([0], 9)]
 
 
 def other(family):

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from time import monotonic
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from nlft.models.row_reader import ANY, RowReader, cut
 
 Pick = Callable[[Tensor, list[int]], Tensor]
 """(logits, rows) -> the next token of each of these rows. The logits are (rows, vocabulary), float32."""
+
+PAUSE = 1.0
+"""Seconds that a finished row may wait for others before `run` returns it. To keep a row, a ledger waits for a disk."""
 
 
 class Decoder:
@@ -52,16 +56,17 @@ class Decoder:
         self._mask = torch.zeros(0, 0, dtype=torch.long, device=self.device)  # (rows, cached tokens)
 
     def run(self, waiting: deque[int]) -> list[int]:
-        """Decode until rows have finished and there is room for others, or until none is left. Return those rows.
+        """Decode until rows have finished, or until none is left. Return the finished rows.
 
-        Their tokens are in `written`.
+        Their tokens are in `written`. Return before other rows take their places, and after `PAUSE`.
 
         Args:
             waiting: rows that have not begun. Rows that begin are taken from its left, those of one group together.
         """
         finished: list[int] = []
+        until = monotonic() + PAUSE
         while self.alive or waiting:
-            if finished and self._has_room(waiting):
+            if finished and (monotonic() >= until or self._has_room(waiting)):
                 break
             finished += self.step(waiting)
         return finished
