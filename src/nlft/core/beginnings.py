@@ -18,14 +18,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from nlft.core.conditions import Row
 from nlft.core.heads import decoder_of
 from nlft.core.key_values import cache_keyword
+from nlft.core.rotary import length_rule
 
 WORTH = 0.9
 """Rows are cut if what is left of them, padded, is at most this share of them."""
 
 # Settings of a model whose keys depend on more than the tokens before them: how far a layer sees, which layers share
-# their keys, rotary angles that follow from the row's length.
+# their keys.
 _FAR = ("sliding_window", "attention_chunk_size", "num_kv_shared_layers")
-_OWN_LENGTH = {"dynamic", "longrope"}
 _OF_WEIGHTS = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
 
 
@@ -169,12 +169,11 @@ def may_share(net: PreTrainedModel) -> bool:
     """Return whether a model's configuration lets its rows go on from another row's beginning."""
     config = net.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    ropes = getattr(config, "rope_parameters", None) or {}
     return (
         config._attn_implementation == "sdpa"
         and kinds == {"full_attention"}
         and not any(getattr(config, name, None) for name in _FAR)
-        and ropes.get("rope_type", "default") not in _OWN_LENGTH
+        and length_rule(config) is None
         and any("Rotary" in type(one).__name__ for one in net.modules())
     )
 

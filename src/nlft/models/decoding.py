@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nlft.models.row_reader import ANY, RowReader, cut
+from nlft.models.row_reader import ANY, BEYOND, RowReader, cut
 
 Pick = Callable[[Tensor, list[int]], Tensor]
 """(logits, rows) -> the next token of each of these rows. The logits are (rows, vocabulary), float32."""
@@ -35,6 +35,7 @@ class Decoder:
         size: int,
         pad_token_id: int,
         shared: int,
+        most: int,
         pick: Pick,
         is_over: Callable[[int, list[int]], bool],
     ) -> None:
@@ -44,10 +45,11 @@ class Decoder:
             size: maximum number of rows that are decoded together.
             shared: number of tokens at the start of all prompts. The model reads them once; the padding of shorter
                 prompts comes after them. 0 unless the model takes padding in the middle.
+            most: maximum number of new tokens in a row.
             is_over: (row, its new tokens) -> whether the row is finished.
         """
         self.reader, self.prompts, self.size, self.pad = reader, prompts, size, pad_token_id
-        self.pick, self.is_over = pick, is_over
+        self.most, self.pick, self.is_over = most, pick, is_over
         self.device = reader.device
         self.alive: list[int] = []
         self.written: dict[int, list[int]] = {}
@@ -89,14 +91,15 @@ class Decoder:
         group = self._group(self.alive[0])
         # A prompt alone costs nearly as much time as a few together.
         enough = self.size - len(self.alive) >= max(1, self.size // 4)
-        return enough and self.reader.joins and group == ANY and self._group(waiting[0]) == group
+        return enough and self.reader.joins and group in (ANY, BEYOND) and self._group(waiting[0]) == group
 
     def _group(self, row: int) -> int:
-        return self.reader.group(len(self.prompts[row]))
+        return self.reader.group(len(self.prompts[row]), self.most)
 
     def _begin(self, rows: list[int], group: int) -> list[int]:
         """Read the prompts of new rows, pick their first tokens, and put them below the rows that go on."""
         going, cache, mask = self.alive, self._cache, self._mask
+        self.reader.forget_lengths()
         self.written |= {row: [] for row in rows}
         self._cache = self._prefix_of(len(rows)) if group == ANY else None
         logits = self._read_whole(rows)
@@ -111,7 +114,9 @@ class Decoder:
 
     def _go_on(self) -> list[int]:
         """Pick the next token of each row of the batch."""
-        if self._cache is None:
+        length = len(self.prompts[self.alive[0]]) + len(self.written[self.alive[0]])
+        if self._cache is None or self.reader.forgets(length):
+            self._cache = None
             return self._take(self._read_whole(self.alive), self.alive)
         last = torch.tensor([self.written[row][-1:] for row in self.alive], device=self.device)
         self._mask = pad(self._mask, (0, 1), value=1)

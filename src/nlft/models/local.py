@@ -214,6 +214,7 @@ class LocalModel:
             size=size or self.batch_size,
             pad_token_id=self.encoder.tokenizer.pad_token_id,
             shared=shared,
+            most=self.max_new_tokens,
             pick=pick,
             is_over=stops,
         )
