@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections import deque
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 from helpers import architectures, docs_models, tiny
 from helpers.training import examples, nlft_trainer
 from nlft.cli import main
+from nlft.core.conditions import ConditionEncoder
 from nlft.data.records import write_examples
 from nlft.errors import UserError
 from nlft.models.adapters import adapted, default_targets, lora
 from nlft.models.loading import ModelSettings, default_lora, lora_config
+from nlft.models.local import LocalModel, greedy
 from nlft.runs.run_dir import RunDir
 
 ROWS = {
@@ -23,6 +26,13 @@ ROWS = {
     if "`" in line
 }
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "jamba", "gpt_oss", "phimoe", "llama4_text", "jetmoe"]
+
+# Families that keep more than keys and values of their tokens, or nothing; and one of those that keep these alone.
+STATES = [
+    "llama", "granitemoehybrid", "qwen3_next", "falcon_h1", "jamba", "bamba", "zamba", "zamba2", "lfm2", "lfm2_moe",
+    "rwkv", "minimax", "mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "xlstm", "openai-gpt", "nemotron_h",
+    "qwen3_5_text", "qwen3_5_moe_text",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +55,25 @@ def test_the_page_has_every_family_right_or_refused():
     verdicts = [line.split("|")[3].split(":")[0].strip() for line in ROWS.values()]
     assert set(verdicts) == {"right", "refused"}
     assert verdicts.count("right") > 80
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=() if one in STATES else pytest.mark.long) for one in architectures.FAMILIES]
+)
+def test_a_family_decodes_rows_of_unequal_lengths_and_ends_as_it_reads_each_whole(family):
+    net = architectures.model(family)
+    local = LocalModel(net, ConditionEncoder(tiny.tokenizer()), max_new_tokens=9, batch_size=3)
+    prompts = [[*range(5, 5 + length)] for length in (20, 11, 11, 4, 3)]
+    ends = [9, 2, 5, 1, 4]
+    decoder, waiting = local._decoder(prompts, greedy, lambda row, ids: len(ids) == ends[row], 0), deque(range(5))
+    with local._answering():
+        while waiting or decoder.alive:
+            decoder.run(waiting)
+        for row, prompt in enumerate(prompts):
+            new = decoder.written[row]
+            assert len(new) == ends[row]
+            logits = net(torch.tensor([[*prompt, *new]])).logits[0, len(prompt) - 1 : -1]
+            assert new == logits.argmax(-1).tolist()
 
 
 @pytest.mark.long

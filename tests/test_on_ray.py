@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from threading import Thread
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,8 +18,9 @@ from nlft.experiments.compare import Compare
 from nlft.experiments.demo import write_problems
 from nlft.experiments.on_ray import run_on_ray
 from nlft.experiments.settings import CompareSettings
-from nlft.models.on_ray import check_resources
-from nlft.models.settings import BackendSettings
+from nlft.models.answerer import CompletionRequest
+from nlft.models.on_ray import RayModel, check_resources
+from nlft.models.settings import BackendSettings, ExecutorSettings
 
 
 def grid(folder, model, **more):
@@ -123,6 +125,38 @@ def test_what_is_wrong_with_a_worker_is_said_where_the_command_runs(tmp_path, mo
     assert "no/such" in capsys.readouterr().err
     with pytest.raises(UserError, match="--executor ray with --backend openai"):
         BackendSettings(executor="ray", base_url="http://localhost:1/v1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "tries", "said"),
+    [
+        ("OutOfMemoryError", ["of 7"], 4, "of 7"),
+        ("WorkerCrashedError", [], 4, "--batch_size"),
+        ("RayTaskError", ["answer", "of 7", ValueError()], 1, "of 7"),
+    ],
+)
+def test_a_worker_that_is_lost_in_any_way_is_replaced_and_then_said(kind, words, tries, said):
+    """A fake of Ray's module, each of whose workers is lost; no process is started."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    error, killed = vars(ray.exceptions)[kind](*words), []
+
+    def get(done):
+        raise error
+
+    made = [SimpleNamespace(answer=SimpleNamespace(remote=lambda part: object())) for _ in range(tries)]
+    model = object.__new__(RayModel)
+    model._batch_size, model._system_prompt, model._executor = 2, None, ExecutorSettings(executor="ray", ray_gpus=0)
+    model._idle, left = [], list(made)
+    model._worker = left.pop
+    node = {"Alive": True, "Resources": {"CPU": 1.0}}
+    model._ray = SimpleNamespace(
+        exceptions=ray.exceptions, nodes=lambda: [node], wait=lambda busy, num_returns: (busy, []), get=get,
+        kill=killed.append, cluster_resources=dict,
+    )  # fmt: skip
+    with pytest.raises(NLFTError, match=f"(?s)--executor ray: .*{said}"):
+        list(model.answer([CompletionRequest("a", "What is 1?")]))
+    assert not left
+    assert len(killed) == tries, "a lost worker keeps no place"
 
 
 def test_without_ray_the_message_names_what_to_install(tmp_path, monkeypatch):

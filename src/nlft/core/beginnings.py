@@ -18,14 +18,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from nlft.core.conditions import Row
 from nlft.core.heads import decoder_of
 from nlft.core.key_values import cache_keyword
+from nlft.core.rotary import length_rule
 
 WORTH = 0.9
 """Rows are cut if what is left of them, padded, is at most this share of them."""
 
 # Settings of a model whose keys depend on more than the tokens before them: how far a layer sees, which layers share
-# their keys, rotary angles that follow from the row's length.
+# their keys.
 _FAR = ("sliding_window", "attention_chunk_size", "num_kv_shared_layers")
-_OWN_LENGTH = {"dynamic", "longrope"}
 _OF_WEIGHTS = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
 
 
@@ -169,12 +169,11 @@ def may_share(net: PreTrainedModel) -> bool:
     """Return whether a model's configuration lets its rows go on from another row's beginning."""
     config = net.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    ropes = getattr(config, "rope_parameters", None) or {}
     return (
         config._attn_implementation == "sdpa"
         and kinds == {"full_attention"}
         and not any(getattr(config, name, None) for name in _FAR)
-        and ropes.get("rope_type", "default") not in _OWN_LENGTH
+        and length_rule(config) is None
         and any("Rotary" in type(one).__name__ for one in net.modules())
     )
 
@@ -183,12 +182,14 @@ def may_share(net: PreTrainedModel) -> bool:
 def _goes_on(net: PreTrainedModel) -> bool:
     """Compare the states of two rows that go on from a third with those of the whole rows."""
     decoder, weight = decoder_of(net), next(net.get_input_embeddings().parameters())
-    device, most = weight.device, weight.shape[0]
+    device, most, keyword = weight.device, weight.shape[0], cache_keyword(decoder)
+    if keyword is None:
+        return False
 
     def read(ids: list[list[int]], **given: Any) -> Tensor:
         rows = torch.tensor(ids, device=device) % most
         mask = given.pop("attention_mask", torch.ones_like(rows))
-        given[cache_keyword(decoder)] = given.pop("score_cache", None)
+        given[keyword] = given.pop("score_cache", None)
         states: Tensor = decoder(input_ids=rows, attention_mask=mask, use_cache=False, **given).last_hidden_state
         return states.float()
 
@@ -200,8 +201,18 @@ def _goes_on(net: PreTrainedModel) -> bool:
         return False
     tails = read([[12, 13, 14], [15, 16, 17]], **begun.inputs(torch.ones(2, 3, device=device)))
     whole = [read([[5, 6, 7, 8, 9, 12, 13, 14]])[0, 5:], read([[5, 6, 7, 15, 16, 17]])[0, 3:]]
-    close = 1e-4 if weight.dtype == torch.float32 else 3e-2
-    size = max(float(one.abs().max()) for one in whole)
+    return nearly(list(tails), whole, weight.dtype)
+
+
+def nearly(ones: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Return whether two readings of the same tokens differ by no more than rounding does.
+
+    Args:
+        ones, others: pairs of tensors of one shape.
+        dtype: of the model's weights.
+    """
+    close = 1e-4 if dtype == torch.float32 else 3e-2
+    size = max(float(one.abs().max()) for one in others)
     return all(
-        torch.allclose(one, other, rtol=close, atol=close * size) for one, other in zip(tails, whole, strict=True)
+        torch.allclose(one, other, rtol=close, atol=close * size) for one, other in zip(ones, others, strict=True)
     )

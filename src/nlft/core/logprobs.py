@@ -280,7 +280,9 @@ def _scoring_forward(
     # Look up decoder and head on each call, because PEFT and FSDP replace them after this forward is set.
     decoder = decoder_of(model)
     if score_cache is not None:
-        kwargs[cache_keyword(decoder)] = score_cache
+        keyword = cache_keyword(decoder)
+        assert keyword is not None, "`shares_beginnings` tries this"
+        kwargs[keyword] = score_cache
     states = decoder(*args, **kwargs).last_hidden_state
     labelled = score_labels[:, 1:] != IGNORE_INDEX
     selected = states[:, :-1][labelled]

@@ -128,12 +128,12 @@ class _MaskedFirst:
 
     def __init__(self, rows: Sequence[_Row]) -> None:
         self._banned = [row.masks.get(len(row.ids), set()) for row in rows]
-        self._is_first = True
+        self._begun: set[int] = set()
 
     def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
-        if self._is_first:
+        if first := [at for at, row in enumerate(rows) if row not in self._begun]:
             logits = logits.clone()
-            for at, row in enumerate(rows):
-                logits[at, sorted(self._banned[row])] = -inf
-            self._is_first = False
+            for at in first:
+                logits[at, sorted(self._banned[rows[at]])] = -inf
+            self._begun.update(rows)
         return greedy(logits, rows)

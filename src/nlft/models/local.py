@@ -1,7 +1,6 @@
 """Get answers from a local transformers model: batched by length, greedy or sampled."""
 
 import hashlib
-import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from transformers import PreTrainedModel
 
 from nlft.core.base_below import refuse_leak
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.key_values import cache_keyword, cache_of
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import causal_lm
 from nlft.core.prompts import as_messages
@@ -25,6 +23,7 @@ from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import CompletionRequest, Generated
 from nlft.models.decoding import Decoder, Pick
 from nlft.models.ends import answer_ends
+from nlft.models.row_reader import RowReader
 from nlft.progress import note
 
 
@@ -56,7 +55,7 @@ class LocalModel:
         self.temperature = temperature
         self.seed = seed
         self.max_new_tokens = max_new_tokens
-        self._may_share = _places_are_given(model)
+        self._reader = RowReader(model)
         self._ends = answer_ends(model, encoder)
         self._limits = limits_of(model)
 
@@ -93,7 +92,6 @@ class LocalModel:
         while waiting or decoder.alive:
             with self._answering():
                 done = decoder.run(waiting)
-            self._may_share = decoder.joins
             yield [(i, self.finish(decoder.written.pop(i), len(encoded[i]))) for i in done]
 
     def _prepared(self, requests: Sequence[CompletionRequest]) -> tuple[list[list[int]], deque[int], int]:
@@ -132,7 +130,7 @@ class LocalModel:
         Return 0 if some prompt does not start with these tokens, or if the model cannot share them. Do not count
         further tokens that the texts share by chance, because their number depends on the other requests.
         """
-        if not requests or not self._may_share:
+        if not requests or not self._reader.joins:
             return 0
         *turns, last = as_messages(requests[0].prompt)
         one, other = (
@@ -142,7 +140,6 @@ class LocalModel:
         alike = all(len(ids) > len(prefix) and ids[: len(prefix)] == prefix for ids in encoded)
         return len(prefix) if alike else 0
 
-    @torch.inference_mode()
     def tokens(self, request: CompletionRequest) -> Iterator[int]:
         """Yield the tokens of one answer while the model writes them: those of `answer` to this request alone.
 
@@ -151,30 +148,13 @@ class LocalModel:
         Raises:
             ProblemsError: the model cannot read the prompt; see `answer`.
         """
-        prompt, written = self._prompt_ids(request), list[int]()
+        prompt = self._prompt_ids(request)
         self._check([request], [prompt])
-        pick, cache, keyword = self._picker([request.key]), None, cache_keyword(self.model)
-        device = next(self.model.parameters()).device
-        step = torch.tensor([prompt], device=device)
-        while len(written) < self.max_new_tokens:
-            length = len(prompt) + len(written)
-            places = torch.arange(length - step.shape[1], length, device=device)[None]
-            mask = torch.ones(1, length, dtype=torch.long, device=device)
-            with self._light_head():
-                out = self.model(
-                    input_ids=step,
-                    attention_mask=mask,
-                    position_ids=places,
-                    use_cache=True,
-                    logits_to_keep=1,
-                    **{keyword: cache},
-                )
-            cache = cache_of(out)
-            written.append(int(pick(out.logits[:, -1].float(), [0])))
-            yield written[-1]
-            if self._has_ended(written) or not self._limits.has_room(length + 1):
-                return
-            step = torch.tensor([written[-1:]], device=device)
+        decoder, waiting = self._decoder([prompt], self._picker([request.key]), self._ends_turn, 0), deque([0])
+        while waiting or decoder.alive:
+            with self._answering():
+                decoder.step(waiting)
+            yield decoder.written[0][-1]
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -214,7 +194,6 @@ class LocalModel:
         with self._answering():
             while waiting or decoder.alive:
                 decoder.run(waiting)
-        self._may_share = decoder.joins
         return [decoder.written[row] for row in range(len(prompts))]
 
     def _decoder(
@@ -230,12 +209,12 @@ class LocalModel:
             return len(ids) >= self.max_new_tokens or not room or is_over(row, ids)
 
         return Decoder(
-            self.model,
+            self._reader,
             prompts,
             size=size or self.batch_size,
             pad_token_id=self.encoder.tokenizer.pad_token_id,
             shared=shared,
-            joins=self._may_share,
+            most=self.max_new_tokens,
             pick=pick,
             is_over=stops,
         )
@@ -283,15 +262,6 @@ def base_of(tuned: LocalModel, name: dict[str, Any] | None = None) -> BaseOfAdap
     )
 
 
-def _places_are_given(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the model takes token positions from `position_ids` alone, so that masked padding may stand between.
-
-    MPT measures distances by index. GPT-Neo takes positions, but the window of every second layer uses the index.
-    """
-    base = causal_lm(model)
-    return "position_ids" in inspect.signature(base.forward).parameters and base.config.model_type != "gpt_neo"
-
-
 def _contiguous(head: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # The last position's states are a strided view. Over frozen weights, torch 2.13 multiplies such a view by one copy
     # of the head per row: 5.6 GB for 100 rows of SmolLM2.
@@ -313,9 +283,12 @@ class _Draw:
         digests = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
         bits = [np.random.Philox(key=int.from_bytes(d[:16], "little")) for d in digests]
         self._numbers = [np.random.Generator(b) for b in bits]
-        self._temperature = temperature
+        # CUDA multiplies by the inverse, which must be finite.
+        self._temperature = max(temperature, torch.finfo(torch.double).tiny)
 
     def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
         draws = torch.tensor([self._numbers[row].random() for row in rows], device=logits.device)
-        cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
+        # Divided by a tiny temperature, the highest logit must not be infinite.
+        below = logits.double() - logits.max(-1, keepdim=True).values
+        cumulative = (below / self._temperature).softmax(-1).cumsum(-1)
         return (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1)

@@ -80,13 +80,10 @@ class RayModel:
                 worker, part = busy.pop(done)
                 try:
                     answers, why = self._ray.get(done)
-                except self._ray.exceptions.RayActorError as error:
+                except self._ray.exceptions.RayError as error:
+                    self._ray.kill(worker)  # one that was not lost would keep its place
                     tries[part[0]] = tries.get(part[0], 0) + 1
-                    if tries[part[0]] > TRIES_AGAIN:
-                        raise NLFTError(
-                            f"--executor ray: {tries[part[0]]} workers died while they answered the same "
-                            f"{len(part)} requests: {' '.join(str(error).split())}\n  Lower --batch_size."
-                        ) from error
+                    self._raise_if_again(error, tries[part[0]], len(part))
                     waiting.insert(0, part)
                     continue
                 self._idle.append(worker)
@@ -96,6 +93,17 @@ class RayModel:
         finally:
             for worker, _ in busy.values():
                 self._ray.kill(worker)
+
+    def _raise_if_again(self, error: Exception, tries: int, requests: int) -> None:
+        """Raise if a task failed by itself, or if its workers were lost too often."""
+        said = " ".join(str(error).split())
+        if isinstance(error, self._ray.exceptions.RayTaskError):
+            raise NLFTError(f"--executor ray: a worker failed: {said}") from error
+        if tries > TRIES_AGAIN:
+            raise NLFTError(
+                f"--executor ray: {tries} workers died while they answered the same {requests} requests: {said}\n"
+                "  Lower --batch_size."
+            ) from error
 
     def _length(self, request: CompletionRequest) -> int:
         return estimated_prompt_tokens(request, self._system_prompt)
