@@ -21,6 +21,8 @@ from nlft.core.logprobs import enable_scoring, score
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.snapshot import ConditionSnapshot, Kept, score_conditions
+from nlft.core.spans import Span
+from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
 from nlft.training import condition_cache
@@ -62,10 +64,33 @@ def assert_same_run(one, other):
 def test_a_first_frozen_step_is_that_of_live_conditions(tmp_path, saliency):
     """Before the first step the model is the one that scored, so weights, losses and gradients agree."""
     make = striking.trainer if saliency == "strike" else nlft_trainer
+    assert_same_first_step(tmp_path, make, saliency=saliency)
+
+
+def marked(id, text, replace=None, **more):
+    spans = (Span(at := "a sleek, modern pan".index(text), at + len(text), replace),) if text else ()
+    return Example(id=id, prompt="Describe it.", completion="a sleek, modern pan", spans=spans, answer="-", **more)
+
+
+MARKED = {
+    "two places": [marked("a", "sleek", label=False), marked("b", "modern", label=False)],
+    "two replacements": [marked("a", "sleek", "flat", label=False), marked("b", "sleek", "very flat", label=False)],
+    "two of one length": [marked("a", "sleek", "flat", label=False), marked("b", "sleek", "pan", label=False)],
+    "kept and not": [marked("a", "", label=True), marked("b", "", label=True, keep=True),
+                     marked("c", "sleek", label=False)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MARKED)
+def test_examples_of_one_reply_with_other_marks_have_each_its_own_base(tmp_path, case):
+    assert_same_first_step(tmp_path, striking.trainer, data=MARKED[case])
+
+
+def assert_same_first_step(folder, make, **options):
     found = {}
     for mode in ("live", "frozen"):
-        options = {} if mode == "live" else WHOLE
-        trainer = make(tmp_path / mode, saliency=saliency, condition_logprobs=mode, watch=0, **options)
+        more = {} if mode == "live" else WHOLE
+        trainer = make(folder / mode, condition_logprobs=mode, watch=0, **options, **more)
         trainer.before_first_step(resumes=False)
         features = trainer._as_needed(trainer.builder(trainer.train_dataset[:5]))
         trainer.model.train()

@@ -155,8 +155,9 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
         """
         if self.live or not builder.needs & KEPT:
             return {}
+        plan = builder.plan if "hold" in builder.needs else None
         for snapshot in self.snapshots:
-            if (places := snapshot.places(examples)) is not None:
+            if (places := snapshot.places(examples, plan)) is not None:
                 return builder.known(examples, snapshot, places)
         ids = ", ".join(repr(one.id) for one in examples)
         raise NLFTError(f"the conditions of these examples were not scored together: {ids}.")
