@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptConfig
 
 from helpers import tiny
@@ -283,6 +284,36 @@ def test_answers_of_other_weights_are_not_used_again(tmp_path):
     trained = run(tmp_path, model=model)
     assert trained.answers == run(tmp_path / "fresh", model=model).answers
     assert len((tmp_path / "evaluation.calls.jsonl").read_text().splitlines()) == 2 * len(QUESTIONS)
+
+
+def test_answers_of_another_adapter_scale_or_configuration_are_not_used_again(tmp_path):
+    """In one model: nothing of its weights changes."""
+    net = get_peft_model(tiny.model(), LoraConfig(r=4, lora_alpha=64, target_modules="all-linear"))
+    net.add_adapter("other", LoraConfig(r=4, lora_alpha=64, target_modules="all-linear"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in (one for name, one in net.named_parameters() if ".lora_" in name):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+    def outputs(folder):
+        net.set_adapter("default")
+        yield run(folder, model=net).answers
+        net.set_adapter("other")
+        yield run(folder, model=net).answers
+        with net.disable_adapter():
+            yield run(folder, model=net).answers
+        net.set_adapter("default")
+        for layer in net.modules():
+            if hasattr(layer, "set_scale"):
+                layer.set_scale("default", 0.1)
+        yield run(folder, model=net).answers
+        net.config.rms_norm_eps = 10.0
+        yield run(folder, model=net).answers
+        net.config.rms_norm_eps = 1e-6
+
+    found = list(outputs(tmp_path))
+    assert len((tmp_path / "evaluation.calls.jsonl").read_text().splitlines()) == 5 * len(QUESTIONS)
+    assert len({tuple(one.output for one in some) for some in found[:4]}) == 4
 
 
 def test_an_answerer_is_evaluated_without_a_file_and_a_model_needs_its_tokenizer(tmp_path, monkeypatch):

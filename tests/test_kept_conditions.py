@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import FourierFTConfig, LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from helpers import striking, tiny
@@ -26,7 +26,7 @@ from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
 from nlft.training import condition_cache
-from nlft.training.condition_cache import ConditionCache, weights_digest
+from nlft.training.condition_cache import ConditionCache, fingerprint, model_parts, weights_digest
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 LOOSE = NLFTSettings(mistake_ratio=1.0, mistake_floor=0.0, certain_threshold=0.01, neighbour_similarity=0.3)
@@ -279,6 +279,46 @@ def test_an_adapter_that_changes_nothing_yet_counts_as_none_until_one_weight_is_
 
     assert digest([1.0], [0.0, 0.0]) == digest([2.0], [0.0, 0.0])
     assert digest([1.0], [0.0, 1.0]) != digest([2.0], [0.0, 1.0])
+
+
+def drawn(*configs):
+    """A model with adapters whose weights depend on nothing but their shapes."""
+    net = get_peft_model(tiny.model(), configs[0])
+    for at, config in enumerate(configs[1:]):
+        net.add_adapter(f"more{at}", config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.count("_proj") and ".base_layer." not in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return net
+
+
+SCALES = {
+    "lora": lambda scale: LoraConfig(r=4, lora_alpha=scale, target_modules=["up_proj"]),
+    "loha": lambda scale: LoHaConfig(r=4, alpha=scale, target_modules=["up_proj"]),
+    "lokr": lambda scale: LoKrConfig(r=4, alpha=scale, target_modules=["up_proj"]),
+    "fourierft": lambda scale: FourierFTConfig(n_frequency=50, scaling=float(scale), target_modules=["up_proj"]),
+}
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_an_adapters_scale_is_part_of_the_fingerprint_of_any_kind(kind):
+    one, other = (drawn(SCALES[kind](scale)) for scale in (8, 64))
+    assert weights_digest(one.state_dict().items()) == weights_digest(other.state_dict().items())
+    assert fingerprint(model_parts(one)) == fingerprint(model_parts(drawn(SCALES[kind](8))))
+    assert fingerprint(model_parts(one)) != fingerprint(model_parts(other))
+
+
+def test_which_adapter_is_on_is_part_of_the_fingerprint():
+    net = drawn(*[LoraConfig(r=4, target_modules=["up_proj"])] * 2)
+    first = fingerprint(model_parts(net))
+    net.set_adapter("more0")
+    second = fingerprint(model_parts(net))
+    with net.disable_adapter():
+        assert len({first, second, fingerprint(model_parts(net))}) == 3
+    net.set_adapter("default")
+    assert fingerprint(model_parts(net)) == first
 
 
 def truncate(path):
