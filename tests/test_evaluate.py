@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPTNeoConfig, MiniMaxConfig, MptConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, MiniMaxConfig, MptConfig
 
 from helpers import tiny
 from helpers.fault_proxy import AnsweringServer, answer_to
@@ -22,7 +22,7 @@ from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
-from nlft.errors import UserError
+from nlft.errors import ProblemsError, UserError
 from nlft.models.answerer import CompletionRequest
 from nlft.models.decoding import Decoder
 from nlft.models.local import LocalModel, _Draw, greedy
@@ -393,6 +393,17 @@ def test_where_nothing_can_be_graded_log_likelihoods_are_reported_instead(tmp_pa
             total += float(logp.gather(1, torch.tensor(answer)[:, None]).sum())
             count += len(answer)
     assert abs(summary.answer_logp - total / count) < 1e-5
+
+
+def test_standard_answers_that_the_model_cannot_read_are_all_named_before_anything_is_asked(monkeypatch):
+    monkeypatch.setattr(LocalModel, "answer", lambda *a: pytest.fail("asked the model"))
+    shape = {"vocab_size": tiny.VOCAB, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
+    model = AutoModelForCausalLM.from_config(GPT2Config(**shape, bos_token_id=1, eos_token_id=2))
+    questions = [replace(q, answer="no" * 40 if q.id in ("q1", "q2") else "yes") for q in QUESTIONS[:4]]
+    with pytest.raises(ProblemsError) as caught:
+        evaluate(model, questions, EvaluationSettings(grader="label"), tokenizer=tiny.tokenizer())
+    assert [name for name in ("q0", "q1", "q2", "q3") if f"'{name}'" in str(caught.value)] == ["q1", "q2"]
+    assert "64" in str(caught.value)
 
 
 def test_a_grader_that_does_not_exist_is_told_before_anything_is_asked(tmp_path, monkeypatch):
