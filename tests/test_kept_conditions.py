@@ -475,6 +475,35 @@ def test_held_out_examples_are_scored_apart_and_change_no_training(tmp_path, hom
     assert len(set(evaluated)) == 2
 
 
+def without_events(folder, mode, **settings):
+    args = NLFTConfig(output_dir=str(folder), **{**COMMON, "condition_logprobs": mode, "watch": 0, **settings})
+    trainer = NLFTTrainer(lora(tiny.model()), args, examples(6), examples(9)[6:], processing_class=tiny.tokenizer())
+    trainer.remove_callback(trainer.recorder)
+    return trainer
+
+
+@pytest.mark.parametrize("mode", ["frozen", "epoch"])
+def test_an_evaluation_before_the_training_scores_what_it_needs(tmp_path, home, mode):
+    expected = without_events(tmp_path, "live").evaluate()["eval_loss"]
+    trainer = without_events(tmp_path, mode)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+    other = trainer.train_dataset[1:4]
+    live = without_events(tmp_path, "live").evaluate(other)["eval_loss"]
+    assert trainer.evaluate(other)["eval_loss"] == pytest.approx(live, abs=1e-5)
+    assert len(list(home.glob("*"))) == (2 if mode == "frozen" else 0)
+    trainer.train()
+    assert len(trainer.kept.snapshots) == 2
+    assert [trainer.evaluate(given)["eval_loss"] > 0 for given in (None, other[:2])] == [True, True]
+
+
+def test_frozen_refuses_to_score_other_examples_with_the_trained_model(tmp_path):
+    trainer = without_events(tmp_path, "frozen", max_steps=1)
+    trainer.train()
+    other = nlft_trainer(tmp_path / "other", data=examples(12)[9:]).train_dataset
+    with pytest.raises(UserError, match="--condition_logprobs frozen"):
+        trainer.evaluate(other)
+
+
 # Schemes
 
 
