@@ -115,6 +115,9 @@ def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviati
         # Older versions recorded the weights alone.
         other = all("config_sha256" in one for one in (was, now)) and was["config_sha256"] != now["config_sha256"]
         if other or (was.get("sha256") or was.get("name")) != (now.get("sha256") or now.get("name")):
+            was, now = (
+                {name: value[:16] if "sha" in name else value for name, value in one.items()} for one in (was, now)
+            )
             yield Deviation("starting adapter", was or None, now or None, "Restore the old weights and configuration.")
 
 
