@@ -245,6 +245,21 @@ def test_an_adapter_of_another_base_is_used_with_a_warning_that_names_both(model
     assert str(model) in told
 
 
+def test_a_change_of_any_tensor_of_a_large_file_is_another_fingerprint(tmp_path):
+    """The samples of the whole file lie 16 KiB apart, so most of the small tensors lie between two of them."""
+    tensors = {f"layer.{at}.weight": torch.zeros(count) for at, count in enumerate([10**6, *[300] * 20, 9000])}
+    save_file(tensors, tmp_path / WEIGHTS)
+    seen = {weights_fingerprint(str(tmp_path), None)}
+    for name, tensor in tensors.items():
+        save_file({**tensors, name: torch.ones_like(tensor)}, tmp_path / WEIGHTS)
+        seen.add(weights_fingerprint(str(tmp_path), None))
+    save_file({**tensors, "layer.x.weight": torch.zeros(300)}, tmp_path / WEIGHTS)
+    seen.add(weights_fingerprint(str(tmp_path), None))
+    assert len(seen) == len(tensors) + 2
+    (tmp_path / WEIGHTS).write_bytes(b"\xff" * 100)
+    assert weights_fingerprint(str(tmp_path), None) not in seen
+
+
 def test_a_runs_base_is_known_by_its_weights_wherever_it_lies(model, adapter, tmp_path, capsys):
     run = RunDir(tmp_path / "run")
     shutil.move(adapter, run.adapter_path)

@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoConfig, LlamaConfig, MiniMaxConfig, MptConfig, Phi3Config
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MiniMaxConfig,
+    MptConfig,
+    Phi3Config,
+)
 
 from helpers import tiny
 from helpers.fault_proxy import AnsweringServer, answer_to
@@ -21,7 +30,7 @@ from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.logprobs import enable_scoring
 from nlft.data.records import Question
-from nlft.errors import UserError
+from nlft.errors import ProblemsError, UserError
 from nlft.models import decoding
 from nlft.models.answerer import CompletionRequest
 from nlft.models.decoding import Decoder
@@ -351,6 +360,36 @@ def test_answers_of_other_weights_are_not_used_again(tmp_path):
     assert len((tmp_path / "evaluation.calls.jsonl").read_text().splitlines()) == 2 * len(QUESTIONS)
 
 
+def test_answers_of_another_adapter_scale_or_configuration_are_not_used_again(tmp_path):
+    """In one model: nothing of its weights changes."""
+    net = get_peft_model(tiny.model(), LoraConfig(r=4, lora_alpha=64, target_modules="all-linear"))
+    net.add_adapter("other", LoraConfig(r=4, lora_alpha=64, target_modules="all-linear"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in (one for name, one in net.named_parameters() if ".lora_" in name):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+    def outputs(folder):
+        net.set_adapter("default")
+        yield run(folder, model=net).answers
+        net.set_adapter("other")
+        yield run(folder, model=net).answers
+        with net.disable_adapter():
+            yield run(folder, model=net).answers
+        net.set_adapter("default")
+        for layer in net.modules():
+            if hasattr(layer, "set_scale"):
+                layer.set_scale("default", 0.1)
+        yield run(folder, model=net).answers
+        net.config.rms_norm_eps = 10.0
+        yield run(folder, model=net).answers
+        net.config.rms_norm_eps = 1e-6
+
+    found = list(outputs(tmp_path))
+    assert len((tmp_path / "evaluation.calls.jsonl").read_text().splitlines()) == 5 * len(QUESTIONS)
+    assert len({tuple(one.output for one in some) for some in found[:4]}) == 4
+
+
 def test_an_answerer_is_evaluated_without_a_file_and_a_model_needs_its_tokenizer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = evaluate(local(max_new_tokens=8), QUESTIONS[:3])
@@ -428,6 +467,17 @@ def test_where_nothing_can_be_graded_log_likelihoods_are_reported_instead(tmp_pa
             total += float(logp.gather(1, torch.tensor(answer)[:, None]).sum())
             count += len(answer)
     assert abs(summary.answer_logp - total / count) < 1e-5
+
+
+def test_standard_answers_that_the_model_cannot_read_are_all_named_before_anything_is_asked(monkeypatch):
+    monkeypatch.setattr(LocalModel, "answer", lambda *a: pytest.fail("asked the model"))
+    shape = {"vocab_size": tiny.VOCAB, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
+    model = AutoModelForCausalLM.from_config(GPT2Config(**shape, bos_token_id=1, eos_token_id=2))
+    questions = [replace(q, answer="no" * 40 if q.id in ("q1", "q2") else "yes") for q in QUESTIONS[:4]]
+    with pytest.raises(ProblemsError) as caught:
+        evaluate(model, questions, EvaluationSettings(grader="label"), tokenizer=tiny.tokenizer())
+    assert [name for name in ("q0", "q1", "q2", "q3") if f"'{name}'" in str(caught.value)] == ["q1", "q2"]
+    assert "64" in str(caught.value)
 
 
 def test_a_grader_that_does_not_exist_is_told_before_anything_is_asked(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import FourierFTConfig, LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from helpers import striking, tiny
@@ -21,10 +21,12 @@ from nlft.core.logprobs import enable_scoring, score
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.snapshot import ConditionSnapshot, Kept, score_conditions
+from nlft.core.spans import Span
+from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.runs.run_dir import RunDir
 from nlft.training import condition_cache
-from nlft.training.condition_cache import ConditionCache, weights_digest
+from nlft.training.condition_cache import ConditionCache, fingerprint, model_parts, weights_digest
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 LOOSE = NLFTSettings(mistake_ratio=1.0, mistake_floor=0.0, certain_threshold=0.01, neighbour_similarity=0.3)
@@ -62,10 +64,33 @@ def assert_same_run(one, other):
 def test_a_first_frozen_step_is_that_of_live_conditions(tmp_path, saliency):
     """Before the first step the model is the one that scored, so weights, losses and gradients agree."""
     make = striking.trainer if saliency == "strike" else nlft_trainer
+    assert_same_first_step(tmp_path, make, saliency=saliency)
+
+
+def marked(id, text, replace=None, **more):
+    spans = (Span(at := "a sleek, modern pan".index(text), at + len(text), replace),) if text else ()
+    return Example(id=id, prompt="Describe it.", completion="a sleek, modern pan", spans=spans, answer="-", **more)
+
+
+MARKED = {
+    "two places": [marked("a", "sleek", label=False), marked("b", "modern", label=False)],
+    "two replacements": [marked("a", "sleek", "flat", label=False), marked("b", "sleek", "very flat", label=False)],
+    "two of one length": [marked("a", "sleek", "flat", label=False), marked("b", "sleek", "pan", label=False)],
+    "kept and not": [marked("a", "", label=True), marked("b", "", label=True, keep=True),
+                     marked("c", "sleek", label=False)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MARKED)
+def test_examples_of_one_reply_with_other_marks_have_each_its_own_base(tmp_path, case):
+    assert_same_first_step(tmp_path, striking.trainer, data=MARKED[case])
+
+
+def assert_same_first_step(folder, make, **options):
     found = {}
     for mode in ("live", "frozen"):
-        options = {} if mode == "live" else WHOLE
-        trainer = make(tmp_path / mode, saliency=saliency, condition_logprobs=mode, watch=0, **options)
+        more = {} if mode == "live" else WHOLE
+        trainer = make(folder / mode, condition_logprobs=mode, watch=0, **options, **more)
         trainer.before_first_step(resumes=False)
         features = trainer._as_needed(trainer.builder(trainer.train_dataset[:5]))
         trainer.model.train()
@@ -256,6 +281,46 @@ def test_an_adapter_that_changes_nothing_yet_counts_as_none_until_one_weight_is_
     assert digest([1.0], [0.0, 1.0]) != digest([2.0], [0.0, 1.0])
 
 
+def drawn(*configs):
+    """A model with adapters whose weights depend on nothing but their shapes."""
+    net = get_peft_model(tiny.model(), configs[0])
+    for at, config in enumerate(configs[1:]):
+        net.add_adapter(f"more{at}", config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.count("_proj") and ".base_layer." not in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return net
+
+
+SCALES = {
+    "lora": lambda scale: LoraConfig(r=4, lora_alpha=scale, target_modules=["up_proj"]),
+    "loha": lambda scale: LoHaConfig(r=4, alpha=scale, target_modules=["up_proj"]),
+    "lokr": lambda scale: LoKrConfig(r=4, alpha=scale, target_modules=["up_proj"]),
+    "fourierft": lambda scale: FourierFTConfig(n_frequency=50, scaling=float(scale), target_modules=["up_proj"]),
+}
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_an_adapters_scale_is_part_of_the_fingerprint_of_any_kind(kind):
+    one, other = (drawn(SCALES[kind](scale)) for scale in (8, 64))
+    assert weights_digest(one.state_dict().items()) == weights_digest(other.state_dict().items())
+    assert fingerprint(model_parts(one)) == fingerprint(model_parts(drawn(SCALES[kind](8))))
+    assert fingerprint(model_parts(one)) != fingerprint(model_parts(other))
+
+
+def test_which_adapter_is_on_is_part_of_the_fingerprint():
+    net = drawn(*[LoraConfig(r=4, target_modules=["up_proj"])] * 2)
+    first = fingerprint(model_parts(net))
+    net.set_adapter("more0")
+    second = fingerprint(model_parts(net))
+    with net.disable_adapter():
+        assert len({first, second, fingerprint(model_parts(net))}) == 3
+    net.set_adapter("default")
+    assert fingerprint(model_parts(net)) == first
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-40])
 
@@ -372,6 +437,33 @@ def test_a_resumed_run_has_the_scores_of_the_whole_one(tmp_path, home, mode, ste
     assert_same_run(whole, again)
 
 
+def started(folder, mode, scale, sha):
+    """A training that began with an adapter, in memory and by its record."""
+    net = lora(tiny.model(), init_lora_weights=False)
+    with torch.no_grad():
+        next(p for name, p in net.named_parameters() if "lora_B" in name).mul_(scale)
+    trainer = nlft_trainer(folder, model=net, condition_logprobs=mode, watch=0, max_steps=2, **EACH)
+    trainer.record["starting_adapter"] = sha and {"name": "mine", "sha256": sha}
+    return trainer
+
+
+@pytest.mark.parametrize("sha", [None, "ab"])
+def test_frozen_goes_on_only_with_the_model_that_scored(tmp_path, home, sha):
+    """Whether the record names the adapter, as that of a command, or not."""
+    started(tmp_path / "run", "frozen", 1.0, sha).train()
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "checkpoint-1")
+    for scale, now in ((1.0, sha), (2.0, sha and "cd")):
+        again = started(tmp_path / "run", "frozen", scale, now)
+        again.args.learning_rate *= 2
+        again.record["training"]["learning_rate"] *= 2
+        if scale == 1.0:
+            again.train(resume_from_checkpoint=checkpoint, anyway=True)
+            continue
+        with pytest.raises(UserError, match="starting adapter" if sha else "--condition_logprobs frozen"):
+            again.train(resume_from_checkpoint=checkpoint, anyway=True)
+    assert len(list(home.iterdir())) == 1
+
+
 def test_epoch_scores_again_at_each_epochs_start_and_frozen_never(tmp_path):
     read = {}
     for mode in ("epoch", "frozen"):
@@ -408,6 +500,35 @@ def test_held_out_examples_are_scored_apart_and_change_no_training(tmp_path, hom
     assert len(list(home.iterdir())) == 2
     evaluated = [log["eval_loss"] for log in other.state.log_history if "eval_loss" in log]
     assert len(set(evaluated)) == 2
+
+
+def without_events(folder, mode, **settings):
+    args = NLFTConfig(output_dir=str(folder), **{**COMMON, "condition_logprobs": mode, "watch": 0, **settings})
+    trainer = NLFTTrainer(lora(tiny.model()), args, examples(6), examples(9)[6:], processing_class=tiny.tokenizer())
+    trainer.remove_callback(trainer.recorder)
+    return trainer
+
+
+@pytest.mark.parametrize("mode", ["frozen", "epoch"])
+def test_an_evaluation_before_the_training_scores_what_it_needs(tmp_path, home, mode):
+    expected = without_events(tmp_path, "live").evaluate()["eval_loss"]
+    trainer = without_events(tmp_path, mode)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+    other = trainer.train_dataset[1:4]
+    live = without_events(tmp_path, "live").evaluate(other)["eval_loss"]
+    assert trainer.evaluate(other)["eval_loss"] == pytest.approx(live, abs=1e-5)
+    assert len(list(home.glob("*"))) == (2 if mode == "frozen" else 0)
+    trainer.train()
+    assert len(trainer.kept.snapshots) == 2
+    assert [trainer.evaluate(given)["eval_loss"] > 0 for given in (None, other[:2])] == [True, True]
+
+
+def test_frozen_refuses_to_score_other_examples_with_the_trained_model(tmp_path):
+    trainer = without_events(tmp_path, "frozen", max_steps=1)
+    trainer.train()
+    other = nlft_trainer(tmp_path / "other", data=examples(12)[9:]).train_dataset
+    with pytest.raises(UserError, match="--condition_logprobs frozen"):
+        trainer.evaluate(other)
 
 
 # Schemes

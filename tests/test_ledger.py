@@ -1,6 +1,7 @@
 """The ledger of calls: what is kept, what is asked again, and what stops; through faults, limits and kill -9."""
 
 import http.client
+import itertools
 import json
 import os
 import random
@@ -634,6 +635,45 @@ def test_a_local_models_answers_are_kept_and_asked_for_again_if_its_weights_chan
         logged.append(len(lines(tmp_path / "examples.calls.jsonl")))
     assert logged == [QUESTIONS, QUESTIONS, 2 * QUESTIONS]
     assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_files_beside_the_weights_make_other_answers_too(tmp_path, monkeypatch):
+    """The base's configuration and tokenizer, an adapter's scale, and the commit of a hub adapter."""
+    from helpers import tiny
+    from helpers.training import lora
+    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+    from nlft.models.opening import local_name
+
+    base, hub = tmp_path / "base", tmp_path / "hub" / "models--me--mine"
+    tiny.model().save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    for commit, zeros in (("1" * 40, False), ("2" * 40, True)):
+        lora(tiny.model(), init_lora_weights=zeros).save_pretrained(hub / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.parent))
+
+    def edit(path, **changed):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+    def name(adapter):
+        settings = ModelSettings(model_name_or_path=str(base), dtype="float32", adapter=adapter)
+        return local_name(settings, load_model(replace(settings, adapter=None), trainable=False), load_tokenizer(
+            replace(settings, adapter=None)))  # fmt: skip
+
+    (hub / "refs").mkdir()
+    folder, found = str(hub / "snapshots" / ("1" * 40)), []
+    for change in (
+        lambda: (hub / "refs" / "main").write_text("1" * 40),
+        lambda: (hub / "refs" / "main").write_text("2" * 40),
+        lambda: edit(Path(folder) / "adapter_config.json", lora_alpha=99),
+        lambda: edit(base / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 10.0}),
+        lambda: edit(base / "tokenizer_config.json", model_max_length=7),
+    ):
+        change()
+        found.append([name("me/mine"), name(folder)])
+    differs = [[one != other for one, other in zip(*pair, strict=True)] for pair in itertools.pairwise(found)]
+    assert differs == [[True, False], [False, True], [True, True], [True, True]]
+    edit(Path(folder) / "adapter_config.json", base_model_name_or_path="elsewhere", peft_version="9")
+    assert [name("me/mine"), name(folder)] == found[-1], "then the adapter is the same"
 
 
 def run_sample(questions, url, *more, env=()):

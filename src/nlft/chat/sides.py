@@ -13,7 +13,8 @@ from nlft.core.hold import adapter_off
 from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs, fill_prompt
 from nlft.errors import NLFTError, display_path
 from nlft.models.answerer import CompletionRequest, Generated
-from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
+from nlft.models.fingerprints import adapter_fingerprint
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.models.local import LocalModel
 from nlft.models.saved_adapters import add_adapter
 from nlft.models.trained_on import other_base

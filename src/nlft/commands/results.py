@@ -129,7 +129,7 @@ def _evaluated(
     )
     about = {"model": model_settings.model_name_or_path, "adapter": None, "file": str(file)}
     if adapter:
-        from nlft.models.loading import adapter_fingerprint  # brings torch, which asking a server does without
+        from nlft.models.fingerprints import adapter_fingerprint  # brings torch, which asking a server does without
 
         about["adapter"] = adapter_fingerprint(adapter)
     if settings.collateral:

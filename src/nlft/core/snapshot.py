@@ -1,12 +1,12 @@
 """What is kept of scored examples, so that a training step needs no pass for the conditions and the base.
 
-A snapshot holds flat tensors over the tokens of a list of examples. It finds an example by its token ids, so it cannot
-give one example's scores to another.
+A snapshot holds flat tensors over the tokens of a list of examples. It finds an example by its token ids, and a held
+base also by what the plan marks, so it cannot give one example's scores to another.
 """
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -97,17 +97,19 @@ class ConditionSnapshot:
 
     Attributes:
         tensors: `keys` (N, 16) uint8 and `lengths` (N,); `base`, and if kept `standard` and `judge`, (T,) float32;
-            `band` (T, 17) float16; `held` (N,), the places of each example's held rows, and `top_NAME` for each field
-            of `TopParts`.
+            `band` (T, 17) float16; `marks` (N, 16) uint8, the held rows' keys, `held` (N,), their places, and
+            `top_NAME` for each field of `TopParts`.
     """
 
     tensors: Mapping[str, Tensor]
 
     @cached_property
     def _index(self) -> dict[bytes, int]:
-        # Of equal examples the first one counts.
-        keys = self.tensors["keys"].numpy()
-        return {keys[at].tobytes(): at for at in reversed(range(len(keys)))}
+        return _places_of(self.tensors["keys"])
+
+    @cached_property
+    def _held_index(self) -> dict[bytes, int]:
+        return _places_of(torch.cat([self.tensors["keys"], self.tensors["marks"]], 1))
 
     @cached_property
     def _starts(self) -> dict[str, list[int]]:
@@ -119,9 +121,16 @@ class ConditionSnapshot:
             ends["kept"] = [kept[place] for place in ends["place"]]
         return ends
 
-    def places(self, examples: Sequence[EncodedExample]) -> list[int] | None:
-        """Return the examples' places, or None if the snapshot lacks one of them."""
-        found = [self._index.get(example_key(one)) for one in examples]
+    def places(self, examples: Sequence[EncodedExample], plan: Plan | None = None) -> list[int] | None:
+        """Return the examples' places, or None if the snapshot lacks one of them.
+
+        Args:
+            plan: what the held base is used for, if it is read. One reply may have two examples with other marks.
+        """
+        if plan is None:
+            found = [self._index.get(example_key(one)) for one in examples]
+        else:
+            found = [self._held_index.get(example_key(one) + _held_key(plan, one)) for one in examples]
         return None if None in found else [at for at in found if at is not None]
 
     def scores(self, name: str, at: int) -> Tensor:
@@ -146,15 +155,28 @@ def example_key(example: EncodedExample) -> bytes:
 def plan_digest(plan: Plan, examples: Sequence[EncodedExample]) -> bytes:
     """Return 16 bytes that stand for the held rows and their marks: where the base is read, and what it loses there."""
     found = hashlib.blake2b(repr((plan.words, plan.temperature)).encode(), digest_size=16)
-    sets: dict[tuple[int, ...], int] = {}
     for example in examples:
-        for one in plan.rows(example):
-            found.update(array("q", [one.start, *one.ids, *one.labels]).tobytes())
-        for marks in plan.marks(example):
-            bans = [sets.setdefault(ids, len(sets)) for ids in marks.bans]
-            found.update(array("q", [len(bans), *marks.roles, *bans]).tobytes())
+        found.update(_held_key(plan, example))
+    return found.digest()
+
+
+def _held_key(plan: Plan, example: EncodedExample) -> bytes:
+    """Return 16 bytes that stand for one example's held rows and their marks."""
+    found = hashlib.blake2b(digest_size=16)
+    for one in plan.rows(example):
+        found.update(array("q", [one.start, len(one.ids), *one.ids, *one.labels]).tobytes())
+    sets: dict[tuple[int, ...], int] = {}
+    for marks in plan.marks(example):
+        bans = [sets.setdefault(ids, len(sets)) for ids in marks.bans]
+        found.update(array("q", [len(bans), *marks.roles, *bans]).tobytes())
     found.update(repr(list(sets)).encode())
     return found.digest()
+
+
+def _places_of(keys: Tensor) -> dict[bytes, int]:
+    """Return the place of each key, of (N, bytes) uint8. Of equal examples the first one counts."""
+    rows = keys.numpy()
+    return {rows[at].tobytes(): at for at in reversed(range(len(rows)))}
 
 
 @dataclass(frozen=True)
@@ -277,9 +299,8 @@ def _scored(
 
 def _assembled(examples: Sequence[EncodedExample], kept: Kept, scored: _Scored) -> ConditionSnapshot:
     count = len(examples)
-    keys = np.frombuffer(b"".join(map(example_key, examples)), dtype=np.uint8).reshape(count, 16)
     tensors = {
-        "keys": torch.from_numpy(keys.copy()),
+        "keys": _stacked(example_key(one) for one in examples),
         "lengths": torch.tensor([len(one.completion) for one in examples]),
         "base": torch.cat([scored["base", at, 0] for at in range(count)]),
     }
@@ -289,9 +310,15 @@ def _assembled(examples: Sequence[EncodedExample], kept: Kept, scored: _Scored) 
         rows = [[scored["held", at, place] for place in range(1 + len(kept.plan.rows(one)))]
                 for at, one in enumerate(examples)]  # fmt: skip
         top = TopParts.joined([part for parts in rows for part in parts])
+        tensors["marks"] = _stacked(_held_key(kept.plan, one) for one in examples)
         tensors["held"] = torch.tensor([sum(len(part.counts) for part in parts) for parts in rows])
         tensors |= {_TOP + name: value for name, value in vars(top).items()}
     return ConditionSnapshot(tensors)
+
+
+def _stacked(keys: Iterable[bytes]) -> Tensor:
+    """Return keys of 16 bytes as (N, 16) uint8."""
+    return torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16).copy())
 
 
 def _ends(counts: Tensor) -> list[int]:

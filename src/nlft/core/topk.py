@@ -82,7 +82,7 @@ def top_parts(base: BaseTargets, wanted: Tensor, head: Head, *, mass: float, mos
     Args:
         base: see `BaseTargets`; q has no banned token, and the temperature of its place.
         wanted: (n,) bool. Other places get no target.
-        mass: least share of q that the kept tokens hold, from 0 to 1.
+        mass: least share of q that the kept tokens hold, from 0 to 1. 0 keeps the likeliest token alone.
         most: largest number of kept tokens. Where q is flat, they hold less than `mass`.
 
     Returns:
@@ -108,8 +108,9 @@ def _likeliest(log_q: Tensor, mass: float, most: int) -> tuple[Tensor, Tensor, T
     """Return counts, ids and log q of the kept tokens, and the log mass of the others, of (n, vocabulary) log q."""
     values, order = log_q.topk(min(most, log_q.shape[1]), dim=1)
     before = values.exp().cumsum(1) - values.exp()
-    # A kept token is one before which less than `mass` is reached. A banned token has q = 0 and is never kept.
-    kept = (before < mass) & (values > -torch.inf)
+    # A kept token is one before which less than `mass` is reached. Even a mass of 0 keeps the first: a place without a
+    # kept token has no target. A banned token has q = 0 and is never kept.
+    kept = ((before < mass) | (torch.arange(before.shape[1], device=before.device) == 0)) & (values > -torch.inf)
     tail = log_q.scatter(1, order, values.masked_fill(kept, -torch.inf)).logsumexp(1)
     return kept.sum(1), order[kept], values[kept], tail
 

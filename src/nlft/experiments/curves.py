@@ -25,10 +25,11 @@ from nlft.experiments.stages import asked_text, question_asked
 from nlft.files import json_bytes, write_whole
 from nlft.models.answerer import Answerer, CompletionRequest, complete
 from nlft.models.banning import BanningModel, ban_outcome
+from nlft.models.fingerprints import adapter_fingerprint
 from nlft.models.ledger import Ledgered
 from nlft.models.ledger_file import Ledger
 from nlft.models.loaded import loaded_answerer
-from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.loading import ModelSettings
 from nlft.models.local import LocalModel, base_of
 from nlft.models.opening import local_name
 from nlft.models.saved_adapters import WEIGHTS

@@ -280,7 +280,8 @@ def _train_round(folder: Path, job: Job, number: int, run: RunDir) -> None:
 
 def evaluate_round(folder: Path, job: Job, number: int, name: str) -> None:
     """Write the trained model's greedy answers to the held-out questions, or to those of training, as `name`."""
-    from nlft.models.loading import ModelSettings, adapter_fingerprint, load_model, load_tokenizer
+    from nlft.models.fingerprints import adapter_fingerprint
+    from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 
     given = job["model"] if number == 0 else {**job["model"], "adapter": str(folder / "run")}
     model = ModelSettings(**given)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import NO_INPUTS, TemplateInputs, Templates
+from nlft.models.fingerprints import adapter_parts, config_digest, digest_of
 from nlft.models.local import LocalModel
 
 _SAMPLED = 1024  # values per tensor: training changes all values of a tensor that it trains
@@ -24,8 +25,8 @@ def loaded_answerer(
 ) -> LocalModel:
     """Make an answerer of a loaded transformers or PEFT model. It answers greedily.
 
-    Its identity has a digest of the weights. So a ledger returns only answers of these weights, even if the model is
-    trained between two calls.
+    Its identity has digests of the weights, the configuration and the adapters that are on. So a ledger returns only
+    answers of the model as it is now, even if it is trained or its adapters are switched between two calls.
 
     Args:
         max_new_tokens: maximum length of an answer, in tokens.
@@ -37,6 +38,8 @@ def loaded_answerer(
     name = {
         "model": getattr(model.config, "_name_or_path", ""),
         "weights": weights_digest(model),
+        "config": config_digest(model),
+        "adapters": digest_of(adapter_parts(model)),
         "chat_template": tokenizer.chat_template,
     }
     return LocalModel(model, encoder, max_new_tokens=max_new_tokens, batch_size=batch_size, name=name)

@@ -14,14 +14,13 @@ from transformers.utils import logging
 from nlft.core.conditions import end_of_turn_id
 from nlft.core.heads import DEFAULT_CHUNK_BYTES
 from nlft.core.logprobs import enable_scoring
-from nlft.digests import sha256_of
 from nlft.errors import UserError
 from nlft.models.adapters import lora, target_names
 from nlft.models.machine import fast_dtype
 from nlft.models.named import NamedModel
 from nlft.models.own_tokenizer import own_tokenizer
 from nlft.models.quantising import check_quantization, freeze_quantised, quantization_config
-from nlft.models.saved_adapters import WEIGHTS, adapter_folder, add_adapter, check_layer_names
+from nlft.models.saved_adapters import add_adapter, check_layer_names
 from nlft.models.trained_on import note_other_base
 from nlft.models.weights_check import check_loaded, loaded
 
@@ -78,17 +77,6 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     # First, since the adapter of another base may not fit.
     note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
     return add_adapter(model, settings.adapter, trainable=trainable)
-
-
-def adapter_fingerprint(adapter: str | None) -> dict[str, str] | None:
-    """Identify an adapter by its name and, if it is on this machine, by the SHA-256 of its weights."""
-    if adapter is None:
-        return None
-    weights = Path(adapter_folder(adapter)) / WEIGHTS
-    fingerprint = {"name": adapter}
-    if weights.is_file():
-        fingerprint["sha256"] = sha256_of(weights)
-    return fingerprint
 
 
 def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:

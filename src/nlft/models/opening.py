@@ -119,21 +119,23 @@ def _local_model(settings: "NamedModel", templates: Templates, batch_size: int, 
 
 
 def local_name(settings: "NamedModel", model: Any, tokenizer: Any) -> dict[str, Any]:
-    """Return how an answerer's identity names the model that the settings load: weights, adapter, chat template.
+    """Return how an answerer's identity names the model that the settings load, by the content of its files.
 
     Args:
         model: the loaded model.
         tokenizer: its tokenizer.
     """
-    from nlft.models.loading import adapter_fingerprint
+    from nlft.models.fingerprints import adapter_fingerprint, adapter_on_disk, config_digest, tokenizer_fingerprint
     from nlft.models.weights_check import weights_fingerprint
 
-    path = str(settings.model_name_or_path)
+    path, adapter = str(settings.model_name_or_path), settings.adapter
     return {
         "model": settings.model_name_or_path,
         "weights": weights_fingerprint(path, getattr(model.config, "_commit_hash", None)),
+        "config": config_digest(model),
         "bits": 4 if settings.load_in_4bit else 8 if settings.load_in_8bit else None,
-        "adapter": adapter_fingerprint(settings.adapter),
+        "adapter": adapter_fingerprint(adapter),
+        "tokenizer": tokenizer_fingerprint(Path(path), adapter_on_disk(adapter) if adapter else None),
         "chat_template": tokenizer.chat_template,
     }
 

@@ -15,7 +15,7 @@ from nlft.models.weights_check import check_files, check_finite, loaded
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-_TOKENIZER = (
+TOKENIZER = (
     "tokenizer*",
     "chat_template.jinja",
     "additional_chat_templates/*",
@@ -102,7 +102,7 @@ def adapter_files(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch() -> str:
-        return str(snapshot_download(adapter, allow_patterns=[CONFIG, WEIGHTS, *_TOKENIZER]))
+        return str(snapshot_download(adapter, allow_patterns=[CONFIG, WEIGHTS, *TOKENIZER]))
 
     return Path(loaded(fetch, flag, path, _CURE))
 

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -18,6 +18,8 @@ _POINTER = b"version https://git-lfs"
 _AGAIN = "Download or copy it again."
 _SHOWN = 3
 _INDEX = "model.safetensors.index.json"
+_SAMPLE = 4096  # bytes
+_LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
 def check_files(folder: Path, flag: str) -> None:
@@ -174,7 +176,8 @@ def weights_fingerprint(name: str, commit: str | None) -> str | None:
         commit: the hub's commit, if the model came from the hub.
 
     Returns:
-        For a folder, a SHA-256 over samples of its safetensors files; else the commit.
+        For a folder, `2-` and a SHA-256 over the headers and samples of its safetensors files; else the commit. Older
+        versions had another SHA-256, without `2-`, which may miss a change of one small matrix.
     """
     files = sorted(Path(name).glob("*.safetensors"))
     if not files:
@@ -184,11 +187,24 @@ def weights_fingerprint(name: str, commit: str | None) -> str | None:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
+            header, middles = _layout(file)
+            digest.update(header)
             # Training changes every weight of a matrix, so samples suffice. Reading 100 GB would take minutes.
-            for block in range(256):
-                file.seek(size * block // 256)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
+            for start in (*(size * block // 256 for block in range(256)), *middles):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE))
+    return f"2-{digest.hexdigest()}"
+
+
+def _layout(file: BinaryIO) -> tuple[bytes, list[int]]:
+    """Return a safetensors file's header, and for each tensor the place of a sample: its middle, all of a small one."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(min(length, _LARGEST_HEADER))
+    try:
+        ends = [one["data_offsets"] for name, one in json.loads(header).items() if name != "__metadata__"]
+        return header, sorted(8 + length + max(start, (start + end - _SAMPLE) // 2) for start, end in ends)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return header, []  # a damaged file; whoever loads it says so
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], flag: str, cure: str) -> None:

@@ -182,7 +182,7 @@ def evaluate(
 
     Raises:
         UserError: the settings do not suit the model, the grader is unknown, or it needs standard answers that some
-            questions lack, or `cluster` a field.
+            questions lack, or `cluster` a field; or the model cannot read a standard answer that it should score.
     """
     settings = settings or EvaluationSettings()
     out = Path(out) if out is not None else None
@@ -200,9 +200,14 @@ def evaluate(
         CompletionRequest(str(q.id), fill_prompt(q.prompt, settings.prompt_template), inputs_of(q.extra))
         for q in questions
     ]
+    rows = None
+    if local and settings.grader == "label":  # before anything is asked: the model may not be able to read them
+        from nlft.results.answer_scores import answer_rows, mean_logp
+
+        rows = answer_rows(local, requests, [question.answer or "" for question in questions])
     generated = complete(requests, answerer, "evaluating")
     answers = _graded(questions, requests, generated, readings)
-    logp = _answer_logp(local, requests, questions) if local and settings.grader == "label" else None
+    logp = mean_logp(local, rows) if local and rows is not None else None
     names = readings.readings if isinstance(readings, ChecksGrader) else list(readings)
     evaluation = _summarize(answers, names, logp, clusters)
     if settings.collateral:
@@ -371,24 +376,3 @@ def _summarize(
         intervals=str(clusters) if clusters and readings else None,
         answers=answers,
     )
-
-
-def _answer_logp(local: "LocalModel", requests: Sequence[CompletionRequest], questions: Sequence[Question]) -> float:
-    """Return the mean log-likelihood per token, over all tokens of all standard answers."""
-    import torch
-
-    from nlft.core.conditions import pad_rows
-    from nlft.core.logprobs import enable_scoring, score
-
-    model, encoder = local.model, local.encoder
-    enable_scoring(model)
-    device = next(model.parameters()).device
-    total, tokens = 0.0, 0
-    with torch.no_grad():
-        for request, question in zip(requests, questions, strict=True):
-            prompt = encoder.prompt_ids(request.prompt, request.inputs)
-            rows = pad_rows([(prompt, encoder.completion_ids(question.answer or "", request.inputs))], 0)
-            rows = type(rows)(*(x.to(device) for x in (rows.input_ids, rows.attention_mask, rows.labels)))
-            scored = score(model, rows)
-            total, tokens = total + float(scored.logp.sum()), tokens + int(scored.mask.sum())
-    return total / max(tokens, 1)

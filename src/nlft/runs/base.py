@@ -15,8 +15,8 @@ class Base:
     Attributes:
         name: folder or hub name.
         revision: the hub's branch, tag or commit that was asked for; None for the default.
-        weights: what identified the weights when the run began: the hub's commit, or a SHA-256 over samples of the
-            files of a folder; None if it is not known.
+        weights: what identified the weights when the run began: the hub's commit, or what `weights_fingerprint` says
+            of a folder; None if it is not known.
     """
 
     name: str

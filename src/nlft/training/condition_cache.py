@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nlft.core.snapshot import ConditionSnapshot
 from nlft.errors import display_path
+from nlft.models.fingerprints import adapter_parts, config_parts
 from nlft.training.manifest import NotSaved, saving
 
 FORMAT = 1
@@ -24,8 +25,6 @@ KEPT_DAYS = 30
 """A file that no run has read for so long is deleted when a run writes another one."""
 
 _SUFFIX = ".safetensors"
-_NO_PART_OF_ADAPTER = ("base_model_name_or_path", "inference_mode", "peft_version", "revision")
-_NO_PART_OF_MODEL = ("_name_or_path", "transformers_version", "use_cache")
 
 
 def default_folder() -> Path:
@@ -40,32 +39,25 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
 
 
 def model_parts(model: Any) -> dict[str, Any]:
-    """Return what a model's scores depend on: its weights, its configuration and its attention's implementation.
+    """Return what a model's scores depend on: weights, configuration, implementation of attention, adapters.
 
     Args:
-        model: a causal LM, bare or under PEFT. An adapter that adds something counts with its own configuration.
+        model: a causal LM, bare or under PEFT. A LoRA adapter that adds nothing does not count.
     """
-    config, named = model.config.to_dict(), model.state_dict()
+    named = model.state_dict()
     return {
         "weights": weights_digest(named.items()),
-        "config": {name: value for name, value in config.items() if name not in _NO_PART_OF_MODEL},
+        "config": config_parts(model),
         "attention": model.config._attn_implementation,
-        "adapters": {} if {name for name in named if ".lora_" in name} == _idle_adapter(named) else _adapters(model),
+        "adapters": adapter_parts(model, _idle_adapters(model, named)),
     }
 
 
-def _adapters(model: Any) -> dict[str, Any]:
-    """Return the adapters' configurations: the scale of a LoRA adapter, for example, stands in no weight."""
-    found = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
-    return {
-        name: {key: _plain(value) for key, value in config.items() if key not in _NO_PART_OF_ADAPTER}
-        for name, config in found.items()
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return a set as a list in a fixed order."""
-    return sorted(map(str, value)) if isinstance(value, set) else value
+def _idle_adapters(model: Any, named: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of LoRA adapters of which every tensor changes nothing. Other kinds may change much without."""
+    others = {part for name in named.keys() - _idle_tensors(named) for part in name.split(".")}
+    configs = getattr(model, "peft_config", None) or {}
+    return {name for name, config in configs.items() if config.peft_type == "LORA" and name not in others}
 
 
 def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -77,7 +69,7 @@ def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     named = dict(tensors)
     found = hashlib.blake2b(digest_size=16)
     seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
-    idle = _idle_adapter(named)
+    idle = _idle_tensors(named)
     for name in sorted(named.keys() - idle):
         tensor = named[name].detach()
         place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
@@ -88,7 +80,7 @@ def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return found.hexdigest()
 
 
-def _idle_adapter(named: Mapping[str, Tensor]) -> set[str]:
+def _idle_tensors(named: Mapping[str, Tensor]) -> set[str]:
     """Return the names of LoRA's tensors that change nothing. DoRA changes the rounding even while B is 0."""
     if any("lora_magnitude_vector" in name for name in named):
         return set()

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nlft.errors import Problem
+from nlft.models.fingerprints import NO_PART_OF_ADAPTER
 
 # These settings change a run's place, its name and its output, but not its weights.
 _NO_PART_OF_TRAINING = (
@@ -17,7 +18,6 @@ _NO_PART_OF_TRAINING = (
 )
 # PEFT's names of what has another name on the command line.
 _LORA = {name: f"lora_{name}" for name in ("r", "target_modules", "modules_to_save", "target_parameters")}
-_NO_PART_OF_ADAPTER = ("base_model_name_or_path", "peft_version", "inference_mode", "revision", "auto_mapping")
 _ELSEWHERE = ("model_name_or_path", "adapter", "model_revision")  # settings of the model that are compared by content
 # Where a record says what came of a setting, that is compared: two settings can mean the same.
 _BY_CONTENT = (("dtype", "dtype"), *(("adapter_config", name) for name in ("lora_", "use_peft", "use_dora")))
@@ -107,12 +107,18 @@ def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviati
     model, other = old.get("model_name_or_path"), new.get("model_name_or_path")
     if model is not None and other is not None and not _same_place(str(model), str(other)):
         yield Deviation("model_name_or_path", model, other, f"Give --model_name_or_path {model}.", setting=True)
-    if (old.get("weights") and new.get("weights")) and old["weights"] != new["weights"]:
-        yield _digests("weights of the model", old["weights"], new["weights"], "Restore the model's own weights ({}).")
+    was, now = str(old.get("weights") or ""), str(new.get("weights") or "")
+    if len(was) == len(now) and was != now:  # else one is a commit, or of an older version
+        yield _digests("weights of the model", was, now, "Restore the model's own weights ({}).")
     if "starting_adapter" in old and "starting_adapter" in new:
         was, now = old["starting_adapter"] or {}, new["starting_adapter"] or {}
-        if (was.get("sha256") or was.get("name")) != (now.get("sha256") or now.get("name")):
-            yield Deviation("starting adapter", was or None, now or None, "Restore the old weights.")
+        # Older versions recorded the weights alone.
+        other = all("config_sha256" in one for one in (was, now)) and was["config_sha256"] != now["config_sha256"]
+        if other or (was.get("sha256") or was.get("name")) != (now.get("sha256") or now.get("name")):
+            was, now = (
+                {name: value[:16] if "sha" in name else value for name, value in one.items()} for one in (was, now)
+            )
+            yield Deviation("starting adapter", was or None, now or None, "Restore the old weights and configuration.")
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviation]:
@@ -144,7 +150,7 @@ def _adapters(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviat
             "use_peft", before is not None, now is not None, f"Give --use_peft {use}.", setting=True, fixed=True
         )
         return
-    names = {name: _LORA.get(name, name) for name in (before or {}) if not name.startswith(_NO_PART_OF_ADAPTER)}
+    names = {name: _LORA.get(name, name) for name in (before or {}) if not name.startswith(NO_PART_OF_ADAPTER)}
     yield from _unequal(*({new: c[old] for old, new in names.items() if old in c} for c in (before or {}, now or {})))
 
 

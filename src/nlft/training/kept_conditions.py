@@ -34,6 +34,7 @@ _UNKEPT = {
     "logits": "it reads the base's whole logits at struck tokens, which are not kept",
 }
 _LISTS = ("examples", "held out")
+_OTHER = "other examples"
 
 
 def unkept(scheme: Scheme, settings: Any) -> str | None:
@@ -92,6 +93,7 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.mode = trainer, trainer.args.condition_logprobs
         self.lists = [examples for examples in (train, held_out) if examples]
         self.snapshots: list[ConditionSnapshot] = []
+        self._others: list[ConditionSnapshot] = []  # of lists that were evaluated and are none of the run's
         self._plan = b""
         self._kept_needs: frozenset[str] = frozenset()
         sharded = any(isinstance(weight, DTensor) for weight in trainer.model.parameters())
@@ -111,20 +113,55 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
 
         Args:
             resumes: the model will get a checkpoint's weights. Then scores that this trainer has stay.
+
+        Raises:
+            UserError: the checkpoint's run was scored by another model.
         """
         if self.live or (resumes and self.snapshots):
             return
-        self._kept_needs = self.trainer.builder.needs & KEPT
-        self._plan = self._plan_now(self.trainer.builder.plan)
+        self._choose()
         if self.mode != "frozen" or not self._kept_needs:
             return
-        kept = self._kept()
         parts = self.trainer.steering.from_main(self._parts)
-        names = [fingerprint({**parts, "examples": kept.digest(examples)}) for examples in self.lists]
-        cache = ConditionCache(Path(self.trainer.args.condition_cache or default_folder()))
-        self.snapshots = [self._loaded(cache, name, at, kept) for at, name in enumerate(names)]
+        model = fingerprint({name: parts[name] for name in ("weights", "adapters")})
+        was = self.trainer.resumed.scored_by if resumes and self.trainer.resumed else None
+        if was not in (None, model):
+            raise UserError(
+                "--condition_logprobs frozen: the model before the first step is another one than the run began with, "
+                "so the rest of the run would read other scores.\n"
+                "  Go on with the model, the adapter and the data type that the run began with, or start in another "
+                "--output_dir."
+            )
+        names, self.snapshots = self._frozen(dict(zip(_LISTS, self.lists, strict=False)), parts)
+        self._others = []
         self._tell_tail()
-        self.trainer.record["condition_cache"] = {"folder": str(cache.folder.resolve()), "fingerprints": names}
+        folder = str(self._cache.folder.resolve())
+        self.trainer.record["condition_cache"] = {"folder": folder, "fingerprints": names, "model": model}
+
+    def before_evaluation(self, examples: Sequence[EncodedExample]) -> None:
+        """Score examples that were not scored before: an evaluation may come before the training, or be of others.
+
+        Raises:
+            UserError: the model of `frozen` has been trained since.
+        """
+        if self.live or not self.trainer.builder.needs & KEPT or self._snapshot_of(self.trainer.builder, examples):
+            return
+        if self.mode == "frozen" and self.trainer.state.global_step:
+            raise UserError(
+                "--condition_logprobs frozen: the conditions of other examples were not scored before the first step.\n"
+                "  Give these examples as eval_dataset, or evaluate them before the training."
+            )
+        if not self._kept_needs:
+            self._choose()
+        if self.mode == "frozen":
+            self._others += self._frozen({_OTHER: examples}, self.trainer.steering.from_main(self._parts))[1]
+        else:
+            self._others.append(self._score(examples, _OTHER))
+
+    def _choose(self) -> None:
+        """Follow the active scheme: what is kept, and what is struck."""
+        self._kept_needs = self.trainer.builder.needs & KEPT
+        self._plan = self._plan_now(self.trainer.builder.plan)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         builder = self.trainer.builder
@@ -135,12 +172,15 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
                 "  Start the run again, or set --condition_logprobs live."
             )
         if self.mode == "epoch":
-            self.snapshots = self._scored_now(Path(self.trainer.resumed_from) if _inside_an_epoch(state) else None)
+            self.snapshots, self._others = self._scored_now(self._epochs_checkpoint(state)), []
             self._taken_at = state.global_step
+
+    def _epochs_checkpoint(self, state: TrainerState) -> Path | None:
+        return Path(self.trainer.resumed_from) if _inside_an_epoch(state) else None
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.mode == "epoch" and state.global_step != self._taken_at:
-            self.snapshots = self._scored_now()
+            self.snapshots, self._others = self._scored_now(), []
             self._taken_at = state.global_step
 
     def attach(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +195,20 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
         """
         if self.live or not builder.needs & KEPT:
             return {}
-        for snapshot in self.snapshots:
-            if (places := snapshot.places(examples)) is not None:
-                return builder.known(examples, snapshot, places)
+        if (found := self._snapshot_of(builder, examples)) is not None:
+            return builder.known(examples, *found)
         ids = ", ".join(repr(one.id) for one in examples)
         raise NLFTError(f"the conditions of these examples were not scored together: {ids}.")
+
+    def _snapshot_of(
+        self, builder: BatchBuilder, examples: Sequence[EncodedExample]
+    ) -> tuple[ConditionSnapshot, list[int]] | None:
+        """Return the snapshot that has all these examples, and their places in it. None if there is none."""
+        plan = builder.plan if "hold" in builder.needs else None
+        for snapshot in (*self.snapshots, *self._others):
+            if (places := snapshot.places(examples, plan)) is not None:
+                return snapshot, places
+        return None
 
     def refusal(self, scheme: str, settings: Mapping[str, Any]) -> str | None:
         """Return why a change while the run trains would need what was not scored. None if it may happen."""
@@ -201,16 +250,34 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
             "shape": ["right", SCORING_TOKENS, trainer.builder.pad_token_id, trainer.args.logit_chunk_mib],
         }
 
-    def _loaded(self, cache: ConditionCache, name: str, at: int, kept: Kept) -> ConditionSnapshot:
+    @property
+    def _cache(self) -> ConditionCache:
+        return ConditionCache(Path(self.trainer.args.condition_cache or default_folder()))
+
+    def _frozen(
+        self, lists: Mapping[str, Sequence[EncodedExample]], parts: Mapping[str, Any]
+    ) -> tuple[list[str], list[ConditionSnapshot]]:
+        """Return the fingerprints and the scores of lists: from the disk, or scored and written there.
+
+        Args:
+            parts: see `_parts`.
+        """
+        kept = self._kept()
+        names = [fingerprint({**parts, "examples": kept.digest(examples)}) for examples in lists.values()]
+        found = zip(names, lists.items(), strict=True)
+        return names, [self._loaded(name, what, examples) for name, (what, examples) in found]
+
+    def _loaded(self, name: str, what: str, examples: Sequence[EncodedExample]) -> ConditionSnapshot:
         """Read the scores of one list. If any process lacks them, all score, and the file is written."""
+        cache = self._cache
         found = cache.load(name)
         has = [found is not None]
         if self.trainer.args.world_size > 1:
             has = gather_object(has)
         if found is not None and all(has):
-            self._tell(f"{_LISTS[at]}: scores of the conditions from {display_path(cache.path(name))}")
+            self._tell(f"{what}: scores of the conditions from {display_path(cache.path(name))}")
             return found
-        found = self._score(at, kept)
+        found = self._score(examples, what)
         if self.trainer.is_local_process_zero():
             size = cache.store(name, found)
             if size is not None:
@@ -235,21 +302,21 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
             return []
         files = [checkpoint and checkpoint / _file(at) for at in range(len(self.lists))]
         return [
-            read_snapshot(file, _LISTS[at]) if file and file.is_file() else self._score(at, self._kept())
-            for at, file in enumerate(files)
+            read_snapshot(file, what) if file and file.is_file() else self._score(examples, what)
+            for file, what, examples in zip(files, _LISTS, self.lists, strict=False)
         ]
 
-    def _score(self, at: int, kept: Kept) -> ConditionSnapshot:
-        args = self.trainer.args
-        total = ceil(rows_to_score(self.lists[at], kept) / args.world_size)
+    def _score(self, examples: Sequence[EncodedExample], what: str) -> ConditionSnapshot:
+        args, kept = self.trainer.args, self._kept()
+        total = ceil(rows_to_score(examples, kept) / args.world_size)
         hidden = args.disable_tqdm or not self.trainer.is_world_process_zero()
         with (
-            progress(f"scoring the conditions ({_LISTS[at]})", total, "row", disable=hidden) as bar,
+            progress(f"scoring the conditions ({what})", total, "row", disable=hidden) as bar,
             torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []),
         ):
             return score_conditions(
                 self.trainer.model,
-                self.lists[at],
+                examples,
                 kept,
                 self.trainer.builder.pad_token_id,
                 rank=args.process_index,

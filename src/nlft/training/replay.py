@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from nlft.core.schemes.registry import get_scheme
 from nlft.errors import Problem, UserError, display_path
-from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.fingerprints import adapter_fingerprint
+from nlft.models.loading import ModelSettings
 from nlft.models.saved_adapters import WEIGHTS
 from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.run_dir import RunDir

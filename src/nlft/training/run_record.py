@@ -18,7 +18,8 @@ from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.data.training_file import data_fingerprint
 from nlft.models.adapters import adapted
-from nlft.models.loading import ModelSettings, adapter_fingerprint
+from nlft.models.fingerprints import adapter_fingerprint
+from nlft.models.loading import ModelSettings
 from nlft.models.quantising import quantization_record
 from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.controls import steering_record

@@ -308,6 +308,10 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over ranks, but the window has the sum
         return (loss, {}) if return_outputs else loss
 
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        self.kept.before_evaluation(dataloader.dataset)
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
