@@ -158,6 +158,11 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
         for snapshot in self.snapshots:
             if (places := snapshot.places(examples)) is not None:
                 return builder.known(examples, snapshot, places)
+        if not self.snapshots:
+            raise NLFTError(
+                f"the conditions of --condition_logprobs {self.mode} are scored when the training begins.\n"
+                "  Train before you evaluate, or set --condition_logprobs live."
+            )
         ids = ", ".join(repr(one.id) for one in examples)
         raise NLFTError(f"the conditions of these examples were not scored together: {ids}.")
 
