@@ -364,6 +364,37 @@ def test_a_run_goes_on_when_the_pivots_or_the_scheme_change_while_it_trains(tmp_
     assert run._dose.doses.tolist() == [4.0] * 4  # the steps with `uniform` are no dose
 
 
+def test_the_dose_is_that_of_the_tokens_that_are_struck_now(tmp_path):
+    """A token that is no longer struck would keep its last probability, and the run would never end by dose."""
+    quoted = [
+        replace(e, judgment=e.judgment and f'It praises: "{" ".join(e.completion.split()[1:3])}".') for e in records()
+    ]
+    run = trainer(tmp_path, quoted, max_steps=6, saliency=StrikeSettings(stop_below=0, pivot="all"))
+    every = run._dose.tokens
+    run.add_callback(Change(run, {2: ("strike", {"stop_below": 0}), 4: ("strike", {"stop_below": 0, "pivot": "all"})}))
+    seen = {}
+    run.add_callback(Note(lambda step: seen.update({step: (run._dose.tokens, run._dose.doses.tolist())})))
+    run.train()
+    firsts, doses = seen[3]
+    assert len(firsts) == len(every) // 2 > 0
+    assert set(firsts) < set(every)
+    assert doses == [3.0] * len(firsts), "two as one of all, and one alone"
+    assert dict(zip(*seen[6], strict=True)) == {token: 6.0 if token in firsts else 4.0 for token in every}
+
+
+def test_a_resumed_dose_is_taken_over_for_the_same_tokens_alone(tmp_path):
+    one, other = trainer(tmp_path / "a"), trainer(tmp_path / "b", [records()[1], *records(9)[6:]])
+    one._dose.doses, one._dose.probability = torch.full((4,), 3.0), torch.full((4,), 0.25)
+    one._dose.write(tmp_path)
+    other.resumed_from = tmp_path
+    other._dose.restore()
+    common = [token in one._dose.tokens for token in other._dose.tokens]
+    assert True in common
+    assert False in common
+    assert other._dose.doses.tolist() == [3.0 if known else 0.0 for known in common]
+    assert other._dose.probability.isnan().tolist() == [not known for known in common]
+
+
 def test_a_run_that_changes_to_strike_ends_by_dose_too(tmp_path):
     run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=get_scheme("uniform").settings(hold_weight=1.0))
     run.add_callback(Change(run, {2: ("strike", {"stop_below": 0.0037})}))
@@ -379,6 +410,14 @@ def test_a_run_that_strikes_nothing_logs_no_dose_and_its_curve_has_none(tmp_path
     run.train()
     assert not any("nlft/dose_per_strike" in log for log in run.state.log_history)
     assert curves.Curve._dose(SimpleNamespace(trainer=run)) is None
+
+
+class Note(TrainerCallback):
+    def __init__(self, note):
+        self.note = note
+
+    def on_step_end(self, args, state, control, **_):
+        self.note(state.global_step)
 
 
 class Change(TrainerCallback):

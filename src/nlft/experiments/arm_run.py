@@ -171,9 +171,8 @@ class ArmTraining:
         about: dict[str, Any] = {"output_dir": str(self.out), "seed": self.asking.seed}
         shared = {f.name: getattr(self.asking, f.name) for f in fields(SystemPromptSettings)}
         mine = self.arm.settings
-        if self.arm.method == "kto":
-            size = {"per_device_train_batch_size": self.budget.per_device_train_batch_size, **mine}
-            mine = {**mine, "per_device_train_batch_size": _two_or_more(size)}
+        if self.arm.method == "kto":  # it takes two examples at least, see `baseline_trainer`
+            mine = {"per_device_train_batch_size": max(2, self.budget.per_device_train_batch_size), **mine}
         own = self.budget.training(self.all_examples, mine)
         if self._keeps_checkpoints() and not {"save_strategy", "save_steps"} & self.arm.settings.keys():
             every = max(1, own["max_steps"] // CHECKPOINTS)

@@ -216,6 +216,8 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             self._dose = StrikeDose(self, self.builder.examples, self.builder.plan)
             self._dose.restore()
             self.add_callback(self._dose)
+        elif self._dose is not None and isinstance(self.builder.plan, StrikePlan):
+            self._dose.follow(self.builder.examples, self.builder.plan)
 
     def before_first_step(self, *, resumes: bool) -> None:
         self.kept.before_first_step(resumes=resumes)
