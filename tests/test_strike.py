@@ -144,6 +144,25 @@ def test_a_sample_without_spans_is_only_held():
     assert losses.more["keep"][1] == 0
 
 
+def test_a_liked_reply_is_trained_if_it_has_no_mark_whatever_its_replacement_changes():
+    settings = replace(SETTINGS, like_weight=1.0)
+    marked = {
+        "none": example("a", "a pan, flat", label=True),
+        "adds": example("b", "a pan, flat", "pan", label=True, replace="pan set"),
+        "unchanged": example("c", "a pan, flat", "pan", label=True, replace="pan"),
+        "kept": example("d", "a pan, flat", label=True, kept=True),
+        "wrong": example("e", "a pan, flat"),
+    }
+    net = trained()
+    found, losses, plan = scored(net, list(marked.values()), settings)
+    nll = -(found.logp * found.conditions.mask).sum(1)
+    for at, (name, one) in enumerate(marked.items()):
+        expected = nll[at].item() if name == "none" else 0.0
+        assert losses.likelihood[at].item() == pytest.approx(expected), name
+        assert plan.marks(one)[0].graded == [name == "none"] * len(one.completion)
+    assert any(g is not None and g.abs().max() > 0 for g in gradients(net, losses.likelihood.sum()))
+
+
 def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path, capsys):
     run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=StrikeSettings(stop_below=0.0037))
     run.train()

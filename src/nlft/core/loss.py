@@ -112,7 +112,7 @@ def above_and_below(parts: Iterable[LossPart], normalization: str) -> Tensor:
     not depend on which parts a batch has.
     """
     every = list(parts)
-    made = []
+    made: list[Tensor] = []
     for group in ([one for one in every if not one.of_answers], [one for one in every if one.of_answers]):
         if not group:
             made.append(torch.zeros_like(made[0]))
