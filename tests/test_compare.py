@@ -25,7 +25,7 @@ from nlft.data.records import Example, Question, write_examples
 from nlft.errors import UserError
 from nlft.experiments import stages
 from nlft.experiments.arm_data import with_shots, with_shuffled_judgments
-from nlft.experiments.arm_run import arm_budget, baseline_trainer, run_arm
+from nlft.experiments.arm_run import baseline_trainer, run_arm
 from nlft.experiments.arms import BUILT_IN, Arm, defined_arm, record_arm
 from nlft.experiments.cells import CellResult, collateral_of_prompt
 from nlft.experiments.compare import Compare
@@ -230,8 +230,22 @@ def test_every_arm_has_the_same_number_of_steps_also_one_that_trains_on_few_of_t
     assert Budget(max_seconds=60).training(25)["max_steps"] > 1e8
     assert Budget(num_train_epochs=0).training(25)["max_steps"] == 1, "none would be as many as the epochs take"
     assert "num_train_epochs" not in Budget().training(25)
-    long = Arm("long", "long", "sft", {"num_train_epochs": 12})
-    assert arm_budget(long, Budget(max_steps=7)).training(4)["max_steps"] == 24
+    assert Budget(max_steps=7).training(4, {"num_train_epochs": 12})["max_steps"] == 24
+
+
+@pytest.mark.parametrize(
+    ("own", "steps"),
+    [
+        ({}, 36),
+        ({"per_device_train_batch_size": 8}, 9),
+        ({"gradient_accumulation_steps": 4}, 9),
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}, 6),
+    ],
+)
+def test_the_epochs_of_an_arm_are_counted_with_its_own_batch(own, steps):
+    budget = Budget(per_device_train_batch_size=2, num_train_epochs=6)
+    assert budget.training(24, {"num_train_epochs": 3, **own})["max_steps"] == steps
+    assert budget.training(24, own)["max_steps"] == 72, "without epochs of its own it takes the shared steps"
 
 
 def claimed(place, out, file=None, **more):

@@ -3,17 +3,20 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from nlft.experiments.arms import BUILT_IN
 from nlft.results.collateral import Breach
-from nlft.results.comparison import Cells, Contrast, contrasts, rate_of, unmade, verdict
+from nlft.results.comparison import Cells, Contrast, VerdictKind, contrasts, rate_of, unmade, verdict
 from nlft.results.comparison_page import page
 from nlft.results.comparison_report import comparison_report, contrast_lines, grid_of, read_report, verdict_sentence
 from nlft.results.comparison_tables import arms_table, costs, grid_table
 from nlft.results.stats import Difference, wilson
+from nlft.runs import card_results
 
 TITLES = {name: arm.title for name, arm in BUILT_IN.items()}
 PROMPTED = ("base", "few-shot")
@@ -105,7 +108,8 @@ def test_nothing_is_significant_on_two_seeds_and_the_verdict_asks_for_a_third():
         assert [one.significant for one in made] == [seeds != 2] * 2
         assert (decided.kind, decided.gap.seeds) == (kind, seeds)
         assert (decided.needed is None) == (seeds != 2)
-    two = verdict({at: replace(one, verdicts=one.verdicts[:2]) for at, one in grid.items()}, [], PROMPTED)
+    cut = {at: replace(one, verdicts=one.verdicts[:2], seeds=one.seeds and one.seeds[:2]) for at, one in grid.items()}
+    two = verdict(cut, [], PROMPTED)
     assert two.needed.seeds == 3
     assert "2 seeds" in verdict_sentence(two, TITLES)
     assert "3 seeds (you have 2)" in verdict_sentence(two, TITLES)
@@ -205,6 +209,45 @@ def test_an_arm_with_one_seed_is_not_recommended_and_one_without_a_result_is_nam
     assert "SFT on answers" in said
 
 
+def test_no_verdict_says_that_nothing_beats_the_prompt_where_an_arm_with_fewer_seeds_does():
+    high = cells(0.9, 4, seed=2)
+    failed = Cells(high.verdicts, [], {4: "killed"}, [0, 1, 2, 3])
+    lucky = Cells(high.verdicts[:1], [], {}, [0], once=True)
+    for share, kind in ((0.42, "unfinished"), (0.51, "more_questions"), (0.9, "train")):
+        for other in (failed, lucky):
+            grid = {("base", 50): cells(0.5, 1), ("reft", 50): other}
+            grid["nlft", 50] = Cells(cells(share, 5, seed=1).verdicts, [], {}, [0, 1, 2, 3, 4])
+            decided = verdict(grid, contrasts(grid, [("nlft", "base"), ("nlft", "reft")]), PROMPTED)
+            assert (decided.kind, decided.best) == (kind, "nlft")
+            assert decided.above == (() if kind == "train" else ("reft",))
+            assert decided.better == (() if kind == "train" else ("reft",))
+            assert "ReFT" in verdict_sentence(decided, TITLES)
+    spoilt = {("reft", 50): replace(failed, broken=(Breach("max_length_change", "task", "20 → 30 words", 0.1),))}
+    bound = verdict({**grid, **spoilt, ("nlft", 50): cells(0.42, 5, seed=1)}, [], PROMPTED)
+    assert (bound.kind, bound.above) == ("do_not_train", ())
+    assert "within the bounds" in verdict_sentence(bound, TITLES)
+
+
+def test_arms_with_one_seed_in_the_plan_are_recommended_if_there_are_no_others():
+    lucky = Cells(cells(0.9, 1, seed=2).verdicts, [], {}, [0], once=True)
+    grid = {("base", 50): cells(0.5, 1), ("nlft", 50): lucky}
+    assert verdict(grid, contrasts(grid, [("nlft", "base")]), PROMPTED).kind == "train"
+    spoilt = replace(cells(0.95, 3), broken=(Breach("max_length_change", "task", "20 → 30 words", 0.1),))
+    decided = verdict({**grid, ("reft", 50): spoilt}, contrasts(grid, [("nlft", "base")]), PROMPTED)
+    assert (decided.kind, decided.best) == ("train", "nlft")
+
+
+def test_a_comparison_is_planned_whichever_side_the_plan_names_first():
+    grid = {("base", 50): cells(0.5, 1), ("nlft", 50): cells(0.53, 1, seed=1), ("kto", 50): cells(0.3, 1, seed=2)}
+    ways = [[("nlft", "base"), ("nlft", "kto")], [("base", "nlft"), ("nlft", "kto")]]
+    one, other = (verdict(grid, contrasts(grid, pairs), PROMPTED) for pairs in ways)
+    assert one.planned
+    assert other.planned
+    assert one.needed == other.needed
+    grid["nlft", 50] = cells(0.8, 3, seed=1)
+    assert verdict(grid, contrasts(grid, [("base", "nlft")]), PROMPTED).planned
+
+
 def test_no_verdict_is_drawn_from_questions_that_all_arms_fail():
     nothing = Cells([[False] * 5], [], {})
     grid = {("base", 50): nothing, ("nlft", 50): nothing}
@@ -275,6 +318,12 @@ def test_without_a_prompt_a_trained_arm_or_a_common_seed_there_is_no_recommendat
     assert verdict({("base", 5): ungraded, ("nlft", 5): ungraded}, [], PROMPTED).kind == "nothing_graded"
     for kind in ("no_arms", "no_common_seed", "nothing_graded"):
         assert verdict_sentence(replace(apart, kind=kind), TITLES)
+
+
+def test_a_model_card_and_the_docs_know_each_kind_of_verdict():
+    kinds, page = get_args(VerdictKind), Path("docs/COMPARE.md").read_text(encoding="utf-8")
+    assert set(card_results._VERDICTS) == set(kinds)
+    assert [kind for kind in kinds if f"`{kind}`" not in page] == []
 
 
 def test_arms_are_compared_on_the_seeds_that_both_have():

@@ -257,6 +257,38 @@ def test_kto_tells_the_weights_that_it_has_chosen(tmp_path, capsys):
     assert "--desirable_weight 2.5 --undesirable_weight 1" in capsys.readouterr().err
 
 
+def test_kto_and_dpo_train_the_token_ids_of_every_other_method(tmp_path, tokenizer):
+    """TRL reads prompt and reply together: names of special tokens become tokens, and a reply begins in the prompt."""
+    end = tokenizer.eos_token
+    said = [f"I say {end} now", end, "\nIt is 4.", "\n\n  5"]
+    made = [
+        Example(f"s{at}", f"What is {end} + {at}?", text, at % 2 == 0, None, "No.", revision=f"{text} {at}")
+        for at, text in enumerate(said)
+    ]
+    encoder = ConditionEncoder(tokenizer)
+    trainers = {
+        "completion_ids": (KTOBaseline, KTOSettings),
+        "rejected_ids": (DPOBaseline, DPOSettings),
+        "chosen_ids": (DPOBaseline, DPOSettings),
+    }
+    for name, (make, settings) in trainers.items():
+        net = tiny.model()
+        args = settings(output_dir=str(tmp_path / name), per_device_train_batch_size=2, **COMMON)
+        rows = make(net, args, made, tokenizer, default_lora(net)).train_dataset
+        for row, one in zip(rows, made, strict=True):
+            text = one.revision if name == "chosen_ids" else one.completion
+            assert row["prompt_ids"] == encoder.prompt_ids(one.prompt)
+            assert row[name] == encoder.completion_ids(text)
+
+
+def test_reft_refuses_a_prompt_that_trl_would_read_as_other_tokens(tmp_path):
+    net, tokenizer = tiny.model(), tiny.tokenizer()
+    named = replace(EXAMPLES[1], id="named", prompt=f"What is {tokenizer.eos_token}?")
+    args = ReFTSettings(output_dir=str(tmp_path / "run"), num_generations=2, per_device_train_batch_size=2, **COMMON)
+    with pytest.raises(UserError, match="'named'"):
+        ReFTBaseline(net, args, [EXAMPLES[0], named], tokenizer, default_lora(net))
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_no_row_of_kto_is_its_own_partner(tmp_path, size):
     made = examples(7)  # 7 % 2 = 7 % 3 = 1

@@ -144,6 +144,25 @@ def test_a_sample_without_spans_is_only_held():
     assert losses.more["keep"][1] == 0
 
 
+def test_a_liked_reply_is_trained_if_it_has_no_mark_whatever_its_replacement_changes():
+    settings = replace(SETTINGS, like_weight=1.0)
+    marked = {
+        "none": example("a", "a pan, flat", label=True),
+        "adds": example("b", "a pan, flat", "pan", label=True, replace="pan set"),
+        "unchanged": example("c", "a pan, flat", "pan", label=True, replace="pan"),
+        "kept": example("d", "a pan, flat", label=True, kept=True),
+        "wrong": example("e", "a pan, flat"),
+    }
+    net = trained()
+    found, losses, plan = scored(net, list(marked.values()), settings)
+    nll = -(found.logp * found.conditions.mask).sum(1)
+    for at, (name, one) in enumerate(marked.items()):
+        expected = nll[at].item() if name == "none" else 0.0
+        assert losses.likelihood[at].item() == pytest.approx(expected), name
+        assert plan.marks(one)[0].graded == [name == "none"] * len(one.completion)
+    assert any(g is not None and g.abs().max() > 0 for g in gradients(net, losses.likelihood.sum()))
+
+
 def test_training_makes_what_is_struck_rare_and_ends_by_dose(tmp_path, capsys):
     run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=StrikeSettings(stop_below=0.0037))
     run.train()
@@ -364,6 +383,37 @@ def test_a_run_goes_on_when_the_pivots_or_the_scheme_change_while_it_trains(tmp_
     assert run._dose.doses.tolist() == [4.0] * 4  # the steps with `uniform` are no dose
 
 
+def test_the_dose_is_that_of_the_tokens_that_are_struck_now(tmp_path):
+    """A token that is no longer struck would keep its last probability, and the run would never end by dose."""
+    quoted = [
+        replace(e, judgment=e.judgment and f'It praises: "{" ".join(e.completion.split()[1:3])}".') for e in records()
+    ]
+    run = trainer(tmp_path, quoted, max_steps=6, saliency=StrikeSettings(stop_below=0, pivot="all"))
+    every = run._dose.tokens
+    run.add_callback(Change(run, {2: ("strike", {"stop_below": 0}), 4: ("strike", {"stop_below": 0, "pivot": "all"})}))
+    seen = {}
+    run.add_callback(Note(lambda step: seen.update({step: (run._dose.tokens, run._dose.doses.tolist())})))
+    run.train()
+    firsts, doses = seen[3]
+    assert len(firsts) == len(every) // 2 > 0
+    assert set(firsts) < set(every)
+    assert doses == [3.0] * len(firsts), "two as one of all, and one alone"
+    assert dict(zip(*seen[6], strict=True)) == {token: 6.0 if token in firsts else 4.0 for token in every}
+
+
+def test_a_resumed_dose_is_taken_over_for_the_same_tokens_alone(tmp_path):
+    one, other = trainer(tmp_path / "a"), trainer(tmp_path / "b", [records()[1], *records(9)[6:]])
+    one._dose.doses, one._dose.probability = torch.full((4,), 3.0), torch.full((4,), 0.25)
+    one._dose.write(tmp_path)
+    other.resumed_from = tmp_path
+    other._dose.restore()
+    common = [token in one._dose.tokens for token in other._dose.tokens]
+    assert True in common
+    assert False in common
+    assert other._dose.doses.tolist() == [3.0 if known else 0.0 for known in common]
+    assert other._dose.probability.isnan().tolist() == [not known for known in common]
+
+
 def test_a_run_that_changes_to_strike_ends_by_dose_too(tmp_path):
     run = trainer(tmp_path, max_steps=200, learning_rate=5e-3, saliency=get_scheme("uniform").settings(hold_weight=1.0))
     run.add_callback(Change(run, {2: ("strike", {"stop_below": 0.0037})}))
@@ -379,6 +429,14 @@ def test_a_run_that_strikes_nothing_logs_no_dose_and_its_curve_has_none(tmp_path
     run.train()
     assert not any("nlft/dose_per_strike" in log for log in run.state.log_history)
     assert curves.Curve._dose(SimpleNamespace(trainer=run)) is None
+
+
+class Note(TrainerCallback):
+    def __init__(self, note):
+        self.note = note
+
+    def on_step_end(self, args, state, control, **_):
+        self.note(state.global_step)
 
 
 class Change(TrainerCallback):

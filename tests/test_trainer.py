@@ -412,6 +412,28 @@ def test_evaluation_reports_the_loss_on_held_out_examples(tmp_path):
     assert all(e["eval_loss"] > 0 and 0 <= e["eval_nlft/salient_fraction"] <= 1 for e in found)
 
 
+@pytest.mark.parametrize("normalization", ["sample", "token"])
+def test_the_held_out_loss_does_not_depend_on_the_batch_size(tmp_path, normalization):
+    """Not before a training either, which then has no line in the run's log."""
+    found = []
+    for size in (1, 2, 3, 7):
+        settings = {"loss_normalization": normalization, "answer_weight": 1.0, "watch": 0}
+        trainer = NLFTTrainer(
+            lora(tiny.model()),
+            NLFTConfig(output_dir=str(tmp_path), **COMMON, **settings, per_device_eval_batch_size=size),
+            examples(6),
+            eval_dataset=ragged(7),
+            processing_class=tiny.tokenizer(),
+        )
+        found.append(trainer.evaluate()["eval_loss"])
+        with torch.no_grad():  # of one batch with all of them, as it was
+            trainer.model.eval()
+            whole = float(trainer.compute_loss(trainer.model, trainer.builder(trainer.eval_dataset)))
+    assert found == pytest.approx([whole] * 4, rel=1e-5)
+    assert trainer.state.log_history[-1]["eval_loss"] == found[-1]
+    assert not RunDir(tmp_path).events()
+
+
 def test_rows_of_a_dataset_are_as_good_as_examples(tmp_path):
     from dataclasses import asdict
 

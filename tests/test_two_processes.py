@@ -77,6 +77,11 @@ def test_two_processes_fine_tune_as_one_does(two, tmp_path):
     assert_same_weights(one["weights"], other["weights"])
 
 
+def test_two_processes_evaluate_as_one_does(two, tmp_path):
+    one = ranks.held_out(tmp_path, 1)["loss"]
+    assert [two.found("held_out", rank)["loss"] for rank in (0, 1)] == pytest.approx([one, one], abs=1e-5)
+
+
 @pytest.mark.parametrize("name", ["nlft", "uniform", "cut", "strike"])
 def test_two_processes_have_the_gradients_and_losses_of_one(two, alone, name):
     """Float32, no dropout: gradients of the first step to 1e-5, losses of ten steps to 1e-4, both relative."""

@@ -33,6 +33,7 @@ from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
 from nlft.training import interrupts
 from nlft.training.interrupts import interruptible
+from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
 def train(folder: Path, processes: int) -> dict[str, Any]:
@@ -84,6 +85,20 @@ def supervise(folder: Path, processes: int) -> dict[str, Any]:
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
     return {"wrapper": type(trainer.model_wrapped).__name__, "logs": logs, "weights": _weights(trainer)}
+
+
+def held_out(folder: Path, processes: int) -> dict[str, Any]:
+    """The loss of seven held-out examples: two processes fill their last batch up with one that was there."""
+    options = {"loss_normalization": "token", "answer_weight": 1.0, "watch": 0, "per_device_eval_batch_size": 2}
+    data = [replace(one, answer=one.answer if at % 3 else None) for at, one in enumerate(examples(11))]
+    trainer = NLFTTrainer(
+        lora(tiny.model()),
+        NLFTConfig(output_dir=str(folder), **COMMON, **options),
+        data[:4],
+        eval_dataset=data[4:],
+        processing_class=tiny.tokenizer(),
+    )
+    return {"loss": trainer.evaluate()["eval_loss"]}
 
 
 def alike(folder: Path, processes: int) -> dict[str, Any]:
@@ -368,7 +383,7 @@ def _rank() -> int:
 
 
 WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (
-    train, supervise, alike, redirect, steer, terminate, terminate_long, epochs, shard, shards
+    train, supervise, held_out, alike, redirect, steer, terminate, terminate_long, epochs, shard, shards
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from nlft.baselines.trl_rows import check_all_rows, check_lengths
+from nlft.baselines.trl_rows import check_all_rows, check_lengths, with_own_ids
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -83,6 +83,7 @@ class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: igno
         encoder = ConditionEncoder(processing_class, args.templates(), limits=limits_of(model))
         check_for_trl(encoder, examples)
         check_replies(examples, encoder)
+        self._given = (examples, encoder)
         shown = prompted(examples, args.system_prompt, args.template_inputs())
         rows = with_columns(preference_rows(shown, form_for(processing_class)))
         longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out
@@ -99,6 +100,10 @@ class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: igno
         check_all_rows(len(self.train_dataset), len(rows))
         self.name_examples([example.id for example in examples])
         add_run_directory(self, "dpo", examples, {"beta": args.beta, "pairs": len(rows)})
+
+    def _prepare_dataset(self, *given: Any, **options: Any) -> Dataset:
+        rows = super()._prepare_dataset(*given, **options)
+        return with_own_ids(rows, *self._given, {"chosen_ids": revision_text, "rejected_ids": completion_text})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""

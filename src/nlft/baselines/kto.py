@@ -9,13 +9,13 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
-from nlft.baselines.trl_rows import check_all_rows, check_lengths
+from nlft.baselines.trl_rows import check_all_rows, check_lengths, with_own_ids
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.data.encoding import check_replies
 from nlft.data.export import form_for, prompted, rows_for
-from nlft.data.records import Example
+from nlft.data.records import Example, completion_text
 from nlft.data.template_columns import with_columns
 from nlft.errors import UserError
 from nlft.progress import note_once
@@ -67,6 +67,7 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
         check_replies(examples, encoder)
         balance(args, [example.label for example in examples])
         check_for_trl(encoder, examples)
+        self._given = (examples, encoder)
         shown = prompted(examples, args.system_prompt, args.template_inputs())
         rows = with_columns(rows_for(shown, "kto", form=form_for(processing_class)).rows)
         longest, args.max_length = args.max_length, None  # TRL would cut longer rows, and leave some out
@@ -89,7 +90,8 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
         self, dataset: Dataset, processing_class: Any, args: KTOSettings, *more: Any, **options: Any
     ) -> Dataset:
         rows = super()._prepare_dataset(dataset, processing_class, args, *more, **options)
-        return pair_last_row(rows, args.per_device_train_batch_size)
+        own = with_own_ids(rows, *self._given, {"completion_ids": completion_text})
+        return with_partners(own, args.per_device_train_batch_size)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card here: `RunDirCallback` writes one card, in adapter/."""
@@ -113,16 +115,21 @@ def balance(args: KTOConfig, labels: Sequence[bool]) -> None:
         note_once(f"note: {right} right and {wrong} wrong completions, so {chosen}")
 
 
-def pair_last_row(rows: Dataset, batch_size: int) -> Dataset:
-    """Pair a last row that is alone in its batch with the completion of the row before it.
+def with_partners(rows: Dataset, batch_size: int) -> Dataset:
+    """Pair each prompt with another completion of its batch, for the KL term, as TRL does.
 
-    TRL pairs each prompt with another completion of its batch, for the KL term. It would pair the only row of a batch
-    with its own completion, and the KL term would be the row's own reward.
+    A last row that is alone in its batch gets the completion of the row before it. TRL would pair it with its own
+    completion, and the KL term would be the row's own reward.
     """
-    last = len(rows) - 1
-    if last < 1 or last % batch_size or "KL_completion_ids" not in rows.column_names:
+    if "KL_completion_ids" not in rows.column_names:
         return rows
-    other = rows[last - 1]["completion_ids"]
-    return rows.map(
-        lambda row, at: {"KL_completion_ids": other if at == last else row["KL_completion_ids"]}, with_indices=True
-    )
+    completions = rows["completion_ids"]
+    last = len(rows) - 1
+
+    def partner(at: int) -> int:
+        if at % batch_size:
+            return at - 1
+        end = min(at + batch_size - 1, last)
+        return end if end > at else max(at - 1, 0)
+
+    return rows.map(lambda _, at: {"KL_completion_ids": completions[partner(at)]}, with_indices=True)

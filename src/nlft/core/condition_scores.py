@@ -179,6 +179,7 @@ def score_batch(
         band=band,
         hidden=read.hidden if "hidden" in needs else None,
         role=batch.held.role[:size, :width] if batch.held else None,
+        graded=batch.held.graded[:size, :width] if batch.held else None,
     )
     return _scored_batch(batch, rows, conditions)
 
@@ -199,6 +200,7 @@ def _with_known(model: nn.Module, batch: Batch, known: KnownScores, needs: froze
         judge=known.judge,
         band=known.band,
         role=batch.held.role[:size, :width] if batch.held else None,
+        graded=batch.held.graded[:size, :width] if batch.held else None,
         current=base.logp.detach(),
     )
     return _scored_batch(batch, rows, conditions)

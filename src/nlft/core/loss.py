@@ -1,6 +1,6 @@
 """Compute the scalar loss from log-probabilities and weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -83,3 +83,43 @@ def normalize(losses: Tensor, lengths: Tensor, window: Window, normalization: st
     if normalization == "sample":
         return torch.sum(losses / lengths.clamp(min=1)) / window.samples
     return torch.sum(losses) / window.tokens
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """One part of a micro-batch's loss.
+
+    Attributes:
+        losses: (batch,) each sample's, summed over its tokens.
+        lengths: (batch,) the tokens of each sample, or of its trained answer.
+        of_answers: whether the trained answers are the samples. They have a window of their own.
+    """
+
+    losses: Tensor
+    lengths: Tensor
+    weight: float = 1.0
+    of_answers: bool = False
+
+    def normalized(self, windows: tuple[Window, Window], normalization: str) -> Tensor:
+        """Return the part's share of the windows' loss, see `normalize` and `windows_of`."""
+        return self.weight * normalize(self.losses, self.lengths, windows[self.of_answers], normalization)
+
+
+def above_and_below(parts: Iterable[LossPart], normalization: str) -> Tensor:
+    """Return what each sample adds above and below the line of `normalize`: (batch, 2, 2), for samples and answers.
+
+    Summed over any number of batches, they give the loss that one batch of all these samples would have. The shape does
+    not depend on which parts a batch has.
+    """
+    every = list(parts)
+    made: list[Tensor] = []
+    for group in ([one for one in every if not one.of_answers], [one for one in every if one.of_answers]):
+        if not group:
+            made.append(torch.zeros_like(made[0]))
+            continue
+        losses, lengths = torch.stack([one.weight * one.losses for one in group]).sum(0), group[0].lengths
+        above, below = losses, lengths
+        if normalization == "sample":
+            above, below = losses / lengths.clamp(min=1), lengths > 0
+        made.append(torch.stack([above, below.to(above.dtype)], 1))
+    return torch.stack(made, 1)

@@ -40,6 +40,7 @@ class ConditionLogprobs:
         band: (batch, completion_len, 17) float16 from `hidden_band`, or None.
         hidden: (batch, completion_len, hidden_size), only for `nlft-original`; else None.
         role: (batch, completion_len) uint8, values of `core.hold.Role`, if the scheme needs `hold`; else None.
+        graded: bool in the same shape, True where the plan trains the token's own log-probability; None as for `role`.
         current: log-probabilities under base of the model at this step, without gradient. They differ from `base` where
             the conditions were scored before (`condition_logprobs: epoch` or `frozen`). Read `now`.
     """
@@ -52,6 +53,7 @@ class ConditionLogprobs:
     band: Tensor | None = None
     hidden: Tensor | None = None
     role: Tensor | None = None
+    graded: Tensor | None = None
     current: Tensor | None = None
 
     @property

@@ -64,6 +64,17 @@ class TurnEncoder:
         # The template has already written the special tokens. Adding them again would double the first one.
         return [token for token, _ in self._tokens(self.chat.prompt(messages, inputs))]
 
+    def names_special_token(self, prompt: Prompt) -> bool:
+        """Return whether a prompt's text has the name of a special token. To nlft it is text, to other programs not.
+
+        Raises:
+            UserError: as `prompt_ids`.
+        """
+        if self.chat is None:
+            return False
+        messages = as_messages(prompt, system_prompt=self.templates.system_prompt)
+        return any(is_text for _, is_text in self._control.pieces(self.chat.prompt(messages)))
+
     def completion_ids(self, completion: str, inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """Tokenise a completion without its prompt, as the chat template writes it, and add the end-of-turn token.
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from math import gcd
 from pathlib import Path
@@ -170,7 +170,10 @@ class ArmTraining:
         """Return the training arguments that all arms share."""
         about: dict[str, Any] = {"output_dir": str(self.out), "seed": self.asking.seed}
         shared = {f.name: getattr(self.asking, f.name) for f in fields(SystemPromptSettings)}
-        own = arm_budget(self.arm, self.budget).training(self.all_examples)
+        mine = self.arm.settings
+        if self.arm.method == "kto":  # it takes two examples at least, see `baseline_trainer`
+            mine = {"per_device_train_batch_size": max(2, self.budget.per_device_train_batch_size), **mine}
+        own = self.budget.training(self.all_examples, mine)
         if self._keeps_checkpoints() and not {"save_strategy", "save_steps"} & self.arm.settings.keys():
             every = max(1, own["max_steps"] // CHECKPOINTS)
             own |= {"save_strategy": "steps", "save_steps": every, "save_total_limit": 1}
@@ -205,13 +208,6 @@ class ArmTraining:
             options["sft_seconds"] = self.budget.max_seconds / 2
         make, settings = baseline_trainer(self.arm, options, self.asking)
         return make(self.net, settings, self.examples, self.tokenizer, self.lora)
-
-
-def arm_budget(arm: Arm, budget: Budget) -> Budget:
-    """Return the shared budget, with the arm's own `num_train_epochs` if the arm sets it."""
-    if "num_train_epochs" not in arm.settings:
-        return budget
-    return replace(budget, num_train_epochs=float(arm.settings["num_train_epochs"]), max_steps=-1)
 
 
 def baseline_trainer(

@@ -1,5 +1,6 @@
 """Settings of `tune`, `compare` and `rounds`. Imports no torch, so that `--help` answers at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Annotated, Any, ClassVar
@@ -55,25 +56,41 @@ class Budget(LearningSettings, ActivationSettings, AnswerWeightSettings, WatchEv
         },
     )
 
-    def training(self, examples: int) -> dict[str, Any]:
+    def training(self, examples: int, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the budget as fields of transformers' TrainingArguments.
 
-        Every arm gets the same number of steps, or of seconds.
+        Every arm gets the same number of steps, or of seconds. An arm with `num_train_epochs` of its own gets as many
+        steps as these epochs have with its own batch size and accumulation.
 
         Args:
             examples: number of all examples, of which an arm may train on some.
+            own: the arm's own settings.
         """
         from nlft.training.callbacks import UNTIL_TIME_IS_UP
 
         names = ("per_device_train_batch_size", "learning_rate", "activation_checkpointing")
         chosen = {name: getattr(self, name) for name in names}
         chosen["max_steps"] = self.max_steps
-        if self.max_steps <= 0:
-            passed = self.num_train_epochs * ceil(examples / self.per_device_train_batch_size)
-            chosen["max_steps"] = max(1, ceil(passed))
+        if own and "num_train_epochs" in own:
+            size = _count(own, "per_device_train_batch_size", self.per_device_train_batch_size)
+            size *= _count(own, "gradient_accumulation_steps", 1)
+            chosen["max_steps"] = _steps(float(own["num_train_epochs"]), examples, size)
+        elif self.max_steps <= 0:
+            chosen["max_steps"] = _steps(self.num_train_epochs, examples, self.per_device_train_batch_size)
         if self.max_seconds:  # a schedule would have to know the number of steps
             chosen |= {"lr_scheduler_type": "constant", "max_steps": UNTIL_TIME_IS_UP}
         return {**chosen, "save_strategy": "no"}
+
+
+def _count(own: Mapping[str, Any], name: str, usual: int) -> int:
+    """Return an arm's own number. The trainer's settings refuse a value that is none."""
+    value = own.get(name, usual)
+    return value if isinstance(value, int) and value > 0 else usual
+
+
+def _steps(epochs: float, examples: int, size: int) -> int:
+    """Return the steps of these epochs, with `size` examples in a step."""
+    return max(1, ceil(epochs * ceil(examples / size)))
 
 
 @dataclass

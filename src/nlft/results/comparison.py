@@ -168,7 +168,8 @@ def paired(a: Cells, b: Cells) -> tuple[list[Sequence[bool]], list[Sequence[bool
 
 VerdictKind = Literal[
     "train",  # the best method beats the best prompt
-    "do_not_train",  # no method beats the best prompt, and a gain worth having is ruled out
+    "do_not_train",  # no method beats the best prompt, and for the best one a gain worth having is ruled out
+    "unfinished",  # as `do_not_train`, but a method that cannot be the best one beats that prompt
     "more_seeds",
     "more_questions",
     "too_close",  # enough questions and seeds for the gap that matters, and still no significant one
@@ -184,7 +185,7 @@ class Verdict:
     """The recommendation of a comparison at its largest size.
 
     Attributes:
-        best: the trained arm with the most right answers, among those with a result for every seed.
+        best: the trained arm with the most right answers, among those that can be recommended, see `verdict`.
         prompt: the prompted arm that `best` has to beat.
         rates: rates of right answers of `best` and `prompt`, by arm.
         gap: the difference `best` minus `prompt`.
@@ -197,6 +198,8 @@ class Verdict:
         seeds, failed_seeds: numbers of seeds of `best` with a result and without one.
         rivals: trained arms that do not differ significantly from `best`.
         better: trained arms that are significantly above `best`, but were run on only one seed or failed on some seeds.
+        above: trained arms that are significantly above `prompt`, except `best` and those in `excluded`. Empty if
+            `kind` is `train`.
         missing: trained arms without a result to compare.
         excluded: arms that cannot be recommended, and the bounds of collateral that each breaks.
         front: the arms by violations and KL together, without the excluded ones; None if no KL was measured.
@@ -215,6 +218,7 @@ class Verdict:
     failed_seeds: int = 0
     rivals: tuple[str, ...] = ()
     better: tuple[str, ...] = ()
+    above: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     excluded: Mapping[str, tuple[Breach, ...]] = field(default_factory=dict)
     front: Front | None = None
@@ -226,7 +230,8 @@ def verdict(grid: Grid, made: Sequence[Contrast], prompted: Collection[str], lac
 
     A method is worth its training only if it beats the best prompt. A comparison that was not planned is corrected for
     all pairs of arms, because the best arm is chosen after the fact. An arm that the plan gave only one seed, or that
-    failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed in `better`.
+    failed on some seeds, is recommended only if there are no other arms. Such an arm can still be listed in `better`
+    and `above`. If it beats the best prompt, the verdict is never that no method does.
     On two seeds, no difference is significant, so none is recommended.
     An arm that breaks a bound of collateral is never recommended. Where KL was measured, an arm that another one beats
     by violations and KL together is recommended only if that is so for all trained arms.
@@ -278,19 +283,16 @@ def _decide(
     cells = {arm: c for (arm, at), c in grid.items() if at == size and c.verdicts}
     rates = {arm: rate_of(c.verdicts, c.clusters) for arm, c in cells.items()}
     prompts = [arm for arm in rates if arm in prompted and arm not in excluded]
-    trained = [arm for arm in rates if arm not in prompted and not cells[arm].once]
+    trained = [arm for arm in rates if arm not in prompted]
     if not trained or not prompts:
         return Verdict("no_arms")
-    whole = [arm for arm in trained if arm not in out and not cells[arm].failed]
-    whole = whole or [arm for arm in trained if arm not in out]
-    whole = whole or [arm for arm in trained if arm not in excluded] or trained
-    best = max(whole, key=lambda arm: rates[arm].value)
+    best = max(_candidates(trained, cells, excluded, out), key=lambda arm: rates[arm].value)
     reachable = [arm for arm in prompts if paired(cells[best], cells[arm])]
     if not reachable:
         return Verdict("no_common_seed", best=best)
     prompt = max(reachable, key=lambda arm: rates[arm].value)
     gap = _gap(grid, made, best, prompt, size)
-    planned = any((c.ours, c.theirs, c.size) == (best, prompt, size) for c in made)
+    planned = any({c.ours, c.theirs} == {best, prompt} and c.size == size for c in made)
     base = Verdict(
         "do_not_train",
         best=best,
@@ -303,13 +305,34 @@ def _decide(
         failed_seeds=len(cells[best].failed),
         cluster=by.field if (by := cells[best].clusters) else None,
     )
+    base = _with_other_arms(base, grid, made, size, {*prompted, *out})
+    if gap.value > 0 and best not in excluded and _better(grid, made, best, prompt, size):
+        return replace(base, kind="train")
+    reached = [arm for arm in trained if arm not in (best, *excluded) and paired(cells[arm], cells[prompt])]
+    base = replace(base, above=tuple(arm for arm in reached if _better(grid, made, arm, prompt, size)))
     if gap.value <= 0 and gap.high < WORTH_HAVING:
-        return base
+        return replace(base, kind="unfinished") if base.above else base
     if best in excluded:
         return replace(base, kind="out_of_bounds")
-    if _better(grid, made, best, prompt, size):
-        return _with_other_arms(replace(base, kind="train"), grid, made, size, {*prompted, *out})
     return _undecided(base, grid, size, len(made) + lacking if planned else _pairs(grid, size))
+
+
+def _candidates(
+    trained: Sequence[str], cells: Mapping[str, Cells], excluded: Collection[str], out: Collection[str]
+) -> list[str]:
+    """Return the trained arms from which the best is chosen: the first of these groups that has an arm.
+
+    Args:
+        excluded, out: see `_decide`.
+    """
+    several = [arm for arm in trained if not cells[arm].once]
+    groups = (
+        [arm for arm in several if arm not in out and not cells[arm].failed],
+        [arm for arm in several if arm not in out],
+        [arm for arm in several if arm not in excluded],
+        [arm for arm in trained if arm not in excluded],
+    )
+    return next((group for group in groups if group), list(trained))
 
 
 def _undecided(base: Verdict, grid: Grid, size: int, tests: int) -> Verdict:

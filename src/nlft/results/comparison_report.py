@@ -145,16 +145,31 @@ def _sentence(decided: Verdict, titles: Mapping[str, str]) -> str:
         return f"No method stays within the bounds: the best, {best}, is {_gap_text(decided)} over {prompt}."
     if decided.kind == "do_not_train":
         rate = decided.rates[decided.prompt]
+        method = "method within the bounds" if decided.excluded else "method"
         return (
-            f"No method beat a model without training ({prompt}, {rate}): do not fine-tune on this data. The best, "
+            f"No {method} beat a model without training ({prompt}, {rate}): do not fine-tune on this data. The best, "
             f"{best}, is {_gap_text(decided)} over it."
         )
+    if decided.kind == "unfinished":
+        return (
+            f"Not decided: {best} is {_gap_text(decided)} over {prompt}{_above_clause(decided, titles)}. Give every "
+            "method all seeds before you decide."
+        )
     if decided.kind != "train":
-        return _undecided_sentence(decided, f"{best} is {_gap_text(decided)} over {prompt}")
+        gap = f"{best} is {_gap_text(decided)} over {prompt}{_above_clause(decided, titles)}"
+        return _undecided_sentence(decided, gap)
     seeds = f" on {decided.seeds} of {decided.seeds + decided.failed_seeds} seeds" if decided.failed_seeds else ""
     planned = "" if decided.planned else " (not planned)"
     gap = f"{decided.rates[decided.best]}{seeds}, {_gap_text(decided)} over {prompt}{planned}"
     return f"Train with {best}: {gap}{_rivals_clause(decided, titles)}."
+
+
+def _above_clause(decided: Verdict, titles: Mapping[str, str]) -> str:
+    """Return which methods are significantly above the prompt and still not the best one. Empty without any."""
+    if not decided.above:
+        return ""
+    names = " / ".join(titles[arm] for arm in decided.above)
+    return f", but {names} {'are' if len(decided.above) > 1 else 'is'} significantly above it"
 
 
 def _gap_text(decided: Verdict) -> str:

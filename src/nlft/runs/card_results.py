@@ -13,6 +13,7 @@ _SETS = {"task": "the task's prompts", "near": "near-scope prompts", "keep": "pr
 _VERDICTS = {
     "train": "train. The best method, {best}, beats the best model without training.",
     "do_not_train": "do not train. No method beats a model without training.",
+    "unfinished": "not decided: a method that lacks seeds beats the best model without training.",
     "out_of_bounds": "no method stays within the bounds on collateral.",
     "more_seeds": "not decided: too few seeds.",
     "more_questions": "not decided: too few test questions.",

@@ -45,6 +45,8 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         self.settings = settings
         self.trainer: Any = None  # set by the caller that owns both; saving needs all ranks
         self._heart: Heartbeat | None = None
+        self._first_step: int | None = None  # None: no training has begun
+        self._start, self._over = 0.0, False
 
     def on_epoch_begin(
         self,
@@ -112,7 +114,9 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or logs is None or ("train_loss" in logs and self._over):
+        if not state.is_world_process_zero or logs is None or self._first_step is None:
+            return  # an evaluation before the training is no part of the run
+        if "train_loss" in logs and self._over:
             return  # a run that had ended was resumed, and has its last line
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step

@@ -44,7 +44,8 @@ def check_for_trl(encoder: TurnEncoder, examples: Sequence[Example], *, has_colu
 
     Args:
         encoder: renders as the method's settings say.
-        has_columns: whether the method takes the columns `tools` and `chat_template_kwargs`.
+        has_columns: whether the method takes the columns `tools` and `chat_template_kwargs`. A method that does not
+            also tokenises its prompts with TRL, so the name of a special token in them is refused.
 
     Raises:
         UserError: TRL would render something else than nlft, or the template refuses some examples.
@@ -73,6 +74,9 @@ def check_for_trl(encoder: TurnEncoder, examples: Sequence[Example], *, has_colu
         except TemplateRefusal as error:
             problems.append(Problem(where, error.what, error.cure))
             continue
+        if not has_columns and encoder.names_special_token(example.prompt):
+            what = "has the name of a special token in its prompt, which TRL reads as that token."
+            problems.append(Problem(where, what, "Remove the name from the prompt, or use another method."))
         if not form.is_prefix:
             what = "is rendered without the end of its prompt by TRL, because a reply does not repeat it."
             problems.append(Problem(where, what, "Use `nlft train` or `nlft sft`, or correct the chat template."))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, cycle, islice
-from math import ceil
+from math import ceil, nan
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from nlft.files import write_whole
 
 CHECK_EVERY = 4  # steps between two checks of `stop_below`: a check waits for the device
 STATE_FILE = "strikes.json"
+
+StruckToken = tuple[str | int, int, int]
+"""A struck token: its example's id, its place in the completion, its token id."""
 
 
 def struck_record(plan: StrikePlan, examples: Sequence[EncodedExample]) -> dict[str, Any]:
@@ -110,7 +113,8 @@ def _shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:
 class StrikeDose(TrainerCallback):  # type: ignore[misc]
     """Follows how often each struck token was trained and how probable it still is; ends training when few are.
 
-    A struck token's probability is the model's before the step that last trained it.
+    A struck token's probability is the model's before the step that last trained it. The means are over the tokens
+    that the active plan strikes.
     """
 
     ended: str | None = None  # why the training ended before its last step
@@ -118,20 +122,34 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any, examples: Sequence[EncodedExample], plan: StrikePlan) -> None:
         """
         Args:
-            plan: names the struck tokens to follow. Another scheme or plan may become active later.
+            plan: names the struck tokens to follow, until `follow` gets another one.
         """
         self.trainer = trainer
+        self.tokens: list[StruckToken] = []
+        self.probability = self.doses = torch.zeros(0)
+        self._known: dict[StruckToken, tuple[float, float]] = {}
         self.follow(examples, plan)
-        total = sum(map(len, self.pivots.values()))
-        self.probability = torch.full((total,), torch.nan)
-        self.doses = torch.zeros(total)
-        self._sums = torch.zeros(2, total)
 
     def follow(self, examples: Sequence[EncodedExample], plan: StrikePlan) -> None:
-        """Follow this plan's tokens, as many as before."""
+        """Follow this plan's tokens. A token that was followed before keeps its probability and its dose."""
+        self._known = self._state()
         self.pivots = {one.id: [t for strike in plan.strikes(one) for t in strike.pivots] for one in examples}
         ends = accumulate(map(len, self.pivots.values()))
         self.places = {id: slice(end - len(self.pivots[id]), end) for id, end in zip(self.pivots, ends, strict=True)}
+        self.tokens = [(one.id, at, one.completion[at]) for one in examples for at in self.pivots[one.id]]
+        self._sums = torch.zeros(2, len(self.tokens))
+        self._fill()
+
+    def _state(self) -> dict[StruckToken, tuple[float, float]]:
+        """Return the probability and the dose of every token that is or was followed."""
+        now = zip(self.probability.tolist(), self.doses.tolist(), strict=True)
+        return {**self._known, **dict(zip(self.tokens, now, strict=True))}
+
+    def _fill(self) -> None:
+        """Give the followed tokens what is known of them."""
+        values = [self._known.get(token, (nan, 0.0)) for token in self.tokens]
+        self.probability = torch.tensor([probability for probability, _ in values])
+        self.doses = torch.tensor([dose for _, dose in values])
 
     def collect(self, examples: Sequence[EncodedExample], held: HeldScores) -> None:
         """Add a training batch's struck tokens. Does not wait for the device."""
@@ -149,11 +167,16 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
             self.restore()
 
     def restore(self) -> None:
-        """Take over the state of the checkpoint that the run resumes from, if it has one."""
+        """Take over the state of the checkpoint that the run resumes from, if it has one.
+
+        Other examples than the checkpoint's have none: a token is known by its example, its place and its id.
+        """
         path = Path(self.trainer.resumed_from or "") / STATE_FILE
         if self.trainer.resumed_from is not None and path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
-            self.probability, self.doses = torch.tensor(kept["probability"]), torch.tensor(kept["doses"])
+            tokens = map(tuple, kept.get("tokens", []))
+            self._known = dict(zip(tokens, zip(kept["probability"], kept["doses"], strict=True), strict=False))
+            self._fill()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         sums = self.trainer.accelerator.reduce(self._sums, "sum")
@@ -182,5 +205,7 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
 
     def write(self, folder: Path) -> None:
         """Write the state into a checkpoint."""
-        kept = {"probability": self.probability.tolist(), "doses": self.doses.tolist()}
+        state = self._state()
+        probability, doses = zip(*state.values(), strict=True) if state else ((), ())
+        kept = {"tokens": list(state), "probability": probability, "doses": doses}
         write_whole(folder / STATE_FILE, json.dumps(kept).encode())

@@ -17,7 +17,7 @@ from nlft.core.beginnings import shares_beginnings
 from nlft.core.condition_scores import ScoredBatch, is_noisy, score_batch
 from nlft.core.conditions import ConditionEncoder, EncodedExample
 from nlft.core.limits import limits_of
-from nlft.core.loss import Window, normalize, windows_of
+from nlft.core.loss import LossPart, above_and_below, windows_of
 from nlft.core.schemes.registry import DEFAULT_SCHEME, scheme_of, usable_schemes
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
@@ -122,6 +122,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         self.loss_is_scaled_for_ga = True
         self._noisy = bool(args.neftune_noise_alpha) or is_noisy(model)
         self.start_sums()
+        self._held_out = torch.zeros(2, 2, device=args.device)
         self._watch: WatchCallback | None = None
         self._follow(encoder, train, (held_out_examples or [], held_out or []))
 
@@ -196,7 +197,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         batches = [self._as_needed(batch) for batch in batches]
         if batches:
             counts = torch.stack([counts_of(b) for b in batches]).sum(0).to(device)
-            self._window, self._answer_window = windows_of(self.accelerator.reduce(counts, "sum"))
+            self._windows = windows_of(self.accelerator.reduce(counts, "sum"))
         return batches, items
 
     def use_scheme(self, name: str, settings: dict[str, Any]) -> None:
@@ -216,6 +217,8 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             self._dose = StrikeDose(self, self.builder.examples, self.builder.plan)
             self._dose.restore()
             self.add_callback(self._dose)
+        elif self._dose is not None and isinstance(self.builder.plan, StrikePlan):
+            self._dose.follow(self.builder.examples, self.builder.plan)
 
     def before_first_step(self, *, resumes: bool) -> None:
         self.kept.before_first_step(resumes=resumes)
@@ -284,20 +287,16 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         )
         weights = self.scheme.weigh(scored.conditions, self.saliency)
         losses = self.scheme.losses(weights, scored, self.saliency)
-        window, answer_window = (
-            (self._window, self._answer_window) if training else windows_of(counts_of(inputs).to(batch.label.device))
-        )
-
-        def normalized(per_sample: Tensor, lengths: Tensor, of: Window) -> Tensor:
-            return normalize(per_sample, lengths, of, self.args.loss_normalization)
-
-        parts = {f"nlft/{name}_loss": normalized(part, scored.lengths, window) for name, part in losses.parts.items()}
+        made = {f"nlft/{name}_loss": LossPart(part, scored.lengths) for name, part in losses.parts.items()}
         if extra and scored.extra_losses is not None:
-            added = normalized(scored.extra_losses, scored.lengths, window)
-            parts[f"nlft/{extra.name}_loss"] = extra.weight * added
+            made[f"nlft/{extra.name}_loss"] = LossPart(scored.extra_losses, scored.lengths, extra.weight)
         if scored.answer_logp is not None and scored.answer_lengths is not None:
-            answer = normalized(-scored.answer_logp.sum(1), scored.answer_lengths, answer_window)
-            parts["nlft/answer_loss"] = self.args.answer_weight * answer
+            answers = -scored.answer_logp.sum(1)
+            made["nlft/answer_loss"] = LossPart(answers, scored.answer_lengths, self.args.answer_weight, True)
+        windows = self._windows if training else windows_of(counts_of(inputs).to(batch.label.device))
+        parts = {name: part.normalized(windows, self.args.loss_normalization) for name, part in made.items()}
+        if not training:
+            self._add_held_out(above_and_below(made.values(), self.args.loss_normalization).detach())
         loss = torch.stack(list(parts.values())).sum()
         self._record("train" if training else "eval", loss, parts, scored, weights, inputs)
         if training and self._dose and scored.held:
@@ -317,6 +316,21 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
     ) -> tuple[Tensor, None, None]:
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(self._as_needed(inputs))).detach(), None, None
+
+    def _add_held_out(self, rows: Tensor) -> None:
+        """Add what a batch's samples have above and below the line. Leave out those that fill the last batch up."""
+        rows = self.accelerator.gather_for_metrics(self.accelerator.pad_across_processes(rows.float()))
+        self._held_out = self._held_out + rows.sum(0)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Evaluate. The loss is that of all held-out examples together; Trainer's is a mean of its batches' losses."""
+        self._held_out = torch.zeros(2, 2, device=self.args.device)
+        self._metrics["eval"].clear()  # of an evaluation that was broken off
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        above, below = self._held_out.unbind(1)
+        if below.any():
+            output.metrics[f"{metric_key_prefix}_loss"] = float((above / below.clamp(min=1)).sum())
+        return output
 
     def _as_needed(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the batch, with scores that are kept. Build it again if it was built for another scheme."""

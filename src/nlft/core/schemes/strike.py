@@ -81,9 +81,9 @@ _SHOWN = ((Role.STRUCK, Tag.STRUCK), (Role.INSIDE, Tag.INSIDE), (Role.HELD, Tag.
 def strike_weights(logprobs: ConditionLogprobs, settings: StrikeSettings) -> TokenWeights:
     """Tag the struck tokens, and weigh the likelihood of liked replies. The other losses are in `strike_losses`."""
     assert logprobs.role is not None
-    liked = _liked(logprobs.label, logprobs.role)
+    assert logprobs.graded is not None
     return TokenWeights(
-        likelihood=settings.like_weight * (logprobs.mask & liked[:, None]).float(),
+        likelihood=settings.like_weight * (logprobs.mask & logprobs.graded).float(),
         unlikelihood=torch.zeros_like(logprobs.base, dtype=torch.float32),
         tag=role_tags(logprobs.role),
         gated=torch.zeros_like(logprobs.label),
@@ -142,11 +142,6 @@ def strike_signal(weights: TokenWeights, scored: ScoredBatch, settings: StrikeSe
         count = (owned * places.sum(1)).sum(1).clamp(min=1)
         signal = signal + weight * (held.kl * places)[:size, :width] / count[:, None]
     return signal
-
-
-def _liked(label: Tensor, role: Tensor) -> Tensor:
-    """Return (batch,) bool: replies that are right, have no span, and need not stay as they are."""
-    return label & ~((role == Role.STRUCK) | (role == Role.KEPT)).any(1)
 
 
 def _mean(values: Tensor, places: Tensor, held: HeldScores, size: int) -> Tensor:
