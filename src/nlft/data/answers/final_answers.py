@@ -17,13 +17,15 @@ from nlft.data.answers.statements import begins_with_number, is_short, read_stat
 MARK = "####"  # the final answer follows this mark, as in GSM8K
 
 _NAMES = r"answer|antwort|réponse|respuesta|risposta|resposta|ответ"
+# Where a word begins and ends. Underscores around it are emphasis, but `final_answer` is one word.
+_BEGINS, _ENDS = r"(?<![^\W_])(?<![^\W_]_)(?<![^\W_]__)", r"(?![^\W_])"
 MARKS = re.compile(
-    rf"(?P<hash>####+)|(?P<tag><answer>)|(?:\b(?:{_NAMES})\b[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
-    r"|\bfinal answer\b[*_#.: \t]{0,4}(?=\n|[-$\\+]{0,2}[0-9])",
+    rf"(?P<hash>####+)|(?P<tag><answer>)|(?:{_BEGINS}(?:{_NAMES}){_ENDS}[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
+    rf"|{_BEGINS}final answer{_ENDS}[*_#.: \t]{{0,4}}(?=\n|[-$\\+]{{0,2}}[0-9])",
     re.IGNORECASE,
 )
 SAYS = re.compile(
-    r"(?:\banswer\b[^.\n!?=:]{0,60}?\b(?:is|was|be|equals)\b|\bantwort (?:ist|lautet)|\bréponse est"
+    rf"(?:{_BEGINS}answer\b[^.\n!?=:]{{0,60}}?\b(?:is|was|be|equals){_ENDS}|\bantwort (?:ist|lautet)|\bréponse est"
     r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
     re.IGNORECASE,
 )
