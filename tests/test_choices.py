@@ -70,6 +70,9 @@ def test_a_letter_that_is_denied_excluded_supposed_or_asked_about_is_not_chosen(
         "Is it A? No, the answer is B.",
         "I am not sure, but the answer is B.",
         "It can't be A, so the answer is B.",
+        "If the answer is A, then X fails. So B is correct.",
+        "A common wrong answer is A. The answer is B.",
+        "Wrong answer: A\nAnswer: B",
     ],
 )
 def test_a_denial_reaches_no_further_than_its_clause(reply):

@@ -300,6 +300,11 @@ def test_exact_reads_a_full_stop_within_an_answer(words):
         assert get_grader("exact")(reply, "Rome").grade == "wrong"
 
 
+def test_exact_reads_no_answer_that_the_reply_does_not_state():
+    assert get_grader("exact")("The answer is Paris. A common wrong answer is Rome.", "Paris").grade == "right"
+    assert get_grader("exact")("I don't think the answer is Rome.", "Rome").grade == "wrong"
+
+
 def test_exact_knows_one_form_of_each_letter():
     assert get_grader("exact")("cafe\u0301", "caf\u00e9").grade == "right"
     # Python sorts accents in quadratic time, so a text with more than 30 in a row stays as it is.

@@ -20,7 +20,54 @@ _DENIED_BEFORE = re.compile(r"では?あり?ま|では?ない|じゃな|でな�
 _SENTENCES = re.compile(r"[^.!?。？\n]+|[.!?。？\n]")
 _LETTER = re.compile(r"(?<![\w'])[A-Za-z](?![\w'])", re.ASCII)
 _FARTHEST = 100  # characters from a denial to what it denies
+# What stands before "answer" if the text does not state that answer. At most two words may stand between.
+_NOT_TRUE = (
+    r"think|believe|say|mean|true|sure|certain|correct|right|the case|likely|possible|convinced|agree|claim|imply"
+    r"|conclude|suggest|accept|clear"
+)
+_THINKS = r"(?:thinks?|thought|says?|said|claim(?:s|ed)?|believe[sd]?|expect(?:s|ed)?|guess(?:es|ed)?|assume[sd]?)"
+_NOT_STATED = re.compile(
+    r"(?:\b(?:if|unless|whether|supposing|assuming|imagine|angenommen,?|falls|wenn|si|supposons que|supongamos que"
+    r"|(?<!i )(?<!can )(?<!may )(?:suppose|assume)|let's say|let us say|unlikely|no way"
+    r"|(?<!no )(?<!not )(?<!n't )(?<!without )(?<!without a )(?<!little )doubt(?:s|ed|ful)?"
+    r"|(?<!not )(?<!n't )(?:false|wrong|incorrect|untrue|a mistake|an error|impossible)"
+    r" (?:that|to (?:say|think|assume|conclude|believe|claim))"
+    r"|(?:you|one|some|many|people|they|students?)(?: (?:might|may|could|would|often|first|at first)){0,2} "
+    rf"{_THINKS}|(?:i|we)(?: (?:first|at first|initially|originally))? (?:thought|believed|assumed|guessed)"
+    rf"|(?:not|never|cannot|hardly)(?: (?:really|quite|necessarily))? (?:{_NOT_TRUE})"
+    r"|(?:wrong|incorrect|false|mistaken|erroneous|naive|naïve|tempting|student's|pupil's|falsche|mauvaise)"
+    r"(?! (?:that|to)\b))"
+    rf"|n't(?: (?:really|quite|necessarily))? (?:{_NOT_TRUE}))"
+    r"(?: that| to say| to say that| if| whether)?"
+    r"(?: (?:the|an?|my|your|his|her|its|our|their|this|any|die|la|une))?(?: [\w'-]{1,20}){0,2} ?$"
+    r"|(?:如果|假设|假設|假如|假定|若|不认为|怀疑|错误的?|もし|仮に)(?:说|正确的?|最终的?|その|正しい){0,2}$",
+    re.IGNORECASE,
+)
+_EARLIER = re.compile(r"\b(?:first|initial|previous|earlier|original|old)(?: [\w'-]{1,20})? ?$", re.IGNORECASE)
+_NOT_WITHIN = re.compile(
+    r"(?:n't|\b(?:not|never|cannot|hardly|scarcely))(?: (?:possibly|really|ever|actually|simply|just|even))?"
+    r" (?:be|is|was|equals?)[: \t]*$",
+    re.IGNORECASE,
+)
 _DENIED = "·"
+_CLAUSE = re.compile(r"[.!?;:\n]")
+_MARKUP = re.compile(r"[*_\"]")
+
+
+def is_not_stated(match: re.Match[str]) -> bool:
+    """Return whether the words before and within `Answer:` or "the answer is" deny, suppose or doubt it.
+
+    So do "I don't think the answer is", "suppose the answer is", "the answer cannot be" and "a wrong answer is".
+
+    Args:
+        match: of a pattern that begins with the word for an answer, in a text with plain characters.
+    """
+    if not match[0][0].isalpha():  # `####`
+        return False
+    before = match.string[max(0, match.start() - _FARTHEST) : match.start()]
+    clause = _MARKUP.sub("", _CLAUSE.split(before)[-1])
+    earlier = match[0].rstrip(": \t").lower().endswith(" was") and _EARLIER.search(clause)
+    return bool(_NOT_STATED.search(clause) or earlier or _NOT_WITHIN.search(match[0]))
 
 
 def without_denied_letters(text: str) -> str:

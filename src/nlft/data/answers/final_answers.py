@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from nlft.core.thoughts import without_thoughts
+from nlft.data.answers.denials import is_not_stated
 from nlft.data.answers.number_words import BEGINS, NO_NUMBER
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
@@ -95,7 +96,8 @@ def _read(text: str) -> Quantity | None:
     for stated in (_marked(text), _boxed(text), _said(text)):
         if stated:
             return _agreed(stated)
-    return _last_number(text)
+    last = _last_number(text)
+    return _agreed([*_not_stated(text), last]) if last else None
 
 
 def _agreed(found: list[Quantity]) -> Quantity:
@@ -163,6 +165,16 @@ def _said(text: str) -> list[Quantity]:
     return [one for one in found if one]
 
 
+def _not_stated(text: str) -> list[Quantity]:
+    """Read each answer that the text denies, supposes or doubts."""
+    sentences = [
+        plain_markup(first_sentence(region))
+        for pattern in (MARKS, SAYS)
+        for _, region, _ in regions(pattern, text, stated=False)
+    ]
+    return [one for sentence in sentences if (one := read_statement(sentence, marked=True))]
+
+
 def _unless_asked(sentence: str, stated: Quantity | None) -> Quantity | None:
     """Return what a sentence states; an unclear quantity if it asks."""
     return _words(sentence) if stated and _ASKS.search(sentence) else stated
@@ -178,15 +190,22 @@ def _last_digit(text: str) -> int:
     return next((at for at in range(len(text) - 1, -1, -1) if "0" <= text[at] <= "9"), -1)
 
 
-def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str, int]]:
+def regions(pattern: re.Pattern[str], text: str, *, stated: bool = True) -> Iterator[tuple[re.Match[str], str, int]]:
     """Yield each match with the line after it, and where that line begins.
 
     If the line is empty, it is the next one. It never reaches to the next match.
+
+    Args:
+        pattern: `MARKS` or `SAYS`.
+        text: with plain characters.
+        stated: yield the answers that the text states; else those that it denies, supposes or doubts.
     """
     matches = list(pattern.finditer(text))
     stops = [*(match.start() for match in matches[1:]), len(text)]
     pairs = list(zip(matches, stops, strict=False))
     for match, stop in pairs if len(pairs) <= 2 * _MOST_MARKS else pairs[:_MOST_MARKS] + pairs[-_MOST_MARKS:]:
+        if is_not_stated(match) is stated:
+            continue
         start = match.end()
         for _ in range(_LINES_AFTER):
             end = text.find("\n", start, stop)
