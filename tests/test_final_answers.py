@@ -56,9 +56,18 @@ Initially I thought the answer was 5. It's 7.|I'm not sure that the answer is 5.
 Angenommen, die Antwort ist 5. Das geht nicht. Also sind es 7.|That doesn't mean the answer is 5. She has 7.
 Si la réponse est 5, c'est trop. Donc il y en a 7.|Assuming that the answer is 5, we fail. So it is 7.
 """
+TAKEN_BACK = r"""
+#### 5~~Wait, this is wrong. The result is 7.|Answer: 5~~Correction: 7|Answer: 5~~**Correction:** 7
+The answer is 5.~~Wait, that's wrong. 9 - 2 = 7. So she has 7 left.|Answer: 5~No, wait. She has 7.
+\boxed{5}. Wait, that is wrong, since 9-2=7.~~So it's 7.|Answer: 5. Wait, that's wrong. The answer is 7.
+So the answer is 5. Wait, I forgot the 2 she gave away. So she has 7 left.|答案是5。不对,应该是7。
+Answer: 5~~Oops, I made a mistake. It should be 7.|Actually, wait. The answer is 5. No, it's 7.
+The answer is 5 — wait, no, it's 7.|$$\boxed{5}$$~~Hmm, that's not right. She has 7.
+<answer>5</answer> Sorry, that is incorrect. 7
+"""
 CASES = [
     reply.replace("~", "\n")
-    for table in (DENIED, FIRST, PARTS, LATER, NOT_STATED)
+    for table in (DENIED, FIRST, PARTS, LATER, NOT_STATED, TAKEN_BACK)
     for reply in table.strip().replace("\n", "|").split("|")
 ]
 

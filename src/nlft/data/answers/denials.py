@@ -1,4 +1,4 @@
-"""Find what a text denies, excludes, supposes or asks about, and so does not state."""
+"""Find what a text denies, excludes, supposes, asks about or takes back, and so does not state."""
 
 import re
 
@@ -50,6 +50,23 @@ _NOT_WITHIN = re.compile(
     re.IGNORECASE,
 )
 _DENIED = "·"
+# What takes back an answer that stands before it.
+_TAKES_BACK = re.compile(
+    r"\b(?:oops|whoops|scratch that|my (?:mistake|bad)|wait,? no\b|no,? wait|on second thought|i stand corrected"
+    r"|(?:correction|korrektur|corrección)[*_]{0,2} ?:|let me correct (?:that|this|it|myself|my)"
+    r"|(?:i|we)(?:'ve| have|'d| had)?(?: just)? made (?:an?|another|some) (?:[a-z-]{1,15} )?(?:mistake|error)s?"
+    r"|i (?:forgot|missed|misread|misunderstood|miscounted|miscalculated|overlooked|was (?:wrong|mistaken))\b"
+    r"|(?:this|that|it|(?:this|that|the|my) (?:answer|result|value|calculation))"
+    r"(?:(?:'s|(?: is| was)) (?:[*_]{0,2}(?:wrong|incorrect|mistaken)|not (?:right|correct|true))"
+    r"|(?: isn't| wasn't) (?:right|correct))\b|(?:das ist falsch|das stimmt nicht|c'est faux|eso es incorrecto)\b"
+    r"|actually,? (?=it(?:'s| is| should| must)\b|the (?:right|correct|answer|result)\b|no\b|[(*]{0,3}[a-z]\b))"
+    r"|(?:(?<=[.!] )|(?<=\n))no[,:] |不对|更正|算错了|我错了",
+    re.IGNORECASE,
+)
+# The same words take nothing back behind one of these: "let me know if that is wrong".
+_TAKES_NOTHING = re.compile(r"\b(?:if|whether|unless|in case|not|nobody|would|might|cannot)\b|n't\b", re.IGNORECASE)
+_PARTS = re.compile(r"(?<=[.!?])\s+|\n+")
+_VALUE = re.compile(r"[0-9][0-9.,]*|(?<!\w)[A-HJ-Z](?!\w)")  # a number, or a letter that is no pronoun
 _CLAUSE = re.compile(r"[.!?;:\n]")
 _MARKUP = re.compile(r"[*_\"]")
 
@@ -70,6 +87,27 @@ def is_not_stated(match: re.Match[str]) -> bool:
     return bool(_NOT_STATED.search(clause) or earlier or _NOT_WITHIN.search(match[0]))
 
 
+def after_retraction(text: str, start: int) -> str:
+    """Return what follows the words that take back an answer: "Wait, that is wrong", "Correction:".
+
+    Between the answer and these words, no other number and no other letter may stand: it might be the wrong one.
+
+    Args:
+        text: with plain characters.
+        start: where the answer begins.
+
+    Returns:
+        The rest of the text. Empty: nothing is taken back.
+    """
+    found = _TAKES_BACK.search(text, start, start + 2 * _FARTHEST)
+    if not found:
+        return ""
+    answer, *others = _PARTS.split(text[start : found.start()].lstrip(" \t\n*_"))
+    if len(_VALUE.findall(answer if not others else " ".join(others))) > (not others):
+        return ""
+    return "" if _TAKES_NOTHING.search([answer, *others][-1]) else text[found.end() :]
+
+
 def without_denied_letters(text: str) -> str:
     """Replace the single letters that a text with plain characters denies, excludes, supposes or asks about.
 
@@ -77,9 +115,12 @@ def without_denied_letters(text: str) -> str:
     "The answer can't be ·. Is it ·? If it were ·, we would fail. It is A."
     """
     spans = []
+    end = 0
     for denial in _DENIES.finditer(text):
-        end = _ENDS.search(text, denial.end(), denial.end() + _FARTHEST)
-        spans.append((denial.end(), end.start() if end else denial.end() + _FARTHEST))
+        if end < denial.end():  # else the denial before ends here too, and a search for each would take too long
+            found = _ENDS.search(text, denial.end())
+            end = found.start() if found else len(text)
+        spans.append((denial.end(), min(end, denial.end() + _FARTHEST)))
     start = 0
     for part in _SENTENCES.finditer(text):
         if part[0] == "?":

@@ -5,11 +5,11 @@ last number. Thoughts count for nothing. Two different answers of one kind are u
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.answers.denials import is_not_stated
+from nlft.data.answers.denials import after_retraction, is_not_stated
 from nlft.data.answers.number_words import BEGINS, NO_NUMBER
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
@@ -26,12 +26,12 @@ MARKS = re.compile(
     re.IGNORECASE,
 )
 SAYS = re.compile(
-    rf"(?:{_BEGINS}answer\b[^.\n!?=:]{{0,60}}?\b(?:is|was|be|equals){_ENDS}|\bantwort (?:ist|lautet)|\bréponse est"
+    rf"(?:{_BEGINS}answer\b(?!>)[^.\n!?=:]{{0,60}}?\b(?:is|was|be|equals){_ENDS}|\bantwort (?:ist|lautet)|\bréponse est"
     r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
     re.IGNORECASE,
 )
 _TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
-_BOX = re.compile(r"\\f?boxed ?\{")
+BOX = re.compile(r"\\f?boxed ?\{")
 NEXT_TURN = re.compile(
     r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
@@ -93,9 +93,10 @@ def read_standard(answer: str) -> Quantity | None:
 
 
 def _read(text: str) -> Quantity | None:
-    for stated in (_marked(text), _boxed(text), _said(text)):
-        if stated:
-            return _agreed(stated)
+    for pattern, read in ((MARKS, _marked), (BOX, _boxed), (SAYS, _said)):
+        if stated := read(text):
+            corrected = _read(after_retraction(text, last_end((pattern,), text)))
+            return _agreed([*stated, corrected] if corrected else stated)
     last = _last_number(text)
     return _agreed([*_not_stated(text), last]) if last else None
 
@@ -216,6 +217,11 @@ def regions(pattern: re.Pattern[str], text: str, *, stated: bool = True) -> Iter
         yield match, _TAG_ENDS.split(text[start:end], maxsplit=1)[0], start
 
 
+def last_end(patterns: Iterable[re.Pattern[str]], text: str) -> int:
+    """Return where the last match of one of the patterns ends; 0 if there is none."""
+    return max((match.end() for pattern in patterns for match in pattern.finditer(text)), default=0)
+
+
 def first_sentence(region: str) -> str:
     """Return the text up to the end of its first sentence."""
     return _SENTENCE.split(region, maxsplit=1)[0]
@@ -229,7 +235,7 @@ def beginnings(region: str) -> list[str]:
 
 def boxed(text: str) -> list[str]:
     r"""Return what stands in each `\boxed{}`, except in a box within a box."""
-    starts = [match.end() for match in _BOX.finditer(text)]
+    starts = [match.end() for match in BOX.finditer(text)]
     ends: dict[int, int] = {}
     if starts:
         opened = []
