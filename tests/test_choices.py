@@ -56,6 +56,21 @@ def test_a_reply_that_names_another_letter_beside_its_option_is_unclear(reply):
     assert grade(reply, "A") == grade(reply, "B") == "ungraded"
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The answer is A. Wait, no: B is correct.",
+        "Answer: A. Actually, B is correct.",
+        "Answer: A\n\nCorrection: B",
+        r"\boxed{A}. Wait, that is wrong. It's B.",
+        "The answer is **A**. Oops, I made a mistake. The correct option is **B**.",
+        "<answer>A</answer> I was wrong. It should be B.",
+    ],
+)
+def test_a_choice_that_the_reply_takes_back_is_unclear(reply):
+    assert grade(reply, "A") == grade(reply, "B") == "ungraded"
+
+
 @pytest.mark.parametrize("reply", DENIED.split("|"))
 def test_a_letter_that_is_denied_excluded_supposed_or_asked_about_is_not_chosen(reply):
     assert grade(reply, "B") == "ungraded"
@@ -70,6 +85,11 @@ def test_a_letter_that_is_denied_excluded_supposed_or_asked_about_is_not_chosen(
         "Is it A? No, the answer is B.",
         "I am not sure, but the answer is B.",
         "It can't be A, so the answer is B.",
+        "If the answer is A, then X fails. So B is correct.",
+        "A common wrong answer is A. The answer is B.",
+        "Wrong answer: A\nAnswer: B",
+        "The answer is B. Option A looks right, but it is wrong. C is correct only for dogs.",
+        "The answer is B. Let me know if that is wrong: A is correct for cats.",
     ],
 )
 def test_a_denial_reaches_no_further_than_its_clause(reply):

@@ -42,9 +42,32 @@ The total is 7, because 2 + 3 = 5.|The total is 7. Let me verify: 2 + 3 = 5
 Tom has 7 apples, Ann has 5.|She has 7 left, having eaten 5.
 Therefore the total is 7, which satisfies 2 + 3 = 5.|She has 7 compared to Tom's 5.
 """
+NOT_STATED = """
+The answer cannot be 5. She has 7.|The answer can't possibly be 5. She has 7.|The answer could not be 5. She has 7.
+I don't think the answer is 5. It is 7.|It is *not* true that the answer is 5. She has 7.
+Whether the answer is 5 depends. She has 7.
+I doubt that the answer is 5. She has 7.|Suppose the answer is 5. That fails. So she has 7.|Wrong answer: 5~She has 7.
+A common wrong answer is 5. She has 7.|**Wrong answer:** 5~She has 7.|There's no way the answer is 5. She has 7.
+If the answer is 5, then 5 + 2 = 9, which is too many. So she has 7.|如果答案是5,就太多了。所以是7。
+It would be wrong to say the answer is 5. She has 7.|You might think the answer is 5, but she has 7.
+Some say that the answer is 5. They are wrong; she has 7.|An incorrect answer would be 5. The correct value is 7.
+My first answer was 5. After checking, she has 7.|The student's answer is 5. The correct result is 7.
+Initially I thought the answer was 5. It's 7.|I'm not sure that the answer is 5. Count again: 7.
+Angenommen, die Antwort ist 5. Das geht nicht. Also sind es 7.|That doesn't mean the answer is 5. She has 7.
+Si la réponse est 5, c'est trop. Donc il y en a 7.|Assuming that the answer is 5, we fail. So it is 7.
+"""
+TAKEN_BACK = r"""
+#### 5~~Wait, this is wrong. The result is 7.|Answer: 5~~Correction: 7|Answer: 5~~**Correction:** 7
+The answer is 5.~~Wait, that's wrong. 9 - 2 = 7. So she has 7 left.|Answer: 5~No, wait. She has 7.
+\boxed{5}. Wait, that is wrong, since 9-2=7.~~So it's 7.|Answer: 5. Wait, that's wrong. The answer is 7.
+So the answer is 5. Wait, I forgot the 2 she gave away. So she has 7 left.|答案是5。不对,应该是7。
+Answer: 5~~Oops, I made a mistake. It should be 7.|Actually, wait. The answer is 5. No, it's 7.
+The answer is 5 — wait, no, it's 7.|$$\boxed{5}$$~~Hmm, that's not right. She has 7.
+<answer>5</answer> Sorry, that is incorrect. 7
+"""
 CASES = [
     reply.replace("~", "\n")
-    for table in (DENIED, FIRST, PARTS, LATER)
+    for table in (DENIED, FIRST, PARTS, LATER, NOT_STATED, TAKEN_BACK)
     for reply in table.strip().replace("\n", "|").split("|")
 ]
 
@@ -100,6 +123,14 @@ He had 3 and then he has 5.|The answer is simple. It is 5.|There are 5 hours lef
 x = 5|Das sind 5 Stunden.|一共5小时|5.00...|f(2) = 5|It is 5!|#### Total~2 + 3 = 5
 Is it 4? No, it is 5.
 """
+BESIDE = """
+If we add 3, the answer is 5.|If you add 2 and 3 the answer is 5.|I am not sure, but the answer is 5.
+There is no doubt that the answer is 5.|Not counting Tom, the answer is 5.|I suppose the answer is 5.
+I assume the answer is 5.|I would say the answer is 5.|Since she does not eat 3, the answer is 5.
+It is not 4, so the answer is 5.|The answer for those who do not play is 5.|It is not wrong to say that the answer is 5.
+If the answer is 4, it fails. The answer is 5.|I don't think the answer is 4. The answer is 5.
+Wrong answer: 4~Answer: 5|Assuming 3 per box, the answer is 5.|Assume each has 3. The answer is 5.
+"""
 
 
 @pytest.mark.parametrize("reply", STATED.strip().replace("\n", "|").split("|"))
@@ -107,8 +138,29 @@ def test_a_stated_number_is_right(reply):
     assert grade(reply.replace("~", "\n"), "5") == "right"
 
 
+@pytest.mark.parametrize("reply", BESIDE.strip().replace("\n", "|").split("|"))
+def test_a_denial_or_a_condition_beside_a_stated_answer_leaves_it_stated(reply):
+    assert grade(reply.replace("~", "\n"), "5") == "right"
+    assert grade(reply.replace("~", "\n") + "\nThere are 3 boxes.", "5") == "right"
+
+
 @pytest.mark.parametrize(
-    "piece", ["至", "百万", "5百", "because 5 ", "if ", "5\n", "0.3...", "check ", "(5)", "5! ", "up to ", "as "]
+    "piece",
+    [
+        "至",
+        "百万",
+        "5百",
+        "because 5 ",
+        "if ",
+        "5\n",
+        "0.3...",
+        "check ",
+        "(5)",
+        "5! ",
+        "up to ",
+        "as ",
+        "if the answer is ",
+    ],
 )
 def test_the_time_grows_no_faster_than_the_text(piece):
     text = piece * (100_000 // len(piece)) + "5"

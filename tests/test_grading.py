@@ -260,6 +260,33 @@ def test_exact_reads_words_as_a_person_does(completion):
     assert get_grader("exact")(completion, "Rome").grade == "wrong"
 
 
+EMPHASIS = r"""
+**Answer:** @|**Answer**: @|__Answer:__ @|__Answer__: @|*Answer:* @|_Answer:_ @|**_Answer:_** @|**Answer:**@
+**Answer: @**|***Answer: @***|__Answer: @__|Answer: **@**|Answer: _@_|__@__|_@_|**Answer:** **@**|- **Answer:** @
+**Answer:**~@|**Answer:~@**|**The answer is:** @|**The answer is @.**|**The answer is @.** It is big.|_The answer is_ @
+**So the answer is: @.**|**Final answer: @**|__Final answer: @__|**Réponse :** @|**答案：** @|**答案：**@
+**Answer:** \boxed{@}|#### **Answer:** @|#### \boxed{@}
+"""
+
+
+@pytest.mark.parametrize("reply", EMPHASIS.strip().replace("\n", "|").split("|"))
+def test_exact_ignores_emphasis_that_begins_before_the_answer(reply):
+    for words in ("Paris", "St. Ives", "snake_case", "巴黎"):
+        completion = reply.replace("~", "\n").replace("@", words)
+        assert get_grader("exact")(completion, words).grade == "right", completion
+        assert get_grader("exact")(completion, "Rome").grade == "wrong"
+
+
+def test_exact_keeps_asterisks_and_underscores_that_are_no_emphasis():
+    assert get_grader("exact")("Answer: **args", "**args").grade == "right"
+    assert get_grader("exact")("**Answer**: a **big** one", "a **big** one").grade == "right"
+    assert get_grader("exact")("*Answer: 2*3*", "2*3").grade == "right"
+    assert get_grader("exact")("__init__", "__init__").grade == "right"
+    assert get_grader("exact")("* Answer: 2 * 3", "2 * 3").grade == "right"
+    assert get_grader("exact")("init", "__init__").grade == "wrong"
+    assert get_grader("exact")("final_answer: Paris", "Paris").grade == "wrong"
+
+
 @pytest.mark.parametrize(
     "words", ["St. Louis", "J. K. Rowling", "Yahoo! Inc.", "e.g. this", "What? No!", "Mr. T. of St. Ives", "Paris"]
 )
@@ -271,6 +298,11 @@ def test_exact_reads_a_full_stop_within_an_answer(words):
     ):
         assert get_grader("exact")(reply, words).grade == "right"
         assert get_grader("exact")(reply, "Rome").grade == "wrong"
+
+
+def test_exact_reads_no_answer_that_the_reply_does_not_state():
+    assert get_grader("exact")("The answer is Paris. A common wrong answer is Rome.", "Paris").grade == "right"
+    assert get_grader("exact")("I don't think the answer is Rome.", "Rome").grade == "wrong"
 
 
 def test_exact_knows_one_form_of_each_letter():

@@ -3,8 +3,8 @@
 import re
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.answers.denials import without_denied_letters
-from nlft.data.answers.final_answers import MARK, MARKS, NEXT_TURN, SAYS, boxed, first_sentence, regions
+from nlft.data.answers.denials import after_retraction, without_denied_letters
+from nlft.data.answers.final_answers import BOX, MARK, MARKS, NEXT_TURN, SAYS, boxed, first_sentence, last_end, regions
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity
 
@@ -15,6 +15,7 @@ _LETTER = re.compile(
 _NAMED = r"\(?\b([A-Za-z])\b\)?"
 _CHOSEN = re.compile(
     rf"\b(?i:option|choice|answer|choose|pick|select|go with|it is|it's|it must be|must be) {_NAMED}(?! [a-z]+ [a-z])"
+    r"|\b(?i:it should be|(?:correct|right|best) (?:option|choice|one) is) \(?([B-Z]|A(?! [a-z]))\b(?! ?=)"
     rf"|{_NAMED} (?:is|was|must be|seems) (?:the )?(?:correct|right|true|best|answer)\b"
 )
 _WRONG = r"(?:wrong|incorrect|false|not|n't|impossible|mistaken)"
@@ -51,8 +52,7 @@ def read_choice(text: str) -> Quantity | None:
     """
     text = plain_characters(without_thoughts(text))
     if (turn := NEXT_TURN.search(text)) and (first := _choice(text[: turn.start()])):
-        rest = _choice(text[turn.end() :])
-        return first if rest in (None, first) else Quantity(f"{first.text}; {rest.text}", NOT_ONE_NUMBER)
+        return _unless_another(first, _choice(text[turn.end() :]))
     return _choice(text)
 
 
@@ -85,8 +85,14 @@ def _choice(text: str) -> Quantity | None:
         named = options + (named or _named(_LISTED, others))
     for found in (boxes, stated, named, options + _named(_LISTED, text)):
         if letters := [letter for letter in found if letter.upper() not in rejected]:
-            return _chosen(letters)
+            corrected = after_retraction(after, last_end((BOX, MARKS, SAYS), after))
+            return _unless_another(_chosen(letters), _choice(corrected) if corrected else None)
     return None
+
+
+def _unless_another(first: Quantity, rest: Quantity | None) -> Quantity:
+    """Return the first choice; an unclear quantity if the rest of the text makes another one."""
+    return first if rest in (None, first) else Quantity(f"{first.text}; {rest.text}", NOT_ONE_NUMBER)
 
 
 def _options(text: str) -> tuple[list[str], str]:

@@ -5,10 +5,11 @@ last number. Thoughts count for nothing. Two different answers of one kind are u
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from nlft.core.thoughts import without_thoughts
+from nlft.data.answers.denials import after_retraction, is_not_stated
 from nlft.data.answers.number_words import BEGINS, NO_NUMBER
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
@@ -17,18 +18,20 @@ from nlft.data.answers.statements import begins_with_number, is_short, read_stat
 MARK = "####"  # the final answer follows this mark, as in GSM8K
 
 _NAMES = r"answer|antwort|réponse|respuesta|risposta|resposta|ответ"
+# Where a word begins and ends. Underscores around it are emphasis, but `final_answer` is one word.
+_BEGINS, _ENDS = r"(?<![^\W_])(?<![^\W_]_)(?<![^\W_]__)", r"(?![^\W_])"
 MARKS = re.compile(
-    rf"(?P<hash>####+)|(?P<tag><answer>)|(?:\b(?:{_NAMES})\b[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
-    r"|\bfinal answer\b[*_#.: \t]{0,4}(?=\n|[-$\\+]{0,2}[0-9])",
+    rf"(?P<hash>####+)|(?P<tag><answer>)|(?:{_BEGINS}(?:{_NAMES}){_ENDS}[*_ \t]{{0,4}}[:=]|答案 ?:|答え ?:)"
+    rf"|{_BEGINS}final answer{_ENDS}[*_#.: \t]{{0,4}}(?=\n|[-$\\+]{{0,2}}[0-9])",
     re.IGNORECASE,
 )
 SAYS = re.compile(
-    r"(?:\banswer\b[^.\n!?=:]{0,60}?\b(?:is|was|be|equals)\b|\bantwort (?:ist|lautet)|\bréponse est"
+    rf"(?:{_BEGINS}answer\b(?!>)[^.\n!?=:]{{0,60}}?\b(?:is|was|be|equals){_ENDS}|\bantwort (?:ist|lautet)|\bréponse est"
     r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
     re.IGNORECASE,
 )
 _TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
-_BOX = re.compile(r"\\f?boxed ?\{")
+BOX = re.compile(r"\\f?boxed ?\{")
 NEXT_TURN = re.compile(
     r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
@@ -90,10 +93,12 @@ def read_standard(answer: str) -> Quantity | None:
 
 
 def _read(text: str) -> Quantity | None:
-    for stated in (_marked(text), _boxed(text), _said(text)):
-        if stated:
-            return _agreed(stated)
-    return _last_number(text)
+    for pattern, read in ((MARKS, _marked), (BOX, _boxed), (SAYS, _said)):
+        if stated := read(text):
+            corrected = _read(after_retraction(text, last_end((pattern,), text)))
+            return _agreed([*stated, corrected] if corrected else stated)
+    last = _last_number(text)
+    return _agreed([*_not_stated(text), last]) if last else None
 
 
 def _agreed(found: list[Quantity]) -> Quantity:
@@ -161,6 +166,16 @@ def _said(text: str) -> list[Quantity]:
     return [one for one in found if one]
 
 
+def _not_stated(text: str) -> list[Quantity]:
+    """Read each answer that the text denies, supposes or doubts."""
+    sentences = [
+        plain_markup(first_sentence(region))
+        for pattern in (MARKS, SAYS)
+        for _, region, _ in regions(pattern, text, stated=False)
+    ]
+    return [one for sentence in sentences if (one := read_statement(sentence, marked=True))]
+
+
 def _unless_asked(sentence: str, stated: Quantity | None) -> Quantity | None:
     """Return what a sentence states; an unclear quantity if it asks."""
     return _words(sentence) if stated and _ASKS.search(sentence) else stated
@@ -176,15 +191,22 @@ def _last_digit(text: str) -> int:
     return next((at for at in range(len(text) - 1, -1, -1) if "0" <= text[at] <= "9"), -1)
 
 
-def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str, int]]:
+def regions(pattern: re.Pattern[str], text: str, *, stated: bool = True) -> Iterator[tuple[re.Match[str], str, int]]:
     """Yield each match with the line after it, and where that line begins.
 
     If the line is empty, it is the next one. It never reaches to the next match.
+
+    Args:
+        pattern: `MARKS` or `SAYS`.
+        text: with plain characters.
+        stated: yield the answers that the text states; else those that it denies, supposes or doubts.
     """
     matches = list(pattern.finditer(text))
     stops = [*(match.start() for match in matches[1:]), len(text)]
     pairs = list(zip(matches, stops, strict=False))
     for match, stop in pairs if len(pairs) <= 2 * _MOST_MARKS else pairs[:_MOST_MARKS] + pairs[-_MOST_MARKS:]:
+        if is_not_stated(match) is stated:
+            continue
         start = match.end()
         for _ in range(_LINES_AFTER):
             end = text.find("\n", start, stop)
@@ -193,6 +215,11 @@ def regions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str]
                 break
             start = end + 1
         yield match, _TAG_ENDS.split(text[start:end], maxsplit=1)[0], start
+
+
+def last_end(patterns: Iterable[re.Pattern[str]], text: str) -> int:
+    """Return where the last match of one of the patterns ends; 0 if there is none."""
+    return max((match.end() for pattern in patterns for match in pattern.finditer(text)), default=0)
 
 
 def first_sentence(region: str) -> str:
@@ -208,7 +235,7 @@ def beginnings(region: str) -> list[str]:
 
 def boxed(text: str) -> list[str]:
     r"""Return what stands in each `\boxed{}`, except in a box within a box."""
-    starts = [match.end() for match in _BOX.finditer(text)]
+    starts = [match.end() for match in BOX.finditer(text)]
     ends: dict[int, int] = {}
     if starts:
         opened = []
