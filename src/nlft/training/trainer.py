@@ -307,10 +307,6 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             loss = loss * self.accelerator.num_processes  # DDP takes the mean over ranks, but the window has the sum
         return (loss, {}) if return_outputs else loss
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        self.kept.before_evaluation(dataloader.dataset)
-        return super().evaluation_loop(dataloader, *args, **kwargs)
-
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
@@ -322,11 +318,12 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         rows = self.accelerator.gather_for_metrics(self.accelerator.pad_across_processes(rows.float()))
         self._held_out = self._held_out + rows.sum(0)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Evaluate. The loss is that of all held-out examples together; Trainer's is a mean of its batches' losses."""
+        self.kept.before_evaluation(dataloader.dataset)
         self._held_out = torch.zeros(2, 2, device=self.args.device)
         self._metrics["eval"].clear()  # of an evaluation that was broken off
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         above, below = self._held_out.unbind(1)
         if below.any():
             output.metrics[f"{metric_key_prefix}_loss"] = float((above / below.clamp(min=1)).sum())
