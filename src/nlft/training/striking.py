@@ -174,8 +174,10 @@ class StrikeDose(TrainerCallback):  # type: ignore[misc]
         path = Path(self.trainer.resumed_from or "") / STATE_FILE
         if self.trainer.resumed_from is not None and path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
-            tokens = map(tuple, kept.get("tokens", []))
-            self._known = dict(zip(tokens, zip(kept["probability"], kept["doses"], strict=True), strict=False))
+            values = list(zip(kept["probability"], kept["doses"], strict=True))
+            # Checkpoints of earlier versions have the numbers of the same examples' tokens, in their order.
+            known = kept.get("tokens", self.tokens if len(values) == len(self.tokens) else [])
+            self._known = dict(zip(map(tuple, known), values, strict=False))
             self._fill()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
