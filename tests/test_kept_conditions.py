@@ -437,6 +437,33 @@ def test_a_resumed_run_has_the_scores_of_the_whole_one(tmp_path, home, mode, ste
     assert_same_run(whole, again)
 
 
+def started(folder, scale, sha):
+    """A training that began with an adapter, in memory and by its record."""
+    net = lora(tiny.model(), init_lora_weights=False)
+    with torch.no_grad():
+        next(p for name, p in net.named_parameters() if "lora_B" in name).mul_(scale)
+    trainer = nlft_trainer(folder, model=net, condition_logprobs="frozen", watch=0, max_steps=2, **EACH)
+    trainer.record["starting_adapter"] = sha and {"name": "mine", "sha256": sha}
+    return trainer
+
+
+@pytest.mark.parametrize("sha", [None, "ab"])
+def test_frozen_goes_on_only_with_the_model_that_scored(tmp_path, home, sha):
+    """Whether the record names the adapter, as that of a command, or not."""
+    started(tmp_path / "run", 1.0, sha).train()
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "checkpoint-1")
+    for scale, now in ((1.0, sha), (2.0, sha and "cd")):
+        again = started(tmp_path / "run", scale, now)
+        again.args.learning_rate *= 2
+        again.record["training"]["learning_rate"] *= 2
+        if scale == 1.0:
+            again.train(resume_from_checkpoint=checkpoint, anyway=True)
+            continue
+        with pytest.raises(UserError, match="starting adapter" if sha else "--condition_logprobs frozen"):
+            again.train(resume_from_checkpoint=checkpoint, anyway=True)
+    assert len(list(home.iterdir())) == 1
+
+
 def test_epoch_scores_again_at_each_epochs_start_and_frozen_never(tmp_path):
     read = {}
     for mode in ("epoch", "frozen"):

@@ -113,17 +113,30 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
 
         Args:
             resumes: the model will get a checkpoint's weights. Then scores that this trainer has stay.
+
+        Raises:
+            UserError: the checkpoint's run was scored by another model.
         """
         if self.live or (resumes and self.snapshots):
             return
         self._choose()
         if self.mode != "frozen" or not self._kept_needs:
             return
-        names, self.snapshots = self._frozen(dict(zip(_LISTS, self.lists, strict=False)))
+        parts = self.trainer.steering.from_main(self._parts)
+        model = fingerprint({name: parts[name] for name in ("weights", "adapters")})
+        was = self.trainer.resumed.scored_by if resumes and self.trainer.resumed else None
+        if was not in (None, model):
+            raise UserError(
+                "--condition_logprobs frozen: the model before the first step is another one than the run began with, "
+                "so the rest of the run would read other scores.\n"
+                "  Go on with the model, the adapter and the data type that the run began with, or start in another "
+                "--output_dir."
+            )
+        names, self.snapshots = self._frozen(dict(zip(_LISTS, self.lists, strict=False)), parts)
         self._others = []
         self._tell_tail()
         folder = str(self._cache.folder.resolve())
-        self.trainer.record["condition_cache"] = {"folder": folder, "fingerprints": names}
+        self.trainer.record["condition_cache"] = {"folder": folder, "fingerprints": names, "model": model}
 
     def before_evaluation(self, examples: Sequence[EncodedExample]) -> None:
         """Score examples that were not scored before: an evaluation may come before the training, or be of others.
@@ -141,7 +154,7 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
         if not self._kept_needs:
             self._choose()
         if self.mode == "frozen":
-            self._others += self._frozen({_OTHER: examples})[1]
+            self._others += self._frozen({_OTHER: examples}, self.trainer.steering.from_main(self._parts))[1]
         else:
             self._others.append(self._score(examples, _OTHER))
 
@@ -241,9 +254,15 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
     def _cache(self) -> ConditionCache:
         return ConditionCache(Path(self.trainer.args.condition_cache or default_folder()))
 
-    def _frozen(self, lists: Mapping[str, Sequence[EncodedExample]]) -> tuple[list[str], list[ConditionSnapshot]]:
-        """Return the fingerprints and the scores of lists: from the disk, or scored and written there."""
-        kept, parts = self._kept(), self.trainer.steering.from_main(self._parts)
+    def _frozen(
+        self, lists: Mapping[str, Sequence[EncodedExample]], parts: Mapping[str, Any]
+    ) -> tuple[list[str], list[ConditionSnapshot]]:
+        """Return the fingerprints and the scores of lists: from the disk, or scored and written there.
+
+        Args:
+            parts: see `_parts`.
+        """
+        kept = self._kept()
         names = [fingerprint({**parts, "examples": kept.digest(examples)}) for examples in lists.values()]
         found = zip(names, lists.items(), strict=True)
         return names, [self._loaded(name, what, examples) for name, (what, examples) in found]

@@ -30,11 +30,13 @@ class Resumed:
         changed: names of what changes, each with its value before.
         known: whether the run so far has a record to compare with.
         history: the earlier resumes of the run.
+        scored_by: with `condition_logprobs: frozen`, what stands for the model that scored the conditions so far.
     """
 
     changed: dict[str, Any] = field(default_factory=dict)
     known: bool = True
     history: list[dict[str, Any]] = field(default_factory=list)
+    scored_by: str | None = None
 
     def line(self, step: int) -> dict[str, Any]:
         """Return this resume as run.yaml lists it."""
@@ -63,7 +65,9 @@ def check_resume(
     with reading(checkpoint):
         found = differences(old, record)
     ours = [one for one in found if not one.environment]
-    fixed = [one for one in ours if one.fixed or (engine and one.name.startswith(_ENGINE_LOADS))]
+    fixed = [
+        one for one in ours if one.fixed or (engine and one.name.startswith(_ENGINE_LOADS)) or _scores(one, record)
+    ]
     if ours and (fixed or not anyway):
         raise UserError(_refusal(checkpoint, ours, fixed))
     for one in found if tell else []:
@@ -71,7 +75,14 @@ def check_resume(
         print(f"{'differs' if one.environment else 'accepted'}: {one}{effect}", file=sys.stderr)
     if "starting_adapter" in old:
         record["starting_adapter"] = old["starting_adapter"]
-    return Resumed({one.name: one.before for one in found}, history=list(old.get("resumed", [])))
+    scored_by = (old.get("condition_cache") or {}).get("model")
+    return Resumed({one.name: one.before for one in found}, history=list(old.get("resumed", [])), scored_by=scored_by)
+
+
+def _scores(one: Deviation, record: dict[str, Any]) -> bool:
+    """Whether what differs has scored the conditions of `frozen`: then the rest of the run would read other scores."""
+    frozen = (record.get("training") or {}).get("condition_logprobs") == "frozen"
+    return frozen and one.name in ("starting adapter", "weights of the model")
 
 
 def use_new_settings(optimizer: Optimizer, schedule: Any, fresh: Sequence[dict[str, Any]]) -> None:
