@@ -10,9 +10,10 @@ from jinja2 import UndefinedError
 
 from nlft import files
 from nlft.errors import UserError
-from nlft.files import append_whole, csp_hash, render_page, shared_style, write_output, write_whole
+from nlft.files import append_whole, cache_folder, csp_hash, render_page, shared_style, write_output, write_whole
 from nlft.label.journal import Journal
 from nlft.page.feedback import Feedback
+from nlft.path_settings import whole_path
 from nlft.runs.json_lines import read_jsonl
 from nlft.runs.run_dir import RunDir
 
@@ -30,6 +31,35 @@ def test_parts_come_one_after_the_other_while_the_old_file_stands(tmp_path: Path
     assert seen == [b"old"] * 3
     assert out.read_bytes() == b"a\nbc"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_writers_with_one_process_id_do_not_share_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers with a common folder."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    out = tmp_path / "out"
+
+    def parts() -> Iterator[bytes]:
+        yield b"first"
+        write_whole(out, b"the other one")
+        yield b", last"
+
+    write_whole(out, parts())
+    assert out.read_bytes() == b"first, last"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_without_a_home_folder_the_cache_folder_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "nlft"
+    with pytest.raises(ValueError, match="HOME"):
+        whole_path("output_dir", "~/x")
 
 
 def test_parts_are_never_held_together(tmp_path: Path) -> None:

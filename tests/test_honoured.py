@@ -172,6 +172,8 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path, name, value):
         ({"save_strategy": "best", "metric_for_best_model": "loss", "load_best_model_at_end": True}, "load_best"),
         ({"strike_words": ["sleek"]}, "strike_words"),
         ({"strike_share": 0.2}, "strike_share"),
+        ({"hold_mass": 0.5, "condition_logprobs": "frozen"}, "hold_mass"),
+        ({"hold_tokens": 5, "condition_logprobs": "epoch"}, "hold_tokens"),
     ],
 )
 def test_settings_that_this_run_cannot_follow_are_refused(tmp_path, settings, name):

@@ -437,12 +437,12 @@ def test_a_resumed_run_has_the_scores_of_the_whole_one(tmp_path, home, mode, ste
     assert_same_run(whole, again)
 
 
-def started(folder, mode, scale, sha):
+def started(folder, scale, sha):
     """A training that began with an adapter, in memory and by its record."""
     net = lora(tiny.model(), init_lora_weights=False)
     with torch.no_grad():
         next(p for name, p in net.named_parameters() if "lora_B" in name).mul_(scale)
-    trainer = nlft_trainer(folder, model=net, condition_logprobs=mode, watch=0, max_steps=2, **EACH)
+    trainer = nlft_trainer(folder, model=net, condition_logprobs="frozen", watch=0, max_steps=2, **EACH)
     trainer.record["starting_adapter"] = sha and {"name": "mine", "sha256": sha}
     return trainer
 
@@ -450,10 +450,10 @@ def started(folder, mode, scale, sha):
 @pytest.mark.parametrize("sha", [None, "ab"])
 def test_frozen_goes_on_only_with_the_model_that_scored(tmp_path, home, sha):
     """Whether the record names the adapter, as that of a command, or not."""
-    started(tmp_path / "run", "frozen", 1.0, sha).train()
+    started(tmp_path / "run", 1.0, sha).train()
     checkpoint = str(tmp_path / "run" / "checkpoints" / "checkpoint-1")
     for scale, now in ((1.0, sha), (2.0, sha and "cd")):
-        again = started(tmp_path / "run", "frozen", scale, now)
+        again = started(tmp_path / "run", scale, now)
         again.args.learning_rate *= 2
         again.record["training"]["learning_rate"] *= 2
         if scale == 1.0:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.resources import files
@@ -23,7 +24,7 @@ def write_whole(path: Path, data: bytes | Iterable[bytes], *, durable: bool = Tr
         durable: wait for the disk before and after the rename, so that this holds after a power cut too. False is for
             what is written often and can be lost.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with aside.open("wb") as file:
@@ -42,6 +43,28 @@ def json_bytes(value: Any, indent: int | None = None, *, allow_nan: bool = True)
     """Return JSON in UTF-8. Half a surrogate pair is escaped: it stands for a byte in a name that is not UTF-8."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=allow_nan)
     return text.encode(errors="backslashreplace")
+
+
+def aside_of(path: Path) -> Path:
+    """Return a name beside a path for a temporary file. Two containers may have processes of one id."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def cache_folder() -> Path:
+    """Return nlft's folder in the user's cache folder.
+
+    Raises:
+        UserError: the user has no home folder.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "nlft"
+    try:
+        return Path.home() / ".cache" / "nlft"
+    except RuntimeError as error:
+        raise UserError(
+            "there is no cache folder: HOME and XDG_CACHE_HOME are not set, and this user has no home folder.\n"
+            "  Set XDG_CACHE_HOME to a folder that can be written."
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,11 +21,14 @@ def whole_path(name: str, value: Any) -> Any:
     """Return a setting's value; if it names a file or folder, with the home folder in place of `~`.
 
     Raises:
-        ValueError: a path begins with a variable, which only a shell replaces.
+        ValueError: a path begins with a variable, which only a shell replaces; or with `~` without a home folder.
     """
     if name not in PATHS or not isinstance(value, str):
         return value
     if value.startswith("$"):
         raise ValueError(f"Write the path without a variable. For a folder of that name, write ./{value}")
-    whole = home_path(value)  # a server may have a model whose name begins with ~
+    try:
+        whole = home_path(value)  # a server may have a model whose name begins with ~
+    except RuntimeError as error:
+        raise ValueError("There is no home folder: HOME is not set. Write the path without ~") from error
     return value if whole == Path(value) else str(whole)

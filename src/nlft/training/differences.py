@@ -115,10 +115,8 @@ def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviati
         # Older versions recorded the weights alone.
         other = all("config_sha256" in one for one in (was, now)) and was["config_sha256"] != now["config_sha256"]
         if other or (was.get("sha256") or was.get("name")) != (now.get("sha256") or now.get("name")):
-            was, now = (
-                {name: value[:16] if "sha" in name else value for name, value in one.items()} for one in (was, now)
-            )
-            yield Deviation("starting adapter", was or None, now or None, "Restore the old weights and configuration.")
+            cure = "Restore the old weights and configuration."
+            yield Deviation("starting adapter", _short(was), _short(now), cure)
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Deviation]:
@@ -182,6 +180,11 @@ def _chosen_by_loss(record: Mapping[str, Any]) -> bool:
 def _digests(name: str, was: str | None, now: str | None, cure: str) -> Deviation:
     was, now = was and was[:16], now and now[:16]
     return Deviation(name, was, now, cure.format(was))
+
+
+def _short(fingerprint: Mapping[str, str]) -> dict[str, str] | None:
+    """Return an adapter's name and the beginnings of its digests."""
+    return {name: value if name == "name" else value[:16] for name, value in fingerprint.items()} or None
 
 
 def _same_place(one: str, other: str) -> bool:

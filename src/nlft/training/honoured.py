@@ -291,12 +291,13 @@ def refuse_idle_adapter(model: Any) -> None:
         raise ConfigError(problems)
 
 
-def refuse_unfit(args: Any, *, held_out: bool, strikes: bool) -> None:
+def refuse_unfit(args: Any, *, held_out: bool, strikes: bool, holds: bool) -> None:
     """Refuse settings of `nlft` that have no effect on these examples, or with this scheme.
 
     Args:
         held_out: whether there are held-out examples.
         strikes: whether the scheme strikes words.
+        holds: whether the scheme holds the model to its base.
 
     Raises:
         ConfigError: every such setting.
@@ -313,6 +314,9 @@ def refuse_unfit(args: Any, *, held_out: bool, strikes: bool) -> None:
     elif _text(args.metric_for_best_model or "loss").removeprefix("eval_") not in EVALUATED:
         named = ", ".join(f"eval_{name}" for name in EVALUATED)
         without_effect["metric_for_best_model"] = ("no evaluation measures it", f"Choose one of {named}.")
+    if not holds:
+        reason = ("the scheme holds nothing to the base", "Add --saliency.hold_weight 1, or leave it out.")
+        without_effect |= dict.fromkeys(("hold_mass", "hold_tokens"), reason)
     if not strikes:
         reason = ("the scheme strikes no words", "Add --scheme strike.")
         without_effect |= dict.fromkeys(("strike_words", "strike_share"), reason)

@@ -90,7 +90,8 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         if train_dataset is None:
             raise UserError("`train_dataset` is missing.\n  Give a list of examples, or a datasets.Dataset of them.")
         self.scheme, self.saliency = scheme_of(saliency)
-        refuse_unfit(args, held_out=eval_dataset is not None, strikes=self.scheme.strikes)
+        holds = "hold" in self.scheme.needs(self.saliency)
+        refuse_unfit(args, held_out=eval_dataset is not None, strikes=self.scheme.strikes, holds=holds)
         refuse_idle_scheme(self.scheme, self.saliency)
         model, tokenizer = _prepare_model(model, processing_class, peft_config, args)
         refuse_float16(args, model)
@@ -104,7 +105,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             tokenizer, train, answers=args.answer_weight > 0, live=args.scores_live, share=share
         )
         refuse_unkept(self.scheme, self.saliency, model, args.condition_logprobs)
-        if "hold" in self.scheme.needs(self.saliency):
+        if holds:
             refuse_leak(model, f"The scheme {self.scheme.name}")
         self._dose: StrikeDose | None = None
         super().__init__(
