@@ -127,3 +127,26 @@ def test_tokens_that_are_not_struck_are_held_as_a_mean(completion, others):
     expected = 0.6 * scored.lengths[0] * scored.held.kl[0][held].mean()
     assert expected.item() > 0
     torch.testing.assert_close(found.more["hold"][0], expected)
+
+
+@pytest.mark.parametrize(
+    ("beside", "name", "value", "idle"),
+    [
+        ({"most_alternatives": 6}, "fewest_alternatives", 30, True),
+        ({"most_alternatives": 6}, "fewest_alternatives", 2, False),
+        ({"most_alternatives": 4}, "min_p", 0.3, True),
+        ({"most_alternatives": 20}, "min_p", 0.3, False),
+        ({"min_p": 0.0}, "fewest_alternatives", 2, True),
+        ({"target_weight": 0.0}, "free_change", 0.01, True),
+        ({}, "free_change", 0.01, False),
+    ],
+)
+def test_a_setting_that_changes_no_loss_is_called_idle(beside, name, value, idle):
+    """`fewest_alternatives` above the most has the effect of the most."""
+    base = FTPOSettings(**{"min_p": 0.999, "target_weight": 0.7, **beside})
+    if name == "fewest_alternatives" and value > base.most_alternatives:
+        base = replace(base, fewest_alternatives=base.most_alternatives)
+    varied = replace(base, **{name: value})
+    net = trained()
+    before, after = (losses(net, batch(), cfg)[0].total.tolist() for cfg in (base, varied))
+    assert (before == after) == idle == (name in FTPO.idle(varied))

@@ -238,7 +238,7 @@ def passes(folder, settings):
     return asked, trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("settings", [replace(REDIRECTED, redirect=False), replace(REDIRECTED, branch_weight=0.0)])
+@pytest.mark.parametrize("settings", [replace(REDIRECTED, redirect=False), NLFTSettings(branch_weight=0.0)])
 def test_off_it_asks_the_model_for_nothing_more(tmp_path, settings):
     asked, logged = passes(tmp_path, settings)
     assert asked

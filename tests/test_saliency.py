@@ -1,7 +1,8 @@
 """The `nlft` scheme against its formulas written out plainly, one token at a time."""
 
-from dataclasses import replace
-from math import exp, log, sqrt
+from dataclasses import fields, replace
+from math import exp, inf, log, sqrt
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nlft.config import Range
 from nlft.core.hold import Role
 from nlft.core.loss import Window, normalize, sample_losses
 from nlft.core.neighbourhood import hidden_band, neighbourhood
 from nlft.core.saliency import ConditionLogprobs, Tag
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights, tag_mistakes
+from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.uniform import UniformSettings, uniform_weights
 
 PAPER = NLFTSettings()
@@ -339,3 +342,56 @@ def test_batch_8x1_and_1x8_reach_the_same_loss(normalization):
     whole = normalize(losses, lengths, window, normalization)
     parts = sum(normalize(losses[i : i + 1], lengths[i : i + 1], window, normalization) for i in range(8))
     torch.testing.assert_close(whole, parts)
+
+
+def values_of(kind, *, ends):
+    """Other values of each setting: the ends of its range, or also values near its default."""
+    hints = get_type_hints(kind, include_extras=True)
+    for one in fields(kind):
+        hint, usual = hints[one.name], one.default
+        if hint is bool or get_origin(hint) is Literal:
+            tried = [not usual] if hint is bool else get_args(hint)
+        else:
+            (limits,) = (x for x in get_args(hint) if isinstance(x, Range))
+            tried = [limits.low, limits.high, *([] if ends else [usual / 2, usual * 2, usual + 1])]
+            tried = [type(usual)(x) for x in tried if limits.low <= x <= limits.high and abs(x) < inf]
+        yield one.name, [x for x in tried if x != usual]
+
+
+# In these random samples, so many tokens are then mistakes or neighbours of one that nothing else has a weight.
+CROWDED = {("mistake_ratio", 1.0), ("contradiction", True), ("gate_fraction", 0.0), ("neighbour_similarity", -1.0)}
+
+
+@pytest.mark.parametrize("name", ["nlft", "cut", "rlsd"])
+def test_a_setting_is_called_idle_if_and_only_if_it_changes_no_loss(name):
+    """Beside the defaults, and beside each other setting at an end of its range."""
+    scheme, tried = get_scheme(name), 0
+    kind = scheme.settings
+    batch = random_batch(0, [24] * 16, [at % 2 == 0 for at in range(16)], sharp=3.0)
+
+    def loss(cfg):
+        weights, extra = scheme.weigh(batch, cfg), scheme.extra_loss(cfg)
+        # Without a mistake, `redirect` has a place in each sample, and all weigh 0.
+        redirected = extra and name == "nlft" and tag_mistakes(batch, cfg).any()
+        more = (extra.weight, cfg.redirect_tokens) if redirected else None
+        return weights.likelihood, weights.unlikelihood, more, getattr(cfg, "hold_weight", 0)
+
+    for other, ends in [("", [None]), *values_of(kind, ends=True)]:
+        for end in ends:
+            base = replace(kind(), **({other: end} if other else {}))
+            usual = loss(base)
+            for one, values in values_of(kind, ends=False):
+                if one == other:
+                    continue
+                varied = [replace(base, **{one: value}) for value in values]
+                changed = any(
+                    not all(torch.equal(x, y) for x, y in zip(now[:2], usual[:2], strict=True)) or now[2:] != usual[2:]
+                    for now in map(loss, varied)
+                )
+                idle = {one in scheme.idle(cfg) for cfg in varied}
+                tried += 1
+                if not changed and idle == {False}:
+                    assert (other, end) in CROWDED, (other, end, one)
+                else:
+                    assert idle == {not changed}, (other, end, one)
+    assert tried > 6

@@ -49,4 +49,12 @@ def cut_weights(logprobs: ConditionLogprobs, settings: CutSettings) -> TokenWeig
     )
 
 
-SCHEME = Scheme("cut", CutSettings, cut_weights, lambda settings: frozenset({"judge"}) | hold_needs(settings))
+def _needs(settings: CutSettings) -> frozenset[str]:
+    return frozenset({"judge"}) | hold_needs(settings)
+
+
+def _idle(settings: CutSettings) -> dict[str, str]:
+    return {} if settings.inappropriate_weight else {"inappropriate_exponent": "inappropriate_weight is 0"}
+
+
+SCHEME = Scheme("cut", CutSettings, cut_weights, _needs, idle=_idle)

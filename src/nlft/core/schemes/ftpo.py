@@ -122,4 +122,17 @@ def _needs(settings: FTPOSettings) -> frozenset[str]:
     return frozenset({"hold", "logits", *(["pivots"] if settings.pivot == "contrast" else [])})
 
 
-SCHEME = Scheme("ftpo", FTPOSettings, ftpo_weights, _needs, losses=ftpo_losses, plan=_plan, strikes=True)
+def _idle(settings: FTPOSettings) -> dict[str, str]:
+    idle, fewest, most = {}, settings.fewest_alternatives, settings.most_alternatives
+    if fewest > most:
+        idle["fewest_alternatives"] = f"most_alternatives is {most}"
+    if fewest >= most:
+        idle["min_p"] = f"fewest_alternatives is {fewest}, and most_alternatives is {most}"
+    if not settings.min_p:
+        idle["fewest_alternatives"] = "min_p is 0, so the most alternatives are taken"
+    if not settings.target_weight:
+        idle["free_change"] = "target_weight is 0"
+    return idle
+
+
+SCHEME = Scheme("ftpo", FTPOSettings, ftpo_weights, _needs, losses=ftpo_losses, plan=_plan, idle=_idle, strikes=True)

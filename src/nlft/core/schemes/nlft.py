@@ -1,6 +1,7 @@
 """`nlft`: the paper's scheme, with the paper's inverted comparison corrected."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from math import inf, log
 from typing import Annotated, Literal
@@ -193,13 +194,30 @@ def _extra_loss(settings: NLFTSettings) -> ExtraLoss | None:
     return ExtraLoss("redirect", weight, partial(redirect_targets, settings=settings))
 
 
+_REDIRECT = ("redirect", "redirect_weight", "redirect_tokens")
+_AT_MISTAKES = ("mistake_ratio", "unlikelihood_shift", "gate_fraction", "after_mistake", *_REDIRECT)
+
+
 def _idle(settings: NLFTSettings) -> dict[str, str]:
-    idle: dict[str, str] = {}
-    if not settings.contradiction:
-        idle |= dict.fromkeys(("contradiction_base", "contradiction_standard"), "contradiction is false")
-    if not settings.redirect:
-        idle |= dict.fromkeys(("redirect_weight", "redirect_tokens"), "redirect is false")
-    return idle
+    if not settings.branch_weight:
+        used = ("branch_weight", "nll_weight", "hold_weight")
+        return {f.name: "branch_weight is 0" for f in fields(settings) if f.name not in used}
+    cfg = settings
+    rules: tuple[tuple[bool, Sequence[str], str], ...] = (
+        (not cfg.contradiction, ("contradiction_base", "contradiction_standard"), "contradiction is false"),
+        (cfg.contradiction_base == 1, ("contradiction", "contradiction_standard"), "contradiction_base is 1"),
+        (cfg.contradiction_standard == 0, ("contradiction", "contradiction_base"), "contradiction_standard is 0"),
+        (not cfg.redirect, _REDIRECT[1:], "redirect is false"),
+        (cfg.redirect and not cfg.redirect_weight, ("redirect", "redirect_tokens"), "redirect_weight is 0"),
+        # A sample with a mistake is gated, so the tokens after it weigh 0.
+        (cfg.gate_fraction == 0, ("after_mistake",), "gate_fraction is 0"),
+        (cfg.wrong_likelihood == 0, ("gate_fraction", "after_mistake"), "wrong_likelihood is 0"),
+        (cfg.mistake_floor == 1 and not cfg.contradiction, _AT_MISTAKES, "mistake_floor is 1, so nothing is a mistake"),
+        (cfg.certain_threshold == 1, ("certain_exponent", "neighbour_exponent"), "certain_threshold is 1"),
+        (cfg.certain_threshold == 0, ("neighbour_exponent", "plain_exponent"), "certain_threshold is 0"),
+        (cfg.neighbour_similarity == 1, ("neighbour_exponent",), "neighbour_similarity is 1"),
+    )
+    return {name: why for holds, names, why in rules if holds for name in names}
 
 
 SCHEME = Scheme("nlft", NLFTSettings, nlft_weights, _needs, extra_loss=_extra_loss, idle=_idle)

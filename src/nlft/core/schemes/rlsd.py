@@ -60,4 +60,9 @@ def _needs(settings: RLSDSettings) -> frozenset[str]:
     return frozenset({"standard", "judge"} if settings.credit_contrast else {"standard"})
 
 
-SCHEME = Scheme("rlsd", RLSDSettings, rlsd_weights, _needs)
+def _idle(settings: RLSDSettings) -> dict[str, str]:
+    zeros = [name for name in ("wrong_weight", "credit_clip") if not getattr(settings, name)]
+    return {"credit_contrast": f"{zeros[0]} is 0"} if zeros else {}
+
+
+SCHEME = Scheme("rlsd", RLSDSettings, rlsd_weights, _needs, idle=_idle)
