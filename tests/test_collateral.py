@@ -230,6 +230,9 @@ def test_bounds_break_just_beyond_their_values():
     ten = [reply("a b c d e f g h i j")] * 10
     assert broken(ten, ten) == []
     assert broken(ten, [replace(r, ended=n > 0) for n, r in enumerate(ten)]) == [], "90% is not under 90%"
+    none = [reply("")] * 10
+    assert broken(none, none) == []
+    assert "max_length_change" in broken(none, ten), "no bound holds a growth from nothing"
     assert broken(ten, [replace(r, ended=n > 1) for n, r in enumerate(ten)]) == ["max_ends_fall"]
     assert broken([replace(r, ended=False) for r in ten], ten) == [], "more endings are no harm"
     nine, eight = ([reply(" ".join("abcdefghij"[:n]))] * 10 for n in (9, 8))

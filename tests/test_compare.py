@@ -32,7 +32,7 @@ from nlft.experiments.compare import Compare
 from nlft.experiments.demo import write_problems
 from nlft.experiments.settings import COMPARE_ARMS, HABIT_ARMS, Budget, CompareSettings, TuneSettings
 from nlft.models.loading import ModelSettings
-from nlft.results.collateral import breaches
+from nlft.results.collateral import Collateral, Pair, Reply, breaches, prompt_set
 from nlft.results.comparison_page import page
 from nlft.results.evaluate import deciding_reading
 from nlft.results.settings import CollateralSettings
@@ -66,6 +66,17 @@ def test_what_a_prompt_does_to_the_replies_is_measured_beside_the_base(tmp_path)
     assert {breach.bound for breach in breaches(found, CollateralSettings())} == {"max_length_change", "phrase_common"}
     unchanged = collateral_of_prompt(tmp_path, before, before).figures()
     assert breaches(unchanged, CollateralSettings()) == ()
+
+
+def test_a_seed_that_failed_in_a_later_fold_counts_neither_in_the_rates_nor_in_the_collateral(place, tmp_path):
+    grid = claimed(place, tmp_path, folds=2)
+    pair = Pair("q", "", Reply("one two", 2, True), Reply("one two", 2, True))
+    whole = CellResult({}, [True], [], collateral=Collateral({"task": prompt_set([pair])}))
+    broken = CellResult({}, [], [], failed="no memory")
+    grid.result = lambda arm, size, seed, fold: broken if (seed, fold) == (1, 1) else whole
+    found = grid._arm_cells("nlft", 4, [])
+    assert (found.seeds, set(found.failed)) == ([0], {1})
+    assert found.collateral["task"].replies == 2, "of the two folds of the other seed"
 
 
 def test_strike_without_nlft_is_compared_with_its_own_rivals_and_control():

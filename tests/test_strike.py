@@ -486,12 +486,17 @@ def test_a_function_word_that_begins_a_quote_is_struck_only_there(judgment, comp
 
 def test_a_run_says_and_records_what_it_strikes_everywhere(tmp_path, capsys):
     same = Example("same", "Describe pan 9.", "a flat pan", False, judgment="No.", spans=(Span(2, 6, "flat"),))
-    run = trainer(tmp_path / "run", [*records(6), same])
+    inside = (Span(2, 4, "fl"), Span(4, 6))  # two marks in one token
+    halved = Example("halved", "Describe pan 8.", "a sleek pan", False, judgment="No.", spans=inside)
+    run = trainer(tmp_path / "run", [*records(6), same, halved])
     told = capsys.readouterr().out
     assert "struck at every token of reviewed replies: modern, sleek" in told
     assert "1 replacements are what was said" in told
+    assert "1 replacements are not trained" in told
+    assert "'halved'" in told
     run.train()
     struck = {"everywhere": ["modern", "sleek"], "only_said": [], "unchanged_replacements": 1}
+    struck["dropped_replacements"] = {"halved": 1}
     assert RunDir(tmp_path / "run").settings()["struck"] == struck
     trainer(tmp_path / "said", saliency=StrikeSettings(stop_below=0, strike_at="said"))
     assert "struck" not in capsys.readouterr().out
@@ -499,7 +504,7 @@ def test_a_run_says_and_records_what_it_strikes_everywhere(tmp_path, capsys):
 
 def test_what_is_struck_is_told_in_a_few_lines():
     words = [f"word{n}" for n in range(15)]
-    record = {"everywhere": words, "only_said": ["with"], "unchanged_replacements": 0}
+    record = {"everywhere": words, "only_said": ["with"], "unchanged_replacements": 0, "dropped_replacements": {}}
     first, second = struck_lines(record)
     assert "word11 and 3 more" in first
     assert "word12" not in first

@@ -40,6 +40,7 @@ class TokenSpan:
             begins or ends inside a token, the token's other characters are part of this text: for `durable` in the
             token ` durable`, the reader's `solid` becomes ` solid`. Empty if nothing should stand there.
         pivot: the token that `pivot: contrast` strikes. None if it was not chosen.
+        dropped: number of replacements that are left out, because another mark in the same token has none.
     """
 
     start: int
@@ -47,6 +48,7 @@ class TokenSpan:
     text: str
     replace: str | None = None
     pivot: int | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def merged_spans(own: Sequence[Span], quoted: Sequence[Span]) -> tuple[Span, ...
 def token_spans(completion: str, offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[TokenSpan, ...]:
     """Say which tokens the spans cover.
 
-    Spans that share a token become one. It has a replacement only if all of them have one.
+    Spans that share a token become one. It has a replacement only if all of them have one; else it counts those it
+    drops.
 
     Args:
         offsets: (tokens,) each token's first and last character (exclusive), as a tokenizer gives them.
@@ -153,6 +156,7 @@ def token_spans(completion: str, offsets: Sequence[tuple[int, int]], spans: Sequ
             last,
             completion[marked[0].start : marked[-1].end],
             _replacement(completion[begins[first] : max(offsets[last - 1][1], marked[-1].end)], begins[first], marked),
+            dropped=0 if all(has := [one.replace is not None for one in marked]) else sum(has),
         )
         for first, last, marked in groups
     )

@@ -289,7 +289,7 @@ class Comparison(Staged):
         for seed in (seed for seed in self.seeds if self.planned(arm, at, seed)):
             row: list[bool] = []
             each: list[tuple[float, int]] = []
-            known, counts = True, list[int]()
+            known, counts, measured = True, list[int](), list[Collateral]()
             for fold in range(self.folds()):
                 result = self.result(arm, at, seed, fold)
                 if result.failed:
@@ -297,12 +297,13 @@ class Comparison(Staged):
                     break
                 took.append(result.took)
                 beside = result.collateral or self._beside_base(arm, result, size, seed, fold)
-                collateral += [beside] if beside else []
+                measured += [beside] if beside else []
                 row += result.right
                 scored = result.kl_each
                 each, known = [*each, *(scored or ())], known and scored is not None
                 counts.append(len(scored or ()))
             else:
+                collateral += measured
                 if row:
                     verdicts.append(row)
                     done.append(seed)

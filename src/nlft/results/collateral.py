@@ -5,6 +5,7 @@ docs/COLLATERAL.md defines each measure.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from nlft.core.prompts import Prompt, prompt_text
@@ -253,7 +254,8 @@ def breaches(found: Mapping[str, Figures], bounds: CollateralSettings) -> tuple[
         if after.ends < (1 - bounds.max_ends_fall) * before.ends:
             what = f"replies that end by themselves {before.ends:.0%} → {after.ends:.0%}"
             broken.append(Breach("max_ends_fall", name, what, bounds.max_ends_fall))
-        if before.words and abs(after.words / before.words - 1) > bounds.max_length_change:
+        longer = after.words / before.words if before.words else inf if after.words else 1.0
+        if abs(longer - 1) > bounds.max_length_change:
             what = f"mean length {before.words:.0f} → {after.words:.0f} words"
             broken.append(Breach("max_length_change", name, what, bounds.max_length_change))
         for phrase in one.phrases:

@@ -25,11 +25,12 @@ StruckToken = tuple[str | int, int, int]
 
 
 def struck_record(plan: StrikePlan, examples: Sequence[EncodedExample]) -> dict[str, Any]:
-    """Return what run.yaml says of a plan: what is struck everywhere, what is not, and what changes nothing."""
+    """Return what run.yaml says of a plan: what is struck everywhere, what is not, and what is not trained."""
     return {
         "everywhere": list(plan.whole_words) if plan.everywhere else [],
         "only_said": list(plan.only_said) if plan.everywhere else [],
         "unchanged_replacements": sum(len(plan.unchanged(one)) for one in examples),
+        "dropped_replacements": {one.id: n for one in examples if (n := sum(span.dropped for span in one.spans))},
     }
 
 
@@ -49,6 +50,12 @@ def struck_lines(record: Mapping[str, Any]) -> list[str]:
         )
     if count := record["unchanged_replacements"]:
         lines.append(f"{count} replacements are what was said: nothing is struck or trained there")
+    if dropped := record["dropped_replacements"]:
+        ids = _some([repr(one) for one in dropped])
+        lines.append(
+            f"{sum(dropped.values())} replacements are not trained, because a mark without one is in the same token: "
+            f"examples {ids}"
+        )
     return lines
 
 
