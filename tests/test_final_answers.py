@@ -65,9 +65,20 @@ Answer: 5~~Oops, I made a mistake. It should be 7.|Actually, wait. The answer is
 The answer is 5 — wait, no, it's 7.|$$\boxed{5}$$~~Hmm, that's not right. She has 7.
 <answer>5</answer> Sorry, that is incorrect. 7
 """
+REFERENCES = """
+She has 7 apples (see Fig. 5).|She has 7 apples, see Fig. 5.|She has 7 apples, see Eq. (5).|She has 7 apples, see p. 5.
+She has 7 apples. [Ref 5]|She has 7 apples [source 5].|7 students passed [5].|7 students passed [5]. Others failed [5].
+She has 7 apples, see Tab. 5.|She has 7 apples. See [5].|She has 7 apples, as Smith says [5].
+She has 7 apples【5†source】.
+She has 7 apples.~~References:~5. Smith 5|She has 7 apples.~~## Sources~- Smith, page of 5
+She has 7 apples.~~Exercise 2: Tom has 5 pears.|She has 7 apples.~~**Example 3:** Tom has 5 pears.
+She has 7 apples.~~### Task 2~Tom has 5 pears.|She has 7 apples.~~Aufgabe 2: Tom hat 5 Birnen.
+She has 7 apples. [INST] 5 [/INST]|She has 7 apples.<|im_start|>user~And 5 more?
+She has 7 apples.~~Tokens used: 5|She has 7 apples.~Difficulty: 5|She has 7 apples.~~P.S. 5 of them are green.
+"""
 CASES = [
     reply.replace("~", "\n")
-    for table in (DENIED, FIRST, PARTS, LATER, NOT_STATED, TAKEN_BACK)
+    for table in (DENIED, FIRST, PARTS, LATER, NOT_STATED, TAKEN_BACK, REFERENCES)
     for reply in table.strip().replace("\n", "|").split("|")
 ]
 
@@ -122,6 +133,11 @@ It is 5 (rounded to 2 decimals)|Tom has 3 and Ann has 2, so they have 5.
 He had 3 and then he has 5.|The answer is simple. It is 5.|There are 5 hours left.|2x = 10~x = 5
 x = 5|Das sind 5 Stunden.|一共5小时|5.00...|f(2) = 5|It is 5!|#### Total~2 + 3 = 5
 Is it 4? No, it is 5.
+She ate 3, so the total is [5].|With 3 bags of 6 she has [5].|7 - 2 = [5]|[5]|She has [5] apples.
+Task 1: Find the bags. 3 bags.~Task 2: Add 2. 3 + 2 = 5
+There are 2 tasks.~**Task 1:** She has 4.~**Task 2:** So she has 5.
+Exercise 2: She has 5.|He spent 20 on the tab. 5 dollars are left.|As Fig. 3 says, it is 5.|At 3 p.m. 5 people came.
+The sources are 3. So 5.|tab: 5|p = 5
 """
 BESIDE = """
 If we add 3, the answer is 5.|If you add 2 and 3 the answer is 5.|I am not sure, but the answer is 5.

@@ -4,7 +4,7 @@ import re
 
 from nlft.core.thoughts import without_thoughts
 from nlft.data.answers.denials import after_retraction, without_denied_letters
-from nlft.data.answers.final_answers import BOX, MARK, MARKS, NEXT_TURN, SAYS, boxed, first_sentence, last_end, regions
+from nlft.data.answers.final_answers import BOX, MARK, MARKS, SAYS, boxed, first_sentence, last_end, next_turn, regions
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity
 
@@ -14,8 +14,8 @@ _LETTER = re.compile(
 )
 _NAMED = r"\(?\b([A-Za-z])\b\)?"
 _CHOSEN = re.compile(
-    rf"\b(?i:option|choice|answer|choose|pick|select|go with|it is|it's|it must be|must be) {_NAMED}(?! [a-z]+ [a-z])"
-    r"|\b(?i:it should be|(?:correct|right|best) (?:option|choice|one) is) \(?([B-Z]|A(?! [a-z]))\b(?! ?=)"
+    rf"\b(?:(?i:option|choice|answer|choose|pick|select|go with|it is|it's|(?:it )?must be) {_NAMED}(?! [a-z]+ [a-z])"
+    r"|(?i:it should be|(?:correct|right|best) (?:option|choice|one) is) \(?([B-Z]|A(?! [a-z]))\b(?! ?=))"
     rf"|{_NAMED} (?:is|was|must be|seems) (?:the )?(?:correct|right|true|best|answer)\b"
 )
 _WRONG = r"(?:wrong|incorrect|false|not|n't|impossible|mistaken)"
@@ -51,7 +51,7 @@ def read_choice(text: str) -> Quantity | None:
         none.
     """
     text = plain_characters(without_thoughts(text))
-    if (turn := NEXT_TURN.search(text)) and (first := _choice(text[: turn.start()])):
+    if (turn := next_turn(text)) and (first := _choice(text[: turn.start()])):
         return _unless_another(first, _choice(text[turn.end() :]))
     return _choice(text)
 

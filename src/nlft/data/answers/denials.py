@@ -3,7 +3,8 @@
 import re
 
 _DENIES = re.compile(
-    r"\b(?:not|never|cannot|neither|nor|hardly|scarcely|except|excluding|(?:any|every)thing but|all but|other than|if"
+    r"\b(?=[^\W\d_])"  # all begin with a letter: nothing else need be compared with each
+    r"(?:not|never|cannot|neither|nor|hardly|scarcely|except|excluding|(?:any|every)thing but|all but|other than|if"
     r"|unless|whether|suppos\w{1,3}|assum\w{1,3}|doubt\w{0,3}|unlikely|nicht|keine?s?|weder|außer|wenn|falls|pas|sauf"
     r"|jamais|no es|no son|ni|excepto|salvo|nunca|non è|tranne|não é|exceto|niet|geen|behalve|не|кроме|если)\b|n't\b"
     r"|[不没沒非除若]|如果|もし|仮に|만약",

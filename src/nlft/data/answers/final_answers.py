@@ -7,10 +7,11 @@ last number. Thoughts count for nothing. Two different answers of one kind are u
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 
 from nlft.core.thoughts import without_thoughts
 from nlft.data.answers.denials import after_retraction, is_not_stated
-from nlft.data.answers.number_words import BEGINS, NO_NUMBER
+from nlft.data.answers.number_words import BEGINS, DETERMINERS, FILLERS, JOINS, LINKS, NO_NUMBER, OF
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
 from nlft.data.answers.statements import begins_with_number, is_short, read_statement
@@ -32,15 +33,24 @@ SAYS = re.compile(
 )
 _TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
 BOX = re.compile(r"\\f?boxed ?\{")
-NEXT_TURN = re.compile(
-    r"^[ \t#*]{0,12}(?:user|human|question|q|instruction|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:",
+# Another question, the next exercise, or a list of references: a reply's answer stands before it.
+_NEXT_TURN = re.compile(
+    r"^[ \t#*]{0,12}(?:(?:user|human|question|instruction|q|problem)[ \t]{0,3}[0-9]{0,3}[*_ \t]{0,3}:"
+    r"|(?:exercise|example|task|aufgabe|beispiel|exercice|exemple|ejercicio|ejemplo|esercizio|练习|例题)[ \t]{0,3}"
+    r"(?P<number>[0-9]{1,3})[*_ \t]{0,3}(?::|\.(?!\w)|$)"
+    r"|(?:references|bibliography|works cited|sources|citations|footnotes|literatur|quellen|références|referencias"
+    r"|参考文献)[*_ \t]{0,4}:?[*_ \t]{0,4}$)"
+    r"|\[INST\]|<(?:\|im_start\||\|start_header_id\||start_of_turn)>user|<\|user\|>",
     re.IGNORECASE | re.MULTILINE,
 )
 # Some full stops end no sentence: `vs. 3`, `no. 5`.
 _SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?!(?<=\bno\.)[ \t][0-9])[ \t]+(?=\S)",
+    r"(?<=[.!?])(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?<!\bp\.s\.)"
+    r"(?!(?<=\bno\.)[ \t][0-9])[ \t]+(?=\S)",
     re.IGNORECASE,
 )
+# Read like `figure 2`, which is a name.
+_ABBREVIATED = re.compile(r"\b(?:[Ff]igs?|[Ee]qs?|pp?|[Rr]efs?|[Vv]ol|Sec|Ch|Tab|Abb)\.(?=[ \t]\(?[0-9])")
 _HEADING = re.compile(r"[ \t*_]*([0-9]{1,2})[.)][ \t]+(?=[^\s0-9])")
 _ITEM = re.compile(r"^[ \t]*(?:[-*×+][ \t]+)?[0-9]{1,2}[.)][ \t]+(?=[^\s0-9])")
 _STEP = re.compile(r"^[ \t#*]{0,12}(?:step|part)[ \t]?[0-9]{1,3}(?=\W|$)", re.IGNORECASE)
@@ -51,14 +61,21 @@ _BARE = re.compile(
 # A sentence that checks, explains or vouches for an answer: its numbers are no answer.
 _BESIDE = re.compile(
     r"^\W{0,4}(?:(?:let's|let us|let me|now|to|we|i|can|you|double|quick|and)[ -]){0,3}"
-    r"(?:check|verif|substituting back|plugging|confiden|source|notes?\b|reference|proof\b|time taken|probe\b|vérif"
-    r"|compr(?:uebo|obac)|hinweis|anmerkung|quelle)"
+    r"(?:check|verif|substituting back|plugging|confiden|source|notes?\b|reference|proof\b|time taken"
+    r"|tokens used|difficulty\b|p\.s\.|probe\b|vérif|compr(?:uebo|obac)|hinweis|anmerkung|quelle)"
     r"|\b(?:sure|certain|confident|positive|sicher|confian[çc]a|certeza|seguro|sûr|sicuro|zeker)\W{0,3}$"
     r"|^\W{0,4}\([^()]*[^\W\d_]{2}[^()]*\)\W{0,4}$|^[^()]*\b(?:decimals|decimal places|significant)\b",
     re.IGNORECASE,
 )
 _FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
 _CITES = re.compile(r"\W{0,4}\[[0-9 ,]{1,9}\]\W{0,4}")
+_REFERENCE = re.compile(
+    r"[ \t]?\[(?:refs?|references?|sources?|cit(?:e|ation)|note|fig|figure|eq|table|quelle)\b[^\[\]\n]{0,40}\]"
+    r"|\b(?:see|cf\.?)[ \t]{1,3}\[[0-9 ,]{1,9}\]|[ \t]?【[^【】\n]{0,30}†[^【】\n]{0,30}】",
+    re.IGNORECASE,
+)
+_CITED = re.compile(r"\b(?P<word>[^\W\d_]{1,30})[ \t]?\[[0-9]{1,2}(?:[ \t,-]{1,3}[0-9]{1,2}){0,5}\](?=[\s.,;]|$)")
+_STATES = LINKS | OF | JOINS | DETERMINERS | FILLERS  # a number in brackets after one of these is no source
 _ASKS = re.compile(r"[?？][\s*_)\"'$]{0,8}$")
 _MOST_WORDS, _FEW_WORDS = 6, 3
 _LINES_AFTER = 3
@@ -66,6 +83,9 @@ _LONGEST = 200
 _MOST_MARKS = 50  # read from the beginning, and as many from the end; a model that repeats itself writes thousands
 _MOST_LINES = 200
 _MOST_ENDS = 5
+
+Place = tuple[re.Match[str], str, int]
+"""A mark, the line after it, and where that line begins."""
 
 
 def read_final(text: str) -> Quantity | None:
@@ -76,7 +96,7 @@ def read_final(text: str) -> Quantity | None:
         no number.
     """
     text = plain_characters(without_thoughts(text))
-    if (turn := NEXT_TURN.search(text)) and (first := _read(text[: turn.start()])):
+    if (turn := next_turn(text)) and (first := _read(text[: turn.start()])):
         return _agreed([first, _read(text) or first])
     return _read(text)
 
@@ -93,12 +113,28 @@ def read_standard(answer: str) -> Quantity | None:
 
 
 def _read(text: str) -> Quantity | None:
-    for pattern, read in ((MARKS, _marked), (BOX, _boxed), (SAYS, _said)):
-        if stated := read(text):
-            corrected = _read(after_retraction(text, last_end((pattern,), text)))
-            return _agreed([*stated, corrected] if corrected else stated)
+    marks = _places(MARKS, text)
+    if stated := _marked(text, marks):
+        return _unless_taken_back(stated, text, marks[-1][0].end())
+    if stated := _boxed(text):
+        return _unless_taken_back(stated, text, last_end((BOX,), text))
+    says = _places(SAYS, text)
+    if stated := _said(text, says):
+        return _unless_taken_back(stated, text, says[-1][0].end())
     last = _last_number(text)
-    return _agreed([*_not_stated(text), last]) if last else None
+    return _agreed([*_not_stated([*marks, *says]), last]) if last else None
+
+
+def _unless_taken_back(stated: list[Quantity], text: str, start: int) -> Quantity:
+    """Return what all stated quantities are equal to; an unclear one if the text takes the last one back.
+
+    Args:
+        stated: at least one.
+        text: where they stand.
+        start: where the last one begins.
+    """
+    corrected = _read(after_retraction(text, start))
+    return _agreed([*stated, corrected] if corrected else stated)
 
 
 def _agreed(found: list[Quantity]) -> Quantity:
@@ -108,12 +144,12 @@ def _agreed(found: list[Quantity]) -> Quantity:
     return Quantity("; ".join(dict.fromkeys(one.text[:_LONGEST] for one in found)), NOT_ONE_NUMBER)
 
 
-def _marked(text: str) -> list[Quantity]:
+def _marked(text: str, places: list[Place]) -> list[Quantity]:
     """Read each marked answer. Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`) are none."""
     found: list[Quantity | None] = []
     last_digit = _last_digit(text)
     headings = 0
-    for mark, region, start in regions(MARKS, text):
+    for mark, region, start in _stated(places):
         if mark["hash"] and (heading := _HEADING.match(region)) and int(heading[1]) == headings + 1:
             headings += 1
             continue
@@ -154,11 +190,11 @@ def _is_in_words(sentence: str, *, few: bool) -> bool:
     return not NO_NUMBER.isdisjoint(words) or (few and len(words) <= _FEW_WORDS and BEGINS.isdisjoint(words))
 
 
-def _said(text: str) -> list[Quantity]:
+def _said(text: str, places: list[Place]) -> list[Quantity]:
     """Read each "the answer is"."""
     last_digit = _last_digit(text)
     found = []
-    for mark, region, _ in regions(SAYS, text):
+    for mark, region, _ in _stated(places):
         sentence = plain_markup(first_sentence(region))
         stated = _unless_asked(sentence, read_statement(sentence, marked=True))
         in_words = last_digit < mark.end() or _is_in_words(sentence, few=True)
@@ -166,13 +202,9 @@ def _said(text: str) -> list[Quantity]:
     return [one for one in found if one]
 
 
-def _not_stated(text: str) -> list[Quantity]:
+def _not_stated(places: list[Place]) -> list[Quantity]:
     """Read each answer that the text denies, supposes or doubts."""
-    sentences = [
-        plain_markup(first_sentence(region))
-        for pattern in (MARKS, SAYS)
-        for _, region, _ in regions(pattern, text, stated=False)
-    ]
+    sentences = [plain_markup(first_sentence(region)) for mark, region, _ in places if is_not_stated(mark)]
     return [one for sentence in sentences if (one := read_statement(sentence, marked=True))]
 
 
@@ -191,22 +223,29 @@ def _last_digit(text: str) -> int:
     return next((at for at in range(len(text) - 1, -1, -1) if "0" <= text[at] <= "9"), -1)
 
 
-def regions(pattern: re.Pattern[str], text: str, *, stated: bool = True) -> Iterator[tuple[re.Match[str], str, int]]:
-    """Yield each match with the line after it, and where that line begins.
+def regions(pattern: re.Pattern[str], text: str) -> Iterator[Place]:
+    """Yield each match with the line after it, and where that line begins, except what the text does not state.
 
     If the line is empty, it is the next one. It never reaches to the next match.
 
     Args:
         pattern: `MARKS` or `SAYS`.
         text: with plain characters.
-        stated: yield the answers that the text states; else those that it denies, supposes or doubts.
     """
+    return _stated(_places(pattern, text))
+
+
+def _stated(places: list[Place]) -> Iterator[Place]:
+    return (place for place in places if not is_not_stated(place[0]))
+
+
+def _places(pattern: re.Pattern[str], text: str) -> list[Place]:
+    """Return what `regions` yields, and also the answers that the text denies, supposes or doubts."""
+    found = []
     matches = list(pattern.finditer(text))
     stops = [*(match.start() for match in matches[1:]), len(text)]
     pairs = list(zip(matches, stops, strict=False))
     for match, stop in pairs if len(pairs) <= 2 * _MOST_MARKS else pairs[:_MOST_MARKS] + pairs[-_MOST_MARKS:]:
-        if is_not_stated(match) is stated:
-            continue
         start = match.end()
         for _ in range(_LINES_AFTER):
             end = text.find("\n", start, stop)
@@ -214,7 +253,22 @@ def regions(pattern: re.Pattern[str], text: str, *, stated: bool = True) -> Iter
             if end == stop or re.search(r"[^\W_]", text[start:end].replace("answer", "")):
                 break
             start = end + 1
-        yield match, _TAG_ENDS.split(text[start:end], maxsplit=1)[0], start
+        found.append((match, _TAG_ENDS.split(text[start:end], maxsplit=1)[0], start))
+    return found
+
+
+def next_turn(text: str) -> re.Match[str] | None:
+    """Return where a reply goes on with another question or exercise, or lists its references.
+
+    `Task 2:` is the next one, unless `Task 1:` stands before it: then the tasks are parts of the reply.
+    """
+    has_first = False
+    for match in _NEXT_TURN.finditer(text):
+        number = match["number"]
+        if number is None or (int(number) > 1 and not has_first):
+            return match
+        has_first = has_first or int(number) == 1
+    return None
 
 
 def last_end(patterns: Iterable[re.Pattern[str]], text: str) -> int:
@@ -267,12 +321,26 @@ def _last_number(text: str) -> Quantity | None:
     if (last := [_BARE.fullmatch(plain_markup(line)) for line in lines[-2:]]) and all(last) and len(last) == 2:
         return _agreed([one for line in lines[-2:] if (one := read_statement(plain_markup(line)))])
     for line in reversed(lines[-_MOST_LINES:]):
-        words = plain_markup(_STEP.sub("", line))
+        words = plain_markup(_ABBREVIATED.sub("figure", _REFERENCE.sub("", _STEP.sub("", line))))
         rest = _ITEM.sub("", words)
         for sentence in reversed(_SENTENCE.split(rest)):
             if stated := _unless_asked(sentence, read_statement(sentence)):
-                beside = _BESIDE.search(sentence) or (_CITES.fullmatch(sentence) and sentence.strip() != text.strip())
+                cites = _CITES.fullmatch(sentence) and sentence.strip() != text.strip()
+                beside = _BESIDE.search(sentence) or cites or _ends_with_a_source(sentence, text)
                 return _words(sentence) if beside else stated
         if rest != words:  # is this the third item, or three?
             return Quantity(words, NOT_ONE_NUMBER)
     return None
+
+
+def _ends_with_a_source(sentence: str, text: str) -> bool:
+    """Return whether a number in brackets may name a source, as in `18 students passed [1].`, and not an answer.
+
+    A number after a verb such as `is` is an answer. So is one without another number in its sentence, unless the text
+    has several numbers in brackets.
+    """
+    sources = list(_CITED.finditer(sentence))
+    if not sources or sentence[sources[-1].end() :].strip(" .*_") or sources[-1]["word"].lower() in _STATES:
+        return False
+    beside_another = re.search("[0-9]", sentence[: sources[-1].start()]) is not None
+    return beside_another or len(list(islice(_CITED.finditer(text), 2))) > 1
