@@ -3,7 +3,7 @@
 import re
 
 _DENIES = re.compile(
-    r"\b(?=[^\W\d_])"  # all begin with a letter: nothing else need be compared with each
+    r"\b(?=[^\W\d_])"  # each begins with a letter: skip all other places at once
     r"(?:not|never|cannot|neither|nor|hardly|scarcely|except|excluding|(?:any|every)thing but|all but|other than|if"
     r"|unless|whether|suppos\w{1,3}|assum\w{1,3}|doubt\w{0,3}|unlikely|nicht|keine?s?|weder|außer|wenn|falls|pas|sauf"
     r"|jamais|no es|no son|ni|excepto|salvo|nunca|non è|tranne|não é|exceto|niet|geen|behalve|не|кроме|если)\b|n't\b"
