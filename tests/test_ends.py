@@ -23,10 +23,12 @@ def saying(text, ends=None, config_ends=None):
     net, tokenizer = tiny.model(), tiny.tokenizer()
     net.generation_config.eos_token_id = ends
     net.config.eos_token_id = config_ends
-    said, count = tokenizer(text, add_special_tokens=False)["input_ids"], [0]
+    said, count = tokenizer(text, add_special_tokens=False)["input_ids"], [-1]
 
     def next_token(head, inputs, logits):
-        if logits.shape[1] == 1:
+        if count[0] < 0:  # before its first answer, what the model keeps of a row is looked at once
+            count[0] = 0
+        elif logits.shape[1] == 1:
             logits = torch.full_like(logits, -1e4)
             logits[..., said[count[0] % len(said)]] = 0
             count[0] += 1
