@@ -187,6 +187,8 @@ def read_snapshot(path: Path, name: str) -> ConditionSnapshot:
         raise ValueError("it belongs to other conditions")
     if about["checksum"] != _checksum(tensors):
         raise ValueError("its checksum differs")
+    if "top_counts" in tensors and "marks" not in tensors:
+        raise ValueError("an earlier version wrote it, which did not tell two marks of one reply apart")
     return ConditionSnapshot(tensors)
 
 

@@ -302,7 +302,7 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
             return []
         files = [checkpoint and checkpoint / _file(at) for at in range(len(self.lists))]
         return [
-            read_snapshot(file, what) if file and file.is_file() else self._score(examples, what)
+            _from_checkpoint(file, what) if file and file.is_file() else self._score(examples, what)
             for file, what, examples in zip(files, _LISTS, self.lists, strict=False)
         ]
 
@@ -329,6 +329,15 @@ class KeptConditions(TrainerCallback):  # type: ignore[misc]
     def _tell(self, line: str) -> None:
         if self.trainer.is_world_process_zero():
             note(line)
+
+
+def _from_checkpoint(file: Path, what: str) -> ConditionSnapshot:
+    try:
+        return read_snapshot(file, what)
+    except ValueError as error:
+        raise UserError(
+            f"{display_path(file)}: {error}.\n  Resume from a checkpoint at the end of an epoch, or train anew."
+        ) from error
 
 
 def _file(at: int) -> str:
