@@ -5,7 +5,6 @@ a training can read; the file of decisions holds everything. The original is onl
 """
 
 import hashlib
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 from nlft.core.prompts import prompt_text
 from nlft.data.records import as_record, completion_text, json_line
 from nlft.errors import UserError, display_path
-from nlft.files import write_output
+from nlft.files import stamp, write_output
 from nlft.label.decisions import (
     STATES,
     Decision,
@@ -325,11 +324,11 @@ class Labelling:
 
     def _is_foreign(self) -> bool:
         """Whether the output has content that `nlft label` did not write. Another time of the file does not matter."""
-        if not self._has_content() or (stamp := _stamp(self.out)) == self._stamp:
+        if not self._has_content() or (now := stamp(self.out)) == self._stamp:
             return False
         if _sha256(self.out.read_bytes()) not in self._own:
             return True
-        self._stamp = stamp
+        self._stamp = now
         return False
 
     def _write(self, data: bytes) -> None:
@@ -337,7 +336,7 @@ class Labelling:
         self._own.add(_sha256(data))
         write_output(self.out, data)
         self._is_behind = False
-        self._stamp = _stamp(self.out)
+        self._stamp = stamp(self.out)
 
 
 def default_out(file: str | Path) -> Path:
@@ -371,11 +370,3 @@ def _searched(reply: Reply) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _stamp(path: Path) -> object:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlft.errors import UserError, display_path
-from nlft.files import append_whole, write_whole
+from nlft.files import append_whole, json_bytes, write_whole
 from nlft.runs.json_lines import jsonl_line, read_jsonl, supersede
 from nlft.runs.reading import SPOILT, check_version, read_json_object, read_yaml, reading, spoilt, yaml_bytes
 from nlft.runs.request_file import ControlRequest, new_request, read_request
@@ -298,7 +298,7 @@ class RunDir:
     def write_watched(self, examples: list[WatchedExample]) -> None:
         self.saliency_path.mkdir(parents=True, exist_ok=True)
         payload = {"format_version": FORMAT_VERSION, "examples": [asdict(e) for e in examples]}
-        write_whole(self.saliency_path / "examples.json", json.dumps(payload, ensure_ascii=False).encode())
+        write_whole(self.saliency_path / "examples.json", json_bytes(payload))
 
     def watched(self) -> list[WatchedExample]:
         """Return the watched examples; an empty list if the run watched none.
