@@ -312,3 +312,26 @@ def test_a_reader_that_leaves_early_causes_no_traceback(argv):
     assert process.stderr.read() == ""
     assert process.wait(60) == 141
     process.stderr.close()
+
+
+IMPORTING = """
+import gc, sys
+from nlft.commands import parsing
+from nlft.commands.parsing import Command
+
+def load():
+    waiting.append(not gc.isenabled())
+    import torch  # noqa: F401
+    return []
+
+waiting, known = [], "torch" in sys.modules
+for _ in range(2):
+    Command("nlft x", "", [], load=load).parse([])
+    waiting += [gc.isenabled(), gc.get_freeze_count()]
+print(known, waiting[:2], waiting[2] > 10_000, waiting[3:5], waiting[2] == waiting[5])
+"""
+
+
+def test_while_torch_is_imported_no_garbage_is_collected_and_what_came_is_never_looked_at():
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=True)
+    assert done.stdout == "False [True, True] True [False, True] True\n"

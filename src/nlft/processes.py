@@ -1,8 +1,10 @@
 """Processes that end with the one that started them, or in order when SIGTERM or SIGHUP comes."""
 
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,25 @@ class Terminated(SystemExit):
     def __init__(self, number: int = signal.SIGTERM) -> None:
         self.number, self.exit_code = number, 128 + number
         super().__init__(self.exit_code)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import torch and what stands on it inside this context: a quarter quicker.
+
+    The garbage collector waits until the end. It never looks at what is there then, not even when the process ends.
+    In a process that has torch already, nothing changes: it may have garbage of its own.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if "torch" in sys.modules:
+            gc.freeze()
+        gc.enable()
 
 
 def end_with_parent() -> None:

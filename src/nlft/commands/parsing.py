@@ -14,6 +14,7 @@ from nlft.config import SALIENCY, Declared, GivenSetting, check_ranges, checked,
 from nlft.errors import ConfigError, Problem, UserError
 from nlft.models.idle import refuse_idle_model
 from nlft.path_settings import PATHS, whole_path
+from nlft.processes import importing
 from nlft.yaml_files import yaml_entries
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class Command:
         Raises:
             ConfigError: all unknown keys and flags, wrong types, and values out of range.
         """
-        return _Reading(self, _words(argv)).result()
+        with importing():
+            return _Reading(self, _words(argv)).result()
 
     def help(self, *, everything: bool) -> str:
         """Return the text that `--help` prints, or `--help-all` with `everything`."""
