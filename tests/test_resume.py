@@ -80,6 +80,8 @@ def test_a_killed_and_resumed_run_logs_and_ends_as_an_unbroken_one(tmp_path, mak
     unbroken = untimed(run)
     assert len(unbroken) == 8 // every + 1
     assert unbroken[-1]["train_loss"] > 0
+    # PEFT's card would be one, with headings and no text, and the adapter's is ours.
+    assert [one.parent for one in tmp_path.rglob("README.md")] == [run.adapter_path]
     again = make(tmp_path, **options)
     again.train(resume_from_checkpoint=str(run.checkpoints_path / f"checkpoint-{cut}"))
     assert untimed(run) == unbroken

@@ -151,7 +151,6 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]
                 "collateral": {},
             }
             known = replace(known_of(self.run), **new)
-            # PEFT has written a card of its own into the folder. Ours takes its place.
             write_whole(aside / CARD, card_text(known, aside, self.run.path.resolve().name).encode())
             write_manifest(aside, CARD, saved=next_number(self.run))
             give_usual_modes(aside)
