@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing.connection import wait
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -39,6 +40,13 @@ def importing() -> Iterator[None]:
         if "torch" in sys.modules:
             gc.freeze()
         gc.enable()
+
+
+def run_module(name: str, *arguments: str) -> None:
+    """Import a module that needs torch, and call its `main` with a list of the arguments."""
+    with importing():
+        module = import_module(name)
+    module.main(list(arguments))
 
 
 def end_with_parent() -> None:

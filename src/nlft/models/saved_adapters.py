@@ -1,6 +1,8 @@
 """Put a saved adapter on a model, and refuse one that is damaged or does not belong to it."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +187,14 @@ def check_layer_names(
             f"{flag}: {', '.join(unknown)}: the model has no {'parameter' if parameters else 'layer'} of that name.\n"
             f"  Its linear layers are {', '.join(have) or 'not of torch'}."
         )
+
+
+@contextmanager
+def without_card(model: Any) -> Iterator[None]:
+    """Save a model inside this context: PEFT writes no card of headings without text. A finished adapter gets ours."""
+    if isinstance(model, PeftModel):
+        model.create_or_update_model_card = lambda output_dir: None
+    try:
+        yield
+    finally:
+        vars(model).pop("create_or_update_model_card", None)

@@ -11,6 +11,7 @@ from nlft.files import json_object
 from nlft.launch import without_launcher
 
 LAST_WAIT_SECONDS = 2.0
+_BEGIN = "import sys; from nlft.processes import run_module; run_module(*sys.argv[1:])"
 
 
 class ModelProcess:
@@ -22,7 +23,7 @@ class ModelProcess:
     def __init__(self, module: str, *arguments: str, command: str) -> None:
         """
         Args:
-            module: the module to run. It is named, because importing it would import torch.
+            module: the module whose `main` is run. It is named, because importing it would import torch.
             arguments: its arguments.
             command: the command to start again when the process has ended, such as `nlft map`.
         """
@@ -30,7 +31,7 @@ class ModelProcess:
         self._gone = {"error": f"the model's process has ended; start `{command}` again"}
         # -P: do not import modules from the user's working folder.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
+            [sys.executable, "-P", "-c", _BEGIN, module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -9,8 +9,8 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from nlft.digests import MANIFEST
 from nlft.errors import UserError, display_path
 from nlft.files import give_usual_modes, sync_tree, write_whole
 from nlft.models.ends import name_trained_end
+from nlft.models.saved_adapters import without_card
 from nlft.runs.checkpoints import checkpoints_of, problem_of
 from nlft.runs.lock import owning
 from nlft.runs.run_dir import RunDir
@@ -254,7 +255,7 @@ class SafeCheckpoints(ShardsModel):
             Path(folder).mkdir(parents=True, exist_ok=True)
         if not isinstance(self.model, PeftModel) and self.processing_class is not None:
             name_trained_end(self.model, self.processing_class)
-        with _without_card(self.model):
+        with without_card(self.model):
             self.model.save_pretrained(folder, state_dict=state_dict, is_main_process=self.args.should_save)
         if self.args.should_save and self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
@@ -377,17 +378,6 @@ def check_processes(checkpoint: Path, world_size: int) -> None:
             f"{display_path(checkpoint)} was written by {written} processes, but this run has {world_size}.\n"
             f"  Start {written} processes."
         )
-
-
-@contextmanager
-def _without_card(model: Any) -> Iterator[None]:
-    """Save a model inside this context: PEFT writes no card of headings without text. A finished adapter gets ours."""
-    if isinstance(model, PeftModel):
-        model.create_or_update_model_card = lambda output_dir: None
-    try:
-        yield
-    finally:
-        vars(model).pop("create_or_update_model_card", None)
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
