@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from nlft.models.loading import ModelSettings, default_lora, wrap
 from nlft.models.sizes import measured, sizes_from_config
 from nlft.planning.cards import CARDS, Card, fit, flops_of, setups
 from nlft.planning.memory import Rows, Step, layer_bytes_per_token, memory_of, weight_bytes
-from nlft.planning.tokens import count_tokens, estimate_tokens, steps_of
+from nlft.planning.tokens import count_tokens, estimate_tokens, largest_of, rows_of, steps_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 MIB = 2**20
@@ -145,8 +145,7 @@ def test_tokens_are_those_of_the_batches_that_training_makes(scheme, tmp_path):
     share = measured(tiny.model(), "tiny").shares
     tokens = count_tokens(examples(), args, found, found.settings(), tiny.tokenizer(), 1, share=share)
     trainer = NLFTTrainer(tiny.model(), args, examples(), processing_class=tiny.tokenizer(), saliency=scheme)
-    rows = trainer.train_dataset
-    batches = [trainer.builder(rows[at : at + 2]) for at in range(0, len(rows), 2)]
+    rows, batches = trainer.train_dataset, list(trainer.get_train_dataloader())
     assert tokens.counted
     assert scheme != "nlft" or any("begun_seen" in one for one in batches), "the prompts' beginnings are read once"
     assert tokens.trained == sum(one["input_ids"].numel() for one in batches)
@@ -154,6 +153,28 @@ def test_tokens_are_those_of_the_batches_that_training_makes(scheme, tmp_path):
     assert tokens.conditions == reads + (tokens.trained if scheme == "strike" else 0)
     assert 0 < tokens.real <= 1
     assert tokens.examples == len(rows)
+
+
+@pytest.mark.parametrize("scheme", ["nlft", "cut", "uniform", "strike"])
+def test_the_largest_batch_is_that_of_any_order(scheme, tmp_path):
+    right, wrong = ([one for one in examples(16) if one.label == label][:4] for label in (True, False))
+    wrong = [replace(one, completion=one.completion + " and so on" * 9 * at) for at, one in enumerate(wrong)]
+    mixed = [one for pair in zip(wrong, right, strict=True) for one in pair]
+    found = get_scheme(scheme)
+    planned = [
+        count_tokens(order, config(tmp_path), found, found.settings(), tiny.tokenizer(), 1, share=True).largest
+        for order in (mixed, [*wrong, *right])
+    ]
+    assert planned[0] == planned[1]
+    trainer = NLFTTrainer(
+        tiny.model(), config(tmp_path, watch=0), mixed, processing_class=tiny.tokenizer(), saliency=scheme
+    )
+    trainer.builder.share = scheme in ("nlft", "cut")
+    batches = [trainer.builder(list(pair)) for pair in combinations(trainer.train_dataset, 2)]
+    made = [largest_of([rows_of(one, "") for one in batches])]
+    made.append(largest_of([rows_of(one, "scored_") for one in batches if "scored_input_ids" in one]))
+    made[1] = largest_of([made[1], made[0]] if scheme == "strike" else [made[1]])
+    assert planned[0] == tuple(made)
 
 
 def test_without_a_tokenizer_the_tokens_are_estimated_and_the_plan_says_so(tmp_path, capsys):

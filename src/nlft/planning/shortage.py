@@ -17,11 +17,11 @@ from nlft.library_errors import MEMORY_CURE, out_of_memory
 from nlft.models.sizes import ModelSizes, measured
 from nlft.planning.cards import with_rows
 from nlft.planning.memory import Rows, Step, memory_of
-from nlft.planning.tokens import largest_of, rows_of
+from nlft.planning.tokens import largest_batch
 from nlft.training.token_log import LogsSums
 
 GIB = 2**30
-_LONGEST = 256  # examples among which the largest batch is looked for
+_LONGEST = 4096  # the longest examples, among which the largest batch is looked for: that takes seconds
 
 
 @contextmanager
@@ -82,18 +82,14 @@ def what_fits(trainer: Any) -> str | None:
 
 
 def _step_of(trainer: Any) -> Step | None:
-    """Return what a process does in a step, with the largest batch that the longest examples can make."""
+    """Return what a process does in a step, with the largest batch that the examples can make."""
     if not isinstance(trainer, LogsSums):
         return None
     scheme: Scheme | None = getattr(trainer, "scheme", None)
     holds = scheme is not None and "hold" in scheme.needs(trainer.saliency)
     args, size = trainer.args, int(trainer.args.per_device_train_batch_size)
-    rows = list(trainer.train_dataset)
-    rows = sorted(rows, key=_length, reverse=True)[: max(_LONGEST, size)]
-    batches = [trainer.data_collator(rows[start : start + size]) for start in range(0, len(rows), size)]
-    trained = largest_of([rows_of(batch, "") for batch in batches])
-    scored = [rows_of(batch, "scored_") for batch in batches if "scored_input_ids" in batch]
-    conditions = largest_of([*scored, *([trained] if holds else [Rows(0, 0, 0)])])
+    rows = sorted(trainer.train_dataset, key=_length, reverse=True)[: max(_LONGEST, size)]
+    trained, conditions = largest_batch(rows, trainer.data_collator, size, holds=holds)
     quantised = getattr(trainer.model.config, "quantization_config", None)
     return Step(
         trained=trained,

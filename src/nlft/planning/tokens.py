@@ -1,19 +1,24 @@
 """Count the tokens of a training: through forward and backward, by step and in all."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nlft.core.conditions import EncodedExample
 from nlft.core.schemes.scheme import Scheme
+from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, completion_text
 from nlft.planning.memory import Rows
 from nlft.training.batching import KeepingBuilder
 from nlft.training.prompting import training_encoder
+from nlft.training.striking import strike_sampler
 
 CHARACTERS = 4.0  # of a token, in English texts; a guess for a model whose tokenizer is not there
 _WORDS = 40  # tokens that a chat template and our own words add to a prompt; the same guess
@@ -31,7 +36,7 @@ class Tokens:
             and without.
         scored: of both, tokens that reach the head.
         real: share of `trained` and `conditions` that is not padding, from 0 to 1.
-        largest: the largest batch that another order could make: its rows with gradient, and its rows without.
+        largest: see `largest_batch`.
         counted: whether the tokenizer counted them; else they are estimated from the texts' lengths.
     """
 
@@ -76,7 +81,7 @@ def count_tokens(
     *,
     share: bool = False,
 ) -> Tokens:
-    """Count the tokens of the batches that the training would make, in the order of the file.
+    """Count the tokens of the batches that the training makes in its first pass over the examples.
 
     Args:
         args: an `NLFTConfig`.
@@ -97,20 +102,19 @@ def count_tokens(
 def _counted(
     encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any, processes: int, *, counted: bool = True
 ) -> Tokens:
-    """Sum the rows of every batch."""
-    size, nothing = args.per_device_train_batch_size, Rows(0, 0, 0)
+    """Sum the rows of every batch of the first pass."""
+    size = args.per_device_train_batch_size
     trained, conditions, real = [], [], 0
-    for start in range(0, len(encoded), size):
-        features = builder(encoded[start : start + size])
+    for batch in _batches(encoded, builder, args, processes):
+        features = builder(batch)
         rows = rows_of(features, "")
         trained.append(rows)
         without = [rows_of(features, "scored_")] if "scored_input_ids" in features else []
         without += [rows] if "hold" in builder.needs else []  # the frozen base's pass over the same rows
-        conditions += without or [nothing]
+        conditions += without
         masks = [features[name] for name in ("attention_mask", "scored_attention_mask") if name in features]
         real += sum(int(mask.sum()) for mask in masks) + (int(masks[0].sum()) if "hold" in builder.needs else 0)
     steps, passes = steps_of(args, len(encoded), processes)
-    most = [largest_of(found) for found in (trained, conditions)]
     sums = [sum(one.tokens for one in found) for found in (trained, conditions)]
     return Tokens(
         examples=len(encoded),
@@ -120,14 +124,72 @@ def _counted(
         conditions=sums[1],
         scored=sum(one.scored for one in (*trained, *conditions)),
         real=real / max(1, sum(sums)),
-        largest=(most[0], most[1]),
+        largest=largest_batch(encoded, builder, size, holds="hold" in builder.needs),
         counted=counted,
     )
 
 
+def _batches(
+    encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any, processes: int
+) -> Iterator[list[EncodedExample]]:
+    """Yield the batches of the first pass, of all processes, as Trainer draws them."""
+    size, seed = args.per_device_train_batch_size, args.seed if args.data_seed is None else args.data_seed
+    order: Iterable[int] = range(len(encoded))
+    if isinstance(builder.plan, StrikePlan):
+        order = strike_sampler(builder.plan, encoded, args, processes)
+    elif str(args.train_sampling_strategy) != "sequential":
+        order = SeedableRandomSampler(encoded, data_seed=seed, generator=torch.Generator())
+    drawn = list(order)
+    for start in range(0, len(drawn), size):
+        yield [encoded[at] for at in drawn[start : start + size]]
+
+
+def largest_batch(
+    examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, Any]], size: int, *, holds: bool
+) -> tuple[Rows, Rows]:
+    """Return the largest batch that any order of the examples can make: its rows with gradient, and without.
+
+    Each example is looked at alone. The batch has as many rows and scored tokens as the examples with the most, and its
+    rows are as long as the longest of all.
+
+    Args:
+        collate: makes a batch of examples.
+        size: examples of a batch.
+        holds: whether a frozen base reads the rows with gradient, too.
+    """
+    alone = [collate([one]) for one in examples]
+    trained = _together([rows_of(one, "") for one in alone], size)
+    reading = [one for one in alone if "scored_input_ids" in one]
+    found = [rows_of(one, "scored_") for one in reading]
+    # A right example may have no row of its own: where nothing is to be scored, `BatchBuilder` scores one row anyway.
+    judged = "standard" not in getattr(collate, "needs", ())
+    own = [rows for one, rows in zip(reading, found, strict=True) if not (judged and one["label"].all())]
+    conditions = largest_of([_together(own, size), *found])
+    if any("begun_seen" in one for one in reading) and not all("begun_seen" in one for one in reading):
+        # Such examples in one batch may leave the rows of all whole.
+        whole = max(int(_seen(one).max()) for one in reading)
+        conditions = replace(conditions, length=whole)
+    return trained, largest_of([conditions, trained] if holds else [conditions])
+
+
+def _seen(features: dict[str, Any]) -> Tensor:
+    """Return how many tokens each row without gradient has, with the beginning that was cut off."""
+    own: Tensor = features["scored_attention_mask"].sum(1)
+    return own + features["begun_seen"].sum(1) if "begun_seen" in features else own
+
+
+def _together(found: Sequence[Rows], size: int) -> Rows:
+    """Return the largest batch of `size` examples whose rows these are."""
+
+    def most(name: str) -> int:
+        return sum(sorted((getattr(one, name) for one in found), reverse=True)[:size])
+
+    return Rows(most("count"), max((one.length for one in found), default=0), most("scored"))
+
+
 def largest_of(found: Sequence[Rows]) -> Rows:
     """Return the most rows, the longest row and the most scored tokens of the batches, as if one batch had all."""
-    return Rows(*(max(getattr(one, name) for one in found) for name in ("count", "length", "scored")))
+    return Rows(*(max((getattr(one, name) for one in found), default=0) for name in ("count", "length", "scored")))
 
 
 def rows_of(features: dict[str, Any], prefix: str) -> Rows:
