@@ -7,12 +7,14 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
-from helpers import tiny
+from helpers import architectures, tiny
 from helpers.training import examples
 from nlft.cli import main
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.records import write_examples
+from nlft.errors import UserError
 from nlft.models import sizes
 from nlft.models.loading import ModelSettings, default_lora, wrap
 from nlft.models.sizes import measured, sizes_from_config
@@ -206,14 +208,14 @@ def test_a_larger_card_fits_larger_batches_and_a_small_one_needs_more():
         trained=28_000_000,
     )  # fmt: skip
     step = replace(STEP, trained=Rows(2, 1024, 1400), conditions=Rows(4, 1100, 2800))
-    found = [fit(large, step, 2, card, 1e18, None) for card in CARDS]
+    found = [fit(large, step, 2, card, lambda _: 1e18, None) for card in CARDS]
     assert [one.setup for one in found[:3]] == ["4 bits (QLoRA)", "as set", "as set"]
     for smaller, larger in pairwise(found[1:]):
         assert smaller.batch < larger.batch
         assert smaller.length < larger.length
     assert found[1].memory.peak <= found[1].card.usable
-    assert fit(large, step, 2, Card("too small", 0.5), 1e18, None).setup is None
-    given = fit(large, step, 2, CARDS[3], 1e18, 100.0)
+    assert fit(large, step, 2, Card("too small", 0.5), lambda _: 1e18, None).setup is None
+    given = fit(large, step, 2, CARDS[3], lambda _: 1e18, 100.0)
     assert given.seconds == pytest.approx(1e18 / 100e12)
     ways = list(setups(replace(step, checkpointing=False), 2, 4, has_adapter=True))
     (one,) = [way for way in ways if way.samples == 1]
@@ -263,11 +265,53 @@ def test_the_tables_in_the_docs_are_those_of_the_code():
     assert PAGE.read_text(encoding="utf-8") == page_with_tables(), "run python tests/helpers/docs_scale.py --write"
 
 
+@pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text", "blt"])
+def test_models_whose_layers_differ_are_measured_or_refused(family, tmp_path):
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 96}
+    given = {} if family == "blt" else small | {"num_hidden_layers": 2}
+    config = (
+        architectures.model(family).config
+        if family in architectures.FAMILIES
+        else AutoConfig.for_model(family, **given)
+    )
+    config.save_pretrained(tmp_path)
+    settings = ModelSettings(model_name_or_path=str(tmp_path), dtype="bfloat16")
+    if family == "blt":
+        with pytest.raises(UserError, match="no formula"):
+            sizes_from_config(settings)
+        return
+    found = sizes_from_config(settings)
+    per_layer = getattr(config, "per_layer_config", [config])
+    assert found.attention == max(one.num_attention_heads * one.head_dim for one in per_layer)
+    assert found.inner == 48
+    assert memory_of(found, STEP).peak > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"model_type": "nosuch"}, "nosuch"),
+        ({"model_type": "t5"}, "T5"),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}},
+            "Python code",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_planned_says_what_is_wrong_with_it(config, named, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=named) as caught:
+        sizes_from_config(ModelSettings(model_name_or_path=str(tmp_path)))
+    assert "safetensors" not in str(caught.value)
+
+
 def test_what_cannot_be_planned_is_refused(tmp_path, capsys):
     name = saved("llama", tmp_path)
     assert main(["plan", name, "--use_peft", "false", "--load_in_4bit"]) == 2
     assert "--load_in_4bit" in capsys.readouterr().err
     assert main(["plan", "--model_name_or_path", name]) == 2
     assert "nlft plan MODEL" in capsys.readouterr().err
+    assert main(["plan", "--scheme", "strike"]) == 2
+    assert "model" in capsys.readouterr().err
     assert main(["plan", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 import torch
@@ -10,13 +10,17 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nlft.core.conditions import EncodedExample
+from nlft.core.conditions import EncodedExample, Row
 from nlft.core.schemes.scheme import Scheme
+from nlft.core.snapshot import SCORING_TOKENS, Kept, scoring_passes
 from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, completion_text
+from nlft.errors import UserError
 from nlft.planning.memory import Rows
+from nlft.planning.steps import reads_again
 from nlft.training.batching import KeepingBuilder
+from nlft.training.kept_conditions import KEPT
 from nlft.training.prompting import training_encoder
 from nlft.training.striking import strike_sampler
 
@@ -32,9 +36,11 @@ class Tokens:
         examples: number of examples.
         steps: optimizer steps.
         passes: passes over the examples.
-        trained, conditions: tokens through the decoder in one pass over the examples, padding included: with gradient,
-            and without.
-        scored: of both, tokens that reach the head.
+        scorings: how often the examples are read without gradient: in each pass, or with `--condition_logprobs` once or
+            once in each epoch.
+        trained, conditions: tokens through the decoder, padding included: with gradient in one pass over the examples,
+            and without in one scoring of them.
+        scored, conditions_scored: of these, tokens that reach the head.
         real: share of `trained` and `conditions` that is not padding, from 0 to 1.
         largest: see `largest_batch`.
         counted: whether the tokenizer counted them; else they are estimated from the texts' lengths.
@@ -43,9 +49,11 @@ class Tokens:
     examples: int
     steps: int
     passes: float
+    scorings: float
     trained: int
     conditions: int
     scored: int
+    conditions_scored: int
     real: float
     largest: tuple[Rows, Rows]
     counted: bool
@@ -54,8 +62,9 @@ class Tokens:
         """Return the counts, with those of the whole training."""
         found = asdict(self)
         found["largest"] = {"trained": asdict(self.largest[0]), "conditions": asdict(self.largest[1])}
-        total = {name: round(getattr(self, name) * self.passes) for name in ("trained", "conditions", "scored")}
-        return {**found, "total": total}
+        total = {"trained": self.trained * self.passes, "conditions": self.conditions * self.scorings}
+        total["scored"] = self.scored * self.passes + self.conditions_scored * self.scorings
+        return {**found, "total": {name: round(count) for name, count in total.items()}}
 
 
 def steps_of(args: Any, examples: int, processes: int) -> tuple[int, float]:
@@ -64,8 +73,17 @@ def steps_of(args: Any, examples: int, processes: int) -> tuple[int, float]:
     Args:
         args: an `NLFTConfig`.
         processes: number of processes, each with its own batches.
+
+    Raises:
+        UserError: there is no whole batch, and others are dropped.
     """
-    batches = ceil(examples / (args.per_device_train_batch_size * processes))
+    whole = examples / (args.per_device_train_batch_size * processes)
+    batches = floor(whole) if args.dataloader_drop_last else ceil(whole)
+    if not batches:
+        raise UserError(
+            f"--dataloader_drop_last true: {examples} examples make no whole batch of "
+            f"{args.per_device_train_batch_size} on {processes} processes, so none is trained.\n  Leave it out."
+        )
     per_pass = max(1, ceil(batches / args.gradient_accumulation_steps))
     steps = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * per_pass)
     return steps, steps / per_pass
@@ -80,6 +98,7 @@ def count_tokens(
     processes: int,
     *,
     share: bool = False,
+    noisy: bool = False,
 ) -> Tokens:
     """Count the tokens of the batches that the training makes in its first pass over the examples.
 
@@ -87,6 +106,7 @@ def count_tokens(
         args: an `NLFTConfig`.
         processes: number of processes, each with its own batches.
         share: see `KeepingBuilder`.
+        noisy: whether the model draws random numbers in training mode.
 
     Raises:
         RecordsError: names every example that cannot be encoded.
@@ -94,37 +114,55 @@ def count_tokens(
     encoder = training_encoder(tokenizer, args, None)
     encoded = encode_examples(examples, encoder, **condition_readers(scheme.name, scheme.needs(saliency)))
     check_targets(encoded, args.answer_weight)
-    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, share=share)
+    live = args.scores_live
+    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, live=live, share=share and live)
     builder.use(scheme, saliency)
-    return _counted(encoded, builder, args, processes)
+    again = reads_again(args, scheme, saliency, noisy=noisy)
+    return _counted(encoded, builder, args, processes, again=again)
 
 
 def _counted(
-    encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any, processes: int, *, counted: bool = True
+    encoded: Sequence[EncodedExample],
+    builder: KeepingBuilder,
+    args: Any,
+    processes: int,
+    *,
+    again: int,
+    counted: bool = True,
 ) -> Tokens:
-    """Sum the rows of every batch of the first pass."""
+    """Sum the rows of every batch of the first pass, and of the scoring passes if they are apart.
+
+    Args:
+        again: see `reads_again`.
+    """
     size = args.per_device_train_batch_size
+    steps, passes = steps_of(args, len(encoded), processes)
     trained, conditions, real = [], [], 0
     for batch in _batches(encoded, builder, args, processes):
         features = builder(batch)
         rows = rows_of(features, "")
         trained.append(rows)
         without = [rows_of(features, "scored_")] if "scored_input_ids" in features else []
-        without += [rows] if "hold" in builder.needs else []  # the frozen base's pass over the same rows
-        conditions += without
+        conditions += [*without, *[rows] * again]
         masks = [features[name] for name in ("attention_mask", "scored_attention_mask") if name in features]
-        real += sum(int(mask.sum()) for mask in masks) + (int(masks[0].sum()) if "hold" in builder.needs else 0)
-    steps, passes = steps_of(args, len(encoded), processes)
+        real += sum(int(mask.sum()) for mask in masks) + int(masks[0].sum()) * again
+    largest = largest_batch(encoded, builder, size, again=bool(again))
+    if not args.scores_live:
+        conditions = list(scoring_rows(encoded, builder, args))
+        real += sum(len(row.ids) for rows in _scoring_passes(encoded, builder, args) for row in rows)
+        largest = largest[0], largest_of(conditions)
     sums = [sum(one.tokens for one in found) for found in (trained, conditions)]
     return Tokens(
         examples=len(encoded),
         steps=steps,
         passes=passes,
+        scorings={"live": passes, "epoch": ceil(passes), "frozen": 1}[args.condition_logprobs],
         trained=sums[0],
         conditions=sums[1],
-        scored=sum(one.scored for one in (*trained, *conditions)),
+        scored=sum(one.scored for one in trained),
+        conditions_scored=sum(one.scored for one in conditions),
         real=real / max(1, sum(sums)),
-        largest=largest_batch(encoded, builder, size, holds="hold" in builder.needs),
+        largest=largest,
         counted=counted,
     )
 
@@ -132,7 +170,10 @@ def _counted(
 def _batches(
     encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any, processes: int
 ) -> Iterator[list[EncodedExample]]:
-    """Yield the batches of the first pass, of all processes, as Trainer draws them."""
+    """Yield the batches of the first pass, of all processes, as Trainer draws them.
+
+    With several processes, the first examples fill up the last batches. They are left out here.
+    """
     size, seed = args.per_device_train_batch_size, args.seed if args.data_seed is None else args.data_seed
     order: Iterable[int] = range(len(encoded))
     if isinstance(builder.plan, StrikePlan):
@@ -140,12 +181,13 @@ def _batches(
     elif str(args.train_sampling_strategy) != "sequential":
         order = SeedableRandomSampler(encoded, data_seed=seed, generator=torch.Generator())
     drawn = list(order)
-    for start in range(0, len(drawn), size):
+    end = len(drawn) // (size * processes) * size * processes if args.dataloader_drop_last else len(drawn)
+    for start in range(0, end, size):
         yield [encoded[at] for at in drawn[start : start + size]]
 
 
 def largest_batch(
-    examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, Any]], size: int, *, holds: bool
+    examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, Any]], size: int, *, again: bool
 ) -> tuple[Rows, Rows]:
     """Return the largest batch that any order of the examples can make: its rows with gradient, and without.
 
@@ -155,7 +197,7 @@ def largest_batch(
     Args:
         collate: makes a batch of examples.
         size: examples of a batch.
-        holds: whether a frozen base reads the rows with gradient, too.
+        again: whether the rows with gradient are read without it, too: by a frozen base, or without noise.
     """
     alone = [collate([one]) for one in examples]
     trained = _together([rows_of(one, "") for one in alone], size)
@@ -169,7 +211,25 @@ def largest_batch(
         # Such examples in one batch may leave the rows of all whole.
         whole = max(int(_seen(one).max()) for one in reading)
         conditions = replace(conditions, length=whole)
-    return trained, largest_of([conditions, trained] if holds else [conditions])
+    return trained, largest_of([conditions, trained] if again else [conditions])
+
+
+def _scoring_passes(encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any) -> Iterator[Sequence[Row]]:
+    """Yield the rows of each pass that scores the conditions and the base apart from the steps."""
+    needs = builder.needs & KEPT
+    if needs:
+        yield from scoring_passes(encoded, Kept(needs, builder.plan, args.hold_mass, args.hold_tokens))
+
+
+def scoring_rows(encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any) -> Iterator[Rows]:
+    """Yield the sizes of each pass that scores the conditions and the base apart from the steps.
+
+    Args:
+        args: an `NLFTConfig`.
+    """
+    for rows in _scoring_passes(encoded, builder, args):
+        length = max(max(len(row.ids), row.start + len(row.labels)) for row in rows)
+        yield Rows(len(rows), length, sum(label >= 0 for row in rows for label in row.labels))
 
 
 def _seen(features: dict[str, Any]) -> Tensor:
@@ -204,10 +264,17 @@ class _NoTokenizer:
     pad_token_id = 0
 
 
-def estimate_tokens(examples: list[Example], args: Any, scheme: Scheme, saliency: object, processes: int) -> Tokens:
+def estimate_tokens(
+    examples: list[Example], args: Any, scheme: Scheme, saliency: object, processes: int, *, noisy: bool = False
+) -> Tokens:
     """Estimate the tokens from the texts' lengths, for a model whose tokenizer is not there.
 
-    A token is counted for every `CHARACTERS` characters. Rows that a scheme adds, such as replacements, are left out.
+    A token is counted for every `CHARACTERS` characters. Rows that a scheme adds, such as replacements, are left out,
+    and so is the share of struck replies.
+
+    Args:
+        args: an `NLFTConfig`.
+        processes, noisy: see `count_tokens`.
     """
 
     def ids(*texts: Any) -> list[int]:
@@ -227,25 +294,32 @@ def estimate_tokens(examples: list[Example], args: Any, scheme: Scheme, saliency
         for one in examples
     ]
     tokenizer: Any = _NoTokenizer()
-    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0)
+    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, live=args.scores_live)
     builder.needs = scheme.needs(saliency)
     builder.built_for = scheme.name, builder.needs, None, False
-    return _counted(encoded, builder, args, processes, counted=False)
+    again = reads_again(args, scheme, saliency, noisy=noisy)
+    return _counted(encoded, builder, args, processes, again=again, counted=False)
 
 
 def _plain(text: Any) -> str:
     return text if isinstance(text, str) else " ".join(str(turn.get("content") or "") for turn in text)
 
 
-def without_file(args: Any, scheme: Scheme, saliency: object, length: int) -> tuple[Rows, Rows]:
+def without_file(args: Any, scheme: Scheme, saliency: object, length: int, *, noisy: bool = False) -> tuple[Rows, Rows]:
     """Return the largest batch that `max_length` allows: all rows `length` tokens long, two thirds of them completion.
 
-    Each sample is taken for a wrong one, which has the most rows.
+    Each sample is taken for a wrong one, which has the most rows. Conditions that are scored apart from the steps fill
+    their passes.
+
+    Args:
+        args, noisy: see `count_tokens`.
     """
     needs, size = scheme.needs(saliency), args.per_device_train_batch_size
     with_gradient = size * (2 if args.answer_weight > 0 else 1)
     scored = length * 2 // 3
     conditions = size * len(needs & {"standard", "judge"})
-    held = with_gradient if "hold" in needs else 0
-    count = max(conditions, held)
+    again = with_gradient if reads_again(args, scheme, saliency, noisy=noisy) else 0
+    count = max(conditions, again)
+    if not args.scores_live:
+        count = max(1, SCORING_TOKENS // length) if needs & KEPT else 0
     return Rows(with_gradient, length, with_gradient * scored), Rows(count, length, count * scored)

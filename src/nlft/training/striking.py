@@ -113,7 +113,9 @@ class StrikeShareSampler(Sampler[int]):
                 left, struck_left = left - size, struck_left - here
 
 
-def strike_sampler(plan: StrikePlan, examples: Sequence[EncodedExample], args: Any, processes: int) -> StrikeShareSampler:
+def strike_sampler(
+    plan: StrikePlan, examples: Sequence[EncodedExample], args: Any, processes: int
+) -> StrikeShareSampler:
     """Return what orders the examples of a training with `strike`.
 
     Args:
