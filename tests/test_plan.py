@@ -193,10 +193,20 @@ def test_without_a_tokenizer_the_tokens_are_estimated_and_the_plan_says_so(tmp_p
 
 @pytest.mark.parametrize(
     ("given", "examples", "processes", "steps", "passes"),
-    [({}, 10, 1, 30, 6), ({"max_steps": 7}, 10, 1, 7, 1.4), ({"gradient_accumulation_steps": 2}, 10, 2, 12, 6)],
+    [
+        ({}, 10, 1, 30, 6),
+        ({"dataloader_drop_last": True}, 11, 1, 30, 6),
+        ({"max_steps": 7}, 10, 1, 7, 1.4),
+        ({"gradient_accumulation_steps": 2}, 10, 2, 12, 6),
+    ],
 )
 def test_steps_are_those_of_trainer(given, examples, processes, steps, passes, tmp_path):
     assert steps_of(config(tmp_path, **given), examples, processes) == (steps, pytest.approx(passes))
+
+
+def test_without_a_whole_batch_dropping_the_last_one_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--dataloader_drop_last"):
+        steps_of(config(tmp_path, dataloader_drop_last=True), 3, 2)
 
 
 def test_a_larger_card_fits_larger_batches_and_a_small_one_needs_more():

@@ -14,7 +14,7 @@ from nlft.training.kept_conditions import refuse_unkept
 from nlft.training.trainer import NLFTConfig
 
 _OF_A_CARD = ("bf16", "fp16", "tf32")
-_EVALUATES = ("the plan has no evaluation", "Leave it out: an evaluation keeps no gradients, but its batches count.")
+_EVALUATES = ("the plan has no evaluation", "Leave it out, and leave room for its batches.")
 _SHARDS = ("the plan shards over --processes", "Give --processes with the number of cards.")
 _UNPLANNED = {
     **dict.fromkeys(("eval_strategy", "eval_on_start", "per_device_eval_batch_size"), _EVALUATES),
