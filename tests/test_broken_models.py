@@ -157,7 +157,6 @@ def test_a_models_own_code_is_neither_run_nor_asked_about(model, monkeypatch):
 
 
 def test_what_is_not_installed_is_named_with_the_setting(model):
-    assert "bitsandbytes" in refused(model, load_in_4bit=True)
     assert "FlashAttention2" in refused(model, attn_implementation="flash_attention_2")
 
 

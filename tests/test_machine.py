@@ -102,12 +102,21 @@ def test_without_the_package_or_a_card_no_weights_are_loaded(flag, monkeypatch):
 
     monkeypatch.setattr("nlft.models.loading._from_pretrained", loads)
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match=f"--{flag}.*bitsandbytes.*pip install"):
         load_model(settings(**{flag: True}), trainable=False)
     monkeypatch.setattr(machine, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"--{flag}.*CUDA"):
         load_model(settings(**{flag: True}), trainable=True)
+
+
+def test_a_machine_without_a_card_is_told_so_before_any_package(monkeypatch):
+    monkeypatch.setattr(machine, "find_spec", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = machine.why_not_quantised()
+    assert "CUDA card" in said
+    assert "pip" not in said
 
 
 def test_all_weights_are_not_trained_in_four_bits(monkeypatch):

@@ -2,23 +2,25 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
-from helpers import tiny
+from helpers import architectures, tiny
 from helpers.training import examples
 from nlft.cli import main
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.records import write_examples
+from nlft.errors import UserError
 from nlft.models import sizes
 from nlft.models.loading import ModelSettings, default_lora, wrap
 from nlft.models.sizes import measured, sizes_from_config
 from nlft.planning.cards import CARDS, Card, fit, flops_of, setups
 from nlft.planning.memory import Rows, Step, layer_bytes_per_token, memory_of, weight_bytes
-from nlft.planning.tokens import count_tokens, estimate_tokens, steps_of
+from nlft.planning.tokens import count_tokens, estimate_tokens, largest_of, rows_of, steps_of
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 MIB = 2**20
@@ -145,8 +147,7 @@ def test_tokens_are_those_of_the_batches_that_training_makes(scheme, tmp_path):
     share = measured(tiny.model(), "tiny").shares
     tokens = count_tokens(examples(), args, found, found.settings(), tiny.tokenizer(), 1, share=share)
     trainer = NLFTTrainer(tiny.model(), args, examples(), processing_class=tiny.tokenizer(), saliency=scheme)
-    rows = trainer.train_dataset
-    batches = [trainer.builder(rows[at : at + 2]) for at in range(0, len(rows), 2)]
+    rows, batches = trainer.train_dataset, list(trainer.get_train_dataloader())
     assert tokens.counted
     assert scheme != "nlft" or any("begun_seen" in one for one in batches), "the prompts' beginnings are read once"
     assert tokens.trained == sum(one["input_ids"].numel() for one in batches)
@@ -154,6 +155,28 @@ def test_tokens_are_those_of_the_batches_that_training_makes(scheme, tmp_path):
     assert tokens.conditions == reads + (tokens.trained if scheme == "strike" else 0)
     assert 0 < tokens.real <= 1
     assert tokens.examples == len(rows)
+
+
+@pytest.mark.parametrize("scheme", ["nlft", "cut", "uniform", "strike"])
+def test_the_largest_batch_is_that_of_any_order(scheme, tmp_path):
+    right, wrong = ([one for one in examples(16) if one.label == label][:4] for label in (True, False))
+    wrong = [replace(one, completion=one.completion + " and so on" * 9 * at) for at, one in enumerate(wrong)]
+    mixed = [one for pair in zip(wrong, right, strict=True) for one in pair]
+    found = get_scheme(scheme)
+    planned = [
+        count_tokens(order, config(tmp_path), found, found.settings(), tiny.tokenizer(), 1, share=True).largest
+        for order in (mixed, [*wrong, *right])
+    ]
+    assert planned[0] == planned[1]
+    trainer = NLFTTrainer(
+        tiny.model(), config(tmp_path, watch=0), mixed, processing_class=tiny.tokenizer(), saliency=scheme
+    )
+    trainer.builder.share = scheme in ("nlft", "cut")
+    batches = [trainer.builder(list(pair)) for pair in combinations(trainer.train_dataset, 2)]
+    made = [largest_of([rows_of(one, "") for one in batches])]
+    made.append(largest_of([rows_of(one, "scored_") for one in batches if "scored_input_ids" in one]))
+    made[1] = largest_of([made[1], made[0]] if scheme == "strike" else [made[1]])
+    assert planned[0] == tuple(made)
 
 
 def test_without_a_tokenizer_the_tokens_are_estimated_and_the_plan_says_so(tmp_path, capsys):
@@ -170,10 +193,20 @@ def test_without_a_tokenizer_the_tokens_are_estimated_and_the_plan_says_so(tmp_p
 
 @pytest.mark.parametrize(
     ("given", "examples", "processes", "steps", "passes"),
-    [({}, 10, 1, 30, 6), ({"max_steps": 7}, 10, 1, 7, 1.4), ({"gradient_accumulation_steps": 2}, 10, 2, 12, 6)],
+    [
+        ({}, 10, 1, 30, 6),
+        ({"dataloader_drop_last": True}, 11, 1, 30, 6),
+        ({"max_steps": 7}, 10, 1, 7, 1.4),
+        ({"gradient_accumulation_steps": 2}, 10, 2, 12, 6),
+    ],
 )
 def test_steps_are_those_of_trainer(given, examples, processes, steps, passes, tmp_path):
     assert steps_of(config(tmp_path, **given), examples, processes) == (steps, pytest.approx(passes))
+
+
+def test_without_a_whole_batch_dropping_the_last_one_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--dataloader_drop_last"):
+        steps_of(config(tmp_path, dataloader_drop_last=True), 3, 2)
 
 
 def test_a_larger_card_fits_larger_batches_and_a_small_one_needs_more():
@@ -185,14 +218,14 @@ def test_a_larger_card_fits_larger_batches_and_a_small_one_needs_more():
         trained=28_000_000,
     )  # fmt: skip
     step = replace(STEP, trained=Rows(2, 1024, 1400), conditions=Rows(4, 1100, 2800))
-    found = [fit(large, step, 2, card, 1e18, None) for card in CARDS]
+    found = [fit(large, step, 2, card, lambda _: 1e18, None) for card in CARDS]
     assert [one.setup for one in found[:3]] == ["4 bits (QLoRA)", "as set", "as set"]
     for smaller, larger in pairwise(found[1:]):
         assert smaller.batch < larger.batch
         assert smaller.length < larger.length
     assert found[1].memory.peak <= found[1].card.usable
-    assert fit(large, step, 2, Card("too small", 0.5), 1e18, None).setup is None
-    given = fit(large, step, 2, CARDS[3], 1e18, 100.0)
+    assert fit(large, step, 2, Card("too small", 0.5), lambda _: 1e18, None).setup is None
+    given = fit(large, step, 2, CARDS[3], lambda _: 1e18, 100.0)
     assert given.seconds == pytest.approx(1e18 / 100e12)
     ways = list(setups(replace(step, checkpointing=False), 2, 4, has_adapter=True))
     (one,) = [way for way in ways if way.samples == 1]
@@ -242,11 +275,53 @@ def test_the_tables_in_the_docs_are_those_of_the_code():
     assert PAGE.read_text(encoding="utf-8") == page_with_tables(), "run python tests/helpers/docs_scale.py --write"
 
 
+@pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text", "blt"])
+def test_models_whose_layers_differ_are_measured_or_refused(family, tmp_path):
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 96}
+    given = {} if family == "blt" else small | {"num_hidden_layers": 2}
+    config = (
+        architectures.model(family).config
+        if family in architectures.FAMILIES
+        else AutoConfig.for_model(family, **given)
+    )
+    config.save_pretrained(tmp_path)
+    settings = ModelSettings(model_name_or_path=str(tmp_path), dtype="bfloat16")
+    if family == "blt":
+        with pytest.raises(UserError, match="no formula"):
+            sizes_from_config(settings)
+        return
+    found = sizes_from_config(settings)
+    per_layer = getattr(config, "per_layer_config", [config])
+    assert found.attention == max(one.num_attention_heads * one.head_dim for one in per_layer)
+    assert found.inner == 48
+    assert memory_of(found, STEP).peak > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"model_type": "nosuch"}, "nosuch"),
+        ({"model_type": "t5"}, "T5"),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}},
+            "Python code",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_planned_says_what_is_wrong_with_it(config, named, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=named) as caught:
+        sizes_from_config(ModelSettings(model_name_or_path=str(tmp_path)))
+    assert "safetensors" not in str(caught.value)
+
+
 def test_what_cannot_be_planned_is_refused(tmp_path, capsys):
     name = saved("llama", tmp_path)
     assert main(["plan", name, "--use_peft", "false", "--load_in_4bit"]) == 2
     assert "--load_in_4bit" in capsys.readouterr().err
     assert main(["plan", "--model_name_or_path", name]) == 2
     assert "nlft plan MODEL" in capsys.readouterr().err
+    assert main(["plan", "--scheme", "strike"]) == 2
+    assert "model" in capsys.readouterr().err
     assert main(["plan", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err

@@ -39,7 +39,8 @@ def llama(hidden, inner, layers, keys, vocabulary=128_256, *, rank=16):
         trained=layers * 3 * rank * (hidden + inner) if rank else everything, tensors=6 * layers, width=2,
         trained_width=4 if rank else 2, has_adapter=bool(rank), vocabulary=vocabulary, hidden=hidden, layers=layers,
         attention=hidden, keys=keys, shares=True, norms=norms, inner=inner, gated=True, cast=2 * hidden + inner,
-        shared=hidden + inner if rank else 3 * hidden + inner, rank=3 * rank,
+        shared=hidden + inner if rank else 3 * hidden + inner, rank=3 * rank, trained_small=0, trained_edges=0,
+        matrices=0, dropout=False, dora=0, bits=None,
     )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def tables():
         lines.append(f"| {part} |{sizes}")
     lines += ["", "| card | 8B: what fits | largest batch | 70B: what fits | largest batch |", "|---|---|---|---|---|"]
     for card in CARDS:
-        found = [fit(model, STEP, 2, card, 0, None) for model in models().values()]
+        found = [fit(model, STEP, 2, card, lambda _: 0.0, None) for model in models().values()]
         cells = "".join(f" {one.setup or 'nothing'} | {one.batch or ''} |" for one in found)
         lines.append(f"| {card.name} |{cells}")
     return "\n".join(lines) + "\n"

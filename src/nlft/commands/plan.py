@@ -1,6 +1,6 @@
 """Run `nlft plan`: memory, tokens, time and cards of a training, from the model's config alone."""
 
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +23,9 @@ def plan(argv: Sequence[str]) -> None:
     from nlft.training.settings import NLFTOptions, SchemeSettings
 
     def add(parser: ArgumentParser) -> None:
-        parser.add_argument("model", help="the model: a folder with config.json, or a hub name. No weights are loaded")
+        parser.add_argument(
+            "model", action=_Model, help="the model: a folder with config.json, or a hub name. No weights are loaded"
+        )
         parser.add_argument("file", type=Path, nargs="?", help="examples to train on, for tokens and time")
         json_flag(parser)
 
@@ -35,7 +37,6 @@ def plan(argv: Sequence[str]) -> None:
         [("Plan", PlanSettings), ("Training", [*_TRAINING, *_LENGTH]), ("Model and adapter", _MODEL)],
         _classes,
         add,
-        needs=["model_name_or_path"],
         scheme="nlft",
     )
     model_settings, args, chosen, settings, read, saliency, other = command.parse(_with_model(argv))
@@ -48,19 +49,28 @@ def plan(argv: Sequence[str]) -> None:
         print("\n".join(made.lines()))
         document.update(made.json())
         if other.file:
-            note_train(other.file, model_settings.model_name_or_path, *_training_words(argv, other.file))
+            note_train(other.file, model_settings.model_name_or_path, *_training_words(argv, other.model, other.file))
 
 
-def _training_words(argv: Sequence[str], file: Path) -> list[str]:
+class _Model(Action):
+    """Gives the model's name to the settings, too."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: object, option: str | None = None) -> None:
+        namespace.model = namespace.model_name_or_path = values
+
+
+def _training_words(argv: Sequence[str], model: str, file: Path) -> list[str]:
     """Return the words of a plan that are flags of the training, without those that only the plan has."""
     from nlft.planning.settings import PlanSettings
 
-    flags = [word for word in argv[1:] if word != "--json" and Path(word) != file]
+    words = list(argv)
+    words.remove(model)
+    flags = [word for word in words if word != "--json" and Path(word) != file]
     return with_flags(flags, **dict.fromkeys([*(field.name for field in fields(PlanSettings)), "output_dir"]))
 
 
 def _with_model(argv: Sequence[str]) -> list[str]:
-    """Give the model's name, which comes first, to the settings too.
+    """Give the model's name to the settings at once if it comes first: then it is checked before torch is imported.
 
     Raises:
         UserError: the model is named as in other commands.
@@ -75,12 +85,12 @@ def _classes() -> list[type]:
     from dataclasses import dataclass
 
     from nlft.models.loading import ModelSettings
+    from nlft.planning.planned import PlannedConfig
     from nlft.planning.settings import PlannedModelOptions, PlanSettings
     from nlft.training.settings import SchemeSettings
-    from nlft.training.trainer import NLFTConfig
 
     @dataclass
     class PlannedModel(PlannedModelOptions, ModelSettings):
         pass
 
-    return [PlannedModel, NLFTConfig, SchemeSettings, PlanSettings, ReadingSettings]
+    return [PlannedModel, PlannedConfig, SchemeSettings, PlanSettings, ReadingSettings]

@@ -168,6 +168,8 @@ def _sees_one_token(adapter: Any) -> bool:
 def may_share(net: PreTrainedModel) -> bool:
     """Return whether a model's configuration lets its rows go on from another row's beginning."""
     config = net.config.get_text_config()
+    if getattr(config, "is_heterogeneous", False):  # then most of what is read here differs from layer to layer
+        return False
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
         config._attn_implementation == "sdpa"

@@ -28,6 +28,7 @@ SCORING_TOKENS = 4096
 
 _HELD = (Role.HELD, Role.STRUCK, Role.KEPT)  # the roles at which a loss reads the divergence from the base
 _TOP = "top_"
+_PASSES = ("base", "conditions", "held")
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def score_conditions(
     """
     found: _Scored = {}
     with torch.no_grad(), evaluating(model), autocast or nullcontext():
-        for what in ("base", "conditions", "held"):
+        for what in _PASSES:
             batches = list(_batches(list(_jobs(what, examples, kept))))
             for at in range(rank, len(batches) + (-len(batches)) % ranks, ranks):
                 batch = batches[min(at, len(batches) - 1)]  # without a batch of its own, a process repeats the last one
@@ -240,7 +241,13 @@ def score_conditions(
 
 def rows_to_score(examples: Sequence[EncodedExample], kept: Kept) -> int:
     """Count the rows that `score_conditions` scores."""
-    return sum(1 for what in ("base", "conditions", "held") for _ in _jobs(what, examples, kept))
+    return sum(1 for what in _PASSES for _ in _jobs(what, examples, kept))
+
+
+def scoring_passes(examples: Sequence[EncodedExample], kept: Kept) -> Iterator[list[Row]]:
+    """Yield the rows of each pass of `score_conditions`."""
+    for what in _PASSES:
+        yield from ([job.row for job in batch] for batch in _batches(list(_jobs(what, examples, kept))))
 
 
 def _jobs(what: str, examples: Sequence[EncodedExample], kept: Kept) -> Iterator[_Job]:

@@ -159,4 +159,5 @@ def _from_pretrained(cls: Any, settings: NamedModel, **options: Any) -> Any:
     # Without `trust_remote_code`, transformers would ask at the terminal whether to run a model's own code.
     options |= {"revision": settings.model_revision, "trust_remote_code": False}
     cure = "Give a folder with config.json and safetensors weights, or a hub name."
-    return loaded(lambda: cls.from_pretrained(name, **options), f"--model_name_or_path {name}", Path(str(name)), cure)
+    flag, weights = f"--model_name_or_path {name}", cls is AutoModelForCausalLM
+    return loaded(lambda: cls.from_pretrained(name, **options), flag, Path(str(name)), cure, weights=weights)

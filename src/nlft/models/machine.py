@@ -107,12 +107,12 @@ def features(versions: Mapping[str, str | None], found: Mapping[str, Any]) -> li
 
 def why_not_quantised() -> str | None:
     """Return why this machine cannot load a model in 4 or 8 bits, and what to do; None if it can."""
-    if find_spec("bitsandbytes") is None:
-        return "the package bitsandbytes is not installed: pip install 'nlft[quantised]'"
     import torch
 
     if not torch.cuda.is_available():
         return "there is no CUDA card that torch can use, and nlft quantises on CUDA alone"
+    if find_spec("bitsandbytes") is None:
+        return "the package bitsandbytes is not installed: pip install 'nlft[quantised]'"
     return None
 
 

@@ -34,7 +34,21 @@ def check_quantization(settings: Any, *, trainable: bool) -> None:
         return
     if (why := why_not_quantised()) is not None:
         raise UserError(f"{flag} cannot be used here: {why}.\n  Or leave out {flag}. `nlft env` says what works here.")
-    if trainable and not settings.use_peft and not settings.adapter:
+    if trainable:
+        refuse_trained_quantised(settings)
+
+
+def refuse_trained_quantised(settings: Any) -> None:
+    """Refuse to train the weights of a quantised base.
+
+    Args:
+        settings: a `NamedModel`.
+
+    Raises:
+        UserError: all weights are to be trained.
+    """
+    flag = quantization_flag(settings)
+    if flag and not settings.use_peft and not settings.adapter:
         raise UserError(
             f"{flag} with --use_peft false: quantised weights cannot be trained, only an adapter on them.\n"
             "  Leave out one of them."
@@ -93,7 +107,7 @@ def quantization_record(model: Any) -> dict[str, Any] | None:
         return {"bits": 8} if found.get("load_in_8bit") else {"method": str(found.get("quant_method"))}
     return {
         "bits": 4,
-        "type": found["bnb_4bit_quant_type"],
-        "double": found["bnb_4bit_use_double_quant"],
-        "products": str(found["bnb_4bit_compute_dtype"]).removeprefix("torch."),
+        "type": found.get("bnb_4bit_quant_type", "fp4"),
+        "double": found.get("bnb_4bit_use_double_quant", False),
+        "products": str(found.get("bnb_4bit_compute_dtype", "float32")).removeprefix("torch."),
     }

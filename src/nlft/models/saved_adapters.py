@@ -51,18 +51,32 @@ def add_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> Pef
     flag = f"--adapter {adapter}"
     place = adapter_files(adapter)
     check_undamaged(place, flag)
+    adapter_config(place, flag)
+    if not (place / WEIGHTS).is_file():
+        raise _without_weights(place, flag)
+    loaded(lambda: _check_values(place / WEIGHTS, flag), flag, place, _CURE)
+    return _fitted(model, place, flag, trainable)
+
+
+def adapter_config(place: Path, flag: str) -> PeftConfig:
+    """Read the configuration of a saved adapter.
+
+    Args:
+        place: the adapter's folder.
+        flag: what named it, for the message.
+
+    Raises:
+        UserError: there is none, or it adds tokens to the prompt.
+    """
     if not (place / CONFIG).is_file():
         raise _without_config(place, flag)
-    config = loaded(lambda: PeftConfig.from_pretrained(str(place)), flag, place, _CURE)
+    config: PeftConfig = loaded(lambda: PeftConfig.from_pretrained(str(place)), flag, place, _CURE)
     if config.is_prompt_learning:
         raise UserError(
             f"{flag}: is a {config.peft_type.value} adapter, which adds tokens to the prompt.\n"
             "  Use an adapter that changes layers, such as LoRA, DoRA or IA3."
         )
-    if not (place / WEIGHTS).is_file():
-        raise _without_weights(place, flag)
-    loaded(lambda: _check_values(place / WEIGHTS, flag), flag, place, _CURE)
-    return _fitted(model, place, flag, trainable)
+    return config
 
 
 def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> PeftModel:
@@ -91,8 +105,11 @@ def _fitted(model: PreTrainedModel, place: Path, flag: str, trainable: bool) -> 
     return whole
 
 
-def adapter_files(adapter: str) -> Path:
+def adapter_files(adapter: str, *, weights: bool = True) -> Path:
     """Return the adapter's folder on this machine. Fetch it with its tokenizer if it is on the hub.
+
+    Args:
+        weights: whether its weights are fetched, too.
 
     Raises:
         UserError: there is no such adapter, or a file in its folder is only a pointer.
@@ -104,7 +121,7 @@ def adapter_files(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch() -> str:
-        return str(snapshot_download(adapter, allow_patterns=[CONFIG, WEIGHTS, *TOKENIZER]))
+        return str(snapshot_download(adapter, allow_patterns=[CONFIG, *([WEIGHTS] if weights else []), *TOKENIZER]))
 
     return Path(loaded(fetch, flag, path, _CURE))
 

@@ -1,23 +1,29 @@
 """A model's sizes from its config.json alone: it is built without memory for its weights."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from nlft.core.beginnings import may_share
+from nlft.core.condition_scores import is_noisy
+from nlft.errors import UserError
 from nlft.models.adapters import is_linear, mlp_weights
 from nlft.models.loading import ModelSettings, lora_config
 from nlft.models.machine import fast_dtype
+from nlft.models.quantising import quantization_record
+from nlft.models.saved_adapters import adapter_config, adapter_files
 from nlft.models.weights_check import loaded
 
 FLOAT32 = 4
+_SMALL = 4096  # entries below which bitsandbytes keeps an optimizer's state in float32
+_OTHER_LAYERS = "Name its layers with --lora_target_modules, or plan to train all weights with --use_peft false."
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,13 @@ class ModelSizes:
         cast: entries that the adapter's layers read, for one token of a layer; `shared` counts equal inputs once.
         shared: see `cast`. Without an adapter, of all linear layers.
         rank: entries between an adapter's two matrices, for one token of a layer.
+        trained_small: entries that training changes in tensors of fewer than 4096.
+        trained_edges: of all tensors that training changes, the rows and columns of matrices, entries of others.
+        matrices: the heads whose whole attention matrices a layer keeps: all with `eager` attention, else 0.
+        noisy: whether it draws random numbers in training mode, see `is_noisy`.
+        dropout: whether its adapter drops entries of its inputs.
+        dora: entries of the largest matrix that an adapter with DoRA puts together; 0 without DoRA.
+        bits, double: how config.json says that the weights are quantised, see `Step`; None: they are not.
     """
 
     name: str
@@ -71,30 +84,110 @@ class ModelSizes:
     cast: int
     shared: int
     rank: int
+    trained_small: int
+    trained_edges: int
+    matrices: int
+    noisy: bool
+    dropout: bool
+    dora: int
+    bits: Literal[4, 8] | None
+    double: bool
 
 
 def sizes_from_config(settings: ModelSettings) -> ModelSizes:
-    """Build the model without its weights, add the adapter that the settings describe, and measure both.
+    """Measure the model that the settings describe, see `built` and `sizes_of`.
 
-    A folder needs config.json alone. Of a hub name, config.json alone is fetched.
+    Raises:
+        UserError: see there.
+    """
+    return sizes_of(built(settings), settings)
+
+
+def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
+    """Build the model without memory for its weights, with the adapter that the settings describe.
+
+    A folder needs config.json alone. Of a hub name, config.json alone is fetched, and of an adapter no weights.
 
     Raises:
         UserError: there is no such config, transformers does not have the architecture, or no layer can be adapted.
     """
     name = str(settings.model_name_or_path)
-    cure = "Give a folder with config.json, or a hub name."
+    flag, cure = f"--model_name_or_path {name}", "Give a folder with config.json, or a hub name."
+    # What needs a package of its own for a GPU, such as FlashAttention, may be missing here.
+    attention = {"attn_implementation": "eager"} if settings.attn_implementation == "eager" else {}
 
     def build() -> Any:
         config = AutoConfig.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
         dtype = fast_dtype() if settings.dtype in (None, "auto") else str(settings.dtype)
+        given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **attention}
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(config, **given)
 
-    model: Any = loaded(build, f"--model_name_or_path {name}", Path(name), cure)
+    model: Any = loaded(build, flag, Path(name), cure)
+    _own_bits(model, flag)
+    if settings.adapter:
+        return _with_saved(model, settings.adapter)
     if not settings.use_peft:
-        return measured(model.requires_grad_(True), name)
+        if _own_bits(model, flag)[0]:
+            raise UserError(
+                f"{flag} --use_peft false: its weights are quantised, and only an adapter on them can be trained.\n"
+                "  Leave out --use_peft, or plan for the model that it was made from."
+            )
+        return model.requires_grad_(True)
     with torch.device("meta"):
-        return measured(get_peft_model(model, lora_config(settings, model)), name)
+        return loaded(lambda: get_peft_model(model, lora_config(settings, model)), flag, Path(name), _OTHER_LAYERS)
+
+
+def sizes_of(model: PreTrainedModel | PeftModel, settings: ModelSettings) -> ModelSizes:
+    """Measure a model from `built`.
+
+    Raises:
+        UserError: its configuration does not say what its layers keep.
+    """
+    name = str(settings.model_name_or_path)
+    try:
+        found = measured(model, name)
+    except UserError:
+        raise
+    except Exception as error:  # any architecture may come here, and each names its sizes in its own way
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--model_name_or_path {name}: the sizes of its layers cannot be read ({type(error).__name__}: {what}).\n"
+            "  `nlft plan` has no formula for this architecture."
+        ) from error
+    # Only torch's own attention lets the conditions go on from base's keys.
+    return found if settings.attn_implementation in (None, "sdpa") else replace(found, shares=False)
+
+
+def _with_saved(model: PreTrainedModel, adapter: str) -> PeftModel:
+    """Put an adapter of a saved one's shape on the model, without its weights."""
+    flag, place = f"--adapter {adapter}", adapter_files(adapter, weights=False)
+    config = adapter_config(place, flag)
+    if config.peft_type != PeftType.LORA:
+        raise UserError(
+            f"{flag}: is a {config.peft_type.value} adapter, and `nlft plan` has a formula for LoRA alone.\n"
+            "  Leave out --adapter to plan for a new LoRA adapter."
+        )
+    config.inference_mode = False
+    with torch.device("meta"):
+        return loaded(lambda: get_peft_model(model, config), flag, place, "Give the adapter's own base model.")
+
+
+def _own_bits(base: Any, flag: str) -> tuple[Literal[4, 8] | None, bool]:
+    """Return in how many bits config.json says that the weights are, and whether their scales are quantised, too.
+
+    Raises:
+        UserError: they are quantised in another way than bitsandbytes does.
+    """
+    found = quantization_record(base)
+    if found is None:
+        return None, True
+    if "method" in found:
+        raise UserError(
+            f"{flag}: by its config.json its weights are quantised with {found['method']}, and `nlft plan` has no "
+            "formula for it.\n  Plan for the model that it was made from, with --load_in_4bit if it does not fit."
+        )
+    return (4, bool(found["double"])) if found["bits"] == 4 else (8, True)
 
 
 def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
@@ -104,17 +197,18 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
         name: the model, for messages.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    config = base.config.get_text_config()
+    configs = _layer_configs(base)
+    config = configs[0]
     prefix = model.base_model.prefix if isinstance(model, PeftModel) else None
     of_adapter = {id(p) for n, p in model.named_parameters() if prefix and prefix in n}
     own = [p for p in model.parameters() if id(p) not in of_adapter]
     trained = [p for p in model.parameters() if p.requires_grad]
+    adapters = list(model.peft_config.values()) if isinstance(model, PeftModel) else []
     layers = _layers(base, int(config.num_hidden_layers))
     head = base.get_output_embeddings().weight
-    heads = int(getattr(config, "num_attention_heads", 0) or 0)
     hidden = int(config.hidden_size)
-    size = int(getattr(config, "head_dim", None) or (hidden // heads if heads else 0))
-    attention = heads * size or hidden
+    attention, keys, heads = (max(sizes) for sizes in zip(*map(_attention, configs), strict=True))
+    bits, double = _own_bits(base, name)
     inputs = _inputs(model, base, layers)
     return ModelSizes(
         name=name,
@@ -132,15 +226,53 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
         layers=len(layers),
         context=getattr(config, "max_position_embeddings", None),
         attention=attention,
-        keys=int(getattr(config, "num_key_value_heads", None) or heads) * size or hidden,
+        keys=keys,
         shares=may_share(base),
         norms=max(sum(_norms(layer, hidden, attention)) for layer in layers),
-        inner=_inner(config),
+        inner=max(map(_inner, configs)),
         gated=_is_gated(base, len(layers)),
         cast=sum(size for _, size, _ in inputs) // len(layers),
         shared=sum({key: size for key, size, _ in inputs}.values()) // len(layers),
         rank=sum(rank for _, _, rank in inputs) // len(layers),
+        trained_small=sum(p.numel() for p in trained if p.numel() < _SMALL),
+        trained_edges=sum(_edges(p.shape) for p in trained),
+        matrices=heads if config._attn_implementation == "eager" else 0,
+        noisy=is_noisy(model),
+        dropout=any(getattr(one, "lora_dropout", 0) for one in adapters),
+        dora=_largest_adapted(base) if any(getattr(one, "use_dora", False) for one in adapters) else 0,
+        bits=bits,
+        double=double,
     )
+
+
+def _layer_configs(base: Any) -> list[Any]:
+    """Return the text model's configuration; that of each layer, if they differ."""
+    config = base.config.get_text_config()
+    return list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
+
+
+def _attention(config: Any) -> tuple[int, int, int]:
+    """Return heads x size of a head, the same of the keys, and the number of heads."""
+    hidden, heads = int(config.hidden_size), _most(getattr(config, "num_attention_heads", None))
+    size = _most(getattr(config, "head_dim", None)) or (hidden // heads if heads else 0)
+    keys = _most(getattr(config, "num_key_value_heads", None)) or heads
+    return heads * size or hidden, keys * size or hidden, heads
+
+
+def _most(value: Any) -> int:
+    """Return a number of a configuration, or the largest if it has one for each layer; 0 if it has none."""
+    return max(map(int, value), default=0) if isinstance(value, list | tuple) else int(value or 0)
+
+
+def _edges(shape: torch.Size) -> int:
+    count = int(shape.numel())
+    return count if len(shape) < 2 else count // shape[-1] + count // shape[-2]
+
+
+def _largest_adapted(base: nn.Module) -> int:
+    """Return the entries of the largest matrix that has an adapter."""
+    found = [m.get_base_layer().weight.numel() for m in base.modules() if isinstance(m, LoraLayer)]
+    return max(found, default=0)
 
 
 def _layers(base: PreTrainedModel, count: int) -> list[nn.Module]:
@@ -171,12 +303,12 @@ def _norms(layer: nn.Module, hidden: int, attention: int) -> Iterator[int]:
 
 def _inner(config: Any) -> int:
     """Return the entries between an MLP's layers for one token; of a mixture, of all experts that a token passes."""
-    plain = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
+    plain = _most(getattr(config, "intermediate_size", None)) or 4 * int(config.hidden_size)
+    experts = _most(getattr(config, "num_experts_per_tok", None))
     if not experts:
         return plain
-    each = int(getattr(config, "moe_intermediate_size", None) or plain)
-    return experts * each + int(getattr(config, "shared_expert_intermediate_size", None) or 0)
+    each = _most(getattr(config, "moe_intermediate_size", None)) or plain
+    return experts * each + _most(getattr(config, "shared_expert_intermediate_size", None))
 
 
 def _is_gated(base: PreTrainedModel, layers: int) -> bool:

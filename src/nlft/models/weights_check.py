@@ -45,7 +45,7 @@ def check_files(folder: Path, flag: str) -> None:
             raise UserError(f"{flag}: {found}")
 
 
-def _refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
+def _refusal(flag: str, folder: Path, error: Exception, cure: str, *, weights: bool) -> UserError:
     """Say why a model, tokenizer or adapter did not load: the file at fault if one is, else the library's reason.
 
     Args:
@@ -53,8 +53,9 @@ def _refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
         folder: where its files are, if they are on this machine.
         error: what the library raised.
         cure: what to do if no file is at fault.
+        weights: whether a model's weights were to be loaded.
     """
-    if found := _damaged_file(folder) or _missing_weights(folder):
+    if found := _damaged_file(folder) or (weights and _missing_weights(folder)):
         return UserError(f"cannot load {flag}: {found}")
     said = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in said:
@@ -62,6 +63,10 @@ def _refusal(flag: str, folder: Path, error: Exception, cure: str) -> UserError:
             f"cannot load {flag}: it needs Python code of its own, and nlft runs no code of models.\n"
             "  Use a model whose architecture transformers has."
         )
+    if said.startswith("Unrecognized configuration class"):
+        kind = re.search(r"\.(\w+?)(Config)?'>", said)
+        what = f", but {kind[1]}" if kind else ""
+        return UserError(f"cannot load {flag}: by its config.json it is no causal language model{what}.\n  {cure}")
     if isinstance(error, ImportError):
         cure = "Install what it names, or leave out the setting that needs it."
     first = str(error).strip().split("\n")[0].strip()
@@ -241,8 +246,11 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def loaded(load: Callable[[], Any], flag: str, folder: Path, cure: str) -> Any:
+def loaded(load: Callable[[], Any], flag: str, folder: Path, cure: str, *, weights: bool = False) -> Any:
     """Call a library's loader. Turn what it raises into a refusal that names the file; see `_refusal`.
+
+    Args:
+        weights: whether the loader reads a model's weights. Then their lack is the reason.
 
     Raises:
         UserError: it did not load.
@@ -257,7 +265,7 @@ def loaded(load: Callable[[], Any], flag: str, folder: Path, cure: str) -> Any:
     except Exception as error:  # tokenizers raises a bare Exception, and others what they like
         if "allocate memory" in str(error):
             raise
-        raise _refusal(flag, folder, error, cure) from error
+        raise _refusal(flag, folder, error, cure, weights=weights) from error
     finally:
         report.removeFilter(_is_no_report)
 

@@ -75,38 +75,42 @@ class Fit:
 
 
 class Setup(NamedTuple):
-    """A way to train: what it is, its flags, its step, and the examples of its batch."""
+    """A way to train: what it is, its flags, its step, the examples of its batch, and the batches of its step."""
 
     name: str
     flags: str
     step: Step
     samples: int
+    accumulated: int
 
 
-def setups(step: Step, samples: int, accumulated: int, *, has_adapter: bool) -> Iterator[Setup]:
+def setups(step: Step, samples: int, accumulated: int, *, has_adapter: bool, packed: bool = False) -> Iterator[Setup]:
     """Yield ways to train, from the quickest to the most frugal. The user's own settings come first.
 
     Args:
         samples: examples of a batch.
         accumulated: batches of a step.
+        packed: whether the model's files have quantised weights, which cannot be whole.
     """
     sharded = f" over {step.processes} cards" if step.processes > 1 else ""
-    yield Setup(f"as set{sharded}", "", step, samples)
+    yield Setup(f"as set{sharded}", "", step, samples, accumulated)
     if not step.checkpointing:
         step = replace(step, checkpointing=True)
-        yield Setup(f"checkpointing{sharded}", "--activation_checkpointing true", step, samples)
+        yield Setup(f"checkpointing{sharded}", "--activation_checkpointing true", step, samples, accumulated)
     if has_adapter and step.bits is None and step.processes == 1:
         quantised = replace(step, bits=4)
-        yield Setup("4 bits (QLoRA)", "--load_in_4bit true", quantised, samples)
+        yield Setup("4 bits (QLoRA)", "--load_in_4bit true", quantised, samples, accumulated)
         if samples > 1:
             flags = "--load_in_4bit true --per_device_train_batch_size 1 --gradient_accumulation_steps"
             one = with_rows(quantised, samples=1, of=samples)
-            yield Setup("4 bits, 1 example a batch", f"{flags} {samples * accumulated}", one, 1)
-    if step.processes == 1:
+            batches = samples * accumulated
+            yield Setup("4 bits, 1 example a batch", f"{flags} {batches}", one, 1, batches)
+    if step.processes == 1 and not packed:
         count = 2
         while count <= MOST_PROCESSES:
             flags = f"accelerate launch --config_file examples/accelerate/fsdp2.yaml --num_processes {count}"
-            yield Setup(f"FSDP2 over {count} cards", flags, replace(step, bits=None, processes=count), samples)
+            whole = replace(step, bits=None, processes=count)
+            yield Setup(f"FSDP2 over {count} cards", flags, whole, samples, accumulated)
             count *= 2
 
 
@@ -115,7 +119,7 @@ def fit(
     step: Step,
     samples: int,
     card: Card,
-    flops: float,
+    flops: Callable[[Setup], float],
     tflops: float | None,
     *,
     accumulated: int = 1,
@@ -125,17 +129,19 @@ def fit(
 
     Args:
         samples: examples of a batch.
-        flops: of the training, or of a step of one process.
+        flops: operations of the training, or of a step of one process, in a way to train.
         tflops: what the card reaches, in TFLOP/s; None: a share of the maker's figure.
         accumulated: batches of a step.
         shared: whether several processes share these operations.
     """
-    for setup, flags, way, now in setups(step, samples, accumulated, has_adapter=model.has_adapter):
+    ways = setups(step, samples, accumulated, has_adapter=model.has_adapter, packed=model.bits is not None)
+    for one in ways:
+        setup, flags, way, now, _ = one
         memory = memory_of(model, way)
         if memory.peak > card.usable:
             continue
         reached = tflops or (card.tflops or 0) * (REACHED_QUANTISED if way.bits else REACHED)
-        seconds = flops / (reached * TERA * (way.processes if shared else 1)) if reached else None
+        seconds = flops(one) / (reached * TERA * (way.processes if shared else 1)) if reached else None
         batch = _largest(partial(_fits, model, card, way, now))
         length = _largest(lambda long, way=way, now=now: _fits(model, card, way, now, 1, long))  # type: ignore[misc]
         return Fit(card, setup, flags, memory, batch, length, seconds)
@@ -156,8 +162,15 @@ def with_rows(step: Step, *, samples: int, of: int, length: int | None = None) -
         scored = rows.scored / max(1, rows.count) * count * longer
         return Rows(count, length or rows.length, round(scored))
 
+    def scored_apart(rows: Rows) -> Rows:
+        """Return the rows of one pass: a longer row leaves place for fewer of them."""
+        long = length or rows.length
+        count = min(rows.count, max(1, rows.tokens // max(1, long)))
+        return Rows(count, long, round(rows.scored / max(1, rows.tokens) * count * long))
+
     trained = changed(step.trained)
-    return replace(step, trained=trained, conditions=changed(step.conditions), padded=trained.count > 1)
+    conditions = scored_apart(step.conditions) if step.kept else changed(step.conditions)
+    return replace(step, trained=trained, conditions=conditions, padded=trained.count > 1)
 
 
 def _fits(model: "ModelSizes", card: Card, step: Step, of: int, samples: int, length: int | None = None) -> bool:

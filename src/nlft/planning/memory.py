@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from nlft.models.settings import ModelOptions
+from nlft.planning.optimizers import ADAMW, Optimizer
 
 if TYPE_CHECKING:
     from nlft.models.sizes import ModelSizes
@@ -12,6 +13,11 @@ FLOAT32 = 4
 _MIB = 2**20
 # Copies of a chunk's float32 logits that are in memory at once, without a frozen base and with one (core/heads.py).
 _COPIES, _COPIES_WITH_BASE = 4, 8
+# Bytes of a kept token of the base: an id, and its log-probability in float32 (core/topk.py).
+_KEPT_TOKEN = 8 + 4
+_AUTOCAST = 2  # bytes of an entry in bfloat16 or float16
+# DoRA puts the adapter's product, the whole weight and their sum together, in float32.
+_COPIES_DORA = 3
 # Bytes of an entry of a quantised linear layer. NF4 keeps a scale of 4 bytes for 64 entries. Double quantisation keeps
 # that scale in 1 byte, and 4 bytes for 256 scales. LLM.int8 keeps one scale of 4 bytes for each output, under 0.1%.
 _NF4, _NF4_DOUBLE, _INT8 = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256), 1.0
@@ -42,14 +48,19 @@ class Step:
 
     Attributes:
         trained: rows with gradient.
-        conditions: rows without gradient; no rows if the scheme reads no condition.
+        conditions: rows without gradient, of one pass; no rows if the scheme reads no condition.
         checkpointing: whether the layers' activations are computed again in backward.
         holds: whether the scheme holds the model to its frozen base.
-        reads: whether the scheme reads the standard or the judge condition.
+        reads: whether a step reads the standard or the judge condition.
+        kept: whether the conditions and the frozen base are scored apart from the steps (`--condition_logprobs`).
+        kept_tokens: kept tokens of the base at each scored place, if it is scored apart.
+        clean: whether base is read once more without noise, before the pass with gradient.
         padded: whether rows have padding, so that attention reads a mask.
         bits: 4, 8, or None: how the base's linear layers are quantised.
         double: whether the scales of 4 bits are quantised, too.
         chunk_bytes: most bytes of a chunk of logits.
+        autocast: whether products are computed in another data type than the weights'.
+        optimizer: what the optimizer keeps.
         processes: number of processes over which FSDP2 or ZeRO-3 shards; 1: nothing is sharded.
     """
 
@@ -58,10 +69,15 @@ class Step:
     checkpointing: bool = True
     holds: bool = False
     reads: bool = True
+    kept: bool = False
+    kept_tokens: int = 0
+    clean: bool = False
     padded: bool = True
     bits: Literal[4, 8] | None = None
     double: bool = True
     chunk_bytes: int = 256 * _MIB
+    autocast: bool = False
+    optimizer: Optimizer = ADAMW
     processes: int = 1
 
 
@@ -76,15 +92,16 @@ class Memory:
         weights: the base's.
         adapter: the adapter's weights; 0 without one, since then the base's weights are trained.
         gradients: of the trained weights.
-        optimizer: AdamW's two moments and its counters.
+        optimizer: the optimizer's state, such as AdamW's two moments and its counters.
         gathered: two layers' whole weights, where they are sharded.
+        casts: copies of weights in the data type of autocast.
         activations: what backward reads.
         working: the layer that backward is in: its activations, and their gradients.
         head: a chunk of logits with its copies, and the states that reach the head.
         beginnings: keys and values of base's prompts, from which the conditions go on in base's place. They are let go
             before backward.
-        conditions: the pass without gradient.
-        step: copies that AdamW makes while it steps.
+        conditions: the pass without gradient. If base is read without noise first, it has base's keys and values too.
+        step: copies that the optimizer makes while it steps.
     """
 
     weights: int
@@ -92,6 +109,7 @@ class Memory:
     gradients: int
     optimizer: int
     gathered: int
+    casts: int
     activations: int
     working: int
     head: int
@@ -111,7 +129,7 @@ class Memory:
         conditions = self.conditions
         if self.beginnings:  # then the conditions come after base's own forward
             conditions = self.activations + self.beginnings + max(self.head, self.conditions)
-        return self.steady + max(self.gathered + max(backward, conditions), self.step)
+        return self.steady + max(self.gathered + self.casts + max(backward, conditions), self.step)
 
     def json(self) -> dict[str, int]:
         """Return the parts, `steady` and `peak`, in bytes."""
@@ -129,17 +147,21 @@ def memory_of(model: "ModelSizes", step: Step) -> Memory:
     # The embedding's output and the final norm's float32 copy stay in any case.
     kept = states * (width + FLOAT32)
     activations = kept + (states * width * model.layers if step.checkpointing else one_layer * model.layers)
+    beginnings, conditions = _beginnings(model, step), _pass_without_gradient(model, step)
+    working = 2 * one_layer if step.checkpointing else one_layer
     return Memory(
         weights=weight_bytes(model, step) // shards,
         adapter=trained // shards if model.has_adapter else 0,
         gradients=trained // shards,
-        optimizer=(2 * model.trained * model.trained_width + FLOAT32 * model.tensors) // shards,
+        optimizer=step.optimizer.size(model) // shards,
         gathered=0 if shards == 1 else 2 * _layer_bytes(model, step),
+        casts=_casts(model, step),
         activations=activations,
-        working=2 * one_layer if step.checkpointing else one_layer,
+        working=working + _COPIES_DORA * FLOAT32 * model.dora,
         head=head_bytes(model, step, step.trained.scored),
-        beginnings=_beginnings(model, step),
-        conditions=_pass_without_gradient(model, step),
+        # Read without noise, base and the conditions are done before anything is kept for backward.
+        beginnings=0 if step.clean else beginnings,
+        conditions=conditions + beginnings if step.clean else conditions,
         step=trained // shards,
     )
 
@@ -158,16 +180,37 @@ def layer_bytes_per_token(model: "ModelSizes", step: Step) -> int:
       float32 number for each head, which is left out here; with padding, it also keeps a row of the mask.
     - The MLP keeps the input of its activation; with a gate, also both factors of the product.
     - A layer with an adapter keeps its input in float32, and the rank's entries. Without an adapter, a linear layer
-      keeps its input in the base's data type; layers with the same input keep it once.
+      keeps its input in the base's data type; layers with the same input keep it once. With dropout, each layer with an
+      adapter keeps its own input, and a byte for each entry.
     """
     width = model.width
     norms = FLOAT32 * model.norms
     attention = width * (4 * model.attention + (step.trained.length if step.padded else 0))
+    attention += _matrix_bytes(model, step.trained)
     mlp = width * model.inner * (3 if model.gated else 2)
     if not model.has_adapter:
         return int(norms + attention + mlp + width * model.shared)
-    inputs = model.shared if width == FLOAT32 else model.cast
-    return int(norms + attention + mlp + FLOAT32 * (inputs + model.rank))
+    inputs = model.shared if width == FLOAT32 and not model.dropout else model.cast
+    dropped = model.cast if model.dropout else 0
+    return int(norms + attention + mlp + FLOAT32 * (inputs + model.rank) + dropped)
+
+
+def _matrix_bytes(model: "ModelSizes", rows: Rows) -> int:
+    """Return what `eager` attention keeps for each token: its row of each head's matrix, in float32 and cast back."""
+    return model.matrices * rows.length * (FLOAT32 + model.width)
+
+
+def _casts(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes of the weights' copies under autocast: of all that are trained, and of float32 weights in use.
+
+    A frozen layer's copy lives until its backward. With checkpointing, that is one layer's at a time.
+    """
+    if not step.autocast:
+        return 0
+    frozen = model.all_weights if model.has_adapter and model.width == FLOAT32 else 0
+    if step.checkpointing and frozen:
+        frozen = model.layer + model.head
+    return _AUTOCAST * (model.trained + frozen)
 
 
 def head_bytes(model: "ModelSizes", step: Step, scored: int) -> int:
@@ -175,8 +218,9 @@ def head_bytes(model: "ModelSizes", step: Step, scored: int) -> int:
     copies = _COPIES_WITH_BASE if step.holds else _COPIES
     row = FLOAT32 * copies * model.vocabulary
     rows = min(scored, max(1, step.chunk_bytes // row))
-    states = scored * model.hidden * model.width * (4 if step.holds else 2)
-    return rows * row + states
+    states = scored * model.hidden * model.width * (4 if step.holds and not step.kept else 2)
+    likeliest = scored * min(step.kept_tokens, model.vocabulary) * _KEPT_TOKEN if step.holds else 0
+    return rows * row + states + likeliest
 
 
 def _beginnings(model: "ModelSizes", step: Step) -> int:
@@ -197,9 +241,9 @@ def _pass_without_gradient(model: "ModelSizes", step: Step) -> int:
     states = rows.tokens * model.hidden * width
     # In a layer: the input, the norm's float32 copy, and the larger of attention's and the MLP's own tensors.
     mlp = model.inner * width * (3 if model.gated else 2) + FLOAT32 * model.inner * model.has_adapter
-    attention = 4 * model.attention * width
+    attention = 4 * model.attention * width + _matrix_bytes(model, rows)
     layer = states + rows.tokens * (FLOAT32 * model.hidden + max(attention, mlp))
-    unheld = replace(step, holds=False)
+    unheld = replace(step, holds=False)  # the base's likeliest tokens go to the CPU, chunk by chunk
     return max(layer, states + head_bytes(model, unheld, rows.scored))
 
 

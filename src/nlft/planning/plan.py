@@ -1,16 +1,19 @@
 """Plan a training before anything is rented: its memory, its tokens, its time, and the cards that it fits on."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from nlft.core.schemes.scheme import Scheme
 from nlft.data.records import Example
 from nlft.errors import UserError
 from nlft.models.loading import ModelSettings, load_tokenizer
-from nlft.models.sizes import ModelSizes, sizes_from_config
-from nlft.planning.cards import CARDS, REACHED, REACHED_QUANTISED, Card, Fit, fit, flops_of, with_rows
-from nlft.planning.memory import Memory, Step, bits_of, memory_of
+from nlft.models.sizes import ModelSizes, built, sizes_of
+from nlft.planning.cards import CARDS, REACHED, REACHED_QUANTISED, Card, Fit, Setup, fit, flops_of, with_rows
+from nlft.planning.memory import Memory, Rows, Step, bits_of, memory_of
+from nlft.planning.planned import refuse_unfit_model, refuse_unplanned
 from nlft.planning.settings import PlanSettings
+from nlft.planning.steps import step_of
 from nlft.planning.tokens import CHARACTERS, Tokens, count_tokens, estimate_tokens, without_file
 
 GIB = 2**30
@@ -18,14 +21,15 @@ _PARTS = {
     "weights": "base weights",
     "adapter": "adapter weights",
     "gradients": "gradients of what is trained",
-    "optimizer": "AdamW's moments",
+    "optimizer": "what the optimizer keeps",
     "gathered": "two layers' whole weights, while they are used",
+    "casts": "weights in the data type of autocast",
     "activations": "activations that backward reads",
     "working": "the layer that backward is in",
     "head": "a chunk of logits, and the scored states",
     "beginnings": "keys of the prompts, for the conditions (instead of backward's)",
     "conditions": "the pass without gradient (instead of backward's)",
-    "step": "AdamW's copies (instead of backward's)",
+    "step": "the optimizer's copies (instead of backward's)",
 }
 
 
@@ -78,13 +82,14 @@ class Plan:
 
     def _memory(self) -> list[str]:
         trained, conditions = self.step.trained, self.step.conditions
-        extra = f", and {conditions.count} x {conditions.length} without" if conditions.count else ""
+        when = " before the steps" if self.step.kept else ""
+        extra = f", and {conditions.count} x {conditions.length} without{when}" if conditions.count else ""
         sharded = f" on each of {self.step.processes} cards, sharded," if self.step.processes > 1 else ""
         parts = [(name, what, getattr(self.memory, name)) for name, what in _PARTS.items()]
         width = max(len(what) for _, what, size in parts if size)
         return [
             f"memory{sharded} at {self.samples} examples a step: {trained.count} x {trained.length} tokens with "
-            f"gradient{extra}; checkpointing {'on' if self.step.checkpointing else 'off'}",
+            f"gradient{extra}; checkpointing {'on' if self.step.checkpointing else 'off'}, {self.step.optimizer.name}",
             *(f"  {what:{width}}  {size / GIB:8.2f} GiB" for _, what, size in parts if size),
             f"  {'peak':{width}}  {self.memory.peak / GIB:8.2f} GiB",
         ]
@@ -132,36 +137,40 @@ def make_plan(
         examples: the training file; None: a batch of the longest rows stands in for it.
 
     Raises:
-        UserError: the model has no config here, or no layer to adapt; or --load_in_4bit is given without an adapter.
+        UserError: the model has no config here, or no layer to adapt; a setting has no formula; or the training would
+            refuse the settings.
     """
-    if not model_settings.use_peft and bits_of(model_settings):
-        raise UserError("quantised weights cannot be trained.\n  Leave out --load_in_4bit, or --use_peft false.")
-    model = sizes_from_config(model_settings)
+    refuse_unplanned(model_settings, args, scheme, saliency)
+    net = built(model_settings)
+    refuse_unfit_model(net, args, scheme, saliency)
+    model = sizes_of(net, model_settings)
     notes: list[str] = []
     tokens: Tokens | None = None
     if examples is not None:
-        tokens = _tokens(model_settings, args, scheme, saliency, examples, settings.processes, notes, model.shares)
+        tokens = _tokens(model_settings, args, scheme, saliency, examples, settings.processes, notes, model)
     length = settings.length or args.max_length or model.context or 2048
-    largest = tokens.largest if tokens else without_file(args, scheme, saliency, length)
-    step = Step(
-        trained=largest[0],
-        conditions=largest[1],
-        checkpointing=bool(args.activation_checkpointing),
-        holds="hold" in scheme.needs(saliency),
-        reads=bool(scheme.needs(saliency) & {"standard", "judge"}),
-        bits=bits_of(model_settings),
-        double=bool(model_settings.use_bnb_nested_quant),
-        chunk_bytes=args.logit_chunk_mib * 2**20,
+    largest = tokens.largest if tokens else without_file(args, scheme, saliency, length, noisy=model.noisy)
+    step = step_of(
+        args,
+        scheme,
+        saliency,
+        largest,
+        noisy=model.noisy,
+        bits=model.bits or bits_of(model_settings),
+        double=model.double if model.bits else bool(model_settings.use_bnb_nested_quant),
         processes=settings.processes,
     )
     samples = args.per_device_train_batch_size
     if tokens and settings.length:
         step = with_rows(step, samples=samples, of=samples, length=settings.length)
-    flops = _flops(model, step, tokens, args.gradient_accumulation_steps)
+    accumulated = args.gradient_accumulation_steps
+    flops = partial(_flops, model, tokens)
     cards = [*CARDS, *([Card("yours", settings.card_gb)] if settings.card_gb else [])]
-    beside: dict[str, Any] = {"accumulated": args.gradient_accumulation_steps, "shared": tokens is not None}
+    beside: dict[str, Any] = {"accumulated": accumulated, "shared": tokens is not None}
     fits = [fit(model, step, samples, card, flops, settings.tflops, **beside) for card in cards]
-    return Plan(model, step, samples, memory_of(model, step), tokens, flops, fits, [*notes, *_assumed(settings)])
+    own = flops(Setup("as set", "", step, samples, accumulated))
+    notes += _assumed(settings)
+    return Plan(model, step, samples, memory_of(model, step), tokens, own, fits, notes)
 
 
 def _tokens(
@@ -172,24 +181,27 @@ def _tokens(
     examples: list[Example],
     processes: int,
     notes: list[str],
-    share: bool,
+    model: ModelSizes,
 ) -> Tokens:
     """Count the tokens, or estimate them if the tokenizer is not there."""
     try:
         tokenizer = load_tokenizer(model_settings)
     except UserError as error:
         notes.append(f"The tokens are estimated, because the tokenizer is not there: {str(error).splitlines()[0]}")
-        return estimate_tokens(examples, args, scheme, saliency, processes)
-    return count_tokens(examples, args, scheme, saliency, tokenizer, processes, share=share)
+        return estimate_tokens(examples, args, scheme, saliency, processes, noisy=model.noisy)
+    share, noisy = model.shares, model.noisy
+    return count_tokens(examples, args, scheme, saliency, tokenizer, processes, share=share, noisy=noisy)
 
 
-def _flops(model: ModelSizes, step: Step, tokens: Tokens | None, accumulated: int) -> float:
+def _flops(model: ModelSizes, tokens: Tokens | None, way: Setup) -> float:
     """Return the operations of the whole training; without a file, of one process's part of a step."""
-    if tokens is None:
-        scored = step.trained.scored + step.conditions.scored
-        return accumulated * flops_of(model, step, step.trained.tokens, step.conditions.tokens, scored)
-    passes = tokens.passes
-    return flops_of(model, step, tokens.trained * passes, tokens.conditions * passes, tokens.scored * passes)
+    step = way.step
+    if tokens is not None:
+        total = tokens.json()["total"]
+        return flops_of(model, step, total["trained"], total["conditions"], total["scored"])
+    without = Rows(0, 0, 0) if step.kept else step.conditions  # scored apart from the steps
+    scored = step.trained.scored + without.scored
+    return way.accumulated * flops_of(model, step, step.trained.tokens, without.tokens, scored)
 
 
 def _assumed(settings: PlanSettings) -> list[str]:

@@ -1,7 +1,7 @@
 """What to lower when a training runs out of memory, with figures by the arithmetic of `nlft plan`."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import ceil
@@ -11,17 +11,20 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from nlft.core.condition_scores import is_noisy
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import NLFTError
 from nlft.library_errors import MEMORY_CURE, out_of_memory
 from nlft.models.sizes import ModelSizes, measured
 from nlft.planning.cards import with_rows
 from nlft.planning.memory import Rows, Step, memory_of
-from nlft.planning.tokens import largest_of, rows_of
+from nlft.planning.steps import reads_again, step_of
+from nlft.planning.tokens import largest_batch, largest_of, scoring_rows
+from nlft.training.batching import KeepingBuilder
 from nlft.training.token_log import LogsSums
 
 GIB = 2**30
-_LONGEST = 256  # examples among which the largest batch is looked for
+_LONGEST = 4096  # the longest examples, among which the largest batch is looked for: that takes seconds
 
 
 @contextmanager
@@ -82,29 +85,26 @@ def what_fits(trainer: Any) -> str | None:
 
 
 def _step_of(trainer: Any) -> Step | None:
-    """Return what a process does in a step, with the largest batch that the longest examples can make."""
+    """Return what a process does in a step, with the largest batch that the examples can make."""
     if not isinstance(trainer, LogsSums):
         return None
     scheme: Scheme | None = getattr(trainer, "scheme", None)
-    holds = scheme is not None and "hold" in scheme.needs(trainer.saliency)
+    chosen = scheme, getattr(trainer, "saliency", None)
     args, size = trainer.args, int(trainer.args.per_device_train_batch_size)
-    rows = list(trainer.train_dataset)
-    rows = sorted(rows, key=_length, reverse=True)[: max(_LONGEST, size)]
-    batches = [trainer.data_collator(rows[start : start + size]) for start in range(0, len(rows), size)]
-    trained = largest_of([rows_of(batch, "") for batch in batches])
-    scored = [rows_of(batch, "scored_") for batch in batches if "scored_input_ids" in batch]
-    conditions = largest_of([*scored, *([trained] if holds else [Rows(0, 0, 0)])])
+    noisy = is_noisy(trainer.model)
+    rows: Sequence[Any] = sorted(trainer.train_dataset, key=_length, reverse=True)[: max(_LONGEST, size)]
+    again = reads_again(args, *chosen, noisy=noisy)
+    trained, conditions = largest_batch(rows, trainer.data_collator, size, again=bool(again))
+    if isinstance(trainer.data_collator, KeepingBuilder) and not args.scores_live:
+        conditions = largest_of(list(scoring_rows(rows, trainer.data_collator, args)))
     quantised = getattr(trainer.model.config, "quantization_config", None)
-    return Step(
-        trained=trained,
-        conditions=conditions,
-        checkpointing=bool(args.activation_checkpointing),
-        holds=holds,
-        reads=scheme is not None and bool(scheme.needs(trainer.saliency) & {"standard", "judge"}),
-        padded=trained.count > 1,
+    return step_of(
+        args,
+        *chosen,
+        (trained, conditions),
+        noisy=noisy,
         bits=None if quantised is None else 4 if getattr(quantised, "load_in_4bit", False) else 8,
         double=bool(getattr(quantised, "bnb_4bit_use_double_quant", True)),
-        chunk_bytes=getattr(args, "logit_chunk_mib", 256) * 2**20,
         processes=args.world_size if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else 1,
     )
 

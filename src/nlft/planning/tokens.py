@@ -1,19 +1,28 @@
 """Count the tokens of a training: through forward and backward, by step and in all."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from math import ceil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import ceil, floor
 from typing import Any
 
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nlft.core.conditions import EncodedExample
+from nlft.core.conditions import EncodedExample, Row
 from nlft.core.schemes.scheme import Scheme
+from nlft.core.snapshot import SCORING_TOKENS, Kept, scoring_passes
+from nlft.core.strikes import StrikePlan
 from nlft.data.encoding import check_targets, condition_readers, encode_examples
 from nlft.data.records import Example, completion_text
+from nlft.errors import UserError
 from nlft.planning.memory import Rows
+from nlft.planning.steps import reads_again
 from nlft.training.batching import KeepingBuilder
+from nlft.training.kept_conditions import KEPT
 from nlft.training.prompting import training_encoder
+from nlft.training.striking import strike_sampler
 
 CHARACTERS = 4.0  # of a token, in English texts; a guess for a model whose tokenizer is not there
 _WORDS = 40  # tokens that a chat template and our own words add to a prompt; the same guess
@@ -27,20 +36,24 @@ class Tokens:
         examples: number of examples.
         steps: optimizer steps.
         passes: passes over the examples.
-        trained, conditions: tokens through the decoder in one pass over the examples, padding included: with gradient,
-            and without.
-        scored: of both, tokens that reach the head.
+        scorings: how often the examples are read without gradient: in each pass, or with `--condition_logprobs` once or
+            once in each epoch.
+        trained, conditions: tokens through the decoder, padding included: with gradient in one pass over the examples,
+            and without in one scoring of them.
+        scored, conditions_scored: of these, tokens that reach the head.
         real: share of `trained` and `conditions` that is not padding, from 0 to 1.
-        largest: the largest batch that another order could make: its rows with gradient, and its rows without.
+        largest: see `largest_batch`.
         counted: whether the tokenizer counted them; else they are estimated from the texts' lengths.
     """
 
     examples: int
     steps: int
     passes: float
+    scorings: float
     trained: int
     conditions: int
     scored: int
+    conditions_scored: int
     real: float
     largest: tuple[Rows, Rows]
     counted: bool
@@ -49,8 +62,9 @@ class Tokens:
         """Return the counts, with those of the whole training."""
         found = asdict(self)
         found["largest"] = {"trained": asdict(self.largest[0]), "conditions": asdict(self.largest[1])}
-        total = {name: round(getattr(self, name) * self.passes) for name in ("trained", "conditions", "scored")}
-        return {**found, "total": total}
+        total = {"trained": self.trained * self.passes, "conditions": self.conditions * self.scorings}
+        total["scored"] = self.scored * self.passes + self.conditions_scored * self.scorings
+        return {**found, "total": {name: round(count) for name, count in total.items()}}
 
 
 def steps_of(args: Any, examples: int, processes: int) -> tuple[int, float]:
@@ -59,8 +73,17 @@ def steps_of(args: Any, examples: int, processes: int) -> tuple[int, float]:
     Args:
         args: an `NLFTConfig`.
         processes: number of processes, each with its own batches.
+
+    Raises:
+        UserError: there is no whole batch, and others are dropped.
     """
-    batches = ceil(examples / (args.per_device_train_batch_size * processes))
+    whole = examples / (args.per_device_train_batch_size * processes)
+    batches = floor(whole) if args.dataloader_drop_last else ceil(whole)
+    if not batches:
+        raise UserError(
+            f"--dataloader_drop_last true: {examples} examples make no whole batch of "
+            f"{args.per_device_train_batch_size} on {processes} processes, so none is trained.\n  Leave it out."
+        )
     per_pass = max(1, ceil(batches / args.gradient_accumulation_steps))
     steps = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * per_pass)
     return steps, steps / per_pass
@@ -75,13 +98,15 @@ def count_tokens(
     processes: int,
     *,
     share: bool = False,
+    noisy: bool = False,
 ) -> Tokens:
-    """Count the tokens of the batches that the training would make, in the order of the file.
+    """Count the tokens of the batches that the training makes in its first pass over the examples.
 
     Args:
         args: an `NLFTConfig`.
         processes: number of processes, each with its own batches.
         share: see `KeepingBuilder`.
+        noisy: whether the model draws random numbers in training mode.
 
     Raises:
         RecordsError: names every example that cannot be encoded.
@@ -89,45 +114,142 @@ def count_tokens(
     encoder = training_encoder(tokenizer, args, None)
     encoded = encode_examples(examples, encoder, **condition_readers(scheme.name, scheme.needs(saliency)))
     check_targets(encoded, args.answer_weight)
-    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, share=share)
+    live = args.scores_live
+    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, live=live, share=share and live)
     builder.use(scheme, saliency)
-    return _counted(encoded, builder, args, processes)
+    again = reads_again(args, scheme, saliency, noisy=noisy)
+    return _counted(encoded, builder, args, processes, again=again)
 
 
 def _counted(
-    encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any, processes: int, *, counted: bool = True
+    encoded: Sequence[EncodedExample],
+    builder: KeepingBuilder,
+    args: Any,
+    processes: int,
+    *,
+    again: int,
+    counted: bool = True,
 ) -> Tokens:
-    """Sum the rows of every batch."""
-    size, nothing = args.per_device_train_batch_size, Rows(0, 0, 0)
+    """Sum the rows of every batch of the first pass, and of the scoring passes if they are apart.
+
+    Args:
+        again: see `reads_again`.
+    """
+    size = args.per_device_train_batch_size
+    steps, passes = steps_of(args, len(encoded), processes)
     trained, conditions, real = [], [], 0
-    for start in range(0, len(encoded), size):
-        features = builder(encoded[start : start + size])
+    for batch in _batches(encoded, builder, args, processes):
+        features = builder(batch)
         rows = rows_of(features, "")
         trained.append(rows)
         without = [rows_of(features, "scored_")] if "scored_input_ids" in features else []
-        without += [rows] if "hold" in builder.needs else []  # the frozen base's pass over the same rows
-        conditions += without or [nothing]
+        conditions += [*without, *[rows] * again]
         masks = [features[name] for name in ("attention_mask", "scored_attention_mask") if name in features]
-        real += sum(int(mask.sum()) for mask in masks) + (int(masks[0].sum()) if "hold" in builder.needs else 0)
-    steps, passes = steps_of(args, len(encoded), processes)
-    most = [largest_of(found) for found in (trained, conditions)]
+        real += sum(int(mask.sum()) for mask in masks) + int(masks[0].sum()) * again
+    largest = largest_batch(encoded, builder, size, again=bool(again))
+    if not args.scores_live:
+        conditions = list(scoring_rows(encoded, builder, args))
+        real += sum(len(row.ids) for rows in _scoring_passes(encoded, builder, args) for row in rows)
+        largest = largest[0], largest_of(conditions)
     sums = [sum(one.tokens for one in found) for found in (trained, conditions)]
     return Tokens(
         examples=len(encoded),
         steps=steps,
         passes=passes,
+        scorings={"live": passes, "epoch": ceil(passes), "frozen": 1}[args.condition_logprobs],
         trained=sums[0],
         conditions=sums[1],
-        scored=sum(one.scored for one in (*trained, *conditions)),
+        scored=sum(one.scored for one in trained),
+        conditions_scored=sum(one.scored for one in conditions),
         real=real / max(1, sum(sums)),
-        largest=(most[0], most[1]),
+        largest=largest,
         counted=counted,
     )
 
 
+def _batches(
+    encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any, processes: int
+) -> Iterator[list[EncodedExample]]:
+    """Yield the batches of the first pass, of all processes, as Trainer draws them.
+
+    With several processes, the first examples fill up the last batches. They are left out here.
+    """
+    size, seed = args.per_device_train_batch_size, args.seed if args.data_seed is None else args.data_seed
+    order: Iterable[int] = range(len(encoded))
+    if isinstance(builder.plan, StrikePlan):
+        order = strike_sampler(builder.plan, encoded, args, processes)
+    elif str(args.train_sampling_strategy) != "sequential":
+        order = SeedableRandomSampler(encoded, data_seed=seed, generator=torch.Generator())
+    drawn = list(order)
+    end = len(drawn) // (size * processes) * size * processes if args.dataloader_drop_last else len(drawn)
+    for start in range(0, end, size):
+        yield [encoded[at] for at in drawn[start : start + size]]
+
+
+def largest_batch(
+    examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, Any]], size: int, *, again: bool
+) -> tuple[Rows, Rows]:
+    """Return the largest batch that any order of the examples can make: its rows with gradient, and without.
+
+    Each example is looked at alone. The batch has as many rows and scored tokens as the examples with the most, and its
+    rows are as long as the longest of all.
+
+    Args:
+        collate: makes a batch of examples.
+        size: examples of a batch.
+        again: whether the rows with gradient are read without it, too: by a frozen base, or without noise.
+    """
+    alone = [collate([one]) for one in examples]
+    trained = _together([rows_of(one, "") for one in alone], size)
+    reading = [one for one in alone if "scored_input_ids" in one]
+    found = [rows_of(one, "scored_") for one in reading]
+    # A right example may have no row of its own: where nothing is to be scored, `BatchBuilder` scores one row anyway.
+    judged = "standard" not in getattr(collate, "needs", ())
+    own = [rows for one, rows in zip(reading, found, strict=True) if not (judged and one["label"].all())]
+    conditions = largest_of([_together(own, size), *found])
+    if any("begun_seen" in one for one in reading) and not all("begun_seen" in one for one in reading):
+        # Such examples in one batch may leave the rows of all whole.
+        whole = max(int(_seen(one).max()) for one in reading)
+        conditions = replace(conditions, length=whole)
+    return trained, largest_of([conditions, trained] if again else [conditions])
+
+
+def _scoring_passes(encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any) -> Iterator[Sequence[Row]]:
+    """Yield the rows of each pass that scores the conditions and the base apart from the steps."""
+    needs = builder.needs & KEPT
+    if needs:
+        yield from scoring_passes(encoded, Kept(needs, builder.plan, args.hold_mass, args.hold_tokens))
+
+
+def scoring_rows(encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any) -> Iterator[Rows]:
+    """Yield the sizes of each pass that scores the conditions and the base apart from the steps.
+
+    Args:
+        args: an `NLFTConfig`.
+    """
+    for rows in _scoring_passes(encoded, builder, args):
+        length = max(max(len(row.ids), row.start + len(row.labels)) for row in rows)
+        yield Rows(len(rows), length, sum(label >= 0 for row in rows for label in row.labels))
+
+
+def _seen(features: dict[str, Any]) -> Tensor:
+    """Return how many tokens each row without gradient has, with the beginning that was cut off."""
+    own: Tensor = features["scored_attention_mask"].sum(1)
+    return own + features["begun_seen"].sum(1) if "begun_seen" in features else own
+
+
+def _together(found: Sequence[Rows], size: int) -> Rows:
+    """Return the largest batch of `size` examples whose rows these are."""
+
+    def most(name: str) -> int:
+        return sum(sorted((getattr(one, name) for one in found), reverse=True)[:size])
+
+    return Rows(most("count"), max((one.length for one in found), default=0), most("scored"))
+
+
 def largest_of(found: Sequence[Rows]) -> Rows:
     """Return the most rows, the longest row and the most scored tokens of the batches, as if one batch had all."""
-    return Rows(*(max(getattr(one, name) for one in found) for name in ("count", "length", "scored")))
+    return Rows(*(max((getattr(one, name) for one in found), default=0) for name in ("count", "length", "scored")))
 
 
 def rows_of(features: dict[str, Any], prefix: str) -> Rows:
@@ -142,10 +264,17 @@ class _NoTokenizer:
     pad_token_id = 0
 
 
-def estimate_tokens(examples: list[Example], args: Any, scheme: Scheme, saliency: object, processes: int) -> Tokens:
+def estimate_tokens(
+    examples: list[Example], args: Any, scheme: Scheme, saliency: object, processes: int, *, noisy: bool = False
+) -> Tokens:
     """Estimate the tokens from the texts' lengths, for a model whose tokenizer is not there.
 
-    A token is counted for every `CHARACTERS` characters. Rows that a scheme adds, such as replacements, are left out.
+    A token is counted for every `CHARACTERS` characters. Rows that a scheme adds, such as replacements, are left out,
+    and so is the share of struck replies.
+
+    Args:
+        args: an `NLFTConfig`.
+        processes, noisy: see `count_tokens`.
     """
 
     def ids(*texts: Any) -> list[int]:
@@ -165,25 +294,32 @@ def estimate_tokens(examples: list[Example], args: Any, scheme: Scheme, saliency
         for one in examples
     ]
     tokenizer: Any = _NoTokenizer()
-    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0)
+    builder = KeepingBuilder(tokenizer, encoded, answers=args.answer_weight > 0, live=args.scores_live)
     builder.needs = scheme.needs(saliency)
     builder.built_for = scheme.name, builder.needs, None, False
-    return _counted(encoded, builder, args, processes, counted=False)
+    again = reads_again(args, scheme, saliency, noisy=noisy)
+    return _counted(encoded, builder, args, processes, again=again, counted=False)
 
 
 def _plain(text: Any) -> str:
     return text if isinstance(text, str) else " ".join(str(turn.get("content") or "") for turn in text)
 
 
-def without_file(args: Any, scheme: Scheme, saliency: object, length: int) -> tuple[Rows, Rows]:
+def without_file(args: Any, scheme: Scheme, saliency: object, length: int, *, noisy: bool = False) -> tuple[Rows, Rows]:
     """Return the largest batch that `max_length` allows: all rows `length` tokens long, two thirds of them completion.
 
-    Each sample is taken for a wrong one, which has the most rows.
+    Each sample is taken for a wrong one, which has the most rows. Conditions that are scored apart from the steps fill
+    their passes.
+
+    Args:
+        args, noisy: see `count_tokens`.
     """
     needs, size = scheme.needs(saliency), args.per_device_train_batch_size
     with_gradient = size * (2 if args.answer_weight > 0 else 1)
     scored = length * 2 // 3
     conditions = size * len(needs & {"standard", "judge"})
-    held = with_gradient if "hold" in needs else 0
-    count = max(conditions, held)
+    again = with_gradient if reads_again(args, scheme, saliency, noisy=noisy) else 0
+    count = max(conditions, again)
+    if not args.scores_live:
+        count = max(1, SCORING_TOKENS // length) if needs & KEPT else 0
     return Rows(with_gradient, length, with_gradient * scored), Rows(count, length, count * scored)

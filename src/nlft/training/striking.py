@@ -113,6 +113,21 @@ class StrikeShareSampler(Sampler[int]):
                 left, struck_left = left - size, struck_left - here
 
 
+def strike_sampler(
+    plan: StrikePlan, examples: Sequence[EncodedExample], args: Any, processes: int
+) -> StrikeShareSampler:
+    """Return what orders the examples of a training with `strike`.
+
+    Args:
+        args: an `NLFTConfig`.
+        processes: number of processes, each with its own batches.
+    """
+    micro = args.per_device_train_batch_size
+    step = micro * args.gradient_accumulation_steps * processes
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return StrikeShareSampler([plan.is_struck(one) for one in examples], step, args.strike_share, seed, micro)
+
+
 def _shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:
     return [items[at] for at in torch.randperm(len(items), generator=generator).tolist()]
 

@@ -41,7 +41,7 @@ from nlft.training.settings import NLFTOptions
 from nlft.training.sharding import check_start
 from nlft.training.steering import Steering
 from nlft.training.step_start import own_random_numbers
-from nlft.training.striking import StrikeDose, StrikeShareSampler, struck_lines, struck_record
+from nlft.training.striking import StrikeDose, strike_sampler, struck_lines, struck_record
 from nlft.training.token_log import LogsSums
 from nlft.training.tracking import follow_with_trackio
 from nlft.training.watching import WatchCallback, choose_watched, watched_example
@@ -267,11 +267,7 @@ class NLFTTrainer(LogsSums, StopsWhenDiverged, SafeCheckpoints):
         plan = self.builder.plan
         if not isinstance(plan, StrikePlan):
             return super()._get_train_sampler(train_dataset)
-        struck = [plan.is_struck(one) for one in self.train_dataset]
-        args, micro = self.args, self.args.per_device_train_batch_size
-        step = micro * args.gradient_accumulation_steps * args.world_size
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return StrikeShareSampler(struck, step, args.strike_share, seed, micro)
+        return strike_sampler(plan, self.train_dataset, self.args, self.args.world_size)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
