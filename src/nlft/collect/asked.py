@@ -48,7 +48,8 @@ def yes_means(template: str) -> RightOrWrong | None:
     Returns:
         None if the prompt asks neither, or both.
     """
-    said = set(_meanings(narrow(template))) or set(_questions(narrow(template)))
+    said: set[RightOrWrong | None] = set(_meanings(narrow(template)))
+    said = said or set(_questions(narrow(template)))
     return said.pop() if len(said) == 1 else None
 
 

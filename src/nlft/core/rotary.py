@@ -100,6 +100,7 @@ def _angles(
     """Compute a module's angles group by group, in place of those of all rows together."""
     given = inspect.signature(type(rope).forward).bind(rope, *args, **kwargs)
     places = given.arguments["position_ids"]  # (rows or 1, tokens); some models have one for each axis before
+    lengths, groups = lengths.to(places.device), [rows.to(places.device) for rows in groups]
     places = places.expand(*places.shape[:-2], len(lengths), -1).minimum(lengths[:, None] - 1)
     found = []
     for rows in groups:
@@ -107,7 +108,7 @@ def _angles(
         given.arguments["position_ids"] = places.index_select(-2, rows)
         found.append(rope.forward(*given.args[1:], **given.kwargs))
     forget_lengths(rope)
-    order = torch.cat(list(groups)).argsort()
+    order = torch.cat(groups).argsort()
 
     def joined(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), -3).index_select(-3, order)
