@@ -17,10 +17,8 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     GPTNeoConfig,
-    LlamaConfig,
     MiniMaxConfig,
     MptConfig,
-    Phi3Config,
 )
 
 from helpers import tiny
@@ -179,34 +177,12 @@ def test_a_finished_row_is_returned_while_a_slower_one_of_the_last_batch_goes_on
     assert returned == [([1, 3], 2), ([2], 4), ([0], 9)]
 
 
-def turning(kind):
-    """A model whose rotary angles are others for rows of more than 32 tokens."""
-    torch.manual_seed(0)
-    ropes = {
-        "longrope": {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "original_max_position_embeddings": 32},
-        "dynamic": {"factor": 4.0},
-    }
-    places = {"longrope": 512, "dynamic": 32}[kind]
-    config = (Phi3Config if kind == "longrope" else LlamaConfig)(
-        vocab_size=tiny.VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=places, bos_token_id=1, eos_token_id=None, pad_token_id=0,
-        rope_parameters={"rope_type": kind, "rope_theta": 10000.0, **ropes[kind]},
-        **({"original_max_position_embeddings": 32} if kind == "longrope" else {}),
-    )  # fmt: skip
-    net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    return net.eval()
-
-
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_rows_for_which_rotary_angles_change_leave_the_others_as_they_are(kind):
     """Rows that stay below the 32 tokens, that grow beyond, and that begin beyond: each is decoded as if alone."""
     lengths = [60, 45, 36, 32, 28, 28, 24, 23, 20, 12, 5]
     prompts = [[5 + (row + at) % 60 for at in range(length)] for row, length in enumerate(lengths)]
-    model = LocalModel(turning(kind), ConditionEncoder(tiny.tokenizer()), max_new_tokens=9, batch_size=4)
+    model = LocalModel(tiny.turning(kind), ConditionEncoder(tiny.tokenizer()), max_new_tokens=9, batch_size=4)
     sizes = []
     hook = model.model.get_input_embeddings().register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     decoder, waiting = model._decoder(prompts, greedy, lambda row, ids: len(ids) == 9 - row % 3, 0), deque(range(11))
@@ -216,7 +192,7 @@ def test_rows_for_which_rotary_angles_change_leave_the_others_as_they_are(kind):
     hook.remove()
     assert max(sizes) == 4, "rows below the 32 tokens are decoded together"
     for row, prompt in enumerate(prompts):
-        alone = turning(kind).generate(
+        alone = tiny.turning(kind).generate(
             torch.tensor([prompt]), max_new_tokens=9 - row % 3, do_sample=False, pad_token_id=0, eos_token_id=None
         )
         assert decoder.written[row] == alone[0, len(prompt) :].tolist(), row

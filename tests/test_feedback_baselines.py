@@ -15,6 +15,7 @@ from nlft.baselines.dpo import DPOBaseline, DPOSettings
 from nlft.baselines.kto import KTOBaseline, KTOSettings, balance
 from nlft.baselines.reft import Correctness, ReFTBaseline, ReFTSettings, question_rows
 from nlft.baselines.sft import SFTBaseline, SFTSettings
+from nlft.baselines.trl_rows import note_long_rows
 from nlft.collect.sampling import SamplingSettings
 from nlft.core.conditions import ConditionEncoder
 from nlft.data.grading import ExtractionSettings, get_grader
@@ -172,7 +173,7 @@ def test_what_they_cannot_learn_from_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["kto", "dpo", "sft"])
-def test_examples_that_are_too_long_are_all_named_and_none_is_cut_or_dropped(tmp_path, method):
+def test_examples_that_are_too_long_are_all_named_and_none_is_cut_or_dropped(tmp_path, method, capsys):
     """Whether the completion is too long, or the prompt alone, which TRL would drop."""
     net, options = tiny.model(), {"per_device_train_batch_size": 2, "max_length": 64, **COMMON}
     long = [
@@ -197,11 +198,15 @@ def test_examples_that_are_too_long_are_all_named_and_none_is_cut_or_dropped(tmp
         assert "'e1'" in str(caught.value)
         assert "'e2'" in str(caught.value)
     assert "'e0'" not in str(caught.value)
-    net = tiny.model()
+    net = tiny.turning("dynamic", limit=64)
+    capsys.readouterr()
     rows = trainer(max_length=512).train_dataset
+    assert "2 of 4 rows are longer than 64 tokens" in capsys.readouterr().out
     texts = {"kto": ["completion_ids"], "dpo": ["chosen_ids", "rejected_ids"], "sft": ["input_ids"]}[method]
     assert len(rows) == 4
     assert max(len(row[text]) for row in rows for text in texts) > 64
+    note_long_rows(tiny.model(), rows, texts)
+    assert "longer" not in capsys.readouterr().out
 
 
 def test_an_answer_that_cannot_be_graded_has_no_reward_and_is_counted():

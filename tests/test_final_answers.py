@@ -41,6 +41,9 @@ The total is 7. [5]|7~~Time taken: 5 seconds|7, since 5 were eaten
 The total is 7, because 2 + 3 = 5.|The total is 7. Let me verify: 2 + 3 = 5
 Tom has 7 apples, Ann has 5.|She has 7 left, having eaten 5.
 Therefore the total is 7, which satisfies 2 + 3 = 5.|She has 7 compared to Tom's 5.
+She has 7 apples.~Time: 5 minutes|She has 7 apples.~~**Time:** 5 minutes|She has 7 apples. Time: 5 minutes
+She has 7 apples.~Time spent: 5 minutes~Date: 5 May|She has 7.~Reading time: 5 min|She has 7.~Score: 5
+She has 7 apples.~Length: 5 words|Sie hat 7.~Dauer: 5 Minuten|她有7个。~用时:5分钟
 """
 NOT_STATED = """
 The answer cannot be 5. She has 7.|The answer can't possibly be 5. She has 7.|The answer could not be 5. She has 7.
@@ -64,6 +67,11 @@ So the answer is 5. Wait, I forgot the 2 she gave away. So she has 7 left.|答�
 Answer: 5~~Oops, I made a mistake. It should be 7.|Actually, wait. The answer is 5. No, it's 7.
 The answer is 5 — wait, no, it's 7.|$$\boxed{5}$$~~Hmm, that's not right. She has 7.
 <answer>5</answer> Sorry, that is incorrect. 7
+The answer is 5. However, she got 2 more, so it is 7.|The answer is 5. But she got 2 more. So 7 are left.
+#### 5~~However, she got 2 more, so it is 7.|\boxed{5}. However, she got 2 more, leaving 7.
+Answer: 5~But 2 more came, so it should be 7.|**The answer is 5.** However, she got 2 more, so it is 7.
+Die Antwort ist 5. Allerdings bekam sie 2, also sind es 7.|答案是5。但是她又拿了2个,所以是7。
+La réponse est 5. Cependant elle en a reçu 2, donc il y en a 7.
 """
 REFERENCES = """
 She has 7 apples (see Fig. 5).|She has 7 apples, see Fig. 5.|She has 7 apples, see Eq. (5).|She has 7 apples, see p. 5.
@@ -138,6 +146,7 @@ Task 1: Find the bags. 3 bags.~Task 2: Add 2. 3 + 2 = 5
 There are 2 tasks.~**Task 1:** She has 4.~**Task 2:** So she has 5.
 Exercise 2: She has 5.|He spent 20 on the tab. 5 dollars are left.|As Fig. 3 says, it is 5.|At 3 p.m. 5 people came.
 The sources are 3. So 5.|tab: 5|p = 5
+Time: 5 minutes|It takes 5 minutes.~Time: 5 minutes|Speed: 2~Time: 10 / 2 = 5|She walks 3 km.~Total time: 5 hours
 """
 BESIDE = """
 If we add 3, the answer is 5.|If you add 2 and 3 the answer is 5.|I am not sure, but the answer is 5.
@@ -146,6 +155,7 @@ I assume the answer is 5.|I would say the answer is 5.|Since she does not eat 3,
 It is not 4, so the answer is 5.|The answer for those who do not play is 5.|It is not wrong to say that the answer is 5.
 If the answer is 4, it fails. The answer is 5.|I don't think the answer is 4. The answer is 5.
 Wrong answer: 4~Answer: 5|Assuming 3 per box, the answer is 5.|Assume each has 3. The answer is 5.
+The answer is 5. However, 3 of them are green.|The answer is 5. But this assumes that she works for 3 days.
 """
 
 

@@ -15,7 +15,9 @@ from transformers import TrainerCallback
 
 from helpers import striking, tiny
 from helpers.training import COMMON, REDIRECTED, Ask, adapter, examples, lora, nlft_trainer
-from nlft.core.conditions import pad_rows
+from nlft.core.batches import BatchBuilder
+from nlft.core.condition_scores import score_batch
+from nlft.core.conditions import ConditionEncoder, pad_rows
 from nlft.core.hold import HoldEverything
 from nlft.core.logprobs import enable_scoring, score
 from nlft.core.schemes.nlft import NLFTSettings
@@ -28,6 +30,7 @@ from nlft.runs.run_dir import RunDir
 from nlft.training import condition_cache
 from nlft.training.condition_cache import ConditionCache, fingerprint, model_parts, weights_digest
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
+from nlft.training.watching import score_alone
 
 LOOSE = NLFTSettings(mistake_ratio=1.0, mistake_floor=0.0, certain_threshold=0.01, neighbour_similarity=0.3)
 WHOLE = {"hold_mass": 1.0, "hold_tokens": 100_000}
@@ -154,6 +157,47 @@ def test_each_example_gets_its_own_scores_however_many_processes_share_the_work(
     assert all(torch.equal(tensor, shared.tensors[name]) for name, tensor in whole.tensors.items())
 
 
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_where_rotary_angles_follow_the_length_each_example_is_scored_and_held_as_if_alone(kind):
+    """A step's live scores, its distances to the base, kept ones and the map's: whatever stands in the batch."""
+    model, words = tiny.turning(kind, limit=150), "so to say, "
+    net = lora(model, init_lora_weights=False)
+    enable_scoring(net)
+    encoder, scheme = ConditionEncoder(tiny.tokenizer()), get_scheme("nlft")
+    settings = NLFTSettings(hold_weight=0.5)
+    needs, given = scheme.needs(settings) | {"hold"}, []
+    for at, (text, label) in enumerate([("7", False), (words * 12, False), ("12", True), (words * 9, True)]):
+        given.append(encoder.encode(id=at, prompt="5 + 7?", completion=text, label=label, answer="5 + 7 = 12",
+                                    judgment=None if label else f"{text} is wrong."))  # fmt: skip
+    builder = BatchBuilder(0, needs=needs)
+
+    def read(examples):
+        net.zero_grad()
+        scored = score_batch(net, builder.batch(builder(examples)), needs)
+        (scored.held.kl.sum() + scored.logp.sum()).backward()
+        return scored, [p.grad.clone() for p in net.parameters() if p.requires_grad]
+
+    mixed, gradient = read(given)
+    turned, _ = read(given[::-1])
+    alone = [read([one]) for one in given]
+    keeps = Kept(frozenset({"standard", "judge", "hold"}), HoldEverything(), 1.0, 10_000)
+    kept = score_conditions(net, given, keeps, 0)
+    for total, *parts in zip(gradient, *(grads for _, grads in alone), strict=True):
+        torch.testing.assert_close(total, sum(parts), atol=1e-4, rtol=1e-4)
+    for at, (one, _) in enumerate(alone):
+        count = len(given[at].completion)
+        shown = score_alone(net, given[at], 0, scheme, settings)
+        for name in ("base", "standard", "judge"):
+            own = getattr(one.conditions, name)[0]
+            for found in (getattr(mixed.conditions, name)[at], getattr(turned.conditions, name)[-1 - at]):
+                torch.testing.assert_close(found[:count], own, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(kept.scores(name, at), own, atol=1e-5, rtol=1e-5)
+            if (on_map := getattr(shown, name)) is not None:
+                torch.testing.assert_close(torch.from_numpy(on_map.copy()), own, atol=1e-5, rtol=1e-5)
+        for found in (mixed.held.kl[at], turned.held.kl[-1 - at]):
+            torch.testing.assert_close(found[:count], one.held.kl[0], atol=1e-5, rtol=1e-5)
+
+
 # The cache
 
 
@@ -260,6 +304,12 @@ def test_versions_threads_and_the_device_are_part_of_the_fingerprint(tmp_path, h
         monkeypatch.setattr(kept_conditions, "environment", lambda change=change: {**known, **change})
         nlft_trainer(tmp_path / "run", condition_logprobs="frozen").before_first_step(resumes=False)
         assert len(list(home.iterdir())) == count
+
+
+def test_scores_by_the_longest_row_of_a_batch_are_not_taken_from_an_earlier_version():
+    """Only of models to whose scores it made a difference."""
+    assert "angles" in model_parts(tiny.turning("longrope"))
+    assert "angles" not in model_parts(tiny.model())
 
 
 def test_every_byte_of_every_weight_counts():

@@ -267,3 +267,44 @@ def test_a_model_that_trains_in_part_is_scored_in_eval_mode_and_is_as_before():
     with evaluating(model):
         assert not model.training
     assert [module for module in model.modules() if not module.training] == list(part.modules())
+
+
+def of_lengths(*lengths):
+    """Pairs of prompt and completion; a third of the tokens are the completion."""
+    ids = [[6 + (7 * row + 3 * at) % 200 for at in range(length)] for row, length in enumerate(lengths)]
+    return [(one[: -len(one) // 3], one[-len(one) // 3 :]) for one in ids]
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rotary_angles_follow_each_rows_own_length(kind):
+    """Rows below, at and beyond the 32 tokens where the angles change: scores and gradients are those of each alone."""
+    pairs = of_lengths(60, 9, 45, 32, 33, 20)
+    model = tiny.turning(kind)
+    enable_scoring(model)
+    weight = model.model.layers[0].self_attn.o_proj.weight
+    mixed = score(model, pad_rows(pairs, 0))
+    (gradient,) = torch.autograd.grad(mixed.logp.sum(), weight)
+    whole = torch.zeros_like(gradient)
+    for at, pair in enumerate(pairs):
+        other = tiny.turning(kind)  # one that has read no longer row
+        alone, _ = plain(other, pad_rows([pair], 0))
+        torch.testing.assert_close(mixed.logp[at][mixed.mask[at]].double(), alone, atol=1e-5, rtol=1e-5)
+        whole += torch.autograd.grad(alone.sum(), other.model.layers[0].self_attn.o_proj.weight)[0]
+    torch.testing.assert_close(gradient, whole, atol=1e-4, rtol=1e-4)
+    assert not any(one._forward_hooks for one in model.modules())
+    with torch.no_grad():
+        turned = score(model, pad_rows(pairs[::-1], 0))
+        torch.testing.assert_close(turned.logp.flip(0), mixed.logp.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rows_below_the_length_where_rotary_angles_change_have_them_computed_once(kind):
+    model = tiny.turning(kind)
+    enable_scoring(model)
+    rope, calls = model.model.rotary_emb, []
+    forward = rope.forward
+    rope.forward = lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs)
+    for lengths, count in (((31, 12, 5), 1), ((60, 12, 40), None)):
+        calls.clear()
+        score(model, pad_rows(of_lengths(*lengths), 0))
+        assert (len(calls) == count) if count else len(calls) > 2

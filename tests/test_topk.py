@@ -8,11 +8,12 @@ import torch
 from helpers import striking, tiny
 from helpers.striking import SETTINGS, STRIKE, TOKENIZER, batch_of_five, gradients, records, scored, trained
 from helpers.training import COMMON, examples
+from nlft.core import heads
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
-from nlft.core.heads import BaseTargets, Head
+from nlft.core.heads import BaseTargets, Head, held_in_chunks
 from nlft.core.hold import Role
-from nlft.core.logit_slopes import LogOdds, WithSlope
+from nlft.core.logit_slopes import LogOdds, WithSlope, odds_
 from nlft.core.logprobs import causal_lm, enable_scoring, scored_mask
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
@@ -176,6 +177,24 @@ def test_one_pass_measures_the_log_odds_too_whichever_part_the_said_token_is_in(
             ours = logits.clone().requires_grad_(True)
             distance(targets, ours, head)[0].sum().backward()
             torch.testing.assert_close(slope, ours.grad, atol=2e-6, rtol=1e-5)
+
+
+def test_a_head_that_is_computed_again_in_backward_measures_the_log_odds_once(monkeypatch):
+    """As it is under FSDP2. Values and gradients are those of a head that is not."""
+    net, _, base, now = places()
+    head = Head(causal_lm(net.requires_grad_(False)), with_base=True)
+    said, found, calls = head.logits(now).argsort(1)[:, -2], [], []
+    monkeypatch.setattr(heads, "odds_", lambda *given, **more: calls.append(1) or odds_(*given, **more))
+    for recomputes in (False, True):
+        head.recomputes = recomputes
+        calls.clear()
+        states = now.detach().requires_grad_(True)
+        log_odds, top1, kl, mass = held_in_chunks(states, said, base, head)
+        assert bool(calls) != recomputes, "then only `LogOdds` computes them"
+        (log_odds[base.graded].sum() + kl.sum()).backward()
+        found.append((log_odds, top1, kl, mass, states.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_a_tail_that_the_model_forgot_gives_no_nan():

@@ -13,6 +13,7 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MixtralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
@@ -78,6 +79,29 @@ def model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float
     config = FAMILIES[family]()
     config.vocab_size = vocabulary
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    return _made(config, dtype)
+
+
+def turning(kind: str, limit: int = 32):
+    """A model whose rotary angles are others for rows of more than `limit` tokens.
+
+    Args:
+        kind: `longrope` or `dynamic`.
+    """
+    torch.manual_seed(0)
+    more = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
+    if kind == "longrope":
+        rope = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "original_max_position_embeddings": limit}
+        made, more = Phi3Config, {**more, "original_max_position_embeddings": limit}
+    else:
+        rope, made = {"factor": 4.0}, LlamaConfig
+        more["max_position_embeddings"] = limit
+    rope = {"rope_type": kind, "rope_theta": 10000.0, **rope}
+    heads = {name: value for name, value in _HEADS.items() if name != "head_dim"}
+    return _made(made(**{**_SMALL, **heads, **more}, rope_parameters=rope), torch.float32)
+
+
+def _made(config, dtype: torch.dtype):
     net = AutoModelForCausalLM.from_config(config, dtype=dtype)
     # Random weights of the usual size say next to nothing; larger ones make probabilities that differ.
     with torch.no_grad():

@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from nlft.baselines.trl_rows import check_all_rows, check_lengths, with_own_ids
+from nlft.baselines.trl_rows import check_all_rows, check_lengths, note_long_rows, with_own_ids
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -98,6 +98,7 @@ class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: igno
         refuse_float16(args, self.model)
         check_lengths(self.train_dataset, ["chosen_ids", "rejected_ids"], examples, longest)
         check_all_rows(len(self.train_dataset), len(rows))
+        note_long_rows(self.model, self.train_dataset, ["chosen_ids", "rejected_ids"])
         self.name_examples([example.id for example in examples])
         add_run_directory(self, "dpo", examples, {"beta": args.beta, "pairs": len(rows)})
 

@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
-from nlft.baselines.trl_rows import check_all_rows, check_lengths, with_own_ids
+from nlft.baselines.trl_rows import check_all_rows, check_lengths, note_long_rows, with_own_ids
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -82,6 +82,7 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
         refuse_float16(args, self.model)
         check_lengths(self.train_dataset, ["completion_ids"], examples, longest)
         check_all_rows(len(self.train_dataset), len(examples))
+        note_long_rows(self.model, self.train_dataset, ["completion_ids"])
         self.name_examples([example.id for example in examples])
         weights = {"desirable_weight": args.desirable_weight, "undesirable_weight": args.undesirable_weight}
         add_run_directory(self, "kto", examples, {"beta": args.beta, **weights})

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from nlft.baselines.sft_own import OwnSFT
 from nlft.baselines.sft_rows import sft_rows
-from nlft.baselines.trl_rows import check_all_rows
+from nlft.baselines.trl_rows import check_all_rows, note_long_rows
 from nlft.config import override
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
@@ -59,6 +59,7 @@ class SFTBaseline(StopsWhenDiverged, SafeCheckpoints, SFTTrainer):  # type: igno
         refuse_float16(args, self.model)
         if not args.packing:
             check_all_rows(len(self.train_dataset), len(rows))
+        note_long_rows(self.model, self.train_dataset, ["input_ids"])
         self.name_examples([example.id for example in examples])
         add_run_directory(self, "sft", examples, {"target": args.target, "engine": "trl", "rows": len(rows)})
 

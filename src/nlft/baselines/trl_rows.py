@@ -5,10 +5,13 @@ from typing import Any
 
 from datasets import Dataset
 
+from nlft.core.logprobs import causal_lm
+from nlft.core.rotary import length_rule
 from nlft.core.turn_encoding import TurnEncoder
 from nlft.data.records import Example
 from nlft.data.template_columns import inputs_of
 from nlft.errors import Problem, RecordsError, UserError
+from nlft.progress import note
 from nlft.training.divergence import EXAMPLE
 
 
@@ -64,6 +67,28 @@ def check_lengths(
     ]
     if problems:
         raise RecordsError(problems)
+
+
+def note_long_rows(model: Any, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> None:
+    """Say if rows change one another's scores: TRL lets rotary angles follow from the longest row of a batch.
+
+    Args:
+        model: the trainer's, with its adapter or without.
+        rows: TRL's tokenised rows.
+        texts: the columns with the ids of what follows `prompt_ids`, or of whole rows.
+    """
+    rule = length_rule(causal_lm(model).config.get_text_config())
+    if rule is None:
+        return
+    lengths = [len(row.get("prompt_ids", ())) + max(len(row[text]) for text in texts) for row in rows]
+    over = sum(length > rule.limit for length in lengths)
+    if over:
+        note(
+            f"warning: {over} of {len(lengths)} rows are longer than {rule.limit} tokens. Beyond that, this model's "
+            "rotary positions follow from the length, and TRL computes them for the longest row of a batch. So a row "
+            f"changes its neighbours.\n  Set --max_length {rule.limit}, or train by `nlft train` or by `nlft sft` "
+            "without `--engine trl`, which read each row by its own length."
+        )
 
 
 def check_all_rows(kept: int, given: int) -> None:

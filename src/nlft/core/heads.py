@@ -97,7 +97,7 @@ class BaseTargets:
         return own.log_softmax(1), mass
 
     @torch.no_grad()
-    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool) -> Measured:
+    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool, odds: bool = True) -> Measured:
         """Measure KL(q ‖ p). See `HeldTargets`.
 
         If both models have the same logits and nothing is banned, divergence and slope are exactly 0.
@@ -106,7 +106,8 @@ class BaseTargets:
         found = Measured.of(logits)
         for part in parts_of(logits):
             z = logits[part]
-            found.log_odds[part], found.top1[part] = odds_(z.clone(), said[part], slope=False)
+            if odds:
+                found.log_odds[part], found.top1[part] = odds_(z.clone(), said[part], slope=False)
             log_q, found.mass[part] = self.part(part).target_(own[part])
             q = log_q.exp()
             # Not softmax: it rounds otherwise than the target, and Adam makes whole steps of such differences.
@@ -135,13 +136,14 @@ class HeldTargets(Protocol):
 
     def both_logits(self, states: Tensor, head: "Head") -> tuple[Tensor, Tensor | None]: ...
 
-    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool) -> Measured:
+    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool, odds: bool = True) -> Measured:
         """Measure n places.
 
         Args:
             logits: (n, vocabulary) of p, float32, overwritten: with dKL/dlogits = p − q if `slope`.
             said: (n,) ids of the tokens whose log-odds are measured.
             own: the base's logits, which `own_logits` or `both_logits` returned; overwritten.
+            odds: whether log-odds and first choices are read. Without it they may hold anything.
         """
         ...
 
@@ -225,7 +227,7 @@ def held_in_chunks(
             some = base.part(part)
             logits, own = some.both_logits(h, head)
             slope = logits.detach().clone()
-            found = some.measure_(slope, t, own, slope=True)
+            found = some.measure_(slope, t, own, slope=True, odds=False)
             return (*LogOdds.apply(logits, t), WithSlope.apply(logits, found.kl, slope), found.mass)
 
         chunks = head.chunks(hidden)

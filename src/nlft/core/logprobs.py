@@ -6,7 +6,7 @@ hook. A call to an unwrapped inner module would skip the gradient all-reduce.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -33,6 +33,7 @@ from nlft.core.heads import (
     logits_beside_base,
 )
 from nlft.core.key_values import cache_keyword
+from nlft.core.rotary import length_rule, own_lengths
 from nlft.core.saliency import SparseTargets, TopTokens
 from nlft.errors import UserError
 
@@ -283,7 +284,9 @@ def _scoring_forward(
         keyword = cache_keyword(decoder)
         assert keyword is not None, "`shares_beginnings` tries this"
         kwargs[keyword] = score_cache
-    states = decoder(*args, **kwargs).last_hidden_state
+    rule = length_rule(model.config.get_text_config())
+    with nullcontext() if rule is None else own_lengths(decoder, rule, kwargs["attention_mask"]):
+        states = decoder(*args, **kwargs).last_hidden_state
     labelled = score_labels[:, 1:] != IGNORE_INDEX
     selected = states[:, :-1][labelled]
     if score_states:

@@ -149,7 +149,7 @@ class TopTargets:
         return head.logits(states), None
 
     @torch.no_grad()
-    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool) -> Measured:
+    def measure_(self, logits: Tensor, said: Tensor, own: Tensor | None, *, slope: bool, odds: bool = True) -> Measured:
         """Measure Σ_k q_k log(q_k / p_k) over the kept tokens k, plus q_tail log(q_tail / p_tail). See `HeldTargets`.
 
         The tail is one bucket: all tokens that are neither kept nor banned. p_tail is the sum of p over them. Banned
@@ -160,6 +160,8 @@ class TopTargets:
         tail (Hoeffding's lemma). If p keeps the tail's proportions, it is exact. So q_tail, at most 1 − mass where the
         cap was not reached, bounds the error: with mass 0.999 and δ = 2, by 0.0005 nats. With k = vocabulary it is
         exact.
+
+        The log-odds cost no pass of their own, so `odds` changes nothing.
 
         The slope at token j is p_j − q_j if j is kept, p_j − q_tail · p_j / p_tail in the tail, and p_j if j is banned.
         """

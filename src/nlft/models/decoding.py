@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nlft.models.row_reader import ANY, BEYOND, RowReader, cut
+from nlft.core.rotary import ANY, BEYOND
+from nlft.models.row_reader import RowReader, cut
 
 Pick = Callable[[Tensor, list[int]], Tensor]
 """(logits, rows) -> the next token of each of these rows. The logits are (rows, vocabulary), float32."""

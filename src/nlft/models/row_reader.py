@@ -1,12 +1,12 @@
 """Read rows of tokens with a causal LM: what it keeps of them, and which rows it may read together."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
@@ -14,10 +14,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from nlft.core.beginnings import nearly
 from nlft.core.key_values import cache_keyword, cache_of
 from nlft.core.logprobs import causal_lm
-from nlft.core.rotary import length_rule
-
-ANY, BEYOND = 0, -1
-"""Groups of rows that a model reads together whatever their lengths. Other groups are a length."""
+from nlft.core.rotary import ANY, forget_lengths, length_rule, turning_modules
 
 
 class RowReader:
@@ -39,7 +36,7 @@ class RowReader:
         self._takes_any = any(one.kind is one.VAR_KEYWORD for one in takes.values())
         self._takes, self._keyword = set(takes), cache_keyword(model)
         self._rule = length_rule(net.config.get_text_config())
-        self._growing = [(one, layers) for one in model.modules() for layers in _growing(one)]
+        self._ropes = turning_modules(model)
         self.joins = _places_are_given(net)
         self.batches, self.pads, self._has_learned = True, False, False
 
@@ -94,7 +91,7 @@ class RowReader:
             return length
         if self._rule is None or length + new <= self._rule.limit:
             return ANY
-        return BEYOND if self._rule.grows is None and length > self._rule.limit else length
+        return self._rule.group(length) or length
 
     def forgets(self, length: int) -> bool:
         """Whether what the model kept of a row is of no use once the row has `length` tokens.
@@ -105,10 +102,8 @@ class RowReader:
 
     def forget_lengths(self) -> None:
         """Let rotary angles that grow with the length start anew. A longer row than the next one may have been read."""
-        for rope, layers in self._growing:
-            first = torch.zeros(1, 1, dtype=torch.long, device=next(rope.buffers()).device)
-            # transformers goes back to the first angles when it reads a short row.
-            rope(first[..., None].float(), first, **layers)
+        for rope in self._ropes:
+            forget_lengths(rope)
 
     def _within(self, rows: Tensor) -> Tensor:
         size: int = causal_lm(self.model).config.get_text_config().vocab_size
@@ -166,11 +161,3 @@ def _places_are_given(net: PreTrainedModel) -> bool:
     MPT measures distances by index. GPT-Neo takes positions, but the window of every second layer uses the index.
     """
     return "position_ids" in inspect.signature(net.forward).parameters and net.config.model_type != "gpt_neo"
-
-
-def _growing(module: nn.Module) -> Iterator[dict[str, str]]:
-    """Yield the keywords with which a module computes rotary angles that grow with the length. Most yield none."""
-    kinds = getattr(module, "rope_type", None) if hasattr(module, "max_seq_len_cached") else None
-    for layers, kind in (kinds if isinstance(kinds, dict) else {"": kinds or ""}).items():
-        if "dynamic" in kind:
-            yield {"layer_type": layers} if layers else {}

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nlft.core.rotary import length_rule
 from nlft.core.snapshot import ConditionSnapshot
 from nlft.errors import display_path
 from nlft.files import aside_of, cache_folder
@@ -46,7 +47,10 @@ def model_parts(model: Any) -> dict[str, Any]:
         model: a causal LM, bare or under PEFT. A LoRA adapter that adds nothing does not count.
     """
     named = model.state_dict()
+    # Earlier versions let these follow from a batch's longest row.
+    angles = {"angles": "of each row"} if length_rule(model.config.get_text_config()) else {}
     return {
+        **angles,
         "weights": weights_digest(named.items()),
         "config": config_parts(model),
         "attention": model.config._attn_implementation,

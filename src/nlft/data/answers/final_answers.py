@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import islice
 
 from nlft.core.thoughts import without_thoughts
-from nlft.data.answers.denials import after_retraction, is_not_stated
+from nlft.data.answers.denials import after_contrast, after_retraction, is_not_stated
 from nlft.data.answers.number_words import BEGINS, DETERMINERS, FILLERS, JOINS, LINKS, NO_NUMBER, OF
 from nlft.data.answers.plain_text import plain_characters, plain_markup
 from nlft.data.answers.quantities import NOT_ONE_NUMBER, Quantity, compare
@@ -65,6 +65,15 @@ _BESIDE = re.compile(
     r"|tokens used|difficulty\b|p\.s\.|probe\b|vérif|compr(?:uebo|obac)|hinweis|anmerkung|quelle)"
     r"|\b(?:sure|certain|confident|positive|sicher|confian[çc]a|certeza|seguro|sûr|sicuro|zeker)\W{0,3}$"
     r"|^\W{0,4}\([^()]*[^\W\d_]{2}[^()]*\)\W{0,4}$|^[^()]*\b(?:decimals|decimal places|significant)\b",
+    re.IGNORECASE,
+)
+# A line at the end that may say how long or when, and not what was asked for.
+_ABOUT = re.compile(
+    r"[\W_]{0,6}(?!total|final|overall|whole|gesamt)(?:[^\W\d_]{1,15}[ \t]){0,2}"
+    r"(?:time|duration|elapsed|date|deadline|version|length|word count|score|rating|zeit|dauer|datum|temps|durée|tiempo"
+    r"|duración|fecha|tempo|durata|duração|data|длительность|время|дата)"
+    r"(?:[ \t][^\W\d_]{1,15}){0,3}[*_ \t]{0,4}:"
+    r"|[\W_]{0,6}(?:时间|用时|耗时|日期|時間|所要時間|日付|시간|날짜) ?:",
     re.IGNORECASE,
 )
 _FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
@@ -133,7 +142,7 @@ def _unless_taken_back(stated: list[Quantity], text: str, start: int) -> Quantit
         text: where they stand.
         start: where the last one begins.
     """
-    corrected = _read(after_retraction(text, start))
+    corrected = _read(after_retraction(text, start) or after_contrast(text, start))
     return _agreed([*stated, corrected] if corrected else stated)
 
 
@@ -320,6 +329,7 @@ def _last_number(text: str) -> Quantity | None:
     lines = [line for line in text.split("\n") if re.search("[0-9]", line)]
     if (last := [_BARE.fullmatch(plain_markup(line)) for line in lines[-2:]]) and all(last) and len(last) == 2:
         return _agreed([one for line in lines[-2:] if (one := read_statement(plain_markup(line)))])
+    about: list[Quantity] = []
     for line in reversed(lines[-_MOST_LINES:]):
         words = plain_markup(_ABBREVIATED.sub("figure", _REFERENCE.sub("", _STEP.sub("", line))))
         rest = _ITEM.sub("", words)
@@ -327,10 +337,13 @@ def _last_number(text: str) -> Quantity | None:
             if stated := _unless_asked(sentence, read_statement(sentence)):
                 cites = _CITES.fullmatch(sentence) and sentence.strip() != text.strip()
                 beside = _BESIDE.search(sentence) or cites or _ends_with_a_source(sentence, text)
-                return _words(sentence) if beside else stated
+                if not beside and _ABOUT.match(sentence) and "=" not in sentence:
+                    about.append(stated)
+                    continue
+                return _words(sentence) if beside else _agreed([*about, stated])
         if rest != words:  # is this the third item, or three?
             return Quantity(words, NOT_ONE_NUMBER)
-    return None
+    return _agreed(about) if about else None
 
 
 def _ends_with_a_source(sentence: str, text: str) -> bool:
