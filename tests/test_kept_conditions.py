@@ -458,10 +458,15 @@ def test_files_that_no_run_read_for_a_month_are_deleted_and_no_other(tmp_path):
     old = time.time() - 40 * 86400
     for path in tmp_path.iterdir():
         os.utime(path, (old, old))
+    for name, hours in (("of-two-days", 48), ("of-an-hour", 1)):  # a killed process left it; another one may write it
+        half = tmp_path / f".{names[0]}.safetensors.{name}.tmp"
+        half.write_text("half")
+        os.utime(half, (time.time() - hours * 3600,) * 2)
     assert cache.load(names[1]) is not None
     cache.store(names[2], snapshot)
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{names[1]}.safetensors", f"{names[2]}.safetensors", "mine.safetensors",
+        f".{names[0]}.safetensors.of-an-hour.tmp",
     }  # fmt: skip
 
 

@@ -772,6 +772,7 @@ def _healthy(port):
         connection.close()
 
 
+@pytest.mark.long
 def test_a_real_model_behind_faults_and_a_kill_is_asked_each_question_once(served_model, questions):
     url, name = served_model
     faults = {

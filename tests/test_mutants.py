@@ -167,6 +167,7 @@ def test_drawn_mutants_are_counted_and_more_than_one_in_twenty_is_too_many(proje
     assert printed.count("\n    - ") == printed.count("\n    + ") == count
 
 
+@pytest.mark.long
 def test_drawn_mutants_run_the_tests_that_reach_their_lines_and_name_the_one_that_notices(project, tmp_path, capsys):
     (project / "tests/test_other.py").write_text(
         "from nlft.thing import LIMIT\n\n\ndef test_nothing(tmp_path, monkeypatch):\n"

@@ -28,7 +28,7 @@ _NO_MEMORY = re.compile(
 )
 _DISK_FULL = re.compile(  # numpy's `tofile` says only how much it could write
     r"no space left on device|disk quota exceeded|os error (?:28|122)\b|writer failed writing"
-    r"|\d+ requested and \d+ written",
+    r"|(?<!\d)\d+ requested and \d+ written",
     re.I,
 )
 _TOO_LARGE = re.compile(r"file too large|os error 27\b", re.I)

@@ -12,5 +12,5 @@ LOOPS = [
 ]
 PIECES = [*FEW_SIGNS, *LOOPS]
 WORST = ["3", " ", "\n", "-", "*", "#", "(", '"', "“", "not good ", "1/3 = 0.333", "1+1=2 ", "\n \n", "..."]
-WORST += ["a b ", ",", "a. ", '" => "']
+WORST += ["a b ", ",", "a. ", '" => "', ":"]
 """What was once read in quadratic time or worse. The long tests try all of `PIECES`."""

@@ -141,7 +141,8 @@ def with_frozen(name, folder, model):
 
 def of_cached(folder):
     """What a run and its cache of scores must end with."""
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder.parent / "cache").iterdir()}
+    kept = [path for path in (folder.parent / "cache").iterdir() if path.suffix != ".tmp"]  # those go after a day
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
     assert files
     return {**of_run(folder), "cache": files}
 

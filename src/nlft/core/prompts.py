@@ -17,9 +17,9 @@ Prompt = str | list[Message]
 
 CORRECTION_MARK = "Correction:"  # as this package writes it; `nlft.core.marks` has the marks that it reads
 _WORD = re.compile(r"\w")
-# A correction that ends so has its value after it, perhaps behind a blank line.
+# A correction that ends so has its value after it, perhaps behind a blank line. Of many colons, the last counts.
 _ANNOUNCES = re.compile(
-    r"(?:[:：]|\b(?:below|follows|following|folgt|suivante?|siguiente|seguinte|seguente)\b)\W*$", re.I
+    r"(?:[:：][^\w:：]*|\b(?:below|follows|following|folgt|suivante?|siguiente|seguinte|seguente)\b\W*)$", re.I
 )
 _SENTENCE_ENDS = frozenset(".!?。！？")
 # How the judge by rules begins a finding. It writes no blank line between a correction and the next finding.

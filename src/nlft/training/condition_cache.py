@@ -125,7 +125,7 @@ class ConditionCache:
         return found
 
     def store(self, name: str, snapshot: ConditionSnapshot) -> int | None:
-        """Write scores, and delete files that no run has read for `KEPT_DAYS` days.
+        """Write scores. Delete files that no run has read for `KEPT_DAYS` days, and half-written ones after a day.
 
         Returns:
             The file's size in bytes; None, with a warning, if it cannot be written.
@@ -148,10 +148,11 @@ class ConditionCache:
         return size
 
     def _clean(self) -> None:
-        oldest = time.time() - KEPT_DAYS * 86400
         for path in self.folder.glob(f"*{_SUFFIX}*"):
+            # A process that was killed left a half-written file. One that another machine writes now is younger.
+            days = 1 if path.suffix == ".tmp" else KEPT_DAYS
             try:
-                if path.stat().st_mtime < oldest and _is_ours(path):
+                if path.stat().st_mtime < time.time() - days * 86400 and _is_ours(path):
                     path.unlink()
             except OSError:
                 continue  # another process was first, or it is not ours to delete
