@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from helpers import tiny
 from helpers.scripted_model import ScriptedModel, serving
 from nlft import cli
-from nlft.collect.asked import yes_means
 from nlft.collect.human_judge import judge_by_hand
 from nlft.collect.judging import (
     JUDGE_PROMPT,
@@ -254,6 +253,7 @@ REFUSED = {
         f"{FEEDBACK}\nVerdict: hopeless",
         '{"why": "x", "verdict": "hopeless"}',
     ],
+    "its verdict is not understood: yes": [f"{FEEDBACK}\nVerdict: yes"],
     "its JSON cannot be read": ['{"reason": "The step "64 - 35 = 34" is off", "verdict": "wrong"}'],
     "calls it right": [
         f"<think>{GOOD}</think>\nVerdict: right",
@@ -271,66 +271,6 @@ def test_an_unusable_answer_is_not_a_judgment_and_the_reason_is_named(reason, te
     found = opinion(text)
     assert found.judgment is None
     assert found.refused == reason
-
-
-YES_IS_RIGHT = (
-    '{prompt} {completion} Is the answer correct? End with "Verdict: yes" or "Verdict: no".|Say whether it is right.'
-    '|The last line is "Verdict: yes" if the response is right and "Verdict: no" if it is wrong.|yes = correct'
-    "|If the response is wrong, say no.|Ist die Antwort richtig? Urteil: ja oder nein|回答是否正确? 判定: 是或否"
-    "|La réponse est-elle correcte ?|Is it free of errors?|Does it match the standard answer?|Verdict (is it right?):"
-)
-YES_IS_WRONG = (
-    "Does the response contain a mistake? Verdict: yes/no|Answer yes if there is an error.|Is the response wrong?"
-    "|Enthält die Antwort Fehler?|Verdict: yes (wrong) or no (right)|Find the wrong step. Are there any errors?"
-)
-OPEN = (
-    f"{JUDGE_PROMPT}|Is it right or wrong?|Is it correct? Does it have errors?|What is wrong with it?"
-    " Verdict: yes or no|Is the label {label} correct?|Is the standard answer correct? Is the response correct?"
-    "|Does it say why it errs?"
-)
-
-
-@pytest.mark.parametrize("form", ["Verdict: {}", "**Verdict:** **{}**", "Urteil: {}", "Verdict – {}", "### Verdict\n{}",
-                                  "判定：{}", "<verdict>{}</verdict>"])  # fmt: skip
-def test_a_verdict_of_yes_means_what_the_prompt_asks(form):
-    def said(template, word):
-        found = read_opinion(f"{FEEDBACK}\n{form.format(word)}", "stop", template, WRONG, yes_means(template))
-        return found.says, found.judgment
-
-    for templates, yes, no in ((YES_IS_RIGHT, "right", "wrong"), (YES_IS_WRONG, "wrong", "right")):
-        for template in templates.split("|"):
-            assert (said(template, "yes")[0], said(template, "No")[0]) == (yes, no), template
-            assert said(template, "ja" if yes == "wrong" else "nein")[1] == FEEDBACK
-    for template in OPEN.split("|"):
-        assert said(template, "yes") == said(template, "no") == (None, None), template
-
-
-def test_a_model_judge_reads_a_yes_as_its_own_prompt_asks_and_not_as_the_reply_does():
-    reply = replace(WRONG, completion=f"{WRONG.completion} Is the response correct?")
-    model = ScriptedModel(lambda text, nth: f"{FEEDBACK}\nVerdict: yes")
-    for prompt, says in (("{prompt} {completion} Does it err? Has it mistakes?", "wrong"), (JUDGE_PROMPT, None)):
-        (found,) = ModelJudge(model, prompt)([reply])
-        assert found.says == says
-
-
-def test_where_the_prompt_leaves_open_what_yes_means_the_reason_says_what_to_ask_for():
-    found = opinion(f"{FEEDBACK}\nVerdict: **yes**")
-    assert found.judgment is None
-    assert all(
-        words in found.refused for words in ("not understood: yes", "Verdict: right", "Is the response correct?")
-    )
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [("Correct: no", "wrong"), ("**Correct:** Yes", "right"), ("Is the response correct? No.", "wrong"),
-     ("- Wrong: yes", "wrong"), ("Incorrect: false", "right"), ("Verdict - wrong", "wrong"), ("判定: 正确", "right"),
-     ("Correct: no\nCorrect: yes", None)],
-)  # fmt: skip
-def test_a_line_that_answers_whether_the_response_is_correct_is_a_verdict(line, says):
-    found = opinion(f"{FEEDBACK}\n{line}")
-    assert found.says == says
-    assert found.judgment == (FEEDBACK if says == "wrong" else None if says else f"{FEEDBACK}\n{line}")
 
 
 def test_a_cut_off_answer_is_not_a_judgment_unless_it_reached_its_verdict():

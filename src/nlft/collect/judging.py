@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nlft.collect.asked import yes_means
 from nlft.collect.opinions import Opinion, RightOrWrong, plain_text, quotes, read_opinion
 from nlft.collect.rules import judge_by_rules
 from nlft.config import Range, override, with_defaults
@@ -247,7 +246,7 @@ class ModelJudge:
     def __call__(self, examples: Sequence[Example]) -> list[Opinion]:
         from nlft.models.answerer import CompletionRequest, complete
 
-        prompts, yes = [self._ask(example) for example in examples], yes_means(self.prompt)
+        prompts = [self._ask(example) for example in examples]
         opinions: dict[int, Opinion] = {}
         waiting = list(range(len(examples)))
         for attempt in range(1, self.tries + 1):
@@ -256,7 +255,7 @@ class ModelJudge:
             requests = [CompletionRequest(f"{examples[at].id}#judge-{attempt}", prompts[at]) for at in waiting]
             answers = complete(requests, self.model, "judging" if attempt == 1 else f"judging, try {attempt}")
             for at, answer in zip(waiting, answers, strict=True):
-                opinion = read_opinion(answer.text, answer.finish_reason, prompts[at], examples[at], yes)
+                opinion = read_opinion(answer.text, answer.finish_reason, prompts[at], examples[at])
                 # Keep an earlier try that said right or wrong if this one cannot be used.
                 if at not in opinions or not opinion.refused or not opinions[at].says:
                     opinions[at] = opinion

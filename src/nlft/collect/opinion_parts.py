@@ -40,13 +40,6 @@ _QUOTE = re.compile(
 _IS_RIGHT = re.compile(r"(?:is |the response is |response is )?(?:correct|right|correctness)")
 _IS_WRONG = re.compile(r"(?:is |the response is |response is )?(?:wrong|incorrect)|has (?:errors?|mistakes?|an error)")
 _IS_VERDICT = re.compile(r"(?:(?:final|overall) )?(?:judge?ment|assessment|evaluation|conclusion)")
-# A line such as "Correct: no" or "Is the response wrong? **Yes**".
-_STATED = re.compile(
-    r"^[ \t*_#>`(•·|-]*(?:is[ \t])?(?:(?:the|this|it)[ \t]?)?(?:(?:response|answer|reply|solution)[ \t])?(?:is[ \t])?"
-    r"(?:(?P<right>correct|right)|wrong|incorrect)(?:ness)?[*_`\"' \t]{0,4}[:?：？][*_`\"' \t]{0,4}"
-    r"(?P<truth>yes|no|true|false)[.!*_`\"' \t]*$",
-    re.IGNORECASE | re.MULTILINE,
-)
 _VERDICT_WORDS = 2
 _TRUTH = {**dict.fromkeys(["true", "yes", *TICK], True), **dict.fromkeys(["false", "no", *CROSS], False)}
 
@@ -159,10 +152,6 @@ def _by_marks(text: str) -> OpinionParts:
         before, (words, after) = text[: mark[0]], _first_line(text[mark[1] :])
         text = before if before.strip() else after
         says, unread = _read_verdict(words)
-    elif len(stated := list(_STATED.finditer(text))) == 1:
-        mark = stated[0].span()
-        says = "right" if _TRUTH[stated[0]["truth"].lower()] == bool(stated[0]["right"]) else "wrong"
-        text = text[: mark[0]] + text[mark[1] :]
     text = without_heading(text)
     marks = corrections(text)
     stops = [start for start, _ in marks[1:]] + [len(text)]
@@ -179,7 +168,7 @@ def _read_verdict(words: str) -> tuple[RightOrWrong | None, str]:
     if _UNSURE.search(words) or (wrong and right):  # "right or wrong" decides nothing
         return None, ""
     if not (wrong or right):
-        return None, " ".join(_CLOSING_TAG.sub("", words).split()).strip("*_`| ") if says_something(words) else ""
+        return None, " ".join(words.split()) if says_something(words) else ""
     return "wrong" if wrong else "right", ""
 
 

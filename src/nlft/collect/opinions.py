@@ -2,18 +2,16 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from nlft.collect.asked import opposite
-from nlft.collect.opinion_parts import OpinionParts, opinion_parts
 from nlft.collect.opinion_parts import RightOrWrong as RightOrWrong
+from nlft.collect.opinion_parts import opinion_parts
 from nlft.core.named_parts import looks_like_json, read_parts
 from nlft.core.prompts import prompt_text
 from nlft.core.quotes import quoted_texts
 from nlft.core.spans import Span
 from nlft.data.grading import MARK
 from nlft.data.records import Example, completion_text
-from nlft.data.yes_or_no import says_yes
 
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 # Terminal escape sequences: CSI, those with a text that ends at a bell or ESC \ (such as OSC), and all others.
@@ -40,9 +38,7 @@ class Opinion:
     spans: tuple[Span, ...] = ()
 
 
-def read_opinion(
-    text: str, finish_reason: str, prompt: str, example: Example, yes: RightOrWrong | None = None
-) -> Opinion:
+def read_opinion(text: str, finish_reason: str, prompt: str, example: Example) -> Opinion:
     """Read a model's opinion: its feedback, its correction, and whether it calls the completion right or wrong.
 
     Correction and verdict may be missing. All text between `Correction:` and `Verdict:` becomes one line. Training
@@ -51,9 +47,8 @@ def read_opinion(
     Args:
         text, finish_reason: as in `Generated`.
         prompt: the model's prompt. Feedback that only repeats it is refused.
-        yes: what `Verdict: yes` means, see `yes_means`; None if the prompt leaves it open.
     """
-    parts = _with_yes(opinion_parts(text), yes)
+    parts = opinion_parts(text)
     criticism, correction, says = parts.criticism, parts.correction, parts.says
     feedback = f"{criticism}\nCorrection: {correction}" if correction else criticism
     if example.label:  # a right completion needs no judgment
@@ -69,8 +64,6 @@ def read_opinion(
         refused = "calls it right"
     elif parts.unread:
         refused = f"its verdict is not understood: {parts.unread[:60]}"
-        if says_yes(parts.unread) is not None:
-            refused += ' (let the prompt ask for "Verdict: right" or "Verdict: wrong", or "Is the response correct?")'
     elif looks_like_json(criticism) and _is_only_json(criticism):
         refused = "its JSON cannot be read"
     elif not _WORDS.search(criticism):
@@ -82,15 +75,6 @@ def read_opinion(
     elif _misquotes(criticism, example):
         refused = "quotes text that is not in the response"
     return Opinion(None if refused else feedback, says, feedback, refused)
-
-
-def _with_yes(parts: OpinionParts, yes: RightOrWrong | None) -> OpinionParts:
-    """Return the parts with a verdict of yes or no as what it means."""
-    said = says_yes(parts.unread) if parts.unread and yes else None
-    if said is None or yes is None:
-        return parts
-    says = yes if said else opposite(yes)
-    return replace(parts, says=says if parts.says in (None, says) else None, unread="")
 
 
 def quotes(judgment: str, text: str) -> bool:
