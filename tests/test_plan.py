@@ -13,6 +13,7 @@ from helpers import architectures, tiny
 from helpers.training import examples
 from nlft.cli import main
 from nlft.core.schemes.registry import get_scheme
+from nlft.core.snapshot import SCORING_TOKENS
 from nlft.data.records import write_examples
 from nlft.errors import UserError
 from nlft.models import sizes
@@ -177,6 +178,29 @@ def test_the_largest_batch_is_that_of_any_order(scheme, tmp_path):
     made.append(largest_of([rows_of(one, "scored_") for one in batches if "scored_input_ids" in one]))
     made[1] = largest_of([made[1], made[0]] if scheme == "strike" else [made[1]])
     assert planned[0] == tuple(made)
+
+
+def test_the_largest_scoring_pass_is_one_that_is_made_and_not_the_longest_row_as_often_as_short_ones(tmp_path):
+    file = [replace(one, id=f"{one.id}-{at}") for at in range(8) for one in examples(24)]
+    file[0] = replace(file[0], completion=file[0].completion + " and so on" * 80)
+    found, args = get_scheme("nlft"), config(tmp_path, condition_logprobs="frozen")
+    tokens = count_tokens(file, args, found, found.settings(), tiny.tokenizer(), 1)
+    _, scored = tokens.largest
+    assert scored.tokens <= SCORING_TOKENS
+    assert scored.count * scored.length * 2 > SCORING_TOKENS, "many short rows fill a pass"
+
+
+def test_a_batch_that_is_larger_than_the_file_is_planned_as_the_file(tmp_path, capsys):
+    name = saved("llama", tmp_path / "m")
+    write_examples(tmp_path / "e.jsonl", examples(12))
+    plans = []
+    for batch in (12, 120):
+        assert (
+            main(["plan", name, str(tmp_path / "e.jsonl"), "--per_device_train_batch_size", str(batch), "--json"]) == 0
+        )
+        plans.append(json.loads(capsys.readouterr().out))
+    assert plans[0]["samples"] == plans[1]["samples"] == 12
+    assert [one["batch"] for one in plans[0]["cards"]] == [one["batch"] for one in plans[1]["cards"]]
 
 
 def test_without_a_tokenizer_the_tokens_are_estimated_and_the_plan_says_so(tmp_path, capsys):

@@ -161,8 +161,10 @@ def make_plan(
         processes=settings.processes,
     )
     samples = args.per_device_train_batch_size
-    if tokens and settings.length:
-        step = with_rows(step, samples=samples, of=samples, length=settings.length)
+    if tokens:
+        samples = min(samples, tokens.examples)  # a batch has no more than the file
+        if settings.length:
+            step = with_rows(step, samples=samples, of=samples, length=settings.length)
     accumulated = args.gradient_accumulation_steps
     flops = partial(_flops, model, tokens)
     cards = [*CARDS, *([Card("yours", settings.card_gb)] if settings.card_gb else [])]

@@ -19,7 +19,7 @@ from nlft.models.sizes import ModelSizes, measured
 from nlft.planning.cards import with_rows
 from nlft.planning.memory import Rows, Step, memory_of
 from nlft.planning.steps import reads_again, step_of
-from nlft.planning.tokens import largest_batch, largest_of, scoring_rows
+from nlft.planning.tokens import largest_batch, largest_scoring
 from nlft.training.batching import KeepingBuilder
 from nlft.training.token_log import LogsSums
 
@@ -96,7 +96,7 @@ def _step_of(trainer: Any) -> Step | None:
     again = reads_again(args, *chosen, noisy=noisy)
     trained, conditions = largest_batch(rows, trainer.data_collator, size, again=bool(again))
     if isinstance(trainer.data_collator, KeepingBuilder) and not args.scores_live:
-        conditions = largest_of(list(scoring_rows(rows, trainer.data_collator, args)))
+        conditions = largest_scoring(rows, trainer.data_collator, args)
     quantised = getattr(trainer.model.config, "quantization_config", None)
     return step_of(
         args,

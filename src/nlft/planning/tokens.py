@@ -148,9 +148,10 @@ def _counted(
         real += sum(int(mask.sum()) for mask in masks) + int(masks[0].sum()) * again
     largest = largest_batch(encoded, builder, size, again=bool(again))
     if not args.scores_live:
-        conditions = list(scoring_rows(encoded, builder, args))
-        real += sum(len(row.ids) for rows in _scoring_passes(encoded, builder, args) for row in rows)
-        largest = largest[0], largest_of(conditions)
+        found = list(_scoring_passes(encoded, builder, args))
+        conditions = list(map(_rows_of_pass, found))
+        real += sum(len(row.ids) for rows in found for row in rows)
+        largest = largest[0], _largest_pass(conditions)
     sums = [sum(one.tokens for one in found) for found in (trained, conditions)]
     return Tokens(
         examples=len(encoded),
@@ -221,15 +222,24 @@ def _scoring_passes(encoded: Sequence[EncodedExample], builder: KeepingBuilder, 
         yield from scoring_passes(encoded, Kept(needs, builder.plan, args.hold_mass, args.hold_tokens))
 
 
-def scoring_rows(encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any) -> Iterator[Rows]:
-    """Yield the sizes of each pass that scores the conditions and the base apart from the steps.
+def largest_scoring(encoded: Sequence[EncodedExample], builder: KeepingBuilder, args: Any) -> Rows:
+    """Return the largest pass that scores the conditions and the base apart from the steps.
 
     Args:
         args: an `NLFTConfig`.
     """
-    for rows in _scoring_passes(encoded, builder, args):
-        length = max(max(len(row.ids), row.start + len(row.labels)) for row in rows)
-        yield Rows(len(rows), length, sum(label >= 0 for row in rows for label in row.labels))
+    return _largest_pass(list(map(_rows_of_pass, _scoring_passes(encoded, builder, args))))
+
+
+def _rows_of_pass(rows: Sequence[Row]) -> Rows:
+    length = max(max(len(row.ids), row.start + len(row.labels)) for row in rows)
+    return Rows(len(rows), length, sum(label >= 0 for row in rows for label in row.labels))
+
+
+def _largest_pass(found: Sequence[Rows]) -> Rows:
+    """Return the pass with the most tokens, and the most scored tokens of any pass."""
+    most = max(found, key=lambda one: one.tokens, default=Rows(0, 0, 0))
+    return replace(most, scored=max((one.scored for one in found), default=0))
 
 
 def _seen(features: dict[str, Any]) -> Tensor:
