@@ -59,7 +59,7 @@ class SFTBaseline(StopsWhenDiverged, SafeCheckpoints, SFTTrainer):  # type: igno
         refuse_float16(args, self.model)
         if not args.packing:
             check_all_rows(len(self.train_dataset), len(rows))
-        note_long_rows(self.model, self.train_dataset, ["input_ids"])
+            note_long_rows(self.model, self.train_dataset, ["input_ids"])
         self.name_examples([example.id for example in examples])
         add_run_directory(self, "sft", examples, {"target": args.target, "engine": "trl", "rows": len(rows)})
 
