@@ -632,18 +632,18 @@ def test_the_time_grows_no_faster_than_the_text(name):
     grader = get_grader("number", extraction=name) if numbers else get_grader(name)
     for piece in REPEATED.split("|"):
         # A quadratic reader that takes over 2 s for all of the text takes over 0.02 s for a tenth of it.
-        if any(_seconds(grader, _repeated(piece, 10_000)) < 0.02 for _ in range(2)):
+        if any(_seconds(grader, _repeated(piece, 10_000), "5") < 0.02 for _ in range(2)):
             continue
-        assert _seconds(grader, _repeated(piece, 100_000)) < 1, piece
+        assert _seconds(grader, _repeated(piece, 100_000), "5") < 1, piece
 
 
 def _repeated(piece, size):
     return (piece * (size // len(piece)))[: size - 1] + "5"
 
 
-def _seconds(grader, text):
+def _seconds(grader, text, answer):
     began = time.process_time()
-    grader(text, "5")
+    grader(text, answer)
     return time.process_time() - began
 
 
@@ -651,9 +651,7 @@ def test_a_long_standard_answer_is_read_as_fast():
     for name in ("final", "strict"):
         for piece in ("1 and ", "1/", "{", "answer: 1 "):
             text = piece * (100_000 // len(piece)) + "5"
-            began = time.process_time()
-            get_grader("number", extraction=name)("5", text)
-            assert time.process_time() - began < 1, piece
+            assert _seconds(get_grader("number", extraction=name), "5", text) < 1, piece
 
 
 def test_no_reading_has_changed_unseen():

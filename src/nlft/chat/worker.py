@@ -1,6 +1,6 @@
 """Talk for the page, in a process of its own, so that the page's server needs no torch.
 
-    python -m nlft.chat.worker RUN SETTINGS
+    run_module("nlft.chat.worker", RUN, SETTINGS)
 
 SETTINGS is a JSON object of `ChatSettings`. Each line of the input is a JSON object. It has `n`, the request's number,
 and `do`: `ask`, `mark`, `choose` or `about`; or only `cancel`, the number of an `ask` that nobody waits for any more.
@@ -221,7 +221,3 @@ def main(argv: list[str]) -> None:
     say({"ready": worker.ready()})
     threading.Thread(target=worker.read, args=(sys.stdin,), daemon=True).start()
     worker.write_replies()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -6,7 +6,7 @@ hook. A call to an unwrapped inner module would skip the gradient all-reduce.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -284,8 +284,7 @@ def _scoring_forward(
         keyword = cache_keyword(decoder)
         assert keyword is not None, "`shares_beginnings` tries this"
         kwargs[keyword] = score_cache
-    rule = length_rule(model.config.get_text_config())
-    with nullcontext() if rule is None else own_lengths(decoder, rule, kwargs["attention_mask"]):
+    with own_lengths(decoder, length_rule(model.config.get_text_config()), kwargs["attention_mask"]):
         states = decoder(*args, **kwargs).last_hidden_state
     labelled = score_labels[:, 1:] != IGNORE_INDEX
     selected = states[:, :-1][labelled]

@@ -124,11 +124,11 @@ def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
             return AutoModelForCausalLM.from_config(config, **given)
 
     model: Any = loaded(build, flag, Path(name), cure)
-    _own_bits(model, flag)
+    bits, _ = _own_bits(model, flag)
     if settings.adapter:
         return _with_saved(model, settings.adapter)
     if not settings.use_peft:
-        if _own_bits(model, flag)[0]:
+        if bits:
             raise UserError(
                 f"{flag} --use_peft false: its weights are quantised, and only an adapter on them can be trained.\n"
                 "  Leave out --use_peft, or plan for the model that it was made from."
@@ -165,7 +165,7 @@ def _with_saved(model: PreTrainedModel, adapter: str) -> PeftModel:
     config = adapter_config(place, flag)
     if config.peft_type != PeftType.LORA:
         raise UserError(
-            f"{flag}: is a {config.peft_type.value} adapter, and `nlft plan` has a formula for LoRA alone.\n"
+            f"{flag}: its type is {config.peft_type.value}, and `nlft plan` has a formula for LoRA alone.\n"
             "  Leave out --adapter to plan for a new LoRA adapter."
         )
     config.inference_mode = False
@@ -208,7 +208,7 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
     head = base.get_output_embeddings().weight
     hidden = int(config.hidden_size)
     attention, keys, heads = (max(sizes) for sizes in zip(*map(_attention, configs), strict=True))
-    bits, double = _own_bits(base, name)
+    bits, double = _own_bits(base, f"--model_name_or_path {name}")
     inputs = _inputs(model, base, layers)
     return ModelSizes(
         name=name,

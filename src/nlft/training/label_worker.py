@@ -2,7 +2,7 @@
 
 The server of `nlft label` starts this as a separate process:
 
-    python -m nlft.training.label_worker SETTINGS
+    run_module("nlft.training.label_worker", SETTINGS)
 
 SETTINGS is a JSON object with `model_name_or_path`, `adapter` and `max_new_tokens`. Each line of the input has `score`,
 a record of an example; or `resume`, a record with `begun`, the reply up to where the model goes on. The answers are
@@ -10,7 +10,6 @@ lines, as in `rescore_worker`.
 """
 
 import json
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -81,7 +80,3 @@ def main(argv: list[str]) -> None:
         return LabelModel(**json.loads(argv[0])), {}
 
     serve(load)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

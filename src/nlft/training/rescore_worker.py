@@ -1,6 +1,6 @@
 """Score a watched example again with another judgment or label. The page's server starts this as a separate process.
 
-    python -m nlft.training.rescore_worker RUN MODEL [FILE]
+    run_module("nlft.training.rescore_worker", RUN, MODEL, FILE)
 
 FILE is the file that the run was trained on; by default the one that run.yaml names. Each line of the input is a JSON
 object with `example` (the index among the watched examples), `id`, `label` and `judgment`. Each line of the output
@@ -231,7 +231,3 @@ def main(argv: list[str]) -> None:
         return rescorer, {"adapter": rescorer.adapter and str(rescorer.adapter.relative_to(rescorer.run.path))}
 
     serve(load)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
