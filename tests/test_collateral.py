@@ -7,13 +7,13 @@ from unicodedata import normalize
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from helpers import tiny
 from nlft import cli
 from nlft.collect.sampling import SamplingSettings
-from nlft.core.base_below import leak
+from nlft.core.base_below import adapter_off, leak
 from nlft.core.conditions import IGNORE_INDEX, ConditionEncoder, pad_rows
 from nlft.core.divergence import kl_to_base
 from nlft.core.spans import Span
@@ -613,6 +613,40 @@ def test_an_initialisation_that_changes_the_base_is_found(start):
     now = {name.replace(".base_layer", ""): value for name, value in net.get_base_model().state_dict().items()}
     changed = any(not torch.equal(now[name], value) for name, value in before.items())
     assert (leak(net) is not None) == changed == (start in ("pissa", "olora"))
+
+
+ADAPTERS = {
+    "LoRA": LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM"),
+    "DoRA": LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM", use_dora=True),
+    "a trained head": LoraConfig(r=2, target_modules=["up_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
+    "tokens": LoraConfig(r=2, target_modules=["up_proj"], trainable_token_indices=[5, 6, 7], task_type="CAUSAL_LM"),
+    "IA3": IA3Config(target_modules=["up_proj"], feedforward_modules=["up_proj"], task_type="CAUSAL_LM"),
+    "norms, which PEFT switches in their own way": LNTuningConfig(target_modules=["norm"], task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")  # of each norm
+@pytest.mark.parametrize("config", ADAPTERS.values(), ids=ADAPTERS)
+def test_off_is_the_base_and_afterwards_all_is_as_before(config):
+    net = get_peft_model(tiny.model(), config).eval()
+    with torch.no_grad():
+        for parameter in (p for p in net.parameters() if p.requires_grad):
+            parameter.normal_(std=0.3)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    trained[0].requires_grad_(len(trained) == 1)  # a user may freeze a part
+    tokens = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        before, base = net(tokens).logits, tiny.model().eval()(tokens).logits
+        trained = [p.requires_grad for p in net.parameters()]
+        with adapter_off(net):
+            off = net(tokens).logits
+            with adapter_off(net):
+                pass
+            assert torch.equal(net(tokens).logits, off), "the inner one has turned it on"
+        assert torch.equal(off, base)
+        assert torch.equal(net(tokens).logits, before)
+    assert not torch.allclose(before, base)
+    assert [p.requires_grad for p in net.parameters()] == trained
 
 
 def test_a_part_that_stays_on_is_a_leak(monkeypatch):

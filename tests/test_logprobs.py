@@ -269,6 +269,19 @@ def test_a_model_that_trains_in_part_is_scored_in_eval_mode_and_is_as_before():
     assert [module for module in model.modules() if not module.training] == list(part.modules())
 
 
+def test_eval_mode_calls_what_a_module_does_of_its_own():
+    """DoRA's layers keep a norm in eval mode and drop it in training."""
+    model = get_peft_model(tiny.model(), LoraConfig(r=2, target_modules=["up_proj"], use_dora=True)).train()
+    layers = [module for module in model.modules() if type(module).__name__ == "DoraLinearLayer"]
+    assert layers
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+        for layer in layers:
+            layer._cache_store("norm", 1)
+    assert all(module.training for module in model.modules())
+    assert all(layer._cache_get("norm", None) is None for layer in layers)
+
+
 def of_lengths(*lengths):
     """Pairs of prompt and completion; a third of the tokens are the completion."""
     ids = [[6 + (7 * row + 3 * at) % 200 for at in range(length)] for row, length in enumerate(lengths)]

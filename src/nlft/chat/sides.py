@@ -8,8 +8,8 @@ from typing import Any
 from nlft.chat.proof import TOLERANCE, Probe, Proof
 from nlft.chat.settings import BASE, RULE, TUNED, ChatSettings
 from nlft.chat.target import Target
+from nlft.core.base_below import adapter_off
 from nlft.core.conditions import ConditionEncoder
-from nlft.core.hold import adapter_off
 from nlft.core.prompts import NO_INPUTS, Message, TemplateInputs, fill_prompt
 from nlft.errors import NLFTError, display_path
 from nlft.models.answerer import CompletionRequest, Generated

@@ -1,19 +1,89 @@
-"""Whether the base is still in memory below an adapter: an adapter that is switched off can leave traces in it."""
+"""The base below an adapter: turn the adapter off, and find out what of it stays."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from nlft.core.hold import adapter_off, find_peft
 from nlft.errors import UserError
 
 # Initialisations of PEFT that take a part of each weight out of the base and give it to the adapter.
 _TAKES_FROM_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+AdapterPart: TypeAlias = BaseTunerLayer | AuxiliaryTrainingWrapper
+# How PEFT switches a part of an adapter: besides `requires_grad`, it sets a flag of the part.
+_FLAG_ONLY = (
+    BaseTunerLayer.enable_adapters,
+    AuxiliaryTrainingWrapper.enable_adapters,
+    ModulesToSaveWrapper.enable_adapters,
+)
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Turn the model's adapter off. Restore it, and which parameters are trained, afterwards.
+
+    Args:
+        model: a PEFT model, wrapped for distributed training or not.
+
+    Raises:
+        UserError: the model has no adapter, so its base changes with it.
+    """
+    peft = peft_model(model)
+    parts = adapter_parts(peft)
+    plain = all(type(part).enable_adapters in _FLAG_ONLY for part in parts)
+    with _parts_off(peft, parts) if plain and not _asks_peft(peft) else _off_as_peft_does(peft):
+        yield
+
+
+def adapter_parts(peft: PeftModel) -> list[AdapterPart]:
+    """Return the modules that can be switched off."""
+    return [part for part in peft.modules() if isinstance(part, AdapterPart)]
+
+
+def _asks_peft(peft: PeftModel) -> bool:
+    """Return whether PEFT does or says more than to set flags: for virtual tokens, and for trained biases."""
+    return any(
+        one.is_prompt_learning or one.is_adaption_prompt or getattr(one, "bias", "none") not in ("none", None)
+        for one in peft.peft_config.values()
+    )
+
+
+@contextmanager
+def _parts_off(peft: PeftModel, parts: Sequence[AdapterPart]) -> Iterator[None]:
+    """Turn the adapter off by the flags of its parts alone.
+
+    PEFT also asks each layer for its state and switches `requires_grad` twice: a twentieth of a step with 30 layers.
+    """
+    on = [part for part in parts if not part._disable_adapters]
+    was_off = peft._adapters_disabled
+    try:
+        for part in on:
+            part._disable_adapters = True
+        peft._adapters_disabled = True
+        yield
+    finally:
+        for part in on:
+            part._disable_adapters = False
+        peft._adapters_disabled = was_off
+
+
+@contextmanager
+def _off_as_peft_does(peft: PeftModel) -> Iterator[None]:
+    trained = [p for p in peft.parameters() if p.requires_grad]
+    try:
+        with peft.disable_adapter():
+            yield
+    finally:
+        # PEFT switches all of an adapter's parameters on again, also those that are not trained.
+        for parameter in peft.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
@@ -25,12 +95,33 @@ def quietly_off(model: nn.Module) -> Iterator[None]:
             yield
 
 
+def find_peft(model: nn.Module) -> PeftModel | None:
+    """Return the PEFT model inside a model's wrappers; None if there is none."""
+    return next((part for part in model.modules() if isinstance(part, PeftModel)), None)
+
+
+def peft_model(model: nn.Module) -> PeftModel:
+    """Return the PEFT model inside a model's wrappers.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = find_peft(model)
+    if found is None:
+        raise UserError(
+            "Holding a model to its base needs an adapter: the base is the model with its adapter off.\n"
+            "  Train a LoRA adapter (the default); or add --condition_logprobs frozen, which keeps the base on disk; "
+            "or set hold_weight to 0 and use another scheme than `strike`."
+        )
+    return found
+
+
 def switches(model: nn.Module) -> list[tuple[str, bool]]:
     """Return each part of the adapter, and whether it is off."""
     return [
         (name, bool(module.disable_adapters))
         for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        if isinstance(module, AdapterPart)
     ]
 
 

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nlft.core.base_below import refuse_leak
+from nlft.core.base_below import adapter_off, refuse_leak
 from nlft.core.conditions import Rows
 from nlft.core.heads import DEFAULT_CHUNK_BYTES, Head
-from nlft.core.hold import adapter_off
 from nlft.core.logprobs import causal_lm, enable_scoring, evaluating, scored_mask, states_of
 from nlft.errors import UserError
 

@@ -3,21 +3,19 @@
 A plan says for each token of a batch what the base is used for, and which tokens are banned from its distribution.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
+from nlft.core.base_below import adapter_off
 from nlft.core.conditions import EncodedExample, Row, Rows
 from nlft.core.heads import BaseTargets
 from nlft.core.logprobs import scored_mask, states_of
 from nlft.core.topk import TopBase, TopTargets
-from nlft.errors import UserError
 
 
 class Role(IntEnum):
@@ -160,50 +158,6 @@ def hold_rows(marks: Sequence[Marks], plan: Plan) -> HoldRows:
         temperature=torch.tensor([plan.temperature], dtype=torch.float32),
         replacements=torch.tensor([one.replacements for one in marks]),
     )
-
-
-@contextmanager
-def adapter_off(model: nn.Module) -> Iterator[None]:
-    """Turn the model's adapter off. Restore it, and which parameters are trained, afterwards.
-
-    Args:
-        model: a PEFT model, wrapped for distributed training or not.
-
-    Raises:
-        UserError: the model has no adapter, so its base changes with it.
-    """
-    peft = peft_model(model)
-    trained = [p for p in peft.parameters() if p.requires_grad]
-    try:
-        with peft.disable_adapter():
-            yield
-    finally:
-        # PEFT switches all of an adapter's parameters on again, also those that are not trained.
-        for parameter in peft.parameters():
-            parameter.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-def find_peft(model: nn.Module) -> PeftModel | None:
-    """Return the PEFT model inside a model's wrappers; None if there is none."""
-    return next((part for part in model.modules() if isinstance(part, PeftModel)), None)
-
-
-def peft_model(model: nn.Module) -> PeftModel:
-    """Return the PEFT model inside a model's wrappers.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = find_peft(model)
-    if found is None:
-        raise UserError(
-            "Holding a model to its base needs an adapter: the base is the model with its adapter off.\n"
-            "  Train a LoRA adapter (the default); or add --condition_logprobs frozen, which keeps the base on disk; "
-            "or set hold_weight to 0 and use another scheme than `strike`."
-        )
-    return found
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nlft.core.base_below import adapter_off, find_peft
 from nlft.core.conditions import EncodedExample, Row, judge_prompt, pad, row
 from nlft.core.heads import Head
-from nlft.core.hold import Plan, Role, adapter_off, find_peft, hold_rows
+from nlft.core.hold import Plan, Role, hold_rows
 from nlft.core.logprobs import causal_lm, evaluating, score, scored_mask, states_of
 from nlft.core.neighbourhood import hidden_band
 from nlft.core.topk import TopBase, TopParts, top_parts

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 
+from nlft.core.base_below import AdapterPart
 from nlft.digests import sha256_of
 from nlft.models.saved_adapters import CONFIG, TOKENIZER, WEIGHTS, adapter_folder
 
@@ -115,7 +114,7 @@ def adapter_parts(model: Any, idle: Collection[str] = ()) -> dict[str, Any]:
 
 def _layer(name: str, layer: torch.nn.Module, idle: Collection[str]) -> list[Any] | None:
     """Return which adapters of a layer are on, those that are merged into it, and their scales."""
-    if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+    if not isinstance(layer, AdapterPart):
         return None
     active, merged = (_without(idle, getattr(layer, which, ())) for which in ("active_adapters", "merged_adapters"))
     if not active and not merged:

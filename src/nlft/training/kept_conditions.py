@@ -10,9 +10,10 @@ from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nlft.core.base_below import find_peft, peft_model
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import EncodedExample
-from nlft.core.hold import Plan, find_peft, peft_model
+from nlft.core.hold import Plan
 from nlft.core.schemes.scheme import Scheme
 from nlft.core.snapshot import SCORING_TOKENS, ConditionSnapshot, Kept, plan_digest, rows_to_score, score_conditions
 from nlft.errors import NLFTError, UserError, display_path

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from nlft.core.base_below import adapter_off, find_peft
 from nlft.core.conditions import ConditionEncoder, EncodedExample, pad_rows
-from nlft.core.hold import adapter_off, find_peft
 from nlft.core.logprobs import enable_scoring, evaluating, score
 from nlft.core.prompts import fill_prompt
 from nlft.core.quotes import quotes_replaced

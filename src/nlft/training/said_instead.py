@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from nlft.core.base_below import leak
+from nlft.core.base_below import find_peft, leak
 from nlft.core.condition_scores import ScoredBatch
 from nlft.core.conditions import EncodedExample, pad_rows
-from nlft.core.hold import HoldEverything, Marks, Role, base_targets, find_peft, hold_rows
+from nlft.core.hold import HoldEverything, Marks, Role, base_targets, hold_rows
 from nlft.core.logprobs import evaluating, score
 from nlft.core.saliency import Tag
 from nlft.runs.run_dir import TokenScores
@@ -44,12 +44,10 @@ def alternatives(
         places, now, base = (scores.tag == Tag.STRUCK).nonzero()[0], struck.now, struck.base
         kept = slice(MOST_PLACES)
         return _chosen(places[kept].tolist(), now[kept], base[kept], tokenizer)
-    if find_peft(model) is None or leak(model):
-        return None
     pushed = scores.likelihood + scores.unlikelihood
     touched = np.isin(scores.tag, (Tag.SALIENT, Tag.STRUCK)).nonzero()[0]
     places = sorted(touched, key=lambda at: -float(pushed[at]))[:MOST_PLACES]
-    if not places:
+    if not places or find_peft(model) is None or leak(model):
         return None
     ordered = sorted(int(at) for at in places)
     return _chosen(ordered, *_both(model, example, ordered), tokenizer)

@@ -4,9 +4,9 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from nlft.core.base_below import find_peft
 from nlft.core.batches import BatchBuilder
 from nlft.core.conditions import EncodedExample
-from nlft.core.hold import find_peft
 
 SAMPLE = 256  # number of training examples to count; their mean stands for all
 BACKWARD = 1  # a backward pass, in forward passes: with an adapter it makes no gradients of the frozen weights
