@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import tiny
+from helpers.real import smollm2
 from nlft import cli
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.spans import Span
 from nlft.data.build import BuildSettings, Pool, build_summary, choose, question_of, read_pool
 from nlft.data.export import export_examples, original_rows, sft_texts
 from nlft.data.records import Example, completion_text, read_examples, write_examples
-from nlft.errors import NLFTError, RecordsError, UserError
-from nlft.experiments.demo import bring_model, model_cache
+from nlft.errors import RecordsError, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -496,10 +496,7 @@ def test_an_ending_that_the_tool_does_not_read_is_refused(to, name):
 def model_and_tokenizer(real: bool):
     if not real:
         return tiny.model(), tiny.tokenizer()
-    try:
-        folder = bring_model(model_cache())
-    except NLFTError as error:
-        pytest.skip(f"SmolLM2 cannot be brought here: {error}")
+    folder = smollm2()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Of its 30 layers, 4 do: the files meet its tokenizer and template.

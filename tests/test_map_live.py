@@ -1,4 +1,4 @@
-"""A real training of SmolLM2 in one process, its map in another, and a real browser that watches and steers it."""
+"""A real training of SmolLM2's first layers, its map in another process, and a real browser that steers it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ import torch
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from helpers.map_page import open_all, unfold
+from helpers.real import first_layers
 from helpers.waiting import LONG, until
 from nlft.core.saliency import ConditionLogprobs
 from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.data.problems import generate_problems
 from nlft.data.records import Example, write_examples
-from nlft.errors import NLFTError
-from nlft.experiments.demo import bring_model, model_cache
 from nlft.runs.run_dir import RunDir, Snapshot
 
 pytest_plugins = ["helpers.browser"]
@@ -76,11 +75,8 @@ def end(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    try:
-        model = str(bring_model(model_cache()))
-    except NLFTError as error:
-        pytest.skip(f"SmolLM2 cannot be brought here: {error}")
     folder = tmp_path_factory.mktemp("live")
+    model = first_layers(6, folder / "model")
     write_examples(folder / "examples.jsonl", problems())
     run = RunDir(folder / "run")
     options = {

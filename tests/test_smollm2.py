@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.real import first_layers, smollm2
 from nlft import cli
 from nlft.collect.judging import judge_with_rules
 from nlft.collect.rules import judge_by_rules
@@ -17,8 +18,6 @@ from nlft.core.saliency import Tag
 from nlft.core.schemes.nlft import NLFTSettings, nlft_weights
 from nlft.data.problems import make_splits
 from nlft.data.records import Example, completion_text, read_examples, read_questions
-from nlft.errors import NLFTError
-from nlft.experiments.demo import bring_model, model_cache
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
 from nlft.runs.run_dir import RunDir
 
@@ -27,10 +26,7 @@ GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
 
 @pytest.fixture(scope="module")
 def folder():
-    try:
-        return str(bring_model(model_cache()))
-    except NLFTError as error:
-        pytest.skip(f"SmolLM2 cannot be brought here: {error}")
+    return str(smollm2())
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +111,12 @@ def test_the_tags_find_planted_mistakes_and_leave_the_right_steps_alone(loaded):
     assert stray <= 2, f"{stray} tokens of right text were tagged"
 
 
-def test_the_commands_work_on_it_from_end_to_end(folder, tmp_path, capsys):
+@pytest.mark.parametrize("layers", [6, pytest.param(30, marks=pytest.mark.long)])
+def test_the_commands_work_on_it_from_end_to_end(layers, tmp_path, capsys):
     train, test = make_splits(train=6, test=4, seed=3)
     for name, questions in (("train", train), ("test", test)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(q.as_record()) + "\n" for q in questions))
-    model = ["--model_name_or_path", folder]
+    model = ["--model_name_or_path", first_layers(layers, tmp_path / "model")]
     examples, run = tmp_path / "examples.jsonl", tmp_path / "run"
     short = ["--max_new_tokens", "48"]
 

@@ -23,12 +23,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import tiny
 from helpers.map_page import open_all, unfold
+from helpers.real import smollm2
 from helpers.spreadsheets import rows, write_excel
 from helpers.waiting import LONG, until
 from nlft import cli
 from nlft.data.records import Example, read_examples, write_examples
-from nlft.errors import NLFTError
-from nlft.experiments.demo import bring_model, model_cache
 from nlft.exporting.llama_server import serving
 from nlft.runs.run_dir import RunDir
 
@@ -59,11 +58,7 @@ def test_from_a_spreadsheet_to_a_served_model(small: Path, chromium: Browser, ca
 
 @pytest.mark.long
 def test_from_a_spreadsheet_to_a_served_model_with_smollm2(chromium: Browser, capsys: pytest.CaptureFixture) -> None:
-    try:
-        model = Path(bring_model(model_cache()))
-    except NLFTError as error:
-        pytest.skip(f"SmolLM2 cannot be brought here: {error}")
-    walk(model, chromium, capsys, "--max_steps", "6")
+    walk(smollm2(), chromium, capsys, "--max_steps", "6")
 
 
 def walk(model: Path, chromium: Browser, capsys: pytest.CaptureFixture, *training: str) -> None:
