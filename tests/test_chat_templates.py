@@ -12,6 +12,7 @@ from nlft.cli import main
 from nlft.core.chat_template import ChatTemplate
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import ChatTemplateSettings, TemplateInputs, Templates
+from nlft.core.reply_form import ControlTokens
 from nlft.core.spans import Span
 from nlft.data.encoding import check_targets, encode
 from nlft.data.records import Example, read_examples
@@ -94,6 +95,11 @@ def rendered(template, completion, prompt="2 + 3?", **kwargs):
 @pytest.mark.parametrize("completion", ["5", "It is 5.\nYes."])
 def test_what_is_trained_is_what_the_template_writes(template, completion):
     assert trained(encoder(template), completion) == rendered(template, completion)
+
+
+def test_names_of_control_tokens_are_hidden_and_without_any_a_text_stays():
+    assert ControlTokens(["<|end|>"]).hide("a <|end|> b") == "a \ue0000\ue001 b"
+    assert ControlTokens(["<|end|>"]).hide("a b") == ControlTokens([]).hide("a b") == "a b"
 
 
 def test_white_space_that_the_template_removes_is_not_trained():

@@ -475,6 +475,14 @@ def test_while_paused_nothing_is_trained_or_written_and_save_and_stop_work(tmp_p
     assert max(e["eta_seconds"] for e in run.events() if e.get("step", 0) < 4) < 60
 
 
+def test_the_bar_says_paused_until_the_run_goes_on(tmp_path):
+    trainer, shown = nlft_trainer(tmp_path), []
+    trainer._progress = types.SimpleNamespace(show_pause=shown.append)
+    trainer.show_pause(None)
+    trainer.show_pause(2.0)
+    assert shown == [True, False]
+
+
 def test_a_paused_run_can_be_stopped(tmp_path):
     run = RunDir(tmp_path)
 

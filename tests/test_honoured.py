@@ -250,6 +250,7 @@ def test_float16_is_refused_where_the_weights_break_it():
         ("nlft", {"learning_rate": 0.0}, {"learning_rate"}),
         ("reft", {"warmup_learning_rate": 0.0}, {"warmup_learning_rate"}),
         ("kto", {"num_train_epochs": 0.0}, {"num_train_epochs"}),
+        ("kto", {"num_train_epochs": 0.0, "max_steps": 0}, {"num_train_epochs", "max_steps"}),
         ("kto", {"num_train_epochs": 0.0, "max_steps": 3}, set()),
         ("reft", {"sft_steps": 0}, {"sft_steps"}),
         ("reft", {"sft_epochs": 0.0}, set()),

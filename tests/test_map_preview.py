@@ -4,11 +4,13 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from helpers import tiny
 from helpers.striking import TOKENIZER, trained
+from helpers.training import nlft_trainer
 from nlft.cli import main
 from nlft.core.batches import BatchBuilder
 from nlft.core.condition_scores import score_batch
@@ -19,6 +21,7 @@ from nlft.core.schemes.nlft import NLFTSettings
 from nlft.core.schemes.registry import get_scheme
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.core.spans import Span, quoted_spans
+from nlft.runs.run_dir import RunDir
 from nlft.training.said_instead import CHOICES
 from nlft.training.watching import score_with_alternatives
 
@@ -87,6 +90,20 @@ def test_signal_of_strike_adds_up_to_the_examples_loss(net):
     total = sum(part.item() for part in losses.more.values()) / len(one.completion)
     assert scores.signal.sum() == pytest.approx(total, rel=1e-4)
     assert scores.signal[scores.tag == Tag.INSIDE].max() == 0
+
+
+def test_signal_of_kept_scores_is_that_of_the_models_own_probabilities(tmp_path):
+    """The weights stem from kept scores, so what a token adds to the loss follows from its probability of now."""
+    kept = {"condition_logprobs": "frozen", "condition_cache": str(tmp_path / "cache")}
+    loose = NLFTSettings(mistake_ratio=1.0001, mistake_floor=0.0)
+    nlft_trainer(tmp_path, saliency=loose, max_steps=3, learning_rate=0.05, **kept).train()
+    scores = [one for one in RunDir(tmp_path).snapshot(3).scores if one is not None]
+    assert any(one.unlikelihood.any() for one in scores)
+    for one in scores:
+        now = one.current.astype(np.float64)
+        pushed = one.likelihood * now + one.unlikelihood * np.log1p(-np.exp(now))
+        np.testing.assert_allclose(one.signal, -pushed / len(now), rtol=1e-3, atol=1e-6)
+    assert max(np.abs(one.current - one.base).max() for one in scores) > 0.01
 
 
 def write(path: Path) -> Path:

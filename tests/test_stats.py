@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 from helpers import statistics_kept
 from helpers.kept import changed
 from nlft.results.components import components
-from nlft.results.power import Variances, _pilots, _take, needed, power
+from nlft.results.power import Variances, _factors, _pilots, _take, needed, power
 from nlft.results.stats import (
     Difference,
     Interval,
@@ -270,6 +270,15 @@ def test_what_is_needed_tells_the_difference_in_four_runs_of_five(seeds, hard):
         a, b = draw(rng, seeds, wanted.questions, hard)
         told += seeded_difference(a, b, samples=999).p_value < 0.05
     assert 0.68 < told / 100 < 0.95
+
+
+def test_a_variance_of_two_units_is_used_and_of_one_or_of_equal_units_is_not():
+    by_rule_of_three = (1.0, 1.0, 3.0)
+    assert _factors(np.array([0.5])) == _factors(np.array([1.0, 1.0])) == by_rule_of_three
+    low, middle, high = _factors(np.array([0.0, 1.0]))
+    assert (low, middle) != by_rule_of_three[:2]
+    assert low < middle < high
+    assert low * high == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("seed_sd", "tests"), [(0.0, 1), (0.017, 1), (0.017, 7)])

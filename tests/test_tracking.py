@@ -116,6 +116,15 @@ def test_epochs_in_which_every_wrong_example_is_gated_raise_one_alert(tmp_path):
     assert alerts(NLFTSettings(gate_fraction=1.0, **loose)) == []
 
 
+def test_an_epoch_that_gates_a_part_of_its_wrong_examples_raises_no_alert(tmp_path):
+    trainer = SimpleNamespace(_metrics={"train": {}})
+    report = reporting(trainer, tmp_path)
+    for gated, wrong in ((1.0, 2.0), (3.0, 4.0)):  # sums over the steps so far
+        trainer._metrics["train"]["nlft/gated_fraction"] = (gated, wrong)
+        report._count_gated()
+    assert report._gated == (3.0, 4.0)
+
+
 def test_a_new_phrase_in_most_replies_raises_an_alert(tmp_path):
     report = reporting(None, tmp_path)
     report._asked = examples()[:6]
