@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import TrainerControl, TrainerState
+from transformers import Trainer, TrainerControl, TrainerState
 from transformers.integrations.neftune import activate_neftune
 
 from helpers import tiny
@@ -323,6 +323,14 @@ def test_the_loss_goes_down_on_the_mistakes_and_the_answers(tmp_path):
     events = [e for e in trainer.state.log_history if "loss" in e]
     assert events[-1]["nlft/answer_loss"] < 0.8 * events[0]["nlft/answer_loss"]
     assert events[-1]["loss"] < events[0]["loss"]
+
+
+def test_operations_are_counted_as_trainer_counts_them(tmp_path):
+    trainer = nlft_trainer(tmp_path, watch=0)
+    for shape in ((1, 1), (2, 7), (3, 5)):
+        inputs = {"input_ids": torch.zeros(shape, dtype=torch.long)}
+        assert trainer.floating_point_ops(inputs) == Trainer.floating_point_ops(trainer, inputs) > 0
+    assert trainer.floating_point_ops({}) == 0
 
 
 def test_resume_is_bit_identical(tmp_path):

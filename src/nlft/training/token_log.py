@@ -20,6 +20,7 @@ class LogsSums(Trainer):  # type: ignore[misc]
         self._metrics: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"train": {}, "eval": {}}
         self._num_tokens, self._logged_at = 0.0, (time.monotonic(), 0)
         self.last_sums: dict[str, tuple[float, float]] = {}  # of the last train line, over all ranks and its steps
+        self._flops_of_a_token: int | None = None
 
     def add_sums(self, mode: str, new: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Add to the sums that `log` divides. Do not wait for the device.
@@ -33,6 +34,15 @@ class LogsSums(Trainer):  # type: ignore[misc]
         for name, (top, bottom) in new.items():
             old = sums.get(name, (0.0, 0.0))
             sums[name] = (old[0] + top.float(), old[1] + bottom.float())
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count as Trainer does, but the model's parameters once a run: Trainer walks through them in each step."""
+        name = getattr(self.model, "main_input_name", "input_ids")
+        if name not in inputs:
+            return 0
+        if self._flops_of_a_token is None:
+            self._flops_of_a_token = super().floating_point_ops({name: torch.empty(1)})
+        return self._flops_of_a_token * int(inputs[name].numel())
 
     def own_log_sums(self) -> dict[str, Any]:
         """Return the sums since the last line, as JSON, for a checkpoint."""
