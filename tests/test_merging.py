@@ -230,6 +230,13 @@ def test_every_merge_is_compared_and_the_difference_and_tolerance_are_printed(ad
     assert f"tolerance {merging.ROUNDING_TOLERANCE[torch.bfloat16]:g}" in told
 
 
+def test_the_page_on_models_has_the_tolerances():
+    page = (Path(__file__).parent.parent / "docs" / "MODELS.md").read_text(encoding="utf-8")
+    rounding = merging.ROUNDING_TOLERANCE
+    assert f"and the folder | {merging.TOLERANCE:g} |" in page
+    assert f"| {rounding[torch.float16]:g} in float16, {rounding[torch.bfloat16]:g} in bfloat16 |" in page
+
+
 def test_a_merge_that_loses_part_of_the_adapter_is_refused_and_leaves_nothing(adapter, tmp_path, capsys, monkeypatch):
     def lossy(whole, adapter):
         with torch.no_grad():
