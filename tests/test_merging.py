@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from copy import deepcopy
+from pathlib import Path
 from unittest.mock import Mock
 
 import huggingface_hub
