@@ -9,8 +9,10 @@ import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
+from nlft.config import closest
 from nlft.core.conditions import end_of_turn_id
 from nlft.core.heads import DEFAULT_CHUNK_BYTES
 from nlft.core.logprobs import enable_scoring
@@ -55,6 +57,7 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
         UserError: there is no such model or adapter, or it cannot be quantised here.
     """
     check_quantization(settings, trainable=trainable)
+    check_attention(settings.attn_implementation)
     quantization = quantization_config(settings)
     # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
@@ -77,6 +80,25 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     # First, since the adapter of another base may not fit.
     note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
     return add_adapter(model, settings.adapter, trainable=trainable)
+
+
+def check_attention(name: str | None) -> None:
+    """Refuse the name of an attention that transformers does not have. A kernel of the hub, `owner/name`, passes.
+
+    Args:
+        name: value of `--attn_implementation`.
+
+    Raises:
+        UserError: names those that it has.
+    """
+    known = ["eager", *(one for one in sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()) if not one.startswith("paged|"))]
+    if name is None or name in known or "/" in name:
+        return
+    near = closest(name, known)
+    cure = f"Did you mean {near}?" if near else f"Choose one of {', '.join(known)}."
+    raise UserError(
+        f"--attn_implementation {name}: transformers has no such attention for a model's own pass.\n  {cure}"
+    )
 
 
 def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:

@@ -63,19 +63,28 @@ def quantization_config(settings: Any) -> BitsAndBytesConfig | None:
 
     Args:
         settings: a `NamedModel`; a `dtype` of None or "auto" means `fast_dtype()`.
+
+    Raises:
+        UserError: there is no such `bnb_4bit_quant_storage`.
     """
     if settings.load_in_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)
     if not settings.load_in_4bit:
         return None
     products = fast_dtype() if settings.dtype in (None, "auto") else settings.dtype
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=settings.use_bnb_nested_quant,
-        bnb_4bit_compute_dtype=getattr(torch, products),
-        bnb_4bit_quant_storage=settings.bnb_4bit_quant_storage,
-    )
+    try:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=settings.use_bnb_nested_quant,
+            bnb_4bit_compute_dtype=getattr(torch, products),
+            bnb_4bit_quant_storage=settings.bnb_4bit_quant_storage,
+        )
+    except ValueError as error:
+        said = str(error).rstrip(" .")
+        raise UserError(
+            f"--bnb_4bit_quant_storage {settings.bnb_4bit_quant_storage}: {said}.\n  Leave it out for uint8."
+        ) from error
 
 
 def freeze_quantised(model: nn.Module) -> None:

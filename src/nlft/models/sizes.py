@@ -15,7 +15,7 @@ from nlft.core.beginnings import may_share
 from nlft.core.condition_scores import is_noisy
 from nlft.errors import UserError
 from nlft.models.adapters import is_linear, mlp_weights
-from nlft.models.loading import ModelSettings, lora_config
+from nlft.models.loading import ModelSettings, check_attention, lora_config
 from nlft.models.machine import fast_dtype
 from nlft.models.quantising import quantization_record
 from nlft.models.saved_adapters import adapter_config, adapter_files
@@ -113,8 +113,10 @@ def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
     """
     name = str(settings.model_name_or_path)
     flag, cure = f"--model_name_or_path {name}", "Give a folder with config.json, or a hub name."
+    check_attention(settings.attn_implementation)
     # What needs a package of its own for a GPU, such as FlashAttention, may be missing here.
-    attention = {"attn_implementation": "eager"} if settings.attn_implementation == "eager" else {}
+    elsewhere = str(settings.attn_implementation).startswith("flash") or "/" in str(settings.attn_implementation)
+    attention = {} if elsewhere else {"attn_implementation": settings.attn_implementation}
 
     def build() -> Any:
         config = AutoConfig.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
@@ -124,6 +126,11 @@ def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
             return AutoModelForCausalLM.from_config(config, **given)
 
     model: Any = loaded(build, flag, Path(name), cure)
+    if elsewhere and not model._supports_flash_attn:
+        raise UserError(
+            f"--attn_implementation {settings.attn_implementation}: {type(model).__name__} does not support it.\n"
+            "  Leave it out."
+        )
     bits, _ = _own_bits(model, flag)
     if settings.adapter:
         return _with_saved(model, settings.adapter)

@@ -84,9 +84,7 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
     Raises:
         UserError: the folder has another run's work, or the checkpoint cannot be used.
     """
-    wish = {"": False, "none": False, "false": False, "no": False, "true": True, "yes": True, "auto": "auto"}.get(
-        str(choice if choice is not None else "").lower(), choice
-    )
+    wish = checkpoint_choice(choice)
     if wish and overwrite:
         raise UserError(
             f"--overwrite deletes what --resume (--resume_from_checkpoint {choice}) needs.\n  Leave out one of them."
@@ -94,13 +92,28 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
     if wish == "auto":
         return _go_on_or_start(run, world_size)
     if wish:
-        return checkpoint_to_resume(run, wish if wish is True else str(choice), world_size)
+        return checkpoint_to_resume(run, wish, world_size)
     if (left := what_is_left(run)) and not overwrite:
         raise UserError(
             f"{display_path(run.path)}: holds a run already: {', '.join(left)}.\n"
             "  To go on, add --resume. To keep it, choose another --output_dir. To delete it, add --overwrite."
         )
     return None
+
+
+def checkpoint_choice(choice: str | bool | None) -> str | bool:
+    """Return what a value of `--resume_from_checkpoint` means: true, false, `auto`, or a checkpoint's folder."""
+    words: dict[str, str | bool] = {
+        "": False,
+        "none": False,
+        "false": False,
+        "no": False,
+        "true": True,
+        "yes": True,
+        "auto": "auto",
+    }
+    text = str("" if choice is None else choice)
+    return words.get(text.lower(), text)
 
 
 def make_room(run: RunDir, checkpoint: Path | None) -> None:
