@@ -1,6 +1,7 @@
 """Load a model by name, with a new LoRA adapter or a saved one."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
@@ -21,7 +22,13 @@ from nlft.models.adapters import lora, target_names
 from nlft.models.machine import fast_dtype
 from nlft.models.named import NamedModel
 from nlft.models.own_tokenizer import own_tokenizer
-from nlft.models.quantising import check_quantization, freeze_quantised, quantization_config
+from nlft.models.quantising import (
+    check_own_quantization,
+    check_quantization,
+    freeze_quantised,
+    quantization_config,
+    quantization_record,
+)
 from nlft.models.saved_adapters import add_adapter, check_layer_names
 from nlft.models.trained_on import note_other_base
 from nlft.models.weights_check import check_loaded, loaded
@@ -61,7 +68,15 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     quantization = quantization_config(settings)
     # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
-    options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
+    options: dict[str, Any] = {"quantization_config": quantization, "device_map": place} if quantization else {}
+    config = own_config(settings)
+    if config is not None:
+        check_own_quantization(config, settings, trainable=trainable)
+        if quantization_record(config) is not None:
+            options.pop("quantization_config", None)  # the files' own is followed; transformers would warn of a second
+        elif getattr(config, "quantization_config", None) is not None:
+            del config.quantization_config  # empty: transformers would look for a method in it
+            options["config"] = config
     model, info = _from_pretrained(
         AutoModelForCausalLM,
         settings,
@@ -70,7 +85,7 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # `check_loaded` refuses them, and names both sizes
-        **(options if quantization else {}),
+        **options,
     )
     check_loaded(model, info, f"--model_name_or_path {settings.model_name_or_path}")
     if quantization and trainable:
@@ -80,6 +95,14 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     # First, since the adapter of another base may not fit.
     note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
     return add_adapter(model, settings.adapter, trainable=trainable)
+
+
+def own_config(settings: NamedModel) -> Any:
+    """Return the model's configuration; None if it cannot be read. Then the loader says what is wrong."""
+    name, revision = str(settings.model_name_or_path), settings.model_revision
+    with suppress(Exception):
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return None
 
 
 def check_attention(name: str | None) -> None:

@@ -17,7 +17,7 @@ from nlft.errors import UserError
 from nlft.models.adapters import is_linear, mlp_weights
 from nlft.models.loading import ModelSettings, check_attention, lora_config
 from nlft.models.machine import fast_dtype
-from nlft.models.quantising import quantization_record
+from nlft.models.quantising import check_own_quantization, quantization_record
 from nlft.models.saved_adapters import adapter_config, adapter_files
 from nlft.models.weights_check import loaded
 
@@ -120,6 +120,7 @@ def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
 
     def build() -> Any:
         config = AutoConfig.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
+        check_own_quantization(config, settings, trainable=True)
         dtype = fast_dtype() if settings.dtype in (None, "auto") else str(settings.dtype)
         given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **attention}
         with torch.device("meta"):
@@ -131,15 +132,10 @@ def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
             f"--attn_implementation {settings.attn_implementation}: {type(model).__name__} does not support it.\n"
             "  Leave it out."
         )
-    bits, _ = _own_bits(model, flag)
+    _own_bits(model, flag)
     if settings.adapter:
         return _with_saved(model, settings.adapter)
     if not settings.use_peft:
-        if bits:
-            raise UserError(
-                f"{flag} --use_peft false: its weights are quantised, and only an adapter on them can be trained.\n"
-                "  Leave out --use_peft, or plan for the model that it was made from."
-            )
         return model.requires_grad_(True)
     with torch.device("meta"):
         return loaded(lambda: get_peft_model(model, lora_config(settings, model)), flag, Path(name), _OTHER_LAYERS)
@@ -186,7 +182,7 @@ def _own_bits(base: Any, flag: str) -> tuple[Literal[4, 8] | None, bool]:
     Raises:
         UserError: they are quantised in another way than bitsandbytes does.
     """
-    found = quantization_record(base)
+    found = quantization_record(base.config)
     if found is None:
         return None, True
     if "method" in found:
