@@ -93,8 +93,13 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     if not settings.adapter:
         return model
     # First, since the adapter of another base may not fit.
-    note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
-    return add_adapter(model, settings.adapter, trainable=trainable)
+    name = model.config._name_or_path
+    other = note_other_base(settings.adapter, name, getattr(model.config, "_commit_hash", None))
+    adapted = add_adapter(model, settings.adapter, trainable=trainable)
+    if other and trainable:  # what is trained from here on belongs to this base
+        own = adapted.peft_config["default"]
+        own.base_model_name_or_path, own.revision = name, settings.model_revision
+    return adapted
 
 
 def own_config(settings: NamedModel) -> Any:

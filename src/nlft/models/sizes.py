@@ -19,6 +19,7 @@ from nlft.models.loading import ModelSettings, check_attention, lora_config
 from nlft.models.machine import fast_dtype
 from nlft.models.quantising import check_own_quantization, quantization_record
 from nlft.models.saved_adapters import adapter_config, adapter_files
+from nlft.models.trained_on import note_other_base
 from nlft.models.weights_check import loaded
 
 FLOAT32 = 4
@@ -171,7 +172,8 @@ def _with_saved(model: PreTrainedModel, adapter: str) -> PeftModel:
             f"{flag}: its type is {config.peft_type.value}, and `nlft plan` has a formula for LoRA alone.\n"
             "  Leave out --adapter to plan for a new LoRA adapter."
         )
-    config.inference_mode = False
+    note_other_base(adapter, str(model.config._name_or_path), getattr(model.config, "_commit_hash", None))
+    config.inference_mode, config.base_model_name_or_path = False, None  # PEFT would warn of any other path
     with torch.device("meta"):
         return loaded(lambda: get_peft_model(model, config), flag, place, "Give the adapter's own base model.")
 
