@@ -58,7 +58,9 @@ class ModelSizes:
         matrices: the heads whose whole attention matrices a layer keeps: all with `eager` attention, else 0.
         noisy: whether it draws random numbers in training mode, see `is_noisy`.
         dropout: whether its adapter drops entries of its inputs.
-        dora: entries of the largest matrix that an adapter with DoRA puts together; 0 without DoRA.
+        dora: entries that DoRA puts together for one layer at a time, see `_dora`; it and the next two are 0 without.
+        dora_outputs: entries that the layers with DoRA write, for one token of a decoder layer.
+        dora_weights: entries of whole matrices that DoRA keeps in float32 for backward, of a decoder layer.
         bits, double: how config.json says that the weights are quantised, see `Step`; None: they are not.
     """
 
@@ -91,6 +93,8 @@ class ModelSizes:
     noisy: bool
     dropout: bool
     dora: int
+    dora_outputs: int
+    dora_weights: int
     bits: Literal[4, 8] | None
     double: bool
 
@@ -244,7 +248,7 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
         matrices=heads if config._attn_implementation == "eager" else 0,
         noisy=is_noisy(model),
         dropout=any(getattr(one, "lora_dropout", 0) for one in adapters),
-        dora=_largest_adapted(base) if any(getattr(one, "use_dora", False) for one in adapters) else 0,
+        **_dora(base, len(layers), copies=any(getattr(one, "lora_dropout", 0) for one in adapters)),
         bits=bits,
         double=double,
     )
@@ -274,10 +278,27 @@ def _edges(shape: torch.Size) -> int:
     return count if len(shape) < 2 else count // shape[-1] + count // shape[-2]
 
 
-def _largest_adapted(base: nn.Module) -> int:
-    """Return the entries of the largest matrix that has an adapter."""
-    found = [m.get_base_layer().weight.numel() for m in base.modules() if isinstance(m, LoraLayer)]
-    return max(found, default=0)
+def _dora(base: nn.Module, layers: int, *, copies: bool) -> dict[str, int]:
+    """Return the sizes of an adapter with DoRA, by their names in `ModelSizes`.
+
+    For each layer, PEFT sends an identity matrix through the adapter, scales the product, and adds it to the weight in
+    float32. With dropout, it multiplies by that float32 weight once more, so backward needs it.
+
+    Args:
+        layers: number of decoder layers.
+        copies: whether there is dropout.
+    """
+    found = [m for m in base.modules() if isinstance(m, LoraLayer) and m.lora_magnitude_vector]
+    weights = [one.get_base_layer().weight for one in found]
+    shapes = [(int(one.in_features), int(one.out_features)) for one in found]
+    narrow = [weight.dtype != torch.float32 for weight in weights]
+    together = [i * i + (3 + cast) * i * o for (i, o), cast in zip(shapes, narrow, strict=True)]
+    kept = [i * o for (i, o), cast in zip(shapes, narrow, strict=True) if cast and copies]
+    return {
+        "dora": max(together, default=0),
+        "dora_outputs": sum(o for _, o in shapes) // layers,
+        "dora_weights": sum(kept) // layers,
+    }
 
 
 def _layers(base: PreTrainedModel, count: int) -> list[nn.Module]:
