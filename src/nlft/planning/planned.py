@@ -18,7 +18,7 @@ from nlft.models.quantising import quantization_config, refuse_trained_quantised
 from nlft.training.guards import guard_actions
 from nlft.training.honoured import refuse_float16, refuse_idle_adapter, refuse_idle_scheme, refuse_unfit
 from nlft.training.kept_conditions import refuse_unkept
-from nlft.training.start import checkpoint_choice
+from nlft.training.settings import checkpoint_choice
 from nlft.training.trainer import NLFTConfig
 from nlft.training.watching import choose_watched
 

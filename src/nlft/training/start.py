@@ -21,6 +21,7 @@ from nlft.training.checkpoints import check_processes, checkpoint_to_resume
 from nlft.training.differences import differences
 from nlft.training.manifest import WRITING, recover
 from nlft.training.run_record import add_command
+from nlft.training.settings import checkpoint_choice
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
@@ -99,21 +100,6 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
             "  To go on, add --resume. To keep it, choose another --output_dir. To delete it, add --overwrite."
         )
     return None
-
-
-def checkpoint_choice(choice: str | bool | None) -> str | bool:
-    """Return what a value of `--resume_from_checkpoint` means: true, false, `auto`, or a checkpoint's folder."""
-    words: dict[str, str | bool] = {
-        "": False,
-        "none": False,
-        "false": False,
-        "no": False,
-        "true": True,
-        "yes": True,
-        "auto": "auto",
-    }
-    text = str("" if choice is None else choice)
-    return words.get(text.lower(), text)
 
 
 def make_room(run: RunDir, checkpoint: Path | None) -> None:
