@@ -1,6 +1,7 @@
 """How far the memory of `nlft plan` is from the measured peak of a step: the ratio of the two, at several shapes.
 
     python benchmarks/plan_check.py MODEL [--shapes 2x128,2x512,8x128] [--dtype bfloat16] [--schemes nlft,strike]
+        [--use_dora] [--attn_implementation eager] [--bf16]
 
 Each step runs in a process of its own, on the CPU, with the paper's LoRA and AdamW: the conditions' pass, forward,
 backward and the optimizer's step. A tiny step before it lets the libraries allocate what they keep. Measured is the
@@ -39,10 +40,15 @@ def measured_and_planned(args: argparse.Namespace) -> dict[str, float]:
     from nlft.core.schemes.registry import get_scheme
     from nlft.models.loading import ModelSettings, load_model, lora_config, wrap
     from nlft.models.sizes import measured
-    from nlft.planning.memory import Rows, Step, memory_of
+    from nlft.planning.memory import memory_of
 
     count, length = map(int, args.shape.split("x"))
-    settings = ModelSettings(model_name_or_path=args.model, dtype=args.dtype)
+    settings = ModelSettings(
+        model_name_or_path=args.model,
+        dtype=args.dtype,
+        use_dora=args.use_dora,
+        attn_implementation=args.attn_implementation,
+    )
     net = load_model(settings, trainable=True)
     model = wrap(net, lora_config(settings, net))
     enable_scoring(model)
@@ -54,21 +60,29 @@ def measured_and_planned(args: argparse.Namespace) -> dict[str, float]:
     builder = BatchBuilder(0, needs=scheme.needs(saliency), share=shares_beginnings(model))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     model.train()
-    one_step(model, builder, scheme, saliency, 1, 16)  # what the libraries keep; no optimizer state yet
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
+    with autocast:
+        one_step(model, builder, scheme, saliency, 1, 16)  # what the libraries keep; no optimizer state yet
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
-    features = one_step(model, builder, scheme, saliency, count, length)
+    with autocast:
+        features = one_step(model, builder, scheme, saliency, count, length)
     optimizer.step()
     after = memory("VmHWM")
-    shapes = [features[f"{name}input_ids"].shape for name in ("", "scored_") if f"{name}input_ids" in features]
-    labels = [int((features[f"{name}labels"] >= 0).sum()) for name in ("", "scored_") if f"{name}labels" in features]
-    rows = [Rows(*shape, scored) for shape, scored in zip(shapes, labels, strict=True)]
-    holds = "hold" in builder.needs
-    rows += [] if len(rows) > 1 else [rows[0] if holds else Rows(0, 0, 0)]
-    reads = bool(builder.needs & {"standard", "judge"})
-    step = Step(rows[0], rows[1], checkpointing=args.checkpointing, holds=holds, reads=reads)
+    step = step_of(features, builder, checkpointing=bool(args.checkpointing), autocast=args.bf16)
     planned = memory_of(measured(model, args.model), step)
     return {"measured": after - before, "planned": planned.peak - planned.weights - planned.adapter}
+
+
+def step_of(features, builder, **more):
+    """Return what a process does in a step with this batch, and with further settings of a `Step`."""
+    from nlft.planning.memory import Rows, Step
+    from nlft.planning.tokens import rows_of
+
+    rows = [rows_of(features, name) for name in ("", "scored_") if f"{name}input_ids" in features]
+    holds, reads = "hold" in builder.needs, bool(builder.needs & {"standard", "judge"})
+    rows += [] if len(rows) > 1 else [rows[0] if holds else Rows(0, 0, 0)]
+    return Step(*rows, holds=holds, reads=reads, **more)
 
 
 def one_step(model, builder, scheme, saliency, count: int, length: int):
@@ -100,6 +114,9 @@ def main() -> None:
     parser.add_argument("--shapes", default="2x128,2x512,8x128", help="examples x tokens, by commas")
     parser.add_argument("--schemes", default="nlft,strike")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--use_dora", action="store_true")
+    parser.add_argument("--attn_implementation")
+    parser.add_argument("--bf16", action="store_true", help="autocast, as --bf16 of a training")
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     parser.add_argument("--scheme", help=argparse.SUPPRESS)
     parser.add_argument("--checkpointing", type=int, help=argparse.SUPPRESS)
@@ -112,6 +129,9 @@ def main() -> None:
         for scheme in args.schemes.split(","):
             for checkpointing in (1, 0):
                 flags = ["--shape", shape, "--scheme", scheme, "--checkpointing", str(checkpointing)]
+                flags += [f"--{name}" for name in ("use_dora", "bf16") if getattr(args, name)]
+                if args.attn_implementation:
+                    flags += ["--attn_implementation", args.attn_implementation]
                 command = [sys.executable, __file__, args.model, "--dtype", args.dtype, *flags]
                 done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True,
                                       env={**os.environ, **GIVING_BACK})  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from nlft.errors import UserError
 from nlft.models.answerer import CompletionRequest
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer, lora_config
 from nlft.models.local import LocalModel
+from nlft.models.sizes import sizes_from_config
 from nlft.models.trained_on import same_model
 from nlft.models.weights_check import weights_fingerprint
 from nlft.runs.run_dir import RunDir
@@ -242,6 +244,13 @@ def test_an_adapter_of_another_base_is_used_with_a_warning_that_names_both(model
     told = capsys.readouterr().out
     assert "someone/larger" in told
     assert str(model) in told
+    asked = ModelSettings(model_name_or_path=str(model), dtype="float32", adapter=str(adapter))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # of PEFT, which names no setting
+        sizes_from_config(asked)
+    assert capsys.readouterr().out == told, "a plan says the same"
+    kept = [load_model(asked, trainable=on).peft_config["default"].base_model_name_or_path for on in (False, True)]
+    assert kept == ["someone/larger", str(model)], "what is trained further belongs to the base that it is trained on"
 
 
 def test_a_change_of_any_tensor_of_a_large_file_is_another_fingerprint(tmp_path):

@@ -1,6 +1,7 @@
 """Chat templates: what a template writes is what is trained and asked, or it is refused in a sentence."""
 
 import json
+from argparse import Namespace
 from datetime import date
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from helpers import tiny
 from helpers.real_templates import REAL, real_tokenizer
 from nlft.cli import main
+from nlft.commands.starting import examples_and_run
 from nlft.core.chat_template import ChatTemplate
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import ChatTemplateSettings, TemplateInputs, Templates
@@ -467,10 +469,14 @@ def test_a_run_records_settings_and_date_of_the_template_and_a_replay_repeats_th
     assert "bit for bit" in capsys.readouterr().out
     again = yaml.safe_load(Path("run-replay/run.yaml").read_text())["training"]
     assert (again["chat_template_kwargs"], again["chat_template_date"]) == ({"enable_thinking": False}, "2024-07-26")
-    for resumes, day in (("run/checkpoints/checkpoint-1", "2024-07-26"), (None, date.today().isoformat())):
+    then, now = "2024-07-26", date.today().isoformat()
+    for resumes, day in (("run/checkpoints/checkpoint-1", then), ("auto", then), ("false", now), (None, now)):
         args = NLFTConfig(output_dir="run", resume_from_checkpoint=resumes)
         training_encoder(tokenizer(DATED), args, None)
         assert args.chat_template_date == day
+    args = NLFTConfig(output_dir="new")
+    examples_and_run([], Namespace(file=file, resume=True, overwrite=False), args)
+    assert args.resume_from_checkpoint == "auto", "with --resume, too"
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "kto", "reft"])

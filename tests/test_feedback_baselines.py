@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import torch
@@ -292,6 +293,9 @@ def test_reft_refuses_a_prompt_that_trl_would_read_as_other_tokens(tmp_path):
     args = ReFTSettings(output_dir=str(tmp_path / "run"), num_generations=2, per_device_train_batch_size=2, **COMMON)
     with pytest.raises(UserError, match="'named'"):
         ReFTBaseline(net, args, [EXAMPLES[0], named], tokenizer, default_lora(net))
+    args.chat_template_date = "2024-07-26"
+    with pytest.raises(UserError, match="--chat_template_date"):
+        ReFTBaseline(net, args, EXAMPLES, tokenizer, default_lora(net))
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -324,3 +328,24 @@ def test_the_warm_up_of_reinforcement_has_the_runs_optimizer_and_device(tmp_path
     (warm,) = seen
     assert {name: getattr(warm, name) for name in chosen} == {name: getattr(args, name) for name in chosen}
     assert warm.weight_decay == 0.1
+
+
+@pytest.mark.parametrize(
+    ("baseline", "settings", "column"),
+    [(SFTBaseline, SFTSettings, "input_ids"), (KTOBaseline, KTOSettings, "prompt_ids"),
+     (DPOBaseline, DPOSettings, "prompt_ids")],
+)  # fmt: skip
+@pytest.mark.parametrize("day", ["2024-07-26", None])
+def test_trls_rows_have_the_day_that_is_set_or_recorded(baseline, settings, column, day, tmp_path):
+    tokenizer = tiny.own_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    more = {"engine": "trl"} if settings is SFTSettings else {}
+    args = settings(output_dir=str(tmp_path), chat_template_date=day, per_device_train_batch_size=2, **COMMON, **more)
+    net = tiny.model()
+    trainer = baseline(net, args, [*REVISED, *EXAMPLES[:1]], tokenizer, default_lora(net))
+    recorded = trainer.record["training"]["chat_template_date"]
+    assert recorded == (day or date.today().isoformat())
+    shown = date.fromisoformat(recorded).strftime("%d %b %Y")
+    assert len(trainer.train_dataset)
+    for row in trainer.train_dataset:
+        assert tokenizer.decode(row[column]).startswith(shown)

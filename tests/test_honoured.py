@@ -63,7 +63,7 @@ IDLE = {
     "precompute_ref_batch_size": 3, "num_generations_eval": 2, "loss_type": "dft", "packing": True,
     "packing_strategy": "wrapped", "padding_free": True, "pad_to_multiple_of": 8, "pad_token": "x",
     "shuffle_dataset": True, "dataset_num_proc": 2, "activation_offloading": True, "router_aux_loss_coef": 0.1,
-    "condition_cache": "x", "hold_mass": 0.5, "hold_tokens": 3,
+    "condition_cache": "x", "hold_mass": 0.5, "hold_tokens": 3, "report_to": ["wand"],
 }  # fmt: skip
 BESIDE = {
     "lr_scheduler_kwargs": {"lr_scheduler_type": "constant"},
@@ -286,9 +286,17 @@ def test_what_would_train_nothing_or_contradicts_is_refused(tmp_path, method, se
         ("rmsprop_bnb", "anything=1", None),
         ("adagrad", "zzz=1", "lr_decay, eps"),
         ("stable_adamw", "max_lrs=1", "max_lr"),
+        ("sgd", "momentum=abc", "a number"),
+        ("sgd", "momentum=nan", "a number"),
+        ("sgd", "nesterov=maybe", "true or false"),
+        ("sgd", "momentum", "NAME=VALUE"),
+        ("sgd", "momentum=0.9,nesterov", "NAME=VALUE"),
+        ("galore_adamw", "rank=1.5", "whole"),
+        ("apollo_adamw", "proj=random,rank=4,scale_type=tensor", None),
+        ("stable_adamw", "kahan_sum=false", "true"),
     ],
 )
-def test_a_key_that_the_optimizer_does_not_read_is_refused(tmp_path, optim, text, cure):
+def test_a_key_or_a_value_that_the_optimizer_does_not_read_is_refused(tmp_path, optim, text, cure):
     if cure is None:
         NLFTConfig(output_dir=str(tmp_path), optim=optim, optim_args=text)
         return

@@ -512,6 +512,28 @@ def test_a_conversation_without_a_reply_is_a_question(capsys):
     assert "no reply" in refusal(read_examples, "q.jsonl")
 
 
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+@pytest.mark.parametrize("system", [None, "S"])
+def test_a_conversation_that_goes_on_after_its_last_reply_asks_its_last_message(key, system):
+    names = ("role", "content") if key == "messages" else ("from", "value")
+    turns = [{"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "r"), ("user", "more?"))]
+    written = [dict(zip(names, turn.values(), strict=True)) for turn in turns]
+    beside = {"system": system} if system else {}
+    before = [{"role": "system", "content": system}] if system else []
+    unlearned = [*written, {names[0]: "assistant", names[1]: "s", "weight": 0}, {names[0]: "user", names[1]: "and?"}]
+    called = [*written, {names[0]: "assistant", names[1]: None, "tool_calls": [{"id": "c"}], "weight": 0}, written[0]]
+    rows = [{key: one, **beside} for one in (written, written[:2], unlearned, *([called] * (key == "messages")))]
+    write_lines("q.jsonl", *rows)
+    asked = [one.prompt for one in read_questions("q.jsonl")]
+    first = [*before, turns[0]] if system else "q"
+    assert asked[0] == [*before, *turns]
+    assert asked[1] == first
+    assert [turn["content"] for turn in asked[2]][-3:] == ["more?", "s", "and?"]
+    assert len(asked) == 3, "what calls tools is not asked"
+    assert [one.prompt for one in read_examples("q.jsonl")][:2] == [first] * 2
+    assert len(read_examples("q.jsonl")) == len(rows)
+
+
 def test_sharegpt_s_conversations_pairs_and_ratings_are_read():
     found = by_id("sharegpt.json")
     assert [m["role"] for m in found["s1"].prompt] == ["system", "user", "assistant", "user"]

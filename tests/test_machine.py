@@ -20,6 +20,7 @@ from nlft.models.adapters import adapted
 from nlft.models.loading import ModelSettings, default_lora, load_model, wrap
 from nlft.models.machine import features
 from nlft.models.named import NamedModel
+from nlft.models.sizes import sizes_from_config
 from nlft.runs.card_facts import bits_of_base
 
 SOURCE = Path(__file__).parent.parent / "src" / "nlft"
@@ -143,6 +144,81 @@ def test_the_config_reaches_the_loader_and_the_base_is_frozen_as_it_is(monkeypat
     assert not net.is_gradient_checkpointing
 
 
+FOUR = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+EIGHT = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+
+
+def quantised_folder(folder, own):
+    """Write a model's config.json that says how its weights are quantised."""
+    net = tiny.model()
+    net.config.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, "quantization_config": own}))
+    return str(folder)
+
+
+def both(own, folder, monkeypatch, **given):
+    """Read a model as a training does, up to its weights, and as a plan does. Return what the loader is given."""
+
+    def loads(cls, settings, **options):
+        found.update(options)
+        return tiny.model(), {"mismatched_keys": [], "missing_keys": [], "unexpected_keys": []}
+
+    found = {}
+    monkeypatch.setattr("nlft.models.loading._from_pretrained", loads)
+    monkeypatch.setattr(quantising, "why_not_quantised", lambda: None)
+    asked = ModelSettings(model_name_or_path=quantised_folder(folder, own), dtype="float32", **given)
+    said = []
+    for read in (lambda: load_model(asked, trainable=True), lambda: sizes_from_config(asked)):
+        try:
+            read()
+        except UserError as error:
+            said.append(str(error))
+    if said:
+        assert said[0] == said[-1]
+        assert len(said) == 2
+        raise UserError(said[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "named"),
+    [
+        (FOUR, {"load_in_8bit": True}, ("--load_in_8bit", "4 bits")),
+        (EIGHT, {"load_in_4bit": True}, ("--load_in_4bit", "8 bits")),
+        ({"quant_method": "gptq", "bits": 4}, {"load_in_4bit": True}, ("--load_in_4bit", "gptq")),
+        ({"quant_method": "awq", "bits": 4}, {"load_in_8bit": True}, ("--load_in_8bit", "awq")),
+        (FOUR, {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, ("--bnb_4bit_quant_type", "fp4", "nf4")),
+        (FOUR, {"use_peft": False}, ("--use_peft false", "4 bits")),
+        ({"bits": 4}, {}, ("quant_method", "config.json")),
+        ({"quant_method": None}, {"load_in_4bit": True}, ("quant_method", "config.json")),
+    ],
+)
+def test_a_setting_that_contradicts_the_files_own_quantisation_is_refused(own, given, named, tmp_path, monkeypatch):
+    with pytest.raises(UserError) as caught:
+        both(own, tmp_path, monkeypatch, **given)
+    for name in named:
+        assert name in str(caught.value)
+
+
+def test_weights_that_are_in_four_bits_already_stay_as_they_are(tmp_path, monkeypatch):
+    for given in ({}, {"load_in_4bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}):
+        found = both(FOUR, tmp_path, monkeypatch, **given)
+        assert "quantization_config" not in found, "one of None would load them as if they were whole"
+
+
+@pytest.mark.parametrize("own", [{}, None])
+def test_an_empty_quantisation_is_none(own, tmp_path):
+    net = tiny.model()
+    net.save_pretrained(tmp_path)
+    quantised_folder(tmp_path, own)
+    asked = ModelSettings(model_name_or_path=str(tmp_path), dtype="float32")
+    assert sizes_from_config(asked).bits is None
+    found = load_model(asked, trainable=True)
+    assert quantising.quantization_record(found.config) is None
+    assert torch.equal(found.get_output_embeddings().weight, net.get_output_embeddings().weight)
+
+
 def test_a_packed_weight_counts_its_entries_and_the_adapters_share_follows():
     packed = torch.zeros(8, 1, dtype=torch.uint8)
     assert quantising.entries(packed) == 8
@@ -161,9 +237,9 @@ def test_a_packed_weight_counts_its_entries_and_the_adapters_share_follows():
 
 def test_a_run_records_the_bits_and_later_commands_find_them(tmp_path):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    record = quantising.quantization_record(SimpleNamespace(config=SimpleNamespace(quantization_config=config)))
+    record = quantising.quantization_record(SimpleNamespace(quantization_config=config))
     assert record == {"bits": 4, "type": "nf4", "double": False, "products": "bfloat16"}
-    assert quantising.quantization_record(SimpleNamespace(config=SimpleNamespace())) is None
+    assert quantising.quantization_record(SimpleNamespace()) is None
     (tmp_path / "adapter").mkdir()
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"format_version": 1, "quantization": record}))
     assert bits_of_base(str(tmp_path)) == bits_of_base(str(tmp_path / "adapter")) == 4

@@ -186,6 +186,24 @@ def test_what_cannot_be_merged_is_refused(adapter, tmp_path, capsys, arguments, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_base_whose_files_are_quantised_is_refused_before_it_is_loaded(adapter, tmp_path, capsys):
+    written = json.loads((adapter.parent / "base" / "config.json").read_text())
+    written["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "config.json").write_text(json.dumps(written))
+    given = [
+        "--model_name_or_path",
+        str(tmp_path / "packed"),
+        "--adapter",
+        str(adapter),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["merge", *given]) == 2
+    assert "quantised" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 ADAPTERS = {
     "head": (LoraConfig(target_modules=["lm_head"]), False),
     "embeddings": (LoraConfig(target_modules=["embed_tokens", "q_proj"]), False),

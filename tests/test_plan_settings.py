@@ -1,13 +1,16 @@
 """`nlft plan`: each setting changes the plan, or is refused, or is known to change no memory, token or time."""
 
 import json
+import re
+from contextlib import suppress
 from dataclasses import fields, replace
+from typing import get_type_hints
 
 import pytest
 import torch
 from transformers.training_args import OptimizerNames
 
-from helpers import tiny
+from helpers import architectures, tiny
 from helpers.training import examples, lora
 from nlft.cli import main
 from nlft.commands.plan import _classes
@@ -44,7 +47,7 @@ COUNTED = {
     "fsdp": ("full_shard", {}), "fsdp_config": ({"version": 2}, {}), "deepspeed": ({"zero_optimization": {}}, {}),
     "length": (64, {}), "processes": (2, {}), "card_gb": (3.0, {}), "tflops": (5.0, {}), "scheme": ("uniform", {}),
     "adam_beta1": (0.5, {"optim": "sgd"}), "adam_beta2": (0.5, {"optim": "sgd"}),
-    "adam_epsilon": (0.5, {"optim": "sgd"}),
+    "adam_epsilon": (0.5, {"optim": "sgd"}), "resume_from_checkpoint": ("auto", {}),
 }  # fmt: skip
 UNCHANGED = {
     **dict.fromkeys(honoured.AROUND - COUNTED.keys(), "processes, files and logs"),
@@ -75,6 +78,18 @@ ALWAYS = {
     if "nlft" in one.methods and one.when is honoured.Refusal.__dataclass_fields__["when"].default
 } | honoured.NEVER.keys()
 """Settings that every training refuses, as tests/test_honoured.py shows."""
+FREE = {"output_dir", "model_revision", "lora_task_type"}
+"""Settings that take any text: a place, a version of a hub's model, and what nlft sets."""
+WRONG = (
+    ("attn_implementation", "foo", {}), ("attn_implementation", "paged|eager", {}),
+    ("resume_from_checkpoint", "X", {}), ("report_to", ["tensorbord"], {}), ("guard", ["loss=jump"], {}),
+    ("watch_ids", ["none"], {}), ("lr_scheduler_type", "cosine_with_min_lr", {}),
+    ("lr_scheduler_kwargs", {"min_lr": 0.1}, {}), ("bnb_4bit_quant_storage", "no-such", {"load_in_4bit": True}),
+    *(("optim_args", text, {"optim": "sgd"}) for text in
+      ("momentum=abc", "momentum", "momentum=0.9,", "momentum=-1", "nesterov=maybe", "nesterov=true", "momentum=inf")),
+)  # fmt: skip
+"""Values that the training refuses, too: a setting that changes nothing in the plan can still be wrong."""
+TEXT = re.compile("str|dict|Enum|Strategy|Type|Names|Literal")
 IDLE = {"liger_kernel_config"}  # refused without another one of `ALWAYS`
 
 
@@ -123,6 +138,41 @@ def test_a_setting_changes_the_plan_or_is_refused(name, folder):
         assert name in str(error) or "eval" in str(error) or name == "max_length", str(error)  # noqa: PT017
         return
     assert changed != plan(folder, **beside)
+
+
+def test_a_text_that_means_nothing_is_refused_or_changes_the_plan(folder, capsys):
+    without = plan(folder)
+    texts = {name for cls in _classes()[:2] for name, hint in get_type_hints(cls).items() if TEXT.search(str(hint))}
+    texts -= {"model_name_or_path", "rare"}
+    assert len(texts) > 50
+    ignored = set()
+    for name in texts:
+        with suppress(ValueError, KeyError, OSError):  # as `cli` turns them into messages
+            if plan(folder, **{name: "no-such"}) == without:
+                ignored.add(name)
+    assert ignored > FREE
+    for name in ignored - FREE:  # these have choices, which a command checks
+        assert main(["plan", str(folder), f"--{name}", "no-such"]) == 2
+        assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value", "beside"), WRONG, ids=str)
+def test_what_the_training_refuses_is_refused_by_its_name(name, value, beside, folder):
+    plan(folder, **beside)
+    with pytest.raises(UserError, match=f"--{name}"):
+        plan(folder, **{name: value}, **beside)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "owner/kernel", "flex_attention", "sdpa"])
+def test_an_attention_that_needs_a_card_or_a_package_is_planned_on_a_machine_without(attention, folder):
+    assert not plan(folder, attn_implementation=attention)["model"]["matrices"]
+
+
+def test_an_attention_that_the_model_does_not_have_is_refused(tmp_path):
+    architectures.model("mamba").config.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="--attn_implementation flash_attention_2"):
+        plan(tmp_path, attn_implementation="flash_attention_2")
 
 
 def test_kept_conditions_count_once_or_once_in_an_epoch_and_no_step_reads_them(folder):

@@ -177,10 +177,7 @@ def _of_package(error: BaseException) -> UserError | None:
     if isinstance(error, ImportError):
         return _missing(error, said)
     if isinstance(error, TypeError | KeyError | ValueError) and _functions(error) & _MAKES_OPTIMIZERS:
-        return UserError(
-            f"the optimizer or the schedule cannot be made: {said}\n"
-            "  Correct --optim, --optim_args, --lr_scheduler_type or --lr_scheduler_kwargs."
-        )
+        return unmade_optimizer(error)
     if not packages or packages[-1] not in _CHECKS_SETTINGS:
         return None
     if isinstance(error, RuntimeError | ValueError) and _MISSING.search(said):
@@ -191,6 +188,14 @@ def _of_package(error: BaseException) -> UserError | None:
         cure = f"Change the setting that it names. {TRACEBACK}=1 shows where it happens."
         return UserError(f"{packages[-1]} refuses: {said}\n  {cure}")
     return None
+
+
+def unmade_optimizer(error: BaseException) -> UserError:
+    """Return what torch or transformers refuses about an optimizer or its schedule."""
+    return UserError(
+        f"the optimizer or the schedule cannot be made: {said_by(error)}\n"
+        "  Correct --optim, --optim_args, --lr_scheduler_type or --lr_scheduler_kwargs."
+    )
 
 
 def _missing(error: ImportError, said: str) -> UserError | None:

@@ -40,7 +40,7 @@ def llama(hidden, inner, layers, keys, vocabulary=128_256, *, rank=16):
         trained_width=4 if rank else 2, has_adapter=bool(rank), vocabulary=vocabulary, hidden=hidden, layers=layers,
         attention=hidden, keys=keys, shares=True, norms=norms, inner=inner, gated=True, cast=2 * hidden + inner,
         shared=hidden + inner if rank else 3 * hidden + inner, rank=3 * rank, trained_small=0, trained_edges=0,
-        matrices=0, dropout=False, dora=0, bits=None,
+        matrices=0, dropout=False, dora=0, dora_outputs=0, dora_weights=0, bits=None,
     )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from trl import DPOConfig, DPOTrainer
 
 from nlft.baselines.trl_rows import check_all_rows, check_lengths, note_long_rows, with_own_ids
 from nlft.config import override
-from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.data.encoding import check_replies
 from nlft.data.export import Form, form_for, prompted, rows_for
@@ -22,7 +21,7 @@ from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
 from nlft.training.honoured import refuse_float16
-from nlft.training.prompting import check_for_trl
+from nlft.training.prompting import check_for_trl, training_encoder
 from nlft.training.settings import DPOOptions
 
 
@@ -80,7 +79,7 @@ class DPOBaseline(StopsWhenDiverged, SafeCheckpoints, DPOTrainer):  # type: igno
             UserError: no example has a revision that differs from its completion.
             RecordsError: names every example that the model cannot read, or that is longer than max_length.
         """
-        encoder = ConditionEncoder(processing_class, args.templates(), limits=limits_of(model))
+        encoder = training_encoder(processing_class, args, limits_of(model)).limited_to(None)
         check_for_trl(encoder, examples)
         check_replies(examples, encoder)
         self._given = (examples, encoder)

@@ -11,7 +11,6 @@ from trl import KTOConfig, KTOTrainer
 
 from nlft.baselines.trl_rows import check_all_rows, check_lengths, note_long_rows, with_own_ids
 from nlft.config import override
-from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.data.encoding import check_replies
 from nlft.data.export import form_for, prompted, rows_for
@@ -23,7 +22,7 @@ from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import EXAMPLE, StopsWhenDiverged
 from nlft.training.honoured import refuse_float16
-from nlft.training.prompting import check_for_trl
+from nlft.training.prompting import check_for_trl, training_encoder
 from nlft.training.settings import KTOOptions
 
 _BALANCED = " If neither weight is set, both labels count equally."
@@ -63,7 +62,7 @@ class KTOBaseline(StopsWhenDiverged, SafeCheckpoints, KTOTrainer):  # type: igno
             raise UserError(
                 "KTO's KL term needs two examples per step.\n  Set --per_device_train_batch_size 2 or more."
             )
-        encoder = ConditionEncoder(processing_class, args.templates(), limits=limits_of(model))
+        encoder = training_encoder(processing_class, args, limits_of(model)).limited_to(None)
         check_replies(examples, encoder)
         balance(args, [example.label for example in examples])
         check_for_trl(encoder, examples)

@@ -14,13 +14,13 @@ from nlft.baselines.sft_own import OwnSFT
 from nlft.baselines.sft_rows import sft_rows
 from nlft.baselines.trl_rows import check_all_rows, note_long_rows
 from nlft.config import override
-from nlft.core.conditions import ConditionEncoder
 from nlft.core.limits import limits_of
 from nlft.data.records import Example
 from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_other_engine
+from nlft.training.prompting import training_encoder
 from nlft.training.settings import SFTOptions
 
 
@@ -46,7 +46,7 @@ class SFTBaseline(StopsWhenDiverged, SafeCheckpoints, SFTTrainer):  # type: igno
         peft_config: PeftConfig | None,
     ) -> None:
         refuse_other_engine(args, "trl")
-        encoder = ConditionEncoder(processing_class, args.templates(), args.max_length, limits=limits_of(model))
+        encoder = training_encoder(processing_class, args, limits_of(model))
         torch.manual_seed(args.seed)  # the adapter's random start follows the seed, and is the same with both engines
         rows = sft_rows(examples, encoder, args.target)
         super().__init__(

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlft.baselines.sft_rows import sft_rows
-from nlft.core.conditions import ConditionEncoder, Row, Rows, pad
+from nlft.core.conditions import Row, Rows, pad
 from nlft.core.limits import limits_of
 from nlft.core.logprobs import score
 from nlft.data.records import Example
@@ -19,6 +19,7 @@ from nlft.training.callbacks import add_run_directory
 from nlft.training.checkpoints import SafeCheckpoints
 from nlft.training.divergence import StopsWhenDiverged
 from nlft.training.honoured import refuse_float16, refuse_other_engine
+from nlft.training.prompting import training_encoder
 from nlft.training.token_log import LogsSums
 
 
@@ -56,7 +57,7 @@ class OwnSFT(LogsSums, StopsWhenDiverged, SafeCheckpoints):
             UserError: the settings, the examples or the model cannot be used.
         """
         refuse_other_engine(args, "nlft")
-        encoder = ConditionEncoder(processing_class, args.templates(), args.max_length, limits=limits_of(model))
+        encoder = training_encoder(processing_class, args, limits_of(model))
         rows = sft_rows(examples, encoder, args.target)
         torch.manual_seed(args.seed)  # the adapter's random start follows the seed, and is the same with both engines
         if processing_class.pad_token_id is None:

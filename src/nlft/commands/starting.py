@@ -84,7 +84,7 @@ def examples_and_run(
     if getattr(other, "resume", False):
         if choice is not None:
             raise UserError(f"--resume: --resume_from_checkpoint {choice} is given, too.\n  Leave out one of them.")
-        choice = "auto"
+        choice = args.resume_from_checkpoint = "auto"  # the trainer then renders with the run's day
     with args.main_process_first():
         checkpoint = where_to_start(run, choice, overwrite=other.overwrite, world_size=args.world_size)
     return examples, run, checkpoint

@@ -225,7 +225,8 @@ def read_questions(
 ) -> list[Question]:
     """Read questions from records with `prompt`, GSM8K's `question`, or full examples, each perhaps with `answer`.
 
-    A record without `id` gets one from its file and place: `train-17`. A question keeps the other fields of its record.
+    A conversation that goes on after its last reply asks its last message, after all before it. A record without `id`
+    gets one from its file and place: `train-17`. A question keeps the other fields of its record.
     From a table or a full example, it keeps only `needed_fields` and the columns of the chat template.
 
     Args:
@@ -241,10 +242,10 @@ def read_questions(
     needed = {*_QUESTION_COLUMNS, *needed_fields}
     source = read_source_as(path, {"columns": columns, "from_format": from_format, "if_there": if_there}, needed)
     _note(source.told, source)
-    without = [record for record in source.records if record.unused and "prompt" not in record.fields]
+    without = [record for record in source.records if record.asks_nothing]
     if without:
         note_once(f"{source.name}: {len(without):,} of {len(source.records):,} records have no prompt: not used")
-    asked = [r for r in source.records if not r.repeats and not (r.unused and "prompt" not in r.fields)]
+    asked = [record for record in source.records if not record.repeats and not record.asks_nothing]
 
     def convert(record: RawRecord, index: int) -> Question | None:
         return _question(record, f"{source.stem}-{index}", require_answer, needed_fields)
@@ -374,6 +375,8 @@ def _question(
 ) -> Question | None:
     """Convert the record to a question. If it cannot be used, report the problem and return None."""
     fields = record.fields
+    if record.asks is not None:
+        fields["prompt"] = record.asks
     if "question" in fields and "prompt" not in fields:  # GSM8K's name
         record.names["prompt"] = "question"
         fields["prompt"] = fields.pop("question")

@@ -17,6 +17,7 @@ from nlft.exporting.settings import ExportSettings
 from nlft.exporting.source import Trained
 from nlft.models.ends import answer_ends, name_trained_end
 from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.models.quantising import quantization_record
 from nlft.models.weights_check import loaded
 from nlft.training.merging import merge_adapter, merged_model, own_type, whole_folder
 
@@ -118,7 +119,7 @@ def _config(trained: Trained) -> Any:
         Path(name),
         "Name its new place with --model_name_or_path.",
     )
-    if getattr(config, "quantization_config", None) is not None:
+    if quantization_record(config) is not None:
         raise UserError(
             f"{trained.base} is quantised, so an adapter cannot be merged into it.\n"
             "  Name the same model unquantised with --model_name_or_path, or use --to vllm."

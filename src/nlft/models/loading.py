@@ -1,6 +1,7 @@
 """Load a model by name, with a new LoRA adapter or a saved one."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
+from nlft.config import closest
 from nlft.core.conditions import end_of_turn_id
 from nlft.core.heads import DEFAULT_CHUNK_BYTES
 from nlft.core.logprobs import enable_scoring
@@ -19,7 +22,13 @@ from nlft.models.adapters import lora, target_names
 from nlft.models.machine import fast_dtype
 from nlft.models.named import NamedModel
 from nlft.models.own_tokenizer import own_tokenizer
-from nlft.models.quantising import check_quantization, freeze_quantised, quantization_config
+from nlft.models.quantising import (
+    check_own_quantization,
+    check_quantization,
+    freeze_quantised,
+    quantization_config,
+    quantization_record,
+)
 from nlft.models.saved_adapters import add_adapter, check_layer_names
 from nlft.models.trained_on import note_other_base
 from nlft.models.weights_check import check_loaded, loaded
@@ -55,10 +64,19 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
         UserError: there is no such model or adapter, or it cannot be quantised here.
     """
     check_quantization(settings, trainable=trainable)
+    check_attention(settings.attn_implementation)
     quantization = quantization_config(settings)
     # bitsandbytes quantises while it loads to the GPU, so the process's own GPU must be named here.
     place = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
-    options: dict[str, Any] = {"quantization_config": quantization, "device_map": place}
+    options: dict[str, Any] = {"quantization_config": quantization, "device_map": place} if quantization else {}
+    config = own_config(settings)
+    if config is not None:
+        check_own_quantization(config, settings, trainable=trainable)
+        if quantization_record(config) is not None:
+            options.pop("quantization_config", None)  # the files' own is followed; transformers would warn of a second
+        elif getattr(config, "quantization_config", None) is not None:
+            del config.quantization_config  # empty: transformers would look for a method in it
+            options["config"] = config
     model, info = _from_pretrained(
         AutoModelForCausalLM,
         settings,
@@ -67,7 +85,7 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # `check_loaded` refuses them, and names both sizes
-        **(options if quantization else {}),
+        **options,
     )
     check_loaded(model, info, f"--model_name_or_path {settings.model_name_or_path}")
     if quantization and trainable:
@@ -75,8 +93,40 @@ def load_model(settings: NamedModel, *, trainable: bool) -> PreTrainedModel | Pe
     if not settings.adapter:
         return model
     # First, since the adapter of another base may not fit.
-    note_other_base(settings.adapter, model.config._name_or_path, getattr(model.config, "_commit_hash", None))
-    return add_adapter(model, settings.adapter, trainable=trainable)
+    name = model.config._name_or_path
+    other = note_other_base(settings.adapter, name, getattr(model.config, "_commit_hash", None))
+    adapted = add_adapter(model, settings.adapter, trainable=trainable)
+    if other and trainable:  # what is trained from here on belongs to this base
+        own = adapted.peft_config["default"]
+        own.base_model_name_or_path, own.revision = name, settings.model_revision
+    return adapted
+
+
+def own_config(settings: NamedModel) -> Any:
+    """Return the model's configuration; None if it cannot be read. Then the loader says what is wrong."""
+    name, revision = str(settings.model_name_or_path), settings.model_revision
+    with suppress(Exception):
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return None
+
+
+def check_attention(name: str | None) -> None:
+    """Refuse the name of an attention that transformers does not have. A kernel of the hub, `owner/name`, passes.
+
+    Args:
+        name: value of `--attn_implementation`.
+
+    Raises:
+        UserError: names those that it has.
+    """
+    known = ["eager", *(one for one in sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()) if not one.startswith("paged|"))]
+    if name is None or name in known or "/" in name:
+        return
+    near = closest(name, known)
+    cure = f"Did you mean {near}?" if near else f"Choose one of {', '.join(known)}."
+    raise UserError(
+        f"--attn_implementation {name}: transformers has no such attention for a model's own pass.\n  {cure}"
+    )
 
 
 def lora_config(settings: ModelSettings, model: PreTrainedModel) -> LoraConfig:

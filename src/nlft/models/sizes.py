@@ -15,10 +15,11 @@ from nlft.core.beginnings import may_share
 from nlft.core.condition_scores import is_noisy
 from nlft.errors import UserError
 from nlft.models.adapters import is_linear, mlp_weights
-from nlft.models.loading import ModelSettings, lora_config
+from nlft.models.loading import ModelSettings, check_attention, lora_config
 from nlft.models.machine import fast_dtype
-from nlft.models.quantising import quantization_record
+from nlft.models.quantising import check_own_quantization, quantization_record
 from nlft.models.saved_adapters import adapter_config, adapter_files
+from nlft.models.trained_on import note_other_base
 from nlft.models.weights_check import loaded
 
 FLOAT32 = 4
@@ -57,7 +58,9 @@ class ModelSizes:
         matrices: the heads whose whole attention matrices a layer keeps: all with `eager` attention, else 0.
         noisy: whether it draws random numbers in training mode, see `is_noisy`.
         dropout: whether its adapter drops entries of its inputs.
-        dora: entries of the largest matrix that an adapter with DoRA puts together; 0 without DoRA.
+        dora: entries that DoRA puts together for one layer at a time, see `_dora`; it and the next two are 0 without.
+        dora_outputs: entries that the layers with DoRA write, for one token of a decoder layer.
+        dora_weights: entries of whole matrices that DoRA keeps in float32 for backward, of a decoder layer.
         bits, double: how config.json says that the weights are quantised, see `Step`; None: they are not.
     """
 
@@ -90,6 +93,8 @@ class ModelSizes:
     noisy: bool
     dropout: bool
     dora: int
+    dora_outputs: int
+    dora_weights: int
     bits: Literal[4, 8] | None
     double: bool
 
@@ -113,26 +118,29 @@ def built(settings: ModelSettings) -> PreTrainedModel | PeftModel:
     """
     name = str(settings.model_name_or_path)
     flag, cure = f"--model_name_or_path {name}", "Give a folder with config.json, or a hub name."
+    check_attention(settings.attn_implementation)
     # What needs a package of its own for a GPU, such as FlashAttention, may be missing here.
-    attention = {"attn_implementation": "eager"} if settings.attn_implementation == "eager" else {}
+    elsewhere = str(settings.attn_implementation).startswith("flash") or "/" in str(settings.attn_implementation)
+    attention = {} if elsewhere else {"attn_implementation": settings.attn_implementation}
 
     def build() -> Any:
         config = AutoConfig.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
+        check_own_quantization(config, settings, trainable=True)
         dtype = fast_dtype() if settings.dtype in (None, "auto") else str(settings.dtype)
         given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **attention}
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, **given)
 
     model: Any = loaded(build, flag, Path(name), cure)
-    bits, _ = _own_bits(model, flag)
+    if elsewhere and not model._supports_flash_attn:
+        raise UserError(
+            f"--attn_implementation {settings.attn_implementation}: {type(model).__name__} does not support it.\n"
+            "  Leave it out."
+        )
+    _own_bits(model, flag)
     if settings.adapter:
         return _with_saved(model, settings.adapter)
     if not settings.use_peft:
-        if bits:
-            raise UserError(
-                f"{flag} --use_peft false: its weights are quantised, and only an adapter on them can be trained.\n"
-                "  Leave out --use_peft, or plan for the model that it was made from."
-            )
         return model.requires_grad_(True)
     with torch.device("meta"):
         return loaded(lambda: get_peft_model(model, lora_config(settings, model)), flag, Path(name), _OTHER_LAYERS)
@@ -168,7 +176,8 @@ def _with_saved(model: PreTrainedModel, adapter: str) -> PeftModel:
             f"{flag}: its type is {config.peft_type.value}, and `nlft plan` has a formula for LoRA alone.\n"
             "  Leave out --adapter to plan for a new LoRA adapter."
         )
-    config.inference_mode = False
+    note_other_base(adapter, str(model.config._name_or_path), getattr(model.config, "_commit_hash", None))
+    config.inference_mode, config.base_model_name_or_path = False, None  # PEFT would warn of any other path
     with torch.device("meta"):
         return loaded(lambda: get_peft_model(model, config), flag, place, "Give the adapter's own base model.")
 
@@ -179,7 +188,7 @@ def _own_bits(base: Any, flag: str) -> tuple[Literal[4, 8] | None, bool]:
     Raises:
         UserError: they are quantised in another way than bitsandbytes does.
     """
-    found = quantization_record(base)
+    found = quantization_record(base.config)
     if found is None:
         return None, True
     if "method" in found:
@@ -239,7 +248,7 @@ def measured(model: PreTrainedModel | PeftModel, name: str) -> ModelSizes:
         matrices=heads if config._attn_implementation == "eager" else 0,
         noisy=is_noisy(model),
         dropout=any(getattr(one, "lora_dropout", 0) for one in adapters),
-        dora=_largest_adapted(base) if any(getattr(one, "use_dora", False) for one in adapters) else 0,
+        **_dora(base, len(layers), copies=any(getattr(one, "lora_dropout", 0) for one in adapters)),
         bits=bits,
         double=double,
     )
@@ -269,10 +278,27 @@ def _edges(shape: torch.Size) -> int:
     return count if len(shape) < 2 else count // shape[-1] + count // shape[-2]
 
 
-def _largest_adapted(base: nn.Module) -> int:
-    """Return the entries of the largest matrix that has an adapter."""
-    found = [m.get_base_layer().weight.numel() for m in base.modules() if isinstance(m, LoraLayer)]
-    return max(found, default=0)
+def _dora(base: nn.Module, layers: int, *, copies: bool) -> dict[str, int]:
+    """Return the sizes of an adapter with DoRA, by their names in `ModelSizes`.
+
+    For each layer, PEFT sends an identity matrix through the adapter, scales the product, and adds it to the weight in
+    float32. With dropout, it multiplies by that float32 weight once more, so backward needs it.
+
+    Args:
+        layers: number of decoder layers.
+        copies: whether there is dropout.
+    """
+    found = [m for m in base.modules() if isinstance(m, LoraLayer) and m.lora_magnitude_vector]
+    weights = [one.get_base_layer().weight for one in found]
+    shapes = [(int(one.in_features), int(one.out_features)) for one in found]
+    narrow = [weight.dtype != torch.float32 for weight in weights]
+    together = [i * i + (3 + cast) * i * o for (i, o), cast in zip(shapes, narrow, strict=True)]
+    kept = [i * o for (i, o), cast in zip(shapes, narrow, strict=True) if cast and copies]
+    return {
+        "dora": max(together, default=0),
+        "dora_outputs": sum(o for _, o in shapes) // layers,
+        "dora_weights": sum(kept) // layers,
+    }
 
 
 def _layers(base: PreTrainedModel, count: int) -> list[nn.Module]:

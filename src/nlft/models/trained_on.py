@@ -33,13 +33,19 @@ def other_base(adapter: str, name: str, commit: str | None = None) -> str | None
     return None if same_model(trained.name, name) else f"was trained on {display_path(trained.name)}"
 
 
-def note_other_base(adapter: str, name: str, commit: str | None = None) -> None:
-    """Warn if the base is another one than the adapter was trained on. See `other_base` for the arguments."""
-    if other := other_base(adapter, name, commit):
+def note_other_base(adapter: str, name: str, commit: str | None = None) -> bool:
+    """Warn if the base is another one than the adapter was trained on. See `other_base` for the arguments.
+
+    Returns:
+        Whether it is another one.
+    """
+    other = other_base(adapter, name, commit)
+    if other:
         note(
             f"warning: --adapter {adapter} {other}, but --model_name_or_path is {name}. On another model than its own, "
             "an adapter does not do what it was trained for."
         )
+    return bool(other)
 
 
 def refuse_changed_base(run: str, base: str) -> None:
@@ -72,7 +78,7 @@ def _trained_on(adapter: str) -> Base | None:
             if found := recorded_base(RunDir(home).settings()):
                 return found
     with suppress(OSError, ValueError):
-        return adapters_base(adapter_files(adapter) / CONFIG)
+        return adapters_base(adapter_files(adapter, weights=False) / CONFIG)
     return None
 
 

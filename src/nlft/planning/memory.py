@@ -16,8 +16,6 @@ _COPIES, _COPIES_WITH_BASE = 4, 8
 # Bytes of a kept token of the base: an id, and its log-probability in float32 (core/topk.py).
 _KEPT_TOKEN = 8 + 4
 _AUTOCAST = 2  # bytes of an entry in bfloat16 or float16
-# DoRA puts the adapter's product, the whole weight and their sum together, in float32.
-_COPIES_DORA = 3
 # Bytes of an entry of a quantised linear layer. NF4 keeps a scale of 4 bytes for 64 entries. Double quantisation keeps
 # that scale in 1 byte, and 4 bytes for 256 scales. LLM.int8 keeps one scale of 4 bytes for each output, under 0.1%.
 _NF4, _NF4_DOUBLE, _INT8 = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256), 1.0
@@ -146,6 +144,7 @@ def memory_of(model: "ModelSizes", step: Step) -> Memory:
     states = step.trained.tokens * model.hidden
     # The embedding's output and the final norm's float32 copy stay in any case.
     kept = states * (width + FLOAT32)
+    one_layer += FLOAT32 * model.dora_weights
     activations = kept + (states * width * model.layers if step.checkpointing else one_layer * model.layers)
     beginnings, conditions = _beginnings(model, step), _pass_without_gradient(model, step)
     working = 2 * one_layer if step.checkpointing else one_layer
@@ -157,7 +156,7 @@ def memory_of(model: "ModelSizes", step: Step) -> Memory:
         gathered=0 if shards == 1 else 2 * _layer_bytes(model, step),
         casts=_casts(model, step),
         activations=activations,
-        working=working + _COPIES_DORA * FLOAT32 * model.dora,
+        working=working + FLOAT32 * model.dora,
         head=head_bytes(model, step, step.trained.scored),
         # Read without noise, base and the conditions are done before anything is kept for backward.
         beginnings=0 if step.clean else beginnings,
@@ -175,29 +174,39 @@ def weight_bytes(model: "ModelSizes", step: Step) -> int:
 def layer_bytes_per_token(model: "ModelSizes", step: Step) -> int:
     """Return the bytes that a layer's backward reads for each token.
 
-    - The norms keep their input in float32.
+    - The norms keep their input in float32; if they are trained, also what they scale.
     - Attention keeps q, k, v and its output, each heads x size; k and v are repeated for grouped heads. It keeps one
-      float32 number for each head, which is left out here; with padding, it also keeps a row of the mask.
+      float32 number for each head, which is left out here; with padding, it also keeps a row of the mask. `eager`
+      attention keeps its matrices, and neither the output nor the mask.
     - The MLP keeps the input of its activation; with a gate, also both factors of the product.
     - A layer with an adapter keeps its input in float32, and the rank's entries. Without an adapter, a linear layer
       keeps its input in the base's data type; layers with the same input keep it once. With dropout, each layer with an
-      adapter keeps its own input, and a byte for each entry.
+      adapter keeps its own input, and a byte for each entry. With DoRA, it keeps its own and the adapter's output.
+    - Under autocast, all but the norms is in autocast's data type, and each layer keeps its own input.
     """
-    width = model.width
-    norms = FLOAT32 * model.norms
-    attention = width * (4 * model.attention + (step.trained.length if step.padded else 0))
-    attention += _matrix_bytes(model, step.trained)
+    width, adapters = _width(model, step), _AUTOCAST if step.autocast else FLOAT32
+    norms = (FLOAT32 if model.has_adapter else FLOAT32 + model.width) * model.norms
+    mask = step.trained.length if step.padded else 0
+    attention = width * (3 * model.attention if model.matrices else 4 * model.attention + mask)
+    attention += _matrix_bytes(model, step, step.trained)
     mlp = width * model.inner * (3 if model.gated else 2)
     if not model.has_adapter:
-        return int(norms + attention + mlp + width * model.shared)
+        return int(norms + attention + mlp + width * (model.cast if step.autocast else model.shared))
     inputs = model.shared if width == FLOAT32 and not model.dropout else model.cast
     dropped = model.cast if model.dropout else 0
-    return int(norms + attention + mlp + FLOAT32 * (inputs + model.rank) + dropped)
+    dora = model.dora_outputs * (adapters + (adapters if model.dropout else width))
+    return int(norms + attention + mlp + adapters * (inputs + model.rank) + dropped + dora)
 
 
-def _matrix_bytes(model: "ModelSizes", rows: Rows) -> int:
+def _width(model: "ModelSizes", step: Step) -> int:
+    """Return the bytes of an entry that a linear layer writes."""
+    return _AUTOCAST if step.autocast else model.width
+
+
+def _matrix_bytes(model: "ModelSizes", step: Step, rows: Rows) -> int:
     """Return what `eager` attention keeps for each token: its row of each head's matrix, in float32 and cast back."""
-    return model.matrices * rows.length * (FLOAT32 + model.width)
+    width = _width(model, step)
+    return model.matrices * rows.length * (FLOAT32 + (width if width != FLOAT32 else 0))
 
 
 def _casts(model: "ModelSizes", step: Step) -> int:
@@ -237,12 +246,12 @@ def _pass_without_gradient(model: "ModelSizes", step: Step) -> int:
     rows = step.conditions
     if not rows.count:
         return 0
-    width = model.width
-    states = rows.tokens * model.hidden * width
+    width = _width(model, step)
+    states = rows.tokens * model.hidden * model.width
     # In a layer: the input, the norm's float32 copy, and the larger of attention's and the MLP's own tensors.
     mlp = model.inner * width * (3 if model.gated else 2) + FLOAT32 * model.inner * model.has_adapter
-    attention = 4 * model.attention * width + _matrix_bytes(model, rows)
-    layer = states + rows.tokens * (FLOAT32 * model.hidden + max(attention, mlp))
+    attention = 4 * model.attention * width + _matrix_bytes(model, step, rows)
+    layer = states + rows.tokens * (FLOAT32 * model.hidden + max(attention, mlp)) + FLOAT32 * model.dora
     unheld = replace(step, holds=False)  # the base's likeliest tokens go to the CPU, chunk by chunk
     return max(layer, states + head_bytes(model, unheld, rows.scored))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nlft.errors import UserError
+from nlft.training.optim_args import YES, read_args
 
 if TYPE_CHECKING:
     from nlft.models.sizes import ModelSizes
@@ -72,6 +73,6 @@ def optimizer_of(name: str, given: str | None) -> Optimizer:
     if found is None:
         known = ", ".join(one.name for one in _KNOWN)
         raise UserError(f"--optim {name}: the plan does not know how much this optimizer keeps.\n  It knows {known}.")
-    settings = dict(part.partition("=")[::2] for part in (given or "").replace(" ", "").split(",") if part)
-    more = sum(settings.get(key, "").lower() not in ("", "0", "0.0", "false") for key in ("momentum", "centered"))
+    settings = read_args(given)
+    more = (float(settings.get("momentum", 0)) > 0) + (settings.get("centered", "").lower() in YES)
     return replace(found, moments=found.moments + more) if name in ("sgd", "rmsprop") else found

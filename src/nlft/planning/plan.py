@@ -11,7 +11,7 @@ from nlft.models.loading import ModelSettings, load_tokenizer
 from nlft.models.sizes import ModelSizes, built, sizes_of
 from nlft.planning.cards import CARDS, REACHED, REACHED_QUANTISED, Card, Fit, Setup, fit, flops_of, with_rows
 from nlft.planning.memory import Memory, Rows, Step, bits_of, memory_of
-from nlft.planning.planned import refuse_unfit_model, refuse_unplanned
+from nlft.planning.planned import refuse_unfit_model, refuse_unmade, refuse_unplanned
 from nlft.planning.settings import PlanSettings
 from nlft.planning.steps import step_of
 from nlft.planning.tokens import CHARACTERS, Tokens, count_tokens, estimate_tokens, without_file
@@ -140,7 +140,7 @@ def make_plan(
         UserError: the model has no config here, or no layer to adapt; a setting has no formula; or the training would
             refuse the settings.
     """
-    refuse_unplanned(model_settings, args, scheme, saliency)
+    refuse_unplanned(model_settings, args, scheme, saliency, examples)
     net = built(model_settings)
     refuse_unfit_model(net, args, scheme, saliency)
     model = sizes_of(net, model_settings)
@@ -160,6 +160,7 @@ def make_plan(
         double=model.double if model.bits else bool(model_settings.use_bnb_nested_quant),
         processes=settings.processes,
     )
+    refuse_unmade(args, tokens.steps if tokens else max(1, args.max_steps))
     samples = args.per_device_train_batch_size
     if tokens:
         samples = min(samples, tokens.examples)  # a batch has no more than the file

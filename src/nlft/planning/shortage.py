@@ -135,7 +135,9 @@ def _sizes_of(model: Any, quantised: bool) -> ModelSizes:
     with torch.device("meta"):
         built: Any = AutoModelForCausalLM.from_config(config, dtype=base.dtype, trust_remote_code=False)
         if isinstance(model, PeftModel):
-            built = get_peft_model(built, copy.deepcopy(model.peft_config[model.active_adapter]))
+            adapter = copy.deepcopy(model.peft_config[model.active_adapter])
+            adapter.base_model_name_or_path = None  # PEFT would warn of any other path
+            built = get_peft_model(built, adapter)
     return measured(built, str(config.name_or_path))
 
 

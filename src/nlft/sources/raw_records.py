@@ -52,6 +52,8 @@ class RawRecord:
             be a question.
         left_out: what of the record was not used, in the same words for every record.
         repeats: whether an earlier record of the source has the same prompt, as the second side of a pair does.
+        asks: the prompt of its question, if that is another one than its example's: a conversation can go on after the
+            last reply. Empty: it asks nothing that text can hold.
         if_missing: what to do about a field that is missing, if a file of this kind has a better cure than usual.
     """
 
@@ -62,7 +64,13 @@ class RawRecord:
     unused: str | None = None
     left_out: list[str] = field(default_factory=list)
     repeats: bool = False
+    asks: str | list[Message] | None = None
     if_missing: str | None = None
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether the record is no question."""
+        return self.asks == [] or bool(self.unused and "prompt" not in self.fields)
 
     def refuse(self, name: str | None, what: str, cure: str) -> None:
         """Add a problem with the field, or with the whole record if `name` is None."""

@@ -56,7 +56,7 @@ def as_ours(
     made = []
     for record in records:
         new = record_of(record.where, record.fields, chosen, columns) if record.fields else record
-        new.left_out = record.left_out
+        new.left_out, new.asks = record.left_out, record.asks
         new.names = record.names | new.names
         new.problems = [*record.problems, *(p for p in new.problems if p not in record.problems)]
         made.append(new)

@@ -12,7 +12,7 @@ from nlft.config import is_set, shown_of
 from nlft.core.schemes.scheme import Scheme
 from nlft.errors import ConfigError, Problem
 from nlft.training.json_settings import broken_json
-from nlft.training.optim_args import keys_of, wrong_keys
+from nlft.training.optim_args import keys_of, wrong_args
 
 BASELINES = frozenset({"sft", "kto", "dpo", "reft"})
 NLFT = frozenset({"nlft"})
@@ -200,6 +200,8 @@ REFUSALS = (
     Refusal("optim_args", "the optimizer of --optim does not read it", when=lambda a: keys_of(_text(a.optim)) == ()),
     Refusal("optim_target_modules", "only GaLore and APOLLO read it",
             when=lambda a: not _text(a.optim).startswith(_LAYERWISE)),
+    Refusal("report_to", "transformers has no such tracker", "Choose another one, such as tensorboard, or none.",
+            when=lambda a: not _trackers(a) <= _known_trackers()),
     Refusal("run_name", "--report_to is none, and only trackers read it", "Add --report_to, or change --output_dir.",
             when=lambda a: not _trackers(a)),
     *(Refusal(name, "--report_to has no trackio", "Add --report_to trackio.",
@@ -263,7 +265,7 @@ def refuse_idle(args: Any, method: str) -> None:
         for one in REFUSALS
         if method in one.methods and one.setting in known and is_set(args, known[one.setting]) and one.when(args)
     ]
-    problems += wrong_keys(_text(args.optim), args.optim_args) if "optim_args" in known else []
+    problems += wrong_args(_text(args.optim), args.optim_args) if "optim_args" in known else []
     problems += _vllm(args, known)
     problems += broken_json(args)
     if problems:
@@ -398,3 +400,9 @@ def _text(value: Any) -> str:
 def _trackers(args: Any) -> set[str]:
     named = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     return set(named) - {"none"}
+
+
+def _known_trackers() -> set[str]:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    return {"all", *INTEGRATION_TO_CALLBACK}

@@ -18,7 +18,8 @@ from nlft.core.logprobs import causal_lm
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.files import give_usual_modes, sync_folder, sync_tree
 from nlft.models.ends import name_trained_end
-from nlft.models.loading import ModelSettings, load_model, load_tokenizer
+from nlft.models.loading import ModelSettings, load_model, load_tokenizer, own_config
+from nlft.models.quantising import quantization_record
 from nlft.models.weights_check import check_finite
 from nlft.progress import note
 from nlft.runs.card_facts import bits_of_base
@@ -86,6 +87,11 @@ def merge_adapter(settings: ModelSettings, out: Path) -> None:
 def _check_settings(settings: ModelSettings, out: Path) -> None:
     if not settings.adapter:
         raise UserError("--adapter is missing.\n  Give a run directory, an adapter's folder or a hub name.")
+    if quantization_record(own_config(settings)) is not None:
+        raise UserError(
+            f"--model_name_or_path {settings.model_name_or_path}: by its config.json its weights are quantised, and an "
+            "adapter cannot be merged into them.\n  Give the model that it was made from, and quantise the result."
+        )
     if settings.load_in_4bit or settings.load_in_8bit:
         raise UserError(
             "an adapter cannot be merged into a quantised model.\n"

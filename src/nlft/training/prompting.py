@@ -13,6 +13,7 @@ from nlft.data.records import Example, completion_text, revision_text
 from nlft.data.template_columns import inputs_of
 from nlft.errors import Problem, RecordsError, UserError
 from nlft.runs.run_dir import RunDir
+from nlft.training.settings import checkpoint_choice
 
 
 def training_encoder(tokenizer: PreTrainedTokenizerBase, args: Any, limits: ModelLimits | None) -> ConditionEncoder:
@@ -21,16 +22,21 @@ def training_encoder(tokenizer: PreTrainedTokenizerBase, args: Any, limits: Mode
     run.yaml then has the day, so that a replay renders the same tokens. A resumed run goes on with the run's day.
 
     Args:
-        args: an `NLFTConfig`.
+        args: the settings of a training.
         limits: what the model can read.
 
     Raises:
         UserError: the chat template cannot be used.
     """
     run = RunDir(args.output_dir)
-    if args.resume_from_checkpoint and args.chat_template_date is None and run.settings_path.is_file():
+    if (
+        checkpoint_choice(args.resume_from_checkpoint)
+        and args.chat_template_date is None
+        and run.settings_path.is_file()
+    ):
         args.chat_template_date = run.settings().get("training", {}).get("chat_template_date")
-    encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, args.strike_words or (), limits)
+    listed = getattr(args, "strike_words", None) or ()
+    encoder = ConditionEncoder(tokenizer, args.templates(), args.max_length, listed, limits)
     args.chat_template_date = encoder.date
     args.chat_template_kwargs = dict(encoder.templates.inputs.kwargs) or None
     return encoder
@@ -39,22 +45,22 @@ def training_encoder(tokenizer: PreTrainedTokenizerBase, args: Any, limits: Mode
 def check_for_trl(encoder: TurnEncoder, examples: Sequence[Example], *, has_columns: bool = True) -> None:
     """Try out every example's prompt and replies with the chat template.
 
-    TRL renders a prompt, and prompt and completion together. So the second must begin with the first. TRL writes
-    today's date, and takes a table, in which all examples have the same variables for the template.
+    TRL renders a prompt, and prompt and completion together. So the second must begin with the first. It takes a table,
+    in which all examples have the same variables for the template.
 
     Args:
         encoder: renders as the method's settings say.
         has_columns: whether the method takes the columns `tools` and `chat_template_kwargs`. A method that does not
-            also tokenises its prompts with TRL, so the name of a special token in them is refused.
+            also trains what TRL renders and tokenises: today's date, and special tokens by their names, are refused.
 
     Raises:
         UserError: TRL would render something else than nlft, or the template refuses some examples.
     """
     if encoder.chat is None:
         return
-    if encoder.templates.inputs.date:
+    if encoder.templates.inputs.date and not has_columns:
         raise UserError(
-            "--chat_template_date: TRL renders the chat template itself, with today's date.\n"
+            "--chat_template_date: TRL renders the prompts of this method itself, with today's date.\n"
             "  Leave it out, or give the template's variable: --chat_template_kwargs "
             '\'{"date_string": "26 Jul 2024"}\'.'
         )

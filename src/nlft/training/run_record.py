@@ -95,7 +95,7 @@ def _conditions(needs: frozenset[str]) -> list[str]:
 
 def model_record(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
     """Return what identifies the trained model: its base by name, content and data type, and its adapter's shape."""
-    name, found, quantised = base_name(model), adapted(model), quantization_record(model)
+    name, found, quantised = base_name(model), adapted(model), quantization_record(model.config)
     return {
         "model_name_or_path": str(Path(name).resolve()) if name and Path(name).is_dir() else name,
         "weights": weights_fingerprint(name, getattr(model.config, "_commit_hash", None)) if name else None,

@@ -387,3 +387,11 @@ def _refuse_unseeded(args: Any) -> None:
     if args.accelerator_config.use_seedable_sampler is False:
         why = "has use_seedable_sampler false, but a resumed run would then read the examples in another order"
         raise ConfigError([Problem("--accelerator_config", why, "Leave it true.")])
+
+
+def checkpoint_choice(choice: str | bool | None) -> str | bool:
+    """Return what a value of `--resume_from_checkpoint` means: true, false, `auto`, or a checkpoint's folder."""
+    text = str("" if choice is None else choice)
+    if text.lower() in ("", "none", "false", "no"):
+        return False
+    return True if text.lower() in ("true", "yes") else "auto" if text.lower() == "auto" else text

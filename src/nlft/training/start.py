@@ -21,6 +21,7 @@ from nlft.training.checkpoints import check_processes, checkpoint_to_resume
 from nlft.training.differences import differences
 from nlft.training.manifest import WRITING, recover
 from nlft.training.run_record import add_command
+from nlft.training.settings import checkpoint_choice
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
@@ -84,9 +85,7 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
     Raises:
         UserError: the folder has another run's work, or the checkpoint cannot be used.
     """
-    wish = {"": False, "none": False, "false": False, "no": False, "true": True, "yes": True, "auto": "auto"}.get(
-        str(choice if choice is not None else "").lower(), choice
-    )
+    wish = checkpoint_choice(choice)
     if wish and overwrite:
         raise UserError(
             f"--overwrite deletes what --resume (--resume_from_checkpoint {choice}) needs.\n  Leave out one of them."
@@ -94,7 +93,7 @@ def where_to_start(run: RunDir, choice: str | bool | None, *, overwrite: bool, w
     if wish == "auto":
         return _go_on_or_start(run, world_size)
     if wish:
-        return checkpoint_to_resume(run, wish if wish is True else str(choice), world_size)
+        return checkpoint_to_resume(run, wish, world_size)
     if (left := what_is_left(run)) and not overwrite:
         raise UserError(
             f"{display_path(run.path)}: holds a run already: {', '.join(left)}.\n"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nlft.core.prompts import Message
 from nlft.sources.columns import Columns, field_named
 from nlft.sources.conversation import NO_REPLY, Unusable, as_conversation, as_prompt, split, with_system
 from nlft.sources.formats.format import Format, Place
@@ -23,7 +24,8 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
 
     Without a rating the reply is right: such files hold replies to learn from. But a judgment or a marked part says
     what is wrong. A reply of weight 0 (OpenAI) is not meant to be learned, so the one before it is taken. A
-    conversation without a reply is only a question.
+    conversation without a reply is only a question. One that goes on after the last reply, up to a message by the user,
+    asks that message, after all before it.
 
     Raises:
         Unusable: it calls tools, or has no message by a user or an empty reply.
@@ -34,8 +36,8 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
     if turns is None:
         raise Unusable("messages that have no role or no content")
     system = pick(fields, "system", columns)
-    if isinstance(system, str) and system.strip():
-        turns = with_system(system, turns)
+    system = system if isinstance(system, str) and system.strip() else None
+    turns = with_system(system, turns) if system else turns
     identity = place.own_id("id", "uuid", "prompt_id")
     more = {name: fields[name] for name in _AS_THEY_ARE if fields.get(name)} | extras(fields)
     if turns[-1]["role"] == "user" and all(turn["role"] != "assistant" for turn in turns):
@@ -53,10 +55,22 @@ def conversation_record(place: Place, messages: object, columns: Columns) -> Raw
     elif opinion.label and ("judgment" in opinion.texts or "spans" in more):
         opinion.label = False
     record = example(place.where, identity, prompt, reply, opinion, **more)
+    record.asks = _asked(messages, system)
     if rating is not None and opinion.label is None:
         record.unused = None
         record.refuse("label", *label_problem(rating, _rating_name(fields, columns)))
     return record
+
+
+def _asked(messages: object, system: str | None) -> str | list[Message] | None:
+    """Return the whole conversation as a prompt if it ends with a message by the user; else None. See `RawRecord`."""
+    try:
+        turns = as_conversation(messages) or []
+    except Unusable:  # what follows the last reply that is learned may call tools
+        return []
+    if not turns or turns[-1]["role"] != "user":
+        return None
+    return with_system(system, turns) if system else turns
 
 
 def _take_texts(opinion: Opinion, fields: dict[str, Any], columns: Columns) -> Any:
