@@ -159,6 +159,122 @@ The answer is 5. However, 3 of them are green.|The answer is 5. But this assumes
 """
 
 
+AGAINST = r"""
+However, she gave 2 away, so it is 18.|However, it is 18.|However, the total is 18.|But it must be 18.
+But wait, she ate 2, so 18 are left.|However, she gave 2 away. That leaves 18.|However, she gave 2 away. 18 remain.
+However, 2 broke, and 18 are left.|But 2 are broken, leaving her with 18.
+However, we must subtract the 2 that she ate: 20 - 2 = 18.|However, it is necessary to subtract the 2 rotten ones: 18.
+But the actual number is 18.|However, there are actually 18.|But this means 18 eggs.
+Yet two of them broke, and therefore we get 18.|Nevertheless, the correct count should be 18.
+But it is not 20, because she ate 2.|However, it isn't 20 but 18.
+However, if we subtract the 2 that she ate, it is 18.|However, since she gave 2 away, the answer would be 18.
+However, if we also count the 2 that she gave away, we get 22.
+However, if she had kept them it would be 20; she gave 2 away, so it is 18.|But that is not 19, it is 18.
+However, the question asks for what is left, which is 18.|However, she also gave 2 away, which makes 18.
+But she needs 2 for breakfast, giving 18.|但是她送了2个，因此是18。
+However, if the 2 eggs are broken, so only 18 can be sold, it is 18.|But if 2 of these are broken, then 18 are left.
+However, had we read the question well, we would have got 18.
+However, the right one would be 18, if we read the question well.|But it can't be 20, so it would be 18.
+However, it cannot be more than 18, so 18.|However, that would be wrong if she ate 2; it should be 18.
+However, it was never 20.|But no, not 20. It is 18.|However, we should not count the 2 broken ones, so it is 18.
+However, if she did not break 2, it would be 20, so it is 18.|However, as it would be rounded down, it is 18.
+But, not counting the 2 she ate, the total is 18.|However, I did not subtract the 2 she ate, so the result is 18.
+However, that is before the 2 she ate; the final number is 18.|However, without the 2 that broke it is 18.
+However, the problem would not be solved yet: she ate 2, so it is 18.|However, only 18 are left.
+However, she only has 18.|But just 18 of the eggs are whole, so only these count: 18.
+However, the final count is just 18.|But I see now that it is 18.|But since 2 broke, it's 18.
+But after the break it is really only 18.|Yet the truth is that 18 remain.
+Still, we need to take 2 off, which gives 18.|However, she gave 2 away: 20 - 2 = 18.|However, this is wrong, it's 18.
+But that is the number before lunch. After lunch it is 18.|But it's a trick question: 2 eggs broke, so 18.
+However, it is important to subtract the 2 that she ate, so 18.
+However, it is important to note that she ate 2: 20 - 2 = 18.|However, it is worth noting that 2 broke, leaving 18.
+However, it's useful to check: 9 + 9 = 18.|However, let me check: 9 + 9 = 18, so it is 18.|However, so it is 20 - 2.
+However, that makes it 20 minus 2.|But it is not 20.|But it is not really 20, because she ate 2.
+But that's not the same as 20, it's 18.|However, she did not notice that it is 18.
+However, I have not yet taken off 2, so 18.|But not 20; 18.|But it isn't 19, 18 is right.|But it is not 19 but 18.
+But it's not 21, it's 18.|However, it can't be 19, so it must be 18.|However, as it can not be 20, she has 18.
+However, if we had counted right, it would be 18.|However, if I had subtracted the 2, I would have got 18.
+However, if the 2 broken ones had been subtracted, it would be 18.
+However, if you had read the question, you would have got 18.|However, if the question is about the rest, it is 18.
+But if Tom is one of the boys, it would be 18.|However, if she had eaten 2, it would be 18, and she did, so it is 18.
+However, if she had sold them all it would be 20. She sold 18, so it is 18.
+However, if Tom had not eaten 2, it would be 20; since he did, it is 18.|However, the correct total would be 18.
+But the price was in cents, so this means 18 dollars.|However, the number is actually 18.
+However, the total comes to 18.|But the answer should have been 18.|But it should be 18!
+However, we have to divide by 2, which gives 10.|However, half of these are Tom's, so she gets 10.
+However, that's for two days; for one day it's 10.|However, that's the total. For each it is 10.
+However, per person it's 10.|However, this counts Tom twice, so we get 19.|But she also has 2 at home, so it's 22.
+But she also has 2 at home, for a total of 22.|However, adding the 2 at home gives 22.
+However, the 2 at home bring it to 22.|However, the 2 at home must be added, so the total becomes 22.
+But with the 2 at home, she has 22.|However, in total she has 22.|Aber es sind nur 18.|Aber sie hat also 18.
+Doch in Wahrheit sind es 18.|Allerdings sind 2 kaputt. Es sind 18.|Allerdings müssen wir 2 abziehen: 20 - 2 = 18.
+Aber es sind nicht 20.|Aber wenn man die 2 abgezogen hätte, wären es 18.|Mais il en reste 18.
+Mais en réalité c'est 18.|Mais il faut enlever 2 : 20 - 2 = 18.|Pero son 18.|Pero en realidad quedan 18.
+Pero hay que restar 2: 20 - 2 = 18.|Sin embargo, el total es 18.|Ma sono 18.|Ma il totale è 18.|Mas são 18.
+Mas o total é 18.|Но их 18.|Однако всего 18.|Но на самом деле их 18.|但是应该是18。|不过正确答案是18。
+しかし正しくは18です。|하지만 따라서 18입니다.
+However, I am not convinced that it is 20.|But I doubt that it is 20.|**However**, she ate 2, so it is 18.
+However, 2 broke, so she has 18 of them.|But no. Not 20, 18.|However, if there were 2 broken ones, it would be 18.
+However, if Tom had eaten 2, it would be 18 and he did.|However, it is -20.|However, it is 20 thousand.
+"""
+HARMLESS = r"""
+However, if she had sold 20 instead, it would be 40.|However, if she sold 20 eggs instead, the total would be 40.
+However, had she sold 20, it would have been 40.|However, it would be 40 if she had sold 20.
+However, it would have been 40 if she had sold all of them.|But it is not 20, because she ate 2.
+But it isn't 20, since she ate 2.|However, that does not mean that it is 20 for everyone.
+But this doesn't mean she has 20.|Ma is 40 years old.|Ma is also 40.|Ma has 3 cows, so she is 2 ahead.
+Mas is 40 years old, so he is 22 years older.|However, 3 of them are green.|However, she also has 5 cats.
+However, note that she also sold 3 yesterday.|But it is a holiday, and the shop closes at 6.
+However, let us check: 16 + 2 = 18, so it is 18.|However, to be sure: 9 * 2 = 18. So it is 18.
+But it should not be 20.|However, the total is not 20, as one might think.|However, it can't be 20, because 2 broke.
+But if the ducks laid 20 eggs, she would have 22.|However, it is never 20.
+However, it is possible to solve this in 2 ways.|But it is important to note that a week has 7 days.
+Still, it is interesting that she ate 3.|But the number of eggs was not 20.
+However, it is worth noting that she has 3 kids.|However, 3 of them are brown.
+However, she can sell only 3 of them per day.|But don't forget that 5 of them are for Tom.|However, this took 3 days.
+But note: rule 3 says so.|However, if each one had cost 3 dollars, it would have cost 54 dollars.
+However, if Tom had eaten 3, it would be 15.|However, had Tom eaten 3, she would have had 15.
+However, if he were older, he would have 20.|However, it would have been 15 if Tom had eaten 3.
+But it's not 20, since 2 are broken.|But it is not 20 as you may think.|But it can't be 20.|But it isn't 20.
+But it does not equal 20.|But this isn't 20% of it.|However, it is worth a note that 3 are brown.
+However, it's important to remember that eggs keep for 7 days.|However, it is interesting that 3 are brown.
+Still, she is tired, for she is 40.|Still, Tom is 3 years old.|Yet Tom is only a boy of 3.|Ma was born in 1950.
+Ma is therefore 40.|Pero has 3 dogs, so he pays 3 dollars.|Mas sold 3, so he has 2.
+However, sold goods cost 3 dollars each.|However, some of these 3 days were holidays.
+However, let us verify: 9 + 9 = 18.|But let's double-check this: 20 - 2 = 18.
+However, we can also see this as 9 * 2 = 18.|So, still 18.|But the answer stays the same: 18.|But it is still 18.
+However, this is the same as 18.|However, it's 18 eggs.|Aber 3 davon sind braun.
+Aber wenn Tom 3 gegessen hätte, wären es 15.|Allerdings sind es nicht 20, wie man denkt.|Mais 3 sont brunes.
+Mais si Tom en avait mangé 3, il en resterait 15.|Pero 3 son marrones.|Pero si Tom hubiera comido 3, quedarían 15.
+Pero no son 20.|Ma 3 sono marroni.|Ma non sono 20.|Mas 3 são marrons.|Но 3 из них коричневые.|Но это не 20.
+但是其中3个是棕色的。
+"""
+ANSWERS = ["The answer is @. ", "#### @~", "Answer: @~~", r"\boxed{@}. ", "**The answer is @.** "]
+
+
+def after(answer, sentences):
+    """Return the answer with each sentence after it, in one of several forms in turn."""
+    lines = sentences.strip().replace("\n", "|").split("|")
+    forms = [form.replace("@", answer) for form in ANSWERS]
+    return [(forms[at % len(forms)] + line).replace("~", "\n") for at, line in enumerate(lines)]
+
+
+@pytest.mark.parametrize("reply", after("20", AGAINST))
+def test_an_answer_that_the_next_sentence_may_take_back_is_not_read(reply):
+    assert grade(reply, "20") != "right"
+
+
+@pytest.mark.parametrize("reply", after("18", HARMLESS))
+def test_an_answer_stays_if_the_next_sentence_only_adds_denies_or_supposes(reply):
+    assert grade(reply, "18") == "right"
+
+
+def test_an_answer_of_several_signs_is_not_the_same_as_a_part_of_it():
+    assert grade("The answer is 1/2. However, it is 1.", "1/2") == "ungraded"
+    assert grade("The answer is -20. However, it is 20.", "-20") == "ungraded"
+    assert grade("The answer is 1,000. But it is not 1000.", "1000") == "ungraded"
+
+
 @pytest.mark.parametrize("reply", STATED.strip().replace("\n", "|").split("|"))
 def test_a_stated_number_is_right(reply):
     assert grade(reply.replace("~", "\n"), "5") == "right"

@@ -43,9 +43,10 @@ _NEXT_TURN = re.compile(
     r"|\[INST\]|<(?:\|im_start\||\|start_header_id\||start_of_turn)>user|<\|user\|>",
     re.IGNORECASE | re.MULTILINE,
 )
-# Some full stops end no sentence: `vs. 3`, `no. 5`.
+# Some full stops end no sentence: `vs. 3`, `no. 5`, and that of an item, `**1.** First`.
 _SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?<!\bp\.s\.)"
+    r"(?:(?<=[.!?])|(?<=[.!?]\*\*)(?<!\*\*[0-9]\.\*\*)(?<!\*\*[0-9]{2}\.\*\*))"
+    r"(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?<!\bp\.s\.)"
     r"(?!(?<=\bno\.)[ \t][0-9])[ \t]+(?=\S)",
     re.IGNORECASE,
 )
