@@ -68,15 +68,18 @@ _BESIDE = re.compile(
     r"|^\W{0,4}\([^()]*[^\W\d_]{2}[^()]*\)\W{0,4}$|^[^()]*\b(?:decimals|decimal places|significant)\b",
     re.IGNORECASE,
 )
-# A line at the end that may say how long or when, and not what was asked for.
+# A line at the end that may say how long or when, or how good or long the reply is, and not what was asked for.
 _ABOUT = re.compile(
-    r"[\W_]{0,6}(?!total|final|overall|whole|gesamt)(?:[^\W\d_]{1,15}[ \t]){0,2}"
-    r"(?:time|duration|elapsed|date|deadline|version|length|word count|score|rating|zeit|dauer|datum|temps|durée|tiempo"
-    r"|duración|fecha|tempo|durata|duração|data|длительность|время|дата)"
+    r"[\W_]{0,6}(?![^\d:]{0,40}(?:\b(?:total|final|overall|whole)|gesamt))(?:[^\W\d_]{1,15}[ \t]){0,2}"
+    r"(?:time|duration|elapsed|date|deadline|version|(?P<length>length)|word count|(?P<score>score|rating)|zeit|dauer"
+    r"|datum|temps|durée|tiempo|duración|fecha|tempo|durata|duração|data|длительность|время|дата)"
     r"(?:[ \t][^\W\d_]{1,15}){0,3}[*_ \t]{0,4}:"
+    r"(?(length)[^\n0-9]{0,9}[0-9][0-9.,]{0,9}[ -](?:words?|characters?|chars|tokens?|letters?|sentences?|lines?)\b)"
+    r"(?(score)(?![^\n0-9]{0,9}[0-9][0-9.,]{0,9} (?:points?|goals?|runs?|marks?)\W{0,9}\Z))"
     r"|[\W_]{0,6}(?:时间|用时|耗时|日期|時間|所要時間|日付|시간|날짜) ?:",
     re.IGNORECASE,
 )
+_BOLD_LINE = re.compile(r"\W{0,4}(?:\*\*|__)[^*\n]{1,200}(?:\*\*|__)[\s.]{0,9}")
 _FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
 _CITES = re.compile(r"\W{0,4}\[[0-9 ,]{1,9}\]\W{0,4}")
 _REFERENCE = re.compile(
@@ -338,13 +341,22 @@ def _last_number(text: str) -> Quantity | None:
             if stated := _unless_asked(sentence, read_statement(sentence)):
                 cites = _CITES.fullmatch(sentence) and sentence.strip() != text.strip()
                 beside = _BESIDE.search(sentence) or cites or _ends_with_a_source(sentence, text)
-                if not beside and _ABOUT.match(sentence) and "=" not in sentence:
+                if not beside and _is_about(sentence, line):
                     about.append(stated)
                     continue
                 return _words(sentence) if beside else _agreed([*about, stated])
         if rest != words:  # is this the third item, or three?
             return Quantity(words, NOT_ONE_NUMBER)
     return _agreed(about) if about else None
+
+
+def _is_about(sentence: str, line: str) -> bool:
+    """Return whether a sentence may tell how long, when or how good, and not what was asked for.
+
+    A line in bold type is a result, except a score: models also point out what they think of their reply.
+    """
+    about = _ABOUT.match(sentence)
+    return bool(about and "=" not in sentence and (about["score"] or not _BOLD_LINE.fullmatch(line)))
 
 
 def _ends_with_a_source(sentence: str, text: str) -> bool:
