@@ -276,6 +276,15 @@ def test_an_answer_stays_if_the_next_sentence_only_adds_denies_or_supposes(reply
     assert grade(reply, "18") == "right"
 
 
+@pytest.mark.parametrize("mark", ["Answer: ", "**Answer:**\n", "<answer>", "Answer:\n\n"])
+def test_the_number_of_a_list_s_first_item_is_no_answer(mark):
+    assert grade(f"{mark}1. First, add: 9 + 9 = 18.\n2. So she has 18.", "18") == "right"
+    assert grade(f"{mark}1. Add.\n2. So she has 18.\nAnswer: 18", "18") == "right"
+    assert grade(f"{mark}1. She has 18 eggs.", "18") == "ungraded"
+    assert grade(f"{mark}1. That is because 5 - 4 = 1.", "1") == "right"
+    assert grade(f"{mark}1. All others broke.", "1") == "right"
+
+
 def test_an_answer_of_several_signs_is_not_the_same_as_a_part_of_it():
     assert grade("The answer is 1/2. However, it is 1.", "1/2") == "ungraded"
     assert grade("The answer is -20. However, it is 20.", "-20") == "ungraded"

@@ -54,6 +54,7 @@ _SENTENCE = re.compile(
 _ABBREVIATED = re.compile(r"\b(?:[Ff]igs?|[Ee]qs?|pp?|[Rr]efs?|[Vv]ol|Sec|Ch|Tab|Abb)\.(?=[ \t]\(?[0-9])")
 _HEADING = re.compile(r"[ \t*_]*([0-9]{1,2})[.)][ \t]+(?=[^\s0-9])")
 _ITEM = re.compile(r"^[ \t]*(?:[-*×+][ \t]+)?[0-9]{1,2}[.)][ \t]+(?=[^\s0-9])")
+_SECOND_ITEM = re.compile(r"^[ \t*_]{0,9}2[.)][*_]{0,4}[ \t]", re.MULTILINE)
 _STEP = re.compile(r"^[ \t#*]{0,12}(?:step|part)[ \t]?[0-9]{1,3}(?=\W|$)", re.IGNORECASE)
 # A line that is only a number, perhaps as the value of an unknown.
 _BARE = re.compile(
@@ -158,15 +159,21 @@ def _agreed(found: list[Quantity]) -> Quantity:
 
 
 def _marked(text: str, places: list[Place]) -> list[Quantity]:
-    """Read each marked answer. Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`) are none."""
+    """Read each marked answer.
+
+    Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`, `Answer: 1. Add`) are none.
+    """
     found: list[Quantity | None] = []
-    last_digit = _last_digit(text)
+    last_digit, last_item = _last_digit(text), last_end((_SECOND_ITEM,), text)
     headings = 0
     for mark, region, start in _stated(places):
         if mark["hash"] and (heading := _HEADING.match(region)) and int(heading[1]) == headings + 1:
             headings += 1
             continue
         if mark["hash"] and _STEP.match(region):
+            continue
+        item = _HEADING.match(region)
+        if item and item[1] == "1" and last_item > start:
             continue
         first = first_sentence(region)
         sentence, ends = plain_markup(first), last_digit < start + len(first)
@@ -175,7 +182,9 @@ def _marked(text: str, places: list[Place]) -> list[Quantity]:
             if first == region and not mark["tag"] and _BARE.fullmatch(sentence)
             else ""
         )
-        if _BARE.fullmatch(following):
+        if item and item[1] == "1" and (rest := read_statement(plain_markup(region[item.end() :]))):
+            found.append(_agreed([rest, read_statement("1") or rest]))  # is this an item, or the answer and a reason?
+        elif _BARE.fullmatch(following):
             found.append(_agreed([one for line in (sentence, following) if (one := read_statement(line))]))
         elif begins_with_number(sentence) and (mark["hash"] or mark["tag"] or ends or is_short(sentence)):
             found.append(read_statement(sentence, marked=True))
