@@ -31,6 +31,7 @@ SAYS = re.compile(
     r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
     re.IGNORECASE,
 )
+_WORDS_OF_MARKS = ("####", "答案", "答え", *_NAMES.split("|"))  # `MARKS` and `SAYS` find nothing without one of these
 _TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
 BOX = re.compile(r"\\f?boxed ?\{")
 # Another question, the next exercise, or a list of references: a reply's answer stands before it.
@@ -263,7 +264,10 @@ def _stated(places: list[Place]) -> Iterator[Place]:
 
 def _places(pattern: re.Pattern[str], text: str) -> list[Place]:
     """Return what `regions` yields, and also the answers that the text denies, supposes or doubts."""
-    found = []
+    found: list[Place] = []
+    folded = text.casefold()
+    if not any(word in folded for word in _WORDS_OF_MARKS):
+        return found
     matches = list(pattern.finditer(text))
     stops = [*(match.start() for match in matches[1:]), len(text)]
     pairs = list(zip(matches, stops, strict=False))
