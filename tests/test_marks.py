@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 
 from nlft.collect.opinions import read_opinion
+from nlft.core import prompts
 from nlft.core.marks import corrections, says_right, says_wrong, verdict
 from nlft.core.prompts import without_corrections
 from nlft.core.thoughts import without_thoughts
@@ -215,6 +216,15 @@ def test_a_mark_in_a_quote_of_the_reply_is_no_correction(judgment):
 )
 def test_a_judge_may_put_its_own_correction_in_quotation_marks(judgment):
     assert "17" not in without_corrections(judgment)
+
+
+def test_a_line_that_a_judge_repeats_is_searched_once(monkeypatch):
+    searched = []
+    monkeypatch.setattr(
+        prompts, "corrections", lambda line, **given: searched.append(line) or corrections(line, **given)
+    )
+    assert without_corrections("It is off.\nCorrection: 17.\n" * 50 + "\nEnd.") == "It is off.\nEnd."
+    assert sorted(searched) == ["", "Correction: 17.", "End.", "It is off."]
 
 
 @pytest.mark.parametrize(
