@@ -170,10 +170,10 @@ AGAINST = r"""
 However, she gave 2 away, so it is 18.|However, it is 18.|However, the total is 18.|But it must be 18.
 But wait, she ate 2, so 18 are left.|However, she gave 2 away. That leaves 18.|However, she gave 2 away. 18 remain.
 However, 2 broke, and 18 are left.|But 2 are broken, leaving her with 18.
-However, we must subtract the 2 that she ate: 20 - 2 = 18.|However, it is necessary to subtract the 2 rotten ones: 18.
-But the actual number is 18.|However, there are actually 18.|But this means 18 eggs.
-Yet two of them broke, and therefore we get 18.|Nevertheless, the correct count should be 18.
-But it is not 20, because she ate 2.|However, it isn't 20 but 18.
+However, we must subtract the 2 that she ate: 20 - 2 = 18.
+However, it is necessary to subtract the 2 rotten ones: 18.|But the actual number is 18.
+However, there are actually 18.|But this means 18 eggs.|Yet two of them broke, and therefore we get 18.
+Nevertheless, the correct count should be 18.|But it is not 20, because she ate 2.|However, it isn't 20 but 18.
 However, if we subtract the 2 that she ate, it is 18.|However, since she gave 2 away, the answer would be 18.
 However, if we also count the 2 that she gave away, we get 22.
 However, if she had kept them it would be 20; she gave 2 away, so it is 18.|But that is not 19, it is 18.
@@ -219,10 +219,46 @@ Aber es sind nicht 20.|Aber wenn man die 2 abgezogen hätte, wären es 18.|Mais 
 Mais en réalité c'est 18.|Mais il faut enlever 2 : 20 - 2 = 18.|Pero son 18.|Pero en realidad quedan 18.
 Pero hay que restar 2: 20 - 2 = 18.|Sin embargo, el total es 18.|Ma sono 18.|Ma il totale è 18.|Mas são 18.
 Mas o total é 18.|Но их 18.|Однако всего 18.|Но на самом деле их 18.|但是应该是18。|不过正确答案是18。
-しかし正しくは18です。|하지만 따라서 18입니다.
-However, I am not convinced that it is 20.|But I doubt that it is 20.|**However**, she ate 2, so it is 18.
-However, 2 broke, so she has 18 of them.|But no. Not 20, 18.|However, if there were 2 broken ones, it would be 18.
-However, if Tom had eaten 2, it would be 18 and he did.|However, it is -20.|However, it is 20 thousand.
+しかし正しくは18です。|하지만 따라서 18입니다.|However, I am not convinced that it is 20.|But I doubt that it is 20.
+**However**, she ate 2, so it is 18.|However, 2 broke, so she has 18 of them.|But no. Not 20, 18.
+However, if there were 2 broken ones, it would be 18.|However, if Tom had eaten 2, it would be 18 and he did.
+However, it is -20.|However, it is 20 thousand.|However, Tom took 2 of them home, so 18 stayed.
+However, two of those are rotten. We are down to 18.|But hold on: 2 were sold before. So 18.
+But she used up 2, bringing the count down to 18.|However, the family eats 2 every day; 18 end up at the market.
+But Tuesday's 2 do not count. 18 it is.|Still, one must not forget the 2 lost ones, making it 18.
+However, 18 is what is asked for.|But the question wants dollars: 18.|However, 18 would be more accurate.
+But 18 is the better answer.|However, she ends up with 18.|However, there were 18 to begin with.
+Yet only eighteen of the 20 are usable.|However, I think it should rather be 18.
+But then he loses 2 and ends with 18.|However, the tax adds 2, and she pays 22.
+However, the tip is 2, and the bill is 22.|But she pays 22 with the tip.|However, minus the fee, 18.
+Aber zwei gingen kaputt, macht 18.|Allerdings kommt noch Steuer dazu: 22.|Mais avec la taxe cela fait 22.
+Pero con el impuesto son 22.|Ma con la tassa fa 22.|Mas com o imposto dá 22.|Однако с налогом получается 22.
+但加上税是22。|However, Sam had already taken 2, which brings us down to 18.
+But the last 2 arrived late, so they are out; 18 count.|However, the shop keeps 10%, so Ann receives 18.
+Yet this ignores the discount. With it, she pays 18.|However, this is per week. Per day it would be 4.
+But he shares them equally with Tom and each one has 10.|However, 2 of them are his own. He therefore gives back 18.
+But 18 fits the text better.|However, a closer look shows 18 apples.|However, a recount yields 18 apples.
+But the problem says to round down, to 18.|But we were asked for the difference: 18.
+However, we were asked about apples, and she has 18 apples.
+Nevertheless, what she has at the end of the day is 18 apples.|However, at the end she is left with 18 apples.
+However, the boy eats 2 apples and his mother is left with 18.|But I forgot the two that fell: 18.
+But we forgot to take out two, hence eighteen (18).|Still, she only needs 18 apples.
+However, the two dogs get one each, so 18 remain for us.|Jedoch fehlen 2, sie hat am Ende 18.
+Allerdings bekommt Tom die Hälfte, also 10.|Cependant, Tom en prend 2 et elle finit avec 18.
+Sin embargo, Tom toma 2 y ella termina con 18.|Tuttavia, Tom ne prende 2 e lei resta con 18.
+Porém, Tom pega 2 e ela fica com 18.|Однако Том берёт 2, и у неё 18.|しかし、2個は壊れたので、18個です。
+However, Mia returned 2 books, and now she owns 18 books.|But it says half off, thus the cost drops to 10.
+Though we still need the change: 5.|However, the train leaves late, so the trip takes 18 hours.
+However, you'd better subtract the 2 you gave away; you have 18.
+Unfortunately that counts the twins twice; there are 18 kids.|However, Tom's share is only 10.|But what's left is 18.
+However, what she keeps is 18.|Yet, correcting for the 2 missing ones, we arrive at 18.
+But the correct computation is 9 * 2 = 18.|However, 9 times 2 is 18.
+However, the number that matters is eighteen, i.e. 18.|However, the sum of both is 38.|However, doubling it gives 40.
+But twice that is needed, 40.|However, converting to minutes, we have 1200.|But in minutes it is 1200.
+However, the average is 4.|Except that 2 of those do not fit, 18 do.|Doch Tom nimmt 2, sie behält 18.
+Pourtant, il en manque 2, il y en a 18.|Pero al final se queda con 18.|Ma alla fine ne ha 18.|Mas no fim tem 18.
+Но в конце у неё 18.|但实际上只有18个。|그러나 2개를 먹어서 18개입니다.|However, she ends up with 2000.
+However, so she has 18, and Tom 20.
 """
 HARMLESS = r"""
 However, if she had sold 20 instead, it would be 40.|However, if she sold 20 eggs instead, the total would be 40.
@@ -234,27 +270,40 @@ Mas is 40 years old, so he is 22 years older.|However, 3 of them are green.|Howe
 However, note that she also sold 3 yesterday.|But it is a holiday, and the shop closes at 6.
 However, let us check: 16 + 2 = 18, so it is 18.|However, to be sure: 9 * 2 = 18. So it is 18.
 But it should not be 20.|However, the total is not 20, as one might think.|However, it can't be 20, because 2 broke.
-But if the ducks laid 20 eggs, she would have 22.|However, it is never 20.
-However, it is possible to solve this in 2 ways.|But it is important to note that a week has 7 days.
-Still, it is interesting that she ate 3.|But the number of eggs was not 20.
+However, it is never 20.|However, it is possible to solve this in 2 ways.
+But it is important to note that a week has 7 days.|But the number of eggs was not 20.
 However, it is worth noting that she has 3 kids.|However, 3 of them are brown.
 However, she can sell only 3 of them per day.|But don't forget that 5 of them are for Tom.|However, this took 3 days.
 But note: rule 3 says so.|However, if each one had cost 3 dollars, it would have cost 54 dollars.
 However, if Tom had eaten 3, it would be 15.|However, had Tom eaten 3, she would have had 15.
 However, if he were older, he would have 20.|However, it would have been 15 if Tom had eaten 3.
 But it's not 20, since 2 are broken.|But it is not 20 as you may think.|But it can't be 20.|But it isn't 20.
-But it does not equal 20.|But this isn't 20% of it.|However, it is worth a note that 3 are brown.
-However, it's important to remember that eggs keep for 7 days.|However, it is interesting that 3 are brown.
-Still, she is tired, for she is 40.|Still, Tom is 3 years old.|Yet Tom is only a boy of 3.|Ma was born in 1950.
-Ma is therefore 40.|Pero has 3 dogs, so he pays 3 dollars.|Mas sold 3, so he has 2.
-However, sold goods cost 3 dollars each.|However, some of these 3 days were holidays.
-However, let us verify: 9 + 9 = 18.|But let's double-check this: 20 - 2 = 18.
-However, we can also see this as 9 * 2 = 18.|So, still 18.|But the answer stays the same: 18.|But it is still 18.
-However, this is the same as 18.|However, it's 18 eggs.|Aber 3 davon sind braun.
-Aber wenn Tom 3 gegessen hätte, wären es 15.|Allerdings sind es nicht 20, wie man denkt.|Mais 3 sont brunes.
-Mais si Tom en avait mangé 3, il en resterait 15.|Pero 3 son marrones.|Pero si Tom hubiera comido 3, quedarían 15.
-Pero no son 20.|Ma 3 sono marroni.|Ma non sono 20.|Mas 3 são marrons.|Но 3 из них коричневые.|Но это не 20.
-但是其中3个是棕色的。
+But it does not equal 20.|But this isn't 20% of it.|However, it's important to remember that eggs keep for 7 days.
+Still, Tom is 3 years old.|Ma was born in 1950.|Ma is therefore 40.|Pero has 3 dogs, so he pays 3 dollars.
+Mas sold 3, so he has 2.|However, some of these 3 days were holidays.|However, let us verify: 9 + 9 = 18.
+But let's double-check this: 20 - 2 = 18.|However, we can also see this as 9 * 2 = 18.|So, still 18.
+But the answer stays the same: 18.|But it is still 18.|However, this is the same as 18.|However, it's 18 eggs.
+Aber 3 davon sind braun.|Aber wenn Tom 3 gegessen hätte, wären es 15.|Allerdings sind es nicht 20, wie man denkt.
+Mais si Tom en avait mangé 3, il en resterait 15.|Pero si Tom hubiera comido 3, quedarían 15.|Pero no son 20.
+Ma non sono 20.|Но 3 из них коричневые.|Но это не 20.|但是其中3个是棕色的。|But Tom, who is 9, disagrees.
+However, if he had worked 5 days, he would have earned 90.|But it won't be 20 next time.
+However, prices rose by 5% in 2020.|Still, the shop opens at 8.|However, the bus takes 3 hours.|But that isn't 19.
+Aber Tom hat 3 Hunde.|Mais Tom a 3 chiens.|Pero Tom tiene 3 perros.|However, had it rained, she would have sold 7.
+However, Sam also collects 7 stamps.|But it took her 3 hours.
+However, had she used the large box, it would have held 30.
+But if the tree had been watered, it would have given 50 apples.|But it is definitely not 20.
+However, it was never meant to be 25.|But don't be fooled: it is not 21.|However, 5 of those apples are small.
+But this assumes that a week has 7 days.|However, this result would be 36 if she had picked twice as many.
+Yet it can't be 22 because two were left on the tree.|Still, her 4 sisters wanted more apples.
+However, to double-check: 20 - 2 = 18.|But as a check, 9 * 2 = 18.|Allerdings hat Tom 4 Schwestern.
+Cependant, ce n'est pas 20.|Sin embargo, Tom tiene 4 hermanas.|Ma is 44 years old and cooks.
+However, step 2 could be done faster.|However, this uses 2 assumptions.|However, Mia also has 4 brothers.
+But that took her 2 days.|However, if the shop had been closed, she would have earned 0 dollars.
+However, this is not 30.|But the answer isn't 19.|But it isn't 16, as some pupils think.
+However, 2 of these books are old.|However, 10 of the 18 books are novels.|Still, checking: 20 - 2 = 18.
+However, if it were winter, it would be 9.|Mas is 12 years old.|Ma has been away for 3 weeks.|Aber es sind nicht 16.
+Pero no son 16.|Mais ce n'est pas 16.|However, the trip requires 2 buses.|But Tom needs 5 minutes more.
+Yet Mia can carry 6 bags at once.|However, this method needs 2 steps.|But he didn't get 20, since 2 were lost.
 """
 ANSWERS = ["The answer is @. ", "#### @~", "Answer: @~~", r"\boxed{@}. ", "**The answer is @.** "]
 
@@ -283,6 +332,13 @@ def test_the_number_of_a_list_s_first_item_is_no_answer(mark):
     assert grade(f"{mark}1. She has 18 eggs.", "18") == "ungraded"
     assert grade(f"{mark}1. That is because 5 - 4 = 1.", "1") == "right"
     assert grade(f"{mark}1. All others broke.", "1") == "right"
+
+
+def test_a_thing_that_the_reply_counted_before_may_be_counted_anew_and_another_thing_is_not_the_answer():
+    reply = "Ann picks 25 apples and eats 5 apples. 25 - 5 = 20 apples.\nThe answer is 20. "
+    assert grade(f"{reply}But her pile has 18 apples.", "20") == "ungraded"
+    assert grade(f"{reply}But Ann has 18 sisters.", "20") == "right"
+    assert grade(f"{reply}But 18 of the apples are red.", "20") == "right"
 
 
 def test_an_answer_of_several_signs_is_not_the_same_as_a_part_of_it():
