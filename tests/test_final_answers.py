@@ -43,7 +43,10 @@ Tom has 7 apples, Ann has 5.|She has 7 left, having eaten 5.
 Therefore the total is 7, which satisfies 2 + 3 = 5.|She has 7 compared to Tom's 5.
 She has 7 apples.~Time: 5 minutes|She has 7 apples.~~**Time:** 5 minutes|She has 7 apples. Time: 5 minutes
 She has 7 apples.~Time spent: 5 minutes~Date: 5 May|She has 7.~Reading time: 5 min|She has 7.~Score: 5
-She has 7 apples.~Length: 5 words|Sie hat 7.~Dauer: 5 Minuten|她有7个。~用时:5分钟
+She has 7 apples.~Length: 5 words|She has 7 apples.~The time: 5 minutes
+She has 7 apples.~Length of the reply: 5 words|She has 7.~Rating: 5/5|She has 7.~**Score: 5**
+She has 7.~Length: 5 tokens.
+Sie hat 7.~Dauer: 5 Minuten|她有7个。~用时:5分钟
 """
 NOT_STATED = """
 The answer cannot be 5. She has 7.|The answer can't possibly be 5. She has 7.|The answer could not be 5. She has 7.
@@ -147,6 +150,10 @@ There are 2 tasks.~**Task 1:** She has 4.~**Task 2:** So she has 5.
 Exercise 2: She has 5.|He spent 20 on the tab. 5 dollars are left.|As Fig. 3 says, it is 5.|At 3 p.m. 5 people came.
 The sources are 3. So 5.|tab: 5|p = 5
 Time: 5 minutes|It takes 5 minutes.~Time: 5 minutes|Speed: 2~Time: 10 / 2 = 5|She walks 3 km.~Total time: 5 hours
+She walks 3 km.~The total time: 5 hours|She walks 3 km.~Her total walking time: 5 hours
+It is 3 km.~Time in total: 5 hours
+Elle fait 3 km.~La durée totale : 5 heures|Sie geht 3 km.~Die Gesamtzeit: 5 Stunden|She walks 3 km.~**Time: 5 hours**
+The width is 3 cm.~Length: 5 cm|The area is 15.~The length: 5|They shot 3 times.~Score: 5 points
 """
 BESIDE = """
 If we add 3, the answer is 5.|If you add 2 and 3 the answer is 5.|I am not sure, but the answer is 5.
@@ -157,6 +164,187 @@ If the answer is 4, it fails. The answer is 5.|I don't think the answer is 4. Th
 Wrong answer: 4~Answer: 5|Assuming 3 per box, the answer is 5.|Assume each has 3. The answer is 5.
 The answer is 5. However, 3 of them are green.|The answer is 5. But this assumes that she works for 3 days.
 """
+
+
+AGAINST = r"""
+However, she gave 2 away, so it is 18.|However, it is 18.|However, the total is 18.|But it must be 18.
+But wait, she ate 2, so 18 are left.|However, she gave 2 away. That leaves 18.|However, she gave 2 away. 18 remain.
+However, 2 broke, and 18 are left.|But 2 are broken, leaving her with 18.
+However, we must subtract the 2 that she ate: 20 - 2 = 18.
+However, it is necessary to subtract the 2 rotten ones: 18.|But the actual number is 18.
+However, there are actually 18.|But this means 18 eggs.|Yet two of them broke, and therefore we get 18.
+Nevertheless, the correct count should be 18.|But it is not 20, because she ate 2.|However, it isn't 20 but 18.
+However, if we subtract the 2 that she ate, it is 18.|However, since she gave 2 away, the answer would be 18.
+However, if we also count the 2 that she gave away, we get 22.
+However, if she had kept them it would be 20; she gave 2 away, so it is 18.|But that is not 19, it is 18.
+However, the question asks for what is left, which is 18.|However, she also gave 2 away, which makes 18.
+But she needs 2 for breakfast, giving 18.|但是她送了2个，因此是18。
+However, if the 2 eggs are broken, so only 18 can be sold, it is 18.|But if 2 of these are broken, then 18 are left.
+However, had we read the question well, we would have got 18.
+However, the right one would be 18, if we read the question well.|But it can't be 20, so it would be 18.
+However, it cannot be more than 18, so 18.|However, that would be wrong if she ate 2; it should be 18.
+However, it was never 20.|But no, not 20. It is 18.|However, we should not count the 2 broken ones, so it is 18.
+However, if she did not break 2, it would be 20, so it is 18.|However, as it would be rounded down, it is 18.
+But, not counting the 2 she ate, the total is 18.|However, I did not subtract the 2 she ate, so the result is 18.
+However, that is before the 2 she ate; the final number is 18.|However, without the 2 that broke it is 18.
+However, the problem would not be solved yet: she ate 2, so it is 18.|However, only 18 are left.
+However, she only has 18.|But just 18 of the eggs are whole, so only these count: 18.
+However, the final count is just 18.|But I see now that it is 18.|But since 2 broke, it's 18.
+But after the break it is really only 18.|Yet the truth is that 18 remain.
+Still, we need to take 2 off, which gives 18.|However, she gave 2 away: 20 - 2 = 18.|However, this is wrong, it's 18.
+But that is the number before lunch. After lunch it is 18.|But it's a trick question: 2 eggs broke, so 18.
+However, it is important to subtract the 2 that she ate, so 18.
+However, it is important to note that she ate 2: 20 - 2 = 18.|However, it is worth noting that 2 broke, leaving 18.
+However, it's useful to check: 9 + 9 = 18.|However, let me check: 9 + 9 = 18, so it is 18.|However, so it is 20 - 2.
+However, that makes it 20 minus 2.|But it is not 20.|But it is not really 20, because she ate 2.
+But that's not the same as 20, it's 18.|However, she did not notice that it is 18.
+However, I have not yet taken off 2, so 18.|But not 20; 18.|But it isn't 19, 18 is right.|But it is not 19 but 18.
+But it's not 21, it's 18.|However, it can't be 19, so it must be 18.|However, as it can not be 20, she has 18.
+However, if we had counted right, it would be 18.|However, if I had subtracted the 2, I would have got 18.
+However, if the 2 broken ones had been subtracted, it would be 18.
+However, if you had read the question, you would have got 18.|However, if the question is about the rest, it is 18.
+But if Tom is one of the boys, it would be 18.|However, if she had eaten 2, it would be 18, and she did, so it is 18.
+However, if she had sold them all it would be 20. She sold 18, so it is 18.
+However, if Tom had not eaten 2, it would be 20; since he did, it is 18.|However, the correct total would be 18.
+But the price was in cents, so this means 18 dollars.|However, the number is actually 18.
+However, the total comes to 18.|But the answer should have been 18.|But it should be 18!
+However, we have to divide by 2, which gives 10.|However, half of these are Tom's, so she gets 10.
+However, that's for two days; for one day it's 10.|However, that's the total. For each it is 10.
+However, per person it's 10.|However, this counts Tom twice, so we get 19.|But she also has 2 at home, so it's 22.
+But she also has 2 at home, for a total of 22.|However, adding the 2 at home gives 22.
+However, the 2 at home bring it to 22.|However, the 2 at home must be added, so the total becomes 22.
+But with the 2 at home, she has 22.|However, in total she has 22.|Aber es sind nur 18.|Aber sie hat also 18.
+Doch in Wahrheit sind es 18.|Allerdings sind 2 kaputt. Es sind 18.|Allerdings müssen wir 2 abziehen: 20 - 2 = 18.
+Aber es sind nicht 20.|Aber wenn man die 2 abgezogen hätte, wären es 18.|Mais il en reste 18.
+Mais en réalité c'est 18.|Mais il faut enlever 2 : 20 - 2 = 18.|Pero son 18.|Pero en realidad quedan 18.
+Pero hay que restar 2: 20 - 2 = 18.|Sin embargo, el total es 18.|Ma sono 18.|Ma il totale è 18.|Mas são 18.
+Mas o total é 18.|Но их 18.|Однако всего 18.|Но на самом деле их 18.|但是应该是18。|不过正确答案是18。
+しかし正しくは18です。|하지만 따라서 18입니다.|However, I am not convinced that it is 20.|But I doubt that it is 20.
+**However**, she ate 2, so it is 18.|However, 2 broke, so she has 18 of them.|But no. Not 20, 18.
+However, if there were 2 broken ones, it would be 18.|However, if Tom had eaten 2, it would be 18 and he did.
+However, it is -20.|However, it is 20 thousand.|However, Tom took 2 of them home, so 18 stayed.
+However, two of those are rotten. We are down to 18.|But hold on: 2 were sold before. So 18.
+But she used up 2, bringing the count down to 18.|However, the family eats 2 every day; 18 end up at the market.
+But Tuesday's 2 do not count. 18 it is.|Still, one must not forget the 2 lost ones, making it 18.
+However, 18 is what is asked for.|But the question wants dollars: 18.|However, 18 would be more accurate.
+But 18 is the better answer.|However, she ends up with 18.|However, there were 18 to begin with.
+Yet only eighteen of the 20 are usable.|However, I think it should rather be 18.
+But then he loses 2 and ends with 18.|However, the tax adds 2, and she pays 22.
+However, the tip is 2, and the bill is 22.|But she pays 22 with the tip.|However, minus the fee, 18.
+Aber zwei gingen kaputt, macht 18.|Allerdings kommt noch Steuer dazu: 22.|Mais avec la taxe cela fait 22.
+Pero con el impuesto son 22.|Ma con la tassa fa 22.|Mas com o imposto dá 22.|Однако с налогом получается 22.
+但加上税是22。|However, Sam had already taken 2, which brings us down to 18.
+But the last 2 arrived late, so they are out; 18 count.|However, the shop keeps 10%, so Ann receives 18.
+Yet this ignores the discount. With it, she pays 18.|However, this is per week. Per day it would be 4.
+But he shares them equally with Tom and each one has 10.|However, 2 of them are his own. He therefore gives back 18.
+But 18 fits the text better.|However, a closer look shows 18 apples.|However, a recount yields 18 apples.
+But the problem says to round down, to 18.|But we were asked for the difference: 18.
+However, we were asked about apples, and she has 18 apples.
+Nevertheless, what she has at the end of the day is 18 apples.|However, at the end she is left with 18 apples.
+However, the boy eats 2 apples and his mother is left with 18.|But I forgot the two that fell: 18.
+But we forgot to take out two, hence eighteen (18).|Still, she only needs 18 apples.
+However, the two dogs get one each, so 18 remain for us.|Jedoch fehlen 2, sie hat am Ende 18.
+Allerdings bekommt Tom die Hälfte, also 10.|Cependant, Tom en prend 2 et elle finit avec 18.
+Sin embargo, Tom toma 2 y ella termina con 18.|Tuttavia, Tom ne prende 2 e lei resta con 18.
+Porém, Tom pega 2 e ela fica com 18.|Однако Том берёт 2, и у неё 18.|しかし、2個は壊れたので、18個です。
+However, Mia returned 2 books, and now she owns 18 books.|But it says half off, thus the cost drops to 10.
+Though we still need the change: 5.|However, the train leaves late, so the trip takes 18 hours.
+However, you'd better subtract the 2 you gave away; you have 18.
+Unfortunately that counts the twins twice; there are 18 kids.|However, Tom's share is only 10.|But what's left is 18.
+However, what she keeps is 18.|Yet, correcting for the 2 missing ones, we arrive at 18.
+But the correct computation is 9 * 2 = 18.|However, 9 times 2 is 18.
+However, the number that matters is eighteen, i.e. 18.|However, the sum of both is 38.|However, doubling it gives 40.
+But twice that is needed, 40.|However, converting to minutes, we have 1200.|But in minutes it is 1200.
+However, the average is 4.|Except that 2 of those do not fit, 18 do.|Doch Tom nimmt 2, sie behält 18.
+Pourtant, il en manque 2, il y en a 18.|Pero al final se queda con 18.|Ma alla fine ne ha 18.|Mas no fim tem 18.
+Но в конце у неё 18.|但实际上只有18个。|그러나 2개를 먹어서 18개입니다.|However, she ends up with 2000.
+However, so she has 18, and Tom 20.
+"""
+HARMLESS = r"""
+However, if she had sold 20 instead, it would be 40.|However, if she sold 20 eggs instead, the total would be 40.
+However, had she sold 20, it would have been 40.|However, it would be 40 if she had sold 20.
+However, it would have been 40 if she had sold all of them.|But it is not 20, because she ate 2.
+But it isn't 20, since she ate 2.|However, that does not mean that it is 20 for everyone.
+But this doesn't mean she has 20.|Ma is 40 years old.|Ma is also 40.|Ma has 3 cows, so she is 2 ahead.
+Mas is 40 years old, so he is 22 years older.|However, 3 of them are green.|However, she also has 5 cats.
+However, note that she also sold 3 yesterday.|But it is a holiday, and the shop closes at 6.
+However, let us check: 16 + 2 = 18, so it is 18.|However, to be sure: 9 * 2 = 18. So it is 18.
+But it should not be 20.|However, the total is not 20, as one might think.|However, it can't be 20, because 2 broke.
+However, it is never 20.|However, it is possible to solve this in 2 ways.
+But it is important to note that a week has 7 days.|But the number of eggs was not 20.
+However, it is worth noting that she has 3 kids.|However, 3 of them are brown.
+However, she can sell only 3 of them per day.|But don't forget that 5 of them are for Tom.|However, this took 3 days.
+But note: rule 3 says so.|However, if each one had cost 3 dollars, it would have cost 54 dollars.
+However, if Tom had eaten 3, it would be 15.|However, had Tom eaten 3, she would have had 15.
+However, if he were older, he would have 20.|However, it would have been 15 if Tom had eaten 3.
+But it's not 20, since 2 are broken.|But it is not 20 as you may think.|But it can't be 20.|But it isn't 20.
+But it does not equal 20.|But this isn't 20% of it.|However, it's important to remember that eggs keep for 7 days.
+Still, Tom is 3 years old.|Ma was born in 1950.|Ma is therefore 40.|Pero has 3 dogs, so he pays 3 dollars.
+Mas sold 3, so he has 2.|However, some of these 3 days were holidays.|However, let us verify: 9 + 9 = 18.
+But let's double-check this: 20 - 2 = 18.|However, we can also see this as 9 * 2 = 18.|So, still 18.
+But the answer stays the same: 18.|But it is still 18.|However, this is the same as 18.|However, it's 18 eggs.
+Aber 3 davon sind braun.|Aber wenn Tom 3 gegessen hätte, wären es 15.|Allerdings sind es nicht 20, wie man denkt.
+Mais si Tom en avait mangé 3, il en resterait 15.|Pero si Tom hubiera comido 3, quedarían 15.|Pero no son 20.
+Ma non sono 20.|Но 3 из них коричневые.|Но это не 20.|但是其中3个是棕色的。|But Tom, who is 9, disagrees.
+However, if he had worked 5 days, he would have earned 90.|But it won't be 20 next time.
+However, prices rose by 5% in 2020.|Still, the shop opens at 8.|However, the bus takes 3 hours.|But that isn't 19.
+Aber Tom hat 3 Hunde.|Mais Tom a 3 chiens.|Pero Tom tiene 3 perros.|However, had it rained, she would have sold 7.
+However, Sam also collects 7 stamps.|But it took her 3 hours.
+However, had she used the large box, it would have held 30.
+But if the tree had been watered, it would have given 50 apples.|But it is definitely not 20.
+However, it was never meant to be 25.|But don't be fooled: it is not 21.|However, 5 of those apples are small.
+But this assumes that a week has 7 days.|However, this result would be 36 if she had picked twice as many.
+Yet it can't be 22 because two were left on the tree.|Still, her 4 sisters wanted more apples.
+However, to double-check: 20 - 2 = 18.|But as a check, 9 * 2 = 18.|Allerdings hat Tom 4 Schwestern.
+Cependant, ce n'est pas 20.|Sin embargo, Tom tiene 4 hermanas.|Ma is 44 years old and cooks.
+However, step 2 could be done faster.|However, this uses 2 assumptions.|However, Mia also has 4 brothers.
+But that took her 2 days.|However, if the shop had been closed, she would have earned 0 dollars.
+However, this is not 30.|But the answer isn't 19.|But it isn't 16, as some pupils think.
+However, 2 of these books are old.|However, 10 of the 18 books are novels.|Still, checking: 20 - 2 = 18.
+However, if it were winter, it would be 9.|Mas is 12 years old.|Ma has been away for 3 weeks.|Aber es sind nicht 16.
+Pero no son 16.|Mais ce n'est pas 16.|However, the trip requires 2 buses.|But Tom needs 5 minutes more.
+Yet Mia can carry 6 bags at once.|However, this method needs 2 steps.|But he didn't get 20, since 2 were lost.
+"""
+ANSWERS = ["The answer is @. ", "#### @~", "Answer: @~~", r"\boxed{@}. ", "**The answer is @.** "]
+
+
+def after(answer, sentences):
+    """Return the answer with each sentence after it, in one of several forms in turn."""
+    lines = sentences.strip().replace("\n", "|").split("|")
+    forms = [form.replace("@", answer) for form in ANSWERS]
+    return [(forms[at % len(forms)] + line).replace("~", "\n") for at, line in enumerate(lines)]
+
+
+@pytest.mark.parametrize("reply", after("20", AGAINST))
+def test_an_answer_that_the_next_sentence_may_take_back_is_not_read(reply):
+    assert grade(reply, "20") != "right"
+
+
+@pytest.mark.parametrize("reply", after("18", HARMLESS))
+def test_an_answer_stays_if_the_next_sentence_only_adds_denies_or_supposes(reply):
+    assert grade(reply, "18") == "right"
+
+
+@pytest.mark.parametrize("mark", ["Answer: ", "**Answer:**\n", "<answer>", "Answer:\n\n"])
+def test_the_number_of_a_list_s_first_item_is_no_answer(mark):
+    assert grade(f"{mark}1. First, add: 9 + 9 = 18.\n2. So she has 18.", "18") == "right"
+    assert grade(f"{mark}1. Add.\n2. So she has 18.\nAnswer: 18", "18") == "right"
+    assert grade(f"{mark}1. She has 18 eggs.", "18") == "ungraded"
+    assert grade(f"{mark}1. That is because 5 - 4 = 1.", "1") == "right"
+    assert grade(f"{mark}1. All others broke.", "1") == "right"
+
+
+def test_a_thing_that_the_reply_counted_before_may_be_counted_anew_and_another_thing_is_not_the_answer():
+    reply = "Ann picks 25 apples and eats 5 apples. 25 - 5 = 20 apples.\nThe answer is 20. "
+    assert grade(f"{reply}But her pile has 18 apples.", "20") == "ungraded"
+    assert grade(f"{reply}But Ann has 18 sisters.", "20") == "right"
+    assert grade(f"{reply}But 18 of the apples are red.", "20") == "right"
+
+
+def test_an_answer_of_several_signs_is_not_the_same_as_a_part_of_it():
+    assert grade("The answer is 1/2. However, it is 1.", "1/2") == "ungraded"
+    assert grade("The answer is -20. However, it is 20.", "-20") == "ungraded"
+    assert grade("The answer is 1,000. But it is not 1000.", "1000") == "ungraded"
 
 
 @pytest.mark.parametrize("reply", STATED.strip().replace("\n", "|").split("|"))

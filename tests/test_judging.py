@@ -254,6 +254,8 @@ REFUSED = {
         '{"why": "x", "verdict": "hopeless"}',
     ],
     "its verdict is not understood: yes": [f"{FEEDBACK}\nVerdict: yes"],
+    "its verdict is not understood: true": [f"{FEEDBACK}\nVerdict: true", json.dumps({"why": "x", "verdict": True})],
+    "its verdict is not understood: false": [f"{FEEDBACK}\nVerdict: false"],
     "its JSON cannot be read": ['{"reason": "The step "64 - 35 = 34" is off", "verdict": "wrong"}'],
     "calls it right": [
         f"<think>{GOOD}</think>\nVerdict: right",

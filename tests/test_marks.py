@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 
 from nlft.collect.opinions import read_opinion
+from nlft.core import prompts
 from nlft.core.marks import corrections, says_right, says_wrong, verdict
 from nlft.core.prompts import without_corrections
 from nlft.core.thoughts import without_thoughts
@@ -14,21 +15,54 @@ from nlft.models.reply_reading import read_text
 
 WRONG = (
     "not entirely correct|not quite right|never right|hardly right|far from right|It cannot be right|can't be correct"
-    "|nicht ganz richtig|不完全正确|不正确|正しいとは言えない|false|inaccurate|erroneous|mistaken|it is invalid|untrue"
+    "|nicht ganz richtig|不完全正确|不正确|正しいとは言えない|inaccurate|erroneous|mistaken|it is invalid|untrue"
+    "|False. The sum is incorrect|false: it has errors|no, it is wrong|the response is false|the result is not true"
     "|pas tout à fait correct|no es del todo correcto|contains an error|anything but right|wasn’t right|맞지 않음"
     "|by no means correct|不太对|正しくない|non è corretto, è sbagliato|isn't really accurate|nowhere near correct"
 )
 RIGHT = (
     "not wrong|not incorrect|nothing wrong|没有错误|間違いはない|nicht falsch|no errors|no mistakes|isn't wrong"
-    "|誤りなし|free of errors|true|没错|不错|틀리지 않음|não é falso"
+    "|誤りなし|free of errors|没错|不错|틀리지 않음|não é errado|True. No errors.|yes, it is correct|no errors."
     "|pas faux|keine Fehler|sin errores|not at all wrong|There is nothing wrong."
 )
-UNSURE = "correct?|right?|almost right|right or wrong|mostly correct|not wrong, but not right|incorrect?"
+UNSURE = (
+    "correct?|right?|almost right|right or wrong|mostly correct|not wrong, but not right|incorrect?|correct: no"
+    "|errors: none"
+)
+AFFIRM = (
+    "true|False.|**TRUE**|not true|not false|it is true|that's false|true, since 6 + 4 is 10|falso|não é falso|cierta"
+    "|yes|No.|✅ True|True ✓|❌ **False**|✔️ yes|No ❌"
+)
 
 
 def says(text):
     example = Example("a", "How many?", "6 + 4 = 11", False, "10")
     return read_opinion(f'The step "6 + 4 = 11" is off.\n{text}', "stop", "p", example).says
+
+
+@pytest.mark.parametrize(
+    "words",
+    AFFIRM.split("|"),
+)
+@pytest.mark.parametrize("form", ["Verdict: @", '{"verdict": "@"}', "<verdict>@</verdict>"])
+def test_a_verdict_that_affirms_or_denies_what_nobody_knows_is_refused_and_named(words, form):
+    example = Example("a", "How many?", "6 + 4 = 11", False, "10")
+    found = read_opinion(f'The step "6 + 4 = 11" is off.\n{form.replace("@", words)}', "stop", "p", example)
+    assert (found.judgment, found.says) == (None, None)
+    assert words.strip("*") in found.refused
+
+
+def test_an_assessment_that_only_affirms_is_no_criticism():
+    example = Example("a", "How many?", "6 + 4 = 11", False, "10")
+    found = read_opinion('{"assessment": "true", "feedback": "It is off."}', "stop", "p", example)
+    assert (found.says, found.feedback) == (None, "It is off.")
+    assert "true" in found.refused
+
+
+@pytest.mark.parametrize(("truth", "found"), [("true", "right"), ("false", "wrong"), ("False. It is off.", "wrong")])
+def test_a_truth_is_a_verdict_where_its_name_says_what_is_true(truth, found):
+    assert says(f'{{"correct": "{truth}", "feedback": "It is off."}}') == found
+    assert says(f"| Why | Correct? |\n|---|---|\n| It is off. | {truth} |") == found
 
 
 @pytest.mark.parametrize(("words", "found"), [(WRONG, "wrong"), (RIGHT, "right"), (UNSURE, None)])
@@ -182,6 +216,15 @@ def test_a_mark_in_a_quote_of_the_reply_is_no_correction(judgment):
 )
 def test_a_judge_may_put_its_own_correction_in_quotation_marks(judgment):
     assert "17" not in without_corrections(judgment)
+
+
+def test_a_line_that_a_judge_repeats_is_searched_once(monkeypatch):
+    searched = []
+    monkeypatch.setattr(
+        prompts, "corrections", lambda line, **given: searched.append(line) or corrections(line, **given)
+    )
+    assert without_corrections("It is off.\nCorrection: 17.\n" * 50 + "\nEnd.") == "It is off.\nEnd."
+    assert sorted(searched) == ["", "Correction: 17.", "End.", "It is off."]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ class _Words:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        return tuple(filter(None, map(_number, self.words)))
+        written = {word: _number(word) for word in set(self.words)}  # a text that loops repeats its words
+        return tuple(filter(None, (written[word] for word in self.words)))
 
     @property
     def text(self) -> str:

@@ -13,16 +13,16 @@ from nlft.data.language import WORD, words
 _CLAUSES = re.compile(r"[.;:!?\n]+|,\s")
 
 _PRAISE = re.compile(
-    r"correct(?:ly)?|right|accurate(?:ly)?|perfect(?:ly)?|excellent|great|good|fine|nice|flawless(?:ly)?|sound|valid"
-    r"|well done|exactly|impeccable|spot on|checks? out|add(?:s|ed)? up|as it should be|agree|matches|bravo|splendid"
+    r"\b(?:correct(?:ly)?|right|accurate(?:ly)?|perfect(?:ly)?|excellent|great|good|fine|nice|flawless(?:ly)?|sound|valid"
+    r"|well done|exactly|impeccable|spot on|checks? out|add(?:s|ed)? up|as it should be|agree|matches|bravo|splendid)\b"
 )
 _BLAME = re.compile(
-    r"wrong(?:ly)?|incorrect(?:ly)?|inaccurate(?:ly)?|false(?:ly)?|untrue|mistak\w+|errors?|erroneous(?:ly)?|errs?"
+    r"\b(?:wrong(?:ly)?|incorrect(?:ly)?|inaccurate(?:ly)?|false(?:ly)?|untrue|mistak\w+|errors?|erroneous(?:ly)?|errs?"
     r"|mis(?:calculat|read|understand|understood|interpret|count|copi|copy|stat|quot|spell|spelt|tak|took|us)\w*"
     r"|fail(?:s|ed|ure)?|flaw(?:s|ed)?|faults?|faulty|bad|poor(?:ly)?|missing|miss(?:es|ed)|lacks?|omit(?:s|ted)?"
     r"|forg(?:ets?|ot|otten)|slips?|problems?|issues?|complain\w*|confus\w+|mix(?:es|ed) up|unclear|incomplete"
     r"|irrelevant|nonsense|invalid|invented|illogical|contradict\w*|inconsistent|off|disagree|weak(?:ness(?:es)?)?"
-    r"|should(?: have been| have| be| not)|repeats?|ignor(?:es|ed)|skip(?:s|ped)|stops|breaks off|instead|too"
+    r"|should(?: have been| have| be| not)|repeats?|ignor(?:es|ed)|skip(?:s|ped)|stops|breaks off|instead|too)\b"
 )
 _NEGATION = re.compile(
     r"\b(?:not|no|none|never|nothing|nowhere|neither|nor|without|cannot|hardly|barely|free of|far from|lacks?"
@@ -39,6 +39,8 @@ _REACH = 4  # a negation applies to a word if fewer than this many words stand b
 _NEVER_PRAISE = ("too", "instead", "off", "should", "should be", "should have", "repeats", "repeat")
 
 Tone = Literal["praise", "blame", "doubt"]
+_READINGS: tuple[tuple[re.Pattern[str], Tone, Tone], ...]
+_READINGS = ((_BLAME, "blame", "praise"), (_PRAISE, "praise", "blame"))  # with what "not" makes of each
 
 _STOCK_WORDS = """
 a an the this that these it its is are was were be been being i we you he she they me us my your our and or
@@ -59,7 +61,7 @@ _STOCK = frozenset(_STOCK_WORDS.split())
 def tone(judgment: str) -> set[Tone]:
     """Return which of praise, blame and doubt an English judgment contains. Doubt is a negation of something else."""
     tones: set[Tone] = set()
-    for clause in _CLAUSES.split(_NAMED.sub(" ", _OTHER_RIGHT.sub(" ", judgment.lower()))):
+    for clause in set(_CLAUSES.split(_NAMED.sub(" ", _OTHER_RIGHT.sub(" ", judgment.lower())))):
         tones |= _tone_of_clause(clause)
     return tones
 
@@ -69,10 +71,8 @@ def _tone_of_clause(clause: str) -> set[Tone]:
     tones: set[Tone] = set()
     used = set()
     negations = [match.end() for match in _NEGATION.finditer(clause)]
-    readings: tuple[tuple[re.Pattern[str], Tone, Tone], ...]
-    readings = ((_BLAME, "blame", "praise"), (_PRAISE, "praise", "blame"))
-    for pattern, meaning, opposite in readings:
-        for match in re.finditer(rf"\b(?:{pattern.pattern})\b", clause):
+    for pattern, meaning, opposite in _READINGS:
+        for match in pattern.finditer(clause):
             near = _near(negations, clause, match.start())
             if match[0] in _NEVER_PRAISE and near:
                 continue

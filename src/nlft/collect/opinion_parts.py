@@ -22,7 +22,16 @@ from nlft.core.thoughts import without_thoughts
 RightOrWrong = Literal["right", "wrong"]
 
 _UNSURE = re.compile(
-    r"\b(?:part(?:ly|ially)|mostly|almost|nearly|half|or|teilweise|fast|presque|casi|quase)\b|[?？]", re.I
+    r"\b(?:part(?:ly|ially)|mostly|almost|nearly|half|or|teilweise|fast|presque|casi|quase)\b|[?？]"
+    r"|[:=–—-][\s*_]{0,9}(?:no|none|false)\b\W{0,9}\Z",  # "correct: no"
+    re.IGNORECASE,
+)
+# Yes and true affirm what was asked, perhaps "Does it have errors?". So do signs beside them.
+_AFFIRMS = re.compile(
+    rf"(?P<of>\b(?:response|reply|solution|calculation|result)\s(?:is|was)\s(?:not\s)?)?[{TICK}{CROSS}\ufe0f\s*_]{{0,9}}"
+    r"\b(?:true|false|ciert[ao]|fals[ao]|yes|no(?=\W{0,9}(?:\Z|[.,;:!<|)—–-])))"
+    rf"(?![^\W_])[{TICK}{CROSS}\ufe0f\s*_.!]{{0,9}}",
+    re.IGNORECASE,
 )
 _CLOSING_TAG = re.compile(r"</[\w ]{1,30}(?:>|$)")
 # These tags hold thoughts, unless a verdict or a correction stands beside them in tags of its own.
@@ -120,7 +129,7 @@ def _row(record: Record) -> OpinionParts:
         elif names_verdict(name) or (_IS_VERDICT.fullmatch(name) and _is_only_verdict(value)):
             verdicts.append(_read_verdict(value))
         elif _IS_RIGHT.fullmatch(name) and not re.search(r"\d", value):
-            verdicts.append((_read_verdict(value)[0], ""))
+            verdicts.append((_says(value)[0], ""))
         elif names_correction(name) or name == "expected":
             correction.append(value)
         elif _CRITICISM.fullmatch(name):
@@ -140,8 +149,8 @@ def _row(record: Record) -> OpinionParts:
 
 
 def _is_only_verdict(value: str) -> bool:
-    """Return whether a value is no more than a word or two that say right or wrong."""
-    return len(value.split()) <= _VERDICT_WORDS and _read_verdict(value)[0] is not None
+    """Return whether a value is no more than a word or two that say right or wrong, or affirm or deny something."""
+    return len(value.split()) <= _VERDICT_WORDS and bool(_says(value)[0] or _AFFIRMS.fullmatch(value))
 
 
 def _by_marks(text: str) -> OpinionParts:
@@ -163,7 +172,18 @@ def _by_marks(text: str) -> OpinionParts:
 
 
 def _read_verdict(words: str) -> tuple[RightOrWrong | None, str]:
-    """Return what a verdict says, and its words if none of them is known."""
+    """Return what a verdict says, and its words if none of them is known.
+
+    Unlike `{"correct": true}`, `Verdict: true` is none: nobody knows what it affirms.
+    """
+    says, unread = _says(words)
+    if says and not _says(_AFFIRMS.sub(lambda match: match[0] if match["of"] else " ", words))[0]:
+        return None, " ".join(words.split())
+    return says, unread
+
+
+def _says(words: str) -> tuple[RightOrWrong | None, str]:
+    """Return what words say of the thing that they stand beside. Otherwise it is as in `_read_verdict`."""
     wrong, right = says_wrong(words), says_right(words)
     if _UNSURE.search(words) or (wrong and right):  # "right or wrong" decides nothing
         return None, ""

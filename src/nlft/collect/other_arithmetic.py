@@ -24,11 +24,11 @@ _ROUNDING = (
     r"round|approx|about|nearest|ceil|floor|truncat|[gfb]e?rundet|runden\b|arrond|redond|arredond|arroton|afgerond"
     r"|afrond|округл|zaokr|avrund|yuvarla|四舍|四捨|取整|[約约]|切り[上捨]|올림|버림|environ|etwa|circa|\bca\.|ungefähr"
 )
-_ROUNDED_AFTER = re.compile(rf".{{0,30}}?(?:{_ROUNDING})", re.IGNORECASE)
+_ROUNDED_AFTER = re.compile(_ROUNDING, re.IGNORECASE)
 _ROUNDED_BEFORE = re.compile(rf"{_ROUNDING}|whole number|integer", re.IGNORECASE)
 _REMAINS = re.compile(
-    r".{0,40}?(?:\b(?:remainder|rem\b|rest|reste|resto|r\b|left|full|whole|complete|entire|full|ganze|volle?|übrig|restant"
-    r"|entier|complet|enter[oa]s|inter[eio]|остат|reszt)|[余餘]|あまり|나머지)",
+    r"\b(?:remainder|rem\b|rest|reste|resto|r\b|left|full|whole|complete|entire|full|ganze|volle?|übrig|restant"
+    r"|entier|complet|enter[oa]s|inter[eio]|остат|reszt)|[余餘]|あまり|나머지",
     re.IGNORECASE,
 )
 # The result goes on: 6 and 2/3, 6 ⅔, 6.(6), 6.\overline{6}.
@@ -44,6 +44,8 @@ _HOURS = re.compile(
     re.IGNORECASE,
 )
 _NEAR = 60  # characters between a calculation and a word that changes its meaning
+_ROUNDED_WITHIN, _REMAINS_WITHIN = 30, 40  # characters from a result to the beginning of such a word behind it
+_LONGEST = 20  # characters of such a word
 
 
 class Place(NamedTuple):
@@ -77,7 +79,7 @@ def means_otherwise(place: Place, value: Fraction, result: Fraction, *, divides:
         _CLOCK.match(line, at) for at in (end, last)
     ):  # 11 + 2 = 1 pm
         return True
-    if any(_ROUNDED_AFTER.match(line, at) or _GOES_ON.match(line, at) for at in (end, last)):
+    if any(_follows(_ROUNDED_AFTER, line, at, _ROUNDED_WITHIN) or _GOES_ON.match(line, at) for at in (end, last)):
         return True
     if (value - result) % 12 == 0 and _HOURS.match(line, end):  # 22 + 4 = 2 Uhr
         return True
@@ -85,4 +87,10 @@ def means_otherwise(place: Place, value: Fraction, result: Fraction, *, divides:
         return False
     if _ROUNDED_BEFORE.search(line, max(0, begin - _NEAR), begin):
         return True
-    return divides and result == value // 1 and _REMAINS.match(line, end) is not None
+    return divides and result == value // 1 and _follows(_REMAINS, line, end, _REMAINS_WITHIN)
+
+
+def _follows(word: re.Pattern[str], line: str, at: int, within: int) -> bool:
+    """Return whether a word begins at most so many characters behind a place."""
+    found = word.search(line, at, at + within + _LONGEST)
+    return found is not None and found.start() <= at + within

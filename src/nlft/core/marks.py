@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from nlft.core.quotes import quote_places
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # ：to :, and Ｖ to V
+_IS_WIDE = re.compile("[！-～]")
 _COLON = "[:﹕∶꞉ː︰]"
 _BOLD = "[*_`]{0,4}"
 _SIGNS = " \t*_#>`([•·|<{\"'-"  # for lists, bold type, tables, tags and JSON
@@ -366,4 +367,4 @@ def _one_form(verdict: str) -> str:
 
 def narrow(text: str) -> str:
     """Replace full-width signs and letters by those of ASCII. Every character keeps its place."""
-    return text.translate(_FULL_WIDTH)
+    return text.translate(_FULL_WIDTH) if _IS_WIDE.search(text) else text

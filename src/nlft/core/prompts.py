@@ -252,10 +252,12 @@ def without_corrections(judgment: str) -> str:
     kept: list[str] = []
     inside = awaits_value = fenced = False
     mark, expected = "", names_expected(judgment)
-    for line in judgment.split("\n"):
+    lines = judgment.split("\n")
+    places = {line: corrections(line, expected=expected) for line in set(lines)}  # a judge that loops repeats them
+    for line in lines:
         if inside and criticizes_again(mark, line, expected=expected):
             inside = False
-        if marks := corrections(line, expected=expected):
+        if marks := places[line]:
             start, end = marks[0]
             mark = line[start:end]
             before, value = line[:start].rstrip(), line[end:]

@@ -15,7 +15,7 @@ _ROLES = {
 }
 _TOOL_ROLES = ("tool", "function", "observation", "function_call", "toolmessage", "functionmessage")
 NO_REPLY = "no reply by the assistant"
-_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|content|from|value)\1\s*:""")
+_AS_TEXT = re.compile(r"""\A\s*\[\s*\{\s*(['"])(?:role|content|from|value)\1\s*:""")
 _PROMPT_KEYS = ("question", "input", "prompt", "query", "message", "text", "instruction", "user_input", "content")
 _REPLY_KEYS = ("output", "answer", "response", "reply", "completion", "text", "content", "result", "generation")
 

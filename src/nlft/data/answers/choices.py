@@ -12,6 +12,7 @@ _AROUND = "()[]{}*.:$\"'`_ \n\t"
 _LETTER = re.compile(
     r"(?P<open>[(\[])?(?<![\w'.-])(?P<letter>[A-Za-z])(?![\w'-])(?P<close>[)\]])?(?P<next> [a-z]+)?", re.ASCII
 )
+_ALONE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z](?![A-Za-z0-9])")  # every letter that is chosen stands so
 _NAMED = r"\(?\b([A-Za-z])\b\)?"
 _CHOSEN = re.compile(
     rf"\b(?:(?i:option|choice|answer|choose|pick|select|go with|it is|it's|(?:it )?must be) {_NAMED}(?! [a-z]+ [a-z])"
@@ -51,6 +52,8 @@ def read_choice(text: str) -> Quantity | None:
         none.
     """
     text = plain_characters(without_thoughts(text))
+    if not _ALONE.search(text):
+        return None
     if (turn := next_turn(text)) and (first := _choice(text[: turn.start()])):
         return _unless_another(first, _choice(text[turn.end() :]))
     return _choice(text)

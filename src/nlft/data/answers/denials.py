@@ -2,6 +2,8 @@
 
 import re
 
+from nlft.data.answers.contrasts import conclusion, contrasts
+
 _DENIES = re.compile(
     r"\b(?=[^\W\d_])"  # each begins with a letter: skip all other places at once
     r"(?:not|never|cannot|neither|nor|hardly|scarcely|except|excluding|(?:any|every)thing but|all but|other than|if"
@@ -66,20 +68,6 @@ _TAKES_BACK = re.compile(
 )
 # The same words take nothing back behind one of these: "let me know if that is wrong".
 _TAKES_NOTHING = re.compile(r"\b(?:if|whether|unless|in case|not|nobody|would|might|cannot)\b|n't\b", re.IGNORECASE)
-# A sentence that goes against an answer before it, and then concludes with a number.
-_AGAINST = re.compile(
-    r"(?:(?<=[.!?] )|(?<=[.!?]\*\* )|(?<=\n))(?:however|but|yet|still|nevertheless|nonetheless|except|jedoch|allerdings"
-    r"|aber|doch|cependant|pourtant|mais|toutefois|sin embargo|pero|però|tuttavia|ma|porém|mas|но|однако)\b"
-    r"|(?:但是?|不过|然而|しかし|ただし|하지만|그러나)",
-    re.IGNORECASE,
-)
-_CONCLUDES = re.compile(
-    r"(?:\b(?:so|thus|therefore|hence|leaving|leaves|remain(?:s|ing)?|means|(?:must|should) be|actual(?:ly)?|instead"
-    r"|(?:it|that|total|result|answer|number)(?:'s| is| was| would be)|also|somit|daher|deshalb|bleiben|donc"
-    r"|reste(?:nt)?|entonces|por (?:lo )?tanto|así que|quedan?|quindi|restano|portanto|então|restam"
-    r"|поэтому|значит|остаётся)\b|所以|因此|ので|だから|따라서)[^.!?\n。]{0,60}?[0-9]",
-    re.IGNORECASE,
-)
 _PARTS = re.compile(r"(?<=[.!?])\s+|\n+")
 _VALUE = re.compile(r"[0-9][0-9.,]*|(?<!\w)[A-HJ-Z](?!\w)")  # a number, or a letter that is no pronoun
 _CLAUSE = re.compile(r"[.!?;:\n]")
@@ -122,13 +110,14 @@ def after_retraction(text: str, start: int) -> str:
 def after_contrast(text: str, start: int) -> str:
     """Return the sentence that goes against an answer, and what follows: "However, she ate 2, so it is 18."
 
-    Where it stands, and what is returned, is as in `after_retraction`. Without a number as its conclusion it only adds
-    something: "However, 3 of them are green."
+    Where it stands, and what is returned, is as in `after_retraction`. It may also be `not 20`, where the text denies
+    the answer. A sentence that only adds something takes nothing back: "However, 3 of them are green."
     """
-    found = _AGAINST.search(text, start, start + 2 * _FARTHEST)
-    if not _between(text, start, found) or not found:
-        return ""
-    return text[found.end() :] if _CONCLUDES.search(text, found.end(), found.end() + 2 * _FARTHEST) else ""
+    for found in contrasts(text, start):
+        between = _between(text, start, found)
+        if between and (rest := conclusion(text, found, " ".join(between))):
+            return rest
+    return ""
 
 
 def _between(text: str, start: int, found: re.Match[str] | None) -> list[str]:

@@ -31,6 +31,7 @@ SAYS = re.compile(
     r"|\brespuesta es|答案是|答案为|答えは)(?! *not\b)[: \t]{0,3}",
     re.IGNORECASE,
 )
+_WORDS_OF_MARKS = ("####", "答案", "答え", *_NAMES.split("|"))  # `MARKS` and `SAYS` find nothing without one of these
 _TAG_ENDS = re.compile(r"</answer>", re.IGNORECASE)
 BOX = re.compile(r"\\f?boxed ?\{")
 # Another question, the next exercise, or a list of references: a reply's answer stands before it.
@@ -43,9 +44,10 @@ _NEXT_TURN = re.compile(
     r"|\[INST\]|<(?:\|im_start\||\|start_header_id\||start_of_turn)>user|<\|user\|>",
     re.IGNORECASE | re.MULTILINE,
 )
-# Some full stops end no sentence: `vs. 3`, `no. 5`.
+# Some full stops end no sentence: `vs. 3`, `no. 5`, and that of an item, `**1.** First`.
 _SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?<!\bp\.s\.)"
+    r"(?:(?<=[.!?])|(?<=[.!?]\*\*)(?<!\*\*[0-9]\.\*\*)(?<!\*\*[0-9]{2}\.\*\*))"
+    r"(?<!\bvs\.)(?<!\bca\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)(?<!\bp\.s\.)"
     r"(?!(?<=\bno\.)[ \t][0-9])[ \t]+(?=\S)",
     re.IGNORECASE,
 )
@@ -53,6 +55,7 @@ _SENTENCE = re.compile(
 _ABBREVIATED = re.compile(r"\b(?:[Ff]igs?|[Ee]qs?|pp?|[Rr]efs?|[Vv]ol|Sec|Ch|Tab|Abb)\.(?=[ \t]\(?[0-9])")
 _HEADING = re.compile(r"[ \t*_]*([0-9]{1,2})[.)][ \t]+(?=[^\s0-9])")
 _ITEM = re.compile(r"^[ \t]*(?:[-*×+][ \t]+)?[0-9]{1,2}[.)][ \t]+(?=[^\s0-9])")
+_SECOND_ITEM = re.compile(r"^[ \t*_]{0,9}2[.)][*_]{0,4}[ \t]", re.MULTILINE)
 _STEP = re.compile(r"^[ \t#*]{0,12}(?:step|part)[ \t]?[0-9]{1,3}(?=\W|$)", re.IGNORECASE)
 # A line that is only a number, perhaps as the value of an unknown.
 _BARE = re.compile(
@@ -67,15 +70,18 @@ _BESIDE = re.compile(
     r"|^\W{0,4}\([^()]*[^\W\d_]{2}[^()]*\)\W{0,4}$|^[^()]*\b(?:decimals|decimal places|significant)\b",
     re.IGNORECASE,
 )
-# A line at the end that may say how long or when, and not what was asked for.
+# A line at the end that may say how long or when, or how good or long the reply is, and not what was asked for.
 _ABOUT = re.compile(
-    r"[\W_]{0,6}(?!total|final|overall|whole|gesamt)(?:[^\W\d_]{1,15}[ \t]){0,2}"
-    r"(?:time|duration|elapsed|date|deadline|version|length|word count|score|rating|zeit|dauer|datum|temps|durée|tiempo"
-    r"|duración|fecha|tempo|durata|duração|data|длительность|время|дата)"
+    r"[\W_]{0,6}(?![^\d:]{0,40}(?:\b(?:total|final|overall|whole)|gesamt))(?:[^\W\d_]{1,15}[ \t]){0,2}"
+    r"(?:time|duration|elapsed|date|deadline|version|(?P<length>length)|word count|(?P<score>score|rating)|zeit|dauer"
+    r"|datum|temps|durée|tiempo|duración|fecha|tempo|durata|duração|data|длительность|время|дата)"
     r"(?:[ \t][^\W\d_]{1,15}){0,3}[*_ \t]{0,4}:"
+    r"(?(length)[^\n0-9]{0,9}[0-9][0-9.,]{0,9}[ -](?:words?|characters?|chars|tokens?|letters?|sentences?|lines?)\b)"
+    r"(?(score)(?![^\n0-9]{0,9}[0-9][0-9.,]{0,9} (?:points?|goals?|runs?|marks?)\W{0,9}\Z))"
     r"|[\W_]{0,6}(?:时间|用时|耗时|日期|時間|所要時間|日付|시간|날짜) ?:",
     re.IGNORECASE,
 )
+_BOLD_LINE = re.compile(r"\W{0,4}(?:\*\*|__)[^*\n]{1,200}(?:\*\*|__)[\s.]{0,9}")
 _FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
 _CITES = re.compile(r"\W{0,4}\[[0-9 ,]{1,9}\]\W{0,4}")
 _REFERENCE = re.compile(
@@ -154,15 +160,21 @@ def _agreed(found: list[Quantity]) -> Quantity:
 
 
 def _marked(text: str, places: list[Place]) -> list[Quantity]:
-    """Read each marked answer. Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`) are none."""
+    """Read each marked answer.
+
+    Headings (`#### Step 1`) and the beginnings of solutions (`Answer: First`, `Answer: 1. Add`) are none.
+    """
     found: list[Quantity | None] = []
-    last_digit = _last_digit(text)
+    last_digit, last_item = _last_digit(text), last_end((_SECOND_ITEM,), text)
     headings = 0
     for mark, region, start in _stated(places):
         if mark["hash"] and (heading := _HEADING.match(region)) and int(heading[1]) == headings + 1:
             headings += 1
             continue
         if mark["hash"] and _STEP.match(region):
+            continue
+        item = _HEADING.match(region)
+        if item and item[1] == "1" and last_item > start:
             continue
         first = first_sentence(region)
         sentence, ends = plain_markup(first), last_digit < start + len(first)
@@ -171,7 +183,9 @@ def _marked(text: str, places: list[Place]) -> list[Quantity]:
             if first == region and not mark["tag"] and _BARE.fullmatch(sentence)
             else ""
         )
-        if _BARE.fullmatch(following):
+        if item and item[1] == "1" and (rest := read_statement(plain_markup(region[item.end() :]))):
+            found.append(_agreed([rest, read_statement("1") or rest]))  # is this an item, or the answer and a reason?
+        elif _BARE.fullmatch(following):
             found.append(_agreed([one for line in (sentence, following) if (one := read_statement(line))]))
         elif begins_with_number(sentence) and (mark["hash"] or mark["tag"] or ends or is_short(sentence)):
             found.append(read_statement(sentence, marked=True))
@@ -250,7 +264,10 @@ def _stated(places: list[Place]) -> Iterator[Place]:
 
 def _places(pattern: re.Pattern[str], text: str) -> list[Place]:
     """Return what `regions` yields, and also the answers that the text denies, supposes or doubts."""
-    found = []
+    found: list[Place] = []
+    folded = text.casefold()
+    if not any(word in folded for word in _WORDS_OF_MARKS):
+        return found
     matches = list(pattern.finditer(text))
     stops = [*(match.start() for match in matches[1:]), len(text)]
     pairs = list(zip(matches, stops, strict=False))
@@ -337,13 +354,22 @@ def _last_number(text: str) -> Quantity | None:
             if stated := _unless_asked(sentence, read_statement(sentence)):
                 cites = _CITES.fullmatch(sentence) and sentence.strip() != text.strip()
                 beside = _BESIDE.search(sentence) or cites or _ends_with_a_source(sentence, text)
-                if not beside and _ABOUT.match(sentence) and "=" not in sentence:
+                if not beside and _is_about(sentence, line):
                     about.append(stated)
                     continue
                 return _words(sentence) if beside else _agreed([*about, stated])
         if rest != words:  # is this the third item, or three?
             return Quantity(words, NOT_ONE_NUMBER)
     return _agreed(about) if about else None
+
+
+def _is_about(sentence: str, line: str) -> bool:
+    """Return whether a sentence may tell how long, when or how good, and not what was asked for.
+
+    A line in bold type is a result, except a score: models also point out what they think of their reply.
+    """
+    about = _ABOUT.match(sentence)
+    return bool(about and "=" not in sentence and (about["score"] or not _BOLD_LINE.fullmatch(line)))
 
 
 def _ends_with_a_source(sentence: str, text: str) -> bool:
