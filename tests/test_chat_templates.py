@@ -14,7 +14,7 @@ from nlft.commands.starting import examples_and_run
 from nlft.core.chat_template import ChatTemplate
 from nlft.core.conditions import ConditionEncoder
 from nlft.core.prompts import ChatTemplateSettings, TemplateInputs, Templates
-from nlft.core.reply_form import ControlTokens
+from nlft.core.reply_form import ControlTokens, form_of
 from nlft.core.spans import Span
 from nlft.data.encoding import check_targets, encode
 from nlft.data.records import Example, read_examples
@@ -102,6 +102,21 @@ def test_what_is_trained_is_what_the_template_writes(template, completion):
 def test_names_of_control_tokens_are_hidden_and_without_any_a_text_stays():
     assert ControlTokens(["<|end|>"]).hide("a <|end|> b") == "a \ue0000\ue001 b"
     assert ControlTokens(["<|end|>"]).hide("a b") == ControlTokens([]).hide("a b") == "a b"
+
+
+def test_a_turn_ends_at_eos_and_not_at_another_token_that_the_template_writes_before_it():
+    closing = tokenizer(
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|system|>{% endif %}"
+        "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    assert closing.eos_token == "<|end|>"
+    form = ChatTemplate(closing).form(TemplateInputs({}))
+    assert (form.end, form.trail) == (closing.eos_token_id, "<|system|>")
+
+
+def test_a_header_of_a_template_that_ignores_the_generation_prompt_is_told():
+    told = form_of(bare="U", opened="U", before="U<A>", question="q", name="t")
+    assert told == {"header": "<A>", "opening": "", "is_prefix": False}
 
 
 def test_white_space_that_the_template_removes_is_not_trained():

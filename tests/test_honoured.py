@@ -253,6 +253,12 @@ def test_float16_is_refused_where_the_weights_break_it():
         ("kto", {"num_train_epochs": 0.0, "max_steps": 0}, {"num_train_epochs", "max_steps"}),
         ("kto", {"num_train_epochs": 0.0, "max_steps": 3}, set()),
         ("reft", {"sft_steps": 0}, {"sft_steps"}),
+        (
+            "sft",
+            {"label_smoothing_factor": 0.1, "engine": "trl", "loss_type": "chunked_nll"},
+            {"label_smoothing_factor"},
+        ),
+        ("sft", {"label_smoothing_factor": 0.1, "engine": "trl", "loss_type": "nll"}, set()),
         ("reft", {"sft_epochs": 0.0}, set()),
         ("nlft", {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"x": 1}}, {"lr_scheduler_kwargs"}),
         (

@@ -272,6 +272,10 @@ def test_what_is_needed_tells_the_difference_in_four_runs_of_five(seeds, hard):
     assert 0.68 < told / 100 < 0.95
 
 
+def test_two_questions_do_where_they_show_the_difference():
+    assert _take(Variances(of_units=1e-9, of_seeds=1e-9, noise=1e-9, arms=2), 3, 0.5, 0.05) == (2.0, 3)
+
+
 def test_a_variance_of_two_units_is_used_and_of_one_or_of_equal_units_is_not():
     by_rule_of_three = (1.0, 1.0, 3.0)
     assert _factors(np.array([0.5])) == _factors(np.array([1.0, 1.0])) == by_rule_of_three

@@ -325,6 +325,15 @@ def test_the_loss_goes_down_on_the_mistakes_and_the_answers(tmp_path):
     assert events[-1]["loss"] < events[0]["loss"]
 
 
+@pytest.mark.parametrize(("epoch", "told"), [(None, 0), (0.0, 0), (1.9999999, 2), (2.0, 2)])
+def test_samplers_are_told_which_epoch_begins(tmp_path, epoch, told):
+    found = []
+    loader = SimpleNamespace(sampler=SimpleNamespace(set_epoch=found.append))
+    report = RunDirCallback(RunDir(tmp_path), {})
+    report.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None, train_dataloader=loader)
+    assert found == [told]
+
+
 def test_operations_are_counted_as_trainer_counts_them(tmp_path):
     trainer = nlft_trainer(tmp_path, watch=0)
     for shape in ((1, 1), (2, 7), (3, 5)):

@@ -74,6 +74,7 @@ def walk(model: Path, chromium: Browser, capsys: pytest.CaptureFixture, *trainin
     told = do(capsys, "train", str(labelled), "--scheme", "strike", "--disable_tqdm", "true", "--use_cpu", *more)
     assert RunDir(run).adapter_path.is_dir()
     assert "next: nlft " in told
+    assert "spans: " in told
 
     told = talk(run, capsys)
     assert read_examples("runs/examples-next.jsonl")[0].judgment == "Zu laut."

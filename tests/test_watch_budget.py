@@ -12,6 +12,7 @@ from nlft.commands.starting import tell_end
 from nlft.core.schemes.strike import StrikeSettings
 from nlft.runs.run_dir import RunDir
 from nlft.training import watching
+from nlft.training.watch_budget import _tokens
 from nlft.training.watching import WatchCallback
 
 
@@ -193,3 +194,10 @@ def test_a_snapshot_says_alternatives_if_any_example_has_some(tmp_path):
     for found in ({0: (None, said)}, {0: (None, None)}):
         watch._submit(7, trainer.state, found)
     assert [one.alternatives for one in kept] == [[said, None], None]
+
+
+def test_rows_that_no_scheme_asks_for_have_no_tokens(tmp_path):
+    uniform, nlft = (training.nlft_trainer(tmp_path / name, saliency=name, watch=0) for name in ("uniform", "nlft"))
+    trained = sum(len(one.base) + len(one.completion) for one in uniform.train_dataset[:3])
+    assert _tokens(uniform.builder, uniform.train_dataset[:3]) == (trained, 0)
+    assert _tokens(nlft.builder, nlft.train_dataset[:3])[1] > 0
