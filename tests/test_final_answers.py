@@ -43,7 +43,7 @@ Tom has 7 apples, Ann has 5.|She has 7 left, having eaten 5.
 Therefore the total is 7, which satisfies 2 + 3 = 5.|She has 7 compared to Tom's 5.
 She has 7 apples.~Time: 5 minutes|She has 7 apples.~~**Time:** 5 minutes|She has 7 apples. Time: 5 minutes
 She has 7 apples.~Time spent: 5 minutes~Date: 5 May|She has 7.~Reading time: 5 min|She has 7.~Score: 5
-She has 7 apples.~Length: 5 words|She has 7 apples.~The time: 5 minutes
+She has 7 apples.~Length: 5 words|She has 7 apples.~**Time: 5 minutes**|She has 7 apples.~The time: 5 minutes
 She has 7 apples.~Length of the reply: 5 words|She has 7.~Rating: 5/5|She has 7.~**Score: 5**
 She has 7.~Length: 5 tokens.
 Sie hat 7.~Dauer: 5 Minuten|她有7个。~用时:5分钟
@@ -152,7 +152,7 @@ The sources are 3. So 5.|tab: 5|p = 5
 Time: 5 minutes|It takes 5 minutes.~Time: 5 minutes|Speed: 2~Time: 10 / 2 = 5|She walks 3 km.~Total time: 5 hours
 She walks 3 km.~The total time: 5 hours|She walks 3 km.~Her total walking time: 5 hours
 It is 3 km.~Time in total: 5 hours
-Elle fait 3 km.~La durée totale : 5 heures|Sie geht 3 km.~Die Gesamtzeit: 5 Stunden|She walks 3 km.~**Time: 5 hours**
+Elle fait 3 km.~La durée totale : 5 heures|Sie geht 3 km.~Die Gesamtzeit: 5 Stunden
 The width is 3 cm.~Length: 5 cm|The area is 15.~The length: 5|They shot 3 times.~Score: 5 points
 """
 BESIDE = """

@@ -81,7 +81,6 @@ _ABOUT = re.compile(
     r"|[\W_]{0,6}(?:时间|用时|耗时|日期|時間|所要時間|日付|시간|날짜) ?:",
     re.IGNORECASE,
 )
-_BOLD_LINE = re.compile(r"\W{0,4}(?:\*\*|__)[^*\n]{1,200}(?:\*\*|__)[\s.]{0,9}")
 _FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
 _CITES = re.compile(r"\W{0,4}\[[0-9 ,]{1,9}\]\W{0,4}")
 _REFERENCE = re.compile(
@@ -354,22 +353,13 @@ def _last_number(text: str) -> Quantity | None:
             if stated := _unless_asked(sentence, read_statement(sentence)):
                 cites = _CITES.fullmatch(sentence) and sentence.strip() != text.strip()
                 beside = _BESIDE.search(sentence) or cites or _ends_with_a_source(sentence, text)
-                if not beside and _is_about(sentence, line):
+                if not beside and _ABOUT.match(sentence) and "=" not in sentence:
                     about.append(stated)
                     continue
                 return _words(sentence) if beside else _agreed([*about, stated])
         if rest != words:  # is this the third item, or three?
             return Quantity(words, NOT_ONE_NUMBER)
     return _agreed(about) if about else None
-
-
-def _is_about(sentence: str, line: str) -> bool:
-    """Return whether a sentence may tell how long, when or how good, and not what was asked for.
-
-    A line in bold type is a result, except a score: models also point out what they think of their reply.
-    """
-    about = _ABOUT.match(sentence)
-    return bool(about and "=" not in sentence and (about["score"] or not _BOLD_LINE.fullmatch(line)))
 
 
 def _ends_with_a_source(sentence: str, text: str) -> bool:
