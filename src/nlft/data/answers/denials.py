@@ -2,7 +2,7 @@
 
 import re
 
-from nlft.data.answers.contrasts import conclusion, contrasts
+from nlft.data.answers.contrasts import contrasts, other_answer
 
 _DENIES = re.compile(
     r"\b(?=[^\W\d_])"  # each begins with a letter: skip all other places at once
@@ -115,7 +115,7 @@ def after_contrast(text: str, start: int) -> str:
     """
     for found in contrasts(text, start):
         between = _between(text, start, found)
-        if between and (rest := conclusion(text, found, " ".join(between))):
+        if between and (rest := other_answer(text, found, " ".join(between))):
             return rest
     return ""
 

@@ -72,13 +72,13 @@ _BESIDE = re.compile(
 )
 # A line at the end that may say how long or when, or how good or long the reply is, and not what was asked for.
 _ABOUT = re.compile(
-    r"[\W_]{0,6}(?![^\d:]{0,40}(?:\b(?:total|final|overall|whole)|gesamt))(?:[^\W\d_]{1,15}[ \t]){0,2}"
+    r"[\W_]{0,6}+(?![^\d:]{0,40}(?:\b(?:total|final|overall|whole)|gesamt))(?:[^\W\d_]{1,15}[ \t]){0,2}"
     r"(?:time|duration|elapsed|date|deadline|version|(?P<length>length)|word count|(?P<score>score|rating)|zeit|dauer"
     r"|datum|temps|durée|tiempo|duración|fecha|tempo|durata|duração|data|длительность|время|дата)"
     r"(?:[ \t][^\W\d_]{1,15}){0,3}[*_ \t]{0,4}:"
     r"(?(length)[^\n0-9]{0,9}[0-9][0-9.,]{0,9}[ -](?:words?|characters?|chars|tokens?|letters?|sentences?|lines?)\b)"
     r"(?(score)(?![^\n0-9]{0,9}[0-9][0-9.,]{0,9} (?:points?|goals?|runs?|marks?)\W{0,9}\Z))"
-    r"|[\W_]{0,6}(?:时间|用时|耗时|日期|時間|所要時間|日付|시간|날짜) ?:",
+    r"|[\W_]{0,6}+(?:时间|用时|耗时|日期|時間|所要時間|日付|시간|날짜) ?:",
     re.IGNORECASE,
 )
 _FACTORIAL = re.compile(r"[0-9A-Za-z)]!")  # in a box, where no sentence ends
