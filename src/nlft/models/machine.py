@@ -110,7 +110,7 @@ def why_not_quantised() -> str | None:
     import torch
 
     if not torch.cuda.is_available():
-        return "there is no CUDA card that torch can use, and nlft quantises on CUDA alone"
+        return "there is no CUDA card that torch can use, and nlft quantises with bitsandbytes on CUDA alone"
     if find_spec("bitsandbytes") is None:
         return "the package bitsandbytes is not installed: pip install 'nlft[quantised]'"
     return None
