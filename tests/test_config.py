@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
 
-from helpers import settings_list
+from helpers import constants_list, settings_list
 from nlft.commands.parsing import Command, early_setting, plain_parser
 from nlft.config import Range, closest, settle
 from nlft.errors import ConfigError, UserError
@@ -196,4 +196,10 @@ def test_a_plans_own_values_are_read_as_a_files_are():
 def test_no_default_and_no_range_has_changed_unseen():
     assert settings_list.lines() == settings_list.KEPT.read_text(encoding="utf-8").splitlines(), (
         "If the change is meant, run tests/helpers/settings_list.py --write, and say it in CHANGELOG.md."
+    )
+
+
+def test_no_number_that_the_code_decides_by_has_changed_unseen():
+    assert constants_list.lines() == constants_list.KEPT.read_text(encoding="utf-8").splitlines(), (
+        "If the change is meant, run tests/helpers/constants_list.py --write."
     )
