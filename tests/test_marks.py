@@ -5,6 +5,8 @@ import unicodedata
 
 import pytest
 
+from helpers import judgments_kept
+from helpers.kept import changed
 from nlft.collect.opinions import read_opinion
 from nlft.core import prompts
 from nlft.core.marks import corrections, says_right, says_wrong, verdict
@@ -19,15 +21,21 @@ WRONG = (
     "|False. The sum is incorrect|false: it has errors|no, it is wrong|the response is false|the result is not true"
     "|pas tout à fait correct|no es del todo correcto|contains an error|anything but right|wasn’t right|맞지 않음"
     "|by no means correct|不太对|正しくない|non è corretto, è sbagliato|isn't really accurate|nowhere near correct"
+    "|no right answer|No correct steps.|no correcto|none correct|not one right step|geen juist antwoord"
+    "|no result and errors|not right because of errors"
 )
 RIGHT = (
     "not wrong|not incorrect|nothing wrong|没有错误|間違いはない|nicht falsch|no errors|no mistakes|isn't wrong"
     "|誤りなし|free of errors|没错|不错|틀리지 않음|não é errado|True. No errors.|yes, it is correct|no errors."
     "|pas faux|keine Fehler|sin errores|not at all wrong|There is nothing wrong."
+    "|does not contain errors|doesn't have any errors|did not find any mistakes|not a single error|pas d'erreur"
+    "|no step is wrong|não contém erros|ошибок не найдено|не содержит ошибок"
+    "|cannot see any wrong step|sin ningún error"
 )
 UNSURE = (
     "correct?|right?|almost right|right or wrong|mostly correct|not wrong, but not right|incorrect?|correct: no"
-    "|errors: none"
+    "|errors: none|without a correct answer|aucune réponse correcte|pas de réponse correcte|no answer is right"
+    "|does not reach the right answer|it did not find the error|does not fix the error|not the only error|not without errors"
 )
 AFFIRM = (
     "true|False.|**TRUE**|not true|not false|it is true|that's false|true, since 6 + 4 is 10|falso|não é falso|cierta"
@@ -261,3 +269,7 @@ def test_the_time_grows_no_faster_than_the_text(piece):
         began = time.process_time()
         read(text)
         assert time.process_time() - began < 1, read
+
+
+def test_nothing_that_is_read_in_judges_words_has_changed_unseen():
+    assert not changed(judgments_kept.found(), judgments_kept.KEPT)

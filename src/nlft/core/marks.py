@@ -245,8 +245,8 @@ _NOT = (
     r"|niets|nooit|не|ничего|inte|ikke|není|ne|nu\s(?:este|e)|tidak|bukan|غير|ليس|ليست|لا)"
 )
 _NONE = (
-    r"(?:no|not\san[dy]?|without|free\sof|zero|ohne|keine?|sans|aucune?|sin|ning[uú]n|sem|nenhum|senza|nessun|geen"
-    r"|без|нет|bez|utan|inga|inget|ingen|uden|uten|fără|nicio?|nu\s(?:are|au|există|sunt)|لا\sيوجد|لا\sتوجد|بدون|بلا"
+    r"(?:no|not\san[dy]?|without|free\sof|zero|ohne|keine?|sans|aucune?|sin|ning[uú]n[ao]?|sem|nenhuma?|senza"
+    r"|nessun[ao]?|geen|без|нет|bez|utan|inga|inget|ingen|uden|uten|fără|nicio?|nu\s(?:are|au|există|sunt)|لا\sيوجد|لا\sتوجد|بدون|بلا"
     r"|ليس\s(?:فيه|فيها|هناك)|brak|nie\s(?:ma|zawiera|było)|немає|нема|жодн\w{2,4}|žádn\w{1,2}|není|nejsou|nemá|neobsahuje"
     r"|tidak\sada(?:\syang)?)"
 )
@@ -276,14 +276,35 @@ _JOINED_NOT_WRONG = (
     "|오답[이은]? ?아[님닙니닌]|(?:틀린|잘못된?) ?(?:곳|부분|점|것|데)[이은는도]? ?(?:전혀 )?없"
     "|ग\u093c?लत (?:\\S{1,4} )?नहीं|कोई (?:ग\u093c?लती|त्रुटि) नहीं|(?:yanlış|hatalı) (?:değil|yok)"
 )
+_FINDS = (  # between a negation and errors: "does not contain any errors"
+    r"(?:contain|have|has|had|got|show|find|found|see|include|make|made|commit|detect|spot|notice|present|involve|there"
+    r"|contiene|tiene|presenta|ci\ssono|há|contém|tem|apresenta|содержит|имеет|нашл\w)"
+)
+_SOME = (
+    r"(?:any\s|a\s(?:single\s)?|one\s)?(?!(?:the|its|his|her|their|this|that|these|those|all|and|but)\b)(?:\w{1,12}\s)?"
+)
 _NOT_WRONG = re.compile(
-    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_WRONG})|{_NONE}\s(?:(?!(?:{_RIGHT})\b)\w{{1,12}}\s)?(?:{_ERRORS}|{_WRONG})"
-    rf"|لا\s(?:{_ERRORS})|(?:{_ERRORS}|{_WRONG})\s(?:нет|немає|нема|brak|nie\sma))\b|{_JOINED_NOT_WRONG}",
+    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_WRONG})|{_NOT}\s{_FINDS}\s{_SOME}(?:{_ERRORS}|{_WRONG})|{_NOT}\sa\ssingle\s(?:{_ERRORS})"
+    rf"|(?<!\bnot\s)(?<!\bnicht\s)(?<!\bpas\s)(?<!\bnon\s){_NONE}\s(?:(?!(?:{_RIGHT})\b)\w{{1,12}}\s"
+    rf"(?:(?:or|nor|is|are|was|were)\s(?:\w{{1,12}}\s)?)?)?(?:{_ERRORS}|{_WRONG})"
+    rf"|لا\s(?:{_ERRORS})|pas\sd['’](?:{_ERRORS})|(?:{_ERRORS}|{_WRONG})\s(?:нет|немає|нема|brak|nie\sma)"
+    rf"|(?:{_ERRORS})\sне\s(?:найдено|обнаружено|допущено|видно|нашлось))\b|{_JOINED_NOT_WRONG}",
     re.IGNORECASE,
+)
+_NOT_ERRORS = re.compile(
+    rf"\b{_NOT}(?:\s(?!(?:and|but|because|since|or)\b)\w{{1,12}}){{1,4}}\s(?:{_ERRORS})\b", re.IGNORECASE
 )
 _UNDERSTOOD = re.compile(rf"\b{_NOT}{_BETWEEN}\s(?:{_RIGHT})\b|{_JOINED_NOT_RIGHT}", re.IGNORECASE)
 _SAYS_WRONG = re.compile(
-    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_RIGHT})|{_WRONG}|{_ERRORS})\b|{_JOINED_NOT_RIGHT}|{_JOINED_WRONG}", re.IGNORECASE
+    rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_RIGHT})|(?:{_NONE}|none|not\sone)\s(?:{_RIGHT})|{_WRONG}|{_ERRORS})\b|{_JOINED_NOT_RIGHT}"
+    rf"|{_JOINED_WRONG}",
+    re.IGNORECASE,
+)
+# "Without a correct answer", "no step is right", "does not reach the right one": the last word says nothing.
+_NOT_RIGHT = re.compile(
+    rf"\b(?:(?:{_NONE}|none|lacks?|lacking|pas\sde)\s\w{{1,12}}(?:\s(?:is|are|was|were))?|{_NOT}(?:\s\w{{1,12}}){{1,3}})"
+    rf"\s(?:{_RIGHT})\b",
+    re.IGNORECASE,
 )
 _SAYS_RIGHT = re.compile(rf"\b(?:{_RIGHT})\b|{_JOINED_RIGHT}", re.IGNORECASE)
 # Words that can turn a verdict of these languages, or weaken it, from a distance.
@@ -341,7 +362,7 @@ def says_right(verdict: str) -> bool:
     rest, denials = _NOT_WRONG.subn(" . ", _one_form(verdict))
     if _is_doubtful(rest):
         return False
-    return denials > 0 or _SAYS_RIGHT.search(_SAYS_WRONG.sub(" ", rest)) is not None
+    return denials > 0 or _SAYS_RIGHT.search(_NOT_RIGHT.sub(" ", _SAYS_WRONG.sub(" ", rest))) is not None
 
 
 def _has_sign(verdict: str, signs: str, side: str) -> bool:
@@ -352,7 +373,8 @@ def _has_sign(verdict: str, signs: str, side: str) -> bool:
 
 def _is_doubtful(verdict: str) -> bool:
     """Return whether a word could turn the verdict in a way that is not understood."""
-    return _DOUBTFUL.search(_UNDERSTOOD.sub(" . ", verdict)) is not None
+    rest = _UNDERSTOOD.sub(" . ", verdict)
+    return _DOUBTFUL.search(rest) is not None or _NOT_ERRORS.search(rest) is not None
 
 
 def says_something(verdict: str) -> bool:
