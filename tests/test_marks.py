@@ -35,7 +35,8 @@ RIGHT = (
 UNSURE = (
     "correct?|right?|almost right|right or wrong|mostly correct|not wrong, but not right|incorrect?|correct: no"
     "|errors: none|without a correct answer|aucune réponse correcte|pas de réponse correcte|no answer is right"
-    "|does not reach the right answer|it did not find the error|does not fix the error|not the only error|not without errors"
+    "|does not reach the right answer|it did not find the error|does not fix the error|not the only error"
+    "|not without errors"
 )
 AFFIRM = (
     "true|False.|**TRUE**|not true|not false|it is true|that's false|true, since 6 + 4 is 10|falso|não é falso|cierta"

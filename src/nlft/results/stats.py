@@ -273,8 +273,8 @@ def rate_per_token(
     nats, tokens = np.asarray(nats, dtype=float), np.asarray(tokens, dtype=float)
     value = float(nats.sum() / max(tokens.sum(), 1))
     if len(nats) > 1 and sums(nats, clusters).shape[1] > 1:
-        if not value:
-            return Interval(0.0, 0.0, 0.0)
+        if not value or not tokens.any():
+            return Interval(value, value, value)
         # The logarithm of a ratio varies as these sums do, to first order.
         each = nats / nats.mean() - tokens / tokens.mean()
         margin, _ = _t_interval(by_unit(each, clusters), np.zeros((1, sums(nats, clusters).shape[1])), 0.0)
