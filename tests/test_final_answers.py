@@ -1,9 +1,11 @@
 """What is no answer, and what else a number may mean: each pair is a reply and the number that it must not state."""
 
 import time
+from fractions import Fraction
 
 import pytest
 
+from nlft.data.answers.final_answers import read_final
 from nlft.data.grading import get_grader
 
 DENIED = """
@@ -384,3 +386,11 @@ def test_the_time_grows_no_faster_than_the_text(piece):
         began = time.process_time()
         get_grader(name)(text, "5")
         assert time.process_time() - began < 1, name
+
+
+@pytest.mark.parametrize("pad", range(12))
+def test_a_number_in_which_the_read_part_of_a_long_text_begins_is_never_read_as_a_part_of_itself(pad):
+    text = "x" * pad + " 12,345.67" + " so" * 665
+    assert 1990 < len(text) < 2020
+    read = read_final(text)
+    assert read is None or read.value in (None, 12345 + Fraction(67, 100))

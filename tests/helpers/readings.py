@@ -19,7 +19,7 @@ FORMS = KEPT.with_name("number-forms.txt")
 
 COMPARED = (
     "5|5.0|-5|5%|0.05|50%|0.5|1/2|5 m|5 m^2|5 cm|$5|5 euros|5 cents|500|3,5|3.500|5 million|5 or 6|10:30|x = 5|five"
-    "|20 - 15 = 5"
+    "|20 - 15 = 5|5 pm|5 am|17|17:00|12 pm|12 am|12|0|0.333...|0.333|1/3|0.1666...|1/6|0.142857...|1/7|(5)|1/9"
 )
 FRAMES = r"""
 @
@@ -71,7 +71,9 @@ def reading(quantity: Quantity | None) -> str:
     if quantity is None:
         return "nothing"
     values = " or ".join(sorted(map(str, quantity.readings)))
-    return f"{quantity.text!r} is {values}" + (f" in {quantity.unit}" if quantity.unit else "")
+    otherwise = " or ".join(sorted(map(str, quantity.otherwise)))
+    unit = f" in {quantity.unit}" if quantity.unit else ""
+    return f"{quantity.text!r} is {values}{unit}" + (f", else {otherwise}" if otherwise else "")
 
 
 def readings() -> list[str]:

@@ -176,6 +176,9 @@ DENIED_AFTER = _set("isn't aren't wasn't cannot can't couldn't değil नही�
 NEGATIVE = frozenset(["negative", "minus", "零下", "moins", "menos", "meno", "минус", "マイナス"])
 BELOW_ZERO = frozenset([("below", "zero"), ("under", "zero"), ("unter", "null"), ("sous", "zéro"), ("bajo", "cero"),
                         ("sotto", "zero"), ("onder", "nul"), ("ниже", "нуля")])  # fmt: skip
+BELOW_A_LEVEL = frozenset(
+    [("below", "sea"), ("below", "ground"), ("below", "freezing"), ("below", "the"), ("in", "debt")]
+)
 BOUND_BEFORE = _set(
     "than least most fewer exceeds exceed exceeding above below over twice thrice double triple half quarter third "
     "fourth times plus mod modulo log ln sin cos tan exp root roots sqrt power factor choose between either almost "

@@ -79,7 +79,10 @@ def why_ungraded(given: Quantity, expected: Quantity, thing: str) -> str:
             return f'"{quantity.text}", read from the {owner}, is not a {thing}.'
         if quantity.value is None:
             return f'"{quantity.text}", read from the {owner}, can mean different {thing}s.'
-    return f'"{given.text}" ({given.unit}) and "{expected.text}" ({expected.unit}) are not in one unit.'
+    if given.unit == expected.unit:
+        return f'"{given.text}" may be written for "{expected.text}", or not.'
+    here, there = (f'"{quantity.text}" ({quantity.unit or "no unit"})' for quantity in (given, expected))
+    return f"{here} and {there} are not in one unit."
 
 
 def _possible(quantity: Quantity, loose: bool) -> set[Value | None]:

@@ -115,7 +115,8 @@ def _is_negated(run: Run) -> bool:
     if words and (words[-1] in w.NOT or words[-1].endswith("n't")):
         return True
     after = run.after[:MOST_WORDS]
-    if not w.DENIED_AFTER.isdisjoint(after[:2]) or tuple(after[:2]) in w.IS_NOT:
+    surely = after[1:2] and after[1].endswith("ly")  # 5 is definitely not the answer
+    if not w.DENIED_AFTER.isdisjoint(after[:2]) or tuple(after[:3:2] if surely else after[:2]) in w.IS_NOT:
         return True
     return _DENIED_AFTER.match("".join(run.after[:8])) is not None
 
@@ -178,6 +179,8 @@ def _is_joined_to_words(run: Run) -> bool:
 def _is_bound(run: Run) -> bool:
     """Return whether words make something else of a number: `more than 5`, `5 or more`, `5 squared`, `half of 5`."""
     before, after = run.before, run.after[: MOST_WORDS + 1]
+    while before and before[-1] in w.DETERMINERS:  # half of the 10
+        before = before[:-1]
     if before[-1:] and before[-1] in w.BOUND_BEFORE:
         return True
     if len(before) > 1 and before[-2] in w.BOUND_BEFORE and before[-1] in w.OF:
@@ -239,10 +242,10 @@ def _otherwise(
 ) -> frozenset[Value | None]:
     """Return what else a number may mean, if it is not the expected one.
 
-    Accounts write `(5)` for -5, and `0.333...` may be a third.
+    Accounts write `(5)` for -5, `5 m below sea level` may be -5, and `0.333...` a third.
     """
     found: set[Value | None] = set()
-    if enclosed:
+    if enclosed or any(pair in w.BELOW_A_LEVEL for pair in pairwise(run.after[:3])):
         found |= {None if value is None else negated(value) for value in readings}
     last = tokens[-1]
     if last.kind == "number" and any(t.kind == "dots" and t.start == last.end for t in run.tokens):
