@@ -9,7 +9,15 @@ from helpers import judgments_kept
 from helpers.kept import changed
 from nlft.collect.opinions import read_opinion
 from nlft.core import prompts
-from nlft.core.marks import corrections, says_right, says_wrong, verdict
+from nlft.core.marks import (
+    corrections,
+    names_correction,
+    names_verdict,
+    narrow,
+    says_right,
+    says_wrong,
+    verdict,
+)
 from nlft.core.prompts import without_corrections
 from nlft.core.thoughts import without_thoughts
 from nlft.data.records import Example
@@ -274,3 +282,25 @@ def test_the_time_grows_no_faster_than_the_text(piece):
 
 def test_nothing_that_is_read_in_judges_words_has_changed_unseen():
     assert not changed(judgments_kept.found(), judgments_kept.KEPT)
+
+
+def test_a_name_is_that_of_a_verdict_or_a_correction_if_it_ends_in_words_for_one():
+    names = (
+        "verdict",
+        "final verdict",
+        "verdicts",
+        "correction",
+        "correct answer",
+        "fix",
+        "note",
+        "answer",
+        "verdicted",
+    )
+    assert [name for name in names if names_verdict(name)] == ["verdict", "final verdict", "verdicts"]
+    assert [name for name in names if names_correction(name)] == ["correction", "correct answer", "fix"]
+
+
+def test_every_full_width_sign_is_read_as_that_of_ascii_and_no_other():
+    assert (
+        narrow("".join(map(chr, range(0xFF00, 0xFF60)))) == "\uff00" + "".join(map(chr, range(0x21, 0x7F))) + "\uff5f"
+    )

@@ -28,6 +28,7 @@ from nlft.core.spans import (
     token_spans,
     touched,
 )
+from nlft.core.word_search import LONGEST_GAP, SearchedText
 from nlft.data.build import BuildSettings, read_pool
 from nlft.data.encoding import encode, encode_examples
 from nlft.data.records import Example, as_examples, as_record, marked_spans, read_examples, write_examples
@@ -582,3 +583,20 @@ def test_no_span_has_changed_unseen():
 def test_criticism_after_praise_or_an_expected_answer_marks_its_quotes(judgment, marked):
     text = "one two three"
     assert [text[span.start : span.end] for span in quoted_spans(text, judgment).spans] == marked
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "places"),
+    [
+        *(("1,5 kg", "5", []), ("1.5", "1", []), ("5. 6", "5", [(0, 1)]), ("12:30", "12", [])),
+        *(("123 456", "456", []), ("1234 567", "567", [(5, 8)]), ("1 2345", "2345", [(2, 6)]), ("1'000", "000", [])),
+        *(("0 000", "000", []), ("9 999", "999", []), ("a 000", "000", [(2, 5)]), ("1  000", "000", [(3, 6)])),
+        *(("x\u0300y x", "x", [(4, 5)]), ("x\u0300y", "x\u0300y", [(0, 3)]), ("\u1100\u1161\u11a8 x", "각", [(0, 3)])),
+        *(("e" + 31 * "\u0301", "é" + 30 * "\u0301", [(0, 32)]), ("e" + 33 * "\u0301", "é", [])),
+        *(("'t is", "t", [(1, 2)]), ("can't", "t", []), ("Tom's", "Tom", [(0, 3)]), ("l'homme", "homme", [(2, 7)])),
+        *((f"start{'.' * LONGEST_GAP}end", "start ... end", [(0, LONGEST_GAP + 8)]),),
+        *((f"start{'.' * (LONGEST_GAP + 1)}end", "start ... end", []),),
+    ],
+)
+def test_a_quote_is_found_at_the_edges_of_numbers_accents_and_gaps(text, quote, places):
+    assert SearchedText(text).quote(quote) == places
