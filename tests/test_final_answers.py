@@ -336,6 +336,7 @@ def test_the_number_of_a_list_s_first_item_is_no_answer(mark):
     assert grade(f"{mark}1. First, add: 9 + 9 = 18.\n2. So she has 18.", "18") == "right"
     assert grade(f"{mark}1. Add.\n2. So she has 18.\nAnswer: 18", "18") == "right"
     assert grade(f"{mark}1. She has 18 eggs.", "18") == "ungraded"
+    assert grade(f"{mark}1. 5\n2. 1", "1") == "ungraded"
     assert grade(f"{mark}1. That is because 5 - 4 = 1.", "1") == "right"
     assert grade(f"{mark}1. All others broke.", "1") == "right"
 

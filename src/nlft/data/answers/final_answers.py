@@ -55,6 +55,7 @@ _SENTENCE = re.compile(
 _ABBREVIATED = re.compile(r"\b(?:[Ff]igs?|[Ee]qs?|pp?|[Rr]efs?|[Vv]ol|Sec|Ch|Tab|Abb)\.(?=[ \t]\(?[0-9])")
 _HEADING = re.compile(r"[ \t*_]*([0-9]{1,2})[.)][ \t]+(?=[^\s0-9])")
 _ITEM = re.compile(r"^[ \t]*(?:[-*×+][ \t]+)?[0-9]{1,2}[.)][ \t]+(?=[^\s0-9])")
+_FIRST_ITEM = re.compile(r"[ \t*_]{0,9}1[.)][*_]{0,4}(?:[ \t]|$)")
 _SECOND_ITEM = re.compile(r"^[ \t*_]{0,9}2[.)][*_]{0,4}[ \t]", re.MULTILINE)
 _STEP = re.compile(r"^[ \t#*]{0,12}(?:step|part)[ \t]?[0-9]{1,3}(?=\W|$)", re.IGNORECASE)
 # A line that is only a number, perhaps as the value of an unknown.
@@ -173,7 +174,9 @@ def _marked(text: str, places: list[Place]) -> list[Quantity]:
         if mark["hash"] and _STEP.match(region):
             continue
         item = _HEADING.match(region)
-        if item and item[1] == "1" and last_item > start:
+        if last_item > start and _FIRST_ITEM.match(region):
+            if not item:  # items of numbers alone: perhaps an answer each
+                found.append(Quantity(" ".join(region.split()), NOT_ONE_NUMBER))
             continue
         first = first_sentence(region)
         sentence, ends = plain_markup(first), last_digit < start + len(first)
