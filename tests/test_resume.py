@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -859,3 +860,117 @@ def test_the_folder_of_a_newer_version_is_not_gone_on_in_and_a_spoilt_record_is_
     path.write_text("scheme: [", encoding="utf-8")
     check_resume(checkpoint, unfinished, record, anyway=False)
     assert "run.yaml" in capsys.readouterr().err
+
+
+SHA = {name: name * 64 for name in "abcd"}
+START = {"name": "x", "sha256": SHA["a"], "config_sha256": SHA["b"]}
+# Two records; then what is told of each difference: its name, both values as shown, the cure, and if it is fixed.
+DIFFERENCES = [
+    ({}, {}, []),
+    ({"versions": {"torch": "2.8"}}, {"versions": {"torch": "2.9"}}, ["torch: 2.8, 2.9 | Install torch 2.8."]),
+    ({"versions": {}}, {"versions": {"ray": "2"}}, ["ray: not set, 2 | Remove ray."]),
+    ({"threads": 2}, {"threads": 4}, ["threads: 2, 4 | Start with OMP_NUM_THREADS=2."]),
+    ({"threads": 2}, {}, []),
+    ({}, {"threads": 4}, []),
+    ({}, {"processes": 2}, ["processes: 1, 2 | Start 1 processes."]),
+    ({}, {"processes": 1}, []),
+    ({"device": "cpu"}, {"device": "cuda"}, ["device: cpu, cuda | Train on the same device: cpu."]),
+    (
+        {"data": {"sha256": SHA["a"]}},
+        {"data": {"sha256": SHA["b"]}},
+        [f"data: {'a' * 16}, {'b' * 16} | Restore the file whose SHA-256 begins with {'a' * 16}."],
+    ),
+    ({"data": {}}, {"data": {"sha256": SHA["b"]}}, [f"data: not set, {'b' * 16} | Restore the file whose SHA-256*"]),
+    (
+        {"weights": SHA["a"]},
+        {"weights": SHA["b"]},
+        ["weights of the model: aaaa*, bbbb* | Restore the model*"],
+    ),
+    ({"weights": SHA["a"]}, {"weights": "b" * 40}, []),
+    ({"weights": SHA["a"]}, {}, []),
+    ({}, {"weights": SHA["a"]}, []),
+    ({"starting_adapter": START}, {"starting_adapter": START}, []),
+    ({"starting_adapter": START}, {}, []),
+    ({}, {"starting_adapter": START}, []),
+    ({"starting_adapter": None}, {"starting_adapter": START}, ["starting adapter: not set, *"]),
+    ({"starting_adapter": START}, {"starting_adapter": {**START, "config_sha256": SHA["c"]}}, ["starting adapter: *"]),
+    ({"starting_adapter": START}, {"starting_adapter": {**START, "sha256": SHA["c"]}}, ["starting adapter: *"]),
+    ({"starting_adapter": START}, {"starting_adapter": {**START, "name": "y"}}, []),
+    ({"starting_adapter": {"name": "x"}}, {"starting_adapter": {"name": "y"}}, ["starting adapter: *"]),
+    ({"starting_adapter": {"sha256": SHA["a"]}}, {"starting_adapter": START}, []),
+    (
+        {"method": "sft"},
+        {"method": "kto"},
+        ["method: sft, kto | Go on with * sft. fixed"],
+    ),
+    ({"method": "sft"}, {}, []),
+    ({"model": {"dtype": "float32"}}, {"model": {"dtype": "auto"}}, ["dtype: float32, auto | Give --dtype float32."]),
+    ({"model": {"dtype": "float32"}, "dtype": "x"}, {"model": {"dtype": "auto"}, "dtype": "x"}, []),
+    ({"model": {"dtype": "float32"}, "dtype": "x"}, {"model": {"dtype": "auto"}}, ["dtype: *"]),
+    ({"model": {"model_revision": "a"}}, {"model": {"model_revision": "b"}}, []),
+    ({"scheme": "nlft", "saliency": {"w": 1}}, {"scheme": "nlft", "saliency": {"w": 2}}, ["saliency.w: 1, 2 | *"]),
+    ({"scheme": "nlft", "saliency": {"w": 1}}, {"scheme": "cut", "saliency": {"w": 2}}, ["scheme: nlft, cut | *"]),
+    ({"training": {"optim": "sgd"}}, {"training": {"optim": "adamw"}}, ["optim: sgd, adamw | Give --optim sgd. fixed"]),
+    ({"training": {"learning_rate": 1.0}}, {"training": {"learning_rate": 2.0}}, ["learning_rate: 1.0, 2.0 | *"]),
+    (
+        {"training": {"learning_rate": 1.0, "lr_scheduler_type": "greedy"}},
+        {"training": {"learning_rate": 2.0, "lr_scheduler_type": "greedy"}},
+        ["learning_rate: 1.0, 2.0 | Give --learning_rate 1.0. fixed"],
+    ),
+    (
+        {"training": {"optim": "sgd", "lr_scheduler_type": "greedy"}},
+        {"training": {"optim": "adamw", "lr_scheduler_type": "greedy"}},
+        ["optim: sgd, adamw | Give --optim sgd. fixed"],
+    ),
+    ({"training": {"eval_steps": 1}}, {"training": {"eval_steps": 2}}, []),
+    (
+        {"training": {"eval_steps": 1}},
+        {"training": {"eval_steps": 2, "save_strategy": "best"}},
+        ["eval_steps: 1, 2 | Give --eval_steps 1."],
+    ),
+    (
+        {"training": {"neftune_noise_alpha": None}},
+        {"training": {"neftune_noise_alpha": 5}},
+        ["*Leave out --neft*"],
+    ),
+    ({"training": {"a": [2, 1]}}, {"training": {"a": (1, 2)}}, []),
+    ({"training": {"a": [2, 1]}}, {"training": {"a": [3]}}, ["a: 1 2, 3 | Give --a 1 2."]),
+    ({"training": {"a": True}}, {"training": {"a": False}}, ["a: true, false | Give --a true."]),
+    ({"method": "sft"}, {"method": "sft", "training": {"engine": "trl"}}, []),
+    ({"method": "sft"}, {"method": "sft", "training": {"engine": "nlft"}}, ["engine: trl, nlft | *"]),
+    ({"adapter_config": {"r": 4}}, {"adapter_config": {"r": 8}}, ["lora_r: 4, 8 | Give --lora_r 4. fixed"]),
+    ({"adapter_config": {"bias": "none"}}, {"adapter_config": {"bias": "all"}}, ["bias: none, all | * fixed"]),
+    (
+        {"adapter_config": {"rank_pattern": {}}},
+        {"adapter_config": {"rank_pattern": {"q": 1}}},
+        ["rank*: * fixed"],
+    ),
+    (
+        {"adapter_config": {"layers_to_transform": [1]}},
+        {"adapter_config": {"layers_to_transform": [2]}},
+        ["layers_to_transform: 1, 2 | * fixed"],
+    ),
+    ({"adapter_config": {"r": 4}}, {}, []),
+    ({"data": {"tokens_sha256": SHA["a"]}}, {"data": {"tokens_sha256": SHA["b"]}}, ["token ids of the examples: *"]),
+    (
+        {"seed": 1, "data": {"tokens_sha256": SHA["a"]}},
+        {"seed": 2, "data": {"tokens_sha256": SHA["b"]}},
+        ["seed: 1, 2 | Give --seed 1."],
+    ),
+    (
+        {"threads": 1, "data": {"tokens_sha256": SHA["a"]}},
+        {"threads": 2, "data": {"tokens_sha256": SHA["b"]}},
+        ["threads: *", "token ids of the examples: *"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "told"), DIFFERENCES)
+def test_each_difference_of_two_records_is_told_with_its_cure_and_no_other(old, new, told):
+    found = []
+    for one in differences(old, new):
+        was, now = re.fullmatch(rf"{one.name} was (.*) in the run, and is (.*) now", str(one)).groups()
+        found.append(f"{one.name}: {was}, {now} | {one.cure}{' fixed' if one.fixed else ''}")
+    assert len(found) == len(told), found
+    for given, wanted in zip(found, told, strict=True):
+        assert fnmatch(given, wanted), given
