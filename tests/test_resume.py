@@ -971,6 +971,9 @@ def test_each_difference_of_two_records_is_told_with_its_cure_and_no_other(old, 
     for one in differences(old, new):
         was, now = re.fullmatch(rf"{one.name} was (.*) in the run, and is (.*) now", str(one)).groups()
         found.append(f"{one.name}: {was}, {now} | {one.cure}{' fixed' if one.fixed else ''}")
+        assert one.environment == (one.name in ("torch", "ray", "threads", "processes", "device"))
+        assert one.setting == one.cure.startswith(("Give --", "Leave out --"))
+        assert one.problem().where == ("--" if one.setting else "") + one.name
     assert len(found) == len(told), found
     for given, wanted in zip(found, told, strict=True):
         assert fnmatch(given, wanted), given
