@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 from helpers import tiny
 from helpers.training import COMMON, REDIRECTED, examples, nlft_trainer
 from nlft.baselines.sft import SFTBaseline, SFTSettings
+from nlft.core.schemes.nlft import NLFTSettings
 from nlft.errors import NLFTError, UserError
 from nlft.models.loading import default_lora
 from nlft.runs.run_dir import RunDir
@@ -67,6 +68,60 @@ def test_each_guard_sees_its_alarm_once_and_does_what_it_is_told(trainer, capsys
     assert capsys.readouterr().err == "", "a guard speaks once"
     sent = [request.control for request in RunDir(trainer.args.output_dir).pending_requests()]
     assert sent == (["pause"] if action == "pause" else [])
+
+
+# The first line, a line at the edge of what a guard allows, and one beyond it.
+EDGES = {
+    "loss": ({"loss": 2.0}, {"loss": 11.0}, {"loss": 11.001}),
+    "loss below 0": ({"loss": -2.0}, {"loss": 11.0}, {"loss": 11.001}),
+    "entropy": ({"loss": 2.0, "entropy": 2.0}, {"loss": 2.0, "entropy": 0.2}, {"loss": 2.0, "entropy": 0.199}),
+    "length": (
+        {"loss": 0.0, "completions/mean_length": 50.0},
+        {"loss": 0.0, "completions/mean_length": 10.0},
+        {"loss": 0.0, "completions/mean_length": 9.99},
+    ),
+    "unlikelihood": (QUIET, {**QUIET, "nlft/unlikelihood_loss": 3.0}, {**QUIET, "nlft/unlikelihood_loss": 3.01}),
+    "kl": (QUIET, {**QUIET, "kl": 1.0}, {**QUIET, "kl": 1.01}),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_guard_is_silent_up_to_its_edge(trainer, capsys, name):
+    guards = guards_of(trainer)
+    first, edge, beyond = EDGES[name]
+    for line in (first, edge, first):
+        log(guards, line)
+    assert capsys.readouterr().err == ""
+    log(guards, beyond)
+    assert "warning: step 7" in capsys.readouterr().err
+
+
+def test_the_kl_of_a_held_training_is_that_of_the_hold_without_its_weight(tmp_path, capsys):
+    trainer = nlft_trainer(tmp_path, watch=0, saliency=NLFTSettings(hold_weight=4.0), **STEPS)
+    trainer._in_step = [["e1"]]
+    guards = guards_of(trainer)
+    log(guards, {"loss": 2.0, "nlft/hold_loss": 4.0, "kl": 9.0})
+    assert capsys.readouterr().err == ""
+    log(guards, {"loss": 2.0, "nlft/hold_loss": 4.04})
+    assert "1.01" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("scheme", "labels", "told"), [("nlft", 2, 1), ("nlft", 1, 0), ("uniform", 2, 0)])
+def test_that_nothing_is_tagged_is_told_only_where_a_scheme_looks_for_it_in_wrong_replies(
+    tmp_path, capsys, scheme, labels, told
+):
+    data = [one for one in examples() if labels == 2 or one.label]
+    guards = guards_of(nlft_trainer(tmp_path, data=data, saliency=scheme, watch=0, **STEPS))
+    guards.trainer._in_step = [["e1"]]
+    guards.on_epoch_end(guards.trainer.args, guards.trainer.state, guards.trainer.control)
+    assert capsys.readouterr().err == "", "no line was logged in that epoch"
+    log(guards, {"loss": 1.0, "nlft/salient_fraction": 0.0})
+    guards.on_epoch_end(guards.trainer.args, guards.trainer.state, guards.trainer.control)
+    assert capsys.readouterr().err.count("tagged or struck") == told
+    log(guards, {"loss": 1.0, "nlft/salient_fraction": 0.0, "nlft/struck_probability": 0.5})
+    guards._spoken.clear()
+    guards.on_epoch_end(guards.trainer.args, guards.trainer.state, guards.trainer.control)
+    assert "tagged or struck" not in capsys.readouterr().err
 
 
 def test_numbers_that_are_missing_or_not_finite_alarm_nobody(trainer, capsys):
