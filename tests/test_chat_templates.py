@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import tiny
+from helpers import chats_kept, tiny
+from helpers.kept import changed
 from helpers.real_templates import REAL, real_tokenizer
 from nlft.cli import main
 from nlft.commands.starting import examples_and_run
@@ -539,3 +540,12 @@ def test_the_columns_survive_sampling_judging_building_and_exporting(tmp_path, m
     row = json.loads(Path("k.jsonl").read_text())
     assert row["tools"] == [TOOL]
     assert row["chat_template_kwargs"] == {"effort": "low", "enable_thinking": False}
+
+
+def test_a_template_that_cuts_a_text_is_not_given_a_list_which_it_would_write_as_python_shows_it():
+    with pytest.raises(UserError, match="leaves the reply out"):
+        encoder(f"<s>{OPENS}{{{{ m.content[:12] }}}}{CLOSES}{ASKS}")
+
+
+def test_nothing_that_is_written_under_a_template_has_changed_unseen():
+    assert not changed(chats_kept.found(), chats_kept.KEPT)

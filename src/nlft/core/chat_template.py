@@ -294,8 +294,10 @@ class ChatTemplate:
         except TemplateRefusal as error:
             self._in_parts = True
             try:
-                self._around(_SAID, NO_INPUTS)
+                around = self._around(_SAID, NO_INPUTS)
             except TemplateRefusal:
+                raise error from None
+            if any("'type'" in part for part in around):  # the list itself was written, as Python shows it
                 raise error from None
 
     def _structure(self) -> list[str]:
