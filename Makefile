@@ -25,7 +25,8 @@ test: setup-dev  ## set up, and run the tests
 test-long: setup-dev  ## simulations of minutes: how often intervals hold the truth
 	$(PYTEST) -m long -rP
 
-# The lowest and the newest versions that pyproject.toml allows, each in a folder before .venv's own packages. torch stays.
+# The lowest and the newest versions that pyproject.toml allows, each in a folder before .venv's own packages. torch is as
+# in .venv, and then each of TORCH="2.8.0 2.15.0": those builds are for CUDA, and take gigabytes.
 LOWEST := transformers==5.23.0 trl==1.16.0 peft==0.21.0
 NEWEST := 'transformers<6' 'trl<2' 'peft<1'
 TRIED  := test_trainer test_resume test_cli test_models test_feedback_baselines test_tracking test_merging test_sft test_strike \
@@ -36,6 +37,8 @@ versions: setup-dev  ## the tests of what uses transformers, TRL and PEFT, with 
 	$(PIP) --no-deps --upgrade --target .versions/newest $(NEWEST)
 	PYTHONPATH=.versions/lowest $(PYTEST) $(TRIED:%=tests/%.py)
 	PYTHONPATH=.versions/newest $(PYTEST) $(TRIED:%=tests/%.py)
+	for torch in $(TORCH); do $(PIP) --target .versions/torch-$$torch torch==$$torch \
+	  && PYTHONPATH=.versions/torch-$$torch $(PYTEST) $(TRIED:%=tests/%.py) || exit 1; done
 
 N    ?= 200
 SEED ?= 0

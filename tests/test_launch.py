@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from torch.torch_version import TorchVersion
 
 from nlft.cli import main
 from nlft.errors import UserError
@@ -84,6 +86,10 @@ def test_sharding_that_would_not_work_is_refused_by_name(monkeypatch):
         check_start(arguments())
     monkeypatch.setenv("FSDP_VERSION", "2")
     check_start(arguments())
+    with monkeypatch.context() as older:
+        older.setattr(torch, "__version__", TorchVersion("2.9.1+cu128"))
+        with pytest.raises(UserError, match=r"torch 2\.11.*2\.9\.1"):
+            check_start(arguments())
     alone = arguments()
     alone.world_size = 1
     with pytest.raises(UserError, match="FSDP"):
