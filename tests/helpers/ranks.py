@@ -33,6 +33,7 @@ from nlft.models.loading import default_lora, wrap
 from nlft.runs.run_dir import RunDir
 from nlft.training import interrupts
 from nlft.training.interrupts import interruptible
+from nlft.training.sharding import FSDP2_FROM
 from nlft.training.trainer import NLFTConfig, NLFTTrainer
 
 
@@ -383,7 +384,8 @@ def _rank() -> int:
 
 
 WORK: tuple[Callable[[Path, int], dict[str, Any]], ...] = (
-    train, supervise, held_out, alike, redirect, steer, terminate, terminate_long, epochs, shard, shards
+    train, supervise, held_out, alike, redirect, steer, terminate, terminate_long, epochs,
+    *((shard, shards) if torch.__version__ >= FSDP2_FROM else ())
 )  # fmt: skip
 
 
