@@ -20,7 +20,7 @@ from transformers import Trainer
 from nlft.errors import NLFTError, UserError, display_path
 from nlft.launch import refuse_wrong_start
 
-FSDP2_FROM = (2, 11)
+FSDP2_FROM = "2.11"
 """The lowest version of torch whose FSDP2 gathers the head's weights when its logits are computed again in backward."""
 
 FSDP = "ACCELERATE_USE_FSDP"  # `accelerate launch` sets it
@@ -41,7 +41,7 @@ def check_start(args: Any) -> None:
         return
     if torch.__version__ < FSDP2_FROM:
         raise UserError(
-            f"nlft needs torch {'.'.join(map(str, FSDP2_FROM))} or newer for FSDP2, and this is {torch.__version__}.\n"
+            f"nlft needs torch {FSDP2_FROM} or newer for FSDP2, and this is {torch.__version__}.\n"
             "  Install a newer torch, or leave out FSDP."
         )
     if plugin.fsdp_version != 2:
