@@ -113,6 +113,9 @@ def test_a_turn_ends_at_eos_and_not_at_another_token_that_the_template_writes_be
     assert closing.eos_token == "<|end|>"
     form = ChatTemplate(closing).form(TemplateInputs({}))
     assert (form.end, form.trail) == (closing.eos_token_id, "<|system|>")
+    end, closing.eos_token = closing.eos_token_id, "<s>"  # which ends no turn here; the other ends questions too
+    form = ChatTemplate(closing).form(TemplateInputs({}))
+    assert (form.end, form.trail) == (end, "<|system|>")
 
 
 def test_a_header_of_a_template_that_ignores_the_generation_prompt_is_told():

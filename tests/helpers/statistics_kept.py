@@ -89,6 +89,8 @@ def _of(shape: tuple[int, int, int, float, float, int]) -> Iterator[tuple[str, A
     yield "nats a token", rate_per_token(nats, tokens, samples=499, clusters=clusters)
     yield "no nats a token", rate_per_token(0 * nats, tokens, samples=499, clusters=clusters)
     yield "nats of no token", rate_per_token(nats, 0 * tokens, samples=499, clusters=clusters)
+    alone = tokens * (np.arange(n) == 0)  # some draws have none
+    yield "nats of one reply's tokens", rate_per_token(nats, alone, samples=499, clusters=clusters)
     yield "ratio of equal nats", paired_ratio(nats, nats, samples=499, clusters=clusters)
     yield "ratio of nats", paired_ratio(nats, 2 * nats * rng.random((mine, n)), samples=499, clusters=clusters)
 
