@@ -395,3 +395,11 @@ def test_a_number_in_which_the_read_part_of_a_long_text_begins_is_never_read_as_
     assert 1990 < len(text) < 2020
     read = read_final(text)
     assert read is None or read.value in (None, 12345 + Fraction(67, 100))
+
+
+@pytest.mark.parametrize(("digits", "kind"), [(1000, Fraction), (1001, str)])
+def test_a_number_of_over_a_thousand_digits_is_compared_as_text(digits, kind):
+    number = "1" + "0" * (digits - 1)
+    assert isinstance(read_final(number).value, kind)
+    assert grade(number, f"0{number}.0") == "right"
+    assert grade(number, number[:-1] + "1") == "wrong"

@@ -314,6 +314,13 @@ def test_exact_knows_one_form_of_each_letter():
     assert get_grader("exact")("x²", "x2").grade == "wrong"
 
 
+def test_regex_compares_the_group_and_not_what_stands_around_it():
+    either = get_grader("regex", pattern=r"(?:x|Answer)[:=] (\S+)")
+    assert either("Answer: 5", "x= 5").grade == "right"
+    assert either("Answer: 5", "x= 6").grade == "wrong"
+    assert either("Answer: 5", "x= 5").extracted == "5"
+
+
 def test_regex_compares_groups():
     grade = get_grader("regex", pattern=r"x = (\S+)")
     assert grade("x = 1, no, x = 2", "x = 2").grade == "right"
