@@ -45,7 +45,7 @@ class Reach:
             for lines in _places(mutant, source)
         ]
         found = next(filter(None, by_place), set[str]())
-        if not by_place[0]:
+        if not by_place[0] or _runs_on_import(mutant, source):
             about |= {test for test in self.seconds if test.split("::")[0] in OF_TABLES}
             found |= about
         return [*self._within(found & about, budget), *self._within(found - about, budget)]
@@ -74,6 +74,12 @@ def _places(mutant: Mutant, source: bytes) -> Iterator[range]:
     for node in sorted(holding, key=lambda one: (one.end_lineno or one.lineno) - one.lineno):
         yield range(node.lineno, (node.end_lineno or node.lineno) + 1)
     yield range(1, source.count(b"\n") + 2)
+
+
+def _runs_on_import(mutant: Mutant, source: bytes) -> bool:
+    """Return whether a place is in no function's body, also if a test was the first to import its module."""
+    functions = (one for one in ast.walk(ast.parse(source)) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
+    return not any(one.body[0].lineno <= mutant.line <= (one.end_lineno or 0) for one in functions)
 
 
 class _Times:
