@@ -9,12 +9,13 @@ import time
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from helpers.training import examples, nlft_trainer
 from nlft import cli
 from nlft.data.records import write_examples
 from nlft.models.loading import ModelSettings
+from nlft.models.saved_adapters import WEIGHTS
 from nlft.runs.run_dir import RunDir
 from nlft.training.replay import adapter_difference, recorded_settings
 
@@ -343,3 +344,21 @@ def test_a_run_whose_conditions_were_scored_before_is_replayed(tmp_path, model_f
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     assert nlft("replay", run.path) == 0
     assert "the same adapter as that of" in capsys.readouterr().out
+
+
+def test_tensors_that_differ_are_counted_one_by_one(tmp_path):
+    ours = {"a": torch.zeros(2), "b": torch.ones(2), "c": torch.ones(2)}
+    for name, tensors in (
+        ("ours", ours),
+        ("nearly", {**ours, "b": torch.tensor([1.0, 1.5])}),
+        ("twice", {"a": torch.full((2,), 3.0), "b": torch.tensor([1.0, 1.5]), "c": ours["c"]}),
+        ("larger", {**ours, "b": torch.ones(3)}),
+        ("less", {"a": ours["a"], "b": ours["b"]}),
+    ):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / WEIGHTS)
+    found = {name: adapter_difference(tmp_path / "ours", tmp_path / name) for name in ("ours", "nearly", "twice")}
+    assert found == {"ours": (3, 0, 0.0), "nearly": (3, 1, 0.5), "twice": (3, 2, 3.0)}
+    assert adapter_difference(tmp_path / "ours", tmp_path / "larger") == (3, 1, float("inf"))
+    assert adapter_difference(tmp_path / "ours", tmp_path / "less") == (3, 1, float("inf"))
+    assert adapter_difference(tmp_path / "less", tmp_path / "ours") == (3, 1, float("inf"))
