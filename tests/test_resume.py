@@ -882,6 +882,14 @@ DIFFERENCES = [
     ),
     ({"data": {}}, {"data": {"sha256": SHA["b"]}}, [f"data: not set, {'b' * 16} | Restore the file whose SHA-256*"]),
     (
+        {"model_name_or_path": "a"},
+        {"model_name_or_path": "b"},
+        ["model_name_or_path: a, b | Give --model_name_or_path a."],
+    ),
+    ({"model_name_or_path": "a"}, {"model_name_or_path": "a"}, []),
+    ({"model_name_or_path": "a"}, {}, []),
+    ({}, {"model_name_or_path": "b"}, []),
+    (
         {"weights": SHA["a"]},
         {"weights": SHA["b"]},
         ["weights of the model: aaaa*, bbbb* | Restore the model*"],

@@ -71,6 +71,13 @@ REPLIES = (
     "e\u0301",
 )
 
+FORMS = [
+    (bare, opened, before)
+    for bare in ("Q", "Qa")
+    for opened in ("Q", "Qa", "Qa<think>", "Qa<think>\n")
+    for before in ("Q", "Qa", "Qa<think>\n\n</think>", "Qb", "Q ")
+]
+
 
 def found() -> dict[str, Any]:
     """Return what is written under each template, by what is asked or replied.
@@ -87,14 +94,6 @@ def found() -> dict[str, Any]:
     for bare, opened, before in FORMS:
         made[f"form of {bare!r}, {opened!r} and {before!r}"] = _tried(lambda: form_of(bare, opened, before, "Q", "n"))  # noqa: B023
     return json.loads(json.dumps(made))
-
-
-FORMS = [
-    (bare, opened, before)
-    for bare in ("Q", "Qa")
-    for opened in ("Q", "Qa", "Qa<think>", "Qa<think>\n")
-    for before in ("Q", "Qa", "Qa<think>\n\n</think>", "Qb", "Q ")
-]
 
 
 def _of(name: str, templates: Templates) -> Iterator[tuple[str, Any]]:

@@ -9,8 +9,8 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -56,17 +56,13 @@ def _within(value: Any) -> Iterator[str]:
             if _is_number(parameter.default):
                 yield f"{value.__qualname__}({parameter.name}={parameter.default!r})"
     elif isinstance(value, type):
-        made = {field.name: field for field in fields(value)} if is_dataclass(value) else {}
+        made = {field.name: field.metadata for field in fields(value)} if is_dataclass(value) else {}
         for name, part in vars(value).items():
             part = getattr(part, "__func__", part)  # of a class method or a static one
             if isinstance(part, FunctionType) and part.__module__ == value.__module__:
                 yield from _within(part) if not made or name != "__init__" else ()
-            elif _is_number(part) and not name.startswith("__") and "help" not in _metadata(made.get(name)):
+            elif _is_number(part) and not name.startswith("__") and "help" not in made.get(name, ()):
                 yield f"{value.__qualname__}.{name} = {part!r}"
-
-
-def _metadata(field: "Field[Any] | None") -> Mapping[str, Any]:
-    return {} if field is None else field.metadata
 
 
 def _is_number(value: Any) -> bool:

@@ -291,9 +291,6 @@ _NOT_WRONG = re.compile(
     rf"|(?:{_ERRORS})\sне\s(?:найдено|обнаружено|допущено|видно|нашлось))\b|{_JOINED_NOT_WRONG}",
     re.IGNORECASE,
 )
-_NOT_ERRORS = re.compile(
-    rf"\b{_NOT}(?:\s(?!(?:and|but|because|since|or)\b)\w{{1,12}}){{1,4}}\s(?:{_ERRORS})\b", re.IGNORECASE
-)
 _UNDERSTOOD = re.compile(rf"\b{_NOT}{_BETWEEN}\s(?:{_RIGHT})\b|{_JOINED_NOT_RIGHT}", re.IGNORECASE)
 _SAYS_WRONG = re.compile(
     rf"\b(?:{_NOT}{_BETWEEN}\s(?:{_RIGHT})|(?:{_NONE}|none|not\sone)\s(?:{_RIGHT})|{_WRONG}|{_ERRORS})\b|{_JOINED_NOT_RIGHT}"
@@ -322,9 +319,11 @@ _HARMLESS = (
 _SHORT = rf"(?!(?:{_HARMLESS})\b)[^\W\d]{{1,5}}"
 _GUARDED = rf"(?:{_GUARDED_RIGHT}|{_GUARDED_WRONG}|{_GUARDED_ERRORS})"
 _TURNED = rf"(?:{_GUARDED}|{_INVERTED_RIGHT}|{_INVERTED_WRONG})"
-# A known word for right or wrong beside a word that could turn it, where nothing more is understood.
+# A known word for right or wrong beside a word that could turn it, where nothing more is understood. In any language,
+# errors after a negation: "it did not find the error".
 _DOUBTFUL = re.compile(
     rf"\b(?:{_TURNS}(?:\s\w{{1,20}}){{0,3}}\s{_TURNED}|{_TURNED}(?:\s\w{{1,20}}){{0,3}}\s{_TURNS}"
+    rf"|{_NOT}(?:\s(?!(?:and|but|because|since|or)\b)\w{{1,12}}){{1,4}}\s(?:{_ERRORS})"
     rf"|chyba\s(?!(?:je|v)\b)\w{{1,20}}|{_SHORT}\s{_GUARDED}|{_GUARDED}\s(?!(?:{_RIGHT}|{_WRONG})\b){_SHORT})\b"
     r"|(?:정답|맞[음다습]|옳음|올바름|오답|틀[림렸린리]|잘못)[^.,!:;(\n]{0,12}(?:아[님닙니닌]|않|없|(?<!잘)못|다[르릅름른])"
     r"|(?:거의|부분적으로) ?(?:정답|맞|옳|올바|오답|틀)"
@@ -373,8 +372,7 @@ def _has_sign(verdict: str, signs: str, side: str) -> bool:
 
 def _is_doubtful(verdict: str) -> bool:
     """Return whether a word could turn the verdict in a way that is not understood."""
-    rest = _UNDERSTOOD.sub(" . ", verdict)
-    return _DOUBTFUL.search(rest) is not None or _NOT_ERRORS.search(rest) is not None
+    return _DOUBTFUL.search(_UNDERSTOOD.sub(" . ", verdict)) is not None
 
 
 def says_something(verdict: str) -> bool:

@@ -108,10 +108,10 @@ def after_retraction(text: str, start: int) -> str:
 
 
 def after_contrast(text: str, start: int) -> str:
-    """Return the sentence that goes against an answer, and what follows: "However, she ate 2, so it is 18."
+    """Return the number that a sentence against an answer may put in its place: "However, she ate 2, so it is 18."
 
-    Where it stands, and what is returned, is as in `after_retraction`. It may also be `not 20`, where the text denies
-    the answer. A sentence that only adds something takes nothing back: "However, 3 of them are green."
+    Where that sentence stands is as in `after_retraction`. `other_answer` says what takes nothing back, and that the
+    result may be `not 20`. Empty: nothing is taken back.
     """
     for found in contrasts(text, start):
         between = _between(text, start, found)
